@@ -1,0 +1,4 @@
+//! x
+pub mod filter;
+pub mod model;
+pub mod store;

@@ -1,0 +1,272 @@
+//! The words of the domain: commands, events and their places.
+//!
+//! Plain data that every module shares. Nothing here knows SQL, Kafka or WebAssembly.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// The place of an event in the whole store: strictly increasing in commit order. Zero is before the first event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(pub u64);
+
+/// The place of an event in its stream: from 1, without gaps. Zero is the version of a stream without events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub u64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a stream: the type and the id of the aggregate whose events it holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StreamId {
+    /// Shared by all aggregates of the type, so cloning costs no allocation.
+    pub aggregate_type: Arc<str>,
+    /// Free text, chosen by the sender of the first command.
+    pub aggregate_id: Arc<str>,
+}
+
+impl StreamId {
+    /// The stream of one aggregate.
+    pub fn new(aggregate_type: impl Into<Arc<str>>, aggregate_id: impl Into<Arc<str>>) -> Self {
+        Self { aggregate_type: aggregate_type.into(), aggregate_id: aggregate_id.into() }
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.aggregate_type, self.aggregate_id)
+    }
+}
+
+/// Free text beside a payload. Names may repeat and keep their order; Kafka allows a header without a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Case-sensitive, as Kafka has it.
+    pub name: String,
+    /// Any bytes, or none.
+    #[serde(with = "serde_bytes")]
+    pub value: Option<Vec<u8>>,
+}
+
+/// Where a command comes from, for commands that a ledger numbers: it makes redelivery harmless.
+///
+/// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, or the commands
+/// of a subscription. The store marks `first..=last` as settled in the same transaction as the command's events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The ledger's name, for example `kafka/baskets/baskets/0` or `subscription/warehouse`.
+    pub ledger: Arc<str>,
+    /// The item's own number, or a lower one where Kafka left out offsets before it.
+    pub first: u64,
+    /// The item's own number.
+    pub last: u64,
+}
+
+/// A request to an aggregate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The aggregate it is sent to.
+    pub stream: StreamId,
+    /// What is asked for, such as `CreateOrder`.
+    pub name: Arc<str>,
+    /// Bytes in the codec of the guest; JSON with the SDK.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// Unique among all commands. Redelivery repeats it.
+    pub id: Arc<str>,
+    /// When the host accepted it: milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+    /// The same for everything that follows from one first cause.
+    pub correlation_id: Arc<str>,
+    /// The id of the direct cause; the command's own id where it has none.
+    pub causation_id: Arc<str>,
+    /// Copied to the events.
+    pub headers: Vec<Header>,
+    /// Set for commands that a ledger numbers.
+    pub origin: Option<Origin>,
+    /// The sender chose the id, so the store remembers the outcome under it and answers a repetition with it.
+    pub durable_id: bool,
+    /// What the sender expects of the stream; `None` leaves it to the aggregate's own state.
+    pub expected: Option<ExpectedVersion>,
+}
+
+/// An event that an aggregate wants recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What happened, such as `OrderCreated`.
+    pub name: String,
+    /// Bytes in the codec of the guest; JSON with the SDK.
+    pub payload: Vec<u8>,
+}
+
+/// An event in the store. It never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedEvent {
+    /// Minted by the host: UUID version 7.
+    pub id: uuid::Uuid,
+    /// Place in the whole store.
+    pub position: Position,
+    /// Place in its stream, with `version`.
+    pub stream: StreamId,
+    /// Place in its stream.
+    pub version: Version,
+    /// What happened.
+    pub name: Arc<str>,
+    /// Bytes in the codec of the guest.
+    pub payload: Vec<u8>,
+    /// When its command was accepted: milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+    /// The same for everything that follows from one first cause.
+    pub correlation_id: Arc<str>,
+    /// The id of the command that made it.
+    pub causation_id: Arc<str>,
+    /// Copied from the command.
+    pub headers: Vec<Header>,
+}
+
+/// What an append expects of its stream. Strict by default: an aggregate's append is always `Exact`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectedVersion {
+    /// The stream has exactly this version; 0 means that it has no events.
+    Exact(Version),
+    /// The stream has no events.
+    NoStream,
+    /// The stream has at least one event.
+    StreamExists,
+    /// Nothing is expected.
+    Any,
+}
+
+impl ExpectedVersion {
+    /// Whether a stream at `actual` meets the expectation.
+    pub fn allows(self, actual: Version) -> bool {
+        match self {
+            Self::Exact(version) => version == actual,
+            Self::NoStream => actual == Version(0),
+            Self::StreamExists => actual > Version(0),
+            Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(version) => write!(f, "version {version}"),
+            Self::NoStream => write!(f, "no stream"),
+            Self::StreamExists => write!(f, "an existing stream"),
+            Self::Any => write!(f, "any version"),
+        }
+    }
+}
+
+/// How a command ended, as its sender is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its events are durable. No events is a success that changed nothing.
+    Accepted {
+        /// The stream's version after it.
+        version: Version,
+        /// The position of its last event, or of the store's newest event where it made none: what to pass to a query that must
+        /// see it.
+        position: Position,
+        /// How many events it made.
+        events: u32,
+    },
+    /// A business rule said no. Nothing was recorded.
+    Rejected {
+        /// In the words of the aggregate.
+        reason: String,
+    },
+    /// The command does not decode, or nobody serves it. Nothing was recorded.
+    Malformed {
+        /// Names the place in the payload.
+        reason: String,
+    },
+    /// The sender's expected version was not the stream's.
+    Conflict {
+        /// The stream's version.
+        actual: Version,
+        /// What the sender expected.
+        expected: ExpectedVersion,
+    },
+    /// The id was used before for another command.
+    IdReused {
+        /// What to do about it.
+        reason: String,
+    },
+    /// The plugin or the host failed. Nothing was recorded; the same command may be sent again.
+    Failed {
+        /// Names the plugin and its version.
+        reason: String,
+    },
+    /// A queue is full. Nothing was recorded; send again after the time given.
+    Busy {
+        /// Milliseconds to wait before sending again.
+        retry_after_ms: u64,
+    },
+}
+
+/// A message that a subscriber wants published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Stable over redelivery: it tells a repetition from a new message.
+    pub id: Arc<str>,
+    /// The Kafka topic.
+    pub topic: String,
+    /// Raw bytes, or none.
+    #[serde(with = "serde_bytes")]
+    pub key: Option<Vec<u8>>,
+    /// `None`: the partitioner decides.
+    pub partition: Option<i32>,
+    /// As the subscriber gave them.
+    pub headers: Vec<Header>,
+    /// `None` is a tombstone.
+    #[serde(with = "serde_bytes")]
+    pub payload: Option<Vec<u8>>,
+    /// The time of the event or record that caused it: milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+    /// From the event or record that caused it.
+    pub correlation_id: Arc<str>,
+    /// The id of the event or record that caused it.
+    pub causation_id: Arc<str>,
+    /// The subscription that published it.
+    pub source: Arc<str>,
+}
+
+/// Something that could not be handled and was put aside where people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Who put it aside: a source's or a subscription's name.
+    pub consumer: String,
+    /// Where it is: `topic baskets partition 0 offset 17`, or `event 42 of order/1 version 3`.
+    pub place: String,
+    /// The record's key or the aggregate's id, if it is text.
+    pub key: Option<String>,
+    /// The cause, and the remedy where one is known.
+    pub reason: String,
+    /// What could not be handled.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+}
+
+/// The time now: milliseconds since 1970-01-01T00:00:00Z.
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
