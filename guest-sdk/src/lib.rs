@@ -1,1 +1,45 @@
-//! x
+//! Write wasmill plugins: aggregates, subscribers and projections.
+//!
+//! A plugin is a crate of type `cdylib` that implements one of the traits and exports it:
+//!
+//! - [`Aggregate`] turns commands into events: [`export_aggregate!`]
+//! - [`Subscriber`] reacts to events with commands and messages: [`export_subscriber!`]
+//! - [`Projection`] turns events into a read model and answers queries: [`export_projection!`]
+//!
+//! Each trait's page starts with a whole plugin. Commands, events and queries are serde enums: the variant's name is
+//! the name, the variant's content is the payload, as JSON ([`codec`]). Logging works as with `tracing` ([`log`]).
+//!
+//! Plugins are tested natively, without a host and without a wasm target: see [`testing`].
+//!
+//! A plugin crate must not depend on another plugin crate: its exports would come along. Share types through a crate
+//! that exports nothing, or name in a struct of your own just the fields you need.
+
+pub mod aggregate;
+pub mod subscriber;
+
+pub mod projection;
+pub mod sql;
+
+pub mod codec;
+pub mod failure;
+pub mod log;
+pub mod metadata;
+
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+pub mod prelude;
+
+#[doc(hidden)]
+#[allow(missing_docs, unreachable_pub, reason = "generated from wit/, which documents it")]
+pub mod bindings;
+#[doc(hidden)]
+pub mod glue;
+#[doc(hidden)]
+pub mod section;
+
+pub use aggregate::Aggregate;
+pub use failure::Failure;
+pub use metadata::Metadata;
+pub use projection::Projection;
+pub use subscriber::Subscriber;

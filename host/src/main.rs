@@ -1,1 +1,5 @@
-fn main(){}
+//! The `wasmill` command.
+
+fn main() -> std::process::ExitCode {
+    wasmill::cli::main()
+}

@@ -74,6 +74,26 @@ pub struct Origin {
     pub last: u64,
 }
 
+impl Origin {
+    /// Whose ledger it is: the name of the source or subscription.
+    pub fn consumer(&self) -> &str {
+        self.ledger.split('/').nth(1).unwrap_or(&self.ledger)
+    }
+
+    /// Where the item is, in words.
+    pub fn place(&self) -> String {
+        let mut parts = self.ledger.splitn(3, '/');
+        match (parts.next(), parts.next(), parts.next().and_then(|rest| rest.rsplit_once('/'))) {
+            (Some("kafka"), _, Some((topic, partition))) => {
+                let partition = partition.split('@').next().unwrap_or(partition);
+                format!("topic {topic} partition {partition} offset {}", self.last)
+            }
+            (Some(_), Some(subscription), _) => format!("command {} of subscription {subscription}", self.last),
+            _ => format!("{} at {}", self.ledger, self.last),
+        }
+    }
+}
+
 /// A request to an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {

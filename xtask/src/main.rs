@@ -1,1 +1,70 @@
-fn main(){}
+//! The project's own tasks: `cargo xtask setup | build | demo | test | bench`.
+//!
+//! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
+//! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
+//! folder, so that a heavy dependency is compiled once. Nothing here knows what a plugin does.
+
+mod guests;
+mod native;
+mod process;
+mod setup;
+mod toolchain;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use workspace::Workspace;
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check the tools that a build needs and install the wasm target.
+    Setup,
+    /// Build the host, the example and all plugins; the plugins go to target/plugins/NAME.wasm.
+    Build {
+        /// Build only this plugin.
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
+    /// Build everything and run the grocery example; `cargo xtask demo --help` lists its options.
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Passed on to the example.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build everything and run all tests.
+    Test {
+        /// Passed on to `cargo test`, such as `-p wasmill-tests` or the name of a test.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build everything and run the benchmarks; the results go to target/bench.json.
+    Bench,
+}
+
+fn main() -> Result<()> {
+    let task = Cli::parse().task;
+    let workspace = Workspace::load()?;
+    let toolchain = setup::ensure()?;
+    match task {
+        Task::Setup => setup::report(&toolchain),
+        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),
+        Task::Build { plugin: None } => build_all(&workspace, &toolchain),
+        Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
+        Task::Test { args } => build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, &args)),
+        Task::Bench => build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace)),
+    }
+}
+
+fn build_all(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
+    guests::build(workspace, toolchain, None)?;
+    native::build(workspace)
+}

@@ -1,1 +1,5 @@
-fn main(){}
+//! The program of the grocery example; see the library.
+
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    grocery_demo::main()
+}

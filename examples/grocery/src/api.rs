@@ -1,0 +1,167 @@
+//! The host's HTTP API as this program uses it: calls that go on after a restart of the host.
+
+use crate::host::Host;
+use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The source of the example's manifest.
+const SOURCE: &str = "baskets";
+/// Beyond the longest wait that is asked of the host.
+const CALL_WAIT: Duration = Duration::from_secs(60);
+
+/// A client of one host, through its restarts.
+pub(crate) struct Api<'a> {
+    host: &'a Host,
+    agent: ureq::Agent,
+}
+
+/// How far a source has come.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Progress {
+    /// The sum of the partitions' `next`.
+    pub(crate) handled: u64,
+    /// By number.
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// How far a partition of a source has come.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Partition {
+    /// Its number.
+    pub(crate) partition: i32,
+    /// Every record below this offset is handled.
+    pub(crate) next: u64,
+}
+
+/// Whether the host has nothing left to do.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Drained {
+    /// Nothing is left.
+    pub(crate) drained: bool,
+    /// The store's newest position, when it is drained.
+    pub(crate) position: Option<u64>,
+    /// What is left, when it is not.
+    pub(crate) waiting_for: Option<String>,
+}
+
+/// What the host says about itself, as far as it is of use here.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) store: Store,
+    pub(crate) commands: Vec<Tally>,
+    pub(crate) sources: Vec<Part>,
+    pub(crate) subscriptions: Vec<Part>,
+    pub(crate) projections: Vec<Part>,
+    pub(crate) sink: Option<Sink>,
+    pub(crate) parked: Parked,
+}
+
+/// The event store.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Store {
+    pub(crate) position: u64,
+}
+
+/// How the commands of one name ended.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) command: String,
+    pub(crate) accepted: u64,
+    pub(crate) rejected: u64,
+    pub(crate) malformed: u64,
+}
+
+/// A source, subscription or projection.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) error: Option<String>,
+    #[serde(default)]
+    pub(crate) checkpoint: u64,
+}
+
+/// The Kafka sink.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Sink {
+    pub(crate) error: Option<String>,
+    pub(crate) published: u64,
+    pub(crate) pending: u64,
+}
+
+/// What was put aside.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Parked {
+    pub(crate) total: u64,
+    pub(crate) newest: Vec<ParkedItem>,
+}
+
+/// One thing that was put aside.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ParkedItem {
+    pub(crate) place: String,
+    pub(crate) reason: String,
+}
+
+impl<'a> Api<'a> {
+    /// A client.
+    pub(crate) fn new(host: &'a Host) -> Self {
+        let config = ureq::Agent::config_builder().timeout_global(Some(CALL_WAIT)).http_status_as_error(false);
+        // The host listens on the loopback address only: no proxy can reach it.
+        Self { host, agent: config.proxy(None).build().into() }
+    }
+
+    /// Returns as soon as the source has handled so many records, or after `wait`.
+    pub(crate) fn wait_source(&self, handled: u64, wait: Duration) -> Result<Progress> {
+        let wait_ms = wait.as_millis();
+        self.call(&format!("/v1/sources/{SOURCE}/wait?handled={handled}&timeout_ms={wait_ms}"), None)
+    }
+
+    /// Returns as soon as nothing is left to do, or after `wait`.
+    pub(crate) fn drained(&self, wait: Duration) -> Result<Drained> {
+        self.call(&format!("/v1/drained?timeout_ms={}", wait.as_millis()), None)
+    }
+
+    /// What the host says about itself.
+    pub(crate) fn status(&self) -> Result<Status> {
+        self.call("/v1/status", None)
+    }
+
+    /// A query to the projection `sales` that sees everything up to a position.
+    pub(crate) fn query<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        params: &serde_json::Value,
+        position: u64,
+    ) -> Result<T> {
+        self.call(&format!("/v1/queries/sales/{name}?position={position}&timeout_ms=10000"), Some(params))
+    }
+
+    /// Calls until a host answers that was not killed in the middle.
+    fn call<T: DeserializeOwned>(&self, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
+        loop {
+            let place = self.host.place();
+            match self.try_call(&format!("{}{path}", place.url), body) {
+                Ok(answer) => return answer.with_context(|| format!("the host's answer to {path}")),
+                Err(error) => self.host.explain(&place, anyhow!(error).context(format!("ask the host for {path}")))?,
+            }
+        }
+    }
+
+    fn try_call<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Result<T>, ureq::Error> {
+        let mut response = match body {
+            None => self.agent.get(url).call()?,
+            Some(body) => self.agent.post(url).send_json(body)?,
+        };
+        let text = response.body_mut().read_to_string()?;
+        Ok(match response.status().is_success() {
+            true => serde_json::from_str(&text).with_context(|| format!("unexpected: {text}")),
+            false => Err(anyhow!("{}: {text}", response.status())),
+        })
+    }
+}

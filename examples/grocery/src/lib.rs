@@ -1,0 +1,65 @@
+//! The grocery example from end to end: baskets into Kafka, and what came of them read back.
+//!
+//! Starts a host on the example's manifest, produces the baskets, waits until everything is drained and prints what
+//! the read model, the store and the topic say. With `--crash N` it kills the host N times on the way. It knows the
+//! host only from outside; nothing it prints is counted by the producer. [`host`] is public because the project's
+//! tests start hosts in the same way.
+
+mod api;
+mod baskets;
+mod consumed;
+mod crash;
+mod figures;
+mod flow;
+pub mod host;
+mod notifications;
+mod process;
+mod producer;
+mod progress;
+mod run;
+mod start;
+mod summary;
+
+use anyhow::Result;
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs the grocery example from end to end and reads back what came of it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask demo", bin_name = "cargo xtask demo")]
+pub(crate) struct Options {
+    /// The baskets: one JSON object a line, as text or gzip [default: the 2,000 baskets of the example]
+    #[arg(long, value_name = "FILE[.gz]", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/baskets.jsonl.gz"), hide_default_value = true)]
+    pub(crate) input: PathBuf,
+    /// Print one line of JSON instead of the summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Keep the data folder: store, read model and log stay in DIR.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Kill the host N times at random moments and start it again on the same folder.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) crash: usize,
+    /// Use this Kafka cluster instead of the embedded development broker.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) brokers: Option<String>,
+    /// The host's program [default: `wasmill` beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) wasmill: Option<PathBuf>,
+    /// The host's manifest [default: the example's]
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/wasmill.toml"), hide_default_value = true)]
+    pub(crate) manifest: PathBuf,
+}
+
+/// Does what the command line asks for.
+pub fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let outcome = run::run(&options)?;
+    match options.json {
+        true => println!("{}", serde_json::to_string(&outcome.figures)?),
+        false => summary::print(&outcome),
+    }
+    outcome.left_undone.iter().for_each(|sentence| eprintln!("left undone: {sentence}"));
+    Ok(if outcome.left_undone.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,107 @@
+//! The reader of the topic `notifications`: counts the different messages in it.
+//!
+//! A message is told by the id in its header: a crash may repeat one on a broker without transactions.
+
+use crate::start::{self, NOTIFICATIONS};
+use anyhow::{Context, Result, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The header with a message's id.
+const ID: &str = "ce_id";
+/// How long one look for messages may take, so that a stop is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long reading up to the end may take once everything is published.
+const END_WAIT: Duration = Duration::from_secs(30);
+
+/// Reads the notifications of a run.
+pub(crate) struct Notifications {
+    kafka: BaseConsumer,
+    /// The next offset of each partition.
+    next: BTreeMap<i32, i64>,
+    seen: HashSet<Vec<u8>>,
+}
+
+impl Notifications {
+    /// A reader that starts where the topic ended before the run.
+    pub(crate) fn new(brokers: &str, before: &BTreeMap<i32, i64>) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("client.id", "grocery-demo").set("group.id", "grocery-demo");
+        config
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest");
+        let kafka = config.create().context("create the Kafka consumer")?;
+        let partitions = start::partitions(brokers, NOTIFICATIONS)?;
+        if partitions.is_empty() {
+            bail!("there is no topic {NOTIFICATIONS} at {brokers}");
+        }
+        let next =
+            partitions.into_iter().map(|(number, (low, _))| (number, *before.get(&number).unwrap_or(&low))).collect();
+        Ok(Self { kafka, next, seen: HashSet::new() })
+    }
+
+    /// Reads until `finish`, then up to the end of the topic. `count` is how many different messages there were.
+    pub(crate) fn read(mut self, finish: &AtomicBool, count: &AtomicU64) -> Result<u64> {
+        self.assign()?;
+        while !finish.load(Ordering::Relaxed) {
+            self.look()?;
+            count.store(self.seen.len() as u64, Ordering::Relaxed);
+        }
+        self.read_to_the_end()
+    }
+
+    /// A new assignment makes the client tell anew when a partition's end is reached.
+    fn read_to_the_end(&mut self) -> Result<u64> {
+        self.assign()?;
+        let deadline = Instant::now() + END_WAIT;
+        let mut ended = BTreeSet::new();
+        while ended.len() < self.next.len() {
+            ended.extend(self.look()?);
+            if Instant::now() > deadline {
+                bail!("the end of the topic {NOTIFICATIONS} was not reached within {} s", END_WAIT.as_secs());
+            }
+        }
+        Ok(self.seen.len() as u64)
+    }
+
+    fn assign(&self) -> Result<()> {
+        let mut partitions = TopicPartitionList::new();
+        for (number, next) in &self.next {
+            partitions.add_partition_offset(NOTIFICATIONS, *number, Offset::Offset(*next))?;
+        }
+        self.kafka.assign(&partitions).context("read the topic notifications")
+    }
+
+    /// Takes one message, or the number of a partition whose end is reached.
+    fn look(&mut self) -> Result<Option<i32>> {
+        match self.kafka.poll(LOOK) {
+            None => Ok(None),
+            Some(Ok(message)) => {
+                self.next.insert(message.partition(), message.offset() + 1);
+                let id = id(&message).with_context(|| {
+                    format!(
+                        "topic {NOTIFICATIONS} partition {} offset {}: no header {ID}",
+                        message.partition(),
+                        message.offset()
+                    )
+                })?;
+                self.seen.insert(id);
+                Ok(None)
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Some(partition)),
+            // The client reconnects by itself; a broker that stays away is noticed at the end.
+            Some(Err(_)) => Ok(None),
+        }
+    }
+}
+
+fn id(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
+    let mut headers = message.headers()?.iter();
+    headers.find(|header| header.key == ID).and_then(|header| header.value).map(<[u8]>::to_vec)
+}

@@ -1,0 +1,53 @@
+//! Processes by their id: signals, and waiting for an end. Only for processes that this program started, or that a
+//! host started for it.
+
+use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// How often a process that must end is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Sends a signal. A process that has ended already is as good as one that ends now.
+pub(crate) fn signal(pid: u32, signal: libc::c_int) {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+    // SAFETY: kill takes two numbers and touches no memory of ours; a positive pid names one process, not a group.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Waits for a child to end; `None` when it is still there after `wait`.
+pub(crate) fn wait(child: &mut Child, wait: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match child.try_wait()? {
+            None if Instant::now() < deadline => std::thread::park_timeout(LOOK),
+            ended => return Ok(ended),
+        }
+    }
+}
+
+/// Ends the development broker of a data folder, if one runs: a killed host leaves it behind.
+pub(crate) fn end_dev_broker(data: &Path) {
+    let Some(pid) = dev_broker(data) else { return };
+    signal(pid, libc::SIGTERM);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while is_dev_broker(pid) && Instant::now() < deadline {
+        std::thread::park_timeout(LOOK);
+    }
+    if is_dev_broker(pid) {
+        signal(pid, libc::SIGKILL);
+    }
+}
+
+fn dev_broker(data: &Path) -> Option<u32> {
+    let text = std::fs::read(data.join("dev-broker.json")).ok()?;
+    let file: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let pid = u32::try_from(file["pid"].as_u64()?).ok()?;
+    is_dev_broker(pid).then_some(pid)
+}
+
+/// The file may outlive its process, and another process may have its id by now.
+fn is_dev_broker(pid: u32) -> bool {
+    let words = std::process::Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output();
+    words.is_ok_and(|words| String::from_utf8_lossy(&words.stdout).contains("dev-broker"))
+}

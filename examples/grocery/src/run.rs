@@ -1,0 +1,208 @@
+//! One run: start, produce, wait, read back, stop.
+
+use crate::api::Api;
+use crate::crash::{self, Crash, Work};
+use crate::figures::Figures;
+use crate::host::{Host, Leash, Program};
+use crate::notifications::Notifications;
+use crate::producer::{self, Producer};
+use crate::progress::Progress;
+use crate::start::{self, Start};
+use crate::{Options, baskets, flow};
+use anyhow::{Context, Result, anyhow, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a run ended with.
+pub(crate) struct Outcome {
+    /// What was read back.
+    pub(crate) figures: Figures,
+    /// Events in the store.
+    pub(crate) events: u64,
+    /// From the first record until everything was drained.
+    pub(crate) elapsed: Duration,
+    /// Records of this run.
+    pub(crate) records: u64,
+    /// The crashes on purpose.
+    pub(crate) crashes: Vec<Crash>,
+    /// What the last host process used at most.
+    pub(crate) memory_peak_kib: Option<u64>,
+    /// The data folder, where it was kept.
+    pub(crate) kept: Option<PathBuf>,
+    /// What should be done and is not, a sentence each.
+    pub(crate) left_undone: Vec<String>,
+}
+
+/// Runs the example.
+pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    let records = baskets::count(&options.input)?;
+    let folder = Folder::new(options.keep.as_deref())?;
+    let data = folder.path().to_path_buf();
+    let known = options.brokers.as_deref().map(|brokers| Start::of(brokers, &data)).transpose()?;
+    let program = Program {
+        wasmill: wasmill(options)?,
+        manifest: options.manifest.clone(),
+        brokers: options.brokers.clone(),
+        leash: Arc::new(Leash::new(&data)),
+        data,
+    };
+    end_on_signals(program.leash.clone(), options.keep.is_none())?;
+    let host = Host::start(program)?;
+    let brokers = options.brokers.clone().map_or_else(|| embedded_brokers(host.data()), Ok)?;
+    let run = Run { options, host: &host, api: Api::new(&host), brokers, start: known.unwrap_or_default(), records };
+    let mut outcome = run.through()?;
+    outcome.memory_peak_kib = host.memory_peak_kib();
+    host.stop()?;
+    outcome.kept = options.keep.clone();
+    Ok(outcome)
+}
+
+/// One run on a host that serves.
+struct Run<'a> {
+    options: &'a Options,
+    host: &'a Host,
+    api: Api<'a>,
+    brokers: String,
+    start: Start,
+    records: u64,
+}
+
+/// What the threads of a run share.
+#[derive(Default)]
+struct Shared {
+    /// Everything is published: read up to the end.
+    finish: AtomicBool,
+    /// Nothing is left to watch.
+    over: AtomicBool,
+    /// Different messages so far.
+    notifications: AtomicU64,
+}
+
+/// Ends the threads of a run, also when it fails.
+struct Over<'a>(&'a Shared);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+        self.0.finish.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Run<'_> {
+    fn through(&self) -> Result<Outcome> {
+        let work = Work { before: start::offsets(&self.brokers, producer::TOPIC)?, records: self.records };
+        let notifications = Notifications::new(&self.brokers, &self.start.notifications)?;
+        let progress = Progress::new(self.records)?;
+        let shared = Shared::default();
+        let outcome = thread::scope(|scope| {
+            let over = Over(&shared);
+            let reader = scope.spawn(|| notifications.read(&shared.finish, &shared.notifications));
+            let watcher = scope.spawn(|| progress.follow(&self.api, work, &shared.notifications, &shared.over));
+            let crasher = scope.spawn(|| {
+                let tell = |crash| progress.crashed(crash);
+                crash::crash(self.host, &self.api, work, self.options.crash, &shared.over, tell)
+            });
+            let began = Instant::now();
+            let produced = self.produce()?;
+            let crashes = joined(crasher)?;
+            let position = flow::drain(&self.api, work.before + produced)?;
+            let elapsed = began.elapsed();
+            drop(over);
+            joined(watcher)?;
+            let mut outcome = self.read_back(position, work.before + produced, joined(reader)?)?;
+            outcome.elapsed = elapsed;
+            outcome.crashes = crashes;
+            Ok(outcome)
+        });
+        progress.finish();
+        outcome
+    }
+
+    fn produce(&self) -> Result<u64> {
+        let producer = Producer::new(&self.brokers, self.options.brokers.is_none())?;
+        producer.produce(baskets::read(&self.options.input)?, &self.api)
+    }
+
+    /// `produced`: how many records the topic has got, with those of earlier runs.
+    fn read_back(&self, position: u64, produced: u64, notifications: u64) -> Result<Outcome> {
+        let status = self.api.status()?;
+        let handled = self.api.wait_source(0, Duration::ZERO)?.handled;
+        let baskets = handled.saturating_sub(self.start.baskets_sum());
+        let figures = Figures::read(&self.api, &status, position, baskets, notifications)?;
+        let left_undone = figures.left_undone(&status, produced, handled);
+        Ok(Outcome {
+            figures,
+            left_undone,
+            events: status.store.position,
+            records: self.records,
+            elapsed: Duration::ZERO,
+            crashes: Vec::new(),
+            memory_peak_kib: None,
+            kept: None,
+        })
+    }
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread of the demo panicked"))?
+}
+
+/// A data folder: the one that was asked for, or one that goes away.
+enum Folder {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Folder {
+    fn new(keep: Option<&Path>) -> Result<Self> {
+        let Some(folder) = keep else { return Ok(Self::Temporary(tempfile::tempdir().context("make a data folder")?)) };
+        fs::create_dir_all(folder).with_context(|| format!("make the data folder {}", folder.display()))?;
+        Ok(Self::Kept(folder.canonicalize()?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(folder) => folder,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+fn wasmill(options: &Options) -> Result<PathBuf> {
+    let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("wasmill"));
+    let program = options.wasmill.clone().map_or_else(beside, Ok)?;
+    if !program.is_file() {
+        bail!("the host's program {} is not there: build it with `cargo xtask build`", program.display());
+    }
+    Ok(program)
+}
+
+fn embedded_brokers(data: &Path) -> Result<String> {
+    let file = data.join("dev-broker.json");
+    let text =
+        fs::read(&file).with_context(|| format!("read {}, which names the development broker", file.display()))?;
+    let file: serde_json::Value = serde_json::from_slice(&text)?;
+    Ok(file["brokers"].as_str().context("dev-broker.json names no brokers")?.to_owned())
+}
+
+/// Ends the host too when somebody ends this program.
+fn end_on_signals(leash: Arc<Leash>, remove_data: bool) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen to signals")?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            leash.end();
+            if remove_data {
+                // What can't be removed from the folder for temporary files, the system removes.
+                _ = fs::remove_dir_all(leash.data());
+            }
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}

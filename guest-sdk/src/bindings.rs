@@ -1,0 +1,50 @@
+//! What wit-bindgen makes of `wit/`: one module per world, with the shared interfaces in the first.
+//!
+//! The only file that generates bindings. Authors never see these types, except where the SDK gives one a name of
+//! its own (`sql::Value`). Natively they compile too, so that the test kit runs the same glue; only the imports do not.
+
+/// The world of aggregates, and the interfaces that every world shares.
+pub mod aggregate {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "aggregate-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_world",
+        default_bindings_module: "wasmill_guest::bindings::aggregate",
+    });
+}
+
+/// The world of subscribers.
+pub mod subscriber {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "subscriber-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_world",
+        default_bindings_module: "wasmill_guest::bindings::subscriber",
+        with: {
+            "wasmill:plugin/types@0.1.0": crate::bindings::aggregate::wasmill::plugin::types,
+            "wasmill:plugin/log@0.1.0": crate::bindings::aggregate::wasmill::plugin::log,
+        },
+    });
+}
+
+/// The world of projections.
+pub mod projection {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "projection-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_world",
+        default_bindings_module: "wasmill_guest::bindings::projection",
+        additional_derives: [PartialEq],
+        with: {
+            "wasmill:plugin/types@0.1.0": crate::bindings::aggregate::wasmill::plugin::types,
+            "wasmill:plugin/log@0.1.0": crate::bindings::aggregate::wasmill::plugin::log,
+        },
+    });
+}
+
+pub use aggregate::wasmill::plugin::{log, types};
+pub use projection::wasmill::plugin::sql;
+pub use subscriber::wasmill::plugin::bus;

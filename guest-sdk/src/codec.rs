@@ -1,0 +1,95 @@
+//! The codec: an event or a command is a variant of a serde enum. Its name is the variant's name, its payload the
+//! variant's content as JSON.
+//!
+//! Names and bytes go straight into the enum, without a wrapper document in between: this is the path that every
+//! command takes. Anything that does not decode is an error that says where, never a default.
+
+mod decode;
+mod encode;
+mod place;
+
+pub use decode::{decode, json};
+pub use encode::encode;
+
+pub(crate) use decode::variants;
+
+use serde::de;
+use serde::ser;
+use std::fmt;
+
+/// Why a payload does not decode or a value does not encode.
+#[derive(Debug)]
+pub enum Error {
+    /// The enum has no variant of this name.
+    Unknown {
+        /// The name that came.
+        name: String,
+        /// The names it has.
+        known: &'static [&'static str],
+    },
+    /// The payload is not the JSON that the type wants.
+    Json {
+        /// The variant, or the type that was wanted; empty where a value does not encode.
+        name: String,
+        /// The place in the document, such as `items[0].quantity`; empty at the top.
+        path: String,
+        /// What serde_json says, with line and column.
+        cause: serde_json::Error,
+    },
+    /// There is no payload: the record is a tombstone.
+    Tombstone,
+    /// Anything else; the text says what.
+    Other(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Unknown { name, known: [] } => write!(f, "unknown name `{name}`: nothing is known here"),
+            Error::Unknown { name, known } => write!(f, "unknown name `{name}`: known are {}", known.join(", ")),
+            Error::Json { name, path, cause } => {
+                [name, path].iter().filter(|part| !part.is_empty()).try_for_each(|part| write!(f, "{part}: "))?;
+                write!(f, "{cause}")
+            }
+            Error::Tombstone => write!(f, "there is no payload (a tombstone)"),
+            Error::Other(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Json { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// An error of serde_json, before its place is known.
+    fn unplaced(cause: serde_json::Error) -> Self {
+        Error::Json { name: String::new(), path: String::new(), cause }
+    }
+}
+
+impl de::Error for Error {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Error::Other(message.to_string())
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Error::Unknown { name: variant.to_owned(), known: expected }
+    }
+}
+
+impl ser::Error for Error {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Error::Other(message.to_string())
+    }
+}
+
+/// Any value as JSON.
+pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(Error::unplaced)
+}

@@ -1,0 +1,24 @@
+//! Between the generated exports and the traits: generic over the author's type, so that the export macros stay thin.
+//!
+//! Nothing of it is meant to be called by hand.
+
+mod aggregate;
+mod macros;
+mod projection;
+mod subscriber;
+
+pub use aggregate::{AggregateRole, Live};
+pub use projection::ProjectionRole;
+#[cfg(all(feature = "testing-sql", not(target_family = "wasm")))]
+pub(crate) use projection::answer;
+pub use subscriber::SubscriberRole;
+
+use crate::Failure;
+use crate::bindings::types;
+
+/// Handles a list in its order, up to the first item that fails.
+fn each<T>(items: Vec<T>, mut handle: impl FnMut(u32, T) -> Result<(), Failure>) -> Result<(), types::Failure> {
+    (0..).zip(items).try_for_each(|(index, item)| {
+        handle(index, item).map_err(|failure| types::Failure { index, outcome: failure.into() })
+    })
+}

@@ -1,0 +1,84 @@
+//! An aggregate as the host sees it: a resource that holds the state.
+
+use crate::aggregate::{Aggregate, Context};
+use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
+use crate::bindings::types;
+use crate::log::install_panic_hook;
+use crate::{Failure, Metadata, codec};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// Exports the aggregate `A`.
+pub struct AggregateRole<A>(PhantomData<A>);
+
+impl<A: Aggregate> wit::Guest for AggregateRole<A> {
+    type Instance = Live<A>;
+
+    fn describe() -> wit::Description {
+        install_panic_hook();
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        wit::Description {
+            commands: owned(codec::variants::<A::Command>()),
+            events: owned(codec::variants::<A::Event>()),
+        }
+    }
+}
+
+/// One live aggregate: the state, and the events of the last command until they are recorded.
+pub struct Live<A: Aggregate> {
+    id: String,
+    state: RefCell<A>,
+    decided: RefCell<Vec<A::Event>>,
+}
+
+impl<A: Aggregate> wit::GuestInstance for Live<A> {
+    fn new(id: String) -> Self {
+        install_panic_hook();
+        Self { id, state: RefCell::default(), decided: RefCell::default() }
+    }
+
+    fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        let mut state = self.state.borrow_mut();
+        super::each(events, |_, event| {
+            state.apply(codec::decode(&event.name, &event.payload)?);
+            Ok(())
+        })
+    }
+
+    fn handle(&self, command: types::Command) -> Result<Vec<types::NewEvent>, types::Outcome> {
+        self.decided.take();
+        let (events, encoded) = self.decide(&command).map_err(types::Outcome::from)?;
+        self.decided.replace(events);
+        Ok(encoded)
+    }
+
+    fn recorded(&self) {
+        let mut state = self.state.borrow_mut();
+        self.decided.take().into_iter().for_each(|event| state.apply(event));
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        (A::SNAPSHOTS.take)(&self.state.borrow())
+    }
+
+    fn restore(&self, state: Vec<u8>) -> Result<(), String> {
+        self.state.replace((A::SNAPSHOTS.restore)(&state)?);
+        Ok(())
+    }
+}
+
+impl<A: Aggregate> Live<A> {
+    /// The events, typed to be applied later and encoded to be recorded now.
+    fn decide(&self, command: &types::Command) -> Result<(Vec<A::Event>, Vec<types::NewEvent>), Failure> {
+        let context = Context { aggregate_id: &self.id, metadata: Metadata(&command.metadata) };
+        let decoded = codec::decode(&command.name, &command.payload)?;
+        let events = self.state.borrow().handle_with(decoded, &context).map_err(Failure::rejected)?;
+        let encoded = events.iter().map(new_event).collect::<Result<_, _>>()?;
+        Ok((events, encoded))
+    }
+}
+
+fn new_event(event: &impl serde::Serialize) -> Result<types::NewEvent, codec::Error> {
+    let (name, payload) = codec::encode(event)?;
+    Ok(types::NewEvent { name: name.to_owned(), payload })
+}

@@ -1,0 +1,30 @@
+//! A subscriber as the host sees it.
+
+use crate::bindings::subscriber::exports::wasmill::plugin::subscriber as wit;
+use crate::bindings::{bus, types};
+use crate::log::install_panic_hook;
+use crate::subscriber::{Delivery, Effect, Outbox, Subscriber};
+use std::marker::PhantomData;
+
+/// Exports the subscriber `S`.
+pub struct SubscriberRole<S>(PhantomData<S>);
+
+impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
+    fn handle(deliveries: Vec<types::Delivery>) -> Result<(), types::Failure> {
+        install_panic_hook();
+        let mut outbox = Outbox::default();
+        super::each(deliveries, |index, delivery| {
+            S::handle(&Delivery(delivery), &mut outbox)?;
+            outbox.effects.drain(..).for_each(|effect| hand_over(index, effect));
+            Ok(())
+        })
+    }
+}
+
+/// Only what a delivery did in full is handed over, each effect with the delivery that caused it.
+fn hand_over(cause: u32, effect: Effect) {
+    match effect {
+        Effect::Send(command) => bus::send_command(cause, &command.0),
+        Effect::Publish(message) => bus::publish(cause, &message.0),
+    }
+}

@@ -1,0 +1,11 @@
+//! What a plugin needs: `use wasmill_guest::prelude::*;`.
+
+pub use crate::aggregate::{Aggregate, Context, Snapshots};
+pub use crate::failure::Failure;
+pub use crate::metadata::Metadata;
+pub use crate::projection::{Answer, Event, Projection, QueryError};
+pub use crate::sql::Sql;
+pub use crate::subscriber::{Delivery, Message, Outbox, Subscriber};
+pub use crate::{debug, error, info, trace, warn};
+pub use crate::{export_aggregate, export_projection, export_subscriber, params};
+pub use serde::{Deserialize, Serialize};

@@ -1,0 +1,77 @@
+//! The role that turns events into a read model and answers queries from it.
+
+mod event;
+mod query;
+
+pub use event::Event;
+pub use query::{Answer, QueryError};
+
+use crate::Failure;
+use crate::sql::Sql;
+use serde::de::DeserializeOwned;
+
+/// Folds events into tables of its own and answers questions from them.
+///
+/// It has no state but the read model: the rows and the checkpoint are one transaction.
+///
+/// ```
+/// use wasmill_guest::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// enum OrderEvent { OrderCreated { store_id: String, amount_cents: i64 } }
+///
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(rename_all = "kebab-case")]
+/// enum Query { SalesOf { store_id: String } }
+///
+/// struct Stores;
+///
+/// impl Projection for Stores {
+///     const NAME: &'static str = "stores";
+///     const SUBSCRIPTIONS: &'static [&'static str] = &["order.OrderCreated"];
+///     const SCHEMA: &'static str = "CREATE TABLE sales (store_id TEXT PRIMARY KEY, cents INTEGER NOT NULL)";
+///     type Query = Query;
+///
+///     fn project(event: &Event, sql: &Sql) -> Result<(), Failure> {
+///         let OrderEvent::OrderCreated { store_id, amount_cents } = event.decode()?;
+///         sql.execute(
+///             "INSERT INTO sales VALUES (?1, ?2) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents",
+///             params![store_id, amount_cents],
+///         )?;
+///         Ok(())
+///     }
+///
+///     fn query(Query::SalesOf { store_id }: Query, sql: &Sql) -> Result<Answer, QueryError> {
+///         let cents: Option<i64> = sql.row("SELECT cents FROM sales WHERE store_id = ?1", params![store_id])?;
+///         Answer::json(&cents.unwrap_or(0))
+///     }
+/// }
+/// export_projection!(Stores);
+///
+/// # #[cfg(feature = "testing-sql")] {
+/// use wasmill_guest::testing::ReadModel;
+/// let mut stores = ReadModel::<Stores>::new();
+/// stores.project("order", "1", &OrderEvent::OrderCreated { store_id: "a".into(), amount_cents: 5 });
+/// stores.project("order", "2", &OrderEvent::OrderCreated { store_id: "a".into(), amount_cents: 7 });
+/// assert_eq!(stores.query(&Query::SalesOf { store_id: "a".into() }), 12);
+/// # }
+/// ```
+pub trait Projection: 'static {
+    /// The projection's name, made of `[a-z0-9-]`.
+    const NAME: &'static str;
+
+    /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.
+    const SUBSCRIPTIONS: &'static [&'static str];
+
+    /// SQL statements that create the read model in an empty database.
+    const SCHEMA: &'static str;
+
+    /// A plain serde enum. A query's name is the variant's, its parameters the variant's content.
+    type Query: DeserializeOwned;
+
+    /// Folds one event into the read model.
+    fn project(event: &Event, sql: &Sql) -> Result<(), Failure>;
+
+    /// Answers a question. The read model is read-only here.
+    fn query(query: Self::Query, sql: &Sql) -> Result<Answer, QueryError>;
+}

@@ -1,0 +1,144 @@
+//! The custom section `wasmill:plugin`: what a module is, readable before anything is compiled.
+//!
+//! One line of JSON per exported role; the linker joins the lines of several roles. Made at compile time, so that a
+//! name which does not fit is a compile error.
+
+/// The version of the WIT package that these bindings speak.
+pub const API: &str = "0.1.0";
+
+/// What one line says.
+pub struct Line {
+    /// The plugin's name: its crate's.
+    pub plugin: &'static str,
+    /// The plugin's version: its crate's.
+    pub version: &'static str,
+    /// What it exports.
+    pub role: Role,
+}
+
+/// What a role tells of itself.
+pub enum Role {
+    /// An aggregate of this type.
+    Aggregate(&'static str),
+    /// A subscriber of these events.
+    Subscriber(&'static [&'static str]),
+    /// A projection of this name over these events.
+    Projection(&'static str, &'static [&'static str]),
+}
+
+impl Line {
+    /// How many bytes the line has.
+    pub const fn length(&self) -> usize {
+        self.write::<0>().length
+    }
+
+    /// The line itself, with `N` as its length.
+    pub const fn bytes<const N: usize>(&self) -> [u8; N] {
+        self.write::<N>().bytes
+    }
+
+    const fn write<const N: usize>(&self) -> Writer<N> {
+        let mut line = Writer { bytes: [0; N], length: 0 };
+        line.push("{\"api\":\"");
+        line.push(API);
+        line.push("\",\"plugin\":\"");
+        line.push(self.plugin);
+        line.push("\",\"version\":\"");
+        line.push(self.version);
+        match self.role {
+            Role::Aggregate(name) => {
+                line.push("\",\"role\":\"aggregate\",\"type\":\"");
+                line.push(checked_name(name));
+                line.push("\"");
+            }
+            Role::Subscriber(subscriptions) => {
+                line.push("\",\"role\":\"subscriber\",\"subscriptions\":");
+                line.push_list(subscriptions);
+            }
+            Role::Projection(name, subscriptions) => {
+                line.push("\",\"role\":\"projection\",\"name\":\"");
+                line.push(checked_name(name));
+                line.push("\",\"subscriptions\":");
+                line.push_list(subscriptions);
+            }
+        }
+        line.push("}\n");
+        line
+    }
+}
+
+/// Counts everything and keeps what fits, so that a first pass with no room measures.
+struct Writer<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Writer<N> {
+    const fn push(&mut self, text: &str) {
+        let text = text.as_bytes();
+        let mut at = 0;
+        while at < text.len() {
+            if self.length < N {
+                self.bytes[self.length] = text[at];
+            }
+            self.length += 1;
+            at += 1;
+        }
+    }
+
+    const fn push_list(&mut self, texts: &[&str]) {
+        self.push("[");
+        let mut at = 0;
+        while at < texts.len() {
+            self.push(if at == 0 { "\"" } else { ",\"" });
+            self.push(checked_filter(texts[at]));
+            self.push("\"");
+            at += 1;
+        }
+        self.push("]");
+    }
+}
+
+const fn checked_name(name: &str) -> &str {
+    assert!(!name.is_empty(), "TYPE and NAME must not be empty");
+    let mut at = 0;
+    while at < name.len() {
+        let byte = name.as_bytes()[at];
+        assert!(
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-',
+            "TYPE and NAME are made of a-z, 0-9 and -"
+        );
+        at += 1;
+    }
+    name
+}
+
+const fn checked_filter(filter: &str) -> &str {
+    assert!(!filter.is_empty(), "a subscription must not be empty");
+    let mut at = 0;
+    while at < filter.len() {
+        let byte = filter.as_bytes()[at];
+        assert!(
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'),
+            "a subscription is `aggregate-type.EventName`, made of letters, digits, -, _, . and *"
+        );
+        at += 1;
+    }
+    filter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, Role};
+
+    const LINE: Line =
+        Line { plugin: "sales", version: "0.1.0", role: Role::Projection("sales", &["order.*", "household.Loyal"]) };
+
+    #[test]
+    fn a_line_is_one_json_document() {
+        const BYTES: [u8; LINE.length()] = LINE.bytes();
+        let expected = "{\"api\":\"0.1.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+                        \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
+        assert_eq!(str::from_utf8(&BYTES), Ok(expected));
+    }
+}

@@ -1,0 +1,54 @@
+//! The role that reacts: to recorded events and to Kafka records, with commands and messages.
+
+mod delivery;
+mod outbox;
+
+pub use delivery::Delivery;
+pub(crate) use outbox::Effect;
+pub use outbox::{Message, Outbox, OutgoingCommand};
+
+use crate::Failure;
+
+/// Reacts to deliveries. What it puts into the outbox becomes durable together with the delivery's checkpoint: all
+/// of it or none.
+///
+/// It has no state: a delivery may come again after a crash, and the next one may meet another instance.
+///
+/// ```
+/// use wasmill_guest::prelude::*;
+///
+/// #[derive(Deserialize)]
+/// struct OrderCreated { amount_cents: i64 }
+///
+/// #[derive(Serialize)]
+/// enum Review { OpenCase { order_id: String } }
+///
+/// struct Audit;
+///
+/// impl Subscriber for Audit {
+///     const SUBSCRIPTIONS: &'static [&'static str] = &["order.OrderCreated"];
+///
+///     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+///         let order: OrderCreated = delivery.json()?;
+///         if order.amount_cents > 100_000 {
+///             let order_id = delivery.aggregate_id()?.to_owned();
+///             outbox.send("review", "today", &Review::OpenCase { order_id })?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// export_subscriber!(Audit);
+///
+/// use wasmill_guest::testing::{deliver, event_json};
+/// deliver::<Audit>(event_json("order", "7", "OrderCreated", r#"{"amount_cents":100001}"#))
+///     .then_command("review", "today", &Review::OpenCase { order_id: "7".into() })
+///     .then_nothing();
+/// deliver::<Audit>(event_json("order", "8", "OrderCreated", r#"{"amount_cents":1}"#)).then_nothing();
+/// ```
+pub trait Subscriber: 'static {
+    /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.
+    const SUBSCRIPTIONS: &'static [&'static str];
+
+    /// Handles one delivery. On failure nothing of this outbox is kept.
+    fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
+}

@@ -1,0 +1,86 @@
+//! What surrounds a payload in tests.
+
+use crate::bindings::types;
+use crate::codec;
+use crate::subscriber::Delivery;
+use serde::Serialize;
+
+/// Metadata with ids of its own and this time.
+pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
+    types::Metadata {
+        id: id.to_owned(),
+        time: time_ms,
+        correlation_id: "test".to_owned(),
+        causation_id: "test".to_owned(),
+        headers: Vec::new(),
+    }
+}
+
+/// An event as the store has it.
+pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Vec<u8>) -> types::RecordedEvent {
+    types::RecordedEvent {
+        position: place,
+        aggregate_type: stream.0.to_owned(),
+        aggregate_id: stream.1.to_owned(),
+        version: place,
+        name: name.to_owned(),
+        payload,
+        metadata: metadata(&format!("event-{place}"), 0),
+    }
+}
+
+/// The event of an aggregate as a subscriber gets it.
+///
+/// # Panics
+/// When the event does not encode.
+#[track_caller]
+pub fn event(aggregate_type: &str, aggregate_id: &str, event: &impl Serialize) -> Delivery {
+    let (name, payload) = codec::encode(event).unwrap_or_else(|error| panic!("the event does not encode: {error}"));
+    delivery(aggregate_type, aggregate_id, name, payload)
+}
+
+/// The event of an aggregate as a subscriber gets it, by its name and JSON.
+pub fn event_json(aggregate_type: &str, aggregate_id: &str, name: &str, payload: &str) -> Delivery {
+    delivery(aggregate_type, aggregate_id, name, payload.as_bytes().to_vec())
+}
+
+/// A record of a Kafka topic as a subscriber gets it; no payload is a tombstone.
+pub fn record(topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>) -> Delivery {
+    Delivery(types::Delivery {
+        name: topic.to_owned(),
+        key: key.map(<[u8]>::to_vec),
+        payload: payload.map(<[u8]>::to_vec),
+        metadata: metadata("record-1", 0),
+        origin: types::Origin::Kafka(types::KafkaOrigin { topic: topic.to_owned(), partition: 0, offset: 0 }),
+    })
+}
+
+fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u8>) -> Delivery {
+    Delivery(types::Delivery {
+        name: name.to_owned(),
+        key: Some(aggregate_id.as_bytes().to_vec()),
+        payload: Some(payload),
+        metadata: metadata("event-1", 0),
+        origin: types::Origin::Event(types::EventOrigin {
+            position: 1,
+            aggregate_type: aggregate_type.to_owned(),
+            aggregate_id: aggregate_id.to_owned(),
+            version: 1,
+        }),
+    })
+}
+
+/// For tests: an envelope with another time or more headers.
+impl Delivery {
+    /// At this time, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn at(mut self, time_ms: u64) -> Self {
+        self.0.metadata.time = time_ms;
+        self
+    }
+
+    /// With one header more.
+    pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
+        self.0.metadata.headers.push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
+        self
+    }
+}

@@ -1,0 +1,123 @@
+//! Deliver an event, then these commands and messages.
+
+use super::{expect_outcome, readable};
+use crate::bindings::{bus, types};
+use crate::codec;
+use crate::subscriber::{Delivery, Effect, Message, Outbox, OutgoingCommand, Subscriber};
+use serde::Serialize;
+use std::collections::VecDeque;
+
+/// Delivers an event or a record, made with [`event`](super::event) or [`record`](super::record).
+pub fn deliver<S: Subscriber>(delivery: Delivery) -> Delivered {
+    let mut outbox = Outbox::default();
+    let result = S::handle(&delivery, &mut outbox).map_err(types::Outcome::from);
+    Delivered { result: result.map(|()| outbox.effects.into()) }
+}
+
+/// What a subscriber did. Each `then_` takes the next thing, in the order of the calls.
+#[must_use = "add a `then_`"]
+pub struct Delivered {
+    result: Result<VecDeque<Effect>, types::Outcome>,
+}
+
+impl Delivered {
+    /// The next thing is this command.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    #[track_caller]
+    pub fn then_command(self, aggregate_type: &str, aggregate_id: &str, command: &impl Serialize) -> Self {
+        let command = OutgoingCommand::new(aggregate_type, aggregate_id, command);
+        let command = command.unwrap_or_else(|error: codec::Error| panic!("the command does not encode: {error}"));
+        self.then(Effect::Send(command))
+    }
+
+    /// The next thing is this message.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    #[track_caller]
+    pub fn then_message(self, message: Message) -> Self {
+        self.then(Effect::Publish(message))
+    }
+
+    /// There is nothing more.
+    ///
+    /// # Panics
+    /// When there is something, or the delivery failed.
+    #[track_caller]
+    pub fn then_nothing(mut self) {
+        if let Some(effect) = self.effects().pop_front() {
+            panic!("expected nothing more, got: {:#?}", comparable(&effect));
+        }
+    }
+
+    /// The delivery is refused, with this in the reason.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    #[track_caller]
+    pub fn then_rejected(self, part_of_the_reason: &str) {
+        expect_outcome(&self.result, "rejected", part_of_the_reason);
+    }
+
+    /// The delivery does not decode, with this in the reason.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    #[track_caller]
+    pub fn then_malformed(self, part_of_the_reason: &str) {
+        expect_outcome(&self.result, "malformed", part_of_the_reason);
+    }
+
+    /// The delivery is to be tried again, with this in the reason.
+    ///
+    /// # Panics
+    /// When it is anything else.
+    #[track_caller]
+    pub fn then_retry(self, part_of_the_reason: &str) {
+        expect_outcome(&self.result, "retry", part_of_the_reason);
+    }
+
+    #[track_caller]
+    fn then(mut self, expected: Effect) -> Self {
+        let actual = self.effects().pop_front();
+        let actual = actual.as_ref().map(comparable);
+        assert_eq!(actual, Some(comparable(&expected)), "the effect (left) is not the expected one (right)");
+        self
+    }
+
+    #[track_caller]
+    fn effects(&mut self) -> &mut VecDeque<Effect> {
+        match &mut self.result {
+            Ok(effects) => effects,
+            Err(outcome) => panic!("the delivery failed: {outcome:?}"),
+        }
+    }
+}
+
+/// An effect as JSON, so that payloads compare by content and differences are easy to read.
+fn comparable(effect: &Effect) -> serde_json::Value {
+    match effect {
+        Effect::Send(OutgoingCommand(bus::OutgoingCommand {
+            aggregate_type,
+            aggregate_id,
+            name,
+            payload,
+            headers,
+        })) => {
+            serde_json::json!({
+                "command": name, "to": format!("{aggregate_type}/{aggregate_id}"), "payload": readable(payload),
+                "headers": comparable_headers(headers),
+            })
+        }
+        Effect::Publish(Message(bus::Message { topic, key, partition, headers, payload })) => serde_json::json!({
+            "topic": topic, "key": key.as_deref().map(readable), "partition": partition,
+            "payload": payload.as_deref().map(readable), "headers": comparable_headers(headers),
+        }),
+    }
+}
+
+fn comparable_headers(headers: &[types::Header]) -> Vec<(&str, Option<serde_json::Value>)> {
+    headers.iter().map(|header| (header.name.as_str(), header.value.as_deref().map(readable))).collect()
+}

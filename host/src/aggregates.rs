@@ -1,0 +1,268 @@
+//! Aggregates: commands in, outcomes out.
+//!
+//! Every aggregate type is served by one plugin on a few shards. A shard is a thread with a wasm store of its own
+//! and the live aggregates in it; an aggregate's id decides its shard, so one aggregate is only ever in one place.
+
+mod shard;
+
+use crate::model::{Command, Outcome};
+use crate::plugin::{Role, Slot};
+use crate::store::{self, EventStore};
+use crossbeam_channel::{Sender, TrySendError};
+use shard::{Gauges, Order, Shard};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+/// Told how a command ended: after the commit, where there was something to commit. Must not block.
+pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Takes commands without blocking.
+pub trait Inbox: Send + Sync {
+    /// Queues a command.
+    ///
+    /// For a command with an origin the reply is a notice: the store has settled its ledger, whatever the outcome,
+    /// and what could not be handled is in the dead letters. Only `Outcome::Failed` means that it is not settled,
+    /// because the store failed or closes.
+    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted>;
+}
+
+/// A command that was not queued, handed back.
+pub enum Unaccepted {
+    /// The shard's queue is full: offer it again when something has completed.
+    Full(Command, Reply),
+    /// No plugin serves its aggregate type.
+    NoSuchAggregate {
+        /// The types that are served.
+        known: Vec<String>,
+        /// The command.
+        command: Box<Command>,
+        /// Its reply, not called.
+        reply: Reply,
+    },
+}
+
+/// Limits of the shards.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Commands that may wait for a shard.
+    pub queue_max: usize,
+    /// Commands a shard works on at once: decided, and waiting for their commit or for their aggregate.
+    pub in_flight_max: usize,
+    /// Times a command from a ledger is tried before it is put aside.
+    pub attempts_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { queue_max: 4_096, in_flight_max: 4_096, attempts_max: 3 }
+    }
+}
+
+/// All aggregate types that are served.
+pub struct Aggregates {
+    served: HashMap<Arc<str>, Served>,
+}
+
+struct Served {
+    slot: Arc<Slot>,
+    /// Behind a mutex only to be taken at the end.
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    shards: Vec<Entrance>,
+}
+
+struct Entrance {
+    /// `None` once stopping.
+    queue: std::sync::RwLock<Option<Sender<Order>>>,
+    gauges: Arc<Gauges>,
+}
+
+/// How one aggregate type is doing.
+#[derive(Clone, Debug)]
+pub struct TypeStatus {
+    /// The type.
+    pub aggregate_type: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Its shards.
+    pub shards: usize,
+    /// Live aggregates.
+    pub live: usize,
+    /// Commands that are accepted and not answered.
+    pub pending: usize,
+}
+
+impl Aggregates {
+    /// Starts the shards of every plugin with an aggregate role: pairs of a slot and its number of shards.
+    pub fn start(
+        plugins: impl IntoIterator<Item = (Arc<Slot>, usize)>,
+        store: &Arc<dyn EventStore>,
+        options: &Options,
+    ) -> Result<Self, StartError> {
+        let mut served: HashMap<Arc<str>, Served> = HashMap::new();
+        for (slot, shards) in plugins {
+            let plugin = slot.current();
+            for role in &plugin.description.roles {
+                let Role::Aggregate { aggregate_type } = role else { continue };
+                if let Some(other) = served.get(aggregate_type.as_str()) {
+                    return Err(StartError::ServedTwice {
+                        aggregate_type: aggregate_type.clone(),
+                        first: other.slot.name.to_string(),
+                        second: slot.name.to_string(),
+                    });
+                }
+                served.insert(aggregate_type.as_str().into(), Served::start(&slot, aggregate_type, shards, store, options)?);
+            }
+        }
+        Ok(Self { served })
+    }
+
+    /// Queues a command, waiting while the queue is full. For threads that have nothing else to do.
+    pub fn send(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+        match self.entrance(&command) {
+            None => Err(self.unknown(command, reply)),
+            Some(entrance) => {
+                entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| queue.send(order).map_err(|refused| refused.0));
+                Ok(())
+            }
+        }
+    }
+
+    /// The types that are served, in order.
+    pub fn types(&self) -> Vec<String> {
+        let mut types: Vec<_> = self.served.keys().map(ToString::to_string).collect();
+        types.sort();
+        types
+    }
+
+    /// How each type is doing, in order.
+    pub fn status(&self) -> Vec<TypeStatus> {
+        let mut status: Vec<_> = self
+            .served
+            .iter()
+            .map(|(aggregate_type, served)| TypeStatus {
+                aggregate_type: aggregate_type.to_string(),
+                plugin: served.slot.name.to_string(),
+                shards: served.shards.len(),
+                live: served.shards.iter().map(|shard| shard.gauges.live.load(Ordering::Relaxed)).sum(),
+                pending: served.shards.iter().map(Entrance::pending).sum(),
+            })
+            .collect();
+        status.sort_by(|one, other| one.aggregate_type.cmp(&other.aggregate_type));
+        status
+    }
+
+    /// Takes no more commands, finishes those it has, and ends the shards.
+    pub fn stop(&self) {
+        for served in self.served.values() {
+            for shard in &served.shards {
+                drop(shard.queue.write().expect("no holder panics").take());
+            }
+        }
+        for served in self.served.values() {
+            for thread in served.threads.lock().expect("no holder panics").drain(..) {
+                if thread.join().is_err() {
+                    tracing::error!("a shard of plugin {} panicked", served.slot.name);
+                }
+            }
+        }
+    }
+
+    fn entrance(&self, command: &Command) -> Option<&Entrance> {
+        let served = self.served.get(&command.stream.aggregate_type)?;
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&command.stream.aggregate_id);
+        served.shards.get((hash % served.shards.len() as u64) as usize)
+    }
+
+    fn unknown(&self, command: Command, reply: Reply) -> Unaccepted {
+        Unaccepted::NoSuchAggregate { known: self.types(), command: Box::new(command), reply }
+    }
+}
+
+impl Inbox for Aggregates {
+    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+        let Some(entrance) = self.entrance(&command) else { return Err(self.unknown(command, reply)) };
+        let mut full = None;
+        entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| match queue.try_send(order) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(order)) => {
+                full = Some(order);
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(order)) => Err(order),
+        });
+        match full {
+            None => Ok(()),
+            Some(order) => {
+                let (command, reply) = order.withdraw();
+                Err(Unaccepted::Full(command, reply))
+            }
+        }
+    }
+}
+
+impl Served {
+    fn start(
+        slot: &Arc<Slot>,
+        aggregate_type: &str,
+        shards: usize,
+        store: &Arc<dyn EventStore>,
+        options: &Options,
+    ) -> Result<Self, StartError> {
+        let mut served = Self { slot: slot.clone(), threads: Mutex::default(), shards: Vec::new() };
+        for number in 0..shards.max(1) {
+            let (queue, orders) = crossbeam_channel::bounded(options.queue_max);
+            let gauges = Arc::new(Gauges::default());
+            let shard = Shard::new(slot.clone(), store.clone(), options.clone(), gauges.clone())?;
+            let thread = std::thread::Builder::new()
+                .name(format!("{aggregate_type}-{number}"))
+                .spawn(move || shard.run(orders))
+                .map_err(|error| StartError::Thread(error.to_string()))?;
+            served.threads.lock().expect("no holder panics").push(thread);
+            served.shards.push(Entrance { queue: std::sync::RwLock::new(Some(queue)), gauges });
+        }
+        Ok(served)
+    }
+}
+
+impl Entrance {
+    /// Queues an order; one that can't be queued because the shard is gone is answered here.
+    fn with_queue(&self, order: Order, queue_it: impl FnOnce(&Sender<Order>, Order) -> Result<(), Order>) {
+        let refused = match &*self.queue.read().expect("no holder panics") {
+            Some(queue) => queue_it(queue, order).err(),
+            None => Some(order),
+        };
+        if let Some(order) = refused {
+            order.waiter.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.gauges.pending.load(Ordering::Acquire)
+    }
+}
+
+/// Why the shards did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Two plugins want the same commands.
+    #[error("plugins {first} and {second} both serve aggregate type {aggregate_type}: remove one of them from the manifest")]
+    ServedTwice {
+        /// The type.
+        aggregate_type: String,
+        /// One plugin.
+        first: String,
+        /// The other plugin.
+        second: String,
+    },
+    /// The plugin can't be instantiated.
+    #[error(transparent)]
+    Plugin(#[from] crate::plugin::Error),
+    /// The store can't be read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The system gives no thread.
+    #[error("can't start a shard's thread: {0}")]
+    Thread(String),
+}

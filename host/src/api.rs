@@ -1,0 +1,124 @@
+//! The HTTP API: commands, queries, events and the state of the host, for programs on the same machine.
+//!
+//! It translates between HTTP and [`Host`] and decides nothing else. It asks nobody for a password: it must be given
+//! a loopback listener, and refuses what a browser sends on behalf of a foreign page. Every error is JSON,
+//! `{"error": "…"}`.
+
+mod answer;
+mod commands;
+mod events;
+mod guard;
+mod operations;
+mod queries;
+
+pub(crate) use commands::expected_version;
+
+use crate::host::Host;
+use crate::manifest;
+use answer::Refusal;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::from_fn;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+/// How long requests that are under way may take to end once the host stops.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The longest time that a request may ask to wait.
+const WAIT_MS_MAX: u64 = 3_600_000;
+
+/// What every handler needs.
+#[derive(Clone)]
+struct Server {
+    host: Arc<Host>,
+    settings: manifest::Api,
+    /// One permit for each open event stream.
+    streams: Arc<Semaphore>,
+    /// Turns true when the API stops, so that what would wait for ever ends.
+    closing: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Waits with a request that changes nothing, but not longer than the API serves.
+    async fn unless_closing<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Refusal> {
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            answer = waiting => Ok(answer),
+            _ = closing.wait_for(|closing| *closing) => {
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the host is stopping"))
+            }
+        }
+    }
+}
+
+/// Serves until `shutdown` is ready, then ends event streams and lets other requests end.
+///
+/// Fails at once where the listener is not on a loopback address.
+pub async fn serve(
+    listener: TcpListener,
+    settings: manifest::Api,
+    host: Arc<Host>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    refuse_foreign(&listener)?;
+    let (close, closing) = watch::channel(false);
+    let streams = Arc::new(Semaphore::new(settings.streams_max));
+    let server = Server { host, settings, streams, closing: closing.clone() };
+    let no_delay = |stream: &mut tokio::net::TcpStream| {
+        if let Err(cause) = stream.set_nodelay(true) {
+            tracing::debug!(%cause, "a connection of the API keeps Nagle's delay");
+        }
+    };
+    let serving = axum::serve(listener.tap_io(no_delay), router(server)).with_graceful_shutdown(async move {
+        shutdown.await;
+        close.send_replace(true);
+    });
+    tokio::select! {
+        served = serving => served,
+        () = out_of_patience(closing) => {
+            tracing::warn!("requests were still under way {STOP_TIME_MAX:?} after the API was stopped");
+            Ok(())
+        }
+    }
+}
+
+fn refuse_foreign(listener: &TcpListener) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("the API must listen on a loopback address, not on {address}: it asks nobody for a password"),
+    ))
+}
+
+async fn out_of_patience(mut closing: watch::Receiver<bool>) {
+    // A sender that is gone means the same: the API is closing.
+    let _ = closing.wait_for(|closing| *closing).await;
+    tokio::time::sleep(STOP_TIME_MAX).await;
+}
+
+fn router(server: Server) -> Router {
+    let body_max = server.settings.body_mib << 20;
+    Router::new()
+        .route("/v1/commands/{type}/{id}/{command}", post(commands::send))
+        .route("/v1/queries/{projection}/{query}", post(queries::query))
+        .route("/v1/events", get(events::stream))
+        .route("/v1/status", get(operations::status))
+        .route("/v1/drained", get(operations::drained))
+        .route("/v1/sources/{name}/wait", get(operations::wait_source))
+        .route("/v1/plugins/{name}/reload", post(operations::reload))
+        .method_not_allowed_fallback(async || Refusal::method_not_allowed())
+        .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
+        .layer(DefaultBodyLimit::max(body_max))
+        .layer(from_fn(guard::refuse_foreign_pages))
+        .with_state(server)
+}

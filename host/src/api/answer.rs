@@ -1,0 +1,76 @@
+//! What goes back to a client: JSON, or a refusal in words.
+
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// Why a request is not served: a status and `{"error": "…"}`.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) text: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    pub(super) fn malformed(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// Nothing has the name that the path gives; `known` are the names there are.
+    pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Self {
+        let known = if known.is_empty() { "there is none".to_owned() } else { format!("known: {}", known.join(", ")) };
+        Self::new(StatusCode::NOT_FOUND, format!("no {kind} `{name}`; {known}"))
+    }
+
+    pub(super) fn no_such_path(path: &str) -> Self {
+        let text = format!(
+            "nothing is at {path}; there are /v1/commands/TYPE/ID/COMMAND, /v1/queries/PROJECTION/QUERY, /v1/events, \
+             /v1/status, /v1/drained, /v1/sources/NAME/wait and /v1/plugins/NAME/reload"
+        );
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method; commands, queries and reloads are POST, the rest GET")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(serde_json::json!({ "error": self.text }))).into_response()
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<BytesRejection> for Refusal {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let text = "the body is longer than the manifest's `api.body_mib` allows";
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+            }
+            status => Self::new(status, rejection.body_text()),
+        }
+    }
+}
+
+/// Bytes that are JSON already.
+pub(super) fn json(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,162 @@
+//! `POST /v1/commands/TYPE/ID/COMMAND`: one command, answered after its events are durable.
+
+use super::Server;
+use super::answer::Refusal;
+use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version, now_ms};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// The longest id that a client may choose, in bytes.
+const ID_BYTES_MAX: usize = 256;
+
+#[derive(Serialize)]
+struct Answer {
+    command_id: Arc<str>,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+pub(super) async fn send(
+    State(server): State<Server>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let Path((aggregate_type, aggregate_id, name)) = path?;
+    let command = command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?)?;
+    let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
+    match server.host.send(command).await {
+        Ok(outcome) => Ok(answer(Answer { command_id, outcome })),
+        Err(unknown) => Err(Refusal::unknown("plugin serves aggregates of type", &aggregate_type, &unknown.known)),
+    }
+}
+
+fn command(stream: StreamId, name: String, headers: &HeaderMap, body: Bytes) -> Result<Command, Refusal> {
+    let chosen = id(headers, "idempotency-key")?;
+    let durable_id = chosen.is_some();
+    let id_of_command = chosen.unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+    let expected = text(headers, "x-expected-version")?.map(expected_version).transpose();
+    Ok(Command {
+        stream,
+        name: name.into(),
+        payload: if body.is_empty() { b"null".to_vec() } else { body.into() },
+        time_ms: now_ms(),
+        correlation_id: id(headers, "x-correlation-id")?.unwrap_or_else(|| id_of_command.clone()),
+        causation_id: id_of_command.clone(),
+        id: id_of_command,
+        headers: Vec::new(),
+        origin: None,
+        durable_id,
+        expected: expected.map_err(|cause| Refusal::malformed(format!("header x-expected-version {cause}")))?,
+    })
+}
+
+fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, Refusal> {
+    match text(headers, name)? {
+        Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX => {
+            Err(Refusal::malformed(format!("header {name} must be 1 to {ID_BYTES_MAX} bytes long, found {}", id.len())))
+        }
+        id => Ok(id.map(Arc::from)),
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Refusal> {
+    let text = headers.get(name).map(|value| value.to_str()).transpose();
+    text.map_err(|_| Refusal::malformed(format!("header {name} must be printable ASCII")))
+}
+
+/// What a sender may expect of a stream, as text. The error completes a sentence about the header or option.
+pub(crate) fn expected_version(text: &str) -> Result<ExpectedVersion, String> {
+    match text {
+        "any" => Ok(ExpectedVersion::Any),
+        "no-stream" => Ok(ExpectedVersion::NoStream),
+        "stream-exists" => Ok(ExpectedVersion::StreamExists),
+        number => match number.parse() {
+            Ok(version) => Ok(ExpectedVersion::Exact(Version(version))),
+            Err(_) => Err(format!("must be a version, no-stream, stream-exists or any, found {text:?}")),
+        },
+    }
+}
+
+fn answer(answer: Answer) -> Response {
+    let status = match answer.outcome {
+        Outcome::Accepted { .. } => StatusCode::OK,
+        Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Outcome::Malformed { .. } => StatusCode::BAD_REQUEST,
+        Outcome::Conflict { .. } | Outcome::IdReused { .. } => StatusCode::CONFLICT,
+        Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    match answer.outcome {
+        Outcome::Busy { retry_after_ms } => {
+            let seconds = retry_after_ms.div_ceil(1000).to_string();
+            (status, [(header::RETRY_AFTER, seconds)], Json(answer)).into_response()
+        }
+        _ => (status, Json(answer)).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(pairs: &[(&'static str, &str)], body: &'static str) -> Result<Command, Refusal> {
+        let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        command(StreamId::new("order", "1"), "Create".into(), &headers, Bytes::from(body))
+    }
+
+    #[test]
+    fn a_command_without_headers_gets_an_id_of_its_own() {
+        let command = make(&[], "").unwrap();
+        assert_eq!((&*command.payload, command.durable_id, command.expected), (&b"null"[..], false, None));
+        assert_eq!((&command.correlation_id, &command.causation_id), (&command.id, &command.id));
+    }
+
+    #[test]
+    fn headers_name_id_correlation_and_expected_version() {
+        let pairs = [("idempotency-key", "a"), ("x-correlation-id", "b"), ("x-expected-version", "3")];
+        let command = make(&pairs, "{}").unwrap();
+        assert_eq!((&*command.id, &*command.correlation_id, &*command.causation_id), ("a", "b", "a"));
+        assert_eq!((command.durable_id, command.expected), (true, Some(ExpectedVersion::Exact(Version(3)))));
+    }
+
+    #[test]
+    fn a_bad_header_is_named() {
+        let long = "x".repeat(257);
+        for (name, value, text) in [
+            (
+                "x-expected-version",
+                "no",
+                "header x-expected-version must be a version, no-stream, stream-exists or any, found \"no\"",
+            ),
+            ("idempotency-key", "", "header idempotency-key must be 1 to 256 bytes long, found 0"),
+            ("x-correlation-id", &long, "header x-correlation-id must be 1 to 256 bytes long, found 257"),
+        ] {
+            assert_eq!(make(&[(name, value)], "").unwrap_err().text, text);
+        }
+    }
+
+    #[test]
+    fn each_outcome_has_its_status() {
+        for (outcome, status) in [
+            (Outcome::Accepted { version: Version(1), position: crate::model::Position(2), events: 1 }, 200),
+            (Outcome::Rejected { reason: "no".into() }, 422),
+            (Outcome::Malformed { reason: "no".into() }, 400),
+            (Outcome::Conflict { actual: Version(2), expected: ExpectedVersion::NoStream }, 409),
+            (Outcome::IdReused { reason: "no".into() }, 409),
+            (Outcome::Failed { reason: "no".into() }, 500),
+            (Outcome::Busy { retry_after_ms: 1001 }, 503),
+        ] {
+            let response = answer(Answer { command_id: "a".into(), outcome });
+            assert_eq!(response.status(), status);
+            let retry = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Keeps foreign web pages out of an API that asks for no password.
+//!
+//! A page that a browser on this machine shows can send requests to a loopback address. Browsers name the page in
+//! `Origin`; and where the page's own name was made to resolve to this machine (DNS rebinding), `Host` has that name.
+
+use super::answer::Refusal;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+
+pub(super) async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
+    match foreign(request.headers()) {
+        None => next.run(request).await,
+        Some(reason) => Refusal::new(StatusCode::FORBIDDEN, reason).into_response(),
+    }
+}
+
+fn foreign(headers: &HeaderMap) -> Option<String> {
+    let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
+    match text(header::HOST) {
+        Some(host) if is_loopback(host) => {}
+        host => {
+            let host = host.unwrap_or_default();
+            return Some(format!("the Host header must name a loopback address such as 127.0.0.1, found `{host}`"));
+        }
+    }
+    let origin = text(header::ORIGIN)?;
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    match authority {
+        Some(authority) if is_loopback(authority) => None,
+        _ => Some(format!("requests from web pages of other machines are refused, this one is from `{origin}`")),
+    }
+}
+
+/// Whether `host` or `host:port` is this machine whatever a name server says.
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(host: Option<&str>, origin: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        host.map(|host| headers.insert(header::HOST, host.parse().unwrap()));
+        origin.map(|origin| headers.insert(header::ORIGIN, origin.parse().unwrap()));
+        foreign(&headers).is_some()
+    }
+
+    #[test]
+    fn only_this_machine_is_let_in() {
+        for host in ["127.0.0.1:7310", "127.0.0.1", "127.8.9.1:80", "localhost:7310", "LOCALHOST", "[::1]:7310"] {
+            assert!(!refused(Some(host), None), "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:7310", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1"]
+        {
+            assert!(refused(Some(host), None), "{host}");
+        }
+        assert!(refused(None, None));
+    }
+
+    #[test]
+    fn a_page_of_another_machine_is_kept_out() {
+        for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:80"] {
+            assert!(!refused(Some("localhost"), Some(origin)), "{origin}");
+        }
+        for origin in ["null", "https://evil.example", "http://localhost.evil.example", "file://", "localhost", ""] {
+            assert!(refused(Some("localhost"), Some(origin)), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What operators and scripts ask: the state of the host, waiting for its work, reloading a plugin.
+
+use super::Server;
+use super::answer::Refusal;
+use super::queries::timeout;
+use crate::status::{Drained, Reloaded, SourceProgress, Status};
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+/// How long the waiting requests wait unless they say otherwise.
+const TIMEOUT_MS: u64 = 30_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WaitHandled {
+    handled: u64,
+    timeout_ms: Option<u64>,
+}
+
+pub(super) async fn status(State(server): State<Server>) -> Json<Status> {
+    Json(server.host.status().await)
+}
+
+pub(super) async fn drained(
+    State(server): State<Server>,
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<Json<Drained>, Refusal> {
+    let Query(wait) = wait?;
+    let draining = server.host.drained(timeout(wait.timeout_ms, TIMEOUT_MS)?);
+    Ok(Json(server.unless_closing(draining).await?))
+}
+
+pub(super) async fn wait_source(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+    wait: Result<Query<WaitHandled>, QueryRejection>,
+) -> Result<Json<SourceProgress>, Refusal> {
+    let (Path(name), Query(wait)) = (name?, wait?);
+    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
+    match server.unless_closing(server.host.wait_source(&name, wait.handled, timeout)).await? {
+        Some(progress) => Ok(Json(progress)),
+        None => {
+            let known: Vec<String> = server.host.status().await.sources.into_iter().map(|source| source.name).collect();
+            Err(Refusal::unknown("source", &name, &known))
+        }
+    }
+}
+
+pub(super) async fn reload(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Reloaded>, Refusal> {
+    let Path(name) = name?;
+    let reloaded = server.host.reload(&name).await;
+    reloaded.map(Json).map_err(|cause| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+}

@@ -1,0 +1,54 @@
+//! `POST /v1/queries/PROJECTION/QUERY`: one question to a read model, which may wait for a position first.
+
+use super::answer::{Refusal, json};
+use super::{Server, WAIT_MS_MAX};
+use crate::host::QueryError;
+use crate::model::Position;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// How long a query waits for its position unless it says otherwise.
+const TIMEOUT_MS: u64 = 5_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    position: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+pub(super) async fn query(
+    State(server): State<Server>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    wait: Result<Query<Wait>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let (Path((projection, query)), Query(wait), body) = (path?, wait?, body?);
+    let params = if body.is_empty() { b"null".to_vec() } else { body.into() };
+    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
+    let asking = server.host.query(&projection, &query, params, wait.position.map(Position), timeout);
+    server.unless_closing(asking).await?.map(json).map_err(|error| refusal(error, &projection))
+}
+
+/// How long a request may wait: what it asks for within the limit, or a default.
+pub(super) fn timeout(asked_ms: Option<u64>, default_ms: u64) -> Result<Duration, Refusal> {
+    match asked_ms.unwrap_or(default_ms) {
+        ms if ms <= WAIT_MS_MAX => Ok(Duration::from_millis(ms)),
+        ms => Err(Refusal::malformed(format!("timeout_ms must be at most {WAIT_MS_MAX}, found {ms}"))),
+    }
+}
+
+fn refusal(error: QueryError, projection: &str) -> Refusal {
+    match error {
+        QueryError::UnknownProjection { known } => Refusal::unknown("projection", projection, &known),
+        QueryError::UnknownQuery(text) => Refusal::new(StatusCode::NOT_FOUND, text),
+        QueryError::Malformed(text) => Refusal::malformed(text),
+        QueryError::TimedOut(text) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, text),
+        QueryError::Failed(text) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+    }
+}

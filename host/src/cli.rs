@@ -1,0 +1,109 @@
+//! The command line: its commands, what they print and how they exit.
+//!
+//! `run` and `check` work on a manifest; the others talk to a running host over its HTTP API and nothing else.
+//! Results go to the standard output, everything else to the standard error. `--json` prints what a program can
+//! read. Exit codes: 0 done; 1 what was asked for failed or was refused; 2 wrong usage or a bad manifest.
+
+mod check;
+mod client;
+mod events;
+mod failure;
+mod host_file;
+mod output;
+mod plugins;
+mod query;
+mod render;
+mod run;
+mod send;
+mod table;
+
+pub use host_file::HostFile;
+
+use clap::{Parser, Subcommand};
+use client::{Client, Target};
+use failure::Failure;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A WebAssembly plugin host for event handlers.
+#[derive(Parser)]
+#[command(name = "wasmill", version, propagate_version = true)]
+struct Cli {
+    /// Print what a program can read: JSON, one value a line.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a host until it is told to stop (ctrl-c or SIGTERM).
+    Run(run::Args),
+    /// Check a manifest and load its plugins, without starting anything.
+    Check {
+        /// The manifest, such as wasmill.toml.
+        manifest: PathBuf,
+    },
+    /// Send a command to an aggregate and wait until its events are durable.
+    Send(send::Args),
+    /// Ask a projection.
+    Query(query::Args),
+    /// Show recorded events.
+    Events(events::Args),
+    /// Show what the host does, what was refused and what is in the way.
+    Status(Target),
+    /// List or reload plugins.
+    #[command(subcommand)]
+    Plugins(plugins::Command),
+    /// Run the development broker in the foreground; `brokers = "embedded"` does so by itself.
+    DevBroker {
+        /// The data folder whose dev-broker.json names the broker.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// How many partitions a topic gets that nobody ensured.
+        #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
+        partitions: i32,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.execute(cli.json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(cli.json),
+    }
+}
+
+impl Command {
+    fn execute(self, json: bool) -> Result<(), Failure> {
+        match self {
+            Self::Run(args) => run::run(args, json),
+            Self::Check { manifest } => check::check(&manifest, json),
+            Self::Send(args) => send::send(args, json),
+            Self::Query(args) => query::query(args, json),
+            Self::Events(args) => events::events(args, json),
+            Self::Status(target) => status(&target, json),
+            Self::Plugins(command) => plugins::plugins(command, json),
+            Self::DevBroker { data, partitions } => {
+                crate::kafka::dev_broker::run(&data, partitions).map_err(|cause| Failure::failed(cause.to_string()))
+            }
+        }
+    }
+}
+
+fn status(target: &Target, json: bool) -> Result<(), Failure> {
+    let reply = Client::new(target)?.get("/v1/status")?.successful()?;
+    if json { output::line(&reply.text()) } else { output::text(&render::status(&reply.decoded()?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

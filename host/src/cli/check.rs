@@ -1,0 +1,16 @@
+//! `wasmill check`: a manifest and its plugins, before anything is started.
+
+use super::failure::Failure;
+use super::output;
+use crate::manifest::Manifest;
+use std::path::Path;
+
+pub(super) fn check(path: &Path, json: bool) -> Result<(), Failure> {
+    let manifest = Manifest::load(path)?;
+    let plugins = crate::host::check(&manifest).map_err(Failure::all_failed)?;
+    if json {
+        return output::line(&serde_json::json!({ "ok": true, "plugins": plugins }).to_string());
+    }
+    let found: String = plugins.iter().map(|plugin| format!("  {plugin}\n")).collect();
+    output::text(&format!("{} is valid\n{found}", path.display()))
+}

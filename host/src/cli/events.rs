@@ -1,0 +1,109 @@
+//! `wasmill events`: the recorded events, line by line, and on as they come.
+
+use super::client::{Client, Reply, Target, segment};
+use super::failure::Failure;
+use super::{output, table};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The first position wanted.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    from: u64,
+    /// Go on with new events as they are recorded.
+    #[arg(long)]
+    follow: bool,
+    /// Only these, such as `order.OrderCreated` or `order.*`; several with commas between them.
+    #[arg(long = "type", value_name = "FILTER")]
+    types: Option<String>,
+    /// At most this many.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// What a line for people shows of an event.
+#[derive(Deserialize)]
+struct Event {
+    position: u64,
+    time_ms: u64,
+    stream: String,
+    version: u64,
+    name: String,
+    payload: Box<RawValue>,
+}
+
+pub(super) fn events(args: Args, json: bool) -> Result<(), Failure> {
+    let client = Client::new(&args.target)?;
+    let (status, mut body) = client.open(&path(&args))?;
+    if status != 200 {
+        let mut text = Vec::new();
+        body.read_to_end(&mut text).map_err(|cause| client.unreadable(cause))?;
+        return Err(Reply { status, body: text }.refusal());
+    }
+    let (mut body, mut out) = (BufReader::with_capacity(1 << 16, body), BufWriter::new(io::stdout().lock()));
+    let mut line = String::new();
+    while body.read_line(&mut line).map_err(|cause| client.unreadable(cause))? > 0 {
+        print(&line, json, &mut out)?;
+        line.clear();
+        // What has come so far is shown before waiting for more.
+        if body.buffer().is_empty() {
+            out.flush().map_err(output::failure)?;
+        }
+    }
+    out.flush().map_err(output::failure)
+}
+
+fn path(args: &Args) -> String {
+    let mut path = format!("/v1/events?from={}&follow={}", args.from, args.follow);
+    if let Some(types) = &args.types {
+        path += &format!("&type={}", segment(types));
+    }
+    if let Some(limit) = args.limit {
+        path += &format!("&limit={limit}");
+    }
+    path
+}
+
+fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let shown = match serde_json::from_str::<Event>(line) {
+        Ok(_) if json => line.to_owned(),
+        Ok(event) => human(&event),
+        Err(_) => return Err(Reply { status: 200, body: line.into() }.refusal()),
+    };
+    out.write_all(shown.as_bytes()).map_err(output::failure)
+}
+
+fn human(event: &Event) -> String {
+    let Event { position, time_ms, stream, version, name, payload } = event;
+    format!("{position:>9}  {}  {stream} v{version}  {name}  {}\n", table::time(*time_ms), payload.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "{\"position\":12,\"id\":\"x\",\"stream\":\"order/7\",\"type\":\"order\",\"aggregate_id\":\"7\",\
+        \"version\":1,\"name\":\"OrderCreated\",\"time_ms\":1000,\"correlation_id\":\"c\",\"causation_id\":\"d\",\
+        \"payload\":{\"store\":\"3\"}}\n";
+
+    #[test]
+    fn an_event_is_shown_on_a_line() {
+        let shown = |json| {
+            let mut out = Vec::new();
+            print(LINE, json, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(true), LINE);
+        assert_eq!(shown(false), "       12  1970-01-01T00:00:01Z  order/7 v1  OrderCreated  {\"store\":\"3\"}\n");
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_ends_with_the_reason() {
+        let failure = print("{\"error\":\"the disk is gone\"}\n", true, &mut Vec::new()).unwrap_err();
+        assert!(format!("{failure:?}").contains("the disk is gone"), "{failure:?}");
+    }
+}

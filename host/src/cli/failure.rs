@@ -1,0 +1,66 @@
+//! How a command fails: an exit code, and what the person or the program is told.
+
+use super::output;
+use crate::manifest;
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    /// One problem each.
+    texts: Vec<String>,
+}
+
+impl Failure {
+    /// What was asked for failed or was refused.
+    pub(super) fn failed(text: impl Into<String>) -> Self {
+        Self { code: 1, texts: vec![text.into()] }
+    }
+
+    /// Several things failed.
+    pub(super) fn all_failed(texts: Vec<String>) -> Self {
+        Self { code: 1, texts }
+    }
+
+    /// The command line or the manifest is wrong.
+    pub(super) fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, texts: vec![text.into()] }
+    }
+
+    /// It failed, and what there is to say has been printed.
+    pub(super) fn told() -> Self {
+        Self { code: 1, texts: Vec::new() }
+    }
+
+    /// Nobody reads the output any more, as in `wasmill events | head`: a reason to end, not an error.
+    pub(super) fn nobody_reads() -> Self {
+        Self { code: 0, texts: Vec::new() }
+    }
+
+    /// A signal ended it before it was done.
+    pub(super) fn interrupted() -> Self {
+        Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }
+    }
+
+    /// Says it, on the standard output as JSON or on the standard error in words.
+    pub(super) fn report(self, json: bool) -> ExitCode {
+        let text = self.texts.join("\n");
+        if json && !text.is_empty() {
+            // Where even this can't be written, the exit code is all that is left.
+            let _ = output::line(&serde_json::json!({ "error": text }).to_string());
+        } else {
+            text.lines().for_each(|line| eprintln!("error: {line}"));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// The exit code of a process that SIGINT ended, as shells have it.
+pub(super) const INTERRUPTED: u8 = 130;
+
+impl From<manifest::Error> for Failure {
+    fn from(error: manifest::Error) -> Self {
+        Self::usage(error.to_string())
+    }
+}

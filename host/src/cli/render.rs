@@ -1,0 +1,137 @@
+//! The state of a host as people read it.
+
+use super::table::Align::{Left, Right};
+use super::table::{Table, duration, number, time};
+use crate::status::*;
+
+/// Everything that [`Status`] says, a table for each kind of part that the host has.
+pub(super) fn status(status: &Status) -> String {
+    let mut parts = vec![host(status)];
+    let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
+    part(!status.plugins.is_empty(), plugins(&status.plugins));
+    part(!status.aggregates.is_empty(), aggregates(&status.aggregates));
+    part(!status.commands.is_empty(), commands(&status.commands));
+    part(!status.sources.is_empty(), sources(&status.sources));
+    part(!status.subscriptions.is_empty(), subscriptions(&status.subscriptions));
+    part(!status.projections.is_empty(), projections(&status.projections));
+    parts.extend(status.sink.as_ref().map(sink));
+    parts.push(parked(&status.parked));
+    parts.join("\n")
+}
+
+fn host(status: &Status) -> String {
+    let HostStatus { version, pid, uptime_ms, data, url } = &status.host;
+    let (up, position) = (duration(*uptime_ms), number(status.store.position));
+    format!("wasmill {version} at {url}, process {pid}, up {up}\ndata in {data}, newest position {position}\n")
+}
+
+pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
+    let mut table =
+        Table::new([("PLUGIN", Left), ("VERSION", Left), ("LOADS", Right), ("DIGEST", Left), ("ROLES", Left)]);
+    for plugin in plugins {
+        let PluginStatus { name, file, version, digest, roles, loads, error } = plugin;
+        table.row([name.clone(), version.clone(), number(*loads), short_digest(digest), roles.join(", ")]);
+        if let Some(error) = error {
+            table.note(&format!("error: {error}"));
+            table.note(&format!("file: {file}; version {version} goes on serving"));
+        }
+    }
+    table
+}
+
+/// Enough of a digest to tell two files apart.
+pub(super) fn short_digest(digest: &str) -> String {
+    digest.trim_start_matches("sha256:").chars().take(12).collect()
+}
+
+fn aggregates(aggregates: &[AggregateStatus]) -> Table {
+    let mut table =
+        Table::new([("AGGREGATE", Left), ("PLUGIN", Left), ("SHARDS", Right), ("LIVE", Right), ("QUEUED", Right)]);
+    for AggregateStatus { aggregate_type, plugin, shards, live, queued } in aggregates {
+        let counts = [number(*shards as u64), number(*live), number(*queued)];
+        table.row([aggregate_type.clone(), plugin.clone()].into_iter().chain(counts));
+    }
+    table
+}
+
+fn commands(commands: &[CommandStatus]) -> Table {
+    let mut table = Table::new([("COMMAND", Left), ("ACCEPTED", Right), ("REJECTED", Right), ("MALFORMED", Right)]);
+    for CommandStatus { aggregate_type, command, accepted, rejected, malformed } in commands {
+        table.row([format!("{aggregate_type}.{command}"), number(*accepted), number(*rejected), number(*malformed)]);
+    }
+    table
+}
+
+fn sources(sources: &[SourceStatus]) -> Table {
+    let mut table = Table::new([
+        ("SOURCE", Left),
+        ("TOPIC", Left),
+        ("STATE", Left),
+        ("HANDLED", Right),
+        ("IN FLIGHT", Right),
+        ("BEHIND", Right),
+        ("NEXT OFFSETS", Left),
+    ]);
+    for source in sources {
+        let SourceStatus { name, topic, state, error, handled, in_flight, partitions } = source;
+        let behind: u64 = partitions.iter().map(|partition| partition.end.saturating_sub(partition.next)).sum();
+        let offsets: Vec<String> =
+            partitions.iter().map(|partition| format!("{}:{}", partition.partition, partition.next)).collect();
+        let counts = [number(*handled), number(*in_flight), number(behind), offsets.join(" ")];
+        table.row([name.clone(), topic.clone(), state.to_string()].into_iter().chain(counts));
+        note_error(&mut table, error);
+    }
+    table
+}
+
+fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
+    let mut table = consumers("SUBSCRIPTION");
+    for SubscriptionStatus { name, plugin, state, error, checkpoint, behind } in subscriptions {
+        table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);
+        note_error(&mut table, error);
+    }
+    table
+}
+
+fn projections(projections: &[ProjectionStatus]) -> Table {
+    let mut table = consumers("PROJECTION");
+    for ProjectionStatus { name, plugin, state, error, checkpoint, behind } in projections {
+        table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);
+        note_error(&mut table, error);
+    }
+    table
+}
+
+fn consumers(kind: &'static str) -> Table {
+    Table::new([(kind, Left), ("PLUGIN", Left), ("STATE", Left), ("CHECKPOINT", Right), ("BEHIND", Right)])
+}
+
+fn sink(sink: &SinkStatus) -> String {
+    let mut table = Table::new([("SINK", Left), ("PUBLISHED", Right), ("PENDING", Right)]);
+    table.row([sink.state.to_string(), number(sink.published), number(sink.pending)]);
+    note_error(&mut table, &sink.error);
+    table.to_string()
+}
+
+fn note_error(table: &mut Table, error: &Option<String>) {
+    if let Some(error) = error {
+        table.note(&format!("error: {error}"));
+    }
+}
+
+fn parked(parked: &ParkedStatus) -> String {
+    let mut text = match (parked.total, parked.newest.len()) {
+        (0, _) => return "nothing is parked\n".to_owned(),
+        (total, shown) if shown as u64 == total => format!("{} parked, newest first\n", number(total)),
+        (total, shown) => format!("{} parked, the newest {shown} first\n", number(total)),
+    };
+    for ParkedItem { consumer, place, key, reason, time_ms } in &parked.newest {
+        let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
+        text += &format!("  {}  {consumer}: {place}{key}\n", time(*time_ms));
+        reason.lines().for_each(|line| text += &format!("    {line}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

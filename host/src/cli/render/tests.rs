@@ -1,0 +1,140 @@
+use super::*;
+
+fn example() -> Status {
+    Status {
+        host: HostStatus {
+            version: "0.1.0".into(),
+            pid: 42,
+            uptime_ms: 65_400,
+            data: "shop/data".into(),
+            url: "http://127.0.0.1:7310".into(),
+        },
+        store: StoreStatus { position: 57_570 },
+        plugins: vec![
+            PluginStatus {
+                name: "orders".into(),
+                file: "orders.wasm".into(),
+                version: "0.1.0".into(),
+                digest: "sha256:0123456789abcdef".into(),
+                roles: vec!["aggregate order".into()],
+                loads: 2,
+                error: Some("orders.wasm is not WebAssembly".into()),
+            },
+            PluginStatus {
+                name: "sales".into(),
+                file: "sales.wasm".into(),
+                version: "0.2.0".into(),
+                digest: "sha256:ffff".into(),
+                roles: vec!["projection sales".into(), "subscriber".into()],
+                loads: 1,
+                error: None,
+            },
+        ],
+        aggregates: vec![AggregateStatus {
+            aggregate_type: "order".into(),
+            plugin: "orders".into(),
+            shards: 2,
+            live: 1000,
+            queued: 0,
+        }],
+        commands: vec![CommandStatus {
+            aggregate_type: "order".into(),
+            command: "CreateOrder".into(),
+            accepted: 19_190,
+            rejected: 810,
+            malformed: 1,
+        }],
+        sources: vec![SourceStatus {
+            name: "baskets".into(),
+            topic: "baskets".into(),
+            state: State::Running,
+            error: None,
+            handled: 20_000,
+            in_flight: 3,
+            partitions: vec![
+                PartitionStatus { partition: 0, next: 10_000, end: 10_002, in_flight: 2 },
+                PartitionStatus { partition: 1, next: 9_999, end: 10_000, in_flight: 1 },
+            ],
+        }],
+        subscriptions: vec![SubscriptionStatus {
+            name: "warehouse".into(),
+            plugin: "warehouse".into(),
+            state: State::Retrying,
+            error: Some("warehouse 0.1.0 failed on event 7".into()),
+            checkpoint: 6,
+            behind: 57_564,
+        }],
+        projections: vec![ProjectionStatus {
+            name: "sales".into(),
+            plugin: "sales".into(),
+            state: State::CatchingUp,
+            error: None,
+            checkpoint: 57_000,
+            behind: 570,
+        }],
+        sink: Some(SinkStatus { state: State::Running, error: None, published: 19_502, pending: 0 }),
+        parked: ParkedStatus {
+            total: 2,
+            newest: vec![ParkedItem {
+                consumer: "baskets".into(),
+                place: "topic baskets partition 0 offset 17".into(),
+                key: Some("a\nb".into()),
+                reason: "not JSON: expected value at line 1 column 1".into(),
+                time_ms: 1_700_000_000_000,
+            }],
+        },
+    }
+}
+
+#[test]
+fn a_status_shows_everything_a_person_must_know() {
+    let expected = r#"
+wasmill 0.1.0 at http://127.0.0.1:7310, process 42, up 1m 5s
+data in shop/data, newest position 57,570
+
+PLUGIN  VERSION  LOADS  DIGEST        ROLES
+orders  0.1.0        2  0123456789ab  aggregate order
+  error: orders.wasm is not WebAssembly
+  file: orders.wasm; version 0.1.0 goes on serving
+sales   0.2.0        1  ffff          projection sales, subscriber
+
+AGGREGATE  PLUGIN  SHARDS   LIVE  QUEUED
+order      orders       2  1,000       0
+
+COMMAND            ACCEPTED  REJECTED  MALFORMED
+order.CreateOrder    19,190       810          1
+
+SOURCE   TOPIC    STATE    HANDLED  IN FLIGHT  BEHIND  NEXT OFFSETS
+baskets  baskets  running   20,000          3       3  0:10000 1:9999
+
+SUBSCRIPTION  PLUGIN     STATE     CHECKPOINT  BEHIND
+warehouse     warehouse  retrying           6  57,564
+  error: warehouse 0.1.0 failed on event 7
+
+PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND
+sales       sales   catching up      57,000     570
+
+SINK     PUBLISHED  PENDING
+running     19,502        0
+
+2 parked, the newest 1 first
+  2023-11-14T22:13:20Z  baskets: topic baskets partition 0 offset 17, key "a\nb"
+    not JSON: expected value at line 1 column 1
+"#;
+    assert_eq!(status(&example()), expected.trim_start());
+}
+
+#[test]
+fn a_fresh_host_shows_only_what_it_has() {
+    let fresh = Status { host: example().host, ..Status::default() };
+    let expected = "wasmill 0.1.0 at http://127.0.0.1:7310, process 42, up 1m 5s\ndata in shop/data, newest position 0\n\n\
+                    nothing is parked\n";
+    assert_eq!(status(&fresh), expected);
+}
+
+#[test]
+fn a_status_is_read_back_as_it_was_written() {
+    let json = serde_json::to_string(&example()).unwrap();
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), example());
+    assert!(json.contains(r#""state":"catching_up""#) && json.contains(r#""type":"order""#), "{json}");
+}

@@ -1,0 +1,90 @@
+//! `wasmill send`: one command to one aggregate.
+
+use super::client::{Client, Reply, Target, segment};
+use super::failure::Failure;
+use super::output;
+use crate::api::expected_version;
+use crate::model::{Outcome, StreamId};
+use std::io::Read;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The type of the aggregate, such as order.
+    aggregate: String,
+    /// Its id, such as 42.
+    id: String,
+    /// The command's name, such as ConfirmOrder.
+    command: String,
+    /// The payload; `-` reads it from the standard input.
+    #[arg(value_name = "JSON", default_value = "null")]
+    payload: String,
+    /// An id of your own for the command: sending it again gives the first outcome again.
+    #[arg(long = "id", value_name = "COMMAND_ID")]
+    command_id: Option<String>,
+    /// What the stream must be at: a version, no-stream, stream-exists or any.
+    #[arg(long, value_name = "VERSION", value_parser = expectation)]
+    expect: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn send(args: Args, json: bool) -> Result<(), Failure> {
+    let payload = payload(args.payload)?;
+    let stream = StreamId::new(args.aggregate, args.id);
+    let segments = [&stream.aggregate_type, &stream.aggregate_id, &*args.command].map(segment);
+    let mut headers = Vec::new();
+    headers.extend(args.command_id.as_deref().map(|id| ("idempotency-key", id)));
+    headers.extend(args.expect.as_deref().map(|version| ("x-expected-version", version)));
+    let path = format!("/v1/commands/{}", segments.join("/"));
+    let reply = Client::new(&args.target)?.post(&path, &headers, payload.as_bytes())?;
+    match serde_json::from_slice::<Outcome>(&reply.body) {
+        Ok(outcome) if json => machine(&reply, &outcome),
+        Ok(outcome) => human(&stream, &outcome),
+        Err(_) => Err(reply.refusal()),
+    }
+}
+
+fn expectation(text: &str) -> Result<String, String> {
+    expected_version(text).map(|_| text.to_owned())
+}
+
+/// A JSON argument as it was given, or from the standard input.
+pub(super) fn payload(argument: String) -> Result<String, Failure> {
+    let mut text = argument;
+    if text == "-" {
+        text.clear();
+        let read = std::io::stdin().read_to_string(&mut text);
+        read.map_err(|cause| Failure::usage(format!("cannot read the standard input: {cause}")))?;
+    }
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(cause) => Err(Failure::usage(format!("the argument JSON is not JSON: {cause}"))),
+    }
+}
+
+fn machine(reply: &Reply, outcome: &Outcome) -> Result<(), Failure> {
+    output::line(&reply.text())?;
+    if matches!(outcome, Outcome::Accepted { .. }) { Ok(()) } else { Err(Failure::told()) }
+}
+
+fn human(stream: &StreamId, outcome: &Outcome) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Accepted { version, position, events } => {
+            let events = match events {
+                0 => "no events".to_owned(),
+                1 => "1 event".to_owned(),
+                events => format!("{events} events"),
+            };
+            output::line(&format!("accepted: {events}; {stream} is at version {version}, position {position}"))
+        }
+        Outcome::Rejected { reason } => Err(Failure::failed(format!("rejected: {reason}"))),
+        Outcome::Malformed { reason } => Err(Failure::failed(format!("malformed: {reason}"))),
+        Outcome::Conflict { actual, expected } => {
+            Err(Failure::failed(format!("conflict: {stream} is at version {actual}, expected {expected}")))
+        }
+        Outcome::IdReused { reason } | Outcome::Failed { reason } => Err(Failure::failed(reason)),
+        Outcome::Busy { retry_after_ms } => {
+            Err(Failure::failed(format!("the host is busy; send again in {retry_after_ms} ms")))
+        }
+    }
+}

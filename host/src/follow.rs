@@ -1,0 +1,144 @@
+//! Reading the store as it grows: what subscriptions and projections have in common.
+
+use crate::filter::Filter;
+use crate::model::Position;
+use crate::status::State;
+use crate::store::{Error, EventStore, Page, Reader};
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Asks threads to end.
+#[derive(Clone)]
+pub struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// The asking side and the side to hand out. Dropping the asking side asks too.
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (ask, asked) = watch::channel(false);
+        (ask, Self(asked))
+    }
+
+    /// Whether it was asked for.
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
+    /// Returns when it is asked for.
+    pub async fn asked(&mut self) {
+        // An error means that the asking side is gone.
+        let _ = self.0.wait_for(|asked| *asked).await;
+    }
+
+    /// Waits for so long; true where it was asked for meanwhile. For threads outside the runtime.
+    pub fn asked_within(&mut self, runtime: &Handle, time: Duration) -> bool {
+        runtime.block_on(async {
+            let _ = tokio::time::timeout(time, self.asked()).await;
+        });
+        self.is_asked()
+    }
+}
+
+/// A thread's place in the store.
+pub struct Follower {
+    reader: Box<dyn Reader>,
+    head: watch::Receiver<Position>,
+    stop: Stop,
+    runtime: Handle,
+}
+
+impl Follower {
+    /// A follower of a store, until it is stopped.
+    pub fn new(store: &dyn EventStore, stop: Stop, runtime: Handle) -> Result<Self, Error> {
+        Ok(Self { reader: store.reader()?, head: store.head(), stop, runtime })
+    }
+
+    /// The store as this thread reads it.
+    pub fn reader(&mut self) -> &mut dyn Reader {
+        &mut *self.reader
+    }
+
+    /// The newest position.
+    pub fn head(&self) -> Position {
+        *self.head.borrow()
+    }
+
+    /// Events after a position, without waiting; the page is empty at the end of the store.
+    pub fn page(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error> {
+        self.reader.read_all(after, filter, limit)
+    }
+
+    /// Waits until there is something after a position. False where it is time to end, true also when `time` is up.
+    pub fn wait(&mut self, after: Position, time: Duration) -> bool {
+        let Self { head, stop, runtime, .. } = self;
+        if stop.is_asked() {
+            return false;
+        }
+        runtime.block_on(async {
+            tokio::select! {
+                // An error means that the store is closed: the next read tells.
+                _ = head.wait_for(|head| *head > after) => {}
+                () = stop.asked() => {}
+                () = tokio::time::sleep(time) => {}
+            }
+        });
+        !stop.is_asked()
+    }
+
+    /// Waits for so long; true where it is time to end.
+    pub fn pause(&mut self, time: Duration) -> bool {
+        self.stop.asked_within(&self.runtime, time)
+    }
+
+    /// Whether it is time to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_asked()
+    }
+}
+
+/// How far a follower is, for those who watch it.
+pub struct Progress {
+    reached: watch::Sender<Position>,
+    condition: Mutex<(State, Option<String>)>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { reached: watch::Sender::new(Position(0)), condition: Mutex::new((State::Starting, None)) }
+    }
+}
+
+impl Progress {
+    /// Everything up to a position is done, durably.
+    pub fn reach(&self, position: Position) {
+        self.reached.send_if_modified(|reached| std::mem::replace(reached, position) != position);
+    }
+
+    /// How far it is.
+    pub fn reached(&self) -> watch::Receiver<Position> {
+        self.reached.subscribe()
+    }
+
+    /// What it is doing.
+    pub fn is(&self, state: State) {
+        *self.condition.lock().expect("no holder panics") = (state, None);
+    }
+
+    /// What it is doing, and why that is not well.
+    pub fn is_because(&self, state: State, reason: String) {
+        *self.condition.lock().expect("no holder panics") = (state, Some(reason));
+    }
+
+    /// What it is doing, and what is in the way.
+    pub fn condition(&self) -> (State, Option<String>) {
+        self.condition.lock().expect("no holder panics").clone()
+    }
+}
+
+/// The pause before a try: doubling, at most 30 seconds, with up to a quarter of jitter so that many do not come at once.
+pub fn backoff(first: Duration, attempt: u32) -> Duration {
+    let pause = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(Duration::from_secs(30));
+    let jitter = uuid::Uuid::now_v7().as_u128() as u32 % 256;
+    pause + pause * jitter / 1024
+}

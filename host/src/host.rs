@@ -1,0 +1,257 @@
+//! The host: everything a manifest asks for, started in order, and stopped in order.
+//!
+//! It builds the parts and hands each what it needs; the work is theirs. Commands go to `aggregates`, queries to
+//! `projection`, and what people ask of a running host is answered from here.
+
+mod drain;
+mod parts;
+
+use crate::aggregates::{Inbox, Unaccepted};
+use crate::manifest::Manifest;
+use crate::model::{Command, Outcome, Position};
+use crate::plugin::FileWatch;
+use crate::status::{
+    AggregateStatus, CommandStatus, Drained, HostStatus, ParkedItem, ParkedStatus, PluginStatus, Reloaded, SourceProgress,
+    Status, StoreStatus,
+};
+use crate::store::{self, EventStore};
+use parts::Parts;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+pub use parts::{Error, check};
+
+/// Dead letters shown in the status.
+const PARKED_SHOWN: usize = 20;
+
+/// How long a sender should wait when a queue is full.
+const BUSY_RETRY_AFTER_MS: u64 = 50;
+
+/// A running host.
+pub struct Host {
+    manifest: Manifest,
+    parts: Parts,
+    started: Instant,
+    /// Ends when the host stops.
+    watch: Mutex<Option<FileWatch>>,
+    /// A reader for the questions that are asked now and then.
+    reader: Mutex<Box<dyn store::Reader>>,
+}
+
+/// Nobody serves the aggregate type of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownAggregate {
+    /// The types that are served.
+    pub known: Vec<String>,
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// No projection has this name.
+    #[error("no projection of that name; there are {}", .known.join(", "))]
+    UnknownProjection {
+        /// The projections there are.
+        known: Vec<String>,
+    },
+    /// The projection has no such query; names those it has.
+    #[error("{0}")]
+    UnknownQuery(String),
+    /// The parameters do not decode.
+    #[error("{0}")]
+    Malformed(String),
+    /// The position was not reached in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// The plugin or the read model failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Host {
+    /// Starts everything in the manifest, or nothing. Serving the API is left to the caller.
+    pub async fn start(manifest: Manifest) -> Result<Arc<Self>, Error> {
+        let runtime = Handle::current();
+        let started = Instant::now();
+        let host = tokio::task::spawn_blocking(move || {
+            let parts = Parts::start(&manifest, &runtime)?;
+            let watch = Mutex::new(Some(parts.catalog.watch()?));
+            let reader = Mutex::new(parts.store.reader()?);
+            Ok::<_, Error>(Self { manifest, parts, started, watch, reader })
+        });
+        let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
+        tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
+        Ok(Arc::new(host))
+    }
+
+    /// Sends a command and waits for its outcome.
+    pub async fn send(&self, command: Command) -> Result<Outcome, UnknownAggregate> {
+        let (reply, outcome) = tokio::sync::oneshot::channel();
+        let reply = Box::new(move |outcome| {
+            // A sender that no longer waits does not want to know.
+            let _ = reply.send(outcome);
+        });
+        match self.parts.aggregates.offer(command, reply) {
+            Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::Failed {
+                reason: "the host stopped before the outcome was known: send the command again under the same id".into(),
+            })),
+            Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
+            Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(UnknownAggregate { known }),
+        }
+    }
+
+    /// Asks a projection. With `after`, waits until its read model has that position, so that a sender reads its writes.
+    pub async fn query(
+        &self,
+        projection: &str,
+        query: &str,
+        params: Vec<u8>,
+        after: Option<Position>,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, QueryError> {
+        let Some(found) = self.parts.projections.iter().find(|other| &*other.name == projection) else {
+            let known = self.parts.projections.iter().map(|projection| projection.name.to_string()).collect();
+            return Err(QueryError::UnknownProjection { known });
+        };
+        if let Some(after) = after {
+            let mut reached = found.reached();
+            if tokio::time::timeout(timeout, reached.wait_for(|reached| *reached >= after)).await.is_err() {
+                let reached = *reached.borrow();
+                return Err(QueryError::TimedOut(format!(
+                    "projection {projection} is at position {reached} and did not reach {after} within {timeout:?}"
+                )));
+            }
+        }
+        found.query(query.to_owned(), params).await.map_err(|error| match error {
+            crate::plugin::QueryError::Unknown { known } => QueryError::UnknownQuery(format!(
+                "projection {projection} has no query {query}; it answers {}",
+                known.join(", ")
+            )),
+            crate::plugin::QueryError::Malformed(reason) => {
+                QueryError::Malformed(format!("query {query} of projection {projection}: {reason}"))
+            }
+            crate::plugin::QueryError::Failed(reason) => {
+                QueryError::Failed(format!("query {query} of projection {projection}: {reason}"))
+            }
+        })
+    }
+
+    /// The event store.
+    pub fn store(&self) -> &Arc<dyn EventStore> {
+        &self.parts.store
+    }
+
+    /// Everything a person needs to see whether the host does its work.
+    pub async fn status(&self) -> Status {
+        let parts = &self.parts;
+        let (commands, parked) = self.counts();
+        Status {
+            host: HostStatus {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                uptime_ms: self.started.elapsed().as_millis() as u64,
+                data: self.manifest.data.display().to_string(),
+                url: format!("http://{}", self.manifest.api.listen),
+            },
+            store: StoreStatus { position: parts.store.head().borrow().0 },
+            plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
+            aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
+            commands,
+            sources: Vec::new(),
+            subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
+            projections: parts.projections.iter().map(|projection| projection.status()).collect(),
+            sink: None,
+            parked,
+        }
+    }
+
+    /// Waits until everything that is there has gone all its way, or the time is up.
+    pub async fn drained(&self, timeout: Duration) -> Drained {
+        drain::drained(&self.parts, timeout).await
+    }
+
+    /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.
+    pub async fn wait_source(&self, name: &str, handled: u64, timeout: Duration) -> Option<SourceProgress> {
+        let _ = (name, handled, timeout); None
+    }
+
+    /// Loads a plugin's file anew.
+    pub async fn reload(self: &Arc<Self>, plugin: &str) -> Result<Reloaded, String> {
+        let (host, name) = (self.clone(), plugin.to_owned());
+        let reloaded = tokio::task::spawn_blocking(move || host.parts.catalog.reload(&name));
+        let plugin = reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        Ok(Reloaded {
+            plugin: plugin.name.to_string(),
+            version: plugin.description.version.clone(),
+            digest: format!("sha256:{}", plugin.digest),
+        })
+    }
+
+    /// Stops in order, finishing what has begun.
+    pub async fn stop(self: &Arc<Self>) {
+        let host = self.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            drop(host.watch.lock().expect("no holder panics").take());
+            host.parts.stop();
+        });
+        if let Err(error) = stopped.await {
+            tracing::error!("stopping failed: {error}");
+        }
+    }
+
+    fn counts(&self) -> (Vec<CommandStatus>, ParkedStatus) {
+        let mut reader = self.reader.lock().expect("no holder panics");
+        let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
+        let (newest, total) = reader.dead_letters(PARKED_SHOWN).unwrap_or_else(|error| unreadable(&error));
+        let commands = tallies
+            .into_iter()
+            .map(|tally| CommandStatus {
+                aggregate_type: tally.aggregate_type,
+                command: tally.command,
+                accepted: tally.accepted,
+                rejected: tally.rejected,
+                malformed: tally.malformed,
+            })
+            .collect();
+        let newest = newest
+            .into_iter()
+            .map(|letter| ParkedItem {
+                consumer: letter.consumer,
+                place: letter.place,
+                key: letter.key,
+                reason: letter.reason,
+                time_ms: letter.time_ms,
+            })
+            .collect();
+        (commands, ParkedStatus { total, newest })
+    }
+}
+
+fn unreadable<T: Default>(error: &store::Error) -> T {
+    tracing::error!("the status is incomplete: {error}");
+    T::default()
+}
+
+fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
+    let plugin = slot.current();
+    PluginStatus {
+        name: slot.name.to_string(),
+        file: slot.file().display().to_string(),
+        version: plugin.description.version.clone(),
+        digest: format!("sha256:{}", plugin.digest),
+        roles: plugin.description.roles.iter().map(ToString::to_string).collect(),
+        loads: slot.loads(),
+        error: slot.error(),
+    }
+}
+
+fn aggregate_status(status: crate::aggregates::TypeStatus) -> AggregateStatus {
+    AggregateStatus {
+        aggregate_type: status.aggregate_type,
+        plugin: status.plugin,
+        shards: status.shards,
+        live: status.live as u64,
+        queued: status.pending as u64,
+    }
+}

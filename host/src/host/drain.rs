@@ -1,0 +1,68 @@
+//! Knowing when everything that is there has gone all its way.
+
+use super::parts::Parts;
+use crate::model::Position;
+use crate::status::Drained;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often counters that wake nobody are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits part by part, in the direction of the data. New work that appears meanwhile starts the round anew, so that
+/// in the end one look finds nothing anywhere.
+pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
+    let deadline = Instant::now() + timeout;
+    let mut waiting_for = "the first look".to_owned();
+    let work = async {
+        loop {
+            let head = *parts.store.head().borrow();
+            round(parts, head, &mut waiting_for).await;
+            if *parts.store.head().borrow() == head && parts.is_quiet() {
+                return head;
+            }
+        }
+    };
+    match tokio::time::timeout_at(deadline, work).await {
+        Ok(position) => Drained { drained: true, position: position.0, waiting_for: None },
+        Err(_) => Drained { drained: false, position: parts.store.head().borrow().0, waiting_for: Some(waiting_for) },
+    }
+}
+
+async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
+    "aggregates".clone_into(waiting_for);
+    until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
+    for subscription in &parts.subscriptions {
+        let name = subscription.status().name;
+        *waiting_for = format!("subscription {name}");
+        reach(subscription.reached(), head).await;
+        *waiting_for = format!("the commands of subscription {name}");
+        until(|| subscription.commands_in_flight() == 0).await;
+    }
+    for projection in &parts.projections {
+        *waiting_for = format!("projection {}", projection.name);
+        reach(projection.reached(), head).await;
+    }
+}
+
+async fn reach(mut reached: watch::Receiver<Position>, head: Position) {
+    // A part that is gone reaches nothing: the time-out tells.
+    if reached.wait_for(|reached| *reached >= head).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn until(done: impl Fn() -> bool) {
+    while !done() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+impl Parts {
+    /// Whether nothing is on its way, at one look.
+    fn is_quiet(&self) -> bool {
+        self.aggregates.status().iter().all(|status| status.pending == 0)
+            && self.subscriptions.iter().all(|subscription| subscription.commands_in_flight() == 0)
+    }
+}

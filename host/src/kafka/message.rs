@@ -1,0 +1,118 @@
+//! A message of the outbox as a Kafka record: a CloudEvent in binary mode.
+
+use crate::model::Message;
+use rdkafka::message::{Header, OwnedHeaders};
+use std::fmt::Write;
+
+/// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
+const DEFAULT_TYPE: &str = "wasmill.message";
+
+/// The headers of the record: CloudEvents attributes, correlation and causation, then the guest's own. Where the
+/// guest set one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
+pub(super) fn headers(message: &Message) -> OwnedHeaders {
+    let own = |name: &str| message.headers.iter().any(|header| header.name == name);
+    let given_type = message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
+    let time = rfc3339(message.time_ms);
+    let ours: [(&str, &[u8]); 7] = [
+        ("ce_id", message.id.as_bytes()),
+        ("ce_source", message.source.as_bytes()),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", given_type.unwrap_or(DEFAULT_TYPE.as_bytes())),
+        ("ce_time", time.as_bytes()),
+        ("correlation-id", message.correlation_id.as_bytes()),
+        ("causation-id", message.causation_id.as_bytes()),
+    ];
+    let mut headers = OwnedHeaders::new_with_capacity(ours.len() + message.headers.len());
+    for (key, value) in ours.iter().filter(|(key, _)| *key == "ce_id" || !own(key)) {
+        headers = headers.insert(Header { key, value: Some(*value) });
+    }
+    for header in message.headers.iter().filter(|header| header.name != "ce_id") {
+        headers = headers.insert(Header { key: &header.name, value: header.value.as_deref() });
+    }
+    headers
+}
+
+/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
+fn rfc3339(ms: u64) -> String {
+    let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second, rest) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1_000 % 60, in_day % 1_000);
+    let mut text = String::with_capacity(24);
+    write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{rest:03}Z").expect("text has room");
+    text
+}
+
+/// The date of a day since 1970-01-01, counted in years that start in March (Howard Hinnant's `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::Headers;
+
+    #[test]
+    fn times_are_rfc3339() {
+        for (ms, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_827_696_789, "2000-02-29T12:34:56.789Z"),
+            (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(ms), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_cloud_event_with_the_headers_of_its_guest() {
+        let header = |name: &str, value: Option<&[u8]>| crate::model::Header {
+            name: name.into(),
+            value: value.map(<[u8]>::to_vec),
+        };
+        let message = Message {
+            id: "notifier/7/0".into(),
+            topic: "notifications".into(),
+            key: None,
+            partition: None,
+            headers: vec![
+                header("type", Some(b"order-confirmed")),
+                header("ce_source", Some(b"shop")),
+                header("ce_id", Some(b"forged")),
+                header("flag", None),
+            ],
+            payload: None,
+            time_ms: 0,
+            correlation_id: "c".into(),
+            causation_id: "e".into(),
+            source: "notifier".into(),
+        };
+        let headers = headers(&message);
+        let all: Vec<_> = headers
+            .iter()
+            .map(|header| format!("{}={}", header.key, String::from_utf8_lossy(header.value.unwrap_or(b"-"))))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                "ce_id=notifier/7/0",
+                "ce_specversion=1.0",
+                "ce_type=order-confirmed",
+                "ce_time=1970-01-01T00:00:00.000Z",
+                "correlation-id=c",
+                "causation-id=e",
+                "type=order-confirmed",
+                "ce_source=shop",
+                "flag=-",
+            ]
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! How the reader learns that records are settled: any thread adds, the reader takes all at once.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::Thread;
+
+/// What became of an offset range that was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Completion {
+    pub(super) partition: i32,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// The store has it in its ledger. If not, the partition is read again from there.
+    pub(super) settled: bool,
+}
+
+/// Completions that the reader has not seen. Bounded by what is in flight.
+#[derive(Default)]
+pub(super) struct Completions {
+    waiting: Mutex<Vec<Completion>>,
+    reader: OnceLock<Thread>,
+}
+
+impl Completions {
+    /// Makes the calling thread the reader.
+    pub(super) fn wakes_this_thread(&self) {
+        let _ = self.reader.set(std::thread::current());
+    }
+
+    /// Ends the reader's rest, or its next one.
+    pub(super) fn wake(&self) {
+        if let Some(reader) = self.reader.get() {
+            reader.unpark();
+        }
+    }
+
+    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
+    pub(super) fn take(&self, taken: &mut Vec<Completion>) {
+        std::mem::swap(&mut *self.waiting.lock().expect("no holder panics"), taken);
+    }
+
+    fn add(&self, completion: Completion) {
+        self.waiting.lock().expect("no holder panics").push(completion);
+        self.wake();
+    }
+}
+
+/// Stands for one record in flight. Dropped without an answer it counts as not settled, so that a partition never
+/// waits for a reply that was lost.
+pub(super) struct Ticket {
+    completions: Arc<Completions>,
+    completion: Completion,
+}
+
+impl Ticket {
+    pub(super) fn new(completions: &Arc<Completions>, partition: i32, first: u64, last: u64) -> Self {
+        let completion = Completion { partition, first, last, settled: false };
+        Self { completions: completions.clone(), completion }
+    }
+
+    pub(super) fn end(mut self, settled: bool) {
+        self.completion.settled = settled;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.completions.add(self.completion);
+    }
+}

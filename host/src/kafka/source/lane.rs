@@ -1,0 +1,201 @@
+//! One partition: which of its offsets are handed on, which are settled, and what waits for room.
+//!
+//! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
+
+use crate::aggregates::Reply;
+use crate::model::{Command, Origin};
+use crate::store::Ledger;
+use std::sync::Arc;
+
+/// A partition in work.
+pub(super) struct Lane {
+    ledger_name: Arc<str>,
+    /// What the store has settled, as far as the reader knows.
+    ledger: Ledger,
+    /// Every offset below is handed on or settled.
+    uncovered: u64,
+    /// Offsets from here on can't be settled already: no need to look.
+    settled_until: u64,
+    in_flight: usize,
+    held: Option<(Command, Reply)>,
+}
+
+impl Lane {
+    /// A partition that goes on where its ledger says.
+    pub(super) fn new(ledger_name: Arc<str>, ledger: Ledger) -> Self {
+        let settled_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
+        Self { ledger_name, uncovered: ledger.next, ledger, settled_until, in_flight: 0, held: None }
+    }
+
+    /// Where to read from.
+    pub(super) fn next(&self) -> u64 {
+        self.ledger.next
+    }
+
+    /// Records handed on, or held, and not settled.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn ledger_name(&self) -> &Arc<str> {
+        &self.ledger_name
+    }
+
+    /// Takes the record at an offset into work: its origin, or `None` when it is settled or in work already.
+    ///
+    /// The origin starts at the first offset that nothing covers, so that offsets which hold no record (compaction,
+    /// transaction markers) are settled with the record after them.
+    pub(super) fn take(&mut self, offset: u64) -> Option<Origin> {
+        if offset < self.uncovered {
+            return None;
+        }
+        if offset < self.settled_until && self.ledger.has(offset) {
+            self.cover_settled();
+            return None;
+        }
+        let origin = Origin { ledger: self.ledger_name.clone(), first: self.uncovered, last: offset };
+        self.uncovered = offset + 1;
+        self.cover_settled();
+        self.in_flight += 1;
+        Some(origin)
+    }
+
+    /// A range came back from the store.
+    pub(super) fn end(&mut self, first: u64, last: u64, settled: bool) {
+        self.in_flight -= 1;
+        if settled {
+            self.ledger.settle(first, last);
+        }
+    }
+
+    /// Everything below `position` was read and nothing is in work: what is not settled there holds no record.
+    /// Returns whether there was anything.
+    pub(super) fn skip_to(&mut self, position: u64) -> bool {
+        let skips = self.in_flight == 0 && position > self.ledger.next;
+        if skips {
+            self.ledger.settle(self.ledger.next, position - 1);
+            self.uncovered = self.uncovered.max(self.ledger.next);
+        }
+        skips
+    }
+
+    /// Keeps a command for which there was no room.
+    pub(super) fn hold(&mut self, command: Command, reply: Reply) {
+        self.held = Some((command, reply));
+    }
+
+    pub(super) fn held(&mut self) -> Option<(Command, Reply)> {
+        self.held.take()
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Moves `uncovered` over a settled range that starts at it.
+    fn cover_settled(&mut self) {
+        if let Some((_, &last)) = self.ledger.ahead.range(..=self.uncovered).next_back()
+            && last >= self.uncovered
+        {
+            self.uncovered = last + 1;
+        }
+        self.uncovered = self.uncovered.max(self.ledger.next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(next: u64, ahead: &[(u64, u64)]) -> Lane {
+        Lane::new("kafka/s/t/0".into(), Ledger { next, ahead: ahead.iter().copied().collect() })
+    }
+
+    fn range(origin: Option<Origin>) -> Option<(u64, u64)> {
+        origin.map(|origin| (origin.first, origin.last))
+    }
+
+    #[test]
+    fn an_origin_reaches_back_over_offsets_without_records() {
+        let mut lane = lane(5, &[]);
+        assert_eq!(range(lane.take(5)), Some((5, 5)));
+        assert_eq!(range(lane.take(9)), Some((6, 9)));
+        assert_eq!(range(lane.take(9)), None);
+        lane.end(6, 9, true);
+        assert_eq!((lane.next(), lane.in_flight()), (5, 1));
+        lane.end(5, 5, true);
+        assert_eq!((lane.next(), lane.in_flight()), (10, 0));
+    }
+
+    #[test]
+    fn settled_records_are_skipped() {
+        let mut lane = lane(5, &[(6, 7), (9, 9)]);
+        let taken: Vec<_> = (4..=11).filter_map(|offset| range(lane.take(offset))).collect();
+        assert_eq!(taken, [(5, 5), (8, 8), (10, 10), (11, 11)]);
+        for (first, last) in taken {
+            lane.end(first, last, true);
+        }
+        assert_eq!(lane.next(), 12);
+    }
+
+    #[test]
+    fn a_gap_that_compaction_made_before_a_settled_record_is_settled_with_the_next_one() {
+        let mut lane = lane(5, &[(7, 7)]);
+        assert_eq!(range(lane.take(7)), None);
+        assert_eq!(range(lane.take(8)), Some((5, 8)));
+        lane.end(5, 8, true);
+        assert_eq!(lane.next(), 9);
+    }
+
+    #[test]
+    fn offsets_at_the_end_without_records_are_skipped_once_nothing_is_in_work() {
+        let mut lane = lane(0, &[]);
+        lane.take(0);
+        assert!(!lane.skip_to(2));
+        lane.end(0, 0, true);
+        assert!(lane.skip_to(2));
+        assert!(!lane.skip_to(2));
+        assert_eq!(range(lane.take(2)), Some((2, 2)));
+    }
+
+    #[test]
+    fn what_is_not_settled_stays_below_next() {
+        let mut lane = lane(0, &[]);
+        lane.take(0);
+        lane.take(1);
+        lane.end(1, 1, true);
+        lane.end(0, 0, false);
+        assert_eq!((lane.next(), lane.in_flight()), (0, 0));
+    }
+
+    /// Any mix of gaps, completions out of order and crashes hands every record on until it is settled, exactly once.
+    #[test]
+    fn every_record_is_settled_once_whatever_the_order() {
+        for seed in 1..300u64 {
+            let mut random = crate::kafka::source::tests::random(seed);
+            let records: Vec<u64> = (0..120).filter(|_| random(4) != 0).collect();
+            let mut stored = Ledger::default();
+            let mut settled = std::collections::BTreeSet::new();
+            while records.iter().any(|&offset| !stored.has(offset)) {
+                let mut lane = lane(0, &[]);
+                lane = Lane::new(lane.ledger_name, stored.clone());
+                let start = lane.next();
+                let mut flying = Vec::new();
+                for &offset in records.iter().filter(|&&offset| offset >= start) {
+                    flying.extend(range(lane.take(offset)));
+                    while flying.len() > random(8) as usize {
+                        let (first, last) = flying.swap_remove(random(flying.len() as u64) as usize);
+                        assert!(settled.insert(last), "{last} was settled twice");
+                        stored.settle(first, last);
+                        lane.end(first, last, true);
+                    }
+                    if random(40) == 0 {
+                        break; // A crash: what flies is lost.
+                    }
+                }
+                assert_eq!(lane.next(), stored.next);
+            }
+            assert_eq!(settled.into_iter().collect::<Vec<_>>(), records);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The manifest: everything that a person configures, read from one TOML file.
+//!
+//! Every limit of the host has a name and a default here. A manifest is taken as a whole or not at all: unknown
+//! keys are refused, ranges are checked, and [`Error`] lists everything that is wrong, each with its place. Nothing
+//! here opens a plugin, a database or a connection; what needs them is checked by whoever opens them.
+
+mod error;
+mod read;
+mod section;
+
+pub use error::{Error, Problem};
+
+use crate::model::Position;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// A manifest whose every value is known to be in range. Paths are resolved against its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// The data folder: everything that the host keeps.
+    pub data: PathBuf,
+    /// Where and how the HTTP API serves.
+    pub api: Api,
+    /// Limits of the event store.
+    pub store: Store,
+    /// How Kafka is reached; `None` is a host without Kafka.
+    pub kafka: Option<Kafka>,
+    /// The plugins by the name they have in the manifest.
+    pub plugins: BTreeMap<String, Plugin>,
+    /// What is read from Kafka, by name.
+    pub sources: BTreeMap<String, Source>,
+    /// Settings of subscriptions, by plugin name. A subscription without an entry has the defaults.
+    pub subscriptions: BTreeMap<String, Subscription>,
+    /// Settings of projections, by projection name. A projection without an entry has the defaults.
+    pub projections: BTreeMap<String, Projection>,
+    /// Limits of the Kafka sink.
+    pub sink: Sink,
+}
+
+/// Where and how the HTTP API serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// A loopback address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The longest request body.
+    pub body_mib: usize,
+    /// How many event streams may be open at the same time.
+    pub streams_max: usize,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7310), body_mib: 8, streams_max: 64 }
+    }
+}
+
+/// Limits of the event store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// How many requests may wait for the writer.
+    pub queue_max: usize,
+    /// How many requests share a transaction.
+    pub batch_max: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { queue_max: 8192, batch_max: 2000 }
+    }
+}
+
+/// How Kafka is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kafka {
+    /// The cluster.
+    pub brokers: Brokers,
+    /// Properties of librdkafka for all clients.
+    pub properties: BTreeMap<String, String>,
+    /// Topics that must be there before the host starts its work, by name.
+    pub topics: BTreeMap<String, Topic>,
+}
+
+/// A Kafka cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Brokers {
+    /// The development broker that the host starts by itself.
+    Embedded,
+    /// `host:port,…`
+    Addresses(String),
+}
+
+/// A topic that the host ensures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// How many partitions it is made with.
+    pub partitions: i32,
+    /// On how many brokers.
+    pub replication: i32,
+    /// Topic properties of the broker.
+    pub config: BTreeMap<String, String>,
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self { partitions: 1, replication: 1, config: BTreeMap::new() }
+    }
+}
+
+/// A plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// A core module or a component.
+    pub file: PathBuf,
+    /// For aggregates: how many shards; `None` is as many as there are processor cores.
+    pub shards: Option<usize>,
+    /// What a call of it may use.
+    pub limits: Limits,
+}
+
+/// What a plugin may use, per shard or per call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Running time per event or command of a call.
+    pub event_time_ms: u64,
+    /// Linear memory of one wasm store.
+    pub memory_mib: usize,
+    /// Entries of all tables of one wasm store.
+    pub table_elements: usize,
+    /// Live aggregates of one shard.
+    pub instances: usize,
+    /// What one call may return or hand to the host.
+    pub output_mib: usize,
+    /// Commands and messages of one event.
+    pub effects_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            event_time_ms: 1000,
+            memory_mib: 256,
+            table_elements: 100_000,
+            instances: 20_000,
+            output_mib: 16,
+            effects_max: 10_000,
+        }
+    }
+}
+
+/// A Kafka topic whose records become commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The topic.
+    pub topic: String,
+    /// The type of the aggregate; the record's key is its id.
+    pub aggregate: String,
+    /// The command's name; the record's value is its payload.
+    pub command: String,
+    /// Where a partition without a recorded offset starts.
+    pub from: From,
+    /// How many records of a partition may be handed on and not settled.
+    pub in_flight_max: usize,
+}
+
+/// Where a partition without a recorded offset starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum From {
+    /// At its oldest record.
+    #[default]
+    Beginning,
+    /// After its newest record.
+    End,
+}
+
+/// Settings of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Where it starts when it has no checkpoint.
+    pub start: Start,
+    /// How many events a call gets.
+    pub batch_max: usize,
+    /// How often a failing event is tried before it is parked.
+    pub attempts_max: u32,
+    /// The first pause between two tries; it doubles from try to try.
+    pub backoff_ms: u64,
+}
+
+impl Default for Subscription {
+    fn default() -> Self {
+        Self { start: Start::Beginning, batch_max: 256, attempts_max: 5, backoff_ms: 100 }
+    }
+}
+
+/// Where a subscription without a checkpoint starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the first event.
+    #[default]
+    Beginning,
+    /// After the newest event.
+    Now,
+    /// At the event with this position, or the first one after it.
+    At(Position),
+}
+
+impl Start {
+    /// The checkpoint that a new subscription gets, while the store's newest event is at `head`.
+    pub fn checkpoint(self, head: Position) -> Position {
+        match self {
+            Self::Beginning => Position(0),
+            Self::Now => head,
+            Self::At(first) => Position(first.0.saturating_sub(1)),
+        }
+    }
+}
+
+/// Settings of a projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// How many events share a transaction.
+    pub batch_max: usize,
+}
+
+impl Default for Projection {
+    fn default() -> Self {
+        Self { batch_max: 1000 }
+    }
+}
+
+/// Limits of the Kafka sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    /// How many messages are sent before their acknowledgements are recorded.
+    pub batch_max: usize,
+}
+
+impl Default for Sink {
+    fn default() -> Self {
+        Self { batch_max: 1000 }
+    }
+}
+
+/// What the command line may set in the manifest's place. `None` leaves the manifest's value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The data folder, relative to the working folder.
+    pub data: Option<PathBuf>,
+    /// `embedded` or `host:port,…`; the manifest must have a `[kafka]` section.
+    pub brokers: Option<String>,
+    /// Where the API listens.
+    pub listen: Option<String>,
+}
+
+impl Manifest {
+    /// Reads a manifest from a file.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| Error::Unreadable { path: path.to_owned(), cause: std::sync::Arc::new(cause) })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a manifest from its text. The path is named in errors, and relative paths start from its folder.
+    ///
+    /// ```
+    /// let text = "[plugins.orders]\nfile = 'orders.wasm'\nshard = 2";
+    /// let error = wasmill::manifest::Manifest::parse(text, "shop/wasmill.toml".as_ref()).unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "shop/wasmill.toml:3:1: unknown key `plugins.orders.shard`; did you mean `shards`? \
+    ///      valid keys: file, shards, limits"
+    /// );
+    /// ```
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        read::manifest(text, path)
+    }
+
+    /// Puts the command line's values in place of the manifest's.
+    pub fn with(mut self, overrides: Overrides) -> Result<Self, Error> {
+        let refused = |option: &'static str, cause: String| Error::Override { option, cause };
+        if let Some(data) = overrides.data {
+            self.data = data;
+        }
+        if let Some(listen) = overrides.listen {
+            self.api.listen = read::listen(&listen).map_err(|cause| refused("--listen", cause))?;
+        }
+        if let Some(brokers) = overrides.brokers {
+            let brokers = read::brokers(&brokers).map_err(|cause| refused("--brokers", cause))?;
+            match &mut self.kafka {
+                Some(kafka) => kafka.brokers = brokers,
+                None => {
+                    return Err(refused(
+                        "--brokers",
+                        format!("needs a [kafka] section, which {} does not have", self.path.display()),
+                    ));
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! From the text of a manifest to its types: which keys there are, their defaults and their ranges.
+
+use super::section::{Document, Entry, Section, nearest};
+use super::*;
+use std::ops::RangeInclusive;
+use toml::de::{DeTable, DeValue};
+
+const MANY: u64 = 1_000_000;
+const TIME_MS: RangeInclusive<u64> = 1..=3_600_000;
+
+pub(super) fn manifest(text: &str, path: &Path) -> Result<Manifest, Error> {
+    let document = Document::new(path, text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        for error in errors {
+            document.problem(error.span().unwrap_or(0..0), error.message().replace('\n', ", "));
+        }
+        return Err(Error::Invalid(document.into_problems()));
+    }
+    let manifest = root(Section::root(&document, table.get_ref()), path);
+    let problems = document.into_problems();
+    if problems.is_empty() { Ok(manifest) } else { Err(Error::Invalid(problems)) }
+}
+
+fn root(mut root: Section<'_>, path: &Path) -> Manifest {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let data = root.get("data").and_then(|entry| entry.text("the path of a folder")).unwrap_or("data");
+    let api = root.section("api").map(api).unwrap_or_default();
+    let store = root.section("store").map(store).unwrap_or_default();
+    let kafka = root.section("kafka").map(kafka);
+    let plugins = named(root.get("plugins"), name, |section| plugin(section, folder));
+    let has_kafka = kafka.is_some();
+    let sources = named(root.get("sources"), name, |section| source(section, has_kafka));
+    let is_plugin = |entry: &Entry<'_>, text: &str| known_plugin(entry, text, &plugins);
+    let subscriptions = named(root.get("subscriptions"), is_plugin, |section| Some(subscription(section)));
+    let projections = named(root.get("projections"), name, |section| Some(projection(section)));
+    let sink = root.section("sink").map(sink).unwrap_or_default();
+    root.finish();
+    Manifest {
+        path: path.to_owned(),
+        data: folder.join(data),
+        api,
+        store,
+        kafka,
+        plugins: complete(plugins),
+        sources: complete(sources),
+        subscriptions: complete(subscriptions),
+        projections: complete(projections),
+        sink,
+    }
+}
+
+/// Reads the sections whose keys are names. A name stays in the result where its section is wrong, so that other
+/// sections can refer to it.
+fn named<'a, T>(
+    entry: Option<Entry<'a>>,
+    name_is_valid: impl Fn(&Entry<'a>, &str) -> bool,
+    read: impl Fn(Section<'a>) -> Option<T>,
+) -> BTreeMap<String, Option<T>> {
+    let Some(section) = entry.and_then(|entry| entry.section()) else { return BTreeMap::new() };
+    let entries = section.entries().filter(|(name, entry)| name_is_valid(entry, name));
+    entries.map(|(name, entry)| (name.to_owned(), entry.section().and_then(&read))).collect()
+}
+
+fn complete<T>(sections: BTreeMap<String, Option<T>>) -> BTreeMap<String, T> {
+    sections.into_iter().filter_map(|(name, section)| Some((name, section?))).collect()
+}
+
+fn name(entry: &Entry<'_>, name: &str) -> bool {
+    let valid = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if !valid {
+        let text = format!("the name {name:?} in `{}` must be 1 to 64 characters of a-z, 0-9 and `-`", entry.path);
+        entry.document.problem(entry.key_span.clone(), text);
+    }
+    valid
+}
+
+fn known_plugin(entry: &Entry<'_>, text: &str, plugins: &BTreeMap<String, Option<Plugin>>) -> bool {
+    if plugins.contains_key(text) {
+        return true;
+    }
+    let names: Vec<&str> = plugins.keys().map(String::as_str).collect();
+    let hint = nearest(text, &names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let text = format!("`{}` names no plugin: there is no [plugins.{text}]{hint}", entry.path);
+    entry.document.problem(entry.key_span.clone(), text);
+    false
+}
+
+fn api(mut section: Section<'_>) -> Api {
+    let default = Api::default();
+    let address = section.get("listen").and_then(|entry| entry.parse(LISTEN, listen));
+    let api = Api {
+        listen: address.unwrap_or(default.listen),
+        body_mib: section.number("body_mib", 1..=1024, default.body_mib),
+        streams_max: section.number("streams_max", 1..=10_000, default.streams_max),
+    };
+    section.finish();
+    api
+}
+
+const LISTEN: &str = "a loopback address with a port, such as \"127.0.0.1:7310\"";
+
+/// A loopback address with a port. The error completes a sentence about the key or option.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map_or(text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = numeric.parse().map_err(|_| format!("must be {LISTEN}, found {text:?}"))?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "must be a loopback address, found {text:?}: the API asks nobody for a password, so it serves this \
+             machine only; use \"127.0.0.1:{}\"",
+            address.port()
+        ));
+    }
+    Ok(address)
+}
+
+fn store(mut section: Section<'_>) -> Store {
+    let default = Store::default();
+    let store = Store {
+        queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
+        batch_max: section.number("batch_max", 1..=MANY, default.batch_max),
+    };
+    section.finish();
+    store
+}
+
+fn kafka(mut section: Section<'_>) -> Kafka {
+    let found = section.need("brokers", BROKERS).and_then(|entry| entry.parse(BROKERS, brokers));
+    let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
+    let topics = named(section.get("topics"), topic_name, |section| Some(topic(section)));
+    section.finish();
+    Kafka { brokers: found.unwrap_or(Brokers::Embedded), properties, topics: complete(topics) }
+}
+
+const BROKERS: &str = "\"embedded\" or a list such as \"kafka-1:9092,kafka-2:9092\"";
+
+/// `embedded` or `host:port,…`. The error completes a sentence about the key or option.
+pub(super) fn brokers(text: &str) -> Result<Brokers, String> {
+    if text == "embedded" {
+        return Ok(Brokers::Embedded);
+    }
+    let is_address = |address: &str| {
+        address.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match text.split(',').find(|address| !is_address(address)) {
+        None => Ok(Brokers::Addresses(text.split(',').map(str::trim).collect::<Vec<_>>().join(","))),
+        Some(wrong) => Err(format!("must be {BROKERS}, but {wrong:?} is not host:port")),
+    }
+}
+
+fn topic_name(entry: &Entry<'_>, name: &str) -> bool {
+    let cause = check_topic_name(name).err();
+    if let Some(cause) = &cause {
+        entry.document.problem(entry.key_span.clone(), format!("the topic name in `{}` {cause}", entry.path));
+    }
+    cause.is_none()
+}
+
+fn check_topic_name(name: &str) -> Result<(), String> {
+    let valid = (1..=249).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name != "."
+        && name != "..";
+    let cause =
+        || format!("must be a topic's name (1 to 249 characters of a-z, A-Z, 0-9, `.`, `_`, `-`), found {name:?}");
+    if valid { Ok(()) } else { Err(cause()) }
+}
+
+fn topic(mut section: Section<'_>) -> Topic {
+    let default = Topic::default();
+    let topic = Topic {
+        partitions: section.number("partitions", 1..=100_000, default.partitions),
+        replication: section.number("replication", 1..=1000, default.replication),
+        config: section.get("config").map(|entry| properties(&entry)).unwrap_or_default(),
+    };
+    section.finish();
+    topic
+}
+
+/// Names and values that somebody else knows. A bare `linger.ms = 5` means the same as `"linger.ms" = "5"`.
+fn properties(entry: &Entry<'_>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    if let Some(section) = entry.section() {
+        collect_properties("", &section, &mut found);
+    }
+    found
+}
+
+fn collect_properties(prefix: &str, section: &Section<'_>, found: &mut BTreeMap<String, String>) {
+    for (name, entry) in section.entries() {
+        let name = format!("{prefix}{name}");
+        let value = match entry.value.get_ref() {
+            DeValue::Table(_) => {
+                entry.section().iter().for_each(|section| collect_properties(&format!("{name}."), section, found));
+                continue;
+            }
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(digits) if digits.radix() == 10 => digits.to_string(),
+            DeValue::Float(digits) => digits.to_string(),
+            DeValue::Boolean(value) => value.to_string(),
+            _ => {
+                entry.expected("a string, a number or true or false");
+                continue;
+            }
+        };
+        found.insert(name, value);
+    }
+}
+
+fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
+    const FILE: &str = "the path of the plugin's .wasm file";
+    let file = section.need("file", FILE).and_then(|entry| entry.text(FILE));
+    let shards = section.get("shards").and_then(|entry| entry.number(1..=256));
+    let limits = section.section("limits").map(limits).unwrap_or_default();
+    section.finish();
+    Some(Plugin { file: folder.join(file?), shards: shards.map(|shards| shards as usize), limits })
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let default = Limits::default();
+    let limits = Limits {
+        event_time_ms: section.number("event_time_ms", TIME_MS, default.event_time_ms),
+        memory_mib: section.number("memory_mib", 1..=4096, default.memory_mib),
+        table_elements: section.number("table_elements", 1..=10_000_000, default.table_elements),
+        instances: section.number("instances", 1..=10_000_000, default.instances),
+        output_mib: section.number("output_mib", 1..=1024, default.output_mib),
+        effects_max: section.number("effects_max", 1..=MANY, default.effects_max),
+    };
+    section.finish();
+    limits
+}
+
+fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source> {
+    if !has_kafka {
+        section.problem("reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`");
+    }
+    const TOPIC: &str = "the topic whose records become commands";
+    const AGGREGATE: &str = "the type of the aggregate that gets the commands";
+    const COMMAND: &str = "the name of the command that each record becomes";
+    let topic = section
+        .need("topic", TOPIC)
+        .and_then(|entry| entry.parse(TOPIC, |name| check_topic_name(name).map(|()| name.to_owned())));
+    let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| entry.text(AGGREGATE)).map(str::to_owned);
+    let command = section.need("command", COMMAND).and_then(|entry| entry.text(COMMAND)).map(str::to_owned);
+    let from = section.get("from").and_then(|entry| from(&entry)).unwrap_or_default();
+    let in_flight_max = section.number("in_flight_max", 1..=MANY, 1024);
+    section.finish();
+    Some(Source { topic: topic?, aggregate: aggregate?, command: command?, from, in_flight_max })
+}
+
+fn from(entry: &Entry<'_>) -> Option<From> {
+    match entry.value.get_ref() {
+        DeValue::String(text) if text == "beginning" => Some(From::Beginning),
+        DeValue::String(text) if text == "end" => Some(From::End),
+        _ => {
+            entry.expected("\"beginning\" or \"end\"");
+            None
+        }
+    }
+}
+
+fn subscription(mut section: Section<'_>) -> Subscription {
+    let default = Subscription::default();
+    let subscription = Subscription {
+        start: section.get("start").and_then(|entry| start(&entry)).unwrap_or_default(),
+        batch_max: section.number("batch_max", 1..=10_000, default.batch_max),
+        attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
+        backoff_ms: section.number("backoff_ms", TIME_MS, default.backoff_ms),
+    };
+    section.finish();
+    subscription
+}
+
+fn start(entry: &Entry<'_>) -> Option<Start> {
+    match entry.value.get_ref() {
+        DeValue::String(text) if text == "beginning" => Some(Start::Beginning),
+        DeValue::String(text) if text == "now" => Some(Start::Now),
+        DeValue::Table(_) => {
+            let mut section = entry.section()?;
+            let first = section.need("position", "the first position wanted");
+            let first = first.and_then(|entry| entry.number(1..=i64::MAX as u64));
+            section.finish();
+            first.map(|first| Start::At(Position(first)))
+        }
+        _ => {
+            entry.expected("\"beginning\", \"now\" or { position = N }");
+            None
+        }
+    }
+}
+
+fn projection(mut section: Section<'_>) -> Projection {
+    let batch_max = section.number("batch_max", 1..=100_000, Projection::default().batch_max);
+    section.finish();
+    Projection { batch_max }
+}
+
+fn sink(mut section: Section<'_>) -> Sink {
+    let batch_max = section.number("batch_max", 1..=100_000, Sink::default().batch_max);
+    section.finish();
+    Sink { batch_max }
+}

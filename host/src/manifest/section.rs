@@ -1,0 +1,192 @@
+//! Typed access to a TOML document that notes every problem with its place instead of stopping at the first.
+//!
+//! A [`Section`] is asked for its keys one by one; what it is asked for is what it allows, and [`Section::finish`]
+//! refuses the rest. Nothing here knows what the keys of a manifest are.
+
+use super::error::Problem;
+use std::cell::RefCell;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A document and what is wrong with it so far.
+pub(super) struct Document<'a> {
+    path: &'a Path,
+    text: &'a str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text, problems: RefCell::default() }
+    }
+
+    pub(super) fn problem(&self, span: Range<usize>, text: String) {
+        self.problems.borrow_mut().push(Problem::at(self.path, self.text, span.start, text));
+    }
+
+    /// All problems in the order of the text.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+/// A key's value, with its dotted path for messages.
+#[derive(Clone)]
+pub(super) struct Entry<'a> {
+    pub(super) document: &'a Document<'a>,
+    pub(super) path: String,
+    pub(super) key_span: Range<usize>,
+    pub(super) value: &'a Spanned<DeValue<'a>>,
+}
+
+impl<'a> Entry<'a> {
+    /// Notes that the value is not what the key takes.
+    pub(super) fn expected(&self, expected: &str) {
+        let text = format!("`{}` must be {expected}, found {}", self.path, describe(self.value.get_ref()));
+        self.document.problem(self.value.span(), text);
+    }
+
+    pub(super) fn text(&self, expected: &str) -> Option<&'a str> {
+        match self.value.get_ref() {
+            DeValue::String(text) if !text.is_empty() => Some(text),
+            _ => {
+                self.expected(expected);
+                None
+            }
+        }
+    }
+
+    /// A text that `parse` understands; its error says what the value `must be`.
+    pub(super) fn parse<T>(&self, expected: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        parse(self.text(expected)?).map_err(|cause| self.note(&cause)).ok()
+    }
+
+    /// Notes a problem with the value, said about the key.
+    pub(super) fn note(&self, cause: &str) {
+        self.document.problem(self.value.span(), format!("`{}` {cause}", self.path));
+    }
+
+    pub(super) fn number(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        let number = match self.value.get_ref() {
+            DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
+            _ => None,
+        };
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.expected(&format!("a whole number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    pub(super) fn section(&self) -> Option<Section<'a>> {
+        match self.value.get_ref() {
+            DeValue::Table(table) => {
+                let (document, path, span) = (self.document, self.path.clone(), self.key_span.clone());
+                Some(Section { document, path, span, table, keys: Vec::new() })
+            }
+            _ => {
+                self.expected("a section");
+                None
+            }
+        }
+    }
+}
+
+/// A table of the document.
+pub(super) struct Section<'a> {
+    document: &'a Document<'a>,
+    path: String,
+    span: Range<usize>,
+    table: &'a DeTable<'a>,
+    keys: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Self {
+        Self { document, path: String::new(), span: 0..0, table, keys: Vec::new() }
+    }
+
+    /// The value of a key that the section may have.
+    pub(super) fn get(&mut self, key: &'static str) -> Option<Entry<'a>> {
+        self.keys.push(key);
+        self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
+    }
+
+    /// The value of a key that the section must have.
+    pub(super) fn need(&mut self, key: &'static str, what: &str) -> Option<Entry<'a>> {
+        let entry = self.get(key);
+        if entry.is_none() {
+            self.document.problem(self.span.clone(), format!("`{}` is missing: {what}", self.dotted(key)));
+        }
+        entry
+    }
+
+    /// A whole number in a range, or the default.
+    pub(super) fn number<T: TryFrom<u64>>(&mut self, key: &'static str, range: RangeInclusive<u64>, default: T) -> T {
+        let number = self.get(key).and_then(|entry| entry.number(range));
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
+    }
+
+    /// The section under a key.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
+        self.get(key)?.section()
+    }
+
+    /// Notes a problem with the whole section, said about its key.
+    pub(super) fn problem(&self, cause: &str) {
+        self.document.problem(self.span.clone(), format!("`{}` {cause}", self.path));
+    }
+
+    /// All entries, for a section whose keys are names that the author chose.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Entry<'a>)> {
+        self.table.iter().map(|(key, value)| {
+            let name: &str = key.get_ref();
+            (name, self.entry(name, key.span(), value))
+        })
+    }
+
+    fn entry(&self, name: &str, key_span: Range<usize>, value: &'a Spanned<DeValue<'a>>) -> Entry<'a> {
+        Entry { document: self.document, path: self.dotted(name), key_span, value }
+    }
+
+    fn dotted(&self, key: &str) -> String {
+        let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let key = if bare { key.to_owned() } else { format!("{key:?}") };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Refuses the keys that were not asked for.
+    pub(super) fn finish(self) {
+        for (key, _) in self.table {
+            let name: &str = key.get_ref();
+            if !self.keys.contains(&name) {
+                let hint = nearest(name, &self.keys).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                let text = format!("unknown key `{}`; {hint}valid keys: {}", self.dotted(name), self.keys.join(", "));
+                self.document.problem(key.span(), text);
+            }
+        }
+    }
+}
+
+/// The candidate that somebody who typed `name` most likely meant.
+pub(super) fn nearest<'k>(name: &str, candidates: &[&'k str]) -> Option<&'k str> {
+    let likeness = |candidate: &&str| (strsim::jaro_winkler(name, candidate) * 1000.0) as u32;
+    candidates.iter().copied().max_by_key(likeness).filter(|near| likeness(near) >= 750)
+}
+
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {text:?}"),
+        DeValue::Integer(digits) => digits.to_string(),
+        DeValue::Float(digits) => digits.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(time) => format!("the time {time}"),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a section".to_owned(),
+    }
+}

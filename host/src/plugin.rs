@@ -1,0 +1,373 @@
+//! The plugin runtime: the only place that knows wasmtime.
+//!
+//! A plugin is read, its section is checked, it is compiled (or found in the cache), linked against what its roles
+//! may import, and instantiated once to see that it starts. Each thread that works with it makes a guest of its own
+//! ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`]): one wasm store, called by nobody else.
+//! [`Slot`] is where the threads find the code that serves now.
+
+mod aggregate;
+mod bindings;
+mod catalog;
+mod engine;
+mod projection;
+mod sandbox;
+mod section;
+mod slot;
+mod subscriber;
+
+pub use aggregate::{AggregateGuest, AggregateNames, Live};
+pub use catalog::{Catalog, FileWatch};
+pub use engine::Compiler;
+pub use projection::{ProjectionGuest, QueryError};
+pub use section::{API_VERSION, Description, Role};
+pub use slot::Slot;
+pub use subscriber::SubscriberGuest;
+
+use crate::model::Header;
+use bindings::exports::wasmill::plugin as exports;
+use sandbox::Sandbox;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::{Store, Trap};
+
+/// Why a plugin can't be had, or why a call into it did not end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The plugin is at fault; the sentence names it and tells what to do.
+    #[error("{0}")]
+    Plugin(String),
+    /// The host is at fault.
+    #[error("{0}")]
+    Host(String),
+    /// The guest trapped, ran out of time or memory. Its wasm store must not be used again.
+    #[error("plugin {label} failed: {cause}")]
+    Trap {
+        /// Name and version.
+        label: Arc<str>,
+        /// What happened, with the guest's own message where it left one.
+        cause: String,
+    },
+}
+
+/// What a guest may use. Each limit has a name in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for one event, command or query.
+    pub event_time: Duration,
+    /// Linear memory of one wasm store, in bytes.
+    pub memory_bytes_max: usize,
+    /// Elements in one table.
+    pub table_elements_max: usize,
+    /// Live aggregates in one wasm store.
+    pub instances_max: usize,
+    /// Effects of one call of a subscriber.
+    pub effects_max: usize,
+    /// Bytes that one call may return.
+    pub output_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            event_time: Duration::from_secs(1),
+            memory_bytes_max: 256 << 20,
+            table_elements_max: 100_000,
+            instances_max: 20_000,
+            effects_max: 10_000,
+            output_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// What a guest said no with, named by what the host does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A business rule: tell the sender, do not try again.
+    Rejected(String),
+    /// It will never decode: park it.
+    Malformed(String),
+    /// Something passing: try again after a while.
+    Retry {
+        /// At least so long.
+        after: Duration,
+        /// For the log.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rejected(reason) => write!(f, "rejected: {reason}"),
+            Self::Malformed(reason) => write!(f, "malformed: {reason}"),
+            Self::Retry { reason, .. } => write!(f, "to be tried again: {reason}"),
+        }
+    }
+}
+
+/// The first item of a list that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its index; the items before it succeeded, those after it were not tried.
+    pub index: usize,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// What a subscriber asked for in one call: the index of the delivery that caused it, and the effect.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// How many deliveries the call has.
+    deliveries: u32,
+    /// In the order of the calls.
+    pub list: Vec<(u32, Effect)>,
+}
+
+/// A thing a subscriber may ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a command.
+    Command(OutgoingCommand),
+    /// Publish a message.
+    Message(OutgoingMessage),
+}
+
+/// A command as a subscriber gives it.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in wit/bus.wit
+pub struct OutgoingCommand {
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub name: String,
+    pub payload: Vec<u8>,
+    pub headers: Vec<Header>,
+}
+
+/// A message as a subscriber gives it.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in wit/bus.wit
+pub struct OutgoingMessage {
+    pub topic: String,
+    pub key: Option<Vec<u8>>,
+    pub partition: Option<i32>,
+    pub headers: Vec<Header>,
+    pub payload: Option<Vec<u8>>,
+}
+
+/// The database of a projection, as its guest sees it. `projection` implements it.
+pub trait ReadModel: Send {
+    /// Runs one statement; returns the number of changed rows.
+    fn execute(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlError>;
+    /// Runs one statement; returns its rows.
+    fn query(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlError>;
+}
+
+/// A value of the read model.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // SQLite's own five kinds
+pub enum SqlValue {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// What a statement found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SqlRows {
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// In the statement's order.
+    pub rows: Vec<Vec<SqlValue>>,
+}
+
+/// What SQLite said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqlError(pub String);
+
+/// A plugin's code, ready to be instantiated.
+pub struct Plugin {
+    /// Its name in the manifest.
+    pub name: Arc<str>,
+    /// What it says of itself.
+    pub description: Description,
+    /// SHA-256 of its file, in hexadecimal.
+    pub digest: String,
+    /// What its guests may use.
+    pub limits: Limits,
+    label: Arc<str>,
+    file: PathBuf,
+    pre: InstancePre<Sandbox>,
+}
+
+impl Plugin {
+    /// Reads, checks, compiles, links and starts the plugin in a file. When any step fails nothing is left behind.
+    pub fn load(compiler: &Compiler, name: &str, file: &Path, limits: &Limits) -> Result<Self, Error> {
+        let bytes = std::fs::read(file).map_err(|error| {
+            Error::Plugin(format!(
+                "plugin {name} can't be read from {}: {error}; build it, or correct `plugins.{name}.file` in the manifest",
+                file.display()
+            ))
+        })?;
+        let description = section::read(name, &bytes)?;
+        let digest = engine::digest(&bytes);
+        let label: Arc<str> = format!("{name} {}", description.version).into();
+        let component = compiler.compile(&label, &bytes, &digest)?;
+        let pre = link(compiler, &label, &description, &component)?;
+        let plugin = Self {
+            name: name.into(),
+            description,
+            digest,
+            limits: limits.clone(),
+            label,
+            file: file.to_owned(),
+            pre,
+        };
+        plugin.smoke_test()?;
+        Ok(plugin)
+    }
+
+    /// Name and version, as errors and the log show them.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Where it was read from.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Instantiates each role once, and asks what can be asked without effects.
+    fn smoke_test(&self) -> Result<(), Error> {
+        for role in &self.description.roles {
+            match role {
+                Role::Aggregate { .. } => {
+                    AggregateGuest::new(self)?.describe()?;
+                }
+                Role::Subscriber { subscriptions } => {
+                    self.check_patterns(subscriptions)?;
+                    SubscriberGuest::new(self)?;
+                }
+                Role::Projection { subscriptions, .. } => {
+                    self.check_patterns(subscriptions)?;
+                    ProjectionGuest::new(self)?.schema()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_patterns(&self, subscriptions: &[String]) -> Result<(), Error> {
+        match crate::filter::Filter::parse(subscriptions.iter().map(String::as_str)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Plugin(format!("plugin {} subscribes to nothing sensible: {error}", self.label))),
+        }
+    }
+
+    fn sandbox(&self) -> Store<Sandbox> {
+        let mut store = Store::new(self.pre.component().engine(), Sandbox::new(self.label.clone(), &self.limits));
+        store.limiter(|sandbox| &mut sandbox.usage);
+        store.set_epoch_deadline(engine::ticks(self.limits.event_time));
+        store
+    }
+
+    fn lacks(&self, role: &str, error: &wasmtime::Error) -> Error {
+        Error::Plugin(format!(
+            "plugin {} says it is {role}, but does not export that role ({error:#}): export it with the SDK's macro",
+            self.label
+        ))
+    }
+}
+
+/// Links a component to what its roles may import; a role's world is all it can reach.
+fn link(
+    compiler: &Compiler,
+    label: &Arc<str>,
+    description: &Description,
+    component: &Component,
+) -> Result<InstancePre<Sandbox>, Error> {
+    let mut granted = vec!["wasmill:plugin/log@", "wasmill:plugin/types@"];
+    for role in &description.roles {
+        match role {
+            Role::Aggregate { .. } => {}
+            Role::Subscriber { .. } => granted.push("wasmill:plugin/bus@"),
+            Role::Projection { .. } => granted.push("wasmill:plugin/sql@"),
+        }
+    }
+    let engine = compiler.engine();
+    for (import, _) in component.component_type().imports(engine) {
+        if !granted.iter().any(|granted| import.starts_with(granted)) {
+            let roles: Vec<String> = description.roles.iter().map(Role::to_string).collect();
+            return Err(Error::Plugin(format!(
+                "plugin {label} imports {import}, which its roles ({}) are not granted: build it for \
+                 wasm32-unknown-unknown, without crates that need an operating system",
+                roles.join(", ")
+            )));
+        }
+    }
+    let mut linker = Linker::new(engine);
+    bindings::EveryRole::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)
+        .and_then(|()| linker.instantiate_pre(component))
+        .map_err(|error| Error::Plugin(format!("plugin {label} does not fit this host's contract: {error:#}")))
+}
+
+/// A wasm store that is called with deadlines, and whose failures are explained.
+struct Guarded {
+    store: Store<Sandbox>,
+    label: Arc<str>,
+    ticks_per_event: u64,
+    event_time: Duration,
+}
+
+impl Guarded {
+    fn new(plugin: &Plugin) -> Self {
+        Self {
+            store: plugin.sandbox(),
+            label: plugin.label.clone(),
+            ticks_per_event: engine::ticks(plugin.limits.event_time),
+            event_time: plugin.limits.event_time,
+        }
+    }
+
+    /// Calls into the guest with the time for `events` events.
+    fn call<T>(
+        &mut self,
+        events: usize,
+        call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
+    ) -> Result<T, Error> {
+        self.store.set_epoch_deadline(self.ticks_per_event.saturating_mul(events.max(1) as u64));
+        call(&mut self.store).map_err(|error| self.trapped(&error))
+    }
+
+    fn trapped(&mut self, error: &wasmtime::Error) -> Error {
+        let said = self.store.data_mut().last_error.take();
+        let cause = match (error.downcast_ref::<Trap>(), said) {
+            (Some(Trap::Interrupt), _) => format!(
+                "it took longer than {:?} for one event: make it faster or raise limits.event_time_ms",
+                self.event_time
+            ),
+            (Some(Trap::UnreachableCodeReached), Some(said)) => said,
+            (Some(trap), _) => trap.to_string(),
+            (None, _) => error.root_cause().to_string(),
+        };
+        Error::Trap { label: self.label.clone(), cause }
+    }
+}
+
+/// A guest's own words for an outcome.
+fn refusal(outcome: exports::aggregate::Outcome) -> Refusal {
+    match outcome {
+        exports::aggregate::Outcome::Rejected(reason) => Refusal::Rejected(reason),
+        exports::aggregate::Outcome::Malformed(reason) => Refusal::Malformed(reason),
+        exports::aggregate::Outcome::Retry(retry) => {
+            Refusal::Retry { after: Duration::from_millis(retry.after_ms), reason: retry.reason }
+        }
+    }
+}
+
+fn failure(failure: exports::aggregate::Failure) -> Failure {
+    Failure { index: failure.index as usize, refusal: refusal(failure.outcome) }
+}

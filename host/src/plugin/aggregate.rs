@@ -1,0 +1,135 @@
+//! The aggregate role: live aggregates inside one wasm store.
+
+use super::bindings::exports::wasmill::plugin::aggregate as export;
+use super::bindings::wasmill::plugin::types;
+use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
+use crate::model::{Command, Header, NewEvent, RecordedEvent};
+use wasmtime::component::ResourceAny;
+
+/// A wasm store with the live aggregates of one shard. After [`Error::Trap`] it must be thrown away with all of them.
+pub struct AggregateGuest {
+    guarded: Guarded,
+    guest: export::Guest,
+}
+
+/// A live aggregate. Valid in the guest that made it, until it is dropped there.
+#[derive(Debug)]
+pub struct Live(ResourceAny);
+
+/// What an aggregate understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregateNames {
+    /// Names of its commands.
+    pub commands: Vec<String>,
+    /// Names of its events.
+    pub events: Vec<String>,
+}
+
+impl AggregateGuest {
+    /// A fresh wasm store.
+    pub fn new(plugin: &Plugin) -> Result<Self, Error> {
+        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("an aggregate", &error))?;
+        let mut guarded = Guarded::new(plugin);
+        let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
+        let guest =
+            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("an aggregate", &error))?;
+        Ok(Self { guarded, guest })
+    }
+
+    /// What the aggregate understands.
+    pub fn describe(&mut self) -> Result<AggregateNames, Error> {
+        let export::Description { commands, events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        Ok(AggregateNames { commands, events })
+    }
+
+    /// An aggregate without history.
+    pub fn create(&mut self, id: &str) -> Result<Live, Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, id)).map(Live)
+    }
+
+    /// Applies history.
+    pub fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
+        let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
+        let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
+        let lent: Vec<_> =
+            events.iter().zip(&headers).zip(&ids).map(|((event, headers), id)| lend_event(event, id, headers)).collect();
+        let applied =
+            self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
+        Ok(applied.map_err(failure))
+    }
+
+    /// Decides on a command.
+    pub fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
+        let headers = lend_headers(&command.headers);
+        let lent = types::Command {
+            name: &command.name,
+            payload: &command.payload,
+            metadata: types::Metadata {
+                id: &command.id,
+                time: command.time_ms,
+                correlation_id: &command.correlation_id,
+                causation_id: &command.causation_id,
+                headers: &headers,
+            },
+        };
+        let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, lent))?;
+        Ok(match decided {
+            Ok(events) => {
+                Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect())
+            }
+            Err(outcome) => Err(refusal(outcome)),
+        })
+    }
+
+    /// Tells a live aggregate that the events of its last command are durable.
+    pub fn recorded(&mut self, live: &Live) -> Result<(), Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_recorded(store, live.0))
+    }
+
+    /// Whether the linear memory, which never shrinks, has grown so near its limit that a fresh wasm store is due.
+    pub fn is_worn(&self) -> bool {
+        self.guarded.store.data().usage.is_worn()
+    }
+
+    /// Frees a live aggregate.
+    pub fn discard(&mut self, live: Live) -> Result<(), Error> {
+        self.guarded.call(1, |store| live.0.resource_drop(store))
+    }
+}
+
+/// Headers as the guest takes them. Most have none, and an empty vector costs nothing.
+pub(super) fn lend_headers(headers: &[Header]) -> Vec<types::HeaderParam<'_>> {
+    headers.iter().map(|header| types::HeaderParam { name: &header.name, value: header.value.as_deref() }).collect()
+}
+
+/// An event as the guest takes it.
+pub(super) fn lend_event<'a>(
+    event: &'a RecordedEvent,
+    id: &'a str,
+    headers: &'a [types::HeaderParam<'a>],
+) -> types::RecordedEvent<'a> {
+    types::RecordedEvent {
+        position: event.position.0,
+        aggregate_type: &event.stream.aggregate_type,
+        aggregate_id: &event.stream.aggregate_id,
+        version: event.version.0,
+        name: &event.name,
+        payload: &event.payload,
+        metadata: lend_metadata(event, id, headers),
+    }
+}
+
+/// The metadata of an event as the guest takes it.
+pub(super) fn lend_metadata<'a>(
+    event: &'a RecordedEvent,
+    id: &'a str,
+    headers: &'a [types::HeaderParam<'a>],
+) -> types::Metadata<'a> {
+    types::Metadata {
+        id,
+        time: event.time_ms,
+        correlation_id: &event.correlation_id,
+        causation_id: &event.causation_id,
+        headers,
+    }
+}

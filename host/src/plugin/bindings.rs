@@ -1,0 +1,20 @@
+//! The types and calls that wasmtime makes from `wit/`. Nothing of this leaves `plugin`.
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    inline: "
+        package wasmill:host;
+        world every-role {
+            import wasmill:plugin/log@0.1.0;
+            import wasmill:plugin/bus@0.1.0;
+            import wasmill:plugin/sql@0.1.0;
+            export wasmill:plugin/aggregate@0.1.0;
+            export wasmill:plugin/subscriber@0.1.0;
+            export wasmill:plugin/projection@0.1.0;
+        }
+    ",
+    world: "wasmill:host/every-role",
+    // Commands and events are lent to the guest: lowering copies them once, into its memory.
+    ownership: Borrowing { duplicate_if_necessary: true },
+    imports: { default: trappable },
+});

@@ -1,0 +1,85 @@
+//! The projection role: events into a read model, answers out of it.
+
+use super::aggregate::{lend_event, lend_headers};
+use super::bindings::exports::wasmill::plugin::projection as export;
+use super::{Error, Failure, Guarded, Plugin, ReadModel, failure};
+use crate::model::RecordedEvent;
+
+/// A wasm store with one projection. After [`Error::Trap`] it must be thrown away.
+pub struct ProjectionGuest {
+    guarded: Guarded,
+    guest: export::Guest,
+    output_bytes_max: usize,
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The projection has no such query.
+    #[error("no such query; this projection answers {}", .known.join(", "))]
+    Unknown {
+        /// The queries it has.
+        known: Vec<String>,
+    },
+    /// The parameters do not decode.
+    #[error("the parameters do not fit: {0}")]
+    Malformed(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ProjectionGuest {
+    /// A fresh wasm store.
+    pub fn new(plugin: &Plugin) -> Result<Self, Error> {
+        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
+        let mut guarded = Guarded::new(plugin);
+        let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
+        let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
+        Ok(Self { guarded, guest, output_bytes_max: plugin.limits.output_bytes_max })
+    }
+
+    /// The statements that create the read model.
+    pub fn schema(&mut self) -> Result<String, Error> {
+        self.guarded.call(1, |store| self.guest.call_schema(store))
+    }
+
+    /// Folds events into a read model. The caller owns the transaction.
+    pub fn project(
+        &mut self,
+        events: &[RecordedEvent],
+        read_model: Box<dyn ReadModel>,
+    ) -> Result<Result<(), Failure>, Error> {
+        let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
+        let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
+        let lent: Vec<_> =
+            events.iter().zip(&headers).zip(&ids).map(|((event, headers), id)| lend_event(event, id, headers)).collect();
+        self.guarded.store.data_mut().read_model = Some(read_model);
+        let projected = self.guarded.call(events.len(), |store| self.guest.call_project(store, &lent));
+        self.guarded.store.data_mut().read_model = None;
+        Ok(projected?.map_err(failure))
+    }
+
+    /// Answers a query from a read model.
+    pub fn query(
+        &mut self,
+        name: &str,
+        params: &[u8],
+        read_model: Box<dyn ReadModel>,
+    ) -> Result<Result<Vec<u8>, QueryError>, Error> {
+        self.guarded.store.data_mut().read_model = Some(read_model);
+        let answered = self.guarded.call(1, |store| self.guest.call_query(store, name, params));
+        self.guarded.store.data_mut().read_model = None;
+        let output_bytes_max = self.output_bytes_max;
+        Ok(match answered? {
+            Ok(answer) if answer.len() > output_bytes_max => Err(QueryError::Failed(format!(
+                "the answer has {} bytes and the limit is {output_bytes_max}: ask for less or raise limits.output_mib",
+                answer.len()
+            ))),
+            Ok(answer) => Ok(answer),
+            Err(export::QueryError::Unknown(known)) => Err(QueryError::Unknown { known }),
+            Err(export::QueryError::Malformed(reason)) => Err(QueryError::Malformed(reason)),
+            Err(export::QueryError::Failed(reason)) => Err(QueryError::Failed(reason)),
+        })
+    }
+}

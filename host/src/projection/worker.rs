@@ -1,0 +1,265 @@
+//! The thread of a projection.
+
+use super::generation::Generation;
+use super::{Error, Options};
+use crate::filter::Filter;
+use crate::follow::{Follower, Progress, Stop, backoff};
+use crate::model::{Position, RecordedEvent};
+use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Role, Slot};
+use crate::status::State;
+use crate::store::{self, EventStore};
+use arc_swap::ArcSwap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Without wanted events the checkpoint is written only once in so many positions: scanning again is harmless.
+const IDLE_STRIDE: u64 = 10_000;
+
+/// How long to wait for new events before looking for new code.
+const IDLE: Duration = Duration::from_millis(250);
+
+pub(super) struct Worker {
+    name: Arc<str>,
+    slot: Arc<Slot>,
+    options: Options,
+    folder: PathBuf,
+    live: Arc<ArcSwap<Generation>>,
+    progress: Arc<Progress>,
+    follower: Follower,
+    /// New code that failed before it could take over, and why. It is not tried again.
+    refused: Option<(Arc<Plugin>, String)>,
+}
+
+/// A generation on its way through the store.
+struct Builder {
+    generation: Arc<Generation>,
+    guest: Option<ProjectionGuest>,
+    filter: Filter,
+    /// As the read model has it.
+    checkpoint: Position,
+    /// Everything up to here is looked at; what lies between had no wanted events.
+    reached: Position,
+    /// It failed for good: only other code can go on.
+    broken: Option<String>,
+}
+
+/// How a step of a builder ended.
+enum Step {
+    /// It went on, or was at the end.
+    Done,
+    /// It is time to end.
+    Stopping,
+    /// New code came while it tried in vain.
+    CodeChanged,
+}
+
+impl Worker {
+    #[allow(clippy::too_many_arguments)] // it takes over what `Projection::start` has prepared
+    pub(super) fn new(
+        name: Arc<str>,
+        slot: Arc<Slot>,
+        options: Options,
+        folder: PathBuf,
+        store: &dyn EventStore,
+        live: Arc<ArcSwap<Generation>>,
+        progress: Arc<Progress>,
+        stop: Stop,
+        runtime: Handle,
+    ) -> Result<Self, Error> {
+        let follower = Follower::new(store, stop, runtime)?;
+        Ok(Self { name, slot, options, folder, live, progress, follower, refused: None })
+    }
+
+    pub(super) fn run(mut self) {
+        let live = self.live.load_full();
+        live.delete_others();
+        let mut live = Builder::new(live);
+        let mut next: Option<Builder> = None;
+        while !self.follower.is_stopped() {
+            self.show(&live);
+            self.wait(&live, next.as_ref());
+            self.look_for_code(&live, &mut next);
+            self.step_live(&mut live);
+            if let Some(builder) = &mut next {
+                match self.step(builder) {
+                    Err(error) => {
+                        let plugin = builder.generation.plugin.clone();
+                        self.refuse(plugin, &error);
+                        next = None;
+                    }
+                    Ok(_) if builder.reached >= live.reached => {
+                        live = next.take().expect("it is there");
+                        self.switch_to(&live);
+                    }
+                    Ok(_) => {}
+                }
+            }
+        }
+    }
+
+    fn show(&self, live: &Builder) {
+        let state = if live.reached < self.follower.head() { State::CatchingUp } else { State::Following };
+        match (&live.broken, &self.refused) {
+            (Some(reason), _) => self.progress.is_because(State::Stopped, reason.clone()),
+            (None, Some((_, reason))) => self.progress.is_because(state, reason.clone()),
+            (None, None) => self.progress.is(state),
+        }
+    }
+
+    fn wait(&mut self, live: &Builder, next: Option<&Builder>) {
+        let working = [Some(live).filter(|live| live.broken.is_none()), next];
+        match working.into_iter().flatten().map(|builder| builder.reached).min() {
+            Some(reached) => self.follower.wait(reached, IDLE),
+            None => self.follower.pause(IDLE),
+        };
+    }
+
+    /// Begins a generation of new code beside the one that serves.
+    fn look_for_code(&mut self, live: &Builder, next: &mut Option<Builder>) {
+        let newest = next.as_ref().map_or(&live.generation.plugin, |next| &next.generation.plugin);
+        if self.slot.is_current(newest) || self.refused.as_ref().is_some_and(|(refused, _)| self.slot.is_current(refused)) {
+            return;
+        }
+        self.refused = None;
+        *next = None;
+        let plugin = self.slot.current();
+        if plugin.digest != live.generation.plugin.digest || live.broken.is_some() {
+            match Generation::open(&plugin, &self.folder) {
+                Ok(generation) => *next = Some(Builder::new(Arc::new(generation))),
+                Err(error) => self.refuse(plugin, &error),
+            }
+        }
+    }
+
+    fn refuse(&mut self, plugin: Arc<Plugin>, error: &Error) {
+        tracing::error!("projection {} keeps its old code, the new one failed: {error}", self.name);
+        self.refused = Some((plugin, format!("new code is refused: {error}")));
+    }
+
+    fn step_live(&mut self, live: &mut Builder) {
+        if live.broken.is_some() {
+            return;
+        }
+        match self.step(live) {
+            Ok(_) => self.progress.reach(live.reached),
+            // The host is stopping.
+            Err(Error::Store(store::Error::Closed)) => {}
+            Err(error) => {
+                tracing::error!("projection {} stopped: {error}", self.name);
+                live.broken = Some(error.to_string());
+            }
+        }
+    }
+
+    fn switch_to(&self, live: &Builder) {
+        self.live.store(live.generation.clone());
+        self.progress.reach(live.reached);
+        live.generation.delete_others();
+        tracing::info!("projection {} now answers from the code of {}", self.name, live.generation.plugin.label());
+    }
+
+    /// Takes a builder one page further: the whole page, or where that fails what comes before the failing event,
+    /// then that event alone, then the rest.
+    fn step(&mut self, builder: &mut Builder) -> Result<Step, Error> {
+        let page = self.follower.page(builder.reached, &builder.filter, self.options.batch_max)?;
+        if page.events.is_empty() && page.reached.0 < builder.checkpoint.0 + IDLE_STRIDE {
+            builder.reached = page.reached;
+            return Ok(Step::Done);
+        }
+        let mut rest = &page.events[..];
+        let mut count = rest.len();
+        loop {
+            let (part, behind) = rest.split_at(count);
+            let to = if behind.is_empty() { page.reached } else { part[part.len() - 1].position };
+            if let Err(failure) = builder.project(part, to)? {
+                if part.len() > 1 {
+                    count = failure.index.clamp(1, part.len() - 1);
+                    continue;
+                }
+                if let step @ (Step::Stopping | Step::CodeChanged) = self.insist(builder, part, to, failure)? {
+                    return Ok(step);
+                }
+            }
+            if behind.is_empty() {
+                return Ok(Step::Done);
+            }
+            (rest, count) = (behind, behind.len());
+        }
+    }
+
+    /// Tries one event again and again. A read model must not miss an event: in the end the projection stops.
+    fn insist(
+        &mut self,
+        builder: &mut Builder,
+        event: &[RecordedEvent],
+        to: Position,
+        mut failure: Failure,
+    ) -> Result<Step, Error> {
+        let position = event[0].position;
+        for attempt in 1.. {
+            let (again, after) = match &failure.refusal {
+                Refusal::Retry { after, .. } => (attempt < self.options.attempts_max, *after),
+                Refusal::Rejected(_) | Refusal::Malformed(_) => (false, Duration::ZERO),
+            };
+            if !again {
+                return Err(Error::Event(format!(
+                    "event {} of {} version {} ({position}) can't be folded in by plugin {}: {}; repair the plugin and reload \
+                     it, nothing was skipped",
+                    event[0].name, event[0].stream, event[0].version, builder.generation.plugin.label(), failure.refusal
+                )));
+            }
+            self.progress.is_because(State::Retrying, failure.refusal.to_string());
+            if self.follower.pause(backoff(self.options.backoff, attempt).max(after)) {
+                return Ok(Step::Stopping);
+            }
+            if !self.slot.is_current(&builder.generation.plugin) {
+                return Ok(Step::CodeChanged);
+            }
+            match builder.project(event, to)? {
+                Ok(()) => return Ok(Step::Done),
+                Err(again) => failure = again,
+            }
+        }
+        Ok(Step::Done)
+    }
+}
+
+impl Builder {
+    fn new(generation: Arc<Generation>) -> Self {
+        let checkpoint = generation.checkpoint();
+        let filter = filter_of(&generation.plugin);
+        Self { generation, guest: None, filter, checkpoint, reached: checkpoint, broken: None }
+    }
+
+    /// Folds events in. A trap counts as something passing, at the first event: the guest is made anew.
+    fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
+        let guest = match &mut self.guest {
+            Some(guest) => guest,
+            None => self.guest.insert(ProjectionGuest::new(&self.generation.plugin)?),
+        };
+        match self.generation.project(guest, events, self.checkpoint, to) {
+            Ok(Ok(())) => {
+                (self.checkpoint, self.reached) = (to, to);
+                Ok(Ok(()))
+            }
+            Ok(Err(failure)) => Ok(Err(failure)),
+            Err(Error::Plugin(error)) => {
+                self.guest = None;
+                let refusal = Refusal::Retry { after: Duration::ZERO, reason: error.to_string() };
+                Ok(Err(Failure { index: events.len() / 2, refusal }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn filter_of(plugin: &Plugin) -> Filter {
+    let patterns = plugin.description.roles.iter().find_map(|role| match role {
+        Role::Projection { subscriptions, .. } => Some(subscriptions),
+        _ => None,
+    });
+    let patterns = patterns.into_iter().flatten().map(String::as_str);
+    Filter::parse(patterns).expect("patterns are checked when a plugin is loaded")
+}

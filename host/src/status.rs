@@ -1,0 +1,292 @@
+//! What a host says about itself: the answer of `GET /v1/status` and of `wasmill status`.
+//!
+//! Plain data, written by the host's parts and read back by the command line. Field names are part of the API.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a person needs to see whether a host does its work, and why not where it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub host: HostStatus,
+    /// The event store.
+    pub store: StoreStatus,
+    /// The plugins of the manifest, by name.
+    pub plugins: Vec<PluginStatus>,
+    /// The aggregate types that are served, by name.
+    pub aggregates: Vec<AggregateStatus>,
+    /// How commands ended since the store was made, by aggregate type and name.
+    pub commands: Vec<CommandStatus>,
+    /// The Kafka sources of the manifest, by name.
+    pub sources: Vec<SourceStatus>,
+    /// The subscribers, by name.
+    pub subscriptions: Vec<SubscriptionStatus>,
+    /// The projections, by name.
+    pub projections: Vec<ProjectionStatus>,
+    /// The Kafka sink; none where the manifest names no Kafka.
+    pub sink: Option<SinkStatus>,
+    /// What was put aside.
+    pub parked: ParkedStatus,
+}
+
+/// The process that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Of wasmill.
+    pub version: String,
+    /// Of the operating system.
+    pub pid: u32,
+    /// Milliseconds since the host started.
+    pub uptime_ms: u64,
+    /// The data folder.
+    pub data: String,
+    /// Where the API listens.
+    pub url: String,
+}
+
+/// The event store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Of the newest event; 0 in an empty store.
+    pub position: u64,
+}
+
+/// One plugin of the manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// The file it is loaded from.
+    pub file: String,
+    /// The version its author gave it, of the code that serves now.
+    pub version: String,
+    /// `sha256:…` of the file that serves now.
+    pub digest: String,
+    /// What it serves, such as `aggregate order` or `projection sales`.
+    pub roles: Vec<String>,
+    /// How many times code of it was put into service: 1 after the start.
+    pub loads: u64,
+    /// Why the newest file is not the one that serves.
+    pub error: Option<String>,
+}
+
+/// One aggregate type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregateStatus {
+    /// The aggregate type.
+    #[serde(rename = "type")]
+    pub aggregate_type: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// How many shards, each with a thread and a wasm store of its own.
+    pub shards: usize,
+    /// Live instances in all shards.
+    pub live: u64,
+    /// Commands that wait for a shard.
+    pub queued: u64,
+}
+
+/// How the commands of one name ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandStatus {
+    /// The aggregate type they were sent to.
+    pub aggregate_type: String,
+    /// Their name.
+    pub command: String,
+    /// Accepted, with or without events.
+    pub accepted: u64,
+    /// Refused by a business rule.
+    pub rejected: u64,
+    /// Not decodable, or not handled after all tries.
+    pub malformed: u64,
+}
+
+/// What a part of the host is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not yet at work: connecting, or loading.
+    #[default]
+    Starting,
+    /// At work.
+    Running,
+    /// At work on events of the past.
+    CatchingUp,
+    /// At the end, waiting for what comes next.
+    Following,
+    /// Something passing is in the way; it tries again. The error says what.
+    Retrying,
+    /// It gave up and does no more work until a person acts. The error says what happened.
+    Stopped,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::CatchingUp => "catching up",
+            Self::Following => "following",
+            Self::Retrying => "retrying",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// One Kafka source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// The topic it reads.
+    pub topic: String,
+    /// What it is doing.
+    pub state: State,
+    /// What is in the way.
+    pub error: Option<String>,
+    /// Records settled since the host started.
+    pub handled: u64,
+    /// Records handed on and not settled yet.
+    pub in_flight: u64,
+    /// The partitions it reads, by number.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// One partition of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// Its number.
+    pub partition: i32,
+    /// Every record below this offset is settled.
+    pub next: u64,
+    /// The offset that the next produced record will get, as last seen.
+    pub end: u64,
+    /// Records handed on and not settled yet.
+    pub in_flight: u64,
+}
+
+/// One subscriber.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionStatus {
+    /// Its name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// What it is doing.
+    pub state: State,
+    /// What is in the way.
+    pub error: Option<String>,
+    /// Everything up to this position is handled.
+    pub checkpoint: u64,
+    /// How many positions the checkpoint is behind the store.
+    pub behind: u64,
+}
+
+/// One projection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectionStatus {
+    /// Its name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// What it is doing.
+    pub state: State,
+    /// What is in the way.
+    pub error: Option<String>,
+    /// Everything up to this position is in its read model.
+    pub checkpoint: u64,
+    /// How many positions the checkpoint is behind the store.
+    pub behind: u64,
+}
+
+/// The Kafka sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// What it is doing.
+    pub state: State,
+    /// What is in the way.
+    pub error: Option<String>,
+    /// Messages that Kafka has acknowledged since the host started.
+    pub published: u64,
+    /// Messages in the outbox that Kafka has not acknowledged yet.
+    pub pending: u64,
+}
+
+/// What was put aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedStatus {
+    /// How many in all.
+    pub total: u64,
+    /// The newest of them, newest first.
+    pub newest: Vec<ParkedItem>,
+}
+
+/// One thing that was put aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedItem {
+    /// Who put it aside: a source's or a subscription's name.
+    pub consumer: String,
+    /// Where it is, such as `topic baskets partition 0 offset 17`.
+    pub place: String,
+    /// The record's key or the aggregate's id, if it is text.
+    pub key: Option<String>,
+    /// The cause, and the remedy where one is known.
+    pub reason: String,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+}
+
+/// The answer of `GET /v1/drained`: whether everything that was there has gone all its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Whether nothing is left to do.
+    pub drained: bool,
+    /// Of the newest event.
+    pub position: u64,
+    /// What is not done yet, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+}
+
+/// The answer of `GET /v1/sources/NAME/wait`: how far a source has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceProgress {
+    /// The sum of the partitions' `next`.
+    pub handled: u64,
+    /// By number.
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// How far a source has come in one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionProgress {
+    /// Its number.
+    pub partition: i32,
+    /// Every record below this offset is settled.
+    pub next: u64,
+}
+
+/// The answer of `POST /v1/plugins/NAME/reload`: what serves now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The plugin's name in the manifest.
+    pub plugin: String,
+    /// The version its author gave it.
+    pub version: String,
+    /// `sha256:…` of the file.
+    pub digest: String,
+}
+
+impl From<crate::model::DeadLetter> for ParkedItem {
+    fn from(letter: crate::model::DeadLetter) -> Self {
+        let crate::model::DeadLetter { consumer, place, key, reason, time_ms, payload: _ } = letter;
+        Self { consumer, place, key, reason, time_ms }
+    }
+}
+
+impl From<crate::store::Tally> for CommandStatus {
+    fn from(tally: crate::store::Tally) -> Self {
+        let crate::store::Tally { aggregate_type, command, accepted, rejected, malformed } = tally;
+        Self { aggregate_type, command, accepted, rejected, malformed }
+    }
+}

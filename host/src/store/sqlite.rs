@@ -1,0 +1,170 @@
+//! The embedded store: one SQLite file, one writer.
+//!
+//! The writer drains a bounded queue into one transaction at a time (group commit) and answers after the commit.
+//! It is the only writer: a lock on a file beside the store keeps other hosts out, so the expected version can be
+//! checked against memory. The hot path only appends by position; the index from streams to positions is filled
+//! later, in sorted runs, and readers look in both places (`stream_index`).
+
+mod appends;
+mod dictionary;
+mod ledgers;
+mod reader;
+mod rows;
+mod schema;
+mod stream_index;
+mod writer;
+
+use super::{Advanced, Append, Appended, Done, Error, EventStore, Progress, Reader};
+use crate::model::{DeadLetter, Origin, Position};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use stream_index::StreamIndex;
+use tokio::sync::watch;
+
+/// Limits of the store. Each has a default and a name in the manifest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Writes that may wait for the writer; more block their senders.
+    pub queue_max: usize,
+    /// Writes in one transaction at most.
+    pub batch_max: usize,
+    /// Bytes of payload in one transaction, at which it is closed.
+    pub batch_bytes_max: usize,
+    /// Events in one run of the stream index.
+    pub index_run: usize,
+    /// Streams whose version the writer keeps in memory.
+    pub heads_max: usize,
+    /// Size of the write-ahead log, in bytes, at which the writer folds it into the store.
+    pub log_bytes_max: u64,
+    /// Bytes in one event at most.
+    pub event_bytes_max: usize,
+    /// How long the outcome of a command with an id of its sender's is remembered, in milliseconds.
+    pub outcomes_window_ms: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            queue_max: 8_192,
+            batch_max: 2_000,
+            batch_bytes_max: 8 << 20,
+            index_run: 20_000,
+            heads_max: 200_000,
+            log_bytes_max: 32 << 20,
+            event_bytes_max: 1 << 20,
+            outcomes_window_ms: 24 * 60 * 60 * 1_000,
+        }
+    }
+}
+
+/// The embedded [`EventStore`].
+pub struct SqliteStore {
+    path: PathBuf,
+    /// `None` after `close`. Behind a mutex for that alone: senders clone it.
+    queue: Mutex<Option<crossbeam_channel::Sender<writer::Request>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    index: Arc<StreamIndex>,
+    head: watch::Receiver<Position>,
+    outbox_head: watch::Receiver<u64>,
+}
+
+impl SqliteStore {
+    /// Opens the store in a file, or makes it. Fails when another host has it open, and when the file is damaged
+    /// or from a newer wasmill.
+    pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let lock = schema::lock(path)?;
+        let connection = schema::open_for_writing(path)?;
+        let index = Arc::new(StreamIndex::default());
+        let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
+        let writer = writer::Writer::new(connection, lock, options, index.clone())?;
+        let (head, outbox_head) = (writer.head(), writer.outbox_head());
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(requests))
+            .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
+        Ok(Self {
+            path: path.to_owned(),
+            queue: Mutex::new(Some(queue)),
+            writer: Mutex::new(Some(writer)),
+            index,
+            head,
+            outbox_head,
+        })
+    }
+
+    fn send(&self, request: writer::Request) {
+        let queue = self.queue.lock().expect("no holder panics").clone();
+        match queue {
+            Some(queue) => {
+                if let Err(refused) = queue.send(request) {
+                    refused.0.fail(Error::Closed);
+                }
+            }
+            None => request.fail(Error::Closed),
+        }
+    }
+}
+
+impl EventStore for SqliteStore {
+    fn append(&self, append: Append, done: Done<Appended>) {
+        self.send(writer::Request::append(append, done));
+    }
+
+    fn advance(&self, progress: Progress, done: Done<Advanced>) {
+        self.send(writer::Request::Advance(Box::new(progress), done));
+    }
+
+    fn published(&self, sink: &str, from: u64, to: u64, done: Done<()>) {
+        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, done });
+    }
+
+    fn park(&self, letter: DeadLetter, origin: Option<Origin>, done: Done<()>) {
+        self.send(writer::Request::Park(Box::new(letter), origin, done));
+    }
+
+    fn start_ledger(&self, ledger: &str, next: u64, done: Done<()>) {
+        self.send(writer::Request::StartLedger { ledger: ledger.into(), next, done });
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, Error> {
+        Ok(Box::new(reader::SqliteReader::open(&self.path, self.index.clone())?))
+    }
+
+    fn head(&self) -> watch::Receiver<Position> {
+        self.head.clone()
+    }
+
+    fn outbox_head(&self) -> watch::Receiver<u64> {
+        self.outbox_head.clone()
+    }
+
+    fn close(&self) {
+        drop(self.queue.lock().expect("no holder panics").take());
+        if let Some(writer) = self.writer.lock().expect("no holder panics").take() {
+            // A writer that panicked has already failed its callers.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Turns what SQLite says into the store's error, with the remedy where one is known.
+fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
+    move |error| {
+        use rusqlite::ErrorCode::*;
+        let remedy = match error.sqlite_error_code() {
+            Some(DiskFull) => "; the disk is full: free some space, then send again",
+            Some(ReadOnly) => "; the file or its folder is read-only: allow writing to it",
+            Some(DatabaseCorrupt | NotADatabase) => "; the file is damaged: restore it from a backup",
+            Some(CannotOpen) => "; check that the folder exists and may be written to",
+            Some(SystemIoFailure) => "; the disk failed: check the system's log",
+            _ => "",
+        };
+        Error::Failed(format!("{doing}: {error}{remedy}"))
+    }
+}

@@ -1,0 +1,236 @@
+//! Appending: dedup, expected version, positions, rows.
+
+use super::stream_index::Key;
+use super::writer::{Batch, Writer};
+use super::{Error, failed, rows};
+use crate::model::{Command, DeadLetter, NewEvent, Outcome, Position, StreamId, Version};
+use crate::store::{Append, Appended, Decision};
+use rusqlite::{OptionalExtension, params};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// Outcomes are cleaned up once in so many.
+const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
+
+/// Tells two commands with one id apart.
+pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in [
+        command.stream.aggregate_type.as_bytes(),
+        command.stream.aggregate_id.as_bytes(),
+        command.name.as_bytes(),
+        &command.payload,
+    ] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut fingerprint = [0; 16];
+    fingerprint.copy_from_slice(&hash.finalize()[..16]);
+    fingerprint
+}
+
+impl Writer {
+    /// Records what became of a command. Everything that can refuse it comes before the first write.
+    pub(super) fn append(
+        &mut self,
+        batch: &mut Batch,
+        append: Append,
+        fingerprint: Option<[u8; 16]>,
+    ) -> Result<Appended, Error> {
+        let Append { command, expected, decision } = append;
+        if let Some(origin) = &command.origin
+            && self.ledgers.has(&self.connection, origin)?
+        {
+            return Err(Error::Duplicate { id: command.id, outcome: None });
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.refuse_repetition(&command, fingerprint)?;
+        }
+        let tally = batch.tallies.entry((command.stream.aggregate_type.clone(), command.name.clone())).or_default();
+        let (appended, outcome) = match decision {
+            Decision::Events(events) => {
+                let key = self.key(&command.stream)?;
+                let actual = self.version(&key)?;
+                if !expected.allows(actual) {
+                    return Err(Error::Conflict { stream: command.stream, actual, expected });
+                }
+                self.check_sizes(&command, &events)?;
+                tally[0] += 1;
+                let count = events.len() as u32;
+                let appended = self.insert(batch, &command, key, actual, events)?;
+                let outcome =
+                    Outcome::Accepted { version: appended.version, position: appended.position, events: count };
+                (appended, outcome)
+            }
+            Decision::Rejected(reason) => {
+                tally[1] += 1;
+                (self.nothing(), Outcome::Rejected { reason })
+            }
+            Decision::Malformed(reason) => {
+                tally[2] += 1;
+                if command.origin.is_some() {
+                    self.park(&dead_letter(&command, &reason), None)?;
+                }
+                (self.nothing(), Outcome::Malformed { reason })
+            }
+        };
+        if let Some(origin) = &command.origin {
+            self.ledgers.settle(&self.connection, origin)?;
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.remember(&command, fingerprint, &outcome)?;
+        }
+        Ok(appended)
+    }
+
+    fn nothing(&self) -> Appended {
+        Appended { version: Version(0), position: Position(self.next_position - 1) }
+    }
+
+    fn insert(
+        &mut self,
+        batch: &mut Batch,
+        command: &Command,
+        key: Key,
+        actual: Version,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, Error> {
+        let failed = failed("appending events");
+        let headers = rows::encode_headers(&command.headers)?;
+        let mut version = actual.0;
+        for event in events {
+            version += 1;
+            let position = self.next_position;
+            let event_type = self.dictionary.event_type(&self.connection, key.0, &event.name).map_err(&failed)?;
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id,
+                     headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                )
+                .and_then(|mut insert| {
+                    insert.execute(params![
+                        position,
+                        event_type,
+                        key.1,
+                        version,
+                        uuid::Uuid::now_v7().as_bytes(),
+                        command.time_ms,
+                        command.correlation_id,
+                        command.id,
+                        headers,
+                        event.payload
+                    ])
+                })
+                .map_err(&failed)?;
+            self.next_position += 1;
+            batch.bytes += event.payload.len();
+            batch.entries.push((key.clone(), (version, position)));
+        }
+        if version > actual.0 {
+            self.heads.put(key, version);
+        }
+        Ok(Appended { version: Version(version), position: Position(self.next_position - 1) })
+    }
+
+    fn check_sizes(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
+        let max = self.options.event_bytes_max;
+        match events.iter().find(|event| event.payload.len() > max) {
+            None => Ok(()),
+            Some(event) => Err(Error::Invalid(format!(
+                "event {} of {} has {} bytes and the limit is {max}: make it smaller or raise store.event_bytes_max",
+                event.name,
+                command.stream,
+                event.payload.len()
+            ))),
+        }
+    }
+
+    fn key(&mut self, stream: &StreamId) -> Result<Key, Error> {
+        let number = self
+            .dictionary
+            .aggregate_type(&self.connection, &stream.aggregate_type)
+            .map_err(failed("naming an aggregate type"))?;
+        Ok((number, stream.aggregate_id.clone()))
+    }
+
+    /// The version of a stream: from the appends made lately, from the entries that are not indexed yet, or from
+    /// the index, in this order.
+    fn version(&mut self, key: &Key) -> Result<Version, Error> {
+        if let Some(&version) = self.heads.get(key) {
+            return Ok(Version(version));
+        }
+        let version = match self.index.recent_version(key) {
+            Some(version) => version,
+            None => self
+                .connection
+                .prepare_cached(
+                    "SELECT version FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+                     ORDER BY version DESC LIMIT 1",
+                )
+                .and_then(|mut select| select.query_row(params![key.0, key.1], |row| row.get(0)).optional())
+                .map_err(failed("reading a stream's version"))?
+                .unwrap_or(0),
+        };
+        self.heads.put(key.clone(), version);
+        Ok(Version(version))
+    }
+
+    /// A command id that was used before: the stored outcome for the same command, an error for another.
+    fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
+        let row = self
+            .connection
+            .prepare_cached("SELECT fingerprint, outcome FROM outcomes WHERE id = ?1")
+            .and_then(|mut select| {
+                select
+                    .query_row([&command.id], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?)))
+                    .optional()
+            })
+            .map_err(failed("looking for an earlier outcome"))?;
+        let Some((earlier, outcome)) = row else { return Ok(()) };
+        let id: Arc<str> = command.id.clone();
+        if earlier != fingerprint {
+            return Err(Error::IdReused { id });
+        }
+        let outcome = serde_json::from_slice(&outcome)
+            .map_err(|error| Error::Failed(format!("the stored outcome of command {id} does not decode: {error}")))?;
+        Err(Error::Duplicate { id, outcome: Some(outcome) })
+    }
+
+    fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
+        let failed = failed("storing an outcome");
+        let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.connection
+            .prepare_cached("INSERT INTO outcomes (id, fingerprint, outcome, time_ms) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(params![command.id, fingerprint, outcome, command.time_ms]))
+            .map_err(&failed)?;
+        self.outcomes_stored += 1;
+        if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
+            self.outcomes_stored = 0;
+            let before = crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms);
+            self.connection
+                .prepare_cached(
+                    "DELETE FROM outcomes WHERE number IN
+                     (SELECT number FROM outcomes WHERE time_ms < ?1 ORDER BY number LIMIT ?2)",
+                )
+                .and_then(|mut delete| delete.execute(params![before, 2 * OUTCOMES_PER_CLEAN_UP]))
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A command from a ledger that can't be handled. The ledger's name tells the place.
+fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
+    let (consumer, place) = match &command.origin {
+        Some(origin) => (origin.consumer().to_owned(), origin.place()),
+        None => (String::new(), String::new()),
+    };
+    DeadLetter {
+        consumer,
+        place,
+        key: Some(command.stream.aggregate_id.to_string()),
+        reason: format!("command {} to {}: {reason}", command.name, command.stream),
+        payload: command.payload.clone(),
+        time_ms: crate::model::now_ms(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Names stored once: aggregate types and event types by number.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// An event type as its two names.
+#[derive(Clone, Debug)]
+pub(super) struct EventType {
+    pub(super) aggregate_type: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+/// A connection's memory of the names. It only grows; a number never changes its meaning.
+#[derive(Default)]
+pub(super) struct Dictionary {
+    aggregate_types: HashMap<Arc<str>, i64>,
+    event_types: HashMap<(i64, Arc<str>), i64>,
+    by_number: HashMap<i64, EventType>,
+}
+
+impl Dictionary {
+    /// The number of an aggregate type, if any event of it was ever stored.
+    pub(super) fn find_aggregate_type(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+        if let Some(&number) = self.aggregate_types.get(name) {
+            return Ok(Some(number));
+        }
+        let found = connection
+            .prepare_cached("SELECT id FROM aggregate_types WHERE name = ?1")?
+            .query_row([name], |row| row.get(0))
+            .optional()?;
+        if let Some(number) = found {
+            self.aggregate_types.insert(name.into(), number);
+        }
+        Ok(found)
+    }
+
+    /// The number of an aggregate type, given to it now if it is new.
+    pub(super) fn aggregate_type(&mut self, connection: &Connection, name: &Arc<str>) -> rusqlite::Result<i64> {
+        if let Some(number) = self.find_aggregate_type(connection, name)? {
+            return Ok(number);
+        }
+        connection.execute("INSERT INTO aggregate_types (name) VALUES (?1)", [name])?;
+        let number = connection.last_insert_rowid();
+        self.aggregate_types.insert(name.clone(), number);
+        Ok(number)
+    }
+
+    /// The number of an event type, given to it now if it is new.
+    pub(super) fn event_type(&mut self, connection: &Connection, aggregate_type: i64, name: &str) -> rusqlite::Result<i64> {
+        let key = (aggregate_type, Arc::from(name));
+        if let Some(&number) = self.event_types.get(&key) {
+            return Ok(number);
+        }
+        let found = connection
+            .query_row(
+                "SELECT id FROM event_types WHERE aggregate_type = ?1 AND name = ?2",
+                params![aggregate_type, name],
+                |row| row.get(0),
+            )
+            .optional()?;
+        let number = match found {
+            Some(number) => number,
+            None => {
+                connection.execute(
+                    "INSERT INTO event_types (aggregate_type, name) VALUES (?1, ?2)",
+                    params![aggregate_type, name],
+                )?;
+                connection.last_insert_rowid()
+            }
+        };
+        self.event_types.insert(key, number);
+        Ok(number)
+    }
+
+    /// The names behind a number.
+    pub(super) fn names(&mut self, connection: &Connection, number: i64) -> rusqlite::Result<&EventType> {
+        if !self.by_number.contains_key(&number) {
+            let names = connection.query_row(
+                "SELECT a.name, e.name FROM event_types e JOIN aggregate_types a ON a.id = e.aggregate_type WHERE e.id = ?1",
+                [number],
+                |row| Ok(EventType { aggregate_type: row.get(0)?, name: row.get(1)? }),
+            )?;
+            self.by_number.insert(number, names);
+        }
+        Ok(&self.by_number[&number])
+    }
+}

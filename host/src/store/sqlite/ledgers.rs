@@ -1,0 +1,78 @@
+//! The ledgers as the writer holds them: changed in memory, written once per transaction.
+
+use super::rows;
+use super::{Error, failed};
+use crate::model::Origin;
+use crate::store::Ledger;
+use rusqlite::{Connection, params};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The ledgers used since the store was opened.
+#[derive(Default)]
+pub(super) struct Ledgers {
+    open: HashMap<Arc<str>, Open>,
+}
+
+struct Open {
+    ledger: Ledger,
+    dirty: bool,
+}
+
+impl Ledgers {
+    /// Whether the item of an origin is settled already.
+    pub(super) fn has(&mut self, connection: &Connection, origin: &Origin) -> Result<bool, Error> {
+        Ok(self.get(connection, &origin.ledger)?.ledger.has(origin.last))
+    }
+
+    /// Settles the item of an origin, and what Kafka left out before it.
+    pub(super) fn settle(&mut self, connection: &Connection, origin: &Origin) -> Result<(), Error> {
+        let open = self.get(connection, &origin.ledger)?;
+        open.ledger.settle(origin.first, origin.last);
+        open.dirty = true;
+        Ok(())
+    }
+
+    /// Settles everything below a number.
+    pub(super) fn start(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
+        let open = self.get(connection, name)?;
+        if next > open.ledger.next {
+            open.ledger.settle(0, next - 1);
+            open.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Writes what changed, and forgets the commands of subscriptions that are settled now.
+    pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
+        let failed = failed("writing a ledger");
+        for (name, open) in self.open.iter_mut().filter(|(_, open)| open.dirty) {
+            let ahead = rows::encode(&open.ledger.ahead)?;
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO ledgers (name, next, ahead) VALUES (?1, ?2, ?3)")
+                .and_then(|mut insert| insert.execute(params![name, open.ledger.next, ahead]))
+                .map_err(&failed)?;
+            if let Some(subscription) = name.strip_prefix(crate::store::SUBSCRIPTION_LEDGER) {
+                connection
+                    .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND last < ?2")
+                    .and_then(|mut delete| delete.execute(params![subscription, open.ledger.next]))
+                    .map_err(&failed)?;
+            }
+            open.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// After a rollback memory may be ahead of the file.
+    pub(super) fn forget(&mut self) {
+        self.open.clear();
+    }
+
+    fn get(&mut self, connection: &Connection, name: &Arc<str>) -> Result<&mut Open, Error> {
+        if !self.open.contains_key(name) {
+            let ledger = rows::ledger(connection, name)?;
+            self.open.insert(name.clone(), Open { ledger, dirty: false });
+        }
+        Ok(self.open.get_mut(name).expect("it was just inserted"))
+    }
+}

@@ -1,0 +1,247 @@
+//! Reading: a connection of one thread's own, and the entries that only memory has.
+
+use super::dictionary::Dictionary;
+use super::stream_index::StreamIndex;
+use super::{Error, failed, rows, schema};
+use crate::filter::Filter;
+use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
+use crate::store::{Ledger, Page, Reader, SUBSCRIPTION_LEDGER, Tally};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Events looked at per event wanted, before a page ends without being full: a filter that seldom matches must not
+/// hold a snapshot open for long.
+const SCANNED_PER_WANTED: usize = 16;
+
+/// The embedded [`Reader`].
+pub(super) struct SqliteReader {
+    connection: Connection,
+    dictionary: Dictionary,
+    index: Arc<StreamIndex>,
+}
+
+impl SqliteReader {
+    pub(super) fn open(path: &Path, index: Arc<StreamIndex>) -> Result<Self, Error> {
+        Ok(Self { connection: schema::open_for_reading(path)?, dictionary: Dictionary::default(), index })
+    }
+
+    /// Positions of a stream's events whose version is within the bounds, by version.
+    fn positions(&mut self, stream: &StreamId, from: u64, to: u64, order: &str, limit: usize) -> Result<Vec<u64>, Error> {
+        let failed = failed("reading the stream index");
+        let Some(number) =
+            self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type).map_err(&failed)?
+        else {
+            return Ok(Vec::new());
+        };
+        let key = (number, stream.aggregate_id.clone());
+        // Memory first: an entry leaves it only after it is in the table.
+        let mut found: BTreeMap<u64, u64> =
+            self.index.recent(&key).into_iter().filter(|(version, _)| (from..=to).contains(version)).collect();
+        let sql = format!(
+            "SELECT version, position FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+             AND version BETWEEN ?3 AND ?4 ORDER BY version {order} LIMIT ?5"
+        );
+        let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let bounds = params![key.0, key.1, from as i64, to.min(i64::MAX as u64) as i64, limit as i64];
+        let mut entries = select.query(bounds).map_err(&failed)?;
+        while let Some(row) = entries.next().map_err(&failed)? {
+            found.insert(row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
+        }
+        Ok(match order {
+            "ASC" => found.into_values().take(limit).collect(),
+            _ => found.into_values().rev().take(limit).collect(),
+        })
+    }
+
+    fn events_at(&mut self, positions: &[u64]) -> Result<Vec<RecordedEvent>, Error> {
+        let failed = failed("reading a stream");
+        let mut select = self
+            .connection
+            .prepare_cached(&format!("SELECT {} FROM events WHERE position = ?1", rows::EVENT_COLUMNS))
+            .map_err(&failed)?;
+        let mut events = Vec::with_capacity(positions.len());
+        for position in positions {
+            let mut found = select.query([position]).map_err(&failed)?;
+            let row = found.next().map_err(&failed)?.ok_or_else(|| {
+                Error::Failed(format!("the index names position {position}, which is not there: the store is damaged"))
+            })?;
+            events.push(rows::event(&self.connection, &mut self.dictionary, row)?);
+        }
+        Ok(events)
+    }
+
+    fn list<T>(
+        &self,
+        doing: &str,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut select| select.query_map(params, read)?.collect())
+            .map_err(failed(doing))
+    }
+
+    fn number(&self, doing: &str, sql: &str, params: impl Params) -> Result<u64, Error> {
+        let found = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut select| select.query_row(params, |row| row.get(0)).optional())
+            .map_err(failed(doing))?;
+        Ok(found.unwrap_or(0))
+    }
+}
+
+impl Reader for SqliteReader {
+    fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error> {
+        let positions = self.positions(stream, after.0.saturating_add(1), u64::MAX, "ASC", limit)?;
+        self.events_at(&positions)
+    }
+
+    fn read_stream_backwards(
+        &mut self,
+        stream: &StreamId,
+        before: Version,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, Error> {
+        let positions = self.positions(stream, 1, before.0.saturating_sub(1), "DESC", limit)?;
+        self.events_at(&positions)
+    }
+
+    fn read_all(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error> {
+        let failed = failed("reading events");
+        let scan_max = limit.saturating_mul(SCANNED_PER_WANTED);
+        let mut page = Page { events: Vec::new(), reached: after };
+        let mut wanted: HashMap<i64, bool> = HashMap::new();
+        let mut select = self
+            .connection
+            .prepare_cached(&format!(
+                "SELECT {} FROM events WHERE position > ?1 ORDER BY position LIMIT ?2",
+                rows::EVENT_COLUMNS
+            ))
+            .map_err(&failed)?;
+        let mut found = select.query(params![after.0, scan_max]).map_err(&failed)?;
+        while page.events.len() < limit {
+            let Some(row) = found.next().map_err(&failed)? else { break };
+            page.reached = Position(row.get(0).map_err(&failed)?);
+            let event_type: i64 = row.get(1).map_err(&failed)?;
+            let wanted = match wanted.get(&event_type) {
+                Some(&wanted) => wanted,
+                None => {
+                    let names = self.dictionary.names(&self.connection, event_type).map_err(&failed)?;
+                    *wanted.entry(event_type).or_insert(filter.matches(&names.aggregate_type, &names.name))
+                }
+            };
+            if wanted {
+                page.events.push(rows::event(&self.connection, &mut self.dictionary, row)?);
+            }
+        }
+        Ok(page)
+    }
+
+    fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error> {
+        let newest = self.read_stream_backwards(stream, Version(u64::MAX), 1)?;
+        Ok(newest.first().map_or(Version(0), |event| event.version))
+    }
+
+    fn ledger(&mut self, name: &str) -> Result<Ledger, Error> {
+        rows::ledger(&self.connection, name)
+    }
+
+    fn ledgers(&mut self, prefix: &str) -> Result<Vec<(String, Ledger)>, Error> {
+        let names: Vec<String> = self.list(
+            "listing ledgers",
+            "SELECT name FROM ledgers WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name",
+            [prefix],
+            |row| row.get(0),
+        )?;
+        names
+            .into_iter()
+            .map(|name| {
+                let ledger = rows::ledger(&self.connection, &name)?;
+                Ok((name, ledger))
+            })
+            .collect()
+    }
+
+    fn checkpoint(&mut self, subscription: &str) -> Result<Position, Error> {
+        let sql = "SELECT position FROM checkpoints WHERE subscription = ?1";
+        self.number("reading a checkpoint", sql, [subscription]).map(Position)
+    }
+
+    fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {
+        let doing = "reading the commands of a subscription";
+        let sql = "SELECT body FROM outbox_commands WHERE subscription = ?1 ORDER BY first";
+        let bodies: Vec<Vec<u8>> = self.list(doing, sql, [subscription], |row| row.get(0))?;
+        let ledger = rows::ledger(&self.connection, &format!("{SUBSCRIPTION_LEDGER}{subscription}"))?;
+        let mut pending = Vec::new();
+        for body in bodies {
+            let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
+            let settled = |command: &Command| command.origin.as_ref().is_some_and(|origin| ledger.has(origin.last));
+            pending.extend(commands.into_iter().filter(|command| !settled(command)));
+        }
+        Ok(pending)
+    }
+
+    fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error> {
+        let failed = failed("reading the outbox");
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT first, body FROM outbox_messages WHERE last > ?1 ORDER BY first")
+            .map_err(&failed)?;
+        let mut found = select.query([after]).map_err(&failed)?;
+        let mut messages = Vec::new();
+        while messages.len() < limit {
+            let Some(row) = found.next().map_err(&failed)? else { break };
+            let first: u64 = row.get(0).map_err(&failed)?;
+            let body = row.get_ref(1).and_then(|body| Ok(body.as_blob()?)).map_err(&failed)?;
+            let step: Vec<Message> = rows::decode("a row of the outbox", body)?;
+            messages.extend((first..).zip(step).filter(|&(number, _)| number > after));
+        }
+        Ok(messages)
+    }
+
+    fn sink_position(&mut self, sink: &str) -> Result<u64, Error> {
+        self.number("reading the sink's position", "SELECT position FROM sinks WHERE name = ?1", [sink])
+    }
+
+    fn dead_letters(&mut self, limit: usize) -> Result<(Vec<DeadLetter>, u64), Error> {
+        let doing = "reading the dead letters";
+        let letters = self.list(
+            doing,
+            "SELECT consumer, place, key, reason, payload, time_ms FROM dead_letters ORDER BY number DESC LIMIT ?1",
+            [limit as i64],
+            |row| {
+                Ok(DeadLetter {
+                    consumer: row.get(0)?,
+                    place: row.get(1)?,
+                    key: row.get(2)?,
+                    reason: row.get(3)?,
+                    payload: row.get(4)?,
+                    time_ms: row.get(5)?,
+                })
+            },
+        )?;
+        Ok((letters, self.number(doing, "SELECT count(*) FROM dead_letters", [])?))
+    }
+
+    fn tallies(&mut self) -> Result<Vec<Tally>, Error> {
+        self.list(
+            "reading the outcomes",
+            "SELECT aggregate_type, command, accepted, rejected, malformed FROM tallies ORDER BY aggregate_type, command",
+            [],
+            |row| {
+                Ok(Tally {
+                    aggregate_type: row.get(0)?,
+                    command: row.get(1)?,
+                    accepted: row.get(2)?,
+                    rejected: row.get(3)?,
+                    malformed: row.get(4)?,
+                })
+            },
+        )
+    }
+}

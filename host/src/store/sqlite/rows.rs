@@ -1,0 +1,67 @@
+//! How values become columns and back.
+
+use super::{Error, failed};
+use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
+use crate::store::Ledger;
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::dictionary::Dictionary;
+
+/// The columns that [`event`] reads, in its order.
+pub(super) const EVENT_COLUMNS: &str =
+    "position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload";
+
+/// Bytes for a column that only wasmill reads.
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    postcard::to_stdvec(value).map_err(|error| Error::Invalid(format!("can't encode a row: {error}")))
+}
+
+/// The value behind such bytes. What does not decode is an error, never a default.
+pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T, Error> {
+    postcard::from_bytes(bytes).map_err(|error| {
+        Error::Failed(format!("{place} does not decode ({error}): the store is damaged, restore it from a backup"))
+    })
+}
+
+/// `None` where there are none: most events have none.
+pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Error> {
+    if headers.is_empty() { Ok(None) } else { encode(&headers).map(Some) }
+}
+
+/// A row of [`EVENT_COLUMNS`].
+pub(super) fn event(connection: &Connection, dictionary: &mut Dictionary, row: &Row<'_>) -> Result<RecordedEvent, Error> {
+    let failed = failed("reading an event");
+    let names = dictionary.names(connection, row.get(1).map_err(&failed)?).map_err(&failed)?;
+    let position = Position(row.get(0).map_err(&failed)?);
+    let headers = match row.get_ref(8).map_err(&failed)?.as_blob_or_null() {
+        Ok(Some(bytes)) => decode(&format!("headers of the event at position {position}"), bytes)?,
+        _ => Vec::new(),
+    };
+    Ok(RecordedEvent {
+        position,
+        stream: StreamId { aggregate_type: names.aggregate_type.clone(), aggregate_id: row.get(2).map_err(&failed)? },
+        name: names.name.clone(),
+        version: Version(row.get(3).map_err(&failed)?),
+        id: uuid::Uuid::from_bytes(row.get(4).map_err(&failed)?),
+        time_ms: row.get(5).map_err(&failed)?,
+        correlation_id: row.get(6).map_err(&failed)?,
+        causation_id: row.get(7).map_err(&failed)?,
+        headers,
+        payload: row.get(9).map_err(&failed)?,
+    })
+}
+
+/// The state of a ledger; a new one starts at 0.
+pub(super) fn ledger(connection: &Connection, name: &str) -> Result<Ledger, Error> {
+    let row = connection
+        .prepare_cached("SELECT next, ahead FROM ledgers WHERE name = ?1")
+        .and_then(|mut select| {
+            select.query_row([name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))).optional()
+        })
+        .map_err(failed("reading a ledger"))?;
+    match row {
+        None => Ok(Ledger::default()),
+        Some((next, ahead)) => Ok(Ledger { next, ahead: decode(&format!("ledger {name}"), &ahead)? }),
+    }
+}

@@ -1,0 +1,84 @@
+//! The file: its lock, its tables, its migrations and the settings of its connections.
+
+use super::{Error, failed};
+use rusqlite::{Connection, OpenFlags};
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+/// One entry per version of the file, oldest first. They are run in order and never changed once released.
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+
+/// Keeps every other host away from the store for as long as the file is held. It ends with the process, however
+/// the process ends.
+pub(super) fn lock(path: &Path) -> Result<File, Error> {
+    let lock_path = path.with_extension("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|error| Error::Failed(format!("can't open {}: {error}", lock_path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Failed(format!(
+            "the store {} is in use by another host: stop that host, or give this one a data folder of its own",
+            path.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(Error::Failed(format!("can't lock {}: {error}", lock_path.display())))
+        }
+    }
+}
+
+/// The writer's connection, on a file that is up to date.
+pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
+    let doing = format!("opening the store {}", path.display());
+    let failed = failed(&doing);
+    let mut connection = Connection::open(path).map_err(&failed)?;
+    connection
+        .execute_batch(
+            "PRAGMA page_size = 4096;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA cache_size = -65536;
+             PRAGMA temp_store = MEMORY;",
+        )
+        .map_err(&failed)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// A reader's connection.
+pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
+    let doing = format!("opening the store {} for reading", path.display());
+    let failed = failed(&doing);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(&failed)?;
+    connection.execute_batch("PRAGMA cache_size = -16384; PRAGMA mmap_size = 1073741824;").map_err(&failed)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
+    let doing = format!("preparing the store {}", path.display());
+    let failed = failed(&doing);
+    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(&failed)?;
+    if version > MIGRATIONS.len() {
+        return Err(Error::Failed(format!(
+            "the store {} has format {version}, and this wasmill knows up to {}: run a newer wasmill on it",
+            path.display(),
+            MIGRATIONS.len()
+        )));
+    }
+    for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction().map_err(&failed)?;
+        transaction.execute_batch(migration).map_err(&failed)?;
+        transaction.pragma_update(None, "user_version", done + 1).map_err(&failed)?;
+        transaction.commit().map_err(&failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! The one writer: a thread that turns queued requests into transactions.
+//!
+//! A transaction takes what is queued, up to its limits, and never waits for more: while it commits, the next ones
+//! gather. A request that is refused (conflict, duplicate, moved checkpoint) is refused before it writes anything,
+//! so the others in its transaction are not touched. When the database itself fails, the whole transaction is
+//! rolled back, everybody in it is told, and what memory knew is read again from the file.
+
+use super::ledgers::Ledgers;
+use super::stream_index::{Entry, Filler, Key, StreamIndex};
+use super::{Error, Options, appends, dictionary::Dictionary, failed, rows};
+use crate::model::{Command, DeadLetter, Message, Origin, Position};
+use crate::store::{Advanced, Append, Appended, Done, Progress, SUBSCRIPTION_LEDGER};
+use crossbeam_channel::{Receiver, TryRecvError};
+use lru::LruCache;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What can be asked of the writer.
+pub(super) enum Request {
+    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, done: Done<Appended> },
+    Advance(Box<Progress>, Done<Advanced>),
+    Published { sink: String, from: u64, to: u64, done: Done<()> },
+    Park(Box<DeadLetter>, Option<Origin>, Done<()>),
+    StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
+}
+
+impl Request {
+    /// Hashes what needs hashing on the caller's thread.
+    pub(super) fn append(append: Append, done: Done<Appended>) -> Self {
+        let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
+        Self::Append { append: Box::new(append), fingerprint, done }
+    }
+
+    /// Answers without having done anything.
+    pub(super) fn fail(self, error: Error) {
+        match self {
+            Self::Append { done, .. } => done(Err(error)),
+            Self::Advance(_, done) => done(Err(error)),
+            Self::Published { done, .. } | Self::Park(_, _, done) | Self::StartLedger { done, .. } => done(Err(error)),
+        }
+    }
+}
+
+/// An answer that waits for the commit.
+enum Answer {
+    Append(Done<Appended>, Result<Appended, Error>),
+    Advance(Done<Advanced>, Result<Advanced, Error>),
+    Unit(Done<()>, Result<(), Error>),
+}
+
+impl Answer {
+    fn deliver(self) {
+        match self {
+            Self::Append(done, result) => done(result),
+            Self::Advance(done, result) => done(result),
+            Self::Unit(done, result) => done(result),
+        }
+    }
+
+    fn fail(self, error: Error) {
+        match self {
+            Self::Append(done, _) => done(Err(error)),
+            Self::Advance(done, _) => done(Err(error)),
+            Self::Unit(done, _) => done(Err(error)),
+        }
+    }
+}
+
+/// What one transaction has gathered so far.
+#[derive(Default)]
+pub(super) struct Batch {
+    answers: Vec<Answer>,
+    /// New entries for the stream index, shown to readers after the commit.
+    pub(super) entries: Vec<(Key, Entry)>,
+    /// Commands by how they ended: accepted, rejected, malformed.
+    pub(super) tallies: HashMap<(Arc<str>, Arc<str>), [u64; 3]>,
+    /// Payload bytes.
+    pub(super) bytes: usize,
+}
+
+/// The thread's state. All of it but the connection can be rebuilt from the file.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) options: Options,
+    pub(super) dictionary: Dictionary,
+    pub(super) ledgers: Ledgers,
+    /// Versions of the streams appended to most recently.
+    pub(super) heads: LruCache<Key, u64>,
+    pub(super) index: Arc<StreamIndex>,
+    pub(super) next_position: u64,
+    /// Outcomes stored since the last clean-up.
+    pub(super) outcomes_stored: u32,
+    next_message: u64,
+    filler: Filler,
+    log: PathBuf,
+    /// Size of the log at which it is folded next.
+    fold_at: u64,
+    head: watch::Sender<Position>,
+    outbox_head: watch::Sender<u64>,
+    /// Held for the lock on it.
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, lock: File, options: Options, index: Arc<StreamIndex>) -> Result<Self, Error> {
+        connection.set_prepared_statement_cache_capacity(64);
+        let filler = Filler::open(&connection, index.clone(), options.index_run)?;
+        let log = PathBuf::from(format!("{}-wal", connection.path().unwrap_or_default()));
+        let heads = LruCache::new(NonZeroUsize::new(options.heads_max).unwrap_or(NonZeroUsize::MIN));
+        let mut writer = Self {
+            fold_at: options.log_bytes_max,
+            connection,
+            options,
+            dictionary: Dictionary::default(),
+            ledgers: Ledgers::default(),
+            heads,
+            index,
+            next_position: 1,
+            outcomes_stored: 0,
+            next_message: 1,
+            filler,
+            log,
+            head: watch::Sender::new(Position(0)),
+            outbox_head: watch::Sender::new(0),
+            _lock: lock,
+        };
+        writer.reload()?;
+        writer.announce();
+        Ok(writer)
+    }
+
+    pub(super) fn head(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+
+    pub(super) fn outbox_head(&self) -> watch::Receiver<u64> {
+        self.outbox_head.subscribe()
+    }
+
+    /// Works until every sender is gone and the queue is empty.
+    pub(super) fn run(mut self, requests: Receiver<Request>) {
+        loop {
+            let first = if self.filler.has_work() {
+                match requests.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            } else {
+                match requests.recv() {
+                    Ok(request) => Some(request),
+                    Err(_) => break,
+                }
+            };
+            self.transaction(first, &requests);
+        }
+        if let Err(error) = self.fold_log() {
+            tracing::warn!("closing the store: {error}; the next start goes on from the log");
+        }
+    }
+
+    /// One transaction: begin, what is queued, a slice of the index, commit, answers.
+    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
+        let mut batch = Batch::default();
+        match self.fill(&mut batch, first, requests) {
+            Ok(()) => self.committed(batch),
+            Err(error) => self.rolled_back(batch, error),
+        }
+    }
+
+    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
+        if let Err(error) = self.sql("BEGIN IMMEDIATE", "beginning a transaction") {
+            if let Some(request) = first {
+                request.fail(error.clone());
+            }
+            return Err(error);
+        }
+        let mut next = first;
+        while let Some(request) = next {
+            self.handle(batch, request)?;
+            let full = batch.answers.len() >= self.options.batch_max || batch.bytes >= self.options.batch_bytes_max;
+            next = if full { None } else { requests.try_recv().ok() };
+        }
+        self.ledgers.write(&self.connection)?;
+        self.write_tallies(batch)?;
+        self.filler.insert_slice(&self.connection).map_err(failed("filling the stream index"))?;
+        self.sql("COMMIT", "committing")
+    }
+
+    /// Does one request. An error means that the database failed; refusals are answers.
+    fn handle(&mut self, batch: &mut Batch, request: Request) -> Result<(), Error> {
+        let (answer, fatal) = match request {
+            Request::Append { append, fingerprint, done } => {
+                let (result, fatal) = split(self.append(batch, *append, fingerprint));
+                (Answer::Append(done, result), fatal)
+            }
+            Request::Advance(progress, done) => {
+                let (result, fatal) = split(self.advance(*progress));
+                (Answer::Advance(done, result), fatal)
+            }
+            Request::Published { sink, from, to, done } => {
+                let (result, fatal) = split(self.published(&sink, from, to));
+                (Answer::Unit(done, result), fatal)
+            }
+            Request::Park(letter, origin, done) => {
+                let (result, fatal) = split(self.park(&letter, origin.as_ref()));
+                (Answer::Unit(done, result), fatal)
+            }
+            Request::StartLedger { ledger, next, done } => {
+                let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
+                (Answer::Unit(done, result), fatal)
+            }
+        };
+        batch.answers.push(answer);
+        fatal.map_or(Ok(()), Err)
+    }
+
+    fn advance(&mut self, progress: Progress) -> Result<Advanced, Error> {
+        let Progress { subscription, from, to, mut commands, messages, parked } = progress;
+        let failed = failed("moving a checkpoint");
+        let row = self
+            .connection
+            .prepare_cached("SELECT position, commands FROM checkpoints WHERE subscription = ?1")
+            .and_then(|mut select| select.query_row([&subscription], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .map_err(&failed)?;
+        let (actual, sent): (u64, u64) = row.unwrap_or((0, 0));
+        if actual != from.0 {
+            return Err(Error::CheckpointMoved { owner: format!("subscription {subscription}"), actual, expected: from.0 });
+        }
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![subscription, to.0, sent + commands.len() as u64]))
+            .map_err(&failed)?;
+        self.add_commands(&subscription, sent, &mut commands)?;
+        self.add_messages(&messages)?;
+        for letter in &parked {
+            self.park(letter, None)?;
+        }
+        Ok(Advanced { commands })
+    }
+
+    /// Numbers the commands of a step and keeps them until their ledger has settled them.
+    fn add_commands(&mut self, subscription: &Arc<str>, first: u64, commands: &mut [Command]) -> Result<(), Error> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let ledger: Arc<str> = format!("{SUBSCRIPTION_LEDGER}{subscription}").into();
+        for (number, command) in (first..).zip(commands.iter_mut()) {
+            command.origin = Some(Origin { ledger: ledger.clone(), first: number, last: number });
+        }
+        let last = first + commands.len() as u64 - 1;
+        let body = rows::encode(&commands)?;
+        self.connection
+            .prepare_cached("INSERT INTO outbox_commands (subscription, first, last, body) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(params![subscription, first, last, body]))
+            .map_err(failed("storing a subscriber's commands"))?;
+        Ok(())
+    }
+
+    fn add_messages(&mut self, messages: &[Message]) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let failed = failed("storing a subscriber's messages");
+        let (first, last) = (self.next_message, self.next_message + messages.len() as u64 - 1);
+        let body = rows::encode(&messages)?;
+        self.connection
+            .prepare_cached("INSERT INTO outbox_messages (first, last, body) VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![first, last, body]))
+            .map_err(&failed)?;
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('messages', ?1)")
+            .and_then(|mut insert| insert.execute([last]))
+            .map_err(&failed)?;
+        self.next_message = last + 1;
+        Ok(())
+    }
+
+    fn published(&mut self, sink: &str, from: u64, to: u64) -> Result<(), Error> {
+        let failed = failed("moving the sink's position");
+        let actual = self
+            .connection
+            .prepare_cached("SELECT position FROM sinks WHERE name = ?1")
+            .and_then(|mut select| select.query_row([sink], |row| row.get(0)).optional())
+            .map_err(&failed)?
+            .unwrap_or(0);
+        if actual != from {
+            return Err(Error::CheckpointMoved { owner: format!("sink {sink}"), actual, expected: from });
+        }
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO sinks (name, position) VALUES (?1, ?2)")
+            .and_then(|mut insert| insert.execute(params![sink, to]))
+            .map_err(&failed)?;
+        self.connection
+            .prepare_cached("DELETE FROM outbox_messages WHERE last <= (SELECT min(position) FROM sinks)")
+            .and_then(|mut delete| delete.execute([]))
+            .map_err(&failed)?;
+        Ok(())
+    }
+
+    /// Puts something aside. Nothing where its origin is settled already: then it was put aside before.
+    pub(super) fn park(&mut self, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
+        if let Some(origin) = origin {
+            if self.ledgers.has(&self.connection, origin)? {
+                return Ok(());
+            }
+            self.ledgers.settle(&self.connection, origin)?;
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO dead_letters (consumer, place, key, reason, payload, time_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )
+            .and_then(|mut insert| {
+                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.payload, letter.time_ms])
+            })
+            .map_err(failed("storing a dead letter"))?;
+        Ok(())
+    }
+
+    fn write_tallies(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        for ((aggregate_type, command), [accepted, rejected, malformed]) in batch.tallies.drain() {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO tallies (aggregate_type, command, accepted, rejected, malformed) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT DO UPDATE SET accepted = accepted + excluded.accepted,
+                         rejected = rejected + excluded.rejected, malformed = malformed + excluded.malformed",
+                )
+                .and_then(|mut insert| insert.execute(params![aggregate_type, command, accepted, rejected, malformed]))
+                .map_err(failed("counting outcomes"))?;
+        }
+        Ok(())
+    }
+
+    /// Readers see it, then watchers are woken, then the callers are told.
+    fn committed(&mut self, batch: Batch) {
+        self.filler.committed();
+        self.filler.publish(batch.entries);
+        self.announce();
+        batch.answers.into_iter().for_each(Answer::deliver);
+        let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        if log_bytes >= self.fold_at
+            && let Err(error) = self.fold_log()
+        {
+            tracing::warn!("the store's log stays at {log_bytes} bytes for now: {error}");
+        }
+    }
+
+    fn rolled_back(&mut self, batch: Batch, error: Error) {
+        tracing::error!("the store rolled a transaction back: {error}");
+        // Fails when there is no transaction, which is as good.
+        let _ = self.connection.execute_batch("ROLLBACK");
+        self.filler.rolled_back();
+        if let Err(error) = self.reload() {
+            tracing::error!("the store can't be read after a failed transaction: {error}");
+        }
+        for answer in batch.answers {
+            answer.fail(error.clone());
+        }
+    }
+
+    /// Reads from the file what memory knew.
+    fn reload(&mut self) -> Result<(), Error> {
+        self.dictionary = Dictionary::default();
+        self.ledgers.forget();
+        self.heads.clear();
+        let number = |sql: &str| -> Result<u64, Error> {
+            self.connection.query_row(sql, [], |row| row.get(0)).map_err(failed("reading where the store ends"))
+        };
+        self.next_position = number("SELECT coalesce(max(position), 0) + 1 FROM events")?;
+        self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
+        Ok(())
+    }
+
+    fn announce(&self) {
+        publish(&self.head, Position(self.next_position - 1));
+        publish(&self.outbox_head, self.next_message - 1);
+    }
+
+    /// Moves the write-ahead log into the file. Left to SQLite, this would happen inside some commit; left to
+    /// another thread, it would never catch up with a writer that does not pause.
+    fn fold_log(&mut self) -> Result<(), Error> {
+        let started = std::time::Instant::now();
+        let busy: i64 = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(failed("folding the log into the store"))?;
+        // A reader in the way: try again when the log has grown by half, not at every commit.
+        let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
+        tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
+        Ok(())
+    }
+
+    fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {
+        self.connection.prepare_cached(statement).and_then(|mut run| run.execute([])).map_err(failed(doing))?;
+        Ok(())
+    }
+}
+
+/// Sets the value and wakes the watchers only if it changed.
+fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|current| {
+        let changed = *current != value;
+        *current = value;
+        changed
+    });
+}
+
+/// Tells refusals, which concern one request, from failures of the database, which concern the transaction.
+fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
+    match result {
+        Err(error @ (Error::Failed(_) | Error::Closed)) => (Err(error.clone()), Some(error)),
+        other => (other, None),
+    }
+}

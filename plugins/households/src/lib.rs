@@ -1,0 +1,78 @@
+//! Aggregate `household`: what it has bought, and when it becomes loyal.
+//!
+//! A purchase counts once, however often it is reported.
+
+use std::collections::BTreeSet;
+use wasmill_guest::prelude::*;
+
+/// Who has bought for this much is loyal.
+pub const LOYAL_FROM_CENTS: i64 = 50_000;
+
+/// What a household has bought so far.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Household {
+    orders: BTreeSet<String>,
+    total_cents: i64,
+    loyal: bool,
+}
+
+/// What a household can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum HouseholdCommand {
+    RecordPurchase { order_id: String, amount_cents: i64 },
+}
+
+/// What can have happened to a household.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum HouseholdEvent {
+    PurchaseRecorded {
+        order_id: String,
+        amount_cents: i64,
+    },
+    /// Once in the life of a household.
+    HouseholdBecameLoyal {
+        total_cents: i64,
+    },
+}
+
+/// The household's purchases no longer fit into a number.
+#[derive(Debug, thiserror::Error)]
+#[error("the purchases add up to more than a household can hold")]
+pub struct TooMuch;
+
+impl Aggregate for Household {
+    const TYPE: &'static str = "household";
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
+    type Command = HouseholdCommand;
+    type Event = HouseholdEvent;
+    type Error = TooMuch;
+
+    fn handle(&self, command: HouseholdCommand) -> Result<Vec<HouseholdEvent>, TooMuch> {
+        let HouseholdCommand::RecordPurchase { order_id, amount_cents } = command;
+        if self.orders.contains(&order_id) {
+            return Ok(vec![]);
+        }
+        let total_cents = self.total_cents.checked_add(amount_cents).ok_or(TooMuch)?;
+        let mut events = vec![HouseholdEvent::PurchaseRecorded { order_id, amount_cents }];
+        if total_cents >= LOYAL_FROM_CENTS && !self.loyal {
+            events.push(HouseholdEvent::HouseholdBecameLoyal { total_cents });
+        }
+        Ok(events)
+    }
+
+    fn apply(&mut self, event: HouseholdEvent) {
+        match event {
+            HouseholdEvent::PurchaseRecorded { order_id, amount_cents } => {
+                self.orders.insert(order_id);
+                self.total_cents += amount_cents;
+            }
+            HouseholdEvent::HouseholdBecameLoyal { .. } => self.loyal = true,
+        }
+    }
+}
+export_aggregate!(Household);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Subscriber `notifier`: publishes what customers are told to the Kafka topic `notifications`.
+//!
+//! A message's key is the order's or the household's id, its `type` header and its JSON say what it is about.
+
+use wasmill_guest::prelude::*;
+
+/// Reacts to confirmed orders and loyal households.
+pub struct Notifier;
+
+#[derive(Deserialize)]
+enum Seen {
+    OrderConfirmed,
+    HouseholdBecameLoyal { total_cents: i64 },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Notification<'a> {
+    OrderConfirmed { order_id: &'a str, confirmed_at_ms: u64 },
+    HouseholdBecameLoyal { household_id: &'a str, total_cents: i64 },
+}
+
+impl Subscriber for Notifier {
+    const SUBSCRIPTIONS: &'static [&'static str] = &["order.OrderConfirmed", "household.HouseholdBecameLoyal"];
+
+    fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+        let id = delivery.aggregate_id()?;
+        let (kind, notification) = match delivery.decode()? {
+            Seen::OrderConfirmed => {
+                let confirmed_at_ms = delivery.metadata().time_ms();
+                ("order_confirmed", Notification::OrderConfirmed { order_id: id, confirmed_at_ms })
+            }
+            Seen::HouseholdBecameLoyal { total_cents } => {
+                ("household_became_loyal", Notification::HouseholdBecameLoyal { household_id: id, total_cents })
+            }
+        };
+        outbox.publish(Message::to("notifications").key(id).header("type", kind).json(&notification)?);
+        Ok(())
+    }
+}
+export_subscriber!(Notifier);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Projection `sales`: order summaries, and sales per store and household.
+
+mod query;
+
+use query::SalesQuery;
+use wasmill_guest::prelude::*;
+
+/// The read model of what was sold.
+pub struct Sales;
+
+#[derive(Deserialize)]
+enum Seen {
+    OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
+    OrderConfirmed,
+    HouseholdBecameLoyal {},
+}
+
+#[derive(Deserialize)]
+struct Item {
+    quantity: i64,
+    discount_cents: i64,
+}
+
+impl Projection for Sales {
+    const NAME: &'static str = "sales";
+    const SUBSCRIPTIONS: &'static [&'static str] =
+        &["order.OrderCreated", "order.OrderConfirmed", "household.HouseholdBecameLoyal"];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Query = SalesQuery;
+
+    fn project(event: &Event, sql: &Sql) -> Result<(), Failure> {
+        let (id, time_ms) = (event.aggregate_id(), event.metadata().time_ms());
+        match event.decode()? {
+            Seen::OrderCreated { household_id, store_id, placed_at, items, amount_cents } => {
+                let units = sum(items.iter().map(|item| item.quantity))?;
+                let discount_cents = sum(items.iter().map(|item| item.discount_cents))?;
+                let lines = items.len() as u64;
+                let order = params![
+                    id,
+                    &household_id,
+                    &store_id,
+                    placed_at,
+                    lines,
+                    units,
+                    amount_cents,
+                    discount_cents,
+                    time_ms
+                ];
+                sql.execute(ADD_ORDER, order)?;
+                sql.execute(ADD_TO_STORE, params![store_id, units, amount_cents, discount_cents])?;
+                sql.execute(ADD_TO_HOUSEHOLD, params![household_id, amount_cents])?;
+            }
+            Seen::OrderConfirmed => {
+                sql.execute(CONFIRM_ORDER, params![id, time_ms])?;
+                sql.execute(CONFIRM_IN_STORE, params![id])?;
+            }
+            Seen::HouseholdBecameLoyal {} => {
+                sql.execute(BECOME_LOYAL, params![id])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn query(query: SalesQuery, sql: &Sql) -> Result<Answer, QueryError> {
+        query.answer(sql)
+    }
+}
+export_projection!(Sales);
+
+const ADD_ORDER: &str = "INSERT INTO orders VALUES (?1, ?2, ?3, ?4, 'pending', ?5, ?6, ?7, ?8, ?9, NULL)";
+const ADD_TO_STORE: &str = "INSERT INTO store_sales VALUES (?1, 1, 0, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET \
+    orders = orders + 1, units = units + ?2, sales_cents = sales_cents + ?3, discount_cents = discount_cents + ?4";
+const ADD_TO_HOUSEHOLD: &str = "INSERT INTO household_sales VALUES (?1, 1, ?2, FALSE) ON CONFLICT DO UPDATE SET \
+    orders = orders + 1, sales_cents = sales_cents + ?2";
+const CONFIRM_ORDER: &str = "UPDATE orders SET status = 'confirmed', confirmed_ms = ?2 WHERE order_id = ?1";
+const CONFIRM_IN_STORE: &str = "UPDATE store_sales SET confirmed = confirmed + 1 \
+    WHERE store_id = (SELECT store_id FROM orders WHERE order_id = ?1)";
+const BECOME_LOYAL: &str = "UPDATE household_sales SET loyal = TRUE WHERE household_id = ?1";
+
+/// The aggregate does not bound what it sums up here, so this may not fit.
+fn sum(mut numbers: impl Iterator<Item = i64>) -> Result<i64, Failure> {
+    numbers.try_fold(0_i64, i64::checked_add).ok_or_else(|| Failure::malformed("the items add up to too much"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! What the read model answers, fed with the events of the real orders and households.
+
+use super::*;
+use households::HouseholdEvent;
+use orders::OrderEvent;
+use serde_json::json;
+use wasmill_guest::testing::ReadModel;
+
+fn created(household: &str, store: &str, amount_cents: i64) -> OrderEvent {
+    OrderEvent::OrderCreated {
+        household_id: household.into(),
+        store_id: store.into(),
+        placed_at: "2017-01-01T11:53:26Z".into(),
+        items: vec![orders::Item { product_id: "1".into(), quantity: 2, amount_cents, discount_cents: 5 }],
+        amount_cents,
+    }
+}
+
+/// Three orders of two households in two stores; one confirmed, one household loyal.
+fn sales() -> ReadModel<Sales> {
+    let mut sales = ReadModel::new();
+    sales.at(1000).project("order", "1", &created("900", "330", 100));
+    sales.project("order", "2", &created("901", "330", 200)).project("order", "3", &created("900", "47", 300));
+    sales.at(2000).project("order", "1", &OrderEvent::OrderConfirmed);
+    sales.project("household", "900", &HouseholdEvent::HouseholdBecameLoyal { total_cents: 50_000 });
+    sales
+}
+
+#[test]
+fn an_order_is_summed_up() {
+    let order = sales().query(&SalesQuery::GetOrder { order_id: "1".into() });
+    let expected = json!({
+        "order_id": "1", "household_id": "900", "store_id": "330", "placed_at": "2017-01-01T11:53:26Z",
+        "status": "confirmed", "items": 1, "units": 2, "sales_cents": 100, "discount_cents": 5,
+        "created_ms": 1000, "confirmed_ms": 2000,
+    });
+    assert_eq!(order, expected);
+    assert_eq!(sales().query(&SalesQuery::GetOrder { order_id: "9".into() }), json!(null));
+}
+
+#[test]
+fn stores_are_ranked_by_sales_and_then_by_id() {
+    assert_eq!(sales().query(&SalesQuery::StoreSales { limit: 5 }), json!([["330", 300], ["47", 300]]));
+    assert_eq!(sales().try_query("store-sales", r#"{"limit":1}"#), Ok(json!([["330", 300]])));
+    assert_eq!(sales().try_query("store-sales", ""), Ok(json!([["330", 300], ["47", 300]])));
+}
+
+#[test]
+fn totals_add_everything_up() {
+    let expected = json!({
+        "placed": 3, "confirmed": 1, "units": 6, "sales_cents": 600, "discount_cents": 15, "stores": 2,
+        "households": 2, "loyal_households": 1,
+    });
+    assert_eq!(sales().query(&SalesQuery::Totals), expected);
+    assert_eq!(ReadModel::<Sales>::new().query(&SalesQuery::Totals)["placed"], 0);
+}
+
+#[test]
+fn a_question_it_does_not_know_is_answered_with_those_it_knows() {
+    let known = ["get-order", "store-sales", "totals"].map(str::to_owned).to_vec();
+    assert_eq!(sales().try_query("total", ""), Err(QueryError::Unknown(known)));
+    let error = sales().try_query("store-sales", r#"{"limit":-1}"#).unwrap_err();
+    assert!(error.to_string().contains("limit: invalid value: integer `-1`"), "{error}");
+}
+
+#[test]
+fn a_failed_event_leaves_nothing_behind() {
+    let mut sales = sales();
+    let before = sales.query(&SalesQuery::Totals);
+    let (name, payload) = wasmill_guest::codec::encode(&created("900", "330", 100)).unwrap();
+    sales.try_project("order", "1", name, payload).expect_err("the order exists");
+    assert_eq!(sales.query(&SalesQuery::Totals), before);
+}

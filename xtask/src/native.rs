@@ -1,0 +1,53 @@
+//! Everything native: the host, the example, tests and benchmarks, all with the release profile.
+//!
+//! Every task selects the whole workspace, because cargo chooses the features of shared dependencies by what is
+//! selected: another selection would compile the heavy ones a second time.
+
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Builds the programs of the workspace.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    process::run(cargo(workspace, "build").arg("--bins"))
+}
+
+/// Becomes the grocery example.
+pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let program = workspace.program("grocery-demo");
+    Err(Command::new(&program).args(args).exec()).with_context(|| format!("start {}", program.display()))
+}
+
+/// Runs all tests. They find the host and the plugins by `WASMILL_BIN` and `WASMILL_PLUGINS`.
+pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let mut cargo = cargo(workspace, "test");
+    cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
+    match cargo.args(args).status().context("start cargo test")?.success() {
+        true => Ok(()),
+        false => bail!("tests failed"),
+    }
+}
+
+/// Runs all benchmarks.
+pub(crate) fn bench(workspace: &Workspace) -> Result<()> {
+    let results = workspace.root.join("target/bench.json");
+    let benches = workspace.benches();
+    if benches.is_empty() {
+        fs::write(&results, "[]\n")?;
+        println!("there are no benchmarks yet; {} holds an empty list", results.display());
+        return Ok(());
+    }
+    let mut cargo = cargo(workspace, "bench");
+    cargo.env("WASMILL_BENCH_RESULTS", &results);
+    benches.iter().for_each(|(_, name)| _ = cargo.args(["--bench", name]));
+    process::run(&mut cargo)
+}
+
+fn cargo(workspace: &Workspace, task: &str) -> Command {
+    let mut cargo = process::cargo();
+    cargo.args([task, "--workspace", "--profile", "release"]).current_dir(&workspace.root);
+    cargo
+}

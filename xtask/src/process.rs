@@ -1,0 +1,74 @@
+//! Running other programs: their output goes to standard error, so that a task's standard output is its own.
+
+use anyhow::{Context, Result, bail};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a program with a bounded wait is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The cargo that runs this program, or the one on the path.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a program to its end and fails when it fails.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdout(Stdio::from(io::stderr())).status().with_context(|| could_not_start(command))?;
+    check(command, status)
+}
+
+/// Runs a program to its end and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| could_not_start(command))?;
+    check(command, output.status)?;
+    Ok(output.stdout)
+}
+
+/// Asks a program a question; no answer where it is missing or fails.
+pub(crate) fn ask(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Runs a program and kills it when it takes longer than `wait`.
+pub(crate) fn run_within(command: &mut Command, wait: Duration) -> Result<()> {
+    let mut child = command.stdout(Stdio::from(io::stderr())).spawn().with_context(|| could_not_start(command))?;
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return check(command, status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("`{}` did not end within {} s", line(command), wait.as_secs());
+        }
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+/// Where a program is on the path.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+fn check(command: &Command, status: ExitStatus) -> Result<()> {
+    match status.success() {
+        true => Ok(()),
+        false => bail!("`{}` failed: {status}", line(command)),
+    }
+}
+
+fn could_not_start(command: &Command) -> String {
+    format!("start `{}`", line(command))
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,46 @@
+//! What a build needs from the machine: checked before each task, with a sentence for each thing that is missing.
+
+use crate::process;
+use crate::toolchain::{TARGET, Toolchain};
+use anyhow::{Result, bail};
+
+/// Checks the tools and installs the wasm target where it is missing.
+pub(crate) fn ensure() -> Result<Toolchain> {
+    check_tools()?;
+    Toolchain::find().map_or_else(Toolchain::install, Ok)
+}
+
+/// Says what was found.
+pub(crate) fn report(toolchain: &Toolchain) -> Result<()> {
+    match toolchain {
+        Toolchain::Installed => println!("ready: the Rust toolchain has the target {TARGET}"),
+        Toolchain::FromSource { cargo, linker, .. } => println!(
+            "ready: {} builds plugins with their standard library from source, linked by {}",
+            cargo.display(),
+            linker.display()
+        ),
+    }
+    Ok(())
+}
+
+fn check_tools() -> Result<()> {
+    let missing: Vec<_> =
+        [compiler(), tool("perl", "OpenSSL"), tool("make", "OpenSSL and librdkafka")].into_iter().flatten().collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => bail!("{}", missing.join("\n")),
+    }
+}
+
+fn compiler() -> Option<String> {
+    if std::env::var_os("CC").is_some() || process::find("cc").is_some() {
+        return None;
+    }
+    Some("There is no C compiler (cc), which SQLite, OpenSSL and librdkafka are built with: install gcc or clang, or set CC.".into())
+}
+
+fn tool(name: &str, needed_by: &str) -> Option<String> {
+    process::find(name)
+        .is_none()
+        .then(|| format!("There is no {name}, which the build of {needed_by} needs: install {name}."))
+}

@@ -1,0 +1,142 @@
+//! The toolchain that compiles guests to WebAssembly.
+//!
+//! Two kinds serve: one that has the target's standard library, as `rustup target add` installs it, and one that
+//! has the sources of the standard library and builds it along, as Debian's packages do. What is there is looked
+//! up each time; it costs a few milliseconds.
+
+use crate::process;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What guests are compiled for.
+pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+/// A blocked network must not hold the build for ever.
+const RUSTUP_WAIT: Duration = Duration::from_secs(180);
+/// Compiler, cargo and standard library sources of Debian and its relatives, and a linker for WebAssembly.
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
+/// What an outer cargo or rustup sets, and another toolchain must not inherit.
+const FOREIGN_ENVIRONMENT: [&str; 9] = [
+    "RUSTUP_TOOLCHAIN",
+    "CARGO",
+    "RUSTC",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTDOC",
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "LD_LIBRARY_PATH",
+];
+
+/// A way to compile guests.
+#[derive(Debug)]
+pub(crate) enum Toolchain {
+    /// The active toolchain has the target.
+    Installed,
+    /// Builds the standard library along from its sources.
+    FromSource {
+        /// Beside `rustc`.
+        cargo: PathBuf,
+        /// Its sysroot holds the sources.
+        rustc: PathBuf,
+        /// Links WebAssembly.
+        linker: PathBuf,
+    },
+}
+
+impl Toolchain {
+    /// The way that is there now.
+    pub(crate) fn find() -> Option<Self> {
+        let library = process::ask("rustc", &["--print", "target-libdir", "--target", TARGET])?;
+        if Path::new(&library).is_dir() {
+            return Some(Self::Installed);
+        }
+        let rustc = process::find("rustc").into_iter().chain([PathBuf::from("/usr/bin/rustc")]);
+        rustc.filter_map(Self::from_source).next()
+    }
+
+    /// Installs the target, by rustup where that works, else by Debian's packages.
+    pub(crate) fn install() -> Result<Self> {
+        let by_rustup = rustup_target_add();
+        if let (Ok(()), Some(toolchain)) = (&by_rustup, Self::find()) {
+            return Ok(toolchain);
+        }
+        let by_apt = apt_install();
+        if let (Ok(()), Some(toolchain)) = (&by_apt, Self::find()) {
+            return Ok(toolchain);
+        }
+        let why =
+            |result: Result<()>| result.err().map_or("it changed nothing".to_owned(), |error| format!("{error:#}"));
+        bail!(
+            "plugins need a Rust toolchain with the target {TARGET}: install it with `rustup target add {TARGET}` \
+             (tried: {}), or on Debian with `apt-get install {}` (tried: {})",
+            why(by_rustup),
+            DEBIAN_PACKAGES.join(" "),
+            why(by_apt)
+        )
+    }
+
+    /// A `cargo build` for guests that lacks only the packages.
+    pub(crate) fn cargo_build(&self) -> Command {
+        let mut command = match self {
+            Self::Installed => process::cargo(),
+            Self::FromSource { cargo, .. } => Command::new(cargo),
+        };
+        command.args(["build", "--profile", "guest", "--target", TARGET]);
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        if let Self::FromSource { rustc, linker, .. } = self {
+            FOREIGN_ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));
+            // Building the standard library is unstable; this variable allows it in a stable compiler.
+            command.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1").env("RUSTC", rustc);
+            command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+        }
+        command
+    }
+
+    fn from_source(rustc: PathBuf) -> Option<Self> {
+        let cargo = rustc.with_file_name("cargo");
+        let sysroot = PathBuf::from(process::ask(&rustc, &["--print", "sysroot"])?);
+        let sources = sysroot.join("lib/rustlib/src/rust/library/Cargo.lock");
+        (sources.is_file() && cargo.is_file()).then_some(())?;
+        Some(Self::FromSource { linker: wasm_linker(&sysroot)?, cargo, rustc })
+    }
+}
+
+/// The linker of a Rust toolchain is as new as its compiler, so it comes before the system's.
+fn wasm_linker(sysroot: &Path) -> Option<PathBuf> {
+    let active = process::ask("rustc", &["--print", "sysroot"]).map(PathBuf::from);
+    let of_rust = [Some(sysroot.to_path_buf()), active].into_iter().flatten().find_map(|root| rust_lld(&root));
+    of_rust.or_else(|| process::find("rust-lld")).or_else(|| process::find("wasm-ld"))
+}
+
+fn rust_lld(sysroot: &Path) -> Option<PathBuf> {
+    let platforms = std::fs::read_dir(sysroot.join("lib/rustlib")).ok()?.flatten();
+    platforms.map(|platform| platform.path().join("bin/rust-lld")).find(|file| file.is_file())
+}
+
+fn rustup_target_add() -> Result<()> {
+    let rustup = process::find("rustup").context("there is no rustup")?;
+    eprintln!("installing the Rust target {TARGET} with rustup");
+    process::run_within(Command::new(rustup).args(["target", "add", TARGET]), RUSTUP_WAIT)
+}
+
+fn apt_install() -> Result<()> {
+    process::find("apt-get").context("there is no apt-get")?;
+    eprintln!("installing the Debian packages {} with apt-get", DEBIAN_PACKAGES.join(" "));
+    process::run(apt_get()?.args(["update", "-qq"]))?;
+    process::run(apt_get()?.args(["install", "-qq", "-y", "--no-install-recommends"]).args(DEBIAN_PACKAGES))
+}
+
+fn apt_get() -> Result<Command> {
+    let mut command = match process::ask("id", &["-u"]).as_deref() {
+        Some("0") => Command::new("apt-get"),
+        _ => {
+            let mut sudo = Command::new(process::find("sudo").context("it needs root or sudo")?);
+            sudo.arg("apt-get");
+            sudo
+        }
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    Ok(command)
+}
