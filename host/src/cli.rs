@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 /// A WebAssembly plugin host for event handlers.
 #[derive(Parser)]
-#[command(name = "wasmill", version, propagate_version = true)]
+#[command(name = "wasmill", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
     /// Print what a program can read: JSON, one value a line.
     #[arg(long, global = true)]
@@ -35,6 +35,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or a bad manifest.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -61,9 +63,6 @@ enum Command {
         /// The data folder whose dev-broker.json names the broker.
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
-        /// How many partitions a topic gets that nobody ensured.
-        #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
-        partitions: i32,
     },
 }
 
@@ -86,8 +85,8 @@ impl Command {
             Self::Events(args) => events::events(args, json),
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
-            Self::DevBroker { data, partitions } => {
-                crate::kafka::dev_broker::run(&data, partitions).map_err(|cause| Failure::failed(cause.to_string()))
+            Self::DevBroker { data } => {
+                crate::kafka::dev_broker::run(&data).map_err(|cause| Failure::failed(cause.to_string()))
             }
         }
     }
@@ -105,5 +104,26 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_understood() {
+        for line in [
+            "run wasmill.toml --data d --brokers embedded --listen 127.0.0.1:0",
+            "check wasmill.toml --json",
+            "--json send order 1 Create {} --id a --expect no-stream",
+            "send order 1 Count -5 --data d --json",
+            "query sales totals --json",
+            "query sales totals {} --position 3 --timeout-ms 5 --url http://127.0.0.1:1",
+            "events --from 3 --follow --type order.* --limit 9",
+            "status --json",
+            "plugins list --json",
+            "plugins reload orders",
+            "dev-broker --data d",
+        ] {
+            let parsed = Cli::try_parse_from(std::iter::once("wasmill").chain(line.split(' ')));
+            let json = parsed.unwrap_or_else(|error| panic!("{line}: {error}")).json;
+            assert_eq!(json, line.contains("--json"), "{line}");
+        }
     }
 }

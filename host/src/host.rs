@@ -158,10 +158,10 @@ impl Host {
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,
-            sources: Vec::new(),
+            sources: parts.sources.iter().map(|source| source.status()).collect(),
             subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.iter().map(|projection| projection.status()).collect(),
-            sink: None,
+            sink: parts.sink.as_ref().map(|sink| sink.status()),
             parked,
         }
     }
@@ -173,7 +173,11 @@ impl Host {
 
     /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.
     pub async fn wait_source(&self, name: &str, handled: u64, timeout: Duration) -> Option<SourceProgress> {
-        let _ = (name, handled, timeout); None
+        let source = self.parts.sources.iter().find(|source| source.name() == name)?;
+        let mut progress = source.progress();
+        // In either case the answer is where it is now.
+        let _ = tokio::time::timeout(timeout, progress.wait_for(|sum| *sum >= handled)).await;
+        Some(drain::source_progress(source))
     }
 
     /// Loads a plugin's file anew.

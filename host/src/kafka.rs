@@ -12,6 +12,8 @@ mod message;
 mod record;
 pub mod sink;
 pub mod source;
+#[cfg(test)]
+mod testing;
 pub mod topics;
 
 pub use connection::Connection;

@@ -20,11 +20,11 @@ pub(crate) struct Figures {
     /// Orders confirmed: the read model.
     pub(crate) confirmed: u64,
     /// Pieces sold.
-    pub(crate) units: u64,
+    pub(crate) units: i64,
     /// Money taken.
-    pub(crate) sales_cents: u64,
+    pub(crate) sales_cents: i64,
     /// Money not taken.
-    pub(crate) discount_cents: u64,
+    pub(crate) discount_cents: i64,
     /// Stores that sold something.
     pub(crate) stores: u64,
     /// Households that bought something.
@@ -44,9 +44,9 @@ pub(crate) struct Figures {
 struct Totals {
     placed: u64,
     confirmed: u64,
-    units: u64,
-    sales_cents: u64,
-    discount_cents: u64,
+    units: i64,
+    sales_cents: i64,
+    discount_cents: i64,
     stores: u64,
     households: u64,
     loyal_households: u64,

@@ -21,21 +21,16 @@ pub(crate) fn print(outcome: &Outcome) {
     );
 
     println!("\n{}", heading.apply_to("What was sold"));
-    row("units", &grouped(figures.units), "");
+    row("units", &signed(figures.units), "");
     row("sales", &money(figures.sales_cents), "");
-    row(
-        "discounts",
-        &money(figures.discount_cents),
-        &share(figures.discount_cents, figures.sales_cents + figures.discount_cents),
-    );
+    row("discounts", &money(figures.discount_cents), &off(figures.discount_cents, figures.sales_cents));
     row("stores", &grouped(figures.stores), "");
     row("households", &grouped(figures.households), &format!("{} became loyal", grouped(figures.loyal_households)));
 
     println!("\n{}", heading.apply_to("Best stores"));
     let best = figures.top_stores.first().map_or(0, |(_, cents)| *cents);
     for (store, cents) in &figures.top_stores {
-        let cents = u64::try_from(*cents).unwrap_or(0);
-        row(&format!("store {store}"), &money(cents), &bar(cents, u64::try_from(best).unwrap_or(0)));
+        row(&format!("store {store}"), &money(*cents), &bar(*cents, best));
     }
     print_run(outcome, &heading);
 }
@@ -63,9 +58,11 @@ fn row(name: &str, value: &str, note: &str) {
     println!("  {name:<22}{:>16}   {}", style(value).cyan(), style(note).dim());
 }
 
-fn bar(value: u64, longest: u64) -> String {
-    const WIDTH: u64 = 24;
-    "▇".repeat((value * WIDTH).checked_div(longest).unwrap_or(0) as usize)
+fn bar(value: i64, longest: i64) -> String {
+    const WIDTH: f64 = 24.0;
+    let share = if longest > 0 { value as f64 / longest as f64 } else { 0.0 };
+    // A cast from a float takes what is below zero for zero.
+    "▇".repeat((share * WIDTH).round() as usize)
 }
 
 fn share(part: u64, whole: u64) -> String {
@@ -75,8 +72,21 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", part as f64 * 100.0 / whole as f64)
 }
 
-fn money(cents: u64) -> String {
-    format!("${}.{:02}", grouped(cents / 100), cents % 100)
+/// What a discount took off, of what would have been paid without it.
+fn off(discount: i64, paid: i64) -> String {
+    let unsigned = |cents: i64| u64::try_from(cents).unwrap_or(0);
+    share(unsigned(discount), unsigned(discount.saturating_add(paid)))
+}
+
+fn money(cents: i64) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let cents = cents.unsigned_abs();
+    format!("{sign}${}.{:02}", grouped(cents / 100), cents % 100)
+}
+
+fn signed(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", grouped(number.unsigned_abs()))
 }
 
 fn grouped(number: u64) -> String {
@@ -98,7 +108,9 @@ mod tests {
         assert_eq!(grouped(18_448_543), "18,448,543");
         assert_eq!(money(54_894_680), "$548,946.80");
         assert_eq!(money(7), "$0.07");
+        assert_eq!(money(-1_250), "-$12.50");
         assert_eq!(share(1, 8), "12.5 %");
         assert_eq!(bar(1, 0), "");
+        assert_eq!(bar(1, 12), "▇▇");
     }
 }

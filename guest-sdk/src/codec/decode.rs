@@ -55,12 +55,18 @@ fn short_name<T>() -> &'static str {
 }
 
 /// Runs one read over the whole payload and refuses what follows it.
+///
+/// The payload is checked to be text once, which costs less than once for each string in it.
 fn exact<'a, T>(
     payload: &'a [u8],
-    read: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::SliceRead<'a>>) -> serde_json::Result<T>,
+    read: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::StrRead<'a>>) -> serde_json::Result<T>,
 ) -> Result<T, Error> {
-    let mut json = serde_json::Deserializer::from_slice(payload);
+    let mut json = serde_json::Deserializer::from_str(text(payload)?);
     read(&mut json).and_then(|value| json.end().map(|()| value)).map_err(Error::unplaced)
+}
+
+fn text(payload: &[u8]) -> Result<&str, Error> {
+    str::from_utf8(payload).map_err(|error| Error::Other(format!("the payload is not text: {error}")))
 }
 
 #[derive(Clone, Copy)]

@@ -38,6 +38,7 @@ use serde::Serialize;
 ///
 /// # Panics
 /// When an event of the history does not survive encoding and decoding.
+#[must_use = "add `when`"]
 #[track_caller]
 pub fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given<A> {
     let given = Given { live: Live::new("test".to_owned()), command: envelope::metadata("command-1", 0) };
@@ -54,7 +55,6 @@ pub fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given
 }
 
 /// An aggregate that waits for a command.
-#[must_use = "add `when`"]
 pub struct Given<A: Aggregate> {
     live: Live<A>,
     command: types::Metadata,

@@ -115,7 +115,7 @@ impl Database for Sqlite {
     fn query(&self, statement: &str, parameters: &[Value]) -> Result<Rows, Error> {
         let run = || {
             let mut prepared = self.0.prepare_cached(statement)?;
-            let columns = prepared.column_names().into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let columns = prepared.column_names().map(str::to_owned).collect::<Vec<_>>();
             let width = columns.len();
             let rows = prepared.query_map(params_from_iter(parameters.iter().map(bound)), |row| {
                 (0..width).map(|column| Ok(taken(row.get_ref(column)?))).collect()

@@ -3,6 +3,7 @@
 use super::client::{Client, Reply, Target, segment};
 use super::failure::Failure;
 use super::{output, table};
+use crate::filter::Filter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -16,13 +17,17 @@ pub(super) struct Args {
     #[arg(long)]
     follow: bool,
     /// Only these, such as `order.OrderCreated` or `order.*`; several with commas between them.
-    #[arg(long = "type", value_name = "FILTER")]
+    #[arg(long = "type", value_name = "FILTER", value_parser = patterns)]
     types: Option<String>,
     /// At most this many.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
     target: Target,
+}
+
+fn patterns(text: &str) -> Result<String, crate::filter::PatternError> {
+    Filter::parse(text.split(',')).map(|_| text.to_owned())
 }
 
 /// What a line for people shows of an event.

@@ -2,13 +2,17 @@
 
 use super::parts::Parts;
 use crate::model::Position;
-use crate::status::Drained;
+use crate::kafka::Source;
+use crate::status::{Drained, PartitionProgress, SourceProgress};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How often counters that wake nobody are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long a source that does not move is left alone.
+const LOOK_AT_BROKERS_AGAIN: Duration = Duration::from_millis(200);
 
 /// Waits part by part, in the direction of the data. New work that appears meanwhile starts the round anew, so that
 /// in the end one look finds nothing anywhere.
@@ -30,7 +34,19 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
     }
 }
 
+/// How far a source has come.
+pub(super) fn source_progress(source: &Source) -> SourceProgress {
+    let partitions = source.status().partitions.into_iter();
+    let partitions: Vec<_> =
+        partitions.map(|partition| PartitionProgress { partition: partition.partition, next: partition.next }).collect();
+    SourceProgress { handled: partitions.iter().map(|partition| partition.next).sum(), partitions }
+}
+
 async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
+    for source in &parts.sources {
+        *waiting_for = format!("source {}", source.name());
+        catch_up(source, waiting_for).await;
+    }
     "aggregates".clone_into(waiting_for);
     until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
     for subscription in &parts.subscriptions {
@@ -43,6 +59,29 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
     for projection in &parts.projections {
         *waiting_for = format!("projection {}", projection.name);
         reach(projection.reached(), head).await;
+    }
+    if let Some(sink) = &parts.sink {
+        "the sink".clone_into(waiting_for);
+        until(|| sink.status().pending == 0).await;
+    }
+}
+
+/// Up to the ends of its partitions as the brokers tell them now.
+async fn catch_up(source: &Source, waiting_for: &mut String) {
+    let mut progress = source.progress();
+    loop {
+        match tokio::task::block_in_place(|| source.refresh_ends()) {
+            Ok(()) if source.is_caught_up() => return,
+            Ok(()) => {
+                // Each look asks the brokers, so not at every record; an error means that the source is gone.
+                let _ = tokio::time::timeout(LOOK_AT_BROKERS_AGAIN, progress.changed()).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => {
+                *waiting_for = format!("source {}: {error}", source.name());
+                tokio::time::sleep(LOOK_AT_BROKERS_AGAIN).await;
+            }
+        }
     }
 }
 
@@ -64,5 +103,7 @@ impl Parts {
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
             && self.subscriptions.iter().all(|subscription| subscription.commands_in_flight() == 0)
+            && self.sources.iter().all(Source::is_caught_up)
+            && self.sink.iter().all(|sink| sink.status().pending == 0)
     }
 }

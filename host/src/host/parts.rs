@@ -1,13 +1,14 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
 use crate::aggregates::{self, Aggregates};
-use crate::manifest::{Manifest, Plugin as PluginSettings};
+use crate::kafka::{self, Connection, Sink, Source, dev_broker::DevBroker};
+use crate::manifest::{Brokers, Kafka, Manifest, Plugin as PluginSettings};
 use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role};
 use crate::projection::{self, Projection};
 use crate::store::sqlite::{Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, Subscription};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -18,6 +19,12 @@ pub(super) struct Parts {
     pub(super) aggregates: Arc<Aggregates>,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) projections: Vec<Projection>,
+    pub(super) sources: Vec<Source>,
+    pub(super) sink: Option<Sink>,
+    /// Makes missing topics as soon as the cluster answers, for as long as it is held.
+    _topics: Option<kafka::topics::Pending>,
+    /// Behind a mutex only to be taken at the end.
+    broker: Mutex<Option<DevBroker>>,
 }
 
 /// Why a host does not start. Nothing is left running.
@@ -41,6 +48,9 @@ pub enum Error {
     /// The aggregates can't be started.
     #[error(transparent)]
     Aggregates(#[from] aggregates::StartError),
+    /// Kafka is configured wrongly, or the development broker does not start.
+    #[error(transparent)]
+    Kafka(#[from] kafka::Error),
 }
 
 /// Loads every plugin of a manifest and checks that all fits together, without starting anything: a line for each
@@ -68,8 +78,19 @@ impl Parts {
         let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&data.join("events.sqlite"), store_options(manifest))?);
         let shards = catalog.slots().map(|slot| (slot.clone(), shards(&manifest.plugins[&*slot.name])));
         let aggregates = Arc::new(Aggregates::start(shards, &store, &aggregates::Options::default())?);
-        let mut parts = Self { catalog, store, aggregates, subscriptions: Vec::new(), projections: Vec::new() };
-        match parts.start_followers(manifest, runtime) {
+        let mut parts = Self {
+            catalog,
+            store,
+            aggregates,
+            subscriptions: Vec::new(),
+            projections: Vec::new(),
+            sources: Vec::new(),
+            sink: None,
+            _topics: None,
+            broker: Mutex::default(),
+        };
+        let kafka = manifest.kafka.as_ref().map_or(Ok(()), |kafka| parts.start_kafka(manifest, kafka));
+        match parts.start_followers(manifest, runtime).and(kafka) {
             Ok(()) => Ok(parts),
             Err(error) => {
                 parts.stop();
@@ -91,12 +112,41 @@ impl Parts {
         Ok(())
     }
 
+    /// Nothing here waits for a real cluster: it may come later.
+    fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka) -> Result<(), Error> {
+        let connection = match &kafka.brokers {
+            Brokers::Addresses(brokers) => Connection::new(brokers, &kafka.properties)?,
+            Brokers::Embedded => {
+                let program = std::env::current_exe()
+                    .map_err(|error| Error::One(format!("can't find the program to start a development broker: {error}")))?;
+                let topics = kafka.topics.iter().map(|(name, topic)| (name.clone(), topic.partitions)).collect();
+                let broker = kafka::dev_broker::ensure(&program, &manifest.data, &topics)?;
+                let connection = Connection::embedded(&broker, &kafka.properties);
+                *self.broker.lock().expect("no holder panics") = Some(broker);
+                connection?
+            }
+        };
+        self._topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
+        self.sink = Some(Sink::start(kafka::sink::Config::new(&manifest.sink), connection.clone(), self.store.clone())?);
+        for (name, source) in &manifest.sources {
+            let config = kafka::source::Config::new(name, source);
+            let source = Source::start(config, connection.clone(), self.store.clone(), self.aggregates.clone())?;
+            self.sources.push(source);
+        }
+        Ok(())
+    }
+
     /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to.
     pub(super) fn stop(&self) {
+        self.sources.iter().for_each(Source::stop);
         self.subscriptions.iter().for_each(Subscription::stop);
         self.aggregates.stop();
         self.projections.iter().for_each(Projection::stop);
+        self.sink.iter().for_each(Sink::stop);
         self.store.close();
+        if let Some(broker) = self.broker.lock().expect("no holder panics").take() {
+            broker.stop();
+        }
     }
 }
 

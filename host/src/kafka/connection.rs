@@ -36,8 +36,7 @@ impl Connection {
         if let Some((property, cause)) = reserved {
             return Err(Error::Property { property: (*property).into(), cause: (*cause).into() });
         }
-        let connection =
-            Self { brokers: brokers.into(), properties: Arc::new(properties.clone()), incarnation: None };
+        let connection = Self { brokers: brokers.into(), properties: Arc::new(properties.clone()), incarnation: None };
         connection.client("check").create_native_config().map_err(|error| client_error("check", error))?;
         Ok(connection)
     }

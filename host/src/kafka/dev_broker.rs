@@ -260,3 +260,44 @@ impl ProducerContext for BrokerContext {
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::kafka::testing::eventually;
+    use crate::kafka::{Connection, topics};
+    use crate::manifest::Topic;
+
+    /// Stands for a broker that a test runs itself.
+    pub(in crate::kafka) fn broker_at(brokers: &str) -> DevBroker {
+        let lease = Lease { pid: 0, brokers: brokers.into(), incarnation: "test".into() };
+        broker(Path::new("no folder"), lease, None)
+    }
+
+    #[test]
+    fn a_broker_is_found_gets_new_topics_and_ends_with_its_lease() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        let running = std::thread::spawn(move || run(&data));
+        eventually("the broker serves", || find(folder.path()).is_some());
+        let first = find(folder.path()).unwrap();
+        assert!(run(folder.path()).unwrap_err().to_string().contains("runs for"), "a second one must be refused");
+
+        let nothing = Path::new("/no/such/program");
+        let topics = BTreeMap::from([("baskets".to_owned(), 6), ("notifications".to_owned(), 1)]);
+        let broker = ensure(nothing, folder.path(), &topics).unwrap();
+        assert_eq!((&broker.incarnation, broker.pid), (&first.incarnation, std::process::id()));
+
+        let connection = Connection::embedded(&broker, &BTreeMap::new()).unwrap();
+        let wanted = |partitions| BTreeMap::from([("baskets".to_owned(), Topic { partitions, ..Topic::default() })]);
+        assert_eq!(topics::ensure(&connection, &wanted(6)).unwrap(), topics::Report::default());
+        let differences = topics::ensure(&connection, &wanted(4)).unwrap().differences;
+        assert_eq!(differences, ["topic baskets has 6 partitions, the manifest says 4; nothing was changed"]);
+
+        broker.stop();
+        running.join().unwrap().unwrap();
+        assert!(!folder.path().join(LEASE).exists());
+        let error = ensure(nothing, folder.path(), &topics).unwrap_err().to_string();
+        assert!(error.contains("can't start /no/such/program"), "{error}");
+    }
+}

@@ -11,7 +11,8 @@ const DEFAULT_TYPE: &str = "wasmill.message";
 /// guest set one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
 pub(super) fn headers(message: &Message) -> OwnedHeaders {
     let own = |name: &str| message.headers.iter().any(|header| header.name == name);
-    let given_type = message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
+    let given_type =
+        message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
     let time = rfc3339(message.time_ms);
     let ours: [(&str, &[u8]); 7] = [
         ("ce_id", message.id.as_bytes()),

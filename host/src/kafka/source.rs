@@ -107,8 +107,12 @@ impl Source {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
             move || Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions))
         };
+        let source =
+            Self { config: config.clone(), view, completions, scout: requests, threads: Mutex::new(vec![reader]) };
+        // From here on an error stops the reader, by dropping the source.
         let scout = start_thread(format!("scout-{}", config.name), scout, Scout::run)?;
-        Ok(Self { config, view, completions, scout: requests, threads: Mutex::new(vec![reader, scout]) })
+        source.threads.lock().expect("no holder panics").push(scout);
+        Ok(source)
     }
 
     /// The source's name.
@@ -131,7 +135,10 @@ impl Source {
     pub fn refresh_ends(&self) -> Result<(), String> {
         let (sender, answer) = crossbeam_channel::bounded(1);
         let asked = self.scout.send(scout::Request::Refresh(sender));
-        asked.ok().and_then(|()| answer.recv().ok()).unwrap_or_else(|| Err(format!("source {} is stopped", self.name())))
+        asked
+            .ok()
+            .and_then(|()| answer.recv().ok())
+            .unwrap_or_else(|| Err(format!("source {} is stopped", self.name())))
     }
 
     /// Whether everything up to the ends as last seen is settled.
@@ -165,10 +172,8 @@ fn consumer(
 ) -> Result<Arc<BaseConsumer<Context>>, Error> {
     let client = format!("source {}", config.name);
     let context = Context::new(client.as_str(), health);
-    let mut consumer: BaseConsumer<Context> = connection
-        .consumer(&config.name)
-        .create_with_context(context)
-        .map_err(|error| client_error(&client, error))?;
+    let mut consumer: BaseConsumer<Context> =
+        connection.consumer(&config.name).create_with_context(context).map_err(|error| client_error(&client, error))?;
     completions.wakes_this_thread();
     let waker = completions.clone();
     consumer.set_nonempty_callback(move || waker.wake());

@@ -91,8 +91,7 @@ impl Ensuring<'_> {
         differences: &mut Vec<String>,
     ) -> Result<Vec<&'t str>, Error> {
         // All topics: asking for one by name could make it.
-        let metadata =
-            self.admin.inner().fetch_metadata(None, ANSWER_MAX).map_err(|error| self.unreachable(&error))?;
+        let metadata = self.admin.inner().fetch_metadata(None, ANSWER_MAX).map_err(|error| self.unreachable(&error))?;
         let mut missing = Vec::new();
         for (name, wanted) in topics {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
@@ -109,7 +108,8 @@ impl Ensuring<'_> {
         missing: &[&str],
         differences: &mut Vec<String>,
     ) -> Result<(), Error> {
-        let configured = |(name, topic): &(&String, &Topic)| !topic.config.is_empty() && !missing.contains(&name.as_str());
+        let configured =
+            |(name, topic): &(&String, &Topic)| !topic.config.is_empty() && !missing.contains(&name.as_str());
         for (name, wanted) in topics.iter().filter(configured) {
             let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options()).await;
             let answer = answer.map_err(|error| self.unreachable(&error))?;

@@ -55,7 +55,9 @@ impl Lane {
         }
         let origin = Origin { ledger: self.ledger_name.clone(), first: self.uncovered, last: offset };
         self.uncovered = offset + 1;
-        self.cover_settled();
+        if self.uncovered < self.settled_until {
+            self.cover_settled();
+        }
         self.in_flight += 1;
         Some(origin)
     }

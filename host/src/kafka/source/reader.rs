@@ -106,6 +106,7 @@ impl Reader {
             moved |= self.read();
             self.show();
             if !moved {
+                self.skip_gaps();
                 self.rest();
             }
         }
@@ -190,14 +191,11 @@ impl Reader {
         moved
     }
 
-    /// Shows progress, settles offsets without records, and commits for lag tools.
+    /// Shows progress, and commits for lag tools.
     fn show(&mut self) {
         let readings = self.partitions.iter().flatten();
         let lanes = readings.map(|reading| (reading.partition, reading.lane.next(), reading.lane.in_flight()));
         self.work.view.settled(lanes, &mut self.at_rest);
-        if !self.at_rest.is_empty() {
-            self.skip_gaps();
-        }
         if Instant::now() >= self.commit_due {
             self.commit();
             self.commit_due = Instant::now() + COMMIT_EVERY;
@@ -207,6 +205,9 @@ impl Reader {
     /// At the end of a partition there may be offsets that hold no record, such as transaction markers: the consumer's
     /// position is past them, and no record will come whose origin covers them.
     fn skip_gaps(&mut self) {
+        if self.at_rest.is_empty() {
+            return;
+        }
         let Ok(positions) = self.work.consumer.position() else { return };
         for &partition in &self.at_rest {
             let Some(reading) = self.partitions[partition as usize].as_mut() else { continue };
@@ -236,7 +237,10 @@ impl Reader {
             let _ = offsets.add_partition_offset(&self.work.config.topic, reading.partition, offset);
         }
         match self.work.consumer.commit(&offsets, CommitMode::Async) {
-            Ok(()) => self.committed = sum,
+            Ok(()) => {
+                self.work.consumer.context().commit_sent();
+                self.committed = sum;
+            }
             Err(error) => tracing::debug!("offsets for lag tools were not committed: {error}"),
         }
     }

@@ -94,19 +94,22 @@ impl Scout {
         let partitions = self.partitions()?;
         self.view.found(partitions.into_iter());
         let opened = self.view.opened();
+        // A partition in trouble must not keep the others waiting.
+        let mut result = Ok(());
         for partition in self.view.unopened() {
-            self.open(partition)?;
+            result = result.and(self.open(partition));
         }
         for partition in opened {
-            let (_, end) = self.watermarks(partition)?;
-            self.view.end(partition, end);
+            let end = self.watermarks(partition).map(|(_, end)| self.view.end(partition, end));
+            result = result.and(end);
         }
-        Ok(())
+        result
     }
 
     fn partitions(&self) -> Result<Vec<i32>, String> {
         let topic = &self.config.topic;
-        let metadata = self.consumer.fetch_metadata(Some(topic), ANSWER_MAX).map_err(|error| self.in_the_way(&error))?;
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), ANSWER_MAX).map_err(|error| self.in_the_way(&error))?;
         let found = metadata.topics().iter().find(|found| found.name() == &**topic);
         let code = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
         match (code, found) {
@@ -116,10 +119,12 @@ impl Scout {
             (Some(RDKafkaErrorCode::TopicAuthorizationFailed), _) => Err(format!(
                 "topic {topic}: not authorized; grant this principal Describe and Read on it (and Read on the group)"
             )),
-            (None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic), _) => Err(format!(
-                "topic {topic} does not exist at {}; create it, or list it as [kafka.topics.{topic}] in the manifest",
-                self.connection.brokers()
-            )),
+            (None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic), _) => {
+                Err(format!(
+                    "topic {topic} does not exist at {}; create it, or list it as [kafka.topics.{topic}] in the manifest",
+                    self.connection.brokers()
+                ))
+            }
             (Some(code), _) => Err(format!("topic {topic}: {code}")),
         }
     }

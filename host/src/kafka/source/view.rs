@@ -42,12 +42,7 @@ struct Partition {
 
 impl View {
     pub(super) fn new(health: Health) -> Self {
-        Self {
-            stopping: AtomicBool::new(false),
-            health,
-            facts: Mutex::default(),
-            progress: watch::Sender::new(0),
-        }
+        Self { stopping: AtomicBool::new(false), health, facts: Mutex::default(), progress: watch::Sender::new(0) }
     }
 
     pub(super) fn stop(&self) {

@@ -1,0 +1,169 @@
+//! Real parts for the tests of this module: librdkafka's mock cluster, the SQLite store, and an inbox that records one
+//! event for each command.
+
+use super::Connection;
+use super::dev_broker::tests::broker_at;
+use crate::aggregates::{Inbox, Reply, Unaccepted};
+use crate::filter::Filter;
+use crate::model::*;
+use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::{Append, Decision, EventStore};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Waits for a condition. A test that fails here shows what it waited for.
+pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A broker of the test's own.
+pub(super) struct Broker {
+    pub(super) cluster: MockCluster<'static, DefaultProducerContext>,
+    producer: BaseProducer,
+}
+
+impl Broker {
+    pub(super) fn with_topic(topic: &str, partitions: i32) -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(topic, partitions, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("linger.ms", "0");
+        Self { producer: config.create().unwrap(), cluster }
+    }
+
+    pub(super) fn connection(&self, properties: &[(&str, &str)]) -> Connection {
+        let properties: BTreeMap<_, _> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties).unwrap()
+    }
+
+    pub(super) fn produce(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+        (record.key, record.payload) = (key, value);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+
+    pub(super) fn flush(&self) {
+        self.producer.flush(Duration::from_secs(20)).unwrap();
+    }
+
+    /// Everything in partition 0 of a topic, once there are at least `count` records: value and headers.
+    pub(super) fn consume(&self, topic: &str, count: usize) -> Vec<(String, Vec<(String, String)>)> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.cluster.bootstrap_servers()).set("group.id", "test");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+        consumer.assign(&partitions).unwrap();
+        let mut records = Vec::new();
+        eventually("records in the topic", || {
+            while let Some(Ok(record)) = consumer.poll(Duration::from_millis(20)) {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let header = |header: rdkafka::message::Header<'_, &[u8]>| {
+                    (header.key.to_owned(), text(header.value.unwrap_or_default()))
+                };
+                let headers = record.headers().map(|headers| headers.iter().map(header).collect());
+                records.push((text(record.payload().unwrap_or_default()), headers.unwrap_or_default()));
+            }
+            records.len() >= count
+        });
+        records
+    }
+}
+
+/// A store in a folder that goes with it.
+pub(super) struct Folder {
+    folder: tempfile::TempDir,
+    pub(super) store: Arc<dyn EventStore>,
+}
+
+impl Folder {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("store.db"), Options::default()).unwrap());
+        Self { folder, store }
+    }
+
+    /// Closes the store and opens it again, as a new process would.
+    pub(super) fn reopen(self) -> Self {
+        let Self { folder, store } = self;
+        store.close();
+        drop(store);
+        let store = Arc::new(SqliteStore::open(&folder.path().join("store.db"), Options::default()).unwrap());
+        Self { folder, store }
+    }
+
+    pub(super) fn events(&self) -> Vec<RecordedEvent> {
+        self.store.reader().unwrap().read_all(Position(0), &Filter::all(), 1_000_000).unwrap().events
+    }
+
+    pub(super) fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.store.reader().unwrap().dead_letters(1_000).unwrap().0
+    }
+}
+
+/// How an inbox treats the next commands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// Records an event for each.
+    Willing,
+    /// Is full.
+    Full,
+    /// Takes them and loses every third, with its reply.
+    Forgetful,
+    /// Takes them and fails.
+    Failing,
+}
+
+/// Records one event for each command.
+pub(super) struct Recorder {
+    store: Arc<dyn EventStore>,
+    pub(super) mood: Mutex<Mood>,
+    offered: AtomicUsize,
+}
+
+impl Recorder {
+    pub(super) fn new(store: &Arc<dyn EventStore>, mood: Mood) -> Arc<Self> {
+        Arc::new(Self { store: store.clone(), mood: Mutex::new(mood), offered: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn offered(&self) -> usize {
+        self.offered.load(Ordering::SeqCst)
+    }
+
+    fn record(&self, command: Command, reply: Reply) {
+        let event = NewEvent { name: "Taken".into(), payload: command.payload.clone() };
+        let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
+        let done = |result: Result<crate::store::Appended, crate::store::Error>| {
+            reply(match result {
+                Ok(appended) => Outcome::Accepted { version: appended.version, position: appended.position, events: 1 },
+                Err(error) => Outcome::Failed { reason: error.to_string() },
+            });
+        };
+        self.store.append(append, Box::new(done));
+    }
+}
+
+impl Inbox for Recorder {
+    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+        let number = self.offered.fetch_add(1, Ordering::SeqCst);
+        match *self.mood.lock().unwrap() {
+            Mood::Full => return Err(Unaccepted::Full(command, reply)),
+            Mood::Forgetful if number.is_multiple_of(3) => drop(reply),
+            Mood::Failing => reply(Outcome::Failed { reason: "the disk is full".into() }),
+            Mood::Willing | Mood::Forgetful => self.record(command, reply),
+        }
+        Ok(())
+    }
+}

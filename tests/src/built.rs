@@ -1,0 +1,34 @@
+//! Where the programs and plugins are that `cargo xtask build` makes.
+
+use std::path::{Path, PathBuf};
+
+/// A program of the workspace, such as `wasmill`.
+pub fn program(name: &str) -> PathBuf {
+    let host =
+        std::env::var_os("WASMILL_BIN").map_or_else(|| workspace().join("target/release/wasmill"), PathBuf::from);
+    there(host.with_file_name(name))
+}
+
+/// The file of a plugin.
+pub fn plugin(name: &str) -> PathBuf {
+    there(plugins().join(name).with_extension("wasm"))
+}
+
+/// The folder of the plugins.
+pub fn plugins() -> PathBuf {
+    std::env::var_os("WASMILL_PLUGINS").map_or_else(|| workspace().join("target/plugins"), PathBuf::from)
+}
+
+/// The example's folder.
+pub fn grocery() -> PathBuf {
+    workspace().join("examples/grocery")
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests stand in a workspace")
+}
+
+fn there(file: PathBuf) -> PathBuf {
+    assert!(file.is_file(), "{} is not there: run `cargo xtask build`", file.display());
+    file
+}

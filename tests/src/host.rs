@@ -1,0 +1,149 @@
+//! A running host, spoken to over HTTP.
+
+use grocery_demo::host::Host;
+use serde_json::Value;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a condition may take to come true.
+const WAIT: Duration = Duration::from_secs(60);
+/// How often a condition is looked at that nothing tells of.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A host that serves. It ends with the value.
+pub struct TestHost {
+    host: Host,
+    agent: ureq::Agent,
+}
+
+/// An answer of the API.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON; null where there is none.
+    pub body: Value,
+}
+
+impl TestHost {
+    pub(crate) fn new(host: Host) -> Self {
+        let config = ureq::Agent::config_builder().timeout_global(Some(WAIT * 2)).http_status_as_error(false);
+        Self { host, agent: config.proxy(None).build().into() }
+    }
+
+    /// Sends a command.
+    pub fn send(&self, aggregate: &str, id: &str, command: &str, payload: &Value) -> Answer {
+        self.send_with(aggregate, id, command, payload, &[])
+    }
+
+    /// Sends a command with headers.
+    pub fn send_with(
+        &self,
+        aggregate: &str,
+        id: &str,
+        command: &str,
+        payload: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        self.post(&format!("/v1/commands/{aggregate}/{id}/{command}"), payload, headers)
+    }
+
+    /// Asks a projection.
+    pub fn query(&self, projection: &str, query: &str, params: &Value) -> Answer {
+        self.post(&format!("/v1/queries/{projection}/{query}"), params, &[])
+    }
+
+    /// Posts JSON.
+    pub fn post(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.post(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send_json(body), path)
+    }
+
+    /// Gets JSON.
+    pub fn get(&self, path: &str) -> Answer {
+        answer(self.agent.get(self.url(path)).call(), path)
+    }
+
+    /// Everything that the host says about itself.
+    pub fn status(&self) -> Value {
+        self.get("/v1/status").body
+    }
+
+    /// Recorded events after the filter, in order.
+    pub fn events(&self, filter: &str) -> Vec<Value> {
+        let path = format!("/v1/events?from=1&limit=100000&type={filter}");
+        let mut response = self.agent.get(self.url(&path)).call().expect("read events");
+        let text = response.body_mut().read_to_string().expect("read events");
+        text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
+    }
+
+    /// Waits until the host has nothing left to do.
+    pub fn drained(&self) {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let answer = self.get("/v1/drained?timeout_ms=1000");
+            if answer.body["drained"] == true {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not drained: {answer:?}\n{}", self.log());
+        }
+    }
+
+    /// Waits until the host's status meets a condition, and returns it.
+    pub fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "waited in vain until {what}: {status:#}\n{}", self.log());
+            thread::park_timeout(LOOK);
+        }
+    }
+
+    /// Waits until the log has a line that meets a condition.
+    pub fn until_logged(&self, what: &str, condition: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + WAIT;
+        while !self.log().lines().any(&condition) {
+            assert!(Instant::now() < deadline, "waited in vain for a line of the log {what}\n{}", self.log());
+            thread::park_timeout(LOOK);
+        }
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.host.data().join("host.log")).expect("read the host's log")
+    }
+
+    /// Where its Kafka is.
+    pub fn brokers(&self) -> String {
+        let file = fs::read(self.host.data().join("dev-broker.json")).expect("the development broker writes a file");
+        let file: Value = serde_json::from_slice(&file).expect("the file is JSON");
+        file["brokers"].as_str().expect("the file names the brokers").to_owned()
+    }
+
+    /// Kills the host and starts it again on the same folder.
+    pub fn crash(&self) {
+        self.host.crash().unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Lets the host end in order; it must end well.
+    pub fn stop(self) {
+        self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.host.place().url)
+    }
+}
+
+fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, path: &str) -> Answer {
+    let mut response = response.unwrap_or_else(|error| panic!("no answer to {path}: {error}"));
+    let text = response.body_mut().read_to_string().expect("read an answer");
+    Answer { status: response.status().as_u16(), body: serde_json::from_str(&text).unwrap_or(Value::Null) }
+}

@@ -1,0 +1,78 @@
+//! A folder with a manifest, gone after the test.
+
+use crate::built;
+use crate::host::TestHost;
+use grocery_demo::host::{Host, Leash, Program};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+/// In a manifest, the folder of the built plugins.
+pub const PLUGINS: &str = "PLUGINS";
+
+/// A manifest with the plugin `orders` alone.
+pub const ORDERS: &str = "[plugins.orders]\nfile = \"PLUGINS/orders.wasm\"\n";
+
+/// A folder with a manifest `wasmill.toml`.
+pub struct Setting {
+    folder: tempfile::TempDir,
+}
+
+impl Setting {
+    /// Writes the manifest; the word `PLUGINS` in it stands for the folder of the built plugins.
+    pub fn new(manifest: &str) -> Self {
+        let folder = tempfile::tempdir().expect("make a temporary folder");
+        let setting = Self { folder };
+        let plugins = built::plugins();
+        setting.write("wasmill.toml", manifest.replace(PLUGINS, &plugins.to_string_lossy()));
+        setting
+    }
+
+    /// The example's own manifest.
+    pub fn grocery() -> Self {
+        let manifest = fs::read_to_string(built::grocery().join("wasmill.toml")).expect("read the example's manifest");
+        Self::new(&manifest.replace("../../target/plugins", PLUGINS).replace("../../target/grocery", "data"))
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Puts a file in the folder in one step.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let file = self.path(name);
+        let copy = file.with_extension("new");
+        fs::create_dir_all(file.parent().expect("a file has a folder")).expect("make a folder");
+        fs::write(&copy, content).and_then(|()| fs::rename(copy, file)).expect("write a file");
+    }
+
+    /// Starts a host that must serve.
+    pub fn start(&self) -> TestHost {
+        TestHost::new(Host::start(self.program()).unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    /// Starts a host that must not: the end of its log, and how it ended, as an error.
+    pub fn start_refused(&self) -> Output {
+        self.wasmill(&["run", "wasmill.toml", "--data", "data", "--listen", "127.0.0.1:0"])
+    }
+
+    /// Runs `wasmill` in the folder to its end.
+    pub fn wasmill(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(built::program("wasmill"));
+        command.args(args).current_dir(self.folder.path()).output().expect("run wasmill")
+    }
+
+    fn program(&self) -> Program {
+        let data = self.path("data");
+        fs::create_dir_all(&data).expect("make the data folder");
+        Program {
+            wasmill: built::program("wasmill"),
+            manifest: self.path("wasmill.toml"),
+            leash: Arc::new(Leash::new(&data)),
+            data,
+            brokers: None,
+        }
+    }
+}
