@@ -14,6 +14,8 @@ pub mod sink;
 pub mod source;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod adhoc;
 pub mod topics;
 
 pub use connection::Connection;

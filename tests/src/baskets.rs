@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Command;
 
 /// What a household must have bought for to become loyal.
 const LOYAL_CENTS: i64 = 50_000;
@@ -62,4 +63,13 @@ fn sales_by<'a>(baskets: &[&'a Value], key: &str) -> BTreeMap<&'a str, i64> {
 fn best<'a>(stores: &BTreeMap<&'a str, i64>, count: usize) -> Vec<(&'a str, i64)> {
     let sorted: BTreeSet<_> = stores.iter().map(|(store, cents)| (-cents, *store)).collect();
     sorted.into_iter().take(count).map(|(cents, store)| (store, -cents)).collect()
+}
+
+/// Runs the grocery demo, which must end well, and returns the line of JSON that it ends with.
+pub fn demo_figures(demo: &mut Command) -> Value {
+    let output = demo.arg("--json").output().expect("run the demo");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the demo failed: {}\n{errors}", output.status);
+    let text = String::from_utf8(output.stdout).expect("the demo prints text");
+    serde_json::from_str(text.lines().last().expect("the demo prints a line")).expect("the last line is JSON")
 }

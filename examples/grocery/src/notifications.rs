@@ -35,6 +35,8 @@ impl Notifications {
         config
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
+            // The embedded development broker does not wake a waiting fetch when a record comes.
+            .set("fetch.wait.max.ms", "20")
             .set("auto.offset.reset", "earliest");
         let kafka = config.create().context("create the Kafka consumer")?;
         let partitions = start::partitions(brokers, NOTIFICATIONS)?;

@@ -22,8 +22,10 @@ pub(crate) const TOPIC: &str = "baskets";
 const AHEAD_BYTES_MAX: usize = 3 << 20;
 /// What a record costs beside key and value.
 const RECORD_OVERHEAD: usize = 64;
-/// How long one look at deliveries or at the host's progress may take.
+/// How long one look at the host's progress may take.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long one look at deliveries takes: rdkafka's poll uses up its time even when events came.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Sends baskets to Kafka.
 pub(crate) struct Producer {
@@ -106,7 +108,7 @@ impl Producer {
                 Ok(()) => return self.look(Duration::ZERO),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
                     message = again;
-                    self.look(LOOK)?;
+                    self.look(POLL)?;
                 }
                 Err((error, _)) => return Err(error).context("produce to the topic baskets"),
             }
@@ -116,7 +118,7 @@ impl Producer {
     /// Waits until Kafka has acknowledged everything.
     fn settle(&self) -> Result<()> {
         while self.kafka.in_flight_count() > 0 {
-            self.look(LOOK)?;
+            self.look(POLL)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ pub(super) struct Args {
     /// The query's name, such as totals.
     name: String,
     /// Its parameters; `-` reads them from the standard input.
-    #[arg(value_name = "JSON", default_value = "null")]
+    #[arg(value_name = "JSON", default_value = "null", allow_negative_numbers = true)]
     payload: String,
     /// Wait until the projection has reached this position, such as the one that `send` printed.
     #[arg(long, value_name = "N")]

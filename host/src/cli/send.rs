@@ -16,7 +16,7 @@ pub(super) struct Args {
     /// The command's name, such as ConfirmOrder.
     command: String,
     /// The payload; `-` reads it from the standard input.
-    #[arg(value_name = "JSON", default_value = "null")]
+    #[arg(value_name = "JSON", default_value = "null", allow_negative_numbers = true)]
     payload: String,
     /// An id of your own for the command: sending it again gives the first outcome again.
     #[arg(long = "id", value_name = "COMMAND_ID")]

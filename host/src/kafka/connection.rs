@@ -89,7 +89,8 @@ impl Connection {
             // How long a partition whose queue was full is not fetched from; 1,000 by default.
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
-            ("fetch.wait.max.ms", "100"),
+            // The development broker does not wake a waiting fetch when a record comes: it must ask often.
+            ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "100" }),
             // The development broker makes topics when they are asked for.
             ("allow.auto.create.topics", if self.is_embedded() { "true" } else { "false" }),
         ];

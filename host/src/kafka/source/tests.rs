@@ -210,11 +210,7 @@ fn records_that_retention_removed_are_parked_as_a_range() {
 #[test]
 fn records_that_are_removed_while_they_wait_to_be_read_are_parked_too() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
-    let connection = broker.connection(&[
-        ("queued.max.messages.kbytes", "1"),
-        ("fetch.max.bytes", "1000"),
-        ("fetch.message.max.bytes", "1000"),
-    ]);
+    let connection = broker.connection(&[("queued.max.messages.kbytes", "1")]);
     let inbox = Recorder::new(&folder.store, Mood::Full);
     produce(&broker, 1, 0..1);
     let source = start_with(config(manifest::From::Beginning), connection, &folder, &inbox);

@@ -1,0 +1,69 @@
+//! A plugin that can't serve is refused in one sentence that names it, and nothing is started.
+
+use wasmill_tests::module::{EMPTY, described};
+use wasmill_tests::setting::Setting;
+
+fn refusal(manifest: &str, modules: &[(&str, &[u8])]) -> String {
+    let setting = Setting::new(manifest);
+    for (name, content) in modules {
+        setting.write(name, content);
+    }
+    let checked = setting.wasmill(&["check", "wasmill.toml"]);
+    assert!(!checked.status.success(), "check accepts it");
+    let refused = setting.start_refused();
+    assert!(!refused.status.success(), "run accepts it");
+    assert!(!setting.path("data/host.json").exists(), "it serves");
+    let said = String::from_utf8(refused.stderr).expect("text");
+    let sentences: Vec<_> = said.lines().filter(|line| line.contains("plugin")).collect();
+    assert_eq!(sentences.len(), 1, "one sentence: {said}");
+    sentences[0].to_owned()
+}
+
+const BAD: &str = "[plugins.bad]\nfile = \"bad.wasm\"\n";
+
+#[test]
+fn a_missing_plugin() {
+    let said = refusal(BAD, &[]);
+    assert!(said.contains("bad") && said.contains("bad.wasm"), "{said}");
+}
+
+#[test]
+fn a_plugin_that_is_not_wasm() {
+    let said = refusal(BAD, &[("bad.wasm", b"#!/bin/sh\n")]);
+    assert!(said.contains("bad") && said.contains("not WebAssembly"), "{said}");
+}
+
+#[test]
+fn a_plugin_without_the_section() {
+    let said = refusal(BAD, &[("bad.wasm", EMPTY)]);
+    assert!(said.contains("no section `wasmill:plugin`"), "{said}");
+}
+
+#[test]
+fn a_plugin_of_another_api_version() {
+    let section = r#"{"api":"9.0.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
+    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
+    assert!(said.contains("9.0.0") && said.contains("0.1.0"), "{said}");
+}
+
+#[test]
+fn a_plugin_without_a_role() {
+    let section = r#"{"api":"0.1.0","plugin":"bad","version":"1.0.0"}"#;
+    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
+    assert!(said.contains("no role"), "{said}");
+}
+
+#[test]
+fn a_plugin_that_does_not_have_what_it_claims() {
+    let section = r#"{"api":"0.1.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
+    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
+    assert!(said.contains("bad"), "{said}");
+}
+
+#[test]
+fn an_aggregate_type_that_two_plugins_claim() {
+    let manifest =
+        "[plugins.first]\nfile = \"PLUGINS/orders.wasm\"\n[plugins.second]\nfile = \"PLUGINS/orders-limited.wasm\"\n";
+    let said = refusal(manifest, &[]);
+    assert!(said.contains("order") && said.contains("first") && said.contains("second"), "{said}");
+}

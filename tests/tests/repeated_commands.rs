@@ -1,0 +1,53 @@
+//! A command id is durable: the same command gives the stored outcome again, another one under it is an error.
+
+use serde_json::{Value, json};
+use wasmill_tests::host::{Answer, TestHost};
+use wasmill_tests::setting::{ORDERS, Setting};
+
+fn order(quantity: i64) -> Value {
+    let item = json!({ "product_id": "3", "quantity": quantity, "amount_cents": 50, "discount_cents": 0 });
+    json!({ "household_id": "1", "store_id": "2", "placed_at": "2017-01-01T11:53:26Z", "items": [item] })
+}
+
+fn create(host: &TestHost, id: &str, quantity: i64, key: &str) -> Answer {
+    host.send_with("order", id, "CreateOrder", &order(quantity), &[("idempotency-key", key)])
+}
+
+#[test]
+fn the_same_command_gives_the_same_outcome_also_after_a_crash() {
+    let setting = Setting::new(ORDERS);
+    let host = setting.start();
+    let accepted = create(&host, "1", 1, "first");
+    assert_eq!((accepted.status, &accepted.body["command_id"]), (200, &json!("first")));
+    let refused = create(&host, "2", 0, "second");
+    assert_eq!(refused.status, 422);
+    for _ in 0..2 {
+        assert_eq!(create(&host, "1", 1, "first"), accepted);
+        assert_eq!(create(&host, "2", 0, "second"), refused);
+        host.crash();
+    }
+    assert_eq!(host.events("order.*").len(), 1);
+}
+
+#[test]
+fn another_command_under_the_same_id_is_an_error() {
+    let setting = Setting::new(ORDERS);
+    let host = setting.start();
+    create(&host, "1", 1, "first");
+    for (id, quantity) in [("1", 2), ("3", 1)] {
+        let answer = create(&host, id, quantity, "first");
+        assert_eq!((answer.status, &answer.body["outcome"]), (409, &json!("id_reused")));
+    }
+    assert_eq!(host.events("**").len(), 1);
+}
+
+#[test]
+fn an_expected_version_is_checked() {
+    let setting = Setting::new(ORDERS);
+    let host = setting.start();
+    let expect = |version| host.send_with("order", "1", "CreateOrder", &order(1), &[("x-expected-version", version)]);
+    let conflict = expect("1");
+    assert_eq!((conflict.status, &conflict.body["actual"]), (409, &json!(0)));
+    assert_eq!(expect("no-stream").status, 200);
+    assert_eq!(expect("no-stream").status, 409);
+}

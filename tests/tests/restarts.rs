@@ -1,0 +1,31 @@
+//! Stop is not crash: a host that is told to stop finishes its work, and the next one has all of it.
+
+use serde_json::{Value, json};
+use wasmill_tests::setting::Setting;
+
+fn order(store: &str) -> Value {
+    let item = json!({ "product_id": "3", "quantity": 2, "amount_cents": 60_000, "discount_cents": 5 });
+    json!({ "household_id": "7", "store_id": store, "placed_at": "2017-01-01T11:53:26Z", "items": [item] })
+}
+
+#[test]
+fn a_stopped_host_leaves_nothing_behind_and_the_next_one_goes_on() {
+    let setting = Setting::grocery();
+    let host = setting.start();
+    assert_eq!(host.send("order", "1", "CreateOrder", &order("9")).status, 200);
+    // No waiting: whatever has not happened when the host is told to stop, happens before it ends or after it starts.
+    host.stop();
+    assert!(!setting.path("data/host.json").exists(), "a host that ended serves nowhere");
+    assert!(!setting.path("data/dev-broker.json").exists(), "the development broker ends with its host");
+
+    let host = setting.start();
+    assert_eq!(host.send("order", "2", "CreateOrder", &order("9")).status, 200);
+    host.drained();
+    let names: Vec<_> = host.events("**").iter().map(|event| event["name"].clone()).collect();
+    let count = |name: &str| names.iter().filter(|found| *found == name).count();
+    assert_eq!((count("OrderCreated"), count("OrderConfirmed")), (2, 2));
+    assert_eq!((count("PurchaseRecorded"), count("HouseholdBecameLoyal")), (2, 1));
+    assert_eq!(host.query("sales", "store-sales", &json!({ "limit": 5 })).body, json!([["9", 120_000]]));
+    assert_eq!(host.send("order", "1", "CreateOrder", &order("9")).status, 422, "the order still exists");
+    host.stop();
+}
