@@ -11,8 +11,9 @@
 //!
 //! Plugins are tested natively, without a host and without a wasm target: see [`testing`].
 //!
-//! A plugin crate must not depend on another plugin crate: its exports would come along. Share types through a crate
-//! that exports nothing, or name in a struct of your own just the fields you need.
+//! A plugin crate cannot depend on another plugin crate: its exports would come along. Share types through a crate
+//! that exports nothing, or name in a struct of your own just the fields you need, as the examples do. `cdylib` as the
+//! only crate type also keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
 
 pub mod aggregate;
 pub mod subscriber;

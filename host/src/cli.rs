@@ -1,8 +1,9 @@
 //! The command line: its commands, what they print and how they exit.
 //!
-//! `run` and `check` work on a manifest; the others talk to a running host over its HTTP API and nothing else.
-//! Results go to the standard output, everything else to the standard error. `--json` prints what a program can
-//! read. Exit codes: 0 done; 1 what was asked for failed or was refused; 2 wrong usage or a bad manifest.
+//! `run` and `check` work on a manifest, `store` on a store that no host has open; the others talk to a running
+//! host over its HTTP API and nothing else. Results go to the standard output, everything else to the standard
+//! error. `--json` prints what a program can read. Exit codes: 0 done; 1 what was asked for failed or was refused;
+//! 2 wrong usage or a bad manifest.
 
 mod check;
 mod client;
@@ -15,6 +16,7 @@ mod query;
 mod render;
 mod run;
 mod send;
+mod store;
 mod table;
 
 pub use host_file::HostFile;
@@ -58,6 +60,9 @@ enum Command {
     /// List or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
+    /// Look at a store that no host has open.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Run the development broker in the foreground; `brokers = "embedded"` does so by itself.
     DevBroker {
         /// The data folder whose dev-broker.json names the broker.
@@ -85,6 +90,7 @@ impl Command {
             Self::Events(args) => events::events(args, json),
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
+            Self::Store(command) => store::store(command, json),
             Self::DevBroker { data } => {
                 crate::kafka::dev_broker::run(&data).map_err(|cause| Failure::failed(cause.to_string()))
             }
@@ -119,6 +125,7 @@ mod tests {
             "status --json",
             "plugins list --json",
             "plugins reload orders",
+            "store verify d --json",
             "dev-broker --data d",
         ] {
             let parsed = Cli::try_parse_from(std::iter::once("wasmill").chain(line.split(' ')));

@@ -208,26 +208,8 @@ impl Host {
         let mut reader = self.reader.lock().expect("no holder panics");
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
         let (newest, total) = reader.dead_letters(PARKED_SHOWN).unwrap_or_else(|error| unreadable(&error));
-        let commands = tallies
-            .into_iter()
-            .map(|tally| CommandStatus {
-                aggregate_type: tally.aggregate_type,
-                command: tally.command,
-                accepted: tally.accepted,
-                rejected: tally.rejected,
-                malformed: tally.malformed,
-            })
-            .collect();
-        let newest = newest
-            .into_iter()
-            .map(|letter| ParkedItem {
-                consumer: letter.consumer,
-                place: letter.place,
-                key: letter.key,
-                reason: letter.reason,
-                time_ms: letter.time_ms,
-            })
-            .collect();
+        let commands = tallies.into_iter().map(CommandStatus::from).collect();
+        let newest = newest.into_iter().map(ParkedItem::from).collect();
         (commands, ParkedStatus { total, newest })
     }
 }

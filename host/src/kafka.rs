@@ -14,8 +14,6 @@ pub mod sink;
 pub mod source;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod adhoc;
 pub mod topics;
 
 pub use connection::Connection;

@@ -32,6 +32,9 @@ use std::time::Duration;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Store, Trap};
 
+/// Handles of a wasm store beside those of its live aggregates.
+const HANDLES_SPARE: usize = 100_000;
+
 /// Why a plugin can't be had, or why a call into it did not end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -270,6 +273,9 @@ impl Plugin {
     fn sandbox(&self) -> Store<Sandbox> {
         let mut store = Store::new(self.pre.component().engine(), Sandbox::new(self.label.clone(), &self.limits));
         store.limiter(|sandbox| &mut sandbox.usage);
+        // A live aggregate has a handle on either side, and some are lent to calls. The cache bounds them; this is
+        // only to be above it.
+        store.set_max_component_handles(self.limits.instances_max.saturating_mul(4).saturating_add(HANDLES_SPARE));
         store.set_epoch_deadline(engine::ticks(self.limits.event_time));
         store
     }

@@ -144,7 +144,7 @@ pub struct SourceStatus {
     pub state: State,
     /// What is in the way.
     pub error: Option<String>,
-    /// Records settled since the host started.
+    /// Records settled in all: the sum of the partitions' `next`.
     pub handled: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,

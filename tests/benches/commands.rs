@@ -13,34 +13,97 @@ use wasmill::store::sqlite::{Options, SqliteStore};
 
 const PAYLOAD: &str = r#"{"items":[{"product_id":"1095275","quantity":1,"amount_cents":50},{"product_id":"9878513","quantity":2,"amount_cents":198},{"product_id":"1041453","quantity":1,"amount_cents":143}]}"#;
 
+/// Commands that are sent and not answered.
+const IN_FLIGHT: usize = 2_000;
+/// Commands in one measurement.
+const COMMANDS: u64 = 200_000;
+
 fn main() {
-    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/plugins/cart.wasm");
-    let commands: u64 = std::env::var("COMMANDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300_000);
-    let shards: usize = std::env::var("SHARDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let in_flight: usize = std::env::var("IN_FLIGHT").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
-    let raw = raw_inserts(commands);
-    println!("raw inserts       {raw:>10.0}/s");
-    for aggregates in [1_000u64, 100_000] {
-        let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn EventStore> =
-            Arc::new(SqliteStore::open(&folder.path().join("events.sqlite"), Options::default()).unwrap());
-        let compiler = Compiler::new(None).unwrap();
-        let limits = Limits { instances_max: 200_000, ..Limits::default() };
-        let catalog = Catalog::open(compiler, [("cart", plugins.into(), limits)]).unwrap();
-        let shards = catalog.slots().map(|slot| (slot.clone(), shards));
-        let served = Aggregates::start(shards, &store, &AggregateOptions::default()).unwrap();
-        let (rate, p50, p99) = closed_loop(&served, commands, aggregates, in_flight);
-        println!(
-            "{aggregates:>7} aggregates {rate:>10.0}/s  ratio to raw {:.2}  p50 {p50:?} p99 {p99:?}  {} MB",
-            rate / raw,
-            std::fs::metadata(folder.path().join("events.sqlite")).unwrap().len() >> 20
-        );
-        served.stop();
-        store.close();
+    let mut results = Results::default();
+    let raw = raw_inserts(COMMANDS);
+    let thousand = Bench::new().closed_loop(COMMANDS, 1_000);
+    results.add("commands/raw", thousand.rate, raw);
+    results.add("commands/many", Bench::new().closed_loop(COMMANDS, 100_000).rate, thousand.rate);
+
+    let growing = Bench::new();
+    growing.closed_loop(10_000, 1_000);
+    let small = growing.closed_loop(COMMANDS, 1_000);
+    growing.closed_loop(1_000_000 - 10_000 - COMMANDS, 1_000);
+    let large = growing.closed_loop(COMMANDS, 1_000);
+    results.add("commands/growth", large.rate, small.rate);
+    println!("latency with {IN_FLIGHT} in flight: p50 {:?}, p99 {:?}", thousand.p50, thousand.p99);
+    println!("store: {} bytes an event", growing.store_bytes() / (1_000_000 + COMMANDS));
+    results.write();
+}
+
+/// Rows of the results file: a ratio is the value over the baseline of the same run.
+#[derive(Default)]
+struct Results(Vec<serde_json::Value>);
+
+impl Results {
+    fn add(&mut self, name: &str, value: f64, baseline: f64) {
+        let ratio = value / baseline;
+        println!("{name:<16} {value:>10.0}/s   baseline {baseline:>10.0}/s   ratio {ratio:.2}");
+        let row = serde_json::json!({"name": name, "value": value, "unit": "1/s", "baseline": baseline, "ratio": ratio});
+        self.0.push(row);
+    }
+
+    /// Adds to what other benchmarks of this run have written.
+    fn write(self) {
+        let Ok(path) = std::env::var("WASMILL_BENCH_RESULTS") else { return };
+        let earlier = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let mut rows: Vec<serde_json::Value> = earlier.unwrap_or_default();
+        rows.extend(self.0);
+        std::fs::write(&path, serde_json::to_string_pretty(&rows).expect("rows are JSON")).expect("write the results");
     }
 }
 
-fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: usize) -> (f64, Duration, Duration) {
+/// A store and one shard in a folder of their own.
+struct Bench {
+    folder: tempfile::TempDir,
+    store: Arc<dyn EventStore>,
+    served: Aggregates,
+}
+
+/// One measurement.
+struct Measured {
+    rate: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("events.sqlite");
+        let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&file, Options::default()).expect("a store"));
+        let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/plugins/cart.wasm");
+        let limits = Limits { instances_max: 200_000, ..Limits::default() };
+        let compiler = Compiler::new(None).expect("an engine");
+        let catalog = Catalog::open(compiler, [("cart", plugin.into(), limits)])
+            .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+        let shards = catalog.slots().map(|slot| (slot.clone(), 1));
+        let served = Aggregates::start(shards, &store, &AggregateOptions::default()).expect("a shard");
+        Self { folder, store, served }
+    }
+
+    fn closed_loop(&self, commands: u64, aggregates: u64) -> Measured {
+        closed_loop(&self.served, commands, aggregates, IN_FLIGHT)
+    }
+
+    fn store_bytes(&self) -> u64 {
+        std::fs::metadata(self.folder.path().join("events.sqlite")).map_or(0, |file| file.len())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.served.stop();
+        self.store.close();
+    }
+}
+
+fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: usize) -> Measured {
     let (done, finished) = crossbeam_channel::bounded::<()>(in_flight);
     for _ in 0..in_flight {
         done.send(()).unwrap();
@@ -68,9 +131,10 @@ fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: u
         };
         let (done, accepted, latencies, sent) = (done.clone(), accepted.clone(), latencies.clone(), Instant::now());
         let reply = Box::new(move |outcome| {
-            if matches!(outcome, Outcome::Accepted { events: 1, .. }) {
-                accepted.fetch_add(1, Ordering::Relaxed);
-            }
+            match outcome {
+                Outcome::Accepted { events: 1, .. } => accepted.fetch_add(1, Ordering::Relaxed),
+                other => { eprintln!("a command was not accepted: {other:?}"); std::process::exit(1) }
+            };
             latencies.lock().unwrap().push(sent.elapsed());
             let _ = done.send(());
         });
@@ -84,7 +148,7 @@ fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: u
     let mut latencies = latencies.lock().unwrap();
     latencies.sort();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    (commands as f64 / elapsed.as_secs_f64(), at(0.5), at(0.99))
+    Measured { rate: commands as f64 / elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
 }
 
 /// The same event rows into an ordinary event table: integer key, unique index on stream and version, 1,000 rows a

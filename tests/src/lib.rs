@@ -6,6 +6,7 @@
 //! - [`topic`]: records into and out of a Kafka topic
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`baskets`]: what must come of a file of baskets, worked out without the host
+//! - [`store_conformance`]: what every event store must do
 //!
 //! Hosts are processes, brokers are brokers, and tests wait on conditions. What the harness can't do, it panics
 //! about: a test has nothing better to do with an error.
@@ -15,4 +16,5 @@ pub mod built;
 pub mod host;
 pub mod module;
 pub mod setting;
+pub mod store_conformance;
 pub mod topic;

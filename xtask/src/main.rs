@@ -13,6 +13,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use workspace::Workspace;
 
 /// The project's own tasks.
@@ -42,7 +43,7 @@ enum Task {
     },
     /// Build everything and run all tests.
     Test {
-        /// Passed on to `cargo test`, such as `-p wasmill-tests` or the name of a test.
+        /// Passed on to `cargo test`, such as `--test hot_reload` or a part of the name of a test.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -50,8 +51,17 @@ enum Task {
     Bench,
 }
 
-fn main() -> Result<()> {
-    let task = Cli::parse().task;
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
     let workspace = Workspace::load()?;
     let toolchain = setup::ensure()?;
     match task {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long one question to the host may take, so that the end of the run is noticed.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a host that was started again may take until work goes on.
-const RESUME_WAIT: Duration = Duration::from_secs(60);
+const RESUME_WAIT: Duration = Duration::from_secs(50);
 
 /// What a crash cost.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +43,14 @@ pub(crate) fn crash(
 ) -> Result<Vec<Crash>> {
     let mut crashes = Vec::new();
     for moment in moments(work.records, times) {
-        while api.wait_source(work.before + moment, LOOK)?.handled < work.before + moment {
+        let mut handled = 0;
+        while handled < work.before + moment {
             if over.load(Ordering::Relaxed) {
                 return Ok(crashes);
             }
+            handled = api.wait_source(work.before + moment, LOOK)?.handled;
         }
-        let crash = once(host, api, work)?;
+        let crash = once(host, api, work, handled)?;
         tell(crash);
         crashes.push(crash);
     }
@@ -65,18 +67,25 @@ fn moments(records: u64, times: usize) -> Vec<u64> {
     moments
 }
 
-fn once(host: &Host, api: &Api<'_>, work: Work) -> Result<Crash> {
+/// `known`: how many records were handled before it. They are durable, so the next host starts no lower.
+fn once(host: &Host, api: &Api<'_>, work: Work, known: u64) -> Result<Crash> {
     let killed = Instant::now();
     let served = host.crash()?;
-    let handled = api.wait_source(0, Duration::ZERO)?.handled;
+    let handled = goes_on(host, api, known)?;
     if handled < work.before + work.records {
-        if api.wait_source(handled + 1, RESUME_WAIT - Duration::from_secs(5))?.handled <= handled {
-            bail!("the host did not go on after a crash at {handled} records\n{}", host.log_end());
-        }
+        goes_on(host, api, handled + 1)?;
     } else {
         until_something_moves(api)?;
     }
     Ok(Crash { handled: handled - work.before, served, resumed: killed.elapsed() })
+}
+
+fn goes_on(host: &Host, api: &Api<'_>, target: u64) -> Result<u64> {
+    let handled = api.wait_source(target, RESUME_WAIT)?.handled;
+    if handled < target {
+        bail!("after a crash the source did not get from {handled} to {target} records\n{}", host.log_end());
+    }
+    Ok(handled)
 }
 
 /// All records are handled: what is left is the work that follows from them.

@@ -34,16 +34,21 @@ impl Stall {
     }
 }
 
-/// Waits until nothing is left to do, and returns the store's position then.
-pub(crate) fn drain(api: &Api<'_>, handled: u64) -> Result<u64> {
+/// Waits until the source has handled so many records.
+pub(crate) fn handled(api: &Api<'_>, records: u64) -> Result<()> {
     let mut stall = Stall::new();
     loop {
-        let now = api.wait_source(handled, LOOK)?.handled;
-        if now >= handled {
-            break;
+        let now = api.wait_source(records, LOOK)?.handled;
+        if now >= records {
+            return Ok(());
         }
-        stall.check(now, api, || format!("the source to reach {handled} records, it has {now}"))?;
+        stall.check(now, api, || format!("the source to reach {records} records, it has {now}"))?;
     }
+}
+
+/// Waits until nothing is left to do, and returns the store's position then.
+pub(crate) fn drain(api: &Api<'_>) -> Result<u64> {
+    let mut stall = Stall::new();
     loop {
         let answer = api.drained(LOOK)?;
         if let (true, Some(position)) = (answer.drained, answer.position) {

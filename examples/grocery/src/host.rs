@@ -6,17 +6,20 @@
 use crate::process;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The host's log in its data folder.
+pub const LOG: &str = "host.log";
 /// How long a host may take to start. It compiles the plugins the first time.
 const START_WAIT: Duration = Duration::from_secs(120);
 /// How long a host may take to finish its work and end.
 const STOP_WAIT: Duration = Duration::from_secs(60);
+/// How long a host that lost its connections may take to have ended.
+const END_WAIT: Duration = Duration::from_secs(2);
 /// How often a starting host is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How much of the log is shown when something went wrong.
@@ -36,24 +39,32 @@ pub struct Program {
     pub leash: Arc<Leash>,
 }
 
-/// What is needed to end a host and its development broker at once, whatever else goes on.
+/// What is needed to end a host and its development broker at once, whatever else goes on. What has ended by it
+/// starts no more.
 pub struct Leash {
-    /// Of the running process; 0 where none runs.
-    pid: AtomicU32,
+    held: Mutex<Held>,
     data: PathBuf,
+}
+
+enum Held {
+    /// No process runs.
+    Nothing,
+    /// The process that runs.
+    Process(u32),
+    /// Nothing may run any more.
+    Ended,
 }
 
 impl Leash {
     /// Of a host on a data folder.
     pub fn new(data: &Path) -> Self {
-        Self { pid: AtomicU32::new(0), data: data.to_path_buf() }
+        Self { held: Mutex::new(Held::Nothing), data: data.to_path_buf() }
     }
 
-    /// Ends whatever runs.
+    /// Ends whatever runs, for good.
     pub fn end(&self) {
-        match self.pid.swap(0, Ordering::SeqCst) {
-            0 => {}
-            pid => process::signal(pid, libc::SIGKILL),
+        if let Held::Process(pid) = std::mem::replace(&mut *self.lock(), Held::Ended) {
+            process::signal(pid, libc::SIGKILL);
         }
         process::end_dev_broker(&self.data);
     }
@@ -61,6 +72,28 @@ impl Leash {
     /// The data folder.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let mut held = self.lock();
+        if matches!(*held, Held::Ended) {
+            bail!("the run is over");
+        }
+        let child = command.spawn()?;
+        *held = Held::Process(child.id());
+        Ok(child)
+    }
+
+    /// The process has ended or is about to: its id may soon be another's.
+    fn release(&self) {
+        let mut held = self.lock();
+        if matches!(*held, Held::Process(_)) {
+            *held = Held::Nothing;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,15 +129,22 @@ impl Host {
         self.lock().place.clone()
     }
 
-    /// After a call to `place` failed: fine when the host was restarted since, an error with the end of its log when
-    /// it ended by itself.
+    /// After a call to `place` failed: fine when the host was restarted since, or was killed by somebody and is
+    /// restarted now; an error with the end of its log when it ended by itself.
     pub fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
         let mut serving = self.lock();
         if serving.place != *place {
             return Ok(());
         }
-        match serving.child.try_wait()? {
+        // A process that is being killed loses its connections before it has ended.
+        match process::wait(&mut serving.child, END_WAIT)? {
             None => Err(error),
+            Some(status) if status.signal() == Some(libc::SIGKILL) => {
+                self.program.leash.release();
+                *serving = start(&self.program)?;
+                eprintln!("somebody killed the host: it was started again");
+                Ok(())
+            }
             Some(status) => Err(error.context(format!("the host ended: {status}\n{}", log_end(&self.program.data)))),
         }
     }
@@ -114,7 +154,7 @@ impl Host {
         let mut serving = self.lock();
         let killed = Instant::now();
         serving.child.kill()?;
-        self.program.leash.pid.store(0, Ordering::SeqCst);
+        self.program.leash.release();
         serving.child.wait()?;
         *serving = start(&self.program)?;
         Ok(killed.elapsed())
@@ -127,7 +167,7 @@ impl Host {
         let status = process::wait(&mut serving.child, STOP_WAIT)?;
         let log = || log_end(&self.program.data);
         match status {
-            Some(status) if status.success() => self.program.leash.pid.store(0, Ordering::SeqCst),
+            Some(status) if status.success() => self.program.leash.release(),
             Some(status) => bail!("the host did not end well: {status}\n{}", log()),
             None => bail!("the host did not end within {} s after SIGTERM\n{}", STOP_WAIT.as_secs(), log()),
         }
@@ -169,13 +209,11 @@ fn start(program: &Program) -> Result<Serving> {
     if let Some(brokers) = &program.brokers {
         command.args(["--brokers", brokers]);
     }
-    let log = File::options().create(true).append(true).open(log_file(&program.data)).context("open the host's log")?;
+    let log = File::options().create(true).append(true).open(program.data.join(LOG)).context("open the host's log")?;
     // A group of its own: Ctrl-C reaches this program, which ends the host in its own way.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start {}: build it with `cargo xtask build`", program.wasmill.display()))?;
-    program.leash.pid.store(child.id(), Ordering::SeqCst);
+    let failed = || format!("start {}: build it with `cargo xtask build`", program.wasmill.display());
+    let mut child = program.leash.spawn(&mut command).with_context(failed)?;
     let url = wait_until_it_serves(&mut child, &program.data)?;
     Ok(Serving { place: Place { url, pid: child.id() }, child })
 }
@@ -202,12 +240,8 @@ fn url_of(pid: u32, data: &Path) -> Option<String> {
     (file["pid"].as_u64() == Some(pid.into())).then(|| file["url"].as_str().map(str::to_owned))?
 }
 
-fn log_file(data: &Path) -> PathBuf {
-    data.join("host.log")
-}
-
 fn log_end(data: &Path) -> String {
-    let log = fs::read(log_file(data)).unwrap_or_default();
+    let log = fs::read(data.join(LOG)).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<_> = log.lines().collect();
     let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];

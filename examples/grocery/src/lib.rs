@@ -53,13 +53,25 @@ pub(crate) struct Options {
 }
 
 /// Does what the command line asks for.
-pub fn main() -> Result<ExitCode> {
-    let options = Options::parse();
-    let outcome = run::run(&options)?;
+pub fn main() -> ExitCode {
+    match demo(&Options::parse()) {
+        Ok(left_undone) if left_undone.is_empty() => ExitCode::SUCCESS,
+        Ok(left_undone) => {
+            left_undone.iter().for_each(|sentence| eprintln!("left undone: {sentence}"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(options: &Options) -> Result<Vec<String>> {
+    let outcome = run::run(options)?;
     match options.json {
         true => println!("{}", serde_json::to_string(&outcome.figures)?),
         false => summary::print(&outcome),
     }
-    outcome.left_undone.iter().for_each(|sentence| eprintln!("left undone: {sentence}"));
-    Ok(if outcome.left_undone.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(outcome.left_undone)
 }

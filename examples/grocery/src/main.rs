@@ -1,5 +1,5 @@
 //! The program of the grocery example; see the library.
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
+fn main() -> std::process::ExitCode {
     grocery_demo::main()
 }

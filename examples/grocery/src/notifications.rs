@@ -39,10 +39,7 @@ impl Notifications {
             .set("fetch.wait.max.ms", "20")
             .set("auto.offset.reset", "earliest");
         let kafka = config.create().context("create the Kafka consumer")?;
-        let partitions = start::partitions(brokers, NOTIFICATIONS)?;
-        if partitions.is_empty() {
-            bail!("there is no topic {NOTIFICATIONS} at {brokers}");
-        }
+        let partitions = start::partitions_made(brokers, NOTIFICATIONS)?;
         let next =
             partitions.into_iter().map(|(number, (low, _))| (number, *before.get(&number).unwrap_or(&low))).collect();
         Ok(Self { kafka, next, seen: HashSet::new() })

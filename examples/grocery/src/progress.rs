@@ -3,7 +3,8 @@
 use crate::api::Api;
 use crate::crash::{Crash, Work};
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(100);
 /// How long one question to the host may take, so that the end of the run is noticed.
 const LOOK: Duration = Duration::from_millis(200);
-const TEMPLATE: &str = "{spinner} {wide_bar:.green/dim} {human_pos}/{human_len} baskets  {per_sec}  {msg}";
+const TEMPLATE: &str = "{spinner} {wide_bar:.green/dim} {human_pos}/{human_len} baskets  {rate}  {msg}";
 
 /// The bar of one run.
 pub(crate) struct Progress {
@@ -21,7 +22,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// A bar for so many records.
     pub(crate) fn new(records: u64) -> Result<Self> {
-        let bar = ProgressBar::new(records).with_style(ProgressStyle::with_template(TEMPLATE)?);
+        let bar = ProgressBar::new(records).with_style(ProgressStyle::with_template(TEMPLATE)?.with_key("rate", rate));
         bar.enable_steady_tick(TICK);
         Ok(Self { bar })
     }
@@ -33,7 +34,8 @@ impl Progress {
         while !over.load(Ordering::Relaxed) {
             handled = api.wait_source(handled + step, LOOK)?.handled.max(work.before);
             self.bar.set_position(handled - work.before);
-            self.bar.set_message(format!("{} notifications", notifications.load(Ordering::Relaxed)));
+            let left = if handled < work.before + work.records { "" } else { ", draining" };
+            self.bar.set_message(format!("{} notifications{left}", notifications.load(Ordering::Relaxed)));
         }
         Ok(())
     }
@@ -53,4 +55,9 @@ impl Progress {
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+fn rate(state: &ProgressState, text: &mut dyn Write) {
+    // A bar that can't be drawn fails by itself.
+    _ = write!(text, "{:.0}/s", state.per_sec());
 }

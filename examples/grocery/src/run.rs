@@ -3,7 +3,7 @@
 use crate::api::Api;
 use crate::crash::{self, Crash, Work};
 use crate::figures::Figures;
-use crate::host::{Host, Leash, Program};
+use crate::host::{self, Host, Leash, Program};
 use crate::notifications::Notifications;
 use crate::producer::{self, Producer};
 use crate::progress::Progress;
@@ -44,10 +44,19 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let records = baskets::count(&options.input)?;
     let folder = Folder::new(options.keep.as_deref())?;
     let data = folder.path().to_path_buf();
-    let known = options.brokers.as_deref().map(|brokers| Start::of(brokers, &data)).transpose()?;
+    if options.brokers.is_none() && data.join(host::LOG).exists() {
+        bail!(
+            "{} holds the data of an earlier run, whose broker is gone: name a new folder with --keep",
+            data.display()
+        );
+    }
+    let (start, manifest) = match &options.brokers {
+        None => (Start::default(), options.manifest.clone()),
+        Some(brokers) => (Start::of(brokers, &data)?, start::manifest_from_end(&options.manifest, &data)?),
+    };
     let program = Program {
         wasmill: wasmill(options)?,
-        manifest: options.manifest.clone(),
+        manifest,
         brokers: options.brokers.clone(),
         leash: Arc::new(Leash::new(&data)),
         data,
@@ -55,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     end_on_signals(program.leash.clone(), options.keep.is_none())?;
     let host = Host::start(program)?;
     let brokers = options.brokers.clone().map_or_else(|| embedded_brokers(host.data()), Ok)?;
-    let run = Run { options, host: &host, api: Api::new(&host), brokers, start: known.unwrap_or_default(), records };
+    let run = Run { options, host: &host, api: Api::new(&host), brokers, start, records };
     let mut outcome = run.through()?;
     outcome.memory_peak_kib = host.memory_peak_kib();
     host.stop()?;
@@ -96,6 +105,8 @@ impl Drop for Over<'_> {
 
 impl Run<'_> {
     fn through(&self) -> Result<Outcome> {
+        // Where the host begins must be settled before there is anything new.
+        flow::handled(&self.api, self.start.baskets)?;
         let work = Work { before: start::offsets(&self.brokers, producer::TOPIC)?, records: self.records };
         let notifications = Notifications::new(&self.brokers, &self.start.notifications)?;
         let progress = Progress::new(self.records)?;
@@ -111,7 +122,8 @@ impl Run<'_> {
             let began = Instant::now();
             let produced = self.produce()?;
             let crashes = joined(crasher)?;
-            let position = flow::drain(&self.api, work.before + produced)?;
+            flow::handled(&self.api, work.before + produced)?;
+            let position = flow::drain(&self.api)?;
             let elapsed = began.elapsed();
             drop(over);
             joined(watcher)?;
@@ -133,7 +145,7 @@ impl Run<'_> {
     fn read_back(&self, position: u64, produced: u64, notifications: u64) -> Result<Outcome> {
         let status = self.api.status()?;
         let handled = self.api.wait_source(0, Duration::ZERO)?.handled;
-        let baskets = handled.saturating_sub(self.start.baskets_sum());
+        let baskets = handled.saturating_sub(self.start.baskets);
         let figures = Figures::read(&self.api, &status, position, baskets, notifications)?;
         let left_undone = figures.left_undone(&status, produced, handled);
         Ok(Outcome {

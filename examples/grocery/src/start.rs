@@ -1,7 +1,7 @@
-//! What the topics held before the first run on a data folder.
+//! Where a run begins on a cluster that may hold the records of other runs.
 //!
-//! The embedded broker is made for its data folder and starts empty. A real one may hold the records of other runs,
-//! so the place to count from is noted in the data folder.
+//! The embedded broker is made for its data folder and starts empty. On a real one, the ends of the topics before the
+//! first run are noted in the data folder, and the host is told to begin there.
 
 use crate::producer;
 use anyhow::{Context, Result, bail};
@@ -10,22 +10,24 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where the notifications are.
 pub(crate) const NOTIFICATIONS: &str = "notifications";
 /// How long Kafka may take for an answer.
 const KAFKA_WAIT: Duration = Duration::from_secs(15);
+/// How often a cluster is asked about a new topic.
+const LOOK: Duration = Duration::from_millis(50);
 /// The note in the data folder.
 const FILE: &str = "demo.json";
 
-/// The ends of the topics before the first run, by partition.
+/// The ends of the topics before the first run.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Start {
-    /// Of the topic `baskets`.
-    pub(crate) baskets: BTreeMap<i32, i64>,
-    /// Of the topic `notifications`.
+    /// Of the topic `baskets`, over all partitions.
+    pub(crate) baskets: u64,
+    /// Of the topic `notifications`, by partition.
     pub(crate) notifications: BTreeMap<i32, i64>,
 }
 
@@ -36,29 +38,42 @@ impl Start {
         if let Ok(text) = fs::read(&file) {
             return serde_json::from_slice(&text).with_context(|| format!("read {}", file.display()));
         }
-        let baskets = partitions(brokers, producer::TOPIC)?;
-        let held: i64 = baskets.values().map(|(low, high)| high - low).sum();
-        if held > 0 {
-            bail!(
-                "the topic {} at {brokers} already holds {held} records, which a new host would take for its own: \
-                 delete the topic, or give the data folder of its host with --keep",
-                producer::TOPIC
-            );
-        }
-        let start = Self { baskets: ends(baskets), notifications: ends(partitions(brokers, NOTIFICATIONS)?) };
+        let notifications = partitions(brokers, NOTIFICATIONS)?.into_iter().map(|(number, (_, high))| (number, high));
+        let start =
+            Self { baskets: sum(&partitions(brokers, producer::TOPIC)?), notifications: notifications.collect() };
         fs::write(&file, serde_json::to_string(&start)?).with_context(|| format!("write {}", file.display()))?;
         Ok(start)
     }
-
-    /// The sum of the offsets of `baskets`.
-    pub(crate) fn baskets_sum(&self) -> u64 {
-        self.baskets.values().map(|end| u64::try_from(*end).unwrap_or(0)).sum()
-    }
 }
 
-/// How many offsets a topic has given out so far, over all partitions.
+/// Writes the manifest anew into the data folder: its source begins at the end of the topic. The host notes where that
+/// is when it first sees the topic.
+pub(crate) fn manifest_from_end(manifest: &Path, data: &Path) -> Result<PathBuf> {
+    let read = || format!("read the manifest {}", manifest.display());
+    let mut table: toml::Table = fs::read_to_string(manifest).with_context(read)?.parse().with_context(read)?;
+    let folder = manifest.canonicalize()?.parent().map(Path::to_path_buf).unwrap_or_default();
+    for (_, source) in tables(&mut table, "sources") {
+        source.insert("from".into(), "end".into());
+    }
+    for (_, plugin) in tables(&mut table, "plugins") {
+        let file =
+            plugin.get("file").and_then(toml::Value::as_str).context("a plugin has a file").with_context(read)?;
+        let file = folder.join(file).to_string_lossy().into_owned();
+        plugin.insert("file".into(), file.into());
+    }
+    let copy = data.join("wasmill.toml");
+    fs::write(&copy, table.to_string()).with_context(|| format!("write {}", copy.display()))?;
+    Ok(copy)
+}
+
+fn tables<'t>(table: &'t mut toml::Table, key: &str) -> impl Iterator<Item = (&'t String, &'t mut toml::Table)> {
+    let tables = table.get_mut(key).and_then(toml::Value::as_table_mut).into_iter().flatten();
+    tables.filter_map(|(name, value)| Some((name, value.as_table_mut()?)))
+}
+
+/// How many offsets a topic that a host has made has given out so far, over all partitions.
 pub(crate) fn offsets(brokers: &str, topic: &str) -> Result<u64> {
-    Ok(partitions(brokers, topic)?.values().map(|(_, high)| u64::try_from(*high).unwrap_or(0)).sum())
+    Ok(sum(&partitions_made(brokers, topic)?))
 }
 
 /// The partitions of a topic with their first and next offset; none where there is no such topic.
@@ -74,6 +89,20 @@ pub(crate) fn partitions(brokers: &str, topic: &str) -> Result<BTreeMap<i32, (i6
         .collect()
 }
 
-fn ends(partitions: BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, i64> {
-    partitions.into_iter().map(|(partition, (_, high))| (partition, high)).collect()
+/// The partitions of a topic that a host has made. A cluster may take a moment until it tells of a new topic, and
+/// until its partitions have leaders.
+pub(crate) fn partitions_made(brokers: &str, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+    let deadline = Instant::now() + KAFKA_WAIT;
+    loop {
+        match partitions(brokers, topic) {
+            Ok(found) if !found.is_empty() => return Ok(found),
+            Ok(_) if Instant::now() > deadline => bail!("there is no topic {topic} at {brokers}"),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Ok(_) | Err(_) => std::thread::park_timeout(LOOK),
+        }
+    }
+}
+
+fn sum(partitions: &BTreeMap<i32, (i64, i64)>) -> u64 {
+    partitions.values().map(|(_, high)| u64::try_from(*high).unwrap_or(0)).sum()
 }

@@ -26,7 +26,7 @@ pub fn decode<'a, T: Deserialize<'a>>(name: &str, payload: &'a [u8]) -> Result<T
 
 /// Decodes a whole payload as JSON.
 pub fn json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(payload).map_err(|cause| located(Error::unplaced(cause), short_name::<T>(), payload))
+    exact(payload, |json| T::deserialize(json)).map_err(|error| located(error, short_name::<T>(), payload))
 }
 
 /// The names of the enum's variants, in the order of their definition; none where `T` is no plain enum.

@@ -59,6 +59,17 @@ impl<P: Projection> ReadModel<P> {
         self
     }
 
+    /// Folds in an event by its name and JSON.
+    ///
+    /// # Panics
+    /// When the projection fails.
+    #[track_caller]
+    pub fn project_json(&mut self, aggregate_type: &str, aggregate_id: &str, name: &str, payload: &str) -> &mut Self {
+        self.try_project(aggregate_type, aggregate_id, name, payload)
+            .unwrap_or_else(|failure| panic!("{name} of {aggregate_type}/{aggregate_id} failed: {failure}"));
+        self
+    }
+
     /// Folds in an event by its name and bytes. On failure the read model stays as it was.
     pub fn try_project(
         &mut self,

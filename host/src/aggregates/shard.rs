@@ -316,9 +316,17 @@ impl Shard {
         }
     }
 
-    /// It can't be handled; the store keeps those that nobody waits for as dead letters.
+    /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
     fn put_aside(&mut self, order: Order, reason: String) {
-        tracing::warn!(command = &*order.command.id, "{} to {} put aside: {reason}", order.command.name, order.command.stream);
+        let Command { id, name, stream, .. } = &order.command;
+        if order.command.origin.is_some() {
+            tracing::warn!(command = &**id, "{name} to {stream} put aside: {reason}");
+        } else if order.command.durable_id {
+            tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
+        } else {
+            // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
+            return order.waiter.answer(Outcome::Malformed { reason });
+        }
         self.record(order, Decision::Malformed(reason.clone()), Outcome::Malformed { reason });
     }
 

@@ -5,7 +5,7 @@ use crate::kafka::{self, Connection, Sink, Source, dev_broker::DevBroker};
 use crate::manifest::{Brokers, Kafka, Manifest, Plugin as PluginSettings};
 use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role};
 use crate::projection::{self, Projection};
-use crate::store::sqlite::{Options as StoreOptions, SqliteStore};
+use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, Subscription};
 use std::sync::{Arc, Mutex};
@@ -75,7 +75,7 @@ impl Parts {
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")))?;
         let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
-        let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&data.join("events.sqlite"), store_options(manifest))?);
+        let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
         let shards = catalog.slots().map(|slot| (slot.clone(), shards(&manifest.plugins[&*slot.name])));
         let aggregates = Arc::new(Aggregates::start(shards, &store, &aggregates::Options::default())?);
         let mut parts = Self {

@@ -5,7 +5,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Whether the brokers can be reached, as far as a client knows. Cheap to clone.
@@ -48,27 +47,16 @@ impl Health {
 pub(super) struct Context {
     client: String,
     health: Health,
-    commits: AtomicUsize,
 }
 
 impl Context {
     /// `client` says whose client it is, as in `source baskets`.
     pub(super) fn new(client: impl Into<String>, health: Health) -> Self {
-        Self { client: client.into(), health, commits: AtomicUsize::new(0) }
+        Self { client: client.into(), health }
     }
 
     pub(super) fn health(&self) -> &Health {
         &self.health
-    }
-
-    /// A commit was sent without waiting.
-    pub(super) fn commit_sent(&self) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether a commit was sent and not answered yet.
-    pub(super) fn commits_pending(&self) -> bool {
-        self.commits.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -95,7 +83,6 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.commits.fetch_sub(1, Ordering::Relaxed);
         if let Err(error) = result {
             tracing::debug!(client = self.client, "offsets for lag tools were not committed: {error}");
         }

@@ -180,6 +180,8 @@ fn broker(data: &Path, lease: Lease, child: Option<Child>) -> DevBroker {
 }
 
 fn start(program: &Path, data: &Path) -> Result<DevBroker, Error> {
+    // A process with the number in an old lease may be this one's.
+    let _ = std::fs::remove_file(data.join(LEASE));
     let log_path = data.join(LOG);
     let log = std::fs::File::create(&log_path).map_err(|error| file_error("make", &log_path, &error))?;
     let mut command = Command::new(program);

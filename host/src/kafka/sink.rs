@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often an idle sink looks whether brokers that were away are back.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a sink is called and how much it publishes at a time.
 #[derive(Clone, Debug)]
@@ -214,15 +216,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Until there may be a message, or the stop.
+    /// Until there may be a message, or the stop, or it is time to look after the brokers.
     fn wait(&mut self) -> Result<(), End> {
         let (outbox, stopped) = (&mut self.outbox, &mut self.stopped);
         self.runtime.block_on(async {
             tokio::select! {
                 changed = outbox.changed() => changed.map_err(|_| End::Stopped),
                 _ = stopped.wait_for(|stop| *stop) => Err(End::Stopped),
+                () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
             }
-        })
+        })?;
+        self.publisher.look_after_trouble();
+        Ok(())
     }
 }
 

@@ -31,6 +31,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use view::View;
 
+/// How long closing the consumer may take: with a commit on its way and the broker away it would take for ever.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
 /// What a source reads, and into which commands it turns it.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -71,6 +74,8 @@ pub struct Source {
     view: Arc<View>,
     completions: Arc<Completions>,
     scout: crossbeam_channel::Sender<scout::Request>,
+    /// Disconnected once the reader has nothing more to settle.
+    drained: crossbeam_channel::Receiver<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -88,6 +93,7 @@ impl Source {
         let completions = Arc::new(Completions::default());
         let (requests, scout_requests) = crossbeam_channel::unbounded();
         let (findings, reader_findings) = crossbeam_channel::unbounded();
+        let (draining, drained) = crossbeam_channel::bounded(0);
         let (consumer_out, consumer_in) = crossbeam_channel::bounded(1);
 
         let reader = {
@@ -97,7 +103,7 @@ impl Source {
                 let consumer = consumer(&config, &connection, health, &completions)?;
                 let _ = consumer_out.send(consumer.clone());
                 let mapping = mapping(&config);
-                let ends = reader::Ends { scout: requests, findings: reader_findings };
+                let ends = reader::Ends { scout: requests, findings: reader_findings, draining };
                 Ok(Reader::new(config, consumer, mapping, store, inbox, view, completions, ends))
             }
         };
@@ -107,8 +113,14 @@ impl Source {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
             move || Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions))
         };
-        let source =
-            Self { config: config.clone(), view, completions, scout: requests, threads: Mutex::new(vec![reader]) };
+        let source = Self {
+            config: config.clone(),
+            view,
+            completions,
+            scout: requests,
+            drained,
+            threads: Mutex::new(vec![reader]),
+        };
         // From here on an error stops the reader, by dropping the source.
         let scout = start_thread(format!("scout-{}", config.name), scout, Scout::run)?;
         source.threads.lock().expect("no holder panics").push(scout);
@@ -152,8 +164,9 @@ impl Source {
         self.completions.wake();
         let _ = self.scout.send(scout::Request::Stop);
         let threads = std::mem::take(&mut *self.threads.lock().expect("no holder panics"));
+        let _ = self.drained.recv_timeout(self.config.drain_max + CLOSE_MAX);
         for thread in threads {
-            join_within(thread, self.config.drain_max + Duration::from_secs(5));
+            join_within(thread, CLOSE_MAX);
         }
     }
 }

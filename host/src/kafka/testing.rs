@@ -104,6 +104,27 @@ impl Folder {
         Self { folder, store }
     }
 
+    /// Something for a subscription to have handled.
+    pub(super) fn record_event(&self) {
+        let id: Arc<str> = "event".into();
+        let command = Command {
+            stream: StreamId::new("order", "b1"),
+            name: "CreateOrder".into(),
+            payload: Vec::new(),
+            id: id.clone(),
+            time_ms: 0,
+            correlation_id: id.clone(),
+            causation_id: id,
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            expected: None,
+        };
+        let decision = Decision::Events(vec![NewEvent { name: "OrderCreated".into(), payload: Vec::new() }]);
+        let append = Append { command, expected: ExpectedVersion::Any, decision };
+        super::wait_for(|done| self.store.append(append, done)).unwrap();
+    }
+
     pub(super) fn events(&self) -> Vec<RecordedEvent> {
         self.store.reader().unwrap().read_all(Position(0), &Filter::all(), 1_000_000).unwrap().events
     }

@@ -2,6 +2,7 @@
 
 use crate::model::Position;
 use crate::plugin::{ReadModel, SqlError, SqlRows, SqlValue};
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
@@ -80,6 +81,8 @@ impl Database {
 
     fn guarded(mut connection: Connection) -> rusqlite::Result<Self> {
         connection.busy_timeout(Duration::from_secs(5))?;
+        // Else SQLite prepares a statement anew each time that other values are bound to it.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(128);
         let guest = Arc::new(AtomicBool::new(false));
         let watched = guest.clone();

@@ -12,6 +12,7 @@ mod reader;
 mod rows;
 mod schema;
 mod stream_index;
+mod verify;
 mod writer;
 
 use super::{Advanced, Append, Appended, Done, Error, EventStore, Progress, Reader};
@@ -20,6 +21,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use stream_index::StreamIndex;
 use tokio::sync::watch;
+
+pub use verify::{Report, verify};
+
+/// The name of the store's file in a data folder.
+pub const FILE_NAME: &str = "events.sqlite";
 
 /// Limits of the store. Each has a default and a name in the manifest.
 #[derive(Clone, Debug)]
@@ -32,7 +38,9 @@ pub struct Options {
     pub batch_bytes_max: usize,
     /// Events in one run of the stream index.
     pub index_run: usize,
-    /// Streams whose version the writer keeps in memory.
+    /// Events of a run that go into the stream index with one transaction.
+    pub index_slice: usize,
+    /// Streams whose version the writer keeps in memory; at least `batch_max`.
     pub heads_max: usize,
     /// Size of the write-ahead log, in bytes, at which the writer folds it into the store.
     pub log_bytes_max: u64,
@@ -49,6 +57,8 @@ impl Default for Options {
             batch_max: 2_000,
             batch_bytes_max: 8 << 20,
             index_run: 20_000,
+            // A few milliseconds.
+            index_slice: 1_000,
             heads_max: 200_000,
             log_bytes_max: 32 << 20,
             event_bytes_max: 1 << 20,

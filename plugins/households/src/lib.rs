@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use wasmill_guest::prelude::*;
 
 /// Who has bought for this much is loyal.
-pub const LOYAL_FROM_CENTS: i64 = 50_000;
+const LOYAL_FROM_CENTS: i64 = 50_000;
 
 /// What a household has bought so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Household {
+struct Household {
     orders: BTreeSet<String>,
     total_cents: i64,
     loyal: bool,
@@ -18,15 +18,13 @@ pub struct Household {
 
 /// What a household can be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum HouseholdCommand {
+enum HouseholdCommand {
     RecordPurchase { order_id: String, amount_cents: i64 },
 }
 
 /// What can have happened to a household.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum HouseholdEvent {
+enum HouseholdEvent {
     PurchaseRecorded {
         order_id: String,
         amount_cents: i64,
@@ -40,7 +38,7 @@ pub enum HouseholdEvent {
 /// The household's purchases no longer fit into a number.
 #[derive(Debug, thiserror::Error)]
 #[error("the purchases add up to more than a household can hold")]
-pub struct TooMuch;
+struct TooMuch;
 
 impl Aggregate for Household {
     const TYPE: &'static str = "household";

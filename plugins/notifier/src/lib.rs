@@ -5,7 +5,7 @@
 use wasmill_guest::prelude::*;
 
 /// Reacts to confirmed orders and loyal households.
-pub struct Notifier;
+struct Notifier;
 
 #[derive(Deserialize)]
 enum Seen {

@@ -6,7 +6,7 @@ use wasmill_guest::prelude::*;
 
 /// What has become of an order.
 #[derive(Debug, Default)]
-pub struct Order {
+struct Order {
     status: Status,
 }
 
@@ -20,35 +20,31 @@ enum Status {
 
 /// A line of a basket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Item {
-    pub product_id: String,
-    pub quantity: i64,
+struct Item {
+    product_id: String,
+    quantity: i64,
     /// What was paid for the whole line.
-    pub amount_cents: i64,
-    pub discount_cents: i64,
+    amount_cents: i64,
+    discount_cents: i64,
 }
 
 /// What an order can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum OrderCommand {
+enum OrderCommand {
     CreateOrder { household_id: String, store_id: String, placed_at: String, items: Vec<Item> },
     ConfirmOrder,
 }
 
 /// What can have happened to an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum OrderEvent {
+enum OrderEvent {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
     OrderConfirmed,
 }
 
 /// Why an order says no.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the texts say it")]
-pub enum OrderError {
+enum OrderError {
     #[error("the order exists")]
     Exists,
     #[error("an order needs at least one item")]

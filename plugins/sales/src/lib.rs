@@ -6,7 +6,7 @@ use query::SalesQuery;
 use wasmill_guest::prelude::*;
 
 /// The read model of what was sold.
-pub struct Sales;
+struct Sales;
 
 #[derive(Deserialize)]
 enum Seen {
@@ -34,19 +34,11 @@ impl Projection for Sales {
             Seen::OrderCreated { household_id, store_id, placed_at, items, amount_cents } => {
                 let units = sum(items.iter().map(|item| item.quantity))?;
                 let discount_cents = sum(items.iter().map(|item| item.discount_cents))?;
-                let lines = items.len() as u64;
-                let order = params![
-                    id,
-                    &household_id,
-                    &store_id,
-                    placed_at,
-                    lines,
-                    units,
-                    amount_cents,
-                    discount_cents,
-                    time_ms
-                ];
-                sql.execute(ADD_ORDER, order)?;
+                let (lines, cents) = (items.len() as u64, amount_cents);
+                sql.execute(
+                    ADD_ORDER,
+                    params![id, &household_id, &store_id, placed_at, lines, units, cents, discount_cents, time_ms],
+                )?;
                 sql.execute(ADD_TO_STORE, params![store_id, units, amount_cents, discount_cents])?;
                 sql.execute(ADD_TO_HOUSEHOLD, params![household_id, amount_cents])?;
             }
@@ -75,7 +67,7 @@ const ADD_TO_HOUSEHOLD: &str = "INSERT INTO household_sales VALUES (?1, 1, ?2, F
 const CONFIRM_ORDER: &str = "UPDATE orders SET status = 'confirmed', confirmed_ms = ?2 WHERE order_id = ?1";
 const CONFIRM_IN_STORE: &str = "UPDATE store_sales SET confirmed = confirmed + 1 \
     WHERE store_id = (SELECT store_id FROM orders WHERE order_id = ?1)";
-const BECOME_LOYAL: &str = "UPDATE household_sales SET loyal = TRUE WHERE household_id = ?1";
+const BECOME_LOYAL: &str = "INSERT INTO household_sales VALUES (?1, 0, 0, TRUE) ON CONFLICT DO UPDATE SET loyal = TRUE";
 
 /// The aggregate does not bound what it sums up here, so this may not fit.
 fn sum(mut numbers: impl Iterator<Item = i64>) -> Result<i64, Failure> {

@@ -5,7 +5,7 @@ use wasmill_guest::prelude::*;
 /// The queries: their names in kebab-case, their fields as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SalesQuery {
+pub(crate) enum SalesQuery {
     /// The summary of one order, or null.
     GetOrder {
         /// The basket's id.
@@ -77,6 +77,6 @@ const TOTALS: &str = "\
     SELECT coalesce(sum(orders), 0) AS placed, coalesce(sum(confirmed), 0) AS confirmed, \
            coalesce(sum(units), 0) AS units, coalesce(sum(sales_cents), 0) AS sales_cents, \
            coalesce(sum(discount_cents), 0) AS discount_cents, count(*) AS stores, \
-           (SELECT count(*) FROM household_sales) AS households, \
+           (SELECT count(*) FROM household_sales WHERE orders > 0) AS households, \
            (SELECT coalesce(sum(loyal), 0) FROM household_sales) AS loyal_households \
     FROM store_sales";

@@ -1,3 +1,4 @@
+-- STRICT: a sum beyond 64 bits stops the projection instead of turning into a rounded number.
 CREATE TABLE orders (
     order_id       TEXT    NOT NULL PRIMARY KEY,
     household_id   TEXT    NOT NULL,
@@ -10,7 +11,7 @@ CREATE TABLE orders (
     discount_cents INTEGER NOT NULL,
     created_ms     INTEGER NOT NULL,
     confirmed_ms   INTEGER
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Kept up to date by every event, so that a query adds up a few hundred rows instead of all orders.
 CREATE TABLE store_sales (
@@ -20,11 +21,11 @@ CREATE TABLE store_sales (
     units          INTEGER NOT NULL,
     sales_cents    INTEGER NOT NULL,
     discount_cents INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE household_sales (
     household_id   TEXT    NOT NULL PRIMARY KEY,
     orders         INTEGER NOT NULL,
     sales_cents    INTEGER NOT NULL,
     loyal          INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;

@@ -5,11 +5,11 @@
 use wasmill_guest::prelude::*;
 
 /// Reacts to created orders.
-pub struct Warehouse;
+struct Warehouse;
 
 #[derive(Deserialize)]
-struct OrderCreated<'a> {
-    household_id: &'a str,
+struct OrderCreated {
+    household_id: String,
     amount_cents: i64,
 }
 
@@ -30,7 +30,7 @@ impl Subscriber for Warehouse {
         let order_id = delivery.aggregate_id()?;
         let OrderCreated { household_id, amount_cents } = delivery.json()?;
         outbox.send("order", order_id, &OrderCommand::ConfirmOrder)?;
-        outbox.send("household", household_id, &HouseholdCommand::RecordPurchase { order_id, amount_cents })?;
+        outbox.send("household", &household_id, &HouseholdCommand::RecordPurchase { order_id, amount_cents })?;
         debug!(order = order_id, household = household_id, "confirms the order and records the purchase");
         Ok(())
     }

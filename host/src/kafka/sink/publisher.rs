@@ -10,13 +10,14 @@ use crate::model::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The longest rest between looks at the stop flag; acknowledgements end it early.
 const REST_MAX: Duration = Duration::from_millis(100);
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// A message that Kafka will never take.
 pub(super) struct Refused {
@@ -64,6 +65,15 @@ impl Publisher {
         }
     }
 
+    /// While nothing is published no acknowledgement tells that the brokers are back: asks them, if they were away.
+    pub(super) fn look_after_trouble(&self) {
+        if let (Some(producer), Some(_)) = (&self.producer, self.view.health.trouble())
+            && producer.client().fetch_metadata(None, ANSWER_MAX).is_ok()
+        {
+            self.view.health.answered();
+        }
+    }
+
     /// Sends messages once and returns those to send again.
     fn attempt(
         &mut self,
@@ -108,7 +118,9 @@ impl Publisher {
             let Err((error, _)) = producer.send(record(index, message)) else { return Ok(Ok(())) };
             deliveries.unsent();
             match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => self.wait_until(self.deliveries.pending().saturating_sub(1))?,
+                Some(RDKafkaErrorCode::QueueFull) if deliveries.pending() > 0 => {
+                    self.wait_until(deliveries.pending().saturating_sub(1))?;
+                }
                 Some(code) => return Ok(Err(code)),
                 // A topic name with a NUL.
                 None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),

@@ -26,8 +26,9 @@ fn message(id: &str) -> Message {
     }
 }
 
-/// Puts messages into the outbox, as a subscription does with its checkpoint.
+/// Puts messages into the outbox, as a subscription does that has handled an event.
 fn publish(folder: &Folder, messages: Vec<Message>) {
+    folder.record_event();
     let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap();
     let progress = Progress {
         subscription: "notifier".into(),
@@ -114,6 +115,11 @@ fn a_broker_that_is_away_is_waited_for() {
     broker.cluster.broker_up(-1).unwrap();
     wait_until_empty(&sink);
     assert_eq!((values(&broker, 10), sink.status().error), (ids(0..10), None));
+    // Also with nothing to publish.
+    broker.cluster.broker_down(-1).unwrap();
+    eventually("the status says so again", || sink.status().state == State::Retrying);
+    broker.cluster.broker_up(-1).unwrap();
+    eventually("the status says that it is back", || sink.status().state == State::Running);
 }
 
 #[test]

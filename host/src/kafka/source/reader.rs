@@ -6,7 +6,7 @@
 use super::completions::{Completion, Completions, Ticket};
 use super::lane::Lane;
 use super::scout::{Opening, Request};
-use super::view::View;
+use super::view::{Lasts, View};
 use super::{Config, Context};
 use crate::aggregates::{Inbox, Reply, Unaccepted};
 use crate::kafka::record::Mapping;
@@ -29,13 +29,13 @@ const TURN: usize = 512;
 /// Events served from the main queue in a turn; each is an error or a line of the log.
 const EVENTS: usize = 4;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// How long the last commit for lag tools may take.
-const LAST_COMMIT_MAX: Duration = Duration::from_millis(500);
 
 /// Ways to and from the scout.
 pub(super) struct Ends {
     pub(super) scout: Sender<Request>,
     pub(super) findings: Receiver<Opening>,
+    /// Dropped once nothing is in flight any more: the source's `stop` waits for it.
+    pub(super) draining: Sender<()>,
 }
 
 /// See the module.
@@ -237,10 +237,7 @@ impl Reader {
             let _ = offsets.add_partition_offset(&self.work.config.topic, reading.partition, offset);
         }
         match self.work.consumer.commit(&offsets, CommitMode::Async) {
-            Ok(()) => {
-                self.work.consumer.context().commit_sent();
-                self.committed = sum;
-            }
+            Ok(()) => self.committed = sum,
             Err(error) => tracing::debug!("offsets for lag tools were not committed: {error}"),
         }
     }
@@ -282,12 +279,9 @@ impl Reader {
         let readings = self.partitions.iter().flatten();
         let lanes = readings.map(|reading| (reading.partition, reading.lane.next(), reading.lane.in_flight()));
         self.work.view.settled(lanes, &mut self.at_rest);
+        // Sent on its way; closing the consumer sees it through.
         self.commit();
-        let deadline = Instant::now() + LAST_COMMIT_MAX;
-        // Serves the commit's answer; a broker that is away must not hold up the end.
-        while Instant::now() < deadline && self.work.consumer.context().commits_pending() {
-            self.work.consumer.poll(Duration::from_millis(10));
-        }
+        drop(self.ends.draining);
         let _ = self.work.consumer.unassign();
     }
 }
@@ -326,7 +320,7 @@ impl Reading {
 
     fn take<M: Message>(&mut self, work: &mut Work, record: &M) {
         if std::mem::take(&mut self.shows_error) {
-            work.view.error(self.partition, None);
+            work.view.no_error(self.partition);
         }
         let Some(origin) = self.lane.take(record.offset() as u64) else { return };
         let ticket = Ticket::new(&work.completions, self.partition, origin.first, origin.last);
@@ -356,7 +350,7 @@ impl Reading {
                         work.config.name
                     );
                     tracing::error!(source = &*work.config.name, "{error}");
-                    work.view.error(self.partition, Some(error));
+                    work.view.error(self.partition, error, Lasts::UntilRecord);
                 }
                 self.lane.hold(*command, reply);
             }
@@ -372,7 +366,7 @@ impl Reading {
         }
         let (topic, partition) = (&work.config.topic, self.partition);
         tracing::warn!(source = &*work.config.name, partition, "{error}");
-        work.view.error(partition, Some(format!("topic {topic} partition {partition}: {error}")));
+        work.view.error(partition, format!("topic {topic} partition {partition}: {error}"), Lasts::UntilAnswer);
         self.shows_error = true;
         None
     }
@@ -386,7 +380,11 @@ impl Reading {
         tracing::warn!(source = &*work.config.name, partition, "opens the partition again: {reason}");
         drop(self.lane.held());
         work.unassign(partition);
-        work.view.error(partition, Some(format!("topic {} partition {partition}: {reason}", work.config.topic)));
+        work.view.error(
+            partition,
+            format!("topic {} partition {partition}: {reason}", work.config.topic),
+            Lasts::UntilRecord,
+        );
         self.shows_error = true;
         work.completions.wake();
     }
@@ -415,7 +413,11 @@ impl Work {
 
     fn give_back(&self, scout: &Sender<Request>, partition: i32, reason: &str) {
         self.view.close(partition);
-        self.view.error(partition, Some(format!("topic {} partition {partition}: {reason}", self.config.topic)));
+        self.view.error(
+            partition,
+            format!("topic {} partition {partition}: {reason}", self.config.topic),
+            Lasts::UntilRecord,
+        );
         let _ = scout.send(Request::Reopen);
     }
 }

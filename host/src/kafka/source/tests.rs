@@ -193,8 +193,8 @@ fn records_that_retention_removed_are_parked_as_a_range() {
     // The mock cluster keeps 5 MiB.
     for _ in 0..80 {
         broker.produce(TOPIC, 0, Some(b"b"), Some(&[0; 100_000]));
-        broker.flush();
     }
+    broker.flush();
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let source = start_with(config(manifest::From::Beginning), connection, &folder, &inbox);
     wait_until_caught_up(&source);
@@ -217,8 +217,8 @@ fn records_that_are_removed_while_they_wait_to_be_read_are_parked_too() {
     eventually("the first is held", || source.status().in_flight == 1);
     for _ in 0..80 {
         broker.produce(TOPIC, 0, Some(b"b"), Some(&[0; 100_000]));
-        broker.flush();
     }
+    broker.flush();
     *inbox.mood.lock().unwrap() = Mood::Willing;
     wait_until_caught_up(&source);
     let letters = folder.dead_letters();
@@ -271,6 +271,19 @@ fn offsets_are_committed_to_the_group_for_lag_tools() {
     partitions.add_partition(TOPIC, 0);
     let committed = asking.committed_offsets(partitions, Duration::from_secs(10)).unwrap();
     assert_eq!(committed.elements()[0].offset(), rdkafka::Offset::Offset(10));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_broker() {
+    let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
+    produce(&broker, 1, 0..10);
+    let inbox = Recorder::new(&folder.store, Mood::Willing);
+    let source = start(&broker, &folder, &inbox);
+    wait_until_caught_up(&source);
+    broker.cluster.broker_down(-1).unwrap();
+    let began = std::time::Instant::now();
+    source.stop();
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -35,9 +35,23 @@ struct Partition {
     /// It is being read, or was given up.
     opened: bool,
     /// What is in the way now.
-    error: Option<String>,
+    error: Option<Trouble>,
     /// What was lost since the start.
     lost: Option<String>,
+}
+
+struct Trouble {
+    text: String,
+    lasts: Lasts,
+}
+
+/// When trouble of a partition is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// As soon as the brokers answer for the partition.
+    UntilAnswer,
+    /// When a record comes through, or the partition is opened again.
+    UntilRecord,
 }
 
 impl View {
@@ -103,16 +117,27 @@ impl View {
     /// It is given up until a person acts.
     pub(super) fn give_up(&self, partition: i32, end: u64, error: String) {
         self.change_partition(partition, |found| {
-            *found = Partition { end, opened: true, error: Some(error), ..Partition::default() };
+            let error = Some(Trouble { text: error, lasts: Lasts::UntilRecord });
+            *found = Partition { end, opened: true, error, ..Partition::default() };
         });
     }
 
+    /// The brokers answered for a partition.
     pub(super) fn end(&self, partition: i32, end: u64) {
-        self.change_partition(partition, |found| found.end = end);
+        self.change_partition(partition, |found| {
+            found.end = end;
+            found.error.take_if(|error| error.lasts == Lasts::UntilAnswer);
+        });
     }
 
-    pub(super) fn error(&self, partition: i32, error: Option<String>) {
-        self.change_partition(partition, |found| found.error = error);
+    /// Something is in the way of a partition.
+    pub(super) fn error(&self, partition: i32, text: String, lasts: Lasts) {
+        self.change_partition(partition, |found| found.error = Some(Trouble { text, lasts }));
+    }
+
+    /// A record came through.
+    pub(super) fn no_error(&self, partition: i32) {
+        self.change_partition(partition, |found| found.error = None);
     }
 
     /// What the reader settled: partition, `next`, in flight. Returns the partitions that are at rest before their
@@ -170,8 +195,8 @@ impl View {
         let of_partitions: Vec<&str> = facts
             .partitions
             .values()
-            .flat_map(|found| [&found.error, &found.lost])
-            .filter_map(Option::as_deref)
+            .flat_map(|found| [found.error.as_ref().map(|error| error.text.as_str()), found.lost.as_deref()])
+            .flatten()
             .collect();
         (State::Running, (!of_partitions.is_empty()).then(|| of_partitions.join("; ")))
     }

@@ -46,7 +46,6 @@ impl Writer {
         if let Some(fingerprint) = fingerprint {
             self.refuse_repetition(&command, fingerprint)?;
         }
-        let tally = batch.tallies.entry((command.stream.aggregate_type.clone(), command.name.clone())).or_default();
         let (appended, outcome) = match decision {
             Decision::Events(events) => {
                 let key = self.key(&command.stream)?;
@@ -55,7 +54,7 @@ impl Writer {
                     return Err(Error::Conflict { stream: command.stream, actual, expected });
                 }
                 self.check_sizes(&command, &events)?;
-                tally[0] += 1;
+                batch.tally(&command)[0] += 1;
                 let count = events.len() as u32;
                 let appended = self.insert(batch, &command, key, actual, events)?;
                 let outcome =
@@ -63,11 +62,11 @@ impl Writer {
                 (appended, outcome)
             }
             Decision::Rejected(reason) => {
-                tally[1] += 1;
+                batch.tally(&command)[1] += 1;
                 (self.nothing(), Outcome::Rejected { reason })
             }
             Decision::Malformed(reason) => {
-                tally[2] += 1;
+                batch.tally(&command)[2] += 1;
                 if command.origin.is_some() {
                     self.park(&dead_letter(&command, &reason), None)?;
                 }
@@ -206,11 +205,12 @@ impl Writer {
         self.outcomes_stored += 1;
         if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
             self.outcomes_stored = 0;
+            // Only the oldest are looked at: what this costs must not grow with what is remembered.
             let before = crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms);
             self.connection
                 .prepare_cached(
-                    "DELETE FROM outcomes WHERE number IN
-                     (SELECT number FROM outcomes WHERE time_ms < ?1 ORDER BY number LIMIT ?2)",
+                    "DELETE FROM outcomes WHERE number IN (SELECT number FROM
+                     (SELECT number, time_ms FROM outcomes ORDER BY number LIMIT ?2) WHERE time_ms < ?1)",
                 )
                 .and_then(|mut delete| delete.execute(params![before, 2 * OUTCOMES_PER_CLEAN_UP]))
                 .map_err(&failed)?;

@@ -38,8 +38,9 @@ impl Ledgers {
         let open = self.get(connection, name)?;
         if next > open.ledger.next {
             open.ledger.settle(0, next - 1);
-            open.dirty = true;
         }
+        // Also where it starts at 0: that it has started must not be forgotten.
+        open.dirty = true;
         Ok(())
     }
 

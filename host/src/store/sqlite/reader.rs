@@ -30,6 +30,7 @@ impl SqliteReader {
     /// Positions of a stream's events whose version is within the bounds, by version.
     fn positions(&mut self, stream: &StreamId, from: u64, to: u64, order: &str, limit: usize) -> Result<Vec<u64>, Error> {
         let failed = failed("reading the stream index");
+        let (from, to, limit) = (within_sqlite(from), within_sqlite(to), limit.min(i64::MAX as usize));
         let Some(number) =
             self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type).map_err(&failed)?
         else {
@@ -44,7 +45,7 @@ impl SqliteReader {
              AND version BETWEEN ?3 AND ?4 ORDER BY version {order} LIMIT ?5"
         );
         let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let bounds = params![key.0, key.1, from as i64, to.min(i64::MAX as u64) as i64, limit as i64];
+        let bounds = params![key.0, key.1, from, to, limit];
         let mut entries = select.query(bounds).map_err(&failed)?;
         while let Some(row) = entries.next().map_err(&failed)? {
             found.insert(row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
@@ -95,6 +96,11 @@ impl SqliteReader {
     }
 }
 
+/// SQLite's numbers end at `i64::MAX`, and no position, version or number of the store's is ever beyond it.
+fn within_sqlite(number: u64) -> u64 {
+    number.min(i64::MAX as u64)
+}
+
 impl Reader for SqliteReader {
     fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error> {
         let positions = self.positions(stream, after.0.saturating_add(1), u64::MAX, "ASC", limit)?;
@@ -113,7 +119,7 @@ impl Reader for SqliteReader {
 
     fn read_all(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error> {
         let failed = failed("reading events");
-        let scan_max = limit.saturating_mul(SCANNED_PER_WANTED);
+        let scan_max = limit.saturating_mul(SCANNED_PER_WANTED).min(i64::MAX as usize);
         let mut page = Page { events: Vec::new(), reached: after };
         let mut wanted: HashMap<i64, bool> = HashMap::new();
         let mut select = self
@@ -123,7 +129,7 @@ impl Reader for SqliteReader {
                 rows::EVENT_COLUMNS
             ))
             .map_err(&failed)?;
-        let mut found = select.query(params![after.0, scan_max]).map_err(&failed)?;
+        let mut found = select.query(params![within_sqlite(after.0), scan_max]).map_err(&failed)?;
         while page.events.len() < limit {
             let Some(row) = found.next().map_err(&failed)? else { break };
             page.reached = Position(row.get(0).map_err(&failed)?);
@@ -192,7 +198,7 @@ impl Reader for SqliteReader {
             .connection
             .prepare_cached("SELECT first, body FROM outbox_messages WHERE last > ?1 ORDER BY first")
             .map_err(&failed)?;
-        let mut found = select.query([after]).map_err(&failed)?;
+        let mut found = select.query([within_sqlite(after)]).map_err(&failed)?;
         let mut messages = Vec::new();
         while messages.len() < limit {
             let Some(row) = found.next().map_err(&failed)? else { break };
@@ -213,7 +219,7 @@ impl Reader for SqliteReader {
         let letters = self.list(
             doing,
             "SELECT consumer, place, key, reason, payload, time_ms FROM dead_letters ORDER BY number DESC LIMIT ?1",
-            [limit as i64],
+            [limit.min(i64::MAX as usize)],
             |row| {
                 Ok(DeadLetter {
                     consumer: row.get(0)?,

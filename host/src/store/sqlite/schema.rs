@@ -1,6 +1,7 @@
 //! The file: its lock, its tables, its migrations and the settings of its connections.
 
 use super::{Error, failed};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
 use std::path::Path;
@@ -8,6 +9,12 @@ use std::time::Duration;
 
 /// One entry per version of the file, oldest first. They are run in order and never changed once released.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+
+/// The version of a file that is up to date.
+const MIGRATED: usize = MIGRATIONS.len();
+
+/// How long to wait for another program that has the file locked.
+const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Keeps every other host away from the store for as long as the file is held. It ends with the process, however
 /// the process ends.
@@ -36,6 +43,11 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {}", path.display());
     let failed = failed(&doing);
     let mut connection = Connection::open(path).map_err(&failed)?;
+    connection.busy_timeout(BUSY_TIME_MAX).map_err(&failed)?;
+    let version = version(&connection, path)?;
+    if connection.is_readonly("main").map_err(&failed)? {
+        return Err(Error::Failed(format!("the store {} is read-only: allow writing to it", path.display())));
+    }
     connection
         .execute_batch(
             "PRAGMA page_size = 4096;
@@ -46,9 +58,20 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
              PRAGMA temp_store = MEMORY;",
         )
         .map_err(&failed)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
-    migrate(&mut connection, path)?;
+    migrate(&mut connection, path, version)?;
     Ok(connection)
+}
+
+/// A connection to look at a store that no host has open: it changes nothing, and makes no file.
+pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
+    let connection = open_for_reading(path)?;
+    match version(&connection, path)? {
+        MIGRATED => Ok(connection),
+        older => Err(Error::Failed(format!(
+            "the store {} has format {older}, and this wasmill reads {MIGRATED}: start a host on it once, which updates it",
+            path.display()
+        ))),
+    }
 }
 
 /// A reader's connection.
@@ -58,22 +81,39 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(&failed)?;
     connection.execute_batch("PRAGMA cache_size = -16384; PRAGMA mmap_size = 1073741824;").map_err(&failed)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
+    connection.busy_timeout(BUSY_TIME_MAX).map_err(&failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
-    let doing = format!("preparing the store {}", path.display());
-    let failed = failed(&doing);
-    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(&failed)?;
-    if version > MIGRATIONS.len() {
+/// The file's version; 0 where there is nothing in it. Refuses what this wasmill must not touch.
+fn version(connection: &Connection, path: &Path) -> Result<usize, Error> {
+    let doing = format!("looking at the store {}", path.display());
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, usize>(0)).map_err(failed(&doing));
+    let version = number("PRAGMA user_version")?;
+    if version > MIGRATED {
         return Err(Error::Failed(format!(
-            "the store {} has format {version}, and this wasmill knows up to {}: run a newer wasmill on it",
-            path.display(),
-            MIGRATIONS.len()
+            "the store {} has format {version}, and this wasmill knows up to {MIGRATED}: run a newer wasmill on it",
+            path.display()
         )));
     }
+    if version == 0 && number("SELECT count(*) FROM sqlite_schema")? > 0 {
+        return Err(Error::Failed(format!(
+            "{} is a database of another program's: choose another data folder",
+            path.display()
+        )));
+    }
+    Ok(version)
+}
+
+/// Keeps SQLite from preparing a statement anew each time that other values are bound to it.
+fn stable_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+}
+
+fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), Error> {
+    let doing = format!("preparing the store {}", path.display());
+    let failed = failed(&doing);
     for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
         let transaction = connection.transaction().map_err(&failed)?;
         transaction.execute_batch(migration).map_err(&failed)?;

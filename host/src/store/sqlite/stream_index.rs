@@ -5,7 +5,7 @@
 //! a transaction it makes anyway. Only after the last slice is committed, together with the mark up to which the
 //! index is complete, do the entries leave memory. A crash loses nothing: at start the events above the mark are read.
 
-use super::{Error, failed};
+use super::{Error, Options, failed};
 use rusqlite::{Connection, params};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -15,9 +15,6 @@ pub(super) type Key = (i64, Arc<str>);
 
 /// A version and the position of its event.
 pub(super) type Entry = (u64, u64);
-
-/// How many entries go into the index with one transaction: a few milliseconds.
-const SLICE: usize = 1_000;
 
 /// The entries that are not in the table yet. Shared by the writer and all readers.
 #[derive(Default)]
@@ -62,8 +59,10 @@ pub(super) struct Filler {
     index: Arc<StreamIndex>,
     /// Entries in `growing`.
     growing: usize,
-    /// Size of a run.
+    /// Entries in a run.
     run: usize,
+    /// Entries inserted with one transaction.
+    slice: usize,
     /// The run being inserted, sorted, and how many of it are inserted.
     filling: Option<Run>,
     /// Everything up to here will be indexed once the run after the current one is.
@@ -78,9 +77,10 @@ struct Run {
 
 impl Filler {
     /// Reads the events above the mark into memory.
-    pub(super) fn open(connection: &Connection, index: Arc<StreamIndex>, run: usize) -> Result<Self, Error> {
+    pub(super) fn open(connection: &Connection, index: Arc<StreamIndex>, options: &Options) -> Result<Self, Error> {
         let doing = "reading the events that the stream index lacks";
-        let mut filler = Self { index, growing: 0, run, filling: None, newest: 0 };
+        let (run, slice) = (options.index_run.max(1), options.index_slice.max(1));
+        let mut filler = Self { index, growing: 0, run, slice, filling: None, newest: 0 };
         let mut statement = connection
             .prepare(
                 "SELECT t.aggregate_type, e.aggregate_id, e.version, e.position FROM events e
@@ -110,13 +110,16 @@ impl Filler {
         self.filling.is_some() || self.growing >= self.run
     }
 
-    /// Inserts the next slice, in the writer's transaction.
-    pub(super) fn insert_slice(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Inserts the next slice, in the writer's transaction, which appends so many events.
+    pub(super) fn insert_slice(&mut self, connection: &Connection, appended: usize) -> rusqlite::Result<()> {
         if self.filling.is_none() && self.growing >= self.run {
             self.filling = Some(self.freeze());
         }
+        // Where the next run is full before this one is done, slices outgrow the appends: else memory would fill up.
+        let behind = self.growing >= self.run;
+        let slice = if behind { self.slice.max(2 * appended) } else { self.slice };
         let Some(run) = &mut self.filling else { return Ok(()) };
-        let slice = &run.entries[run.inserted..run.entries.len().min(run.inserted + SLICE)];
+        let slice = &run.entries[run.inserted..run.entries.len().min(run.inserted + slice)];
         // A run that a crash cut short leaves entries behind; they are the same.
         let mut insert = connection.prepare_cached(
             "INSERT INTO stream_index (aggregate_type, aggregate_id, version, position) VALUES (?1, ?2, ?3, ?4)

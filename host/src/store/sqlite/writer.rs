@@ -83,6 +83,13 @@ pub(super) struct Batch {
     pub(super) bytes: usize,
 }
 
+impl Batch {
+    /// Where commands of this kind are counted.
+    pub(super) fn tally(&mut self, command: &Command) -> &mut [u64; 3] {
+        self.tallies.entry((command.stream.aggregate_type.clone(), command.name.clone())).or_default()
+    }
+}
+
 /// The thread's state. All of it but the connection can be rebuilt from the file.
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -97,6 +104,9 @@ pub(super) struct Writer {
     pub(super) outcomes_stored: u32,
     next_message: u64,
     filler: Filler,
+    /// The last transaction failed: the index waits for the next request, so that a full disk does not keep the
+    /// thread spinning.
+    resting: bool,
     log: PathBuf,
     /// Size of the log at which it is folded next.
     fold_at: u64,
@@ -109,9 +119,11 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(connection: Connection, lock: File, options: Options, index: Arc<StreamIndex>) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
-        let filler = Filler::open(&connection, index.clone(), options.index_run)?;
+        let filler = Filler::open(&connection, index.clone(), &options)?;
         let log = PathBuf::from(format!("{}-wal", connection.path().unwrap_or_default()));
-        let heads = LruCache::new(NonZeroUsize::new(options.heads_max).unwrap_or(NonZeroUsize::MIN));
+        // A stream's version must not leave memory before the transaction that changed it is committed.
+        let heads_max = options.heads_max.max(options.batch_max);
+        let heads = LruCache::new(NonZeroUsize::new(heads_max).unwrap_or(NonZeroUsize::MIN));
         let mut writer = Self {
             fold_at: options.log_bytes_max,
             connection,
@@ -124,6 +136,7 @@ impl Writer {
             outcomes_stored: 0,
             next_message: 1,
             filler,
+            resting: false,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
@@ -145,7 +158,7 @@ impl Writer {
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
         loop {
-            let first = if self.filler.has_work() {
+            let first = if self.filler.has_work() && !self.resting {
                 match requests.try_recv() {
                     Ok(request) => Some(request),
                     Err(TryRecvError::Empty) => None,
@@ -188,7 +201,7 @@ impl Writer {
         }
         self.ledgers.write(&self.connection)?;
         self.write_tallies(batch)?;
-        self.filler.insert_slice(&self.connection).map_err(failed("filling the stream index"))?;
+        self.filler.insert_slice(&self.connection, batch.entries.len()).map_err(failed("filling the stream index"))?;
         self.sql("COMMIT", "committing")
     }
 
@@ -232,6 +245,7 @@ impl Writer {
         if actual != from.0 {
             return Err(Error::CheckpointMoved { owner: format!("subscription {subscription}"), actual, expected: from.0 });
         }
+        refuse_beyond(&format!("the checkpoint of subscription {subscription}"), to.0, self.next_position - 1)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, ?3)")
             .and_then(|mut insert| insert.execute(params![subscription, to.0, sent + commands.len() as u64]))
@@ -292,6 +306,7 @@ impl Writer {
         if actual != from {
             return Err(Error::CheckpointMoved { owner: format!("sink {sink}"), actual, expected: from });
         }
+        refuse_beyond(&format!("the position of sink {sink}"), to, self.next_message - 1)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO sinks (name, position) VALUES (?1, ?2)")
             .and_then(|mut insert| insert.execute(params![sink, to]))
@@ -338,6 +353,7 @@ impl Writer {
 
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
+        self.resting = false;
         self.filler.committed();
         self.filler.publish(batch.entries);
         self.announce();
@@ -352,6 +368,7 @@ impl Writer {
 
     fn rolled_back(&mut self, batch: Batch, error: Error) {
         tracing::error!("the store rolled a transaction back: {error}");
+        self.resting = true;
         // Fails when there is no transaction, which is as good.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
@@ -409,6 +426,11 @@ fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
         *current = value;
         changed
     });
+}
+
+/// Whoever is past the end would skip what comes next.
+fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> {
+    if to <= end { Ok(()) } else { Err(Error::Invalid(format!("{what} can't move to {to}: the store ends at {end}"))) }
 }
 
 /// Tells refusals, which concern one request, from failures of the database, which concern the transaction.

@@ -1,0 +1,321 @@
+//! Looking a store over: whether what it holds fits together.
+//!
+//! Reads everything, changes nothing. It needs a store that no host has open, so that what it compares stands still.
+
+use super::dictionary::Dictionary;
+use super::stream_index::Key;
+use super::{Error, failed, rows, schema};
+use crate::model::{Command, Message, Origin};
+use crate::store::{Ledger, SUBSCRIPTION_LEDGER};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Problems that are told one by one; of further ones only the number.
+const PROBLEMS_MAX: usize = 100;
+
+/// What a store holds, and what is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Recorded events.
+    pub events: u64,
+    /// Streams with events.
+    pub streams: u64,
+    /// The position of the newest event.
+    pub position: u64,
+    /// The position up to which the stream index is filled.
+    pub indexed: u64,
+    /// Numbered sequences: partitions of sources and commands of subscriptions.
+    pub ledgers: u64,
+    /// Checkpoints of subscriptions.
+    pub checkpoints: u64,
+    /// Commands in the outbox, in steps that are not settled whole.
+    pub commands: u64,
+    /// Messages in the outbox, in steps that are not published whole.
+    pub messages: u64,
+    /// A sentence each.
+    pub problems: Vec<String>,
+    /// How many more problems there are.
+    pub more_problems: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn problem(&mut self, text: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(text);
+        } else {
+            self.more_problems += 1;
+        }
+    }
+}
+
+/// Looks a store over. An error means that this could not be done; what is found wrong is in the report.
+pub fn verify(path: &Path) -> Result<Report, Error> {
+    if !path.is_file() {
+        return Err(Error::Failed(format!("there is no store {}", path.display())));
+    }
+    let _lock = schema::lock(path)?;
+    let connection = schema::open_for_inspection(path)?;
+    let mut verifier = Verifier { connection: &connection, report: Report::default() };
+    verifier.file()?;
+    verifier.events()?;
+    verifier.stream_index()?;
+    verifier.ledgers()?;
+    verifier.subscriptions()?;
+    verifier.messages()?;
+    Ok(verifier.report)
+}
+
+struct Verifier<'c> {
+    connection: &'c Connection,
+    report: Report,
+}
+
+impl Verifier<'_> {
+    /// The pages and indexes, as SQLite sees them.
+    fn file(&mut self) -> Result<(), Error> {
+        let said: Vec<String> = self.list("PRAGMA integrity_check", |row| row.get(0))?;
+        for line in said.into_iter().filter(|line| line != "ok") {
+            self.report.problem(format!("the file: {line}"));
+        }
+        Ok(())
+    }
+
+    /// Every event decodes, and the versions of each stream go up one by one in the order of positions.
+    fn events(&mut self) -> Result<(), Error> {
+        let failed = failed("reading events");
+        let (mut versions, mut dictionary) = (HashMap::<(String, String), u64>::new(), Dictionary::default());
+        let mut select = self
+            .connection
+            .prepare(&format!("SELECT {} FROM events ORDER BY position", rows::EVENT_COLUMNS))
+            .map_err(&failed)?;
+        let mut found = select.query([]).map_err(&failed)?;
+        let mut before = 0;
+        while let Some(row) = found.next().map_err(&failed)? {
+            self.report.events += 1;
+            let position: i64 = row.get(0).map_err(&failed)?;
+            if position <= before {
+                self.report.problem(format!("position {position} comes after {before}"));
+            }
+            before = position;
+            match rows::event(self.connection, &mut dictionary, row) {
+                Err(error) => self.report.problem(format!("the event at position {position}: {error}")),
+                Ok(event) => {
+                    let stream = (event.stream.aggregate_type.to_string(), event.stream.aggregate_id.to_string());
+                    let version = versions.entry(stream).or_default();
+                    if event.version.0 != *version + 1 {
+                        self.report.problem(format!(
+                            "the event at position {position} is version {} of {}, after version {version}",
+                            event.version, event.stream
+                        ));
+                    }
+                    *version = event.version.0;
+                }
+            }
+        }
+        self.report.streams = versions.len() as u64;
+        self.report.position = before.max(0) as u64;
+        Ok(())
+    }
+
+    /// The index names no event that is not there, and up to its mark no event is missing from it.
+    fn stream_index(&mut self) -> Result<(), Error> {
+        self.report.indexed = self.mark("indexed")?;
+        let (indexed, newest) = (self.report.indexed, self.report.position);
+        if indexed > newest {
+            self.report.problem(format!("the stream index is filled up to {indexed}, past the newest event, {newest}"));
+        }
+        let entry = |row: &Row<'_>| -> rusqlite::Result<(Key, u64, u64)> {
+            Ok(((row.get(0)?, row.get(1)?), row.get(2)?, row.get(3)?))
+        };
+        let strays = self.list(
+            "SELECT i.aggregate_type, i.aggregate_id, i.version, i.position FROM stream_index i
+             LEFT JOIN events e ON e.position = i.position LEFT JOIN event_types t ON t.id = e.type
+             WHERE (t.aggregate_type, e.aggregate_id, e.version) IS NOT (i.aggregate_type, i.aggregate_id, i.version)",
+            entry,
+        )?;
+        for ((_, id), version, position) in strays {
+            self.report.problem(format!(
+                "the stream index has position {position} for version {version} of an aggregate {id}, which is not there"
+            ));
+        }
+        let missing = self.list(
+            "SELECT t.aggregate_type, e.aggregate_id, e.version, e.position FROM events e
+             JOIN event_types t ON t.id = e.type
+             LEFT JOIN stream_index i ON (i.aggregate_type, i.aggregate_id, i.version)
+                 = (t.aggregate_type, e.aggregate_id, e.version)
+             WHERE e.position <= (SELECT value FROM marks WHERE name = 'indexed') AND i.position IS NULL",
+            entry,
+        )?;
+        for ((_, id), version, position) in missing {
+            self.report.problem(format!(
+                "the stream index lacks version {version} of an aggregate {id}, which is at position {position}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The ranges ahead of each ledger are above its mark, in order, and apart from each other.
+    fn ledgers(&mut self) -> Result<(), Error> {
+        for name in self.list("SELECT name FROM ledgers", |row| row.get::<_, String>(0))? {
+            self.report.ledgers += 1;
+            let Some(Ledger { next, ahead }) = self.ledger(&name)? else { continue };
+            // What is settled below the mark and what begins right at it are one.
+            let mut end = next;
+            for (first, last) in ahead {
+                if first <= end || last < first {
+                    self.report.problem(format!("ledger {name}: {first} to {last} is settled ahead, after {end}"));
+                }
+                end = last.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn subscriptions(&mut self) -> Result<(), Error> {
+        let checkpoints: Vec<(String, u64, u64)> = self
+            .list("SELECT subscription, position, commands FROM checkpoints", |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        for (subscription, position, sent) in checkpoints {
+            self.report.checkpoints += 1;
+            if position > self.report.position {
+                let newest = self.report.position;
+                self.report.problem(format!(
+                    "the checkpoint of subscription {subscription} is {position}, past the newest event, {newest}"
+                ));
+            }
+            self.commands(&subscription, sent)?;
+        }
+        let ownerless = self.list(
+            "SELECT DISTINCT subscription FROM outbox_commands WHERE subscription NOT IN (SELECT subscription FROM checkpoints)",
+            |row| row.get::<_, String>(0),
+        )?;
+        for subscription in ownerless {
+            self.report.problem(format!("subscription {subscription} has commands in the outbox and no checkpoint"));
+        }
+        Ok(())
+    }
+
+    /// Each command of a subscription that is not settled is in the outbox, under its number.
+    fn commands(&mut self, subscription: &str, sent: u64) -> Result<(), Error> {
+        let name = format!("{SUBSCRIPTION_LEDGER}{subscription}");
+        let Some(ledger) = self.ledger(&name)? else { return Ok(()) };
+        let settled = ledger.ahead.last_key_value().map_or(ledger.next, |(_, last)| last.saturating_add(1));
+        if settled > sent {
+            self.report.problem(format!("ledger {name} has settled {settled} commands of {sent} that were sent"));
+        }
+        let mut next = None;
+        for step in self.steps("outbox_commands WHERE subscription = ?1", [subscription])? {
+            let place = format!("commands {} to {} of subscription {subscription}", step.first, step.last);
+            if step.last < ledger.next {
+                self.report.problem(format!("{place} are settled, and still in the outbox"));
+            }
+            if next.unwrap_or(step.first.min(ledger.next)) != step.first {
+                self.report.problem(format!("before {place}, some are missing from the outbox"));
+            }
+            next = Some(step.last.saturating_add(1));
+            let origins = |commands: Vec<Command>| commands.into_iter().map(|command| command.origin).collect::<Vec<_>>();
+            if let Some(found) = self.body(&step, &place)?.map(origins) {
+                self.report.commands += found.len() as u64;
+                let numbered = |number| Some(Origin { ledger: name.as_str().into(), first: number, last: number });
+                if !found.into_iter().eq((step.first..=step.last).map(numbered)) {
+                    self.report.problem(format!("{place} have other numbers inside"));
+                }
+            }
+        }
+        if next.unwrap_or(ledger.next.min(sent)) != sent {
+            self.report.problem(format!("the newest commands of subscription {subscription} are missing from the outbox"));
+        }
+        Ok(())
+    }
+
+    /// Each message that a sink has not published is in the outbox, and their numbers have no gaps.
+    fn messages(&mut self) -> Result<(), Error> {
+        let newest = self.mark("messages")?;
+        let sinks: Vec<(String, u64)> =
+            self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (sink, position) in sinks.iter().filter(|(_, position)| *position > newest) {
+            self.report.problem(format!("the position of sink {sink} is {position}, past the newest message, {newest}"));
+        }
+        let published = sinks.iter().map(|(_, position)| *position).min().unwrap_or(0);
+        let mut next = None;
+        for step in self.steps("outbox_messages", [])? {
+            let place = format!("messages {} to {}", step.first, step.last);
+            if next.unwrap_or(step.first.min(published + 1)) != step.first {
+                self.report.problem(format!("before {place}, some are missing from the outbox"));
+            }
+            next = Some(step.last.saturating_add(1));
+            if let Some(found) = self.body::<Vec<Message>>(&step, &place)? {
+                self.report.messages += found.len() as u64;
+                if step.first.checked_add(found.len() as u64) != next {
+                    self.report.problem(format!("{place} are {} messages", found.len()));
+                }
+            }
+        }
+        if next.unwrap_or(published + 1).max(published + 1) != newest + 1 {
+            self.report.problem(format!("the newest messages, up to {newest}, are missing from the outbox"));
+        }
+        Ok(())
+    }
+
+    fn steps(&self, of: &str, params: impl rusqlite::Params) -> Result<Vec<Step>, Error> {
+        let read = |row: &Row<'_>| Ok(Step { first: row.get(0)?, last: row.get(1)?, body: row.get(2)? });
+        self.connection
+            .prepare(&format!("SELECT first, last, body FROM {of} ORDER BY first"))
+            .and_then(|mut select| select.query_map(params, read)?.collect())
+            .map_err(failed("reading the outbox"))
+    }
+
+    /// `None` where it does not decode, which is told.
+    fn body<T: DeserializeOwned>(&mut self, step: &Step, place: &str) -> Result<Option<T>, Error> {
+        self.or_told(rows::decode(place, &step.body))
+    }
+
+    /// `None` where it does not decode, which is told.
+    fn ledger(&mut self, name: &str) -> Result<Option<Ledger>, Error> {
+        let ledger = rows::ledger(self.connection, name);
+        self.or_told(ledger)
+    }
+
+    fn or_told<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Failed(text)) => {
+                self.report.problem(text);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mark(&self, name: &str) -> Result<u64, Error> {
+        let found = self
+            .connection
+            .query_row("SELECT value FROM marks WHERE name = ?1", params![name], |row| row.get(0))
+            .optional()
+            .map_err(failed("reading a mark"))?;
+        Ok(found.unwrap_or(0))
+    }
+
+    fn list<T>(&self, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
+        self.connection
+            .prepare(sql)
+            .and_then(|mut select| select.query_map([], read)?.collect())
+            .map_err(failed("looking the store over"))
+    }
+}
+
+/// A row of an outbox.
+struct Step {
+    first: u64,
+    last: u64,
+    body: Vec<u8>,
+}

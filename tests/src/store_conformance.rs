@@ -1,0 +1,111 @@
+//! What every event store must do, whatever is behind it.
+//!
+//! The suite knows `trait EventStore` alone. A store runs all of it by naming its [`Place`]:
+//!
+//! ```ignore
+//! wasmill_tests::store_conformance!(MyPlace);
+//! ```
+//!
+//! - [`requests`]: asking a store, and the commands to ask with
+//! - [`appends`]: expected versions, atomicity, order
+//! - [`repetitions`]: command ids that their sender chose
+//! - [`ledgers`]: commands that a numbered sequence makes unique
+//! - [`readers`]: what is read while others write
+//! - [`steps`]: checkpoints and the effects that move with them
+//! - [`closing`]: the end of a store
+//! - [`histories`]: random histories against a model
+
+pub mod appends;
+pub mod closing;
+pub mod histories;
+pub mod ledgers;
+pub mod readers;
+pub mod repetitions;
+pub mod requests;
+pub mod steps;
+
+use std::sync::Arc;
+use wasmill::store::EventStore;
+
+/// Where a store lives: empty when it is made, gone with the value.
+///
+/// Its limits should be small, so that whatever a store puts off has to be done during the suite.
+pub trait Place {
+    /// An empty one.
+    fn new() -> Self;
+
+    /// Opens the store. The suite closes one before it opens the next.
+    fn open(&self) -> Arc<dyn EventStore>;
+}
+
+/// Tests of all behaviours, for the [`Place`] given.
+#[macro_export]
+macro_rules! store_conformance {
+    ($place:ty) => {
+        $crate::store_conformance! { $place:
+            appends {
+                an_expectation_is_met_or_the_conflict_names_the_actual_version,
+                of_twenty_appends_on_one_version_one_succeeds,
+                the_events_of_an_append_are_recorded_all_or_none,
+                positions_increase_in_commit_order_and_versions_have_no_gaps,
+                many_streams_in_one_transaction_keep_their_versions,
+                an_event_keeps_what_its_command_said,
+                streams_are_told_apart_by_type_and_id,
+                an_append_without_events_is_accepted_and_changes_nothing,
+                outcomes_are_counted_exactly,
+            }
+            repetitions {
+                a_repeated_command_id_gets_its_first_outcome,
+                a_command_id_with_other_content_is_refused,
+                a_refusal_is_remembered_like_a_success,
+                a_conflict_is_not_remembered,
+            }
+            ledgers {
+                a_repeated_origin_adds_nothing,
+                an_origin_settles_the_gap_before_it,
+                settling_out_of_order_leaves_the_ranges_ahead,
+                a_ledger_starts_where_it_is_told_and_never_goes_back,
+                a_refused_append_settles_nothing,
+                a_malformed_command_is_settled_and_put_aside_once,
+                parking_settles_its_origin_and_happens_once,
+                ledgers_are_listed_by_how_they_begin,
+            }
+            readers {
+                a_stream_is_read_from_a_version_in_both_directions,
+                everything_is_read_page_by_page_through_a_filter,
+                followers_skip_nothing_while_writers_are_busy,
+                streams_are_whole_while_others_write,
+                streams_are_whole_whenever_the_store_is_opened_again,
+            }
+            steps {
+                of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects,
+                commands_get_consecutive_origins,
+                pending_commands_are_those_not_settled_in_order,
+                messages_are_numbered_without_gaps,
+                the_position_of_a_sink_moves_only_from_where_it_is,
+                nothing_moves_past_the_end,
+                what_a_step_puts_aside_is_kept_newest_first,
+            }
+            closing {
+                a_closed_store_has_finished_what_was_queued,
+                a_closed_store_answers_that_it_is_closed,
+            }
+            histories {
+                any_history_ends_as_the_model_says,
+            }
+        }
+    };
+    ($place:ty: $($group:ident { $($behaviour:ident),* $(,)? })*) => {
+        $(
+            mod $group {
+                use super::*;
+                $(
+                    #[test]
+                    fn $behaviour() {
+                        $crate::store_conformance::$group::$behaviour::<$place>();
+                    }
+                )*
+            }
+        )*
+    };
+}

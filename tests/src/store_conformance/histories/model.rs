@@ -1,0 +1,203 @@
+//! A store as simple as it can be: nothing is durable, nothing is fast.
+
+use crate::store_conformance::requests::*;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use wasmill::model::*;
+use wasmill::store::*;
+
+/// What was answered to the commands whose senders chose the id. A position is filled in when the store has told it.
+pub(super) type Outcomes = HashMap<String, (Content, Outcome)>;
+
+#[derive(Default)]
+pub(super) struct Model {
+    events: Vec<(StreamId, Vec<u8>)>,
+    pub(super) ledgers: BTreeMap<String, BTreeSet<u64>>,
+    checkpoints: HashMap<String, Checkpoint>,
+    pub(super) messages: Vec<Message>,
+    pub(super) published: u64,
+    letters: u64,
+    /// By aggregate type and command: accepted, rejected, malformed.
+    tallies: BTreeMap<(String, String), [u64; 3]>,
+    pub(super) outcomes: Rc<RefCell<Outcomes>>,
+}
+
+#[derive(Default)]
+pub(super) struct Checkpoint {
+    pub(super) position: u64,
+    /// All that were ever sent, settled or not.
+    pub(super) commands: Vec<Command>,
+}
+
+/// What makes two commands with one id the same.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Content {
+    pub(super) id: String,
+    stream: StreamId,
+    payload: Vec<u8>,
+}
+
+impl Content {
+    pub(super) fn of(command: &Command) -> Self {
+        Self { id: command.id.to_string(), stream: command.stream.clone(), payload: command.payload.clone() }
+    }
+}
+
+/// An error, as far as the model foresees it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refusal {
+    Conflict { actual: Version },
+    Settled,
+    Repeated { id: String },
+    IdReused,
+    Moved { actual: u64, expected: u64 },
+    Unforeseen(String),
+}
+
+impl Refusal {
+    pub(super) fn of(error: Error) -> Self {
+        match error {
+            Error::Conflict { actual, .. } => Self::Conflict { actual },
+            Error::Duplicate { outcome: None, .. } => Self::Settled,
+            Error::Duplicate { id, .. } => Self::Repeated { id: id.to_string() },
+            Error::IdReused { .. } => Self::IdReused,
+            Error::CheckpointMoved { actual, expected, .. } => Self::Moved { actual, expected },
+            other => Self::Unforeseen(other.to_string()),
+        }
+    }
+}
+
+/// The answer to an append, as far as the model foresees it: the version where there were events to decide on.
+pub(super) struct Predicted(Result<Option<Version>, Refusal>);
+
+impl Predicted {
+    pub(super) fn compare(self, answer: Result<Appended, Error>, outcomes: &Outcomes) {
+        if let Err(Error::Duplicate { id, outcome: Some(outcome) }) = &answer {
+            assert_eq!(*outcome, outcomes[&**id].1);
+        }
+        match (answer, self.0) {
+            (Ok(appended), Ok(version)) => assert!(version.is_none_or(|version| version == appended.version)),
+            (answer, predicted) => assert_eq!(answer.map(drop).map_err(Refusal::of), predicted.map(drop)),
+        }
+    }
+}
+
+impl Model {
+    pub(super) fn version(&self, stream: &StreamId) -> u64 {
+        self.events.iter().filter(|(of, _)| of == stream).count() as u64
+    }
+
+    pub(super) fn checkpoint(&mut self, subscription: &str) -> &mut Checkpoint {
+        self.checkpoints.entry(subscription.to_owned()).or_default()
+    }
+
+    pub(super) fn append(&mut self, command: &Command, expected: ExpectedVersion, decision: &Decision) -> Predicted {
+        Predicted(self.decide(command, expected, decision))
+    }
+
+    fn decide(
+        &mut self,
+        command: &Command,
+        expected: ExpectedVersion,
+        decision: &Decision,
+    ) -> Result<Option<Version>, Refusal> {
+        let content = Content::of(command);
+        if command.origin.as_ref().is_some_and(|origin| self.is_settled(origin)) {
+            return Err(Refusal::Settled);
+        }
+        if let Some((earlier, _)) = self.outcomes.borrow().get(&content.id).filter(|_| command.durable_id) {
+            return Err(if *earlier == content { Refusal::Repeated { id: content.id } } else { Refusal::IdReused });
+        }
+        let actual = Version(self.version(&command.stream));
+        let (ended, version, outcome) = match decision {
+            Decision::Events(_) if !expected.allows(actual) => return Err(Refusal::Conflict { actual }),
+            Decision::Events(events) => {
+                self.events.extend(events.iter().map(|event| (command.stream.clone(), event.payload.clone())));
+                let version = Version(actual.0 + events.len() as u64);
+                let events = events.len() as u32;
+                (0, Some(version), Outcome::Accepted { version, position: Position(0), events })
+            }
+            Decision::Rejected(reason) => (1, None, Outcome::Rejected { reason: reason.clone() }),
+            Decision::Malformed(reason) => {
+                self.letters += u64::from(command.origin.is_some());
+                (2, None, Outcome::Malformed { reason: reason.clone() })
+            }
+        };
+        self.tallies.entry((command.stream.aggregate_type.to_string(), command.name.to_string())).or_default()[ended] += 1;
+        if let Some(origin) = &command.origin {
+            self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
+        }
+        if command.durable_id {
+            self.outcomes.borrow_mut().insert(content.id.clone(), (content, outcome));
+        }
+        Ok(version)
+    }
+
+    pub(super) fn park(&mut self, _letter: DeadLetter, origin: Option<&Origin>) {
+        if let Some(origin) = origin {
+            if self.is_settled(origin) {
+                return;
+            }
+            self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
+        }
+        self.letters += 1;
+    }
+
+    pub(super) fn advance(&mut self, progress: &Progress) -> Result<Vec<Command>, Refusal> {
+        let checkpoint = self.checkpoint(&progress.subscription);
+        if checkpoint.position != progress.from.0 {
+            return Err(Refusal::Moved { actual: checkpoint.position, expected: progress.from.0 });
+        }
+        checkpoint.position = progress.to.0;
+        let ledger = format!("subscription/{}", progress.subscription);
+        let sent = checkpoint.commands.len() as u64;
+        let commands: Vec<Command> = (sent..)
+            .zip(&progress.commands)
+            .map(|(number, command)| Command { origin: Some(origin(&ledger, number, number)), ..command.clone() })
+            .collect();
+        checkpoint.commands.extend(commands.iter().cloned());
+        self.messages.extend(progress.messages.iter().cloned());
+        self.letters += progress.parked.len() as u64;
+        Ok(commands)
+    }
+
+    fn is_settled(&self, origin: &Origin) -> bool {
+        self.ledgers.get(&*origin.ledger).is_some_and(|settled| settled.contains(&origin.last))
+    }
+
+    /// Everything that a store shows is what the model has.
+    pub(super) fn compare(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let events = all_events(store);
+        assert!(events.iter().map(|event| (&event.stream, &event.payload)).eq(self.events.iter().map(|(s, p)| (s, p))));
+        for stream in events.iter().map(|event| &event.stream).collect::<BTreeSet<_>>() {
+            let expected: Vec<_> = events.iter().filter(|event| event.stream == *stream).cloned().collect();
+            assert_eq!(whole_stream(&mut *reader, stream), expected);
+        }
+        for (name, settled) in &self.ledgers {
+            let mut expected = Ledger::default();
+            settled.iter().for_each(|number| expected.settle(*number, *number));
+            assert_eq!(reader.ledger(name).unwrap(), expected, "{name}");
+        }
+        for (subscription, checkpoint) in &self.checkpoints {
+            assert_eq!(reader.checkpoint(subscription).unwrap(), Position(checkpoint.position));
+            let open = |command: &&Command| !self.is_settled(command.origin.as_ref().unwrap());
+            let expected: Vec<_> = checkpoint.commands.iter().filter(open).cloned().collect();
+            assert_eq!(reader.pending_commands(subscription).unwrap(), expected, "{subscription}");
+        }
+        let messages = (1..).zip(self.messages.iter().cloned()).skip(self.published as usize);
+        assert_eq!(reader.messages(self.published, usize::MAX).unwrap(), messages.collect::<Vec<_>>());
+        assert_eq!(*store.outbox_head().borrow(), self.messages.len() as u64);
+        assert_eq!(reader.sink_position("kafka").unwrap(), self.published);
+        assert_eq!(reader.dead_letters(0).unwrap().1, self.letters);
+        let tallies = self.tallies.iter().map(|((aggregate_type, command), [accepted, rejected, malformed])| Tally {
+            aggregate_type: aggregate_type.clone(),
+            command: command.clone(),
+            accepted: *accepted,
+            rejected: *rejected,
+            malformed: *malformed,
+        });
+        assert_eq!(reader.tallies().unwrap(), tallies.collect::<Vec<_>>());
+    }
+}

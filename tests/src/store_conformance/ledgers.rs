@@ -1,0 +1,163 @@
+//! Ledgers: commands of a numbered sequence are settled once, together with what came of them.
+
+use super::Place;
+use super::requests::*;
+use wasmill::model::*;
+use wasmill::store::*;
+
+const LEDGER: &str = "kafka/baskets/baskets/0";
+
+fn ledger(store: &dyn EventStore) -> (u64, Vec<(u64, u64)>) {
+    let Ledger { next, ahead } = reader(store).ledger(LEDGER).expect("a ledger is read");
+    (next, ahead.into_iter().collect())
+}
+
+fn settle(store: &dyn EventStore, first: u64, last: u64) -> Result<Appended, Error> {
+    let command = Command { origin: Some(origin(LEDGER, first, last)), ..command(&order(last), &last.to_string()) };
+    append(store, command, ExpectedVersion::Any, happened(1))
+}
+
+/// At once, later, and in a store opened anew; with and without events.
+pub fn a_repeated_origin_adds_nothing<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let decisions = [|| happened(2), || happened(0), || Decision::Rejected("no".to_owned())];
+    for (n, decide) in decisions.into_iter().enumerate() {
+        let number = n as u64;
+        let send = |store: &dyn EventStore| {
+            ask_append(store, numbered(&order(1), LEDGER, number), ExpectedVersion::Any, decide())
+        };
+        let (first, at_once) = (send(&*store), send(&*store));
+        first.answer().unwrap();
+        let mut repetitions = vec![at_once.answer(), send(&*store).answer()];
+        store.close();
+        store = place.open();
+        repetitions.push(send(&*store).answer());
+        for repeated in repetitions {
+            assert!(matches!(&repeated, Err(Error::Duplicate { outcome: None, .. })), "{repeated:?}");
+        }
+        assert_eq!(ledger(&*store), (number + 1, vec![]));
+    }
+    assert_eq!(all_events(&*store).len(), 2);
+    assert_eq!(reader(&*store).tallies().unwrap()[0].accepted, 2);
+}
+
+/// Kafka leaves out offsets: of transactions' marks and of compacted records.
+pub fn an_origin_settles_the_gap_before_it<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    settle(&*store, 0, 3).unwrap();
+    assert_eq!(ledger(&*store), (4, vec![]));
+    settle(&*store, 6, 9).unwrap();
+    assert_eq!(ledger(&*store), (4, vec![(6, 9)]));
+    settle(&*store, 4, 5).unwrap();
+    assert_eq!(ledger(&*store), (10, vec![]));
+    // The same record with another gap before it, as after a rebalance.
+    assert!(matches!(settle(&*store, 8, 9), Err(Error::Duplicate { .. })));
+    assert_eq!(all_events(&*store).len(), 3);
+}
+
+/// Many lanes finish in any order; what is ahead of the mark is known also after the store was opened anew.
+pub fn settling_out_of_order_leaves_the_ranges_ahead<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let mut expected = Ledger::default();
+    for number in [9, 2, 3, 7, 1, 5, 8, 12, 0, 4] {
+        settle(&*store, number, number).unwrap();
+        expected.settle(number, number);
+        if number % 4 == 0 {
+            store.close();
+            store = place.open();
+        }
+        assert_eq!(ledger(&*store), (expected.next, expected.ahead.clone().into_iter().collect()));
+        assert!(matches!(settle(&*store, number, number), Err(Error::Duplicate { .. })), "{number}");
+    }
+    assert_eq!(ledger(&*store), (6, vec![(7, 9), (12, 12)]));
+}
+
+/// A source that starts at the end of a topic.
+pub fn a_ledger_starts_where_it_is_told_and_never_goes_back<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for (start, expected) in [(0, 0), (100, 100), (40, 100), (100, 100), (101, 101)] {
+        ask(|done| store.start_ledger(LEDGER, start, done)).answer().unwrap();
+        assert_eq!(ledger(&*store), (expected, vec![]), "{start}");
+        store.close();
+        store = place.open();
+    }
+    assert!(matches!(settle(&*store, 99, 99), Err(Error::Duplicate { .. })));
+    settle(&*store, 105, 105).unwrap();
+    ask(|done| store.start_ledger(LEDGER, 105, done)).answer().unwrap();
+    assert_eq!(ledger(&*store), (106, vec![]));
+}
+
+/// It will be delivered again.
+pub fn a_refused_append_settles_nothing<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let refused = append(&*store, numbered(&order(1), LEDGER, 0), ExpectedVersion::StreamExists, happened(1));
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    assert_eq!(ledger(&*store), (0, vec![]));
+    settle(&*store, 0, 0).unwrap();
+}
+
+/// With the place of the record and the reason, and nothing else happens.
+pub fn a_malformed_command_is_settled_and_put_aside_once<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for _ in 0..3 {
+        let command = Command { payload: vec![255, 0], ..numbered(&order("key"), LEDGER, 0) };
+        drop(append(&*store, command, ExpectedVersion::Any, Decision::Malformed("not JSON".to_owned())));
+    }
+    let (letters, total) = reader(&*store).dead_letters(10).unwrap();
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    assert_eq!((total, &*letter.consumer, &*letter.payload), (1, "baskets", &[255, 0][..]));
+    assert_eq!((&*letter.place, letter.key.as_deref()), ("topic baskets partition 0 offset 0", Some("key")));
+    assert!(letter.reason.contains("not JSON"), "{}", letter.reason);
+    assert_eq!(ledger(&*store), (1, vec![]));
+    assert_eq!(reader(&*store).tallies().unwrap()[0].malformed, 1);
+    // A sender that waits for the answer has it: nobody needs to look for its command.
+    let waiting = append(&*store, command(&order(1), "c"), ExpectedVersion::Any, Decision::Malformed("no".to_owned()));
+    assert!(waiting.is_ok());
+    assert_eq!(reader(&*store).dead_letters(10).unwrap().1, 1);
+}
+
+/// A record that is not even a command.
+pub fn parking_settles_its_origin_and_happens_once<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for _ in 0..3 {
+        for number in [0, 5] {
+            let origin = origin(LEDGER, number, number);
+            ask(|done| store.park(letter(&number.to_string()), Some(origin), done)).answer().unwrap();
+        }
+        store.close();
+        store = place.open();
+    }
+    assert_eq!(ledger(&*store), (1, vec![(5, 5)]));
+    let (letters, total) = reader(&*store).dead_letters(10).unwrap();
+    assert_eq!((letters, total), (vec![letter("5"), letter("0")], 2));
+    assert!(matches!(settle(&*store, 5, 5), Err(Error::Duplicate { .. })));
+}
+
+/// The partitions of a source belong together.
+pub fn ledgers_are_listed_by_how_they_begin<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let names = ["kafka/a/t/0", "kafka/a/t/1", "kafka/ab/t/0", "kafka/A/t/0", "kafka/a_/t/0", "subscription/a"];
+    for (next, name) in (1..).zip(names) {
+        ask(|done| store.start_ledger(name, next, done)).answer().unwrap();
+    }
+    let mut reader = reader(&*store);
+    let mut listed = |prefix: &str| -> Vec<(String, u64)> {
+        let mut found: Vec<_> =
+            reader.ledgers(prefix).unwrap().into_iter().map(|(name, ledger)| (name, ledger.next)).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(listed("kafka/a/"), [("kafka/a/t/0".to_owned(), 1), ("kafka/a/t/1".to_owned(), 2)]);
+    assert_eq!(listed("kafka/a_/"), [("kafka/a_/t/0".to_owned(), 5)]);
+    assert_eq!(listed("").len(), 6);
+    assert!(listed("kafka/%").is_empty());
+    assert_eq!(reader.ledger("unheard of").unwrap(), Ledger::default());
+}

@@ -1,0 +1,210 @@
+//! Readers: what they see while others write, and while the store catches up with work that it has put off.
+
+use super::Place;
+use super::requests::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use tokio::runtime::{Builder, Runtime};
+use wasmill::filter::Filter;
+use wasmill::model::*;
+use wasmill::store::*;
+
+/// After and before any version, with any limit.
+pub fn a_stream_is_read_from_a_version_in_both_directions<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for n in 0..120 {
+        record(&*store, &order(n % 2), 1);
+    }
+    let mut reader = reader(&*store);
+    for version in [0, 1, 2, 30, 58, 59, 60, 61, 1 << 40, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
+        for limit in [0, 1, 7, 59, 60, 61, usize::MAX] {
+            let versions = |events: Vec<RecordedEvent>| events.iter().map(|event| event.version.0).collect::<Vec<_>>();
+            let after = versions(reader.read_stream(&order(1), Version(version), limit).unwrap());
+            let expected: Vec<u64> = (1..=60).filter(|n| *n > version).take(limit).collect();
+            assert_eq!(after, expected, "after {version}, {limit}");
+            let before = versions(reader.read_stream_backwards(&order(1), Version(version), limit).unwrap());
+            let expected: Vec<u64> = (1..=60).rev().filter(|n| *n < version).take(limit).collect();
+            assert_eq!(before, expected, "before {version}, {limit}");
+        }
+    }
+    assert_eq!(reader.stream_version(&order("absent")).unwrap(), Version(0));
+    assert_eq!(reader.stream_version(&StreamId::new("absent", "1")).unwrap(), Version(0));
+    assert!(reader.read_stream(&order("absent"), Version(0), 10).unwrap().is_empty());
+}
+
+/// Each page goes on where the one before has ended, also where nothing passes the filter for long.
+pub fn everything_is_read_page_by_page_through_a_filter<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for n in 0..300u64 {
+        let name = if n % 100 == 99 { "Rare" } else { "Frequent" };
+        let events = Decision::Events(vec![event(name, n)]);
+        ask_append(&*store, command(&order(n % 3), "c"), ExpectedVersion::Any, events).answer().unwrap();
+    }
+    record(&*store, &StreamId::new("household", "1"), 1);
+    let all = all_events(&*store);
+    assert_eq!(all.len(), 301);
+    let mut reader = reader(&*store);
+    for pattern in ["**", "order.*", "order.Rare", "*.Happened", "order.Absent"] {
+        let filter = Filter::parse([pattern]).unwrap();
+        let expected: Vec<_> =
+            all.iter().filter(|event| filter.matches(&event.stream.aggregate_type, &event.name)).cloned().collect();
+        for limit in [1, 2, 50, 301, usize::MAX] {
+            let (mut found, mut reached) = (Vec::new(), Position(0));
+            while reached < all[300].position {
+                let page = reader.read_all(reached, &filter, limit).unwrap();
+                assert!(page.reached > reached && page.events.len() <= limit, "{pattern} {limit}: {reached}");
+                assert!(page.events.iter().all(|event| reached < event.position && event.position <= page.reached));
+                reached = page.reached;
+                found.extend(page.events);
+            }
+            assert_eq!(found, expected, "{pattern} {limit}");
+        }
+    }
+    for end in [all[300].position, Position(1 << 40), Position(u64::MAX)] {
+        let page = reader.read_all(end, &Filter::all(), 10).unwrap();
+        assert_eq!((page.events.len(), page.reached), (0, end));
+    }
+}
+
+/// Waits for positions as the parts of a host do.
+struct Follower {
+    reader: Box<dyn Reader>,
+    head: tokio::sync::watch::Receiver<Position>,
+    runtime: Runtime,
+}
+
+impl Follower {
+    fn new(store: &dyn EventStore) -> Self {
+        let runtime = Builder::new_current_thread().enable_time().build().expect("make a runtime");
+        Self { reader: reader(store), head: store.head(), runtime }
+    }
+
+    /// Everything that passes the filter, until there is enough of it.
+    fn follow(mut self, filter: &Filter, limit: usize, enough: usize) -> Vec<RecordedEvent> {
+        let (mut events, mut reached) = (Vec::new(), Position(0));
+        while events.len() < enough {
+            let head = &mut self.head;
+            let news = async { tokio::time::timeout(PATIENCE, head.wait_for(|head| *head > reached)).await.map(drop) };
+            let woken = self.runtime.block_on(news);
+            assert!(woken.is_ok(), "woken no more after {reached}, with {} of {enough} events", events.len());
+            let page = self.reader.read_all(reached, filter, limit).expect("events are read");
+            assert!(page.reached > reached, "the head is past {reached}, and there is nothing to read");
+            reached = page.reached;
+            events.extend(page.events);
+        }
+        events
+    }
+}
+
+/// Several followers with filters and page sizes of their own, none of which misses or repeats anything.
+pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
+    const COMMANDS: usize = 500;
+    const WRITERS: usize = 2;
+    let place = P::new();
+    let store = place.open();
+    let write = |writer: usize| {
+        let asked: Vec<_> = (0..COMMANDS)
+            .map(|n| {
+                let events = (0..1 + n % 5).map(|event_n| event(["Even", "Odd"][event_n % 2], n)).collect();
+                let command = command(&order(n % 20), &format!("{writer}-{n}"));
+                ask_append(&*store, command, ExpectedVersion::Any, Decision::Events(events))
+            })
+            .collect();
+        asked.into_iter().for_each(|pending| drop(pending.answer().expect("an append succeeds")));
+    };
+    let (events, odd) = (WRITERS * COMMANDS * 3, WRITERS * COMMANDS * 6 / 5);
+    let followed: Vec<_> = thread::scope(|scope| {
+        let followers: Vec<_> = [("**", 1_000, events), ("**", 7, events), ("order.Odd", 3, odd)]
+            .into_iter()
+            .map(|(pattern, limit, enough)| {
+                let (filter, follower) = (Filter::parse([pattern]).unwrap(), Follower::new(&*store));
+                scope.spawn(move || follower.follow(&filter, limit, enough))
+            })
+            .collect();
+        let write = &write;
+        (0..WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer))));
+        followers.into_iter().map(|follower| follower.join().unwrap()).collect()
+    });
+    let all = all_events(&*store);
+    assert_eq!(all.len(), events);
+    assert!(followed[0] == all && followed[1] == all, "every event once, in order");
+    assert!(followed[2].iter().eq(all.iter().filter(|event| &*event.name == "Odd")), "what passes the filter, in order");
+}
+
+/// A reader sees at least what was answered, and never a gap.
+pub fn streams_are_whole_while_others_write<P: Place>() {
+    const STREAMS: usize = 7;
+    let place = P::new();
+    let store = place.open();
+    let answered: Arc<[AtomicU64; STREAMS]> = Default::default();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut reader = reader(&*store);
+                while !done.load(Ordering::Acquire) {
+                    for (n, answered) in answered.iter().enumerate() {
+                        let least = answered.load(Ordering::Acquire);
+                        let events = reader.read_stream(&order(n), Version(0), usize::MAX).unwrap();
+                        let versions = events.iter().map(|event| event.version.0);
+                        assert!(versions.eq(1..=events.len() as u64), "a gap in stream {n}");
+                        assert!(events.len() as u64 >= least, "version {least} of stream {n} was answered");
+                        let newest = reader.stream_version(&order(n)).unwrap();
+                        assert!(newest.0 >= least, "version {least} of stream {n} was answered, {newest} is read");
+                        let last = reader.read_stream_backwards(&order(n), Version(least + 1), 3).unwrap();
+                        let versions = last.iter().map(|event| event.version.0);
+                        assert!(versions.eq((1..=least).rev().take(3)), "a gap in stream {n}, backwards");
+                    }
+                }
+            });
+        }
+        let mut versions = [0; STREAMS];
+        let mut asked = std::collections::VecDeque::new();
+        for n in 0..700 {
+            let stream = n * 3 % STREAMS;
+            let expected = ExpectedVersion::Exact(Version(versions[stream]));
+            versions[stream] += 1 + n as u64 % 3;
+            let append = Append { command: command(&order(stream), "c"), expected, decision: happened(1 + n % 3) };
+            let answered = answered.clone();
+            asked.push_back(ask(|told: Done<()>| {
+                let done = Box::new(move |result: Result<Appended, Error>| {
+                    told(result.map(|appended| answered[stream].store(appended.version.0, Ordering::Release)));
+                });
+                store.append(append, done);
+            }));
+            if asked.len() > 20 {
+                asked.pop_front().unwrap().answer().unwrap();
+            }
+        }
+        asked.into_iter().for_each(|pending| pending.answer().unwrap());
+        done.store(true, Ordering::Release);
+    });
+}
+
+/// In the middle of whatever the store has put off.
+pub fn streams_are_whole_whenever_the_store_is_opened_again<P: Place>() {
+    const STREAMS: u64 = 5;
+    let place = P::new();
+    let mut expected = [0; STREAMS as usize];
+    for round in 0..25u64 {
+        let store = place.open();
+        let asked: Vec<_> = (0..13 + round)
+            .map(|n| {
+                let stream = (round + n) % STREAMS;
+                let before = Version(expected[stream as usize]);
+                expected[stream as usize] += 1 + n % 4;
+                let command = command(&order(stream), "c");
+                ask_append(&*store, command, ExpectedVersion::Exact(before), happened(1 + n as usize % 4))
+            })
+            .collect();
+        asked.into_iter().for_each(|pending| drop(pending.answer().expect("a version is known after a new start")));
+        let mut reader = reader(&*store);
+        for (stream, expected) in expected.iter().enumerate() {
+            assert_eq!(whole_stream(&mut *reader, &order(stream)).len() as u64, *expected, "round {round}");
+        }
+        store.close();
+    }
+}

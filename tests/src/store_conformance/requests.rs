@@ -1,0 +1,170 @@
+//! Asking a store, and the commands to ask with.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+use wasmill::filter::Filter;
+use wasmill::model::*;
+use wasmill::store::*;
+
+/// How long an answer may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A request that is on its way.
+pub struct Pending<T>(Receiver<Result<T, Error>>);
+
+impl<T> Pending<T> {
+    /// Waits for the answer.
+    pub fn answer(self) -> Result<T, Error> {
+        self.0.recv_timeout(PATIENCE).expect("a store answers every request")
+    }
+}
+
+/// Asks without waiting: the request is queued when this returns.
+pub fn ask<T: Send + 'static>(request: impl FnOnce(Done<T>)) -> Pending<T> {
+    let (answer, answered) = sync_channel(1);
+    request(Box::new(move |result| answer.send(result).expect("somebody waits for the answer")));
+    Pending(answered)
+}
+
+/// Asks to append, without waiting.
+pub fn ask_append(
+    store: &dyn EventStore,
+    command: Command,
+    expected: ExpectedVersion,
+    decision: Decision,
+) -> Pending<Appended> {
+    ask(|done| store.append(Append { command, expected, decision }, done))
+}
+
+/// Appends.
+pub fn append(
+    store: &dyn EventStore,
+    command: Command,
+    expected: ExpectedVersion,
+    decision: Decision,
+) -> Result<Appended, Error> {
+    ask_append(store, command, expected, decision).answer()
+}
+
+/// Appends so many events to a stream, whatever its version is.
+pub fn record(store: &dyn EventStore, stream: &StreamId, count: usize) -> Appended {
+    append(store, command(stream, "recorded"), ExpectedVersion::Any, happened(count)).expect("an append succeeds")
+}
+
+/// Moves a checkpoint.
+pub fn advance(store: &dyn EventStore, progress: Progress) -> Result<Advanced, Error> {
+    ask(|done| store.advance(progress, done)).answer()
+}
+
+/// A stream of the aggregates `order`.
+pub fn order(id: impl ToString) -> StreamId {
+    StreamId::new("order", id.to_string())
+}
+
+/// A command without origin whose id is not remembered.
+pub fn command(stream: &StreamId, id: &str) -> Command {
+    Command {
+        stream: stream.clone(),
+        name: "Do".into(),
+        payload: b"{}".to_vec(),
+        id: id.into(),
+        time_ms: now_ms(),
+        correlation_id: "correlation".into(),
+        causation_id: id.into(),
+        headers: Vec::new(),
+        origin: None,
+        durable_id: false,
+        expected: None,
+    }
+}
+
+/// A command whose sender chose its id.
+pub fn durable(stream: &StreamId, id: &str) -> Command {
+    Command { durable_id: true, ..command(stream, id) }
+}
+
+/// The command that a ledger has at a number, all before it being there.
+pub fn numbered(stream: &StreamId, ledger: &str, number: u64) -> Command {
+    Command { origin: Some(origin(ledger, number, number)), ..command(stream, &format!("{ledger}:{number}")) }
+}
+
+/// An item of a ledger.
+pub fn origin(ledger: &str, first: u64, last: u64) -> Origin {
+    Origin { ledger: ledger.into(), first, last }
+}
+
+/// A decision with so many events.
+pub fn happened(count: usize) -> Decision {
+    Decision::Events((0..count).map(|n| event("Happened", n)).collect())
+}
+
+/// An event whose payload is a number.
+pub fn event(name: &str, payload: impl ToString) -> NewEvent {
+    NewEvent { name: name.to_owned(), payload: payload.to_string().into_bytes() }
+}
+
+/// A step of a subscription without effects.
+pub fn step(subscription: &str, from: Position, to: Position) -> Progress {
+    let (commands, messages, parked) = Default::default();
+    Progress { subscription: subscription.into(), from, to, commands, messages, parked }
+}
+
+/// A message of the outbox.
+pub fn message(id: &str) -> Message {
+    Message {
+        id: id.into(),
+        topic: "notifications".to_owned(),
+        key: Some(vec![0, 255]),
+        partition: None,
+        headers: vec![Header { name: "empty".to_owned(), value: None }],
+        payload: Some(id.into()),
+        time_ms: 1,
+        correlation_id: "correlation".into(),
+        causation_id: "cause".into(),
+        source: "notifier".into(),
+    }
+}
+
+/// Something put aside.
+pub fn letter(place: &str) -> DeadLetter {
+    DeadLetter {
+        consumer: "warehouse".to_owned(),
+        place: place.to_owned(),
+        key: None,
+        reason: "it does not decode".to_owned(),
+        payload: vec![1, 2, 3],
+        time_ms: 1,
+    }
+}
+
+/// A view of the store.
+pub fn reader(store: &dyn EventStore) -> Box<dyn Reader> {
+    store.reader().expect("a store can be read")
+}
+
+/// All events, in order.
+pub fn all_events(store: &dyn EventStore) -> Vec<RecordedEvent> {
+    let (mut reader, mut events, mut reached) = (reader(store), Vec::new(), Position(0));
+    loop {
+        let page = reader.read_all(reached, &Filter::all(), 1_000).expect("events are read");
+        if page.reached == reached {
+            return events;
+        }
+        reached = page.reached;
+        events.extend(page.events);
+    }
+}
+
+/// The events of a stream, which must be whole in both directions.
+pub fn whole_stream(reader: &mut dyn Reader, stream: &StreamId) -> Vec<RecordedEvent> {
+    let events = reader.read_stream(stream, Version(0), usize::MAX).expect("a stream is read");
+    let before = Version(events.len() as u64 + 1);
+    let mut backwards = reader.read_stream_backwards(stream, before, usize::MAX).expect("a stream is read backwards");
+    backwards.reverse();
+    assert_eq!(events, backwards, "{stream} reads the same in both directions");
+    for (event, version) in events.iter().zip(1..) {
+        assert_eq!((event.version, &event.stream), (Version(version), stream), "{stream} has no gaps");
+    }
+    assert!(events.is_sorted_by(|one, next| one.position < next.position), "{stream} is in the order of positions");
+    events
+}

@@ -1,0 +1,200 @@
+//! Steps of subscriptions and of the sink: a checkpoint and its effects move together, and only from where it is.
+
+use super::Place;
+use super::requests::*;
+use std::sync::Barrier;
+use std::thread;
+use wasmill::model::*;
+use wasmill::store::*;
+
+const LEDGER: &str = "subscription/warehouse";
+
+fn moved(answer: Result<impl std::fmt::Debug, Error>) -> (u64, u64) {
+    match answer {
+        Err(Error::CheckpointMoved { actual, expected, .. }) => (actual, expected),
+        other => panic!("nobody was in the way: {other:?}"),
+    }
+}
+
+fn commands(ids: impl IntoIterator<Item = u64>) -> Vec<Command> {
+    ids.into_iter().map(|id| command(&order(id), &format!("c{id}"))).collect()
+}
+
+fn messages(ids: impl IntoIterator<Item = u64>) -> Vec<Message> {
+    ids.into_iter().map(|id| message(&format!("m{id}"))).collect()
+}
+
+fn pending(store: &dyn EventStore) -> Vec<(u64, String)> {
+    let commands = reader(store).pending_commands("warehouse").expect("pending commands are read");
+    commands.iter().map(|command| (command.origin.as_ref().unwrap().last, command.id.to_string())).collect()
+}
+
+/// Two threads that both think the subscription is theirs.
+pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for round in 0..20 {
+        let end = record(&*store, &order(1), 1).position;
+        let from = reader(&*store).checkpoint("warehouse").unwrap();
+        let barrier = Barrier::new(2);
+        let answers: Vec<_> = thread::scope(|scope| {
+            let owners = [0, 1].map(|owner| {
+                let (store, barrier) = (&store, &barrier);
+                let progress = Progress {
+                    commands: commands([owner]),
+                    messages: messages([owner]),
+                    parked: vec![letter(&owner.to_string())],
+                    ..step("warehouse", from, end)
+                };
+                scope.spawn(move || {
+                    barrier.wait();
+                    advance(&**store, progress)
+                })
+            });
+            owners.map(|owner| owner.join().unwrap()).into()
+        });
+        let winner = answers.iter().position(Result::is_ok).expect("one owner wins");
+        let loser = answers.into_iter().find(Result::is_err).expect("one owner loses");
+        assert_eq!(moved(loser), (end.0, from.0));
+        let mut reader = reader(&*store);
+        assert_eq!(reader.checkpoint("warehouse").unwrap(), end);
+        let kept = pending(&*store);
+        assert_eq!((kept.len(), &*kept[round].1), (round + 1, &*format!("c{winner}")));
+        let kept = reader.messages(0, 100).unwrap();
+        assert_eq!((kept.len(), &*kept[round].1.id), (round + 1, &*format!("m{winner}")));
+        let (letters, total) = reader.dead_letters(1).unwrap();
+        assert_eq!((total, &*letters[0].place), (round as u64 + 1, &*winner.to_string()));
+    }
+}
+
+/// Over steps, over subscriptions, and over stores opened anew; also after the commands before are settled.
+pub fn commands_get_consecutive_origins<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let end = record(&*store, &order("end"), 1).position;
+    let mut sent = 0;
+    for count in [3, 0, 1, 2] {
+        let from = reader(&*store).checkpoint("warehouse").unwrap();
+        let progress = Progress { commands: commands(sent..sent + count), ..step("warehouse", from, end) };
+        let Advanced { commands } = advance(&*store, progress).unwrap();
+        let expected = (sent..sent + count).map(|number| Some(origin(LEDGER, number, number)));
+        assert!(commands.iter().map(|command| command.origin.clone()).eq(expected), "{commands:?}");
+        sent += count;
+        for command in commands {
+            append(&*store, command, ExpectedVersion::Any, happened(1)).unwrap();
+        }
+        let other = Progress { commands: commands_of_another(), ..step("other", Position(0), Position(0)) };
+        let Advanced { commands } = advance(&*store, other).unwrap();
+        assert_eq!(&*commands[0].origin.as_ref().unwrap().ledger, "subscription/other");
+        store.close();
+        store = place.open();
+    }
+    assert!(pending(&*store).is_empty());
+    assert_eq!(reader(&*store).pending_commands("other").unwrap().len(), 4);
+}
+
+fn commands_of_another() -> Vec<Command> {
+    commands([100])
+}
+
+/// As they were sent, also where they are settled in any order.
+pub fn pending_commands_are_those_not_settled_in_order<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for numbers in [0..3, 3..4, 4..9] {
+        let rich = |command| Command {
+            headers: vec![Header { name: "h".to_owned(), value: Some(vec![0]) }],
+            expected: Some(ExpectedVersion::NoStream),
+            ..command
+        };
+        let commands = commands(numbers).into_iter().map(rich).collect();
+        advance(&*store, Progress { commands, ..step("warehouse", Position(0), Position(0)) }).unwrap();
+    }
+    let all = reader(&*store).pending_commands("warehouse").unwrap();
+    let mut left: Vec<u64> = (0..9).collect();
+    for (n, number) in [4, 0, 8, 1, 2, 3, 7, 6, 5].into_iter().enumerate() {
+        let command = all[number as usize].clone();
+        assert_eq!((&*command.id, command.headers.len()), (&*format!("c{number}"), 1));
+        match n % 3 {
+            0 => drop(append(&*store, command, ExpectedVersion::Any, happened(1)).unwrap()),
+            1 => drop(append(&*store, command, ExpectedVersion::Any, Decision::Rejected("no".to_owned())).unwrap()),
+            _ => ask(|done| store.park(letter("c"), command.origin, done)).answer().unwrap(),
+        }
+        left.retain(|left| *left != number);
+        for _ in 0..2 {
+            let expected: Vec<_> = left.iter().map(|number| (*number, format!("c{number}"))).collect();
+            assert_eq!(pending(&*store), expected);
+            store.close();
+            store = place.open();
+        }
+    }
+}
+
+/// Over steps, over stores opened anew, and after all that came before is published and forgotten.
+pub fn messages_are_numbered_without_gaps<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let (mut newest, mut published) = (0, 0);
+    for (count, publish) in [(2, 0), (3, 1), (0, 3), (1, 6), (4, 6), (2, 12), (1, 13)] {
+        let progress = Progress { messages: messages(newest + 1..=newest + count), ..step("notifier", Position(0), Position(0)) };
+        advance(&*store, progress).unwrap();
+        newest += count;
+        assert_eq!(*store.outbox_head().borrow(), newest);
+        ask(|done| store.published("kafka", published, publish, done)).answer().unwrap();
+        published = publish;
+        store.close();
+        store = place.open();
+        assert_eq!(*store.outbox_head().borrow(), newest);
+        let mut reader = reader(&*store);
+        assert_eq!(reader.sink_position("kafka").unwrap(), published);
+        for after in published..=newest {
+            let found = reader.messages(after, usize::MAX).unwrap();
+            let expected: Vec<_> = (after + 1..=newest).map(|number| (number, message(&format!("m{number}")))).collect();
+            assert_eq!(found, expected, "after {after} of {newest}");
+            let some = reader.messages(after, 1).unwrap();
+            assert_eq!(some.first(), expected.first(), "a limit leaves out the last, not the first");
+        }
+    }
+}
+
+/// Two sinks' threads, and a sink that was not told of a step.
+pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    advance(&*store, Progress { messages: messages(1..=5), ..step("n", Position(0), Position(0)) }).unwrap();
+    let publish = |from, to| ask(|done| store.published("kafka", from, to, done)).answer();
+    assert_eq!(moved(publish(1, 2)), (0, 1));
+    publish(0, 2).unwrap();
+    assert_eq!(moved(publish(0, 3)), (2, 0));
+    publish(2, 5).unwrap();
+    assert_eq!(reader(&*store).sink_position("kafka").unwrap(), 5);
+    assert_eq!(reader(&*store).sink_position("another").unwrap(), 0);
+}
+
+/// Whoever is past the end would skip what comes next.
+pub fn nothing_moves_past_the_end<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let end = record(&*store, &order(1), 3).position;
+    let beyond = Progress { messages: messages([1]), ..step("notifier", Position(0), Position(end.0 + 1)) };
+    let refused = advance(&*store, beyond).unwrap_err();
+    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    assert_eq!(reader(&*store).checkpoint("notifier").unwrap(), Position(0));
+    advance(&*store, Progress { messages: messages([1]), ..step("notifier", Position(0), end) }).unwrap();
+    let refused = ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap_err();
+    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    ask(|done| store.published("kafka", 0, 1, done)).answer().unwrap();
+}
+
+/// And all of it is counted.
+pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let parked = (0..10).map(|n| letter(&n.to_string())).collect();
+    advance(&*store, Progress { parked, ..step("warehouse", Position(0), Position(0)) }).unwrap();
+    ask(|done| store.park(letter("10"), None, done)).answer().unwrap();
+    store.close();
+    let store = place.open();
+    let (letters, total) = reader(&*store).dead_letters(3).unwrap();
+    assert_eq!((letters, total), (["10", "9", "8"].map(letter).to_vec(), 11));
+}
