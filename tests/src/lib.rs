@@ -7,6 +7,7 @@
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`baskets`]: what must come of a file of baskets, worked out without the host
 //! - [`store_conformance`]: what every event store must do
+//! - [`store_workload`]: work for a store that is going to be killed
 //!
 //! Hosts are processes, brokers are brokers, and tests wait on conditions. What the harness can't do, it panics
 //! about: a test has nothing better to do with an error.
@@ -17,4 +18,5 @@ pub mod host;
 pub mod module;
 pub mod setting;
 pub mod store_conformance;
+pub mod store_workload;
 pub mod topic;

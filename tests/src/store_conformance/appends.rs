@@ -235,7 +235,7 @@ pub fn an_append_without_events_is_accepted_and_changes_nothing<P: Place>() {
 /// Each command once, by how it ended; what was refused by the store is not an outcome.
 pub fn outcomes_are_counted_exactly<P: Place>() {
     let place = P::new();
-    for opened in 1..=2 {
+    for opened in 1..=2u64 {
         let store = place.open();
         let send = |name: &str, expected, decision| {
             let command = Command { name: name.into(), ..command(&order(name), name) };

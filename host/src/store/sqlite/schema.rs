@@ -43,7 +43,7 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {}", path.display());
     let failed = failed(&doing);
     let mut connection = Connection::open(path).map_err(&failed)?;
-    connection.busy_timeout(BUSY_TIME_MAX).map_err(&failed)?;
+    settle(&connection).map_err(&failed)?;
     let version = version(&connection, path)?;
     if connection.is_readonly("main").map_err(&failed)? {
         return Err(Error::Failed(format!("the store {} is read-only: allow writing to it", path.display())));
@@ -81,7 +81,7 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(&failed)?;
     connection.execute_batch("PRAGMA cache_size = -16384; PRAGMA mmap_size = 1073741824;").map_err(&failed)?;
-    connection.busy_timeout(BUSY_TIME_MAX).map_err(&failed)?;
+    settle(&connection).map_err(&failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -106,9 +106,11 @@ fn version(connection: &Connection, path: &Path) -> Result<usize, Error> {
     Ok(version)
 }
 
-/// Keeps SQLite from preparing a statement anew each time that other values are bound to it.
-fn stable_plans(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+/// What every connection is set to.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    // Else SQLite prepares a statement anew each time that other values are bound to it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.busy_timeout(BUSY_TIME_MAX)
 }
 
 fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), Error> {

@@ -1,0 +1,76 @@
+//! A process that works on a store, made to be killed or to meet a full disk. Its tests start it.
+//!
+//! `store-worker work FILE SEED` works until it is killed; `store-worker full FILE BYTES` may write files up to a size
+//! only, until its store is full.
+
+use std::path::Path;
+use std::sync::Arc;
+use wasmill::model::ExpectedVersion;
+use wasmill::store::sqlite::{Options, SqliteStore};
+use wasmill::store::{Error, EventStore};
+use wasmill_tests::store_conformance::requests::*;
+use wasmill_tests::store_workload;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["work", file, seed] => store_workload::work(open(file), seed.parse().expect("the seed is a number")),
+        ["full", file, bytes] => fill(file, bytes.parse().expect("the size is a number")),
+        _ => panic!("store-worker work FILE SEED | full FILE BYTES, not {args:?}"),
+    }
+}
+
+/// With limits so small that a kill may hit a run of the index, one of its slices, or a folding of the log.
+fn open(file: &str) -> Arc<dyn EventStore> {
+    let options = Options {
+        batch_max: 100,
+        index_run: 300,
+        index_slice: 20,
+        heads_max: 10,
+        log_bytes_max: 256 << 10,
+        ..Options::default()
+    };
+    Arc::new(SqliteStore::open(Path::new(file), options).expect("open the store"))
+}
+
+/// Appends until the disk is full, then makes room. Prints the refusal, then how many events are there.
+fn fill(file: &str, bytes: u64) {
+    let store = open(file);
+    file_size_max(bytes);
+    let mut appended = 0;
+    let refusal = loop {
+        let answers: Vec<_> = (0..40)
+            .map(|n| ask_append(&*store, command(&order(n), "c"), ExpectedVersion::Any, happened(10)))
+            .collect();
+        let mut refusals = answers.into_iter().filter_map(|pending| match pending.answer() {
+            Ok(_) => {
+                appended += 10;
+                None
+            }
+            Err(Error::Failed(text)) => Some(text),
+            Err(other) => panic!("not a failure of the disk: {other}"),
+        });
+        if let Some(refusal) = refusals.next() {
+            refusals.for_each(drop);
+            break refusal;
+        }
+    };
+    println!("{refusal}");
+    assert_eq!(all_events(&*store).len(), appended, "what was refused is not there, what was answered is");
+    file_size_max(libc::RLIM_INFINITY);
+    record(&*store, &order("after"), 1);
+    assert_eq!(whole_stream(&mut *reader(&*store), &order("after")).len(), 1);
+    store.close();
+    println!("{}", appended + 1);
+}
+
+/// A full disk, as far as the process can tell: writes beyond the size fail.
+fn file_size_max(bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: both calls only read what they are given; the signal that would end the process is ignored.
+    let done = unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,241 @@
+//! Work for a store that is going to be killed, made so that what is left can be checked without knowing when.
+//!
+//! A source numbers items; what comes of an item follows from its number alone. A subscription copies each event that
+//! comes of them: with a command, and with a message that a sink publishes. Senders chose the ids of further commands.
+//! So the marks of the store (ledgers, checkpoint, sink's position) tell exactly which effects must be there.
+
+use crate::store_conformance::requests::*;
+use fastrand::Rng;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Write;
+use std::sync::Arc;
+use std::thread;
+use wasmill::filter::Filter;
+use wasmill::model::*;
+use wasmill::store::*;
+
+const SOURCE: &str = "kafka/items/items/0";
+const SUBSCRIPTION: &str = "copier";
+const SINK: &str = "kafka";
+
+/// Items sent before their order is mixed anew.
+const WINDOW: u64 = 100;
+
+/// What comes of an item of the source.
+enum Fate {
+    Events(usize),
+    Rejected,
+    Malformed,
+    Parked,
+}
+
+fn fate(number: u64) -> Fate {
+    match (number % 17, number % 10) {
+        (5, _) => Fate::Parked,
+        (_, 3) => Fate::Malformed,
+        (_, 7) => Fate::Rejected,
+        _ => Fate::Events(1 + number as usize % 3),
+    }
+}
+
+fn item(number: u64) -> Command {
+    Command { name: "Item".into(), id: format!("item-{number}").into(), ..numbered(&order(number % 40), SOURCE, number) }
+}
+
+/// Works until it is killed, with many requests in flight, and prints a line for each that is acknowledged.
+pub fn work(store: Arc<dyn EventStore>, seed: u64) {
+    let copying = store.clone();
+    thread::spawn(move || copy(&*copying));
+    let mut rng = Rng::with_seed(seed);
+    let mut first = reader(&*store).ledger(SOURCE).expect("a ledger is read").next;
+    for round in 0.. {
+        let mut window: Vec<u64> = (first..first + WINDOW).collect();
+        rng.shuffle(&mut window);
+        window.into_iter().for_each(|number| handle(&*store, number));
+        let id = format!("id-{seed}-{round}");
+        for _ in 0..2 {
+            let command = durable(&StreamId::new("chosen", (round % 5).to_string()), &id);
+            let append = Append { command, expected: ExpectedVersion::Any, decision: happened(1) };
+            store.append(append, acknowledge(id.clone()));
+        }
+        first += WINDOW;
+    }
+}
+
+fn handle(store: &dyn EventStore, number: u64) {
+    let decision = match fate(number) {
+        Fate::Events(count) => happened(count),
+        Fate::Rejected => Decision::Rejected("no".to_owned()),
+        Fate::Malformed => Decision::Malformed("what?".to_owned()),
+        Fate::Parked => {
+            let command = item(number);
+            let letter = letter(&command.origin.as_ref().expect("items have origins").place());
+            return store.park(letter, command.origin, acknowledge(format!("item-{number}")));
+        }
+    };
+    let append = Append { command: item(number), expected: ExpectedVersion::Any, decision };
+    store.append(append, acknowledge(format!("item-{number}")));
+}
+
+/// Follows the store from its checkpoint on, sends what is pending first, and publishes.
+fn copy(store: &dyn EventStore) {
+    let (mut reader, filter) = (reader(store), Filter::parse(["order.*"]).expect("a filter"));
+    reader.pending_commands(SUBSCRIPTION).expect("pending commands are read").into_iter().for_each(|c| send(store, c));
+    let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read");
+    loop {
+        let Page { events, reached } = reader.read_all(from, &filter, 50).expect("events are read");
+        let progress = Progress {
+            commands: events.iter().map(|event| copying(event.position)).collect(),
+            messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
+            ..step(SUBSCRIPTION, from, reached)
+        };
+        let advanced = advance(store, progress).expect("nobody else moves the checkpoint");
+        println(&format!("checkpoint {reached}"));
+        from = reached;
+        advanced.commands.into_iter().for_each(|command| send(store, command));
+        let published = reader.sink_position(SINK).expect("a sink's position is read");
+        if let Some((last, _)) = reader.messages(published, 70).expect("messages are read").last() {
+            ask(|done| store.published(SINK, published, *last, done)).answer().expect("nobody else publishes");
+            println(&format!("published {last}"));
+        }
+    }
+}
+
+fn copying(position: Position) -> Command {
+    let stream = StreamId::new("copy", (position.0 % 10).to_string());
+    Command { name: "Copy".into(), ..command(&stream, &format!("copy-{position}")) }
+}
+
+fn send(store: &dyn EventStore, command: Command) {
+    let id = command.id.to_string();
+    store.append(Append { command, expected: ExpectedVersion::Any, decision: happened(1) }, acknowledge(id));
+}
+
+fn acknowledge<T>(what: String) -> Done<T> {
+    Box::new(move |result| match result {
+        Ok(_) | Err(Error::Duplicate { .. }) => println(&what),
+        Err(error) => panic!("{what}: {error}"),
+    })
+}
+
+/// Nobody to tell means that the test is over.
+fn println(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Panics unless everything acknowledged is in the store, and the store's marks and its effects agree.
+pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
+    let left = Left::read(store);
+    left.streams(store);
+    left.source(store);
+    left.subscription(store);
+    acknowledged.iter().for_each(|line| left.holds(line));
+}
+
+/// What the kill has left.
+struct Left {
+    events: Vec<RecordedEvent>,
+    /// By the id of their command.
+    counts: HashMap<String, usize>,
+    source: Ledger,
+    checkpoint: Position,
+    copies: Ledger,
+    published: u64,
+}
+
+impl Left {
+    fn read(store: &dyn EventStore) -> Self {
+        let mut reader = reader(store);
+        let events = all_events(store);
+        let mut counts = HashMap::new();
+        events.iter().for_each(|event| *counts.entry(event.causation_id.to_string()).or_default() += 1);
+        Self {
+            events,
+            counts,
+            source: reader.ledger(SOURCE).unwrap(),
+            checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap(),
+            copies: reader.ledger(&format!("{SUBSCRIPTION_LEDGER}{SUBSCRIPTION}")).unwrap(),
+            published: reader.sink_position(SINK).unwrap(),
+        }
+    }
+
+    fn count(&self, id: &str) -> usize {
+        self.counts.get(id).copied().unwrap_or(0)
+    }
+
+    fn streams(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let streams: BTreeSet<_> = self.events.iter().map(|event| &event.stream).collect();
+        let whole: usize = streams.into_iter().map(|stream| whole_stream(&mut *reader, stream).len()).sum();
+        assert_eq!(whole, self.events.len(), "the streams together are all events");
+    }
+
+    /// An item has its effects if it is settled, and none if it is not.
+    fn source(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let end = self.source.ahead.last_key_value().map_or(self.source.next, |(_, last)| last + 1) + 2 * WINDOW;
+        let (letters, total) = reader.dead_letters(usize::MAX).unwrap();
+        let places: HashSet<_> = letters.into_iter().map(|letter| letter.place).collect();
+        assert_eq!(places.len() as u64, total, "nothing is put aside twice");
+        let (mut ended, mut put_aside) = ([0; 3], 0);
+        for number in 0..end {
+            let (settled, command) = (self.source.has(number), item(number));
+            let (mut events, mut letters) = (0, 0);
+            match fate(number) {
+                Fate::Events(count) => (ended[0], events) = (ended[0] + u64::from(settled), count),
+                Fate::Rejected => ended[1] += u64::from(settled),
+                Fate::Malformed => (ended[2], letters) = (ended[2] + u64::from(settled), 1),
+                Fate::Parked => letters = 1,
+            }
+            let (events, letters) = if settled { (events, letters) } else { (0, 0) };
+            put_aside += letters;
+            assert_eq!(self.count(&command.id), events, "events of item {number}, settled: {settled}");
+            let place = command.origin.expect("items have origins").place();
+            assert_eq!(u64::from(places.contains(&place)), letters, "item {number} put aside, settled: {settled}");
+        }
+        assert_eq!(put_aside, total);
+        let tallies = reader.tallies().unwrap();
+        let counted = tallies.iter().find(|tally| tally.command == "Item");
+        assert_eq!(counted.map_or([0; 3], |tally| [tally.accepted, tally.rejected, tally.malformed]), ended);
+    }
+
+    /// Each event up to the checkpoint has sent its command and its message, and none above it.
+    fn subscription(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let handled = |event: &&RecordedEvent| &*event.stream.aggregate_type == "order" && event.position <= self.checkpoint;
+        let handled: Vec<_> = self.events.iter().filter(handled).map(|event| event.position).collect();
+        let mut pending = Vec::new();
+        for (number, position) in (0..).zip(&handled) {
+            let (settled, command) = (self.copies.has(number), copying(*position));
+            assert_eq!(self.count(&command.id), usize::from(settled), "{}, settled: {settled}", command.id);
+            if !settled {
+                pending.push(command.id);
+            }
+        }
+        assert!(self.copies.next <= handled.len() as u64, "commands are settled that were not sent");
+        let found = reader.pending_commands(SUBSCRIPTION).unwrap();
+        assert!(found.iter().map(|command| &command.id).eq(&pending), "{found:?}");
+        let copies = self.events.iter().filter(|event| &*event.stream.aggregate_type == "copy").count();
+        assert_eq!(copies, handled.len() - pending.len());
+
+        assert_eq!(*store.outbox_head().borrow(), handled.len() as u64);
+        let messages = reader.messages(self.published, usize::MAX).unwrap();
+        let expected = (1..).zip(&handled).skip(self.published as usize);
+        assert!(messages.iter().map(|(number, message)| (*number, message.id.to_string())).eq(
+            expected.map(|(number, position)| (number, format!("message-{position}")))
+        ));
+    }
+
+    fn holds(&self, acknowledged: &str) {
+        let holds = match acknowledged.split_once(['-', ' ']) {
+            Some(("item", number)) => self.source.has(number.parse().unwrap()),
+            Some(("checkpoint", position)) => self.checkpoint.0 >= position.parse().unwrap(),
+            Some(("published", number)) => self.published >= number.parse().unwrap(),
+            Some(("id" | "copy", _)) => self.count(acknowledged) == 1,
+            _ => panic!("the worker says {acknowledged:?}"),
+        };
+        assert!(holds, "{acknowledged} was acknowledged and is lost");
+    }
+}

@@ -1,0 +1,284 @@
+//! The store's file: what can be wrong with it is said in a sentence, and nothing is lost.
+
+use rusqlite::Connection;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Output};
+use wasmill::model::*;
+use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
+use wasmill::store::*;
+use wasmill_tests::built;
+use wasmill_tests::store_conformance::requests::*;
+
+/// A folder with a store that has a little of everything, and is closed.
+struct Stored {
+    folder: tempfile::TempDir,
+}
+
+impl Stored {
+    fn new() -> Self {
+        let stored = Self { folder: tempfile::tempdir().unwrap() };
+        let store = stored.open().unwrap();
+        let end = (0..120).map(|n| record(&store, &order(n % 7), 1)).last().unwrap().position;
+        for number in [0, 1, 5, 9] {
+            let command = numbered(&order(1), "kafka/a/a/0", number);
+            append(&store, command, ExpectedVersion::Any, happened(1)).unwrap();
+        }
+        for (from, to) in [(Position(0), Position(9)), (Position(9), end)] {
+            let commands = (0..3).map(|n| command(&order(n), "sent")).collect();
+            let messages = (0..3).map(|n| message(&n.to_string())).collect();
+            advance(&store, Progress { commands, messages, ..step("warehouse", from, to) }).unwrap();
+        }
+        ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap();
+        store.close();
+        stored
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join(FILE_NAME)
+    }
+
+    fn open(&self) -> Result<SqliteStore, Error> {
+        SqliteStore::open(&self.file(), Options { index_run: 50, ..Options::default() })
+    }
+
+    fn sql(&self, statements: &str) {
+        Connection::open(self.file()).unwrap().execute_batch(statements).unwrap();
+    }
+
+    fn count(&self, table: &str) -> u64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        Connection::open(self.file()).unwrap().query_row(&sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Opening fails with a sentence that names the place and has these words.
+    fn is_refused(&self, words: &[&str]) {
+        let said = refusal(self.open());
+        let folder = self.folder.path().to_str().unwrap();
+        assert!(words.iter().chain([&folder]).all(|word| said.contains(word)), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+fn refusal(opened: Result<SqliteStore, Error>) -> String {
+    match opened {
+        Ok(_) => panic!("the store opens"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_second_host_is_kept_away_until_the_first_has_closed() {
+    let stored = Stored::new();
+    let first = stored.open().unwrap();
+    stored.is_refused(&["in use by another host", "stop that host"]);
+    assert!(verify(&stored.file()).unwrap_err().to_string().contains("in use by another host"));
+    record(&first, &order(1), 1);
+    first.close();
+    record(&stored.open().unwrap(), &order(1), 1);
+}
+
+#[test]
+fn a_file_from_a_newer_wasmill_is_left_as_it_is() {
+    let stored = Stored::new();
+    stored.sql("PRAGMA user_version = 99");
+    let before = fs::read(stored.file()).unwrap();
+    stored.is_refused(&["format 99", "run a newer wasmill"]);
+    assert_eq!(fs::read(stored.file()).unwrap(), before);
+}
+
+#[test]
+fn a_database_of_another_program_is_left_as_it_is() {
+    let stored = Stored { folder: tempfile::tempdir().unwrap() };
+    stored.sql("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)");
+    let before = fs::read(stored.file()).unwrap();
+    stored.is_refused(&["another program", "choose another data folder"]);
+    assert_eq!(fs::read(stored.file()).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_file_is_refused_with_the_remedy() {
+    let stored = Stored::new();
+    let whole = fs::read(stored.file()).unwrap();
+    let mut files: Vec<Vec<u8>> =
+        [1, 50, 99, 100, 512, 4_096, 5_000, whole.len() / 2, whole.len() - 4_096].map(|len| whole[..len].to_vec()).into();
+    files.push(b"not a database at all, but text. ".repeat(1_000));
+    files.push([vec![0; 4_096], whole[4_096..].to_vec()].concat());
+    for file in files {
+        fs::write(stored.file(), &file).unwrap();
+        stored.is_refused(&["damaged", "restore it from a backup"]);
+        assert_eq!(fs::read(stored.file()).unwrap(), file, "a damaged file of {} bytes is left as it is", file.len());
+    }
+    fs::write(stored.file(), whole).unwrap();
+    assert!(stored.open().is_ok());
+}
+
+/// As a user who may not write there, whoever runs the tests.
+fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let nobody = scope.spawn(|| {
+            // SAFETY: changes the identity of this thread alone, for access to files alone; without the right to
+            // do so it does nothing.
+            unsafe { libc::setfsuid(65_534) };
+            act()
+        });
+        nobody.join().unwrap()
+    })
+}
+
+fn allow(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_may_not_be_written_to_is_said() {
+    let stored = Stored::new();
+    allow(stored.folder.path(), 0o555);
+    as_nobody(|| stored.is_refused(&["events.lock", "Permission denied"]));
+    allow(stored.folder.path(), 0o777);
+    allow(&stored.folder.path().join("events.lock"), 0o666);
+    allow(&stored.file(), 0o444);
+    as_nobody(|| stored.is_refused(&["read-only: allow writing to it"]));
+    let absent = SqliteStore::open(&stored.folder.path().join("absent").join(FILE_NAME), Options::default());
+    assert!(refusal(absent).contains("absent/events.lock"));
+    fs::create_dir(stored.folder.path().join("folder")).unwrap();
+    let folder = SqliteStore::open(&stored.folder.path().join("folder"), Options::default());
+    assert!(refusal(folder).contains("unable to open database file"));
+}
+
+#[test]
+fn a_full_disk_refuses_what_does_not_fit_and_goes_on_when_there_is_room() {
+    let stored = Stored::new();
+    let before = stored.count("events") as usize;
+    // Once the log does not fit, once the log does and the file that it is folded into does not.
+    for bytes in [150_000, 300_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE_NAME);
+        fs::copy(stored.file(), &file).unwrap();
+        let args = ["full", file.to_str().unwrap(), &bytes.to_string()];
+        let output = process::Command::new(env!("CARGO_BIN_EXE_store-worker")).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<_> = said.lines().collect();
+        assert!(lines[0].contains("disk"), "{said}");
+        let report = verify(&file).unwrap();
+        assert!(report.is_sound(), "{report:#?}");
+        assert_eq!(report.events as usize, lines[1].parse::<usize>().unwrap() + before);
+    }
+}
+
+#[test]
+fn an_event_beyond_the_limit_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE_NAME);
+    let store = SqliteStore::open(&file, Options { event_bytes_max: 1_000, ..Options::default() }).unwrap();
+    let of = |bytes: usize| NewEvent { name: "Big".to_owned(), payload: vec![7; bytes] };
+    let command = Command { durable_id: true, ..numbered(&order(1), "kafka/a/a/0", 0) };
+    let events = Decision::Events(vec![of(1), of(1_001), of(1)]);
+    let refused = append(&store, command.clone(), ExpectedVersion::Any, events).unwrap_err();
+    assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
+    let said = refused.to_string();
+    assert!(["Big", "order/1", "1001", "1000", "event_bytes_max"].iter().all(|word| said.contains(word)), "{said}");
+    let mut reader = reader(&store);
+    assert_eq!(reader.ledger("kafka/a/a/0").unwrap(), Ledger::default());
+    assert!(reader.tallies().unwrap().is_empty() && all_events(&store).is_empty());
+    append(&store, command, ExpectedVersion::NoStream, Decision::Events(vec![of(1_000)])).unwrap();
+}
+
+#[test]
+fn what_is_settled_or_published_leaves_the_outbox() {
+    let stored = Stored::new();
+    assert_eq!((stored.count("outbox_commands"), stored.count("outbox_messages")), (2, 2));
+    let store = stored.open().unwrap();
+    let commands = reader(&store).pending_commands("warehouse").unwrap();
+    for command in commands.into_iter().rev() {
+        append(&store, command, ExpectedVersion::Any, happened(0)).unwrap();
+    }
+    ask(|done| store.published("kafka", 2, 5, done)).answer().unwrap();
+    store.close();
+    assert_eq!((stored.count("outbox_commands"), stored.count("outbox_messages")), (0, 1));
+    let store = stored.open().unwrap();
+    ask(|done| store.published("kafka", 5, 6, done)).answer().unwrap();
+    store.close();
+    assert_eq!(stored.count("outbox_messages"), 0);
+    let report = verify(&stored.file()).unwrap();
+    assert!(report.is_sound(), "{report:#?}");
+}
+
+#[test]
+fn the_index_keeps_up_with_writers_that_never_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE_NAME);
+    let options = Options { batch_max: 50, index_run: 100, index_slice: 1, ..Options::default() };
+    let store = SqliteStore::open(&file, options).unwrap();
+    let asked: Vec<_> = (0..5_000)
+        .map(|n| ask_append(&store, command(&order(n % 300), "c"), ExpectedVersion::Any, happened(4)))
+        .collect();
+    asked.into_iter().for_each(|pending| drop(pending.answer().unwrap()));
+    store.close();
+    let report = verify(&file).unwrap();
+    assert!(report.is_sound(), "{report:#?}");
+    // What is not indexed is in memory: two runs, each as long as what came in while the one before was filled.
+    assert!(report.position - report.indexed < 2_000, "{report:#?}");
+}
+
+#[test]
+fn verify_finds_what_does_not_fit_together() {
+    let stored = Stored::new();
+    let sound = verify(&stored.file()).unwrap();
+    assert!(sound.is_sound(), "{sound:#?}");
+    assert_eq!((sound.events, sound.streams, sound.position), (124, 7, 124));
+    assert!(sound.indexed >= 100, "{sound:#?}");
+    let whole = fs::read(stored.file()).unwrap();
+    for (damage, said) in [
+        ("DELETE FROM events WHERE position = 30", "after version"),
+        ("UPDATE events SET version = 40 WHERE position = 30", "is version 40"),
+        ("UPDATE events SET headers = x'ff' WHERE position = 30", "position 30: headers"),
+        ("UPDATE events SET type = 77 WHERE position = 30", "the event at position 30"),
+        ("UPDATE events SET id = x'00' WHERE position = 124", "position 124"),
+        ("UPDATE stream_index SET position = 31 WHERE position = 30", "the stream index has position 31"),
+        ("DELETE FROM stream_index WHERE position = 30", "the stream index lacks version"),
+        ("UPDATE marks SET value = 500 WHERE name = 'indexed'", "past the newest event"),
+        ("UPDATE ledgers SET next = 7 WHERE name LIKE 'kafka%'", "settled ahead"),
+        ("UPDATE ledgers SET ahead = x'ffff'", "ledger kafka/a/a/0 does not decode"),
+        ("INSERT INTO ledgers VALUES ('subscription/warehouse', 7, x'00')", "has settled 7 commands of 6"),
+        ("UPDATE checkpoints SET position = 125", "past the newest event, 124"),
+        ("UPDATE checkpoints SET commands = 7", "the newest commands of subscription warehouse are missing"),
+        ("DELETE FROM checkpoints", "no checkpoint"),
+        ("DELETE FROM outbox_commands WHERE first = 0", "some are missing"),
+        ("DELETE FROM outbox_commands WHERE first = 3", "the newest commands"),
+        ("UPDATE outbox_commands SET first = 1 WHERE first = 0", "other numbers inside"),
+        ("UPDATE outbox_commands SET body = x'ff'", "does not decode"),
+        ("DELETE FROM outbox_messages WHERE first = 1", "some are missing"),
+        ("DELETE FROM outbox_messages WHERE first = 4", "the newest messages"),
+        ("UPDATE outbox_messages SET last = 7 WHERE first = 4", "are 3 messages"),
+        ("UPDATE sinks SET position = 7", "past the newest message, 6"),
+    ] {
+        fs::write(stored.file(), &whole).unwrap();
+        stored.sql(damage);
+        let report = verify(&stored.file()).unwrap();
+        assert!(report.problems.iter().any(|problem| problem.contains(said)), "{damage}: {report:#?}");
+    }
+}
+
+#[test]
+fn the_command_line_verifies_a_folder_or_a_file() {
+    let stored = Stored::new();
+    let wasmill = |place: &Path| -> Output {
+        let mut command = process::Command::new(built::program("wasmill"));
+        command.args(["store", "verify", "--json"]).arg(place).output().unwrap()
+    };
+    let ok = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["ok"].clone();
+    for place in [stored.folder.path(), &stored.file()] {
+        let output = wasmill(place);
+        assert_eq!((output.status.code(), ok(&output)), (Some(0), true.into()), "{output:?}");
+    }
+    stored.sql("UPDATE checkpoints SET position = 999");
+    let output = wasmill(stored.folder.path());
+    assert_eq!((output.status.code(), ok(&output)), (Some(1), false.into()), "{output:?}");
+    let absent = wasmill(Path::new("absent"));
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&absent.stdout).contains("there is no store absent"), "{absent:?}");
+    assert!(!Path::new("absent").exists() && !Path::new("absent.lock").exists());
+}
