@@ -25,19 +25,19 @@ pub trait Inbox: Send + Sync {
     /// For a command with an origin the reply is a notice: the store has settled its ledger, whatever the outcome,
     /// and what could not be handled is in the dead letters. Only `Outcome::Failed` means that it is not settled,
     /// because the store failed or closes.
-    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted>;
+    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted>;
 }
 
 /// A command that was not queued, handed back.
 pub enum Unaccepted {
     /// The shard's queue is full: offer it again when something has completed.
-    Full(Command, Reply),
+    Full(Arc<Command>, Reply),
     /// No plugin serves its aggregate type.
     NoSuchAggregate {
         /// The types that are served.
         known: Vec<String>,
         /// The command.
-        command: Box<Command>,
+        command: Arc<Command>,
         /// Its reply, not called.
         reply: Reply,
     },
@@ -112,18 +112,23 @@ impl Aggregates {
                         second: slot.name.to_string(),
                     });
                 }
-                served.insert(aggregate_type.as_str().into(), Served::start(&slot, aggregate_type, shards, store, options)?);
+                served.insert(
+                    aggregate_type.as_str().into(),
+                    Served::start(&slot, aggregate_type, shards, store, options)?,
+                );
             }
         }
         Ok(Self { served })
     }
 
     /// Queues a command, waiting while the queue is full. For threads that have nothing else to do.
-    pub fn send(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+    pub fn send(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         match self.entrance(&command) {
             None => Err(self.unknown(command, reply)),
             Some(entrance) => {
-                entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| queue.send(order).map_err(|refused| refused.0));
+                entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| {
+                    queue.send(order).map_err(|refused| refused.0)
+                });
                 Ok(())
             }
         }
@@ -175,13 +180,13 @@ impl Aggregates {
         served.shards.get((hash % served.shards.len() as u64) as usize)
     }
 
-    fn unknown(&self, command: Command, reply: Reply) -> Unaccepted {
-        Unaccepted::NoSuchAggregate { known: self.types(), command: Box::new(command), reply }
+    fn unknown(&self, command: Arc<Command>, reply: Reply) -> Unaccepted {
+        Unaccepted::NoSuchAggregate { known: self.types(), command, reply }
     }
 }
 
 impl Inbox for Aggregates {
-    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         let Some(entrance) = self.entrance(&command) else { return Err(self.unknown(command, reply)) };
         let mut full = None;
         entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| match queue.try_send(order) {
@@ -247,7 +252,9 @@ impl Entrance {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Two plugins want the same commands.
-    #[error("plugins {first} and {second} both serve aggregate type {aggregate_type}: remove one of them from the manifest")]
+    #[error(
+        "plugins {first} and {second} both serve aggregate type {aggregate_type}: remove one of them from the manifest"
+    )]
     ServedTwice {
         /// The type.
         aggregate_type: String,

@@ -11,8 +11,8 @@ use crate::manifest::Manifest;
 use crate::model::{Command, Outcome, Position};
 use crate::plugin::FileWatch;
 use crate::status::{
-    AggregateStatus, CommandStatus, Drained, HostStatus, ParkedItem, ParkedStatus, PluginStatus, Reloaded, SourceProgress,
-    Status, StoreStatus,
+    AggregateStatus, CommandStatus, Drained, HostStatus, ParkedItem, ParkedStatus, PluginStatus, Reloaded,
+    SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore};
 use parts::Parts;
@@ -92,9 +92,10 @@ impl Host {
             // A sender that no longer waits does not want to know.
             let _ = reply.send(outcome);
         });
-        match self.parts.aggregates.offer(command, reply) {
+        match self.parts.aggregates.offer(command.into(), reply) {
             Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::Failed {
-                reason: "the host stopped before the outcome was known: send the command again under the same id".into(),
+                reason: "the host stopped before the outcome was known: send the command again under the same id"
+                    .into(),
             })),
             Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
             Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(UnknownAggregate { known }),

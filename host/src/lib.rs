@@ -19,10 +19,10 @@ pub mod api;
 pub mod kafka;
 
 pub mod aggregates;
-pub mod store;
 pub mod follow;
-pub mod subscriptions;
 pub mod projection;
+pub mod store;
+pub mod subscriptions;
 
 pub mod plugin;
 

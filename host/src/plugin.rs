@@ -220,15 +220,8 @@ impl Plugin {
         let label: Arc<str> = format!("{name} {}", description.version).into();
         let component = compiler.compile(&label, &bytes, &digest)?;
         let pre = link(compiler, &label, &description, &component)?;
-        let plugin = Self {
-            name: name.into(),
-            description,
-            digest,
-            limits: limits.clone(),
-            label,
-            file: file.to_owned(),
-            pre,
-        };
+        let plugin =
+            Self { name: name.into(), description, digest, limits: limits.clone(), label, file: file.to_owned(), pre };
         plugin.smoke_test()?;
         Ok(plugin)
     }

@@ -54,7 +54,12 @@ pub trait Reader: Send {
     fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error>;
 
     /// Events of one stream before a version, newest first, at most `limit`.
-    fn read_stream_backwards(&mut self, stream: &StreamId, before: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error>;
+    fn read_stream_backwards(
+        &mut self,
+        stream: &StreamId,
+        before: Version,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, Error>;
 
     /// Events of the whole store after a position that pass the filter. No event is skipped: a later call with
     /// `after` = the page's `reached` goes on exactly where this page ended.
@@ -92,7 +97,7 @@ pub trait Reader: Send {
 #[derive(Debug)]
 pub struct Append {
     /// The command; its origin and id make a repetition harmless.
-    pub command: Command,
+    pub command: Arc<Command>,
     /// What its stream must be at.
     pub expected: ExpectedVersion,
     /// What the aggregate decided.

@@ -66,14 +66,29 @@ impl Subscription {
         let (stop, stopped) = Stop::new();
         let progress = Arc::new(Progress::default());
         let outbox = Arc::new(Outbox::new(slot.name.clone(), store.clone(), aggregates.clone()));
-        let worker =
-            Worker::new(slot.clone(), options, store.clone(), outbox.clone(), progress.clone(), stopped, runtime.clone())?;
+        let worker = Worker::new(
+            slot.clone(),
+            options,
+            store.clone(),
+            outbox.clone(),
+            progress.clone(),
+            stopped,
+            runtime.clone(),
+        )?;
         let thread = std::thread::Builder::new()
             .name(slot.name.to_string())
             .spawn(move || worker.run())
             .map_err(|error| store::Error::Failed(format!("can't start a subscription's thread: {error}")))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Some(Self { name: slot.name.clone(), slot: slot.clone(), progress, outbox, head: store.head(), stop, thread }))
+        Ok(Some(Self {
+            name: slot.name.clone(),
+            slot: slot.clone(),
+            progress,
+            outbox,
+            head: store.head(),
+            stop,
+            thread,
+        }))
     }
 
     /// How it is doing.

@@ -44,7 +44,8 @@ impl Results {
     fn add(&mut self, name: &str, value: f64, baseline: f64) {
         let ratio = value / baseline;
         println!("{name:<16} {value:>10.0}/s   baseline {baseline:>10.0}/s   ratio {ratio:.2}");
-        let row = serde_json::json!({"name": name, "value": value, "unit": "1/s", "baseline": baseline, "ratio": ratio});
+        let row =
+            serde_json::json!({"name": name, "value": value, "unit": "1/s", "baseline": baseline, "ratio": ratio});
         self.0.push(row);
     }
 
@@ -116,7 +117,7 @@ fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: u
     for number in 0..commands {
         finished.recv().unwrap();
         let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
-        let command = Command {
+        let command = Arc::new(Command {
             stream: StreamId::new(aggregate_type.clone(), ids[(number % aggregates) as usize].clone()),
             name: name.clone(),
             payload: PAYLOAD.into(),
@@ -128,12 +129,15 @@ fn closed_loop(served: &Aggregates, commands: u64, aggregates: u64, in_flight: u
             origin: None,
             durable_id: false,
             expected: None,
-        };
+        });
         let (done, accepted, latencies, sent) = (done.clone(), accepted.clone(), latencies.clone(), Instant::now());
         let reply = Box::new(move |outcome| {
             match outcome {
                 Outcome::Accepted { events: 1, .. } => accepted.fetch_add(1, Ordering::Relaxed),
-                other => { eprintln!("a command was not accepted: {other:?}"); std::process::exit(1) }
+                other => {
+                    eprintln!("a command was not accepted: {other:?}");
+                    std::process::exit(1)
+                }
             };
             latencies.lock().unwrap().push(sent.elapsed());
             let _ = done.send(());

@@ -39,7 +39,11 @@ fn fate(number: u64) -> Fate {
 }
 
 fn item(number: u64) -> Command {
-    Command { name: "Item".into(), id: format!("item-{number}").into(), ..numbered(&order(number % 40), SOURCE, number) }
+    Command {
+        name: "Item".into(),
+        id: format!("item-{number}").into(),
+        ..numbered(&order(number % 40), SOURCE, number)
+    }
 }
 
 /// Works until it is killed, with many requests in flight, and prints a line for each that is acknowledged.
@@ -55,7 +59,7 @@ pub fn work(store: Arc<dyn EventStore>, seed: u64) {
         let id = format!("id-{seed}-{round}");
         for _ in 0..2 {
             let command = durable(&StreamId::new("chosen", (round % 5).to_string()), &id);
-            let append = Append { command, expected: ExpectedVersion::Any, decision: happened(1) };
+            let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) };
             store.append(append, acknowledge(id.clone()));
         }
         first += WINDOW;
@@ -73,7 +77,7 @@ fn handle(store: &dyn EventStore, number: u64) {
             return store.park(letter, command.origin, acknowledge(format!("item-{number}")));
         }
     };
-    let append = Append { command: item(number), expected: ExpectedVersion::Any, decision };
+    let append = Append { command: item(number).into(), expected: ExpectedVersion::Any, decision };
     store.append(append, acknowledge(format!("item-{number}")));
 }
 
@@ -108,7 +112,7 @@ fn copying(position: Position) -> Command {
 
 fn send(store: &dyn EventStore, command: Command) {
     let id = command.id.to_string();
-    store.append(Append { command, expected: ExpectedVersion::Any, decision: happened(1) }, acknowledge(id));
+    store.append(Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) }, acknowledge(id));
 }
 
 fn acknowledge<T>(what: String) -> Done<T> {
@@ -204,7 +208,8 @@ impl Left {
     /// Each event up to the checkpoint has sent its command and its message, and none above it.
     fn subscription(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
-        let handled = |event: &&RecordedEvent| &*event.stream.aggregate_type == "order" && event.position <= self.checkpoint;
+        let handled =
+            |event: &&RecordedEvent| &*event.stream.aggregate_type == "order" && event.position <= self.checkpoint;
         let handled: Vec<_> = self.events.iter().filter(handled).map(|event| event.position).collect();
         let mut pending = Vec::new();
         for (number, position) in (0..).zip(&handled) {
@@ -223,9 +228,12 @@ impl Left {
         assert_eq!(*store.outbox_head().borrow(), handled.len() as u64);
         let messages = reader.messages(self.published, usize::MAX).unwrap();
         let expected = (1..).zip(&handled).skip(self.published as usize);
-        assert!(messages.iter().map(|(number, message)| (*number, message.id.to_string())).eq(
-            expected.map(|(number, position)| (number, format!("message-{position}")))
-        ));
+        assert!(
+            messages
+                .iter()
+                .map(|(number, message)| (*number, message.id.to_string()))
+                .eq(expected.map(|(number, position)| (number, format!("message-{position}"))))
+        );
     }
 
     fn holds(&self, acknowledged: &str) {

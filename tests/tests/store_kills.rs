@@ -52,7 +52,8 @@ fn a_killed_store_has_all_that_was_acknowledged_and_its_marks_are_true() {
         acknowledged.extend(kill_after(lines, &file, seed));
         let report = verify(&file).expect("look the store over");
         assert!(report.is_sound(), "{report:#?}");
-        let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&file, Options::default()).expect("open the store"));
+        let store: Arc<dyn EventStore> =
+            Arc::new(SqliteStore::open(&file, Options::default()).expect("open the store"));
         store_workload::check(&*store, &acknowledged);
         store.close();
     }

@@ -19,7 +19,8 @@ const HISTORY_PAGE: usize = 500;
 
 /// A command and who waits for it.
 pub(super) struct Order {
-    pub(super) command: Command,
+    /// Shared with the store, which still needs it when the shard is done with it.
+    pub(super) command: Arc<Command>,
     pub(super) waiter: Waiter,
     attempts: u32,
 }
@@ -31,13 +32,13 @@ pub(super) struct Waiter {
 }
 
 impl Order {
-    pub(super) fn new(command: Command, reply: Reply, gauges: &Arc<Gauges>) -> Self {
+    pub(super) fn new(command: Arc<Command>, reply: Reply, gauges: &Arc<Gauges>) -> Self {
         gauges.pending.fetch_add(1, Ordering::Relaxed);
         Self { command, waiter: Waiter { reply, gauges: gauges.clone() }, attempts: 0 }
     }
 
     /// Back to the sender, as if it had never been sent.
-    pub(super) fn withdraw(self) -> (Command, Reply) {
+    pub(super) fn withdraw(self) -> (Arc<Command>, Reply) {
         self.waiter.gauges.pending.fetch_sub(1, Ordering::Relaxed);
         (self.command, self.waiter.reply)
     }
@@ -217,7 +218,10 @@ impl Shard {
                 let event = &events[failure.index.min(events.len() - 1)];
                 return Err(Undone::History(format!(
                     "plugin {} can't rebuild {stream}: event {} at version {} ({}); repair the plugin, its history is unchanged",
-                    self.plugin.label(), event.name, event.version, failure.refusal
+                    self.plugin.label(),
+                    event.name,
+                    event.version,
+                    failure.refusal
                 )));
             }
             version = reached;
@@ -233,24 +237,25 @@ impl Shard {
         let expected = order.command.expected.unwrap_or(ExpectedVersion::Exact(ready.version));
         let append = Append { command: order.command.clone(), expected, decision: Decision::Events(events) };
         let Decision::Events(events) = &append.decision else { unreachable!("it was just made") };
-        let undecided = Undecided {
-            live: Some(ready.live),
-            order,
-            events: events.len() as u32,
-            waiting: VecDeque::new(),
-        };
+        let undecided =
+            Undecided { live: Some(ready.live), order, events: events.len() as u32, waiting: VecDeque::new() };
         self.undecided.insert(aggregate.clone(), undecided);
         self.in_flight += 1;
         let settled = self.settled.0.clone();
-        self.store.append(append, Box::new(move |result| {
-            // A shard that is gone has nobody left to tell.
-            let _ = settled.send(Settled { aggregate, result });
-        }));
+        self.store.append(
+            append,
+            Box::new(move |result| {
+                // A shard that is gone has nobody left to tell.
+                let _ = settled.send(Settled { aggregate, result });
+            }),
+        );
     }
 
     /// An append has ended: apply its events, or throw the live aggregate away; then go on with what waited.
     fn settled(&mut self, settled: Settled) {
-        let Some(Undecided { live, mut order, events, waiting }) = self.undecided.remove(&settled.aggregate) else { return };
+        let Some(Undecided { live, mut order, events, waiting }) = self.undecided.remove(&settled.aggregate) else {
+            return;
+        };
         self.in_flight -= 1 + waiting.len();
         match settled.result {
             Ok(Appended { version, position }) => {
@@ -294,7 +299,12 @@ impl Shard {
     fn refused(&mut self, order: Order, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
-                tracing::info!(command = &*order.command.id, "{} to {} rejected: {reason}", order.command.name, order.command.stream);
+                tracing::info!(
+                    command = &*order.command.id,
+                    "{} to {} rejected: {reason}",
+                    order.command.name,
+                    order.command.stream
+                );
                 self.record(order, Decision::Rejected(reason.clone()), Outcome::Rejected { reason });
             }
             Refusal::Malformed(reason) => self.put_aside(order, reason),
@@ -306,7 +316,12 @@ impl Shard {
     fn undone(&mut self, mut order: Order, reason: String) {
         order.attempts += 1;
         if order.command.origin.is_none() {
-            tracing::error!(command = &*order.command.id, "{} to {}: {reason}", order.command.name, order.command.stream);
+            tracing::error!(
+                command = &*order.command.id,
+                "{} to {}: {reason}",
+                order.command.name,
+                order.command.stream
+            );
             order.waiter.answer(Outcome::Failed { reason });
         } else if order.attempts < self.options.attempts_max {
             self.accept(order);
@@ -318,7 +333,7 @@ impl Shard {
 
     /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
     fn put_aside(&mut self, order: Order, reason: String) {
-        let Command { id, name, stream, .. } = &order.command;
+        let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
             tracing::warn!(command = &**id, "{name} to {stream} put aside: {reason}");
         } else if order.command.durable_id {
@@ -333,12 +348,15 @@ impl Shard {
     /// Records a decision without events and answers after the commit.
     fn record(&self, order: Order, decision: Decision, outcome: Outcome) {
         let Order { command, waiter, .. } = order;
-        self.store.append(Append { command, expected: ExpectedVersion::Any, decision }, Box::new(move |result| {
-            waiter.answer(match result {
-                Ok(_) => outcome,
-                Err(error) => outcome_of(error),
-            });
-        }));
+        self.store.append(
+            Append { command, expected: ExpectedVersion::Any, decision },
+            Box::new(move |result| {
+                waiter.answer(match result {
+                    Ok(_) => outcome,
+                    Err(error) => outcome_of(error),
+                });
+            }),
+        );
     }
 
     fn keep(&mut self, aggregate: Arc<str>, ready: Ready) {

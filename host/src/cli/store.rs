@@ -36,8 +36,18 @@ fn verify(place: PathBuf, json: bool) -> Result<(), Failure> {
 }
 
 fn text(report: &Report) -> String {
-    let Report { events, streams, position, indexed, ledgers, checkpoints, commands, messages, problems, more_problems } =
-        report;
+    let Report {
+        events,
+        streams,
+        position,
+        indexed,
+        ledgers,
+        checkpoints,
+        commands,
+        messages,
+        problems,
+        more_problems,
+    } = report;
     let [events, streams, position, indexed] = [events, streams, position, indexed].map(|value| number(*value));
     let [commands, messages, more] = [commands, messages, more_problems].map(|value| number(*value));
     let mut text = format!(
@@ -50,7 +60,10 @@ fn text(report: &Report) -> String {
     match more_problems {
         0 if problems.is_empty() => text += "sound\n",
         0 => text += "restore the store from a backup, or keep the file and report the problems\n",
-        _ => text += &format!("and {more} more; restore the store from a backup, or keep the file and report the problems\n"),
+        _ => {
+            text +=
+                &format!("and {more} more; restore the store from a backup, or keep the file and report the problems\n")
+        }
     }
     text
 }

@@ -1,8 +1,8 @@
 //! Knowing when everything that is there has gone all its way.
 
 use super::parts::Parts;
-use crate::model::Position;
 use crate::kafka::Source;
+use crate::model::Position;
 use crate::status::{Drained, PartitionProgress, SourceProgress};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,8 +37,9 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
 /// How far a source has come.
 pub(super) fn source_progress(source: &Source) -> SourceProgress {
     let partitions = source.status().partitions.into_iter();
-    let partitions: Vec<_> =
-        partitions.map(|partition| PartitionProgress { partition: partition.partition, next: partition.next }).collect();
+    let partitions: Vec<_> = partitions
+        .map(|partition| PartitionProgress { partition: partition.partition, next: partition.next })
+        .collect();
     SourceProgress { handled: partitions.iter().map(|partition| partition.next).sum(), partitions }
 }
 

@@ -75,7 +75,8 @@ impl Parts {
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")))?;
         let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
-        let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
+        let store: Arc<dyn EventStore> =
+            Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
         let shards = catalog.slots().map(|slot| (slot.clone(), shards(&manifest.plugins[&*slot.name])));
         let aggregates = Arc::new(Aggregates::start(shards, &store, &aggregates::Options::default())?);
         let mut parts = Self {
@@ -117,8 +118,9 @@ impl Parts {
         let connection = match &kafka.brokers {
             Brokers::Addresses(brokers) => Connection::new(brokers, &kafka.properties)?,
             Brokers::Embedded => {
-                let program = std::env::current_exe()
-                    .map_err(|error| Error::One(format!("can't find the program to start a development broker: {error}")))?;
+                let program = std::env::current_exe().map_err(|error| {
+                    Error::One(format!("can't find the program to start a development broker: {error}"))
+                })?;
                 let topics = kafka.topics.iter().map(|(name, topic)| (name.clone(), topic.partitions)).collect();
                 let broker = kafka::dev_broker::ensure(&program, &manifest.data, &topics)?;
                 let connection = Connection::embedded(&broker, &kafka.properties);
@@ -127,7 +129,8 @@ impl Parts {
             }
         };
         self._topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
-        self.sink = Some(Sink::start(kafka::sink::Config::new(&manifest.sink), connection.clone(), self.store.clone())?);
+        self.sink =
+            Some(Sink::start(kafka::sink::Config::new(&manifest.sink), connection.clone(), self.store.clone())?);
         for (name, source) in &manifest.sources {
             let config = kafka::source::Config::new(name, source);
             let source = Source::start(config, connection.clone(), self.store.clone(), self.aggregates.clone())?;
@@ -187,14 +190,18 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
         let served = served.iter().find(|(aggregate_type, _)| *aggregate_type == source.aggregate);
-        problems.extend(source_problem(name, source, served.map(|(_, plugin)| plugin)).map(|problem| format!("{place}: {problem}")));
+        problems.extend(
+            source_problem(name, source, served.map(|(_, plugin)| plugin)).map(|problem| format!("{place}: {problem}")),
+        );
     }
     for name in manifest.subscriptions.keys() {
         if !catalog.slots().any(|slot| &*slot.name == name && is_subscriber(&slot.current())) {
             problems.push(format!("{place}: `subscriptions.{name}` names no plugin that is a subscriber"));
         }
     }
-    for name in manifest.projections.keys().filter(|name| !projections.iter().any(|(projection, _)| projection == *name)) {
+    for name in
+        manifest.projections.keys().filter(|name| !projections.iter().any(|(projection, _)| projection == *name))
+    {
         problems.push(format!("{place}: `projections.{name}` names no projection of any plugin"));
     }
     problems

@@ -121,7 +121,7 @@ impl Folder {
             expected: None,
         };
         let decision = Decision::Events(vec![NewEvent { name: "OrderCreated".into(), payload: Vec::new() }]);
-        let append = Append { command, expected: ExpectedVersion::Any, decision };
+        let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision };
         super::wait_for(|done| self.store.append(append, done)).unwrap();
     }
 
@@ -163,7 +163,7 @@ impl Recorder {
         self.offered.load(Ordering::SeqCst)
     }
 
-    fn record(&self, command: Command, reply: Reply) {
+    fn record(&self, command: Arc<Command>, reply: Reply) {
         let event = NewEvent { name: "Taken".into(), payload: command.payload.clone() };
         let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
         let done = |result: Result<crate::store::Appended, crate::store::Error>| {
@@ -177,7 +177,7 @@ impl Recorder {
 }
 
 impl Inbox for Recorder {
-    fn offer(&self, command: Command, reply: Reply) -> Result<(), Unaccepted> {
+    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         let number = self.offered.fetch_add(1, Ordering::SeqCst);
         match *self.mood.lock().unwrap() {
             Mood::Full => return Err(Unaccepted::Full(command, reply)),

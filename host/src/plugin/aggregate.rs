@@ -51,8 +51,12 @@ impl AggregateGuest {
     pub fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
         let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
-        let lent: Vec<_> =
-            events.iter().zip(&headers).zip(&ids).map(|((event, headers), id)| lend_event(event, id, headers)).collect();
+        let lent: Vec<_> = events
+            .iter()
+            .zip(&headers)
+            .zip(&ids)
+            .map(|((event, headers), id)| lend_event(event, id, headers))
+            .collect();
         let applied =
             self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
         Ok(applied.map_err(failure))

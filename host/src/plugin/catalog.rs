@@ -108,7 +108,8 @@ impl Catalog {
                 changed.recv_timeout(QUIET)
             };
             match path {
-                Ok(path) => waiting.extend(self.slots.values().filter(|slot| is_same(slot.file(), &path)).map(|slot| &*slot.name)),
+                Ok(path) => waiting
+                    .extend(self.slots.values().filter(|slot| is_same(slot.file(), &path)).map(|slot| &*slot.name)),
                 Err(RecvTimeoutError::Timeout) => {
                     for name in std::mem::take(&mut waiting) {
                         // Its reason is logged and kept for `status`.

@@ -24,7 +24,8 @@ impl Compiler {
     /// An engine whose compiled code lies in the folder `cache`, or is not kept. The folder must belong to the
     /// operator: what lies in it is run.
     pub fn new(cache: Option<&Path>) -> Result<Self, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::Host(format!("can't prepare the WebAssembly engine: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Error::Host(format!("can't prepare the WebAssembly engine: {error}"));
         cache.map_or(Ok(()), std::fs::create_dir_all).map_err(|error| failed(&error))?;
         let mut config = Config::new();
         config

@@ -35,7 +35,8 @@ impl ProjectionGuest {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
         let mut guarded = Guarded::new(plugin);
         let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
-        let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
+        let guest =
+            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
         Ok(Self { guarded, guest, output_bytes_max: plugin.limits.output_bytes_max })
     }
 
@@ -52,8 +53,12 @@ impl ProjectionGuest {
     ) -> Result<Result<(), Failure>, Error> {
         let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
         let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
-        let lent: Vec<_> =
-            events.iter().zip(&headers).zip(&ids).map(|((event, headers), id)| lend_event(event, id, headers)).collect();
+        let lent: Vec<_> = events
+            .iter()
+            .zip(&headers)
+            .zip(&ids)
+            .map(|((event, headers), id)| lend_event(event, id, headers))
+            .collect();
         self.guarded.store.data_mut().read_model = Some(read_model);
         let projected = self.guarded.call(events.len(), |store| self.guest.call_project(store, &lent));
         self.guarded.store.data_mut().read_model = None;

@@ -168,7 +168,11 @@ impl sql::Host for Sandbox {
         Ok(read_model.execute(&statement, parameters).map_err(|error| sql_error(error, statement)))
     }
 
-    fn query(&mut self, statement: String, parameters: Vec<sql::Value>) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
+    fn query(
+        &mut self,
+        statement: String,
+        parameters: Vec<sql::Value>,
+    ) -> wasmtime::Result<Result<sql::Rows, sql::Error>> {
         let read_model = self.read_model()?;
         let parameters = parameters.into_iter().map(SqlValue::from).collect();
         Ok(match read_model.query(&statement, parameters) {

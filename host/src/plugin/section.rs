@@ -76,8 +76,7 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
     let mut description: Option<Description> = None;
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (plugin, version, role) = parse(label, line)?;
-        let description =
-            description.get_or_insert_with(|| Description { plugin, version, roles: Vec::new() });
+        let description = description.get_or_insert_with(|| Description { plugin, version, roles: Vec::new() });
         if description.roles.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(&role)) {
             return Err(Error::Plugin(format!(
                 "plugin {label} exports the role `{role}` beside another of its kind: move one of them to a plugin of its own"
@@ -102,7 +101,9 @@ fn find(label: &str, bytes: &[u8]) -> Result<String, Error> {
     let mut found = Vec::new();
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| {
-            Error::Plugin(format!("plugin {label} is damaged ({error}): build it again, and replace the file in one step"))
+            Error::Plugin(format!(
+                "plugin {label} is damaged ({error}): build it again, and replace the file in one step"
+            ))
         })?;
         if let Payload::CustomSection(section) = payload
             && section.name() == SECTION
@@ -130,15 +131,17 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
     }
     let missing = |key: &str| error(format!("lacks `{key}` for its role `{}`", line.role));
     let role = match line.role.as_str() {
-        "aggregate" => {
-            Role::Aggregate { aggregate_type: line.aggregate_type.clone().ok_or_else(|| missing("type"))? }
-        }
+        "aggregate" => Role::Aggregate { aggregate_type: line.aggregate_type.clone().ok_or_else(|| missing("type"))? },
         "subscriber" => Role::Subscriber { subscriptions: line.subscriptions },
         "projection" => Role::Projection {
             name: line.name.clone().ok_or_else(|| missing("name"))?,
             subscriptions: line.subscriptions,
         },
-        "" => return Err(Error::Plugin(format!("plugin {label} exports no role: call one of the SDK's export macros in it"))),
+        "" => {
+            return Err(Error::Plugin(format!(
+                "plugin {label} exports no role: call one of the SDK's export macros in it"
+            )));
+        }
         other => return Err(error(format!("names a role `{other}` that this host does not know"))),
     };
     Ok((line.plugin, line.version, role))

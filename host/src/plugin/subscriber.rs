@@ -18,7 +18,8 @@ impl SubscriberGuest {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a subscriber", &error))?;
         let mut guarded = Guarded::new(plugin);
         let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
-        let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a subscriber", &error))?;
+        let guest =
+            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a subscriber", &error))?;
         Ok(Self { guarded, guest })
     }
 
@@ -35,11 +36,7 @@ impl SubscriberGuest {
     }
 }
 
-fn lend<'a>(
-    event: &'a RecordedEvent,
-    id: &'a str,
-    headers: &'a [types::HeaderParam<'a>],
-) -> types::Delivery<'a> {
+fn lend<'a>(event: &'a RecordedEvent, id: &'a str, headers: &'a [types::HeaderParam<'a>]) -> types::Delivery<'a> {
     types::Delivery {
         name: &event.name,
         key: Some(event.stream.aggregate_id.as_bytes()),

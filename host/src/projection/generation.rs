@@ -70,9 +70,8 @@ impl Generation {
                 Database::open_read_only(&self.file).map_err(|error| internal(&failed(&self.file, &error)))?,
             ),
         };
-        let answer = guest
-            .query(query, params, database.for_guest())
-            .map_err(|error: plugin::Error| internal(&error))?;
+        let answer =
+            guest.query(query, params, database.for_guest()).map_err(|error: plugin::Error| internal(&error))?;
         self.resting.lock().expect("no holder panics").push((guest, database));
         answer
     }

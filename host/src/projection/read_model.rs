@@ -159,7 +159,7 @@ impl ReadModel for Session {
     fn query(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlError> {
         self.0.as_guest(|connection| {
             let mut prepared = connection.prepare_cached(statement).map_err(sql_error)?;
-            let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = prepared.column_names().map(str::to_owned).collect();
             let mut found = SqlRows { columns, rows: Vec::new() };
             let mut rows = prepared.query(params_from_iter(parameters.iter())).map_err(sql_error)?;
             let mut bytes = 0;

@@ -119,7 +119,9 @@ impl Worker {
     /// Begins a generation of new code beside the one that serves.
     fn look_for_code(&mut self, live: &Builder, next: &mut Option<Builder>) {
         let newest = next.as_ref().map_or(&live.generation.plugin, |next| &next.generation.plugin);
-        if self.slot.is_current(newest) || self.refused.as_ref().is_some_and(|(refused, _)| self.slot.is_current(refused)) {
+        if self.slot.is_current(newest)
+            || self.refused.as_ref().is_some_and(|(refused, _)| self.slot.is_current(refused))
+        {
             return;
         }
         self.refused = None;
@@ -207,7 +209,11 @@ impl Worker {
                 return Err(Error::Event(format!(
                     "event {} of {} version {} ({position}) can't be folded in by plugin {}: {}; repair the plugin and reload \
                      it, nothing was skipped",
-                    event[0].name, event[0].stream, event[0].version, builder.generation.plugin.label(), failure.refusal
+                    event[0].name,
+                    event[0].stream,
+                    event[0].version,
+                    builder.generation.plugin.label(),
+                    failure.refusal
                 )));
             }
             self.progress.is_because(State::Retrying, failure.refusal.to_string());

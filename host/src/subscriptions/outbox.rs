@@ -35,12 +35,14 @@ impl Outbox {
             let (id, name, stream) = (command.id.clone(), command.name.clone(), command.stream.clone());
             let reply = Box::new(move |outcome| {
                 if let Outcome::Failed { reason } = outcome {
-                    tracing::warn!("subscription {subscription}: command {id} ({name} to {stream}) is sent again later: {reason}");
+                    tracing::warn!(
+                        "subscription {subscription}: command {id} ({name} to {stream}) is sent again later: {reason}"
+                    );
                     state.unsettled.store(true, Ordering::Release);
                 }
                 state.in_flight.fetch_sub(1, Ordering::Release);
             });
-            match self.aggregates.send(command, reply) {
+            match self.aggregates.send(command.into(), reply) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
                 Err(Unaccepted::NoSuchAggregate { known, command, .. }) => self.put_aside(&command, &known),
@@ -76,11 +78,15 @@ impl Outbox {
             time_ms: crate::model::now_ms(),
         };
         let state = self.state.clone();
-        self.store.park(letter, command.origin.clone(), Box::new(move |parked| {
-            if parked.is_err() {
-                state.unsettled.store(true, Ordering::Release);
-            }
-            state.in_flight.fetch_sub(1, Ordering::Release);
-        }));
+        self.store.park(
+            letter,
+            command.origin.clone(),
+            Box::new(move |parked| {
+                if parked.is_err() {
+                    state.unsettled.store(true, Ordering::Release);
+                }
+                state.in_flight.fetch_sub(1, Ordering::Release);
+            }),
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The thread of a subscription.
 
-use super::outbox::Outbox;
 use super::Options;
+use super::outbox::Outbox;
 use crate::filter::Filter;
 use crate::follow::{Follower, Progress, Stop, backoff};
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId};
@@ -146,7 +146,9 @@ impl Worker {
                 Ok(effects) => return self.keep(event, effects, to),
                 Err(Unhandled::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. })) => (reason, after),
                 Err(Unhandled::Trap(reason)) => (reason, Duration::ZERO),
-                Err(Unhandled::Refused(Failure { refusal, .. })) => return self.park(&event[0], to, refusal.to_string()),
+                Err(Unhandled::Refused(Failure { refusal, .. })) => {
+                    return self.park(&event[0], to, refusal.to_string());
+                }
             };
             if attempt >= self.options.attempts_max {
                 return self.park(&event[0], to, format!("{reason} (tried {attempt} times)"));
@@ -223,10 +225,13 @@ impl Worker {
             parked,
         };
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        self.store.advance(step, Box::new(move |result| {
-            // The worker waits below: it is there.
-            let _ = answer.send(result);
-        }));
+        self.store.advance(
+            step,
+            Box::new(move |result| {
+                // The worker waits below: it is there.
+                let _ = answer.send(result);
+            }),
+        );
         let Advanced { commands } = answered.recv().map_err(|_| Error::Closed)??;
         self.checkpoint = to;
         self.outbox.send(commands);
@@ -268,7 +273,12 @@ fn command_from(id: Arc<str>, event: &RecordedEvent, command: crate::plugin::Out
     }
 }
 
-fn message_from(id: Arc<str>, source: &Arc<str>, event: &RecordedEvent, message: crate::plugin::OutgoingMessage) -> Message {
+fn message_from(
+    id: Arc<str>,
+    source: &Arc<str>,
+    event: &RecordedEvent,
+    message: crate::plugin::OutgoingMessage,
+) -> Message {
     Message {
         id,
         topic: message.topic,

@@ -33,18 +33,17 @@ fn open(file: &str) -> Arc<dyn EventStore> {
     Arc::new(SqliteStore::open(Path::new(file), options).expect("open the store"))
 }
 
-/// Appends until the disk is full, then makes room. Prints the refusal, then how many events are there.
+/// Appends until the disk is full, then makes room. Prints the refusal, then how many events there are at the end.
 fn fill(file: &str, bytes: u64) {
     let store = open(file);
     file_size_max(bytes);
-    let mut appended = 0;
+    let mut there = all_events(&*store).len();
     let refusal = loop {
-        let answers: Vec<_> = (0..40)
-            .map(|n| ask_append(&*store, command(&order(n), "c"), ExpectedVersion::Any, happened(10)))
-            .collect();
+        let answers: Vec<_> =
+            (0..40).map(|n| ask_append(&*store, command(&order(n), "c"), ExpectedVersion::Any, happened(10))).collect();
         let mut refusals = answers.into_iter().filter_map(|pending| match pending.answer() {
             Ok(_) => {
-                appended += 10;
+                there += 10;
                 None
             }
             Err(Error::Failed(text)) => Some(text),
@@ -56,12 +55,12 @@ fn fill(file: &str, bytes: u64) {
         }
     };
     println!("{refusal}");
-    assert_eq!(all_events(&*store).len(), appended, "what was refused is not there, what was answered is");
+    assert_eq!(all_events(&*store).len(), there, "what was refused is not there, what was answered is");
     file_size_max(libc::RLIM_INFINITY);
     record(&*store, &order("after"), 1);
     assert_eq!(whole_stream(&mut *reader(&*store), &order("after")).len(), 1);
     store.close();
-    println!("{}", appended + 1);
+    println!("{}", there + 1);
 }
 
 /// A full disk, as far as the process can tell: writes beyond the size fail.

@@ -36,7 +36,9 @@ pub fn an_expectation_is_met_or_the_conflict_names_the_actual_version<P: Place>(
             record(&*store, &stream, before);
         }
         match append(&*store, command(&stream, "c"), expected, happened(2)) {
-            Ok(appended) => assert!(met && appended.version == Version(before as u64 + 2), "{before} {expected}: {appended:?}"),
+            Ok(appended) => {
+                assert!(met && appended.version == Version(before as u64 + 2), "{before} {expected}: {appended:?}")
+            }
             Err(Error::Conflict { stream: refused, actual, expected: wanted }) => {
                 assert!(!met, "{before} {expected}");
                 assert_eq!((refused, actual, wanted), (stream.clone(), Version(before as u64), expected));
@@ -65,7 +67,8 @@ pub fn of_twenty_appends_on_one_version_one_succeeds<P: Place>() {
             });
             senders.collect::<Vec<_>>().into_iter().map(|sender| sender.join().unwrap()).collect()
         });
-        let won = answers.iter().filter(|answer| answer.as_ref().is_ok_and(|a| a.version == Version(round + 1))).count();
+        let won =
+            answers.iter().filter(|answer| answer.as_ref().is_ok_and(|a| a.version == Version(round + 1))).count();
         let lost = answers
             .iter()
             .filter(|answer| matches!(answer, Err(Error::Conflict { actual, .. }) if *actual == Version(round + 1)))

@@ -12,7 +12,9 @@ pub fn a_closed_store_has_finished_what_was_queued<P: Place>() {
     let asked: Vec<_> =
         (0..500).map(|n| ask_append(&*store, command(&order(n % 9), "c"), ExpectedVersion::Any, happened(1))).collect();
     store.close();
-    asked.into_iter().for_each(|pending| drop(pending.answer().expect("what is queued is finished")));
+    for pending in asked {
+        pending.answer().expect("what is queued is finished");
+    }
     assert_eq!(all_events(&*place.open()).len(), 500);
 }
 

@@ -24,13 +24,37 @@ const SUBSCRIPTIONS: [&str; 2] = ["warehouse", "notifier"];
 /// Something that happens to a store.
 #[derive(Clone, Debug)]
 enum Act {
-    Append { stream: u8, expects: Expects, decides: Decides, unique: Unique },
-    Advance { subscription: usize, stale: bool, by: u64, commands: u8, messages: u8, letters: u8 },
+    Append {
+        stream: u8,
+        expects: Expects,
+        decides: Decides,
+        unique: Unique,
+    },
+    Advance {
+        subscription: usize,
+        stale: bool,
+        by: u64,
+        commands: u8,
+        messages: u8,
+        letters: u8,
+    },
     /// Handles a command that a subscription has sent, or has sent and settled long ago.
-    Settle { subscription: usize, nth: usize, decides: Decides },
-    Park { number: Option<(usize, u64)> },
-    Publish { stale: bool, by: u64 },
-    StartLedger { ledger: usize, next: u64 },
+    Settle {
+        subscription: usize,
+        nth: usize,
+        decides: Decides,
+    },
+    Park {
+        number: Option<(usize, u64)>,
+    },
+    Publish {
+        stale: bool,
+        by: u64,
+    },
+    StartLedger {
+        ledger: usize,
+        next: u64,
+    },
     Reopen,
 }
 
@@ -69,8 +93,12 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0..6u8, 0..8u8).prop_map(|(id, other)| Unique::Id { id, payload: u8::from(other == 0) }),
         3 => (0..2usize, numbers(), 0..3u64).prop_map(|(ledger, number, gap)| Unique::Origin { ledger, number, gap }),
     ];
-    let append = (0..STREAMS, expects, decides(), unique)
-        .prop_map(|(stream, expects, decides, unique)| Act::Append { stream, expects, decides, unique });
+    let append = (0..STREAMS, expects, decides(), unique).prop_map(|(stream, expects, decides, unique)| Act::Append {
+        stream,
+        expects,
+        decides,
+        unique,
+    });
     let advance = (0..2usize, prop::bool::weighted(0.2), 0..4u64, 0..4u8, 0..4u8, 0..2u8).prop_map(
         |(subscription, stale, by, commands, messages, letters)| Act::Advance {
             subscription,

@@ -113,7 +113,9 @@ pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
                 ask_append(&*store, command, ExpectedVersion::Any, Decision::Events(events))
             })
             .collect();
-        asked.into_iter().for_each(|pending| drop(pending.answer().expect("an append succeeds")));
+        for pending in asked {
+            pending.answer().expect("an append succeeds");
+        }
     };
     let (events, odd) = (WRITERS * COMMANDS * 3, WRITERS * COMMANDS * 6 / 5);
     let followed: Vec<_> = thread::scope(|scope| {
@@ -131,7 +133,10 @@ pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
     let all = all_events(&*store);
     assert_eq!(all.len(), events);
     assert!(followed[0] == all && followed[1] == all, "every event once, in order");
-    assert!(followed[2].iter().eq(all.iter().filter(|event| &*event.name == "Odd")), "what passes the filter, in order");
+    assert!(
+        followed[2].iter().eq(all.iter().filter(|event| &*event.name == "Odd")),
+        "what passes the filter, in order"
+    );
 }
 
 /// A reader sees at least what was answered, and never a gap.
@@ -167,7 +172,7 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
             let stream = n * 3 % STREAMS;
             let expected = ExpectedVersion::Exact(Version(versions[stream]));
             versions[stream] += 1 + n as u64 % 3;
-            let append = Append { command: command(&order(stream), "c"), expected, decision: happened(1 + n % 3) };
+            let append = Append { command: command(&order(stream), "c").into(), expected, decision: happened(1 + n % 3) };
             let answered = answered.clone();
             asked.push_back(ask(|told: Done<()>| {
                 let done = Box::new(move |result: Result<Appended, Error>| {
@@ -200,7 +205,9 @@ pub fn streams_are_whole_whenever_the_store_is_opened_again<P: Place>() {
                 ask_append(&*store, command, ExpectedVersion::Exact(before), happened(1 + n as usize % 4))
             })
             .collect();
-        asked.into_iter().for_each(|pending| drop(pending.answer().expect("a version is known after a new start")));
+        for pending in asked {
+            pending.answer().expect("a version is known after a new start");
+        }
         let mut reader = reader(&*store);
         for (stream, expected) in expected.iter().enumerate() {
             assert_eq!(whole_stream(&mut *reader, &order(stream)).len() as u64, *expected, "round {round}");

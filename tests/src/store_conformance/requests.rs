@@ -33,7 +33,7 @@ pub fn ask_append(
     expected: ExpectedVersion,
     decision: Decision,
 ) -> Pending<Appended> {
-    ask(|done| store.append(Append { command, expected, decision }, done))
+    ask(|done| store.append(Append { command: command.into(), expected, decision }, done))
 }
 
 /// Appends.

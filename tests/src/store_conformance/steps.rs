@@ -136,7 +136,8 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
     let mut store = place.open();
     let (mut newest, mut published) = (0, 0);
     for (count, publish) in [(2, 0), (3, 1), (0, 3), (1, 6), (4, 6), (2, 12), (1, 13)] {
-        let progress = Progress { messages: messages(newest + 1..=newest + count), ..step("notifier", Position(0), Position(0)) };
+        let progress =
+            Progress { messages: messages(newest + 1..=newest + count), ..step("notifier", Position(0), Position(0)) };
         advance(&*store, progress).unwrap();
         newest += count;
         assert_eq!(*store.outbox_head().borrow(), newest);
@@ -149,7 +150,8 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
         assert_eq!(reader.sink_position("kafka").unwrap(), published);
         for after in published..=newest {
             let found = reader.messages(after, usize::MAX).unwrap();
-            let expected: Vec<_> = (after + 1..=newest).map(|number| (number, message(&format!("m{number}")))).collect();
+            let expected: Vec<_> =
+                (after + 1..=newest).map(|number| (number, message(&format!("m{number}")))).collect();
             assert_eq!(found, expected, "after {after} of {newest}");
             let some = reader.messages(after, 1).unwrap();
             assert_eq!(some.first(), expected.first(), "a limit leaves out the last, not the first");

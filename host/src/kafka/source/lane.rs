@@ -17,7 +17,7 @@ pub(super) struct Lane {
     /// Offsets from here on can't be settled already: no need to look.
     settled_until: u64,
     in_flight: usize,
-    held: Option<(Command, Reply)>,
+    held: Option<(Arc<Command>, Reply)>,
 }
 
 impl Lane {
@@ -82,11 +82,11 @@ impl Lane {
     }
 
     /// Keeps a command for which there was no room.
-    pub(super) fn hold(&mut self, command: Command, reply: Reply) {
+    pub(super) fn hold(&mut self, command: Arc<Command>, reply: Reply) {
         self.held = Some((command, reply));
     }
 
-    pub(super) fn held(&mut self) -> Option<(Command, Reply)> {
+    pub(super) fn held(&mut self) -> Option<(Arc<Command>, Reply)> {
         self.held.take()
     }
 

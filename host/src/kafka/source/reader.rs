@@ -327,7 +327,7 @@ impl Reading {
         match work.mapping.command(record, origin.clone()) {
             Ok(command) => {
                 let reply: Reply = Box::new(move |outcome| ticket.end(is_settled(&outcome)));
-                self.offer(work, command, reply);
+                self.offer(work, command.into(), reply);
             }
             Err(letter) => {
                 tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
@@ -337,7 +337,7 @@ impl Reading {
     }
 
     /// Hands a command on, or holds it.
-    fn offer(&mut self, work: &Work, command: Command, reply: Reply) -> bool {
+    fn offer(&mut self, work: &Work, command: Arc<Command>, reply: Reply) -> bool {
         match work.inbox.offer(command, reply) {
             Ok(()) => return true,
             Err(Unaccepted::Full(command, reply)) => self.lane.hold(command, reply),
@@ -352,7 +352,7 @@ impl Reading {
                     tracing::error!(source = &*work.config.name, "{error}");
                     work.view.error(self.partition, error, Lasts::UntilRecord);
                 }
-                self.lane.hold(*command, reply);
+                self.lane.hold(command, reply);
             }
         }
         false

@@ -41,7 +41,7 @@ impl Writer {
         if let Some(origin) = &command.origin
             && self.ledgers.has(&self.connection, origin)?
         {
-            return Err(Error::Duplicate { id: command.id, outcome: None });
+            return Err(Error::Duplicate { id: command.id.clone(), outcome: None });
         }
         if let Some(fingerprint) = fingerprint {
             self.refuse_repetition(&command, fingerprint)?;
@@ -51,7 +51,7 @@ impl Writer {
                 let key = self.key(&command.stream)?;
                 let actual = self.version(&key)?;
                 if !expected.allows(actual) {
-                    return Err(Error::Conflict { stream: command.stream, actual, expected });
+                    return Err(Error::Conflict { stream: command.stream.clone(), actual, expected });
                 }
                 self.check_sizes(&command, &events)?;
                 batch.tally(&command)[0] += 1;

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// An event type as its two names.
@@ -47,7 +48,12 @@ impl Dictionary {
     }
 
     /// The number of an event type, given to it now if it is new.
-    pub(super) fn event_type(&mut self, connection: &Connection, aggregate_type: i64, name: &str) -> rusqlite::Result<i64> {
+    pub(super) fn event_type(
+        &mut self,
+        connection: &Connection,
+        aggregate_type: i64,
+        name: &str,
+    ) -> rusqlite::Result<i64> {
         let key = (aggregate_type, Arc::from(name));
         if let Some(&number) = self.event_types.get(&key) {
             return Ok(number);
@@ -75,14 +81,15 @@ impl Dictionary {
 
     /// The names behind a number.
     pub(super) fn names(&mut self, connection: &Connection, number: i64) -> rusqlite::Result<&EventType> {
-        if !self.by_number.contains_key(&number) {
-            let names = connection.query_row(
-                "SELECT a.name, e.name FROM event_types e JOIN aggregate_types a ON a.id = e.aggregate_type WHERE e.id = ?1",
-                [number],
-                |row| Ok(EventType { aggregate_type: row.get(0)?, name: row.get(1)? }),
-            )?;
-            self.by_number.insert(number, names);
-        }
-        Ok(&self.by_number[&number])
+        let unknown = match self.by_number.entry(number) {
+            Entry::Occupied(known) => return Ok(known.into_mut()),
+            Entry::Vacant(unknown) => unknown,
+        };
+        let names = connection.query_row(
+            "SELECT a.name, e.name FROM event_types e JOIN aggregate_types a ON a.id = e.aggregate_type WHERE e.id = ?1",
+            [number],
+            |row| Ok(EventType { aggregate_type: row.get(0)?, name: row.get(1)? }),
+        )?;
+        Ok(unknown.insert(names))
     }
 }

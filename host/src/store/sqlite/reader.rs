@@ -28,7 +28,14 @@ impl SqliteReader {
     }
 
     /// Positions of a stream's events whose version is within the bounds, by version.
-    fn positions(&mut self, stream: &StreamId, from: u64, to: u64, order: &str, limit: usize) -> Result<Vec<u64>, Error> {
+    fn positions(
+        &mut self,
+        stream: &StreamId,
+        from: u64,
+        to: u64,
+        order: &str,
+        limit: usize,
+    ) -> Result<Vec<u64>, Error> {
         let failed = failed("reading the stream index");
         let (from, to, limit) = (within_sqlite(from), within_sqlite(to), limit.min(i64::MAX as usize));
         let Some(number) =

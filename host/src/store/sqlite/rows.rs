@@ -30,7 +30,11 @@ pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Erro
 }
 
 /// A row of [`EVENT_COLUMNS`].
-pub(super) fn event(connection: &Connection, dictionary: &mut Dictionary, row: &Row<'_>) -> Result<RecordedEvent, Error> {
+pub(super) fn event(
+    connection: &Connection,
+    dictionary: &mut Dictionary,
+    row: &Row<'_>,
+) -> Result<RecordedEvent, Error> {
     let failed = failed("reading an event");
     let names = dictionary.names(connection, row.get(1).map_err(&failed)?).map_err(&failed)?;
     let position = Position(row.get(0).map_err(&failed)?);

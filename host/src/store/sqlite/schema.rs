@@ -3,7 +3,8 @@
 use super::{Error, failed};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,40 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
 
 /// The writer's connection, on a file that is up to date.
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
+    if path.exists() {
+        refuse_empty(path)?;
+    } else {
+        make(path)?;
+    }
+    open_or_make(path)
+}
+
+/// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content
+/// is lost.
+fn make(path: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Failed(format!("can't make the store {}: {error}", path.display()));
+    let aside = path.with_extension("new");
+    if aside.exists() {
+        fs::remove_file(&aside).map_err(failed)?;
+    }
+    // Closing it leaves all in one file, its log folded in.
+    drop(open_or_make(&aside)?);
+    fs::rename(&aside, path).map_err(failed)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(failed)
+}
+
+fn refuse_empty(path: &Path) -> Result<(), Error> {
+    match fs::metadata(path) {
+        // SQLite takes a single byte for nothing, too.
+        Ok(file) if file.is_file() && file.len() <= 1 => Err(Error::Failed(format!(
+            "the store {} is damaged, it is empty: restore it from a backup, or delete it to begin with nothing",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn open_or_make(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {}", path.display());
     let failed = failed(&doing);
     let mut connection = Connection::open(path).map_err(&failed)?;
@@ -64,6 +99,7 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
 
 /// A connection to look at a store that no host has open: it changes nothing, and makes no file.
 pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
+    refuse_empty(path)?;
     let connection = open_for_reading(path)?;
     match version(&connection, path)? {
         MIGRATED => Ok(connection),

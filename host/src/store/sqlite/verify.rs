@@ -222,7 +222,8 @@ impl Verifier<'_> {
                 self.report.problem(format!("before {place}, some are missing from the outbox"));
             }
             next = Some(step.last.saturating_add(1));
-            let origins = |commands: Vec<Command>| commands.into_iter().map(|command| command.origin).collect::<Vec<_>>();
+            let origins =
+                |commands: Vec<Command>| commands.into_iter().map(|command| command.origin).collect::<Vec<_>>();
             if let Some(found) = self.body(&step, &place)?.map(origins) {
                 self.report.commands += found.len() as u64;
                 let numbered = |number| Some(Origin { ledger: name.as_str().into(), first: number, last: number });
@@ -232,7 +233,8 @@ impl Verifier<'_> {
             }
         }
         if next.unwrap_or(ledger.next.min(sent)) != sent {
-            self.report.problem(format!("the newest commands of subscription {subscription} are missing from the outbox"));
+            self.report
+                .problem(format!("the newest commands of subscription {subscription} are missing from the outbox"));
         }
         Ok(())
     }
@@ -243,7 +245,8 @@ impl Verifier<'_> {
         let sinks: Vec<(String, u64)> =
             self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
         for (sink, position) in sinks.iter().filter(|(_, position)| *position > newest) {
-            self.report.problem(format!("the position of sink {sink} is {position}, past the newest message, {newest}"));
+            self.report
+                .problem(format!("the position of sink {sink} is {position}, past the newest message, {newest}"));
         }
         let published = sinks.iter().map(|(_, position)| *position).min().unwrap_or(0);
         let mut next = None;

@@ -117,7 +117,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, lock: File, options: Options, index: Arc<StreamIndex>) -> Result<Self, Error> {
+    pub(super) fn new(
+        connection: Connection,
+        lock: File,
+        options: Options,
+        index: Arc<StreamIndex>,
+    ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
         let filler = Filler::open(&connection, index.clone(), &options)?;
         let log = PathBuf::from(format!("{}-wal", connection.path().unwrap_or_default()));
@@ -243,7 +248,11 @@ impl Writer {
             .map_err(&failed)?;
         let (actual, sent): (u64, u64) = row.unwrap_or((0, 0));
         if actual != from.0 {
-            return Err(Error::CheckpointMoved { owner: format!("subscription {subscription}"), actual, expected: from.0 });
+            return Err(Error::CheckpointMoved {
+                owner: format!("subscription {subscription}"),
+                actual,
+                expected: from.0,
+            });
         }
         refuse_beyond(&format!("the checkpoint of subscription {subscription}"), to.0, self.next_position - 1)?;
         self.connection

@@ -124,7 +124,8 @@ impl Model {
                 (2, None, Outcome::Malformed { reason: reason.clone() })
             }
         };
-        self.tallies.entry((command.stream.aggregate_type.to_string(), command.name.to_string())).or_default()[ended] += 1;
+        self.tallies.entry((command.stream.aggregate_type.to_string(), command.name.to_string())).or_default()
+            [ended] += 1;
         if let Some(origin) = &command.origin {
             self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
         }
