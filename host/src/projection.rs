@@ -3,7 +3,7 @@
 //! A projection has a thread that folds events into its read model: a SQLite file of its own, whose rows and whose
 //! checkpoint are one transaction. The file is named by the digest of the plugin's code. Changed code therefore
 //! starts with an empty file; the old code and its file keep answering until the new one has caught up, and then
-//! the switch is one step ([`Generation`]).
+//! the switch is one step (`generation`).
 
 mod generation;
 mod read_model;

@@ -6,7 +6,7 @@
 //! - [`topic`]: records into and out of a Kafka topic
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`baskets`]: what must come of a file of baskets, worked out without the host
-//! - [`store_conformance`]: what every event store must do
+//! - [`mod@store_conformance`]: what every event store must do
 //! - [`store_workload`]: work for a store that is going to be killed
 //!
 //! Hosts are processes, brokers are brokers, and tests wait on conditions. What the harness can't do, it panics

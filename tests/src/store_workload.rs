@@ -112,7 +112,10 @@ fn copying(position: Position) -> Command {
 
 fn send(store: &dyn EventStore, command: Command) {
     let id = command.id.to_string();
-    store.append(Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) }, acknowledge(id));
+    store.append(
+        Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) },
+        acknowledge(id),
+    );
 }
 
 fn acknowledge<T>(what: String) -> Done<T> {
