@@ -146,7 +146,8 @@ impl Host {
     /// Everything a person needs to see whether the host does its work.
     pub async fn status(&self) -> Status {
         let parts = &self.parts;
-        let (commands, parked) = self.counts();
+        // It reads the store: a moment, but not one for a thread that others wait for.
+        let (commands, parked) = tokio::task::block_in_place(|| self.counts());
         Status {
             host: HostStatus {
                 version: env!("CARGO_PKG_VERSION").into(),

@@ -36,7 +36,7 @@ pub struct Manifest {
     pub subscriptions: BTreeMap<String, Subscription>,
     /// Settings of projections, by projection name. A projection without an entry has the defaults.
     pub projections: BTreeMap<String, Projection>,
-    /// Limits of the Kafka sink.
+    /// The Kafka sink.
     pub sink: Sink,
 }
 
@@ -127,13 +127,13 @@ pub struct Limits {
     pub event_time_ms: u64,
     /// Linear memory of one wasm store.
     pub memory_mib: usize,
-    /// Entries of all tables of one wasm store.
+    /// Entries of each table of one wasm store.
     pub table_elements: usize,
     /// Live aggregates of one shard.
     pub instances: usize,
-    /// What one call may return or hand to the host.
+    /// What the answer of one query may have.
     pub output_mib: usize,
-    /// Commands and messages of one event.
+    /// Commands and messages of one call.
     pub effects_max: usize,
 }
 
@@ -230,17 +230,34 @@ impl Default for Projection {
     }
 }
 
-/// Limits of the Kafka sink.
+/// The Kafka sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
-    /// How many messages are sent before their acknowledgements are recorded.
+    /// How many messages are sent before their acknowledgements are recorded; in the transactional mode, how many
+    /// share a transaction.
     pub batch_max: usize,
+    /// What a crash may do to readers.
+    pub mode: SinkMode,
+    /// A name for the transactional mode: of hosts with the same one, the newest publishes and the others are fenced.
+    /// `None` is a name of the store's own, which a copy of the data folder shares.
+    pub transactional_id: Option<String>,
 }
 
 impl Default for Sink {
     fn default() -> Self {
-        Self { batch_max: 1000 }
+        Self { batch_max: 1000, mode: SinkMode::default(), transactional_id: None }
     }
+}
+
+/// What a crash of the host may do to those who read what the sink publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SinkMode {
+    /// Nothing, where they read with `isolation.level=read_committed`: each message is there exactly once. The
+    /// development broker has no transactions; there it is [`SinkMode::Idempotent`].
+    #[default]
+    Transactional,
+    /// It may repeat the messages of a batch; `ce_id` tells a repetition.
+    Idempotent,
 }
 
 /// What the command line may set in the manifest's place. `None` leaves the manifest's value.

@@ -74,8 +74,8 @@ pub trait Reader: Send {
     /// All ledgers whose name starts with `prefix`.
     fn ledgers(&mut self, prefix: &str) -> Result<Vec<(String, Ledger)>, Error>;
 
-    /// The checkpoint of a subscription; 0 where it has none.
-    fn checkpoint(&mut self, subscription: &str) -> Result<Position, Error>;
+    /// The checkpoint of a subscription, if it ever had one.
+    fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error>;
 
     /// The commands of a subscription that are not settled yet, in order.
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error>;

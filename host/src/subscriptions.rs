@@ -110,9 +110,9 @@ impl Subscription {
         self.progress.reached()
     }
 
-    /// Commands that are sent and not settled.
-    pub fn commands_in_flight(&self) -> usize {
-        self.outbox.in_flight()
+    /// Whether commands are on their way to the aggregates.
+    pub fn has_commands(&self) -> bool {
+        self.outbox.is_busy()
     }
 
     /// Ends after the step it is at.

@@ -3,6 +3,7 @@
 //! - [`built`]: where the programs and plugins are that `cargo xtask build` makes
 //! - [`setting`]: a folder with a manifest, gone after the test
 //! - [`host`]: a running host, spoken to over HTTP
+//! - [`kafka`]: a real broker
 //! - [`topic`]: records into and out of a Kafka topic
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`baskets`]: what must come of a file of baskets, worked out without the host
@@ -15,6 +16,7 @@
 pub mod baskets;
 pub mod built;
 pub mod host;
+pub mod kafka;
 pub mod module;
 pub mod setting;
 pub mod store_conformance;

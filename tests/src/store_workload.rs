@@ -85,7 +85,7 @@ fn handle(store: &dyn EventStore, number: u64) {
 fn copy(store: &dyn EventStore) {
     let (mut reader, filter) = (reader(store), Filter::parse(["order.*"]).expect("a filter"));
     reader.pending_commands(SUBSCRIPTION).expect("pending commands are read").into_iter().for_each(|c| send(store, c));
-    let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read");
+    let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read").unwrap_or_default();
     loop {
         let Page { events, reached } = reader.read_all(from, &filter, 50).expect("events are read");
         let progress = Progress {
@@ -162,7 +162,7 @@ impl Left {
             events,
             counts,
             source: reader.ledger(SOURCE).unwrap(),
-            checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap(),
+            checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default(),
             copies: reader.ledger(&format!("{SUBSCRIPTION_LEDGER}{SUBSCRIPTION}")).unwrap(),
             published: reader.sink_position(SINK).unwrap(),
         }

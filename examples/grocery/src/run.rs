@@ -105,8 +105,10 @@ impl Drop for Over<'_> {
 
 impl Run<'_> {
     fn through(&self) -> Result<Outcome> {
-        // Where the host begins must be settled before there is anything new.
+        // Where the host begins must be settled in every partition before there is anything new; those of a new topic
+        // may take a moment until they can be asked. A host that is drained has asked them all.
         flow::handled(&self.api, self.start.baskets)?;
+        flow::drain(&self.api)?;
         let work = Work { before: start::offsets(&self.brokers, producer::TOPIC)?, records: self.records };
         let notifications = Notifications::new(&self.brokers, &self.start.notifications)?;
         let progress = Progress::new(self.records)?;

@@ -67,7 +67,7 @@ struct Settled {
 }
 
 /// An aggregate with a decision on its way to the disk.
-struct Undecided {
+struct Unrecorded {
     /// `None` when its wasm store was lost meanwhile.
     live: Option<Live>,
     order: Order,
@@ -90,8 +90,8 @@ pub(super) struct Shard {
     reader: Box<dyn Reader>,
     options: Options,
     ready: LruCache<Arc<str>, Ready>,
-    undecided: HashMap<Arc<str>, Undecided>,
-    /// Commands in `undecided`, waiting ones included.
+    unrecorded: HashMap<Arc<str>, Unrecorded>,
+    /// Commands in `unrecorded`, waiting ones included.
     in_flight: usize,
     settled: (Sender<Settled>, Receiver<Settled>),
     gauges: Arc<Gauges>,
@@ -120,7 +120,7 @@ impl Shard {
             reader: store.reader()?,
             // Unbounded by the plugin's limit: `keep` discards what it pushes out.
             ready: LruCache::unbounded(),
-            undecided: HashMap::new(),
+            unrecorded: HashMap::new(),
             in_flight: 0,
             // The writer must never wait for a shard: what comes back is bounded by what is in flight.
             settled: crossbeam_channel::unbounded(),
@@ -162,9 +162,9 @@ impl Shard {
     }
 
     fn accept(&mut self, order: Order) {
-        match self.undecided.get_mut(&order.command.stream.aggregate_id) {
-            Some(undecided) => {
-                undecided.waiting.push_back(order);
+        match self.unrecorded.get_mut(&order.command.stream.aggregate_id) {
+            Some(unrecorded) => {
+                unrecorded.waiting.push_back(order);
                 self.in_flight += 1;
             }
             None => self.decide(order),
@@ -234,12 +234,16 @@ impl Shard {
 
     fn append_events(&mut self, order: Order, ready: Ready, events: Vec<crate::model::NewEvent>) {
         let aggregate = order.command.stream.aggregate_id.clone();
-        let expected = order.command.expected.unwrap_or(ExpectedVersion::Exact(ready.version));
+        // What the sender expects was met, or is given to the store to refuse.
+        let expected = match order.command.expected {
+            Some(expected) if !expected.allows(ready.version) => expected,
+            _ => ExpectedVersion::Exact(ready.version),
+        };
         let append = Append { command: order.command.clone(), expected, decision: Decision::Events(events) };
         let Decision::Events(events) = &append.decision else { unreachable!("it was just made") };
-        let undecided =
-            Undecided { live: Some(ready.live), order, events: events.len() as u32, waiting: VecDeque::new() };
-        self.undecided.insert(aggregate.clone(), undecided);
+        let unrecorded =
+            Unrecorded { live: Some(ready.live), order, events: events.len() as u32, waiting: VecDeque::new() };
+        self.unrecorded.insert(aggregate.clone(), unrecorded);
         self.in_flight += 1;
         let settled = self.settled.0.clone();
         self.store.append(
@@ -253,7 +257,7 @@ impl Shard {
 
     /// An append has ended: apply its events, or throw the live aggregate away; then go on with what waited.
     fn settled(&mut self, settled: Settled) {
-        let Some(Undecided { live, mut order, events, waiting }) = self.undecided.remove(&settled.aggregate) else {
+        let Some(Unrecorded { live, mut order, events, waiting }) = self.unrecorded.remove(&settled.aggregate) else {
             return;
         };
         self.in_flight -= 1 + waiting.len();
@@ -267,7 +271,9 @@ impl Shard {
                     self.discard(live);
                 }
                 match error {
-                    store::Error::Conflict { actual, expected, .. } if order.command.expected.is_some() => {
+                    store::Error::Conflict { actual, expected, .. }
+                        if order.command.expected.is_some_and(|expected| !expected.allows(actual)) =>
+                    {
                         order.waiter.answer(Outcome::Conflict { actual, expected });
                     }
                     store::Error::Conflict { .. } if order.attempts < self.options.attempts_max => {
@@ -404,8 +410,8 @@ impl Shard {
     fn lose_guest(&mut self) {
         self.guest = None;
         self.ready.clear();
-        for undecided in self.undecided.values_mut() {
-            undecided.live = None;
+        for unrecorded in self.unrecorded.values_mut() {
+            unrecorded.live = None;
         }
     }
 }

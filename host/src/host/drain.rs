@@ -4,6 +4,7 @@ use super::parts::Parts;
 use crate::kafka::Source;
 use crate::model::Position;
 use crate::status::{Drained, PartitionProgress, SourceProgress};
+use crate::subscriptions::Subscription;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -55,7 +56,7 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         *waiting_for = format!("subscription {name}");
         reach(subscription.reached(), head).await;
         *waiting_for = format!("the commands of subscription {name}");
-        until(|| subscription.commands_in_flight() == 0).await;
+        until(|| !subscription.has_commands()).await;
     }
     for projection in &parts.projections {
         *waiting_for = format!("projection {}", projection.name);
@@ -103,7 +104,7 @@ impl Parts {
     /// Whether nothing is on its way, at one look.
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
-            && self.subscriptions.iter().all(|subscription| subscription.commands_in_flight() == 0)
+            && !self.subscriptions.iter().any(Subscription::has_commands)
             && self.sources.iter().all(Source::is_caught_up)
             && self.sink.iter().all(|sink| sink.status().pending == 0)
     }

@@ -90,8 +90,10 @@ impl Parts {
             _topics: None,
             broker: Mutex::default(),
         };
-        let kafka = manifest.kafka.as_ref().map_or(Ok(()), |kafka| parts.start_kafka(manifest, kafka));
-        match parts.start_followers(manifest, runtime).and(kafka) {
+        let started = parts
+            .start_followers(manifest, runtime)
+            .and_then(|()| manifest.kafka.as_ref().map_or(Ok(()), |kafka| parts.start_kafka(manifest, kafka)));
+        match started {
             Ok(()) => Ok(parts),
             Err(error) => {
                 parts.stop();

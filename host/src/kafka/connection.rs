@@ -17,7 +17,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("auto.offset.reset", "is set by wasmill: say `from` in [sources.NAME] instead"),
     ("enable.idempotence", "is set by wasmill, whose sink is always idempotent: leave it out"),
     ("enable.partition.eof", "is set by wasmill: leave it out"),
-    ("transactional.id", "is set by wasmill: leave it out"),
+    ("transactional.id", "is set from [sink] transactional_id: write it there"),
 ];
 
 /// A Kafka cluster and how to talk to it. Cheap to clone.
@@ -104,21 +104,40 @@ impl Connection {
         config
     }
 
-    /// The producer of the sink.
+    /// The producer of an idempotent sink.
     pub(super) fn producer(&self, sink: &str) -> ClientConfig {
+        // An outbox message is tried until it is delivered or refused for good.
+        self.any_producer(sink, &[("retry.backoff.ms", "20"), ("message.timeout.ms", "0")])
+    }
+
+    /// The producer of a transactional sink.
+    pub(super) fn transactional_producer(&self, sink: &str, transactional_id: &str) -> ClientConfig {
+        // A broker that still ends the last transaction refuses the next one for a moment, which is waited out in
+        // steps of this length: the default of 100 ms would be most of a transaction's time.
+        let mut config = self.any_producer(sink, &[("retry.backoff.ms", "1")]);
+        config.set("transactional.id", transactional_id);
+        config
+    }
+
+    fn any_producer(&self, sink: &str, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut config = self.client(&format!("sink-{sink}"));
+        self.set_defaults(&mut config, defaults);
         let defaults = [
             // Agrees with Java and most other clients, so that equal keys meet in one partition.
             ("partitioner", "murmur2_random"),
             // Whole batches are handed over at once: waiting for more only adds latency.
             ("linger.ms", "1"),
-            ("retry.backoff.ms", "20"),
-            // An outbox message is tried until it is delivered or refused for good.
-            ("message.timeout.ms", "0"),
             ("topic.metadata.propagation.max.ms", "10000"),
         ];
         self.set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true");
+        config
+    }
+
+    /// Reads the position of a transactional sink; waits while a transaction that may change it is open.
+    pub(super) fn position_reader(&self, group: &str) -> ClientConfig {
+        let mut config = self.client("sink-position");
+        config.set("group.id", group).set("isolation.level", "read_committed").set("enable.auto.commit", "false");
         config
     }
 

@@ -1,25 +1,30 @@
-//! The outbox, published: messages that subscribers put there, in order, at least once and with the id that tells a
-//! repetition.
+//! The outbox, published: messages that subscribers put there, in order and with the id that tells a repetition.
 //!
-//! One thread reads a batch after the position, publishes it, waits until Kafka has acknowledged every message, and
-//! moves the position in the store. A crash between the last two repeats the batch. A message that Kafka refuses for
-//! good is parked and the rest goes on; everything else is tried until it works.
+//! One thread reads a batch after the position, publishes it, waits until it is safely in Kafka, and moves the position
+//! in the store. A message that Kafka refuses for good is parked and the rest goes on; everything else is tried until
+//! it works.
 //!
-//! `publisher` is the seam for other guarantees: it takes a batch and answers once the batch is safely in Kafka.
+//! What a crash between Kafka and the store does is the publisher's promise: with the `transactional` one Kafka has the
+//! position too, so that nothing is lost or repeated; the idempotent one repeats a batch.
 
+mod identity;
 mod publisher;
+mod sender;
+mod transactional;
 
 use super::context::Health;
 use super::{Connection, Error, join_within, start_thread, wait_for};
+use crate::manifest::SinkMode;
 use crate::model::{DeadLetter, Message, now_ms};
 use crate::status::{SinkStatus, State};
 use crate::store::{self, EventStore};
-use publisher::{Interrupted, Publisher, Refused};
+use publisher::{Idempotent, Interruption, Publisher, Refused};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 use tokio::sync::watch;
+use transactional::Transactional;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +38,10 @@ pub struct Config {
     pub name: Arc<str>,
     /// How many messages are published and acknowledged together.
     pub batch_max: usize,
+    /// What a crash may do to readers. The development broker has no transactions: there it is always idempotent.
+    pub mode: SinkMode,
+    /// Tells hosts that must not publish both; by default made from the store's identity.
+    pub transactional_id: Option<String>,
     /// How long `stop` waits for the batch in work.
     pub drain_max: Duration,
 }
@@ -40,7 +49,13 @@ pub struct Config {
 impl Config {
     /// The sink of the manifest.
     pub fn new(sink: &crate::manifest::Sink) -> Self {
-        Self { name: "outbox".into(), batch_max: sink.batch_max, drain_max: Duration::from_secs(10) }
+        Self {
+            name: "outbox".into(),
+            batch_max: sink.batch_max,
+            mode: sink.mode,
+            transactional_id: sink.transactional_id.clone(),
+            drain_max: Duration::from_secs(10),
+        }
     }
 }
 
@@ -60,6 +75,8 @@ struct View {
     stopping: AtomicBool,
     /// No more waiting for acknowledgements.
     given_up: AtomicBool,
+    /// It publishes no more until a person acts.
+    ended: AtomicBool,
     error: Mutex<Option<String>>,
     published: AtomicU64,
     position: AtomicU64,
@@ -82,7 +99,7 @@ impl Sink {
             let (config, view, outbox) = (config.clone(), view.clone(), outbox.clone());
             move || {
                 let _ = view.thread.set(std::thread::current());
-                let publisher = Publisher::new(&config.name, connection, view.clone())?;
+                let publisher = publisher(&config, connection, &store, &view)?;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
                 let runtime =
                     runtime.map_err(|error| Error::Client { client: "sink".into(), cause: error.to_string() })?;
@@ -96,7 +113,8 @@ impl Sink {
     /// What it is doing.
     pub fn status(&self) -> SinkStatus {
         let error = self.view.error.lock().expect("no holder panics").clone().or_else(|| self.view.health.trouble());
-        let state = match (&error, self.view.stopping.load(Ordering::Acquire)) {
+        let ended = self.view.stopping.load(Ordering::Acquire) || self.view.ended.load(Ordering::Acquire);
+        let state = match (&error, ended) {
             (_, true) => State::Stopped,
             (Some(_), false) => State::Retrying,
             (None, false) => State::Running,
@@ -137,11 +155,28 @@ impl Drop for Sink {
     }
 }
 
+fn publisher(
+    config: &Config,
+    connection: Connection,
+    store: &Arc<dyn EventStore>,
+    view: &Arc<View>,
+) -> Result<Box<dyn Publisher>, Error> {
+    if config.mode == SinkMode::Idempotent || connection.is_embedded() {
+        return Ok(Box::new(Idempotent::new(&config.name, &connection, view.clone())?));
+    }
+    let group = format!("wasmill-sink-{}-{}", config.name, identity::of(&**store)?);
+    let names = transactional::Names {
+        transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),
+        group,
+    };
+    Ok(Box::new(Transactional::new(&config.name, connection, names, view.clone())?))
+}
+
 struct Worker {
     config: Config,
     view: Arc<View>,
     store: Arc<dyn EventStore>,
-    publisher: Publisher,
+    publisher: Box<dyn Publisher>,
     outbox: watch::Receiver<u64>,
     stopped: watch::Receiver<bool>,
     runtime: tokio::runtime::Runtime,
@@ -151,6 +186,18 @@ struct Worker {
 enum End {
     Stopped,
     Trouble(String),
+    /// Another try would do harm.
+    Fatal(String),
+}
+
+impl From<Interruption> for End {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Stopped => Self::Stopped,
+            Interruption::StartOver(error) => Self::Trouble(error),
+            Interruption::GiveUp(error) => Self::Fatal(error),
+        }
+    }
 }
 
 impl From<store::Error> for End {
@@ -163,12 +210,18 @@ impl From<store::Error> for End {
 }
 
 impl Worker {
-    /// Follows the outbox until it is stopped; after trouble with the store it starts over from the stored position.
+    /// Follows the outbox until it is stopped; after trouble it starts over from the position.
     fn run(mut self) {
         let mut pause = RETRY_FIRST;
-        while let Err(End::Trouble(error)) = self.follow(&mut pause) {
-            tracing::error!(sink = &*self.config.name, "{error}; it is tried again");
-            self.view.note(Some(error));
+        loop {
+            match self.follow(&mut pause) {
+                Ok(()) | Err(End::Stopped) => return,
+                Err(End::Fatal(error)) => return self.end(error),
+                Err(End::Trouble(error)) => {
+                    tracing::error!(sink = &*self.config.name, "{error}; it is tried again");
+                    self.view.note(Some(error));
+                }
+            }
             let mut stopped = self.stopped.clone();
             let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
             if !self.runtime.block_on(waited) {
@@ -178,10 +231,18 @@ impl Worker {
         }
     }
 
+    fn end(&self, error: String) {
+        let error = format!("the sink has stopped: {error}");
+        tracing::error!(sink = &*self.config.name, "{error}");
+        self.view.note(Some(error));
+        self.view.ended.store(true, Ordering::Release);
+    }
+
     fn follow(&mut self, pause: &mut Duration) -> Result<(), End> {
         let mut reader = self.store.reader()?;
-        let mut position = reader.sink_position(&self.config.name)?;
+        let mut position = self.position(&mut *reader)?;
         self.view.position.store(position, Ordering::Release);
+        self.view.note(None);
         loop {
             // Seen before it is read: what comes in between wakes the wait below at once.
             self.outbox.borrow_and_update();
@@ -201,15 +262,41 @@ impl Worker {
         }
     }
 
+    /// Where to go on: a crash may have kept from the store what Kafka has.
+    fn position(&mut self, reader: &mut dyn store::Reader) -> Result<u64, End> {
+        let stored = reader.sink_position(&self.config.name)?;
+        let published = match self.publisher.position()? {
+            // The store is ahead where it was kept in the idempotent mode meanwhile.
+            None => return Ok(stored),
+            Some(published) if published <= stored => return Ok(stored),
+            Some(published) => published,
+        };
+        let newest = *self.outbox.borrow();
+        if published > newest {
+            return Err(End::Fatal(format!(
+                "Kafka has messages up to number {published} of this store, whose newest is {newest}: the store is older \
+                 than what was published, as after restoring a backup; bring back the newer store, or go on with \
+                 `mode = \"idempotent\"` in [sink], which publishes again what the store has"
+            )));
+        }
+        wait_for(|done| self.store.published(&self.config.name, stored, published, done))?;
+        tracing::info!(sink = &*self.config.name, stored, published, "went on from the position that Kafka has");
+        Ok(published)
+    }
+
     /// Publishes a batch and moves the position over it.
     fn publish(&mut self, from: u64, to: u64, batch: &[(u64, Message)]) -> Result<(), End> {
-        let refused = self.publisher.publish(batch).map_err(|Interrupted| End::Stopped)?;
-        let published = (batch.len() - refused.len()) as u64;
-        for Refused { index, reason } in refused {
-            let (number, message) = &batch[index];
-            let letter = dead_letter(*number, message, reason);
-            tracing::error!(sink = &*self.config.name, place = letter.place, "parked: {}", letter.reason);
-            wait_for(|done| self.store.park(letter, None, done))?;
+        let mut todo: Vec<usize> = (0..batch.len()).collect();
+        let mut published = batch.len() as u64;
+        while !todo.is_empty() {
+            // What is refused is put aside before the position can pass it.
+            for Refused { index, reason } in self.publisher.publish(batch, &mut todo, to)? {
+                let (number, message) = &batch[index];
+                let letter = dead_letter(*number, message, reason);
+                tracing::error!(sink = &*self.config.name, place = letter.place, "parked: {}", letter.reason);
+                wait_for(|done| self.store.park(letter, None, done))?;
+                published -= 1;
+            }
         }
         wait_for(|done| self.store.published(&self.config.name, from, to, done))?;
         self.view.published.fetch_add(published, Ordering::Relaxed);

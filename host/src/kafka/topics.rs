@@ -9,6 +9,8 @@ use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// As a topic's replication: what the cluster gives by default.
+pub(super) const REPLICATION_OF_CLUSTER: i32 = -1;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -172,7 +174,7 @@ fn compare(wanted: &Topic, actual: &MetadataTopic, differences: &mut Vec<String>
             wanted.partitions
         ));
     }
-    if replication as i64 != i64::from(wanted.replication) {
+    if wanted.replication != REPLICATION_OF_CLUSTER && replication as i64 != i64::from(wanted.replication) {
         differences.push(format!(
             "topic {name} has {replication} replicas, the manifest says {}; nothing was changed",
             wanted.replication

@@ -297,7 +297,23 @@ fn projection(mut section: Section<'_>) -> Projection {
 }
 
 fn sink(mut section: Section<'_>) -> Sink {
-    let batch_max = section.number("batch_max", 1..=100_000, Sink::default().batch_max);
+    const ID: &str = "a name that no other producer of the cluster has";
+    let sink = Sink {
+        batch_max: section.number("batch_max", 1..=100_000, Sink::default().batch_max),
+        mode: section.get("mode").and_then(|entry| sink_mode(&entry)).unwrap_or_default(),
+        transactional_id: section.get("transactional_id").and_then(|entry| entry.text(ID)).map(str::to_owned),
+    };
     section.finish();
-    Sink { batch_max }
+    sink
+}
+
+fn sink_mode(entry: &Entry<'_>) -> Option<SinkMode> {
+    match entry.value.get_ref() {
+        DeValue::String(text) if text == "transactional" => Some(SinkMode::Transactional),
+        DeValue::String(text) if text == "idempotent" => Some(SinkMode::Idempotent),
+        _ => {
+            entry.expected("\"transactional\" or \"idempotent\"");
+            None
+        }
+    }
 }

@@ -56,6 +56,8 @@ fn a_full_manifest_is_read_as_written() {
         batch_max = 12
         [sink]
         batch_max = 13
+        mode = "idempotent"
+        transactional_id = "shop"
         "#,
     )
     .unwrap();
@@ -101,7 +103,7 @@ fn a_full_manifest_is_read_as_written() {
         )]
         .into(),
         projections: [("sales".into(), Projection { batch_max: 12 })].into(),
-        sink: Sink { batch_max: 13 },
+        sink: Sink { batch_max: 13, mode: SinkMode::Idempotent, transactional_id: Some("shop".into()) },
     };
     assert_eq!(manifest, expected);
 }
@@ -137,6 +139,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("store = 'big'", &["1:9: `store` must be a section, found the string \"big\""]),
     ("[store]\nqueue_max = 0", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = -1", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found -1"]),
+    ("[sink]\nmode = 'once'", &["2:8: `sink.mode` must be \"transactional\" or \"idempotent\", found \"once\""]),
     ("[sink]\nbatch_max = 1.5", &["2:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"]),
     (
         "[projections.p]\nbatch_max = [1]",
@@ -219,7 +222,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "# é\nsink = { 'ü' = 1, batch_max = 0 }\n[store]\nbatch_max = 0",
         &[
-            "2:10: unknown key `sink.\"ü\"`; valid keys: batch_max",
+            "2:10: unknown key `sink.\"ü\"`; valid keys: batch_max, mode, transactional_id",
             "2:31: `sink.batch_max` must be a whole number from 1 to 100000, found 0",
             "4:13: `store.batch_max` must be a whole number from 1 to 1000000, found 0",
         ],

@@ -87,7 +87,7 @@ impl Catalog {
         })
         .map_err(|error| failed(&error))?;
         // The folders, not the files: a build replaces a file by another.
-        let folders: BTreeSet<&Path> = self.slots.values().filter_map(|slot| slot.file().parent()).collect();
+        let folders: BTreeSet<&Path> = self.slots.values().map(|slot| folder_of(slot.file())).collect();
         for folder in folders {
             watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(&error))?;
         }
@@ -126,8 +126,12 @@ impl Catalog {
 fn is_same(file: &Path, changed: &Path) -> bool {
     file == changed
         || (file.file_name() == changed.file_name()
-            && file.parent().and_then(|folder| folder.canonicalize().ok())
-                == changed.parent().and_then(|folder| folder.canonicalize().ok()))
+            && folder_of(file).canonicalize().ok() == folder_of(changed).canonicalize().ok())
+}
+
+/// The folder that a file is in; a bare name is in the working folder.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Drop for FileWatch {

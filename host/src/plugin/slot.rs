@@ -16,7 +16,9 @@ pub struct Slot {
     limits: Limits,
     current: ArcSwap<Plugin>,
     loads: AtomicU64,
-    /// Why the last load failed, until one succeeds. Its lock also keeps loads apart.
+    /// Keeps loads apart.
+    loading: Mutex<()>,
+    /// Why the last load failed, until one succeeds.
     error: Mutex<Option<String>>,
 }
 
@@ -30,7 +32,8 @@ impl Slot {
             limits,
             current: ArcSwap::from_pointee(plugin),
             loads: AtomicU64::new(1),
-            error: Mutex::new(None),
+            loading: Mutex::default(),
+            error: Mutex::default(),
         })
     }
 
@@ -47,12 +50,9 @@ impl Slot {
     /// Loads the file aside and switches to it. When any step fails the old code goes on serving, and the reason is
     /// kept for `status`. A file that is the same as before changes nothing.
     pub fn reload(&self, compiler: &Compiler) -> Result<Arc<Plugin>, Error> {
-        let mut error = self.error.lock().expect("no holder panics");
+        let _alone = self.loading.lock().expect("no holder panics");
         let result = self.load_beside(compiler);
-        match &result {
-            Ok(_) => *error = None,
-            Err(cause) => *error = Some(cause.to_string()),
-        }
+        *self.error.lock().expect("no holder panics") = result.as_ref().err().map(ToString::to_string);
         result
     }
 

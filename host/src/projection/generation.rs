@@ -47,15 +47,22 @@ impl Generation {
         self.writing.begin().map_err(sql)?;
         let projected = match events {
             [] => Ok(Ok(())),
-            events => guest.project(events, self.writing.for_guest()),
+            events => {
+                let time = self.plugin.limits.event_time.saturating_mul(events.len() as u32);
+                guest.project(events, self.writing.for_guest(time))
+            }
         };
         if !matches!(projected, Ok(Ok(()))) {
             self.writing.roll_back().map_err(sql)?;
             return Ok(projected?);
         }
-        match self.writing.commit(from, to).map_err(sql)? {
-            true => Ok(Ok(())),
-            false => Err(failed(&self.file, &"its checkpoint was moved by another host")),
+        match self.writing.commit(from, to) {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Err(failed(&self.file, &"its checkpoint was moved by another host")),
+            Err(error) => {
+                self.writing.roll_back().map_err(sql)?;
+                Err(sql(error))
+            }
         }
     }
 
@@ -70,8 +77,9 @@ impl Generation {
                 Database::open_read_only(&self.file).map_err(|error| internal(&failed(&self.file, &error)))?,
             ),
         };
-        let answer =
-            guest.query(query, params, database.for_guest()).map_err(|error: plugin::Error| internal(&error))?;
+        let answer = guest
+            .query(query, params, database.for_guest(self.plugin.limits.event_time))
+            .map_err(|error: plugin::Error| internal(&error))?;
         self.resting.lock().expect("no holder panics").push((guest, database));
         answer
     }

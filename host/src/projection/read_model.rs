@@ -9,10 +9,13 @@ use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes that the rows of one statement may have.
 const ROWS_BYTES_MAX: usize = 16 << 20;
+
+/// SQLite's steps between two looks at the clock: well under a millisecond.
+const STEPS_PER_LOOK: i32 = 10_000;
 
 /// The table that only the host touches.
 const CHECKPOINT_TABLE: &str = "_wasmill_checkpoint";
@@ -21,8 +24,21 @@ const CHECKPOINT_TABLE: &str = "_wasmill_checkpoint";
 #[derive(Clone)]
 pub(super) struct Database {
     connection: Arc<Mutex<Connection>>,
-    /// Whether statements are the guest's, and must be watched.
-    guest: Arc<AtomicBool>,
+    watch: Arc<Watch>,
+}
+
+/// How the statements of a guest are watched. The engine's time limit does not reach into SQLite.
+struct Watch {
+    /// Whether statements are the guest's.
+    guest: AtomicBool,
+    /// When the guest's time is over.
+    deadline: Mutex<Instant>,
+}
+
+impl Watch {
+    fn is_time_over(&self) -> bool {
+        self.guest.load(Ordering::Relaxed) && Instant::now() > *self.deadline.lock().expect("no holder panics")
+    }
 }
 
 impl Database {
@@ -74,8 +90,9 @@ impl Database {
         Ok(moved == 1)
     }
 
-    /// The read model as the guest gets it.
-    pub(super) fn for_guest(&self) -> Box<dyn ReadModel> {
+    /// The read model as the guest gets it, with so much time for its statements.
+    pub(super) fn for_guest(&self, time: Duration) -> Box<dyn ReadModel> {
+        *self.watch.deadline.lock().expect("no holder panics") = Instant::now() + time;
         Box::new(Session(self.clone()))
     }
 
@@ -84,16 +101,17 @@ impl Database {
         // Else SQLite prepares a statement anew each time that other values are bound to it.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(128);
-        let guest = Arc::new(AtomicBool::new(false));
-        let watched = guest.clone();
+        let watch = Arc::new(Watch { guest: AtomicBool::new(false), deadline: Mutex::new(Instant::now()) });
+        let (watched, timed) = (watch.clone(), watch.clone());
+        connection.progress_handler(STEPS_PER_LOOK, Some(move || timed.is_time_over()))?;
         connection.authorizer(Some(move |context: AuthContext<'_>| {
-            if !watched.load(Ordering::Relaxed) || is_allowed(&context.action) {
+            if !watched.guest.load(Ordering::Relaxed) || is_allowed(&context.action) {
                 Authorization::Allow
             } else {
                 Authorization::Deny
             }
         }))?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), guest })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), watch })
     }
 
     fn create(&self, schema: &str) -> rusqlite::Result<()> {
@@ -113,9 +131,9 @@ impl Database {
 
     fn as_guest<T>(&self, run: impl FnOnce(&Connection) -> T) -> T {
         let connection = self.lock();
-        self.guest.store(true, Ordering::Relaxed);
+        self.watch.guest.store(true, Ordering::Relaxed);
         let result = run(&connection);
-        self.guest.store(false, Ordering::Relaxed);
+        self.watch.guest.store(false, Ordering::Relaxed);
         result
     }
 
@@ -179,12 +197,16 @@ impl ReadModel for Session {
 }
 
 fn sql_error(error: rusqlite::Error) -> SqlError {
-    use rusqlite::ErrorCode::{AuthorizationForStatementDenied, ReadOnly};
+    use rusqlite::ErrorCode::{AuthorizationForStatementDenied, OperationInterrupted, ReadOnly};
     SqlError(match error.sqlite_error_code() {
         Some(AuthorizationForStatementDenied) => {
             "not allowed in a read model: no transaction control, ATTACH, PRAGMA, virtual tables or host tables".into()
         }
         Some(ReadOnly) => "the read model is read-only inside a query: write to it in `project`".into(),
+        Some(OperationInterrupted) => {
+            "the statement took longer than limits.event_time_ms allows: add an index or a LIMIT, or raise the limit"
+                .into()
+        }
         _ => error.to_string(),
     })
 }
@@ -225,6 +247,8 @@ impl From<Value> for SqlValue {
 mod tests {
     use super::*;
 
+    const TIME: Duration = Duration::from_secs(10);
+
     fn database() -> (tempfile::TempDir, Database) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("model"), "CREATE TABLE t (n INTEGER)").unwrap();
@@ -235,14 +259,14 @@ mod tests {
     fn rows_and_checkpoint_are_one_transaction() {
         let (folder, database) = database();
         database.begin().unwrap();
-        database.for_guest().execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(1)]).unwrap();
+        database.for_guest(TIME).execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(1)]).unwrap();
         assert!(database.commit(Position(0), Position(7)).unwrap());
         database.begin().unwrap();
-        database.for_guest().execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(2)]).unwrap();
+        database.for_guest(TIME).execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(2)]).unwrap();
         assert!(!database.commit(Position(3), Position(9)).unwrap(), "another owner has moved the checkpoint");
         let reader = Database::open_read_only(&folder.path().join("model")).unwrap();
         assert_eq!(reader.checkpoint().unwrap(), Position(7));
-        assert_eq!(reader.for_guest().query("SELECT n FROM t", vec![]).unwrap().rows, [[SqlValue::Integer(1)]]);
+        assert_eq!(reader.for_guest(TIME).query("SELECT n FROM t", vec![]).unwrap().rows, [[SqlValue::Integer(1)]]);
     }
 
     #[test]
@@ -257,12 +281,21 @@ mod tests {
             "UPDATE _wasmill_checkpoint SET position = 9",
             "DROP TABLE _wasmill_checkpoint",
         ] {
-            let error = database.for_guest().execute(statement, vec![]).unwrap_err();
+            let error = database.for_guest(TIME).execute(statement, vec![]).unwrap_err();
             assert!(error.0.contains("not allowed"), "{statement}: {error:?}");
         }
         database.roll_back().unwrap();
         let reader = Database::open_read_only(&folder.path().join("model")).unwrap();
-        let error = reader.for_guest().execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
+        let error = reader.for_guest(TIME).execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
         assert!(error.0.contains("read-only"), "{error:?}");
+    }
+
+    #[test]
+    fn a_statement_without_end_is_interrupted() {
+        let (_folder, database) = database();
+        let endless = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n";
+        let error = database.for_guest(Duration::from_millis(20)).query(endless, vec![]).unwrap_err();
+        assert!(error.0.contains("limits.event_time_ms"), "{error:?}");
+        assert!(database.for_guest(TIME).query("SELECT 1", vec![]).is_ok());
     }
 }

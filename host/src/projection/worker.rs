@@ -148,6 +148,12 @@ impl Worker {
             Ok(_) => self.progress.reach(live.reached),
             // The host is stopping.
             Err(Error::Store(store::Error::Closed)) => {}
+            // The disk, most likely: nothing is lost, and it may come back.
+            Err(error @ (Error::Store(_) | Error::ReadModel { .. })) => {
+                tracing::error!("projection {} is held up: {error}", self.name);
+                self.progress.is_because(State::Retrying, error.to_string());
+                self.follower.pause(backoff(self.options.backoff, self.options.attempts_max));
+            }
             Err(error) => {
                 tracing::error!("projection {} stopped: {error}", self.name);
                 live.broken = Some(error.to_string());

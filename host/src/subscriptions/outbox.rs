@@ -50,15 +50,15 @@ impl Outbox {
         }
     }
 
-    /// Commands that are sent and not settled.
-    pub(super) fn in_flight(&self) -> usize {
-        self.state.in_flight.load(Ordering::Acquire)
+    /// Whether commands are sent and not settled, or wait to be sent again.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.in_flight.load(Ordering::Acquire) > 0 || self.state.unsettled.load(Ordering::Acquire)
     }
 
     /// Whether commands came back unsettled and all others are settled, so that they can be sent again in order.
     /// Asking resets it.
     pub(super) fn must_resend(&self) -> bool {
-        self.in_flight() == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
+        self.state.in_flight.load(Ordering::Acquire) == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
     }
 
     /// No plugin serves it: it would wait for ever.

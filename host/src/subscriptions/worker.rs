@@ -50,20 +50,39 @@ impl Worker {
         stop: Stop,
         runtime: Handle,
     ) -> Result<Self, Error> {
-        let mut follower = Follower::new(&*store, stop, runtime)?;
-        let checkpoint = follower.reader().checkpoint(&slot.name)?;
+        let follower = Follower::new(&*store, stop, runtime)?;
         let plugin = slot.current();
         let filter = filter_of(&plugin);
-        Ok(Self { slot, plugin, guest: None, filter, options, store, outbox, progress, follower, checkpoint })
+        Ok(Self {
+            slot,
+            plugin,
+            guest: None,
+            filter,
+            options,
+            store,
+            outbox,
+            progress,
+            follower,
+            checkpoint: Position(0),
+        })
     }
 
+    /// Works until it is stopped. A store that fails, such as on a full disk, is tried again: from its checkpoint.
     pub(super) fn run(mut self) {
-        match self.work() {
-            Ok(()) => {}
-            Err(Error::Closed) => {}
-            Err(error) => {
-                tracing::error!("subscription {} stopped: {error}", self.slot.name);
-                self.progress.is_because(State::Stopped, error.to_string());
+        for attempt in 1.. {
+            match self.work() {
+                Ok(()) | Err(Error::Closed) => return,
+                Err(Error::Failed(reason)) => {
+                    tracing::error!("subscription {} is held up: {reason}", self.slot.name);
+                    self.progress.is_because(State::Retrying, reason);
+                    if self.follower.pause(backoff(self.options.backoff, attempt)) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!("subscription {} stopped: {error}", self.slot.name);
+                    return self.progress.is_because(State::Stopped, error.to_string());
+                }
             }
         }
     }
@@ -93,10 +112,16 @@ impl Worker {
         Ok(())
     }
 
+    /// The checkpoint as the store has it. A subscription without one gets it now, also where it is 0: where it has
+    /// started must not be forgotten.
     fn begin(&mut self) -> Result<Position, Error> {
-        let start = self.options.start.checkpoint(self.follower.head());
-        if self.checkpoint == Position(0) && start > Position(0) {
-            self.advance(start, Vec::new(), Vec::new(), Vec::new())?;
+        match self.follower.reader().checkpoint(&self.slot.name)? {
+            Some(checkpoint) => self.checkpoint = checkpoint,
+            None => {
+                self.checkpoint = Position(0);
+                let start = self.options.start.checkpoint(self.follower.head());
+                self.advance(start, Vec::new(), Vec::new(), Vec::new())?;
+            }
         }
         Ok(self.checkpoint)
     }

@@ -17,6 +17,8 @@ use wasmill::model::*;
 use wasmill::store::*;
 
 const CASES: u32 = 60;
+/// Steps towards a smaller history that fails in the same way.
+const SHRINKS: u32 = 300;
 const STREAMS: u8 = 3;
 const LEDGERS: [&str; 2] = ["kafka/baskets/baskets/0", "subscription/nobody"];
 const SUBSCRIPTIONS: [&str; 2] = ["warehouse", "notifier"];
@@ -127,7 +129,7 @@ fn decides() -> impl Strategy<Value = Decides> {
 
 /// Every answer and every view is as the model has it.
 pub fn any_history_ends_as_the_model_says<P: Place>() {
-    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: SHRINKS, ..Config::default() };
     let histories = prop::collection::vec(act(), 1..80);
     let run = |history: Vec<Act>| {
         let place = P::new();

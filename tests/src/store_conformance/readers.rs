@@ -139,6 +139,15 @@ pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
     );
 }
 
+/// Tells the others that this thread is done, also where it panics.
+struct Finished<'a>(&'a AtomicBool);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// A reader sees at least what was answered, and never a gap.
 pub fn streams_are_whole_while_others_write<P: Place>() {
     const STREAMS: usize = 7;
@@ -166,6 +175,7 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
                 }
             });
         }
+        let _finished = Finished(&done);
         let mut versions = [0; STREAMS];
         let mut asked = std::collections::VecDeque::new();
         for n in 0..700 {
@@ -186,7 +196,6 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
             }
         }
         asked.into_iter().for_each(|pending| pending.answer().unwrap());
-        done.store(true, Ordering::Release);
     });
 }
 

@@ -8,7 +8,7 @@ use crate::store::Progress;
 const TOPIC: &str = "notifications";
 
 fn config() -> Config {
-    Config::new(&crate::manifest::Sink { batch_max: 7 })
+    Config::new(&crate::manifest::Sink { batch_max: 7, ..Default::default() })
 }
 
 fn message(id: &str) -> Message {
@@ -29,7 +29,7 @@ fn message(id: &str) -> Message {
 /// Puts messages into the outbox, as a subscription does that has handled an event.
 fn publish(folder: &Folder, messages: Vec<Message>) {
     folder.record_event();
-    let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap();
+    let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap().unwrap_or_default();
     let progress = Progress {
         subscription: "notifier".into(),
         from,

@@ -180,9 +180,10 @@ impl Reader for SqliteReader {
             .collect()
     }
 
-    fn checkpoint(&mut self, subscription: &str) -> Result<Position, Error> {
+    fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error> {
         let sql = "SELECT position FROM checkpoints WHERE subscription = ?1";
-        self.number("reading a checkpoint", sql, [subscription]).map(Position)
+        let found = self.list("reading a checkpoint", sql, [subscription], |row| row.get(0).map(Position))?;
+        Ok(found.into_iter().next())
     }
 
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {

@@ -182,7 +182,7 @@ impl Model {
             assert_eq!(reader.ledger(name).unwrap(), expected, "{name}");
         }
         for (subscription, checkpoint) in &self.checkpoints {
-            assert_eq!(reader.checkpoint(subscription).unwrap(), Position(checkpoint.position));
+            assert_eq!(reader.checkpoint(subscription).unwrap().unwrap_or_default(), Position(checkpoint.position));
             let open = |command: &&Command| !self.is_settled(command.origin.as_ref().unwrap());
             let expected: Vec<_> = checkpoint.commands.iter().filter(open).cloned().collect();
             assert_eq!(reader.pending_commands(subscription).unwrap(), expected, "{subscription}");

@@ -1,0 +1,236 @@
+//! Messages to Kafka, once: handed to a producer in order, and waited for until each is acknowledged or has failed.
+//!
+//! librdkafka's own `flush` waits in steps of 100 ms; here each acknowledgement counts down and the last one wakes the
+//! sender. What a failure means, and whether another try follows, is the publisher's to say.
+
+use super::View;
+use super::publisher::Interruption;
+use crate::kafka::context::Context;
+use crate::kafka::{Error, client_error, message};
+use crate::model::Message;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The longest rest between looks at the stop flag; acknowledgements end it early.
+const REST_MAX: Duration = Duration::from_millis(100);
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+pub(super) type Producer = ThreadedProducer<SenderContext>;
+
+/// A message that was not delivered: its place in the batch, and why.
+pub(super) type Failed = (usize, RDKafkaErrorCode);
+
+/// A producer and what is on its way. See the module.
+pub(super) struct Sender {
+    pub(super) sink: Arc<str>,
+    pub(super) view: Arc<View>,
+    config: ClientConfig,
+    /// `None` until the first use and after a fatal error.
+    producer: Option<Producer>,
+    deliveries: Arc<Deliveries>,
+}
+
+impl Sender {
+    /// On the thread that will send: it is the one that acknowledgements wake.
+    pub(super) fn new(sink: &Arc<str>, config: ClientConfig, view: Arc<View>) -> Result<Self, Error> {
+        let deliveries = Arc::new(Deliveries { sender: std::thread::current(), counts: Mutex::default() });
+        let mut sender = Self { sink: sink.clone(), view, config, producer: None, deliveries };
+        sender.producer()?;
+        Ok(sender)
+    }
+
+    /// Sends messages of a batch, in order, and waits for all of them. Returns those that failed, by their place.
+    pub(super) fn send(&mut self, batch: &[(u64, Message)], todo: &[usize]) -> Result<Vec<Failed>, Interruption> {
+        let mut failed = Vec::new();
+        for &index in todo {
+            if let Err(code) = self.send_one(index, &batch[index].1)? {
+                failed.push((index, code));
+            }
+        }
+        self.wait_until(0)?;
+        failed.append(&mut self.deliveries.take_failed());
+        failed.sort_by_key(|&(index, _)| index);
+        Ok(failed)
+    }
+
+    /// Gives a message to the producer. While its queue is full, acknowledgements are waited for.
+    fn send_one(&mut self, index: usize, message: &Message) -> Result<Result<(), RDKafkaErrorCode>, Interruption> {
+        loop {
+            let deliveries = self.deliveries.clone();
+            let producer = match self.producer() {
+                Ok(producer) => producer,
+                Err(error) => {
+                    self.view.note(Some(error.to_string()));
+                    return Ok(Err(RDKafkaErrorCode::Fatal));
+                }
+            };
+            deliveries.sent();
+            let Err((error, _)) = producer.send(record(index, message)) else { return Ok(Ok(())) };
+            deliveries.unsent();
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) if deliveries.pending() > 0 => {
+                    self.wait_until(deliveries.pending().saturating_sub(1))?;
+                }
+                Some(code) => return Ok(Err(code)),
+                // A topic name with a NUL.
+                None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),
+            }
+        }
+    }
+
+    /// The producer, made anew where there is none.
+    pub(super) fn producer(&mut self) -> Result<&Producer, Error> {
+        if self.producer.is_none() {
+            let client = format!("sink {}", self.sink);
+            let context = SenderContext {
+                context: Context::new(client.as_str(), self.view.health.clone()),
+                deliveries: self.deliveries.clone(),
+            };
+            let producer = self.config.create_with_context(context);
+            self.producer = Some(producer.map_err(|error| client_error(&client, error))?);
+        }
+        Ok(self.producer.as_ref().expect("it was just made"))
+    }
+
+    /// After a fatal error: this producer refuses everything from now on.
+    pub(super) fn discard_producer(&mut self) {
+        self.producer = None;
+        // What it still had on its way was reported while it was dropped, and is sent again.
+        self.deliveries.take_failed();
+    }
+
+    /// Tells about trouble that is tried again.
+    pub(super) fn note(&self, error: String) {
+        tracing::warn!(sink = &*self.sink, "{error}");
+        self.view.note(Some(error));
+    }
+
+    /// While nothing is published no acknowledgement tells that the brokers are back: asks them, if they were away.
+    pub(super) fn look_after_trouble(&self) {
+        if let (Some(producer), Some(_)) = (&self.producer, self.view.health.trouble())
+            && producer.client().fetch_metadata(None, ANSWER_MAX).is_ok()
+        {
+            self.view.health.answered();
+        }
+    }
+
+    /// Until no more than `pending` messages wait for their acknowledgement.
+    fn wait_until(&self, pending: usize) -> Result<(), Interruption> {
+        self.deliveries.wake_at(pending);
+        while self.deliveries.pending() > pending {
+            self.check_given_up()?;
+            std::thread::park_timeout(REST_MAX);
+        }
+        Ok(())
+    }
+
+    /// A pause before another try; a stop ends it.
+    pub(super) fn rest(&self, pause: Duration) -> Result<(), Interruption> {
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if self.view.stopping.load(Ordering::Acquire) {
+                return Err(Interruption::Stopped);
+            }
+            std::thread::park_timeout(left.min(REST_MAX));
+        }
+        Ok(())
+    }
+
+    /// Fails when a stop does not want to wait any longer.
+    pub(super) fn check_given_up(&self) -> Result<(), Interruption> {
+        if self.view.given_up.load(Ordering::Acquire) { Err(Interruption::Stopped) } else { Ok(()) }
+    }
+}
+
+fn record(index: usize, message: &Message) -> BaseRecord<'_, [u8], [u8], usize> {
+    let mut record = BaseRecord::with_opaque_to(&message.topic, index);
+    record.partition = message.partition;
+    record.key = message.key.as_deref();
+    record.payload = message.payload.as_deref();
+    record.headers = Some(message::headers(message));
+    record
+}
+
+/// What is sent and not acknowledged.
+struct Deliveries {
+    sender: std::thread::Thread,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    pending: usize,
+    /// The sender is woken when no more than these are pending.
+    wake_at: usize,
+    failed: Vec<Failed>,
+}
+
+impl Deliveries {
+    fn sent(&self) {
+        self.counts.lock().expect("no holder panics").pending += 1;
+    }
+
+    fn unsent(&self) {
+        self.counts.lock().expect("no holder panics").pending -= 1;
+    }
+
+    fn pending(&self) -> usize {
+        self.counts.lock().expect("no holder panics").pending
+    }
+
+    fn wake_at(&self, pending: usize) {
+        self.counts.lock().expect("no holder panics").wake_at = pending;
+    }
+
+    fn take_failed(&self) -> Vec<Failed> {
+        std::mem::take(&mut self.counts.lock().expect("no holder panics").failed)
+    }
+
+    fn acknowledged(&self, index: usize, failure: Option<RDKafkaErrorCode>) {
+        let mut counts = self.counts.lock().expect("no holder panics");
+        counts.pending -= 1;
+        counts.failed.extend(failure.map(|code| (index, code)));
+        if counts.pending <= counts.wake_at {
+            self.sender.unpark();
+        }
+    }
+}
+
+/// Hears of acknowledgements.
+pub(super) struct SenderContext {
+    context: Context,
+    deliveries: Arc<Deliveries>,
+}
+
+impl ClientContext for SenderContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ProducerContext for SenderContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let failure = match result {
+            Ok(_) => None,
+            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        if failure.is_none() && self.context.health().trouble().is_some() {
+            self.context.health().answered();
+        }
+        self.deliveries.acknowledged(index, failure);
+    }
+}

@@ -1,0 +1,164 @@
+//! A real Kafka for tests: the cluster named in `WASMILL_TEST_KAFKA`, or one node that the tests of a program share.
+//!
+//! The node starts with its first user and ends with its last. Tests name their topics themselves: nothing is cleaned
+//! up in a cluster that was given. Where neither a cluster nor Java is there the tests are left out; `cargo xtask test`
+//! says so, and with `CI=true` it is an error.
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use xtask::kafka::{GIVEN, Node, missing, tool};
+
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long the console consumer may wait for a message, its own start included.
+const MESSAGE_WAIT_MS: &str = "30000";
+/// How the ids of the records begin that are put at the end of a topic to know when all of it is read.
+const END: &str = "end-of-reading/";
+
+static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
+
+/// A real Kafka.
+pub struct Kafka {
+    brokers: String,
+    // In this order: the node ends before its folder goes.
+    _node: Option<Node>,
+    _folder: tempfile::TempDir,
+}
+
+/// A message as Kafka's own console consumer shows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shown {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset in the partition.
+    pub offset: i64,
+    /// The header `ce_id`.
+    pub id: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl Kafka {
+    /// The Kafka of this program; `None` where there can be none.
+    pub fn shared() -> Option<Arc<Self>> {
+        if let Some(reason) = missing() {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
+            eprintln!("left out: {reason}");
+            return None;
+        }
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(shared.upgrade().unwrap_or_else(|| {
+            let kafka = Arc::new(Self::start());
+            *shared = Arc::downgrade(&kafka);
+            kafka
+        }))
+    }
+
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("make a temporary folder");
+        match std::env::var(GIVEN) {
+            Ok(brokers) => Self { brokers, _node: None, _folder: folder },
+            Err(_) => {
+                let node = Node::start(folder.path()).unwrap_or_else(|error| panic!("{error:?}"));
+                Self { brokers: node.brokers().to_owned(), _node: Some(node), _folder: folder }
+            }
+        }
+    }
+
+    /// Its address.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Makes a topic that is this test's own, and returns its name.
+    pub fn topic(&self, name: &str, partitions: i32) -> String {
+        let name = format!("{name}-{}", std::process::id());
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("make an admin client");
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("make a runtime");
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX));
+        let made = runtime.block_on(admin.create_topics(&[topic], &options)).expect("make a topic");
+        made.into_iter().for_each(|made| _ = made.expect("make a topic"));
+        name
+    }
+
+    /// The next offsets of a topic, by partition; none where there is no such topic.
+    pub fn ends(&self, topic: &str) -> Vec<i64> {
+        let client: BaseConsumer = self.client().create().expect("make a client");
+        // Asked about all topics, a broker makes none.
+        let metadata = client.fetch_metadata(None, ANSWER_MAX).expect("Kafka answers");
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let partitions = found.map_or(0, |topic| topic.partitions().len() as i32);
+        let end = |partition| client.fetch_watermarks(topic, partition, ANSWER_MAX).expect("Kafka answers").1;
+        (0..partitions).map(end).collect()
+    }
+
+    /// What a foreign client reads that takes only what is committed: Kafka's own console consumer, up to a record that
+    /// is put at the end of each partition.
+    pub fn read_committed(&self, topic: &str) -> Vec<Shown> {
+        let end = format!("{END}{}/{}", std::process::id(), wasmill::model::now_ms());
+        let mut unread = self.mark_ends(topic, &end);
+        let mut consumer = tool("org.apache.kafka.tools.consumer.ConsoleConsumer").expect("find Kafka's tools");
+        consumer.args(["--bootstrap-server", &self.brokers, "--topic", topic, "--from-beginning"]);
+        consumer.args(["--isolation-level", "read_committed", "--timeout-ms", MESSAGE_WAIT_MS]);
+        for property in ["print.partition=true", "print.offset=true", "print.headers=true"] {
+            consumer.args(["--property", property]);
+        }
+        consumer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut consumer = consumer.spawn().expect("run the console consumer");
+        let mut lines = BufReader::new(consumer.stdout.take().expect("it is piped")).lines();
+        let mut read = Vec::new();
+        while unread > 0 {
+            let line = lines.next().unwrap_or_else(|| panic!("{unread} partitions were not read to the end: {read:?}"));
+            let shown = shown(&line.expect("read the console consumer's output"));
+            if shown.id == end {
+                unread -= 1;
+            } else if !shown.id.starts_with(END) {
+                read.push(shown);
+            }
+        }
+        _ = consumer.kill();
+        consumer.wait().expect("the console consumer ends");
+        read
+    }
+
+    /// Returns how many partitions there are.
+    fn mark_ends(&self, topic: &str, id: &str) -> usize {
+        let producer: BaseProducer = self.client().create().expect("make a producer");
+        let partitions = self.ends(topic).len();
+        for partition in 0..partitions {
+            let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(id) });
+            let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition as i32).payload(b"").headers(headers);
+            producer.send(record).map_err(|(error, _)| error).expect("produce a record");
+        }
+        producer.flush(ANSWER_MAX).expect("Kafka takes the records");
+        partitions
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("group.id", "wasmill-tests");
+        config
+    }
+}
+
+/// Reads `Partition:0 <tab> Offset:7 <tab> name:value,name:value <tab> value`.
+fn shown(line: &str) -> Shown {
+    let fields: Vec<_> = line.splitn(4, '\t').collect();
+    let [partition, offset, headers, value] = fields[..] else { panic!("not four fields: {line}") };
+    let number = |field: &str, name: &str| field.strip_prefix(name).and_then(|number| number.parse::<i64>().ok());
+    let id = headers.split(',').find_map(|header| header.strip_prefix("ce_id:"));
+    Shown {
+        partition: number(partition, "Partition:").expect("a partition") as i32,
+        offset: number(offset, "Offset:").expect("an offset"),
+        id: id.expect("every message has an id").to_owned(),
+        value: value.to_owned(),
+    }
+}

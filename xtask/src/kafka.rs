@@ -1,0 +1,190 @@
+//! A real Kafka: one node of Apache Kafka on loopback ports, as the tests and `cargo xtask kafka up` start it.
+//!
+//! Maven fetches the jars that `tests/kafka/pom.xml` names into `target/kafka`, once. A [`Node`] is formatted anew in a
+//! folder of its own and ends with its value or with the process that holds it, however that ends. Whoever has a
+//! cluster already names it in `WASMILL_TEST_KAFKA` and needs none of this.
+
+pub(crate) mod background;
+mod jars;
+
+use crate::process;
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Names a cluster that is there already, as `host:port`.
+pub const GIVEN: &str = "WASMILL_TEST_KAFKA";
+
+/// How long a node may take until it answers.
+const START_WAIT: Duration = Duration::from_secs(60);
+/// How often a starting node is asked.
+const LOOK: Duration = Duration::from_millis(50);
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Any 16 bytes, as Kafka writes them.
+const CLUSTER_ID: &str = "d2FzbWlsbC10ZXN0LW9uZQ";
+/// A Metadata request, version 4: all topics, make none. Its length stands first.
+const METADATA: &[u8] = b"\0\0\0\x16\0\x03\0\x04\0\0\0\x01\0\x07wasmill\xff\xff\xff\xff\0";
+/// Becomes the program that it is given, and kills it when standard input ends: when the holder of the other end has
+/// closed it or is gone.
+const GUARDED: &str = r#"exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec "$@" </dev/null 3<&-"#;
+
+/// What is in the way of starting a node on this machine, with the remedy.
+pub fn missing() -> Option<String> {
+    if std::env::var_os(GIVEN).is_some() {
+        return None;
+    }
+    if process::find("java").is_none() {
+        return Some(format!("There is no java: install a Java runtime (17 or newer), or name a cluster in {GIVEN}."));
+    }
+    (!jars::are_there() && process::find("mvn").is_none())
+        .then(|| format!("There is no mvn, which fetches Apache Kafka: install Maven, or name a cluster in {GIVEN}."))
+}
+
+/// A running node.
+pub struct Node {
+    brokers: String,
+    child: Child,
+}
+
+impl Node {
+    /// Starts an empty node in a folder, which it makes, and waits until it answers.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let prepared = Prepared::new(folder)?;
+        let mut guarded = Command::new("sh");
+        let java = prepared.broker();
+        guarded.args(["-c", GUARDED, "kafka"]).arg(java.get_program()).args(java.get_args()).stdin(Stdio::piped());
+        let mut node = Self { brokers: prepared.brokers(), child: prepared.spawn(&mut guarded)? };
+        prepared.wait_until_it_answers(&mut node.child)?;
+        Ok(node)
+    }
+
+    /// Its address.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Nothing can be done about a process that is gone already.
+        _ = self.child.wait();
+    }
+}
+
+/// One of Kafka's own command-line tools by its class, such as `org.apache.kafka.tools.consumer.ConsoleConsumer`.
+pub fn tool(class: &str) -> Result<Command> {
+    let mut java = Command::new("java");
+    java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).arg(log_config()).arg("-cp").arg(jars::class_path()?);
+    java.arg(class);
+    Ok(java)
+}
+
+/// A formatted folder.
+struct Prepared {
+    folder: PathBuf,
+    address: SocketAddr,
+    class_path: PathBuf,
+}
+
+impl Prepared {
+    fn new(folder: &Path) -> Result<Self> {
+        let class_path = jars::class_path()?;
+        fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
+        let folder = folder.canonicalize()?;
+        let (address, controller) = free_addresses()?;
+        let template = fs::read_to_string(ours("server.properties")).context("read the template server.properties")?;
+        let properties = template
+            .replace("CONTROLLER_PORT", &controller.port().to_string())
+            .replace("127.0.0.1:PORT", &address.to_string())
+            .replace("FOLDER", &folder.to_string_lossy());
+        fs::write(folder.join("server.properties"), properties)?;
+        let prepared = Self { folder, address, class_path };
+        let mut format = tool("kafka.tools.StorageTool")?;
+        format.args(["format", "--standalone", "-t", CLUSTER_ID, "-c"]).arg(prepared.folder.join("server.properties"));
+        let output = format.stdin(Stdio::null()).output().context("start java")?;
+        match output.status.success() {
+            true => Ok(prepared),
+            false => bail!("Kafka's folder was not formatted: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+
+    fn brokers(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn broker(&self) -> Command {
+        let mut java = Command::new("java");
+        java.args(["-Xms256m", "-Xmx512m"]).arg(log_config()).arg("-cp").arg(&self.class_path);
+        java.arg("kafka.Kafka").arg(self.folder.join("server.properties"));
+        java
+    }
+
+    fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let log = File::create(self.log())?;
+        command.stdout(log.try_clone()?).stderr(log);
+        std::os::unix::process::CommandExt::process_group(command, 0).spawn().context("start Kafka")
+    }
+
+    fn wait_until_it_answers(&self, child: &mut Child) -> Result<()> {
+        let deadline = Instant::now() + START_WAIT;
+        while !answers(self.address) {
+            let log = || fs::read_to_string(self.log()).unwrap_or_default();
+            if let Some(status) = child.try_wait()? {
+                bail!("Kafka did not start: {status}\n{}", log());
+            }
+            if Instant::now() > deadline {
+                bail!("Kafka did not answer within {} s\n{}", START_WAIT.as_secs(), log());
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("broker.log")
+    }
+}
+
+/// Whether a broker answers what it knows of the cluster, and knows of a broker that is ready. An open port is not
+/// enough.
+fn answers(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<i32> {
+        let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        stream.write_all(METADATA)?;
+        // Length, correlation id, throttle time, number of brokers.
+        let mut answer = [0; 16];
+        stream.read_exact(&mut answer)?;
+        Ok(i32::from_be_bytes(answer[12..].try_into().expect("four bytes")))
+    };
+    ask().is_ok_and(|brokers| brokers > 0)
+}
+
+/// Two at once, so that they differ.
+fn free_addresses() -> Result<(SocketAddr, SocketAddr)> {
+    let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    Ok((one.local_addr()?, other.local_addr()?))
+}
+
+fn log_config() -> String {
+    format!("-Dlog4j2.configurationFile={}", ours("log4j2.xml").display())
+}
+
+/// A file of `tests/kafka`.
+fn ours(name: &str) -> PathBuf {
+    root().join("tests/kafka").join(name)
+}
+
+/// Where jars and nodes are.
+fn kept() -> PathBuf {
+    root().join("target/kafka")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in a workspace")
+}

@@ -1,0 +1,46 @@
+//! The jars of Apache Kafka: fetched by Maven once for each content of the pom.
+
+use super::{kept, ours};
+use crate::process;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The class path of a node and of Kafka's tools. Fetches what is not there yet.
+pub(super) fn class_path() -> Result<PathBuf> {
+    if !are_there() {
+        fetch().context("fetch Apache Kafka with Maven, which needs a network the first time")?;
+    }
+    Ok(folder().join("*"))
+}
+
+/// Whether nothing has to be fetched. The pom is copied to the jars as the last thing.
+pub(super) fn are_there() -> bool {
+    let copy = fs::read(folder().join("pom.xml"));
+    copy.is_ok_and(|copy| fs::read(ours("pom.xml")).is_ok_and(|pom| pom == copy))
+}
+
+fn fetch() -> Result<()> {
+    fs::create_dir_all(kept())?;
+    // Tests and people may start a node at the same time.
+    let lock = File::create(kept().join("lock"))?;
+    lock.lock()?;
+    if are_there() {
+        return Ok(());
+    }
+    if folder().exists() {
+        fs::remove_dir_all(folder())?;
+    }
+    eprintln!("fetching Apache Kafka into {}", folder().display());
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    maven.arg(format!("-DoutputDirectory={}", folder().display())).arg("-f").arg(ours("pom.xml"));
+    process::run(&mut maven)?;
+    fs::copy(ours("pom.xml"), folder().join("pom.xml"))?;
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    kept().join("libs")
+}

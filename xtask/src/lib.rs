@@ -1,0 +1,103 @@
+//! The project's own tasks: `cargo xtask setup | build | demo | test | bench | kafka`.
+//!
+//! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
+//! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
+//! folder, so that a heavy dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public
+//! because the tests start the same broker.
+
+mod guests;
+pub mod kafka;
+mod native;
+mod process;
+mod setup;
+mod toolchain;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use workspace::Workspace;
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check the tools that a build needs and install the wasm target.
+    Setup,
+    /// Build the host, the example and all plugins; the plugins go to target/plugins/NAME.wasm.
+    Build {
+        /// Build only this plugin.
+        #[arg(long, value_name = "NAME")]
+        plugin: Option<String>,
+    },
+    /// Build everything and run the grocery example; `cargo xtask demo --help` lists its options.
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Passed on to the example.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build everything and run all tests.
+    Test {
+        /// Passed on to `cargo test`, such as `--test hot_reload` or a part of the name of a test.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build everything and run the benchmarks; the results go to target/bench.json.
+    Bench,
+    /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
+    Kafka {
+        #[command(subcommand)]
+        task: KafkaTask,
+    },
+}
+
+#[derive(Subcommand)]
+enum KafkaTask {
+    /// Start it in the background and print its address; the first time, fetch it with Maven.
+    Up,
+    /// Stop it.
+    Down,
+}
+
+/// Does what the command line asks for.
+pub fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    if let Task::Kafka { task } = task {
+        return match task {
+            KafkaTask::Up => kafka::background::up(),
+            KafkaTask::Down => kafka::background::down(),
+        };
+    }
+    let workspace = Workspace::load()?;
+    let toolchain = setup::ensure()?;
+    match task {
+        Task::Setup => setup::report(&toolchain),
+        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),
+        Task::Build { plugin: None } => build_all(&workspace, &toolchain),
+        Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
+        Task::Test { args } => build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, &args)),
+        Task::Bench => build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace)),
+        Task::Kafka { .. } => unreachable!("done above, without a build"),
+    }
+}
+
+fn build_all(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
+    guests::build(workspace, toolchain, None)?;
+    native::build(workspace)
+}
