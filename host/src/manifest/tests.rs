@@ -139,7 +139,10 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("store = 'big'", &["1:9: `store` must be a section, found the string \"big\""]),
     ("[store]\nqueue_max = 0", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = -1", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found -1"]),
-    ("[sink]\nmode = 'once'", &["2:8: `sink.mode` must be \"transactional\" or \"idempotent\", found \"once\""]),
+    (
+        "[sink]\nmode = 'once'",
+        &["2:8: `sink.mode` must be \"transactional\" or \"idempotent\", found the string \"once\""],
+    ),
     ("[sink]\nbatch_max = 1.5", &["2:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"]),
     (
         "[projections.p]\nbatch_max = [1]",

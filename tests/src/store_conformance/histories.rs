@@ -246,7 +246,7 @@ impl Play {
     }
 
     fn advance(&mut self, subscription: &'static str, stale: bool, by: u64, [commands, messages, letters]: [u8; 3]) {
-        let actual = self.model.checkpoint(subscription).position;
+        let actual = self.model.checkpoint(subscription).position.unwrap_or_default().0;
         let progress = Progress {
             commands: (0..commands).map(|n| command(&order(n), "sent")).collect(),
             messages: (0..messages).map(|n| message(&n.to_string())).collect(),

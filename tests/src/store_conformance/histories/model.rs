@@ -25,7 +25,8 @@ pub(super) struct Model {
 
 #[derive(Default)]
 pub(super) struct Checkpoint {
-    pub(super) position: u64,
+    /// `None` until the first step.
+    pub(super) position: Option<Position>,
     /// All that were ever sent, settled or not.
     pub(super) commands: Vec<Command>,
 }
@@ -147,10 +148,11 @@ impl Model {
 
     pub(super) fn advance(&mut self, progress: &Progress) -> Result<Vec<Command>, Refusal> {
         let checkpoint = self.checkpoint(&progress.subscription);
-        if checkpoint.position != progress.from.0 {
-            return Err(Refusal::Moved { actual: checkpoint.position, expected: progress.from.0 });
+        let actual = checkpoint.position.unwrap_or_default();
+        if actual != progress.from {
+            return Err(Refusal::Moved { actual: actual.0, expected: progress.from.0 });
         }
-        checkpoint.position = progress.to.0;
+        checkpoint.position = Some(progress.to);
         let ledger = format!("subscription/{}", progress.subscription);
         let sent = checkpoint.commands.len() as u64;
         let commands: Vec<Command> = (sent..)
@@ -182,7 +184,7 @@ impl Model {
             assert_eq!(reader.ledger(name).unwrap(), expected, "{name}");
         }
         for (subscription, checkpoint) in &self.checkpoints {
-            assert_eq!(reader.checkpoint(subscription).unwrap().unwrap_or_default(), Position(checkpoint.position));
+            assert_eq!(reader.checkpoint(subscription).unwrap(), checkpoint.position, "{subscription}");
             let open = |command: &&Command| !self.is_settled(command.origin.as_ref().unwrap());
             let expected: Vec<_> = checkpoint.commands.iter().filter(open).cloned().collect();
             assert_eq!(reader.pending_commands(subscription).unwrap(), expected, "{subscription}");

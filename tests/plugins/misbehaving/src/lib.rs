@@ -1,0 +1,97 @@
+//! Does wrong on command, in two roles of one component.
+
+use wasmill_guest::prelude::*;
+
+/// Counts, and misbehaves.
+#[derive(Debug, Default)]
+pub struct Misbehaving {
+    count: u64,
+}
+
+/// What it can be told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Command {
+    /// The one thing that succeeds: records what the subscriber shall do with the event.
+    Count {
+        then: Then,
+    },
+    Panic,
+    Loop,
+    TakeAllMemory,
+}
+
+/// What the subscriber does with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Then {
+    Nothing,
+    CannotDecode,
+    Panic,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Event {
+    Counted { count: u64, then: Then },
+}
+
+/// It never says no: it succeeds or misbehaves.
+#[derive(Debug, thiserror::Error)]
+pub enum Never {}
+
+impl Aggregate for Misbehaving {
+    const TYPE: &'static str = "misbehaving";
+    type Command = Command;
+    type Event = Event;
+    type Error = Never;
+
+    fn handle(&self, command: Command) -> Result<Vec<Event>, Never> {
+        match command {
+            Command::Count { then } => Ok(vec![Event::Counted { count: self.count + 1, then }]),
+            Command::Panic => panic!("told to panic at {}", self.count),
+            Command::Loop => loop {
+                std::hint::black_box(self.count);
+            },
+            Command::TakeAllMemory => {
+                let mut taken = Vec::new();
+                loop {
+                    taken.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, Event::Counted { count, .. }: Event) {
+        self.count = count;
+    }
+}
+export_aggregate!(Misbehaving);
+
+/// Misbehaves with the events that say so.
+pub struct Grumbler;
+
+#[derive(Deserialize)]
+struct Counted {
+    then: Then,
+}
+
+impl Subscriber for Grumbler {
+    const SUBSCRIPTIONS: &'static [&'static str] = &["misbehaving.Counted"];
+
+    fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+        let Counted { then } = delivery.json()?;
+        let id = delivery.aggregate_id()?;
+        match then {
+            Then::Nothing => Ok(()),
+            Then::CannotDecode => {
+                // An effect of a delivery that fails must not be kept.
+                outbox.send("misbehaving", id, &Command::Count { then: Then::Nothing })?;
+                Err(Failure::malformed("it makes no sense"))
+            }
+            Then::Panic => panic!("told to panic by an event"),
+        }
+    }
+}
+export_subscriber!(Grumbler);
