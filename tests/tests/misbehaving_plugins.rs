@@ -26,11 +26,9 @@ fn a_failing_command_costs_one_wasm_store_and_no_state() {
     let setting = Setting::new(&manifest());
     let host = setting.start();
     assert_eq!(count(&host, "a", "Nothing")["version"], 1);
-    for (command, cause) in [
-        ("Panic", "told to panic at "),
-        ("Loop", "limits.event_time_ms"),
-        ("TakeAllMemory", "limits.memory_mib"),
-    ] {
+    for (command, cause) in
+        [("Panic", "told to panic at "), ("Loop", "limits.event_time_ms"), ("TakeAllMemory", "limits.memory_mib")]
+    {
         let answer = host.send("misbehaving", "a", command, &Value::Null);
         assert_eq!((answer.status, &answer.body["outcome"]), (500, &json!("failed")), "{command}: {answer:?}");
         let reason = answer.body["reason"].as_str().expect("a reason");
