@@ -4,10 +4,14 @@ use crate::filter::Filter;
 use crate::model::Position;
 use crate::status::State;
 use crate::store::{Error, EventStore, Page, Reader};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+/// Where nothing was wanted, a checkpoint is written only once in so many positions: scanning again is harmless.
+pub const IDLE_STRIDE: u64 = 10_000;
 
 /// Asks threads to end.
 #[derive(Clone)]
@@ -133,6 +137,65 @@ impl Progress {
     /// What it is doing, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
         self.condition.lock().expect("no holder panics").clone()
+    }
+}
+
+/// A thread that follows the store, for those who watch it and end it.
+pub struct Running {
+    name: Arc<str>,
+    progress: Arc<Progress>,
+    head: watch::Receiver<Position>,
+    stop: watch::Sender<bool>,
+    /// Behind a mutex only to be taken at the end.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Running {
+    /// Starts the thread. `stop` asks it to end.
+    pub fn start(
+        name: Arc<str>,
+        store: &dyn EventStore,
+        progress: Arc<Progress>,
+        stop: watch::Sender<bool>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, Error> {
+        let thread = std::thread::Builder::new()
+            .name(name.to_string())
+            .spawn(run)
+            .map_err(|error| Error::Failed(format!("can't start the thread of {name}: {error}")))?;
+        Ok(Self { name, progress, head: store.head(), stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// How far it is.
+    pub fn reached(&self) -> watch::Receiver<Position> {
+        self.progress.reached()
+    }
+
+    /// What it is doing, and what is in the way.
+    pub fn condition(&self) -> (State, Option<String>) {
+        self.progress.condition()
+    }
+
+    /// How far it is, and how far behind the store.
+    pub fn place(&self) -> (u64, u64) {
+        let reached = self.reached().borrow().0;
+        (reached, self.head.borrow().0.saturating_sub(reached))
+    }
+
+    /// Asks it to end and waits for it.
+    pub fn stop(&self) {
+        // Nobody left to tell is as good.
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of {} panicked", self.name);
+        }
     }
 }
 

@@ -111,8 +111,8 @@ impl Host {
         after: Option<Position>,
         timeout: Duration,
     ) -> Result<Vec<u8>, QueryError> {
-        let Some(found) = self.parts.projections.iter().find(|other| &*other.name == projection) else {
-            let known = self.parts.projections.iter().map(|projection| projection.name.to_string()).collect();
+        let Some(found) = self.parts.projections.iter().find(|other| other.name() == projection) else {
+            let known = self.parts.projections.iter().map(|projection| projection.name().to_string()).collect();
             return Err(QueryError::UnknownProjection { known });
         };
         if let Some(after) = after {

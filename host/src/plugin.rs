@@ -23,13 +23,14 @@ pub use section::{API_VERSION, Description, Role};
 pub use slot::Slot;
 pub use subscriber::SubscriberGuest;
 
+use crate::filter::Filter;
 use crate::model::Header;
 use bindings::exports::wasmill::plugin as exports;
 use sandbox::Sandbox;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
 use wasmtime::{Store, Trap};
 
 /// Handles of a wasm store beside those of its live aggregates.
@@ -236,6 +237,21 @@ impl Plugin {
         &self.file
     }
 
+    /// The events that its subscriber wants.
+    pub fn subscriber_filter(&self) -> Filter {
+        self.filter(|role| matches!(role, Role::Subscriber { .. }))
+    }
+
+    /// The events that its projection wants.
+    pub fn projection_filter(&self) -> Filter {
+        self.filter(|role| matches!(role, Role::Projection { .. }))
+    }
+
+    fn filter(&self, is_asked: impl Fn(&Role) -> bool) -> Filter {
+        let patterns = self.description.roles.iter().filter(|role| is_asked(role)).flat_map(Role::subscriptions);
+        Filter::parse(patterns.map(String::as_str)).expect("patterns are checked when a plugin is loaded")
+    }
+
     /// Instantiates each role once, and asks what can be asked without effects.
     fn smoke_test(&self) -> Result<(), Error> {
         for role in &self.description.roles {
@@ -257,7 +273,7 @@ impl Plugin {
     }
 
     fn check_patterns(&self, subscriptions: &[String]) -> Result<(), Error> {
-        match crate::filter::Filter::parse(subscriptions.iter().map(String::as_str)) {
+        match Filter::parse(subscriptions.iter().map(String::as_str)) {
             Ok(_) => Ok(()),
             Err(error) => Err(Error::Plugin(format!("plugin {} subscribes to nothing sensible: {error}", self.label))),
         }
@@ -322,13 +338,16 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(plugin: &Plugin) -> Self {
-        Self {
+    /// A fresh wasm store with an instance of the plugin in it.
+    fn instantiate(plugin: &Plugin) -> Result<(Self, Instance), Error> {
+        let mut guarded = Self {
             store: plugin.sandbox(),
             label: plugin.label.clone(),
             ticks_per_event: engine::ticks(plugin.limits.event_time),
             event_time: plugin.limits.event_time,
-        }
+        };
+        let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
+        Ok((guarded, instance))
     }
 
     /// Calls into the guest with the time for `events` events.

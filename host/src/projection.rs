@@ -9,7 +9,7 @@ mod generation;
 mod read_model;
 mod worker;
 
-use crate::follow::{Progress, Stop};
+use crate::follow::{Progress, Running, Stop};
 use crate::model::Position;
 use crate::plugin::{self, QueryError, Role, Slot};
 use crate::status::ProjectionStatus;
@@ -17,7 +17,7 @@ use crate::store::{self, EventStore};
 use arc_swap::ArcSwap;
 use generation::Generation;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -44,15 +44,10 @@ impl Default for Options {
 
 /// A running projection.
 pub struct Projection {
-    /// What queries call it.
-    pub name: Arc<str>,
     slot: Arc<Slot>,
-    progress: Arc<Progress>,
     live: Arc<ArcSwap<Generation>>,
     queries: Arc<tokio::sync::Semaphore>,
-    head: watch::Receiver<Position>,
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    running: Running,
 }
 
 /// Why a projection does not do its work.
@@ -110,17 +105,18 @@ impl Projection {
             stopped,
             runtime.clone(),
         )?;
-        let thread = std::thread::Builder::new()
-            .name(name.to_string())
-            .spawn(move || worker.run())
-            .map_err(|error| Error::Event(format!("can't start a projection's thread: {error}")))?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Some(Self { name, slot: slot.clone(), progress, live, queries, head: store.head(), stop, thread }))
+        let running = Running::start(name, &**store, progress, stop, move || worker.run())?;
+        Ok(Some(Self { slot: slot.clone(), live, queries, running }))
+    }
+
+    /// What queries call it.
+    pub fn name(&self) -> &str {
+        self.running.name()
     }
 
     /// Answers a query from what serves now, on a thread that may block.
     pub async fn query(&self, query: String, params: Vec<u8>) -> Result<Vec<u8>, QueryError> {
-        let failed = |what: &str| QueryError::Failed(format!("projection {}: {what}", self.name));
+        let failed = |what: &str| QueryError::Failed(format!("projection {}: {what}", self.name()));
         let permit = self.queries.clone().acquire_owned().await.map_err(|_| failed("the host is stopping"))?;
         let live = self.live.load_full();
         let answered = tokio::task::spawn_blocking(move || {
@@ -132,31 +128,19 @@ impl Projection {
 
     /// How far its read model is.
     pub fn reached(&self) -> watch::Receiver<Position> {
-        self.progress.reached()
+        self.running.reached()
     }
 
     /// How it is doing.
     pub fn status(&self) -> ProjectionStatus {
-        let (state, error) = self.progress.condition();
-        let checkpoint = self.progress.reached().borrow().0;
-        ProjectionStatus {
-            name: self.name.to_string(),
-            plugin: self.slot.name.to_string(),
-            state,
-            error,
-            checkpoint,
-            behind: self.head.borrow().0.saturating_sub(checkpoint),
-        }
+        let (state, error) = self.running.condition();
+        let (checkpoint, behind) = self.running.place();
+        let name = self.running.name().to_string();
+        ProjectionStatus { name, plugin: self.slot.name.to_string(), state, error, checkpoint, behind }
     }
 
     /// Ends after the transaction it is at.
     pub fn stop(&self) {
-        // Nobody left to tell is as good.
-        let _ = self.stop.send(true);
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
-            && thread.join().is_err()
-        {
-            tracing::error!("projection {} panicked", self.name);
-        }
+        self.running.stop();
     }
 }

@@ -8,13 +8,14 @@ mod outbox;
 mod worker;
 
 use crate::aggregates::Aggregates;
-use crate::follow::{Progress, Stop};
+use crate::follow::{Progress, Running, Stop};
 use crate::manifest::Start;
+use crate::model::Position;
 use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
 use crate::store::{self, EventStore};
 use outbox::Outbox;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -41,13 +42,9 @@ impl Default for Options {
 
 /// A running subscription.
 pub struct Subscription {
-    name: Arc<str>,
     slot: Arc<Slot>,
-    progress: Arc<Progress>,
     outbox: Arc<Outbox>,
-    head: watch::Receiver<crate::model::Position>,
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    running: Running,
 }
 
 impl Subscription {
@@ -59,13 +56,13 @@ impl Subscription {
         aggregates: &Arc<Aggregates>,
         runtime: &Handle,
     ) -> Result<Option<Self>, store::Error> {
-        let plugin = slot.current();
-        if !plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. })) {
+        if !slot.current().description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. })) {
             return Ok(None);
         }
+        let name = slot.name.clone();
         let (stop, stopped) = Stop::new();
         let progress = Arc::new(Progress::default());
-        let outbox = Arc::new(Outbox::new(slot.name.clone(), store.clone(), aggregates.clone()));
+        let outbox = Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone()));
         let worker = Worker::new(
             slot.clone(),
             options,
@@ -75,39 +72,21 @@ impl Subscription {
             stopped,
             runtime.clone(),
         )?;
-        let thread = std::thread::Builder::new()
-            .name(slot.name.to_string())
-            .spawn(move || worker.run())
-            .map_err(|error| store::Error::Failed(format!("can't start a subscription's thread: {error}")))?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Some(Self {
-            name: slot.name.clone(),
-            slot: slot.clone(),
-            progress,
-            outbox,
-            head: store.head(),
-            stop,
-            thread,
-        }))
+        let running = Running::start(name, &**store, progress, stop, move || worker.run())?;
+        Ok(Some(Self { slot: slot.clone(), outbox, running }))
     }
 
     /// How it is doing.
     pub fn status(&self) -> SubscriptionStatus {
-        let (state, error) = self.progress.condition();
-        let checkpoint = self.progress.reached().borrow().0;
-        SubscriptionStatus {
-            name: self.name.to_string(),
-            plugin: self.slot.name.to_string(),
-            state,
-            error,
-            checkpoint,
-            behind: self.head.borrow().0.saturating_sub(checkpoint),
-        }
+        let (state, error) = self.running.condition();
+        let (checkpoint, behind) = self.running.place();
+        let name = self.running.name().to_string();
+        SubscriptionStatus { name, plugin: self.slot.name.to_string(), state, error, checkpoint, behind }
     }
 
     /// How far it is.
-    pub fn reached(&self) -> watch::Receiver<crate::model::Position> {
-        self.progress.reached()
+    pub fn reached(&self) -> watch::Receiver<Position> {
+        self.running.reached()
     }
 
     /// Whether commands are on their way to the aggregates.
@@ -117,12 +96,6 @@ impl Subscription {
 
     /// Ends after the step it is at.
     pub fn stop(&self) {
-        // Nobody left to tell is as good.
-        let _ = self.stop.send(true);
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
-            && thread.join().is_err()
-        {
-            tracing::error!("subscription {} panicked", self.name);
-        }
+        self.running.stop();
     }
 }

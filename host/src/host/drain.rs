@@ -59,7 +59,7 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         until(|| !subscription.has_commands()).await;
     }
     for projection in &parts.projections {
-        *waiting_for = format!("projection {}", projection.name);
+        *waiting_for = format!("projection {}", projection.name());
         reach(projection.reached(), head).await;
     }
     if let Some(sink) = &parts.sink {

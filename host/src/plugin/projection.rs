@@ -33,8 +33,7 @@ impl ProjectionGuest {
     /// A fresh wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
-        let mut guarded = Guarded::new(plugin);
-        let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
+        let (mut guarded, instance) = Guarded::instantiate(plugin)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
         Ok(Self { guarded, guest, output_bytes_max: plugin.limits.output_bytes_max })

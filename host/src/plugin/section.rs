@@ -44,6 +44,16 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// The patterns of the events it wants; an aggregate wants none.
+    pub fn subscriptions(&self) -> &[String] {
+        match self {
+            Self::Aggregate { .. } => &[],
+            Self::Subscriber { subscriptions } | Self::Projection { subscriptions, .. } => subscriptions,
+        }
+    }
+}
+
 impl std::fmt::Display for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -3,9 +3,9 @@
 use super::generation::Generation;
 use super::{Error, Options};
 use crate::filter::Filter;
-use crate::follow::{Follower, Progress, Stop, backoff};
+use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Role, Slot};
+use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use arc_swap::ArcSwap;
@@ -13,9 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-
-/// Without wanted events the checkpoint is written only once in so many positions: scanning again is harmless.
-const IDLE_STRIDE: u64 = 10_000;
 
 /// How long to wait for new events before looking for new code.
 const IDLE: Duration = Duration::from_millis(250);
@@ -241,7 +238,7 @@ impl Worker {
 impl Builder {
     fn new(generation: Arc<Generation>) -> Self {
         let checkpoint = generation.checkpoint();
-        let filter = filter_of(&generation.plugin);
+        let filter = generation.plugin.projection_filter();
         Self { generation, guest: None, filter, checkpoint, reached: checkpoint, broken: None }
     }
 
@@ -265,13 +262,4 @@ impl Builder {
             Err(error) => Err(error),
         }
     }
-}
-
-fn filter_of(plugin: &Plugin) -> Filter {
-    let patterns = plugin.description.roles.iter().find_map(|role| match role {
-        Role::Projection { subscriptions, .. } => Some(subscriptions),
-        _ => None,
-    });
-    let patterns = patterns.into_iter().flatten().map(String::as_str);
-    Filter::parse(patterns).expect("patterns are checked when a plugin is loaded")
 }

@@ -3,17 +3,14 @@
 use super::Options;
 use super::outbox::Outbox;
 use crate::filter::Filter;
-use crate::follow::{Follower, Progress, Stop, backoff};
+use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId};
-use crate::plugin::{Effect, Effects, Failure, Plugin, Refusal, Role, Slot, SubscriberGuest};
+use crate::plugin::{Effect, Effects, Failure, Plugin, Refusal, Slot, SubscriberGuest};
 use crate::status::State;
 use crate::store::{self, Advanced, Error, EventStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-
-/// Without effects the checkpoint is written only once in so many positions: scanning again is cheap and harmless.
-const IDLE_STRIDE: u64 = 10_000;
 
 /// How long to wait for new events before looking for commands to send again.
 const IDLE: Duration = Duration::from_secs(1);
@@ -52,7 +49,7 @@ impl Worker {
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*store, stop, runtime)?;
         let plugin = slot.current();
-        let filter = filter_of(&plugin);
+        let filter = plugin.subscriber_filter();
         Ok(Self {
             slot,
             plugin,
@@ -267,19 +264,10 @@ impl Worker {
     fn renew_code(&mut self) {
         if !self.slot.is_current(&self.plugin) {
             self.plugin = self.slot.current();
-            self.filter = filter_of(&self.plugin);
+            self.filter = self.plugin.subscriber_filter();
             self.guest = None;
         }
     }
-}
-
-fn filter_of(plugin: &Plugin) -> Filter {
-    let patterns = plugin.description.roles.iter().find_map(|role| match role {
-        Role::Subscriber { subscriptions } => Some(subscriptions),
-        _ => None,
-    });
-    let patterns = patterns.into_iter().flatten().map(String::as_str);
-    Filter::parse(patterns).expect("patterns are checked when a plugin is loaded")
 }
 
 fn command_from(id: Arc<str>, event: &RecordedEvent, command: crate::plugin::OutgoingCommand) -> Command {
