@@ -5,11 +5,18 @@ pub const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
 /// A module with nothing in it but its description as a plugin.
 pub fn described(description: &str) -> Vec<u8> {
-    const NAME: &[u8] = b"wasmill:plugin";
-    let mut section = leb128(NAME.len());
-    section.extend_from_slice(NAME);
-    section.extend_from_slice(description.as_bytes());
-    let mut module = EMPTY.to_vec();
+    with_section(EMPTY.to_vec(), b"wasmill:plugin", description.as_bytes())
+}
+
+/// The same code under another digest: a module with a custom section more.
+pub fn rebuilt(module: Vec<u8>) -> Vec<u8> {
+    with_section(module, b"build", b"another")
+}
+
+fn with_section(mut module: Vec<u8>, name: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut section = leb128(name.len());
+    section.extend_from_slice(name);
+    section.extend_from_slice(content);
     // Custom sections have the number 0.
     module.push(0);
     module.extend(leb128(section.len()));
