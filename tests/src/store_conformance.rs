@@ -2,7 +2,7 @@
 //!
 //! The suite knows `trait EventStore` alone. A store runs all of it by naming its [`Place`]:
 //!
-//! ```ignore
+//! ```text
 //! wasmill_tests::store_conformance!(MyPlace);
 //! ```
 //!
