@@ -9,6 +9,7 @@ mod aggregate;
 mod bindings;
 mod catalog;
 mod engine;
+mod lend;
 mod projection;
 mod sandbox;
 mod section;

@@ -2,8 +2,9 @@
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
+use super::lend::{Lender, lend_headers};
 use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
-use crate::model::{Command, Header, NewEvent, RecordedEvent};
+use crate::model::{Command, NewEvent, RecordedEvent};
 use wasmtime::component::ResourceAny;
 
 /// A wasm store with the live aggregates of one shard. After [`Error::Trap`] it must be thrown away with all of them.
@@ -48,14 +49,8 @@ impl AggregateGuest {
 
     /// Applies history.
     pub fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
-        let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
-        let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
-        let lent: Vec<_> = events
-            .iter()
-            .zip(&headers)
-            .zip(&ids)
-            .map(|((event, headers), id)| lend_event(event, id, headers))
-            .collect();
+        let lender = Lender::new(events);
+        let lent = lender.events();
         let applied =
             self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
         Ok(applied.map_err(failure))
@@ -97,42 +92,5 @@ impl AggregateGuest {
     /// Frees a live aggregate.
     pub fn discard(&mut self, live: Live) -> Result<(), Error> {
         self.guarded.call(1, |store| live.0.resource_drop(store))
-    }
-}
-
-/// Headers as the guest takes them. Most have none, and an empty vector costs nothing.
-pub(super) fn lend_headers(headers: &[Header]) -> Vec<types::HeaderParam<'_>> {
-    headers.iter().map(|header| types::HeaderParam { name: &header.name, value: header.value.as_deref() }).collect()
-}
-
-/// An event as the guest takes it.
-pub(super) fn lend_event<'a>(
-    event: &'a RecordedEvent,
-    id: &'a str,
-    headers: &'a [types::HeaderParam<'a>],
-) -> types::RecordedEvent<'a> {
-    types::RecordedEvent {
-        position: event.position.0,
-        aggregate_type: &event.stream.aggregate_type,
-        aggregate_id: &event.stream.aggregate_id,
-        version: event.version.0,
-        name: &event.name,
-        payload: &event.payload,
-        metadata: lend_metadata(event, id, headers),
-    }
-}
-
-/// The metadata of an event as the guest takes it.
-pub(super) fn lend_metadata<'a>(
-    event: &'a RecordedEvent,
-    id: &'a str,
-    headers: &'a [types::HeaderParam<'a>],
-) -> types::Metadata<'a> {
-    types::Metadata {
-        id,
-        time: event.time_ms,
-        correlation_id: &event.correlation_id,
-        causation_id: &event.causation_id,
-        headers,
     }
 }

@@ -1,7 +1,7 @@
 //! The projection role: events into a read model, answers out of it.
 
-use super::aggregate::{lend_event, lend_headers};
 use super::bindings::exports::wasmill::plugin::projection as export;
+use super::lend::Lender;
 use super::{Error, Failure, Guarded, Plugin, ReadModel, failure};
 use crate::model::RecordedEvent;
 
@@ -50,14 +50,8 @@ impl ProjectionGuest {
         events: &[RecordedEvent],
         read_model: Box<dyn ReadModel>,
     ) -> Result<Result<(), Failure>, Error> {
-        let headers: Vec<_> = events.iter().map(|event| lend_headers(&event.headers)).collect();
-        let ids: Vec<_> = events.iter().map(|event| event.id.to_string()).collect();
-        let lent: Vec<_> = events
-            .iter()
-            .zip(&headers)
-            .zip(&ids)
-            .map(|((event, headers), id)| lend_event(event, id, headers))
-            .collect();
+        let lender = Lender::new(events);
+        let lent = lender.events();
         self.guarded.store.data_mut().read_model = Some(read_model);
         let projected = self.guarded.call(events.len(), |store| self.guest.call_project(store, &lent));
         self.guarded.store.data_mut().read_model = None;

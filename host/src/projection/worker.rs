@@ -42,16 +42,6 @@ struct Builder {
     broken: Option<String>,
 }
 
-/// How a step of a builder ended.
-enum Step {
-    /// It went on, or was at the end.
-    Done,
-    /// It is time to end.
-    Stopping,
-    /// New code came while it tried in vain.
-    CodeChanged,
-}
-
 impl Worker {
     #[allow(clippy::too_many_arguments)] // it takes over what `Projection::start` has prepared
     pub(super) fn new(
@@ -86,11 +76,11 @@ impl Worker {
                         self.refuse(plugin, &error);
                         next = None;
                     }
-                    Ok(_) if builder.reached >= live.reached => {
+                    Ok(()) if builder.reached >= live.reached => {
                         live = next.take().expect("it is there");
                         self.switch_to(&live);
                     }
-                    Ok(_) => {}
+                    Ok(()) => {}
                 }
             }
         }
@@ -142,7 +132,7 @@ impl Worker {
             return;
         }
         match self.step(live) {
-            Ok(_) => self.progress.reach(live.reached),
+            Ok(()) => self.progress.reach(live.reached),
             // The host is stopping.
             Err(Error::Store(store::Error::Closed)) => {}
             // The disk, most likely: nothing is lost, and it may come back.
@@ -167,11 +157,11 @@ impl Worker {
 
     /// Takes a builder one page further: the whole page, or where that fails what comes before the failing event,
     /// then that event alone, then the rest.
-    fn step(&mut self, builder: &mut Builder) -> Result<Step, Error> {
+    fn step(&mut self, builder: &mut Builder) -> Result<(), Error> {
         let page = self.follower.page(builder.reached, &builder.filter, self.options.batch_max)?;
         if page.events.is_empty() && page.reached.0 < builder.checkpoint.0 + IDLE_STRIDE {
             builder.reached = page.reached;
-            return Ok(Step::Done);
+            return Ok(());
         }
         let mut rest = &page.events[..];
         let mut count = rest.len();
@@ -183,25 +173,26 @@ impl Worker {
                     count = failure.index.clamp(1, part.len() - 1);
                     continue;
                 }
-                if let step @ (Step::Stopping | Step::CodeChanged) = self.insist(builder, part, to, failure)? {
-                    return Ok(step);
+                if !self.insist(builder, part, to, failure)? {
+                    return Ok(());
                 }
             }
             if behind.is_empty() {
-                return Ok(Step::Done);
+                return Ok(());
             }
             (rest, count) = (behind, behind.len());
         }
     }
 
     /// Tries one event again and again. A read model must not miss an event: in the end the projection stops.
+    /// False where it is time to end, or new code came, before it was folded in.
     fn insist(
         &mut self,
         builder: &mut Builder,
         event: &[RecordedEvent],
         to: Position,
         mut failure: Failure,
-    ) -> Result<Step, Error> {
+    ) -> Result<bool, Error> {
         let position = event[0].position;
         for attempt in 1.. {
             let (again, after) = match &failure.refusal {
@@ -220,18 +211,16 @@ impl Worker {
                 )));
             }
             self.progress.is_because(State::Retrying, failure.refusal.to_string());
-            if self.follower.pause(backoff(self.options.backoff, attempt).max(after)) {
-                return Ok(Step::Stopping);
-            }
-            if !self.slot.is_current(&builder.generation.plugin) {
-                return Ok(Step::CodeChanged);
+            let stopping = self.follower.pause(backoff(self.options.backoff, attempt).max(after));
+            if stopping || !self.slot.is_current(&builder.generation.plugin) {
+                return Ok(false);
             }
             match builder.project(event, to)? {
-                Ok(()) => return Ok(Step::Done),
+                Ok(()) => return Ok(true),
                 Err(again) => failure = again,
             }
         }
-        Ok(Step::Done)
+        Ok(false)
     }
 }
 
