@@ -284,6 +284,44 @@ pub struct DeadLetter {
     pub payload: Vec<u8>,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
+    /// What it takes to try again.
+    pub content: Parked,
+}
+
+/// What a dead letter holds, so that it can be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Parked {
+    /// Nothing that could be tried again, such as records that retention removed.
+    Gone,
+    /// A record of a source.
+    Record(Record),
+    /// A command that its aggregate could not handle.
+    Command(Command),
+    /// An event that a subscription could not handle.
+    Event(Position),
+    /// A message that Kafka refused, with the name of the sink.
+    Message(String, Message),
+}
+
+/// A Kafka record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// When it was produced, or received where it does not say: milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
+    /// Raw bytes, or none.
+    #[serde(with = "serde_bytes")]
+    pub key: Option<Vec<u8>>,
+    /// In their order; names may repeat.
+    pub headers: Vec<Header>,
+    /// `None` is a tombstone.
+    #[serde(with = "serde_bytes")]
+    pub payload: Option<Vec<u8>>,
 }
 
 /// The time now: milliseconds since 1970-01-01T00:00:00Z.

@@ -279,7 +279,7 @@ pub struct Reloaded {
 
 impl From<crate::model::DeadLetter> for ParkedItem {
     fn from(letter: crate::model::DeadLetter) -> Self {
-        let crate::model::DeadLetter { consumer, place, key, reason, time_ms, payload: _ } = letter;
+        let crate::model::DeadLetter { consumer, place, key, reason, time_ms, payload: _, content: _ } = letter;
         Self { consumer, place, key, reason, time_ms }
     }
 }

@@ -1,6 +1,6 @@
 //! A Kafka record as a command to an aggregate.
 
-use crate::model::{Command, DeadLetter, Header, Origin, StreamId, now_ms};
+use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms};
 use rdkafka::message::{Headers, Message};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -58,6 +58,15 @@ impl Mapping {
             reason: reason.to_owned(),
             payload: record.payload().unwrap_or_default().to_vec(),
             time_ms: time_ms(record),
+            content: Parked::Record(Record {
+                topic: self.topic.clone(),
+                partition: record.partition(),
+                offset: record.offset(),
+                time_ms: time_ms(record),
+                key: record.key().map(<[u8]>::to_vec),
+                headers: headers(record),
+                payload: record.payload().map(<[u8]>::to_vec),
+            }),
         })
     }
 }

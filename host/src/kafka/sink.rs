@@ -326,6 +326,7 @@ fn dead_letter(number: u64, message: &Message, reason: String) -> DeadLetter {
         reason,
         payload: message.payload.clone().unwrap_or_default(),
         time_ms: now_ms(),
+        content: crate::model::Parked::Message("outbox".to_owned(), message.clone()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sending the commands of a subscription once they are durable.
 
 use crate::aggregates::{Aggregates, Unaccepted};
-use crate::model::{Command, DeadLetter, Outcome};
+use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::store::EventStore;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -76,6 +76,7 @@ impl Outbox {
             reason,
             payload: command.payload.clone(),
             time_ms: crate::model::now_ms(),
+            content: Parked::Command((*command).clone()),
         };
         let state = self.state.clone();
         self.store.park(

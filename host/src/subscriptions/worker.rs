@@ -4,7 +4,7 @@ use super::Options;
 use super::outbox::Outbox;
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
-use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId};
+use crate::model::{Command, DeadLetter, Message, Parked, Position, RecordedEvent, StreamId};
 use crate::plugin::{Effect, Effects, Failure, Plugin, Refusal, Slot, SubscriberGuest};
 use crate::status::State;
 use crate::store::{self, Advanced, Error, EventStore};
@@ -227,6 +227,7 @@ impl Worker {
             reason,
             payload: event.payload.clone(),
             time_ms: crate::model::now_ms(),
+            content: Parked::Event(event.position),
         };
         self.advance(to, Vec::new(), Vec::new(), vec![letter])
     }

@@ -134,6 +134,7 @@ pub fn letter(place: &str) -> DeadLetter {
         reason: "it does not decode".to_owned(),
         payload: vec![1, 2, 3],
         time_ms: 1,
+        content: Parked::Gone,
     }
 }
 

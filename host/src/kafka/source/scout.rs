@@ -6,7 +6,7 @@ use super::view::View;
 use super::{Config, Context};
 use crate::kafka::{Connection, wait_for};
 use crate::manifest::From as StartAt;
-use crate::model::{DeadLetter, Origin, now_ms};
+use crate::model::{DeadLetter, Origin, Parked, now_ms};
 use crate::store::{self, EventStore, Ledger};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -196,7 +196,7 @@ impl Scout {
         let error = format!("{place}: {reason}");
         tracing::error!(source = &**source, "{error}");
         let consumer = source.to_string();
-        let letter = DeadLetter { consumer, place, key: None, reason, payload: Vec::new(), time_ms: now_ms() };
+        let letter = DeadLetter { consumer, place, key: None, reason, payload: Vec::new(), time_ms: now_ms(), content: Parked::Gone };
         let origin = Origin { ledger: name.clone(), first, last };
         wait_for(|done| self.store.park(letter, Some(origin), done))?;
         Ok(error)

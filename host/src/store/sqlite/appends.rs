@@ -232,5 +232,6 @@ fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
         reason: format!("command {} to {}: {reason}", command.name, command.stream),
         payload: command.payload.clone(),
         time_ms: crate::model::now_ms(),
+        content: crate::model::Parked::Command(command.clone()),
     }
 }

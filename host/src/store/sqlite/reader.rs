@@ -226,7 +226,7 @@ impl Reader for SqliteReader {
         let doing = "reading the dead letters";
         let letters = self.list(
             doing,
-            "SELECT consumer, place, key, reason, payload, time_ms FROM dead_letters ORDER BY number DESC LIMIT ?1",
+            "SELECT consumer, place, key, reason, payload, time_ms, content FROM dead_letters ORDER BY number DESC LIMIT ?1",
             [limit.min(i64::MAX as usize)],
             |row| {
                 Ok(DeadLetter {
@@ -236,6 +236,7 @@ impl Reader for SqliteReader {
                     reason: row.get(3)?,
                     payload: row.get(4)?,
                     time_ms: row.get(5)?,
+                    content: rows::parked(row.get(6)?),
                 })
             },
         )?;

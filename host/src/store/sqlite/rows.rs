@@ -1,7 +1,7 @@
 //! How values become columns and back.
 
 use super::{Error, failed};
-use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
+use crate::model::{Header, Parked, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,6 +27,11 @@ pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T
 /// `None` where there are none: most events have none.
 pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Error> {
     if headers.is_empty() { Ok(None) } else { encode(&headers).map(Some) }
+}
+
+/// What a dead letter holds; one that does not decode can't be tried again, and is shown all the same.
+pub(super) fn parked(content: Option<Vec<u8>>) -> Parked {
+    content.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or(Parked::Gone)
 }
 
 /// A row of [`EVENT_COLUMNS`].

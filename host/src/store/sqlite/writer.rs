@@ -335,12 +335,14 @@ impl Writer {
             }
             self.ledgers.settle(&self.connection, origin)?;
         }
+        let content = rows::encode(&letter.content)?;
         self.connection
             .prepare_cached(
-                "INSERT INTO dead_letters (consumer, place, key, reason, payload, time_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO dead_letters (consumer, place, key, reason, payload, time_ms, content) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )
             .and_then(|mut insert| {
-                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.payload, letter.time_ms])
+                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.payload, letter.time_ms, content])
             })
             .map_err(failed("storing a dead letter"))?;
         Ok(())
