@@ -4,6 +4,7 @@
 //! or of other aggregates.
 
 use crate::Metadata;
+use crate::upcast::Upcasts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
@@ -50,7 +51,8 @@ pub trait Aggregate: Default + 'static {
     /// A plain serde enum. A command's name is the variant's, its payload the variant's content.
     type Command: DeserializeOwned;
 
-    /// A plain serde enum, as the commands are. Events live forever: new versions must decode the old ones.
+    /// A plain serde enum, as the commands are. Events live forever: new code must decode the old ones, by itself or
+    /// with [`UPCASTS`](Self::UPCASTS).
     type Event: Serialize + DeserializeOwned;
 
     /// Why a command is refused. The sender reads its text.
@@ -58,8 +60,14 @@ pub trait Aggregate: Default + 'static {
 
     /// How snapshots are made. None by default: the host replays the history.
     ///
-    /// `const SNAPSHOTS: Snapshots<Self> = Snapshots::json();` keeps the state as JSON; worth it for long streams.
+    /// `const SNAPSHOTS: Snapshots<Self> = Snapshots::json();` keeps the state as JSON; worth it for long streams. The
+    /// host takes them where the manifest says how often (`plugins.NAME.snapshot_every`), and only for the code that
+    /// made them: a changed state needs no care.
     const SNAPSHOTS: Snapshots<Self> = Snapshots::none();
+
+    /// How events of older shapes become those that the code knows. None by default: every event is at schema version
+    /// 1. See [`upcast`](crate::upcast).
+    const UPCASTS: &'static [Upcasts] = &[];
 
     /// Decides. The events count only once they are recorded; then they come back through [`apply`](Self::apply).
     fn handle(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;

@@ -25,6 +25,7 @@ pub mod codec;
 pub mod failure;
 pub mod log;
 pub mod metadata;
+pub mod upcast;
 
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

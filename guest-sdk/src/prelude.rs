@@ -6,6 +6,7 @@ pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};
 pub use crate::sql::Sql;
 pub use crate::subscriber::{Delivery, Message, Outbox, Subscriber};
+pub use crate::upcast::{Json, Upcasts, json};
 pub use crate::{debug, error, info, trace, warn};
 pub use crate::{export_aggregate, export_projection, export_subscriber, params};
 pub use serde::{Deserialize, Serialize};

@@ -2,10 +2,12 @@
 
 mod delivery;
 mod outbox;
+mod record;
 
 pub use delivery::Delivery;
 pub(crate) use outbox::Effect;
 pub use outbox::{Message, Outbox, OutgoingCommand};
+pub use record::Record;
 
 use crate::Failure;
 
@@ -44,6 +46,45 @@ use crate::Failure;
 ///     .then_command("review", "today", &Review::OpenCase { order_id: "7".into() })
 ///     .then_nothing();
 /// deliver::<Audit>(event_json("order", "8", "OrderCreated", r#"{"amount_cents":1}"#)).then_nothing();
+/// ```
+///
+/// A Kafka source delivers its records to the subscriber that the manifest names (`subscriber = "…"`). Its
+/// `SUBSCRIPTIONS` have no part in that, and are empty where it wants no events.
+///
+/// ```
+/// use wasmill_guest::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Reading { celsius: f64 }
+///
+/// #[derive(Serialize)]
+/// enum Sensor { Report { celsius: f64 }, Retire }
+///
+/// struct Readings;
+///
+/// impl Subscriber for Readings {
+///     const SUBSCRIPTIONS: &'static [&'static str] = &[];
+///
+///     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+///         let record = delivery.record()?;
+///         let sensor = record.key_text()?;
+///         match record.value::<Reading>()? {
+///             Some(Reading { celsius }) => outbox.send("sensor", sensor, &Sensor::Report { celsius })?,
+///             // A tombstone: the sensor is gone.
+///             None => outbox.send("sensor", sensor, &Sensor::Retire)?,
+///         }
+///         Ok(())
+///     }
+/// }
+/// export_subscriber!(Readings);
+///
+/// use wasmill_guest::testing::{deliver, record, record_json};
+/// deliver::<Readings>(record_json("readings", "s1", &Reading { celsius: 21.5 }))
+///     .then_command("sensor", "s1", &Sensor::Report { celsius: 21.5 })
+///     .then_nothing();
+/// deliver::<Readings>(record("readings", Some(b"s1"), None)).then_command("sensor", "s1", &Sensor::Retire);
+/// deliver::<Readings>(record("readings", Some(b"\xff"), None).from_place(2, 17))
+///     .then_malformed("topic readings partition 2 offset 17: the key is not text");
 /// ```
 pub trait Subscriber: 'static {
     /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.

@@ -3,20 +3,23 @@
 //! It drives the same glue and codec as the host does, so a test also proves that commands and events encode and
 //! decode. A projection runs against a real SQLite database in memory (feature `testing-sql`).
 //!
-//! - aggregates: [`given`] history, when a command comes, then these events
-//! - subscribers: [`deliver`] an event, then these commands and messages
+//! - aggregates: [`given`] history, when a command comes, then these events; or [`cases()`] from a file, which the
+//!   compiled plugin can be held against too
+//! - subscribers: [`deliver`] an event or a Kafka record, then these commands and messages
 //! - projections: a `ReadModel` of events, asked queries
 //! - logs: [`logs`]
 
 mod aggregate;
+mod cases;
 mod envelope;
 #[cfg(feature = "testing-sql")]
 mod projection;
 mod subscriber;
 
 pub use crate::log::native::{Line, logs};
-pub use aggregate::{Given, When, given};
-pub use envelope::{event, event_json, record};
+pub use aggregate::{Given, When, given, given_json};
+pub use cases::cases;
+pub use envelope::{event, event_json, record, record_json};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
 pub use subscriber::{Delivered, deliver};

@@ -2,14 +2,27 @@
 //!
 //! Every aggregate type is served by one plugin on a few shards. A shard is a thread with a wasm store of its own
 //! and the live aggregates in it; an aggregate's id decides its shard, so one aggregate is only ever in one place.
+//!
+//! The code of a type is a plugin's, or native [`Handlers`] of the caller: the same host without WebAssembly, for
+//! benchmarks and for embedding it.
 
+mod handlers;
+mod instances;
+mod intake;
+mod order;
+mod owed;
 mod shard;
+
+pub use handlers::{Guest, Handlers};
 
 use crate::model::{Command, Outcome};
 use crate::plugin::{Role, Slot};
 use crate::store::{self, EventStore};
-use crossbeam_channel::{Sender, TrySendError};
-use shard::{Gauges, Order, Shard};
+use crossbeam_channel::TrySendError;
+use handlers::WasmHandlers;
+use intake::Entrances;
+use order::{Gauges, Order};
+use shard::Shard;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::Ordering;
@@ -52,11 +65,13 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Times a command from a ledger is tried before it is put aside.
     pub attempts_max: u32,
+    /// Events of a stream after which a snapshot of its aggregate is kept; 0 is never.
+    pub snapshot_every: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue_max: 4_096, in_flight_max: 4_096, attempts_max: 3 }
+        Self { queue_max: 4_096, in_flight_max: 4_096, attempts_max: 3, snapshot_every: 0 }
     }
 }
 
@@ -65,8 +80,40 @@ pub struct Aggregates {
     served: HashMap<Arc<str>, Served>,
 }
 
+/// An aggregate type to be served: by a plugin, or by native handlers.
+pub struct Service {
+    aggregate_type: String,
+    /// Who serves it.
+    name: Arc<str>,
+    start: Start,
+}
+
+type Start = Box<dyn FnOnce(&str, &Arc<dyn EventStore>) -> Result<Served, StartError>>;
+
+impl Service {
+    /// The aggregate types of a plugin, each on so many shards. None where it has no aggregate role.
+    pub fn of_plugin(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Self> {
+        let roles = slot.current();
+        let types = roles.description.roles.iter().filter_map(|role| match role {
+            Role::Aggregate { aggregate_type } => Some(aggregate_type),
+            _ => None,
+        });
+        types.map(|name| Self::native(name, WasmHandlers(slot.clone()), shards, options.clone())).collect()
+    }
+
+    /// An aggregate type with handlers of the caller's. They run in the shards' threads, without a sandbox: no limit
+    /// of time or memory holds for them, and a panic ends the shard.
+    pub fn native(aggregate_type: &str, handlers: impl Handlers, shards: usize, options: Options) -> Self {
+        Self {
+            aggregate_type: aggregate_type.to_owned(),
+            name: handlers.name(),
+            start: Box::new(move |name, store| Served::start(&Arc::new(handlers), name, shards, store, &options)),
+        }
+    }
+}
+
 struct Served {
-    slot: Arc<Slot>,
+    name: Arc<str>,
     /// Behind a mutex only to be taken at the end.
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     shards: Vec<Entrance>,
@@ -74,7 +121,7 @@ struct Served {
 
 struct Entrance {
     /// `None` once stopping.
-    queue: std::sync::RwLock<Option<Sender<Order>>>,
+    queues: std::sync::RwLock<Option<Entrances>>,
     gauges: Arc<Gauges>,
 }
 
@@ -94,40 +141,30 @@ pub struct TypeStatus {
 }
 
 impl Aggregates {
-    /// Starts the shards of every plugin with an aggregate role: pairs of a slot and its number of shards.
-    pub fn start(
-        plugins: impl IntoIterator<Item = (Arc<Slot>, usize)>,
-        store: &Arc<dyn EventStore>,
-        options: &Options,
-    ) -> Result<Self, StartError> {
+    /// Starts the shards of every type.
+    pub fn start(services: impl IntoIterator<Item = Service>, store: &Arc<dyn EventStore>) -> Result<Self, StartError> {
         let mut served: HashMap<Arc<str>, Served> = HashMap::new();
-        for (slot, shards) in plugins {
-            let plugin = slot.current();
-            for role in &plugin.description.roles {
-                let Role::Aggregate { aggregate_type } = role else { continue };
-                if let Some(other) = served.get(aggregate_type.as_str()) {
-                    return Err(StartError::ServedTwice {
-                        aggregate_type: aggregate_type.clone(),
-                        first: other.slot.name.to_string(),
-                        second: slot.name.to_string(),
-                    });
-                }
-                served.insert(
-                    aggregate_type.as_str().into(),
-                    Served::start(&slot, aggregate_type, shards, store, options)?,
-                );
+        for Service { aggregate_type, name, start } in services {
+            if let Some(other) = served.get(aggregate_type.as_str()) {
+                return Err(StartError::ServedTwice {
+                    aggregate_type,
+                    first: other.name.to_string(),
+                    second: name.to_string(),
+                });
             }
+            served.insert(aggregate_type.as_str().into(), start(&aggregate_type, store)?);
         }
         Ok(Self { served })
     }
 
-    /// Queues a command, waiting while the queue is full. For threads that have nothing else to do.
+    /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
+    /// full: for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         match self.entrance(&command) {
             None => Err(self.unknown(command, reply)),
             Some(entrance) => {
-                entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| {
-                    queue.send(order).map_err(|refused| refused.0)
+                entrance.with_queues(Order::new(command, reply, &entrance.gauges), |queues, order| {
+                    queues.follow_ups.send(order).map_err(|refused| refused.0)
                 });
                 Ok(())
             }
@@ -148,7 +185,7 @@ impl Aggregates {
             .iter()
             .map(|(aggregate_type, served)| TypeStatus {
                 aggregate_type: aggregate_type.to_string(),
-                plugin: served.slot.name.to_string(),
+                plugin: served.name.to_string(),
                 shards: served.shards.len(),
                 live: served.shards.iter().map(|shard| shard.gauges.live.load(Ordering::Relaxed)).sum(),
                 pending: served.shards.iter().map(Entrance::pending).sum(),
@@ -162,13 +199,13 @@ impl Aggregates {
     pub fn stop(&self) {
         for served in self.served.values() {
             for shard in &served.shards {
-                drop(shard.queue.write().expect("no holder panics").take());
+                drop(shard.queues.write().expect("no holder panics").take());
             }
         }
         for served in self.served.values() {
             for thread in served.threads.lock().expect("no holder panics").drain(..) {
                 if thread.join().is_err() {
-                    tracing::error!("a shard of plugin {} panicked", served.slot.name);
+                    tracing::error!("a shard of plugin {} panicked", served.name);
                 }
             }
         }
@@ -189,7 +226,8 @@ impl Inbox for Aggregates {
     fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         let Some(entrance) = self.entrance(&command) else { return Err(self.unknown(command, reply)) };
         let mut full = None;
-        entrance.with_queue(Order::new(command, reply, &entrance.gauges), |queue, order| match queue.try_send(order) {
+        let order = Order::new(command, reply, &entrance.gauges);
+        entrance.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(order)) => {
                 full = Some(order);
@@ -208,24 +246,24 @@ impl Inbox for Aggregates {
 }
 
 impl Served {
-    fn start(
-        slot: &Arc<Slot>,
+    fn start<H: Handlers>(
+        handlers: &Arc<H>,
         aggregate_type: &str,
         shards: usize,
         store: &Arc<dyn EventStore>,
         options: &Options,
     ) -> Result<Self, StartError> {
-        let mut served = Self { slot: slot.clone(), threads: Mutex::default(), shards: Vec::new() };
+        let mut served = Self { name: handlers.name(), threads: Mutex::default(), shards: Vec::new() };
         for number in 0..shards.max(1) {
-            let (queue, orders) = crossbeam_channel::bounded(options.queue_max);
+            let (entrances, intake) = intake::queues(options.queue_max);
             let gauges = Arc::new(Gauges::default());
-            let shard = Shard::new(slot.clone(), store.clone(), options.clone(), gauges.clone())?;
+            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), gauges.clone())?;
             let thread = std::thread::Builder::new()
                 .name(format!("{aggregate_type}-{number}"))
-                .spawn(move || shard.run(orders))
+                .spawn(move || shard.run(intake))
                 .map_err(|error| StartError::Thread(error.to_string()))?;
             served.threads.lock().expect("no holder panics").push(thread);
-            served.shards.push(Entrance { queue: std::sync::RwLock::new(Some(queue)), gauges });
+            served.shards.push(Entrance { queues: std::sync::RwLock::new(Some(entrances)), gauges });
         }
         Ok(served)
     }
@@ -233,9 +271,9 @@ impl Served {
 
 impl Entrance {
     /// Queues an order; one that can't be queued because the shard is gone is answered here.
-    fn with_queue(&self, order: Order, queue_it: impl FnOnce(&Sender<Order>, Order) -> Result<(), Order>) {
-        let refused = match &*self.queue.read().expect("no holder panics") {
-            Some(queue) => queue_it(queue, order).err(),
+    fn with_queues(&self, order: Order, queue_it: impl FnOnce(&Entrances, Order) -> Result<(), Order>) {
+        let refused = match &*self.queues.read().expect("no holder panics") {
+            Some(queues) => queue_it(queues, order).err(),
             None => Some(order),
         };
         if let Some(order) = refused {

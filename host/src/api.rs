@@ -6,10 +6,13 @@
 
 mod answer;
 mod commands;
+mod dead_letters;
 mod events;
 mod guard;
+mod metrics;
 mod operations;
 mod queries;
+mod store;
 
 pub(crate) use commands::expected_version;
 
@@ -113,9 +116,21 @@ fn router(server: Server) -> Router {
         .route("/v1/queries/{projection}/{query}", post(queries::query))
         .route("/v1/events", get(events::stream))
         .route("/v1/status", get(operations::status))
+        .route("/v1/ready", get(operations::ready))
+        .route("/v1/live", get(operations::live))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/drained", get(operations::drained))
         .route("/v1/sources/{name}/wait", get(operations::wait_source))
         .route("/v1/plugins/{name}/reload", post(operations::reload))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/{number}", get(dead_letters::show))
+        .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))
+        .route("/v1/dead-letters/{number}/discard", post(dead_letters::discard))
+        .route("/v1/streams/{type}/{id}", get(store::show))
+        .route("/v1/streams/{type}/{id}/archive", post(store::archive))
+        .route("/v1/streams/{type}/{id}/restore", post(store::restore))
+        .route("/v1/store/stats", get(store::statistics))
+        .route("/v1/store/backup", post(store::backup))
         .method_not_allowed_fallback(async || Refusal::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))

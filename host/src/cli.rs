@@ -1,15 +1,17 @@
 //! The command line: its commands, what they print and how they exit.
 //!
-//! `run` and `check` work on a manifest, `store` on a store that no host has open; the others talk to a running
+//! `run` and `check` work on a manifest, `test` on a plugin, `store` also on a store that no host has open; the others talk to a running
 //! host over its HTTP API and nothing else. Results go to the standard output, everything else to the standard
 //! error. `--json` prints what a program can read. Exit codes: 0 done; 1 what was asked for failed or was refused;
 //! 2 wrong usage or a bad manifest.
 
 mod check;
 mod client;
+mod dead_letters;
 mod events;
 mod failure;
 mod host_file;
+mod kafka;
 mod output;
 mod plugins;
 mod query;
@@ -17,7 +19,9 @@ mod render;
 mod run;
 mod send;
 mod store;
+mod streams;
 mod table;
+mod test;
 
 pub use host_file::HostFile;
 
@@ -49,6 +53,8 @@ enum Command {
         /// The manifest, such as wasmill.toml.
         manifest: PathBuf,
     },
+    /// Hold a compiled aggregate against files of cases: given, when, then.
+    Test(test::Args),
     /// Send a command to an aggregate and wait until its events are durable.
     Send(send::Args),
     /// Ask a projection.
@@ -60,9 +66,17 @@ enum Command {
     /// List or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
-    /// Look at a store that no host has open.
+    /// See what was put aside, try it again or discard it.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Show, archive or restore a stream.
+    #[command(subcommand)]
+    Streams(streams::Command),
+    /// Check, copy or measure a store.
     #[command(subcommand)]
     Store(store::Command),
+    /// Look at a Kafka cluster and change it: topics, groups, records, offsets.
+    Kafka(kafka::Args),
     /// Run the development broker in the foreground; `brokers = "embedded"` does so by itself.
     DevBroker {
         /// The data folder whose dev-broker.json names the broker.
@@ -85,12 +99,16 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args, json),
             Self::Check { manifest } => check::check(&manifest, json),
+            Self::Test(args) => test::test(&args, json),
             Self::Send(args) => send::send(args, json),
             Self::Query(args) => query::query(args, json),
             Self::Events(args) => events::events(args, json),
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
+            Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
+            Self::Streams(command) => streams::streams(command, json),
             Self::Store(command) => store::store(command, json),
+            Self::Kafka(args) => kafka::kafka(args, json),
             Self::DevBroker { data } => {
                 crate::kafka::dev_broker::run(&data).map_err(|cause| Failure::failed(cause.to_string()))
             }
@@ -117,6 +135,7 @@ mod tests {
         for line in [
             "run wasmill.toml --data d --brokers embedded --listen 127.0.0.1:0",
             "check wasmill.toml --json",
+            "test orders.wasm a.toml b.json --json",
             "--json send order 1 Create {} --id a --expect no-stream",
             "send order 1 Count -5 --data d --json",
             "query sales totals --json",
@@ -125,7 +144,25 @@ mod tests {
             "status --json",
             "plugins list --json",
             "plugins reload orders",
+            "dead-letters list --consumer baskets --before 9 --limit 3 --json",
+            "dead-letters show 7",
+            "dead-letters replay 7 8 --data d",
+            "dead-letters replay --all --consumer baskets",
+            "dead-letters discard 7 --json",
+            "streams show order 1",
+            "streams archive order 1 --json",
+            "streams restore order 1",
             "store verify d --json",
+            "store backup copy.sqlite --data d",
+            "store stats --count --json",
+            "kafka topics list --brokers k:9092 --internal --json",
+            "kafka --manifest m topics create t --partitions 6 --replication 3 --config retention.ms=1",
+            "kafka topics delete t --yes --manifest m",
+            "kafka groups describe g --brokers k:9092 --json",
+            "kafka produce t f --format json --partition 1 --header a=b --brokers k:9092",
+            "kafka consume t --from 3 --to end --limit 9 --key k --header a=b --field c.0=d --isolation uncommitted",
+            "kafka offsets show --manifest m --data d",
+            "kafka offsets reset s --to 2026-01-31T12:00:00Z --topic t --partition 1 --partition 2 --yes --manifest m",
             "dev-broker --data d",
         ] {
             let parsed = Cli::try_parse_from(std::iter::once("wasmill").chain(line.split(' ')));

@@ -75,19 +75,27 @@ impl Follower {
 
     /// Waits until there is something after a position. False where it is time to end, true also when `time` is up.
     pub fn wait(&mut self, after: Position, time: Duration) -> bool {
+        self.wait_or(after, time, std::future::pending::<()>());
+        !self.is_stopped()
+    }
+
+    /// Waits until there is something after a position, until it is time to end, or until `time` is up; or until
+    /// `other` is ready, which is then the result.
+    pub fn wait_or<T>(&mut self, after: Position, time: Duration, other: impl Future<Output = T>) -> Option<T> {
         let Self { head, stop, runtime, .. } = self;
-        if stop.is_asked() {
-            return false;
+        // Under load there is: then a timer would be made and thrown away for nothing.
+        if stop.is_asked() || *head.borrow() > after {
+            return None;
         }
         runtime.block_on(async {
             tokio::select! {
                 // An error means that the store is closed: the next read tells.
-                _ = head.wait_for(|head| *head > after) => {}
-                () = stop.asked() => {}
-                () = tokio::time::sleep(time) => {}
+                _ = head.wait_for(|head| *head > after) => None,
+                () = stop.asked() => None,
+                () = tokio::time::sleep(time) => None,
+                other = other => Some(other),
             }
-        });
-        !stop.is_asked()
+        })
     }
 
     /// Waits for so long; true where it is time to end.
@@ -204,4 +212,48 @@ pub fn backoff(first: Duration, attempt: u32) -> Duration {
     let pause = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(Duration::from_secs(30));
     let jitter = uuid::Uuid::now_v7().as_u128() as u32 % 256;
     pause + pause * jitter / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
+    use crate::store::{Append, Decision};
+
+    fn happened() -> Append {
+        let command = crate::model::Command {
+            stream: crate::model::StreamId::new("order", "1"),
+            name: "Do".into(),
+            payload: Vec::new(),
+            id: "1".into(),
+            time_ms: 0,
+            correlation_id: "1".into(),
+            causation_id: "1".into(),
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            expected: None,
+        };
+        let event = crate::model::NewEvent { name: "Done".into(), payload: b"null".to_vec() };
+        let expected = crate::model::ExpectedVersion::Any;
+        Append { command: command.into(), expected, decision: Decision::Events(vec![event]) }
+    }
+
+    /// The store is the only truth: the bus may lose a wake-up and nothing is lost.
+    #[test]
+    fn an_event_whose_wake_up_was_lost_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let (_ask, stop) = Stop::new();
+        let mut follower = Follower::new(&store, stop, runtime.handle().clone()).unwrap();
+        // It hears of nothing, and is not told that nobody will tell it.
+        let (_silent, head) = watch::channel(Position(0));
+        follower.head = head;
+        let (done, appended) = std::sync::mpsc::channel();
+        store.append(happened(), Box::new(move |result| done.send(result).unwrap()));
+        appended.recv().unwrap().unwrap();
+        assert!(follower.wait(Position(0), Duration::from_millis(1)), "it looks by itself");
+        assert_eq!(follower.page(Position(0), &Filter::all(), 10).unwrap().events.len(), 1);
+    }
 }

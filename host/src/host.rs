@@ -5,22 +5,28 @@
 
 mod drain;
 mod parts;
+mod readiness;
+mod replays;
+mod upkeep;
 
 use crate::aggregates::{Inbox, Unaccepted};
 use crate::manifest::Manifest;
+use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, Outcome, Position};
 use crate::plugin::FileWatch;
 use crate::status::{
-    AggregateStatus, CommandStatus, Drained, HostStatus, ParkedItem, ParkedStatus, PluginStatus, Reloaded,
+    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, ParkedItem, ParkedStatus, PluginStatus, Readiness, Reloaded,
     SourceProgress, Status, StoreStatus,
 };
-use crate::store::{self, EventStore};
+use crate::store::{self, EventStore, Letters};
 use parts::Parts;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 pub use parts::{Error, check};
+pub use replays::Unreplayed;
 
 /// Dead letters shown in the status.
 const PARKED_SHOWN: usize = 20;
@@ -37,6 +43,36 @@ pub struct Host {
     watch: Mutex<Option<FileWatch>>,
     /// A reader for the questions that are asked now and then.
     reader: Mutex<Box<dyn store::Reader>>,
+    readiness: readiness::Watch,
+    sent: Sent,
+}
+
+/// How commands of senders ended.
+#[derive(Default)]
+struct Sent([AtomicU64; 8]);
+
+impl Sent {
+    /// The names of the outcomes, as in the API.
+    const NAMES: [&str; 8] =
+        ["accepted", "rejected", "malformed", "conflict", "id_reused", "archived", "failed", "busy"];
+
+    fn count(&self, outcome: &Outcome) {
+        let index = match outcome {
+            Outcome::Accepted { .. } => 0,
+            Outcome::Rejected { .. } => 1,
+            Outcome::Malformed { .. } => 2,
+            Outcome::Conflict { .. } => 3,
+            Outcome::IdReused { .. } => 4,
+            Outcome::Archived { .. } => 5,
+            Outcome::Failed { .. } => 6,
+            Outcome::Busy { .. } => 7,
+        };
+        self.0[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        Self::NAMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+    }
 }
 
 /// Nobody serves the aggregate type of a command.
@@ -78,7 +114,8 @@ impl Host {
             let parts = Parts::start(&manifest, &runtime)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
-            Ok::<_, Error>(Self { manifest, parts, started, watch, reader })
+            let (readiness, sent) = Default::default();
+            Ok::<_, Error>(Self { manifest, parts, started, watch, reader, readiness, sent })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
@@ -87,6 +124,12 @@ impl Host {
 
     /// Sends a command and waits for its outcome.
     pub async fn send(&self, command: Command) -> Result<Outcome, UnknownAggregate> {
+        let outcome = self.offer(command).await?;
+        self.sent.count(&outcome);
+        Ok(outcome)
+    }
+
+    async fn offer(&self, command: Command) -> Result<Outcome, UnknownAggregate> {
         let (reply, outcome) = tokio::sync::oneshot::channel();
         let reply = Box::new(move |outcome| {
             // A sender that no longer waits does not want to know.
@@ -160,12 +203,50 @@ impl Host {
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,
-            sources: parts.sources.iter().map(|source| source.status()).collect(),
+            kafka: parts.topics.as_ref().map(|topics| KafkaStatus {
+                brokers: topics.brokers().to_owned(),
+                topics: topics.notes(),
+            }),
+            sources: parts.source_statuses(),
             subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.iter().map(|projection| projection.status()).collect(),
-            sink: parts.sink.as_ref().map(|sink| sink.status()),
+            sinks: parts.sinks.iter().map(|sink| sink.status()).collect(),
             parked,
         }
+    }
+
+    /// What Prometheus is shown.
+    pub async fn metrics(&self) -> Vec<Family> {
+        let status = self.status().await;
+        let measured = tokio::task::block_in_place(|| self.measured(&status));
+        metrics::families(&status, &measured)
+    }
+
+    fn measured(&self, status: &Status) -> Measured {
+        let mut reader = self.reader.lock().expect("no holder panics");
+        let sources = status.sources.iter().flat_map(|one| [one.name.clone(), format!("source/{}", one.name)]);
+        let others = status.subscriptions.iter().map(|one| one.name.clone());
+        let sinks = status.sinks.iter().map(|one| one.name.clone());
+        let mut consumers: Vec<String> = sources.chain(others).chain(sinks).collect();
+        consumers.sort();
+        consumers.dedup();
+        let count = |consumer: String| {
+            let wanted = Letters { consumer: Some(&consumer), before: None, limit: 0 };
+            let (_, count) = reader.dead_letters(&wanted).unwrap_or_else(|error| unreadable(&error));
+            (consumer, count)
+        };
+        Measured {
+            store: self.parts.store.measures(),
+            dead_letters: consumers.into_iter().map(count).collect(),
+            sources: self.parts.sources.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
+            sinks: self.parts.sinks.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
+            api_commands: self.sent.counts(),
+        }
+    }
+
+    /// Whether it does its work. `wedged_after`: how long a partition with work under way may stand still.
+    pub async fn readiness(&self, wedged_after: Duration) -> Readiness {
+        self.readiness.readiness(&self.status().await, wedged_after)
     }
 
     /// Waits until everything that is there has gone all its way, or the time is up.
@@ -209,7 +290,7 @@ impl Host {
     fn counts(&self) -> (Vec<CommandStatus>, ParkedStatus) {
         let mut reader = self.reader.lock().expect("no holder panics");
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
-        let (newest, total) = reader.dead_letters(PARKED_SHOWN).unwrap_or_else(|error| unreadable(&error));
+        let (newest, total) = reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(ParkedItem::from).collect();
         (commands, ParkedStatus { total, newest })

@@ -2,23 +2,33 @@
 //!
 //! The only place that knows rdkafka. A [`Source`] turns the records of a topic into commands and promises that each
 //! takes effect exactly once: the store settles the record's offset in the transaction of its events, and the source
-//! starts where the store says. A [`Sink`] publishes the outbox; its position is in the store too. Offsets committed
+//! starts where the store says. A [`Sink`] publishes the outbox; its position is in the store too. A [`Transform`] needs no
+//! store: a batch, what came of it and the group's offsets are one Kafka transaction. Offsets that the others commit
 //! to Kafka are for lag tools alone and are never read. Nothing here knows SQL or WebAssembly.
 
+pub mod admin;
 mod connection;
 mod context;
 pub mod dev_broker;
 mod message;
+mod naming;
+mod oauth;
 mod record;
+mod secret;
 pub mod sink;
 pub mod source;
+pub mod statistics;
 #[cfg(test)]
 mod testing;
 pub mod topics;
+pub mod transform;
+mod trouble;
 
 pub use connection::Connection;
 pub use sink::Sink;
 pub use source::Source;
+pub use statistics::Statistics;
+pub use transform::Transform;
 
 use rdkafka::error::KafkaError;
 
@@ -26,15 +36,17 @@ use rdkafka::error::KafkaError;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Change the manifest.
-    #[error("[kafka.properties] `{property}` {cause}")]
+    #[error("[{section}] `{property}` {cause}")]
     Property {
+        /// Where the manifest has it, such as `kafka.properties`.
+        section: String,
         /// The librdkafka property.
         property: String,
         /// What is wrong with it and what to do. Never its value: it may be a secret.
         cause: String,
     },
     /// Try again later: the cluster may come back.
-    #[error("Kafka at {brokers} does not answer: {cause}; check that it runs and that [kafka] brokers is right")]
+    #[error("Kafka at {brokers} does not answer: {cause}")]
     Unreachable {
         /// As in the manifest.
         brokers: String,
@@ -47,6 +59,14 @@ pub enum Error {
         /// The topic.
         topic: String,
         /// What was refused, why, and what to do.
+        cause: String,
+    },
+    /// The cluster did not do what it was asked for.
+    #[error("{what}: {cause}")]
+    Refused {
+        /// What it is about, such as `group tills` or `topic baskets partition 3`.
+        what: String,
+        /// Why, and what to do.
         cause: String,
     },
     /// The development broker did not start, or does not go on.
@@ -69,7 +89,8 @@ pub enum Error {
 fn client_error(client: &str, error: KafkaError) -> Error {
     match error {
         KafkaError::ClientConfig(_, cause, property, _) => {
-            Error::Property { property, cause: format!("was refused by librdkafka: {cause}") }
+            let section = "kafka.properties".to_owned();
+            Error::Property { section, property, cause: format!("was refused by librdkafka: {cause}") }
         }
         other => Error::Client { client: client.to_owned(), cause: other.to_string() },
     }

@@ -27,5 +27,8 @@ pub mod subscriptions;
 pub mod plugin;
 
 pub mod filter;
+pub mod meter;
+pub mod metrics;
 pub mod model;
 pub mod status;
+pub mod trace;

@@ -5,10 +5,16 @@
 //! here opens a plugin, a database or a connection; what needs them is checked by whoever opens them.
 
 mod error;
+mod property;
 mod read;
 mod section;
+mod sink;
+mod source;
 
 pub use error::{Error, Problem};
+pub use property::{OAuth, Properties, Token, Value};
+pub use sink::{EventSink, Sink, SinkKey, SinkMode};
+pub use source::{Commands, Deliveries, From, Key, Lost, Membership, Name, Source, Target, Transaction};
 
 use crate::model::Position;
 use std::collections::BTreeMap;
@@ -36,8 +42,10 @@ pub struct Manifest {
     pub subscriptions: BTreeMap<String, Subscription>,
     /// Settings of projections, by projection name. A projection without an entry has the defaults.
     pub projections: BTreeMap<String, Projection>,
-    /// The Kafka sink.
+    /// How the outbox is published to Kafka.
     pub sink: Sink,
+    /// What else is published to Kafka, by name.
+    pub sinks: BTreeMap<String, EventSink>,
 }
 
 /// Where and how the HTTP API serves.
@@ -64,11 +72,26 @@ pub struct Store {
     pub queue_max: usize,
     /// How many requests share a transaction.
     pub batch_max: usize,
+    /// How many bytes close a transaction.
+    pub transaction_mib: usize,
+    /// The size at which the log is folded into the store.
+    pub log_mib: u64,
+    /// What one event may have, with its names, ids and headers.
+    pub event_bytes_max: usize,
+    /// How long the outcome of a command with an id of its sender's is kept, at least.
+    pub command_id_hours: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { queue_max: 8192, batch_max: 2000 }
+        Self {
+            queue_max: 8192,
+            batch_max: 2000,
+            transaction_mib: 8,
+            log_mib: 32,
+            event_bytes_max: 1 << 20,
+            command_id_hours: 24,
+        }
     }
 }
 
@@ -78,7 +101,9 @@ pub struct Kafka {
     /// The cluster.
     pub brokers: Brokers,
     /// Properties of librdkafka for all clients.
-    pub properties: BTreeMap<String, String>,
+    pub properties: Properties,
+    /// Login by token; `None` leaves it to the properties.
+    pub oauth: Option<OAuth>,
     /// Topics that must be there before the host starts its work, by name.
     pub topics: BTreeMap<String, Topic>,
 }
@@ -116,8 +141,31 @@ pub struct Plugin {
     pub file: PathBuf,
     /// For aggregates: how many shards; `None` is as many as there are processor cores.
     pub shards: Option<usize>,
+    /// For aggregates: how many commands may wait for a shard.
+    pub queue_max: usize,
+    /// For aggregates: how many commands a shard works on at once.
+    pub in_flight_max: usize,
+    /// For aggregates: how often a command from Kafka or a subscriber is tried before it is parked.
+    pub attempts_max: u32,
+    /// For aggregates: the events of a stream after which a snapshot is kept; 0 is never.
+    pub snapshot_every: u64,
     /// What a call of it may use.
     pub limits: Limits,
+}
+
+impl Plugin {
+    /// The plugin in a file, with the defaults for all else.
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self {
+            file: file.into(),
+            shards: None,
+            queue_max: 4096,
+            in_flight_max: 4096,
+            attempts_max: 3,
+            snapshot_every: 0,
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// What a plugin may use, per shard or per call.
@@ -127,6 +175,8 @@ pub struct Limits {
     pub event_time_ms: u64,
     /// Linear memory of one wasm store.
     pub memory_mib: usize,
+    /// What of it live aggregates may take before the least recently used ones leave; `None` is half of it.
+    pub live_mib: Option<usize>,
     /// Entries of each table of one wasm store.
     pub table_elements: usize,
     /// Live aggregates of one shard.
@@ -142,37 +192,13 @@ impl Default for Limits {
         Self {
             event_time_ms: 1000,
             memory_mib: 256,
+            live_mib: None,
             table_elements: 100_000,
             instances: 20_000,
             output_mib: 16,
             effects_max: 10_000,
         }
     }
-}
-
-/// A Kafka topic whose records become commands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The topic.
-    pub topic: String,
-    /// The type of the aggregate; the record's key is its id.
-    pub aggregate: String,
-    /// The command's name; the record's value is its payload.
-    pub command: String,
-    /// Where a partition without a recorded offset starts.
-    pub from: From,
-    /// How many records of a partition may be handed on and not settled.
-    pub in_flight_max: usize,
-}
-
-/// Where a partition without a recorded offset starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum From {
-    /// At its oldest record.
-    #[default]
-    Beginning,
-    /// After its newest record.
-    End,
 }
 
 /// Settings of a subscription.
@@ -228,36 +254,6 @@ impl Default for Projection {
     fn default() -> Self {
         Self { batch_max: 1000 }
     }
-}
-
-/// The Kafka sink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sink {
-    /// How many messages are sent before their acknowledgements are recorded; in the transactional mode, how many
-    /// share a transaction.
-    pub batch_max: usize,
-    /// What a crash may do to readers.
-    pub mode: SinkMode,
-    /// A name for the transactional mode: of hosts with the same one, the newest publishes and the others are fenced.
-    /// `None` is a name of the store's own, which a copy of the data folder shares.
-    pub transactional_id: Option<String>,
-}
-
-impl Default for Sink {
-    fn default() -> Self {
-        Self { batch_max: 1000, mode: SinkMode::default(), transactional_id: None }
-    }
-}
-
-/// What a crash of the host may do to those who read what the sink publishes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SinkMode {
-    /// Nothing, where they read with `isolation.level=read_committed`: each message is there exactly once. The
-    /// development broker has no transactions; there it is [`SinkMode::Idempotent`].
-    #[default]
-    Transactional,
-    /// It may repeat the messages of a batch; `ce_id` tells a repetition.
-    Idempotent,
 }
 
 /// What the command line may set in the manifest's place. `None` leaves the manifest's value.

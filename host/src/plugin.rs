@@ -63,6 +63,8 @@ pub struct Limits {
     pub event_time: Duration,
     /// Linear memory of one wasm store, in bytes.
     pub memory_bytes_max: usize,
+    /// Size of the linear memory at which live aggregates begin to leave, in bytes.
+    pub live_bytes_max: usize,
     /// Elements in one table.
     pub table_elements_max: usize,
     /// Live aggregates in one wasm store.
@@ -78,6 +80,7 @@ impl Default for Limits {
         Self {
             event_time: Duration::from_secs(1),
             memory_bytes_max: 256 << 20,
+            live_bytes_max: 128 << 20,
             table_elements_max: 100_000,
             instances_max: 20_000,
             effects_max: 10_000,

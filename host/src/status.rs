@@ -17,14 +17,17 @@ pub struct Status {
     pub aggregates: Vec<AggregateStatus>,
     /// How commands ended since the store was made, by aggregate type and name.
     pub commands: Vec<CommandStatus>,
+    /// The Kafka cluster; none without `[kafka]`.
+    #[serde(default)]
+    pub kafka: Option<KafkaStatus>,
     /// The Kafka sources of the manifest, by name.
     pub sources: Vec<SourceStatus>,
     /// The subscribers, by name.
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The projections, by name.
     pub projections: Vec<ProjectionStatus>,
-    /// The Kafka sink; none where the manifest names no Kafka.
-    pub sink: Option<SinkStatus>,
+    /// The Kafka sinks: `outbox` first, then those of the manifest, then `dead-letters-SOURCE`. None without Kafka.
+    pub sinks: Vec<SinkStatus>,
     /// What was put aside.
     pub parked: ParkedStatus,
 }
@@ -133,13 +136,27 @@ impl std::fmt::Display for State {
     }
 }
 
+/// The Kafka cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KafkaStatus {
+    /// Its addresses.
+    pub brokers: String,
+    /// How its topics differ from what the manifest says of them, a sentence each. None is ever changed.
+    pub topics: Vec<String>,
+}
+
 /// One Kafka source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
     /// Its name in the manifest.
     pub name: String,
-    /// The topic it reads.
-    pub topic: String,
+    /// The topics it reads: names, and patterns, which begin with `^`.
+    pub topics: Vec<String>,
+    /// The consumer group that it is a member of; none where it reads all partitions by itself.
+    pub group: Option<String>,
+    /// The plugin that gets its records; none where they become commands.
+    #[serde(default)]
+    pub subscriber: Option<String>,
     /// What it is doing.
     pub state: State,
     /// What is in the way.
@@ -148,13 +165,17 @@ pub struct SourceStatus {
     pub handled: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,
-    /// The partitions it reads, by number.
+    /// How often the group has given or taken partitions since the host started.
+    pub rebalances: u64,
+    /// The partitions it reads, or has read since the host started, by topic and number.
     pub partitions: Vec<PartitionStatus>,
 }
 
 /// One partition of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
+    /// Its topic.
+    pub topic: String,
     /// Its number.
     pub partition: i32,
     /// Every record below this offset is settled.
@@ -163,6 +184,8 @@ pub struct PartitionStatus {
     pub end: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,
+    /// Whether it is this host's to read. The group may have given it to another member since.
+    pub assigned: bool,
 }
 
 /// One subscriber.
@@ -199,16 +222,20 @@ pub struct ProjectionStatus {
     pub behind: u64,
 }
 
-/// The Kafka sink.
+/// One Kafka sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {
+    /// `outbox`, its name in the manifest, or `dead-letters-SOURCE`.
+    pub name: String,
+    /// The topic it publishes to; none where each message names its own.
+    pub topic: Option<String>,
     /// What it is doing.
     pub state: State,
     /// What is in the way.
     pub error: Option<String>,
     /// Messages that Kafka has acknowledged since the host started.
     pub published: u64,
-    /// Messages in the outbox that Kafka has not acknowledged yet.
+    /// What it has yet to publish or pass by: messages of the outbox, positions of events, numbers of dead letters.
     pub pending: u64,
 }
 
@@ -224,6 +251,9 @@ pub struct ParkedStatus {
 /// One thing that was put aside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParkedItem {
+    /// What `wasmill dead-letters` calls it.
+    #[serde(default)]
+    pub number: u64,
     /// Who put it aside: a source's or a subscription's name.
     pub consumer: String,
     /// Where it is, such as `topic baskets partition 0 offset 17`.
@@ -234,6 +264,43 @@ pub struct ParkedItem {
     pub reason: String,
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
+}
+
+/// The answer of `GET /v1/dead-letters`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetters {
+    /// How many there are of those asked for.
+    pub total: u64,
+    /// Newest first.
+    pub letters: Vec<ParkedItem>,
+}
+
+/// The answer of `POST /v1/dead-letters/NUMBER/replay`: the letter is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// The letter's number.
+    pub number: u64,
+    /// What came of it: `accepted` or `rejected` by its aggregate, `handled` by its subscriber, or `published`.
+    pub outcome: String,
+    /// Why it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The answer of `GET /v1/streams/TYPE/ID`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Its name.
+    pub stream: String,
+    /// The type of the aggregate.
+    #[serde(rename = "type")]
+    pub aggregate_type: String,
+    /// The aggregate's id.
+    pub aggregate_id: String,
+    /// Of its newest event.
+    pub version: u64,
+    /// Whether it takes no more events.
+    pub archived: bool,
 }
 
 /// The answer of `GET /v1/drained`: whether everything that was there has gone all its way.
@@ -248,6 +315,15 @@ pub struct Drained {
     pub waiting_for: Option<String>,
 }
 
+/// The answer of `GET /v1/ready`: whether the host does its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether nothing is in the way.
+    pub ready: bool,
+    /// What is in the way, a sentence each.
+    pub reasons: Vec<String>,
+}
+
 /// The answer of `GET /v1/sources/NAME/wait`: how far a source has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceProgress {
@@ -260,6 +336,8 @@ pub struct SourceProgress {
 /// How far a source has come in one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
+    /// Its topic.
+    pub topic: String,
     /// Its number.
     pub partition: i32,
     /// Every record below this offset is settled.
@@ -277,10 +355,10 @@ pub struct Reloaded {
     pub digest: String,
 }
 
-impl From<crate::model::DeadLetter> for ParkedItem {
-    fn from(letter: crate::model::DeadLetter) -> Self {
-        let crate::model::DeadLetter { consumer, place, key, reason, time_ms, payload: _, content: _ } = letter;
-        Self { consumer, place, key, reason, time_ms }
+impl From<(u64, crate::model::DeadLetter)> for ParkedItem {
+    fn from((number, letter): (u64, crate::model::DeadLetter)) -> Self {
+        let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;
+        Self { number, consumer, place, key, reason, time_ms }
     }
 }
 

@@ -5,8 +5,11 @@
 
 pub mod sqlite;
 
+use crate::meter;
 use crate::model::*;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -15,6 +18,47 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
 
 /// The ledger of a subscription's commands is named this, then the subscription's name.
 pub const SUBSCRIPTION_LEDGER: &str = "subscription/";
+
+/// A sink that publishes events is named this, then its name in the manifest.
+pub const EVENT_SINK: &str = "events/";
+
+/// A sink that publishes dead letters is named this, then the name of the source.
+pub const LETTER_SINK: &str = "dead-letters/";
+
+/// What the position of a sink counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Positions of events.
+    Events,
+    /// Numbers of dead letters.
+    Letters,
+    /// Numbers of messages in the outbox.
+    Messages,
+}
+
+impl Counts {
+    /// By the sink's name.
+    pub fn of(sink: &str) -> Self {
+        if sink.starts_with(EVENT_SINK) {
+            Self::Events
+        } else if sink.starts_with(LETTER_SINK) {
+            Self::Letters
+        } else {
+            Self::Messages
+        }
+    }
+}
+
+/// The origin of a command that tries a dead letter again is in this ledger, under the letter's number.
+///
+/// It is open for as long as the letter is there. Accepted or rejected, the command takes the letter away in its own
+/// transaction, so a letter takes effect once however often it is tried. Malformed, the letter stays and says why.
+pub const LETTER_LEDGER: &str = "dead-letters";
+
+/// The origin of a command that tries a dead letter again.
+pub fn letter_origin(number: u64) -> Origin {
+    Origin { ledger: LETTER_LEDGER.into(), first: number, last: number }
+}
 
 /// The writing side of a store.
 pub trait EventStore: Send + Sync + 'static {
@@ -25,7 +69,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// Moves a subscription's checkpoint together with its effects. Blocks while the queue is full.
     fn advance(&self, progress: Progress, done: Done<Advanced>);
 
-    /// Moves the sink's position, compare-and-set, and forgets the messages up to it.
+    /// Moves a sink's position, compare-and-set, and forgets the messages of the outbox that all its sinks are past.
+    /// What a position counts is said by the sink's name; see [`Counts`].
     fn published(&self, sink: &str, from: u64, to: u64, done: Done<()>);
 
     /// Puts something aside and settles it in its ledger, if it has one.
@@ -35,6 +80,34 @@ pub trait EventStore: Send + Sync + 'static {
     /// already further.
     fn start_ledger(&self, ledger: &str, next: u64, done: Done<()>);
 
+    /// Keeps the state of a live aggregate in place of what was kept of it before. A cache: it never blocks, and what is
+    /// kept may be lost at any time.
+    fn keep_snapshot(&self, snapshot: Snapshot);
+
+    /// Forgets a dead letter; [`Error::NotFound`] where there is none.
+    fn discard_letter(&self, number: u64, done: Done<()>);
+
+    /// Puts the message of a dead letter into the outbox again and forgets the letter, in one transaction.
+    fn republish_letter(&self, number: u64, done: Done<()>);
+
+    /// Keeps why a dead letter could not be handled this time either, in place of the reason before.
+    fn explain_letter(&self, number: u64, reason: String, done: Done<()>);
+
+    /// Lets a stream take no more events: appends to it fail with [`Error::Archived`]. Its events stay where they are,
+    /// and are read as before. [`Error::NotFound`] where the stream has no events.
+    fn archive(&self, stream: StreamId, done: Done<()>);
+
+    /// Lets an archived stream take events again. Does nothing where it is not archived.
+    fn restore(&self, stream: StreamId, done: Done<()>);
+
+    /// Copies the store, as it is at one moment, into a new file, while writes go on. The file is a store of its own.
+    /// Takes as long as it takes, on the caller's thread.
+    fn backup(&self, to: &Path) -> Result<Backup, Error>;
+
+    /// Sets where a ledger goes on: everything below `next` counts as settled and nothing else does. What is settled
+    /// again takes effect again: for a person to ask for, while nobody works with the ledger.
+    fn reset_ledger(&self, ledger: &str, next: u64, done: Done<()>);
+
     /// A view for one thread. Every call on it sees all that was committed before the call.
     fn reader(&self) -> Result<Box<dyn Reader>, Error>;
 
@@ -43,6 +116,12 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Wakes its holder when there may be new messages in the outbox: the number of the newest.
     fn outbox_head(&self) -> watch::Receiver<u64>;
+
+    /// Wakes its holder when there may be new dead letters: the number of the newest. No number is used twice.
+    fn letters_head(&self) -> watch::Receiver<u64>;
+
+    /// What the writer measured since the store was opened. Costs next to nothing.
+    fn measures(&self) -> Measures;
 
     /// Finishes what is queued and closes. Later writes fail with [`Error::Closed`].
     fn close(&self);
@@ -68,6 +147,13 @@ pub trait Reader: Send {
     /// The version of a stream; 0 where it has no events.
     fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error>;
 
+    /// The state of an aggregate at a version of its stream, if one of this code was kept. It is of the stream as it
+    /// is: one of a history that is no longer there is not found.
+    fn snapshot(&mut self, stream: &StreamId, code: &str) -> Result<Option<Snapshot>, Error>;
+
+    /// Whether a stream takes no more events.
+    fn is_archived(&mut self, stream: &StreamId) -> Result<bool, Error>;
+
     /// The state of a ledger; a new one starts at 0.
     fn ledger(&mut self, name: &str) -> Result<Ledger, Error>;
 
@@ -83,14 +169,36 @@ pub trait Reader: Send {
     /// Messages of the outbox after a number, in order, at most about `limit`.
     fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error>;
 
-    /// The number of the last message that the sink has published.
-    fn sink_position(&mut self, sink: &str) -> Result<u64, Error>;
+    /// The number of the last message that a sink has published; `None` where it never had a position.
+    fn sink_position(&mut self, sink: &str) -> Result<Option<u64>, Error>;
 
-    /// What was put aside, newest first, at most `limit`, and how many there are in all.
-    fn dead_letters(&mut self, limit: usize) -> Result<(Vec<DeadLetter>, u64), Error>;
+    /// What was put aside after a number, with its number, oldest first, at most `limit`.
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, Error>;
+
+    /// What was put aside, with its numbers, newest first, and how many there are of the consumer in all.
+    ///
+    /// The first number is 1, later letters have greater ones, and none is ever given twice.
+    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<(u64, DeadLetter)>, u64), Error>;
+
+    /// One dead letter; `None` where it was tried again or discarded, or never was.
+    fn dead_letter(&mut self, number: u64) -> Result<Option<DeadLetter>, Error>;
+
+    /// How much there is. With `count` every event is read for it, which takes its time on a large store.
+    fn statistics(&mut self, count: bool) -> Result<Statistics, Error>;
 
     /// How commands ended, since the store was made.
     fn tallies(&mut self) -> Result<Vec<Tally>, Error>;
+}
+
+/// What the writer of a store measured.
+#[derive(Clone, Debug, Default)]
+pub struct Measures {
+    /// Transactions, by how long their commit took in seconds: mostly the disk's time.
+    pub commit_time: meter::Reading,
+    /// The same transactions, by how many requests they had.
+    pub batch_size: meter::Reading,
+    /// Requests that wait for the writer now.
+    pub queued: u64,
 }
 
 /// What an aggregate decided on a command.
@@ -124,21 +232,48 @@ pub struct Appended {
     pub position: Position,
 }
 
+/// The state of a live aggregate: what its history up to a version makes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its stream.
+    pub stream: StreamId,
+    /// The version of the last event that is in the state.
+    pub version: Version,
+    /// The code that made it. Other code does not find it, since the state may mean something else to it.
+    pub code: Arc<str>,
+    /// Bytes that the code understands.
+    pub state: Vec<u8>,
+}
+
 /// One step of a subscription: all of it or nothing.
 #[derive(Debug)]
 pub struct Progress {
     /// The subscription.
     pub subscription: Arc<str>,
-    /// Its checkpoint as the caller knows it. Another value in the store fails the step.
-    pub from: Position,
-    /// Its checkpoint after the step.
-    pub to: Position,
+    /// What is done with it.
+    pub reached: Reached,
     /// Commands to send; the store numbers them in the ledger `subscription/NAME` and sets their origin.
     pub commands: Vec<Command>,
     /// Messages for the outbox, in order.
     pub messages: Vec<Message>,
     /// What was put aside.
     pub parked: Vec<DeadLetter>,
+}
+
+/// What a step of a subscription has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Events up to a position.
+    Events {
+        /// Its checkpoint as the caller knows it. Another value in the store fails the step.
+        from: Position,
+        /// Its checkpoint after the step.
+        to: Position,
+    },
+    /// Records, which the step settles in their ledgers. One that is settled already fails the step.
+    Records(Vec<Origin>),
+    /// The dead letter of this number, which the step takes away. Where it is gone the step fails.
+    Replayed(u64),
 }
 
 /// The answer to a step of a subscription.
@@ -155,6 +290,92 @@ pub struct Page {
     pub events: Vec<RecordedEvent>,
     /// Everything up to here has been looked at.
     pub reached: Position,
+}
+
+/// A copy of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Where it is.
+    pub file: String,
+    /// The newest event in it.
+    pub position: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// How long it took to make.
+    pub elapsed_ms: u64,
+}
+
+/// How much there is in a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Of the newest event.
+    pub position: u64,
+    /// Bytes of the store without its log.
+    pub file_bytes: u64,
+    /// Bytes of it that are free to be used again.
+    pub free_bytes: u64,
+    /// Bytes of the log that are not folded into the store yet.
+    pub log_bytes: u64,
+    /// Streams that take no more events.
+    pub archived_streams: u64,
+    /// Subscriptions with a checkpoint.
+    pub subscriptions: u64,
+    /// Numbered sequences: partitions of sources and commands of subscriptions.
+    pub ledgers: u64,
+    /// Commands of subscriptions in steps that are not settled whole.
+    pub outbox_commands: u64,
+    /// Messages in steps that are not published whole.
+    pub outbox_messages: u64,
+    /// Remembered outcomes of commands whose sender chose the id.
+    pub outcomes: u64,
+    /// What was put aside.
+    pub dead_letters: u64,
+    /// What is known only once every event was read; `None` where that was not asked for.
+    pub counted: Option<Counted>,
+}
+
+/// What is known once every event was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Streams with events.
+    pub streams: u64,
+    /// Recorded events.
+    pub events: u64,
+    /// Bytes of their payloads and headers.
+    pub bytes: u64,
+    /// By aggregate type and name of the event, in order.
+    pub types: Vec<TypeCount>,
+}
+
+/// The events of one type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeCount {
+    /// The type of the aggregate.
+    pub aggregate_type: String,
+    /// The event's name.
+    pub name: String,
+    /// How many there are.
+    pub events: u64,
+    /// Bytes of their payloads and headers.
+    pub bytes: u64,
+}
+
+/// Which dead letters are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letters<'a> {
+    /// Of this source or subscription alone.
+    pub consumer: Option<&'a str>,
+    /// Only those put aside before the letter of this number.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Letters<'_> {
+    /// The newest of all consumers.
+    pub fn newest(limit: usize) -> Self {
+        Self { consumer: None, before: None, limit }
+    }
 }
 
 /// What of a numbered sequence is settled.
@@ -252,6 +473,21 @@ pub enum Error {
         actual: u64,
         /// Where the caller thought it was.
         expected: u64,
+    },
+    /// The stream takes no more events until it is restored.
+    #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, .stream.aggregate_id)]
+    Archived {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Nothing has this name or number; the text says what was looked for.
+    #[error("{0}")]
+    NotFound(String),
+    /// A record was settled by another step. Leave it out, or read its ledger again and go on from there.
+    #[error("{place} was settled before")]
+    Settled {
+        /// The record, in words.
+        place: String,
     },
     /// The caller broke a limit or a rule of the store; the text says which.
     #[error("{0}")]

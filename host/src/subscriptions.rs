@@ -1,20 +1,31 @@
-//! Subscriptions: events out of the store, through a subscriber, into commands and messages.
+//! Subscriptions: events out of the store and records of Kafka sources, through a subscriber, into commands and messages.
 //!
 //! Each subscriber has a thread with a wasm store of its own. It reads from its checkpoint, and what the subscriber
 //! asked for becomes durable in one transaction with the next checkpoint (the outbox). Only then are the commands
 //! sent, each under a number of the subscription's ledger: sent twice after a crash, they count once.
 
+mod effects;
+mod handler;
 mod outbox;
+mod records;
+mod replay;
+mod transform;
+mod steps;
 mod worker;
+
+pub use records::{RecordDelivery, RecordInbox, RecordOptions, RecordSubscription};
+pub use replay::ReplayError;
+pub use transform::{Transformer, Untransformed};
 
 use crate::aggregates::Aggregates;
 use crate::follow::{Progress, Running, Stop};
 use crate::manifest::Start;
-use crate::model::Position;
+use crate::model::{Parked, Position};
 use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
-use crate::store::{self, EventStore};
+use crate::store::{self, Advanced, EventStore};
 use outbox::Outbox;
+use replay::Again;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -43,6 +54,7 @@ impl Default for Options {
 /// A running subscription.
 pub struct Subscription {
     slot: Arc<Slot>,
+    store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
     running: Running,
 }
@@ -73,7 +85,7 @@ impl Subscription {
             runtime.clone(),
         )?;
         let running = Running::start(name, &**store, progress, stop, move || worker.run())?;
-        Ok(Some(Self { slot: slot.clone(), outbox, running }))
+        Ok(Some(Self { slot: slot.clone(), store: store.clone(), outbox, running }))
     }
 
     /// How it is doing.
@@ -94,8 +106,27 @@ impl Subscription {
         self.outbox.is_busy()
     }
 
+    /// Its name: that of its plugin.
+    pub fn name(&self) -> &Arc<str> {
+        self.running.name()
+    }
+
+    /// Tries an event again that was put aside; with its effects the dead letter goes. Blocks.
+    pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
+        let Self { slot, store, outbox, .. } = self;
+        Again { slot, subscription: &slot.name, consumer: &slot.name, store, outbox }.replay(number, content)
+    }
+
     /// Ends after the step it is at.
     pub fn stop(&self) {
         self.running.stop();
     }
+}
+
+/// Makes a step durable, and waits for it.
+fn advance(store: &dyn EventStore, step: store::Progress) -> Result<Advanced, store::Error> {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    // Who asked waits below: it is there.
+    store.advance(step, Box::new(move |result| drop(answer.send(result))));
+    answered.recv().map_err(|_| store::Error::Closed)?
 }

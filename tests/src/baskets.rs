@@ -13,30 +13,62 @@ const LOYAL_CENTS: i64 = 50_000;
 
 /// The figures that the grocery demo must print for a gzip file of baskets.
 pub fn figures(input: &Path) -> Value {
+    let mut expected = Expected::default();
+    read(input).iter().for_each(|basket| expected.add(basket));
+    expected.figures()
+}
+
+/// The baskets of a gzip file.
+pub fn read(input: &Path) -> Vec<Value> {
     let file = BufReader::new(GzDecoder::new(File::open(input).expect("open the baskets")));
-    let baskets: Vec<Value> = file
-        .lines()
-        .map(|line| serde_json::from_str(&line.expect("read a basket")).expect("a basket is JSON"))
-        .collect();
-    let placed: Vec<&Value> = baskets.iter().filter(|basket| is_placed(basket)).collect();
-    let households = sales_by(&placed, "household_id");
-    let loyal = households.values().filter(|cents| **cents >= LOYAL_CENTS).count();
-    let stores = sales_by(&placed, "store_id");
-    json!({
-        "baskets": baskets.len(),
-        "placed": placed.len(),
-        "rejected": baskets.len() - placed.len(),
-        "confirmed": placed.len(),
-        "units": placed.iter().map(|basket| sum(basket, "quantity")).sum::<i64>(),
-        "sales_cents": stores.values().sum::<i64>(),
-        "discount_cents": placed.iter().map(|basket| sum(basket, "discount_cents")).sum::<i64>(),
-        "stores": stores.len(),
-        "households": households.len(),
-        "loyal_households": loyal,
-        "notifications": placed.len() + loyal,
-        "parked": 0,
-        "top_stores": best(&stores, 5),
-    })
+    file.lines().map(|line| serde_json::from_str(&line.expect("read a basket")).expect("a basket is JSON")).collect()
+}
+
+/// What must come of the baskets that were added, whose ids all differ.
+#[derive(Default)]
+pub struct Expected {
+    baskets: u64,
+    placed: u64,
+    units: i64,
+    discount_cents: i64,
+    households: BTreeMap<String, i64>,
+    stores: BTreeMap<String, i64>,
+}
+
+impl Expected {
+    /// Adds a basket.
+    pub fn add(&mut self, basket: &Value) {
+        self.baskets += 1;
+        if !is_placed(basket) {
+            return;
+        }
+        self.placed += 1;
+        self.units += sum(basket, "quantity");
+        self.discount_cents += sum(basket, "discount_cents");
+        for (sales, key) in [(&mut self.households, "household_id"), (&mut self.stores, "store_id")] {
+            *sales.entry(basket[key].as_str().expect("an id").to_owned()).or_default() += sum(basket, "amount_cents");
+        }
+    }
+
+    /// As the grocery demo prints them.
+    pub fn figures(&self) -> Value {
+        let loyal = self.households.values().filter(|cents| **cents >= LOYAL_CENTS).count();
+        json!({
+            "baskets": self.baskets,
+            "placed": self.placed,
+            "rejected": self.baskets - self.placed,
+            "confirmed": self.placed,
+            "units": self.units,
+            "sales_cents": self.stores.values().sum::<i64>(),
+            "discount_cents": self.discount_cents,
+            "stores": self.stores.len(),
+            "households": self.households.len(),
+            "loyal_households": loyal,
+            "notifications": self.placed + loyal as u64,
+            "parked": 0,
+            "top_stores": best(&self.stores, 5),
+        })
+    }
 }
 
 fn is_placed(basket: &Value) -> bool {
@@ -52,16 +84,8 @@ fn sum(basket: &Value, key: &str) -> i64 {
     items(basket).map(|item| item[key].as_i64().expect("a number")).sum()
 }
 
-fn sales_by<'a>(baskets: &[&'a Value], key: &str) -> BTreeMap<&'a str, i64> {
-    let mut sales = BTreeMap::new();
-    for basket in baskets {
-        *sales.entry(basket[key].as_str().expect("an id")).or_default() += sum(basket, "amount_cents");
-    }
-    sales
-}
-
-fn best<'a>(stores: &BTreeMap<&'a str, i64>, count: usize) -> Vec<(&'a str, i64)> {
-    let sorted: BTreeSet<_> = stores.iter().map(|(store, cents)| (-cents, *store)).collect();
+fn best(stores: &BTreeMap<String, i64>, count: usize) -> Vec<(&str, i64)> {
+    let sorted: BTreeSet<_> = stores.iter().map(|(store, cents)| (-cents, store.as_str())).collect();
     sorted.into_iter().take(count).map(|(cents, store)| (store, -cents)).collect()
 }
 

@@ -24,7 +24,8 @@ pub fn grocery() -> PathBuf {
     workspace().join("examples/grocery")
 }
 
-fn workspace() -> &'static Path {
+/// The folder of the workspace.
+pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests stand in a workspace")
 }
 

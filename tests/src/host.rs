@@ -68,6 +68,36 @@ impl TestHost {
         answer(self.agent.get(self.url(path)).call(), path)
     }
 
+    /// Posts JSON, and again where the host was killed before it answered: for what may be sent twice.
+    pub fn post_through_crashes(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+        self.through_crashes(path, |url| {
+            let mut request = self.agent.post(url);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            read(request.send_json(body)?)
+        })
+    }
+
+    /// Gets JSON, and again where the host was killed before it answered.
+    pub fn get_through_crashes(&self, path: &str) -> Answer {
+        self.through_crashes(path, |url| read(self.agent.get(url).call()?))
+    }
+
+    fn through_crashes(&self, path: &str, call: impl Fn(&str) -> Result<Answer, ureq::Error>) -> Answer {
+        loop {
+            // While the host is being restarted this waits.
+            let place = self.host.place();
+            match call(&format!("{}{path}", place.url)) {
+                Ok(answer) => return answer,
+                Err(error) => self
+                    .host
+                    .explain(&place, error.into())
+                    .unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")),
+            }
+        }
+    }
+
     /// Everything that the host says about itself.
     pub fn status(&self) -> Value {
         self.get("/v1/status").body
@@ -106,6 +136,20 @@ impl TestHost {
         }
     }
 
+    /// Waits until the text at a path meets a condition, and returns it.
+    pub fn text_until(&self, path: &str, condition: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let mut response = self.agent.get(self.url(path)).call().expect("read a text");
+            let text = response.body_mut().read_to_string().expect("read a text");
+            if condition(&text) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "waited in vain at {path}: {text}\n{}", self.log());
+            thread::park_timeout(LOOK);
+        }
+    }
+
     /// Waits until the log has a line that meets a condition.
     pub fn until_logged(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + WAIT;
@@ -127,9 +171,26 @@ impl TestHost {
         file["brokers"].as_str().expect("the file names the brokers").to_owned()
     }
 
-    /// Kills the host and starts it again on the same folder.
-    pub fn crash(&self) {
-        self.host.crash().unwrap_or_else(|error| panic!("{error:?}"));
+    /// Kills the host and starts it again on the same folder. Returns how long it took until it served.
+    pub fn crash(&self) -> Duration {
+        self.host.crash().unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// Stops the process where it stands, as a machine that pauses would.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn wake(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = self.host.place().pid.try_into().expect("a process id");
+        // SAFETY: kill has no preconditions; the process is a child that nobody has waited for yet.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "send signal {signal}: {}", std::io::Error::last_os_error());
     }
 
     /// Lets the host end in order; it must end well.
@@ -143,7 +204,10 @@ impl TestHost {
 }
 
 fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, path: &str) -> Answer {
-    let mut response = response.unwrap_or_else(|error| panic!("no answer to {path}: {error}"));
-    let text = response.body_mut().read_to_string().expect("read an answer");
-    Answer { status: response.status().as_u16(), body: serde_json::from_str(&text).unwrap_or(Value::Null) }
+    response.and_then(read).unwrap_or_else(|error| panic!("no answer to {path}: {error}"))
+}
+
+fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+    let text = response.body_mut().read_to_string()?;
+    Ok(Answer { status: response.status().as_u16(), body: serde_json::from_str(&text).unwrap_or(Value::Null) })
 }

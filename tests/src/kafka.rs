@@ -12,9 +12,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use xtask::kafka::{GIVEN, Node, missing, tool};
+use xtask::kafka::{GIVEN, Node, missing, missing_for_node, tool};
 
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the console consumer may wait for a message, its own start included.
@@ -28,7 +28,7 @@ static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
 pub struct Kafka {
     brokers: String,
     // In this order: the node ends before its folder goes.
-    _node: Option<Node>,
+    node: Option<Mutex<Node>>,
     _folder: tempfile::TempDir,
 }
 
@@ -48,9 +48,7 @@ pub struct Shown {
 impl Kafka {
     /// The Kafka of this program; `None` where there can be none.
     pub fn shared() -> Option<Arc<Self>> {
-        if let Some(reason) = missing() {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
-            eprintln!("left out: {reason}");
+        if left_out(missing()) {
             return None;
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,12 +62,34 @@ impl Kafka {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
         match std::env::var(GIVEN) {
-            Ok(brokers) => Self { brokers, _node: None, _folder: folder },
-            Err(_) => {
-                let node = Node::start(folder.path()).unwrap_or_else(|error| panic!("{error:?}"));
-                Self { brokers: node.brokers().to_owned(), _node: Some(node), _folder: folder }
-            }
+            Ok(brokers) => Self { brokers, node: None, _folder: folder },
+            Err(_) => Self::start_node(folder),
         }
+    }
+
+    fn start_node(folder: tempfile::TempDir) -> Self {
+        let node = Node::start(folder.path()).unwrap_or_else(|error| panic!("{error:?}"));
+        Self { brokers: node.brokers().to_owned(), node: Some(Mutex::new(node)), _folder: folder }
+    }
+
+    /// A node that is the test's alone, which it may stop; `None` where none can be started.
+    pub fn own() -> Option<Self> {
+        if left_out(missing_for_node()) {
+            return None;
+        }
+        Some(Self::start_node(tempfile::tempdir().expect("make a temporary folder")))
+    }
+
+    /// Ends a node of the test's own as a power cut would, and starts it again after `meanwhile`.
+    pub fn restart(&self, meanwhile: impl FnOnce()) {
+        let mut node = self.node().expect("a node of the test's own");
+        node.kill().expect("end Kafka");
+        meanwhile();
+        node.start_again().expect("start Kafka again");
+    }
+
+    fn node(&self) -> Option<MutexGuard<'_, Node>> {
+        self.node.as_ref().map(|node| node.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Its address.
@@ -77,16 +97,14 @@ impl Kafka {
         &self.brokers
     }
 
+    /// The process of its node, where it was started here.
+    pub fn broker(&self) -> Option<u32> {
+        self.node().map(|node| node.pid())
+    }
+
     /// Makes a topic that is this test's own, and returns its name.
     pub fn topic(&self, name: &str, partitions: i32) -> String {
-        let name = format!("{name}-{}", std::process::id());
-        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("make an admin client");
-        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("make a runtime");
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX));
-        let made = runtime.block_on(admin.create_topics(&[topic], &options)).expect("make a topic");
-        made.into_iter().for_each(|made| _ = made.expect("make a topic"));
-        name
+        make_topic(&self.brokers, name, partitions)
     }
 
     /// The next offsets of a topic, by partition; none where there is no such topic.
@@ -147,6 +165,28 @@ impl Kafka {
         config.set("bootstrap.servers", &self.brokers).set("group.id", "wasmill-tests");
         config
     }
+}
+
+/// Makes a topic whose name no other process of tests has.
+pub(crate) fn make_topic(brokers: &str, name: &str, partitions: i32) -> String {
+    let name = format!("{name}-{}", std::process::id());
+    let mut config = ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        config.set("bootstrap.servers", brokers).create().expect("make an admin client");
+    let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("make a runtime");
+    let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX));
+    let made = runtime.block_on(admin.create_topics(&[topic], &options)).expect("make a topic");
+    made.into_iter().for_each(|made| _ = made.expect("make a topic"));
+    name
+}
+
+pub(crate) fn left_out(reason: Option<String>) -> bool {
+    if let Some(reason) = &reason {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
+        eprintln!("left out: {reason}");
+    }
+    reason.is_some()
 }
 
 /// Reads `Partition:0 <tab> Offset:7 <tab> name:value,name:value <tab> value`.

@@ -8,6 +8,20 @@ pub fn described(description: &str) -> Vec<u8> {
     with_section(EMPTY.to_vec(), b"wasmill:plugin", description.as_bytes())
 }
 
+/// A component with nothing in it but an import and its description as a plugin.
+pub fn importing(import: &str, description: &str) -> Vec<u8> {
+    const PREAMBLE: &[u8] = b"\0asm\x0d\0\x01\0";
+    /// Of one instance type, without exports.
+    const TYPES: &[u8] = b"\x07\x03\x01\x42\x00";
+    // One import: its name, and that it is an instance of type 0.
+    let mut imports = vec![1, 0];
+    imports.extend(leb128(import.len()));
+    imports.extend(import.as_bytes());
+    imports.extend([5, 0]);
+    let component = [PREAMBLE, TYPES, &[10], &leb128(imports.len()), &imports].concat();
+    with_section(component, b"wasmill:plugin", description.as_bytes())
+}
+
 /// The same code under another digest: a module with a custom section more.
 pub fn rebuilt(module: Vec<u8>) -> Vec<u8> {
     with_section(module, b"build", b"another")

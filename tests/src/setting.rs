@@ -24,14 +24,24 @@ impl Setting {
     pub fn new(manifest: &str) -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
         let setting = Self { folder };
-        let plugins = built::plugins();
-        setting.write("wasmill.toml", manifest.replace(PLUGINS, &plugins.to_string_lossy()));
+        setting.manifest(manifest);
         setting
+    }
+
+    /// Writes another manifest, for the next start.
+    pub fn manifest(&self, manifest: &str) {
+        self.write("wasmill.toml", manifest.replace(PLUGINS, &built::plugins().to_string_lossy()));
     }
 
     /// The example's own manifest.
     pub fn grocery() -> Self {
+        Self::grocery_on("brokers = \"embedded\"\n")
+    }
+
+    /// The same with other keys of `[kafka]` in place of its brokers.
+    pub fn grocery_on(kafka: &str) -> Self {
         let manifest = fs::read_to_string(built::grocery().join("wasmill.toml")).expect("read the example's manifest");
+        let manifest = manifest.replace("brokers = \"embedded\"\n", kafka);
         Self::new(&manifest.replace("../../target/plugins", PLUGINS).replace("../../target/grocery", "data"))
     }
 

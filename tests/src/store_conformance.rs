@@ -8,20 +8,26 @@
 //!
 //! - [`requests`]: asking a store, and the commands to ask with
 //! - [`appends`]: expected versions, atomicity, order
+//! - [`archives`]: streams that take no more events
 //! - [`repetitions`]: command ids that their sender chose
 //! - [`ledgers`]: commands that a numbered sequence makes unique
+//! - [`letters`]: what was put aside, tried again or discarded
 //! - [`readers`]: what is read while others write
 //! - [`steps`]: checkpoints and the effects that move with them
+//! - [`snapshots`]: a cache that is never wrong
 //! - [`closing`]: the end of a store
 //! - [`histories`]: random histories against a model
 
 pub mod appends;
+pub mod archives;
 pub mod closing;
 pub mod histories;
 pub mod ledgers;
+pub mod letters;
 pub mod readers;
 pub mod repetitions;
 pub mod requests;
+pub mod snapshots;
 pub mod steps;
 
 use std::sync::Arc;
@@ -65,10 +71,26 @@ macro_rules! store_conformance {
                 an_origin_settles_the_gap_before_it,
                 settling_out_of_order_leaves_the_ranges_ahead,
                 a_ledger_starts_where_it_is_told_and_never_goes_back,
+                a_ledger_that_is_reset_settles_again_from_there,
                 a_refused_append_settles_nothing,
                 a_malformed_command_is_settled_and_put_aside_once,
                 parking_settles_its_origin_and_happens_once,
                 ledgers_are_listed_by_how_they_begin,
+            }
+            letters {
+                a_letter_keeps_what_it_takes_to_try_it_again,
+                a_number_is_never_given_twice,
+                letters_are_listed_newest_first_by_consumer,
+                a_command_tried_again_takes_the_letter_away_once,
+                a_command_that_fails_again_leaves_the_newest_reason,
+                a_message_goes_into_the_outbox_again_once,
+            }
+            archives {
+                an_archived_stream_takes_no_more_events_and_reads_as_before,
+                a_restored_stream_goes_on_where_it_was,
+                what_was_asked_before_is_recorded_and_what_comes_after_is_not,
+                a_command_to_an_archived_stream_settles_nothing,
+                only_a_stream_with_events_is_archived,
             }
             readers {
                 a_stream_is_read_from_a_version_in_both_directions,
@@ -79,12 +101,20 @@ macro_rules! store_conformance {
             }
             steps {
                 of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects,
+                records_are_settled_with_what_came_of_them,
+                a_dead_letter_goes_with_what_came_of_it,
                 commands_get_consecutive_origins,
                 pending_commands_are_those_not_settled_in_order,
                 messages_are_numbered_without_gaps,
                 the_position_of_a_sink_moves_only_from_where_it_is,
+                a_sink_counts_what_its_name_says,
                 nothing_moves_past_the_end,
                 what_a_step_puts_aside_is_kept_newest_first,
+            }
+            snapshots {
+                the_newest_snapshot_is_found_by_its_stream_and_code,
+                a_snapshot_of_other_code_takes_the_place_of_the_old_one,
+                a_snapshot_past_the_end_of_its_stream_is_not_found,
             }
             closing {
                 a_closed_store_has_finished_what_was_queued,

@@ -1,8 +1,13 @@
-//! Records into a Kafka topic.
+//! Records into a Kafka topic, and out of it.
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use std::time::Duration;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Produces records to one partition, in order, and waits until Kafka has them.
 pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[u8]>, &[u8])]) {
@@ -16,4 +21,71 @@ pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[
         producer.send(record).map_err(|(error, _)| error).expect("produce a record");
     }
     producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
+}
+
+/// Produces JSON by key, to the partitions that the Java clients would choose, and waits until Kafka has it.
+pub fn produce_keyed(brokers: &str, topic: &str, records: &[(String, Value)]) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("partitioner", "murmur2_random");
+    let producer: BaseProducer = config.create().expect("make a producer");
+    for (key, value) in records {
+        let payload = value.to_string();
+        let record = BaseRecord::to(topic).key(key).payload(&payload);
+        producer.send(record).map_err(|(error, _)| error).expect("produce a record");
+    }
+    producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
+}
+
+/// A record as any consumer reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Read {
+    /// The value of a header, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let value = self.headers.iter().find(|(other, _)| other == name)?.1.as_deref()?;
+        std::str::from_utf8(value).ok()
+    }
+}
+
+/// Reads a topic from its beginning: so many committed records, of all partitions.
+pub fn read(brokers: &str, topic: &str, count: usize) -> Vec<Read> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "wasmill-tests").set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = config.set("enable.auto.commit", "false").create().expect("make a consumer");
+    let deadline = Instant::now() + WAIT;
+    let mut partitions = TopicPartitionList::new();
+    while partitions.count() == 0 {
+        let metadata = consumer.fetch_metadata(Some(topic), WAIT).expect("Kafka answers");
+        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+            let added = partitions.add_partition_offset(topic, partition.id(), Offset::Beginning);
+            added.expect("the offset is one");
+        }
+        assert!(Instant::now() < deadline, "there is no topic {topic}");
+    }
+    consumer.assign(&partitions).expect("assign all partitions");
+    let mut found = Vec::new();
+    while found.len() < count {
+        assert!(Instant::now() < deadline, "{} records of {count} in topic {topic}", found.len());
+        if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+            found.push(owned(&record.expect("read a record")));
+        }
+    }
+    found
+}
+
+fn owned(record: &impl Message) -> Read {
+    let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
+    Read {
+        key: record.key().map(<[u8]>::to_vec),
+        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        value: record.payload().map(<[u8]>::to_vec),
+    }
 }

@@ -1,6 +1,6 @@
 //! A plugin that can't serve is refused in one sentence that names it, and nothing is started.
 
-use wasmill_tests::module::{EMPTY, described};
+use wasmill_tests::module::{EMPTY, described, importing};
 use wasmill_tests::setting::Setting;
 
 fn refusal(manifest: &str, modules: &[(&str, &[u8])]) -> String {
@@ -58,6 +58,16 @@ fn a_plugin_that_does_not_have_what_it_claims() {
     let section = r#"{"api":"0.1.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
     let said = refusal(BAD, &[("bad.wasm", &described(section))]);
     assert!(said.contains("bad"), "{said}");
+}
+
+/// Purity by absence: a clock belongs to nobody, and the bus to subscribers.
+#[test]
+fn an_import_that_the_role_is_not_granted() {
+    let section = r#"{"api":"0.1.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
+    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.1.0", "wasmill:plugin/sql@0.1.0"] {
+        let said = refusal(BAD, &[("bad.wasm", &importing(import, section))]);
+        assert!(said.contains(import) && said.contains("(aggregate order) are not granted"), "{said}");
+    }
 }
 
 #[test]

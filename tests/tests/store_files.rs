@@ -5,8 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use wasmill::model::*;
-use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
+use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, backup, statistics, verify};
 use wasmill::store::*;
 use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
@@ -31,6 +32,8 @@ impl Stored {
             advance(&store, Progress { commands, messages, ..step("warehouse", from, to) }).unwrap();
         }
         ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap();
+        ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
+        ask(|done| store.archive(order(6), done)).answer().unwrap();
         store.close();
         stored
     }
@@ -173,17 +176,31 @@ fn an_event_beyond_the_limit_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(FILE_NAME);
     let store = SqliteStore::open(&file, Options { event_bytes_max: 1_000, ..Options::default() }).unwrap();
-    let of = |bytes: usize| NewEvent { name: "Big".to_owned(), payload: vec![7; bytes] };
+    let of = |name: &str, bytes: usize| NewEvent { name: name.to_owned(), payload: vec![7; bytes] };
     let command = Command { durable_id: true, ..numbered(&order(1), "kafka/a/a/0", 0) };
-    let events = Decision::Events(vec![of(1), of(1_001), of(1)]);
-    let refused = append(&store, command.clone(), ExpectedVersion::Any, events).unwrap_err();
-    assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
-    let said = refused.to_string();
-    assert!(["Big", "order/1", "1001", "1000", "event_bytes_max"].iter().all(|word| said.contains(word)), "{said}");
+    // Names, ids and headers count too.
+    let room = 1_000 - "Big".len() - "1".len() - command.id.len() - command.correlation_id.len();
+    let header = |bytes: usize| vec![Header { name: "name".to_owned(), value: Some(vec![0; bytes]) }];
+    let refusals = [
+        (command.clone(), of("Big", room + 1)),
+        (command.clone(), of("Bigger", room)),
+        (command.clone(), of(&"Big".repeat(1_000), 0)),
+        (Command { headers: header(1_000), ..command.clone() }, of("Big", 0)),
+        (Command { headers: header(500), ..command.clone() }, of("Big", room - 500)),
+        (Command { correlation_id: "c".repeat(1_000).into(), ..command.clone() }, of("Big", 1)),
+    ];
+    for (command, event) in refusals {
+        let events = Decision::Events(vec![of("Small", 1), event, of("Small", 1)]);
+        let refused = append(&store, command, ExpectedVersion::Any, events).unwrap_err();
+        assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
+        let said = refused.to_string();
+        assert!(["Big", "order/1", "1000", "event_bytes_max"].iter().all(|word| said.contains(word)), "{said}");
+        assert!(said.len() < 500, "{said}");
+    }
     let mut reader = reader(&store);
     assert_eq!(reader.ledger("kafka/a/a/0").unwrap(), Ledger::default());
     assert!(reader.tallies().unwrap().is_empty() && all_events(&store).is_empty());
-    append(&store, command, ExpectedVersion::NoStream, Decision::Events(vec![of(1_000)])).unwrap();
+    append(&store, command, ExpectedVersion::NoStream, Decision::Events(vec![of("Big", room)])).unwrap();
 }
 
 #[test]
@@ -226,6 +243,98 @@ fn the_index_keeps_up_with_writers_that_never_pause() {
 }
 
 #[test]
+fn a_copy_made_while_others_write_is_a_store_of_its_own() {
+    let stored = Stored::new();
+    let store = stored.open().unwrap();
+    let over = AtomicBool::new(false);
+    let copies: Vec<(PathBuf, Backup)> = std::thread::scope(|scope| {
+        let _over = Over(&over);
+        for writer in 0..2 {
+            let (store, over) = (&store, &over);
+            scope.spawn(move || {
+                let numbers = (0..).take_while(|_| !over.load(Ordering::Relaxed));
+                numbers.for_each(|n: u64| drop(record(store, &order(n % 5), 1 + writer)));
+            });
+        }
+        let copy = |n: usize| {
+            let file = stored.folder.path().join(format!("copy-{n}.sqlite"));
+            let backup = store.backup(&file).unwrap();
+            (file, backup)
+        };
+        (0..4).map(copy).collect()
+    });
+    let whole = all_events(&store);
+    for (n, (file, backup)) in copies.iter().enumerate() {
+        let report = verify(file).unwrap();
+        assert!(report.is_sound(), "{report:#?}");
+        assert_eq!((report.position, fs::metadata(file).unwrap().len()), (backup.position, backup.bytes));
+        let copy = SqliteStore::open(file, Options::default()).unwrap();
+        assert_eq!(all_events(&copy), whole[..backup.position as usize]);
+        assert_eq!((reader(&copy).is_archived(&order(6)).unwrap(), letters(&copy, 5).1), (true, 1));
+        assert_eq!(record(&copy, &order(1), 1).position.0, backup.position + 1, "copy {n} goes on by itself");
+    }
+    let taken = store.backup(&copies[0].0);
+    assert!(matches!(&taken, Err(Error::Invalid(said)) if said.contains("exists")), "{taken:?}");
+    let nowhere = stored.folder.path().join("absent").join("copy.sqlite");
+    assert!(store.backup(&nowhere).unwrap_err().to_string().contains("absent"));
+    let left: Vec<_> = fs::read_dir(stored.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains(".part")), "{left:?}");
+}
+
+/// Ends the writers, also when a check fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn statistics_say_what_is_there() {
+    let stored = Stored::new();
+    let at_rest = statistics(&stored.file(), true).unwrap();
+    let counted = at_rest.counted.clone().unwrap();
+    assert_eq!((at_rest.position, counted.events, counted.streams), (124, 124, 7));
+    assert_eq!((counted.types.len(), &*counted.types[0].name, counted.types[0].events), (1, "Happened", 124));
+    assert!(counted.bytes > 0 && at_rest.file_bytes > counted.bytes);
+    assert_eq!((at_rest.subscriptions, at_rest.ledgers, at_rest.archived_streams), (1, 1, 1));
+    assert_eq!((at_rest.outbox_commands, at_rest.outbox_messages), (6, 6));
+    assert_eq!((at_rest.dead_letters, at_rest.outcomes), (1, 0));
+    let store = stored.open().unwrap();
+    append(&store, durable(&order(1), "mine"), ExpectedVersion::Any, happened(1)).unwrap();
+    let running = reader(&store).statistics(false).unwrap();
+    assert_eq!((running.position, running.outcomes, running.counted), (125, 1, None));
+    assert!(running.log_bytes > 0, "what was just written is in the log");
+    assert!(statistics(&stored.file(), false).unwrap_err().to_string().contains("in use by another host"));
+    let absent = stored.folder.path().join("absent.sqlite");
+    assert!(statistics(&absent, false).is_err() && backup(&absent, &absent).is_err());
+    assert!(!absent.with_extension("lock").exists(), "asking makes no file");
+}
+
+#[test]
+fn a_store_of_format_1_is_brought_up_to_date_with_its_dead_letters() {
+    let stored = Stored { folder: tempfile::tempdir().unwrap() };
+    stored.sql(include_str!("../../host/src/store/sqlite/schema_1.sql"));
+    stored.sql(
+        "PRAGMA user_version = 1;
+         INSERT INTO dead_letters VALUES (4, 'baskets', 'there', 'key', 'because', x'00ff', 5);
+         INSERT INTO dead_letters VALUES (9, 'baskets', 'here', NULL, 'because', x'', 6)",
+    );
+    let copy = stored.folder.path().join("before.sqlite");
+    assert_eq!(backup(&stored.file(), &copy).unwrap().position, 0, "a copy before the update");
+    let store = stored.open().unwrap();
+    let (kept, total) = reader(&store).dead_letters(&Letters::newest(9)).unwrap();
+    assert_eq!((total, kept[0].0, kept[0].1.payload()), (2, 9, Some(&[][..])));
+    let (number, letter) = &kept[1];
+    assert_eq!((*number, letter.payload(), letter.key.as_deref()), (4, Some(&[0, 255][..]), Some("key")));
+    assert_eq!(*store.letters_head().borrow(), 9);
+    drop(store);
+    let report = verify(&stored.file()).unwrap();
+    assert!(report.is_sound() && report.letters == 2, "{report:#?}");
+}
+
+#[test]
 fn verify_finds_what_does_not_fit_together() {
     let stored = Stored::new();
     let sound = verify(&stored.file()).unwrap();
@@ -256,6 +365,9 @@ fn verify_finds_what_does_not_fit_together() {
         ("DELETE FROM outbox_messages WHERE first = 4", "the newest messages"),
         ("UPDATE outbox_messages SET last = 7 WHERE first = 4", "are 3 messages"),
         ("UPDATE sinks SET position = 7", "past the newest message, 6"),
+        ("UPDATE dead_letters SET content = x'ff'", "the content of dead letter 1 does not decode"),
+        ("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'dead_letters'", "past the newest number that was given, 0"),
+        ("INSERT INTO archived_streams VALUES (1, 'nobody', 0)", "nobody is archived and has no events"),
     ] {
         fs::write(stored.file(), &whole).unwrap();
         stored.sql(damage);

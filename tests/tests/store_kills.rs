@@ -1,42 +1,88 @@
-//! kill -9: nothing acknowledged is lost, and no mark is ahead of its effects.
+//! kill -9: nothing acknowledged is lost, and no mark is ahead of its effects. At any moment, and at every named point
+//! between two steps of the writer.
 
 use fastrand::Rng;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use wasmill::store::EventStore;
-use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
+use wasmill::store::sqlite::{FILE_NAME, FaultPoint, KILL_AT, Options, SqliteStore, verify};
 use wasmill_tests::store_workload;
 
 const KILLS: usize = 15;
 
-/// Lets a process work on the store and kills it after so many acknowledgements, all of which it returns: the
-/// process is told nothing, so it dies wherever it is.
-fn kill_after(lines: usize, file: &Path, seed: u64) -> Vec<String> {
-    let mut worker = Command::new(env!("CARGO_BIN_EXE_store-worker"))
-        .args(["work", file.to_str().unwrap(), &seed.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("start a worker");
-    let mut output = BufReader::new(worker.stdout.take().unwrap());
-    let (mut acknowledged, mut line) = (Vec::new(), String::new());
-    let mut next = |acknowledged: &mut Vec<String>| {
-        line.clear();
-        // A line that the kill has cut short acknowledges nothing.
-        let whole = output.read_line(&mut line).expect("read from the worker") > 0 && line.ends_with('\n');
-        if whole {
-            acknowledged.push(line.trim_end().to_owned());
-        }
-        whole
-    };
-    while acknowledged.len() < lines {
-        assert!(next(&mut acknowledged), "the worker ended by itself, seed {seed}");
+/// A worker passes every point at least once while it acknowledges so many requests.
+const ACKNOWLEDGEMENTS_MAX: usize = 20_000;
+
+/// A process that works on a store and says what was acknowledged.
+struct Worker {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+    acknowledged: Vec<String>,
+}
+
+impl Worker {
+    fn start(file: &Path, seed: u64, kill_at: Option<&str>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_store-worker"));
+        command.args(["work", file.to_str().unwrap(), &seed.to_string()]).stdout(Stdio::piped());
+        let mut process = command.envs(kill_at.map(|point| (KILL_AT, point))).spawn().expect("start a worker");
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, output, acknowledged: Vec::new() }
     }
-    worker.kill().expect("kill the worker");
-    while next(&mut acknowledged) {}
-    worker.wait().expect("the worker ends");
-    acknowledged
+
+    /// Waits for the next acknowledgement; there is none when the worker has ended.
+    fn next(&mut self) -> bool {
+        let line = self.output.next().map(|line| line.expect("read from the worker"));
+        let more = line.is_some();
+        self.acknowledged.extend(line);
+        more
+    }
+
+    /// Kills it after so many acknowledgements: it is told nothing, so it dies wherever it is.
+    fn killed_after(mut self, lines: usize) -> Vec<String> {
+        while self.acknowledged.len() < lines {
+            assert!(self.next(), "the worker ended by itself");
+        }
+        self.process.kill().expect("kill the worker");
+        self.ended()
+    }
+
+    /// Waits until it dies by itself, of SIGKILL.
+    fn killed(mut self, point: &str) -> Vec<String> {
+        while self.next() {
+            let alive = self.acknowledged.len() < ACKNOWLEDGEMENTS_MAX;
+            assert!(alive, "the worker never comes to {point}");
+        }
+        self.ended()
+    }
+
+    fn ended(mut self) -> Vec<String> {
+        while self.next() {}
+        let status = self.process.wait().expect("the worker ends");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "the worker was not killed: {status}");
+        std::mem::take(&mut self.acknowledged)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Only where the test has failed is there still something to kill.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The file verifies, and the store that opens has all that was acknowledged.
+fn check(file: &Path, acknowledged: &[String]) {
+    if file.exists() {
+        let report = verify(file).expect("look the store over");
+        assert!(report.is_sound(), "{report:#?}");
+    }
+    let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(file, Options::default()).expect("open the store"));
+    store_workload::check(&*store, acknowledged);
+    store.close();
 }
 
 #[test]
@@ -49,14 +95,29 @@ fn a_killed_store_has_all_that_was_acknowledged_and_its_marks_are_true() {
         // Some die while they start or recover.
         let (lines, seed) = (if kill % 5 == 4 { kill % 2 } else { rng.usize(1..2_500) }, rng.u64(..));
         println!("kill {kill} after {lines} acknowledgements, seed {seed}");
-        acknowledged.extend(kill_after(lines, &file, seed));
-        let report = verify(&file).expect("look the store over");
-        assert!(report.is_sound(), "{report:#?}");
-        let store: Arc<dyn EventStore> =
-            Arc::new(SqliteStore::open(&file, Options::default()).expect("open the store"));
-        store_workload::check(&*store, &acknowledged);
-        store.close();
+        acknowledged.extend(Worker::start(&file, seed, None).killed_after(lines));
+        check(&file, &acknowledged);
     }
     let report = verify(&file).expect("look the store over");
     assert!(report.is_sound() && report.indexed > 0, "{report:#?}");
+}
+
+#[test]
+fn a_kill_between_any_two_steps_of_the_writer_loses_nothing() {
+    let mut rng = Rng::new();
+    for &point in FaultPoint::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE_NAME);
+        let mut acknowledged = Vec::new();
+        // The first passage, and one when more is under way, on what the first kill has left.
+        for passage in if point.is_of_making() { vec![1] } else { vec![1, rng.u64(2..8)] } {
+            let (kill_at, seed) = (format!("{}:{passage}", point.name()), rng.u64(..));
+            println!("kill at {kill_at}, seed {seed}");
+            acknowledged.extend(Worker::start(&file, seed, Some(&kill_at)).killed(&kill_at));
+            check(&file, &acknowledged);
+        }
+        // What is left is no dead end.
+        acknowledged.extend(Worker::start(&file, rng.u64(..), None).killed_after(500));
+        check(&file, &acknowledged);
+    }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod background;
 mod jars;
+pub mod secured;
 
 use crate::process;
 use anyhow::{Context, Result, bail};
@@ -32,11 +33,16 @@ const METADATA: &[u8] = b"\0\0\0\x16\0\x03\0\x04\0\0\0\x01\0\x07wasmill\xff\xff\
 /// closed it or is gone.
 const GUARDED: &str = r#"exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec "$@" </dev/null 3<&-"#;
 
-/// What is in the way of starting a node on this machine, with the remedy.
+/// What is in the way of having a Kafka on this machine, with the remedy.
 pub fn missing() -> Option<String> {
     if std::env::var_os(GIVEN).is_some() {
         return None;
     }
+    missing_for_node()
+}
+
+/// What is in the way of starting a node on this machine, with the remedy.
+pub fn missing_for_node() -> Option<String> {
     if process::find("java").is_none() {
         return Some(format!("There is no java: install a Java runtime (17 or newer), or name a cluster in {GIVEN}."));
     }
@@ -46,6 +52,7 @@ pub fn missing() -> Option<String> {
 
 /// A running node.
 pub struct Node {
+    prepared: Prepared,
     brokers: String,
     child: Child,
 }
@@ -53,18 +60,36 @@ pub struct Node {
 impl Node {
     /// Starts an empty node in a folder, which it makes, and waits until it answers.
     pub fn start(folder: &Path) -> Result<Self> {
-        let prepared = Prepared::new(folder)?;
-        let mut guarded = Command::new("sh");
-        let java = prepared.broker();
-        guarded.args(["-c", GUARDED, "kafka"]).arg(java.get_program()).args(java.get_args()).stdin(Stdio::piped());
-        let mut node = Self { brokers: prepared.brokers(), child: prepared.spawn(&mut guarded)? };
-        prepared.wait_until_it_answers(&mut node.child)?;
+        Self::start_prepared(Prepared::new(folder)?)
+    }
+
+    fn start_prepared(prepared: Prepared) -> Result<Self> {
+        let mut node = Self { brokers: prepared.brokers(), child: prepared.spawn_guarded()?, prepared };
+        node.prepared.wait_until_it_answers(&mut node.child)?;
         Ok(node)
+    }
+
+    /// Ends it as a power cut would. Its folder and address stay.
+    pub fn kill(&mut self) -> Result<()> {
+        drop(self.child.stdin.take());
+        self.child.wait().context("wait for the end of Kafka")?;
+        Ok(())
+    }
+
+    /// Starts it again after [`Self::kill`], with what it had, and waits until it answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = self.prepared.spawn_guarded()?;
+        self.prepared.wait_until_it_answers(&mut self.child)
     }
 
     /// Its address.
     pub fn brokers(&self) -> &str {
         &self.brokers
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -93,12 +118,17 @@ struct Prepared {
 
 impl Prepared {
     fn new(folder: &Path) -> Result<Self> {
+        Self::with(folder, "", [])
+    }
+
+    /// With more properties after those of the template, and more arguments for formatting.
+    fn with(folder: &Path, more: &str, format_args: impl IntoIterator<Item = String>) -> Result<Self> {
         let class_path = jars::class_path()?;
         fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let folder = folder.canonicalize()?;
         let (address, controller) = free_addresses()?;
         let template = fs::read_to_string(ours("server.properties")).context("read the template server.properties")?;
-        let properties = template
+        let properties = (template + more)
             .replace("CONTROLLER_PORT", &controller.port().to_string())
             .replace("127.0.0.1:PORT", &address.to_string())
             .replace("FOLDER", &folder.to_string_lossy());
@@ -106,6 +136,7 @@ impl Prepared {
         let prepared = Self { folder, address, class_path };
         let mut format = tool("kafka.tools.StorageTool")?;
         format.args(["format", "--standalone", "-t", CLUSTER_ID, "-c"]).arg(prepared.folder.join("server.properties"));
+        format.args(format_args);
         let output = format.stdin(Stdio::null()).output().context("start java")?;
         match output.status.success() {
             true => Ok(prepared),
@@ -122,6 +153,13 @@ impl Prepared {
         java.args(["-Xms256m", "-Xmx512m"]).arg(log_config()).arg("-cp").arg(&self.class_path);
         java.arg("kafka.Kafka").arg(self.folder.join("server.properties"));
         java
+    }
+
+    /// As a process that ends with this one.
+    fn spawn_guarded(&self) -> Result<Child> {
+        let (mut guarded, java) = (Command::new("sh"), self.broker());
+        guarded.args(["-c", GUARDED, "kafka"]).arg(java.get_program()).args(java.get_args()).stdin(Stdio::piped());
+        self.spawn(&mut guarded)
     }
 
     fn spawn(&self, command: &mut Command) -> Result<Child> {

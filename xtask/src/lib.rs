@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask setup | build | demo | test | bench | kafka`.
+//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | kafka`.
 //!
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
 //! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
@@ -50,7 +50,20 @@ enum Task {
         args: Vec<String>,
     },
     /// Build everything and run the benchmarks; the results go to target/bench.json.
-    Bench,
+    Bench {
+        /// Run only these, such as `commands` or `guest`; the others keep their rows in the results.
+        #[arg(value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// Build everything, kill a host under load at random moments, and check what is left.
+    Torture {
+        /// How often it is killed.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        kills: usize,
+        /// Over how long.
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        seconds: u64,
+    },
     /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
     Kafka {
         #[command(subcommand)]
@@ -92,7 +105,11 @@ fn perform(task: Task) -> Result<()> {
         Task::Build { plugin: None } => build_all(&workspace, &toolchain),
         Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
         Task::Test { args } => build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, &args)),
-        Task::Bench => build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace)),
+        Task::Bench { groups } => native::benches(&workspace, &groups)
+            .and_then(|benches| build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace, &benches))),
+        Task::Torture { kills, seconds } => {
+            build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds))
+        }
         Task::Kafka { .. } => unreachable!("done above, without a build"),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
 /// Runs all tests. They find the host and the plugins by `WASMILL_BIN` and `WASMILL_PLUGINS`.
 pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     if let Some(reason) = kafka::missing() {
-        let left_out = format!("left out: the tests of real_kafka.rs, which need a real broker. {reason}");
+        let left_out = format!("left out: the tests of real_kafka.rs and kafka_*.rs, which need a real broker. {reason}");
         match std::env::var("CI") {
             Ok(ci) if ci == "true" => bail!("{left_out}"),
             _ => eprintln!("{left_out}"),
@@ -38,15 +38,35 @@ pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     }
 }
 
-/// Runs all benchmarks.
-pub(crate) fn bench(workspace: &Workspace) -> Result<()> {
+/// Becomes the torture of a host.
+pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64) -> Result<()> {
+    let program = workspace.program("torture");
+    let mut torture = Command::new(&program);
+    torture.args([kills.to_string(), seconds.to_string()]);
+    torture.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
+    Err(torture.exec()).with_context(|| format!("start {}", program.display()))
+}
+
+/// The benchmarks of these groups, or all; a group that is none is an error.
+pub(crate) fn benches(workspace: &Workspace, groups: &[String]) -> Result<Vec<String>> {
+    let all: Vec<String> = workspace.benches().into_iter().map(|(_, name)| name).collect();
+    match groups.iter().find(|group| !all.contains(group)) {
+        Some(unknown) => bail!("there is no benchmark {unknown}; there are: {}", all.join(", ")),
+        None if groups.is_empty() => Ok(all),
+        None => Ok(groups.to_vec()),
+    }
+}
+
+/// Runs benchmarks. Each replaces its own rows of the results; where all run, none are left of earlier ones.
+pub(crate) fn bench(workspace: &Workspace, benches: &[String]) -> Result<()> {
     let results = workspace.root.join("target/bench.json");
-    // Each benchmark adds its rows.
-    fs::write(&results, "[]\n")?;
-    let benches = workspace.benches();
+    if benches.len() == workspace.benches().len() {
+        fs::write(&results, "[]\n")?;
+    }
     let mut cargo = cargo(workspace, "bench");
     cargo.env("WASMILL_BENCH_RESULTS", &results);
-    benches.iter().for_each(|(_, name)| _ = cargo.args(["--bench", name]));
+    cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
+    benches.iter().for_each(|name| _ = cargo.args(["--bench", name]));
     process::run(&mut cargo)
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct Status {
     pub(crate) sources: Vec<Part>,
     pub(crate) subscriptions: Vec<Part>,
     pub(crate) projections: Vec<Part>,
-    pub(crate) sink: Option<Sink>,
+    pub(crate) sinks: Vec<Sink>,
     pub(crate) parked: Parked,
 }
 
@@ -82,9 +82,10 @@ pub(crate) struct Part {
     pub(crate) checkpoint: u64,
 }
 
-/// The Kafka sink.
+/// A Kafka sink.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Sink {
+    pub(crate) name: String,
     pub(crate) error: Option<String>,
     pub(crate) published: u64,
     pub(crate) pending: u64,

@@ -94,8 +94,8 @@ impl Figures {
         if self.placed != self.confirmed {
             left.push(format!("{} orders are placed, {} are confirmed", self.placed, self.confirmed));
         }
-        if let Some(sink) = status.sink.as_ref().filter(|sink| sink.pending > 0) {
-            left.push(format!("{} messages wait in the outbox", sink.pending));
+        for sink in status.sinks.iter().filter(|sink| sink.pending > 0) {
+            left.push(format!("{} messages wait in the sink {}", sink.pending, sink.name));
         }
         if self.parked > 0 {
             let newest = status.parked.newest.first();

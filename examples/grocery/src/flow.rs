@@ -64,7 +64,7 @@ pub(crate) fn work(status: &Status) -> u64 {
     let parts = status.subscriptions.iter().chain(&status.projections);
     let checkpoints: u64 = parts.map(|part| part.checkpoint).sum();
     let tallies: u64 = status.commands.iter().map(|tally| tally.accepted + tally.rejected + tally.malformed).sum();
-    let published = status.sink.as_ref().map_or(0, |sink| sink.published);
+    let published: u64 = status.sinks.iter().map(|sink| sink.published).sum();
     status.store.position + checkpoints + tallies + published + status.parked.total
 }
 
@@ -72,6 +72,6 @@ pub(crate) fn work(status: &Status) -> u64 {
 fn troubles(status: &Status) -> String {
     let parts = status.sources.iter().chain(&status.subscriptions).chain(&status.projections);
     let errors = parts.filter_map(|part| part.error.as_ref().map(|error| (part.name.as_str(), error)));
-    let sink = status.sink.iter().filter_map(|sink| sink.error.as_ref().map(|error| ("the sink", error)));
-    errors.chain(sink).map(|(name, error)| format!("\n  {name}: {error}")).collect()
+    let sinks = status.sinks.iter().filter_map(|sink| sink.error.as_ref().map(|error| (sink.name.as_str(), error)));
+    errors.chain(sinks).map(|(name, error)| format!("\n  {name}: {error}")).collect()
 }

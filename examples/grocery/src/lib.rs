@@ -2,8 +2,8 @@
 //!
 //! Starts a host on the example's manifest, produces the baskets, waits until everything is drained and prints what
 //! the read model, the store and the topic say. With `--crash N` it kills the host N times on the way. It knows the
-//! host only from outside; nothing it prints is counted by the producer. [`host`] is public because the project's
-//! tests start hosts in the same way.
+//! host only from outside; nothing it prints is counted by the producer. [`host`] and [`notifications`]
+//! are public because the project's tests start hosts and read the topic in the same way.
 
 mod api;
 mod baskets;
@@ -12,7 +12,7 @@ mod crash;
 mod figures;
 mod flow;
 pub mod host;
-mod notifications;
+pub mod notifications;
 mod process;
 mod producer;
 mod progress;

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const END_WAIT: Duration = Duration::from_secs(30);
 
 /// Reads the notifications of a run.
-pub(crate) struct Notifications {
+pub struct Notifications {
     kafka: BaseConsumer,
     /// The next offset of each partition.
     next: BTreeMap<i32, i64>,
@@ -29,7 +29,7 @@ pub(crate) struct Notifications {
 
 impl Notifications {
     /// A reader that starts where the topic ended before the run.
-    pub(crate) fn new(brokers: &str, before: &BTreeMap<i32, i64>) -> Result<Self> {
+    pub fn new(brokers: &str, before: &BTreeMap<i32, i64>) -> Result<Self> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "grocery-demo").set("group.id", "grocery-demo");
         config
@@ -46,7 +46,7 @@ impl Notifications {
     }
 
     /// Reads until `finish`, then up to the end of the topic. `count` is how many different messages there were.
-    pub(crate) fn read(mut self, finish: &AtomicBool, count: &AtomicU64) -> Result<u64> {
+    pub fn read(mut self, finish: &AtomicBool, count: &AtomicU64) -> Result<u64> {
         self.assign()?;
         while !finish.load(Ordering::Relaxed) {
             self.look()?;

@@ -4,7 +4,7 @@ use crate::aggregate::{Aggregate, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
 use crate::bindings::types;
 use crate::log::install_panic_hook;
-use crate::{Failure, Metadata, codec};
+use crate::{Failure, Metadata, codec, upcast};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
@@ -40,7 +40,7 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
     fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
         let mut state = self.state.borrow_mut();
         super::each(events, |_, event| {
-            state.apply(codec::decode(&event.name, &event.payload)?);
+            state.apply(upcast::decode(&event.name, event.payload, A::UPCASTS)?);
             Ok(())
         })
     }
@@ -68,17 +68,23 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
 }
 
 impl<A: Aggregate> Live<A> {
+    /// A look at the state, for tests.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn state(&self) -> std::cell::Ref<'_, A> {
+        self.state.borrow()
+    }
+
     /// The events, typed to be applied later and encoded to be recorded now.
     fn decide(&self, command: &types::Command) -> Result<(Vec<A::Event>, Vec<types::NewEvent>), Failure> {
         let context = Context { aggregate_id: &self.id, metadata: Metadata(&command.metadata) };
         let decoded = codec::decode(&command.name, &command.payload)?;
         let events = self.state.borrow().handle_with(decoded, &context).map_err(Failure::rejected)?;
-        let encoded = events.iter().map(new_event).collect::<Result<_, _>>()?;
+        let encoded = events.iter().map(new_event::<A>).collect::<Result<_, _>>()?;
         Ok((events, encoded))
     }
 }
 
-fn new_event(event: &impl serde::Serialize) -> Result<types::NewEvent, codec::Error> {
-    let (name, payload) = codec::encode(event)?;
+fn new_event<A: Aggregate>(event: &A::Event) -> Result<types::NewEvent, codec::Error> {
+    let (name, payload) = upcast::encode(event, A::UPCASTS)?;
     Ok(types::NewEvent { name: name.to_owned(), payload })
 }

@@ -1,5 +1,6 @@
 //! What a subscriber gets: one envelope for a recorded event and for a Kafka record alike.
 
+use super::Record;
 use crate::bindings::types;
 use crate::{Failure, Metadata, codec};
 use serde::Deserialize;
@@ -34,11 +35,14 @@ impl Delivery {
         self.event().map(|event| event.aggregate_type.as_str())
     }
 
-    /// Topic, partition and offset, if this is a Kafka record.
-    pub fn kafka(&self) -> Option<(&str, i32, i64)> {
+    /// The Kafka record that this is. A recorded event is none: that is malformed here.
+    pub fn record(&self) -> Result<Record<'_>, Failure> {
         match &self.0.origin {
-            types::Origin::Kafka(place) => Some((&place.topic, place.partition, place.offset)),
-            types::Origin::Event(_) => None,
+            types::Origin::Kafka(place) => Ok(Record { delivery: self, place }),
+            types::Origin::Event(event) => Err(Failure::malformed(format_args!(
+                "event {} of {}/{} is no Kafka record",
+                self.0.name, event.aggregate_type, event.aggregate_id
+            ))),
         }
     }
 

@@ -50,9 +50,19 @@ pub fn record(topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>) -> Delive
         name: topic.to_owned(),
         key: key.map(<[u8]>::to_vec),
         payload: payload.map(<[u8]>::to_vec),
-        metadata: metadata("record-1", 0),
+        metadata: metadata(&format!("{topic}:0:0"), 0),
         origin: types::Origin::Kafka(types::KafkaOrigin { topic: topic.to_owned(), partition: 0, offset: 0 }),
     })
+}
+
+/// A record of a Kafka topic as a subscriber gets it, with this key and this value as JSON.
+///
+/// # Panics
+/// When the value does not encode.
+#[track_caller]
+pub fn record_json(topic: &str, key: &str, value: &impl Serialize) -> Delivery {
+    let value = codec::to_json(value).unwrap_or_else(|error| panic!("the value does not encode: {error}"));
+    record(topic, Some(key.as_bytes()), Some(&value))
 }
 
 fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u8>) -> Delivery {
@@ -70,8 +80,26 @@ fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u
     })
 }
 
-/// For tests: an envelope with another time or more headers.
+/// For tests: an envelope with another time or place, or more headers.
 impl Delivery {
+    /// From this partition and offset.
+    ///
+    /// # Panics
+    /// When it is no Kafka record.
+    #[track_caller]
+    pub fn from_place(mut self, partition: i32, offset: i64) -> Self {
+        let types::Origin::Kafka(place) = &mut self.0.origin else { panic!("an event has no partition") };
+        (place.partition, place.offset) = (partition, offset);
+        self.0.metadata.id = format!("{}:{partition}:{offset}", place.topic);
+        self
+    }
+
+    /// With one header more, that has no value.
+    pub fn with_empty_header(mut self, name: &str) -> Self {
+        self.0.metadata.headers.push(types::Header { name: name.to_owned(), value: None });
+        self
+    }
+
     /// At this time, in milliseconds since 1970-01-01T00:00:00Z.
     pub fn at(mut self, time_ms: u64) -> Self {
         self.0.metadata.time = time_ms;

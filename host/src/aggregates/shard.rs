@@ -1,64 +1,34 @@
-//! One shard: a thread, a wasm store, its live aggregates.
+//! One shard: a thread, a guest, its live aggregates.
 //!
 //! A command is decided by the live aggregate, appended with the version it was decided on, and answered after the
 //! commit. Only then are its events applied ([`Shard::settled`]): a live aggregate never knows more than the store.
-//! While one aggregate waits for its commit, the shard works on others; commands to the waiting one queue up behind it.
+//! While one aggregate waits for its commit, or for the time of its next try, the shard works on others; commands to
+//! the waiting one queue up behind it, in their order.
 
-use super::{Options, Reply};
-use crate::model::{Command, ExpectedVersion, Outcome, Version};
-use crate::plugin::{self, AggregateGuest, Live, Plugin, Refusal, Slot};
-use crate::store::{self, Append, Appended, Decision, EventStore, Reader};
+use super::Options;
+use super::handlers::Handlers;
+use super::instances::{InstanceOf, Instances, Undone};
+use super::intake::Intake;
+use super::order::{Gauges, Order};
+use super::owed::Owed;
+use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
+use crate::plugin::Refusal;
+use crate::store::{self, Append, Appended, Decision, EventStore};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
-use lru::LruCache;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-/// Events read and applied at once when an aggregate is rebuilt.
-const HISTORY_PAGE: usize = 500;
+/// The longest pause before a command is tried again, whatever its aggregate asks for: others wait behind it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// A command and who waits for it.
-pub(super) struct Order {
-    /// Shared with the store, which still needs it when the shard is done with it.
-    pub(super) command: Arc<Command>,
-    pub(super) waiter: Waiter,
-    attempts: u32,
-}
+/// How long a sender should wait that has too many commands waiting for one aggregate.
+const BUSY_RETRY_AFTER_MS: u64 = 50;
 
-/// Who waits for a command. While it lives the command counts as pending.
-pub(super) struct Waiter {
-    reply: Reply,
-    gauges: Arc<Gauges>,
-}
-
-impl Order {
-    pub(super) fn new(command: Arc<Command>, reply: Reply, gauges: &Arc<Gauges>) -> Self {
-        gauges.pending.fetch_add(1, Ordering::Relaxed);
-        Self { command, waiter: Waiter { reply, gauges: gauges.clone() }, attempts: 0 }
-    }
-
-    /// Back to the sender, as if it had never been sent.
-    pub(super) fn withdraw(self) -> (Arc<Command>, Reply) {
-        self.waiter.gauges.pending.fetch_sub(1, Ordering::Relaxed);
-        (self.command, self.waiter.reply)
-    }
-}
-
-impl Waiter {
-    pub(super) fn answer(self, outcome: Outcome) {
-        (self.reply)(outcome);
-        self.gauges.pending.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// What others may know of a shard.
-#[derive(Default)]
-pub(super) struct Gauges {
-    /// Live aggregates.
-    pub(super) live: AtomicUsize,
-    /// Commands that are accepted and not answered.
-    pub(super) pending: AtomicUsize,
-}
+/// The share of `in_flight_max` that senders' commands to one aggregate may take up.
+const SHARE_OF_ONE: usize = 4;
 
 /// The news that an append is durable, or failed.
 struct Settled {
@@ -66,66 +36,48 @@ struct Settled {
     result: Result<Appended, store::Error>,
 }
 
-/// An aggregate with a decision on its way to the disk.
-struct Unrecorded {
-    /// `None` when its wasm store was lost meanwhile.
-    live: Option<Live>,
+/// An aggregate that is at a command, and the commands that wait behind it.
+struct Engaged<H: Handlers> {
+    /// What was decided, on its way to the disk. `None` while the command waits for its next try.
+    decided: Option<Decided<H>>,
     order: Order,
-    events: u32,
     waiting: VecDeque<Order>,
 }
 
-/// A live aggregate that waits for nothing.
-struct Ready {
-    live: Live,
-    version: Version,
+struct Decided<H: Handlers> {
+    instance: InstanceOf<H>,
+    events: u32,
 }
 
-pub(super) struct Shard {
-    slot: Arc<Slot>,
-    plugin: Arc<Plugin>,
-    /// `None` when the last one was lost and none could be made since.
-    guest: Option<AggregateGuest>,
+pub(super) struct Shard<H: Handlers> {
+    instances: Instances<H>,
     store: Arc<dyn EventStore>,
-    reader: Box<dyn Reader>,
     options: Options,
-    ready: LruCache<Arc<str>, Ready>,
-    unrecorded: HashMap<Arc<str>, Unrecorded>,
-    /// Commands in `unrecorded`, waiting ones included.
+    engaged: QuickMap<Arc<str>, Engaged<H>>,
+    /// Commands in `engaged`, waiting ones included.
     in_flight: usize,
+    /// When which aggregate's command is tried again.
+    retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
+    owed: Owed,
     settled: (Sender<Settled>, Receiver<Settled>),
     gauges: Arc<Gauges>,
 }
 
-/// Why a command could not be decided.
-enum Undone {
-    /// The wasm store is lost.
-    Trap(String),
-    /// The aggregate can't be built from its history.
-    History(String),
-    /// The store can't be read.
-    Store(store::Error),
-}
-
-impl Shard {
+impl<H: Handlers> Shard<H> {
     pub(super) fn new(
-        slot: Arc<Slot>,
+        handlers: Arc<H>,
         store: Arc<dyn EventStore>,
         options: Options,
         gauges: Arc<Gauges>,
     ) -> Result<Self, super::StartError> {
-        let plugin = slot.current();
         Ok(Self {
-            guest: Some(AggregateGuest::new(&plugin)?),
-            reader: store.reader()?,
-            // Unbounded by the plugin's limit: `keep` discards what it pushes out.
-            ready: LruCache::unbounded(),
-            unrecorded: HashMap::new(),
+            instances: Instances::new(handlers, store.clone(), options.snapshot_every)?,
+            engaged: QuickMap::default(),
             in_flight: 0,
+            retries: BinaryHeap::new(),
+            owed: Owed::default(),
             // The writer must never wait for a shard: what comes back is bounded by what is in flight.
             settled: crossbeam_channel::unbounded(),
-            slot,
-            plugin,
             store,
             options,
             gauges,
@@ -133,118 +85,115 @@ impl Shard {
     }
 
     /// Works until the senders are gone and everything is answered.
-    pub(super) fn run(mut self, orders: Receiver<Order>) {
+    pub(super) fn run(mut self, mut intake: Intake) {
         let mut open = true;
-        let appended = self.settled.1.clone();
         while open || self.in_flight > 0 {
             // What is settled first: it frees aggregates and makes room.
-            while let Ok(settled) = appended.try_recv() {
+            while let Ok(settled) = self.settled.1.try_recv() {
                 self.settled(settled);
             }
-            self.gauges.live.store(self.ready.len(), Ordering::Relaxed);
+            self.try_again(open);
+            self.gauges.live.store(self.instances.len(), Ordering::Relaxed);
             let room = open && self.in_flight < self.options.in_flight_max;
-            match if room { orders.try_recv() } else { Err(TryRecvError::Empty) } {
+            match if room { intake.next() } else { Err(TryRecvError::Empty) } {
                 Ok(order) => self.accept(order),
                 Err(TryRecvError::Disconnected) => open = false,
-                Err(TryRecvError::Empty) if room => select! {
-                    recv(appended) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
-                    recv(orders) -> order => match order {
-                        Ok(order) => self.accept(order),
-                        Err(_) => open = false,
-                    },
-                },
+                Err(TryRecvError::Empty) if room => self.wait(&intake.follow_ups, &intake.arrivals),
                 Err(TryRecvError::Empty) if self.in_flight > 0 => {
-                    appended.recv().into_iter().for_each(|settled| self.settled(settled));
+                    self.wait(&crossbeam_channel::never(), &crossbeam_channel::never());
                 }
                 Err(TryRecvError::Empty) => {}
             }
         }
     }
 
+    /// Until there is something to do, or the senders are gone.
+    fn wait(&mut self, follow_ups: &Receiver<Order>, arrivals: &Receiver<Order>) {
+        let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
+            // A channel of one message, made when something waits for its next try.
+            crossbeam_channel::at(*due)
+        });
+        select! {
+            recv(self.settled.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
+            recv(follow_ups) -> order => order.into_iter().for_each(|order| self.accept(order)),
+            recv(arrivals) -> order => order.into_iter().for_each(|order| self.accept(order)),
+            recv(due) -> _ => {}
+        }
+    }
+
     fn accept(&mut self, order: Order) {
-        match self.unrecorded.get_mut(&order.command.stream.aggregate_id) {
-            Some(unrecorded) => {
-                unrecorded.waiting.push_back(order);
+        match self.engaged.get_mut(&order.command.stream.aggregate_id) {
+            Some(engaged)
+                if order.command.origin.is_none()
+                    && engaged.waiting.len() >= (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
+            {
+                order.waiter.answer(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS });
+            }
+            Some(engaged) => {
+                engaged.waiting.push_back(order);
                 self.in_flight += 1;
             }
             None => self.decide(order),
         }
     }
 
-    /// Decides on a command whose aggregate waits for nothing.
+    /// Goes on with the commands that waited for an aggregate.
+    fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<Order>) {
+        while !self.engaged.contains_key(aggregate) {
+            let Some(order) = waiting.pop_front() else { return };
+            self.in_flight -= 1;
+            self.decide(order);
+        }
+        if let Some(engaged) = self.engaged.get_mut(aggregate) {
+            // It has just been engaged: nothing waits for it yet.
+            engaged.waiting = waiting;
+        }
+    }
+
+    /// Decides on a command whose aggregate is not engaged.
     fn decide(&mut self, order: Order) {
-        self.renew_guest();
+        if self.owed.is_overtaken_by(&order.command, self.instances.reader()) {
+            return self.give_back(order, "an earlier command of its source has to be settled first".into());
+        }
+        self.instances.renew();
         match self.ask(&order.command) {
-            Ok((ready, Ok(events))) => self.append_events(order, ready, events),
-            Ok((ready, Err(refusal))) => {
-                self.keep(order.command.stream.aggregate_id.clone(), ready);
+            Ok((instance, Ok(events))) => self.append_events(order, instance, events),
+            Ok((instance, Err(refusal))) => {
+                self.instances.keep(order.command.stream.aggregate_id.clone(), instance);
                 self.refused(order, refusal);
             }
             Err(Undone::Trap(reason)) => {
-                self.lose_guest();
-                self.undone(order, reason);
+                self.instances.lose();
+                self.undone(order, reason, Duration::ZERO);
             }
-            Err(Undone::History(reason)) => self.undone(order, reason),
-            Err(Undone::Store(error)) => order.waiter.answer(Outcome::Failed { reason: error.to_string() }),
+            Err(Undone::History(reason)) => self.undone(order, reason, Duration::ZERO),
+            Err(Undone::Store(error)) => self.give_back(order, error.to_string()),
         }
     }
 
     /// Has the live aggregate decide.
     #[allow(clippy::type_complexity)] // a decision and the aggregate that made it
-    fn ask(&mut self, command: &Command) -> Result<(Ready, Result<Vec<crate::model::NewEvent>, Refusal>), Undone> {
-        let ready = match self.ready.pop(&command.stream.aggregate_id) {
-            Some(ready) => ready,
-            None => self.rebuild(command)?,
-        };
-        if command.expected.is_some_and(|expected| !expected.allows(ready.version)) {
+    fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Result<Vec<NewEvent>, Refusal>), Undone> {
+        let instance = self.instances.take(&command.stream)?;
+        if command.expected.is_some_and(|expected| !expected.allows(instance.version)) {
             // Appending nothing has the writer refuse it, unless it knows the command already.
-            return Ok((ready, Ok(Vec::new())));
+            return Ok((instance, Ok(Vec::new())));
         }
-        let decision = self.guest()?.handle(&ready.live, command)?;
-        Ok((ready, decision))
+        let decision = self.instances.handle(&instance, command)?;
+        Ok((instance, decision))
     }
 
-    /// The aggregate from its history.
-    fn rebuild(&mut self, command: &Command) -> Result<Ready, Undone> {
-        let stream = &command.stream;
-        let live = self.guest()?.create(&stream.aggregate_id)?;
-        let mut version = Version(0);
-        loop {
-            let events = self.reader.read_stream(stream, version, HISTORY_PAGE).map_err(Undone::Store)?;
-            let Some(last) = events.last() else { break };
-            let reached = last.version;
-            if let Err(failure) = self.guest()?.apply(&live, &events)? {
-                self.guest()?.discard(live)?;
-                let event = &events[failure.index.min(events.len() - 1)];
-                return Err(Undone::History(format!(
-                    "plugin {} can't rebuild {stream}: event {} at version {} ({}); repair the plugin, its history is unchanged",
-                    self.plugin.label(),
-                    event.name,
-                    event.version,
-                    failure.refusal
-                )));
-            }
-            version = reached;
-            if events.len() < HISTORY_PAGE {
-                break;
-            }
-        }
-        Ok(Ready { live, version })
-    }
-
-    fn append_events(&mut self, order: Order, ready: Ready, events: Vec<crate::model::NewEvent>) {
+    fn append_events(&mut self, order: Order, instance: InstanceOf<H>, events: Vec<NewEvent>) {
         let aggregate = order.command.stream.aggregate_id.clone();
         // What the sender expects was met, or is given to the store to refuse.
         let expected = match order.command.expected {
-            Some(expected) if !expected.allows(ready.version) => expected,
-            _ => ExpectedVersion::Exact(ready.version),
+            Some(expected) if !expected.allows(instance.version) => expected,
+            _ => ExpectedVersion::Exact(instance.version),
         };
         let append = Append { command: order.command.clone(), expected, decision: Decision::Events(events) };
         let Decision::Events(events) = &append.decision else { unreachable!("it was just made") };
-        let unrecorded =
-            Unrecorded { live: Some(ready.live), order, events: events.len() as u32, waiting: VecDeque::new() };
-        self.unrecorded.insert(aggregate.clone(), unrecorded);
-        self.in_flight += 1;
+        let decided = Some(Decided { instance, events: events.len() as u32 });
+        self.engage(aggregate.clone(), Engaged { decided, order, waiting: VecDeque::new() });
         let settled = self.settled.0.clone();
         self.store.append(
             append,
@@ -255,50 +204,60 @@ impl Shard {
         );
     }
 
+    fn engage(&mut self, aggregate: Arc<str>, engaged: Engaged<H>) {
+        self.engaged.insert(aggregate, engaged);
+        self.in_flight += 1;
+    }
+
     /// An append has ended: apply its events, or throw the live aggregate away; then go on with what waited.
-    fn settled(&mut self, settled: Settled) {
-        let Some(Unrecorded { live, mut order, events, waiting }) = self.unrecorded.remove(&settled.aggregate) else {
-            return;
+    fn settled(&mut self, Settled { aggregate, result }: Settled) {
+        let Some(Engaged { decided: Some(decided), order, waiting }) = self.engaged.remove(&aggregate) else {
+            unreachable!("an aggregate stays engaged until its append is settled");
         };
-        self.in_flight -= 1 + waiting.len();
-        match settled.result {
+        self.in_flight -= 1;
+        match result {
             Ok(Appended { version, position }) => {
-                self.apply(settled.aggregate, live, version);
-                order.waiter.answer(Outcome::Accepted { version, position, events });
+                self.instances.recorded(&order.command.stream, decided.instance, version);
+                order.waiter.answer(Outcome::Accepted { version, position, events: decided.events });
             }
             Err(error) => {
-                if let Some(live) = live {
-                    self.discard(live);
-                }
-                match error {
-                    store::Error::Conflict { actual, expected, .. }
-                        if order.command.expected.is_some_and(|expected| !expected.allows(actual)) =>
-                    {
-                        order.waiter.answer(Outcome::Conflict { actual, expected });
-                    }
-                    store::Error::Conflict { .. } if order.attempts < self.options.attempts_max => {
-                        order.attempts += 1;
-                        self.accept(order);
-                    }
-                    store::Error::Invalid(reason) if order.command.origin.is_some() => self.put_aside(order, reason),
-                    error => order.waiter.answer(outcome_of(error)),
-                }
+                self.instances.discard(decided.instance);
+                self.not_appended(order, error);
             }
         }
-        for order in waiting {
-            self.accept(order);
+        self.go_on(&aggregate, waiting);
+    }
+
+    fn not_appended(&mut self, mut order: Order, error: store::Error) {
+        match error {
+            store::Error::Conflict { actual, expected, .. }
+                if order.command.expected.is_some_and(|expected| !expected.allows(actual)) =>
+            {
+                order.waiter.answer(Outcome::Conflict { actual, expected });
+            }
+            // Another host wrote to the stream: decide again on what it is now.
+            store::Error::Conflict { .. } => {
+                order.attempts += 1;
+                if order.attempts < self.options.attempts_max {
+                    return self.decide(order);
+                }
+                let reason = format!("{error}: others write to it at the same time; send the command again");
+                self.give_back(order, reason);
+            }
+            error @ (store::Error::Invalid(_) | store::Error::Archived { .. }) if order.command.origin.is_some() => {
+                self.put_aside(order, error.to_string());
+            }
+            error => match outcome_of(error) {
+                Outcome::Failed { reason } => self.give_back(order, reason),
+                outcome => order.waiter.answer(outcome),
+            },
         }
     }
 
-    fn apply(&mut self, aggregate: Arc<str>, live: Option<Live>, version: Version) {
-        let (Some(live), Some(guest)) = (live, &mut self.guest) else { return };
-        match guest.recorded(&live) {
-            Ok(()) => self.keep(aggregate, Ready { live, version }),
-            Err(error) => {
-                tracing::error!("applying recorded events: {error}; the shard's aggregates will be rebuilt");
-                self.lose_guest();
-            }
-        }
+    /// The host could not do it. What has a source is sent again by it, before all later ones.
+    fn give_back(&mut self, order: Order, reason: String) {
+        self.owed.add(&order.command);
+        order.waiter.answer(Outcome::Failed { reason });
     }
 
     /// The aggregate said no. Nothing changed, so the shard need not wait for the record of it.
@@ -314,12 +273,12 @@ impl Shard {
                 self.record(order, Decision::Rejected(reason.clone()), Outcome::Rejected { reason });
             }
             Refusal::Malformed(reason) => self.put_aside(order, reason),
-            Refusal::Retry { reason, .. } => self.undone(order, reason),
+            Refusal::Retry { after, reason } => self.undone(order, reason, after),
         }
     }
 
     /// It was not decided at all: try again where a ledger waits for it, else tell the sender.
-    fn undone(&mut self, mut order: Order, reason: String) {
+    fn undone(&mut self, mut order: Order, reason: String, after: Duration) {
         order.attempts += 1;
         if order.command.origin.is_none() {
             tracing::error!(
@@ -330,10 +289,32 @@ impl Shard {
             );
             order.waiter.answer(Outcome::Failed { reason });
         } else if order.attempts < self.options.attempts_max {
-            self.accept(order);
+            let aggregate = order.command.stream.aggregate_id.clone();
+            let due = Instant::now() + after.min(RETRY_AFTER_MAX);
+            self.retries.push(Reverse((due, aggregate.clone())));
+            self.engage(aggregate, Engaged { decided: None, order, waiting: VecDeque::new() });
         } else {
             let attempts = order.attempts;
             self.put_aside(order, format!("{reason} (tried {attempts} times)"));
+        }
+    }
+
+    /// Tries again what is due; when the host stops, gives it back instead.
+    fn try_again(&mut self, open: bool) {
+        while let Some(Reverse((due, _))) = self.retries.peek()
+            && (!open || *due <= Instant::now())
+        {
+            let Some(Reverse((_, aggregate))) = self.retries.pop() else { return };
+            let Some(Engaged { order, waiting, .. }) = self.engaged.remove(&aggregate) else {
+                unreachable!("an aggregate stays engaged until its command is tried again");
+            };
+            self.in_flight -= 1;
+            if open {
+                self.decide(order);
+            } else {
+                self.give_back(order, "the host is stopping".into());
+            }
+            self.go_on(&aggregate, waiting);
         }
     }
 
@@ -364,62 +345,6 @@ impl Shard {
             }),
         );
     }
-
-    fn keep(&mut self, aggregate: Arc<str>, ready: Ready) {
-        self.ready.push(aggregate, ready);
-        if self.ready.len() > self.plugin.limits.instances_max
-            && let Some((_, oldest)) = self.ready.pop_lru()
-        {
-            self.discard(oldest.live);
-        }
-    }
-
-    fn discard(&mut self, live: Live) {
-        if let Some(guest) = &mut self.guest
-            && let Err(error) = guest.discard(live)
-        {
-            tracing::error!("discarding an aggregate: {error}; the shard's aggregates will be rebuilt");
-            self.lose_guest();
-        }
-    }
-
-    fn guest(&mut self) -> Result<&mut AggregateGuest, Undone> {
-        self.guest.as_mut().ok_or_else(|| Undone::Trap(format!("plugin {} can't be instantiated", self.plugin.label())))
-    }
-
-    /// A fresh wasm store where the old one is lost, worn, or of code that no longer serves.
-    fn renew_guest(&mut self) {
-        let swapped = !self.slot.is_current(&self.plugin);
-        let worn = self.guest.as_ref().is_none_or(AggregateGuest::is_worn);
-        if !swapped && !worn {
-            return;
-        }
-        let plugin = self.slot.current();
-        match AggregateGuest::new(&plugin) {
-            Ok(guest) => {
-                self.lose_guest();
-                self.guest = Some(guest);
-                self.plugin = plugin;
-            }
-            // The old one, if there is one, goes on serving.
-            Err(error) => tracing::error!("a shard can't instantiate plugin {}: {error}", plugin.label()),
-        }
-    }
-
-    /// The live aggregates go with their wasm store; the next commands rebuild them from the store.
-    fn lose_guest(&mut self) {
-        self.guest = None;
-        self.ready.clear();
-        for unrecorded in self.unrecorded.values_mut() {
-            unrecorded.live = None;
-        }
-    }
-}
-
-impl From<plugin::Error> for Undone {
-    fn from(error: plugin::Error) -> Self {
-        Self::Trap(error.to_string())
-    }
 }
 
 /// What the sender is told of a store's error.
@@ -432,6 +357,7 @@ fn outcome_of(error: store::Error) -> Outcome {
         store::Error::Conflict { actual, expected, .. } => Outcome::Conflict { actual, expected },
         error @ store::Error::IdReused { .. } => Outcome::IdReused { reason: error.to_string() },
         error @ store::Error::Invalid(_) => Outcome::Malformed { reason: error.to_string() },
+        error @ store::Error::Archived { .. } => Outcome::Archived { reason: error.to_string() },
         error => Outcome::Failed { reason: error.to_string() },
     }
 }

@@ -1,7 +1,7 @@
 //! What goes back to a client: JSON, or a refusal in words.
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -30,13 +30,14 @@ impl Refusal {
     pub(super) fn no_such_path(path: &str) -> Self {
         let text = format!(
             "nothing is at {path}; there are /v1/commands/TYPE/ID/COMMAND, /v1/queries/PROJECTION/QUERY, /v1/events, \
-             /v1/status, /v1/drained, /v1/sources/NAME/wait and /v1/plugins/NAME/reload"
+             /v1/status, /v1/ready, /v1/live, /metrics, /v1/drained, /v1/sources/NAME/wait, /v1/plugins/NAME/reload, /v1/dead-letters, \
+             /v1/streams/TYPE/ID, /v1/store/stats and /v1/store/backup"
         );
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method; commands, queries and reloads are POST, the rest GET")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method; commands, queries and what changes something are POST, the rest GET")
     }
 }
 
@@ -54,6 +55,12 @@ impl From<QueryRejection> for Refusal {
 
 impl From<PathRejection> for Refusal {
     fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }
 }

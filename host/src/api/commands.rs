@@ -3,6 +3,7 @@
 use super::Server;
 use super::answer::Refusal;
 use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version, now_ms};
+use crate::trace;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -50,11 +51,16 @@ fn command(stream: StreamId, name: String, headers: &HeaderMap, body: Bytes) -> 
         correlation_id: id(headers, "x-correlation-id")?.unwrap_or_else(|| id_of_command.clone()),
         causation_id: id_of_command.clone(),
         id: id_of_command,
-        headers: Vec::new(),
+        headers: trace::headers(trace_text(headers, trace::PARENT), trace_text(headers, trace::STATE)),
         origin: None,
         durable_id,
         expected: expected.map_err(|cause| Refusal::malformed(format!("header x-expected-version {cause}")))?,
     })
+}
+
+/// Tracing must not get in the way: what can't be read counts as absent.
+fn trace_text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
 }
 
 fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, Refusal> {
@@ -89,7 +95,7 @@ fn answer(answer: Answer) -> Response {
         Outcome::Accepted { .. } => StatusCode::OK,
         Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Outcome::Malformed { .. } => StatusCode::BAD_REQUEST,
-        Outcome::Conflict { .. } | Outcome::IdReused { .. } => StatusCode::CONFLICT,
+        Outcome::Conflict { .. } | Outcome::IdReused { .. } | Outcome::Archived { .. } => StatusCode::CONFLICT,
         Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
@@ -127,6 +133,15 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_goes_along() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let command = make(&[("traceparent", parent), ("tracestate", "a=b")], "{}").unwrap();
+        let names: Vec<&str> = command.headers.iter().map(|header| header.name.as_str()).collect();
+        assert_eq!(names, ["traceparent", "tracestate"]);
+        assert!(make(&[("traceparent", "no")], "{}").unwrap().headers.is_empty());
+    }
+
+    #[test]
     fn a_bad_header_is_named() {
         let long = "x".repeat(257);
         for (name, value, text) in [
@@ -150,6 +165,7 @@ mod tests {
             (Outcome::Malformed { reason: "no".into() }, 400),
             (Outcome::Conflict { actual: Version(2), expected: ExpectedVersion::NoStream }, 409),
             (Outcome::IdReused { reason: "no".into() }, 409),
+            (Outcome::Archived { reason: "no".into() }, 409),
             (Outcome::Failed { reason: "no".into() }, 500),
             (Outcome::Busy { retry_after_ms: 1001 }, 503),
         ] {

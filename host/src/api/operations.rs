@@ -3,7 +3,7 @@
 use super::Server;
 use super::answer::Refusal;
 use super::queries::timeout;
-use crate::status::{Drained, Reloaded, SourceProgress, Status};
+use crate::status::{Drained, Readiness, Reloaded, SourceProgress, Status};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -12,6 +12,15 @@ use serde::Deserialize;
 
 /// How long the waiting requests wait unless they say otherwise.
 const TIMEOUT_MS: u64 = 30_000;
+
+/// How long a partition with work under way may stand still, unless the request says otherwise.
+const WEDGED_MS: u64 = 30_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wedged {
+    wedged_ms: Option<u64>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +37,25 @@ pub(super) struct WaitHandled {
 
 pub(super) async fn status(State(server): State<Server>) -> Json<Status> {
     Json(server.host.status().await)
+}
+
+/// The API answers, so the process lives.
+pub(super) async fn live() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "live": true }))
+}
+
+pub(super) async fn ready(
+    State(server): State<Server>,
+    wedged: Result<Query<Wedged>, QueryRejection>,
+) -> Result<(StatusCode, Json<Readiness>), Refusal> {
+    let Query(Wedged { wedged_ms }) = wedged?;
+    let after = timeout(wedged_ms, WEDGED_MS)?;
+    let mut readiness = server.host.readiness(after).await;
+    if *server.closing.borrow() {
+        readiness = Readiness { ready: false, reasons: vec!["the host is stopping".to_owned()] };
+    }
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(readiness)))
 }
 
 pub(super) async fn drained(

@@ -5,7 +5,7 @@ use super::host_file::HostFile;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -22,6 +22,13 @@ pub(super) struct Target {
     /// The host's data folder, in place of --url.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+impl Target {
+    /// The data folder, where one was named.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.data.as_deref()
+    }
 }
 
 /// Talks to one host.
@@ -106,7 +113,7 @@ pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-fn recorded_url(data: &std::path::Path) -> Result<String, Failure> {
+fn recorded_url(data: &Path) -> Result<String, Failure> {
     let file = HostFile::read(data).map_err(|cause| {
         let path = HostFile::path(data);
         let remedy = "start a host there with `wasmill run MANIFEST` or name one with --url";

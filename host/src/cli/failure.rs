@@ -43,9 +43,14 @@ impl Failure {
         Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }
     }
 
+    /// What there is to say.
+    pub(super) fn text(&self) -> String {
+        self.texts.join("\n")
+    }
+
     /// Says it, on the standard output as JSON or on the standard error in words.
     pub(super) fn report(self, json: bool) -> ExitCode {
-        let text = self.texts.join("\n");
+        let text = self.text();
         if json && !text.is_empty() {
             // Where even this can't be written, the exit code is all that is left.
             let _ = output::line(&serde_json::json!({ "error": text }).to_string());

@@ -11,10 +11,12 @@ pub(super) fn status(status: &Status) -> String {
     part(!status.plugins.is_empty(), plugins(&status.plugins));
     part(!status.aggregates.is_empty(), aggregates(&status.aggregates));
     part(!status.commands.is_empty(), commands(&status.commands));
+    parts.extend(status.kafka.as_ref().filter(|kafka| !kafka.topics.is_empty()).map(kafka));
+    let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
     part(!status.sources.is_empty(), sources(&status.sources));
     part(!status.subscriptions.is_empty(), subscriptions(&status.subscriptions));
     part(!status.projections.is_empty(), projections(&status.projections));
-    parts.extend(status.sink.as_ref().map(sink));
+    part(!status.sinks.is_empty(), sinks(&status.sinks));
     parts.push(parked(&status.parked));
     parts.join("\n")
 }
@@ -23,6 +25,11 @@ fn host(status: &Status) -> String {
     let HostStatus { version, pid, uptime_ms, data, url } = &status.host;
     let (up, position) = (duration(*uptime_ms), number(status.store.position));
     format!("wasmill {version} at {url}, process {pid}, up {up}\ndata in {data}, newest position {position}\n")
+}
+
+fn kafka(kafka: &KafkaStatus) -> String {
+    let notes: String = kafka.topics.iter().map(|note| format!("  {note}\n")).collect();
+    format!("Kafka at {}\n{notes}", kafka.brokers)
 }
 
 pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
@@ -73,12 +80,20 @@ fn sources(sources: &[SourceStatus]) -> Table {
         ("NEXT OFFSETS", Left),
     ]);
     for source in sources {
-        let SourceStatus { name, topic, state, error, handled, in_flight, partitions } = source;
-        let behind: u64 = partitions.iter().map(|partition| partition.end.saturating_sub(partition.next)).sum();
-        let offsets: Vec<String> =
-            partitions.iter().map(|partition| format!("{}:{}", partition.partition, partition.next)).collect();
+        let SourceStatus { name, topics, group, subscriber: _, state, error, handled, in_flight, rebalances: _, partitions } = source;
+        // What another member of the group reads is not this host's to be behind with.
+        let own = || partitions.iter().filter(|partition| partition.assigned);
+        let behind: u64 = own().map(|partition| partition.end.saturating_sub(partition.next)).sum();
+        let several = own().any(|partition| partition.topic != partitions[0].topic);
+        let offset = |PartitionStatus { topic, partition, next, .. }: &PartitionStatus| match several {
+            true => format!("{topic}/{partition}:{next}"),
+            false => format!("{partition}:{next}"),
+        };
+        let offsets: Vec<String> = own().map(offset).collect();
+        let group = group.as_ref().map_or(String::new(), |group| format!(" (group {group})"));
+        let topics = format!("{}{group}", topics.join(", "));
         let counts = [number(*handled), number(*in_flight), number(behind), offsets.join(" ")];
-        table.row([name.clone(), topic.clone(), state.to_string()].into_iter().chain(counts));
+        table.row([name.clone(), topics, state.to_string()].into_iter().chain(counts));
         note_error(&mut table, error);
     }
     table
@@ -106,11 +121,15 @@ fn consumers(kind: &'static str) -> Table {
     Table::new([(kind, Left), ("PLUGIN", Left), ("STATE", Left), ("CHECKPOINT", Right), ("BEHIND", Right)])
 }
 
-fn sink(sink: &SinkStatus) -> String {
-    let mut table = Table::new([("SINK", Left), ("PUBLISHED", Right), ("PENDING", Right)]);
-    table.row([sink.state.to_string(), number(sink.published), number(sink.pending)]);
-    note_error(&mut table, &sink.error);
-    table.to_string()
+fn sinks(sinks: &[SinkStatus]) -> Table {
+    let columns = [("SINK", Left), ("TOPIC", Left), ("STATE", Left), ("PUBLISHED", Right), ("PENDING", Right)];
+    let mut table = Table::new(columns);
+    for SinkStatus { name, topic, state, error, published, pending } in sinks {
+        let topic = topic.clone().unwrap_or_else(|| "by message".to_owned());
+        table.row([name.clone(), topic, state.to_string(), number(*published), number(*pending)]);
+        note_error(&mut table, error);
+    }
+    table
 }
 
 fn note_error(table: &mut Table, error: &Option<String>) {
@@ -119,15 +138,30 @@ fn note_error(table: &mut Table, error: &Option<String>) {
     }
 }
 
+/// One dead letter with what it holds, as `GET /v1/dead-letters/NUMBER` says it.
+pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
+    let shown = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut text = String::new();
+    for name in ["number", "consumer", "place", "reason"] {
+        text += &format!("{name:<10}{}\n", shown(&letter[name]));
+    }
+    text += &format!("{:<10}{}\n", "time", time(letter["time_ms"].as_u64().unwrap_or_default()));
+    text += &format!("{:<10}{}\n", "holds", shown(&letter["kind"]));
+    for (name, value) in letter["content"].as_object().into_iter().flatten() {
+        text += &format!("  {name:<16}{}\n", shown(value));
+    }
+    text
+}
+
 fn parked(parked: &ParkedStatus) -> String {
     let mut text = match (parked.total, parked.newest.len()) {
         (0, _) => return "nothing is parked\n".to_owned(),
         (total, shown) if shown as u64 == total => format!("{} parked, newest first\n", number(total)),
         (total, shown) => format!("{} parked, the newest {shown} first\n", number(total)),
     };
-    for ParkedItem { consumer, place, key, reason, time_ms } in &parked.newest {
+    for ParkedItem { number, consumer, place, key, reason, time_ms } in &parked.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
-        text += &format!("  {}  {consumer}: {place}{key}\n", time(*time_ms));
+        text += &format!("  {}  {number}  {consumer}: {place}{key}\n", time(*time_ms));
         reason.lines().for_each(|line| text += &format!("    {line}\n"));
     }
     text

@@ -1,10 +1,15 @@
-//! `wasmill store`: the store's file itself, while no host has it open.
+//! `wasmill store`: checking, copying and measuring a store.
+//!
+//! `verify` needs a store that no host has open. The others ask the host that has it open; where none has, and the
+//! data folder is named, they read the file themselves.
 
+use super::client::{Client, Target};
 use super::failure::Failure;
 use super::output;
-use super::table::number;
+use super::table::{Align, Table, number};
 use crate::store::sqlite::{self, Report};
-use std::path::PathBuf;
+use crate::store::{Backup, Counted, Error, Statistics, TypeCount};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -14,12 +19,112 @@ pub(super) enum Command {
         #[arg(value_name = "DATA|FILE")]
         place: PathBuf,
     },
+    /// Copy a store into a new file, also while a host writes to it.
+    Backup {
+        /// The file to make.
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show how much there is in a store.
+    Stats {
+        /// Count streams and events by type too. This reads every event.
+        #[arg(long)]
+        count: bool,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 pub(super) fn store(command: Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Verify { place } => verify(place, json),
+        Command::Backup { file, target } => backup(&file, &target, json),
+        Command::Stats { count, target } => stats(count, &target, json),
     }
+}
+
+/// The store's file, where the data folder is named and no host has it open.
+fn at_rest(target: &Target) -> Option<PathBuf> {
+    let file = target.folder()?.join(sqlite::FILE_NAME);
+    (!sqlite::is_in_use(&file)).then_some(file)
+}
+
+fn failure(error: Error) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+fn backup(file: &Path, target: &Target, json: bool) -> Result<(), Failure> {
+    let absolute = std::path::absolute(file)
+        .map_err(|cause| Failure::usage(format!("{} is no file to make: {cause}", file.display())))?;
+    let backup = match at_rest(target) {
+        Some(store) => sqlite::backup(&store, &absolute).map_err(failure)?,
+        None => {
+            let body = serde_json::json!({ "file": absolute }).to_string();
+            Client::new(target)?.post("/v1/store/backup", &[], body.as_bytes())?.successful()?.decoded()?
+        }
+    };
+    if json {
+        return output::line(&serde_json::json!(backup).to_string());
+    }
+    let Backup { file, position, bytes, elapsed_ms } = backup;
+    let (position, bytes, elapsed_ms) = (number(position), number(bytes), number(elapsed_ms));
+    output::line(&format!("{file}: {bytes} bytes, up to position {position}, in {elapsed_ms} ms"))
+}
+
+fn stats(count: bool, target: &Target, json: bool) -> Result<(), Failure> {
+    let statistics = match at_rest(target) {
+        Some(store) => sqlite::statistics(&store, count).map_err(failure)?,
+        None => Client::new(target)?.get(&format!("/v1/store/stats?count={count}"))?.successful()?.decoded()?,
+    };
+    if json {
+        output::line(&serde_json::json!(statistics).to_string())
+    } else {
+        output::text(&statistics_text(&statistics))
+    }
+}
+
+fn statistics_text(statistics: &Statistics) -> String {
+    let Statistics {
+        position,
+        file_bytes,
+        free_bytes,
+        log_bytes,
+        archived_streams,
+        subscriptions,
+        ledgers,
+        outbox_commands,
+        outbox_messages,
+        outcomes,
+        dead_letters,
+        counted,
+    } = statistics;
+    let mut table = Table::new([("STORE", Align::Left), ("", Align::Right)]);
+    for (name, value) in [
+        ("newest position", position),
+        ("bytes of the file", file_bytes),
+        ("  of them free", free_bytes),
+        ("bytes of the log", log_bytes),
+        ("archived streams", archived_streams),
+        ("subscriptions", subscriptions),
+        ("ledgers", ledgers),
+        ("commands in the outbox", outbox_commands),
+        ("messages in the outbox", outbox_messages),
+        ("remembered outcomes", outcomes),
+        ("dead letters", dead_letters),
+    ] {
+        table.row([name.to_owned(), number(*value)]);
+    }
+    let mut text = table.to_string();
+    if let Some(Counted { streams, events, bytes, types }) = counted {
+        let mut table = Table::new([("EVENT", Align::Left), ("COUNT", Align::Right), ("BYTES", Align::Right)]);
+        for TypeCount { aggregate_type, name, events, bytes } in types {
+            table.row([format!("{aggregate_type}.{name}"), number(*events), number(*bytes)]);
+        }
+        table.row([format!("all, in {} streams", number(*streams)), number(*events), number(*bytes)]);
+        text += &format!("\n{table}");
+    }
+    text
 }
 
 fn verify(place: PathBuf, json: bool) -> Result<(), Failure> {
@@ -45,14 +150,16 @@ fn text(report: &Report) -> String {
         checkpoints,
         commands,
         messages,
+        letters,
         problems,
         more_problems,
     } = report;
     let [events, streams, position, indexed] = [events, streams, position, indexed].map(|value| number(*value));
-    let [commands, messages, more] = [commands, messages, more_problems].map(|value| number(*value));
+    let [commands, messages, letters, more] = [commands, messages, letters, more_problems].map(|value| number(*value));
     let mut text = format!(
         "  {events} events in {streams} streams, the newest at position {position}, indexed up to {indexed}\n  \
-         {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n"
+         {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n  \
+         {letters} dead letters\n"
     );
     for problem in problems {
         text += &format!("problem: {problem}\n");
@@ -75,7 +182,7 @@ mod tests {
     #[test]
     fn a_report_says_what_is_there_and_what_is_wrong() {
         let mut report = Report { events: 1_234, streams: 2, position: 1_234, indexed: 1_000, ..Report::default() };
-        assert!(text(&report).ends_with("in the outbox\nsound\n"), "{}", text(&report));
+        assert!(text(&report).ends_with("in the outbox\n  0 dead letters\nsound\n"), "{}", text(&report));
         report.problems.push("position 3 comes after 3".to_owned());
         assert!(text(&report).contains("\nproblem: position 3 comes after 3\nrestore"), "{}", text(&report));
     }

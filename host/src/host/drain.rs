@@ -1,10 +1,10 @@
 //! Knowing when everything that is there has gone all its way.
 
 use super::parts::Parts;
-use crate::kafka::Source;
+use crate::kafka::{Source, Transform};
 use crate::model::Position;
 use crate::status::{Drained, PartitionProgress, SourceProgress};
-use crate::subscriptions::Subscription;
+use crate::subscriptions::{RecordSubscription, Subscription};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
 pub(super) fn source_progress(source: &Source) -> SourceProgress {
     let partitions = source.status().partitions.into_iter();
     let partitions: Vec<_> = partitions
-        .map(|partition| PartitionProgress { partition: partition.partition, next: partition.next })
+        .map(|found| PartitionProgress { topic: found.topic, partition: found.partition, next: found.next })
         .collect();
     SourceProgress { handled: partitions.iter().map(|partition| partition.next).sum(), partitions }
 }
@@ -49,8 +49,16 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         *waiting_for = format!("source {}", source.name());
         catch_up(source, waiting_for).await;
     }
+    for transform in &parts.transforms {
+        *waiting_for = format!("source {}", transform.name());
+        commit_all(transform, waiting_for).await;
+    }
     "aggregates".clone_into(waiting_for);
     until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
+    for subscription in &parts.records {
+        *waiting_for = format!("the commands of the subscriber of source {}", subscription.source());
+        until(|| !subscription.has_commands()).await;
+    }
     for subscription in &parts.subscriptions {
         let name = subscription.status().name;
         *waiting_for = format!("subscription {name}");
@@ -62,9 +70,9 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         *waiting_for = format!("projection {}", projection.name());
         reach(projection.reached(), head).await;
     }
-    if let Some(sink) = &parts.sink {
-        "the sink".clone_into(waiting_for);
-        until(|| sink.status().pending == 0).await;
+    for sink in &parts.sinks {
+        *waiting_for = format!("sink {}", sink.name());
+        until(|| sink.pending() == 0).await;
     }
 }
 
@@ -87,6 +95,18 @@ async fn catch_up(source: &Source, waiting_for: &mut String) {
     }
 }
 
+/// Up to the ends of its partitions as the brokers tell them now.
+async fn commit_all(transform: &Transform, waiting_for: &mut String) {
+    loop {
+        match tokio::task::block_in_place(|| transform.refresh_ends()) {
+            Ok(()) if transform.is_caught_up() => return,
+            Ok(()) => {}
+            Err(error) => *waiting_for = format!("source {}: {error}", transform.name()),
+        }
+        tokio::time::sleep(LOOK_AT_BROKERS_AGAIN).await;
+    }
+}
+
 async fn reach(mut reached: watch::Receiver<Position>, head: Position) {
     // A part that is gone reaches nothing: the time-out tells.
     if reached.wait_for(|reached| *reached >= head).await.is_err() {
@@ -104,8 +124,10 @@ impl Parts {
     /// Whether nothing is on its way, at one look.
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
+            && !self.records.iter().any(RecordSubscription::has_commands)
             && !self.subscriptions.iter().any(Subscription::has_commands)
             && self.sources.iter().all(Source::is_caught_up)
-            && self.sink.iter().all(|sink| sink.status().pending == 0)
+            && self.transforms.iter().all(Transform::is_caught_up)
+            && self.sinks.iter().all(|sink| sink.pending() == 0)
     }
 }

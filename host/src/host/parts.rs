@@ -1,13 +1,15 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
-use crate::aggregates::{self, Aggregates};
-use crate::kafka::{self, Connection, Sink, Source, dev_broker::DevBroker};
-use crate::manifest::{Brokers, Kafka, Manifest, Plugin as PluginSettings};
-use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role};
+use crate::aggregates::{self, Aggregates, Service};
+use crate::kafka::{self, Transform, Connection, Sink, Source, dev_broker::DevBroker};
+use crate::manifest::{Deliveries, Source as SourceSettings, Transaction, Brokers, Commands, Kafka, Manifest, Plugin as PluginSettings, Target};
+use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role, Slot};
 use crate::projection::{self, Projection};
 use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
+use crate::status::SourceStatus;
 use crate::store::{self, EventStore};
-use crate::subscriptions::{self, Subscription};
+use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
+use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -18,11 +20,15 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) aggregates: Arc<Aggregates>,
     pub(super) subscriptions: Vec<Subscription>,
+    /// One for each source that delivers to a subscriber.
+    pub(super) records: Vec<RecordSubscription>,
     pub(super) projections: Vec<Projection>,
     pub(super) sources: Vec<Source>,
-    pub(super) sink: Option<Sink>,
+    /// Sources whose batches are Kafka transactions.
+    pub(super) transforms: Vec<Transform>,
+    pub(super) sinks: Vec<Sink>,
     /// Makes missing topics as soon as the cluster answers, for as long as it is held.
-    _topics: Option<kafka::topics::Pending>,
+    pub(super) topics: Option<kafka::topics::Pending>,
     /// Behind a mutex only to be taken at the end.
     broker: Mutex<Option<DevBroker>>,
 }
@@ -77,17 +83,19 @@ impl Parts {
         let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
         let store: Arc<dyn EventStore> =
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
-        let shards = catalog.slots().map(|slot| (slot.clone(), shards(&manifest.plugins[&*slot.name])));
-        let aggregates = Arc::new(Aggregates::start(shards, &store, &aggregates::Options::default())?);
+        let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name]));
+        let aggregates = Arc::new(Aggregates::start(services, &store)?);
         let mut parts = Self {
             catalog,
             store,
             aggregates,
             subscriptions: Vec::new(),
+            records: Vec::new(),
             projections: Vec::new(),
             sources: Vec::new(),
-            sink: None,
-            _topics: None,
+            transforms: Vec::new(),
+            sinks: Vec::new(),
+            topics: None,
             broker: Mutex::default(),
         };
         let started = parts
@@ -118,7 +126,7 @@ impl Parts {
     /// Nothing here waits for a real cluster: it may come later.
     fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka) -> Result<(), Error> {
         let connection = match &kafka.brokers {
-            Brokers::Addresses(brokers) => Connection::new(brokers, &kafka.properties)?,
+            Brokers::Addresses(brokers) => Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?,
             Brokers::Embedded => {
                 let program = std::env::current_exe().map_err(|error| {
                     Error::One(format!("can't find the program to start a development broker: {error}"))
@@ -130,24 +138,87 @@ impl Parts {
                 connection?
             }
         };
-        self._topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
-        self.sink =
-            Some(Sink::start(kafka::sink::Config::new(&manifest.sink), connection.clone(), self.store.clone())?);
+        self.topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
+        self.start_sinks(manifest, &connection)?;
         for (name, source) in &manifest.sources {
+            let section = format!("sources.{name}.properties");
+            let connection = connection.with_properties(&section, &source.properties)?;
+            if let Target::Deliveries(deliveries) = &source.target
+                && deliveries.transaction == Transaction::Kafka
+            {
+                let config = kafka::transform::Config::new(name, source, deliveries);
+                let slot = self.subscriber(&deliveries.subscriber);
+                self.transforms.push(Transform::start(config, connection, &*self.store, slot)?);
+                continue;
+            }
             let config = kafka::source::Config::new(name, source);
-            let source = Source::start(config, connection.clone(), self.store.clone(), self.aggregates.clone())?;
+            let outlet = kafka::source::Outlet {
+                aggregates: self.aggregates.clone(),
+                subscriber: self.start_deliveries(name, source)?,
+            };
+            let source = Source::start(config, connection, self.store.clone(), outlet)?;
             self.sources.push(source);
         }
         Ok(())
     }
 
+    /// Who takes the records of a source that delivers to a subscriber.
+    fn start_deliveries(&mut self, name: &str, source: &SourceSettings) -> Result<Option<Arc<dyn RecordInbox>>, Error> {
+        let Target::Deliveries(deliveries) = &source.target else { return Ok(None) };
+        let slot = self.subscriber(&deliveries.subscriber);
+        let options = record_options(name, deliveries);
+        let subscription = RecordSubscription::start(slot, options, &self.store, &self.aggregates)?;
+        let inbox = subscription.inbox();
+        self.records.push(subscription);
+        Ok(Some(inbox))
+    }
+
+    fn subscriber(&self, name: &str) -> &Arc<Slot> {
+        let slot = self.catalog.slots().find(|slot| *slot.name == *name);
+        slot.expect("the manifest was checked against the plugins")
+    }
+
+    fn start_sinks(&mut self, manifest: &Manifest, connection: &Connection) -> Result<(), Error> {
+        let outbox = (kafka::sink::Config::new(&manifest.sink), &manifest.sink);
+        let events = manifest.sinks.iter();
+        let events = events.map(|(name, sink)| (kafka::sink::Config::events(name, sink), &sink.settings));
+        let letters = manifest.sources.iter().filter_map(|(name, source)| {
+            let config = kafka::sink::Config::letters(name, source, &manifest.sink)?;
+            Some((config, &manifest.sink))
+        });
+        for (config, settings) in iter::once(outbox).chain(events).chain(letters) {
+            let section = format!("{}.properties", config.section);
+            let connection = connection.with_properties(&section, &settings.properties)?;
+            self.sinks.push(Sink::start(config, connection, self.store.clone())?);
+        }
+        Ok(())
+    }
+
+    /// What the sources do, and what is in the way of those that get their records.
+    pub(super) fn source_statuses(&self) -> Vec<SourceStatus> {
+        let mut statuses: Vec<_> = self.sources.iter().map(Source::status).collect();
+        for status in &mut statuses {
+            let records = self.records.iter().find(|records| records.source() == status.name);
+            let (state, error) = records.map(RecordSubscription::condition).unwrap_or_default();
+            if status.error.is_none() && error.is_some() {
+                (status.state, status.error) = (state, error);
+            }
+        }
+        statuses.extend(self.transforms.iter().map(Transform::status));
+        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        statuses
+    }
+
     /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to.
     pub(super) fn stop(&self) {
+        self.records.iter().for_each(RecordSubscription::give_back);
         self.sources.iter().for_each(Source::stop);
+        self.transforms.iter().for_each(Transform::stop);
+        self.records.iter().for_each(RecordSubscription::stop);
         self.subscriptions.iter().for_each(Subscription::stop);
         self.aggregates.stop();
         self.projections.iter().for_each(Projection::stop);
-        self.sink.iter().for_each(Sink::stop);
+        self.sinks.iter().for_each(Sink::stop);
         self.store.close();
         if let Some(broker) = self.broker.lock().expect("no holder panics").take() {
             broker.stop();
@@ -191,10 +262,14 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     }
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
-        let served = served.iter().find(|(aggregate_type, _)| *aggregate_type == source.aggregate);
-        problems.extend(
-            source_problem(name, source, served.map(|(_, plugin)| plugin)).map(|problem| format!("{place}: {problem}")),
-        );
+        let of_source: Vec<String> = match &source.target {
+            Target::Commands(commands) => command_problems(name, commands, &served).collect(),
+            Target::Deliveries(deliveries) => {
+                let transaction = transaction_problem(name, deliveries, manifest.kafka.as_ref());
+                transaction.into_iter().chain(delivery_problem(name, &deliveries.subscriber, catalog)).collect()
+            }
+        };
+        problems.extend(of_source.into_iter().map(|problem| format!("{place}: {problem}")));
     }
     for name in manifest.subscriptions.keys() {
         if !catalog.slots().any(|slot| &*slot.name == name && is_subscriber(&slot.current())) {
@@ -209,25 +284,50 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     problems
 }
 
-/// A source whose commands nobody would understand.
-fn source_problem(
-    name: &str,
-    source: &crate::manifest::Source,
-    plugin: Option<&Arc<plugin::Plugin>>,
-) -> Option<String> {
-    let Some(plugin) = plugin else {
-        return Some(format!("`sources.{name}.aggregate`: no plugin serves aggregate type {}", source.aggregate));
+/// What is wrong with a source whose commands nobody would understand. Names that stand in the records are not known
+/// yet: a record with a wrong one is parked.
+fn command_problems(
+    source: &str,
+    commands: &Commands,
+    served: &[(String, Arc<plugin::Plugin>)],
+) -> impl Iterator<Item = String> {
+    let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new().into_iter() };
+    let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| aggregate_type == aggregate) else {
+        return vec![format!("`sources.{source}.aggregate`: no plugin serves aggregate type {aggregate}")].into_iter();
     };
-    match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
-        Ok(names) if names.commands.contains(&source.command) => None,
-        Ok(names) => Some(format!(
-            "`sources.{name}.command`: aggregate {} has no command {}; it has {}",
-            source.aggregate,
-            source.command,
-            names.commands.join(", ")
-        )),
-        Err(error) => Some(error.to_string()),
+    let known = match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
+        Ok(names) => names.commands,
+        Err(error) => return vec![error.to_string()].into_iter(),
+    };
+    let named = [("command", commands.command.fixed()), ("tombstone", commands.tombstone.as_deref())];
+    let unknown = named.into_iter().filter_map(|(key, name)| Some((key, name?)));
+    let unknown = unknown.filter(|(_, name)| !known.iter().any(|known| known == name));
+    let problem = |(key, name): (&str, &str)| {
+        format!("`sources.{source}.{key}`: aggregate {aggregate} has no command {name}; it has {}", known.join(", "))
+    };
+    unknown.map(problem).collect::<Vec<_>>().into_iter()
+}
+
+/// What is wrong with a source that wants transactions where there are none.
+fn transaction_problem(source: &str, deliveries: &Deliveries, kafka: Option<&Kafka>) -> Option<String> {
+    let is_embedded = kafka.is_some_and(|kafka| kafka.brokers == Brokers::Embedded);
+    (is_embedded && deliveries.transaction == Transaction::Kafka).then(|| {
+        format!(
+            "`sources.{source}.transaction` is \"kafka\", and the development broker has no transactions: name a \
+             cluster in `kafka.brokers`, or use \"store\""
+        )
+    })
+}
+
+/// What is wrong with a source whose records nobody would take.
+fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option<String> {
+    let subscribers: Vec<&Arc<Slot>> = catalog.slots().filter(|slot| is_subscriber(&slot.current())).collect();
+    if subscribers.iter().any(|slot| &*slot.name == subscriber) {
+        return None;
     }
+    let names: Vec<&str> = subscribers.iter().map(|slot| &*slot.name).collect();
+    let known = if names.is_empty() { "no plugin is one".into() } else { format!("there are {}", names.join(", ")) };
+    Some(format!("`sources.{source}.subscriber`: no plugin {subscriber} that is a subscriber; {known}"))
 }
 
 fn is_subscriber(plugin: &plugin::Plugin) -> bool {
@@ -239,6 +339,7 @@ fn limits(plugin: &PluginSettings) -> Limits {
     Limits {
         event_time: Duration::from_millis(limits.event_time_ms),
         memory_bytes_max: limits.memory_mib << 20,
+        live_bytes_max: limits.live_mib.map_or((limits.memory_mib << 20) / 2, |mib| mib << 20),
         table_elements_max: limits.table_elements,
         instances_max: limits.instances,
         effects_max: limits.effects_max,
@@ -246,12 +347,28 @@ fn limits(plugin: &PluginSettings) -> Limits {
     }
 }
 
-fn shards(plugin: &PluginSettings) -> usize {
-    plugin.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+fn services(slot: &Arc<Slot>, plugin: &PluginSettings) -> Vec<Service> {
+    let shards = plugin.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let options = aggregates::Options {
+        queue_max: plugin.queue_max,
+        in_flight_max: plugin.in_flight_max,
+        attempts_max: plugin.attempts_max,
+        snapshot_every: plugin.snapshot_every,
+    };
+    Service::of_plugin(slot, shards, &options)
 }
 
 fn store_options(manifest: &Manifest) -> StoreOptions {
-    StoreOptions { queue_max: manifest.store.queue_max, batch_max: manifest.store.batch_max, ..StoreOptions::default() }
+    let settings = &manifest.store;
+    StoreOptions {
+        queue_max: settings.queue_max,
+        batch_max: settings.batch_max,
+        batch_bytes_max: settings.transaction_mib << 20,
+        log_bytes_max: settings.log_mib << 20,
+        event_bytes_max: settings.event_bytes_max,
+        outcomes_window_ms: settings.command_id_hours * 60 * 60 * 1_000,
+        ..StoreOptions::default()
+    }
 }
 
 fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Options {
@@ -261,6 +378,15 @@ fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Optio
         batch_max: settings.batch_max,
         attempts_max: settings.attempts_max,
         backoff: Duration::from_millis(settings.backoff_ms),
+    }
+}
+
+fn record_options(source: &str, deliveries: &Deliveries) -> RecordOptions {
+    RecordOptions {
+        source: source.into(),
+        batch_max: deliveries.batch_max,
+        attempts_max: deliveries.attempts_max,
+        backoff: Duration::from_millis(deliveries.backoff_ms),
     }
 }
 

@@ -1,12 +1,15 @@
 //! How a cluster is reached: addresses, properties, and what every client of the host is configured with.
 
 use super::dev_broker::DevBroker;
-use super::{Error, client_error};
+use super::{Error, client_error, oauth, secret, statistics};
+use crate::manifest::{OAuth, Properties};
 use rdkafka::ClientConfig;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Properties that the host's promises rest on, with what to do instead of setting them.
 const RESERVED: &[(&str, &str)] = &[
@@ -17,34 +20,80 @@ const RESERVED: &[(&str, &str)] = &[
     ("auto.offset.reset", "is set by wasmill: say `from` in [sources.NAME] instead"),
     ("enable.idempotence", "is set by wasmill, whose sink is always idempotent: leave it out"),
     ("enable.partition.eof", "is set by wasmill: leave it out"),
+    ("group.id", "is set from [sources.NAME] group: write it there"),
     ("transactional.id", "is set from [sink] transactional_id: write it there"),
+    (oauth::CONFIG, "is set from [kafka.oauth]: say there where tokens come from"),
+    (
+        "enable.sasl.oauthbearer.unsecure.jwt",
+        "is not used: write `token = { unsecured = \"PRINCIPAL\" }` in [kafka.oauth]",
+    ),
 ];
 
 /// A Kafka cluster and how to talk to it. Cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
     brokers: Arc<str>,
+    /// With secrets in them.
     properties: Arc<BTreeMap<String, String>>,
+    oauth: Option<Arc<OAuth>>,
     incarnation: Option<Arc<str>>,
 }
 
 impl Connection {
     /// A cluster at `host:port,…` with properties of librdkafka for all clients. Nothing is connected yet, but
     /// properties that librdkafka does not know or the host must set itself are refused.
-    pub fn new(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let reserved = RESERVED.iter().find(|(property, _)| properties.contains_key(*property));
+    pub fn new(brokers: &str, properties: &Properties) -> Result<Self, Error> {
+        let none = Self { brokers: brokers.into(), properties: Arc::default(), oauth: None, incarnation: None };
+        none.with_properties("kafka.properties", properties)
+    }
+
+    /// The same cluster with more properties, which overrule those that are there. `section` is where the manifest has
+    /// them. Values in the environment and in files are read now.
+    pub fn with_properties(&self, section: &str, more: &Properties) -> Result<Self, Error> {
+        let refused =
+            |property: &str, cause| Error::Property { section: section.into(), property: property.into(), cause };
+        let reserved = RESERVED.iter().find(|(property, _)| more.contains(property));
         if let Some((property, cause)) = reserved {
-            return Err(Error::Property { property: (*property).into(), cause: (*cause).into() });
+            return Err(refused(property, (*cause).to_owned()));
         }
-        let connection = Self { brokers: brokers.into(), properties: Arc::new(properties.clone()), incarnation: None };
-        connection.client("check").create_native_config().map_err(|error| client_error("check", error))?;
-        Ok(connection)
+        let mut properties = (*self.properties).clone();
+        for (property, value) in more.iter() {
+            let value = secret::value(value).map_err(|cause| refused(property, cause))?;
+            properties.insert(property.to_owned(), value);
+        }
+        let connection = Self { properties: Arc::new(properties), ..self.clone() };
+        match connection.client("check").create_native_config().map_err(|error| client_error("check", error)) {
+            Ok(_) => Ok(connection),
+            Err(Error::Property { property, cause, .. }) => {
+                Err(Error::Property { section: section.to_owned(), property, cause })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The development broker. Its data does not outlive it, so ledgers are kept apart for each of its lives.
-    pub fn embedded(broker: &DevBroker, properties: &BTreeMap<String, String>) -> Result<Self, Error> {
+    pub fn embedded(broker: &DevBroker, properties: &Properties) -> Result<Self, Error> {
         let connection = Self::new(&broker.brokers, properties)?;
         Ok(Self { incarnation: Some(broker.incarnation.as_str().into()), ..connection })
+    }
+
+    /// The same with login by token, where the manifest has it.
+    pub fn with_oauth(&self, oauth: Option<&OAuth>) -> Result<Self, Error> {
+        let Some(oauth) = oauth else { return Ok(self.clone()) };
+        let other = ["sasl.mechanism", "sasl.mechanisms"].iter().find_map(|name| {
+            let mechanism = self.properties.get(*name)?;
+            (mechanism != "OAUTHBEARER").then(|| ((*name).to_owned(), mechanism))
+        });
+        if let Some((property, mechanism)) = other {
+            let cause = format!("is {mechanism}, which needs no token: remove it or [kafka.oauth]");
+            return Err(Error::Property { section: "kafka.properties".into(), property, cause });
+        }
+        Ok(Self { oauth: Some(oauth.clone().into()), ..self.clone() })
+    }
+
+    /// Gives a client its token, where the connection has login by token. Needed by clients whose events nobody polls.
+    pub(super) fn log_in<C: ClientContext>(&self, client: &Client<C>) -> Result<(), Error> {
+        self.oauth.as_ref().map_or(Ok(()), |oauth| oauth::log_in(client, oauth))
     }
 
     /// The addresses, as given.
@@ -74,21 +123,24 @@ impl Connection {
         for (property, value) in self.properties.iter() {
             config.set(property, value);
         }
+        if let Some(oauth) = &self.oauth {
+            config.set("sasl.mechanisms", "OAUTHBEARER").set(oauth::CONFIG, oauth::config(oauth));
+        }
         config.set("bootstrap.servers", &*self.brokers);
         config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
 
-    /// The consumer of a source. Reading is by manual assignment; the group holds offsets for lag tools only.
-    pub(super) fn consumer(&self, source: &str) -> ClientConfig {
+    /// The consumer of a source that reads by manual assignment: the group holds offsets for lag tools only.
+    pub(super) fn consumer(&self, source: &str, group: &str) -> ClientConfig {
         let mut config = self.client(&format!("source-{source}"));
         let defaults = [
-            ("group.id", &*format!("wasmill-{source}")),
             // Each partition has a queue of its own, and this counts for each.
-            ("queued.max.messages.kbytes", "16384"),
+            ("queued.max.messages.kbytes", "4096"),
             // How long a partition whose queue was full is not fetched from; 1,000 by default.
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
             // The development broker does not wake a waiting fetch when a record comes: it must ask often.
             ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "100" }),
             // The development broker makes topics when they are asked for.
@@ -96,12 +148,46 @@ impl Connection {
         ];
         self.set_defaults(&mut config, &defaults);
         config
+            .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "false")
             // An offset that is not there must be reported, not stepped over.
             .set("auto.offset.reset", "error");
         config
+    }
+
+    /// The consumer of a source that is a member of a group. `instance` names it for as long as its store lives.
+    pub(super) fn member(&self, source: &str, group: &str, instance: &str) -> Result<ClientConfig, Error> {
+        const STRATEGY: &str = "partition.assignment.strategy";
+        const COOPERATIVE: &str = "cooperative-sticky";
+        let mut config = self.consumer(source, group);
+        // New topics that a pattern finds are looked for in this rhythm.
+        let defaults = [("topic.metadata.refresh.interval.ms", "5000"), ("topic.blacklist", "^__.*")];
+        self.set_defaults(&mut config, &defaults);
+        // The new group protocol shares out on the broker.
+        if self.properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer") {
+            return Ok(config);
+        }
+        if self.properties.get(STRATEGY).is_some_and(|strategy| strategy != COOPERATIVE) {
+            return Err(Error::Property {
+                section: format!("sources.{source}.properties"),
+                property: STRATEGY.into(),
+                cause: format!(
+                    "must be {COOPERATIVE}: with others a member loses all its partitions whenever another one comes; \
+                     leave it out"
+                ),
+            });
+        }
+        // A static member that is killed has its partitions back as soon as it is there again.
+        self.set_defaults(&mut config, &[(STRATEGY, COOPERATIVE), ("group.instance.id", instance)]);
+        Ok(config)
+    }
+
+    /// How long a member of a group may be silent until it counts as gone.
+    pub(super) fn session_timeout(&self) -> Duration {
+        let configured = self.properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
+        Duration::from_millis(configured.unwrap_or(45_000))
     }
 
     /// The producer of an idempotent sink.
@@ -128,6 +214,7 @@ impl Connection {
             // Whole batches are handed over at once: waiting for more only adds latency.
             ("linger.ms", "1"),
             ("topic.metadata.propagation.max.ms", "10000"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
         ];
         self.set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true");
@@ -162,20 +249,28 @@ impl fmt::Debug for Connection {
 mod tests {
     use super::*;
 
+    fn properties(property: &str, value: &str) -> Properties {
+        BTreeMap::from([(property.to_owned(), value.to_owned())]).into()
+    }
+
     fn connection(property: &str, value: &str) -> Result<Connection, Error> {
-        Connection::new("127.0.0.1:9", &BTreeMap::from([(property.to_owned(), value.to_owned())]))
+        Connection::new("127.0.0.1:9", &properties(property, value))
     }
 
     #[test]
     fn properties_pass_through_and_overrule_defaults() {
         let connection = connection("fetch.wait.max.ms", "7").unwrap();
-        assert_eq!(connection.consumer("baskets").get("fetch.wait.max.ms"), Some("7"));
-        assert_eq!(connection.consumer("baskets").get("group.id"), Some("wasmill-baskets"));
+        assert_eq!(connection.consumer("baskets", "shop").get("fetch.wait.max.ms"), Some("7"));
+        assert_eq!(connection.consumer("baskets", "shop").get("group.id"), Some("shop"));
         assert_eq!(connection.producer("outbox").get("enable.idempotence"), Some("true"));
     }
 
     #[test]
     fn a_bad_property_is_named_without_its_value() {
+        let good = connection("linger.ms", "5").unwrap();
+        let more = properties("compression.type", "squeeze");
+        let error = good.with_properties("sinks.orders.properties", &more).unwrap_err().to_string();
+        assert!(error.starts_with("[sinks.orders.properties] `compression.type` was refused"), "{error}");
         for (property, value, expected) in [
             ("no.such.property", "hush", "[kafka.properties] `no.such.property` was refused by librdkafka"),
             ("linger.ms", "hush", "[kafka.properties] `linger.ms` was refused by librdkafka"),
@@ -190,5 +285,23 @@ mod tests {
     #[test]
     fn secrets_are_not_printed() {
         assert!(!format!("{:?}", connection("sasl.password", "hush").unwrap()).contains("hush"));
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_is_named_by_its_place() {
+        let mut more = Properties::default();
+        more.set("sasl.password", crate::manifest::Value::Env("WASMILL_NO_SUCH_VARIABLE".to_owned()));
+        let error = connection("linger.ms", "5").unwrap().with_properties("sources.b.properties", &more).unwrap_err();
+        let expected = "[sources.b.properties] `sasl.password` is in the environment variable WASMILL_NO_SUCH_VARIABLE";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn login_by_token_sets_its_mechanism() {
+        let oauth = OAuth { token: crate::manifest::Token::Env("TOKEN".to_owned()), lifetime_ms: 1_000 };
+        let login = connection("linger.ms", "5").unwrap().with_oauth(Some(&oauth)).unwrap();
+        assert_eq!(login.producer("outbox").get("sasl.mechanisms"), Some("OAUTHBEARER"));
+        let error = connection("sasl.mechanism", "PLAIN").unwrap().with_oauth(Some(&oauth)).unwrap_err().to_string();
+        assert!(error.starts_with("[kafka.properties] `sasl.mechanism` is PLAIN, which needs no token"), "{error}");
     }
 }

@@ -1,27 +1,53 @@
 //! What librdkafka tells the host outside of answers: its log, and whether the brokers can be reached.
 
+use super::source::Rebalances;
+use super::statistics::Statistics;
+use super::trouble;
 use rdkafka::TopicPartitionList;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
 use std::sync::{Arc, Mutex};
 
-/// Whether the brokers can be reached, as far as a client knows. Cheap to clone.
+/// Whether the brokers can be reached, as far as a client knows, and what it counts. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Health(Arc<Mutex<Trouble>>);
+pub(super) struct Health(Arc<Mutex<Trouble>>, Arc<Mutex<Option<Statistics>>>);
 
 #[derive(Default)]
 struct Trouble {
     /// The newest error of a single connection: more telling than "all brokers are down".
     connection: Option<String>,
-    down: Option<String>,
+    down: Option<Down>,
+}
+
+enum Down {
+    /// All brokers are away, in the words of librdkafka.
+    Away(String),
+    /// Waiting does not help: a person must change something.
+    Refused(String),
 }
 
 impl Health {
     /// What is in the way of every request, if something is.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.0.lock().expect("no holder panics").down.clone()
+        let trouble = self.0.lock().expect("no holder panics");
+        match trouble.down.as_ref()? {
+            Down::Refused(reason) => Some(reason.clone()),
+            Down::Away(reason) => {
+                let cause = trouble.connection.as_ref().unwrap_or(reason);
+                Some(format!("no broker can be reached: {cause}"))
+            }
+        }
+    }
+
+    /// What is in the way and stays there until a person has changed something.
+    pub(super) fn final_trouble(&self) -> Option<String> {
+        match &self.0.lock().expect("no holder panics").down {
+            Some(Down::Refused(reason)) => Some(reason.clone()),
+            Some(Down::Away(_)) | None => None,
+        }
     }
 
     /// A request was answered.
@@ -29,16 +55,29 @@ impl Health {
         *self.0.lock().expect("no holder panics") = Trouble::default();
     }
 
+    /// What the client counted, as of its last report.
+    pub(super) fn statistics(&self) -> Option<Statistics> {
+        self.1.lock().expect("no holder panics").clone()
+    }
+
+    /// A report of the client.
+    pub(super) fn counted(&self, json: &[u8]) {
+        if let Some(statistics) = Statistics::read(json) {
+            *self.1.lock().expect("no holder panics") = Some(statistics);
+        }
+    }
+
     fn note(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
         use RDKafkaErrorCode::{AllBrokersDown, Authentication, Fatal, SSL, SaslAuthenticationFailed};
         let mut trouble = self.0.lock().expect("no holder panics");
         match code {
-            Some(AllBrokersDown) => {
-                let cause = trouble.connection.clone().unwrap_or_else(|| reason.to_owned());
-                trouble.down = Some(format!("no broker can be reached: {cause}"));
+            // A refused login says more than that all brokers are down.
+            Some(AllBrokersDown) if matches!(trouble.down, Some(Down::Refused(_))) => {}
+            Some(AllBrokersDown) => trouble.down = Some(Down::Away(reason.to_owned())),
+            Some(Authentication | SSL | SaslAuthenticationFailed | Fatal) => {
+                trouble.down = Some(Down::Refused(trouble::connection(reason)));
             }
-            Some(Authentication | SSL | SaslAuthenticationFailed | Fatal) => trouble.down = Some(reason.to_owned()),
-            _ => trouble.connection = Some(reason.to_owned()),
+            _ => trouble.connection = Some(trouble::connection(reason)),
         }
     }
 }
@@ -47,12 +86,18 @@ impl Health {
 pub(super) struct Context {
     client: String,
     health: Health,
+    rebalances: Rebalances,
 }
 
 impl Context {
     /// `client` says whose client it is, as in `source baskets`.
     pub(super) fn new(client: impl Into<String>, health: Health) -> Self {
-        Self { client: client.into(), health }
+        Self { client: client.into(), health, rebalances: Rebalances::default() }
+    }
+
+    /// What the group gives and takes; empty for clients that are no members.
+    pub(super) fn rebalances(&self) -> &Rebalances {
+        &self.rebalances
     }
 
     pub(super) fn health(&self) -> &Health {
@@ -61,9 +106,15 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
         let client = &self.client;
+        // Connections that are closed at once are in the log alone, with what may be wrong.
+        if facility == "FAIL" {
+            self.health.note(None, trouble::without_thread(message));
+        }
         match level {
             Emerg | Alert | Critical => tracing::error!(target: "librdkafka", client, facility, "{message}"),
             // A broker that is away: the host goes on, and its status says so.
@@ -78,10 +129,25 @@ impl ClientContext for Context {
         self.health.note(error.rdkafka_error_code(), reason);
     }
 
-    fn stats_raw(&self, _: &[u8]) {}
+    fn stats_raw(&self, json: &[u8]) {
+        self.health.counted(json);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let token = super::oauth::token(config);
+        if let Err(cause) = &token {
+            tracing::warn!(client = self.client, "{cause}");
+        }
+        Ok(token?)
+    }
 }
 
 impl ConsumerContext for Context {
+    /// The whole of it: what is to be read, and from where, is for the store's ledgers to say.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        self.rebalances.note(consumer, kind, partitions);
+    }
+
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
             tracing::debug!(client = self.client, "offsets for lag tools were not committed: {error}");
@@ -100,6 +166,10 @@ mod tests {
         assert_eq!(health.trouble(), None);
         health.note(Some(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert!(health.trouble().unwrap().ends_with("127.0.0.1:9 failed: refused"));
+        assert_eq!(health.final_trouble(), None);
+        health.note(Some(RDKafkaErrorCode::Authentication), "SASL authentication error: no such user");
+        health.note(Some(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert!(health.final_trouble().unwrap().contains("no such user; check sasl.username"));
         health.answered();
         assert_eq!(health.trouble(), None);
     }

@@ -1,4 +1,4 @@
-//! A message of the outbox as a Kafka record: a CloudEvent in binary mode.
+//! A message as a Kafka record: a CloudEvent in binary mode, or the bare message.
 
 use crate::model::Message;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -7,9 +7,32 @@ use std::fmt::Write;
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
 const DEFAULT_TYPE: &str = "wasmill.message";
 
+/// What a record says beside the message itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Envelope {
+    /// It is a CloudEvent.
+    CloudEvent,
+    /// It has the headers of the message and no others.
+    Bare,
+}
+
+/// The headers of the record.
+pub(super) fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
+    match envelope {
+        Envelope::CloudEvent => cloud_event(message),
+        Envelope::Bare => insert(OwnedHeaders::new_with_capacity(message.headers.len()), message.headers.iter()),
+    }
+}
+
+fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
+    more.fold(headers, |headers, header| {
+        headers.insert(Header { key: &header.name, value: header.value.as_deref() })
+    })
+}
+
 /// The headers of the record: CloudEvents attributes, correlation and causation, then the guest's own. Where the
 /// guest set one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
-pub(super) fn headers(message: &Message) -> OwnedHeaders {
+fn cloud_event(message: &Message) -> OwnedHeaders {
     let own = |name: &str| message.headers.iter().any(|header| header.name == name);
     let given_type =
         message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
@@ -27,10 +50,7 @@ pub(super) fn headers(message: &Message) -> OwnedHeaders {
     for (key, value) in ours.iter().filter(|(key, _)| *key == "ce_id" || !own(key)) {
         headers = headers.insert(Header { key, value: Some(*value) });
     }
-    for header in message.headers.iter().filter(|header| header.name != "ce_id") {
-        headers = headers.insert(Header { key: &header.name, value: header.value.as_deref() });
-    }
-    headers
+    insert(headers, message.headers.iter().filter(|header| header.name != "ce_id"))
 }
 
 /// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
@@ -96,7 +116,7 @@ mod tests {
             causation_id: "e".into(),
             source: "notifier".into(),
         };
-        let headers = headers(&message);
+        let headers = headers(&message, Envelope::CloudEvent);
         let all: Vec<_> = headers
             .iter()
             .map(|header| format!("{}={}", header.key, String::from_utf8_lossy(header.value.unwrap_or(b"-"))))

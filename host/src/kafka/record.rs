@@ -1,38 +1,72 @@
-//! A Kafka record as a command to an aggregate.
+//! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
 
+use super::naming::{Address, Naming};
+use crate::manifest::Target;
 use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms};
-use rdkafka::message::{Headers, Message};
+use rdkafka::Timestamp;
+use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Headers that may carry a correlation id, in order of preference.
-const CORRELATION_HEADERS: [&str; 3] = ["correlation-id", "x-correlation-id", "ce_correlationid"];
+/// What a record is handed on as.
+pub(super) enum Handed {
+    /// To an aggregate.
+    Command(Arc<Command>),
+    /// To a subscriber, as it is.
+    Record(Box<Record>, Origin),
+}
 
-/// How the records of one topic become commands: the key is the aggregate's id, the value is the payload.
+/// What the records of a source become.
 pub(super) struct Mapping {
     source: Arc<str>,
-    topic: Arc<str>,
-    aggregate: Arc<str>,
-    command: Arc<str>,
+    /// `None`: records are handed on as they are.
+    commands: Option<Naming>,
     /// Reused for the text of ids.
     text: String,
 }
 
 impl Mapping {
-    pub(super) fn new(source: Arc<str>, topic: Arc<str>, aggregate: Arc<str>, command: Arc<str>) -> Self {
-        Self { source, topic, aggregate, command, text: String::new() }
+    pub(super) fn new(source: Arc<str>, target: &Target) -> Self {
+        let commands = match target {
+            Target::Commands(commands) => Some(Naming::new(&source, commands)),
+            Target::Deliveries(_) => None,
+        };
+        Self { source, commands, text: String::new() }
     }
 
-    /// The command of a record; or the dead letter of a record that can't be one.
-    pub(super) fn command<M: Message>(&mut self, record: &M, origin: Origin) -> Result<Command, Box<DeadLetter>> {
-        let parts = key(record).and_then(|key| Ok((key, value(record)?)));
-        let (key, payload) = parts.map_err(|reason| self.dead_letter(record, reason))?;
-        let id = self.id(record);
+    /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
+    pub(super) fn is_addressed_by_records(&self) -> bool {
+        self.commands.as_ref().is_some_and(Naming::is_addressed_by_records)
+    }
+
+    /// What a record that was put aside is handed on as, now that it is tried again.
+    pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Handed, Box<DeadLetter>> {
+        self.take(&record.topic, &message(record), origin)
+    }
+
+    /// What a record is handed on as; or the dead letter of a record that can't be a command.
+    pub(super) fn take<M: Message>(
+        &mut self,
+        topic: &Arc<str>,
+        record: &M,
+        origin: Origin,
+    ) -> Result<Handed, Box<DeadLetter>> {
+        match &self.commands {
+            None => Ok(Handed::Record(Box::new(owned(topic, record)), origin)),
+            Some(naming) => match naming.address(record) {
+                Ok(address) => Ok(Handed::Command(self.command(address, topic, record, origin).into())),
+                Err(reason) => Err(self.dead_letter(topic, record, reason)),
+            },
+        }
+    }
+
+    fn command<M: Message>(&mut self, address: Address, topic: &str, record: &M, origin: Origin) -> Command {
+        let id = self.id(topic, record);
         let headers = headers(record);
-        Ok(Command {
-            stream: StreamId { aggregate_type: self.aggregate.clone(), aggregate_id: key.into() },
-            name: self.command.clone(),
-            payload: payload.to_vec(),
+        Command {
+            stream: StreamId { aggregate_type: address.aggregate, aggregate_id: address.id },
+            name: address.command,
+            payload: record.payload().unwrap_or_default().to_vec(),
             time_ms: time_ms(record),
             correlation_id: correlation_id(&headers).unwrap_or_else(|| id.clone()),
             causation_id: id.clone(),
@@ -41,47 +75,48 @@ impl Mapping {
             origin: Some(origin),
             durable_id: false,
             expected: None,
-        })
+        }
     }
 
-    fn id<M: Message>(&mut self, record: &M) -> Arc<str> {
+    fn id<M: Message>(&mut self, topic: &str, record: &M) -> Arc<str> {
         self.text.clear();
-        write!(self.text, "{}:{}:{}", self.topic, record.partition(), record.offset()).expect("text has room");
+        write!(self.text, "{topic}:{}:{}", record.partition(), record.offset()).expect("text has room");
         self.text.as_str().into()
     }
 
-    fn dead_letter<M: Message>(&self, record: &M, reason: &str) -> Box<DeadLetter> {
+    fn dead_letter<M: Message>(&self, topic: &Arc<str>, record: &M, reason: String) -> Box<DeadLetter> {
         Box::new(DeadLetter {
             consumer: self.source.to_string(),
-            place: format!("topic {} partition {} offset {}", self.topic, record.partition(), record.offset()),
+            place: format!("topic {topic} partition {} offset {}", record.partition(), record.offset()),
             key: record.key().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
-            reason: reason.to_owned(),
-            payload: record.payload().unwrap_or_default().to_vec(),
-            time_ms: time_ms(record),
-            content: Parked::Record(Record {
-                topic: self.topic.clone(),
-                partition: record.partition(),
-                offset: record.offset(),
-                time_ms: time_ms(record),
-                key: record.key().map(<[u8]>::to_vec),
-                headers: headers(record),
-                payload: record.payload().map(<[u8]>::to_vec),
-            }),
+            reason,
+            time_ms: now_ms(),
+            content: Parked::Record(owned(topic, record)),
         })
     }
 }
 
-fn key<M: Message>(record: &M) -> Result<&str, &'static str> {
-    match record.key().map(std::str::from_utf8) {
-        Some(Ok("")) => Err("the key is empty: produce the record with the aggregate's id as its key"),
-        Some(Ok(key)) => Ok(key),
-        Some(Err(_)) => Err("the key is not UTF-8: produce the record with the aggregate's id, as text, as its key"),
-        None => Err("the record has no key: produce it with the aggregate's id as its key"),
+/// A record that was put aside, as it was read.
+fn message(record: &Record) -> OwnedMessage {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for Header { name, value } in &record.headers {
+        headers = headers.insert(rdkafka::message::Header { key: name, value: value.as_deref() });
     }
+    let time = i64::try_from(record.time_ms).map_or(Timestamp::NotAvailable, Timestamp::CreateTime);
+    let (topic, partition, offset) = (record.topic.to_string(), record.partition, record.offset);
+    OwnedMessage::new(record.payload.clone(), record.key.clone(), topic, time, partition, offset, Some(headers))
 }
 
-fn value<M: Message>(record: &M) -> Result<&[u8], &'static str> {
-    record.payload().ok_or("the record has no value (a tombstone): produce it with the command's payload as its value")
+pub(super) fn owned<M: Message>(topic: &Arc<str>, record: &M) -> Record {
+    Record {
+        topic: topic.clone(),
+        partition: record.partition(),
+        offset: record.offset(),
+        time_ms: time_ms(record),
+        key: record.key().map(<[u8]>::to_vec),
+        headers: headers(record),
+        payload: record.payload().map(<[u8]>::to_vec),
+    }
 }
 
 fn time_ms<M: Message>(record: &M) -> u64 {
@@ -98,18 +133,13 @@ fn headers<M: Message>(record: &M) -> Vec<Header> {
 }
 
 fn correlation_id(headers: &[Header]) -> Option<Arc<str>> {
-    CORRELATION_HEADERS.iter().find_map(|name| {
-        let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        let text = std::str::from_utf8(header.value.as_deref()?).ok()?;
-        (!text.is_empty()).then(|| text.into())
-    })
+    crate::model::correlation_id(headers).map(Into::into)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::Timestamp;
-    use rdkafka::message::{OwnedHeaders, OwnedMessage};
+    use crate::manifest::{Commands, Key, Name};
 
     fn record(key: Option<&[u8]>, value: Option<&[u8]>, headers: Option<OwnedHeaders>) -> OwnedMessage {
         let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
@@ -118,7 +148,13 @@ mod tests {
 
     fn map(record: &OwnedMessage) -> Result<Command, Box<DeadLetter>> {
         let origin = Origin { ledger: "kafka/till/baskets/3".into(), first: 15, last: 17 };
-        Mapping::new("till".into(), "baskets".into(), "order".into(), "CreateOrder".into()).command(record, origin)
+        let name = |name: &str| Name::Fixed(name.into());
+        let (aggregate, command) = (name("order"), name("CreateOrder"));
+        let commands = Commands { aggregate, command, key: Key::Text, tombstone: None };
+        match Mapping::new("till".into(), &Target::Commands(commands)).take(&"baskets".into(), record, origin)? {
+            Handed::Command(command) => Ok(Arc::unwrap_or_clone(command)),
+            Handed::Record(..) => panic!("records become commands here"),
+        }
     }
 
     #[test]
@@ -160,7 +196,7 @@ mod tests {
             let letter = map(&record(key, value, None)).unwrap_err();
             assert!(letter.reason.contains(expected) && letter.reason.contains("produce"), "{}", letter.reason);
             assert_eq!((&*letter.consumer, &*letter.place), ("till", "topic baskets partition 3 offset 17"));
-            assert_eq!(letter.payload, value.unwrap_or_default());
+            assert_eq!(letter.payload(), value);
         }
     }
 }

@@ -1,43 +1,53 @@
-//! The outbox, published: messages that subscribers put there, in order and with the id that tells a repetition.
+//! Messages into Kafka: what a feed holds, in order, each with the id that tells a repetition.
 //!
-//! One thread reads a batch after the position, publishes it, waits until it is safely in Kafka, and moves the position
-//! in the store. A message that Kafka refuses for good is parked and the rest goes on; everything else is tried until
-//! it works.
+//! There are three feeds: the outbox, where subscribers put messages; recorded events that pass a filter; and the dead
+//! letters of a source. A sink has a thread, a producer, a name for its transactions and a position of its own. It reads
+//! a batch after the position, publishes it, waits until it is safely in Kafka, and moves the position. A message that
+//! Kafka refuses for good is parked and the rest goes on; everything else is tried until it works.
 //!
 //! What a crash between Kafka and the store does is the publisher's promise: with the `transactional` one Kafka has the
 //! position too, so that nothing is lost or repeated; the idempotent one repeats a batch.
 
-mod identity;
-mod publisher;
+mod events;
+mod feed;
+pub(super) mod identity;
+pub(super) mod letters;
+pub(super) mod publisher;
 mod sender;
 mod transactional;
+mod worker;
 
 use super::context::Health;
-use super::{Connection, Error, join_within, start_thread, wait_for};
-use crate::manifest::SinkMode;
-use crate::model::{DeadLetter, Message, now_ms};
+use super::{Connection, Error, Statistics, join_within, start_thread};
+use crate::filter::Filter;
+use crate::manifest::{self, SinkKey, SinkMode, Start, Target, Transaction};
+use crate::meter::{self, Histogram};
 use crate::status::{SinkStatus, State};
-use crate::store::{self, EventStore};
-use publisher::{Idempotent, Interruption, Publisher, Refused};
+use crate::store::{self, EVENT_SINK, EventStore, LETTER_SINK};
+use feed::{Feed, Head};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 use tokio::sync::watch;
-use transactional::Transactional;
+use worker::Worker;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How often an idle sink looks whether brokers that were away are back.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a sink is called and how much it publishes at a time.
+/// What a sink is called, what it publishes, and how much at a time.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names its position in the store; another name starts with the first message that is there.
+    /// What people call it, and part of its transactional id.
     pub name: Arc<str>,
+    /// The section of the manifest that it is from, such as `sinks.orders`.
+    pub section: String,
+    /// What it publishes.
+    pub content: Content,
     /// How many messages are published and acknowledged together.
     pub batch_max: usize,
+    /// How long a batch that is not full waits for more.
+    pub batch_wait: Duration,
     /// What a crash may do to readers. The development broker has no transactions: there it is always idempotent.
     pub mode: SinkMode,
     /// Tells hosts that must not publish both; by default made from the store's identity.
@@ -46,16 +56,115 @@ pub struct Config {
     pub drain_max: Duration,
 }
 
+/// What a sink publishes.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// The messages of subscribers.
+    Outbox,
+    /// Recorded events.
+    Events {
+        /// Which ones.
+        filter: Filter,
+        /// Where to.
+        topic: String,
+        /// What their records have as key.
+        key: SinkKey,
+        /// Where it starts without a position.
+        start: Start,
+    },
+    /// What a source put aside.
+    Letters {
+        /// The source.
+        source: Arc<str>,
+        /// Its consumer group, which the records name.
+        group: String,
+        /// How the bytes of its keys became ids of aggregates.
+        key: manifest::Key,
+        /// The command that its records without a value became.
+        tombstone: Option<String>,
+        /// Where to.
+        topic: String,
+    },
+}
+
 impl Config {
-    /// The sink of the manifest.
-    pub fn new(sink: &crate::manifest::Sink) -> Self {
+    /// The sink of the outbox.
+    pub fn new(sink: &manifest::Sink) -> Self {
+        Self::with("outbox", "sink".to_owned(), Content::Outbox, sink)
+    }
+
+    /// A sink of recorded events, by its name in the manifest.
+    pub fn events(name: &str, sink: &manifest::EventSink) -> Self {
+        let manifest::EventSink { filter, topic, key, start, settings } = sink.clone();
+        Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, start }, &settings)
+    }
+
+    /// The sink of what a source puts aside, where it has a topic for that. It is as the outbox's is, with a
+    /// transactional id of its own.
+    pub fn letters(name: &str, source: &manifest::Source, outbox: &manifest::Sink) -> Option<Self> {
+        let topic = source.dead_letter_topic.clone()?;
+        let (key, tombstone) = match &source.target {
+            Target::Commands(commands) => (commands.key, commands.tombstone.clone()),
+            // It writes to the topic itself; the store has none of its dead letters.
+            Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka => return None,
+            Target::Deliveries(_) => Default::default(),
+        };
+        let group = source.group_of(name);
+        let content = Content::Letters { source: name.into(), group, key, tombstone, topic };
+        let settings = manifest::Sink { transactional_id: None, ..outbox.clone() };
+        Some(Self::with(&format!("dead-letters-{name}"), "sink".to_owned(), content, &settings))
+    }
+
+    fn with(name: &str, section: String, content: Content, sink: &manifest::Sink) -> Self {
         Self {
-            name: "outbox".into(),
+            name: name.into(),
+            section,
+            content,
             batch_max: sink.batch_max,
+            batch_wait: Duration::from_millis(sink.batch_wait_ms),
             mode: sink.mode,
             transactional_id: sink.transactional_id.clone(),
             drain_max: Duration::from_secs(10),
         }
+    }
+
+    /// What its position in the store is kept under. Another name starts anew.
+    fn position_name(&self) -> String {
+        match &self.content {
+            Content::Outbox => self.name.to_string(),
+            Content::Events { .. } => format!("{EVENT_SINK}{}", self.name),
+            Content::Letters { source, .. } => format!("{LETTER_SINK}{source}"),
+        }
+    }
+
+    fn head(&self, store: &dyn EventStore) -> Head {
+        match &self.content {
+            Content::Outbox => Head::Numbers(store.outbox_head()),
+            Content::Events { .. } => Head::Positions(store.head()),
+            Content::Letters { .. } => Head::Numbers(store.letters_head()),
+        }
+    }
+
+    /// Where it starts when it never had a position.
+    fn start(&self, newest: u64) -> u64 {
+        match &self.content {
+            Content::Events { start, .. } => start.checkpoint(crate::model::Position(newest)).0.min(newest),
+            Content::Outbox | Content::Letters { .. } => 0,
+        }
+    }
+
+    /// On the thread that will read it.
+    fn open(&self, store: &dyn EventStore) -> Result<Box<dyn Feed>, store::Error> {
+        Ok(match self.content.clone() {
+            Content::Outbox => Box::new(feed::Outbox::open(store)?),
+            Content::Events { filter, topic, key, .. } => {
+                Box::new(events::Events::open(store, self.name.clone(), filter, topic, key)?)
+            }
+            Content::Letters { source, group, key, tombstone, topic } => {
+                let from = letters::From { source, group, key, tombstone };
+                Box::new(letters::Letters::open(store, self.name.clone(), from, topic)?)
+            }
+        })
     }
 }
 
@@ -65,11 +174,10 @@ pub struct Sink {
     view: Arc<View>,
     stop: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    outbox: watch::Receiver<u64>,
+    head: Head,
 }
 
 /// What the sink's thread knows, for everyone else to see.
-#[derive(Default)]
 struct View {
     health: Health,
     stopping: AtomicBool,
@@ -80,7 +188,29 @@ struct View {
     error: Mutex<Option<String>>,
     published: AtomicU64,
     position: AtomicU64,
+    aborted: AtomicU64,
+    /// From the first message of a batch handed over to all of it safely in Kafka.
+    batch_time: Histogram,
+    batch_size: Histogram,
     thread: OnceLock<Thread>,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            health: Health::default(),
+            stopping: AtomicBool::default(),
+            given_up: AtomicBool::default(),
+            ended: AtomicBool::default(),
+            error: Mutex::default(),
+            published: AtomicU64::default(),
+            position: AtomicU64::default(),
+            aborted: AtomicU64::default(),
+            batch_time: Histogram::new(meter::SECONDS),
+            batch_size: Histogram::new(meter::COUNTS),
+            thread: OnceLock::new(),
+        }
+    }
 }
 
 impl View {
@@ -89,25 +219,39 @@ impl View {
     }
 }
 
+/// What a sink measured since it started.
+#[derive(Clone, Debug)]
+pub struct Measures {
+    /// Batches that were published, by how long it took in seconds.
+    pub batch_time: meter::Reading,
+    /// The same batches, by how many messages they had.
+    pub batch_size: meter::Reading,
+    /// Transactions that were aborted.
+    pub aborted: u64,
+    /// Of its client, as of its last report.
+    pub statistics: Option<Statistics>,
+}
+
 impl Sink {
     /// Starts to publish. The brokers need not be there yet; only a wrong configuration is an error.
     pub fn start(config: Config, connection: Connection, store: Arc<dyn EventStore>) -> Result<Self, Error> {
         let view = Arc::new(View::default());
-        let outbox = store.outbox_head();
+        let head = config.head(&*store);
         let (stop, stopped) = watch::channel(false);
         let make = {
-            let (config, view, outbox) = (config.clone(), view.clone(), outbox.clone());
+            let (config, view) = (config.clone(), view.clone());
             move || {
                 let _ = view.thread.set(std::thread::current());
-                let publisher = publisher(&config, connection, &store, &view)?;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-                let runtime =
-                    runtime.map_err(|error| Error::Client { client: "sink".into(), cause: error.to_string() })?;
-                Ok(Worker { config, view, store, publisher, outbox, stopped, runtime })
+                Worker::new(config, connection, store, view, stopped)
             }
         };
         let thread = start_thread(format!("sink-{}", config.name), make, Worker::run)?;
-        Ok(Self { config, view, stop, thread: Mutex::new(Some(thread)), outbox })
+        Ok(Self { config, view, stop, thread: Mutex::new(Some(thread)), head })
+    }
+
+    /// Its name in the status.
+    pub fn name(&self) -> &str {
+        &self.config.name
     }
 
     /// What it is doing.
@@ -119,12 +263,32 @@ impl Sink {
             (Some(_), false) => State::Retrying,
             (None, false) => State::Running,
         };
-        let position = self.view.position.load(Ordering::Acquire);
+        let topic = match &self.config.content {
+            Content::Outbox => None,
+            Content::Events { topic, .. } | Content::Letters { topic, .. } => Some(topic.clone()),
+        };
         SinkStatus {
+            name: self.config.name.to_string(),
+            topic,
             state,
             error,
             published: self.view.published.load(Ordering::Relaxed),
-            pending: self.outbox.borrow().saturating_sub(position),
+            pending: self.pending(),
+        }
+    }
+
+    /// How many numbers of the feed are not published yet.
+    pub fn pending(&self) -> u64 {
+        self.head.newest().saturating_sub(self.view.position.load(Ordering::Acquire))
+    }
+
+    /// What it measured.
+    pub fn measures(&self) -> Measures {
+        Measures {
+            batch_time: self.view.batch_time.read(),
+            batch_size: self.view.batch_size.read(),
+            aborted: self.view.aborted.load(Ordering::Relaxed),
+            statistics: self.view.health.statistics(),
         }
     }
 
@@ -152,181 +316,6 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn publisher(
-    config: &Config,
-    connection: Connection,
-    store: &Arc<dyn EventStore>,
-    view: &Arc<View>,
-) -> Result<Box<dyn Publisher>, Error> {
-    if config.mode == SinkMode::Idempotent || connection.is_embedded() {
-        return Ok(Box::new(Idempotent::new(&config.name, &connection, view.clone())?));
-    }
-    let group = format!("wasmill-sink-{}-{}", config.name, identity::of(&**store)?);
-    let names = transactional::Names {
-        transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),
-        group,
-    };
-    Ok(Box::new(Transactional::new(&config.name, connection, names, view.clone())?))
-}
-
-struct Worker {
-    config: Config,
-    view: Arc<View>,
-    store: Arc<dyn EventStore>,
-    publisher: Box<dyn Publisher>,
-    outbox: watch::Receiver<u64>,
-    stopped: watch::Receiver<bool>,
-    runtime: tokio::runtime::Runtime,
-}
-
-/// Why a run over the outbox ended.
-enum End {
-    Stopped,
-    Trouble(String),
-    /// Another try would do harm.
-    Fatal(String),
-}
-
-impl From<Interruption> for End {
-    fn from(interruption: Interruption) -> Self {
-        match interruption {
-            Interruption::Stopped => Self::Stopped,
-            Interruption::StartOver(error) => Self::Trouble(error),
-            Interruption::GiveUp(error) => Self::Fatal(error),
-        }
-    }
-}
-
-impl From<store::Error> for End {
-    fn from(error: store::Error) -> Self {
-        match error {
-            store::Error::Closed => Self::Stopped,
-            error => Self::Trouble(error.to_string()),
-        }
-    }
-}
-
-impl Worker {
-    /// Follows the outbox until it is stopped; after trouble it starts over from the position.
-    fn run(mut self) {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.follow(&mut pause) {
-                Ok(()) | Err(End::Stopped) => return,
-                Err(End::Fatal(error)) => return self.end(error),
-                Err(End::Trouble(error)) => {
-                    tracing::error!(sink = &*self.config.name, "{error}; it is tried again");
-                    self.view.note(Some(error));
-                }
-            }
-            let mut stopped = self.stopped.clone();
-            let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
-            if !self.runtime.block_on(waited) {
-                return;
-            }
-            pause = (pause * 2).min(RETRY_MAX);
-        }
-    }
-
-    fn end(&self, error: String) {
-        let error = format!("the sink has stopped: {error}");
-        tracing::error!(sink = &*self.config.name, "{error}");
-        self.view.note(Some(error));
-        self.view.ended.store(true, Ordering::Release);
-    }
-
-    fn follow(&mut self, pause: &mut Duration) -> Result<(), End> {
-        let mut reader = self.store.reader()?;
-        let mut position = self.position(&mut *reader)?;
-        self.view.position.store(position, Ordering::Release);
-        self.view.note(None);
-        loop {
-            // Seen before it is read: what comes in between wakes the wait below at once.
-            self.outbox.borrow_and_update();
-            let batch = reader.messages(position, self.config.batch_max)?;
-            if let Some(&(last, _)) = batch.last() {
-                self.publish(position, last, &batch)?;
-                position = last;
-                self.view.position.store(position, Ordering::Release);
-                self.view.note(None);
-                *pause = RETRY_FIRST;
-            } else {
-                self.wait()?;
-            }
-            if *self.stopped.borrow() {
-                return Err(End::Stopped);
-            }
-        }
-    }
-
-    /// Where to go on: a crash may have kept from the store what Kafka has.
-    fn position(&mut self, reader: &mut dyn store::Reader) -> Result<u64, End> {
-        let stored = reader.sink_position(&self.config.name)?;
-        let published = match self.publisher.position()? {
-            // The store is ahead where it was kept in the idempotent mode meanwhile.
-            None => return Ok(stored),
-            Some(published) if published <= stored => return Ok(stored),
-            Some(published) => published,
-        };
-        let newest = *self.outbox.borrow();
-        if published > newest {
-            return Err(End::Fatal(format!(
-                "Kafka has messages up to number {published} of this store, whose newest is {newest}: the store is older \
-                 than what was published, as after restoring a backup; bring back the newer store, or go on with \
-                 `mode = \"idempotent\"` in [sink], which publishes again what the store has"
-            )));
-        }
-        wait_for(|done| self.store.published(&self.config.name, stored, published, done))?;
-        tracing::info!(sink = &*self.config.name, stored, published, "went on from the position that Kafka has");
-        Ok(published)
-    }
-
-    /// Publishes a batch and moves the position over it.
-    fn publish(&mut self, from: u64, to: u64, batch: &[(u64, Message)]) -> Result<(), End> {
-        let mut todo: Vec<usize> = (0..batch.len()).collect();
-        let mut published = batch.len() as u64;
-        while !todo.is_empty() {
-            // What is refused is put aside before the position can pass it.
-            for Refused { index, reason } in self.publisher.publish(batch, &mut todo, to)? {
-                let (number, message) = &batch[index];
-                let letter = dead_letter(*number, message, reason);
-                tracing::error!(sink = &*self.config.name, place = letter.place, "parked: {}", letter.reason);
-                wait_for(|done| self.store.park(letter, None, done))?;
-                published -= 1;
-            }
-        }
-        wait_for(|done| self.store.published(&self.config.name, from, to, done))?;
-        self.view.published.fetch_add(published, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Until there may be a message, or the stop, or it is time to look after the brokers.
-    fn wait(&mut self) -> Result<(), End> {
-        let (outbox, stopped) = (&mut self.outbox, &mut self.stopped);
-        self.runtime.block_on(async {
-            tokio::select! {
-                changed = outbox.changed() => changed.map_err(|_| End::Stopped),
-                _ = stopped.wait_for(|stop| *stop) => Err(End::Stopped),
-                () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
-            }
-        })?;
-        self.publisher.look_after_trouble();
-        Ok(())
-    }
-}
-
-fn dead_letter(number: u64, message: &Message, reason: String) -> DeadLetter {
-    DeadLetter {
-        consumer: message.source.to_string(),
-        place: format!("message {} (outbox {number}) to topic {}", message.id, message.topic),
-        key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
-        reason,
-        payload: message.payload.clone().unwrap_or_default(),
-        time_ms: now_ms(),
-        content: crate::model::Parked::Message("outbox".to_owned(), message.clone()),
     }
 }
 

@@ -10,25 +10,34 @@
 
 mod completions;
 mod lane;
+mod membership;
+mod outlet;
 mod reader;
 mod scout;
+mod topics;
 mod view;
 
 use super::context::{Context, Health};
-use super::record::Mapping;
-use super::{Connection, Error, client_error, join_within, start_thread};
-use crate::aggregates::Inbox;
+use super::record::{Handed, Mapping};
+use super::sink::identity;
+use super::{Connection, Error, Statistics, client_error, join_within, start_thread};
 use crate::manifest;
+use crate::model::{Command, Origin, Record};
 use crate::status::SourceStatus;
 use crate::store::EventStore;
 use completions::Completions;
-use rdkafka::consumer::BaseConsumer;
-use reader::Reader;
+pub(super) use membership::{Rebalance, Rebalances};
+pub use outlet::Outlet;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use reader::{Reader, Work};
 use scout::Scout;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
+pub(super) use topics::TopicPartition;
+use topics::Topics;
 use view::View;
 
 /// How long closing the consumer may take: with a commit on its way and the broker away it would take for ever.
@@ -39,18 +48,23 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 pub struct Config {
     /// The source's name; part of its ledgers' names, so another name starts anew.
     pub name: Arc<str>,
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The type of the aggregate; the record's key is its id.
-    pub aggregate: Arc<str>,
-    /// The command's name; the record's value is its payload.
-    pub command: Arc<str>,
+    topics: Topics,
+    /// What records become.
+    pub target: manifest::Target,
     /// Where a partition without a ledger starts.
     pub from: manifest::From,
+    /// What to do about records that retention removed before they were read.
+    pub lost: manifest::Lost,
+    /// How it gets its partitions.
+    pub membership: manifest::Membership,
+    /// The consumer group: of the members, or of the offsets for lag tools alone.
+    pub group: Arc<str>,
     /// How many records of a partition may be handed on and not settled.
     pub in_flight_max: usize,
     /// How long `stop` waits for records that are handed on.
     pub drain_max: Duration,
+    /// How long partitions that the group takes wait for records that are handed on. At most half the session.
+    pub give_back_max: Duration,
 }
 
 impl Config {
@@ -58,14 +72,26 @@ impl Config {
     pub fn new(name: &str, source: &manifest::Source) -> Self {
         Self {
             name: name.into(),
-            topic: source.topic.as_str().into(),
-            aggregate: source.aggregate.as_str().into(),
-            command: source.command.as_str().into(),
+            topics: Topics::new(&source.topics),
+            target: source.target.clone(),
             from: source.from,
+            lost: source.lost,
+            membership: source.membership,
+            group: source.group_of(name).into(),
             in_flight_max: source.in_flight_max,
             drain_max: Duration::from_secs(10),
+            give_back_max: Duration::from_secs(10),
         }
     }
+}
+
+/// What a source measured since it started.
+#[derive(Clone, Debug)]
+pub struct Measures {
+    /// How long some partition had a record for which there was no room.
+    pub back_pressure: Duration,
+    /// Of its client, as of its last report.
+    pub statistics: Option<Statistics>,
 }
 
 /// A running source.
@@ -85,9 +111,10 @@ impl Source {
         config: Config,
         connection: Connection,
         store: Arc<dyn EventStore>,
-        inbox: Arc<dyn Inbox>,
+        outlet: Outlet,
     ) -> Result<Self, Error> {
-        let config = Arc::new(config);
+        let give_back_max = config.give_back_max.min(connection.session_timeout() / 2);
+        let config = Arc::new(Config { give_back_max, ..config });
         let health = Health::default();
         let view = Arc::new(View::new(health.clone()));
         let completions = Arc::new(Completions::default());
@@ -96,15 +123,17 @@ impl Source {
         let (draining, drained) = crossbeam_channel::bounded(0);
         let (consumer_out, consumer_in) = crossbeam_channel::bounded(1);
 
+        let client = client(&config, &connection, &*store)?;
         let reader = {
-            let (config, connection, store) = (config.clone(), connection.clone(), store.clone());
-            let (view, completions, requests) = (view.clone(), completions.clone(), requests.clone());
+            let (config, store, view) = (config.clone(), store.clone(), view.clone());
+            let (completions, requests) = (completions.clone(), requests.clone());
             move || {
-                let consumer = consumer(&config, &connection, health, &completions)?;
+                let consumer = consumer(&config, &client, health, &completions)?;
                 let _ = consumer_out.send(consumer.clone());
-                let mapping = mapping(&config);
-                let ends = reader::Ends { scout: requests, findings: reader_findings, draining };
-                Ok(Reader::new(config, consumer, mapping, store, inbox, view, completions, ends))
+                let rebalances = consumer.context().rebalances().clone();
+                let mapping = Mapping::new(config.name.clone(), &config.target);
+                let work = Work { config, consumer, rebalances, mapping, store, outlet, view, completions };
+                Ok(Reader::new(work, reader::Ends { scout: requests, findings: reader_findings, draining }))
             }
         };
         let reader = start_thread(format!("source-{}", config.name), reader, Reader::run)?;
@@ -130,6 +159,21 @@ impl Source {
     /// The source's name.
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// The command that a record of this source becomes, or why it can't be one. `None` where a subscriber gets the
+    /// records as they are.
+    pub fn command(&self, record: &Record, origin: Origin) -> Result<Option<Command>, String> {
+        match Mapping::new(self.config.name.clone(), &self.config.target).take_again(record, origin) {
+            Ok(Handed::Command(command)) => Ok(Some(Arc::unwrap_or_clone(command))),
+            Ok(Handed::Record(..)) => Ok(None),
+            Err(letter) => Err(letter.reason),
+        }
+    }
+
+    /// What it measured.
+    pub fn measures(&self) -> Measures {
+        self.view.measures()
     }
 
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
@@ -177,24 +221,34 @@ impl Drop for Source {
     }
 }
 
+fn client(config: &Config, connection: &Connection, store: &dyn EventStore) -> Result<ClientConfig, Error> {
+    match config.membership {
+        manifest::Membership::Assigned => Ok(connection.consumer(&config.name, &config.group)),
+        manifest::Membership::Group => {
+            let instance = format!("wasmill-{}-{}", config.name, identity::of(store)?);
+            connection.member(&config.name, &config.group, &instance)
+        }
+    }
+}
+
 fn consumer(
     config: &Config,
-    connection: &Connection,
+    client: &ClientConfig,
     health: Health,
     completions: &Arc<Completions>,
 ) -> Result<Arc<BaseConsumer<Context>>, Error> {
-    let client = format!("source {}", config.name);
-    let context = Context::new(client.as_str(), health);
-    let mut consumer: BaseConsumer<Context> =
-        connection.consumer(&config.name).create_with_context(context).map_err(|error| client_error(&client, error))?;
+    let name = format!("source {}", config.name);
+    let failed = |error| client_error(&name, error);
+    let context = Context::new(name.as_str(), health);
+    let mut consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(failed)?;
     completions.wakes_this_thread();
     let waker = completions.clone();
     consumer.set_nonempty_callback(move || waker.wake());
+    if config.membership == manifest::Membership::Group {
+        let topics: Vec<&str> = config.topics.written().iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(failed)?;
+    }
     Ok(Arc::new(consumer))
-}
-
-fn mapping(config: &Config) -> Mapping {
-    Mapping::new(config.name.clone(), config.topic.clone(), config.aggregate.clone(), config.command.clone())
 }
 
 #[cfg(test)]

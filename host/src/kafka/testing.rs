@@ -7,7 +7,7 @@ use crate::aggregates::{Inbox, Reply, Unaccepted};
 use crate::filter::Filter;
 use crate::model::*;
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Append, Decision, EventStore};
+use crate::store::{Append, Decision, EventStore, Letters};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
@@ -45,7 +45,7 @@ impl Broker {
 
     pub(super) fn connection(&self, properties: &[(&str, &str)]) -> Connection {
         let properties: BTreeMap<_, _> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties).unwrap()
+        Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties.into()).unwrap()
     }
 
     pub(super) fn produce(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
@@ -130,7 +130,8 @@ impl Folder {
     }
 
     pub(super) fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.store.reader().unwrap().dead_letters(1_000).unwrap().0
+        let letters = self.store.reader().unwrap().dead_letters(&Letters::newest(1_000)).unwrap().0;
+        letters.into_iter().map(|(_, letter)| letter).collect()
     }
 }
 
@@ -145,6 +146,10 @@ pub(super) enum Mood {
     Forgetful,
     /// Takes them and fails.
     Failing,
+    /// Serves no aggregate of their type.
+    Foreign,
+    /// Takes them and keeps them until they are released.
+    Silent,
 }
 
 /// Records one event for each command.
@@ -152,15 +157,27 @@ pub(super) struct Recorder {
     store: Arc<dyn EventStore>,
     pub(super) mood: Mutex<Mood>,
     offered: AtomicUsize,
+    kept: Mutex<Vec<(Arc<Command>, Reply)>>,
 }
 
 impl Recorder {
     pub(super) fn new(store: &Arc<dyn EventStore>, mood: Mood) -> Arc<Self> {
-        Arc::new(Self { store: store.clone(), mood: Mutex::new(mood), offered: AtomicUsize::new(0) })
+        Arc::new(Self {
+            store: store.clone(),
+            mood: Mutex::new(mood),
+            offered: AtomicUsize::new(0),
+            kept: Mutex::default(),
+        })
     }
 
     pub(super) fn offered(&self) -> usize {
         self.offered.load(Ordering::SeqCst)
+    }
+
+    /// Records what it has kept.
+    pub(super) fn release(&self) {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap());
+        kept.into_iter().for_each(|(command, reply)| self.record(command, reply));
     }
 
     fn record(&self, command: Arc<Command>, reply: Reply) {
@@ -181,8 +198,12 @@ impl Inbox for Recorder {
         let number = self.offered.fetch_add(1, Ordering::SeqCst);
         match *self.mood.lock().unwrap() {
             Mood::Full => return Err(Unaccepted::Full(command, reply)),
+            Mood::Foreign => {
+                return Err(Unaccepted::NoSuchAggregate { known: vec!["cart".into()], command, reply });
+            }
             Mood::Forgetful if number.is_multiple_of(3) => drop(reply),
             Mood::Failing => reply(Outcome::Failed { reason: "the disk is full".into() }),
+            Mood::Silent => self.kept.lock().unwrap().push((command, reply)),
             Mood::Willing | Mood::Forgetful => self.record(command, reply),
         }
         Ok(())

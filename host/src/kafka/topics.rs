@@ -1,165 +1,126 @@
 //! Topics that the manifest wants: made when they are missing, never changed when they are there.
+//!
+//! How a topic that is there differs, in partitions, replicas or properties, is reported: in the log and in the status.
+//! One topic that can't be made keeps no other one waiting.
 
-use super::context::{Context, Health};
-use super::{Connection, Error, client_error};
+use super::admin::Admin;
+use super::{Connection, Error};
 use crate::manifest::Topic;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::admin::{ConfigEntry, NewTopic, TopicReplication};
 use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// As a topic's replication: what the cluster gives by default.
 pub(super) const REPLICATION_OF_CLUSTER: i32 = -1;
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What was found and done about the topics.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Topics that were made.
     pub made: Vec<String>,
     /// Differences between the manifest and what exists, a sentence each. Nothing was changed.
     pub differences: Vec<String>,
+    /// Topics that could not be made or looked at: which, why, and what to do. Another try may help.
+    pub failed: Vec<Error>,
 }
 
 /// Makes the topics that are missing and reports how the others differ. The development broker makes its topics
 /// itself (`dev_broker::ensure`); there only differences are reported. Blocks: not for an async worker.
 pub fn ensure(connection: &Connection, topics: &BTreeMap<String, Topic>) -> Result<Report, Error> {
-    if topics.is_empty() {
-        return Ok(Report::default());
-    }
-    let admin: AdminClient<Context> = connection
-        .client("topics")
-        .create_with_context(Context::new("topics", Health::default()))
-        .map_err(|error| client_error("topics", error))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::Client { client: "topics".into(), cause: error.to_string() })?;
-    let ensuring = Ensuring { connection, admin };
     let mut report = Report::default();
-    let missing = ensuring.compare(topics, &mut report.differences)?;
-    if !connection.is_embedded() {
-        runtime.block_on(ensuring.compare_config(topics, &missing, &mut report.differences))?;
-        runtime.block_on(ensuring.make(topics, &missing, &mut report.made))?;
+    if topics.is_empty() {
+        return Ok(report);
+    }
+    let admin = Admin::connect(connection)?;
+    // All topics: asking for one by name could make it.
+    let metadata = admin.metadata(None)?;
+    for (name, wanted) in topics {
+        match metadata.topics().iter().find(|topic| topic.name() == name) {
+            Some(actual) => {
+                compare(wanted, actual, &mut report.differences);
+                if !connection.is_embedded() && !wanted.config.is_empty() {
+                    match admin.config(name) {
+                        Ok(actual) => compare_config(name, wanted, &actual, &mut report.differences),
+                        Err(error) => report.failed.push(error),
+                    }
+                }
+            }
+            None if connection.is_embedded() => {}
+            None => match admin.create_missing_topic(name, wanted) {
+                Ok(true) => report.made.push(name.clone()),
+                Ok(false) => {}
+                Err(error) => report.failed.push(error),
+            },
+        }
     }
     Ok(report)
 }
 
-/// The same from a thread of its own, again and again until the cluster answers, into the log.
+/// The same from a thread of its own, again and again until all is well, into the log.
 ///
-/// Sources and the sink need no wait for it: they find a topic when it is there. Ends when the value is dropped.
+/// Sources and sinks need no wait for it: they find a topic when it is there. Ends when the value is dropped.
 pub fn ensure_when_reachable(connection: Connection, topics: BTreeMap<String, Topic>) -> Result<Pending, Error> {
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
-    let work = move || {
-        loop {
-            match ensure(&connection, &topics) {
-                Ok(report) => return log(&report),
-                Err(error) => tracing::warn!("topics are not ensured yet: {error}"),
-            }
-            if stopped.recv_timeout(RETRY_AFTER) != Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-                return;
+    let (brokers, notes) = (connection.brokers().to_owned(), Arc::new(Mutex::new(Vec::new())));
+    let work = {
+        let notes = notes.clone();
+        move || {
+            let mut pause = RETRY_FIRST;
+            loop {
+                let report = ensure(&connection, &topics)
+                    .unwrap_or_else(|error| Report { failed: vec![error], ..Report::default() });
+                let is_done = report.failed.is_empty();
+                note(&notes, report);
+                if is_done || stopped.recv_timeout(pause) != Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                    return;
+                }
+                pause = (pause * 2).min(RETRY_MAX);
             }
         }
     };
     let thread = std::thread::Builder::new().name("kafka-topics".into()).spawn(work);
     thread.map_err(|error| Error::Client { client: "topics".into(), cause: error.to_string() })?;
-    Ok(Pending { _stop: stop })
+    Ok(Pending { brokers, notes, _stop: stop })
 }
 
 /// Topics on their way.
 pub struct Pending {
+    brokers: String,
+    notes: Arc<Mutex<Vec<String>>>,
     _stop: crossbeam_channel::Sender<()>,
 }
 
-fn log(report: &Report) {
+impl Pending {
+    /// The cluster's addresses.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// What is not as the manifest wants it, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().expect("no holder panics").clone()
+    }
+}
+
+/// Logs what was done, and what is wrong unless it was said before.
+fn note(notes: &Mutex<Vec<String>>, report: Report) {
     for topic in &report.made {
         tracing::info!(topic, "topic made");
     }
-    for difference in &report.differences {
-        tracing::warn!("{difference}");
+    let mut notes = notes.lock().expect("no holder panics");
+    let failed = report.failed.iter().map(Error::to_string);
+    let new: Vec<String> = report.differences.into_iter().chain(failed).collect();
+    for text in new.iter().filter(|text| !notes.contains(text)) {
+        tracing::warn!("{text}");
     }
+    *notes = new;
 }
 
-struct Ensuring<'a> {
-    connection: &'a Connection,
-    admin: AdminClient<Context>,
-}
-
-impl Ensuring<'_> {
-    /// Notes differences and returns the topics that do not exist.
-    fn compare<'t>(
-        &self,
-        topics: &'t BTreeMap<String, Topic>,
-        differences: &mut Vec<String>,
-    ) -> Result<Vec<&'t str>, Error> {
-        // All topics: asking for one by name could make it.
-        let metadata = self.admin.inner().fetch_metadata(None, ANSWER_MAX).map_err(|error| self.unreachable(&error))?;
-        let mut missing = Vec::new();
-        for (name, wanted) in topics {
-            match metadata.topics().iter().find(|topic| topic.name() == name) {
-                Some(topic) => compare(wanted, topic, differences),
-                None => missing.push(name.as_str()),
-            }
-        }
-        Ok(missing)
-    }
-
-    async fn compare_config(
-        &self,
-        topics: &BTreeMap<String, Topic>,
-        missing: &[&str],
-        differences: &mut Vec<String>,
-    ) -> Result<(), Error> {
-        let configured =
-            |(name, topic): &(&String, &Topic)| !topic.config.is_empty() && !missing.contains(&name.as_str());
-        for (name, wanted) in topics.iter().filter(configured) {
-            let answer = self.admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options()).await;
-            let answer = answer.map_err(|error| self.unreachable(&error))?;
-            let Some(Ok(actual)) = answer.into_iter().next() else { continue };
-            for (property, value) in &wanted.config {
-                let actual = actual.get(property).and_then(|entry| entry.value.as_deref()).unwrap_or("(not set)");
-                if actual != value {
-                    differences.push(format!(
-                        "topic {name} has {property} = {actual}, the manifest says {value}; nothing was changed"
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn make(
-        &self,
-        topics: &BTreeMap<String, Topic>,
-        missing: &[&str],
-        made: &mut Vec<String>,
-    ) -> Result<(), Error> {
-        let new: Vec<NewTopic<'_>> = missing.iter().map(|name| new_topic(name, &topics[*name])).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let results = self.admin.create_topics(&new, &options()).await.map_err(|error| self.unreachable(&error))?;
-        for result in results {
-            match result {
-                Ok(topic) => made.push(topic),
-                // Another host was faster.
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, code)) => return Err(Error::Topic { topic, cause: format!("can't be made: {code}") }),
-            }
-        }
-        Ok(())
-    }
-
-    fn unreachable(&self, error: &KafkaError) -> Error {
-        Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause: error.to_string() }
-    }
-}
-
-fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX))
-}
-
-fn new_topic<'a>(name: &'a str, topic: &'a Topic) -> NewTopic<'a> {
+pub(super) fn new_topic<'a>(name: &'a str, topic: &'a Topic) -> NewTopic<'a> {
     let new = NewTopic::new(name, topic.partitions, TopicReplication::Fixed(topic.replication));
     topic.config.iter().fold(new, |new, (property, value)| new.set(property, value))
 }
@@ -169,15 +130,67 @@ fn compare(wanted: &Topic, actual: &MetadataTopic, differences: &mut Vec<String>
     let (partitions, replication) =
         (actual.partitions().len(), actual.partitions().first().map_or(0, |partition| partition.replicas().len()));
     if partitions as i64 != i64::from(wanted.partitions) {
-        differences.push(format!(
-            "topic {name} has {partitions} partitions, the manifest says {}; nothing was changed",
-            wanted.partitions
-        ));
+        differences.push(differs(name, &format!("{partitions} partitions"), &wanted.partitions.to_string()));
     }
     if wanted.replication != REPLICATION_OF_CLUSTER && replication as i64 != i64::from(wanted.replication) {
-        differences.push(format!(
-            "topic {name} has {replication} replicas, the manifest says {}; nothing was changed",
-            wanted.replication
-        ));
+        differences.push(differs(name, &format!("{replication} replicas"), &wanted.replication.to_string()));
+    }
+}
+
+fn compare_config(name: &str, wanted: &Topic, actual: &[ConfigEntry], differences: &mut Vec<String>) {
+    for (property, value) in &wanted.config {
+        match actual.iter().find(|entry| entry.name == *property).map(|entry| entry.value.as_deref()) {
+            Some(Some(actual)) if same_list(actual, value) => {}
+            Some(actual) => {
+                differences.push(differs(name, &format!("{property} = {}", actual.unwrap_or("(not set)")), value));
+            }
+            None => differences.push(format!(
+                "topic {name}: the cluster knows no property {property}, which the manifest sets; check its name"
+            )),
+        }
+    }
+}
+
+fn differs(topic: &str, actual: &str, wanted: &str) -> String {
+    format!("topic {topic} has {actual}, the manifest says {wanted}; nothing was changed: make them agree by hand")
+}
+
+/// Lists such as `cleanup.policy` mean the same in any order.
+fn same_list(one: &str, other: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
+        items.sort();
+        items
+    };
+    sorted(one) == sorted(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::admin::ConfigSource;
+
+    #[test]
+    fn properties_that_differ_are_told_from_those_that_are_written_differently() {
+        let entry = |name: &str, value: Option<&str>| ConfigEntry {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            source: ConfigSource::Default,
+            is_read_only: false,
+            is_default: true,
+            is_sensitive: false,
+        };
+        let actual = [entry("cleanup.policy", Some("compact,delete")), entry("retention.ms", Some("1"))];
+        let config = [("cleanup.policy", "delete, compact"), ("retention.ms", "2"), ("retention.msec", "1")];
+        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let mut differences = Vec::new();
+        compare_config("baskets", &Topic { config, ..Topic::default() }, &actual, &mut differences);
+        assert_eq!(
+            differences,
+            [
+                "topic baskets has retention.ms = 1, the manifest says 2; nothing was changed: make them agree by hand",
+                "topic baskets: the cluster knows no property retention.msec, which the manifest sets; check its name",
+            ]
+        );
     }
 }

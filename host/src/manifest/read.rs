@@ -1,7 +1,12 @@
 //! From the text of a manifest to its types: which keys there are, their defaults and their ranges.
 
+mod property;
+mod sink;
+mod source;
+
 use super::section::{Document, Entry, Section, nearest};
 use super::*;
+use property::properties;
 use std::ops::RangeInclusive;
 use toml::de::{DeTable, DeValue};
 
@@ -30,11 +35,14 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let kafka = root.section("kafka").map(kafka);
     let plugins = named(root.get("plugins"), name, |section| plugin(section, folder));
     let has_kafka = kafka.is_some();
-    let sources = named(root.get("sources"), name, |section| source(section, has_kafka));
+    let sources = named(root.get("sources"), name, |section| source::source(section, has_kafka));
     let is_plugin = |entry: &Entry<'_>, text: &str| known_plugin(entry, text, &plugins);
     let subscriptions = named(root.get("subscriptions"), is_plugin, |section| Some(subscription(section)));
     let projections = named(root.get("projections"), name, |section| Some(projection(section)));
-    let sink = root.section("sink").map(sink).unwrap_or_default();
+    let sink = root.section("sink").map(sink::sink).unwrap_or_default();
+    let entry = root.get("sinks");
+    let sinks = named(entry.clone(), sink::sink_name, |section| sink::event_sink(section, has_kafka));
+    sink::refuse_shared_ids(entry, &sinks, &sink);
     root.finish();
     Manifest {
         path: path.to_owned(),
@@ -47,6 +55,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
         subscriptions: complete(subscriptions),
         projections: complete(projections),
         sink,
+        sinks: complete(sinks),
     }
 }
 
@@ -120,6 +129,10 @@ fn store(mut section: Section<'_>) -> Store {
     let store = Store {
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
         batch_max: section.number("batch_max", 1..=MANY, default.batch_max),
+        transaction_mib: section.number("transaction_mib", 1..=1024, default.transaction_mib),
+        log_mib: section.number("log_mib", 1..=65_536, default.log_mib),
+        event_bytes_max: section.number("event_bytes_max", 1..=256 << 20, default.event_bytes_max),
+        command_id_hours: section.number("command_id_hours", 1..=87_600, default.command_id_hours),
     };
     section.finish();
     store
@@ -128,9 +141,10 @@ fn store(mut section: Section<'_>) -> Store {
 fn kafka(mut section: Section<'_>) -> Kafka {
     let found = section.need("brokers", BROKERS).and_then(|entry| entry.parse(BROKERS, brokers));
     let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
+    let oauth = section.section("oauth").and_then(property::oauth);
     let topics = named(section.get("topics"), topic_name, |section| Some(topic(section)));
     section.finish();
-    Kafka { brokers: found.unwrap_or(Brokers::Embedded), properties, topics: complete(topics) }
+    Kafka { brokers: found.unwrap_or(Brokers::Embedded), properties, oauth, topics: complete(topics) }
 }
 
 const BROKERS: &str = "\"embedded\" or a list such as \"kafka-1:9092,kafka-2:9092\"";
@@ -172,49 +186,28 @@ fn topic(mut section: Section<'_>) -> Topic {
     let topic = Topic {
         partitions: section.number("partitions", 1..=100_000, default.partitions),
         replication: section.number("replication", 1..=1000, default.replication),
-        config: section.get("config").map(|entry| properties(&entry)).unwrap_or_default(),
+        config: section.get("config").map(|entry| property::texts(&entry)).unwrap_or_default(),
     };
     section.finish();
     topic
-}
-
-/// Names and values that somebody else knows. A bare `linger.ms = 5` means the same as `"linger.ms" = "5"`.
-fn properties(entry: &Entry<'_>) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    if let Some(section) = entry.section() {
-        collect_properties("", &section, &mut found);
-    }
-    found
-}
-
-fn collect_properties(prefix: &str, section: &Section<'_>, found: &mut BTreeMap<String, String>) {
-    for (name, entry) in section.entries() {
-        let name = format!("{prefix}{name}");
-        let value = match entry.value.get_ref() {
-            DeValue::Table(_) => {
-                entry.section().iter().for_each(|section| collect_properties(&format!("{name}."), section, found));
-                continue;
-            }
-            DeValue::String(text) => text.to_string(),
-            DeValue::Integer(digits) if digits.radix() == 10 => digits.to_string(),
-            DeValue::Float(digits) => digits.to_string(),
-            DeValue::Boolean(value) => value.to_string(),
-            _ => {
-                entry.expected("a string, a number or true or false");
-                continue;
-            }
-        };
-        found.insert(name, value);
-    }
 }
 
 fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
     const FILE: &str = "the path of the plugin's .wasm file";
     let file = section.need("file", FILE).and_then(|entry| entry.text(FILE));
     let shards = section.get("shards").and_then(|entry| entry.number(1..=256));
-    let limits = section.section("limits").map(limits).unwrap_or_default();
+    let default = Plugin::new("");
+    let plugin = Plugin {
+        file: PathBuf::new(),
+        shards: shards.map(|shards| shards as usize),
+        queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
+        in_flight_max: section.number("in_flight_max", 1..=MANY, default.in_flight_max),
+        attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
+        snapshot_every: section.number("snapshot_every", 0..=MANY, default.snapshot_every),
+        limits: section.section("limits").map(limits).unwrap_or_default(),
+    };
     section.finish();
-    Some(Plugin { file: folder.join(file?), shards: shards.map(|shards| shards as usize), limits })
+    Some(Plugin { file: folder.join(file?), ..plugin })
 }
 
 fn limits(mut section: Section<'_>) -> Limits {
@@ -222,6 +215,7 @@ fn limits(mut section: Section<'_>) -> Limits {
     let limits = Limits {
         event_time_ms: section.number("event_time_ms", TIME_MS, default.event_time_ms),
         memory_mib: section.number("memory_mib", 1..=4096, default.memory_mib),
+        live_mib: section.get("live_mib").and_then(|entry| entry.number(1..=4096)).map(|mib| mib as usize),
         table_elements: section.number("table_elements", 1..=10_000_000, default.table_elements),
         instances: section.number("instances", 1..=10_000_000, default.instances),
         output_mib: section.number("output_mib", 1..=1024, default.output_mib),
@@ -229,35 +223,6 @@ fn limits(mut section: Section<'_>) -> Limits {
     };
     section.finish();
     limits
-}
-
-fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source> {
-    if !has_kafka {
-        section.problem("reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`");
-    }
-    const TOPIC: &str = "the topic whose records become commands";
-    const AGGREGATE: &str = "the type of the aggregate that gets the commands";
-    const COMMAND: &str = "the name of the command that each record becomes";
-    let topic = section
-        .need("topic", TOPIC)
-        .and_then(|entry| entry.parse(TOPIC, |name| check_topic_name(name).map(|()| name.to_owned())));
-    let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| entry.text(AGGREGATE)).map(str::to_owned);
-    let command = section.need("command", COMMAND).and_then(|entry| entry.text(COMMAND)).map(str::to_owned);
-    let from = section.get("from").and_then(|entry| from(&entry)).unwrap_or_default();
-    let in_flight_max = section.number("in_flight_max", 1..=MANY, 1024);
-    section.finish();
-    Some(Source { topic: topic?, aggregate: aggregate?, command: command?, from, in_flight_max })
-}
-
-fn from(entry: &Entry<'_>) -> Option<From> {
-    match entry.value.get_ref() {
-        DeValue::String(text) if text == "beginning" => Some(From::Beginning),
-        DeValue::String(text) if text == "end" => Some(From::End),
-        _ => {
-            entry.expected("\"beginning\" or \"end\"");
-            None
-        }
-    }
 }
 
 fn subscription(mut section: Section<'_>) -> Subscription {
@@ -294,26 +259,4 @@ fn projection(mut section: Section<'_>) -> Projection {
     let batch_max = section.number("batch_max", 1..=100_000, Projection::default().batch_max);
     section.finish();
     Projection { batch_max }
-}
-
-fn sink(mut section: Section<'_>) -> Sink {
-    const ID: &str = "a name that no other producer of the cluster has";
-    let sink = Sink {
-        batch_max: section.number("batch_max", 1..=100_000, Sink::default().batch_max),
-        mode: section.get("mode").and_then(|entry| sink_mode(&entry)).unwrap_or_default(),
-        transactional_id: section.get("transactional_id").and_then(|entry| entry.text(ID)).map(str::to_owned),
-    };
-    section.finish();
-    sink
-}
-
-fn sink_mode(entry: &Entry<'_>) -> Option<SinkMode> {
-    match entry.value.get_ref() {
-        DeValue::String(text) if text == "transactional" => Some(SinkMode::Transactional),
-        DeValue::String(text) if text == "idempotent" => Some(SinkMode::Idempotent),
-        _ => {
-            entry.expected("\"transactional\" or \"idempotent\"");
-            None
-        }
-    }
 }

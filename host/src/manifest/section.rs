@@ -22,6 +22,11 @@ impl<'a> Document<'a> {
         Self { path, text, problems: RefCell::default() }
     }
 
+    /// Where the text was read from.
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     pub(super) fn problem(&self, span: Range<usize>, text: String) {
         self.problems.borrow_mut().push(Problem::at(self.path, self.text, span.start, text));
     }
@@ -121,9 +126,28 @@ impl<'a> Section<'a> {
     pub(super) fn need(&mut self, key: &'static str, what: &str) -> Option<Entry<'a>> {
         let entry = self.get(key);
         if entry.is_none() {
-            self.document.problem(self.span.clone(), format!("`{}` is missing: {what}", self.dotted(key)));
+            self.missing(key, what);
         }
         entry
+    }
+
+    /// Notes that a key is not there.
+    pub(super) fn missing(&self, key: &str, what: &str) {
+        self.document.problem(self.span.clone(), format!("`{}` is missing: {what}", self.dotted(key)));
+    }
+
+    /// One of a few words, or the default.
+    pub(super) fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
+        let Some(entry) = self.get(key) else { return T::default() };
+        let found = match entry.value.get_ref() {
+            DeValue::String(text) => choices.iter().find(|(word, _)| word == text),
+            _ => None,
+        };
+        if found.is_none() {
+            let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+            entry.expected(&words.join(" or "));
+        }
+        found.map(|(_, choice)| *choice).unwrap_or_default()
     }
 
     /// A whole number in a range, or the default.

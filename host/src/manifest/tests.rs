@@ -1,4 +1,5 @@
 use super::*;
+use crate::filter::Filter;
 
 const PATH: &str = "shop/wasmill.toml";
 
@@ -26,6 +27,10 @@ fn a_full_manifest_is_read_as_written() {
         [store]
         queue_max = 10
         batch_max = 20
+        transaction_mib = 21
+        log_mib = 22
+        event_bytes_max = 23
+        command_id_hours = 24
         [kafka]
         brokers = "kafka-1:9092, kafka-2:9092"
         [kafka.properties]
@@ -38,14 +43,25 @@ fn a_full_manifest_is_read_as_written() {
         [plugins.orders]
         file = "../orders.wasm"
         shards = 2
-        limits = { event_time_ms = 1, memory_mib = 2, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6 }
+        queue_max = 3
+        in_flight_max = 4
+        attempts_max = 5
+        snapshot_every = 6
+        limits = { event_time_ms = 1, memory_mib = 2, live_mib = 7, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6 }
         [plugins.warehouse]
         file = "/plugins/warehouse.wasm"
         [sources.baskets]
-        topic = "Baskets.v1"
-        aggregate = "order"
-        command = "CreateOrder"
-        from = "end"
+        topics = ["Baskets.v1", "^shop\\..*"]
+        aggregate = { field = "kind" }
+        command = { header = "command" }
+        key = "hex"
+        tombstone = "DeleteOrder"
+        from = { time = "2026-01-01T00:00:00Z" }
+        lost = "stop"
+        membership = "group"
+        group = "shop"
+        properties = { group.instance.id = "till-1" }
+        dead_letter_topic = "baskets.dead"
         in_flight_max = 7
         [subscriptions.warehouse]
         start = { position = 8 }
@@ -58,20 +74,53 @@ fn a_full_manifest_is_read_as_written() {
         batch_max = 13
         mode = "idempotent"
         transactional_id = "shop"
+        [sinks.orders]
+        events = ["order.*", "**.Closed"]
+        topic = "orders"
+        key = { field = "household.id" }
+        start = "now"
+        batch_wait_ms = 14
+        properties = { compression.type = "zstd" }
         "#,
     )
     .unwrap();
-    let text = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    let limits =
-        Limits { event_time_ms: 1, memory_mib: 2, table_elements: 3, instances: 4, output_mib: 5, effects_max: 6 };
+    let text = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    };
+    let limits = Limits {
+        event_time_ms: 1,
+        memory_mib: 2,
+        live_mib: Some(7),
+        table_elements: 3,
+        instances: 4,
+        output_mib: 5,
+        effects_max: 6,
+    };
+    let orders = Plugin {
+        shards: Some(2),
+        queue_max: 3,
+        in_flight_max: 4,
+        attempts_max: 5,
+        snapshot_every: 6,
+        limits,
+        ..Plugin::new("shop/../orders.wasm")
+    };
     let expected = Manifest {
         path: PATH.into(),
         data: "/var/lib/shop".into(),
         api: Api { listen: "[::1]:80".parse().unwrap(), body_mib: 2, streams_max: 3 },
-        store: Store { queue_max: 10, batch_max: 20 },
+        store: Store {
+            queue_max: 10,
+            batch_max: 20,
+            transaction_mib: 21,
+            log_mib: 22,
+            event_bytes_max: 23,
+            command_id_hours: 24,
+        },
         kafka: Some(Kafka {
             brokers: Brokers::Addresses("kafka-1:9092,kafka-2:9092".into()),
-            properties: text(&[("linger.ms", "5"), ("socket.keepalive.enable", "true")]),
+            properties: text(&[("linger.ms", "5"), ("socket.keepalive.enable", "true")]).into(),
+            oauth: None,
             topics: [(
                 "Baskets.v1".into(),
                 Topic { partitions: 6, replication: 3, config: text(&[("retention.ms", "1000")]) },
@@ -79,20 +128,26 @@ fn a_full_manifest_is_read_as_written() {
             .into(),
         }),
         plugins: [
-            ("orders".into(), Plugin { file: "shop/../orders.wasm".into(), shards: Some(2), limits }),
-            (
-                "warehouse".into(),
-                Plugin { file: "/plugins/warehouse.wasm".into(), shards: None, limits: Limits::default() },
-            ),
+            ("orders".into(), orders),
+            ("warehouse".into(), Plugin::new("/plugins/warehouse.wasm")),
         ]
         .into(),
         sources: [(
             "baskets".into(),
             Source {
-                topic: "Baskets.v1".into(),
-                aggregate: "order".into(),
-                command: "CreateOrder".into(),
-                from: From::End,
+                topics: vec!["Baskets.v1".into(), "^shop\\..*".into()],
+                target: Target::Commands(Commands {
+                    aggregate: Name::Field("kind".into()),
+                    command: Name::Header("command".into()),
+                    key: Key::Hex,
+                    tombstone: Some("DeleteOrder".into()),
+                }),
+                from: From::Time(1_767_225_600_000),
+                lost: Lost::Stop,
+                membership: Membership::Group,
+                group: Some("shop".into()),
+                properties: text(&[("group.instance.id", "till-1")]).into(),
+                dead_letter_topic: Some("baskets.dead".into()),
                 in_flight_max: 7,
             },
         )]
@@ -103,7 +158,27 @@ fn a_full_manifest_is_read_as_written() {
         )]
         .into(),
         projections: [("sales".into(), Projection { batch_max: 12 })].into(),
-        sink: Sink { batch_max: 13, mode: SinkMode::Idempotent, transactional_id: Some("shop".into()) },
+        sink: Sink {
+            batch_max: 13,
+            mode: SinkMode::Idempotent,
+            transactional_id: Some("shop".into()),
+            ..Sink::default()
+        },
+        sinks: [(
+            "orders".into(),
+            EventSink {
+                filter: Filter::parse(["order.*", "**.Closed"]).unwrap(),
+                topic: "orders".into(),
+                key: SinkKey::Field("household.id".into()),
+                start: Start::Now,
+                settings: Sink {
+                    batch_wait_ms: 14,
+                    properties: text(&[("compression.type", "zstd")]).into(),
+                    ..Sink::default()
+                },
+            },
+        )]
+        .into(),
     };
     assert_eq!(manifest, expected);
 }
@@ -121,12 +196,12 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "colour = 1",
         &["1:1: unknown key `colour`; valid keys: data, api, store, kafka, plugins, sources, subscriptions, \
-           projections, sink"],
+           projections, sink, sinks"],
     ),
     (
         "[stor]\n",
         &["1:2: unknown key `stor`; did you mean `store`? valid keys: data, api, store, kafka, plugins, \
-                    sources, subscriptions, projections, sink"],
+                    sources, subscriptions, projections, sink, sinks"],
     ),
     (
         "[kafka]\nbrokers = 'embedded'\n[kafka.topics.a]\npartition = 3",
@@ -190,6 +265,16 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["4:15: `kafka.properties.\"linger.ms\"` must be a string, a number or true or false, found a list"],
     ),
     (
+        "[kafka]\nbrokers = 'embedded'\nproperties = { sasl.password = { env = 7 } }\noauth = { token = 'abc' }\n\
+         [kafka.topics.b]\nconfig = { retention.ms = { file = 'x' } }",
+        &[
+            "3:42: `kafka.properties.sasl.password.env` must be the name of an environment variable, found 7",
+            "4:19: `kafka.oauth.token` must be one of { file = \"PATH\" }, { env = \"VARIABLE\" }, { command = \
+             [\"PROGRAM\", …] } and { unsecured = \"PRINCIPAL\" }, found the string \"abc\"",
+            "6:10: `kafka.topics.b.config` has `retention.ms` from elsewhere: write its value here",
+        ],
+    ),
+    (
         "[sources.baskets]\ntopic = 'b'\naggregate = 'order'\ncommand = 'C'",
         &["1:10: `sources.baskets` reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`"],
     ),
@@ -199,8 +284,36 @@ const REFUSED: &[(&str, &[&str])] = &[
             "3:10: `sources.b.command` is missing: the name of the command that each record becomes",
             "4:9: `sources.b.topic` must be a topic's name (1 to 249 characters of a-z, A-Z, 0-9, `.`, `_`, `-`), \
              found \"b/c\"",
-            "6:8: `sources.b.from` must be \"beginning\" or \"end\", found the string \"start\"",
+            "6:8: `sources.b.from` must be \"beginning\", \"end\", { offset = N } or \
+             { time = \"2026-01-31T12:00:00Z\" }, found the string \"start\"",
         ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sources.b]\naggregate = { field = 'a', header = 'b' }\ncommand = 'C'\n\
+         topics = ['^shop\\.(']\nfrom = { time = 'noon' }\nlost = 'ignore'",
+        &[
+            "4:13: `sources.b.aggregate` must be a name, { header = \"NAME\" } or { field = \"NAME\" }, found a section",
+            "6:11: `sources.b.topics` has the pattern \"^shop\\\\.(\", which is no regular expression: unclosed group",
+            "7:17: `sources.b.from.time` must be a time in UTC such as \"2026-01-31T12:00:00Z\", found \"noon\"",
+            "8:8: `sources.b.lost` must be \"continue\" or \"stop\", found the string \"ignore\"",
+        ],
+    ),
+    // Sinks
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sinks.outbox]\n[sinks.a]\nevents = ['order.Cr*']\nkey = 'id'",
+        &[
+            "3:8: the name \"outbox\" in `sinks.outbox` is that of another sink: choose another",
+            "4:8: `sinks.a.topic` is missing: the topic that the events go to",
+            "5:10: `sinks.a.events` is not right: pattern `order.Cr*` has a `*` inside a segment; write for example \
+             `order.OrderCreated`, `order.*` or `**`",
+            "6:7: `sinks.a.key` must be \"aggregate-id\", \"none\" or { field = \"NAME\" }, found the string \"id\"",
+        ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sink]\ntransactional_id = 'x'\n[sinks.a]\nevents = ['**']\ntopic = 't'\n\
+         transactional_id = 'x'",
+        &["5:8: `sinks.a` and `sink` have the same `transactional_id` \"x\" and would fence each other: give each its \
+           own, or leave it out"],
     ),
     // Subscriptions
     (
@@ -225,7 +338,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "# é\nsink = { 'ü' = 1, batch_max = 0 }\n[store]\nbatch_max = 0",
         &[
-            "2:10: unknown key `sink.\"ü\"`; valid keys: batch_max, mode, transactional_id",
+            "2:10: unknown key `sink.\"ü\"`; valid keys: batch_max, batch_wait_ms, mode, \
+             transactional_id, properties",
             "2:31: `sink.batch_max` must be a whole number from 1 to 100000, found 0",
             "4:13: `store.batch_max` must be a whole number from 1 to 1000000, found 0",
         ],
@@ -243,6 +357,21 @@ fn a_bad_manifest_is_refused_with_place_cause_and_remedy() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn secrets_are_found_elsewhere_and_paths_start_from_the_manifest() {
+    let manifest = parse(
+        "[kafka]\nbrokers = 'k:9'\n[kafka.properties]\nssl.ca.location = 'ca.pem'\nsasl.username = { env = 'USER' }\n\
+         sasl.password = { file = 'password' }\n[kafka.oauth]\ntoken = { command = ['get-token', 'kafka'] }",
+    );
+    let kafka = manifest.unwrap().kafka.unwrap();
+    let properties: BTreeMap<&str, &Value> = kafka.properties.iter().collect();
+    assert_eq!(properties["ssl.ca.location"], &Value::Text("shop/ca.pem".into()));
+    assert_eq!(properties["sasl.username"], &Value::Env("USER".into()));
+    assert_eq!(properties["sasl.password"], &Value::File("shop/password".into()));
+    let token = Token::Command(vec!["get-token".into(), "kafka".into()]);
+    assert_eq!(kafka.oauth, Some(OAuth { token, lifetime_ms: 300_000 }));
 }
 
 #[test]

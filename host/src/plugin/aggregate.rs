@@ -84,6 +84,21 @@ impl AggregateGuest {
         self.guarded.call(1, |store| self.guest.instance().call_recorded(store, live.0))
     }
 
+    /// The state as bytes, where the aggregate keeps snapshots.
+    pub fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
+    }
+
+    /// Takes the state from a snapshot. The inner error is the guest's own: it can't make sense of the bytes.
+    pub fn restore(&mut self, live: &Live, state: &[u8]) -> Result<Result<(), String>, Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_restore(store, live.0, state))
+    }
+
+    /// Bytes of its linear memory, which never shrinks: what is free of it is used again.
+    pub fn memory_bytes(&self) -> usize {
+        self.guarded.store.data().usage.memory_bytes()
+    }
+
     /// Whether the linear memory, which never shrinks, has grown so near its limit that a fresh wasm store is due.
     pub fn is_worn(&self) -> bool {
         self.guarded.store.data().usage.is_worn()

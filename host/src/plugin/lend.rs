@@ -1,8 +1,8 @@
-//! Recorded events as guests take them: lent, not copied. What has no place in an event to be lent from (the text of
-//! its id, its list of headers) is kept here for the call.
+//! Events and records as guests take them: lent, not copied. What has no place in them to be lent from (the text of
+//! an id, the list of headers) is kept here for the call.
 
 use super::bindings::wasmill::plugin::types;
-use crate::model::{Header, RecordedEvent};
+use crate::model::{Header, Record, RecordedEvent};
 
 /// Events ready to be lent to a guest.
 pub(super) struct Lender<'e> {
@@ -61,6 +61,55 @@ impl<'e> Lender<'e> {
             lend(event, metadata)
         };
         self.events.iter().zip(&self.ids).zip(&self.headers).map(with_metadata).collect()
+    }
+}
+
+/// Records of a source ready to be lent to a subscriber.
+pub(super) struct RecordLender<'r> {
+    source: &'r str,
+    records: &'r [&'r Record],
+    ids: Vec<String>,
+    headers: Vec<Vec<types::HeaderParam<'r>>>,
+}
+
+impl<'r> RecordLender<'r> {
+    pub(super) fn new(source: &'r str, records: &'r [&'r Record]) -> Self {
+        Self {
+            source,
+            records,
+            ids: records.iter().map(|record| record.id()).collect(),
+            headers: records.iter().map(|record| lend_headers(&record.headers)).collect(),
+        }
+    }
+
+    pub(super) fn deliveries(&self) -> Vec<types::Delivery<'_>> {
+        let of_each = self.records.iter().zip(&self.ids).zip(&self.headers);
+        of_each.map(|((record, id), headers)| self.delivery(record, id, headers)).collect()
+    }
+
+    fn delivery<'a>(
+        &'a self,
+        record: &'a Record,
+        id: &'a str,
+        headers: &'a [types::HeaderParam<'r>],
+    ) -> types::Delivery<'a> {
+        types::Delivery {
+            name: self.source,
+            key: record.key.as_deref(),
+            payload: record.payload.as_deref(),
+            metadata: types::Metadata {
+                id,
+                time: record.time_ms,
+                correlation_id: record.correlation_id().unwrap_or(id),
+                causation_id: id,
+                headers,
+            },
+            origin: types::Origin::Kafka(types::KafkaOrigin {
+                topic: &record.topic,
+                partition: record.partition,
+                offset: record.offset,
+            }),
+        }
     }
 }
 

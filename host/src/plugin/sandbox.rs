@@ -34,6 +34,10 @@ pub(super) struct Usage {
 }
 
 impl Usage {
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     /// Past three quarters of the limit.
     pub(super) fn is_worn(&self) -> bool {
         self.memory_bytes > self.memory_bytes_max / 4 * 3

@@ -1,9 +1,10 @@
 //! The subscriber role: deliveries in, effects out.
 
 use super::bindings::exports::wasmill::plugin::subscriber as export;
-use super::lend::Lender;
+use super::bindings::wasmill::plugin::types::Delivery;
+use super::lend::{Lender, RecordLender};
 use super::{Effects, Error, Failure, Guarded, Plugin, failure};
-use crate::model::RecordedEvent;
+use crate::model::{Record, RecordedEvent};
 
 /// A wasm store with one subscriber. After [`Error::Trap`] it must be thrown away.
 pub struct SubscriberGuest {
@@ -23,10 +24,17 @@ impl SubscriberGuest {
 
     /// Delivers events. The effects are those of all of them, or none at all where one failed.
     pub fn handle(&mut self, events: &[RecordedEvent]) -> Result<Result<Effects, Failure>, Error> {
-        let lender = Lender::new(events);
-        let deliveries = lender.deliveries();
-        self.guarded.store.data_mut().effects = Some(Effects { deliveries: events.len() as u32, list: Vec::new() });
-        let handled = self.guarded.call(events.len(), |store| self.guest.call_handle(store, &deliveries));
+        self.deliver(&Lender::new(events).deliveries())
+    }
+
+    /// Delivers records of a source. The effects are those of all of them, or none at all where one failed.
+    pub fn handle_records(&mut self, source: &str, records: &[&Record]) -> Result<Result<Effects, Failure>, Error> {
+        self.deliver(&RecordLender::new(source, records).deliveries())
+    }
+
+    fn deliver(&mut self, deliveries: &[Delivery<'_>]) -> Result<Result<Effects, Failure>, Error> {
+        self.guarded.store.data_mut().effects = Some(Effects { deliveries: deliveries.len() as u32, list: Vec::new() });
+        let handled = self.guarded.call(deliveries.len(), |store| self.guest.call_handle(store, deliveries));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         Ok(handled?.map(|()| effects).map_err(failure))
     }

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Bytes that the rows of one statement may have.
 const ROWS_BYTES_MAX: usize = 16 << 20;
 
+/// Pages of the log at which it is folded into the file: rows that change often are then written there once.
+const LOG_PAGES: u32 = 8_000;
+
 /// SQLite's steps between two looks at the clock: well under a millisecond.
 const STEPS_PER_LOOK: i32 = 10_000;
 
@@ -50,6 +53,7 @@ impl Database {
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
         )?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         let database = Self::guarded(connection)?;
         if !database.lock().table_exists(None, CHECKPOINT_TABLE)? {
             database.create(schema)?;

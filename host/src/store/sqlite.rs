@@ -5,23 +5,39 @@
 //! checked against memory. The hot path only appends by position; the index from streams to positions is filled
 //! later, in sorted runs, and readers look in both places (`stream_index`).
 
+mod amendments;
 mod appends;
+mod backup;
 mod dictionary;
+mod fault;
+mod ids;
 mod ledgers;
+mod letters;
+mod queue;
 mod reader;
 mod rows;
 mod schema;
+mod statistics;
+mod snapshots;
+mod steps;
 mod stream_index;
+mod tail;
 mod verify;
 mod writer;
 
-use super::{Advanced, Append, Appended, Done, Error, EventStore, Progress, Reader};
-use crate::model::{DeadLetter, Origin, Position};
+use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Progress, Reader, Snapshot};
+use crate::model::{DeadLetter, Origin, Position, StreamId};
+use amendments::Amendment;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use stream_index::StreamIndex;
+use tail::Tail;
 use tokio::sync::watch;
 
+pub use fault::{FaultPoint, KILL_AT};
+pub use backup::backup;
+pub use schema::is_in_use;
+pub use statistics::statistics;
 pub use verify::{Report, verify};
 
 /// The name of the store's file in a data folder.
@@ -46,6 +62,8 @@ pub struct Options {
     pub log_bytes_max: u64,
     /// Bytes in one event at most.
     pub event_bytes_max: usize,
+    /// Bytes of the newest events that are kept in memory for those who follow them.
+    pub tail_bytes_max: usize,
     /// How long the outcome of a command with an id of its sender's is remembered, in milliseconds.
     pub outcomes_window_ms: u64,
 }
@@ -62,6 +80,7 @@ impl Default for Options {
             heads_max: 200_000,
             log_bytes_max: 32 << 20,
             event_bytes_max: 1 << 20,
+            tail_bytes_max: 16 << 20,
             outcomes_window_ms: 24 * 60 * 60 * 1_000,
         }
     }
@@ -70,12 +89,16 @@ impl Default for Options {
 /// The embedded [`EventStore`].
 pub struct SqliteStore {
     path: PathBuf,
-    /// `None` after `close`. Behind a mutex for that alone: senders clone it.
-    queue: Mutex<Option<crossbeam_channel::Sender<writer::Request>>>,
+    /// `None` after `close`. Senders hold it while they wait, and so does `close` wait for them.
+    queue: RwLock<Option<queue::Entrance>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     index: Arc<StreamIndex>,
+    tail: Arc<Tail>,
+    snapshots: snapshots::Snapshots,
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
+    letters_head: watch::Receiver<u64>,
+    meters: Arc<writer::Meters>,
 }
 
 impl SqliteStore {
@@ -85,32 +108,36 @@ impl SqliteStore {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
         let index = Arc::new(StreamIndex::default());
-        let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
-        let writer = writer::Writer::new(connection, lock, options, index.clone())?;
-        let (head, outbox_head) = (writer.head(), writer.outbox_head());
+        let (queue, requests) = queue::queues(options.queue_max);
+        let tail = Arc::new(Tail::new(options.tail_bytes_max));
+        let writer = writer::Writer::new(connection, lock, options, index.clone(), tail.clone())?;
+        let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
+        let meters = writer.meters.clone();
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
             path: path.to_owned(),
-            queue: Mutex::new(Some(queue)),
+            snapshots: snapshots::Snapshots::new(path, index.clone()),
+            queue: RwLock::new(Some(queue)),
             writer: Mutex::new(Some(writer)),
             index,
+            tail,
             head,
             outbox_head,
+            letters_head,
+            meters,
         })
     }
 
     fn send(&self, request: writer::Request) {
-        let queue = self.queue.lock().expect("no holder panics").clone();
-        match queue {
-            Some(queue) => {
-                if let Err(refused) = queue.send(request) {
-                    refused.0.fail(Error::Closed);
-                }
-            }
-            None => request.fail(Error::Closed),
+        let refused = match &*self.queue.read().expect("no holder panics") {
+            Some(queue) => queue.send(request).err(),
+            None => Some(request),
+        };
+        if let Some(request) = refused {
+            request.fail(Error::Closed);
         }
     }
 }
@@ -136,8 +163,40 @@ impl EventStore for SqliteStore {
         self.send(writer::Request::StartLedger { ledger: ledger.into(), next, done });
     }
 
+    fn keep_snapshot(&self, snapshot: Snapshot) {
+        self.snapshots.keep(snapshot);
+    }
+
+    fn discard_letter(&self, number: u64, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Discard(number), done));
+    }
+
+    fn republish_letter(&self, number: u64, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Republish(number), done));
+    }
+
+    fn explain_letter(&self, number: u64, reason: String, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Explain(number, reason), done));
+    }
+
+    fn archive(&self, stream: StreamId, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Archive(stream), done));
+    }
+
+    fn reset_ledger(&self, ledger: &str, next: u64, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::ResetLedger(ledger.into(), next), done));
+    }
+
+    fn restore(&self, stream: StreamId, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Restore(stream), done));
+    }
+
+    fn backup(&self, to: &Path) -> Result<Backup, Error> {
+        backup::copy(&schema::open_for_copying(&self.path)?, to)
+    }
+
     fn reader(&self) -> Result<Box<dyn Reader>, Error> {
-        Ok(Box::new(reader::SqliteReader::open(&self.path, self.index.clone())?))
+        Ok(Box::new(reader::SqliteReader::open(&self.path, self.index.clone(), self.tail.clone())?))
     }
 
     fn head(&self) -> watch::Receiver<Position> {
@@ -148,8 +207,19 @@ impl EventStore for SqliteStore {
         self.outbox_head.clone()
     }
 
+    fn letters_head(&self) -> watch::Receiver<u64> {
+        self.letters_head.clone()
+    }
+
+    fn measures(&self) -> Measures {
+        let queue = self.queue.read().expect("no holder panics");
+        let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
+        Measures { commit_time: self.meters.commit_time.read(), batch_size: self.meters.batch_size.read(), queued }
+    }
+
     fn close(&self) {
-        drop(self.queue.lock().expect("no holder panics").take());
+        self.snapshots.close();
+        drop(self.queue.write().expect("no holder panics").take());
         if let Some(writer) = self.writer.lock().expect("no holder panics").take() {
             // A writer that panicked has already failed its callers.
             let _ = writer.join();

@@ -61,6 +61,11 @@ impl Outbox {
         self.state.in_flight.load(Ordering::Acquire) == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
     }
 
+    /// What the store has could not be read: it is asked for again.
+    pub(super) fn resend_later(&self) {
+        self.state.unsettled.store(true, Ordering::Release);
+    }
+
     /// No plugin serves it: it would wait for ever.
     fn put_aside(&self, command: &Command, known: &[String]) {
         let reason = format!(
@@ -74,7 +79,6 @@ impl Outbox {
             place: format!("command {}", command.id),
             key: Some(command.stream.aggregate_id.to_string()),
             reason,
-            payload: command.payload.clone(),
             time_ms: crate::model::now_ms(),
             content: Parked::Command((*command).clone()),
         };

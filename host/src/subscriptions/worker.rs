@@ -1,13 +1,16 @@
 //! The thread of a subscription.
 
 use super::Options;
+use super::effects::outgoing;
+use super::handler::{Handler, Verdict};
 use super::outbox::Outbox;
+use super::steps::Steps;
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
-use crate::model::{Command, DeadLetter, Message, Parked, Position, RecordedEvent, StreamId};
-use crate::plugin::{Effect, Effects, Failure, Plugin, Refusal, Slot, SubscriberGuest};
+use crate::model::{DeadLetter, Parked, Position, RecordedEvent};
+use crate::plugin::{Effects, Slot};
 use crate::status::State;
-use crate::store::{self, Advanced, Error, EventStore};
+use crate::store::{Error, EventStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -16,25 +19,15 @@ use tokio::runtime::Handle;
 const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker {
-    slot: Arc<Slot>,
-    plugin: Arc<Plugin>,
-    guest: Option<SubscriberGuest>,
+    /// Of the subscription and of its plugin.
+    name: Arc<str>,
+    handler: Handler,
     filter: Filter,
     options: Options,
-    store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
     progress: Arc<Progress>,
     follower: Follower,
-    /// As the store has it.
-    checkpoint: Position,
-}
-
-/// Why a list of events has no effects.
-enum Unhandled {
-    /// The event at this index was refused.
-    Refused(Failure),
-    /// The wasm store is lost; it is not known at which event.
-    Trap(String),
+    steps: Steps,
 }
 
 impl Worker {
@@ -48,20 +41,11 @@ impl Worker {
         runtime: Handle,
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*store, stop, runtime)?;
-        let plugin = slot.current();
-        let filter = plugin.subscriber_filter();
-        Ok(Self {
-            slot,
-            plugin,
-            guest: None,
-            filter,
-            options,
-            store,
-            outbox,
-            progress,
-            follower,
-            checkpoint: Position(0),
-        })
+        let name = slot.name.clone();
+        let handler = Handler::new(slot);
+        let filter = handler.filter();
+        let steps = Steps::new(name.clone(), store, outbox.clone());
+        Ok(Self { name, handler, filter, options, outbox, progress, follower, steps })
     }
 
     /// Works until it is stopped. A store that fails, such as on a full disk, is tried again: from its checkpoint.
@@ -70,14 +54,14 @@ impl Worker {
             match self.work() {
                 Ok(()) | Err(Error::Closed) => return,
                 Err(Error::Failed(reason)) => {
-                    tracing::error!("subscription {} is held up: {reason}", self.slot.name);
+                    tracing::error!("subscription {} is held up: {reason}", self.name);
                     self.progress.is_because(State::Retrying, reason);
                     if self.follower.pause(backoff(self.options.backoff, attempt)) {
                         return;
                     }
                 }
                 Err(error) => {
-                    tracing::error!("subscription {} stopped: {error}", self.slot.name);
+                    tracing::error!("subscription {} stopped: {error}", self.name);
                     return self.progress.is_because(State::Stopped, error.to_string());
                 }
             }
@@ -86,47 +70,53 @@ impl Worker {
 
     /// Sends what an earlier run left in the outbox, catches up, then follows.
     fn work(&mut self) -> Result<(), Error> {
+        // Of an earlier try: where the store is, is known only then.
+        self.steps.abandon();
         self.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
-            self.progress.reach(reached);
+            self.steps.collect()?;
+            self.progress.reach(self.steps.done(reached));
             self.progress.is(if reached < self.follower.head() { State::CatchingUp } else { State::Following });
             if self.outbox.must_resend() {
+                self.steps.finish()?;
                 self.resend()?;
             }
-            if !self.follower.wait(reached, IDLE) {
-                break;
+            if let Some(answer) = self.follower.wait_or(reached, IDLE, self.steps.ended()) {
+                self.steps.end(answer)?;
+                continue;
             }
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
                 self.deliver(&page.events, page.reached)?;
-            } else if page.reached.0 > self.checkpoint.0 + IDLE_STRIDE {
-                self.advance(page.reached, Vec::new(), Vec::new(), Vec::new())?;
+            } else if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
+                self.steps.take(page.reached, Vec::new(), Vec::new(), Vec::new())?;
             }
-            reached = self.checkpoint.max(page.reached);
+            reached = self.steps.planned().max(page.reached);
         }
-        Ok(())
+        self.steps.finish()
     }
 
     /// The checkpoint as the store has it. A subscription without one gets it now, also where it is 0: where it has
     /// started must not be forgotten.
     fn begin(&mut self) -> Result<Position, Error> {
-        match self.follower.reader().checkpoint(&self.slot.name)? {
-            Some(checkpoint) => self.checkpoint = checkpoint,
+        match self.follower.reader().checkpoint(&self.name)? {
+            Some(checkpoint) => self.steps.begin(checkpoint),
             None => {
-                self.checkpoint = Position(0);
+                self.steps.begin(Position(0));
                 let start = self.options.start.checkpoint(self.follower.head());
-                self.advance(start, Vec::new(), Vec::new(), Vec::new())?;
+                self.steps.take(start, Vec::new(), Vec::new(), Vec::new())?;
+                self.steps.finish()?;
             }
         }
-        Ok(self.checkpoint)
+        Ok(self.steps.planned())
     }
 
     fn resend(&mut self) -> Result<(), Error> {
-        let pending = self.follower.reader().pending_commands(&self.slot.name)?;
+        let pending = self.follower.reader().pending_commands(&self.name)?;
         if !pending.is_empty() {
-            tracing::info!("subscription {}: {} commands of the outbox are sent again", self.slot.name, pending.len());
+            tracing::info!("subscription {}: {} commands of the outbox are sent again", self.name, pending.len());
         }
         self.outbox.send(pending);
         Ok(())
@@ -140,15 +130,11 @@ impl Worker {
         while !self.follower.is_stopped() {
             let (part, behind) = rest.split_at(count);
             let to = if behind.is_empty() { reached } else { part[part.len() - 1].position };
-            match self.handle(part) {
+            match self.handler.events(part) {
                 Ok(effects) => self.keep(part, effects, to)?,
                 Err(_) if part.len() == 1 => self.deliver_alone(part, to)?,
-                Err(Unhandled::Refused(failure)) => {
-                    count = failure.index.clamp(1, part.len() - 1);
-                    continue;
-                }
-                Err(Unhandled::Trap(_)) => {
-                    count = part.len() / 2;
+                Err(unhandled) => {
+                    count = unhandled.fewer(part.len());
                     continue;
                 }
             }
@@ -163,20 +149,21 @@ impl Worker {
     /// Tries one event until it succeeds or its tries are used up; then puts it aside.
     fn deliver_alone(&mut self, event: &[RecordedEvent], to: Position) -> Result<(), Error> {
         let position = event[0].position;
+        // What comes before it must not wait for its tries.
+        self.steps.finish()?;
         for attempt in 1.. {
-            let (reason, wait) = match self.handle(event) {
+            let (reason, wait) = match self.handler.events(event) {
                 Ok(effects) => return self.keep(event, effects, to),
-                Err(Unhandled::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. })) => (reason, after),
-                Err(Unhandled::Trap(reason)) => (reason, Duration::ZERO),
-                Err(Unhandled::Refused(Failure { refusal, .. })) => {
-                    return self.park(&event[0], to, refusal.to_string());
-                }
+                Err(unhandled) => match unhandled.verdict() {
+                    Verdict::Again(reason, wait) => (reason, wait),
+                    Verdict::Park(reason) => return self.park(&event[0], to, reason),
+                },
             };
             if attempt >= self.options.attempts_max {
                 return self.park(&event[0], to, format!("{reason} (tried {attempt} times)"));
             }
             let pause = backoff(self.options.backoff, attempt).max(wait);
-            tracing::warn!("subscription {}: event {position} is tried again in {pause:?}: {reason}", self.slot.name);
+            tracing::warn!("subscription {}: event {position} is tried again in {pause:?}: {reason}", self.name);
             self.progress.is_because(State::Retrying, reason);
             if self.follower.pause(pause) {
                 return Ok(());
@@ -186,123 +173,29 @@ impl Worker {
         Ok(())
     }
 
-    fn handle(&mut self, events: &[RecordedEvent]) -> Result<Effects, Unhandled> {
-        let handled = match &mut self.guest {
-            Some(guest) => guest.handle(events),
-            None => SubscriberGuest::new(&self.plugin).and_then(|guest| self.guest.insert(guest).handle(events)),
-        };
-        match handled {
-            Ok(Ok(effects)) => Ok(effects),
-            Ok(Err(failure)) => Err(Unhandled::Refused(failure)),
-            Err(error) => {
-                self.guest = None;
-                Err(Unhandled::Trap(error.to_string()))
-            }
-        }
-    }
-
-    /// Makes the effects durable together with the checkpoint, then sends the commands.
+    /// Has the effects made durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
-        let (mut commands, mut messages) = (Vec::new(), Vec::new());
-        let (mut cause, mut number) = (u32::MAX, 0);
-        for (index, effect) in effects.list {
-            number = if index == cause { number + 1 } else { 0 };
-            cause = index;
-            let event = &events[index as usize];
-            let id: Arc<str> = format!("{}:{}:{number}", self.slot.name, event.position).into();
-            match effect {
-                Effect::Command(command) => commands.push(command_from(id, event, command)),
-                Effect::Message(message) => messages.push(message_from(id, &self.slot.name, event, message)),
-            }
-        }
-        self.advance(reached, commands, messages, Vec::new())
+        let (commands, messages) = outgoing(&self.name, effects, |index| &events[index]);
+        self.steps.take(reached, commands, messages, Vec::new())
     }
 
     fn park(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
-        tracing::warn!("subscription {}: event {} put aside: {reason}", self.slot.name, event.position);
+        tracing::warn!("subscription {}: event {} put aside: {reason}", self.name, event.position);
         let letter = DeadLetter {
-            consumer: self.slot.name.to_string(),
+            consumer: self.name.to_string(),
             place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),
             key: Some(event.stream.aggregate_id.to_string()),
             reason,
-            payload: event.payload.clone(),
             time_ms: crate::model::now_ms(),
             content: Parked::Event(event.position),
         };
-        self.advance(to, Vec::new(), Vec::new(), vec![letter])
-    }
-
-    fn advance(
-        &mut self,
-        to: Position,
-        commands: Vec<Command>,
-        messages: Vec<Message>,
-        parked: Vec<DeadLetter>,
-    ) -> Result<(), Error> {
-        let step = store::Progress {
-            subscription: self.slot.name.clone(),
-            from: self.checkpoint,
-            to,
-            commands,
-            messages,
-            parked,
-        };
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        self.store.advance(
-            step,
-            Box::new(move |result| {
-                // The worker waits below: it is there.
-                let _ = answer.send(result);
-            }),
-        );
-        let Advanced { commands } = answered.recv().map_err(|_| Error::Closed)??;
-        self.checkpoint = to;
-        self.outbox.send(commands);
-        Ok(())
+        self.steps.take(to, Vec::new(), Vec::new(), vec![letter])
     }
 
     /// New code from here on, if there is any.
     fn renew_code(&mut self) {
-        if !self.slot.is_current(&self.plugin) {
-            self.plugin = self.slot.current();
-            self.filter = self.plugin.subscriber_filter();
-            self.guest = None;
+        if self.handler.renew() {
+            self.filter = self.handler.filter();
         }
-    }
-}
-
-fn command_from(id: Arc<str>, event: &RecordedEvent, command: crate::plugin::OutgoingCommand) -> Command {
-    Command {
-        stream: StreamId::new(command.aggregate_type, command.aggregate_id),
-        name: command.name.into(),
-        payload: command.payload,
-        id,
-        time_ms: event.time_ms,
-        correlation_id: event.correlation_id.clone(),
-        causation_id: event.id.to_string().into(),
-        headers: command.headers,
-        origin: None,
-        durable_id: false,
-        expected: None,
-    }
-}
-
-fn message_from(
-    id: Arc<str>,
-    source: &Arc<str>,
-    event: &RecordedEvent,
-    message: crate::plugin::OutgoingMessage,
-) -> Message {
-    Message {
-        id,
-        topic: message.topic,
-        key: message.key,
-        partition: message.partition,
-        headers: message.headers,
-        payload: message.payload,
-        time_ms: event.time_ms,
-        correlation_id: event.correlation_id.clone(),
-        causation_id: event.id.to_string().into(),
-        source: source.clone(),
     }
 }

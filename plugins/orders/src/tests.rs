@@ -1,7 +1,7 @@
 //! What an order accepts and refuses.
 
 use super::*;
-use wasmill_guest::testing::given;
+use wasmill_guest::testing::{cases, given};
 
 fn item(quantity: i64, amount_cents: i64) -> Item {
     Item { product_id: "1095275".into(), quantity, amount_cents, discount_cents: 0 }
@@ -67,4 +67,9 @@ fn a_basket_that_is_none_is_told_where() {
         .then_malformed("CreateOrder: missing field `household_id`")
         .when_json("CancelOrder", "")
         .then_malformed("unknown name `CancelOrder`: known are CreateOrder, ConfirmOrder");
+}
+
+#[test]
+fn the_cases_hold_natively() {
+    cases::<Order>("cases/orders.toml");
 }

@@ -20,9 +20,11 @@ fn main() {
     }
 }
 
-/// With limits so small that a kill may hit a run of the index, one of its slices, or a folding of the log.
+/// With limits so small that a kill may hit a run of the index, one of its slices, or a folding of the log, and that
+/// no kind of request waits long behind the others.
 fn open(file: &str) -> Arc<dyn EventStore> {
     let options = Options {
+        queue_max: 200,
         batch_max: 100,
         index_run: 300,
         index_slice: 20,

@@ -49,6 +49,18 @@ enum Act {
     Park {
         number: Option<(usize, u64)>,
     },
+    /// Tries a dead letter again, which may be gone or never have been.
+    Replay {
+        nth: u64,
+        decides: Decides,
+    },
+    Discard {
+        nth: u64,
+    },
+    Archive {
+        stream: u8,
+        archived: bool,
+    },
     Publish {
         stale: bool,
         by: u64,
@@ -117,6 +129,9 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0..2usize, any::<usize>(), decides())
             .prop_map(|(subscription, nth, decides)| Act::Settle { subscription, nth, decides }),
         1 => prop::option::of((0..2usize, numbers())).prop_map(|number| Act::Park { number }),
+        2 => (any::<u64>(), decides()).prop_map(|(nth, decides)| Act::Replay { nth, decides }),
+        1 => any::<u64>().prop_map(|nth| Act::Discard { nth }),
+        1 => (0..STREAMS, prop::bool::weighted(0.4)).prop_map(|(stream, archived)| Act::Archive { stream, archived }),
         2 => (prop::bool::weighted(0.2), 0..4u64).prop_map(|(stale, by)| Act::Publish { stale, by }),
         1 => (0..2usize, numbers()).prop_map(|(ledger, next)| Act::StartLedger { ledger, next }),
         1 => Just(Act::Reopen),
@@ -188,6 +203,25 @@ impl Play {
                 self.model.park(letter("parked"), origin.as_ref());
                 self.expect(|store, done| store.park(letter("parked"), origin, done), Ok(()));
             }
+            Act::Replay { nth, decides } => {
+                let origin = letter_origin(self.letter(nth));
+                let command = Command { origin: Some(origin), ..command(&order(nth % 2), "again") };
+                self.send(command, ExpectedVersion::Any, decides);
+            }
+            Act::Discard { nth } => {
+                let number = self.letter(nth);
+                let answer = self.model.discard(number);
+                self.expect(|store, done| store.discard_letter(number, done), answer);
+            }
+            Act::Archive { stream, archived } => {
+                let stream = order(stream);
+                let answer = self.model.archive(&stream, archived);
+                let request = |store: &dyn EventStore, done| match archived {
+                    true => store.archive(stream, done),
+                    false => store.restore(stream, done),
+                };
+                self.expect(request, answer);
+            }
             Act::Publish { stale, by } => {
                 let actual = self.model.published;
                 let (from, to) = (actual + u64::from(stale), (actual + by).min(self.model.messages.len() as u64));
@@ -201,6 +235,11 @@ impl Play {
             }
             Act::Reopen => unreachable!("the history's owner has the place"),
         }
+    }
+
+    /// The number of a dead letter that was given once, or will be next.
+    fn letter(&self, nth: u64) -> u64 {
+        1 + nth % (self.model.newest_letter + 1)
     }
 
     fn append(&mut self, stream: u8, expects: Expects, decides: Decides, unique: Unique) {

@@ -91,6 +91,26 @@ pub fn a_ledger_starts_where_it_is_told_and_never_goes_back<P: Place>() {
     assert_eq!(ledger(&*store), (106, vec![]));
 }
 
+/// A person wants records handled again.
+pub fn a_ledger_that_is_reset_settles_again_from_there<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for number in [0, 1, 2, 5] {
+        settle(&*store, number, number).unwrap();
+    }
+    for next in [9, 1] {
+        ask(|done| store.reset_ledger(LEDGER, next, done)).answer().unwrap();
+        assert_eq!(ledger(&*store), (next, vec![]), "{next}");
+        store.close();
+        store = place.open();
+        assert_eq!(ledger(&*store), (next, vec![]), "{next}");
+    }
+    assert!(matches!(settle(&*store, 0, 0), Err(Error::Duplicate { .. })));
+    settle(&*store, 1, 1).unwrap();
+    settle(&*store, 5, 5).unwrap();
+    assert_eq!(ledger(&*store), (2, vec![(5, 5)]));
+}
+
 /// It will be delivered again.
 pub fn a_refused_append_settles_nothing<P: Place>() {
     let place = P::new();
@@ -109,9 +129,9 @@ pub fn a_malformed_command_is_settled_and_put_aside_once<P: Place>() {
         let command = Command { payload: vec![255, 0], ..numbered(&order("key"), LEDGER, 0) };
         drop(append(&*store, command, ExpectedVersion::Any, Decision::Malformed("not JSON".to_owned())));
     }
-    let (letters, total) = reader(&*store).dead_letters(10).unwrap();
+    let (letters, total) = super::requests::letters(&*store, 10);
     let [letter] = &letters[..] else { panic!("{letters:?}") };
-    assert_eq!((total, &*letter.consumer, &*letter.payload), (1, "baskets", &[255, 0][..]));
+    assert_eq!((total, &*letter.consumer, letter.payload()), (1, "baskets", Some(&[255, 0][..])));
     assert_eq!((&*letter.place, letter.key.as_deref()), ("topic baskets partition 0 offset 0", Some("key")));
     assert!(letter.reason.contains("not JSON"), "{}", letter.reason);
     assert_eq!(ledger(&*store), (1, vec![]));
@@ -119,7 +139,7 @@ pub fn a_malformed_command_is_settled_and_put_aside_once<P: Place>() {
     // A sender that waits for the answer has it: nobody needs to look for its command.
     let waiting = append(&*store, command(&order(1), "c"), ExpectedVersion::Any, Decision::Malformed("no".to_owned()));
     assert!(waiting.is_ok());
-    assert_eq!(reader(&*store).dead_letters(10).unwrap().1, 1);
+    assert_eq!(super::requests::letters(&*store, 10).1, 1);
 }
 
 /// A record that is not even a command.
@@ -135,8 +155,7 @@ pub fn parking_settles_its_origin_and_happens_once<P: Place>() {
         store = place.open();
     }
     assert_eq!(ledger(&*store), (1, vec![(5, 5)]));
-    let (letters, total) = reader(&*store).dead_letters(10).unwrap();
-    assert_eq!((letters, total), (vec![letter("5"), letter("0")], 2));
+    assert_eq!(letters(&*store, 10), (vec![letter("5"), letter("0")], 2));
     assert!(matches!(settle(&*store, 5, 5), Err(Error::Duplicate { .. })));
 }
 

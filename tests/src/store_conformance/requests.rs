@@ -106,7 +106,7 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 /// A step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Progress {
     let (commands, messages, parked) = Default::default();
-    Progress { subscription: subscription.into(), from, to, commands, messages, parked }
+    Progress { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, parked }
 }
 
 /// A message of the outbox.
@@ -132,10 +132,15 @@ pub fn letter(place: &str) -> DeadLetter {
         place: place.to_owned(),
         key: None,
         reason: "it does not decode".to_owned(),
-        payload: vec![1, 2, 3],
         time_ms: 1,
         content: Parked::Gone,
     }
+}
+
+/// What was put aside, newest first and without its numbers, and how much there is in all.
+pub fn letters(store: &dyn EventStore, limit: usize) -> (Vec<DeadLetter>, u64) {
+    let (letters, total) = reader(store).dead_letters(&Letters::newest(limit)).expect("dead letters are read");
+    (letters.into_iter().map(|(_, letter)| letter).collect(), total)
 }
 
 /// A view of the store.

@@ -62,7 +62,7 @@ pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() 
         assert_eq!((kept.len(), &*kept[round].1), (round + 1, &*format!("c{winner}")));
         let kept = reader.messages(0, 100).unwrap();
         assert_eq!((kept.len(), &*kept[round].1.id), (round + 1, &*format!("m{winner}")));
-        let (letters, total) = reader.dead_letters(1).unwrap();
+        let (letters, total) = letters(&*store, 1);
         assert_eq!((total, &*letters[0].place), (round as u64 + 1, &*winner.to_string()));
     }
 }
@@ -147,7 +147,7 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
         store = place.open();
         assert_eq!(*store.outbox_head().borrow(), newest);
         let mut reader = reader(&*store);
-        assert_eq!(reader.sink_position("kafka").unwrap(), published);
+        assert_eq!(reader.sink_position("kafka").unwrap(), Some(published));
         for after in published..=newest {
             let found = reader.messages(after, usize::MAX).unwrap();
             let expected: Vec<_> =
@@ -169,8 +169,38 @@ pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
     publish(0, 2).unwrap();
     assert_eq!(moved(publish(0, 3)), (2, 0));
     publish(2, 5).unwrap();
-    assert_eq!(reader(&*store).sink_position("kafka").unwrap(), 5);
-    assert_eq!(reader(&*store).sink_position("another").unwrap(), 0);
+    assert_eq!(reader(&*store).sink_position("kafka").unwrap(), Some(5));
+    assert_eq!(reader(&*store).sink_position("another").unwrap(), None);
+}
+
+/// And those that count something else keep no message, and lose none.
+pub fn a_sink_counts_what_its_name_says<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let end = record(&*store, &order(1), 3).position.0;
+    advance(&*store, Progress { messages: messages(1..=2), ..step("n", Position(0), Position(0)) }).unwrap();
+    for number in 1..=4 {
+        ask(|done| store.park(letter(&number.to_string()), None, done)).answer().unwrap();
+    }
+    ask(|done| store.discard_letter(4, done)).answer().unwrap();
+    store.close();
+    store = place.open();
+    assert_eq!(*store.letters_head().borrow(), 4, "also where the newest is gone");
+    let kept = reader(&*store).dead_letters_after(1, 10).unwrap();
+    assert_eq!(kept.into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(reader(&*store).dead_letters_after(0, 1).unwrap(), [(1, letter("1"))]);
+    for (sink, newest) in [("events/orders", end), ("dead-letters/till", 4), ("kafka", 2)] {
+        let publish = |from, to| ask(|done| store.published(sink, from, to, done)).answer();
+        assert!(matches!(publish(0, newest + 1), Err(Error::Invalid(_))), "{sink}");
+        publish(0, 1).unwrap();
+        assert_eq!(
+            reader(&*store).messages(0, 10).unwrap().len(),
+            2,
+            "{sink}: a step is kept until all of it is published"
+        );
+        publish(1, newest).unwrap();
+    }
+    assert_eq!(reader(&*store).messages(2, 10).unwrap(), []);
 }
 
 /// Whoever is past the end would skip what comes next.
@@ -197,6 +227,61 @@ pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
     ask(|done| store.park(letter("10"), None, done)).answer().unwrap();
     store.close();
     let store = place.open();
-    let (letters, total) = reader(&*store).dead_letters(3).unwrap();
-    assert_eq!((letters, total), (["10", "9", "8"].map(letter).to_vec(), 11));
+    assert_eq!(letters(&*store, 3), (["10", "9", "8"].map(letter).to_vec(), 11));
+}
+
+/// A batch of records becomes durable whole, and only once, however often it is tried.
+pub fn records_are_settled_with_what_came_of_them<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let records = |ranges: &[(u64, u64)]| {
+        Reached::Records(ranges.iter().map(|&(first, last)| origin("kafka/taps/taps/0", first, last)).collect())
+    };
+    let step = |reached, number| Progress {
+        reached,
+        commands: commands([number]),
+        messages: messages([number]),
+        parked: vec![letter(&number.to_string())],
+        ..step("source/taps", Position(0), Position(0))
+    };
+    advance(&*store, step(records(&[(0, 0), (1, 2), (5, 5)]), 1)).unwrap();
+    let again = advance(&*store, step(records(&[(3, 3), (5, 5)]), 2)).unwrap_err();
+    assert!(matches!(again, Error::Settled { .. }), "{again}");
+    assert!(again.to_string().contains("topic taps partition 0 offset 5"), "{again}");
+    advance(&*store, step(records(&[(3, 4)]), 3)).unwrap();
+    for _ in 0..2 {
+        let mut reader = reader(&*store);
+        assert_eq!(reader.ledger("kafka/taps/taps/0").unwrap(), Ledger { next: 6, ..Ledger::default() });
+        let pending: Vec<_> = reader.pending_commands("source/taps").unwrap();
+        let ids: Vec<_> = pending.iter().map(|command| &*command.id).collect();
+        assert_eq!(ids, ["c1", "c3"]);
+        assert_eq!(pending[1].origin, Some(origin("subscription/source/taps", 1, 1)));
+        let sent = reader.messages(0, 10).unwrap();
+        assert_eq!(sent.iter().map(|(_, message)| &*message.id).collect::<Vec<_>>(), ["m1", "m3"]);
+        assert_eq!(letters(&*store, 5), (["3", "1"].map(letter).to_vec(), 2));
+        store.close();
+        store = place.open();
+    }
+}
+
+/// Tried twice at once, or after somebody discarded it, a dead letter has its effects once or not at all.
+pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    advance(
+        &*store,
+        Progress { parked: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) },
+    )
+    .unwrap();
+    let replay = |number, id| Progress {
+        reached: Reached::Replayed(number),
+        commands: commands([id]),
+        ..step("warehouse", Position(0), Position(0))
+    };
+    advance(&*store, replay(1, 7)).unwrap();
+    let gone = advance(&*store, replay(1, 8)).unwrap_err();
+    assert!(matches!(gone, Error::NotFound(_)), "{gone}");
+    assert_eq!(letters(&*store, 5), (vec![letter("b")], 1));
+    assert_eq!(pending(&*store), [(0, "c7".to_owned())]);
+    assert_eq!(reader(&*store).checkpoint("warehouse").unwrap(), Some(Position(0)));
 }

@@ -1,5 +1,9 @@
 use super::*;
 
+fn partition(partition: i32, next: u64, end: u64, in_flight: u64) -> PartitionStatus {
+    PartitionStatus { topic: "baskets".into(), partition, next, end, in_flight, assigned: true }
+}
+
 fn example() -> Status {
     Status {
         host: HostStatus {
@@ -44,17 +48,21 @@ fn example() -> Status {
             rejected: 810,
             malformed: 1,
         }],
+        kafka: Some(KafkaStatus {
+            brokers: "kafka-1:9092".into(),
+            topics: vec!["topic baskets has 2 partitions, the manifest says 6".into()],
+        }),
         sources: vec![SourceStatus {
             name: "baskets".into(),
-            topic: "baskets".into(),
+            topics: vec!["baskets".into()],
+            group: None,
+            subscriber: None,
             state: State::Running,
             error: None,
             handled: 20_000,
             in_flight: 3,
-            partitions: vec![
-                PartitionStatus { partition: 0, next: 10_000, end: 10_002, in_flight: 2 },
-                PartitionStatus { partition: 1, next: 9_999, end: 10_000, in_flight: 1 },
-            ],
+            rebalances: 0,
+            partitions: vec![partition(0, 10_000, 10_002, 2), partition(1, 9_999, 10_000, 1)],
         }],
         subscriptions: vec![SubscriptionStatus {
             name: "warehouse".into(),
@@ -72,10 +80,18 @@ fn example() -> Status {
             checkpoint: 57_000,
             behind: 570,
         }],
-        sink: Some(SinkStatus { state: State::Running, error: None, published: 19_502, pending: 0 }),
+        sinks: vec![SinkStatus {
+            name: "outbox".into(),
+            topic: None,
+            state: State::Running,
+            error: None,
+            published: 19_502,
+            pending: 0,
+        }],
         parked: ParkedStatus {
             total: 2,
             newest: vec![ParkedItem {
+                number: 9,
                 consumer: "baskets".into(),
                 place: "topic baskets partition 0 offset 17".into(),
                 key: Some("a\nb".into()),
@@ -104,6 +120,9 @@ order      orders       2  1,000       0
 COMMAND            ACCEPTED  REJECTED  MALFORMED
 order.CreateOrder    19,190       810          1
 
+Kafka at kafka-1:9092
+  topic baskets has 2 partitions, the manifest says 6
+
 SOURCE   TOPIC    STATE    HANDLED  IN FLIGHT  BEHIND  NEXT OFFSETS
 baskets  baskets  running   20,000          3       3  0:10000 1:9999
 
@@ -114,11 +133,11 @@ warehouse     warehouse  retrying           6  57,564
 PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND
 sales       sales   catching up      57,000     570
 
-SINK     PUBLISHED  PENDING
-running     19,502        0
+SINK    TOPIC       STATE    PUBLISHED  PENDING
+outbox  by message  running     19,502        0
 
 2 parked, the newest 1 first
-  2023-11-14T22:13:20Z  baskets: topic baskets partition 0 offset 17, key "a\nb"
+  2023-11-14T22:13:20Z  9  baskets: topic baskets partition 0 offset 17, key "a\nb"
     not JSON: expected value at line 1 column 1
 "#;
     assert_eq!(status(&example()), expected.trim_start());

@@ -10,7 +10,7 @@ use crate::store::{Error, EventStore};
 const PREFIX: &str = "identity/";
 
 /// The identity of a store.
-pub(super) fn of(store: &dyn EventStore) -> Result<String, Error> {
+pub(in crate::kafka) fn of(store: &dyn EventStore) -> Result<String, Error> {
     if let Some(identity) = find(store)? {
         return Ok(identity);
     }

@@ -3,14 +3,14 @@
 //! The plain way keeps its position in the store alone, so a crash between Kafka's last acknowledgement and the store's
 //! commit repeats a batch.
 
-use super::sender::{Failed, Sender};
+use super::sender::{Failed, Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX, View};
-use crate::kafka::{Connection, Error};
+use crate::kafka::{Connection, Error, trouble};
 use crate::model::Message;
 use rdkafka::error::RDKafkaErrorCode;
 use std::sync::Arc;
 
-/// A way to publish the outbox.
+/// A way to publish what a feed holds.
 pub(super) trait Publisher: Send {
     /// Before the first batch and after each trouble: where Kafka says that the sink is. `None` where the store alone
     /// knows.
@@ -27,6 +27,9 @@ pub(super) trait Publisher: Send {
         to: u64,
     ) -> Result<Vec<Refused>, Interruption>;
 
+    /// Whether Kafka has the position together with what was published, so that the store's may follow later.
+    fn keeps_position(&self) -> bool;
+
     /// From time to time while there is nothing to publish.
     fn look_after_trouble(&self);
 }
@@ -35,6 +38,8 @@ pub(super) trait Publisher: Send {
 pub(super) struct Refused {
     /// Its place in the batch.
     pub(super) index: usize,
+    pub(super) code: RDKafkaErrorCode,
+    /// The cause and the remedy.
     pub(super) reason: String,
 }
 
@@ -55,14 +60,14 @@ pub(super) struct Idempotent {
 
 impl Idempotent {
     /// On the thread that will publish.
-    pub(super) fn new(sink: &Arc<str>, connection: &Connection, view: Arc<View>) -> Result<Self, Error> {
-        Ok(Self { sender: Sender::new(sink, connection.producer(sink), view)? })
+    pub(super) fn new(sink: &Arc<str>, connection: &Connection, style: Style, view: Arc<View>) -> Result<Self, Error> {
+        Ok(Self { sender: Sender::new(sink, connection.producer(sink), style, view)? })
     }
 
     /// Sends messages once and leaves in `todo` those to send again.
     fn attempt(&mut self, batch: &[(u64, Message)], todo: &mut Vec<usize>) -> Result<Vec<Refused>, Interruption> {
         let failed = self.sender.send(batch, todo)?;
-        let (refused, again) = sort_out(batch, failed);
+        let (refused, again) = sort_out(batch, failed, self.sender.style());
         if let Some((index, code)) = again.last() {
             self.sender.note(not_published(&batch[*index].1, *code));
         }
@@ -99,17 +104,23 @@ impl Publisher for Idempotent {
         }
     }
 
+    fn keeps_position(&self) -> bool {
+        false
+    }
+
     fn look_after_trouble(&self) {
         self.sender.look_after_trouble();
     }
 }
 
 /// Tells messages that will never be taken from those that another try may deliver.
-pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>) -> (Vec<Refused>, Vec<Failed>) {
+pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>, style: Style) -> (Vec<Refused>, Vec<Failed>) {
     let (mut refused, mut again) = (Vec::new(), Vec::new());
     for (index, code) in failed {
         match refusal(code, &batch[index].1) {
-            Some(reason) => refused.push(Refused { index, reason }),
+            // Every other message would have the same fate: somebody has yet to make the topic.
+            Some(_) if style.has_fixed_topic && is_about_topic(code) => again.push((index, code)),
+            Some(reason) => refused.push(Refused { index, code, reason }),
             None => again.push((index, code)),
         }
     }
@@ -117,11 +128,17 @@ pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>) -> (Vec<Re
 }
 
 pub(super) fn not_published(message: &Message, code: RDKafkaErrorCode) -> String {
-    format!("message {} to topic {} is not published yet: {code}", message.id, message.topic)
+    let cause = refusal(code, message).unwrap_or_else(|| trouble::answer(code));
+    format!("message {} to topic {} is not published yet: {cause}", message.id, message.topic)
+}
+
+fn is_about_topic(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, UnknownTopic | UnknownTopicOrPartition)
 }
 
 /// Why a message will never be taken, and the remedy; `None` where another try may work.
-fn refusal(code: RDKafkaErrorCode, message: &Message) -> Option<String> {
+pub(in crate::kafka) fn refusal(code: RDKafkaErrorCode, message: &Message) -> Option<String> {
     use RDKafkaErrorCode as Code;
     let topic = &message.topic;
     let reason = match code {

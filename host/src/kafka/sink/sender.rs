@@ -6,10 +6,11 @@
 use super::View;
 use super::publisher::Interruption;
 use crate::kafka::context::Context;
-use crate::kafka::{Error, client_error, message};
+use crate::kafka::message::{self, Envelope};
+use crate::kafka::{Error, client_error};
 use crate::model::Message;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
@@ -26,9 +27,19 @@ pub(super) type Producer = ThreadedProducer<SenderContext>;
 /// A message that was not delivered: its place in the batch, and why.
 pub(super) type Failed = (usize, RDKafkaErrorCode);
 
+/// What a feed's messages have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    /// How they become records.
+    pub(super) envelope: Envelope,
+    /// The manifest names their topic.
+    pub(super) has_fixed_topic: bool,
+}
+
 /// A producer and what is on its way. See the module.
 pub(super) struct Sender {
     pub(super) sink: Arc<str>,
+    style: Style,
     pub(super) view: Arc<View>,
     config: ClientConfig,
     /// `None` until the first use and after a fatal error.
@@ -38,11 +49,15 @@ pub(super) struct Sender {
 
 impl Sender {
     /// On the thread that will send: it is the one that acknowledgements wake.
-    pub(super) fn new(sink: &Arc<str>, config: ClientConfig, view: Arc<View>) -> Result<Self, Error> {
+    pub(super) fn new(sink: &Arc<str>, config: ClientConfig, style: Style, view: Arc<View>) -> Result<Self, Error> {
         let deliveries = Arc::new(Deliveries { sender: std::thread::current(), counts: Mutex::default() });
-        let mut sender = Self { sink: sink.clone(), view, config, producer: None, deliveries };
+        let mut sender = Self { sink: sink.clone(), style, view, config, producer: None, deliveries };
         sender.producer()?;
         Ok(sender)
+    }
+
+    pub(super) fn style(&self) -> Style {
+        self.style
     }
 
     /// Sends messages of a batch, in order, and waits for all of them. Returns those that failed, by their place.
@@ -61,6 +76,7 @@ impl Sender {
 
     /// Gives a message to the producer. While its queue is full, acknowledgements are waited for.
     fn send_one(&mut self, index: usize, message: &Message) -> Result<Result<(), RDKafkaErrorCode>, Interruption> {
+        let envelope = self.style.envelope;
         loop {
             let deliveries = self.deliveries.clone();
             let producer = match self.producer() {
@@ -71,7 +87,7 @@ impl Sender {
                 }
             };
             deliveries.sent();
-            let Err((error, _)) = producer.send(record(index, message)) else { return Ok(Ok(())) };
+            let Err((error, _)) = producer.send(record(index, message, envelope)) else { return Ok(Ok(())) };
             deliveries.unsent();
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) if deliveries.pending() > 0 => {
@@ -148,12 +164,12 @@ impl Sender {
     }
 }
 
-fn record(index: usize, message: &Message) -> BaseRecord<'_, [u8], [u8], usize> {
+fn record(index: usize, message: &Message, envelope: Envelope) -> BaseRecord<'_, [u8], [u8], usize> {
     let mut record = BaseRecord::with_opaque_to(&message.topic, index);
     record.partition = message.partition;
     record.key = message.key.as_deref();
     record.payload = message.payload.as_deref();
-    record.headers = Some(message::headers(message));
+    record.headers = Some(message::headers(message, envelope));
     record
 }
 
@@ -209,6 +225,8 @@ pub(super) struct SenderContext {
 }
 
 impl ClientContext for SenderContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.context.log(level, facility, message);
     }
@@ -217,7 +235,13 @@ impl ClientContext for SenderContext {
         self.context.error(error, reason);
     }
 
-    fn stats_raw(&self, _: &[u8]) {}
+    fn stats_raw(&self, json: &[u8]) {
+        self.context.stats_raw(json);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.context.generate_oauth_token(config)
+    }
 }
 
 impl ProducerContext for SenderContext {

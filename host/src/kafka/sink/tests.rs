@@ -1,9 +1,12 @@
 //! A sink against a broker and a store.
 
+mod feeds;
+
 use super::*;
 use crate::kafka::testing::{Broker, Folder, eventually};
-use crate::model::Position;
-use crate::store::Progress;
+use crate::kafka::wait_for;
+use crate::model::{Message, Position};
+use crate::store::{Progress, Reached};
 
 const TOPIC: &str = "notifications";
 
@@ -32,8 +35,7 @@ fn publish(folder: &Folder, messages: Vec<Message>) {
     let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap().unwrap_or_default();
     let progress = Progress {
         subscription: "notifier".into(),
-        from,
-        to: Position(from.0 + 1),
+        reached: Reached::Events { from, to: Position(from.0 + 1) },
         commands: Vec::new(),
         messages,
         parked: Vec::new(),
@@ -146,5 +148,5 @@ fn a_stop_does_not_wait_for_a_broker_for_ever() {
     let sink = Sink::start(config, broker.connection(&[]), folder.store.clone()).unwrap();
     sink.stop();
     broker.cluster.broker_up(-1).unwrap();
-    assert_eq!(folder.store.reader().unwrap().sink_position("outbox").unwrap(), 0);
+    assert_eq!(folder.store.reader().unwrap().sink_position("outbox").unwrap(), Some(0));
 }

@@ -11,10 +11,10 @@
 //! everything twice.
 
 use super::publisher::{Interruption, Publisher, Refused, not_published, sort_out};
-use super::sender::{Failed, Producer, Sender};
+use super::sender::{Failed, Producer, Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX, View};
 use crate::kafka::context::{Context, Health};
-use crate::kafka::{Connection, Error, client_error, topics};
+use crate::kafka::{Connection, Error, client_error, topics, trouble};
 use crate::manifest::Topic;
 use crate::model::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
@@ -23,6 +23,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The topic that offsets of sinks stand on.
@@ -35,6 +36,8 @@ const OFFSETS_MAX: Duration = Duration::from_secs(10);
 /// Whose position and whose transactions.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
+    /// The section of the manifest that the sink is from.
+    pub(super) section: String,
     /// The group whose committed offset is the position. One for each store.
     pub(super) group: String,
     /// What tells two hosts that must not publish both.
@@ -65,8 +68,15 @@ impl From<Interruption> for Broken {
 
 impl Transactional {
     /// On the thread that will publish. Its calls block.
-    pub(super) fn new(sink: &Arc<str>, connection: Connection, names: Names, view: Arc<View>) -> Result<Self, Error> {
-        let sender = Sender::new(sink, connection.transactional_producer(sink, &names.transactional_id), view)?;
+    pub(super) fn new(
+        sink: &Arc<str>,
+        connection: Connection,
+        names: Names,
+        style: Style,
+        view: Arc<View>,
+    ) -> Result<Self, Error> {
+        let config = connection.transactional_producer(sink, &names.transactional_id);
+        let sender = Sender::new(sink, config, style, view)?;
         Ok(Self { names, connection, sender, group: None })
     }
 
@@ -95,7 +105,10 @@ impl Transactional {
     /// As if nothing had been sent. librdkafka may need the brokers for it.
     fn abort(&mut self) -> Result<(), Interruption> {
         match self.call("abort the transaction", |producer| producer.abort_transaction(CALL_MAX)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.sender.view.aborted.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
             Err(Broken::Interrupted(interruption)) => Err(interruption),
             Err(Broken::Abort(error)) => Err(self.start_over(error)),
         }
@@ -110,7 +123,7 @@ impl Transactional {
                 Ok(Err(error)) => error,
                 Err(error) => return Err(Interruption::StartOver(error.to_string()).into()),
             };
-            let text = format!("can't {what}: {error}");
+            let text = format!("can't {what}: {}", trouble::call(&error));
             match error {
                 KafkaError::Transaction(error) if error.is_fatal() => {
                     self.check_fatal()?;
@@ -141,8 +154,8 @@ impl Transactional {
         if is_fenced(code) {
             return Err(Interruption::GiveUp(format!(
                 "another producer with the transactional id {} has taken over and fenced this one ({cause}): stop the \
-                 other host, or give one of them another `transactional_id` in [sink], then restart this host",
-                self.names.transactional_id
+                 other host, or give one of them another `transactional_id` in [{}], then restart this host",
+                self.names.transactional_id, self.names.section
             )));
         }
         Err(self.start_over(format!("Kafka refused to go on with this producer: {cause}")))
@@ -160,7 +173,8 @@ impl Transactional {
     fn ensure_topic(&self) -> Result<(), Error> {
         // As many replicas as the cluster gives a topic by default; nothing is ever written there.
         let topic = Topic { partitions: 1, replication: topics::REPLICATION_OF_CLUSTER, config: BTreeMap::new() };
-        topics::ensure(&self.connection, &BTreeMap::from([(POSITIONS.to_owned(), topic)])).map(|_| ())
+        let report = topics::ensure(&self.connection, &BTreeMap::from([(POSITIONS.to_owned(), topic)]))?;
+        report.failed.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn committed(&mut self) -> Result<Option<u64>, Error> {
@@ -171,11 +185,13 @@ impl Transactional {
             .position_reader(&self.names.group)
             .create_with_context(context)
             .map_err(|error| client_error(&client, error))?;
+        // Nobody polls this consumer, which is how it would ask for a token.
+        self.connection.log_in(consumer.client())?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(POSITIONS, 0);
         let unreachable = |error: KafkaError| Error::Unreachable {
             brokers: self.connection.brokers().to_owned(),
-            cause: format!("the position of group {} can't be read: {error}", self.names.group),
+            cause: format!("the position of group {} can't be read: {}", self.names.group, trouble::call(&error)),
         };
         let committed = consumer.committed_offsets(wanted, OFFSETS_MAX).map_err(unreachable)?;
         let committed = committed.elements().first().map(|partition| partition.error().map(|()| partition.offset()));
@@ -215,7 +231,7 @@ impl Publisher for Transactional {
                 }
                 Ok(failed) => {
                     // After one failure librdkafka fails the others too: only what is refused itself tells something.
-                    let (refused, again) = sort_out(batch, failed);
+                    let (refused, again) = sort_out(batch, failed, self.sender.style());
                     if !refused.is_empty() {
                         todo.retain(|index| refused.iter().all(|refused| refused.index != *index));
                         return Ok(refused);
@@ -234,6 +250,10 @@ impl Publisher for Transactional {
             self.sender.rest(pause)?;
             pause = (pause * 2).min(RETRY_MAX);
         }
+    }
+
+    fn keeps_position(&self) -> bool {
+        true
     }
 
     fn look_after_trouble(&self) {

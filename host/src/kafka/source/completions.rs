@@ -3,10 +3,20 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 
+/// A partition while it is read by this host. Given back and got again it is another one: what was handed on before
+/// no longer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneId {
+    /// Its place in the reader's list.
+    pub(super) number: usize,
+    /// Tells it from those that had the place before.
+    pub(super) epoch: u64,
+}
+
 /// What became of an offset range that was handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
-    pub(super) partition: i32,
+    pub(super) lane: LaneId,
     pub(super) first: u64,
     pub(super) last: u64,
     /// The store has it in its ledger. If not, the partition is read again from there.
@@ -52,8 +62,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(completions: &Arc<Completions>, partition: i32, first: u64, last: u64) -> Self {
-        let completion = Completion { partition, first, last, settled: false };
+    pub(super) fn new(completions: &Arc<Completions>, lane: LaneId, first: u64, last: u64) -> Self {
+        let completion = Completion { lane, first, last, settled: false };
         Self { completions: completions.clone(), completion }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
 
-use crate::aggregates::Reply;
-use crate::model::{Command, Origin};
+use super::outlet::Offer;
+use crate::model::Origin;
 use crate::store::Ledger;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) struct Lane {
     /// Offsets from here on can't be settled already: no need to look.
     settled_until: u64,
     in_flight: usize,
-    held: Option<(Arc<Command>, Reply)>,
+    held: Option<Offer>,
 }
 
 impl Lane {
@@ -81,12 +81,12 @@ impl Lane {
         skips
     }
 
-    /// Keeps a command for which there was no room.
-    pub(super) fn hold(&mut self, command: Arc<Command>, reply: Reply) {
-        self.held = Some((command, reply));
+    /// Keeps that for which there was no room.
+    pub(super) fn hold(&mut self, offer: Offer) {
+        self.held = Some(offer);
     }
 
-    pub(super) fn held(&mut self) -> Option<(Arc<Command>, Reply)> {
+    pub(super) fn held(&mut self) -> Option<Offer> {
         self.held.take()
     }
 

@@ -3,30 +3,34 @@
 //! It never blocks on the brokers and never spins: with nothing to do it rests until a completion, a record or at
 //! most [`REST_MAX`]. The last is the guarantee, the wake-ups are hints (librdkafka may lose one).
 
-use super::completions::{Completion, Completions, Ticket};
+mod group;
+mod reading;
+
+use super::completions::{Completion, Completions, LaneId};
 use super::lane::Lane;
+use super::membership::Rebalances;
+use super::outlet::Outlet;
 use super::scout::{Opening, Request};
-use super::view::{Lasts, View};
+use super::topics::TopicPartition;
+use super::view::View;
 use super::{Config, Context};
-use crate::aggregates::{Inbox, Reply, Unaccepted};
 use crate::kafka::record::Mapping;
-use crate::model::{Command, Outcome};
+use crate::manifest::Membership;
 use crate::store::EventStore;
 use crossbeam_channel::{Receiver, Sender};
+use group::Leaving;
 use rdkafka::Message;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use reading::{Reading, Turn};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const REST_MAX: Duration = Duration::from_millis(50);
-/// The rest while a command waits for room that other senders took: nothing of ours completes then.
+/// The rest while something waits for room that other senders took: nothing of ours completes then.
 const CROWDED_REST: Duration = Duration::from_millis(2);
-/// Records of one partition before the next one's turn.
-const TURN: usize = 512;
-/// Events served from the main queue in a turn; each is an error or a line of the log.
+/// Events served from the main queue in a turn; each is an error, a line of the log or a change of the group.
 const EVENTS: usize = 4;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
@@ -42,60 +46,34 @@ pub(super) struct Ends {
 pub(super) struct Reader {
     work: Work,
     ends: Ends,
-    /// By partition number.
-    partitions: Vec<Option<Reading>>,
+    /// By the number of their lane.
+    readings: Vec<Option<Reading>>,
+    /// Of the newest lane.
+    epoch: u64,
+    leaving: Option<Leaving>,
     completed: Vec<Completion>,
-    at_rest: Vec<i32>,
+    at_rest: Vec<usize>,
     commit_due: Instant,
     committed: u64,
 }
 
 /// What every partition needs to hand a record on.
-struct Work {
-    config: Arc<Config>,
-    consumer: Arc<BaseConsumer<Context>>,
-    mapping: Mapping,
-    store: Arc<dyn EventStore>,
-    inbox: Arc<dyn Inbox>,
-    view: Arc<View>,
-    completions: Arc<Completions>,
-}
-
-struct Reading {
-    partition: i32,
-    lane: Lane,
-    /// `None` once it is given back: what is in flight ends, then the scout opens it again.
-    queue: Option<PartitionQueue<Context>>,
-    /// The view shows an error of it.
-    shows_error: bool,
-}
-
-/// What became of a partition's turn.
-#[derive(PartialEq, Eq)]
-enum Turn {
-    /// No record, no room, or nothing may be handed on.
-    Idle,
-    Moved,
-    /// It can't go on from where it is.
-    Reopen(String),
+pub(super) struct Work {
+    pub(super) config: Arc<Config>,
+    pub(super) consumer: Arc<BaseConsumer<Context>>,
+    pub(super) rebalances: Rebalances,
+    pub(super) mapping: Mapping,
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) outlet: Outlet,
+    pub(super) view: Arc<View>,
+    pub(super) completions: Arc<Completions>,
 }
 
 impl Reader {
-    #[expect(clippy::too_many_arguments, reason = "called once, next to the parts' making")]
-    pub(super) fn new(
-        config: Arc<Config>,
-        consumer: Arc<BaseConsumer<Context>>,
-        mapping: Mapping,
-        store: Arc<dyn EventStore>,
-        inbox: Arc<dyn Inbox>,
-        view: Arc<View>,
-        completions: Arc<Completions>,
-        ends: Ends,
-    ) -> Self {
-        let work = Work { config, consumer, mapping, store, inbox, view, completions };
+    pub(super) fn new(work: Work, ends: Ends) -> Self {
         let commit_due = Instant::now() + COMMIT_EVERY;
-        let (partitions, completed, at_rest) = Default::default();
-        Self { work, ends, partitions, completed, at_rest, commit_due, committed: 0 }
+        let (readings, completed, at_rest) = Default::default();
+        Self { work, ends, readings, epoch: 0, leaving: None, completed, at_rest, commit_due, committed: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -103,8 +81,10 @@ impl Reader {
             let mut moved = self.open();
             moved |= self.complete();
             self.serve_events();
+            moved |= self.rebalance();
             moved |= self.read();
             self.show();
+            self.work.view.crowded(self.is_crowded());
             if !moved {
                 self.skip_gaps();
                 self.rest();
@@ -118,56 +98,72 @@ impl Reader {
     fn open(&mut self) -> bool {
         let mut opened = false;
         while let Ok(Opening { partition, ledger_name, ledger }) = self.ends.findings.try_recv() {
-            let lane = Lane::new(ledger_name, ledger);
-            let slot = partition as usize;
-            if self.partitions.len() <= slot {
-                self.partitions.resize_with(slot + 1, || None);
+            let is_read = self.readings.iter().flatten().any(|reading| reading.partition == partition);
+            // The group may have taken it meanwhile, or even given it again.
+            if is_read || !self.work.view.is_ours(&partition) {
+                continue;
             }
-            match self.work.queue(partition, lane.next()) {
-                Ok(queue) => {
-                    tracing::info!(source = &*self.work.config.name, partition, from = lane.next(), "reads");
-                    let reading = Reading { partition, lane, queue: Some(queue), shows_error: false };
-                    self.partitions[slot] = Some(reading);
-                }
-                Err(error) => self.work.give_back(&self.ends.scout, partition, &error.to_string()),
-            }
+            self.read_from(partition, Lane::new(ledger_name, ledger));
             opened = true;
         }
         opened
     }
 
+    fn read_from(&mut self, partition: TopicPartition, lane: Lane) {
+        let queue = match self.work.queue(&partition, lane.next()) {
+            Ok(queue) => queue,
+            Err(error) => return self.work.give_back(&self.ends.scout, &partition, &error.to_string()),
+        };
+        tracing::info!(source = &*self.work.config.name, from = lane.next(), "reads {partition}");
+        let free = self.readings.iter().position(Option::is_none);
+        let number = free.unwrap_or_else(|| {
+            self.readings.push(None);
+            self.readings.len() - 1
+        });
+        self.epoch += 1;
+        let id = LaneId { number, epoch: self.epoch };
+        self.readings[number] = Some(Reading::new(partition, id, lane, queue));
+    }
+
     fn complete(&mut self) -> bool {
-        self.work.completions.take(&mut self.completed);
-        let any = !self.completed.is_empty();
-        for Completion { partition, first, last, settled } in self.completed.drain(..) {
-            let Some(reading) = &mut self.partitions[partition as usize] else { continue };
-            reading.lane.end(first, last, settled);
-            if !settled && reading.queue.is_some() {
-                reading.stop_reading(&self.work, &format!("offset {last} could not be stored; it is tried again"));
-            }
-        }
-        for slot in &mut self.partitions {
-            if let Some(reading) = slot.take_if(|reading| reading.queue.is_none() && reading.lane.in_flight() == 0) {
-                self.work.view.close(reading.partition);
+        let any = self.take_completions(true);
+        for slot in &mut self.readings {
+            if let Some(reading) = slot.take_if(|reading| reading.is_ended()) {
+                self.work.view.close(&reading.partition);
                 let _ = self.ends.scout.send(Request::Reopen);
             }
         }
         any
     }
 
-    /// Errors and lines of the log come through the main queue; records must not.
+    /// Completions of lanes that are gone count for nobody: the ledger has them.
+    fn take_completions(&mut self, reads_again: bool) -> bool {
+        self.work.completions.take(&mut self.completed);
+        let any = !self.completed.is_empty();
+        for Completion { lane, first, last, settled } in self.completed.drain(..) {
+            let reading = self.readings[lane.number].as_mut().filter(|reading| reading.id == lane);
+            let Some(reading) = reading else { continue };
+            reading.lane.end(first, last, settled);
+            if !settled && reads_again {
+                reading.stop_reading(&self.work, &format!("offset {last} could not be stored; it is tried again"));
+            }
+        }
+        any
+    }
+
+    /// Errors, lines of the log and changes of the group come through the main queue; records must not.
     fn serve_events(&mut self) {
         for _ in 0..EVENTS {
             match self.work.consumer.poll(Duration::ZERO) {
                 None => {}
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    self.work.view.fatal(format!("Kafka refuses this client for good: {code}; restart the host"));
-                }
-                Some(Err(error)) => tracing::debug!(source = &*self.work.config.name, "{error}"),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.work.view.fatal(self.work.fatal(code)),
+                Some(Err(error)) => self.work.refused(&error),
                 Some(Ok(record)) => {
                     // It was fetched before its queue was split off: read the partition again.
-                    let slot = self.partitions.get_mut(record.partition() as usize).and_then(Option::as_mut);
-                    if let Some(reading) = slot {
+                    let is_its = |reading: &&mut Reading| {
+                        reading.partition.partition == record.partition() && *reading.partition.topic == *record.topic()
+                    };
+                    if let Some(reading) = self.readings.iter_mut().flatten().find(is_its) {
                         reading.stop_reading(&self.work, "a record came out of turn; it is read again");
                     }
                 }
@@ -177,7 +173,7 @@ impl Reader {
 
     fn read(&mut self) -> bool {
         let mut moved = false;
-        for reading in self.partitions.iter_mut().flatten() {
+        for reading in self.readings.iter_mut().flatten() {
             match reading.turn(&mut self.work) {
                 Turn::Idle => {}
                 Turn::Moved => moved = true,
@@ -193,13 +189,18 @@ impl Reader {
 
     /// Shows progress, and commits for lag tools.
     fn show(&mut self) {
-        let readings = self.partitions.iter().flatten();
-        let lanes = readings.map(|reading| (reading.partition, reading.lane.next(), reading.lane.in_flight()));
-        self.work.view.settled(lanes, &mut self.at_rest);
+        self.show_progress();
         if Instant::now() >= self.commit_due {
             self.commit();
             self.commit_due = Instant::now() + COMMIT_EVERY;
         }
+    }
+
+    fn show_progress(&mut self) {
+        let readings = self.readings.iter().flatten();
+        let lanes = readings
+            .map(|reading| (reading.id.number, &reading.partition, reading.lane.next(), reading.lane.in_flight()));
+        self.work.view.settled(lanes, &mut self.at_rest);
     }
 
     /// At the end of a partition there may be offsets that hold no record, such as transaction markers: the consumer's
@@ -209,11 +210,12 @@ impl Reader {
             return;
         }
         let Ok(positions) = self.work.consumer.position() else { return };
-        for &partition in &self.at_rest {
-            let Some(reading) = self.partitions[partition as usize].as_mut() else { continue };
-            let position = positions.find_partition(&self.work.config.topic, partition).map(|found| found.offset());
+        for &number in &self.at_rest {
+            let Some(reading) = self.readings[number].as_mut() else { continue };
+            let TopicPartition { topic, partition } = &reading.partition;
+            let position = positions.find_partition(topic, *partition).map(|found| found.offset());
             let Some(Offset::Offset(position)) = position else { continue };
-            if reading.queue.is_some() && reading.lane.skip_to(position as u64) {
+            if reading.is_read() && reading.lane.skip_to(position as u64) {
                 let ledger = reading.lane.ledger_name().clone();
                 let failed = move |result: Result<(), crate::store::Error>| {
                     if let Err(error) = result {
@@ -227,14 +229,13 @@ impl Reader {
 
     /// Without waiting, and nobody reads it but lag tools.
     fn commit(&mut self) {
-        let sum = self.partitions.iter().flatten().map(|reading| reading.lane.next()).sum();
+        let sum = self.readings.iter().flatten().map(|reading| reading.lane.next()).sum();
         if sum == self.committed {
             return;
         }
         let mut offsets = TopicPartitionList::new();
-        for reading in self.partitions.iter().flatten() {
-            let offset = Offset::Offset(reading.lane.next() as i64);
-            let _ = offsets.add_partition_offset(&self.work.config.topic, reading.partition, offset);
+        for reading in self.readings.iter().flatten() {
+            reading.partition.add_to(&mut offsets, Some(reading.lane.next()));
         }
         match self.work.consumer.commit(&offsets, CommitMode::Async) {
             Ok(()) => self.committed = sum,
@@ -242,27 +243,22 @@ impl Reader {
         }
     }
 
+    /// Whether a partition has a record for which there was no room.
+    fn is_crowded(&self) -> bool {
+        self.readings.iter().flatten().any(|reading| reading.lane.is_held())
+    }
+
     fn rest(&self) {
-        let crowded = |reading: &Reading| reading.lane.is_held();
-        let any_crowded = self.partitions.iter().flatten().any(crowded);
-        std::thread::park_timeout(if any_crowded { CROWDED_REST } else { REST_MAX });
+        std::thread::park_timeout(if self.is_crowded() { CROWDED_REST } else { REST_MAX });
     }
 
     /// Waits for what is handed on. What is only held goes back: it was never handed on.
     fn drain(&mut self) {
         let deadline = Instant::now() + self.work.config.drain_max;
-        for reading in self.partitions.iter_mut().flatten() {
-            reading.queue = None;
-            drop(reading.lane.held());
-        }
+        self.readings.iter_mut().flatten().for_each(Reading::leave);
         loop {
-            self.work.completions.take(&mut self.completed);
-            for Completion { partition, first, last, settled } in self.completed.drain(..) {
-                if let Some(reading) = &mut self.partitions[partition as usize] {
-                    reading.lane.end(first, last, settled);
-                }
-            }
-            let in_flight: usize = self.partitions.iter().flatten().map(|reading| reading.lane.in_flight()).sum();
+            self.take_completions(false);
+            let in_flight: usize = self.readings.iter().flatten().map(|reading| reading.lane.in_flight()).sum();
             let now = Instant::now();
             if in_flight == 0 || now >= deadline {
                 if in_flight > 0 {
@@ -270,159 +266,57 @@ impl Reader {
                 }
                 return;
             }
+            // The group's questions are answered meanwhile, and librdkafka stays a member.
+            self.serve_events();
             std::thread::park_timeout((deadline - now).min(REST_MAX));
         }
     }
 
     fn close(mut self) {
-        self.at_rest.clear();
-        let readings = self.partitions.iter().flatten();
-        let lanes = readings.map(|reading| (reading.partition, reading.lane.next(), reading.lane.in_flight()));
-        self.work.view.settled(lanes, &mut self.at_rest);
+        self.show_progress();
         // Sent on its way; closing the consumer sees it through.
         self.commit();
+        match self.work.config.membership {
+            Membership::Assigned => _ = self.work.consumer.unassign(),
+            Membership::Group => self.end_membership(),
+        }
         drop(self.ends.draining);
-        let _ = self.work.consumer.unassign();
-    }
-}
-
-impl Reading {
-    fn turn(&mut self, work: &mut Work) -> Turn {
-        let Some(queue) = self.queue.take() else { return Turn::Idle };
-        let turn = self.turn_with(&queue, work);
-        self.queue = Some(queue);
-        turn
-    }
-
-    fn turn_with(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
-        if let Some((command, reply)) = self.lane.held()
-            && !self.offer(work, command, reply)
-        {
-            return Turn::Idle;
-        }
-        let mut turn = Turn::Idle;
-        for _ in 0..TURN {
-            if self.lane.in_flight() >= work.config.in_flight_max || self.lane.is_held() {
-                break;
-            }
-            match queue.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(record)) => self.take(work, &record),
-                Some(Err(error)) => match self.refused(work, &error) {
-                    Some(reason) => return Turn::Reopen(reason),
-                    None => continue,
-                },
-            }
-            turn = Turn::Moved;
-        }
-        turn
-    }
-
-    fn take<M: Message>(&mut self, work: &mut Work, record: &M) {
-        if std::mem::take(&mut self.shows_error) {
-            work.view.no_error(self.partition);
-        }
-        let Some(origin) = self.lane.take(record.offset() as u64) else { return };
-        let ticket = Ticket::new(&work.completions, self.partition, origin.first, origin.last);
-        match work.mapping.command(record, origin.clone()) {
-            Ok(command) => {
-                let reply: Reply = Box::new(move |outcome| ticket.end(is_settled(&outcome)));
-                self.offer(work, command.into(), reply);
-            }
-            Err(letter) => {
-                tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
-                work.store.park(*letter, Some(origin), Box::new(move |result| ticket.end(result.is_ok())));
-            }
-        }
-    }
-
-    /// Hands a command on, or holds it.
-    fn offer(&mut self, work: &Work, command: Arc<Command>, reply: Reply) -> bool {
-        match work.inbox.offer(command, reply) {
-            Ok(()) => return true,
-            Err(Unaccepted::Full(command, reply)) => self.lane.hold(command, reply),
-            Err(Unaccepted::NoSuchAggregate { known, command, reply }) => {
-                if !std::mem::replace(&mut self.shows_error, true) {
-                    let aggregate = &command.stream.aggregate_type;
-                    let error = format!(
-                        "no plugin serves aggregate {aggregate}; served are: {}; set `aggregate` of [sources.{}]",
-                        known.join(", "),
-                        work.config.name
-                    );
-                    tracing::error!(source = &*work.config.name, "{error}");
-                    work.view.error(self.partition, error, Lasts::UntilRecord);
-                }
-                self.lane.hold(command, reply);
-            }
-        }
-        false
-    }
-
-    /// What an error in the partition's queue means: a reason to open it anew, or librdkafka goes on by itself.
-    fn refused(&mut self, work: &Work, error: &KafkaError) -> Option<String> {
-        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
-        if let Some(AutoOffsetReset | OffsetOutOfRange) = error.rdkafka_error_code() {
-            return Some("the offset to read from is not there".into());
-        }
-        let (topic, partition) = (&work.config.topic, self.partition);
-        tracing::warn!(source = &*work.config.name, partition, "{error}");
-        work.view.error(partition, format!("topic {topic} partition {partition}: {error}"), Lasts::UntilAnswer);
-        self.shows_error = true;
-        None
-    }
-
-    /// Gives the queue back. Opened again once nothing is in flight.
-    fn stop_reading(&mut self, work: &Work, reason: &str) {
-        if self.queue.take().is_none() {
-            return;
-        }
-        let partition = self.partition;
-        tracing::warn!(source = &*work.config.name, partition, "opens the partition again: {reason}");
-        drop(self.lane.held());
-        work.unassign(partition);
-        work.view.error(
-            partition,
-            format!("topic {} partition {partition}: {reason}", work.config.topic),
-            Lasts::UntilRecord,
-        );
-        self.shows_error = true;
-        work.completions.wake();
     }
 }
 
 impl Work {
-    /// Assigns a partition and splits off its queue. In this order: split, then assign, never seek.
-    fn queue(&self, partition: i32, offset: u64) -> Result<PartitionQueue<Context>, KafkaError> {
-        let queue = self.consumer.split_partition_queue(&self.config.topic, partition);
-        let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no such partition".into()))?;
-        let waker = self.completions.clone();
-        queue.set_nonempty_callback(move || waker.wake());
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&self.config.topic, partition, Offset::Offset(offset as i64))?;
-        self.consumer.incremental_assign(&assignment)?;
-        Ok(queue)
-    }
-
-    fn unassign(&self, partition: i32) {
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition(&self.config.topic, partition);
-        if let Err(error) = self.consumer.incremental_unassign(&assignment) {
-            tracing::debug!(partition, "was not assigned: {error}");
+    /// What an error of the whole client means that it does not get over.
+    fn fatal(&self, code: RDKafkaErrorCode) -> String {
+        let (group, source) = (&self.config.group, &self.config.name);
+        match code {
+            RDKafkaErrorCode::FencedInstanceId => format!(
+                "group {group}: another host has joined with this one's `group.instance.id`; end one of them, or give \
+                 it another in [sources.{source}.properties], and restart it"
+            ),
+            code => format!("Kafka refuses this client for good: {code}; restart the host"),
         }
     }
 
-    fn give_back(&self, scout: &Sender<Request>, partition: i32, reason: &str) {
-        self.view.close(partition);
-        self.view.error(
-            partition,
-            format!("topic {} partition {partition}: {reason}", self.config.topic),
-            Lasts::UntilRecord,
-        );
-        let _ = scout.send(Request::Reopen);
+    /// An error that passes by itself, or that a person must see.
+    fn refused(&self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        let (group, source) = (&self.config.group, &self.config.name);
+        let remedy = match error.rdkafka_error_code() {
+            Some(Code::GroupAuthorizationFailed) => "grant this principal Read on the group".to_owned(),
+            Some(Code::InconsistentGroupProtocol) => format!(
+                "its other members share partitions out in another way; name a group of its own in [sources.{source}]"
+            ),
+            Some(Code::UnsupportedVersion | Code::UnsupportedAssignor) => {
+                "the broker does not know this group protocol; leave `group.protocol` out".to_owned()
+            }
+            Some(Code::UnreleasedInstanceId) => {
+                "the last process with this `group.instance.id` counts as alive until its session ends".to_owned()
+            }
+            Some(Code::InvalidSessionTimeout) => "`session.timeout.ms` is outside of what the broker allows".to_owned(),
+            _ => return tracing::debug!(source = &**source, "{error}"),
+        };
+        let error = format!("group {group}: {error}; {remedy}");
+        tracing::warn!(source = &**source, "{error}");
+        self.view.group_error(error);
     }
-}
-
-/// Everything but a failure of the host is settled in the ledger, with its outcome.
-fn is_settled(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::Failed { .. } | Outcome::Busy { .. })
 }

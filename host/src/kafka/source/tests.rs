@@ -1,5 +1,8 @@
 //! A source against a broker and a store, through everything that may happen to it.
 
+mod groups;
+mod places;
+
 use super::*;
 use crate::kafka::testing::{Broker, Folder, Mood, Recorder, eventually};
 use crate::model::{Origin, Position};
@@ -18,14 +21,24 @@ pub(in crate::kafka) fn random(seed: u64) -> impl FnMut(u64) -> u64 {
 const TOPIC: &str = "baskets";
 
 fn config(from: manifest::From) -> Config {
-    let manifest = manifest::Source {
-        topic: TOPIC.into(),
-        aggregate: "order".into(),
-        command: "CreateOrder".into(),
+    Config::new("till", &settings(from))
+}
+
+fn settings(from: manifest::From) -> manifest::Source {
+    let name = |name: &str| manifest::Name::Fixed(name.into());
+    let (aggregate, command) = (name("order"), name("CreateOrder"));
+    let commands = manifest::Commands { aggregate, command, key: manifest::Key::Text, tombstone: None };
+    manifest::Source {
+        topics: vec![TOPIC.into()],
+        target: manifest::Target::Commands(commands),
         from,
+        lost: manifest::Lost::Continue,
+        membership: manifest::Membership::Assigned,
+        group: None,
+        properties: Default::default(),
+        dead_letter_topic: None,
         in_flight_max: 64,
-    };
-    Config::new("till", &manifest)
+    }
 }
 
 fn start(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
@@ -33,7 +46,8 @@ fn start(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
 }
 
 fn start_with(config: Config, connection: Connection, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
-    Source::start(config, connection, folder.store.clone(), inbox.clone()).unwrap()
+    let outlet = Outlet { aggregates: inbox.clone(), subscriber: None };
+    Source::start(config, connection, folder.store.clone(), outlet).unwrap()
 }
 
 fn produce(broker: &Broker, partitions: i32, numbers: std::ops::Range<usize>) {
@@ -140,7 +154,11 @@ fn a_record_that_is_no_command_is_parked_and_its_partition_goes_on() {
     let source = start(&broker, &folder, &inbox);
     wait_until_caught_up(&source);
     assert_eq!((taken(&folder), source.status().handled), (expected(0..2), 5));
-    let mut places: Vec<_> = folder.dead_letters().into_iter().map(|letter| (letter.place, letter.payload)).collect();
+    let mut places: Vec<_> = folder
+        .dead_letters()
+        .into_iter()
+        .map(|letter| (letter.place.clone(), letter.payload().unwrap_or_default().to_vec()))
+        .collect();
     places.sort();
     let place = |offset| format!("topic baskets partition 0 offset {offset}");
     let expected = [(place(1), b"no key".to_vec()), (place(2), b"bad key".to_vec()), (place(3), Vec::new())];
@@ -266,7 +284,7 @@ fn offsets_are_committed_to_the_group_for_lag_tools() {
     wait_until_caught_up(&source);
     source.stop();
     assert_eq!(source.status().state, State::Stopped);
-    let asking: BaseConsumer = broker.connection(&[]).consumer("till").create().unwrap();
+    let asking: BaseConsumer = broker.connection(&[]).consumer("till", "wasmill-till").create().unwrap();
     let mut partitions = rdkafka::TopicPartitionList::new();
     partitions.add_partition(TOPIC, 0);
     let committed = asking.committed_offsets(partitions, Duration::from_secs(10)).unwrap();

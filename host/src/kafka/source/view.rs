@@ -1,12 +1,23 @@
 //! What reader and scout know, for everyone else to see.
 
-use super::Config;
+use super::topics::TopicPartition;
+use super::{Config, Measures};
 use crate::kafka::context::Health;
+use crate::manifest::Membership;
 use crate::status::{PartitionStatus, SourceStatus, State};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// For how long some partition had a record for which there was no room.
+#[derive(Default)]
+struct Crowding {
+    time: Duration,
+    /// It was so at the last look.
+    since: Option<Instant>,
+}
 
 /// The state of a source.
 pub(super) struct View {
@@ -14,17 +25,21 @@ pub(super) struct View {
     health: Health,
     facts: Mutex<Facts>,
     progress: watch::Sender<u64>,
+    crowding: Mutex<Crowding>,
 }
 
 #[derive(Default)]
 struct Facts {
-    /// The partitions were listed at least once.
-    found: bool,
+    /// It is known which partitions are to be read: they were listed, or the group has given them.
+    settled: bool,
     /// Why the partitions could not be listed the last time.
     topic_error: Option<String>,
     /// Why nothing is read any more.
     fatal: Option<String>,
-    partitions: BTreeMap<i32, Partition>,
+    /// Why the group refuses this member.
+    group_error: Option<String>,
+    rebalances: u64,
+    partitions: BTreeMap<TopicPartition, Partition>,
 }
 
 #[derive(Default)]
@@ -32,6 +47,8 @@ struct Partition {
     next: u64,
     end: u64,
     in_flight: usize,
+    /// It is this host's to read; others of the group may have it.
+    ours: bool,
     /// It is being read, or was given up.
     opened: bool,
     /// What is in the way now.
@@ -56,11 +73,33 @@ pub(super) enum Lasts {
 
 impl View {
     pub(super) fn new(health: Health) -> Self {
-        Self { stopping: AtomicBool::new(false), health, facts: Mutex::default(), progress: watch::Sender::new(0) }
+        Self {
+            stopping: AtomicBool::new(false),
+            health,
+            facts: Mutex::default(),
+            progress: watch::Sender::new(0),
+            crowding: Mutex::default(),
+        }
     }
 
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether a partition waits for room, at a look of the reader's.
+    pub(super) fn crowded(&self, now: bool) {
+        let mut crowding = self.crowding.lock().expect("no holder panics");
+        if let Some(since) = crowding.since.take() {
+            crowding.time += since.elapsed();
+        }
+        crowding.since = now.then(Instant::now);
+    }
+
+    /// How long partitions have waited for room, and what the client counted.
+    pub(super) fn measures(&self) -> Measures {
+        let crowding = self.crowding.lock().expect("no holder panics");
+        let back_pressure = crowding.time + crowding.since.map_or(Duration::ZERO, |since| since.elapsed());
+        Measures { back_pressure, statistics: self.health.statistics() }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -71,15 +110,50 @@ impl View {
         self.progress.subscribe()
     }
 
-    /// The scout listed the partitions.
-    pub(super) fn found(&self, partitions: impl Iterator<Item = i32>) {
+    /// The brokers answered.
+    pub(super) fn answered(&self) {
         self.health.answered();
+    }
+
+    /// Partitions that this host is to read from now on, beside those it has.
+    pub(super) fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) {
         self.change(|facts| {
-            facts.found = true;
+            (facts.settled, facts.group_error) = (true, None);
             for partition in partitions {
-                facts.partitions.entry(partition).or_default();
+                let found = facts.partitions.entry(partition).or_default();
+                if !found.ours {
+                    (found.ours, found.opened, found.error) = (true, false, None);
+                }
             }
         });
+    }
+
+    /// Partitions that somebody else may read from now on. `lost`: so may all others, until the group says more.
+    pub(super) fn revoke<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>, lost: bool) {
+        self.change(|facts| {
+            facts.settled &= !lost;
+            for partition in partitions {
+                if let Some(found) = facts.partitions.get_mut(partition) {
+                    (found.ours, found.opened, found.error) = (false, false, None);
+                }
+            }
+        });
+    }
+
+    /// What was in flight of partitions that were taken counts for nobody any more.
+    pub(super) fn gone(&self, partitions: &[TopicPartition]) {
+        self.change(|facts| {
+            for partition in partitions {
+                if let Some(found) = facts.partitions.get_mut(partition) {
+                    found.in_flight = 0;
+                }
+            }
+        });
+    }
+
+    /// The group has given or taken partitions.
+    pub(super) fn rebalanced(&self) {
+        self.change(|facts| facts.rebalances += 1);
     }
 
     /// How the scout's last round went.
@@ -87,43 +161,59 @@ impl View {
         self.change(|facts| facts.topic_error = error);
     }
 
+    /// The group refuses this member, until it gives it partitions.
+    pub(super) fn group_error(&self, error: String) {
+        self.change(|facts| facts.group_error = Some(error));
+    }
+
     pub(super) fn fatal(&self, error: String) {
         self.change(|facts| facts.fatal = Some(error));
     }
 
-    /// Partitions that nobody reads yet.
-    pub(super) fn unopened(&self) -> Vec<i32> {
-        let facts = self.facts.lock().expect("no holder panics");
-        facts.partitions.iter().filter(|(_, found)| !found.opened).map(|(&partition, _)| partition).collect()
+    /// Partitions that this host is to read and does not yet.
+    pub(super) fn unopened(&self) -> Vec<TopicPartition> {
+        self.of_ours(|found| !found.opened)
     }
 
-    /// Partitions that are read.
-    pub(super) fn opened(&self) -> Vec<i32> {
-        let facts = self.facts.lock().expect("no holder panics");
-        facts.partitions.iter().filter(|(_, found)| found.opened).map(|(&partition, _)| partition).collect()
+    /// Partitions that this host reads.
+    pub(super) fn opened(&self) -> Vec<TopicPartition> {
+        self.of_ours(|found| found.opened)
     }
 
-    pub(super) fn open(&self, partition: i32, next: u64, end: u64, lost: Option<String>) {
+    fn of_ours(&self, which: impl Fn(&Partition) -> bool) -> Vec<TopicPartition> {
+        let facts = self.facts.lock().expect("no holder panics");
+        let found = facts.partitions.iter().filter(|(_, found)| found.ours && which(found));
+        found.map(|(partition, _)| partition.clone()).collect()
+    }
+
+    /// Whether this host is to read it.
+    pub(super) fn is_ours(&self, partition: &TopicPartition) -> bool {
+        let facts = self.facts.lock().expect("no holder panics");
+        facts.partitions.get(partition).is_some_and(|found| found.ours)
+    }
+
+    pub(super) fn open(&self, partition: &TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change_partition(partition, |found| {
-            *found = Partition { next, end, opened: true, lost: lost.or(found.lost.take()), ..Partition::default() };
+            let (ours, lost) = (found.ours, lost.or(found.lost.take()));
+            *found = Partition { next, end, ours, opened: true, lost, ..Partition::default() };
         });
     }
 
     /// It must be opened again.
-    pub(super) fn close(&self, partition: i32) {
+    pub(super) fn close(&self, partition: &TopicPartition) {
         self.change_partition(partition, |found| found.opened = false);
     }
 
     /// It is given up until a person acts.
-    pub(super) fn give_up(&self, partition: i32, end: u64, error: String) {
+    pub(super) fn give_up(&self, partition: &TopicPartition, next: u64, end: u64, error: String) {
         self.change_partition(partition, |found| {
             let error = Some(Trouble { text: error, lasts: Lasts::UntilRecord });
-            *found = Partition { end, opened: true, error, ..Partition::default() };
+            *found = Partition { next, end, ours: found.ours, opened: true, error, ..Partition::default() };
         });
     }
 
     /// The brokers answered for a partition.
-    pub(super) fn end(&self, partition: i32, end: u64) {
+    pub(super) fn end(&self, partition: &TopicPartition, end: u64) {
         self.change_partition(partition, |found| {
             found.end = end;
             found.error.take_if(|error| error.lasts == Lasts::UntilAnswer);
@@ -131,25 +221,29 @@ impl View {
     }
 
     /// Something is in the way of a partition.
-    pub(super) fn error(&self, partition: i32, text: String, lasts: Lasts) {
+    pub(super) fn error(&self, partition: &TopicPartition, text: String, lasts: Lasts) {
         self.change_partition(partition, |found| found.error = Some(Trouble { text, lasts }));
     }
 
     /// A record came through.
-    pub(super) fn no_error(&self, partition: i32) {
+    pub(super) fn no_error(&self, partition: &TopicPartition) {
         self.change_partition(partition, |found| found.error = None);
     }
 
-    /// What the reader settled: partition, `next`, in flight. Returns the partitions that are at rest before their
-    /// known end.
-    pub(super) fn settled(&self, lanes: impl Iterator<Item = (i32, u64, usize)>, at_rest: &mut Vec<i32>) {
+    /// What the reader settled: partition, `next`, in flight. Returns the partitions, by their number in the list, that
+    /// are at rest before their known end.
+    pub(super) fn settled<'a>(
+        &self,
+        lanes: impl Iterator<Item = (usize, &'a TopicPartition, u64, usize)>,
+        at_rest: &mut Vec<usize>,
+    ) {
         at_rest.clear();
         self.change(|facts| {
-            for (partition, next, in_flight) in lanes {
-                let Some(found) = facts.partitions.get_mut(&partition) else { continue };
+            for (number, partition, next, in_flight) in lanes {
+                let Some(found) = facts.partitions.get_mut(partition) else { continue };
                 (found.next, found.in_flight, found.end) = (next, in_flight, found.end.max(next));
                 if in_flight == 0 && next < found.end {
-                    at_rest.push(partition);
+                    at_rest.push(number);
                 }
             }
         });
@@ -157,37 +251,51 @@ impl View {
 
     pub(super) fn is_caught_up(&self) -> bool {
         let facts = self.facts.lock().expect("no holder panics");
-        let done = |found: &Partition| found.opened && found.error.is_none() && found.next >= found.end;
-        facts.found && facts.fatal.is_none() && facts.topic_error.is_none() && facts.partitions.values().all(done)
+        let done = |found: &Partition| match found.ours {
+            true => found.opened && found.error.is_none() && found.next >= found.end,
+            false => found.in_flight == 0,
+        };
+        let in_the_way = [&facts.fatal, &facts.group_error, &facts.topic_error];
+        facts.settled && in_the_way.iter().all(|cause| cause.is_none()) && facts.partitions.values().all(done)
     }
 
     pub(super) fn status(&self, config: &Config) -> SourceStatus {
         let facts = self.facts.lock().expect("no holder panics");
         let (state, error) = self.state(&facts);
-        let partition = |(&partition, found): (&i32, &Partition)| PartitionStatus {
-            partition,
+        let partition = |(partition, found): (&TopicPartition, &Partition)| PartitionStatus {
+            topic: partition.topic.to_string(),
+            partition: partition.partition,
             next: found.next,
             end: found.end,
             in_flight: found.in_flight as u64,
+            assigned: found.ours,
         };
         SourceStatus {
             name: config.name.to_string(),
-            topic: config.topic.to_string(),
+            topics: config.topics.written().to_vec(),
+            group: (config.membership == Membership::Group).then(|| config.group.to_string()),
+            subscriber: config.target.subscriber().map(str::to_owned),
             state,
             error,
             handled: facts.partitions.values().map(|found| found.next).sum(),
             in_flight: facts.partitions.values().map(|found| found.in_flight as u64).sum(),
+            rebalances: facts.rebalances,
             partitions: facts.partitions.iter().map(partition).collect(),
         }
     }
 
     fn state(&self, facts: &Facts) -> (State, Option<String>) {
-        let in_the_way = facts.topic_error.clone().or_else(|| self.health.trouble());
+        let in_the_way =
+            facts.topic_error.clone().or_else(|| facts.group_error.clone()).or_else(|| self.health.trouble());
         if self.is_stopping() || facts.fatal.is_some() {
             return (State::Stopped, facts.fatal.clone());
         }
-        if !facts.found {
+        if !facts.settled && facts.rebalances == 0 {
             return (State::Starting, in_the_way);
+        }
+        if !facts.settled {
+            let waits = || "lost its place in the group, and asks for partitions again".to_owned();
+            return (State::Retrying, in_the_way.or_else(|| Some(waits())));
         }
         if in_the_way.is_some() {
             return (State::Retrying, in_the_way);
@@ -201,8 +309,8 @@ impl View {
         (State::Running, (!of_partitions.is_empty()).then(|| of_partitions.join("; ")))
     }
 
-    fn change_partition(&self, partition: i32, change: impl FnOnce(&mut Partition)) {
-        self.change(|facts| change(facts.partitions.entry(partition).or_default()));
+    fn change_partition(&self, partition: &TopicPartition, change: impl FnOnce(&mut Partition)) {
+        self.change(|facts| change(facts.partitions.entry(partition.clone()).or_default()));
     }
 
     /// Changes the facts and tells of progress, if there is any.

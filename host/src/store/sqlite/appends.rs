@@ -1,9 +1,10 @@
 //! Appending: dedup, expected version, positions, rows.
 
+use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, rows};
-use crate::model::{Command, DeadLetter, NewEvent, Outcome, Position, StreamId, Version};
+use crate::model::{Command, DeadLetter, Header, NewEvent, Outcome, Position, RecordedEvent, StreamId, Version};
 use crate::store::{Append, Appended, Decision};
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -11,6 +12,14 @@ use std::sync::Arc;
 
 /// Outcomes are cleaned up once in so many.
 const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
+
+/// Where a stream is, as memory knows it.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    pub(super) version: u64,
+    /// It takes no more events.
+    pub(super) archived: bool,
+}
 
 /// Tells two commands with one id apart.
 pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
@@ -39,7 +48,7 @@ impl Writer {
     ) -> Result<Appended, Error> {
         let Append { command, expected, decision } = append;
         if let Some(origin) = &command.origin
-            && self.ledgers.has(&self.connection, origin)?
+            && self.is_settled(origin)?
         {
             return Err(Error::Duplicate { id: command.id.clone(), outcome: None });
         }
@@ -49,7 +58,11 @@ impl Writer {
         let (appended, outcome) = match decision {
             Decision::Events(events) => {
                 let key = self.key(&command.stream)?;
-                let actual = self.version(&key)?;
+                let Head { version, archived } = self.head_of(&key)?;
+                if archived {
+                    return Err(Error::Archived { stream: command.stream.clone() });
+                }
+                let actual = Version(version);
                 if !expected.allows(actual) {
                     return Err(Error::Conflict { stream: command.stream.clone(), actual, expected });
                 }
@@ -57,6 +70,7 @@ impl Writer {
                 batch.tally(&command)[0] += 1;
                 let count = events.len() as u32;
                 let appended = self.insert(batch, &command, key, actual, events)?;
+                fault::at(FaultPoint::EventsInserted);
                 let outcome =
                     Outcome::Accepted { version: appended.version, position: appended.position, events: count };
                 (appended, outcome)
@@ -67,17 +81,17 @@ impl Writer {
             }
             Decision::Malformed(reason) => {
                 batch.tally(&command)[2] += 1;
-                if command.origin.is_some() {
-                    self.park(&dead_letter(&command, &reason), None)?;
-                }
+                batch.bytes += command.payload.len();
+                self.put_aside(&command, &reason)?;
                 (self.nothing(), Outcome::Malformed { reason })
             }
         };
-        if let Some(origin) = &command.origin {
-            self.ledgers.settle(&self.connection, origin)?;
+        if let (Some(origin), false) = (&command.origin, matches!(outcome, Outcome::Malformed { .. })) {
+            self.settle(origin)?;
         }
         if let Some(fingerprint) = fingerprint {
             self.remember(&command, fingerprint, &outcome)?;
+            fault::at(FaultPoint::OutcomeRemembered);
         }
         Ok(appended)
     }
@@ -96,11 +110,13 @@ impl Writer {
     ) -> Result<Appended, Error> {
         let failed = failed("appending events");
         let headers = rows::encode_headers(&command.headers)?;
+        let shared = shared_bytes(command);
         let mut version = actual.0;
         for event in events {
             version += 1;
             let position = self.next_position;
             let event_type = self.dictionary.event_type(&self.connection, key.0, &event.name).map_err(&failed)?;
+            let id = self.ids.next();
             self.connection
                 .prepare_cached(
                     "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id,
@@ -112,7 +128,7 @@ impl Writer {
                         event_type,
                         key.1,
                         version,
-                        uuid::Uuid::now_v7().as_bytes(),
+                        id.as_bytes(),
                         command.time_ms,
                         command.correlation_id,
                         command.id,
@@ -121,24 +137,33 @@ impl Writer {
                     ])
                 })
                 .map_err(&failed)?;
+            fault::at(FaultPoint::EventInserted);
             self.next_position += 1;
-            batch.bytes += event.payload.len();
+            batch.bytes += shared + event.name.len() + event.payload.len();
             batch.entries.push((key.clone(), (version, position)));
+            let names = self.dictionary.names(&self.connection, event_type).map_err(&failed)?;
+            batch
+                .recorded
+                .push((event_type, recorded(command, position, version, id, names.name.clone(), event.payload)));
         }
         if version > actual.0 {
-            self.heads.put(key, version);
+            self.heads.put(key, Head { version, archived: false });
         }
         Ok(Appended { version: Version(version), position: Position(self.next_position - 1) })
     }
 
     fn check_sizes(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
         let max = self.options.event_bytes_max;
-        match events.iter().find(|event| event.payload.len() > max) {
+        let shared = shared_bytes(command);
+        let bytes = |event: &NewEvent| shared + event.name.len() + event.payload.len();
+        match events.iter().find(|event| bytes(event) > max) {
             None => Ok(()),
             Some(event) => Err(Error::Invalid(format!(
-                "event {} of {} has {} bytes and the limit is {max}: make it smaller or raise store.event_bytes_max",
-                event.name,
-                command.stream,
+                "event {} of {} has {} bytes, {} of them payload, and the limit is {max}: make it smaller or raise \
+                 store.event_bytes_max",
+                clipped(&event.name),
+                clipped(&command.stream.to_string()),
+                bytes(event),
                 event.payload.len()
             ))),
         }
@@ -152,11 +177,11 @@ impl Writer {
         Ok((number, stream.aggregate_id.clone()))
     }
 
-    /// The version of a stream: from the appends made lately, from the entries that are not indexed yet, or from
-    /// the index, in this order.
-    fn version(&mut self, key: &Key) -> Result<Version, Error> {
-        if let Some(&version) = self.heads.get(key) {
-            return Ok(Version(version));
+    /// Where a stream is: from the appends made lately, from the entries that are not indexed yet, or from the index,
+    /// in this order.
+    pub(super) fn head_of(&mut self, key: &Key) -> Result<Head, Error> {
+        if let Some(&head) = self.heads.get(key) {
+            return Ok(head);
         }
         let version = match self.index.recent_version(key) {
             Some(version) => version,
@@ -170,8 +195,9 @@ impl Writer {
                 .map_err(failed("reading a stream's version"))?
                 .unwrap_or(0),
         };
-        self.heads.put(key.clone(), version);
-        Ok(Version(version))
+        let head = Head { version, archived: self.is_archived(key)? };
+        self.heads.put(key.clone(), head);
+        Ok(head)
     }
 
     /// A command id that was used before: the stored outcome for the same command, an error for another.
@@ -219,8 +245,48 @@ impl Writer {
     }
 }
 
+/// The event as readers get it.
+fn recorded(
+    command: &Command,
+    position: u64,
+    version: u64,
+    id: uuid::Uuid,
+    name: Arc<str>,
+    payload: Vec<u8>,
+) -> RecordedEvent {
+    RecordedEvent {
+        id,
+        position: Position(position),
+        stream: command.stream.clone(),
+        version: Version(version),
+        name,
+        payload,
+        time_ms: command.time_ms,
+        correlation_id: command.correlation_id.clone(),
+        causation_id: command.id.clone(),
+        headers: command.headers.clone(),
+    }
+}
+
+/// What each event of a command holds beside its own name and payload.
+fn shared_bytes(command: &Command) -> usize {
+    let Command { stream, id, correlation_id, headers, .. } = command;
+    let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
+    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(of_header).sum::<usize>()
+}
+
+/// A name that a plugin or a sender chose, short enough for a sentence.
+fn clipped(name: &str) -> String {
+    const SHOWN: usize = 200;
+    let mut text: String = name.chars().take(SHOWN).collect();
+    if text.len() < name.len() {
+        text.push('…');
+    }
+    text
+}
+
 /// A command from a ledger that can't be handled. The ledger's name tells the place.
-fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
+pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
     let (consumer, place) = match &command.origin {
         Some(origin) => (origin.consumer().to_owned(), origin.place()),
         None => (String::new(), String::new()),
@@ -230,7 +296,6 @@ fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
         place,
         key: Some(command.stream.aggregate_id.to_string()),
         reason: format!("command {} to {}: {reason}", command.name, command.stream),
-        payload: command.payload.clone(),
         time_ms: crate::model::now_ms(),
         content: crate::model::Parked::Command(command.clone()),
     }

@@ -1,7 +1,7 @@
 //! Names stored once: aggregate types and event types by number.
 
+use crate::model::QuickMap;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -15,9 +15,10 @@ pub(super) struct EventType {
 /// A connection's memory of the names. It only grows; a number never changes its meaning.
 #[derive(Default)]
 pub(super) struct Dictionary {
-    aggregate_types: HashMap<Arc<str>, i64>,
-    event_types: HashMap<(i64, Arc<str>), i64>,
-    by_number: HashMap<i64, EventType>,
+    aggregate_types: QuickMap<Arc<str>, i64>,
+    /// By the aggregate type's number.
+    event_types: QuickMap<i64, QuickMap<Arc<str>, i64>>,
+    by_number: QuickMap<i64, EventType>,
 }
 
 impl Dictionary {
@@ -54,8 +55,7 @@ impl Dictionary {
         aggregate_type: i64,
         name: &str,
     ) -> rusqlite::Result<i64> {
-        let key = (aggregate_type, Arc::from(name));
-        if let Some(&number) = self.event_types.get(&key) {
+        if let Some(&number) = self.event_types.get(&aggregate_type).and_then(|names| names.get(name)) {
             return Ok(number);
         }
         let found = connection
@@ -75,7 +75,7 @@ impl Dictionary {
                 connection.last_insert_rowid()
             }
         };
-        self.event_types.insert(key, number);
+        self.event_types.entry(aggregate_type).or_default().insert(name.into(), number);
         Ok(number)
     }
 

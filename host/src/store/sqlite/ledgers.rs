@@ -1,17 +1,17 @@
 //! The ledgers as the writer holds them: changed in memory, written once per transaction.
 
+use super::fault::{self, FaultPoint};
 use super::rows;
 use super::{Error, failed};
-use crate::model::Origin;
+use crate::model::{Origin, QuickMap};
 use crate::store::Ledger;
 use rusqlite::{Connection, params};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The ledgers used since the store was opened.
 #[derive(Default)]
 pub(super) struct Ledgers {
-    open: HashMap<Arc<str>, Open>,
+    open: QuickMap<Arc<str>, Open>,
 }
 
 struct Open {
@@ -44,6 +44,13 @@ impl Ledgers {
         Ok(())
     }
 
+    /// Lets a ledger go on from a number, whatever was settled.
+    pub(super) fn reset(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
+        let open = self.get(connection, name)?;
+        *open = Open { ledger: Ledger { next, ..Ledger::default() }, dirty: true };
+        Ok(())
+    }
+
     /// Writes what changed, and forgets the commands of subscriptions that are settled now.
     pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
         let failed = failed("writing a ledger");
@@ -53,11 +60,13 @@ impl Ledgers {
                 .prepare_cached("INSERT OR REPLACE INTO ledgers (name, next, ahead) VALUES (?1, ?2, ?3)")
                 .and_then(|mut insert| insert.execute(params![name, open.ledger.next, ahead]))
                 .map_err(&failed)?;
+            fault::at(FaultPoint::LedgerWritten);
             if let Some(subscription) = name.strip_prefix(crate::store::SUBSCRIPTION_LEDGER) {
                 connection
                     .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND last < ?2")
                     .and_then(|mut delete| delete.execute(params![subscription, open.ledger.next]))
                     .map_err(&failed)?;
+                fault::at(FaultPoint::CommandsForgotten);
             }
             open.dirty = false;
         }

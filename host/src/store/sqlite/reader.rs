@@ -1,14 +1,16 @@
 //! Reading: a connection of one thread's own, and the entries that only memory has.
 
 use super::dictionary::Dictionary;
+use super::snapshots::{self, SnapshotReader};
 use super::stream_index::StreamIndex;
-use super::{Error, failed, rows, schema};
+use super::tail::Tail;
+use super::{Error, failed, letters, rows, schema, statistics};
 use crate::filter::Filter;
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
-use crate::store::{Ledger, Page, Reader, SUBSCRIPTION_LEDGER, Tally};
+use crate::store::{Ledger, Letters, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Events looked at per event wanted, before a page ends without being full: a filter that seldom matches must not
@@ -20,11 +22,21 @@ pub(super) struct SqliteReader {
     connection: Connection,
     dictionary: Dictionary,
     index: Arc<StreamIndex>,
+    tail: Arc<Tail>,
+    path: PathBuf,
+    snapshots: SnapshotReader,
 }
 
 impl SqliteReader {
-    pub(super) fn open(path: &Path, index: Arc<StreamIndex>) -> Result<Self, Error> {
-        Ok(Self { connection: schema::open_for_reading(path)?, dictionary: Dictionary::default(), index })
+    pub(super) fn open(path: &Path, index: Arc<StreamIndex>, tail: Arc<Tail>) -> Result<Self, Error> {
+        Ok(Self {
+            connection: schema::open_for_reading(path)?,
+            dictionary: Dictionary::default(),
+            index,
+            tail,
+            path: path.to_owned(),
+            snapshots: SnapshotReader::default(),
+        })
     }
 
     /// Positions of a stream's events whose version is within the bounds, by version.
@@ -104,7 +116,7 @@ impl SqliteReader {
 }
 
 /// SQLite's numbers end at `i64::MAX`, and no position, version or number of the store's is ever beyond it.
-fn within_sqlite(number: u64) -> u64 {
+pub(super) fn within_sqlite(number: u64) -> u64 {
     number.min(i64::MAX as u64)
 }
 
@@ -125,6 +137,9 @@ impl Reader for SqliteReader {
     }
 
     fn read_all(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error> {
+        if let Some(page) = self.tail.page(after, filter, limit) {
+            return Ok(page);
+        }
         let failed = failed("reading events");
         let scan_max = limit.saturating_mul(SCANNED_PER_WANTED).min(i64::MAX as usize);
         let mut page = Page { events: Vec::new(), reached: after };
@@ -158,6 +173,19 @@ impl Reader for SqliteReader {
     fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error> {
         let newest = self.read_stream_backwards(stream, Version(u64::MAX), 1)?;
         Ok(newest.first().map_or(Version(0), |event| event.version))
+    }
+
+    fn snapshot(&mut self, stream: &StreamId, code: &str) -> Result<Option<Snapshot>, Error> {
+        let Some((snapshot, last)) = self.snapshots.find(&self.path, stream, code) else { return Ok(None) };
+        let is_of_this_history = snapshots::event_at(self, stream, snapshot.version)? == Some(last);
+        Ok(is_of_this_history.then_some(snapshot))
+    }
+
+    fn is_archived(&mut self, stream: &StreamId) -> Result<bool, Error> {
+        let doing = "looking for an archived stream";
+        let sql = "SELECT count(*) FROM archived_streams WHERE aggregate_id = ?2 AND aggregate_type =
+             (SELECT id FROM aggregate_types WHERE name = ?1)";
+        self.number(doing, sql, params![stream.aggregate_type, stream.aggregate_id]).map(|found| found > 0)
     }
 
     fn ledger(&mut self, name: &str) -> Result<Ledger, Error> {
@@ -218,29 +246,26 @@ impl Reader for SqliteReader {
         Ok(messages)
     }
 
-    fn sink_position(&mut self, sink: &str) -> Result<u64, Error> {
-        self.number("reading the sink's position", "SELECT position FROM sinks WHERE name = ?1", [sink])
+    fn sink_position(&mut self, sink: &str) -> Result<Option<u64>, Error> {
+        let doing = "reading the sink's position";
+        let found = self.list(doing, "SELECT position FROM sinks WHERE name = ?1", [sink], |row| row.get(0))?;
+        Ok(found.first().copied())
     }
 
-    fn dead_letters(&mut self, limit: usize) -> Result<(Vec<DeadLetter>, u64), Error> {
-        let doing = "reading the dead letters";
-        let letters = self.list(
-            doing,
-            "SELECT consumer, place, key, reason, payload, time_ms, content FROM dead_letters ORDER BY number DESC LIMIT ?1",
-            [limit.min(i64::MAX as usize)],
-            |row| {
-                Ok(DeadLetter {
-                    consumer: row.get(0)?,
-                    place: row.get(1)?,
-                    key: row.get(2)?,
-                    reason: row.get(3)?,
-                    payload: row.get(4)?,
-                    time_ms: row.get(5)?,
-                    content: rows::parked(row.get(6)?),
-                })
-            },
-        )?;
-        Ok((letters, self.number(doing, "SELECT count(*) FROM dead_letters", [])?))
+    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<(u64, DeadLetter)>, u64), Error> {
+        letters::list(&self.connection, wanted)
+    }
+
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, Error> {
+        letters::after(&self.connection, after, limit)
+    }
+
+    fn dead_letter(&mut self, number: u64) -> Result<Option<DeadLetter>, Error> {
+        letters::find(&self.connection, number)
+    }
+
+    fn statistics(&mut self, count: bool) -> Result<Statistics, Error> {
+        statistics::of(&self.connection, &self.path, count)
     }
 
     fn tallies(&mut self) -> Result<Vec<Tally>, Error> {

@@ -1,7 +1,7 @@
 //! How values become columns and back.
 
 use super::{Error, failed};
-use crate::model::{Header, Parked, Position, RecordedEvent, StreamId, Version};
+use crate::model::{DeadLetter, Header, Parked, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,9 +29,28 @@ pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Erro
     if headers.is_empty() { Ok(None) } else { encode(&headers).map(Some) }
 }
 
-/// What a dead letter holds; one that does not decode can't be tried again, and is shown all the same.
-pub(super) fn parked(content: Option<Vec<u8>>) -> Parked {
-    content.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or(Parked::Gone)
+/// The columns that [`letter`] reads, in its order.
+pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, content, payload";
+
+/// A row of [`LETTER_COLUMNS`], with the letter's number.
+pub(super) fn letter(row: &Row<'_>) -> Result<(u64, DeadLetter), Error> {
+    let failed = failed("reading a dead letter");
+    let number = row.get(0).map_err(&failed)?;
+    let content = match row.get_ref(6).map_err(&failed)?.as_blob_or_null() {
+        Ok(Some(bytes)) => decode(&format!("the content of dead letter {number}"), bytes)?,
+        _ => Parked::Bytes(row.get(7).map_err(&failed)?),
+    };
+    let read = || -> rusqlite::Result<DeadLetter> {
+        Ok(DeadLetter {
+            consumer: row.get(1)?,
+            place: row.get(2)?,
+            key: row.get(3)?,
+            reason: row.get(4)?,
+            time_ms: row.get(5)?,
+            content,
+        })
+    };
+    Ok((number, read().map_err(&failed)?))
 }
 
 /// A row of [`EVENT_COLUMNS`].

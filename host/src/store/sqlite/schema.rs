@@ -1,5 +1,6 @@
 //! The file: its lock, its tables, its migrations and the settings of its connections.
 
+use super::fault::{self, FaultPoint};
 use super::{Error, failed};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -15,7 +16,7 @@ const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema
 const MIGRATED: usize = MIGRATIONS.len();
 
 /// How long to wait for another program that has the file locked.
-const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Keeps every other host away from the store for as long as the file is held. It ends with the process, however
 /// the process ends.
@@ -39,6 +40,17 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
+/// The same for a store that must be there: asking about another makes no file.
+pub(super) fn lock_existing(path: &Path) -> Result<File, Error> {
+    if path.is_file() { lock(path) } else { Err(Error::Failed(format!("there is no store {}", path.display()))) }
+}
+
+/// Whether a host has a store open now.
+pub fn is_in_use(path: &Path) -> bool {
+    let file = File::open(path.with_extension("lock"));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
 /// The writer's connection, on a file that is up to date.
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     if path.exists() {
@@ -59,7 +71,9 @@ fn make(path: &Path) -> Result<(), Error> {
     }
     // Closing it leaves all in one file, its log folded in.
     drop(open_or_make(&aside)?);
+    fault::at(FaultPoint::MadeAside);
     fs::rename(&aside, path).map_err(failed)?;
+    fault::at(FaultPoint::MovedIntoPlace);
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(failed)
 }
 
@@ -110,6 +124,13 @@ pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
     }
 }
 
+/// A connection to copy a store with, of any format that this wasmill knows.
+pub(super) fn open_for_copying(path: &Path) -> Result<Connection, Error> {
+    refuse_empty(path)?;
+    let connection = open_for_reading(path)?;
+    version(&connection, path).map(|_| connection)
+}
+
 /// A reader's connection.
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {} for reading", path.display());
@@ -157,6 +178,7 @@ fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(
         transaction.execute_batch(migration).map_err(&failed)?;
         transaction.pragma_update(None, "user_version", done + 1).map_err(&failed)?;
         transaction.commit().map_err(&failed)?;
+        fault::at(FaultPoint::Migrated);
     }
     Ok(())
 }

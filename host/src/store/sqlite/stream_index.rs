@@ -5,9 +5,10 @@
 //! a transaction it makes anyway. Only after the last slice is committed, together with the mark up to which the
 //! index is complete, do the entries leave memory. A crash loses nothing: at start the events above the mark are read.
 
+use super::fault::{self, FaultPoint};
 use super::{Error, Options, failed};
+use crate::model::QuickMap;
 use rusqlite::{Connection, params};
-use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 /// A stream, with its type as the dictionary's number.
@@ -25,9 +26,9 @@ pub(super) struct StreamIndex {
 #[derive(Default)]
 struct Recent {
     /// Where new entries go.
-    growing: HashMap<Key, Vec<Entry>>,
+    growing: QuickMap<Key, Vec<Entry>>,
     /// The run that is being inserted.
-    frozen: HashMap<Key, Vec<Entry>>,
+    frozen: QuickMap<Key, Vec<Entry>>,
 }
 
 impl StreamIndex {
@@ -127,12 +128,15 @@ impl Filler {
         )?;
         for ((aggregate_type, aggregate_id), (version, position)) in slice {
             insert.execute(params![aggregate_type, aggregate_id, version, position])?;
+            fault::at(FaultPoint::EntryIndexed);
         }
+        fault::at(FaultPoint::SliceIndexed);
         run.inserted += slice.len();
         if run.inserted == run.entries.len() {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('indexed', ?1)")?
                 .execute([run.complete_to])?;
+            fault::at(FaultPoint::IndexMarkMoved);
         }
         Ok(())
     }

@@ -4,9 +4,9 @@
 
 use super::dictionary::Dictionary;
 use super::stream_index::Key;
-use super::{Error, failed, rows, schema};
+use super::{Error, failed, letters, rows, schema};
 use crate::model::{Command, Message, Origin};
-use crate::store::{Ledger, SUBSCRIPTION_LEDGER};
+use crate::store::{Counts, Ledger, SUBSCRIPTION_LEDGER};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,8 @@ pub struct Report {
     pub commands: u64,
     /// Messages in the outbox, in steps that are not published whole.
     pub messages: u64,
+    /// Dead letters.
+    pub letters: u64,
     /// A sentence each.
     pub problems: Vec<String>,
     /// How many more problems there are.
@@ -58,10 +60,7 @@ impl Report {
 
 /// Looks a store over. An error means that this could not be done; what is found wrong is in the report.
 pub fn verify(path: &Path) -> Result<Report, Error> {
-    if !path.is_file() {
-        return Err(Error::Failed(format!("there is no store {}", path.display())));
-    }
-    let _lock = schema::lock(path)?;
+    let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
     let mut verifier = Verifier { connection: &connection, report: Report::default() };
     verifier.file()?;
@@ -70,6 +69,8 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
     verifier.ledgers()?;
     verifier.subscriptions()?;
     verifier.messages()?;
+    verifier.letters()?;
+    verifier.archived()?;
     Ok(verifier.report)
 }
 
@@ -242,13 +243,7 @@ impl Verifier<'_> {
     /// Each message that a sink has not published is in the outbox, and their numbers have no gaps.
     fn messages(&mut self) -> Result<(), Error> {
         let newest = self.mark("messages")?;
-        let sinks: Vec<(String, u64)> =
-            self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
-        for (sink, position) in sinks.iter().filter(|(_, position)| *position > newest) {
-            self.report
-                .problem(format!("the position of sink {sink} is {position}, past the newest message, {newest}"));
-        }
-        let published = sinks.iter().map(|(_, position)| *position).min().unwrap_or(0);
+        let published = self.sinks(newest)?;
         let mut next = None;
         for step in self.steps("outbox_messages", [])? {
             let place = format!("messages {} to {}", step.first, step.last);
@@ -265,6 +260,56 @@ impl Verifier<'_> {
         }
         if next.unwrap_or(published + 1).max(published + 1) != newest + 1 {
             self.report.problem(format!("the newest messages, up to {newest}, are missing from the outbox"));
+        }
+        Ok(())
+    }
+
+    /// No sink is past the end of what it counts. Returns up to which message all sinks of the outbox are.
+    fn sinks(&mut self, messages: u64) -> Result<u64, Error> {
+        let newest_letter = letters::newest(self.connection)?;
+        let sinks: Vec<(String, u64)> =
+            self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for (sink, position) in &sinks {
+            let (newest, what) = match Counts::of(sink) {
+                Counts::Events => (self.report.position, "event"),
+                Counts::Letters => (newest_letter, "dead letter"),
+                Counts::Messages => (messages, "message"),
+            };
+            if *position > newest {
+                let place = format!("the position of sink {sink} is {position}");
+                self.report.problem(format!("{place}, past the newest {what}, {newest}"));
+            }
+        }
+        let of_outbox = sinks.iter().filter(|(sink, _)| Counts::of(sink) == Counts::Messages);
+        Ok(of_outbox.map(|(_, position)| *position).min().unwrap_or(0))
+    }
+
+    /// Each dead letter decodes, and its number was given to it.
+    fn letters(&mut self) -> Result<(), Error> {
+        let newest = letters::newest(self.connection)?;
+        for number in self.list("SELECT number FROM dead_letters ORDER BY number", |row| row.get::<_, u64>(0))? {
+            self.report.letters += 1;
+            if number > newest {
+                self.report.problem(format!("dead letter {number} is past the newest number that was given, {newest}"));
+            }
+            let letter = letters::find(self.connection, number);
+            self.or_told(letter)?;
+        }
+        Ok(())
+    }
+
+    /// Each archived stream has events, in the index or above its mark.
+    fn archived(&mut self) -> Result<(), Error> {
+        let without = self.list(
+            "SELECT s.aggregate_id FROM archived_streams s WHERE NOT EXISTS (SELECT 1 FROM stream_index i
+                 WHERE i.aggregate_type = s.aggregate_type AND i.aggregate_id = s.aggregate_id)
+             AND NOT EXISTS (SELECT 1 FROM events e JOIN event_types t ON t.id = e.type
+                 WHERE e.position > (SELECT coalesce(max(value), 0) FROM marks WHERE name = 'indexed')
+                 AND t.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id)",
+            |row| row.get::<_, String>(0),
+        )?;
+        for id in without {
+            self.report.problem(format!("the stream of an aggregate {id} is archived and has no events"));
         }
         Ok(())
     }

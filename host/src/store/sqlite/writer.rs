@@ -5,20 +5,31 @@
 //! so the others in its transaction are not touched. When the database itself fails, the whole transaction is
 //! rolled back, everybody in it is told, and what memory knew is read again from the file.
 
+use super::fault::{self, FaultPoint};
+use super::amendments::Amendment;
+use super::appends::Head;
+use super::ids::Ids;
 use super::ledgers::Ledgers;
+use super::queue::Requests;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
-use super::{Error, Options, appends, dictionary::Dictionary, failed, rows};
-use crate::model::{Command, DeadLetter, Message, Origin, Position};
-use crate::store::{Advanced, Append, Appended, Done, Progress, SUBSCRIPTION_LEDGER};
-use crossbeam_channel::{Receiver, TryRecvError};
+use super::tail::{Recorded, Tail};
+use super::{Error, Options, appends, dictionary::Dictionary, failed, letters, rows};
+use crate::meter::{self, Histogram};
+use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
+use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
+use crossbeam_channel::TryRecvError;
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::watch;
+
+/// How long folding the log may wait for readers of what is to be folded.
+const FOLD_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// What can be asked of the writer.
 pub(super) enum Request {
@@ -27,6 +38,7 @@ pub(super) enum Request {
     Published { sink: String, from: u64, to: u64, done: Done<()> },
     Park(Box<DeadLetter>, Option<Origin>, Done<()>),
     StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
+    Amend(Amendment, Done<()>),
 }
 
 impl Request {
@@ -41,7 +53,9 @@ impl Request {
         match self {
             Self::Append { done, .. } => done(Err(error)),
             Self::Advance(_, done) => done(Err(error)),
-            Self::Published { done, .. } | Self::Park(_, _, done) | Self::StartLedger { done, .. } => done(Err(error)),
+            Self::Published { done, .. } | Self::Park(_, _, done) | Self::StartLedger { done, .. } | Self::Amend(_, done) => {
+                done(Err(error));
+            }
         }
     }
 }
@@ -77,8 +91,10 @@ pub(super) struct Batch {
     answers: Vec<Answer>,
     /// New entries for the stream index, shown to readers after the commit.
     pub(super) entries: Vec<(Key, Entry)>,
+    /// The new events, shown to readers after the commit.
+    pub(super) recorded: Recorded,
     /// Commands by how they ended: accepted, rejected, malformed.
-    pub(super) tallies: HashMap<(Arc<str>, Arc<str>), [u64; 3]>,
+    pub(super) tallies: QuickMap<(Arc<str>, Arc<str>), [u64; 3]>,
     /// Payload bytes.
     pub(super) bytes: usize,
 }
@@ -90,19 +106,32 @@ impl Batch {
     }
 }
 
+/// What the writer measures as it goes.
+pub(super) struct Meters {
+    /// Of `COMMIT` alone.
+    pub(super) commit_time: Histogram,
+    /// Requests of a transaction.
+    pub(super) batch_size: Histogram,
+}
+
 /// The thread's state. All of it but the connection can be rebuilt from the file.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) options: Options,
     pub(super) dictionary: Dictionary,
     pub(super) ledgers: Ledgers,
-    /// Versions of the streams appended to most recently.
-    pub(super) heads: LruCache<Key, u64>,
+    /// Where the streams are that were appended to most recently.
+    pub(super) heads: LruCache<Key, Head>,
     pub(super) index: Arc<StreamIndex>,
+    tail: Arc<Tail>,
+    pub(super) ids: Ids,
     pub(super) next_position: u64,
+    /// Some stream takes no more events.
+    pub(super) any_archived: bool,
     /// Outcomes stored since the last clean-up.
     pub(super) outcomes_stored: u32,
-    next_message: u64,
+    pub(super) next_message: u64,
+    newest_letter: u64,
     filler: Filler,
     /// The last transaction failed: the index waits for the next request, so that a full disk does not keep the
     /// thread spinning.
@@ -112,6 +141,8 @@ pub(super) struct Writer {
     fold_at: u64,
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
+    letters_head: watch::Sender<u64>,
+    pub(super) meters: Arc<Meters>,
     /// Held for the lock on it.
     _lock: File,
 }
@@ -122,6 +153,7 @@ impl Writer {
         lock: File,
         options: Options,
         index: Arc<StreamIndex>,
+        tail: Arc<Tail>,
     ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
         let filler = Filler::open(&connection, index.clone(), &options)?;
@@ -135,16 +167,25 @@ impl Writer {
             options,
             dictionary: Dictionary::default(),
             ledgers: Ledgers::default(),
+            ids: Ids::default(),
             heads,
             index,
+            tail,
             next_position: 1,
+            any_archived: false,
             outcomes_stored: 0,
             next_message: 1,
+            newest_letter: 0,
             filler,
             resting: false,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
+            letters_head: watch::Sender::new(0),
+            meters: Arc::new(Meters {
+                commit_time: Histogram::new(meter::SECONDS),
+                batch_size: Histogram::new(meter::COUNTS),
+            }),
             _lock: lock,
         };
         writer.reload()?;
@@ -160,19 +201,23 @@ impl Writer {
         self.outbox_head.subscribe()
     }
 
+    pub(super) fn letters_head(&self) -> watch::Receiver<u64> {
+        self.letters_head.subscribe()
+    }
+
     /// Works until every sender is gone and the queue is empty.
-    pub(super) fn run(mut self, requests: Receiver<Request>) {
+    pub(super) fn run(mut self, requests: Requests) {
         loop {
             let first = if self.filler.has_work() && !self.resting {
-                match requests.try_recv() {
+                match requests.try_next() {
                     Ok(request) => Some(request),
                     Err(TryRecvError::Empty) => None,
                     Err(TryRecvError::Disconnected) => break,
                 }
             } else {
-                match requests.recv() {
-                    Ok(request) => Some(request),
-                    Err(_) => break,
+                match requests.next() {
+                    Some(request) => Some(request),
+                    None => break,
                 }
             };
             self.transaction(first, &requests);
@@ -183,7 +228,7 @@ impl Writer {
     }
 
     /// One transaction: begin, what is queued, a slice of the index, commit, answers.
-    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
+    fn transaction(&mut self, first: Option<Request>, requests: &Requests) {
         let mut batch = Batch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
@@ -191,23 +236,34 @@ impl Writer {
         }
     }
 
-    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
+    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Requests) -> Result<(), Error> {
+        fault::at(FaultPoint::BeforeBegin);
         if let Err(error) = self.sql("BEGIN IMMEDIATE", "beginning a transaction") {
             if let Some(request) = first {
                 request.fail(error.clone());
             }
             return Err(error);
         }
+        fault::at(FaultPoint::Begun);
         let mut next = first;
         while let Some(request) = next {
             self.handle(batch, request)?;
+            fault::at(FaultPoint::RequestDone);
             let full = batch.answers.len() >= self.options.batch_max || batch.bytes >= self.options.batch_bytes_max;
-            next = if full { None } else { requests.try_recv().ok() };
+            next = if full { None } else { requests.try_next().ok() };
         }
         self.ledgers.write(&self.connection)?;
+        fault::at(FaultPoint::LedgersWritten);
         self.write_tallies(batch)?;
+        fault::at(FaultPoint::TalliesWritten);
         self.filler.insert_slice(&self.connection, batch.entries.len()).map_err(failed("filling the stream index"))?;
-        self.sql("COMMIT", "committing")
+        fault::at(FaultPoint::BeforeCommit);
+        let begun = Instant::now();
+        self.sql("COMMIT", "committing")?;
+        self.meters.commit_time.observe_time(begun.elapsed());
+        self.meters.batch_size.observe(batch.answers.len() as f64);
+        fault::at(FaultPoint::Committed);
+        Ok(())
     }
 
     /// Does one request. An error means that the database failed; refusals are answers.
@@ -233,75 +289,13 @@ impl Writer {
                 let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
                 (Answer::Unit(done, result), fatal)
             }
+            Request::Amend(amendment, done) => {
+                let (result, fatal) = split(self.amend(amendment));
+                (Answer::Unit(done, result), fatal)
+            }
         };
         batch.answers.push(answer);
         fatal.map_or(Ok(()), Err)
-    }
-
-    fn advance(&mut self, progress: Progress) -> Result<Advanced, Error> {
-        let Progress { subscription, from, to, mut commands, messages, parked } = progress;
-        let failed = failed("moving a checkpoint");
-        let row = self
-            .connection
-            .prepare_cached("SELECT position, commands FROM checkpoints WHERE subscription = ?1")
-            .and_then(|mut select| select.query_row([&subscription], |row| Ok((row.get(0)?, row.get(1)?))).optional())
-            .map_err(&failed)?;
-        let (actual, sent): (u64, u64) = row.unwrap_or((0, 0));
-        if actual != from.0 {
-            return Err(Error::CheckpointMoved {
-                owner: format!("subscription {subscription}"),
-                actual,
-                expected: from.0,
-            });
-        }
-        refuse_beyond(&format!("the checkpoint of subscription {subscription}"), to.0, self.next_position - 1)?;
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, ?3)")
-            .and_then(|mut insert| insert.execute(params![subscription, to.0, sent + commands.len() as u64]))
-            .map_err(&failed)?;
-        self.add_commands(&subscription, sent, &mut commands)?;
-        self.add_messages(&messages)?;
-        for letter in &parked {
-            self.park(letter, None)?;
-        }
-        Ok(Advanced { commands })
-    }
-
-    /// Numbers the commands of a step and keeps them until their ledger has settled them.
-    fn add_commands(&mut self, subscription: &Arc<str>, first: u64, commands: &mut [Command]) -> Result<(), Error> {
-        if commands.is_empty() {
-            return Ok(());
-        }
-        let ledger: Arc<str> = format!("{SUBSCRIPTION_LEDGER}{subscription}").into();
-        for (number, command) in (first..).zip(commands.iter_mut()) {
-            command.origin = Some(Origin { ledger: ledger.clone(), first: number, last: number });
-        }
-        let last = first + commands.len() as u64 - 1;
-        let body = rows::encode(&commands)?;
-        self.connection
-            .prepare_cached("INSERT INTO outbox_commands (subscription, first, last, body) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut insert| insert.execute(params![subscription, first, last, body]))
-            .map_err(failed("storing a subscriber's commands"))?;
-        Ok(())
-    }
-
-    fn add_messages(&mut self, messages: &[Message]) -> Result<(), Error> {
-        if messages.is_empty() {
-            return Ok(());
-        }
-        let failed = failed("storing a subscriber's messages");
-        let (first, last) = (self.next_message, self.next_message + messages.len() as u64 - 1);
-        let body = rows::encode(&messages)?;
-        self.connection
-            .prepare_cached("INSERT INTO outbox_messages (first, last, body) VALUES (?1, ?2, ?3)")
-            .and_then(|mut insert| insert.execute(params![first, last, body]))
-            .map_err(&failed)?;
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('messages', ?1)")
-            .and_then(|mut insert| insert.execute([last]))
-            .map_err(&failed)?;
-        self.next_message = last + 1;
-        Ok(())
     }
 
     fn published(&mut self, sink: &str, from: u64, to: u64) -> Result<(), Error> {
@@ -315,36 +309,50 @@ impl Writer {
         if actual != from {
             return Err(Error::CheckpointMoved { owner: format!("sink {sink}"), actual, expected: from });
         }
-        refuse_beyond(&format!("the position of sink {sink}"), to, self.next_message - 1)?;
+        let newest = match Counts::of(sink) {
+            Counts::Events => self.next_position - 1,
+            Counts::Letters => self.newest_letter,
+            Counts::Messages => self.next_message - 1,
+        };
+        refuse_beyond(&format!("the position of sink {sink}"), to, newest)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO sinks (name, position) VALUES (?1, ?2)")
             .and_then(|mut insert| insert.execute(params![sink, to]))
             .map_err(&failed)?;
-        self.connection
-            .prepare_cached("DELETE FROM outbox_messages WHERE last <= (SELECT min(position) FROM sinks)")
-            .and_then(|mut delete| delete.execute([]))
-            .map_err(&failed)?;
+        fault::at(FaultPoint::SinkMoved);
+        if Counts::of(sink) == Counts::Messages {
+            self.connection
+                .prepare_cached(
+                    // Names of sinks that count something else have a slash.
+                    "DELETE FROM outbox_messages
+                     WHERE last <= (SELECT min(position) FROM sinks WHERE instr(name, '/') = 0)",
+                )
+                .and_then(|mut delete| delete.execute([]))
+                .map_err(&failed)?;
+        }
+        fault::at(FaultPoint::MessagesForgotten);
         Ok(())
     }
 
     /// Puts something aside. Nothing where its origin is settled already: then it was put aside before.
     pub(super) fn park(&mut self, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
         if let Some(origin) = origin {
-            if self.ledgers.has(&self.connection, origin)? {
+            if self.is_settled(origin)? {
                 return Ok(());
             }
-            self.ledgers.settle(&self.connection, origin)?;
+            self.settle(origin)?;
         }
         let content = rows::encode(&letter.content)?;
         self.connection
             .prepare_cached(
-                "INSERT INTO dead_letters (consumer, place, key, reason, payload, time_ms, content) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO dead_letters (consumer, place, key, reason, time_ms, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )
             .and_then(|mut insert| {
-                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.payload, letter.time_ms, content])
+                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.time_ms, content])
             })
             .map_err(failed("storing a dead letter"))?;
+        self.newest_letter = self.connection.last_insert_rowid().unsigned_abs();
+        fault::at(FaultPoint::LetterKept);
         Ok(())
     }
 
@@ -366,9 +374,17 @@ impl Writer {
     fn committed(&mut self, batch: Batch) {
         self.resting = false;
         self.filler.committed();
+        fault::at(FaultPoint::RunForgotten);
         self.filler.publish(batch.entries);
+        self.tail.publish(batch.recorded);
+        fault::at(FaultPoint::EntriesShown);
         self.announce();
-        batch.answers.into_iter().for_each(Answer::deliver);
+        fault::at(FaultPoint::WatchersWoken);
+        for answer in batch.answers {
+            answer.deliver();
+            fault::at(FaultPoint::Answered);
+        }
+        fault::at(FaultPoint::AllAnswered);
         let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
         if log_bytes >= self.fold_at
             && let Err(error) = self.fold_log()
@@ -400,23 +416,30 @@ impl Writer {
             self.connection.query_row(sql, [], |row| row.get(0)).map_err(failed("reading where the store ends"))
         };
         self.next_position = number("SELECT coalesce(max(position), 0) + 1 FROM events")?;
+        self.any_archived = number("SELECT count(*) FROM (SELECT 1 FROM archived_streams LIMIT 1)")? > 0;
         self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
+        self.newest_letter = letters::newest(&self.connection)?;
         Ok(())
     }
 
     fn announce(&self) {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
+        publish(&self.letters_head, self.newest_letter);
     }
 
     /// Moves the write-ahead log into the file. Left to SQLite, this would happen inside some commit; left to
     /// another thread, it would never catch up with a writer that does not pause.
     fn fold_log(&mut self) -> Result<(), Error> {
-        let started = std::time::Instant::now();
-        let busy: i64 = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-            .map_err(failed("folding the log into the store"))?;
+        fault::at(FaultPoint::BeforeFold);
+        let started = Instant::now();
+        let failed = failed("folding the log into the store");
+        // What is read for long, such as a backup, must not hold up what is written.
+        self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        self.connection.busy_timeout(super::schema::BUSY_TIME_MAX).map_err(&failed)?;
+        let busy: i64 = folded.map_err(&failed)?;
+        fault::at(FaultPoint::Folded);
         // A reader in the way: try again when the log has grown by half, not at every commit.
         let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
@@ -440,7 +463,7 @@ fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
 }
 
 /// Whoever is past the end would skip what comes next.
-fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> {
+pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> {
     if to <= end { Ok(()) } else { Err(Error::Invalid(format!("{what} can't move to {to}: the store ends at {end}"))) }
 }
 

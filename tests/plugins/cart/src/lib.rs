@@ -45,6 +45,7 @@ impl Aggregate for Cart {
     type Command = CartCommand;
     type Event = CartEvent;
     type Error = CartError;
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
 
     fn handle(&self, CartCommand::AddItems { items }: CartCommand) -> Result<Vec<CartEvent>, CartError> {
         if items.is_empty() {

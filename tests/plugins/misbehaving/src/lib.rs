@@ -3,7 +3,7 @@
 use wasmill_guest::prelude::*;
 
 /// Counts, and misbehaves.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Misbehaving {
     count: u64,
 }
@@ -46,6 +46,7 @@ impl Aggregate for Misbehaving {
     type Command = Command;
     type Event = Event;
     type Error = Never;
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
 
     fn handle(&self, command: Command) -> Result<Vec<Event>, Never> {
         match command {
@@ -63,8 +64,8 @@ impl Aggregate for Misbehaving {
         }
     }
 
-    fn apply(&mut self, Event::Counted { count, .. }: Event) {
-        self.count = count;
+    fn apply(&mut self, Event::Counted { .. }: Event) {
+        self.count += 1;
     }
 }
 export_aggregate!(Misbehaving);

@@ -17,7 +17,10 @@ pub(super) struct Model {
     checkpoints: HashMap<String, Checkpoint>,
     pub(super) messages: Vec<Message>,
     pub(super) published: u64,
-    letters: u64,
+    /// The numbers of the dead letters that are there, and the newest that was given.
+    letters: BTreeSet<u64>,
+    pub(super) newest_letter: u64,
+    archived: BTreeSet<StreamId>,
     /// By aggregate type and command: accepted, rejected, malformed.
     tallies: BTreeMap<(String, String), [u64; 3]>,
     pub(super) outcomes: Rc<RefCell<Outcomes>>,
@@ -53,6 +56,8 @@ pub(super) enum Refusal {
     Repeated { id: String },
     IdReused,
     Moved { actual: u64, expected: u64 },
+    Archived,
+    NotFound,
     Unforeseen(String),
 }
 
@@ -64,6 +69,8 @@ impl Refusal {
             Error::Duplicate { id, .. } => Self::Repeated { id: id.to_string() },
             Error::IdReused { .. } => Self::IdReused,
             Error::CheckpointMoved { actual, expected, .. } => Self::Moved { actual, expected },
+            Error::Archived { .. } => Self::Archived,
+            Error::NotFound(_) => Self::NotFound,
             other => Self::Unforeseen(other.to_string()),
         }
     }
@@ -112,6 +119,7 @@ impl Model {
         }
         let actual = Version(self.version(&command.stream));
         let (ended, version, outcome) = match decision {
+            Decision::Events(_) if self.archived.contains(&command.stream) => return Err(Refusal::Archived),
             Decision::Events(_) if !expected.allows(actual) => return Err(Refusal::Conflict { actual }),
             Decision::Events(events) => {
                 self.events.extend(events.iter().map(|event| (command.stream.clone(), event.payload.clone())));
@@ -121,14 +129,21 @@ impl Model {
             }
             Decision::Rejected(reason) => (1, None, Outcome::Rejected { reason: reason.clone() }),
             Decision::Malformed(reason) => {
-                self.letters += u64::from(command.origin.is_some());
+                match &command.origin {
+                    Some(origin) if &*origin.ledger != LETTER_LEDGER => self.add_letters(1),
+                    _ => {}
+                }
                 (2, None, Outcome::Malformed { reason: reason.clone() })
             }
         };
         self.tallies.entry((command.stream.aggregate_type.to_string(), command.name.to_string())).or_default()
             [ended] += 1;
-        if let Some(origin) = &command.origin {
-            self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
+        match &command.origin {
+            Some(origin) if &*origin.ledger != LETTER_LEDGER => {
+                self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
+            }
+            Some(origin) if ended != 2 => drop(self.letters.remove(&origin.last)),
+            _ => {}
         }
         if command.durable_id {
             self.outcomes.borrow_mut().insert(content.id.clone(), (content, outcome));
@@ -143,16 +158,36 @@ impl Model {
             }
             self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
         }
-        self.letters += 1;
+        self.add_letters(1);
+    }
+
+    fn add_letters(&mut self, count: u64) {
+        self.letters.extend(self.newest_letter + 1..=self.newest_letter + count);
+        self.newest_letter += count;
+    }
+
+    pub(super) fn discard(&mut self, number: u64) -> Result<(), Refusal> {
+        if self.letters.remove(&number) { Ok(()) } else { Err(Refusal::NotFound) }
+    }
+
+    /// Archives or restores.
+    pub(super) fn archive(&mut self, stream: &StreamId, archived: bool) -> Result<(), Refusal> {
+        match (self.version(stream), archived) {
+            (0, _) => return Err(Refusal::NotFound),
+            (_, true) => self.archived.insert(stream.clone()),
+            (_, false) => self.archived.remove(stream),
+        };
+        Ok(())
     }
 
     pub(super) fn advance(&mut self, progress: &Progress) -> Result<Vec<Command>, Refusal> {
         let checkpoint = self.checkpoint(&progress.subscription);
         let actual = checkpoint.position.unwrap_or_default();
-        if actual != progress.from {
-            return Err(Refusal::Moved { actual: actual.0, expected: progress.from.0 });
+        let Reached::Events { from, to } = progress.reached else { panic!("histories step over events alone") };
+        if actual != from {
+            return Err(Refusal::Moved { actual: actual.0, expected: from.0 });
         }
-        checkpoint.position = Some(progress.to);
+        checkpoint.position = Some(to);
         let ledger = format!("subscription/{}", progress.subscription);
         let sent = checkpoint.commands.len() as u64;
         let commands: Vec<Command> = (sent..)
@@ -161,11 +196,14 @@ impl Model {
             .collect();
         checkpoint.commands.extend(commands.iter().cloned());
         self.messages.extend(progress.messages.iter().cloned());
-        self.letters += progress.parked.len() as u64;
+        self.add_letters(progress.parked.len() as u64);
         Ok(commands)
     }
 
     fn is_settled(&self, origin: &Origin) -> bool {
+        if &*origin.ledger == LETTER_LEDGER {
+            return !self.letters.contains(&origin.last);
+        }
         self.ledgers.get(&*origin.ledger).is_some_and(|settled| settled.contains(&origin.last))
     }
 
@@ -192,8 +230,14 @@ impl Model {
         let messages = (1..).zip(self.messages.iter().cloned()).skip(self.published as usize);
         assert_eq!(reader.messages(self.published, usize::MAX).unwrap(), messages.collect::<Vec<_>>());
         assert_eq!(*store.outbox_head().borrow(), self.messages.len() as u64);
-        assert_eq!(reader.sink_position("kafka").unwrap(), self.published);
-        assert_eq!(reader.dead_letters(0).unwrap().1, self.letters);
+        assert_eq!(reader.sink_position("kafka").unwrap().unwrap_or_default(), self.published);
+        let (letters, total) = reader.dead_letters(&Letters::newest(usize::MAX)).unwrap();
+        assert!(letters.iter().map(|(number, _)| number).eq(self.letters.iter().rev()), "{letters:?}");
+        assert_eq!(total, self.letters.len() as u64);
+        assert_eq!(*store.letters_head().borrow(), self.newest_letter);
+        for stream in events.iter().map(|event| &event.stream) {
+            assert_eq!(reader.is_archived(stream).unwrap(), self.archived.contains(stream), "{stream}");
+        }
         let tallies = self.tallies.iter().map(|((aggregate_type, command), [accepted, rejected, malformed])| Tally {
             aggregate_type: aggregate_type.clone(),
             command: command.clone(),

@@ -1,0 +1,263 @@
+//! Given / when / then for aggregates, from a file.
+//!
+//! One file says what an aggregate must do. The SDK's test kit holds the author's code against it, natively, and
+//! `wasmill test` the compiled plugin, in the real runtime. Here is what both share: the file, and the comparison of
+//! what was expected with what came. Nothing here knows how an aggregate is called.
+//!
+//! ```
+//! # use wasmill_cases::{Answer, Suite};
+//! let suite = Suite::parse("door.toml", r#"
+//!     aggregate = "door"
+//!
+//!     [[case]]
+//!     name = "an open door is not opened"
+//!     given = [{ name = "Opened", payload = { by = "Ada" } }]
+//!     when = { name = "Open", payload = { by = "Bob" } }
+//!     then = { rejected = "is open" }
+//! "#).unwrap();
+//! let case = &suite.cases[0];
+//! assert!(case.check(&Answer::Rejected("the door is open".into())).is_ok());
+//! let difference = case.check(&Answer::Events(vec![("Opened".into(), br#"{"by":"Bob"}"#.to_vec())])).unwrap_err();
+//! assert!(difference.starts_with("expected a rejection with `is open`, got 1 event"));
+//! ```
+
+mod diff;
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The id of the aggregate where a case names none.
+pub const AGGREGATE_ID: &str = "test";
+
+/// A file of cases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Suite {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// The type of the aggregate.
+    pub aggregate: String,
+    /// In their order, at least one, each with a name of its own.
+    pub cases: Vec<Case>,
+}
+
+/// One case.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows, for people.
+    pub name: String,
+    /// The history, as a store has it.
+    #[serde(default)]
+    pub given: Vec<Event>,
+    /// The command that comes.
+    pub when: Command,
+    /// What must come of it.
+    pub then: Then,
+}
+
+/// An event by its name and JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// Its name.
+    pub name: String,
+    /// Its content; none is `null`.
+    #[serde(default)]
+    pub payload: Json,
+}
+
+/// A command by its name and JSON.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Its name.
+    pub name: String,
+    /// Its content; none is `null`.
+    #[serde(default)]
+    pub payload: Json,
+    /// The aggregate that gets it.
+    #[serde(default = "aggregate_id")]
+    pub aggregate_id: String,
+    /// When it comes, in milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default)]
+    pub time_ms: u64,
+    /// Its headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// What must come of a command.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// Exactly these events, in this order.
+    Events(Vec<Event>),
+    /// A business rule says no, with this in its text.
+    Rejected(String),
+    /// It does not decode, with this in the text.
+    Malformed(String),
+    /// It is to be tried again later, with this in the text.
+    Retry(String),
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These events: names and payloads.
+    Events(Vec<(String, Vec<u8>)>),
+    /// A business rule says no.
+    Rejected(String),
+    /// It does not decode.
+    Malformed(String),
+    /// It is to be tried again later.
+    Retry(String),
+    /// The history can't be applied, or the code failed.
+    Failed(String),
+}
+
+/// Why there are no cases to run.
+#[derive(Debug, thiserror::Error)]
+#[error("the cases in {}: {cause}", .file.display())]
+pub struct Error {
+    file: PathBuf,
+    cause: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    aggregate: String,
+    case: Vec<Case>,
+}
+
+fn aggregate_id() -> String {
+    AGGREGATE_ID.to_owned()
+}
+
+impl Suite {
+    /// Reads a file: JSON where its name ends in `.json`, else TOML.
+    pub fn read(file: impl AsRef<Path>) -> Result<Self, Error> {
+        let file = file.as_ref();
+        let text = std::fs::read_to_string(file)
+            .map_err(|cause| Error { file: file.to_owned(), cause: format!("they can't be read: {cause}") })?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads text. The file is for errors, and its ending says what the text is.
+    pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Self, Error> {
+        let file = file.as_ref().to_owned();
+        let decoded = if file.extension().is_some_and(|ending| ending == "json") {
+            serde_json::from_str::<Document>(text).map_err(|cause| cause.to_string())
+        } else {
+            toml::from_str(text).map_err(|cause| cause.to_string())
+        };
+        match decoded.and_then(|document| document.checked()) {
+            Ok(Document { aggregate, case }) => Ok(Self { file, aggregate, cases: case }),
+            Err(cause) => Err(Error { file, cause }),
+        }
+    }
+}
+
+impl Document {
+    fn checked(self) -> Result<Self, String> {
+        if self.case.is_empty() {
+            return Err("there is none: add a `[[case]]`".to_owned());
+        }
+        let twice = self.case.iter().enumerate().find(|(n, case)| self.case[..*n].iter().any(|o| o.name == case.name));
+        match twice {
+            Some((_, case)) => Err(format!("two are named `{}`: give each a name of its own", case.name)),
+            None => Ok(self),
+        }
+    }
+}
+
+impl Event {
+    /// The content as bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.payload.to_string().into_bytes()
+    }
+}
+
+impl Command {
+    /// The content as bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.payload.to_string().into_bytes()
+    }
+}
+
+impl Case {
+    /// Holds what came against what must come. The error is text for people: what is missing with `-`, what is too
+    /// much with `+`.
+    pub fn check(&self, answer: &Answer) -> Result<(), String> {
+        let (expected, part, reason) = match (&self.then, answer) {
+            (Then::Events(expected), Answer::Events(actual)) => return check_events(expected, actual),
+            (Then::Rejected(part), Answer::Rejected(reason)) => ("a rejection", part, reason),
+            (Then::Malformed(part), Answer::Malformed(reason)) => ("a malformed command", part, reason),
+            (Then::Retry(part), Answer::Retry(reason)) => ("a retry", part, reason),
+            (then, answer) => return Err(format!("expected {then}, got {answer}")),
+        };
+        if reason.contains(part.as_str()) {
+            return Ok(());
+        }
+        Err(format!("expected {expected} with this in its text, got another text:\n- {part}\n+ {reason}"))
+    }
+}
+
+fn check_events(expected: &[Event], actual: &[(String, Vec<u8>)]) -> Result<(), String> {
+    let actual: Vec<Event> = actual.iter().map(readable).collect();
+    if expected == actual {
+        return Ok(());
+    }
+    let difference = diff::lines(&listed(expected), &listed(&actual));
+    Err(format!("the events are not those expected; missing are -, too much +:\n{difference}"))
+}
+
+/// A payload as people compare it: what is not JSON is shown as text.
+fn readable((name, payload): &(String, Vec<u8>)) -> Event {
+    let payload = serde_json::from_slice(payload).unwrap_or_else(|_| String::from_utf8_lossy(payload).into());
+    Event { name: name.clone(), payload }
+}
+
+/// Each event as its name and its indented content.
+fn listed(events: &[Event]) -> String {
+    events.iter().map(|Event { name, payload }| format!("{name} {payload:#}\n")).collect()
+}
+
+impl std::fmt::Display for Then {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Events(events) => write!(f, "{}", count(events.len())),
+            Self::Rejected(part) => write!(f, "a rejection with `{part}`"),
+            Self::Malformed(part) => write!(f, "a malformed command with `{part}`"),
+            Self::Retry(part) => write!(f, "a retry with `{part}`"),
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Events(events) => {
+                let events: Vec<Event> = events.iter().map(readable).collect();
+                write!(f, "{}:\n{}", count(events.len()), listed(&events).trim_end())
+            }
+            Self::Rejected(reason) => write!(f, "a rejection: {reason}"),
+            Self::Malformed(reason) => write!(f, "a malformed command: {reason}"),
+            Self::Retry(reason) => write!(f, "a retry: {reason}"),
+            Self::Failed(reason) => write!(f, "a failure: {reason}"),
+        }
+    }
+}
+
+fn count(events: usize) -> String {
+    match events {
+        0 => "no events".to_owned(),
+        1 => "1 event".to_owned(),
+        n => format!("{n} events"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

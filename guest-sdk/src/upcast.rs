@@ -1,0 +1,237 @@
+//! Events that change their shape: old ones are brought up to what the code knows now, before they are decoded.
+//!
+//! A recorded event never changes, so code that gives an event another shape must still read the old one. Where serde's
+//! own means suffice (`#[serde(default)]` for a new field, `#[serde(alias = "…")]` for a new name of a field or of the
+//! event itself), use them. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
+//! function that turns one version into the next raises it by one.
+//!
+//! ```
+//! use wasmill_guest::prelude::*;
+//!
+//! #[derive(Default)]
+//! struct Member { first_name: String, last_name: String }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! enum Event { Registered { first_name: String, last_name: String } }
+//!
+//! /// Version 1 had one `name`.
+//! fn split_name(mut event: Json) -> Result<Json, String> {
+//!     let name = event["name"].as_str().ok_or("it has no `name`")?;
+//!     let (first, last) = name.split_once(' ').unwrap_or((name, ""));
+//!     event = json!({ "first_name": first, "last_name": last });
+//!     Ok(event)
+//! }
+//!
+//! impl Aggregate for Member {
+//!     const UPCASTS: &'static [Upcasts] = &[Upcasts::of("Registered", &[split_name])];
+//!     // …
+//! #    const TYPE: &'static str = "member";
+//! #    type Command = String;
+//! #    type Event = Event;
+//! #    type Error = String;
+//! #    fn handle(&self, _: String) -> Result<Vec<Event>, String> { Ok(vec![]) }
+//! #    fn apply(&mut self, Event::Registered { first_name, last_name }: Event) {
+//! #        *self = Self { first_name, last_name };
+//! #    }
+//! }
+//!
+//! use wasmill_guest::testing::given_json;
+//! let member = given_json::<Member>([("Registered", r#"{"name":"Ada Lovelace"}"#)]);
+//! assert_eq!(member.state().last_name, "Lovelace");
+//! ```
+//!
+//! From version 2 on the version stands in the payload, as the first member `@schema` of its object (content that is no
+//! object moves into `@value`). Subscribers and projections that read the event see it as one more field. An event of a
+//! newer version than the code knows is an error, never a guess: the aggregate is not rebuilt until newer code is there.
+
+use crate::codec::{self, Error};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cmp::Ordering;
+
+pub use serde_json::{Value as Json, json};
+
+/// Turns the content of an event into that of the next schema version. The text of an error says what it lacks.
+pub type Upcast = fn(Json) -> Result<Json, String>;
+
+/// How old versions of one event become the present one.
+#[derive(Clone, Copy, Debug)]
+pub struct Upcasts {
+    event: &'static str,
+    steps: &'static [Upcast],
+}
+
+impl Upcasts {
+    /// The event of this name: the first step takes version 1 to version 2, and so on. Steps are never removed while
+    /// events of their version are in a store.
+    pub const fn of(event: &'static str, steps: &'static [Upcast]) -> Self {
+        Self { event, steps }
+    }
+
+    const fn version(&self) -> u64 {
+        1 + self.steps.len() as u64
+    }
+}
+
+const MARK: &[u8] = b"{\"@schema\":";
+const VALUE: &[u8] = b"\"@value\":";
+
+/// Encodes an event, with its schema version where that is not the first.
+pub(crate) fn encode(event: &impl Serialize, upcasts: &[Upcasts]) -> Result<(&'static str, Vec<u8>), Error> {
+    let (name, payload) = codec::encode(event)?;
+    match upcasts.iter().find(|upcasts| upcasts.event == name) {
+        Some(upcasts) if upcasts.version() > 1 => Ok((name, marked(upcasts.version(), &payload))),
+        _ => Ok((name, payload)),
+    }
+}
+
+fn marked(version: u64, payload: &[u8]) -> Vec<u8> {
+    let mut marked = [MARK, version.to_string().as_bytes()].concat();
+    match payload {
+        b"{}" => marked.push(b'}'),
+        [b'{', rest @ ..] => {
+            marked.push(b',');
+            marked.extend_from_slice(rest);
+        }
+        other => {
+            marked.push(b',');
+            marked.extend_from_slice(VALUE);
+            marked.extend_from_slice(other);
+            marked.push(b'}');
+        }
+    }
+    marked
+}
+
+/// Decodes an event of any version up to the one that the code knows.
+///
+/// Always inlined, and the list is constant: where it is empty, nothing of the JSON values gets into a plugin.
+#[inline(always)]
+pub(crate) fn decode<T: DeserializeOwned>(name: &str, mut payload: Vec<u8>, upcasts: &[Upcasts]) -> Result<T, Error> {
+    let (version, content) = unmarked(name, &mut payload)?;
+    if upcasts.is_empty() {
+        return if version == 1 { codec::decode(name, content) } else { Err(newer(name, version, 1)) };
+    }
+    let steps = upcasts.iter().find(|upcasts| upcasts.event == name).map_or([].as_slice(), |upcasts| upcasts.steps);
+    let known = 1 + steps.len() as u64;
+    match version.cmp(&known) {
+        Ordering::Equal => codec::decode(name, content),
+        Ordering::Less => codec::decode(name, &brought_up(name, version, content, &steps[version as usize - 1..])?),
+        Ordering::Greater => Err(newer(name, version, known)),
+    }
+}
+
+fn newer(name: &str, version: u64, known: u64) -> Error {
+    Error::Other(format!(
+        "{name}: it has schema version {version} and this code knows up to {known}: newer code recorded it, run that"
+    ))
+}
+
+/// The content after these steps, the first of which takes it from its version on.
+fn brought_up(name: &str, version: u64, content: &[u8], steps: &[Upcast]) -> Result<Vec<u8>, Error> {
+    let mut event: Json = codec::json(content)?;
+    for (step, from) in steps.iter().zip(version..) {
+        event = step(event)
+            .map_err(|why| Error::Other(format!("{name}: it can't be taken from schema version {from} on: {why}")))?;
+    }
+    codec::to_json(&event)
+}
+
+/// Takes the mark off, in place: the version, and the content as it was encoded.
+fn unmarked<'a>(name: &str, payload: &'a mut [u8]) -> Result<(u64, &'a [u8]), Error> {
+    if !payload.starts_with(MARK) {
+        return Ok((1, payload));
+    }
+    let digits = payload[MARK.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let end = MARK.len() + digits;
+    let version = str::from_utf8(&payload[MARK.len()..end]).ok().and_then(|digits| digits.parse().ok());
+    let refused = || Error::Other(format!("{name}: its `@schema` is no schema version, which is a number from 1 on"));
+    let Some(version @ 1..) = version else { return Err(refused()) };
+    if payload.ends_with(b"}") && payload[end + 1..].starts_with(VALUE) {
+        let last = payload.len() - 1;
+        return Ok((version, &payload[end + 1 + VALUE.len()..last]));
+    }
+    match &mut payload[end..] {
+        [b'}'] => Ok((version, b"{}")),
+        [first @ b',', ..] => {
+            *first = b'{';
+            Ok((version, &payload[end..]))
+        }
+        _ => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Event {
+        Named { name: String, born: Option<u32> },
+        Counted(u32),
+        Closed,
+        Plain { size: u32 },
+    }
+
+    fn named(event: Json) -> Result<Json, String> {
+        let text = event.as_str().ok_or("it is no text")?;
+        Ok(json!({ "name": text }))
+    }
+
+    fn no_change(event: Json) -> Result<Json, String> {
+        Ok(event)
+    }
+
+    const UPCASTS: &[Upcasts] = &[
+        Upcasts::of("Named", &[named, no_change]),
+        Upcasts::of("Counted", &[no_change]),
+        Upcasts::of("Closed", &[no_change]),
+    ];
+
+    fn text(payload: &[u8]) -> &str {
+        str::from_utf8(payload).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_marked_with_its_version_and_comes_back() {
+        for (event, expected) in [
+            (Event::Named { name: "a".into(), born: None }, r#"{"@schema":3,"name":"a","born":null}"#),
+            (Event::Counted(7), r#"{"@schema":2,"@value":7}"#),
+            (Event::Closed, r#"{"@schema":2,"@value":null}"#),
+            (Event::Plain { size: 1 }, r#"{"size":1}"#),
+        ] {
+            let (name, payload) = encode(&event, UPCASTS).unwrap();
+            assert_eq!(text(&payload), expected);
+            assert_eq!(decode::<Event>(name, payload, UPCASTS).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn an_old_event_takes_every_step_from_its_version_on() {
+        let expected = Event::Named { name: "a".into(), born: None };
+        for old in [r#""a""#, r#"{"@schema":1,"@value":"a"}"#, r#"{"@schema":2,"name":"a"}"#] {
+            assert_eq!(decode::<Event>("Named", old.into(), UPCASTS).unwrap(), expected, "{old}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_brought_up_is_an_error_that_says_why() {
+        for (name, payload, why) in [
+            ("Named", r#"{"@schema":4,"name":"a"}"#, "schema version 4 and this code knows up to 3"),
+            ("Plain", r#"{"@schema":2,"size":1}"#, "schema version 2 and this code knows up to 1"),
+            ("Plain", r#"{"@schema":18446744073709551615}"#, "knows up to 1"),
+            ("Named", "7", "can't be taken from schema version 1 on: it is no text"),
+            ("Named", r#"{"@schema":0}"#, "no schema version"),
+            ("Named", r#"{"@schema":"2"}"#, "no schema version"),
+            ("Named", r#"{"@schema":2"#, "no schema version"),
+            ("Named", r#"{"@schema":2x}"#, "no schema version"),
+            ("Named", r#"{"@schema":2,"#, "EOF"),
+            ("Named", r#"{"@schema":2,"@value":"#, "EOF"),
+            ("Named", r#"{"@schema":2,"@value":}"#, "EOF"),
+        ] {
+            let error = decode::<Event>(name, payload.into(), UPCASTS).unwrap_err().to_string();
+            assert!(error.contains(why), "{payload}: {error}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The live aggregates of one shard: at hand, or rebuilt from their history.
+//!
+//! A live aggregate belongs to the guest that made it. When a guest is lost or replaced, its aggregates are gone, and
+//! the next command to each rebuilds it from the store: from a snapshot, if there is one, and the events after it.
+
+use super::handlers::{Guest, Handlers};
+use crate::model::{Command, NewEvent, StreamId, Version};
+use crate::plugin::{self, Refusal};
+use crate::store::{self, EventStore, Reader, Snapshot};
+use lru::LruCache;
+use std::sync::Arc;
+
+/// Events read and applied at once when an aggregate is rebuilt.
+const HISTORY_PAGE: usize = 500;
+
+/// A live aggregate and the version that it is at.
+pub(super) struct Instance<L> {
+    live: L,
+    pub(super) version: Version,
+    /// The guest that made it.
+    generation: u64,
+}
+
+type LiveOf<H> = <<H as Handlers>::Guest as Guest>::Live;
+
+/// An instance of this code.
+pub(super) type InstanceOf<H> = Instance<LiveOf<H>>;
+
+/// Why a command could not be decided.
+pub(super) enum Undone {
+    /// The guest is lost.
+    Trap(String),
+    /// The aggregate can't be built from its history.
+    History(String),
+    /// The store can't be read.
+    Store(store::Error),
+}
+
+pub(super) struct Instances<H: Handlers> {
+    handlers: Arc<H>,
+    /// `None` when the last one was lost and none could be made since.
+    guest: Option<H::Guest>,
+    /// Counts the guests.
+    generation: u64,
+    /// Those that wait for nothing.
+    at_rest: LruCache<Arc<str>, InstanceOf<H>>,
+    /// How many may be at rest in this guest.
+    instances_max: usize,
+    /// The guest's memory when it was last looked at.
+    memory_bytes_seen: usize,
+    reader: Box<dyn Reader>,
+    store: Arc<dyn EventStore>,
+    /// Events after which a snapshot is kept; 0 is never.
+    snapshot_every: u64,
+    /// Code that trapped while it took or restored a snapshot: it does neither any more.
+    unfit_for_snapshots: Option<Arc<str>>,
+}
+
+impl<H: Handlers> Instances<H> {
+    pub(super) fn new(
+        handlers: Arc<H>,
+        store: Arc<dyn EventStore>,
+        snapshot_every: u64,
+    ) -> Result<Self, super::StartError> {
+        let guest = handlers.guest()?;
+        Ok(Self {
+            instances_max: guest.instances_max(),
+            memory_bytes_seen: 0,
+            guest: Some(guest),
+            handlers,
+            generation: 0,
+            // Unbounded by the guest's limit: `keep` discards what it pushes out.
+            at_rest: LruCache::unbounded(),
+            reader: store.reader()?,
+            store,
+            snapshot_every,
+            unfit_for_snapshots: None,
+        })
+    }
+
+    /// The thread's view of the store.
+    pub(super) fn reader(&mut self) -> &mut dyn Reader {
+        &mut *self.reader
+    }
+
+    /// How many are at rest.
+    pub(super) fn len(&self) -> usize {
+        self.at_rest.len()
+    }
+
+    /// Takes an aggregate out, as it is or from its history.
+    pub(super) fn take(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+        match self.at_rest.pop(&stream.aggregate_id) {
+            Some(instance) => Ok(instance),
+            None => self.rebuild(stream),
+        }
+    }
+
+    fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+        let mut instance = match self.restore(stream)? {
+            Some(instance) => instance,
+            None => self.create(stream)?,
+        };
+        let from = instance.version;
+        loop {
+            let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(Undone::Store)?;
+            let Some(last) = events.last() else { break };
+            instance.version = last.version;
+            if let Err(failure) = self.guest()?.apply(&instance.live, &events)? {
+                self.discard(instance);
+                let event = &events[failure.index.min(events.len() - 1)];
+                return Err(Undone::History(format!(
+                    "plugin {} can't rebuild {stream}: event {} at version {} ({}); repair the plugin, its history is unchanged",
+                    self.label(),
+                    event.name,
+                    event.version,
+                    failure.refusal
+                )));
+            }
+            if events.len() < HISTORY_PAGE {
+                break;
+            }
+        }
+        // What took so many events to rebuild is quicker the next time.
+        if self.snapshot_every > 0 && instance.version.0 - from.0 >= self.snapshot_every {
+            self.keep_snapshot(stream, &instance.live, instance.version)?;
+        }
+        Ok(instance)
+    }
+
+    fn create(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+        let live = self.guest()?.create(&stream.aggregate_id)?;
+        Ok(Instance { live, version: Version(0), generation: self.generation })
+    }
+
+    /// The aggregate from a snapshot. None where there is none that helps: the history always does.
+    fn restore(&mut self, stream: &StreamId) -> Result<Option<InstanceOf<H>>, Undone> {
+        let code = self.guest()?.code();
+        if self.snapshot_every == 0 || self.unfit_for_snapshots.as_ref() == Some(&code) {
+            return Ok(None);
+        }
+        let found = self.reader.snapshot(stream, &code).map_err(Undone::Store)?;
+        let Some(Snapshot { version, state, .. }) = found else { return Ok(None) };
+        let instance = self.create(stream)?;
+        match self.guest()?.restore(&instance.live, &state) {
+            Ok(Ok(())) => Ok(Some(Instance { version, ..instance })),
+            Ok(Err(reason)) => {
+                tracing::warn!("{stream} is replayed: plugin {} does not restore its snapshot: {reason}", self.label());
+                self.discard(instance);
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::error!("restoring a snapshot of {stream}: {error}; this code gets no snapshots any more");
+                self.unfit_for_snapshots = Some(code);
+                self.lose();
+                self.renew();
+                Ok(None)
+            }
+        }
+    }
+
+    fn apply_recorded(&mut self, stream: &StreamId, instance: &InstanceOf<H>, version: Version) -> Result<(), Undone> {
+        self.guest()?.recorded(&instance.live)?;
+        let steps = |version: Version| version.0.checked_div(self.snapshot_every);
+        if steps(version) > steps(instance.version) {
+            self.keep_snapshot(stream, &instance.live, version)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the state to the store.
+    fn keep_snapshot(&mut self, stream: &StreamId, live: &LiveOf<H>, version: Version) -> Result<(), Undone> {
+        let code = self.guest()?.code();
+        if self.unfit_for_snapshots.as_ref() == Some(&code) {
+            return Ok(());
+        }
+        match self.guest()?.snapshot(live) {
+            Ok(Some(state)) => {
+                self.store.keep_snapshot(Snapshot { stream: stream.clone(), version, code, state });
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                self.unfit_for_snapshots = Some(code);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Has it decide.
+    pub(super) fn handle(
+        &mut self,
+        instance: &InstanceOf<H>,
+        command: &Command,
+    ) -> Result<Result<Vec<NewEvent>, Refusal>, Undone> {
+        Ok(self.guest()?.handle(&instance.live, command)?)
+    }
+
+    /// Applies what it decided last, now that it is durable, and puts it back.
+    pub(super) fn recorded(&mut self, stream: &StreamId, instance: InstanceOf<H>, version: Version) {
+        if instance.generation != self.generation {
+            return;
+        }
+        if let Err(Undone::Trap(reason)) = self.apply_recorded(stream, &instance, version) {
+            tracing::error!("applying recorded events: {reason}; the shard's aggregates will be rebuilt");
+            return self.lose();
+        }
+        self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });
+    }
+
+    /// Puts it back. Those that were used longest ago go when there are too many, or when they take too much.
+    pub(super) fn keep(&mut self, aggregate: Arc<str>, instance: InstanceOf<H>) {
+        if instance.generation != self.generation {
+            return;
+        }
+        self.at_rest.push(aggregate, instance);
+        self.limit();
+        while self.at_rest.len() > self.instances_max
+            && let Some((_, oldest)) = self.at_rest.pop_lru()
+        {
+            self.discard(oldest);
+        }
+    }
+
+    /// Lowers how many may be at rest while the guest's memory grows beyond what they may take. It never shrinks, but
+    /// what leaves makes room for those that come.
+    fn limit(&mut self) {
+        let Some(guest) = &self.guest else { return };
+        let grown_to = guest.memory_bytes();
+        if grown_to > self.memory_bytes_seen && grown_to > guest.live_bytes_max() {
+            self.instances_max = (self.at_rest.len() - self.at_rest.len().div_ceil(8)).max(1);
+            tracing::info!(
+                "{} uses {} MiB of memory: it keeps {} live aggregates in a shard (limits.live_mib)",
+                guest.label(),
+                grown_to >> 20,
+                self.instances_max
+            );
+        }
+        self.memory_bytes_seen = grown_to;
+    }
+
+    /// Frees it. The next command rebuilds it.
+    pub(super) fn discard(&mut self, instance: InstanceOf<H>) {
+        if instance.generation == self.generation
+            && let Some(guest) = &mut self.guest
+            && let Err(error) = guest.discard(instance.live)
+        {
+            tracing::error!("discarding an aggregate: {error}; the shard's aggregates will be rebuilt");
+            self.lose();
+        }
+    }
+
+    /// A fresh guest where the old one is lost, worn, or of code that no longer serves.
+    pub(super) fn renew(&mut self) {
+        if self.guest.as_ref().is_some_and(|guest| self.handlers.is_current(guest) && !guest.is_worn()) {
+            return;
+        }
+        match self.handlers.guest() {
+            Ok(guest) => {
+                self.lose();
+                self.instances_max = guest.instances_max();
+                self.memory_bytes_seen = 0;
+                self.guest = Some(guest);
+            }
+            // The old one, if there is one, goes on serving.
+            Err(error) => {
+                tracing::error!("a shard can't instantiate plugin {}: {error}", self.handlers.name());
+            }
+        }
+    }
+
+    /// The live aggregates go with their guest.
+    pub(super) fn lose(&mut self) {
+        self.guest = None;
+        self.generation += 1;
+        self.at_rest.clear();
+    }
+
+    fn guest(&mut self) -> Result<&mut H::Guest, Undone> {
+        let handlers = &self.handlers;
+        self.guest.as_mut().ok_or_else(|| Undone::Trap(format!("plugin {} can't be instantiated", handlers.name())))
+    }
+
+    fn label(&self) -> Arc<str> {
+        self.guest.as_ref().map_or_else(|| self.handlers.name(), Guest::label)
+    }
+}
+
+impl From<plugin::Error> for Undone {
+    fn from(error: plugin::Error) -> Self {
+        Self::Trap(error.to_string())
+    }
+}

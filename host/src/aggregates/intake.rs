@@ -1,0 +1,103 @@
+//! The queues in front of a shard: what follows from recorded events goes before what arrives from outside.
+//!
+//! A source that has much to read fills whatever room there is. If the commands of subscriptions stood behind its
+//! commands, each hop of a flow would wait for the whole queue, and by then the aggregates that they are sent to would
+//! have made room for newer ones. So they have a queue of their own. What arrives from outside still gets its turn.
+
+use super::order::Order;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+/// Commands of subscriptions in a row while others wait.
+const ROW_MAX: u32 = 16;
+
+/// Where commands go in.
+pub(super) struct Entrances {
+    /// For commands that follow from recorded events.
+    pub(super) follow_ups: Sender<Order>,
+    /// For all others.
+    pub(super) arrivals: Sender<Order>,
+}
+
+/// Where a shard takes them out.
+pub(super) struct Intake {
+    pub(super) follow_ups: Receiver<Order>,
+    pub(super) arrivals: Receiver<Order>,
+    in_a_row: u32,
+}
+
+/// Two queues of so many commands each.
+pub(super) fn queues(queue_max: usize) -> (Entrances, Intake) {
+    let (follow_ups, arrivals) = (bounded(queue_max), bounded(queue_max));
+    let entrances = Entrances { follow_ups: follow_ups.0, arrivals: arrivals.0 };
+    (entrances, Intake { follow_ups: follow_ups.1, arrivals: arrivals.1, in_a_row: 0 })
+}
+
+impl Intake {
+    /// The next command. `Disconnected` once all senders are gone and both queues are empty.
+    pub(super) fn next(&mut self) -> Result<Order, TryRecvError> {
+        if self.in_a_row < ROW_MAX
+            && let Ok(order) = self.follow_ups.try_recv()
+        {
+            self.in_a_row += 1;
+            return Ok(order);
+        }
+        self.in_a_row = 0;
+        match self.arrivals.try_recv() {
+            Ok(order) => Ok(order),
+            Err(TryRecvError::Empty) => self.follow_ups.try_recv().map_err(|_| TryRecvError::Empty),
+            Err(TryRecvError::Disconnected) => self.follow_ups.try_recv(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregates::order::Gauges;
+    use crate::model::{Command, StreamId};
+    use std::sync::Arc;
+
+    fn order(name: &str) -> Order {
+        let command = Command {
+            stream: StreamId::new("order", "1"),
+            name: name.into(),
+            payload: Vec::new(),
+            id: "".into(),
+            time_ms: 0,
+            correlation_id: "".into(),
+            causation_id: "".into(),
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            expected: None,
+        };
+        Order::new(Arc::new(command), Box::new(|_| {}), &Arc::new(Gauges::default()))
+    }
+
+    #[test]
+    fn follow_ups_go_first_and_arrivals_get_their_turn() {
+        let (entrances, mut intake) = queues(100);
+        for _ in 0..40 {
+            entrances.follow_ups.send(order("f")).unwrap();
+        }
+        for _ in 0..2 {
+            entrances.arrivals.send(order("a")).unwrap();
+        }
+        drop(entrances);
+        let taken: String =
+            std::iter::from_fn(|| intake.next().ok().map(|order| order.command.name.to_string())).collect();
+        assert_eq!(taken, format!("{0}a{0}a{1}", "f".repeat(16), "f".repeat(8)));
+        assert!(matches!(intake.next(), Err(TryRecvError::Disconnected)));
+    }
+
+    #[test]
+    fn nothing_is_lost_when_the_senders_go() {
+        let (entrances, mut intake) = queues(100);
+        assert!(matches!(intake.next(), Err(TryRecvError::Empty)));
+        entrances.follow_ups.send(order("f")).unwrap();
+        entrances.arrivals.send(order("a")).unwrap();
+        drop(entrances);
+        assert!(intake.next().is_ok() && intake.next().is_ok());
+        assert!(matches!(intake.next(), Err(TryRecvError::Disconnected)));
+    }
+}

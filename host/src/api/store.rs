@@ -1,0 +1,98 @@
+//! `/v1/store` and `/v1/streams`: how much there is, a copy of it, and streams that take no more events.
+
+use super::Server;
+use super::answer::Refusal;
+use crate::model::{StreamId, Version};
+use crate::status::StreamStatus;
+use crate::store::{self, Backup, Statistics};
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Depth {
+    #[serde(default)]
+    count: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    file: PathBuf,
+}
+
+type Stream = Result<Path<(String, String)>, PathRejection>;
+
+pub(super) async fn statistics(
+    State(server): State<Server>,
+    depth: Result<Query<Depth>, QueryRejection>,
+) -> Result<Json<Statistics>, Refusal> {
+    let Query(Depth { count }) = depth?;
+    let counting = server.host.read(move |reader| reader.statistics(count));
+    Ok(Json(server.unless_closing(counting).await??))
+}
+
+pub(super) async fn backup(
+    State(server): State<Server>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Json<Backup>, Refusal> {
+    let Json(Wanted { file }) = wanted?;
+    if !file.is_absolute() {
+        let text =
+            format!("`file` must be an absolute path, found {}: the host has a folder of its own", file.display());
+        return Err(Refusal::malformed(text));
+    }
+    Ok(Json(server.host.backup(file).await?))
+}
+
+pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+    let Path((aggregate_type, aggregate_id)) = stream?;
+    status(&server, StreamId::new(aggregate_type, aggregate_id)).await
+}
+
+pub(super) async fn archive(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+    let Path((aggregate_type, aggregate_id)) = stream?;
+    let stream = StreamId::new(aggregate_type, aggregate_id);
+    let archived = stream.clone();
+    server.host.change(move |store, done| store.archive(archived, done)).await?;
+    status(&server, stream).await
+}
+
+pub(super) async fn restore(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+    let Path((aggregate_type, aggregate_id)) = stream?;
+    let stream = StreamId::new(aggregate_type, aggregate_id);
+    let restored = stream.clone();
+    server.host.change(move |store, done| store.restore(restored, done)).await?;
+    status(&server, stream).await
+}
+
+async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>, Refusal> {
+    let asked = stream.clone();
+    let found = server.host.read(move |reader| Ok((reader.stream_version(&asked)?, reader.is_archived(&asked)?)));
+    match found.await? {
+        (Version(0), _) => Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}"))),
+        (version, archived) => Ok(Json(StreamStatus {
+            stream: stream.to_string(),
+            aggregate_type: stream.aggregate_type.to_string(),
+            aggregate_id: stream.aggregate_id.to_string(),
+            version: version.0,
+            archived,
+        })),
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        let status = match &error {
+            store::Error::NotFound(_) => StatusCode::NOT_FOUND,
+            store::Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            store::Error::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}

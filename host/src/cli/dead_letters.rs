@@ -1,0 +1,170 @@
+//! `wasmill dead-letters`: what was put aside, and what becomes of it.
+
+use super::client::{Client, Reply, Target};
+use super::failure::Failure;
+use super::table::{Align, Table, number, time};
+use super::{output, render};
+use crate::status::{DeadLetters, ParkedItem, Replayed};
+use serde_json::Value;
+
+/// Letters asked for at once.
+const PAGE: usize = 1_000;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// List what was put aside, newest first.
+    List {
+        /// Only what this source or subscription put aside.
+        #[arg(long, value_name = "NAME")]
+        consumer: Option<String>,
+        /// Only what was put aside before the letter of this number.
+        #[arg(long, value_name = "N")]
+        before: Option<u64>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show one letter with what it holds.
+    Show {
+        /// The letter's number.
+        number: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Try letters again, the way they came; those that succeed are gone.
+    Replay(Selected),
+    /// Discard letters. What they hold is lost.
+    Discard(Selected),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Selected {
+    /// The letters' numbers.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    numbers: Vec<u64>,
+    /// All letters there are now, oldest first.
+    #[arg(long)]
+    all: bool,
+    /// With --all: only those of this source or subscription.
+    #[arg(long, value_name = "NAME", requires = "all")]
+    consumer: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn dead_letters(command: Command, json: bool) -> Result<(), Failure> {
+    match command {
+        Command::List { consumer, before, limit, target } => {
+            list(&Client::new(&target)?, consumer.as_deref(), before, limit, json)
+        }
+        Command::Show { number, target } => show(&Client::new(&target)?, number, json),
+        Command::Replay(selected) => each(&selected, json, "replay", |reply| {
+            let Replayed { number, outcome, reason, .. } = reply.decoded()?;
+            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            Ok(format!("{number}: {outcome}{reason}"))
+        }),
+        Command::Discard(selected) => each(&selected, json, "discard", |reply| {
+            let answer: Value = reply.decoded()?;
+            Ok(format!("{}: discarded", answer["number"]))
+        }),
+    }
+}
+
+fn list(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usize, json: bool) -> Result<(), Failure> {
+    let (mut before, mut left) = (before, limit);
+    let mut letters = Vec::new();
+    let total = loop {
+        let page = page(client, consumer, before, left.min(PAGE))?;
+        left -= page.letters.len().min(left);
+        before = page.letters.last().map(|letter| letter.number);
+        letters.extend(page.letters);
+        if left == 0 || before.is_none() {
+            break page.total;
+        }
+    };
+    if json {
+        return letters.iter().try_for_each(|letter| output::line(&serde_json::json!(letter).to_string()));
+    }
+    output::text(&table(&letters).to_string())?;
+    match total - letters.len().min(total as usize) as u64 {
+        0 => Ok(()),
+        more => output::line(&format!("{} of {}; the others are older", number(total - more), number(total))),
+    }
+}
+
+fn page(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usize) -> Result<DeadLetters, Failure> {
+    let mut path = format!("/v1/dead-letters?limit={limit}");
+    if let Some(consumer) = consumer {
+        path += &format!("&consumer={}", super::client::segment(consumer));
+    }
+    if let Some(before) = before {
+        path += &format!("&before={before}");
+    }
+    client.get(&path)?.successful()?.decoded()
+}
+
+fn table(letters: &[ParkedItem]) -> Table {
+    let mut table = Table::new([
+        ("NUMBER", Align::Right),
+        ("TIME", Align::Left),
+        ("CONSUMER", Align::Left),
+        ("PLACE", Align::Left),
+        ("KEY", Align::Left),
+    ]);
+    for ParkedItem { number, consumer, place, key, reason, time_ms } in letters {
+        let key = key.as_ref().map_or(String::new(), |key| format!("{key:?}"));
+        table.row([number.to_string(), time(*time_ms), consumer.clone(), place.clone(), key]);
+        table.note(reason);
+    }
+    table
+}
+
+fn show(client: &Client, number: u64, json: bool) -> Result<(), Failure> {
+    let reply = client.get(&format!("/v1/dead-letters/{number}"))?.successful()?;
+    if json { output::line(&reply.text()) } else { output::text(&render::dead_letter(&reply.decoded()?)) }
+}
+
+/// Does it to one letter after the other, says what came of each, and fails where one failed.
+fn each(
+    selected: &Selected,
+    json: bool,
+    verb: &str,
+    told: impl Fn(&Reply) -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    let client = Client::new(&selected.target)?;
+    let mut failed = 0;
+    for number in numbers(&client, selected)? {
+        let reply = client.post(&format!("/v1/dead-letters/{number}/{verb}"), &[], b"")?;
+        let done = reply.status == 200;
+        failed += usize::from(!done);
+        match (json, done) {
+            (true, true) => output::line(&reply.text())?,
+            (true, false) => {
+                let error: Value = reply.decoded()?;
+                output::line(&serde_json::json!({ "number": number, "error": error["error"] }).to_string())?;
+            }
+            (false, true) => output::line(&told(&reply)?)?,
+            (false, false) => output::line(&format!("{number}: not done: {}", reply.refusal().text()))?,
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::told()) }
+}
+
+fn numbers(client: &Client, selected: &Selected) -> Result<Vec<u64>, Failure> {
+    if !selected.all {
+        return Ok(selected.numbers.clone());
+    }
+    let (mut numbers, mut before) = (Vec::new(), None);
+    loop {
+        let page = page(client, selected.consumer.as_deref(), before, PAGE)?;
+        numbers.extend(page.letters.iter().map(|letter| letter.number));
+        before = page.letters.last().map(|letter| letter.number);
+        if before.is_none() {
+            break;
+        }
+    }
+    numbers.reverse();
+    Ok(numbers)
+}

@@ -1,0 +1,165 @@
+//! `wasmill kafka`: topics, groups and records of a cluster, and the offsets that a store keeps of it.
+//!
+//! Only this part of the command line talks to Kafka itself, through `kafka::admin`. Which cluster, and how it is
+//! reached, comes from a manifest or from `--brokers`; what deletes or repeats something wants `--yes`.
+
+mod consume;
+mod groups;
+mod line;
+mod matching;
+mod offsets;
+mod produce;
+mod topics;
+
+use super::failure::Failure;
+use super::output;
+use crate::kafka::admin::Admin;
+use crate::kafka::{self, Connection, dev_broker};
+use crate::manifest::{Brokers, From as At, Manifest, Overrides, Properties};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List, describe, make or delete topics.
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// List or describe consumer groups, with members and lag.
+    #[command(subcommand)]
+    Groups(groups::Command),
+    /// Write records to a topic, and wait until all are acknowledged.
+    Produce(produce::Args),
+    /// Read records of a topic, and go on as they come.
+    Consume(consume::Args),
+    /// Show or reset what a source has handled, while its host is stopped.
+    #[command(subcommand)]
+    Offsets(offsets::Command),
+}
+
+/// Which cluster is meant.
+#[derive(clap::Args)]
+pub(super) struct Cluster {
+    /// The brokers: HOST:PORT,…; in place of the manifest's.
+    #[arg(long, global = true, value_name = "BROKERS")]
+    brokers: Option<String>,
+    /// The manifest whose [kafka] says how the cluster is reached, TLS and login included.
+    #[arg(long, global = true, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// The data folder, in place of the manifest's.
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub(super) fn kafka(args: Args, json: bool) -> Result<(), Failure> {
+    let Args { cluster, command } = args;
+    match command {
+        Command::Topics(command) => topics::topics(&cluster, command, json),
+        Command::Groups(command) => groups::groups(&cluster, command, json),
+        Command::Produce(args) => produce::produce(&cluster, args, json),
+        Command::Consume(args) => consume::consume(&cluster, args, json),
+        Command::Offsets(command) => offsets::offsets(&cluster, command, json),
+    }
+}
+
+impl Cluster {
+    /// Reaches the cluster.
+    fn admin(&self) -> Result<Admin, Failure> {
+        let connection = match (&self.manifest, &self.brokers) {
+            (Some(_), _) => connection(&self.manifest()?)?,
+            (None, Some(brokers)) => Connection::new(brokers, &Properties::default())?,
+            (None, None) => {
+                return Err(Failure::usage("which cluster? name it with --brokers HOST:PORT or --manifest FILE"));
+            }
+        };
+        Ok(Admin::connect(&connection)?)
+    }
+
+    /// The manifest, which must be there.
+    fn manifest(&self) -> Result<Manifest, Failure> {
+        let path = self.manifest.as_ref();
+        let path = path.ok_or_else(|| Failure::usage("whose offsets? name the manifest with --manifest FILE"))?;
+        let overrides = Overrides { data: self.data.clone(), brokers: self.brokers.clone(), listen: None };
+        Ok(Manifest::load(path)?.with(overrides)?)
+    }
+}
+
+/// How a manifest's cluster is reached.
+fn connection(manifest: &Manifest) -> Result<Connection, Failure> {
+    let place = manifest.path.display();
+    let Some(kafka) = &manifest.kafka else {
+        return Err(Failure::usage(format!("{place} has no [kafka] section; add one, or use --brokers")));
+    };
+    match &kafka.brokers {
+        Brokers::Addresses(brokers) => {
+            Ok(Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?)
+        }
+        Brokers::Embedded => {
+            let data = manifest.data.display();
+            let broker = dev_broker::find(&manifest.data).ok_or_else(|| {
+                let remedy = "start the host with `wasmill run`, or name a cluster with --brokers";
+                Failure::failed(format!("no development broker runs for {data}: {remedy}"))
+            })?;
+            Ok(Connection::embedded(&broker, &kafka.properties)?)
+        }
+    }
+}
+
+impl From<kafka::Error> for Failure {
+    fn from(error: kafka::Error) -> Self {
+        match error {
+            kafka::Error::Property { .. } => Self::usage(error.to_string()),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
+
+/// A place in a partition, as people write it.
+fn place(text: &str) -> Result<At, String> {
+    match text {
+        "beginning" => return Ok(At::Beginning),
+        "end" => return Ok(At::End),
+        _ => {}
+    }
+    if let Ok(offset) = text.parse() {
+        return Ok(At::Offset(offset));
+    }
+    let time = humantime::parse_rfc3339(text).map_err(|_| {
+        "neither `beginning`, `end`, an offset nor a time in UTC such as 2026-01-31T12:00:00Z".to_owned()
+    })?;
+    Ok(At::Time(time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)))
+}
+
+/// Refuses what can't be undone until it is asked for twice.
+fn confirmed(yes: bool, consequence: &str) -> Result<(), Failure> {
+    if yes { Ok(()) } else { Err(Failure::failed(format!("{consequence}\nnothing was changed; add --yes to do it"))) }
+}
+
+/// A value as a line of JSON.
+fn json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+    output::line(&serde_json::json!(value).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_words_offsets_or_times() {
+        for (text, expected) in [
+            ("beginning", At::Beginning),
+            ("end", At::End),
+            ("17", At::Offset(17)),
+            ("1970-01-01T00:00:01.500Z", At::Time(1_500)),
+        ] {
+            assert_eq!(place(text), Ok(expected));
+        }
+        assert!(place("-3").is_err() && place("yesterday").is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! `wasmill kafka produce`: lines of a file or of the standard input as records.
+
+use super::{Cluster, Failure, json_line, line, output};
+use crate::cli::table::number;
+use crate::kafka::admin::produce::{NewRecord, NotTaken, Producer};
+use crate::model::Header;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+
+/// A record can't be larger than that in any cluster.
+const LINE_BYTES_MAX: u64 = 1 << 30;
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The topic.
+    topic: String,
+    /// The file, a record a line; the standard input by default.
+    file: Option<PathBuf>,
+    /// What a line is: a value, or a JSON object with key, headers, value, partition and time_ms as `consume --json`
+    /// prints it.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// In a line of text, what stands between key and value; without it there is no key.
+    #[arg(long, value_name = "TEXT")]
+    separator: Option<String>,
+    /// The partition of records that name none; the key decides by default.
+    #[arg(long, value_name = "N")]
+    partition: Option<i32>,
+    /// A header of every record; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<Header>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn header(text: &str) -> Result<Header, String> {
+    let (name, value) = text.split_once('=').ok_or("not NAME=VALUE")?;
+    Ok(Header { name: name.to_owned(), value: Some(value.into()) })
+}
+
+pub(super) fn produce(cluster: &Cluster, args: Args, json: bool) -> Result<(), Failure> {
+    let input: Box<dyn BufRead> = match &args.file {
+        Some(path) => {
+            let file = File::open(path).map_err(|cause| Failure::usage(format!("{}: {cause}", path.display())))?;
+            Box::new(BufReader::with_capacity(1 << 16, file))
+        }
+        None => Box::new(io::stdin().lock()),
+    };
+    let producer = Producer::new(&cluster.admin()?, &args.topic)?;
+    let sent = send(&producer, &args, input);
+    let (acknowledged, not_taken) = producer.finish();
+    let place = args.file.as_ref().map_or("line".to_owned(), |path| format!("{}: line", path.display()));
+    // A record that Kafka did not take came before the line that could not be read.
+    let error = match (not_taken, sent) {
+        (Some(NotTaken { number, error }), _) | (None, Err((number, error))) => {
+            Some(format!("{place} {number}: {error}"))
+        }
+        (None, Ok(())) => None,
+    };
+    report(&args.topic, acknowledged, error, json)
+}
+
+/// Up to the first line that can't be sent, which is the error with its number.
+fn send(producer: &Producer, args: &Args, mut input: Box<dyn BufRead>) -> Result<(), (u64, String)> {
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        let failed = |error: io::Error| (number, error.to_string());
+        if io::Read::take(&mut input, LINE_BYTES_MAX).read_until(b'\n', &mut bytes).map_err(failed)? == 0 {
+            return Ok(());
+        }
+        let end = bytes.strip_suffix(b"\n").map_or(bytes.len(), <[u8]>::len);
+        let record = record(args, &bytes[..end]).map_err(|error| (number, error))?;
+        if !producer.send(number, &record) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn record(args: &Args, line: &[u8]) -> Result<NewRecord, String> {
+    let mut record = match args.format {
+        Format::Json => line::parse(std::str::from_utf8(line).map_err(|error| error.to_string())?)?,
+        Format::Text => {
+            let (key, value) = match &args.separator {
+                Some(separator) => split(line, separator.as_bytes())
+                    .map(|(key, value)| (Some(key.to_vec()), value))
+                    .ok_or_else(|| format!("there is no {separator:?} between key and value"))?,
+                None => (None, line),
+            };
+            NewRecord { key, value: Some(value.to_vec()), ..NewRecord::default() }
+        }
+    };
+    record.partition = record.partition.or(args.partition);
+    record.headers.extend(args.header.iter().cloned());
+    Ok(record)
+}
+
+fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = line.windows(separator.len().max(1)).position(|window| window == separator)?;
+    Some((&line[..at], &line[at + separator.len()..]))
+}
+
+fn report(topic: &str, acknowledged: u64, error: Option<String>, json: bool) -> Result<(), Failure> {
+    let records = if acknowledged == 1 { "record" } else { "records" };
+    let count = format!("{} {records} produced to {topic}", number(acknowledged));
+    match (error, json) {
+        (None, true) => json_line(&serde_json::json!({ "ok": true, "topic": topic, "produced": acknowledged })),
+        (None, false) => output::line(&count),
+        (Some(error), true) => {
+            json_line(&serde_json::json!({ "error": error, "topic": topic, "produced": acknowledged }))?;
+            Err(Failure::told())
+        }
+        (Some(error), false) => Err(Failure::failed(format!("{error}\nstopped there; {count}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_separator_ends_the_key() {
+        assert_eq!(split(b"a::b::c", b"::"), Some((&b"a"[..], &b"b::c"[..])));
+        assert_eq!(split(b"::b", b"::"), Some((&b""[..], &b"b"[..])));
+        assert_eq!(split(b"ab", b"::"), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! `wasmill test`: given, when, then for a compiled plugin, in the real runtime and without a host.
+//!
+//! Each case has an aggregate of its own: its history is applied, the command comes, and what comes of it is held
+//! against what must. The same files run natively in the SDK's test kit.
+
+use super::failure::Failure;
+use super::output;
+use crate::model::{Command, Header, Position, RecordedEvent, StreamId, Version};
+use crate::plugin::{AggregateGuest, Compiler, Error, Limits, Plugin, Refusal, Role};
+use std::path::PathBuf;
+use wasmill_cases::{Answer, Case, Suite};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The compiled plugin.
+    plugin: PathBuf,
+    /// Files of cases: TOML, or JSON where the name ends in .json.
+    #[arg(required = true)]
+    cases: Vec<PathBuf>,
+}
+
+pub(super) fn test(args: &Args, json: bool) -> Result<(), Failure> {
+    let suites = args.cases.iter().map(Suite::read).collect::<Result<Vec<_>, _>>();
+    let suites = suites.map_err(|error| Failure::usage(error.to_string()))?;
+    let name = args.plugin.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let compiler = Compiler::new(None).map_err(failure)?;
+    let plugin = Plugin::load(&compiler, &name, &args.plugin, &Limits::default()).map_err(failure)?;
+    let (mut held, mut failed) = (0, 0);
+    for suite in &suites {
+        is_of(&plugin, suite)?;
+        if !json {
+            output::line(&format!("{}, {}", plugin.label(), suite.file.display()))?;
+        }
+        for case in &suite.cases {
+            let result = case.check(&answer(&plugin, suite, case)?);
+            *if result.is_ok() { &mut held } else { &mut failed } += 1;
+            report(suite, case, result, json)?;
+        }
+    }
+    if !json {
+        output::line(&format!("{held} held, {failed} failed"))?;
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::told()) }
+}
+
+fn failure(error: Error) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+/// The cases must be of an aggregate that the plugin has.
+fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), Failure> {
+    let is_served =
+        |role: &Role| matches!(role, Role::Aggregate { aggregate_type } if *aggregate_type == suite.aggregate);
+    if plugin.description.roles.iter().any(is_served) {
+        return Ok(());
+    }
+    let roles: Vec<String> = plugin.description.roles.iter().map(Role::to_string).collect();
+    Err(Failure::usage(format!(
+        "the cases in {} are of aggregate {}, and plugin {} is {}: name the plugin that they are of",
+        suite.file.display(),
+        suite.aggregate,
+        plugin.label(),
+        roles.join(", ")
+    )))
+}
+
+fn report(suite: &Suite, case: &Case, result: Result<(), String>, json: bool) -> Result<(), Failure> {
+    if json {
+        let line = serde_json::json!({
+            "file": suite.file, "case": case.name, "held": result.is_ok(), "difference": result.err(),
+        });
+        return output::line(&line.to_string());
+    }
+    match result {
+        Ok(()) => output::line(&format!("  held    {}", case.name)),
+        Err(difference) => {
+            let indented: String = difference.lines().map(|line| format!("          {line}\n")).collect();
+            output::text(&format!("  FAILED  {}\n{indented}", case.name))
+        }
+    }
+}
+
+/// In a guest of its own, so that a case that traps costs no other. An error is the host's, not the case's.
+fn answer(plugin: &Plugin, suite: &Suite, case: &Case) -> Result<Answer, Failure> {
+    match decide(plugin, suite, case) {
+        Ok(answer) => Ok(answer),
+        Err(trap @ Error::Trap { .. }) => Ok(Answer::Failed(trap.to_string())),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+fn decide(plugin: &Plugin, suite: &Suite, case: &Case) -> Result<Answer, Error> {
+    let stream = StreamId::new(suite.aggregate.as_str(), case.when.aggregate_id.as_str());
+    let mut guest = AggregateGuest::new(plugin)?;
+    let live = guest.create(&stream.aggregate_id)?;
+    let history: Vec<_> =
+        case.given.iter().zip(1..).map(|(event, place)| recorded(&stream, place, &event.name, event.bytes())).collect();
+    if let Err(failure) = guest.apply(&live, &history)? {
+        let reason = reason(failure.refusal);
+        return Ok(Answer::Failed(format!("event {} of the history can't be applied: {reason}", failure.index + 1)));
+    }
+    Ok(match guest.handle(&live, &command(stream, &case.when))? {
+        Ok(events) => Answer::Events(events.into_iter().map(|event| (event.name, event.payload)).collect()),
+        Err(Refusal::Rejected(reason)) => Answer::Rejected(reason),
+        Err(Refusal::Malformed(reason)) => Answer::Malformed(reason),
+        Err(Refusal::Retry { reason, .. }) => Answer::Retry(reason),
+    })
+}
+
+fn reason(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Rejected(reason) | Refusal::Malformed(reason) | Refusal::Retry { reason, .. } => reason,
+    }
+}
+
+fn recorded(stream: &StreamId, place: u64, name: &str, payload: Vec<u8>) -> RecordedEvent {
+    RecordedEvent {
+        id: uuid::Uuid::nil(),
+        position: Position(place),
+        stream: stream.clone(),
+        version: Version(place),
+        name: name.into(),
+        payload,
+        time_ms: 0,
+        correlation_id: "test".into(),
+        causation_id: "test".into(),
+        headers: Vec::new(),
+    }
+}
+
+fn command(stream: StreamId, command: &wasmill_cases::Command) -> Command {
+    let header =
+        |(name, value): (&String, &String)| Header { name: name.clone(), value: Some(value.clone().into_bytes()) };
+    Command {
+        stream,
+        name: command.name.as_str().into(),
+        payload: command.bytes(),
+        id: "command-1".into(),
+        time_ms: command.time_ms,
+        correlation_id: "test".into(),
+        causation_id: "test".into(),
+        headers: command.headers.iter().map(header).collect(),
+        origin: None,
+        durable_id: false,
+        expected: None,
+    }
+}

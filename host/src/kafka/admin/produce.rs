@@ -1,0 +1,188 @@
+//! Records into a topic, in order, each acknowledged by all replicas that are in sync.
+//!
+//! Sending does not wait for acknowledgements; [`Producer::finish`] does. After the first record that Kafka does not
+//! take, nothing more is sent.
+
+use crate::kafka::admin::Admin;
+use crate::kafka::context::Context;
+use crate::kafka::{Connection, Error, client_error, trouble};
+use crate::model::Header;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header as NativeHeader, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// Acknowledgements are waited for in steps of this length only to be safe; each wakes.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A record on its way out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewRecord {
+    /// `None` leaves the choice of its partition to the partitioner.
+    pub partition: Option<i32>,
+    /// Any bytes, or none.
+    pub key: Option<Vec<u8>>,
+    /// Any bytes; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// In this order; names may repeat.
+    pub headers: Vec<Header>,
+    /// Milliseconds since 1970-01-01T00:00:00Z; `None` is now.
+    pub time_ms: Option<u64>,
+}
+
+/// A record that Kafka did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotTaken {
+    /// What its sender called it.
+    pub number: u64,
+    /// Where it was to go, why it is not there, and what to do.
+    pub error: String,
+}
+
+/// Sends records to one topic.
+pub struct Producer {
+    topic: String,
+    producer: ThreadedProducer<Deliveries>,
+    counts: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    pending: u64,
+    acknowledged: u64,
+    /// The first by number.
+    not_taken: Option<(u64, RDKafkaErrorCode)>,
+}
+
+impl Producer {
+    /// A producer for a topic that exists.
+    pub fn new(admin: &Admin, topic: &str) -> Result<Self, Error> {
+        if !admin.connection.is_embedded() {
+            admin.partitions(topic)?;
+        }
+        let counts = Arc::new(Shared::default());
+        let context = Context::new("produce", admin.client.client().context().health().clone());
+        let context = Deliveries { context, counts: counts.clone() };
+        let config = config(&admin.connection);
+        let producer = config.create_with_context(context).map_err(|error| client_error("produce", error))?;
+        Ok(Self { topic: topic.to_owned(), producer, counts })
+    }
+
+    /// Hands a record over; waits while very many are on their way. `false` after one was not taken: go to
+    /// [`Producer::finish`], which says which.
+    pub fn send(&self, number: u64, record: &NewRecord) -> bool {
+        loop {
+            let mut counts = self.counts.counts.lock().expect("no holder panics");
+            if counts.not_taken.is_some() {
+                return false;
+            }
+            counts.pending += 1;
+            drop(counts);
+            let Err((error, _)) = self.producer.send(native(&self.topic, number, record)) else { return true };
+            let mut counts = self.counts.counts.lock().expect("no holder panics");
+            counts.pending -= 1;
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => drop(self.counts.changed.wait_timeout(counts, LOOK_EVERY)),
+                code => counts.note(number, code.unwrap_or(RDKafkaErrorCode::InvalidArgument)),
+            }
+        }
+    }
+
+    /// Waits until each record is acknowledged or not taken: how many were, and the first that was not.
+    pub fn finish(self) -> (u64, Option<NotTaken>) {
+        // librdkafka's flush waits in steps of 100 ms: what is left is sent at once without it.
+        let mut counts = self.counts.counts.lock().expect("no holder panics");
+        while counts.pending > 0 {
+            counts = self.counts.changed.wait_timeout(counts, LOOK_EVERY).expect("no holder panics").0;
+        }
+        let not_taken = counts.not_taken.map(|(number, code)| {
+            let trouble = self.producer.context().context.health().trouble();
+            let cause = match (code, trouble) {
+                (RDKafkaErrorCode::MessageTimedOut, Some(trouble)) => trouble,
+                (code, _) => trouble::answer(code),
+            };
+            NotTaken { number, error: format!("topic {}: {cause}", self.topic) }
+        });
+        (counts.acknowledged, not_taken)
+    }
+}
+
+impl Counts {
+    fn note(&mut self, number: u64, code: RDKafkaErrorCode) {
+        if self.not_taken.is_none_or(|(first, _)| number < first) {
+            self.not_taken = Some((number, code));
+        }
+    }
+}
+
+fn config(connection: &Connection) -> rdkafka::ClientConfig {
+    let mut config = connection.producer("produce");
+    config.set("client.id", "wasmill-produce").set("message.timeout.ms", "30000").set("linger.ms", "5");
+    config
+}
+
+fn native<'a>(topic: &'a str, number: u64, record: &'a NewRecord) -> BaseRecord<'a, [u8], [u8], usize> {
+    let mut native = BaseRecord::with_opaque_to(topic, number as usize);
+    native.partition = record.partition;
+    native.key = record.key.as_deref();
+    native.payload = record.value.as_deref();
+    native.timestamp = record.time_ms.and_then(|time_ms| i64::try_from(time_ms).ok());
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let add = |headers: OwnedHeaders, header: &Header| {
+            headers.insert(NativeHeader { key: &header.name, value: header.value.as_deref() })
+        };
+        native.headers = Some(record.headers.iter().fold(headers, add));
+    }
+    native
+}
+
+/// Hears of acknowledgements.
+struct Deliveries {
+    context: Context,
+    counts: Arc<Shared>,
+}
+
+impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.context.generate_oauth_token(config)
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let mut counts = self.counts.counts.lock().expect("no holder panics");
+        counts.pending -= 1;
+        match result {
+            Ok(_) => counts.acknowledged += 1,
+            Err((error, _)) => {
+                counts.note(number as u64, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));
+            }
+        }
+        self.counts.changed.notify_all();
+    }
+}

@@ -1,0 +1,76 @@
+//! Values that are not in the manifest: read from the environment or a file when a client is made.
+//!
+//! What is read here is a secret, as far as anybody knows: no error contains it.
+
+use crate::manifest::Value;
+use std::path::Path;
+
+/// A file with a secret is a line, or the text of a certificate or key.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The value of a property. The error completes a sentence about the property.
+pub(super) fn value(value: &Value) -> Result<String, String> {
+    match value {
+        Value::Text(text) => Ok(text.clone()),
+        Value::Env(variable) => from_env(variable),
+        Value::File(path) => from_file(path),
+    }
+}
+
+/// The value of an environment variable.
+pub(super) fn from_env(variable: &str) -> Result<String, String> {
+    use std::env::VarError;
+    match std::env::var(variable) {
+        Ok(value) if !value.is_empty() => Ok(value),
+        Ok(_) => Err(format!("is in the environment variable {variable}, which is empty: set it and start again")),
+        Err(VarError::NotPresent) => {
+            Err(format!("is in the environment variable {variable}, which is not set: set it and start again"))
+        }
+        Err(VarError::NotUnicode(_)) => {
+            Err(format!("is in the environment variable {variable}, which is not UTF-8: set it to text"))
+        }
+    }
+}
+
+/// The content of a file, without the end of its last line.
+pub(super) fn from_file(path: &Path) -> Result<String, String> {
+    let place = path.display();
+    let unreadable = |cause: std::io::Error| {
+        format!("is in the file {place}, which can't be read: {cause}; check the path and who may read it")
+    };
+    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
+        return Err(format!("is in the file {place}, which is too large for that: check the path"));
+    }
+    let mut text = std::fs::read_to_string(path).map_err(unreadable)?;
+    text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    if text.is_empty() { Err(format!("is in the file {place}, which is empty: write it there")) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_end_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        for content in ["hush", "hush\n", "hush\r\n"] {
+            std::fs::write(&file, content).unwrap();
+            assert_eq!(value(&Value::File(file.clone())).unwrap(), "hush");
+        }
+        std::fs::write(&file, "\n").unwrap();
+        assert!(value(&Value::File(file)).unwrap_err().ends_with("which is empty: write it there"));
+        let absent = value(&Value::File(folder.path().join("absent"))).unwrap_err();
+        assert!(absent.contains("which can't be read"), "{absent}");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named() {
+        let error = value(&Value::Env("WASMILL_NO_SUCH_VARIABLE".to_owned())).unwrap_err();
+        assert_eq!(
+            error,
+            "is in the environment variable WASMILL_NO_SUCH_VARIABLE, which is not set: set it and start again"
+        );
+        assert!(value(&Value::Env("PATH".to_owned())).is_ok());
+    }
+}

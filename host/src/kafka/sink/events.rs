@@ -1,0 +1,173 @@
+//! Recorded events as a feed: those that pass the filter of a `[sinks.NAME]`, as messages to its topic.
+//!
+//! A message is a CloudEvent: its id is the event's, its source the aggregate's type, its subject the aggregate. The
+//! headers that the event has from its command go along, but not those that would say something else about it.
+
+use super::feed::{Feed, Head, Page};
+use crate::filter::Filter;
+use crate::manifest::SinkKey;
+use crate::model::{Header, Message, Position, RecordedEvent};
+use crate::store::{self, EventStore, Reader};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Headers of a message that a header of the command must not stand for: the event is another message.
+const OWN: [&str; 6] = ["correlation-id", "causation-id", "content-type", "stream", "version", "position"];
+
+/// Events for a topic.
+pub(super) struct Events {
+    reader: Box<dyn Reader>,
+    head: Head,
+    sink: Arc<str>,
+    filter: Filter,
+    topic: String,
+    key: SinkKey,
+}
+
+impl Events {
+    pub(super) fn open(
+        store: &dyn EventStore,
+        sink: Arc<str>,
+        filter: Filter,
+        topic: String,
+        key: SinkKey,
+    ) -> Result<Self, store::Error> {
+        Ok(Self { reader: store.reader()?, head: Head::Positions(store.head()), sink, filter, topic, key })
+    }
+
+    fn message(&self, event: RecordedEvent) -> (Message, Result<(), String>) {
+        let key = key(&self.key, &event);
+        let mut headers = own_headers(&event);
+        headers.extend(event.headers.into_iter().filter(|header| is_foreign(&header.name)));
+        let message = Message {
+            id: event.id.to_string().into(),
+            topic: self.topic.clone(),
+            key: key.as_ref().ok().cloned().flatten(),
+            partition: None,
+            headers,
+            payload: Some(event.payload),
+            time_ms: event.time_ms,
+            correlation_id: event.correlation_id,
+            causation_id: event.causation_id,
+            source: event.stream.aggregate_type,
+        };
+        (message, key.map(drop))
+    }
+}
+
+fn own_headers(event: &RecordedEvent) -> Vec<Header> {
+    let header = |name: &str, value: String| Header { name: name.to_owned(), value: Some(value.into_bytes()) };
+    vec![
+        header("ce_type", format!("{}.{}", event.stream.aggregate_type, event.name)),
+        header("ce_subject", event.stream.aggregate_id.to_string()),
+        header("stream", event.stream.to_string()),
+        header("version", event.version.to_string()),
+        header("position", event.position.to_string()),
+    ]
+}
+
+fn is_foreign(name: &str) -> bool {
+    !name.starts_with("ce_") && !OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+}
+
+/// The key of an event's record; an error says why it has none.
+fn key(wanted: &SinkKey, event: &RecordedEvent) -> Result<Option<Vec<u8>>, String> {
+    let field = match wanted {
+        SinkKey::None => return Ok(None),
+        SinkKey::AggregateId => return Ok(Some(event.stream.aggregate_id.as_bytes().to_vec())),
+        SinkKey::Field(field) => field,
+    };
+    let name = format!("{}.{}", event.stream.aggregate_type, event.name);
+    let payload: Value = serde_json::from_slice(&event.payload).map_err(|error| {
+        format!("the key can't be taken from the field `{field}` of {name}: it is not JSON ({error})")
+    })?;
+    match field.split('.').try_fold(&payload, |value, field| value.get(field)) {
+        Some(Value::String(text)) => Ok(Some(text.clone().into_bytes())),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string().into_bytes())),
+        Some(_) => Err(format!("the field `{field}` of {name} can't be a key: it is no text and no number")),
+        None => Err(format!(
+            "{name} has no field `{field}` to be the key: narrow `events` of the sink to those that have it, or choose \
+             another `key`"
+        )),
+    }
+}
+
+impl Feed for Events {
+    fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
+        let found = self.reader.read_all(Position(number), &self.filter, limit)?;
+        let mut page = Page { reached: found.reached.0, ..Page::default() };
+        for event in found.events {
+            let position = event.position.0;
+            match self.message(event) {
+                (message, Ok(())) => page.messages.push((position, message)),
+                (message, Err(reason)) => page.unfit.push((position, message, reason)),
+            }
+        }
+        Ok(page)
+    }
+
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn place(&self, number: u64, message: &Message) -> String {
+        let stream = message.headers.iter().find(|header| header.name == "stream");
+        let stream = stream.and_then(|header| header.value.as_deref()).unwrap_or_default();
+        format!("event {number} of {} to topic {}", String::from_utf8_lossy(stream), message.topic)
+    }
+
+    fn consumer(&self, _: &Message) -> String {
+        self.sink.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{StreamId, Version};
+
+    fn event(payload: &str) -> RecordedEvent {
+        RecordedEvent {
+            id: uuid::Uuid::nil(),
+            position: Position(7),
+            stream: StreamId::new("order", "b1"),
+            version: Version(2),
+            name: "OrderCreated".into(),
+            payload: payload.as_bytes().to_vec(),
+            time_ms: 0,
+            correlation_id: "c".into(),
+            causation_id: "e".into(),
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_key_is_the_aggregate_a_field_or_nothing() {
+        let payload = r#"{"household": {"id": "h1"}, "total": 12, "lines": []}"#;
+        let field = |name: &str| SinkKey::Field(name.to_owned());
+        for (wanted, expected) in [
+            (SinkKey::None, Ok(None)),
+            (SinkKey::AggregateId, Ok(Some("b1"))),
+            (field("household.id"), Ok(Some("h1"))),
+            (field("total"), Ok(Some("12"))),
+            (field("lines"), Err("is no text")),
+            (field("basket"), Err("order.OrderCreated has no field `basket`")),
+        ] {
+            match (key(&wanted, &event(payload)), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), expected.map(str::as_bytes)),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, expected) => panic!("{wanted:?}: {found:?}, expected {expected:?}"),
+            }
+        }
+        assert!(key(&field("a"), &event("x")).unwrap_err().contains("is not JSON"));
+    }
+
+    #[test]
+    fn headers_that_are_about_another_message_stay_behind() {
+        for (name, expected) in
+            [("traceparent", true), ("tenant", true), ("ce_id", false), ("Content-Type", false), ("version", false)]
+        {
+            assert_eq!(is_foreign(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What a source put aside as a feed: its dead letters, for its `dead_letter_topic`.
+//!
+//! A message is the record as it was, with headers that say where it came from and what was wrong. It goes to the
+//! partition of the same number where the topic has it. The letter stays in the store: the topic is a copy for others.
+
+use super::feed::{Feed, Head, Page};
+use super::publisher::Refused;
+use crate::kafka::message::Envelope;
+use crate::manifest::Key;
+use crate::model::{Command, DeadLetter, Header, Message, Parked, Record};
+use crate::store::{self, EventStore, Reader};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rdkafka::error::RDKafkaErrorCode;
+use std::sync::Arc;
+
+/// Begins the names of headers about a letter.
+const PREFIX: &str = "dead-letter-";
+
+/// Whose dead letters they are.
+pub(super) struct From {
+    pub(super) source: Arc<str>,
+    /// The consumer group of the source.
+    pub(super) group: String,
+    /// How the bytes of its keys became ids of aggregates.
+    pub(super) key: Key,
+    /// The command that its records without a value became.
+    pub(super) tombstone: Option<String>,
+}
+
+/// The dead letters of a source.
+pub(super) struct Letters {
+    reader: Box<dyn Reader>,
+    head: Head,
+    sink: Arc<str>,
+    from: From,
+    topic: String,
+    /// The topic has no partition from here on, as the brokers said.
+    partitions_max: i32,
+}
+
+impl Letters {
+    pub(super) fn open(
+        store: &dyn EventStore,
+        sink: Arc<str>,
+        from: From,
+        topic: String,
+    ) -> Result<Self, store::Error> {
+        let (reader, head) = (store.reader()?, Head::Numbers(store.letters_head()));
+        Ok(Self { reader, head, sink, from, topic, partitions_max: i32::MAX })
+    }
+
+    /// The message of a letter; `None` where it is not of this source, or holds no record.
+    fn message(&self, number: u64, letter: DeadLetter) -> Option<Message> {
+        let record = match letter.content {
+            Parked::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => record,
+            Parked::Command(command) => self.from.record(command)?,
+            _ => return None,
+        };
+        let partition = Some(record.partition).filter(|partition| *partition < self.partitions_max);
+        let about = About {
+            id: format!("{}:{number}", self.sink).into(),
+            source: self.from.source.clone(),
+            group: &self.from.group,
+            reason: letter.reason,
+            time_ms: letter.time_ms,
+        };
+        Some(about.message(record, self.topic.clone(), partition))
+    }
+}
+
+/// What is said of a record that was put aside.
+pub(in crate::kafka) struct About<'a> {
+    /// Of the letter: it tells a repetition.
+    pub(in crate::kafka) id: Arc<str>,
+    pub(in crate::kafka) source: Arc<str>,
+    /// The consumer group of the source.
+    pub(in crate::kafka) group: &'a str,
+    pub(in crate::kafka) reason: String,
+    /// When it was put aside.
+    pub(in crate::kafka) time_ms: u64,
+}
+
+impl About<'_> {
+    /// The record as it was, for a topic of such records.
+    pub(in crate::kafka) fn message(self, record: Record, topic: String, partition: Option<i32>) -> Message {
+        let mut headers = record.headers;
+        headers.retain(|header| !header.name.starts_with(PREFIX));
+        let origin = [
+            ("id", self.id.to_string()),
+            ("topic", record.topic.to_string()),
+            ("partition", record.partition.to_string()),
+            ("offset", record.offset.to_string()),
+            ("timestamp", record.time_ms.to_string()),
+            ("group", self.group.to_owned()),
+            ("error", self.reason),
+        ];
+        let header =
+            |(name, value): (&str, String)| Header { name: format!("{PREFIX}{name}"), value: Some(value.into_bytes()) };
+        headers.extend(origin.map(header));
+        Message {
+            correlation_id: self.id.clone(),
+            causation_id: self.id.clone(),
+            id: self.id,
+            topic,
+            key: record.key,
+            partition,
+            headers,
+            payload: record.payload,
+            time_ms: self.time_ms,
+            source: self.source,
+        }
+    }
+}
+
+impl From {
+    /// The record that a command was made of, if this source made it.
+    fn record(&self, command: Command) -> Option<Record> {
+        let origin = command.origin?;
+        let rest = origin.ledger.strip_prefix("kafka/")?.strip_prefix(&*self.source)?.strip_prefix('/')?;
+        let (topic, partition) = rest.rsplit_once('/')?;
+        let is_tombstone = self.tombstone.as_deref() == Some(&*command.name);
+        Some(Record {
+            topic: topic.into(),
+            partition: partition.split('@').next()?.parse().ok()?,
+            offset: origin.last.try_into().ok()?,
+            time_ms: command.time_ms,
+            key: Some(self.key_bytes(&command.stream.aggregate_id)),
+            headers: command.headers,
+            payload: Some(command.payload).filter(|payload| !is_tombstone || !payload.is_empty()),
+        })
+    }
+
+    /// The bytes that became the id. An id that is not of this kind was made under another manifest: it stays text.
+    fn key_bytes(&self, id: &str) -> Vec<u8> {
+        let text = || id.as_bytes().to_vec();
+        match self.key {
+            Key::Text => text(),
+            Key::Hex => unhex(id).unwrap_or_else(text),
+            Key::Base64 => URL_SAFE_NO_PAD.decode(id).unwrap_or_else(|_| text()),
+        }
+    }
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok().filter(|_| pair.len() == 2)).collect()
+}
+
+impl Feed for Letters {
+    fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
+        // Seen before it is read: letters up to here are read below, or are gone.
+        let newest = self.head.newest();
+        let letters = self.reader.dead_letters_after(number, limit)?;
+        let last = letters.last().map_or(number, |(last, _)| *last);
+        let reached = if letters.len() < limit { last.max(newest) } else { last };
+        let messages = letters.into_iter().filter_map(|(number, letter)| Some((number, self.message(number, letter)?)));
+        Ok(Page { messages: messages.collect(), reached, ..Page::default() })
+    }
+
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn envelope(&self) -> Envelope {
+        Envelope::Bare
+    }
+
+    fn place(&self, number: u64, message: &Message) -> String {
+        format!("dead letter {number} of source {} to topic {}", self.from.source, message.topic)
+    }
+
+    fn consumer(&self, _: &Message) -> String {
+        self.sink.to_string()
+    }
+
+    /// Without the partition that the topic does not have.
+    fn mend(&mut self, message: &mut Message, refused: &Refused) -> bool {
+        match message.partition.take() {
+            Some(partition) if refused.code == RDKafkaErrorCode::UnknownPartition => {
+                self.partitions_max = self.partitions_max.min(partition);
+                true
+            }
+            partition => {
+                message.partition = partition;
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The thread of a sink: from its feed to its publisher, with the position kept behind what is published.
+
+use super::feed::{self, Feed, Page};
+use super::publisher::{Idempotent, Interruption, Publisher};
+use super::transactional::{self, Transactional};
+use super::{Config, RETRY_FIRST, RETRY_MAX, View, identity};
+use crate::kafka::{Connection, Error, wait_for};
+use crate::manifest::SinkMode;
+use crate::model::Message;
+use crate::store::{self, EventStore};
+use crossbeam_channel::Receiver;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How often an idle sink looks whether brokers that were away are back.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Worker {
+    config: Config,
+    view: Arc<View>,
+    store: Arc<dyn EventStore>,
+    feed: Box<dyn Feed>,
+    publisher: Box<dyn Publisher>,
+    stopped: watch::Receiver<bool>,
+    runtime: tokio::runtime::Runtime,
+    /// What the position is kept under.
+    name: String,
+    /// As the store has it, or will have once what is on its way is done.
+    stored: u64,
+    /// The store's answer to the last move, while Kafka already has the position.
+    moving: Option<Receiver<Result<(), store::Error>>>,
+    /// What was put aside of the page in work: when it is begun again, it is not put aside again.
+    aside: BTreeSet<u64>,
+}
+
+/// Why a run over the feed ended.
+enum End {
+    Stopped,
+    Trouble(String),
+    /// Another try would do harm.
+    Fatal(String),
+}
+
+impl From<Interruption> for End {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Stopped => Self::Stopped,
+            Interruption::StartOver(error) => Self::Trouble(error),
+            Interruption::GiveUp(error) => Self::Fatal(error),
+        }
+    }
+}
+
+impl From<store::Error> for End {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Closed => Self::Stopped,
+            error => Self::Trouble(error.to_string()),
+        }
+    }
+}
+
+impl Worker {
+    /// On the thread that will run it.
+    pub(super) fn new(
+        config: Config,
+        connection: Connection,
+        store: Arc<dyn EventStore>,
+        view: Arc<View>,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<Self, Error> {
+        let feed = config.open(&*store)?;
+        let publisher = publisher(&config, &*feed, connection, &store, &view)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|error| Error::Client { client: "sink".into(), cause: error.to_string() })?;
+        let name = config.position_name();
+        let (stored, moving, aside) = (0, None, BTreeSet::new());
+        Ok(Self { config, view, store, feed, publisher, stopped, runtime, name, stored, moving, aside })
+    }
+
+    /// Follows the feed until it is stopped; after trouble it starts over from the position.
+    pub(super) fn run(mut self) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.follow(&mut pause) {
+                Ok(()) | Err(End::Stopped) => break,
+                Err(End::Fatal(error)) => {
+                    self.end(error);
+                    break;
+                }
+                Err(End::Trouble(error)) => {
+                    tracing::error!(sink = &*self.config.name, "{error}; it is tried again");
+                    self.view.note(Some(error));
+                }
+            }
+            let mut stopped = self.stopped.clone();
+            let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
+            if !self.runtime.block_on(waited) {
+                break;
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+        if let Err(error) = self.moved() {
+            tracing::warn!(sink = &*self.config.name, "the store does not have the last position: {error}");
+        }
+    }
+
+    fn end(&self, error: String) {
+        let error = format!("the sink has stopped: {error}");
+        tracing::error!(sink = &*self.config.name, "{error}");
+        self.view.note(Some(error));
+        self.view.ended.store(true, Ordering::Release);
+    }
+
+    fn follow(&mut self, pause: &mut Duration) -> Result<(), End> {
+        let mut reached = self.position()?;
+        self.reach(reached);
+        self.view.note(None);
+        while !*self.stopped.borrow() {
+            // Seen before it is read: what comes in between wakes the wait below at once.
+            let newest = self.feed.head().look();
+            if newest == reached {
+                self.wait()?;
+                continue;
+            }
+            self.gather(reached)?;
+            let page = self.feed.after(reached, self.config.batch_max)?;
+            let to = page.reached;
+            if page.messages.is_empty() && page.unfit.is_empty() {
+                if to > self.stored + crate::follow::IDLE_STRIDE {
+                    self.move_to(to)?;
+                }
+                if to == reached {
+                    self.wait()?;
+                }
+            } else {
+                self.publish(page)?;
+                *pause = RETRY_FIRST;
+            }
+            reached = to;
+            self.reach(reached);
+        }
+        Err(End::Stopped)
+    }
+
+    fn reach(&self, number: u64) {
+        self.view.position.store(number, Ordering::Release);
+    }
+
+    /// Where to go on: a crash may have kept from the store what Kafka has.
+    fn position(&mut self) -> Result<u64, End> {
+        // What is on its way decides what is read below; an error means that it did not happen.
+        if let Err(error) = self.moved() {
+            tracing::warn!(sink = &*self.config.name, "the store did not take a position: {error}");
+        }
+        let newest = self.feed.head().newest();
+        let found = self.store.reader()?.sink_position(&self.name)?;
+        self.stored = match found {
+            Some(stored) => stored,
+            None => {
+                let start = self.config.start(newest);
+                // Also where it is 0: that it has started there must not be forgotten.
+                wait_for(|done| self.store.published(&self.name, 0, start, done))?;
+                start
+            }
+        };
+        let published = match self.publisher.position()? {
+            // The store is ahead where it was kept in the idempotent mode meanwhile.
+            None => return Ok(self.stored),
+            Some(published) if published <= self.stored => return Ok(self.stored),
+            Some(published) => published,
+        };
+        if published > newest {
+            return Err(End::Fatal(format!(
+                "Kafka has what this sink published up to number {published} of this store, whose newest is {newest}: the \
+                 store is older than what was published, as after restoring a backup; bring back the newer store, or go \
+                 on with `mode = \"idempotent\"` in [{}], which publishes again what the store has",
+                self.config.section
+            )));
+        }
+        tracing::info!(
+            sink = &*self.config.name,
+            stored = self.stored,
+            published,
+            "went on from the position that Kafka has"
+        );
+        wait_for(|done| self.store.published(&self.name, self.stored, published, done))?;
+        self.stored = published;
+        Ok(published)
+    }
+
+    /// Where the manifest asks for it, waits until there may be a full batch.
+    fn gather(&mut self, reached: u64) -> Result<(), End> {
+        if self.config.batch_wait.is_zero() {
+            return Ok(());
+        }
+        let (head, stopped, wait) = (self.feed.head(), &mut self.stopped, self.config.batch_wait);
+        let full = reached + self.config.batch_max as u64;
+        self.runtime.block_on(async {
+            tokio::select! {
+                reached = head.reached(full) => reached.map_err(End::from),
+                _ = stopped.wait_for(|stop| *stop) => Ok(()),
+                () = tokio::time::sleep(wait) => Ok(()),
+            }
+        })
+    }
+
+    /// Publishes a page and moves the position over it.
+    fn publish(&mut self, page: Page) -> Result<(), End> {
+        let Page { messages: mut batch, unfit, reached: to } = page;
+        // Before the position can pass them, which it does with the messages.
+        for (number, message, reason) in unfit {
+            self.park(number, &message, reason)?;
+        }
+        let mut todo: Vec<usize> = (0..batch.len()).collect();
+        let mut published = batch.len() as u64;
+        let begun = Instant::now();
+        while !todo.is_empty() {
+            // What is refused is put aside before the position can pass it.
+            for refused in self.publisher.publish(&batch, &mut todo, to)? {
+                let (number, message) = &mut batch[refused.index];
+                if self.feed.mend(message, &refused) {
+                    todo.push(refused.index);
+                    continue;
+                }
+                let (number, message) = (*number, message.clone());
+                self.park(number, &message, refused.reason)?;
+                published -= 1;
+            }
+            todo.sort_unstable();
+        }
+        if published > 0 {
+            self.view.batch_time.observe_time(begun.elapsed());
+            self.view.batch_size.observe(published as f64);
+        }
+        self.move_to(to)?;
+        if !self.publisher.keeps_position() {
+            self.moved()?;
+        }
+        self.aside.clear();
+        self.view.published.fetch_add(published, Ordering::Relaxed);
+        self.view.note(None);
+        Ok(())
+    }
+
+    fn park(&mut self, number: u64, message: &Message, reason: String) -> Result<(), End> {
+        if self.aside.contains(&number) {
+            return Ok(());
+        }
+        let letter = feed::dead_letter(&*self.feed, &self.config.name, number, message, reason);
+        tracing::error!(sink = &*self.config.name, place = letter.place, "parked: {}", letter.reason);
+        wait_for(|done| self.store.park(letter, None, done))?;
+        self.aside.insert(number);
+        Ok(())
+    }
+
+    /// Asks the store to move the position, once it has done the move before. The next batch need not wait for it
+    /// where Kafka has the position too.
+    fn move_to(&mut self, to: u64) -> Result<(), store::Error> {
+        self.moved()?;
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let done = Box::new(move |result| {
+            // It is there: the worker takes the answer before it asks again or ends.
+            let _ = answer.send(result);
+        });
+        self.store.published(&self.name, self.stored, to, done);
+        self.stored = to;
+        self.moving = Some(answered);
+        Ok(())
+    }
+
+    /// Waits until the store has the position.
+    fn moved(&mut self) -> Result<(), store::Error> {
+        self.moving.take().map_or(Ok(()), |answered| answered.recv().unwrap_or(Err(store::Error::Closed)))
+    }
+
+    /// Until there may be a message, or the stop, or it is time to look after the brokers.
+    fn wait(&mut self) -> Result<(), End> {
+        self.moved()?;
+        let (head, stopped) = (self.feed.head(), &mut self.stopped);
+        self.runtime.block_on(async {
+            tokio::select! {
+                changed = head.changed() => changed.map_err(End::from),
+                _ = stopped.wait_for(|stop| *stop) => Err(End::Stopped),
+                () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
+            }
+        })?;
+        self.publisher.look_after_trouble();
+        Ok(())
+    }
+}
+
+fn publisher(
+    config: &Config,
+    feed: &dyn Feed,
+    connection: Connection,
+    store: &Arc<dyn EventStore>,
+    view: &Arc<View>,
+) -> Result<Box<dyn Publisher>, Error> {
+    let style = super::sender::Style { envelope: feed.envelope(), has_fixed_topic: feed.has_fixed_topic() };
+    if config.mode == SinkMode::Idempotent || connection.is_embedded() {
+        return Ok(Box::new(Idempotent::new(&config.name, &connection, style, view.clone())?));
+    }
+    let group = format!("wasmill-sink-{}-{}", config.name, identity::of(&**store)?);
+    let names = transactional::Names {
+        section: config.section.clone(),
+        transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),
+        group,
+    };
+    Ok(Box::new(Transactional::new(&config.name, connection, names, style, view.clone())?))
+}

@@ -1,0 +1,130 @@
+//! Taking partitions from the group, and giving them back so that nothing is done twice.
+//!
+//! What is given is opened as any partition: where the store's ledger says. What is taken is no longer read at once;
+//! then what is in flight may end, for a while; then it is fenced. Its lane is gone, so what completes later counts for
+//! nobody, and the ledger still keeps it from being done again. Of what was lost nothing is waited for.
+
+use super::{Reader, Reading};
+use crate::kafka::source::membership::Rebalance;
+use crate::kafka::source::scout::Request;
+use crate::kafka::source::topics::TopicPartition;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::time::Instant;
+
+/// Partitions on their way back to the group.
+pub(super) struct Leaving {
+    partitions: Vec<TopicPartition>,
+    /// When they are given back with work in flight.
+    deadline: Instant,
+    lost: bool,
+}
+
+impl Reader {
+    /// Answers the group. Returns whether anything changed.
+    pub(super) fn rebalance(&mut self) -> bool {
+        if let Some(leaving) = self.leaving.take() {
+            return self.leave(leaving, Instant::now());
+        }
+        match self.work.rebalances.next() {
+            None => false,
+            Some(Rebalance::Assign(partitions)) => {
+                self.join(partitions);
+                true
+            }
+            Some(Rebalance::Revoke { partitions, lost }) => {
+                let leaving = self.begin_to_leave(partitions, lost);
+                self.leave(leaving, Instant::now());
+                true
+            }
+        }
+    }
+
+    /// The answer says that the group's change is taken in. What it gave is added one by one, as the scout opens it: a
+    /// partition in trouble keeps neither the group nor the others waiting.
+    fn join(&mut self, partitions: Vec<TopicPartition>) {
+        tracing::info!(source = &*self.work.config.name, partitions = list_of(&partitions), "got from the group");
+        self.work.view.rebalanced();
+        self.work.view.assign(partitions);
+        if let Err(error) = self.work.consumer.incremental_assign(&TopicPartitionList::new()) {
+            tracing::warn!(source = &*self.work.config.name, "the group was not answered: {error}");
+        }
+        let _ = self.ends.scout.send(Request::Open);
+    }
+
+    fn begin_to_leave(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Leaving {
+        tracing::info!(
+            source = &*self.work.config.name,
+            lost,
+            partitions = list_of(&partitions),
+            "gives back to the group"
+        );
+        self.work.view.rebalanced();
+        self.work.view.revoke(&partitions, lost);
+        for reading in self.readings.iter_mut().flatten().filter(|reading| partitions.contains(&reading.partition)) {
+            reading.leave();
+        }
+        Leaving { partitions, deadline: Instant::now() + self.work.config.give_back_max, lost }
+    }
+
+    /// Gives partitions back once nothing of them is in flight, or it takes too long. Until then they stay `leaving`.
+    fn leave(&mut self, leaving: Leaving, now: Instant) -> bool {
+        let in_flight: usize = self.of(&leaving.partitions).map(|reading| reading.lane.in_flight()).sum();
+        if in_flight > 0 && !leaving.lost && now < leaving.deadline {
+            self.leaving = Some(leaving);
+            return false;
+        }
+        if in_flight > 0 {
+            let source = &*self.work.config.name;
+            tracing::warn!(source, in_flight, lost = leaving.lost, "partitions go with work in flight");
+        }
+        self.give_back(&leaving);
+        true
+    }
+
+    fn give_back(&mut self, Leaving { partitions, lost, .. }: &Leaving) {
+        self.show_progress();
+        let (mut assigned, mut offsets) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for reading in self.of(partitions).filter(|reading| reading.is_assigned) {
+            reading.partition.add_to(&mut assigned, None);
+            reading.partition.add_to(&mut offsets, Some(reading.lane.next()));
+        }
+        if !lost && offsets.count() > 0 {
+            // For lag tools, and on its way before the group hears that the partitions are free.
+            let _ = self.work.consumer.commit(&offsets, CommitMode::Async);
+        }
+        for slot in &mut self.readings {
+            slot.take_if(|reading| partitions.contains(&reading.partition));
+        }
+        self.work.view.gone(partitions);
+        if let Err(error) = self.work.consumer.incremental_unassign(&assigned) {
+            tracing::warn!(source = &*self.work.config.name, "the group was not answered: {error}");
+        }
+    }
+
+    /// At the end: whatever the group waits for is answered, and all later questions are answered by the callback.
+    pub(super) fn end_membership(&mut self) {
+        while let Some(leaving) = self.leaving.take() {
+            self.give_back(&leaving);
+        }
+        while let Some(rebalance) = self.work.rebalances.next() {
+            match rebalance {
+                Rebalance::Assign(_) => _ = self.work.consumer.incremental_assign(&TopicPartitionList::new()),
+                Rebalance::Revoke { partitions, lost } => {
+                    let leaving = self.begin_to_leave(partitions, lost);
+                    self.give_back(&leaving);
+                }
+            }
+        }
+        self.work.rebalances.end();
+    }
+
+    fn of<'a>(&'a self, partitions: &'a [TopicPartition]) -> impl Iterator<Item = &'a Reading> {
+        self.readings.iter().flatten().filter(|reading| partitions.contains(&reading.partition))
+    }
+}
+
+fn list_of(partitions: &[TopicPartition]) -> String {
+    let names: Vec<_> = partitions.iter().map(|found| format!("{}/{}", found.topic, found.partition)).collect();
+    names.join(" ")
+}

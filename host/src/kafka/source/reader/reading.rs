@@ -1,0 +1,237 @@
+//! One partition at work: its queue, its lane, and what becomes of each record.
+
+use super::Work;
+use crate::aggregates::Reply;
+use crate::kafka::context::Context;
+use crate::kafka::source::completions::{LaneId, Ticket};
+use crate::kafka::source::lane::Lane;
+use crate::kafka::source::outlet::{Offer, Refused};
+use crate::kafka::source::scout::Request;
+use crate::kafka::source::topics::TopicPartition;
+use crate::kafka::source::view::Lasts;
+use crate::model::{Command, DeadLetter, Outcome, Parked};
+use crate::store;
+use crossbeam_channel::Sender;
+use rdkafka::Message;
+use rdkafka::consumer::Consumer;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::time::Duration;
+
+/// Records of one partition before the next one's turn.
+const TURN: usize = 512;
+
+/// A partition that this host reads.
+pub(super) struct Reading {
+    pub(super) partition: TopicPartition,
+    pub(super) id: LaneId,
+    pub(super) lane: Lane,
+    /// `None` once it is not read any more, while what is in flight ends.
+    queue: Option<PartitionQueue<Context>>,
+    /// librdkafka has it in its assignment.
+    pub(super) is_assigned: bool,
+    /// The view shows an error of it.
+    shows_error: bool,
+}
+
+/// What became of a partition's turn.
+#[derive(PartialEq, Eq)]
+pub(super) enum Turn {
+    /// No record, no room, or nothing may be handed on.
+    Idle,
+    Moved,
+    /// It can't go on from where it is.
+    Reopen(String),
+}
+
+impl Reading {
+    pub(super) fn new(partition: TopicPartition, id: LaneId, lane: Lane, queue: PartitionQueue<Context>) -> Self {
+        Self { partition, id, lane, queue: Some(queue), is_assigned: true, shows_error: false }
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// It was given up to be opened again, and nothing is in flight.
+    pub(super) fn is_ended(&self) -> bool {
+        !self.is_assigned && self.lane.in_flight() == 0
+    }
+
+    pub(super) fn turn(&mut self, work: &mut Work) -> Turn {
+        let Some(queue) = self.queue.take() else { return Turn::Idle };
+        let turn = self.turn_with(&queue, work);
+        self.queue = Some(queue);
+        turn
+    }
+
+    fn turn_with(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
+        if let Some(offer) = self.lane.held()
+            && !self.offer(work, offer)
+        {
+            return Turn::Idle;
+        }
+        let mut turn = Turn::Idle;
+        for _ in 0..TURN {
+            if self.lane.in_flight() >= work.config.in_flight_max || self.lane.is_held() {
+                break;
+            }
+            match queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(record)) => self.take(work, &record),
+                Some(Err(error)) => match self.refused(work, &error) {
+                    Some(reason) => return Turn::Reopen(reason),
+                    None => continue,
+                },
+            }
+            turn = Turn::Moved;
+        }
+        turn
+    }
+
+    fn take<M: Message>(&mut self, work: &mut Work, record: &M) {
+        if std::mem::take(&mut self.shows_error) {
+            work.view.no_error(&self.partition);
+        }
+        let Some(origin) = self.lane.take(record.offset() as u64) else { return };
+        let ticket = Ticket::new(&work.completions, self.id, origin.first, origin.last);
+        match work.mapping.take(&self.partition.topic, record, origin.clone()) {
+            Ok(handed) => {
+                self.offer(work, Offer::new(handed, ticket));
+            }
+            Err(letter) => {
+                tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
+                work.store.park(*letter, Some(origin), Box::new(move |result| ticket.end(result.is_ok())));
+            }
+        }
+    }
+
+    /// Hands something on, or holds it.
+    fn offer(&mut self, work: &Work, offer: Offer) -> bool {
+        match work.outlet.offer(offer) {
+            Ok(()) => return true,
+            Err(Refused::Full(offer)) => self.lane.hold(offer),
+            Err(Refused::NoSuchAggregate { known, aggregate, offer: Offer::Command(command, reply) })
+                if work.mapping.is_addressed_by_records() =>
+            {
+                let reason = format!(
+                    "no plugin serves aggregate {aggregate}, which the record names; served are: {}",
+                    known.join(", ")
+                );
+                park(work, &command, reason, reply);
+                return true;
+            }
+            Err(Refused::NoSuchAggregate { known, aggregate, offer }) => {
+                if !std::mem::replace(&mut self.shows_error, true) {
+                    let error = format!(
+                        "no plugin serves aggregate {aggregate}; served are: {}; set `aggregate` of [sources.{}]",
+                        known.join(", "),
+                        work.config.name
+                    );
+                    tracing::error!(source = &*work.config.name, "{error}");
+                    work.view.error(&self.partition, error, Lasts::UntilRecord);
+                }
+                self.lane.hold(offer);
+            }
+        }
+        false
+    }
+
+    /// What an error in the partition's queue means: a reason to open it anew, or librdkafka goes on by itself.
+    fn refused(&mut self, work: &Work, error: &KafkaError) -> Option<String> {
+        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
+        if let Some(AutoOffsetReset | OffsetOutOfRange) = error.rdkafka_error_code() {
+            return Some("the offset to read from is not there".into());
+        }
+        let partition = &self.partition;
+        tracing::warn!(source = &*work.config.name, "{partition}: {error}");
+        work.view.error(partition, format!("{partition}: {error}"), Lasts::UntilAnswer);
+        self.shows_error = true;
+        None
+    }
+
+    /// It is not read any more, and stays in the assignment until it is given back. What is only held was never handed
+    /// on: it is read again by whoever reads next.
+    pub(super) fn leave(&mut self) {
+        self.queue = None;
+        drop(self.lane.held());
+    }
+
+    /// Ends reading to begin anew: it is opened again once nothing is in flight.
+    pub(super) fn stop_reading(&mut self, work: &Work, reason: &str) {
+        if self.queue.take().is_none() {
+            return;
+        }
+        let partition = &self.partition;
+        tracing::warn!(source = &*work.config.name, "opens {partition} again: {reason}");
+        drop(self.lane.held());
+        work.unassign(partition);
+        self.is_assigned = false;
+        work.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilRecord);
+        self.shows_error = true;
+        work.completions.wake();
+    }
+}
+
+/// Puts a command aside that nobody will ever serve.
+fn park(work: &Work, command: &Command, reason: String, reply: Reply) {
+    let origin = command.origin.clone().expect("commands of sources have one");
+    let letter = DeadLetter {
+        consumer: work.config.name.to_string(),
+        place: origin.place(),
+        key: Some(command.stream.aggregate_id.to_string()),
+        reason: reason.clone(),
+        time_ms: command.time_ms,
+        content: Parked::Command(command.clone()),
+    };
+    tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {reason}");
+    let done = move |result: Result<(), store::Error>| {
+        reply(match result {
+            Ok(()) => Outcome::Malformed { reason },
+            Err(error) => Outcome::Failed { reason: error.to_string() },
+        });
+    };
+    work.store.park(letter, Some(origin), Box::new(done));
+}
+
+impl Work {
+    /// Assigns a partition and splits off its queue. In this order: split, then assign, never seek.
+    pub(super) fn queue(&self, partition: &TopicPartition, offset: u64) -> Result<PartitionQueue<Context>, KafkaError> {
+        let queue = self.consumer.split_partition_queue(&partition.topic, partition.partition);
+        let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no such partition".into()))?;
+        let waker = self.completions.clone();
+        queue.set_nonempty_callback(move || waker.wake());
+        let mut assignment = TopicPartitionList::new();
+        partition.add_to(&mut assignment, Some(offset));
+        self.consumer.incremental_assign(&assignment)?;
+        Ok(queue)
+    }
+
+    fn unassign(&self, partition: &TopicPartition) {
+        let mut assignment = TopicPartitionList::new();
+        partition.add_to(&mut assignment, None);
+        if let Err(error) = self.consumer.incremental_unassign(&assignment) {
+            tracing::debug!("{partition} was not assigned: {error}");
+        }
+    }
+
+    pub(super) fn give_back(&self, scout: &Sender<Request>, partition: &TopicPartition, reason: &str) {
+        self.view.close(partition);
+        self.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilRecord);
+        let _ = scout.send(Request::Reopen);
+    }
+}
+
+impl TopicPartition {
+    /// Adds it to a list, with an offset where it needs one.
+    pub(super) fn add_to(&self, list: &mut TopicPartitionList, offset: Option<u64>) {
+        match offset {
+            None => _ = list.add_partition(&self.topic, self.partition),
+            Some(offset) => {
+                let offset = Offset::Offset(i64::try_from(offset).expect("Kafka's offsets are signed"));
+                list.add_partition_offset(&self.topic, self.partition, offset).expect("an offset that is a number");
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Consume, transform, produce: the records of a source through a subscriber into messages, as Kafka transactions.
+//!
+//! One thread has a member of a consumer group and a transactional producer. A batch of records, the messages that the
+//! subscriber makes of them and the offsets that are reached are one transaction, so a `read_committed` reader sees the
+//! messages of each record once, whatever crashes. The event store has no part in it.
+//!
+//! What keeps two hosts from doing the same work: the group's metadata goes with the offsets, so a member that was
+//! taken for dead can't commit; and the transactional id is made from the store's identity, so that a host that comes
+//! back ends what it had begun at once. A record that fails for good goes to the dead-letter topic in its place, in the
+//! same transaction.
+
+mod assignment;
+mod batch;
+mod producer;
+mod view;
+mod worker;
+
+use super::context::Health;
+use super::sink::identity;
+use super::{Connection, Error, join_within, start_thread};
+use crate::manifest::{self, Deliveries};
+use crate::plugin::Slot;
+use crate::status::SourceStatus;
+use crate::store::EventStore;
+use crate::subscriptions::Transformer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use view::View;
+use worker::Worker;
+
+/// How long the brokers may take to answer a question.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long the transaction in work may take when it is time to end, and leaving the group.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is read, by whom, and where what fails goes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The source's name.
+    pub name: Arc<str>,
+    /// Topics by name, or patterns, which begin with `^`.
+    pub topics: Vec<String>,
+    /// The consumer group: its offsets are what is done.
+    pub group: String,
+    /// Where a partition starts of which the group has no offset.
+    pub from: manifest::From,
+    /// What to do about records that retention removed before they were read.
+    pub lost: manifest::Lost,
+    /// Where records go that fail for good.
+    pub dead_letter_topic: String,
+    /// How much at a time, and how often.
+    pub deliveries: Deliveries,
+}
+
+impl Config {
+    /// A source of the manifest.
+    pub fn new(name: &str, source: &manifest::Source, deliveries: &Deliveries) -> Self {
+        Self {
+            name: name.into(),
+            topics: source.topics.clone(),
+            group: source.group_of(name),
+            from: source.from,
+            lost: source.lost,
+            dead_letter_topic: source.dead_letter_topic.clone().expect("the manifest was checked"),
+            deliveries: deliveries.clone(),
+        }
+    }
+}
+
+/// A running transform.
+pub struct Transform {
+    config: Arc<Config>,
+    view: Arc<View>,
+    /// Asks for the ends of partitions, for those who wait.
+    asker: BaseConsumer,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Transform {
+    /// Starts the thread. The brokers need not be there yet; only a wrong configuration is an error.
+    pub fn start(
+        config: Config,
+        connection: Connection,
+        store: &dyn EventStore,
+        slot: &Arc<Slot>,
+    ) -> Result<Self, Error> {
+        let identity = identity::of(store)?;
+        let config = Arc::new(config);
+        let view = Arc::new(View::new(Health::default()));
+        let asker = connection.client(&format!("source-{}-ends", config.name));
+        let asker: BaseConsumer = asker.create().map_err(|error| super::client_error(&config.name, error))?;
+        connection.log_in(asker.client())?;
+        let transformer = Transformer::new(slot, config.name.clone());
+        let make = {
+            let (config, view) = (config.clone(), view.clone());
+            move || Worker::new(config, connection, &identity, transformer, view)
+        };
+        let thread = start_thread(format!("transform-{}", config.name), make, Worker::run)?;
+        view.wakes(thread.thread().clone());
+        Ok(Self { config, view, asker, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
+    pub fn status(&self) -> SourceStatus {
+        self.view.status(&self.config)
+    }
+
+    /// Asks the brokers for the ends of its partitions. Blocks up to their answer.
+    pub fn refresh_ends(&self) -> Result<(), String> {
+        for partition in self.view.partitions() {
+            let found = self.asker.fetch_watermarks(&partition.topic, partition.partition, ANSWER_MAX);
+            let (_, end) = found.map_err(|error| format!("{partition}: {error}"))?;
+            self.view.ends_at(&partition, u64::try_from(end).unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Whether everything up to the ends as last seen is done.
+    pub fn is_caught_up(&self) -> bool {
+        self.view.is_caught_up()
+    }
+
+    /// Ends after the batch it is at, and leaves the group. Blocks.
+    pub fn stop(&self) {
+        self.view.stop();
+        if let Some(thread) = self.thread.lock().expect("no holder panics").take() {
+            join_within(thread, CLOSE_MAX);
+        }
+    }
+}
+
+impl Drop for Transform {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,201 @@
+//! What the thread of a transform knows, for everyone else to see.
+
+use super::Config;
+use crate::kafka::context::Health;
+use crate::kafka::source::TopicPartition;
+use crate::status::{PartitionStatus, SourceStatus, State};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// How long a transaction may take to end once the transform is to stop.
+const FINISH_MAX: Duration = Duration::from_secs(3);
+
+/// The state of a transform.
+pub(super) struct View {
+    pub(super) health: Health,
+    stop_asked: OnceLock<Instant>,
+    worker: OnceLock<Thread>,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Default)]
+struct Facts {
+    /// It is a member and was told its partitions.
+    joined: bool,
+    rebalances: u64,
+    /// Why it does no more work.
+    fatal: Option<String>,
+    /// What is in the way now.
+    error: Option<String>,
+    /// What retention removed since the start.
+    lost: Vec<String>,
+    in_flight: usize,
+    partitions: BTreeMap<TopicPartition, Partition>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Partition {
+    next: u64,
+    end: u64,
+    assigned: bool,
+}
+
+impl View {
+    pub(super) fn new(health: Health) -> Self {
+        let (stop_asked, worker, facts) = Default::default();
+        Self { health, stop_asked, worker, facts }
+    }
+
+    /// Who is woken by `stop`.
+    pub(super) fn wakes(&self, worker: Thread) {
+        let _ = self.worker.set(worker);
+    }
+
+    pub(super) fn stop(&self) {
+        let _ = self.stop_asked.set(Instant::now());
+        if let Some(worker) = self.worker.get() {
+            worker.unpark();
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_asked.get().is_some()
+    }
+
+    /// Whether the transaction in work has had its time to end.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.stop_asked.get().is_some_and(|asked| asked.elapsed() > FINISH_MAX)
+    }
+
+    /// What is in the way, logged once.
+    pub(super) fn trouble(&self, source: &str, error: String) {
+        let mut facts = self.facts();
+        if facts.error.as_ref() != Some(&error) {
+            tracing::warn!(source, "{error}");
+            facts.error = Some(error);
+        }
+    }
+
+    pub(super) fn fatal(&self, source: &str, error: String) {
+        tracing::error!(source, "stopped: {error}");
+        self.facts().fatal = Some(error);
+    }
+
+    /// A partition is read, from `next` on.
+    pub(super) fn assigned(&self, partition: TopicPartition, next: u64, end: u64, lost: Option<String>) {
+        let mut facts = self.facts();
+        facts.partitions.insert(partition, Partition { next, end, assigned: true });
+        facts.lost.extend(lost);
+    }
+
+    pub(super) fn revoked(&self, partition: &TopicPartition) {
+        if let Some(found) = self.facts().partitions.get_mut(partition) {
+            found.assigned = false;
+        }
+    }
+
+    pub(super) fn rebalanced(&self) {
+        let mut facts = self.facts();
+        (facts.joined, facts.error) = (true, None);
+        facts.rebalances += 1;
+    }
+
+    /// It is no member any more.
+    pub(super) fn left(&self) {
+        let mut facts = self.facts();
+        facts.joined = false;
+        facts.in_flight = 0;
+        facts.partitions.values_mut().for_each(|found| found.assigned = false);
+    }
+
+    /// Records that are read and not committed.
+    pub(super) fn works_on(&self, in_flight: usize) {
+        self.facts().in_flight = in_flight;
+    }
+
+    /// Everything before these offsets is committed, and nothing is in the way.
+    pub(super) fn reached<'p>(&self, offsets: impl Iterator<Item = (&'p TopicPartition, u64)>) {
+        let mut facts = self.facts();
+        for (partition, next) in offsets {
+            if let Some(found) = facts.partitions.get_mut(partition) {
+                found.next = found.next.max(next);
+                found.end = found.end.max(next);
+            }
+        }
+        (facts.in_flight, facts.error) = (0, None);
+        drop(facts);
+        self.health.answered();
+    }
+
+    /// There was nothing to do before these offsets.
+    pub(super) fn passed(&self, offsets: impl Iterator<Item = (TopicPartition, u64)>) {
+        let mut facts = self.facts();
+        for (partition, next) in offsets {
+            if let Some(found) = facts.partitions.get_mut(&partition) {
+                (found.next, found.end) = (found.next.max(next), found.end.max(next));
+            }
+        }
+    }
+
+    pub(super) fn ends_at(&self, partition: &TopicPartition, end: u64) {
+        if let Some(found) = self.facts().partitions.get_mut(partition) {
+            found.end = found.end.max(end);
+        }
+    }
+
+    /// Those that it reads.
+    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
+        let facts = self.facts();
+        facts.partitions.iter().filter(|(_, found)| found.assigned).map(|(partition, _)| partition.clone()).collect()
+    }
+
+    pub(super) fn is_caught_up(&self) -> bool {
+        let facts = self.facts();
+        let mut ours = facts.partitions.values().filter(|found| found.assigned);
+        facts.joined && facts.fatal.is_none() && facts.in_flight == 0 && ours.all(|found| found.next >= found.end)
+    }
+
+    pub(super) fn status(&self, config: &Config) -> SourceStatus {
+        let facts = self.facts();
+        let (state, error) = self.state(&facts);
+        let status = |(partition, found): (&TopicPartition, &Partition)| PartitionStatus {
+            topic: partition.topic.to_string(),
+            partition: partition.partition,
+            next: found.next,
+            end: found.end,
+            assigned: found.assigned,
+            ..PartitionStatus::default()
+        };
+        SourceStatus {
+            name: config.name.to_string(),
+            topics: config.topics.clone(),
+            group: Some(config.group.clone()),
+            subscriber: Some(config.deliveries.subscriber.clone()),
+            state,
+            error,
+            handled: facts.partitions.values().map(|found| found.next).sum(),
+            in_flight: facts.in_flight as u64,
+            rebalances: facts.rebalances,
+            partitions: facts.partitions.iter().map(status).collect(),
+        }
+    }
+
+    fn state(&self, facts: &Facts) -> (State, Option<String>) {
+        let in_the_way = facts.error.clone().or_else(|| self.health.trouble());
+        if self.is_stopping() || facts.fatal.is_some() {
+            (State::Stopped, facts.fatal.clone())
+        } else if in_the_way.is_some() {
+            (State::Retrying, in_the_way)
+        } else if !facts.joined {
+            (State::Starting, None)
+        } else {
+            (State::Running, (!facts.lost.is_empty()).then(|| facts.lost.join("; ")))
+        }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().expect("no holder panics")
+    }
+}

@@ -1,0 +1,299 @@
+//! The thread of a transform: join, read a batch, transform it, commit it, and again.
+//!
+//! The group's wishes are answered between two batches only, so that a partition goes when what was read of it is
+//! committed. After trouble with a transaction the member leaves and joins again, and goes on from what the group has.
+
+use super::assignment::{Assignment, add};
+use super::batch::Batch;
+use super::producer::{Broken, Producer};
+use super::{Config, View};
+use crate::follow::backoff;
+use crate::kafka::context::Context;
+use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
+use crate::kafka::{Connection, Error, client_error, record};
+use crate::manifest::Deliveries;
+use crate::model::Record;
+use crate::subscriptions::{Transformer, Untransformed};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{ClientConfig, Message as _, TopicPartitionList};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long to wait for a record before looking at other things.
+const WAIT: Duration = Duration::from_millis(100);
+const START_OVER_FIRST: Duration = Duration::from_millis(100);
+/// How long one record may be tried again and again: the group must hear of the member before its
+/// `max.poll.interval.ms`, five minutes by default, is over.
+const TRIES_MAX: Duration = Duration::from_secs(120);
+
+/// See the module.
+pub(super) struct Worker {
+    config: Arc<Config>,
+    connection: Connection,
+    consumer_config: ClientConfig,
+    transactional_id: String,
+    transformer: Transformer,
+    view: Arc<View>,
+}
+
+/// A member of the group. Dropped, it leaves.
+struct Member {
+    consumer: BaseConsumer<Context>,
+    rebalances: Rebalances,
+    /// Topics by name, so that a record's costs nothing.
+    topics: Vec<Arc<str>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // Closing answers the group itself.
+        self.rebalances.end();
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: Arc<Config>,
+        connection: Connection,
+        identity: &str,
+        transformer: Transformer,
+        view: Arc<View>,
+    ) -> Result<Self, Error> {
+        let instance = format!("wasmill-{}-{identity}", config.name);
+        let consumer_config = connection.member(&config.name, &config.group, &instance)?;
+        let transactional_id = format!("wasmill-transform-{}-{identity}", config.name);
+        Ok(Self { config, connection, consumer_config, transactional_id, transformer, view })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut attempt = 0;
+        while !self.view.is_stopping() {
+            let started = Instant::now();
+            let broken = self.work().unwrap_or_else(|broken| broken);
+            self.view.left();
+            match broken {
+                Broken::Stopped => return,
+                Broken::GiveUp(reason) => return self.view.fatal(&self.config.name, reason),
+                Broken::StartOver(reason) => {
+                    self.view.trouble(&self.config.name, reason);
+                    attempt = if started.elapsed() > TRIES_MAX { 1 } else { attempt + 1 };
+                    self.rest(backoff(START_OVER_FIRST, attempt));
+                }
+            }
+        }
+    }
+
+    /// A life as a member of the group. Ends with the reason.
+    fn work(&mut self) -> Result<Broken, Broken> {
+        let start_over = |error: Error| Broken::StartOver(error.to_string());
+        let producer = Producer::new(&self.config, &self.connection, &self.transactional_id, &self.view);
+        let producer = producer.map_err(start_over)?;
+        producer.take_over()?;
+        let mut member = self.join().map_err(start_over)?;
+        while !self.view.is_stopping() {
+            let batch = self.read(&mut member)?;
+            if !batch.records.is_empty() {
+                self.view.works_on(batch.records.len());
+                self.transform(batch, &producer, &member).inspect_err(|broken| match broken {
+                    Broken::Stopped => producer.end(),
+                    Broken::StartOver(_) | Broken::GiveUp(_) => {}
+                })?;
+            } else {
+                self.show_positions(&member);
+                producer.serve();
+            }
+            self.answer_group(&member)?;
+        }
+        Ok(Broken::Stopped)
+    }
+
+    fn join(&self) -> Result<Member, Error> {
+        let client = format!("source {}", self.config.name);
+        let context = Context::new(client.as_str(), self.view.health.clone());
+        let rebalances = context.rebalances().clone();
+        let failed = |error| client_error(&client, error);
+        let consumer: BaseConsumer<Context> = self.consumer_config.create_with_context(context).map_err(failed)?;
+        let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(failed)?;
+        Ok(Member { consumer, rebalances, topics: Vec::new() })
+    }
+
+    /// What is there, up to a batch; nothing after a while, or when the group wants something.
+    fn read(&self, member: &mut Member) -> Result<Batch, Broken> {
+        let mut batch = Batch::default();
+        while batch.records.len() < self.config.deliveries.batch_max && !member.rebalances.is_waiting() {
+            let wait = if batch.records.is_empty() { WAIT } else { Duration::ZERO };
+            match member.consumer.poll(wait) {
+                None => break,
+                Some(Ok(found)) => {
+                    let topic = interned(&mut member.topics, found.topic());
+                    batch.add(record::owned(&topic, &found));
+                }
+                Some(Err(error)) => self.refused(&error)?,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Gives back and takes, as the group wishes.
+    fn answer_group(&self, member: &Member) -> Result<(), Broken> {
+        let assignment = Assignment { config: &self.config, consumer: &member.consumer, view: &self.view };
+        while let Some(rebalance) = member.rebalances.next() {
+            match rebalance {
+                Rebalance::Assign(partitions) => assignment.take(&partitions)?,
+                Rebalance::Revoke { partitions, .. } => assignment.give_back(&partitions)?,
+            }
+            self.view.rebalanced();
+        }
+        Ok(())
+    }
+
+    /// A batch, its messages and its offsets: all of it or nothing.
+    fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &Member) -> Result<(), Broken> {
+        self.transformer.renew();
+        self.handle(&mut batch)?;
+        loop {
+            let failed = producer.send(batch.messages())?;
+            if failed.is_empty() {
+                break;
+            }
+            batch.mend(&self.config, &failed).map_err(Broken::StartOver)?;
+        }
+        let offsets = batch.offsets();
+        let mut list = TopicPartitionList::new();
+        offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
+        let group = member.consumer.group_metadata();
+        let group = group.ok_or_else(|| Broken::StartOver("the group does not know this member".into()))?;
+        producer.commit(&list, &group)?;
+        self.view.reached(offsets.iter().map(|(partition, next)| (partition, *next)));
+        Ok(())
+    }
+
+    /// Has the subscriber handle all records: whole, or where that fails what comes before the failing record, then
+    /// that record alone, then the rest.
+    fn handle(&mut self, batch: &mut Batch) -> Result<(), Broken> {
+        let all = batch.records.len();
+        let (mut at, mut count) = (0, all);
+        while at < all {
+            let part: Vec<&Record> = batch.records[at..at + count].iter().collect();
+            match self.transformer.messages(&part) {
+                Ok(messages) => {
+                    messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
+                    at += count;
+                }
+                Err(Untransformed::Fewer(fewer)) => {
+                    count = fewer;
+                    continue;
+                }
+                Err(failed) => {
+                    self.handle_alone(batch, at, failed)?;
+                    at += 1;
+                }
+            }
+            count = all - at;
+        }
+        Ok(())
+    }
+
+    /// Tries a record until it succeeds or its tries are used up; then puts it aside.
+    fn handle_alone(&mut self, batch: &mut Batch, at: usize, mut failed: Untransformed) -> Result<(), Broken> {
+        let (started, place) = (Instant::now(), batch.records[at].place());
+        for attempt in 1.. {
+            let (reason, wait) = match failed {
+                Untransformed::Again(reason, wait) => (reason, wait),
+                Untransformed::Command(reason) => return Err(Broken::StartOver(reason)),
+                Untransformed::Refused(reason) => {
+                    batch.put_aside(&self.config, at, reason);
+                    return Ok(());
+                }
+                Untransformed::Fewer(_) => unreachable!("one record can't be fewer"),
+            };
+            let Deliveries { attempts_max, backoff_ms, .. } = self.config.deliveries;
+            let pause = backoff(Duration::from_millis(backoff_ms), attempt).max(wait);
+            if attempt >= attempts_max || started.elapsed() + pause > TRIES_MAX {
+                batch.put_aside(&self.config, at, format!("{reason} (tried {attempt} times)"));
+                return Ok(());
+            }
+            self.view.trouble(&self.config.name, format!("{place} is tried again: {reason}"));
+            self.rest(pause);
+            if self.view.is_stopping() {
+                return Err(Broken::Stopped);
+            }
+            self.transformer.renew();
+            match self.transformer.messages(&[&batch.records[at]]) {
+                Ok(messages) => {
+                    messages.into_iter().for_each(|(_, message)| batch.lead_to(at, message));
+                    return Ok(());
+                }
+                Err(again) => failed = again,
+            }
+        }
+        Ok(())
+    }
+
+    /// At the end of a partition there may be offsets that hold no record, such as transaction markers.
+    fn show_positions(&self, member: &Member) {
+        let Ok(positions) = member.consumer.position() else { return };
+        let elements = positions.elements();
+        let known = elements.iter().filter_map(|found| match found.offset() {
+            Offset::Offset(next) => {
+                let partition = TopicPartition { topic: found.topic().into(), partition: found.partition() };
+                Some((partition, u64::try_from(next).ok()?))
+            }
+            _ => None,
+        });
+        self.view.passed(known);
+    }
+
+    /// What an error of the consumer means.
+    fn refused(&self, error: &KafkaError) -> Result<(), Broken> {
+        use RDKafkaErrorCode as Code;
+        let (group, name) = (&self.config.group, &self.config.name);
+        if let KafkaError::MessageConsumptionFatal(Code::FencedInstanceId) = error {
+            return Err(Broken::GiveUp(format!(
+                "group {group}: another host has joined with this one's `group.instance.id`: two hosts run on copies of \
+                 one data folder; stop one of them, then restart this host"
+            )));
+        }
+        match error.rdkafka_error_code() {
+            // Retention has overtaken the member: joined anew, it finds out what was lost.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                return Err(Broken::StartOver("the offset to read from is not there".into()));
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                let text = format!("{error}; create the topic, or list it as [kafka.topics.NAME] in the manifest");
+                self.view.trouble(name, text);
+            }
+            Some(Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) => {
+                self.view.trouble(name, format!("group {group}: {error}; grant this principal Read on both"));
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                return Err(Broken::StartOver(error.to_string()));
+            }
+            _ => tracing::debug!(source = &**name, "{error}"),
+        }
+        Ok(())
+    }
+
+    fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.view.is_stopping() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+}
+
+/// One text for each topic.
+fn interned(topics: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(topic) = topics.iter().find(|topic| ***topic == *name) {
+        return topic.clone();
+    }
+    topics.push(name.into());
+    topics[topics.len() - 1].clone()
+}

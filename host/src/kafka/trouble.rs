@@ -1,0 +1,172 @@
+//! From what librdkafka and brokers say to what a person can do about it.
+//!
+//! Texts are matched, because a code such as "authentication failed" or "SSL error" has many causes. What is not known
+//! here is passed on as it came.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// Words of librdkafka or of a broker, in lower case, and the remedy; none where the words have one. The first that fits
+/// counts.
+const CONNECTION: &[(&str, &str)] = &[
+    (
+        "connecting to a ssl listener?",
+        "if the broker's port speaks TLS, set security.protocol = \"ssl\" or \"sasl_ssl\" in [kafka.properties]; brokers \
+         older than 0.10 are not supported",
+    ),
+    ("broker version < 0.10", "brokers older than 0.10 are not supported: check the address, or use a newer broker"),
+    (
+        "connecting to a plaintext",
+        "if the broker's port speaks no TLS, set security.protocol = \"plaintext\" or \"sasl_plaintext\" in \
+         [kafka.properties], or use its TLS port",
+    ),
+    (
+        "wrong version number",
+        "if the broker's port speaks no TLS, set security.protocol = \"plaintext\" or \"sasl_plaintext\" in \
+         [kafka.properties], or use its TLS port",
+    ),
+    (
+        "could not be verified",
+        "name the authority that signed the broker's certificate with ssl.ca.location or ssl.ca.pem in \
+         [kafka.properties], and in `brokers` a host that the certificate is for",
+    ),
+    (
+        "certificate verify failed",
+        "name the authority that signed the broker's certificate with ssl.ca.location or ssl.ca.pem in \
+         [kafka.properties]",
+    ),
+    (
+        "client ssl authentication might be required",
+        "give this client a certificate with ssl.certificate.location and ssl.key.location in [kafka.properties]",
+    ),
+    (
+        "certificate required",
+        "give this client a certificate with ssl.certificate.location and ssl.key.location in [kafka.properties]",
+    ),
+    (
+        "might require sasl authentication",
+        "if the broker's port wants a login, set security.protocol = \"sasl_plaintext\" or \"sasl_ssl\", sasl.mechanism, \
+         sasl.username and sasl.password in [kafka.properties]",
+    ),
+    (
+        "mechanism handshake failed",
+        "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
+    ),
+    (
+        "unsupported sasl mechanism",
+        "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
+    ),
+    ("token of [kafka.oauth]", ""),
+    ("oauthbearer", "see that [kafka.oauth] gives a token that the broker takes, and that it has not ended"),
+    (
+        "sasl authentication error",
+        "check sasl.username, sasl.password and sasl.mechanism in [kafka.properties], and that the broker knows the user",
+    ),
+    (
+        "authentication failed",
+        "check sasl.username, sasl.password and sasl.mechanism in [kafka.properties], and that the broker knows the user",
+    ),
+    ("failed to resolve", "check the host's name in `brokers`, and in the broker's advertised.listeners"),
+    ("connection refused", "check that the broker runs, and its address in `brokers`"),
+    ("connection setup timed out", "check that the broker can be reached from here, and its address in `brokers`"),
+];
+
+/// A failed connection in the words of librdkafka, and the remedy where one is known.
+pub(super) fn connection(reason: &str) -> String {
+    let reason = without_counts(reason);
+    let lower = reason.to_ascii_lowercase();
+    match CONNECTION.iter().find(|(words, _)| lower.contains(words)) {
+        Some((_, remedy)) if !remedy.is_empty() => format!("{reason}; {remedy}"),
+        _ => reason.to_owned(),
+    }
+}
+
+/// A line of librdkafka's log without the thread that wrote it, and with the name of its broker once.
+pub(super) fn without_thread(line: &str) -> &str {
+    let line = line.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(line, |(_, rest)| rest);
+    match line.split_once(": ") {
+        Some((broker, rest)) if rest.starts_with(broker) => rest,
+        _ => line,
+    }
+}
+
+/// Without how long it took and how often it happened, which differ from try to try.
+fn without_counts(reason: &str) -> &str {
+    match reason.rfind(" (after ") {
+        Some(end) if reason.ends_with(')') => &reason[..end],
+        _ => reason.trim_end(),
+    }
+}
+
+/// An answer of a broker about something: its words, and the remedy where one is known.
+pub(super) fn answer(code: Code) -> String {
+    match remedy(code) {
+        Some(remedy) => format!("{code}; {remedy}"),
+        None => code.to_string(),
+    }
+}
+
+/// A failed call: its words, and the remedy where one is known.
+pub(super) fn call(error: &KafkaError) -> String {
+    match error.rdkafka_error_code().and_then(remedy) {
+        Some(remedy) => format!("{error}; {remedy}"),
+        None => error.to_string(),
+    }
+}
+
+fn remedy(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::TopicAuthorizationFailed => {
+            "grant this user what it needs on the topic: Describe and Read to read, Describe and Write to write, Create, \
+             Delete or DescribeConfigs to manage it"
+        }
+        Code::GroupAuthorizationFailed => "grant this user Describe and Read on the consumer group",
+        Code::ClusterAuthorizationFailed => {
+            "grant this user what it needs on the cluster, such as Create for topics, Describe for groups, or \
+             IdempotentWrite"
+        }
+        Code::TransactionalIdAuthorizationFailed => "grant this user Describe and Write on the transactional id",
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => {
+            "make the topic with `wasmill kafka topics create`, or list it as [kafka.topics.NAME] in the manifest"
+        }
+        Code::UnknownPartition => "the topic has fewer partitions: leave the partition to the partitioner",
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
+            "raise max.message.bytes of the topic and message.max.bytes in [kafka.properties], or write less"
+        }
+        Code::UnsupportedVersion | Code::UnsupportedFeature => {
+            "the broker is too old for that: use a newer one, or leave out the property that asks for it"
+        }
+        Code::InvalidReplicationFactor => "ask for no more replicas than the cluster has brokers",
+        Code::InvalidPartitions => "ask for at least one partition",
+        Code::InvalidConfig => "check the topic's properties and their values",
+        Code::PolicyViolation => "the cluster's policy forbids it: ask who runs it",
+        Code::TopicDeletionDisabled => "the cluster has delete.topic.enable=false",
+        Code::TopicAlreadyExists => "`wasmill kafka topics describe` shows what is there",
+        Code::GroupIdNotFound => "`wasmill kafka groups list` shows which there are",
+        Code::OperationTimedOut | Code::RequestTimedOut => "try again: the cluster is slow or away",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_go_and_a_remedy_comes() {
+        let reason = "sasl_ssl://k:9/bootstrap: SASL authentication error: Authentication failed during authentication due \
+                      to invalid credentials with SASL mechanism SCRAM-SHA-256 (after 312ms in state AUTH_REQ, 1 identical \
+                      error(s) suppressed)";
+        let explained = connection(reason);
+        assert!(explained.contains("SCRAM-SHA-256; check sasl.username, sasl.password"), "{explained}");
+        assert_eq!(connection("something (else)"), "something (else)");
+        let line = "[thrd:k:9/bootstrap]: k:9/bootstrap: k:9/bootstrap: Disconnected: requesting ApiVersion";
+        assert_eq!(without_thread(line), "k:9/bootstrap: Disconnected: requesting ApiVersion");
+    }
+
+    #[test]
+    fn every_entry_can_be_found() {
+        for (words, _) in CONNECTION {
+            assert_eq!(*words, words.to_ascii_lowercase());
+        }
+    }
+}

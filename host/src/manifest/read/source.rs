@@ -1,0 +1,170 @@
+//! The keys of `[sources.NAME]`.
+
+use super::*;
+use regex::Regex;
+
+const AGGREGATE: &str = "the type of the aggregate that gets the commands";
+const COMMAND: &str = "the name of the command that each record becomes";
+const TOPIC: &str = "the topic whose records become commands";
+const TOPICS: &str = "a list of topics and of patterns, such as [\"orders\", \"^shop\\\\..*\"]";
+
+pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source> {
+    if !has_kafka {
+        section.problem("reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`");
+    }
+    let topics = topics(&mut section);
+    let target = target(&mut section);
+    let from = section.get("from").and_then(|entry| from(&entry)).unwrap_or_default();
+    let lost = section.choice("lost", &[("continue", Lost::Continue), ("stop", Lost::Stop)]);
+    let memberships = [("assigned", Membership::Assigned), ("group", Membership::Group)];
+    let membership = section.choice("membership", &memberships);
+    let group = section.get("group").and_then(|entry| entry.text("the name of a consumer group")).map(str::to_owned);
+    let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
+    let dead_letter_topic = sink::dead_letter_topic(&mut section);
+    let in_flight_max = section.number("in_flight_max", 1..=MANY, 1024);
+    if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
+        && dead_letter_topic.is_none()
+    {
+        section.missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+    }
+    section.finish();
+    Some(Source {
+        topics: topics?,
+        target: target?,
+        from,
+        lost,
+        membership,
+        group,
+        properties,
+        dead_letter_topic,
+        in_flight_max,
+    })
+}
+
+fn target(section: &mut Section<'_>) -> Option<Target> {
+    match section.get("subscriber") {
+        Some(subscriber) => deliveries(section, &subscriber).map(Target::Deliveries),
+        None => commands(section).map(Target::Commands),
+    }
+}
+
+fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliveries> {
+    let of_commands = ["aggregate", "command", "key", "tombstone"].map(|key| section.get(key));
+    for entry in of_commands.into_iter().flatten() {
+        entry.note("is for records that become commands, and stands beside `subscriber`: keep one of them");
+    }
+    let default = Deliveries::to("");
+    let transactions = [("store", Transaction::Store), ("kafka", Transaction::Kafka)];
+    Some(Deliveries {
+        subscriber: subscriber.text("the name of the plugin that gets the records")?.to_owned(),
+        batch_max: section.number("batch_max", 1..=100_000, default.batch_max),
+        attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
+        backoff_ms: section.number("backoff_ms", TIME_MS, default.backoff_ms),
+        transaction: section.choice("transaction", &transactions),
+    })
+}
+
+fn commands(section: &mut Section<'_>) -> Option<Commands> {
+    let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| record_name(&entry));
+    let command = section.need("command", COMMAND).and_then(|entry| record_name(&entry));
+    let key = section.choice("key", &[("text", Key::Text), ("hex", Key::Hex), ("base64", Key::Base64)]);
+    let tombstone = section.get("tombstone").and_then(|entry| entry.text("the name of a command")).map(str::to_owned);
+    Some(Commands { aggregate: aggregate?, command: command?, key, tombstone })
+}
+
+fn topics(section: &mut Section<'_>) -> Option<Vec<String>> {
+    let (one, several) = (section.get("topic"), section.get("topics"));
+    match (one, several) {
+        (Some(_), Some(several)) => {
+            several.note("stands beside `topic`: keep one of them");
+            None
+        }
+        (Some(one), None) => {
+            let topic = one.parse(TOPIC, |name| check_topic_name(name).map(|()| name.to_owned()))?;
+            Some(vec![topic])
+        }
+        (None, Some(several)) => topic_list(&several),
+        (None, None) => {
+            section.missing("topic", TOPIC);
+            None
+        }
+    }
+}
+
+fn topic_list(entry: &Entry<'_>) -> Option<Vec<String>> {
+    let DeValue::Array(items) = entry.value.get_ref() else {
+        entry.expected(TOPICS);
+        return None;
+    };
+    let mut topics = Vec::new();
+    for item in items.iter() {
+        let item = Entry { value: item, ..entry.clone() };
+        topics.push(item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?);
+    }
+    if topics.is_empty() {
+        entry.expected(TOPICS);
+        return None;
+    }
+    Some(topics)
+}
+
+fn check_topic_or_pattern(name: &str) -> Result<(), String> {
+    if !name.starts_with('^') {
+        return check_topic_name(name);
+    }
+    Regex::new(name).map(drop).map_err(|error| {
+        let cause = error.to_string();
+        let cause = cause.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        format!("has the pattern {name:?}, which is no regular expression: {cause}")
+    })
+}
+
+/// A name that stands in the manifest or in each record.
+fn record_name(entry: &Entry<'_>) -> Option<Name> {
+    const EXPECTED: &str = "a name, { header = \"NAME\" } or { field = \"NAME\" }";
+    if !matches!(entry.value.get_ref(), DeValue::Table(_)) {
+        return entry.text(EXPECTED).map(|name| Name::Fixed(name.to_owned()));
+    }
+    let mut section = entry.section()?;
+    let (header, field) = (section.get("header"), section.get("field"));
+    section.finish();
+    match (header, field) {
+        (Some(header), None) => header.text("a header's name").map(|name| Name::Header(name.to_owned())),
+        (None, Some(field)) => field.text("a field's name").map(|name| Name::Field(name.to_owned())),
+        _ => {
+            entry.expected(EXPECTED);
+            None
+        }
+    }
+}
+
+fn from(entry: &Entry<'_>) -> Option<From> {
+    const EXPECTED: &str = "\"beginning\", \"end\", { offset = N } or { time = \"2026-01-31T12:00:00Z\" }";
+    match entry.value.get_ref() {
+        DeValue::String(text) if text == "beginning" => Some(From::Beginning),
+        DeValue::String(text) if text == "end" => Some(From::End),
+        DeValue::Table(_) => {
+            let mut section = entry.section()?;
+            let (offset, time) = (section.get("offset"), section.get("time"));
+            section.finish();
+            match (offset, time) {
+                (Some(offset), None) => offset.number(0..=i64::MAX as u64).map(From::Offset),
+                (None, Some(time)) => time.parse("a time in UTC", time_ms).map(From::Time),
+                _ => {
+                    entry.expected(EXPECTED);
+                    None
+                }
+            }
+        }
+        _ => {
+            entry.expected(EXPECTED);
+            None
+        }
+    }
+}
+
+fn time_ms(text: &str) -> Result<u64, String> {
+    let time = humantime::parse_rfc3339(text)
+        .map_err(|_| format!("must be a time in UTC such as \"2026-01-31T12:00:00Z\", found {text:?}"))?;
+    Ok(time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+}

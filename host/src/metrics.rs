@@ -1,0 +1,300 @@
+//! What a host shows to Prometheus: families of numbers, made when they are asked for.
+//!
+//! Plain data. The numbers are those of the status and what the parts measured; nothing here is counted on the way of a
+//! command or an event. How the families are written is for `api/metrics.rs` to know. `docs/operations.md` lists them.
+
+use crate::kafka::{Statistics, sink, source};
+use crate::meter::Reading;
+use crate::status::{State, Status};
+use crate::store;
+
+/// One metric with all its labels.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Without the prefix `wasmill_` and without its unit.
+    pub name: &'static str,
+    /// What it counts, as a sentence without its point.
+    pub help: &'static str,
+    /// The end of the name.
+    pub unit: Option<Unit>,
+    /// Its values by labels, all of the same kind.
+    pub samples: Vec<Sample>,
+}
+
+/// What a number counts, where that is more than things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+}
+
+/// A value with its labels.
+pub type Sample = (Labels, Value);
+
+/// Names and values.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// What a metric shows.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Grows until the host, or its store, begins anew.
+    Counter(f64),
+    /// Goes up and down.
+    Gauge(f64),
+    /// How often values fell between bounds.
+    Histogram(Reading),
+}
+
+/// What the parts of a host measured, beside its status.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// The store's writer.
+    pub store: store::Measures,
+    /// Sources by name.
+    pub sources: Vec<(String, source::Measures)>,
+    /// Sinks by name.
+    pub sinks: Vec<(String, sink::Measures)>,
+    /// Commands of the API by how they ended.
+    pub api_commands: Vec<(&'static str, u64)>,
+    /// Dead letters by who put them aside.
+    pub dead_letters: Vec<(String, u64)>,
+}
+
+/// Everything there is to show.
+pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
+    let mut families = host(status, measured);
+    families.extend(commands(status, measured));
+    families.extend(sources(status, measured));
+    families.extend(followers(status));
+    families.extend(sinks(status, measured));
+    families.extend(clients(measured));
+    families.retain(|family| !family.samples.is_empty());
+    families
+}
+
+fn host(status: &Status, measured: &Measured) -> Vec<Family> {
+    let store = &measured.store;
+    let letters = measured.dead_letters.iter().map(|(name, count)| (label("consumer", name), gauge(*count)));
+    vec![
+        seconds("uptime", "Time since the host started", [(vec![], Value::Gauge(status.host.uptime_ms as f64 / 1e3))]),
+        plain("store_position", "Position of the newest event", [(vec![], gauge(status.store.position))]),
+        plain("store_queued_requests", "Requests that wait for the store's writer", [(vec![], gauge(store.queued))]),
+        seconds(
+            "store_commit",
+            "Time that a commit of the store took, most of it the disk's",
+            [(vec![], Value::Histogram(store.commit_time.clone()))],
+        ),
+        plain(
+            "store_batch_requests",
+            "Requests that shared a transaction of the store",
+            [(vec![], Value::Histogram(store.batch_size.clone()))],
+        ),
+        plain("dead_letters", "What was put aside and is still there", letters),
+        plain("part_working", "Whether a part does its work: 1, or 0 where it retries or has stopped", parts(status)),
+    ]
+}
+
+/// Each part that may stand still, and whether it does.
+fn parts(status: &Status) -> Vec<Sample> {
+    let sources = status.sources.iter().map(|part| ("source", &part.name, part.state));
+    let subscriptions = status.subscriptions.iter().map(|part| ("subscription", &part.name, part.state));
+    let projections = status.projections.iter().map(|part| ("projection", &part.name, part.state));
+    let sinks = status.sinks.iter().map(|part| ("sink", &part.name, part.state));
+    let sample = |(kind, name, state): (&str, &String, State)| {
+        let works = matches!(state, State::Running | State::CatchingUp | State::Following);
+        (vec![("part", kind.to_owned()), ("name", name.clone())], gauge(u64::from(works)))
+    };
+    sources.chain(subscriptions).chain(projections).chain(sinks).map(sample).collect()
+}
+
+fn commands(status: &Status, measured: &Measured) -> Vec<Family> {
+    let outcomes = status.commands.iter().flat_map(|command| {
+        let counts = [("accepted", command.accepted), ("rejected", command.rejected), ("malformed", command.malformed)];
+        counts.map(|(outcome, count)| {
+            let (kind, name) = (command.aggregate_type.clone(), command.command.clone());
+            (vec![("type", kind), ("command", name), ("outcome", outcome.to_owned())], counter(count))
+        })
+    });
+    let of_api = measured.api_commands.iter().map(|(outcome, count)| (label("outcome", outcome), counter(*count)));
+    let of_types = |value: fn(&crate::status::AggregateStatus) -> u64| {
+        status.aggregates.iter().map(move |found| (label("type", &found.aggregate_type), gauge(value(found))))
+    };
+    vec![
+        plain("commands", "Commands by how they ended, since the store was made", outcomes),
+        plain("api_commands", "Commands that came over the API, by how they ended", of_api),
+        plain("aggregates_live", "Live aggregates in all shards", of_types(|found| found.live)),
+        plain("aggregates_queued", "Commands accepted and not answered", of_types(|found| found.queued)),
+        plain("aggregates_shards", "Shards that serve the type", of_types(|found| found.shards as u64)),
+    ]
+}
+
+fn sources(status: &Status, measured: &Measured) -> Vec<Family> {
+    let of_partitions = |value: fn(&crate::status::PartitionStatus) -> u64| {
+        status.sources.iter().flat_map(move |source| {
+            source.partitions.iter().filter(|partition| partition.assigned).map(move |partition| {
+                let (topic, number) = (partition.topic.clone(), partition.partition.to_string());
+                let labels = vec![("source", source.name.clone()), ("topic", topic), ("partition", number)];
+                (labels, gauge(value(partition)))
+            })
+        })
+    };
+    let of_sources = |value: fn(&crate::status::SourceStatus) -> u64| {
+        status.sources.iter().map(move |source| (label("source", &source.name), counter(value(source))))
+    };
+    let held = measured
+        .sources
+        .iter()
+        .map(|(name, measures)| (label("source", name), Value::Counter(measures.back_pressure.as_secs_f64())));
+    let lag = of_partitions(|partition| partition.end.saturating_sub(partition.next));
+    vec![
+        plain("source_lag", "Records of a partition that are not settled yet", lag),
+        plain("source_in_flight", "Records handed on and not settled", of_partitions(|partition| partition.in_flight)),
+        plain("source_next_offset", "Every record below it is settled", of_partitions(|partition| partition.next)),
+        plain("source_handled", "Records settled: the sum of the next offsets", of_sources(|source| source.handled)),
+        plain("source_rebalances", "Times the group gave or took partitions", of_sources(|source| source.rebalances)),
+        seconds("source_back_pressure", "Time that some partition waited for room downstream", held),
+    ]
+}
+
+fn followers(status: &Status) -> Vec<Family> {
+    let subscriptions = |value: fn(&crate::status::SubscriptionStatus) -> u64| {
+        status.subscriptions.iter().map(move |found| (label("subscription", &found.name), gauge(value(found))))
+    };
+    let projections = |value: fn(&crate::status::ProjectionStatus) -> u64| {
+        status.projections.iter().map(move |found| (label("projection", &found.name), gauge(value(found))))
+    };
+    vec![
+        plain(
+            "subscription_checkpoint",
+            "Everything up to this position is handled",
+            subscriptions(|one| one.checkpoint),
+        ),
+        plain("subscription_behind", "Positions behind the newest event", subscriptions(|one| one.behind)),
+        plain(
+            "projection_checkpoint",
+            "Everything up to this position is in the read model",
+            projections(|one| one.checkpoint),
+        ),
+        plain("projection_behind", "Positions behind the newest event", projections(|one| one.behind)),
+    ]
+}
+
+fn sinks(status: &Status, measured: &Measured) -> Vec<Family> {
+    let published = status.sinks.iter().map(|sink| (label("sink", &sink.name), counter(sink.published)));
+    let pending = status.sinks.iter().map(|sink| (label("sink", &sink.name), gauge(sink.pending)));
+    let of_sinks = |value: fn(&sink::Measures) -> Value| {
+        measured.sinks.iter().map(move |(name, measures)| (label("sink", name), value(measures)))
+    };
+    let time = of_sinks(|measures| Value::Histogram(measures.batch_time.clone()));
+    let size = of_sinks(|measures| Value::Histogram(measures.batch_size.clone()));
+    let aborted = of_sinks(|measures| counter(measures.aborted));
+    vec![
+        plain("sink_published", "Messages that Kafka has, since the host started", published),
+        plain("sink_pending", "What is yet to be published or passed by", pending),
+        seconds("sink_batch", "Time of a batch, which is a transaction in the transactional mode", time),
+        plain("sink_batch_messages", "Messages of a batch", size),
+        plain("sink_aborted_transactions", "Transactions that were aborted and tried again", aborted),
+    ]
+}
+
+/// What librdkafka counts for each client.
+fn clients(measured: &Measured) -> Vec<Family> {
+    let of_sources = measured.sources.iter().map(|(name, found)| (format!("source {name}"), &found.statistics));
+    let of_sinks = measured.sinks.iter().map(|(name, found)| (format!("sink {name}"), &found.statistics));
+    let clients: Vec<(String, &Statistics)> =
+        of_sources.chain(of_sinks).filter_map(|(name, found)| Some((name, found.as_ref()?))).collect();
+    let each = |value: fn(&Statistics) -> Value| {
+        let sample = |(name, found): &(String, &Statistics)| (label("client", name), value(found));
+        clients.iter().map(sample).collect::<Vec<_>>()
+    };
+    let rebalances = |(name, found): &(String, &Statistics)| {
+        Some((label("client", name), counter(found.cgrp.as_ref()?.rebalance_cnt)))
+    };
+    let mut families = vec![
+        plain("kafka_client_queued_messages", "Messages in librdkafka's queues", each(|found| gauge(found.queued))),
+        plain("kafka_client_replies", "Operations that wait to be served", each(|found| gauge(found.replies))),
+        plain("kafka_client_requests", "Requests sent to brokers", each(|found| counter(found.requests))),
+        plain("kafka_client_rebalances", "Rebalances of a group's member", clients.iter().filter_map(rebalances)),
+        bytes("kafka_client_queued", "Messages in librdkafka's queues", each(|found| gauge(found.queued_bytes))),
+        bytes("kafka_client_sent", "To brokers", each(|found| counter(found.sent_bytes))),
+        bytes("kafka_client_received", "From brokers", each(|found| counter(found.received_bytes))),
+    ];
+    families.extend(brokers(&clients));
+    families
+}
+
+fn brokers(clients: &[(String, &Statistics)]) -> Vec<Family> {
+    type Broker = crate::kafka::statistics::Broker;
+    let each = |value: fn(&Broker) -> Value| {
+        let samples = clients.iter().flat_map(move |(client, found)| {
+            found.brokers.iter().map(move |(name, broker)| (broker_labels(client, name), value(broker)))
+        });
+        samples.collect::<Vec<_>>()
+    };
+    let rtt = |client: &str, name: &str, quantile: &str, us: i64| {
+        let mut labels = broker_labels(client, name);
+        labels.push(("quantile", quantile.to_owned()));
+        (labels, Value::Gauge(us as f64 / 1e6))
+    };
+    let rtts = clients.iter().flat_map(|(client, found)| {
+        let measured = found.brokers.iter().filter(|(_, broker)| broker.rtt.cnt > 0);
+        measured.flat_map(move |(name, broker)| {
+            [rtt(client, name, "0.5", broker.rtt.p50), rtt(client, name, "0.99", broker.rtt.p99)]
+        })
+    });
+    vec![
+        seconds("kafka_broker_rtt", "Time from request to answer over the last interval", rtts),
+        plain("kafka_broker_up", "Whether the connection stands", each(|found| gauge(u64::from(found.state == "UP")))),
+        plain(
+            "kafka_broker_waiting",
+            "Requests that wait to be sent",
+            each(|found| Value::Gauge(found.waiting as f64)),
+        ),
+        plain(
+            "kafka_broker_unanswered",
+            "Requests without an answer yet",
+            each(|found| Value::Gauge(found.unanswered as f64)),
+        ),
+        plain("kafka_broker_timeouts", "Requests that got no answer in time", each(|found| counter(found.timeouts))),
+        plain("kafka_broker_disconnects", "Connections that ended", each(|found| counter(found.disconnects))),
+    ]
+}
+
+fn broker_labels(client: &str, broker: &str) -> Labels {
+    vec![("client", client.to_owned()), ("broker", broker.to_owned())]
+}
+
+fn label(name: &'static str, value: &str) -> Labels {
+    vec![(name, value.to_owned())]
+}
+
+fn counter(value: u64) -> Value {
+    Value::Counter(value as f64)
+}
+
+fn gauge(value: u64) -> Value {
+    Value::Gauge(value as f64)
+}
+
+fn family(
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    samples: impl IntoIterator<Item = Sample>,
+) -> Family {
+    Family { name, help, unit, samples: samples.into_iter().collect() }
+}
+
+fn plain(name: &'static str, help: &'static str, samples: impl IntoIterator<Item = Sample>) -> Family {
+    family(name, help, None, samples)
+}
+
+fn seconds(name: &'static str, help: &'static str, samples: impl IntoIterator<Item = Sample>) -> Family {
+    family(name, help, Some(Unit::Seconds), samples)
+}
+
+fn bytes(name: &'static str, help: &'static str, samples: impl IntoIterator<Item = Sample>) -> Family {
+    family(name, help, Some(Unit::Bytes), samples)
+}

@@ -1,0 +1,131 @@
+//! What a person changes in a store: dead letters that are discarded or published again, streams that are archived.
+//!
+//! Each is one step in the writer's transaction and refuses before it writes. None of them touches an event.
+
+use super::appends::Head;
+use super::stream_index::Key;
+use super::writer::Writer;
+use super::{Error, failed, letters};
+use crate::model::{Command, Origin, Parked, StreamId, now_ms};
+use crate::store::LETTER_LEDGER;
+use rusqlite::params;
+use std::sync::Arc;
+
+/// Something that a person wants changed.
+pub(super) enum Amendment {
+    /// Forget a dead letter.
+    Discard(u64),
+    /// Put the message of a dead letter into the outbox again.
+    Republish(u64),
+    /// Keep why a dead letter could not be handled this time either.
+    Explain(u64, String),
+    /// Let a stream take no more events.
+    Archive(StreamId),
+    /// Let it take events again.
+    Restore(StreamId),
+    /// Let a ledger go on from a number.
+    ResetLedger(Arc<str>, u64),
+}
+
+impl Writer {
+    pub(super) fn amend(&mut self, amendment: Amendment) -> Result<(), Error> {
+        match amendment {
+            Amendment::Discard(number) => letters::remove(&self.connection, number),
+            Amendment::Republish(number) => self.republish(number),
+            Amendment::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
+            Amendment::Archive(stream) => self.archive(&stream),
+            Amendment::Restore(stream) => self.restore(&stream),
+            Amendment::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
+        }
+    }
+
+    fn republish(&mut self, number: u64) -> Result<(), Error> {
+        let letter = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
+        let Parked::Message(_, message) = letter.content else {
+            return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
+        };
+        self.add_messages(&[message])?;
+        letters::remove(&self.connection, number)
+    }
+
+    fn archive(&mut self, stream: &StreamId) -> Result<(), Error> {
+        let (key, head) = self.existing(stream)?;
+        self.connection
+            .prepare_cached(
+                "INSERT OR IGNORE INTO archived_streams (aggregate_type, aggregate_id, time_ms) VALUES (?1, ?2, ?3)",
+            )
+            .and_then(|mut insert| insert.execute(params![key.0, key.1, now_ms()]))
+            .map_err(failed("archiving a stream"))?;
+        self.heads.put(key, Head { archived: true, ..head });
+        self.any_archived = true;
+        Ok(())
+    }
+
+    fn restore(&mut self, stream: &StreamId) -> Result<(), Error> {
+        let (key, head) = self.existing(stream)?;
+        self.connection
+            .prepare_cached("DELETE FROM archived_streams WHERE aggregate_type = ?1 AND aggregate_id = ?2")
+            .and_then(|mut delete| delete.execute(params![key.0, key.1]))
+            .map_err(failed("restoring an archived stream"))?;
+        self.heads.put(key, Head { archived: false, ..head });
+        Ok(())
+    }
+
+    /// A stream with events, archived or not.
+    fn existing(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
+        let none = || Error::NotFound(format!("there is no stream {stream}: it has no events"));
+        let number = self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type);
+        let number = number.map_err(failed("looking for a stream"))?.ok_or_else(none)?;
+        let key = (number, stream.aggregate_id.clone());
+        match self.head_of(&key)? {
+            Head { version: 0, .. } => Err(none()),
+            head => Ok((key, head)),
+        }
+    }
+
+    /// Whether a stream takes no more events, as the file has it.
+    pub(super) fn is_archived(&self, key: &Key) -> Result<bool, Error> {
+        if !self.any_archived {
+            return Ok(false);
+        }
+        self.connection
+            .prepare_cached("SELECT 1 FROM archived_streams WHERE aggregate_type = ?1 AND aggregate_id = ?2")
+            .and_then(|mut select| select.exists(params![key.0, key.1]))
+            .map_err(failed("looking for an archived stream"))
+    }
+
+    /// Whether the item of an origin is settled. One that tries a dead letter again is, once the letter is gone.
+    pub(super) fn is_settled(&mut self, origin: &Origin) -> Result<bool, Error> {
+        match replayed(origin) {
+            Some(number) => letters::exists(&self.connection, number).map(|there| !there),
+            None => self.ledgers.has(&self.connection, origin),
+        }
+    }
+
+    /// Settles the item of an origin. Where it tried a dead letter again, the letter goes away.
+    pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
+        match replayed(origin) {
+            Some(number) => letters::remove(&self.connection, number),
+            None => self.ledgers.settle(&self.connection, origin),
+        }
+    }
+
+    /// A command of a ledger that can't be handled is put aside and settled. One that was put aside before keeps its
+    /// letter, with the newest reason.
+    pub(super) fn put_aside(&mut self, command: &Command, reason: &str) -> Result<(), Error> {
+        let Some(origin) = &command.origin else { return Ok(()) };
+        let letter = super::appends::dead_letter(command, reason);
+        match replayed(origin) {
+            Some(number) => letters::explain(&self.connection, number, &letter.reason),
+            None => {
+                self.park(&letter, None)?;
+                self.ledgers.settle(&self.connection, origin)
+            }
+        }
+    }
+}
+
+/// The dead letter that an origin's command tries again.
+fn replayed(origin: &Origin) -> Option<u64> {
+    (&*origin.ledger == LETTER_LEDGER).then_some(origin.last)
+}

@@ -1,0 +1,89 @@
+//! Copying a store, also while it is written to.
+//!
+//! The copy is of one moment. It is made page by page through a connection of its own, which holds that moment's view:
+//! the writer waits for nothing, and only its log can't shrink until the copy is done. The file appears under its name
+//! when it is whole and on the disk.
+
+use super::{Error, failed, schema};
+use crate::store::Backup;
+use rusqlite::Connection;
+use rusqlite::backup::StepResult;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Pages in one step: a mebibyte.
+const STEP_PAGES: i32 = 256;
+
+/// Between two steps the disk is the writer's.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Copies a store that no host has open into a new file.
+pub fn backup(store: &Path, to: &Path) -> Result<Backup, Error> {
+    let _lock = schema::lock_existing(store)?;
+    copy(&schema::open_for_copying(store)?, to)
+}
+
+/// Copies what a connection sees into a new file.
+pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
+    let started = Instant::now();
+    let doing = format!("copying the store to {}", to.display());
+    let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
+    if to.exists() {
+        return Err(Error::Invalid(format!("{} exists: give the copy a name of its own", to.display())));
+    }
+    let aside = with_suffix(to, ".part");
+    remove(&aside).map_err(io_failed)?;
+    let copied = pages(from, &aside, &doing).and_then(|position| {
+        File::open(&aside).and_then(|file| file.sync_all()).map_err(io_failed)?;
+        fs::rename(&aside, to).map_err(io_failed)?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)?;
+        let bytes = fs::metadata(to).map_err(io_failed)?.len();
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms })
+    });
+    if copied.is_err() {
+        // The reason for the failure is worth more than that of this one.
+        let _ = remove(&aside);
+    }
+    copied
+}
+
+/// Copies all pages of one moment, and says which event is the newest in it.
+fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
+    let failed = failed(doing);
+    let mut copy = Connection::open(to).map_err(&failed)?;
+    // It is written to the disk once, at the end.
+    copy.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").map_err(&failed)?;
+    // The view lasts as long as the transaction: without it the copy would begin anew with every commit of the writer.
+    let view = from.unchecked_transaction().map_err(&failed)?;
+    let newest = "SELECT coalesce(max(position), 0) FROM events";
+    let position = view.query_row(newest, [], |row| row.get(0)).map_err(&failed)?;
+    let backup = rusqlite::backup::Backup::new(&view, &mut copy).map_err(&failed)?;
+    while backup.step(STEP_PAGES).map_err(&failed)? != StepResult::Done {
+        std::thread::sleep(PAUSE);
+    }
+    drop(backup);
+    view.finish().map_err(&failed)?;
+    copy.close().map_err(|(_, error)| failed(error))?;
+    Ok(position)
+}
+
+/// Removes what an earlier copy left behind.
+fn remove(aside: &Path) -> io::Result<()> {
+    for file in ["", "-journal", "-wal", "-shm"].map(|suffix| with_suffix(aside, suffix)) {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,116 @@
+//! Named points between two steps of the writer at which a test can have the process killed.
+//!
+//! They are in every build, so that what is tested is what runs: a cargo feature would make another program of it.
+//! A point costs a load and a branch that is always predicted, some nanoseconds in a transaction of milliseconds.
+//! Only the environment arms one, when the process first passes any: `WASMILL_KILL_AT=POINT:N` kills the process
+//! by SIGKILL when it passes `POINT` for the N-th time. Nothing here knows what a point stands between.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The environment variable that arms a point.
+pub const KILL_AT: &str = "WASMILL_KILL_AT";
+
+macro_rules! points {
+    ($($point:ident $name:literal,)*) => {
+        /// A place in the writer's work.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "the names say it")]
+        pub enum FaultPoint { $($point,)* }
+
+        impl FaultPoint {
+            /// All of them, in the order in which a process passes them.
+            pub const ALL: &[Self] = &[$(Self::$point,)*];
+
+            /// What the environment calls it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$point => $name,)* }
+            }
+        }
+    };
+}
+
+points! {
+    Migrated "migrated",
+    MadeAside "made-aside",
+    MovedIntoPlace "moved-into-place",
+    BeforeBegin "before-begin",
+    Begun "begun",
+    EventInserted "event-inserted",
+    EventsInserted "events-inserted",
+    OutcomeRemembered "outcome-remembered",
+    LetterKept "letter-kept",
+    CheckpointMoved "checkpoint-moved",
+    CommandsKept "commands-kept",
+    MessagesKept "messages-kept",
+    SinkMoved "sink-moved",
+    MessagesForgotten "messages-forgotten",
+    RequestDone "request-done",
+    LedgerWritten "ledger-written",
+    CommandsForgotten "commands-forgotten",
+    LedgersWritten "ledgers-written",
+    TalliesWritten "tallies-written",
+    EntryIndexed "entry-indexed",
+    SliceIndexed "slice-indexed",
+    IndexMarkMoved "index-mark-moved",
+    BeforeCommit "before-commit",
+    Committed "committed",
+    RunForgotten "run-forgotten",
+    EntriesShown "entries-shown",
+    WatchersWoken "watchers-woken",
+    Answered "answered",
+    AllAnswered "all-answered",
+    BeforeFold "before-fold",
+    Folded "folded",
+}
+
+impl FaultPoint {
+    /// Whether a process passes it only while it makes a store, or brings an older one up to date.
+    pub fn is_of_making(self) -> bool {
+        matches!(self, Self::Migrated | Self::MadeAside | Self::MovedIntoPlace)
+    }
+}
+
+struct Armed {
+    point: FaultPoint,
+    passages_left: AtomicU64,
+}
+
+static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+/// The process is at a point; the last moment of its life where this one is armed.
+#[inline]
+pub(super) fn at(point: FaultPoint) {
+    if let Some(armed) = ARMED.get_or_init(arm)
+        && armed.point == point
+    {
+        armed.pass();
+    }
+}
+
+#[cold]
+fn arm() -> Option<Armed> {
+    let text = std::env::var(KILL_AT).ok()?;
+    let armed = parse(&text);
+    match &armed {
+        Some(armed) => tracing::warn!("{KILL_AT}: this process will be killed at {}", armed.point.name()),
+        None => tracing::warn!("{KILL_AT} is ignored: it wants POINT:N, not {text}"),
+    }
+    armed
+}
+
+fn parse(text: &str) -> Option<Armed> {
+    let (name, passage) = text.split_once(':')?;
+    let point = *FaultPoint::ALL.iter().find(|point| point.name() == name)?;
+    Some(Armed { point, passages_left: AtomicU64::new(passage.parse().ok()?) })
+}
+
+impl Armed {
+    #[cold]
+    fn pass(&self) {
+        if self.passages_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // SAFETY: a signal to the process itself reads and writes no memory of ours.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Ids for events: UUID version 7, increasing in the order in which they are minted.
+//!
+//! The writer mints an id for each event, so it must not cost a call into the operating system. The 12 bits after the
+//! milliseconds count within a millisecond; the other 62 are random. A full count borrows from the next millisecond.
+
+use crate::model::now_ms;
+use uuid::{Builder, Uuid};
+
+/// Ids in a millisecond: what 12 bits count.
+const PER_MS: u16 = 1 << 12;
+
+/// Mints ids. One of these serves one store.
+pub(super) struct Ids {
+    random: fastrand::Rng,
+    ms: u64,
+    count: u16,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        // Seeded by the operating system, through the first half of a random id.
+        let seed = Uuid::now_v7().as_u128() as u64;
+        Self { random: fastrand::Rng::with_seed(seed), ms: 0, count: 0 }
+    }
+}
+
+impl Ids {
+    /// The next id.
+    pub(super) fn next(&mut self) -> Uuid {
+        self.next_at(now_ms())
+    }
+
+    /// A clock that goes back does not bring the ids back.
+    fn next_at(&mut self, now_ms: u64) -> Uuid {
+        if now_ms > self.ms {
+            (self.ms, self.count) = (now_ms, 0);
+        } else if self.count + 1 < PER_MS {
+            self.count += 1;
+        } else {
+            (self.ms, self.count) = (self.ms + 1, 0);
+        }
+        let [high, low] = self.count.to_be_bytes();
+        let mut rest = [high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+        rest[2..].copy_from_slice(&self.random.u64(..).to_be_bytes());
+        Builder::from_unix_timestamp_millis(self.ms, &rest).into_uuid()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_increase_whatever_the_clock_does() {
+        let mut ids = Ids::default();
+        let mut last = Uuid::nil();
+        for now_ms in [1_000; 10_000].into_iter().chain([1_001, 999, 5_000, 5_000]) {
+            let id = ids.next_at(now_ms);
+            assert!(id > last, "{id} after {last}");
+            assert_eq!(id.get_version_num(), 7);
+            last = id;
+        }
+        assert_eq!(last.get_timestamp().unwrap().to_unix(), (5, 0));
+    }
+
+    #[test]
+    fn ids_of_two_stores_differ() {
+        let (mut one, mut other) = (Ids::default(), Ids::default());
+        assert_ne!(one.next_at(1), other.next_at(1));
+    }
+}

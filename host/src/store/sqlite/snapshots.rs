@@ -1,0 +1,227 @@
+//! Snapshots: a cache in a file of its own, beside the store and never the truth.
+//!
+//! A thread writes them, so that no command and no transaction of the store waits for one. What it can't keep up with
+//! is dropped. A file that is damaged or of another format is made anew. Each snapshot names the last event that is in
+//! it: one of another history, as after a backup was restored, is not found.
+
+use super::reader::SqliteReader;
+use super::stream_index::StreamIndex;
+use super::tail::Tail;
+use crate::model::{StreamId, Version};
+use crate::store::{Error, Reader, Snapshot};
+use crossbeam_channel::{Receiver, Sender};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The format of the file; any other is thrown away.
+const FORMAT: u32 = 1;
+/// Snapshots that may wait for the thread; more are dropped.
+const QUEUE_MAX: usize = 64;
+/// Bytes of a state that is kept.
+const STATE_BYTES_MAX: usize = 4 << 20;
+
+const SCHEMA: &str = "
+    CREATE TABLE snapshots (
+        aggregate_type TEXT NOT NULL,
+        aggregate_id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        event BLOB NOT NULL, -- the id of the event at this version
+        code TEXT NOT NULL,
+        state BLOB NOT NULL,
+        UNIQUE (aggregate_type, aggregate_id)
+    );";
+
+/// The writing side. The file and the thread are made with the first snapshot.
+pub(super) struct Snapshots {
+    store: PathBuf,
+    index: Arc<StreamIndex>,
+    writing: Mutex<Writing>,
+}
+
+#[derive(Default)]
+enum Writing {
+    #[default]
+    NotYet,
+    Open(Sender<Snapshot>, JoinHandle<()>),
+    Closed,
+}
+
+impl Snapshots {
+    pub(super) fn new(store: &Path, index: Arc<StreamIndex>) -> Self {
+        Self { store: store.to_owned(), index, writing: Mutex::default() }
+    }
+
+    /// Never waits.
+    pub(super) fn keep(&self, snapshot: Snapshot) {
+        if snapshot.state.len() > STATE_BYTES_MAX {
+            return tracing::debug!("the snapshot of {} has {} bytes: not kept", snapshot.stream, snapshot.state.len());
+        }
+        let mut writing = self.writing.lock().expect("no holder panics");
+        if matches!(*writing, Writing::NotYet) {
+            match self.start() {
+                Ok((queue, thread)) => *writing = Writing::Open(queue, thread),
+                Err(error) => return tracing::warn!("no snapshots are kept: {error}"),
+            }
+        }
+        if let Writing::Open(queue, _) = &*writing {
+            // A full queue: the next one comes with later events.
+            let _ = queue.try_send(snapshot);
+        }
+    }
+
+    fn start(&self) -> Result<(Sender<Snapshot>, JoinHandle<()>), Error> {
+        let connection = open_or_make(&file_beside(&self.store))?;
+        let mut keeper =
+            Keeper { connection, reader: SqliteReader::open(&self.store, self.index.clone(), Arc::new(Tail::new(0)))? };
+        let (queue, snapshots) = crossbeam_channel::bounded(QUEUE_MAX);
+        let thread = std::thread::Builder::new()
+            .name("snapshots".into())
+            .spawn(move || keeper.run(&snapshots))
+            .map_err(|error| Error::Failed(format!("can't start the snapshots' thread: {error}")))?;
+        Ok((queue, thread))
+    }
+
+    /// Keeps what is queued, and ends.
+    pub(super) fn close(&self) {
+        let writing = std::mem::replace(&mut *self.writing.lock().expect("no holder panics"), Writing::Closed);
+        if let Writing::Open(queue, thread) = writing {
+            drop(queue);
+            if thread.join().is_err() {
+                tracing::error!("the snapshots' thread panicked");
+            }
+        }
+    }
+}
+
+/// The thread that writes.
+struct Keeper {
+    connection: Connection,
+    reader: SqliteReader,
+}
+
+impl Keeper {
+    fn run(&mut self, snapshots: &Receiver<Snapshot>) {
+        for first in snapshots {
+            let batch: Vec<Snapshot> = std::iter::once(first).chain(snapshots.try_iter().take(QUEUE_MAX)).collect();
+            if let Err(error) = self.keep(&batch) {
+                tracing::warn!("{} snapshots are not kept: {error}", batch.len());
+            }
+        }
+    }
+
+    fn keep(&mut self, batch: &[Snapshot]) -> Result<(), Error> {
+        let failed = super::failed("keeping snapshots");
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        for Snapshot { stream, version, code, state } in batch {
+            let Some(event) = event_at(&mut self.reader, stream, *version)? else { continue };
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+                .and_then(|mut insert| {
+                    let StreamId { aggregate_type, aggregate_id } = stream;
+                    insert.execute(params![aggregate_type, aggregate_id, version.0, event.as_bytes(), code, state])
+                })
+                .map_err(&failed)?;
+        }
+        transaction.commit().map_err(&failed)
+    }
+}
+
+/// The reading side, a connection of one reader's own.
+#[derive(Default)]
+pub(super) struct SnapshotReader(Option<Connection>);
+
+impl SnapshotReader {
+    /// The newest snapshot of a stream and the id of its last event, if it is of this code. None where the file can't
+    /// be read: it is a cache.
+    pub(super) fn find(&mut self, store: &Path, stream: &StreamId, code: &str) -> Option<(Snapshot, uuid::Uuid)> {
+        if self.0.is_none() {
+            self.0 = open_for_reading(&file_beside(store));
+        }
+        match select(self.0.as_ref()?, stream, code) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!("the snapshot of {stream} can't be read: {error}");
+                self.0 = None;
+                None
+            }
+        }
+    }
+}
+
+fn select(connection: &Connection, stream: &StreamId, code: &str) -> rusqlite::Result<Option<(Snapshot, uuid::Uuid)>> {
+    let mut select = connection.prepare_cached(
+        "SELECT version, event, state FROM snapshots WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND code = ?3",
+    )?;
+    let StreamId { aggregate_type, aggregate_id } = stream;
+    let row = |row: &rusqlite::Row<'_>| {
+        let snapshot =
+            Snapshot { stream: stream.clone(), version: Version(row.get(0)?), code: code.into(), state: row.get(2)? };
+        Ok((snapshot, uuid::Uuid::from_bytes(row.get(1)?)))
+    };
+    select.query_row(params![aggregate_type, aggregate_id, code], row).optional()
+}
+
+/// The id of a stream's event.
+pub(super) fn event_at(
+    reader: &mut SqliteReader,
+    stream: &StreamId,
+    version: Version,
+) -> Result<Option<uuid::Uuid>, Error> {
+    let events = reader.read_stream(stream, Version(version.0.saturating_sub(1)), 1)?;
+    Ok(events.into_iter().find(|event| event.version == version).map(|event| event.id))
+}
+
+fn file_beside(store: &Path) -> PathBuf {
+    store.with_file_name("snapshots.sqlite")
+}
+
+fn open_for_reading(path: &Path) -> Option<Connection> {
+    use rusqlite::OpenFlags;
+    if !path.is_file() {
+        return None;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).ok()?;
+    connection.busy_timeout(Duration::from_secs(1)).ok()?;
+    (format(&connection) == Some(FORMAT)).then_some(connection)
+}
+
+/// The writer's connection; a file that can't be used gives way to a new one.
+fn open_or_make(path: &Path) -> Result<Connection, Error> {
+    match open(path) {
+        Ok(connection) => Ok(connection),
+        Err(error) => {
+            tracing::warn!("{} is made anew: {error}", path.display());
+            for suffix in ["", "-wal", "-shm"] {
+                // What is not there need not be removed; what stays makes the next step fail.
+                let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+            }
+            open(path).map_err(super::failed(&format!("opening {}", path.display())))
+        }
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(1))?;
+    // A cache may lose its last moments, but not its order.
+    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
+    match format(&connection) {
+        Some(FORMAT) => {}
+        Some(0) => {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", FORMAT)?;
+            transaction.commit()?;
+        }
+        _ => return Err(rusqlite::Error::InvalidQuery),
+    }
+    Ok(connection)
+}
+
+fn format(connection: &Connection) -> Option<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0)).ok()
+}

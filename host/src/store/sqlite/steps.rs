@@ -1,0 +1,117 @@
+//! The steps of subscriptions: what a subscription has done, with all its effects, in the writer's transaction.
+
+use super::fault::{self, FaultPoint};
+use super::writer::{Writer, refuse_beyond};
+use super::{Error, failed, letters, rows};
+use crate::model::{Command, Message, Origin};
+use crate::store::{Advanced, Progress, Reached, SUBSCRIPTION_LEDGER};
+use rusqlite::{OptionalExtension, params};
+use std::sync::Arc;
+
+impl Writer {
+    /// Refuses before it writes anything.
+    pub(super) fn advance(&mut self, progress: Progress) -> Result<Advanced, Error> {
+        let Progress { subscription, reached, mut commands, messages, parked } = progress;
+        let (at, sent) = self.checkpoint(&subscription)?;
+        let to = self.check_step(&subscription, &reached, at)?;
+        if matches!(reached, Reached::Events { .. }) || !commands.is_empty() {
+            self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
+        }
+        fault::at(FaultPoint::CheckpointMoved);
+        match &reached {
+            Reached::Events { .. } => {}
+            Reached::Records(records) => {
+                records.iter().try_for_each(|origin| self.ledgers.settle(&self.connection, origin))?;
+            }
+            Reached::Replayed(letter) => letters::remove(&self.connection, *letter)?,
+        }
+        self.add_commands(&subscription, sent, &mut commands)?;
+        fault::at(FaultPoint::CommandsKept);
+        self.add_messages(&messages)?;
+        fault::at(FaultPoint::MessagesKept);
+        for letter in &parked {
+            self.park(letter, None)?;
+        }
+        Ok(Advanced { commands })
+    }
+
+    /// The position of a subscription, and how many commands it has sent.
+    fn checkpoint(&self, subscription: &str) -> Result<(u64, u64), Error> {
+        let row = self
+            .connection
+            .prepare_cached("SELECT position, commands FROM checkpoints WHERE subscription = ?1")
+            .and_then(|mut select| select.query_row([subscription], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .map_err(failed("reading a checkpoint"))?;
+        Ok(row.unwrap_or((0, 0)))
+    }
+
+    /// Where the checkpoint is after the step, if the step may be.
+    fn check_step(&mut self, subscription: &str, reached: &Reached, at: u64) -> Result<u64, Error> {
+        match reached {
+            Reached::Events { from, to } => {
+                if at != from.0 {
+                    let owner = format!("subscription {subscription}");
+                    return Err(Error::CheckpointMoved { owner, actual: at, expected: from.0 });
+                }
+                let checkpoint = format!("the checkpoint of subscription {subscription}");
+                refuse_beyond(&checkpoint, to.0, self.next_position - 1)?;
+                Ok(to.0)
+            }
+            Reached::Records(records) => {
+                for origin in records {
+                    if self.ledgers.has(&self.connection, origin)? {
+                        return Err(Error::Settled { place: origin.place() });
+                    }
+                }
+                Ok(at)
+            }
+            Reached::Replayed(letter) if letters::exists(&self.connection, *letter)? => Ok(at),
+            Reached::Replayed(letter) => Err(letters::absent(*letter)),
+        }
+    }
+
+    fn move_checkpoint(&mut self, subscription: &str, to: u64, sent: u64) -> Result<(), Error> {
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![subscription, to, sent]))
+            .map_err(failed("moving a checkpoint"))?;
+        Ok(())
+    }
+
+    /// Numbers the commands of a step and keeps them until their ledger has settled them.
+    fn add_commands(&mut self, subscription: &Arc<str>, first: u64, commands: &mut [Command]) -> Result<(), Error> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let ledger: Arc<str> = format!("{SUBSCRIPTION_LEDGER}{subscription}").into();
+        for (number, command) in (first..).zip(commands.iter_mut()) {
+            command.origin = Some(Origin { ledger: ledger.clone(), first: number, last: number });
+        }
+        let last = first + commands.len() as u64 - 1;
+        let body = rows::encode(&commands)?;
+        self.connection
+            .prepare_cached("INSERT INTO outbox_commands (subscription, first, last, body) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(params![subscription, first, last, body]))
+            .map_err(failed("storing a subscriber's commands"))?;
+        Ok(())
+    }
+
+    pub(super) fn add_messages(&mut self, messages: &[Message]) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let failed = failed("storing a subscriber's messages");
+        let (first, last) = (self.next_message, self.next_message + messages.len() as u64 - 1);
+        let body = rows::encode(&messages)?;
+        self.connection
+            .prepare_cached("INSERT INTO outbox_messages (first, last, body) VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![first, last, body]))
+            .map_err(&failed)?;
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('messages', ?1)")
+            .and_then(|mut insert| insert.execute([last]))
+            .map_err(&failed)?;
+        self.next_message = last + 1;
+        Ok(())
+    }
+}

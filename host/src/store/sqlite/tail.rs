@@ -1,0 +1,181 @@
+//! The newest events, in memory: followers that keep up read them here, without asking SQLite.
+//!
+//! Every event is read by several followers soon after it was recorded. The writer has it in memory then, so it keeps
+//! the last of them as they will be read, up to a number of bytes. Whoever is further behind reads the file. An event
+//! comes in after its commit, so nothing is here that is not in the file; what leaves is always the oldest.
+
+use crate::filter::Filter;
+use crate::model::{Header, Position, RecordedEvent};
+use crate::store::Page;
+use std::collections::VecDeque;
+use std::sync::{Arc, RwLock};
+
+/// What an event takes beside its texts and its payload.
+const EVENT_BYTES: usize = 320;
+
+/// The events of one transaction, in position order and without a gap, each with the number of its type.
+pub(super) type Recorded = Vec<(i64, RecordedEvent)>;
+
+/// Shared by the writer and all readers.
+pub(super) struct Tail {
+    held: RwLock<Held>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Held {
+    /// Without a gap between them.
+    batches: VecDeque<Arc<Batch>>,
+    bytes: usize,
+}
+
+struct Batch {
+    events: Recorded,
+    bytes: usize,
+}
+
+impl Batch {
+    fn first(&self) -> u64 {
+        self.events[0].1.position.0
+    }
+
+    fn last(&self) -> u64 {
+        self.events[self.events.len() - 1].1.position.0
+    }
+}
+
+impl Tail {
+    /// Nothing yet; at most about so many bytes later.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { held: RwLock::default(), bytes_max }
+    }
+
+    /// Shows the events of a committed transaction to the readers.
+    pub(super) fn publish(&self, events: Recorded) {
+        if events.is_empty() {
+            return;
+        }
+        let bytes = events.iter().map(|(_, event)| size(event)).sum();
+        let batch = Arc::new(Batch { events, bytes });
+        let mut left = Vec::new();
+        let mut held = self.held.write().expect("no holder panics");
+        held.bytes += bytes;
+        held.batches.push_back(batch);
+        while held.bytes > self.bytes_max {
+            let Some(oldest) = held.batches.pop_front() else { break };
+            held.bytes -= oldest.bytes;
+            left.push(oldest);
+        }
+        // Freed after the lock is.
+        drop(held);
+    }
+
+    /// A page of the events after a position, where the very next one is here; `None` where the file must be read.
+    pub(super) fn page(&self, after: Position, filter: &Filter, limit: usize) -> Option<Page> {
+        let mut page = Page { events: Vec::new(), reached: after };
+        let mut wanted = Wanted { filter, known: Vec::new() };
+        for batch in self.after(after)? {
+            let skipped = (after.0 + 1).saturating_sub(batch.first()) as usize;
+            for (number, event) in batch.events.iter().skip(skipped) {
+                if page.events.len() >= limit {
+                    return Some(page);
+                }
+                page.reached = event.position;
+                if wanted.has(*number, event) {
+                    page.events.push(event.clone());
+                }
+            }
+        }
+        Some(page)
+    }
+
+    /// The batches with events after a position. Held by the caller, so that the writer need not wait.
+    fn after(&self, after: Position) -> Option<Vec<Arc<Batch>>> {
+        let held = self.held.read().expect("no holder panics");
+        let next = after.0 + 1;
+        if held.batches.front()?.first() > next || held.batches.back()?.last() < next {
+            return None;
+        }
+        let from = held.batches.partition_point(|batch| batch.last() < next);
+        Some(held.batches.range(from..).cloned().collect())
+    }
+}
+
+/// Which types a filter lets pass, asked once for each.
+struct Wanted<'f> {
+    filter: &'f Filter,
+    known: Vec<(i64, bool)>,
+}
+
+impl Wanted<'_> {
+    fn has(&mut self, number: i64, event: &RecordedEvent) -> bool {
+        if let Some((_, wanted)) = self.known.iter().find(|(known, _)| *known == number) {
+            return *wanted;
+        }
+        let wanted = self.filter.matches(&event.stream.aggregate_type, &event.name);
+        self.known.push((number, wanted));
+        wanted
+    }
+}
+
+fn size(event: &RecordedEvent) -> usize {
+    let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
+    let headers: usize = event.headers.iter().map(of_header).sum();
+    EVENT_BYTES + headers + event.payload.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{StreamId, Version};
+
+    fn event(position: u64) -> (i64, RecordedEvent) {
+        let number = (position % 2) as i64;
+        let event = RecordedEvent {
+            id: uuid::Uuid::nil(),
+            position: Position(position),
+            stream: StreamId::new("order", "1"),
+            version: Version(position),
+            name: if number == 0 { "Even".into() } else { "Odd".into() },
+            payload: vec![0; 100],
+            time_ms: 0,
+            correlation_id: "".into(),
+            causation_id: "".into(),
+            headers: Vec::new(),
+        };
+        (number, event)
+    }
+
+    fn positions(page: Option<Page>) -> Option<(Vec<u64>, u64)> {
+        page.map(|page| (page.events.iter().map(|event| event.position.0).collect(), page.reached.0))
+    }
+
+    #[test]
+    fn pages_go_on_where_the_last_one_ended() {
+        let tail = Tail::new(1 << 20);
+        tail.publish((4..7).map(event).collect());
+        tail.publish((7..9).map(event).collect());
+        let page = |after, filter: &str, limit| {
+            positions(tail.page(Position(after), &Filter::parse([filter]).unwrap(), limit))
+        };
+        assert_eq!(page(2, "**", 9), None, "event 3 is in the file alone");
+        assert_eq!(page(3, "**", 9), Some((vec![4, 5, 6, 7, 8], 8)));
+        assert_eq!(page(3, "**", 2), Some((vec![4, 5], 5)));
+        assert_eq!(page(5, "**", 2), Some((vec![6, 7], 7)));
+        assert_eq!(page(3, "order.Odd", 9), Some((vec![5, 7], 8)));
+        assert_eq!(page(3, "order.Odd", 1), Some((vec![5], 5)));
+        assert_eq!(page(3, "household.*", 9), Some((vec![], 8)));
+        assert_eq!(page(8, "**", 9), None, "whether there is more is for the file to say");
+    }
+
+    #[test]
+    fn the_oldest_leave_when_there_are_too_many_bytes() {
+        let tail = Tail::new(4 * (EVENT_BYTES + 100));
+        for first in [1, 3, 5, 7] {
+            tail.publish((first..first + 2).map(event).collect());
+        }
+        let page = |after| positions(tail.page(Position(after), &Filter::all(), 100));
+        assert_eq!(page(3), None);
+        assert_eq!(page(4), Some((vec![5, 6, 7, 8], 8)));
+    }
+}

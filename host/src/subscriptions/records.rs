@@ -1,0 +1,187 @@
+//! The records of a Kafka source, through a subscriber, into commands and messages.
+//!
+//! A source hands its records to a bounded queue and is told of each when it is settled: in one transaction with all
+//! that the subscriber asked for, so that a record has its effects once. Order holds within a key of a partition. A
+//! record that fails is tried again and then put aside; meanwhile records of other keys go on.
+//!
+//! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
+
+mod lanes;
+mod worker;
+
+use super::outbox::Outbox;
+use super::replay::{Again, ReplayError};
+use crate::aggregates::Aggregates;
+use crate::model::{Origin, Parked, Record};
+use crate::plugin::Slot;
+use crate::status::State;
+use crate::store::{self, EventStore};
+use crossbeam_channel::{Sender, TrySendError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use worker::{Ends, Worker};
+
+/// A record on its way to a subscriber.
+pub struct RecordDelivery {
+    /// The record.
+    pub record: Box<Record>,
+    /// What of its partition it settles.
+    pub origin: Origin,
+    /// Told once whether the store has settled it. Dropped untold it counts as not settled.
+    pub settled: Box<dyn FnOnce(bool) + Send>,
+}
+
+/// Takes records without blocking.
+pub trait RecordInbox: Send + Sync {
+    /// Queues a record, or hands it back where the queue is full: offer it again when something has completed.
+    fn offer(&self, delivery: RecordDelivery) -> Result<(), RecordDelivery>;
+}
+
+/// Settings of a source's deliveries, from the manifest.
+#[derive(Clone, Debug)]
+pub struct RecordOptions {
+    /// The source; its subscription is named `source/SOURCE` in the store.
+    pub source: Arc<str>,
+    /// Records in one call at most.
+    pub batch_max: usize,
+    /// Times a record is tried before it is put aside.
+    pub attempts_max: u32,
+    /// The pause before the second try; it doubles with each.
+    pub backoff: Duration,
+}
+
+/// What the worker is asked beside its records.
+enum Ask {
+    /// Records that wait to be tried again are given back untried: the source ends.
+    GiveBack,
+    Stop,
+}
+
+/// A running subscription to the records of a source.
+pub struct RecordSubscription {
+    source: Arc<str>,
+    subscription: Arc<str>,
+    slot: Arc<Slot>,
+    store: Arc<dyn EventStore>,
+    outbox: Arc<Outbox>,
+    condition: Arc<Mutex<(State, Option<String>)>>,
+    /// Steps on their way to the disk.
+    steps: Arc<AtomicUsize>,
+    inbox: Arc<Queue>,
+    asks: Sender<Ask>,
+    /// Behind a mutex only to be taken at the end.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Queue(Sender<RecordDelivery>);
+
+impl RecordInbox for Queue {
+    fn offer(&self, delivery: RecordDelivery) -> Result<(), RecordDelivery> {
+        match self.0.try_send(delivery) {
+            // Where the worker has ended the record is dropped, which tells that it is not settled.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(delivery)) => Err(delivery),
+        }
+    }
+}
+
+impl RecordSubscription {
+    /// Starts the thread that delivers the records of a source to a plugin.
+    pub fn start(
+        slot: &Arc<Slot>,
+        options: RecordOptions,
+        store: &Arc<dyn EventStore>,
+        aggregates: &Arc<Aggregates>,
+    ) -> Result<Self, store::Error> {
+        let source = options.source.clone();
+        let subscription: Arc<str> = format!("source/{source}").into();
+        let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone()));
+        let condition = Arc::new(Mutex::new((State::Starting, None)));
+        // Room for the batch that is being handled and for the next one.
+        let (queue, records) = crossbeam_channel::bounded(2 * options.batch_max);
+        let (asks, asked) = crossbeam_channel::unbounded();
+        let ends = Ends { records, asked };
+        let steps = Arc::new(AtomicUsize::new(0));
+        let worker = Worker::new(
+            slot.clone(),
+            options,
+            subscription.clone(),
+            store.clone(),
+            outbox.clone(),
+            condition.clone(),
+            steps.clone(),
+            ends,
+        );
+        let thread = std::thread::Builder::new()
+            .name(format!("records-{source}"))
+            .spawn(move || worker.run())
+            .map_err(|error| store::Error::Failed(format!("can't start the thread of source {source}: {error}")))?;
+        Ok(Self {
+            source,
+            subscription,
+            slot: slot.clone(),
+            store: store.clone(),
+            outbox,
+            condition,
+            steps,
+            inbox: Arc::new(Queue(queue)),
+            asks,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// The source whose records it gets.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The plugin that gets them.
+    pub fn subscriber(&self) -> &str {
+        &self.slot.name
+    }
+
+    /// Where the source puts its records.
+    pub fn inbox(&self) -> Arc<dyn RecordInbox> {
+        self.inbox.clone()
+    }
+
+    /// What it is doing, and what is in the way.
+    pub fn condition(&self) -> (State, Option<String>) {
+        self.condition.lock().expect("no holder panics").clone()
+    }
+
+    /// Whether commands are on their way to the disk or to the aggregates.
+    pub fn has_commands(&self) -> bool {
+        self.steps.load(Ordering::Acquire) > 0 || self.outbox.is_busy()
+    }
+
+    /// Tries a record again that was put aside; with its effects the dead letter goes. Blocks.
+    pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
+        Again {
+            slot: &self.slot,
+            subscription: &self.subscription,
+            consumer: &self.source,
+            store: &self.store,
+            outbox: &self.outbox,
+        }
+        .replay(number, content)
+    }
+
+    /// Gives back the records that wait to be tried again, also from now on: the source is about to end.
+    pub fn give_back(&self) {
+        let _ = self.asks.send(Ask::GiveBack);
+    }
+
+    /// Ends after the step it is at.
+    pub fn stop(&self) {
+        // Nobody left to tell is as good.
+        let _ = self.asks.send(Ask::Stop);
+        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that delivers the records of source {} panicked", self.source);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The thread that delivers the records of a source.
+//!
+//! It hands a step to the store and goes on with the next list, up to [`STEPS_MAX`] of them: what comes of a step is
+//! told by the store's answer, in order. A step that fails settles nothing, and its records are read again.
+
+use super::lanes::Lanes;
+use super::{Ask, RecordDelivery, RecordOptions};
+use crate::follow::backoff;
+use crate::model::{DeadLetter, Parked, Record, now_ms};
+use crate::plugin::{Effects, Slot};
+use crate::status::State;
+use crate::store::{Advanced, Error, EventStore, Progress, Reached};
+use crate::subscriptions::effects::outgoing;
+use crate::subscriptions::handler::{Handler, Unhandled, Verdict};
+use crate::subscriptions::outbox::Outbox;
+use crossbeam_channel::{Receiver, Sender, select};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Steps that may be on their way to the disk.
+const STEPS_MAX: usize = 4;
+/// How long to wait for records before looking for commands to send again.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Ways to the worker.
+pub(super) struct Ends {
+    pub(super) records: Receiver<RecordDelivery>,
+    pub(super) asked: Receiver<Ask>,
+}
+
+/// See the module.
+pub(super) struct Worker {
+    handler: Handler,
+    options: RecordOptions,
+    subscription: Arc<str>,
+    store: Arc<dyn EventStore>,
+    outbox: Arc<Outbox>,
+    condition: Arc<Mutex<(State, Option<String>)>>,
+    ends: Ends,
+    /// In the order in which they came.
+    ready: VecDeque<RecordDelivery>,
+    lanes: Lanes,
+    answer: Sender<Result<Advanced, Error>>,
+    answers: Receiver<Result<Advanced, Error>>,
+    /// Steps whose answer is not dealt with, for those who ask whether anything is on its way.
+    steps: Arc<AtomicUsize>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        slot: Arc<Slot>,
+        options: RecordOptions,
+        subscription: Arc<str>,
+        store: Arc<dyn EventStore>,
+        outbox: Arc<Outbox>,
+        condition: Arc<Mutex<(State, Option<String>)>>,
+        steps: Arc<AtomicUsize>,
+        ends: Ends,
+    ) -> Self {
+        let (answer, answers) = crossbeam_channel::unbounded();
+        Self {
+            handler: Handler::new(slot),
+            options,
+            subscription,
+            store,
+            outbox,
+            condition,
+            ends,
+            ready: VecDeque::new(),
+            lanes: Lanes::default(),
+            answer,
+            answers,
+            steps,
+            stopping: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.is(State::Running, None);
+        self.resend();
+        while !self.stopping {
+            self.wait();
+            self.handler.renew();
+            self.try_again();
+            let batch = self.batch();
+            self.deliver(batch);
+            if self.in_flight() == 0 && self.outbox.must_resend() {
+                self.resend();
+            }
+        }
+        // What is on its way to the disk becomes durable in any case: so its commands can go now.
+        while self.in_flight() > 0 {
+            self.await_answer();
+        }
+    }
+
+    /// Until there is something to do, at most [`IDLE`].
+    fn wait(&mut self) {
+        if self.ready.is_empty() {
+            let longest = self.lanes.next_due().map_or(IDLE, |due| due.min(IDLE));
+            select! {
+                recv(self.ends.records) -> delivery => match delivery {
+                    Ok(delivery) => self.ready.push_back(delivery),
+                    Err(_) => self.stopping = true,
+                },
+                recv(self.ends.asked) -> ask => self.asked(ask.unwrap_or(Ask::Stop)),
+                recv(self.answers) -> answer => self.answered(answer.expect("this thread holds a sender")),
+                default(longest) => {}
+            }
+        }
+        while let Ok(ask) = self.ends.asked.try_recv() {
+            self.asked(ask);
+        }
+        while let Ok(answer) = self.answers.try_recv() {
+            self.answered(answer);
+        }
+        while self.ready.len() < self.options.batch_max {
+            let Ok(delivery) = self.ends.records.try_recv() else { break };
+            self.ready.push_back(delivery);
+        }
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::GiveBack => self.lanes.give_back(),
+            Ask::Stop => self.stopping = true,
+        }
+    }
+
+    /// The next list: no record of a key that stands still.
+    fn batch(&mut self) -> VecDeque<RecordDelivery> {
+        let mut batch = VecDeque::with_capacity(self.ready.len().min(self.options.batch_max));
+        while batch.len() < self.options.batch_max {
+            let Some(delivery) = self.ready.pop_front() else { break };
+            batch.extend(self.lanes.join(delivery));
+        }
+        batch
+    }
+
+    /// Handles a list whole, or where that fails what comes before the failing record, then that record alone, then
+    /// the rest. A call whose records did not all succeed has no effects.
+    fn deliver(&mut self, mut rest: VecDeque<RecordDelivery>) {
+        let mut count = rest.len();
+        while !rest.is_empty() && !self.stopping {
+            match self.handle(rest.iter().take(count)) {
+                Ok(effects) => self.keep(rest.drain(..count).collect(), effects),
+                Err(unhandled) if count == 1 => {
+                    let failed = rest.pop_front().expect("it was just handled");
+                    self.failed(failed, 1, unhandled);
+                    rest = rest.into_iter().filter_map(|delivery| self.lanes.join(delivery)).collect();
+                }
+                Err(unhandled) => {
+                    count = unhandled.fewer(count);
+                    continue;
+                }
+            }
+            count = rest.len();
+        }
+    }
+
+    /// The records whose pause is over, each alone.
+    fn try_again(&mut self) {
+        while let Some(due) = self.lanes.due() {
+            let (delivery, attempts, behind) = due.take();
+            match self.handle(std::iter::once(&delivery)) {
+                Ok(effects) => self.keep(vec![delivery], effects),
+                Err(unhandled) => self.failed(delivery, attempts + 1, unhandled),
+            }
+            behind.go_on(&mut self.lanes, &mut self.ready);
+        }
+    }
+
+    fn handle<'d>(&mut self, part: impl Iterator<Item = &'d RecordDelivery>) -> Result<Effects, Unhandled> {
+        let records: Vec<&Record> = part.map(|delivery| &*delivery.record).collect();
+        self.handler.records(&self.options.source, &records)
+    }
+
+    /// Tries a record again later, or puts it aside.
+    fn failed(&mut self, delivery: RecordDelivery, attempts: u32, unhandled: Unhandled) {
+        let (source, place) = (&self.options.source, delivery.record.place());
+        match unhandled.verdict() {
+            Verdict::Park(reason) => self.park(delivery, reason),
+            Verdict::Again(reason, _) if attempts >= self.options.attempts_max => {
+                self.park(delivery, format!("{reason} (tried {attempts} times)"));
+            }
+            Verdict::Again(reason, wait) => {
+                let pause = backoff(self.options.backoff, attempts).max(wait);
+                tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
+                self.is(State::Retrying, Some(format!("{place}: {reason}")));
+                self.lanes.hold(delivery, attempts, pause);
+            }
+        }
+    }
+
+    fn park(&mut self, delivery: RecordDelivery, reason: String) {
+        let record = &*delivery.record;
+        let place = record.place();
+        tracing::warn!("source {}: {place} put aside: {reason}", self.options.source);
+        let letter = DeadLetter {
+            consumer: self.options.source.to_string(),
+            place,
+            key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+            reason,
+            time_ms: now_ms(),
+            content: Parked::Record(record.clone()),
+        };
+        self.step(vec![delivery], |progress| progress.parked.push(letter));
+    }
+
+    /// Makes the effects durable, and the records settled with them.
+    fn keep(&mut self, part: Vec<RecordDelivery>, effects: Effects) {
+        let (commands, messages) = outgoing(&self.options.source, effects, |index| &*part[index].record);
+        self.step(part, |progress| (progress.commands, progress.messages) = (commands, messages));
+    }
+
+    fn step(&mut self, part: Vec<RecordDelivery>, fill: impl FnOnce(&mut Progress)) {
+        while self.in_flight() >= STEPS_MAX {
+            self.await_answer();
+        }
+        let mut origins = Vec::with_capacity(part.len());
+        let mut told = Vec::with_capacity(part.len());
+        for RecordDelivery { origin, settled, record: _ } in part {
+            origins.push(origin);
+            told.push(settled);
+        }
+        let mut progress = Progress {
+            subscription: self.subscription.clone(),
+            reached: Reached::Records(origins),
+            commands: Vec::new(),
+            messages: Vec::new(),
+            parked: Vec::new(),
+        };
+        fill(&mut progress);
+        let answer = self.answer.clone();
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.store.advance(
+            progress,
+            Box::new(move |result| {
+                let is_settled = result.is_ok();
+                let _ = answer.send(result);
+                told.into_iter().for_each(|settled| settled(is_settled));
+            }),
+        );
+    }
+
+    fn await_answer(&mut self) {
+        let answer = self.answers.recv().expect("this thread holds a sender");
+        self.answered(answer);
+    }
+
+    fn answered(&mut self, answer: Result<Advanced, Error>) {
+        match answer {
+            Ok(Advanced { commands }) => {
+                self.outbox.send(commands);
+                if self.lanes.is_empty() {
+                    self.is(State::Running, None);
+                }
+            }
+            Err(Error::Closed) => self.stopping = true,
+            Err(error) => {
+                tracing::warn!("source {}: records are read again: {error}", self.options.source);
+                self.is(State::Retrying, Some(error.to_string()));
+            }
+        }
+        // Not before the commands are on their way: there must be no moment at which nothing seems to be.
+        self.steps.fetch_sub(1, Ordering::Release);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Sends what is durable and not settled, in order.
+    fn resend(&mut self) {
+        let pending = self.store.reader().and_then(|mut reader| reader.pending_commands(&self.subscription));
+        match pending {
+            Ok(pending) => {
+                if !pending.is_empty() {
+                    let (source, count) = (&self.options.source, pending.len());
+                    tracing::info!("source {source}: {count} commands of its subscriber are sent again");
+                }
+                self.outbox.send(pending);
+            }
+            Err(error) => {
+                self.is(State::Retrying, Some(error.to_string()));
+                self.outbox.resend_later();
+            }
+        }
+    }
+
+    fn is(&self, state: State, reason: Option<String>) {
+        *self.condition.lock().expect("no holder panics") = (state, reason);
+    }
+}

@@ -1,0 +1,79 @@
+//! Trying again what a subscription put aside: the effects and the end of the dead letter are one transaction.
+
+use super::effects::outgoing;
+use super::handler::{Handler, Unhandled};
+use super::outbox::Outbox;
+use crate::filter::Filter;
+use crate::model::{Command, Message, Parked, Position, RecordedEvent};
+use crate::plugin::Slot;
+use crate::store::{self, EventStore, Progress, Reached};
+use std::sync::Arc;
+
+/// Why a dead letter is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The subscriber failed again; the text says how.
+    #[error("{0}")]
+    Refused(String),
+    /// This is nothing that a subscription handles.
+    #[error("{0}")]
+    Foreign(String),
+    /// The store failed, or the letter is gone.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Who tries again, beside the subscription's own thread: with a wasm store of its own.
+pub(super) struct Again<'s> {
+    pub(super) slot: &'s Arc<Slot>,
+    /// The subscription's name in the store.
+    pub(super) subscription: &'s Arc<str>,
+    /// Whose dead letters these are: also what its effects are named after.
+    pub(super) consumer: &'s Arc<str>,
+    pub(super) store: &'s Arc<dyn EventStore>,
+    pub(super) outbox: &'s Outbox,
+}
+
+impl Again<'_> {
+    /// Blocks until it is done.
+    pub(super) fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
+        let (commands, messages) = self.handle(content)?;
+        let progress = Progress {
+            subscription: self.subscription.clone(),
+            reached: Reached::Replayed(number),
+            commands,
+            messages,
+            parked: Vec::new(),
+        };
+        let advanced = super::advance(&**self.store, progress)?;
+        self.outbox.send(advanced.commands);
+        Ok(())
+    }
+
+    fn handle(&self, content: &Parked) -> Result<(Vec<Command>, Vec<Message>), ReplayError> {
+        let mut handler = Handler::new(self.slot.clone());
+        match content {
+            Parked::Event(position) => {
+                let event = self.event(*position)?;
+                let effects = handler.events(std::slice::from_ref(&event)).map_err(refused)?;
+                Ok(outgoing(self.consumer, effects, |_| &event))
+            }
+            Parked::Record(record) => {
+                let effects = handler.records(self.consumer, &[record]).map_err(refused)?;
+                Ok(outgoing(self.consumer, effects, |_| record))
+            }
+            _ => Err(ReplayError::Foreign("this dead letter holds neither an event nor a record".into())),
+        }
+    }
+
+    fn event(&self, position: Position) -> Result<RecordedEvent, ReplayError> {
+        let before = Position(position.0.saturating_sub(1));
+        let page = self.store.reader()?.read_all(before, &Filter::all(), 1)?;
+        let found = page.events.into_iter().find(|event| event.position == position);
+        found.ok_or_else(|| ReplayError::Foreign(format!("the store has no event at position {position}")))
+    }
+}
+
+fn refused(unhandled: Unhandled) -> ReplayError {
+    ReplayError::Refused(unhandled.to_string())
+}

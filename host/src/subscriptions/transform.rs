@@ -1,0 +1,72 @@
+//! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
+
+use super::effects::outgoing;
+use super::handler::{Handler, Verdict};
+use crate::model::{Message, Record};
+use crate::plugin::{Effect, Slot};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A subscriber on the records of a source. On one thread: its guest is made where it is called.
+pub struct Transformer {
+    source: Arc<str>,
+    subscriber: Arc<str>,
+    handler: Handler,
+}
+
+/// Why a list of records has no messages.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Untransformed {
+    /// Try so many of them: fewer than there were, at least one.
+    Fewer(usize),
+    /// The one record that was tried will never do.
+    Refused(String),
+    /// The one record that was tried may do after a while.
+    Again(String, Duration),
+    /// The subscriber asked for a command. Nothing helps until its code is another.
+    Command(String),
+}
+
+impl Transformer {
+    /// A subscriber's code as it is now.
+    pub fn new(slot: &Arc<Slot>, source: Arc<str>) -> Self {
+        Self { source, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
+    }
+
+    /// Takes new code, if there is any. Between two lists only.
+    pub fn renew(&mut self) {
+        self.handler.renew();
+    }
+
+    /// The messages that records lead to, each with the index of its record; all of them, or none.
+    pub fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed> {
+        let effects = self.handler.records(&self.source, records).map_err(|unhandled| {
+            if records.len() > 1 {
+                return Untransformed::Fewer(unhandled.fewer(records.len()));
+            }
+            match unhandled.verdict() {
+                Verdict::Park(reason) => Untransformed::Refused(reason),
+                Verdict::Again(reason, wait) => Untransformed::Again(reason, wait),
+            }
+        })?;
+        let command = effects.list.iter().find_map(|(index, effect)| match effect {
+            Effect::Command(command) => Some((*index as usize, command)),
+            Effect::Message(_) => None,
+        });
+        if let Some((index, command)) = command {
+            return Err(Untransformed::Command(format!(
+                "for {} plugin {} sends the command {} to {}/{}, and a Kafka transaction holds messages alone: set \
+                 `transaction = \"store\"` of [sources.{}], or let the plugin send none",
+                records[index].place(),
+                self.subscriber,
+                command.name,
+                command.aggregate_type,
+                command.aggregate_id,
+                self.source
+            )));
+        }
+        let indices: Vec<usize> = effects.list.iter().map(|(index, _)| *index as usize).collect();
+        let (_, messages) = outgoing(&self.source, effects, |index| records[index]);
+        Ok(indices.into_iter().zip(messages).collect())
+    }
+}

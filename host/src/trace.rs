@@ -1,0 +1,94 @@
+//! W3C trace context: two headers that travel with everything that follows from one first cause.
+//!
+//! A command has them from its sender or its record, its events from the command, and what a subscriber asks for from
+//! the event or record that it handled. They are stored with the events, so a trace goes on after a crash, or a day
+//! later. The host makes no spans of its own: the parent stays the sender's.
+
+use crate::model::Header;
+
+/// Whose work this is.
+pub const PARENT: &str = "traceparent";
+
+/// What tracing systems add.
+pub const STATE: &str = "tracestate";
+
+/// Longer states need not be kept, and nobody else keeps them.
+const STATE_BYTES_MAX: usize = 512;
+
+/// The headers of a trace; none where the parent is not one: then, as the standard says, there is no trace.
+pub fn headers(parent: Option<&str>, state: Option<&str>) -> Vec<Header> {
+    let Some(parent) = parent.filter(|parent| is_parent(parent)) else { return Vec::new() };
+    let state = state.filter(|state| !state.is_empty() && state.len() <= STATE_BYTES_MAX);
+    let header = |name: &str, value: &str| Header { name: name.to_owned(), value: Some(value.as_bytes().to_vec()) };
+    std::iter::once(header(PARENT, parent)).chain(state.map(|state| header(STATE, state))).collect()
+}
+
+/// Gives headers the trace of what caused them, unless they have one of their own.
+pub fn inherit(headers: &mut Vec<Header>, cause: &[Header]) {
+    if headers.iter().any(|header| is(header, PARENT)) {
+        return;
+    }
+    headers.extend(cause.iter().filter(|header| is(header, PARENT) || is(header, STATE)).cloned());
+}
+
+fn is(header: &Header, name: &str) -> bool {
+    header.name.eq_ignore_ascii_case(name)
+}
+
+/// `version-trace-parent-flags`, in lower-case hexadecimal digits; a later version may say more behind them.
+fn is_parent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |digits: usize| {
+        parts.next().filter(|part| {
+            part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        })
+    };
+    let (version, trace, parent, flags) = (hex(2), hex(32), hex(16), hex(2));
+    let is_set = |part: Option<&str>| part.is_some_and(|part| part.bytes().any(|byte| byte != b'0'));
+    let more = parts.next().is_some();
+    flags.is_some()
+        && is_set(trace)
+        && is_set(parent)
+        && version.is_some_and(|version| version != "ff" && (version != "00" || !more))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_parent_that_is_none_is_left_out() {
+        for (parent, expected) in [
+            (GOOD, true),
+            ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later", true),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", false),
+            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
+            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", false),
+            ("", false),
+        ] {
+            assert_eq!(is_parent(parent), expected, "{parent}");
+        }
+        assert!(headers(None, Some("a=b")).is_empty());
+        assert_eq!(headers(Some(GOOD), Some("a=b")).len(), 2);
+        assert_eq!(headers(Some(GOOD), Some(&"x".repeat(513))).len(), 1);
+    }
+
+    #[test]
+    fn what_follows_has_the_trace_of_its_cause_unless_it_has_its_own() {
+        let mut cause = headers(Some(GOOD), Some("a=b"));
+        cause.push(Header { name: "tenant".into(), value: None });
+        let mut follows = vec![Header { name: "type".into(), value: None }];
+        inherit(&mut follows, &cause);
+        let names: Vec<&str> = follows.iter().map(|header| header.name.as_str()).collect();
+        assert_eq!(names, ["type", PARENT, STATE]);
+        let own = vec![Header { name: "Traceparent".into(), value: Some(b"own".to_vec()) }];
+        let mut follows = own.clone();
+        inherit(&mut follows, &cause);
+        assert_eq!(follows, own);
+    }
+}

@@ -1,0 +1,150 @@
+//! What a call into a guest costs, as ratios to bare typed calls of wasmtime with the same engine settings.
+//!
+//! The bare side has no limits on memory, no deadline per call, no headers to lend and no outcome to translate: what
+//! is above it is what the host's care costs.
+
+use std::hint::black_box;
+use std::time::Instant;
+use wasmill::model::{Command, StreamId};
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Limits, Live};
+use wasmill_tests::built;
+use wasmill_tests::command_path::PAYLOAD;
+use wasmill_tests::report::{Budget, Report, middle, rounds};
+use wasmtime::component::{Component, Linker, ResourceAny};
+use wasmtime::{Config, Engine, Store};
+
+/// Calls in one measurement.
+const CALLS: u32 = 20_000;
+/// Measurements of one thing.
+const ROUNDS: usize = 21;
+
+mod bare {
+    //! The bindings of a bare call.
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        inline: "
+            package wasmill:bench;
+            world every-role {
+                import wasmill:plugin/log@0.1.0;
+                import wasmill:plugin/bus@0.1.0;
+                import wasmill:plugin/sql@0.1.0;
+                export wasmill:plugin/aggregate@0.1.0;
+                export wasmill:plugin/subscriber@0.1.0;
+                export wasmill:plugin/projection@0.1.0;
+            }
+        ",
+        world: "wasmill:bench/every-role",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        imports: { default: trappable },
+    });
+}
+
+use bare::exports::wasmill::plugin::aggregate::{Guest, GuestIndices};
+use bare::wasmill::plugin::types;
+
+fn main() {
+    let (mut hosted, mut bare) = (Hosted::new(), Bare::new());
+    let [host, wasmtime] = rounds(ROUNDS, [&mut || timed(|| hosted.command()), &mut || timed(|| bare.command())]);
+    let [host_empty, wasmtime_empty] =
+        rounds(ROUNDS, [&mut || timed(|| hosted.recorded()), &mut || timed(|| bare.recorded())]);
+    let mut report = Report::default();
+    for (name, host, wasmtime) in [("guest/call", host, wasmtime), ("guest/call-empty", host_empty, wasmtime_empty)] {
+        let (host, wasmtime) = middle(&host, &wasmtime);
+        report.judge(name, host, "ns", wasmtime, Budget::AtMost(1.3));
+    }
+    report.write();
+}
+
+/// Nanoseconds of one call.
+fn timed(mut call: impl FnMut()) -> f64 {
+    let started = Instant::now();
+    (0..CALLS).for_each(|_| call());
+    started.elapsed().div_f64(f64::from(CALLS)).as_secs_f64() * 1e9
+}
+
+/// The host's way: `wasmill::plugin`.
+struct Hosted {
+    guest: AggregateGuest,
+    live: Live,
+    command: Command,
+    _catalog: Catalog,
+}
+
+impl Hosted {
+    fn new() -> Self {
+        let compiler = Compiler::new(None).expect("an engine");
+        let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), Limits::default())])
+            .unwrap_or_else(|errors| panic!("{}", errors[0]));
+        let plugin = catalog.slots().next().expect("the plugin's slot").current();
+        let mut guest = AggregateGuest::new(&plugin).expect("a guest");
+        let live = guest.create("cart-1").expect("a cart");
+        let command = Command {
+            stream: StreamId::new("cart", "cart-1"),
+            name: "AddItems".into(),
+            payload: PAYLOAD.into(),
+            id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
+            correlation_id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
+            causation_id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
+            time_ms: 1_795_464_582_661,
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            expected: None,
+        };
+        Self { guest, live, command, _catalog: catalog }
+    }
+
+    fn command(&mut self) {
+        let decided = self.guest.handle(&self.live, &self.command).expect("no trap");
+        assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);
+    }
+
+    fn recorded(&mut self) {
+        self.guest.recorded(&self.live).expect("no trap");
+    }
+}
+
+/// wasmtime's way.
+struct Bare {
+    store: Store<()>,
+    guest: Guest,
+    live: ResourceAny,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let mut config = Config::new();
+        config.wasm_component_model(true).concurrency_support(false).epoch_interruption(true).max_wasm_stack(1 << 20);
+        let engine = Engine::new(&config).expect("an engine");
+        let component = Component::new(&engine, component()).expect("a component");
+        let mut linker = Linker::new(&engine);
+        // It has nothing to log.
+        linker.define_unknown_imports_as_traps(&component).expect("a linker");
+        let mut store = Store::new(&engine, ());
+        store.set_epoch_deadline(u64::MAX / 2);
+        let pre = linker.instantiate_pre(&component).expect("a component that fits");
+        let instance = pre.instantiate(&mut store).expect("an instance");
+        let guest = GuestIndices::new(&pre).and_then(|indices| indices.load(&mut store, &instance)).expect("a cart");
+        let live = guest.instance().call_constructor(&mut store, "cart-1").expect("a cart");
+        Self { store, guest, live }
+    }
+
+    fn command(&mut self) {
+        let id = "01a20a07-5605-7442-adaf-980b9ad91cd2";
+        let metadata =
+            types::Metadata { id, time: 1_795_464_582_661, correlation_id: id, causation_id: id, headers: &[] };
+        let command = types::Command { name: "AddItems", payload: PAYLOAD.as_bytes(), metadata };
+        let decided = self.guest.instance().call_handle(&mut self.store, self.live, command).expect("no trap");
+        assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);
+    }
+
+    fn recorded(&mut self) {
+        self.guest.instance().call_recorded(&mut self.store, self.live).expect("no trap");
+    }
+}
+
+fn component() -> Vec<u8> {
+    let module = std::fs::read(built::plugin("cart")).expect("read the plugin");
+    let encoded = wit_component::ComponentEncoder::default().module(&module).and_then(|encoder| encoder.encode());
+    encoded.expect("a module of the SDK's makes a component")
+}

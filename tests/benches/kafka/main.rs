@@ -1,0 +1,41 @@
+//! Kafka in and out of a host, against a real broker on the same machine.
+//!
+//! `cargo xtask bench kafka`, or `cargo bench --bench kafka -- grocery latency` for some of them. Each row is a ratio
+//! to something simpler in the same run, or a figure that depends on the machine and says so by having no baseline.
+
+mod aggregate;
+mod deliveries;
+mod flow;
+mod grocery;
+mod latency;
+mod load;
+mod records;
+mod sink;
+mod usage;
+
+use wasmill_tests::kafka::Kafka;
+use wasmill_tests::report::Report;
+
+/// A benchmark by its name.
+type Benchmark = (&'static str, fn(&Kafka, &mut Report));
+
+const ALL: [Benchmark; 6] = [
+    ("aggregate", aggregate::measure),
+    ("sink", sink::measure),
+    ("subscriber", deliveries::subscriber),
+    ("transform", deliveries::transform),
+    ("latency", latency::measure),
+    ("grocery", grocery::measure),
+];
+
+fn main() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut report = Report::default();
+    for (name, measure) in ALL {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            measure(&kafka, &mut report);
+        }
+    }
+    report.write();
+}

@@ -1,0 +1,246 @@
+//! The command path without a host around it: an event store, the shards of one plugin, and a sender that loads them.
+//!
+//! Every command is answered after its commit, and one that is not accepted ends the benchmark: a figure is only a
+//! figure when all the work was done.
+
+use crate::built;
+use crate::native::Native;
+use crate::native::cart::Cart;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service};
+use wasmill::model::{Command, Outcome, StreamId, now_ms};
+use wasmill::plugin::{Catalog, Compiler, Limits};
+use wasmill::store::EventStore;
+use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
+
+/// A command of three items, as JSON.
+pub const PAYLOAD: &str = r#"{"items":[{"product_id":"1095275","quantity":1,"amount_cents":50},{"product_id":"9878513","quantity":2,"amount_cents":198},{"product_id":"1041453","quantity":1,"amount_cents":143}]}"#;
+
+/// Commands that are sent and not answered, where a load says nothing else.
+pub const IN_FLIGHT: usize = 2_000;
+
+/// Live carts of the shard: more than any load has.
+const LIVE_MAX: usize = 400_000;
+
+/// How long a paced sender rests before it looks whether commands are due.
+const REST: Duration = Duration::from_micros(500);
+
+/// A store and a shard of carts, in a folder of their own.
+pub struct CommandPath {
+    folder: tempfile::TempDir,
+    store: Arc<dyn EventStore>,
+    served: Aggregates,
+    setup: Setup,
+}
+
+/// How carts are served.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    /// In WebAssembly, or the same code compiled for this machine.
+    pub handlers: Handlers,
+    /// Events after which a snapshot is kept; 0 is never.
+    pub snapshot_every: u64,
+}
+
+/// Where the handlers run.
+#[derive(Clone, Copy)]
+pub enum Handlers {
+    /// The plugin `cart`.
+    Wasm,
+    /// Its source, compiled for this machine.
+    Native,
+}
+
+/// What is sent.
+pub struct Load {
+    /// How many commands.
+    pub commands: u64,
+    /// The numbers of the aggregates that get them, in turn.
+    pub aggregates: Range<u64>,
+    /// How fast.
+    pub pace: Pace,
+}
+
+/// How fast commands are sent.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// So many are always under way.
+    InFlight(usize),
+    /// So many a second, whether answered or not. Latencies count from when a command was due.
+    PerSecond(f64),
+}
+
+/// What came of a load.
+pub struct Measured {
+    /// Commands a second.
+    pub rate: f64,
+    /// Half of the commands were answered within this.
+    pub p50: Duration,
+    /// All but a hundredth were.
+    pub p99: Duration,
+}
+
+impl Load {
+    /// So many commands to so many aggregates, as fast as they are answered.
+    pub fn new(commands: u64, aggregates: u64) -> Self {
+        Self { commands, aggregates: 0..aggregates, pace: Pace::InFlight(IN_FLIGHT) }
+    }
+}
+
+impl CommandPath {
+    /// A new store and one shard with handlers in WebAssembly, without snapshots.
+    pub fn wasm() -> Self {
+        Self::new(Setup { handlers: Handlers::Wasm, snapshot_every: 0 })
+    }
+
+    /// The same with native handlers.
+    pub fn native() -> Self {
+        Self::new(Setup { handlers: Handlers::Native, snapshot_every: 0 })
+    }
+
+    /// A new store and one shard.
+    pub fn new(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store");
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        let served = setup.serve(&store);
+        Self { folder, store, served, setup }
+    }
+
+    /// A new shard on the same store: no cart is live.
+    pub fn cool(&mut self) {
+        self.served.stop();
+        self.served = self.setup.serve(&self.store);
+    }
+
+    /// Sends a load and waits until all of it is answered.
+    pub fn run(&self, load: &Load) -> Measured {
+        let sender = Sender::new(load);
+        let started = Instant::now();
+        match load.pace {
+            Pace::InFlight(in_flight) => sender.closed_loop(&self.served, load.commands, in_flight),
+            Pace::PerSecond(rate) => sender.paced(&self.served, load.commands, rate),
+        }
+        sender.measured(load.commands, started.elapsed())
+    }
+
+    /// The store's file.
+    pub fn store_file(&self) -> PathBuf {
+        self.folder.path().join(FILE_NAME)
+    }
+
+    /// Finishes what is queued and folds the store into its file.
+    pub fn finish(&self) {
+        self.served.stop();
+        self.store.close();
+    }
+}
+
+impl Setup {
+    fn serve(self, store: &Arc<dyn EventStore>) -> Aggregates {
+        let options = AggregateOptions { snapshot_every: self.snapshot_every, ..AggregateOptions::default() };
+        let services = match self.handlers {
+            Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), 1, options)],
+            Handlers::Wasm => {
+                let limits = Limits { instances_max: LIVE_MAX, ..Limits::default() };
+                let compiler = Compiler::new(None).expect("an engine");
+                let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), limits)])
+                    .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+                catalog.slots().flat_map(|slot| Service::of_plugin(slot, 1, &options)).collect()
+            }
+        };
+        Aggregates::start(services, store).expect("a shard")
+    }
+}
+
+impl Drop for CommandPath {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Sender {
+    aggregate_type: Arc<str>,
+    name: Arc<str>,
+    ids: Vec<Arc<str>>,
+    latencies: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Sender {
+    fn new(load: &Load) -> Self {
+        Self {
+            aggregate_type: "cart".into(),
+            name: "AddItems".into(),
+            ids: load.aggregates.clone().map(|number| format!("cart-{number}").into()).collect(),
+            latencies: Arc::new(Mutex::new(Vec::with_capacity(load.commands as usize))),
+        }
+    }
+
+    fn closed_loop(&self, served: &Aggregates, commands: u64, in_flight: usize) {
+        let (done, finished) = crossbeam_channel::bounded::<()>(in_flight);
+        for number in 0..commands {
+            if number >= in_flight as u64 {
+                finished.recv().expect("this thread holds the other end");
+            }
+            self.send(served, number, Instant::now(), &done);
+        }
+        finished.iter().take(commands.min(in_flight as u64) as usize).for_each(drop);
+    }
+
+    fn paced(&self, served: &Aggregates, commands: u64, rate: f64) {
+        let (done, finished) = crossbeam_channel::unbounded::<()>();
+        let started = Instant::now();
+        for number in 0..commands {
+            let due = started + Duration::from_secs_f64(number as f64 / rate);
+            while Instant::now() < due {
+                thread::park_timeout(REST);
+            }
+            self.send(served, number, due, &done);
+        }
+        finished.iter().take(commands as usize).for_each(drop);
+    }
+
+    fn send(&self, served: &Aggregates, number: u64, due: Instant, done: &crossbeam_channel::Sender<()>) {
+        let (done, latencies) = (done.clone(), self.latencies.clone());
+        let reply: Reply = Box::new(move |outcome| {
+            if !matches!(outcome, Outcome::Accepted { .. }) {
+                // A panic here would only end a shard.
+                eprintln!("a command was not accepted: {outcome:?}");
+                std::process::exit(1);
+            }
+            latencies.lock().expect("no holder panics").push(due.elapsed());
+            let _ = done.send(());
+        });
+        assert!(served.send(self.command(number), reply).is_ok(), "carts are served");
+    }
+
+    fn command(&self, number: u64) -> Arc<Command> {
+        let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+        let aggregate = &self.ids[(number % self.ids.len() as u64) as usize];
+        Arc::new(Command {
+            stream: StreamId::new(self.aggregate_type.clone(), aggregate.clone()),
+            name: self.name.clone(),
+            payload: PAYLOAD.into(),
+            correlation_id: id.clone(),
+            causation_id: id.clone(),
+            id,
+            time_ms: now_ms(),
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            expected: None,
+        })
+    }
+
+    fn measured(self, commands: u64, elapsed: Duration) -> Measured {
+        let mut latencies = self.latencies.lock().expect("no holder panics");
+        assert_eq!(latencies.len() as u64, commands, "every command is accepted");
+        latencies.sort();
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+        Measured { rate: commands as f64 / elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+    }
+}

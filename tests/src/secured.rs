@@ -1,0 +1,91 @@
+//! A real Kafka that asks who is there: TLS with certificates made for the test, logins, and an authorizer.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use xtask::kafka::missing_for_node;
+use xtask::kafka::secured::{SecuredNode, Security};
+
+/// May do everything.
+pub const ADMIN: (&str, &str) = ("admin", "the-admins-secret");
+/// Comes in and may do nothing.
+pub const GUEST: (&str, &str) = ("guest", "the-guests-secret");
+
+static SHARED: Mutex<Weak<Secured>> = Mutex::new(Weak::new());
+
+/// A node that starts with its first user and ends with its last.
+pub struct Secured {
+    // In this order: the node ends before its folder goes.
+    node: SecuredNode,
+    folder: tempfile::TempDir,
+}
+
+impl Secured {
+    /// The node that the tests of this program share; `None` where none can be started.
+    pub fn shared() -> Option<Arc<Self>> {
+        if crate::kafka::left_out(missing_for_node()) {
+            return None;
+        }
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(shared.upgrade().unwrap_or_else(|| {
+            let node = Arc::new(Self::start());
+            *shared = Arc::downgrade(&node);
+            node
+        }))
+    }
+
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("make a temporary folder");
+        let authority = authority("the test's authority");
+        let key = KeyPair::generate().expect("make a key");
+        // For the address alone: by its name the node is not to be trusted.
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
+        let certificate = params.signed_by(&key, &authority).expect("sign a certificate");
+        let keystore = [key.serialize_pem(), certificate.pem(), authority.pem()].concat();
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).expect("write a certificate");
+        std::fs::write(folder.path().join("other-ca.pem"), self::authority("another").pem())
+            .expect("write a certificate");
+        let security = Security { keystore: &keystore, users: &[ADMIN, GUEST], super_user: ADMIN.0 };
+        let node =
+            SecuredNode::start(&folder.path().join("node"), &security).unwrap_or_else(|error| panic!("{error:?}"));
+        Self { node, folder }
+    }
+
+    /// Makes a topic that nobody has read, and returns its name.
+    pub fn topic(&self, name: &str) -> String {
+        crate::kafka::make_topic(self.node.node.brokers(), name, 1)
+    }
+
+    /// Login without TLS.
+    pub fn sasl(&self) -> String {
+        self.node.sasl_plaintext.to_string()
+    }
+
+    /// Login with TLS.
+    pub fn sasl_tls(&self) -> String {
+        self.node.sasl_ssl.to_string()
+    }
+
+    /// The same by a name that the node's certificate does not have.
+    pub fn sasl_tls_by_name(&self) -> String {
+        format!("localhost:{}", self.node.sasl_ssl.port())
+    }
+
+    /// The certificate of the authority that signed the node's.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// The certificate of another authority.
+    pub fn other_ca(&self) -> PathBuf {
+        self.folder.path().join("other-ca.pem")
+    }
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("make a key")).expect("sign a certificate")
+}

@@ -1,0 +1,185 @@
+//! Dead letters: what was put aside stays until it is handled or discarded, and takes effect once.
+
+use super::Place;
+use super::requests::{command, *};
+use wasmill::model::*;
+use wasmill::store::*;
+
+fn park(store: &dyn EventStore, letter: DeadLetter) {
+    ask(|done| store.park(letter, None, done)).answer().expect("a letter is put aside");
+}
+
+fn discard(store: &dyn EventStore, number: u64) -> Result<(), Error> {
+    ask(|done| store.discard_letter(number, done)).answer()
+}
+
+fn numbers(store: &dyn EventStore) -> Vec<u64> {
+    let (letters, total) = reader(store).dead_letters(&Letters::newest(usize::MAX)).expect("dead letters are read");
+    assert_eq!(letters.len() as u64, total);
+    letters.into_iter().map(|(number, _)| number).collect()
+}
+
+fn is_absent<T: std::fmt::Debug>(answer: Result<T, Error>) {
+    assert!(matches!(answer, Err(Error::NotFound(_))), "{answer:?}");
+}
+
+fn record_of(topic: &str) -> Record {
+    Record {
+        topic: topic.into(),
+        partition: 3,
+        offset: i64::MAX,
+        time_ms: 5,
+        key: Some(vec![0, 255]),
+        headers: vec![
+            Header { name: "h".to_owned(), value: None },
+            Header { name: "h".to_owned(), value: Some(vec![0]) },
+        ],
+        payload: None,
+    }
+}
+
+/// Byte for byte, in a store opened anew.
+pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let rich = Command {
+        origin: Some(origin("kafka/a/b/0", 1, 2)),
+        headers: record_of("t").headers,
+        expected: Some(ExpectedVersion::Exact(Version(9))),
+        ..command(&StreamId::new("order", "odd \u{0} id"), "c")
+    };
+    let contents = [
+        Parked::Gone,
+        Parked::Record(record_of("baskets")),
+        Parked::Command(rich),
+        Parked::Event(Position(7)),
+        Parked::Message("outbox".to_owned(), message("m")),
+        Parked::Bytes(vec![0, 159, 146, 150]),
+    ];
+    let kept: Vec<_> =
+        contents.map(|content| DeadLetter { content, key: Some("k".to_owned()), ..letter("there") }).into();
+    kept.iter().for_each(|letter| park(&*store, letter.clone()));
+    store.close();
+    let store = place.open();
+    let mut reader = reader(&*store);
+    for (number, letter) in (1..).zip(&kept) {
+        assert_eq!(reader.dead_letter(number).unwrap().as_ref(), Some(letter));
+    }
+    for absent in [0, 7, u64::MAX] {
+        assert_eq!(reader.dead_letter(absent).unwrap(), None);
+    }
+}
+
+/// Not even where the newest are discarded: whoever holds an old number must not hit a new letter.
+pub fn a_number_is_never_given_twice<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for round in 0..3 {
+        park(&*store, letter("a"));
+        park(&*store, letter("b"));
+        let newest = 2 * (round + 1);
+        assert_eq!((numbers(&*store), *store.letters_head().borrow()), (vec![newest, newest - 1], newest));
+        discard(&*store, newest).unwrap();
+        discard(&*store, newest - 1).unwrap();
+        is_absent(discard(&*store, newest));
+        store.close();
+        store = place.open();
+        assert_eq!((numbers(&*store), *store.letters_head().borrow()), (vec![], newest));
+    }
+}
+
+/// Page by page, with the number of all.
+pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for n in 0..10 {
+        park(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
+    }
+    discard(&*store, 8).unwrap();
+    let mut reader = reader(&*store);
+    let mut list = |consumer, before, limit| -> (Vec<u64>, u64) {
+        let (letters, total) = reader.dead_letters(&Letters { consumer, before, limit }).unwrap();
+        for (number, letter) in &letters {
+            assert_eq!(letter.place, (number - 1).to_string());
+        }
+        (letters.into_iter().map(|(number, _)| number).collect(), total)
+    };
+    assert_eq!(list(None, None, 3), (vec![10, 9, 7], 9));
+    assert_eq!(list(None, Some(7), 3), (vec![6, 5, 4], 9));
+    assert_eq!(list(Some("odd"), None, 2), (vec![10, 6], 4));
+    assert_eq!(list(Some("odd"), Some(6), 9), (vec![4, 2], 4));
+    assert_eq!(list(Some("nobody"), None, 9), (vec![], 0));
+    assert_eq!(list(None, Some(u64::MAX), usize::MAX).0.len(), 9);
+}
+
+/// Whoever tries first, and however it ends, as long as it ends.
+pub fn a_command_tried_again_takes_the_letter_away_once<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for (number, decide) in (1..).zip([|| happened(2), || happened(0), || Decision::Rejected("no".to_owned())]) {
+        park(&*store, letter("a command"));
+        let send = |store: &dyn EventStore| {
+            let command = Command { origin: Some(letter_origin(number)), ..command(&order(1), "again") };
+            ask_append(store, command, ExpectedVersion::Any, decide())
+        };
+        let tries: Vec<_> = (0..5).map(|_| send(&*store)).collect();
+        let mut answers: Vec<_> = tries.into_iter().map(Pending::answer).collect();
+        assert!(answers.remove(0).is_ok());
+        answers.push(send(&*store).answer());
+        for answer in answers {
+            assert!(matches!(answer, Err(Error::Duplicate { outcome: None, .. })), "{answer:?}");
+        }
+        assert!(numbers(&*store).is_empty());
+    }
+    store.close();
+    let store = place.open();
+    assert_eq!(all_events(&*store).len(), 2);
+    assert!(reader(&*store).ledgers("").unwrap().is_empty(), "a letter needs no ledger");
+}
+
+/// The letter is the same one, under its number.
+pub fn a_command_that_fails_again_leaves_the_newest_reason<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    park(&*store, letter("first"));
+    for reason in ["still not JSON", "not in this version either"] {
+        let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
+        append(&*store, command, ExpectedVersion::Any, Decision::Malformed(reason.to_owned())).unwrap();
+        store.close();
+        store = place.open();
+        let left = reader(&*store).dead_letter(1).unwrap().expect("the letter is there");
+        assert!(left.reason.contains(reason), "{}", left.reason);
+        assert_eq!(DeadLetter { reason: letter("first").reason, ..left }, letter("first"));
+        assert_eq!(numbers(&*store), [1]);
+    }
+    ask(|done| store.explain_letter(1, "a reason of its own".to_owned(), done)).answer().unwrap();
+    assert_eq!(reader(&*store).dead_letter(1).unwrap().unwrap().reason, "a reason of its own");
+    is_absent(ask(|done| store.explain_letter(2, String::new(), done)).answer());
+    // A conflict is no end either.
+    let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
+    let refused = append(&*store, command, ExpectedVersion::StreamExists, happened(1));
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    assert_eq!(numbers(&*store), [1]);
+}
+
+/// Under a new number, since its old one is long published.
+pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let refused = message("refused");
+    let progress = Progress { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
+    advance(&*store, progress).unwrap();
+    ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap();
+    park(&*store, DeadLetter { content: Parked::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });
+    park(&*store, letter("no message"));
+    let republish = |number| ask(|done| store.republish_letter(number, done)).answer();
+    let no_message = republish(2);
+    assert!(matches!(no_message, Err(Error::Invalid(_))), "{no_message:?}");
+    republish(1).unwrap();
+    is_absent(republish(1));
+    is_absent(republish(3));
+    assert_eq!((numbers(&*store), *store.outbox_head().borrow()), (vec![2], 3));
+    store.close();
+    let store = place.open();
+    assert_eq!(reader(&*store).messages(2, 10).unwrap(), [(3, refused)]);
+}

@@ -1,0 +1,217 @@
+//! What a shard does when the store fails, others write, an aggregate is hot or asks for time: no state runs ahead of
+//! the store, nothing overtakes, and nobody waits for what is not theirs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use wasmill::aggregates::{Aggregates, Options};
+use wasmill::model::{Command, Outcome, Version};
+use wasmill::plugin::Refusal;
+use wasmill::store::EventStore;
+use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
+use wasmill_tests::scripted::{Counters, Outcomes, Script, count, counter, numbered};
+use wasmill_tests::store_conformance::requests;
+
+/// A store and counters.
+struct Setting {
+    folder: tempfile::TempDir,
+    store: Arc<dyn EventStore>,
+    aggregates: Aggregates,
+    outcomes: Outcomes,
+}
+
+/// While it is held no transaction of the store begins; after 5 s the store gives up on one.
+struct Standstill(rusqlite::Connection);
+
+impl Setting {
+    fn new(options: Options, script: impl FnOnce(&Arc<dyn EventStore>) -> Script) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join(FILE_NAME), StoreOptions::default()).expect("a store");
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        let aggregates = Counters::serve(&store, options, script(&store));
+        Self { folder, store, aggregates, outcomes: Outcomes::default() }
+    }
+
+    fn obedient() -> Self {
+        Self::new(Options::default(), |_| Arc::new(|_| Ok(())))
+    }
+
+    fn send(&self, command: Command) {
+        self.outcomes.of(&self.aggregates, command);
+    }
+
+    /// Sends it and waits for its outcome.
+    fn ask(&self, command: Command) -> Outcome {
+        self.send(command);
+        self.outcomes.next().1
+    }
+
+    fn standstill(&self) -> Standstill {
+        let connection = rusqlite::Connection::open(self.folder.path().join(FILE_NAME)).expect("the store's file");
+        connection.busy_timeout(Duration::from_secs(60)).expect("a time-out");
+        connection.execute_batch("BEGIN IMMEDIATE").expect("the writer rests");
+        Standstill(connection)
+    }
+
+    /// The counts that a counter has recorded.
+    fn counts(&self, id: &str) -> Vec<String> {
+        let events = requests::whole_stream(&mut *requests::reader(&*self.store), &counter(id));
+        events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
+    }
+}
+
+impl Standstill {
+    fn end(self) {
+        self.0.execute_batch("ROLLBACK").expect("nothing was begun");
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.aggregates.stop();
+        self.store.close();
+    }
+}
+
+fn is_accepted(outcome: &Outcome, at: u64) -> bool {
+    matches!(outcome, Outcome::Accepted { version, .. } if *version == Version(at))
+}
+
+fn is_failed(outcome: &Outcome, with: &str) -> bool {
+    matches!(outcome, Outcome::Failed { reason } if reason.contains(with))
+}
+
+/// Persist, then apply: the counter itself looks at the store when its events are applied, and panics when it is ahead.
+#[test]
+fn a_live_aggregate_is_never_ahead_of_the_store() {
+    let setting = Setting::obedient();
+    assert!(is_accepted(&setting.ask(count("a", "first")), 1));
+    let standstill = setting.standstill();
+    let failed = setting.ask(count("a", "lost"));
+    assert!(is_failed(&failed, "locked"), "{failed:?}");
+    standstill.end();
+    assert!(is_accepted(&setting.ask(count("a", "second")), 2));
+    assert_eq!(setting.counts("a"), ["1", "2"], "what failed left no trace");
+}
+
+/// The source of a command that the store failed sends it again. Until then nothing of its ledger overtakes it.
+#[test]
+fn what_the_store_failed_is_settled_before_what_came_after_it() {
+    let setting = Setting::obedient();
+    let standstill = setting.standstill();
+    let failed = setting.ask(numbered("a", "0", 0));
+    assert!(is_failed(&failed, "locked"), "{failed:?}");
+    standstill.end();
+    let overtaking = setting.ask(numbered("a", "1", 1));
+    assert!(is_failed(&overtaking, "an earlier command"), "{overtaking:?}");
+    assert!(is_accepted(&setting.ask(numbered("b", "2", 2)), 1), "another aggregate goes on");
+    assert!(is_accepted(&setting.ask(count("a", "sent")), 1), "so does another sender");
+    assert!(is_accepted(&setting.ask(numbered("a", "0", 0)), 2));
+    assert!(is_accepted(&setting.ask(numbered("a", "1", 1)), 3));
+}
+
+/// Or it is settled in another way, and never comes again.
+#[test]
+fn what_is_settled_elsewhere_holds_up_nothing() {
+    let setting = Setting::obedient();
+    let standstill = setting.standstill();
+    assert!(is_failed(&setting.ask(numbered("a", "0", 0)), "locked"));
+    standstill.end();
+    let expected = wasmill::model::ExpectedVersion::Any;
+    requests::append(&*setting.store, numbered("a", "0", 0), expected, requests::happened(1)).expect("it is settled");
+    assert!(is_accepted(&setting.ask(numbered("a", "1", 1)), 2));
+}
+
+/// Another writer appends to the stream while the aggregate decides: so many times.
+fn overtaken(times: usize, decisions: &Arc<AtomicUsize>) -> Setting {
+    let decisions = decisions.clone();
+    Setting::new(Options { attempts_max: 3, ..Options::default() }, |store| {
+        let store = store.clone();
+        Arc::new(move |command: &Command| {
+            if decisions.fetch_add(1, Ordering::Relaxed) < times {
+                requests::record(&*store, &command.stream, 1);
+            }
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_conflict_is_decided_again_on_what_the_stream_is_now() {
+    let decisions = Arc::default();
+    let setting = overtaken(2, &decisions);
+    assert!(is_accepted(&setting.ask(count("a", "overtaken twice")), 3));
+    assert_eq!(setting.counts("a")[2], "3", "it knows of the others' events");
+    assert_eq!(decisions.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn conflicts_without_end_are_given_up() {
+    let decisions = Arc::default();
+    let setting = overtaken(usize::MAX, &decisions);
+    let outcome = setting.ask(count("a", "always overtaken"));
+    assert!(is_failed(&outcome, "others write to it"), "{outcome:?}");
+    assert_eq!(decisions.load(Ordering::Relaxed), 3);
+}
+
+/// Its own later commands wait behind it, and those to others do not.
+#[test]
+fn a_retry_comes_when_it_was_asked_for_and_holds_up_nobody_else() {
+    const AFTER: Duration = Duration::from_millis(300);
+    let tries = AtomicUsize::new(0);
+    let setting = Setting::new(Options::default(), |_| {
+        Arc::new(move |command| match &*command.name {
+            "not yet" if tries.fetch_add(1, Ordering::Relaxed) == 0 => {
+                Err(Refusal::Retry { after: AFTER, reason: "not yet".into() })
+            }
+            _ => Ok(()),
+        })
+    });
+    let started = Instant::now();
+    setting.send(numbered("a", "not yet", 0));
+    setting.send(numbered("a", "behind it", 1));
+    setting.send(numbered("b", "another", 2));
+    let order: Vec<String> = (0..3).map(|_| setting.outcomes.next().0).collect();
+    assert_eq!(order, ["another", "not yet", "behind it"]);
+    assert!(started.elapsed() >= AFTER);
+    assert_eq!(setting.counts("a"), ["1", "2"]);
+}
+
+/// When the host stops, who asked for time is given back: its source sends it again at the next start.
+#[test]
+fn a_stop_does_not_wait_for_a_retry() {
+    let setting = Setting::new(Options::default(), |_| {
+        Arc::new(|_| Err(Refusal::Retry { after: Duration::from_secs(3_600), reason: "not yet".into() }))
+    });
+    setting.send(numbered("a", "first", 0));
+    setting.send(numbered("a", "second", 1));
+    setting.aggregates.stop();
+    for name in ["first", "second"] {
+        let (next, outcome) = setting.outcomes.next();
+        assert!(next == name && matches!(outcome, Outcome::Failed { .. }), "{next}: {outcome:?}");
+    }
+}
+
+/// One aggregate takes a quarter of the room, and what is more is told to come later.
+#[test]
+fn a_hot_aggregate_leaves_room_for_the_others() {
+    let setting = Setting::new(Options { in_flight_max: 64, ..Options::default() }, |_| Arc::new(|_| Ok(())));
+    let standstill = setting.standstill();
+    // One on its way to the disk, a quarter behind it, and three too many.
+    (0..1 + 16 + 3).for_each(|_| setting.send(count("hot", "hot")));
+    for _ in 0..3 {
+        let (_, outcome) = setting.outcomes.next();
+        assert!(matches!(outcome, Outcome::Busy { .. }), "{outcome:?}");
+    }
+    (0..10).for_each(|n| setting.send(count(&format!("cold-{n}"), "cold")));
+    standstill.end();
+    let order: Vec<String> = (0..17 + 10)
+        .map(|_| setting.outcomes.next())
+        .map(|(name, outcome)| {
+            assert!(matches!(outcome, Outcome::Accepted { .. }), "{name}: {outcome:?}");
+            name
+        })
+        .collect();
+    let last = |name: &str| order.iter().rposition(|other| other == name).expect("it was answered");
+    assert!(last("cold") < last("hot"), "the others wait for the hot one: {order:?}");
+}

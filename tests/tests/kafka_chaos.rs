@@ -1,0 +1,230 @@
+//! The whole grocery flow as a member of a group on a real broker, through everything that may happen to the host, to
+//! the group and to the broker, again and again. At the end every total is exact.
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use wasmill_tests::host::TestHost;
+use wasmill_tests::kafka::Kafka;
+use wasmill_tests::setting::Setting;
+use wasmill_tests::{baskets, built, topic};
+
+/// How often the host is killed, and in which of these rounds something happens beside it.
+const KILLS: usize = 50;
+const POISON: usize = 3;
+const BROKER_GOES: [usize; 2] = [10, 35];
+const HOST_SLEEPS: [usize; 2] = [18, 42];
+const ANOTHER_PRODUCER: usize = 26;
+
+const PARTITIONS: usize = 6;
+const GROUP: &str = "grocery";
+const TRANSACTIONAL_ID: &str = "grocery-sink";
+/// After so long a silent member has lost its partitions.
+const SESSION_MS: &str = "2000";
+/// A round's kill comes after some of its work, or after so long where others have the partitions.
+const ROUND_MAX: Duration = Duration::from_millis(1_500);
+/// How long the foreign member holds its partitions.
+const HOLD: Duration = Duration::from_millis(1_500);
+const WAIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
+
+#[test]
+fn totals_are_exact_through_kills_rebalances_sleep_and_a_broker_that_goes_away() {
+    let Some(kafka) = Kafka::own() else { return };
+    let setting = Setting::new(&manifest(&kafka));
+    let host = setting.start();
+    host.until("the topics are made", |_| !kafka.ends("baskets").is_empty() && !kafka.ends("notifications").is_empty());
+    let input = built::grocery().join("data/baskets.jsonl.gz");
+    let records: Vec<(String, Value)> = baskets::read(&input).into_iter().map(keyed).collect();
+
+    let (over, held) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| come_and_go(kafka.brokers(), &over, &held));
+        // Ends the other thread also where this one panics.
+        let _over = Sets(&over);
+        for (round, part) in records.chunks(records.len().div_ceil(KILLS)).enumerate() {
+            // Before there is more to publish, so that the older producer notices.
+            let other = (round == ANOTHER_PRODUCER).then(|| another_producer(kafka.brokers()));
+            topic::produce_keyed(kafka.brokers(), "baskets", part);
+            let decided = decided(&host.status());
+            let enough = decided + fastrand::u64(1..=part.len() as u64);
+            work_until(&host, |status| self::decided(status) >= enough);
+            happen(round, &kafka, &host, &held);
+            if let Some(other) = other {
+                host.until("the older producer is fenced", is_fenced);
+                drop(other);
+            }
+            host.crash();
+        }
+    });
+    host.until("all partitions are back", |status| {
+        let partitions = status["sources"][0]["partitions"].as_array().expect("partitions");
+        partitions.iter().filter(|partition| partition["assigned"] == true).count() == PARTITIONS
+    });
+    host.drained();
+    check(&kafka, &host, &baskets::figures(&input));
+}
+
+/// What happens in some of the rounds, while the foreign member comes and goes.
+fn happen(round: usize, kafka: &Kafka, host: &TestHost, held: &AtomicUsize) {
+    if round == POISON {
+        for partition in 0..PARTITIONS as i32 {
+            topic::produce(kafka.brokers(), "baskets", partition, &[(None, b"poison")]);
+        }
+    }
+    if BROKER_GOES.contains(&round) {
+        kafka.restart(|| {
+            host.until("the status tells of the broker", |status| {
+                status["sources"][0]["error"].is_string() && status["sources"][0]["state"] != "stopped"
+            });
+        });
+        host.until("it is over", |status| status["sources"][0]["error"].is_null());
+    }
+    if HOST_SLEEPS.contains(&round) {
+        // With a transaction on its way, where it can be caught: the broker aborts it meanwhile.
+        work_until(host, |status| status["sinks"][0]["pending"].as_u64() > Some(0));
+        host.freeze();
+        until("others have all partitions", || held.load(Ordering::Relaxed) == PARTITIONS);
+        host.wake();
+        host.until("it publishes again, or says that it can't", |status| {
+            let sink = &status["sinks"][0];
+            sink["pending"] == 0 || (sink["state"] == "stopped" && sink["error"].is_string())
+        });
+        host.until("it has partitions again", |status| {
+            let partitions = status["sources"][0]["partitions"].as_array().expect("partitions");
+            partitions.iter().any(|partition| partition["assigned"] == true)
+        });
+    }
+}
+
+fn is_fenced(status: &Value) -> bool {
+    let sink = &status["sinks"][0];
+    let told = sink["error"].as_str().is_some_and(|error| error.contains("has taken over and fenced this one"));
+    sink["state"] == "stopped" && told
+}
+
+fn manifest(kafka: &Kafka) -> String {
+    let example = fs::read_to_string(built::grocery().join("wasmill.toml")).expect("read the example's manifest");
+    let brokers = format!("brokers = '{}'", kafka.brokers());
+    let member = format!(
+        "command = \"CreateOrder\"\nmembership = 'group'\ngroup = '{GROUP}'\n\
+         properties = {{ session.timeout.ms = {SESSION_MS}, heartbeat.interval.ms = 300 }}"
+    );
+    let example = example
+        .replace("../../target/plugins", "PLUGINS")
+        .replace("../../target/grocery", "data")
+        .replace("brokers = \"embedded\"", &brokers)
+        .replace("command = \"CreateOrder\"", &member);
+    let sink =
+        format!("transactional_id = '{TRANSACTIONAL_ID}'\nproperties = {{ transaction.timeout.ms = {SESSION_MS} }}");
+    format!("{example}\n[sink]\n{sink}\n")
+}
+
+fn keyed(basket: Value) -> (String, Value) {
+    (basket["basket_id"].as_str().expect("a basket has an id").to_owned(), basket)
+}
+
+/// How many records have become something durable.
+fn decided(status: &Value) -> u64 {
+    let of_orders = |tally: &&Value| tally["command"] == "CreateOrder";
+    let tallies = status["commands"].as_array().expect("tallies").iter().filter(of_orders);
+    tallies.map(|tally| tally["accepted"].as_u64().unwrap_or(0) + tally["rejected"].as_u64().unwrap_or(0)).sum()
+}
+
+fn work_until(host: &TestHost, condition: impl Fn(&Value) -> bool) {
+    let deadline = Instant::now() + ROUND_MAX;
+    while !condition(&host.status()) && Instant::now() < deadline {
+        thread::park_timeout(LOOK);
+    }
+}
+
+/// A member of the group that takes partitions, does nothing with them, commits nothing, and leaves: again and again.
+fn come_and_go(brokers: &str, over: &AtomicBool, held: &AtomicUsize) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", GROUP).set("enable.auto.commit", "false");
+    config.set("partition.assignment.strategy", "cooperative-sticky").set("session.timeout.ms", SESSION_MS);
+    config.set("heartbeat.interval.ms", "300");
+    while !over.load(Ordering::Relaxed) {
+        let member: BaseConsumer = config.create().expect("make a consumer");
+        member.subscribe(&["baskets"]).expect("join the group");
+        let mut leaves = None;
+        while !over.load(Ordering::Relaxed) && leaves.is_none_or(|at| Instant::now() < at) {
+            let _ = member.poll(LOOK);
+            let count = member.assignment().expect("its assignment").count();
+            held.store(count, Ordering::Relaxed);
+            if count > 0 && leaves.is_none() {
+                leaves = Some(Instant::now() + HOLD);
+            }
+        }
+        drop(member);
+        held.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Takes the transactional id over, and leaves a transaction open.
+fn another_producer(brokers: &str) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("transactional.id", TRANSACTIONAL_ID);
+    let producer: BaseProducer = config.create().expect("make a producer");
+    producer.init_transactions(WAIT).expect("take the transactional id");
+    producer.begin_transaction().expect("begin a transaction");
+    let record = BaseRecord::<str, str>::to("notifications").payload("never committed");
+    producer.send(record).map_err(|(error, _)| error).expect("produce a record");
+    producer
+}
+
+fn check(kafka: &Kafka, host: &TestHost, expected: &Value) {
+    let status = host.status();
+    let count = |what: &str| {
+        let tallies = status["commands"].as_array().expect("tallies").iter();
+        tallies.filter(|tally| tally["command"] == "CreateOrder").filter_map(|tally| tally[what].as_u64()).sum::<u64>()
+    };
+    assert_eq!(
+        (json!(count("accepted")), json!(count("rejected"))),
+        (expected["placed"].clone(), expected["rejected"].clone())
+    );
+    let totals = host.query("sales", "totals", &json!({})).body;
+    for figure in
+        ["placed", "confirmed", "units", "sales_cents", "discount_cents", "stores", "households", "loyal_households"]
+    {
+        assert_eq!(totals[figure], expected[figure], "{figure}: {totals:#}");
+    }
+
+    let letters = status["parked"]["newest"].as_array().expect("dead letters");
+    assert_eq!(status["parked"]["total"], PARTITIONS, "{letters:#?}");
+    for letter in letters {
+        assert!(letter["reason"].as_str().is_some_and(|reason| reason.contains("has no key")), "{letter}");
+    }
+    let places: BTreeSet<_> = letters.iter().map(|letter| letter["place"].as_str().unwrap_or_default()).collect();
+    let of = |partition: usize| {
+        places.iter().any(|place| place.starts_with(&format!("topic baskets partition {partition} ")))
+    };
+    assert!((0..PARTITIONS).all(of), "{places:?}");
+
+    let read = kafka.read_committed("notifications");
+    assert_eq!(json!(read.len()), expected["notifications"], "records, not distinct ids");
+    assert_eq!(read.iter().map(|shown| &shown.id).collect::<BTreeSet<_>>().len(), read.len());
+}
+
+/// Sets a flag when it goes.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + WAIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::park_timeout(LOOK);
+    }
+}

@@ -1,0 +1,53 @@
+//! Live aggregates are bounded by number and by the memory of their guest; who left is rebuilt when needed.
+
+use std::sync::Arc;
+use wasmill::aggregates::{Aggregates, Options, Reply, Service};
+use wasmill::model::{Outcome, StreamId, Version};
+use wasmill::plugin::{Compiler, Limits, Slot};
+use wasmill::store::EventStore;
+use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
+use wasmill_tests::built;
+use wasmill_tests::command_path::PAYLOAD;
+use wasmill_tests::scripted;
+
+const CARTS: usize = 50_000;
+
+/// Sends a command to each of many carts, then one more to the first; returns how many are alive at the end.
+fn alive_after_many(limits: Limits) -> usize {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store: Arc<dyn EventStore> =
+        Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), StoreOptions::default()).expect("a store"));
+    let compiler = Compiler::new(None).expect("an engine");
+    let slot = Slot::open(&compiler, "cart", built::plugin("cart"), limits).expect("the plugin `cart`");
+    let services = Service::of_plugin(&Arc::new(slot), 1, &Options::default());
+    let aggregates = Aggregates::start(services, &store).expect("a shard");
+    let (answer, answered) = crossbeam_channel::unbounded();
+    let send = |number: usize| {
+        let answer = answer.clone();
+        let reply: Reply = Box::new(move |outcome| answer.send(outcome).expect("the test waits"));
+        let mut command = scripted::count(&format!("cart-{number}"), "AddItems");
+        command.stream = StreamId::new("cart", command.stream.aggregate_id);
+        command.payload = PAYLOAD.into();
+        assert!(aggregates.send(command.into(), reply).is_ok(), "carts are served");
+    };
+    (0..CARTS).for_each(send);
+    for outcome in answered.iter().take(CARTS) {
+        assert!(matches!(outcome, Outcome::Accepted { version: Version(1), .. }), "{outcome:?}");
+    }
+    send(0);
+    let outcome = answered.recv().expect("an outcome");
+    assert!(matches!(outcome, Outcome::Accepted { version: Version(2), .. }), "{outcome:?}");
+    let alive = aggregates.status()[0].live;
+    aggregates.stop();
+    store.close();
+    alive
+}
+
+#[test]
+fn the_least_recently_used_leave_when_there_are_too_many_or_they_take_too_much() {
+    let limits = Limits { instances_max: 1_000_000, ..Limits::default() };
+    assert_eq!(alive_after_many(limits.clone()), CARTS);
+    assert_eq!(alive_after_many(Limits { instances_max: 1_000, ..limits.clone() }), 1_000);
+    let by_memory = alive_after_many(Limits { live_bytes_max: 4 << 20, ..limits });
+    assert!((1_000..CARTS * 9 / 10).contains(&by_memory), "{by_memory}");
+}

@@ -1,0 +1,95 @@
+//! Snapshots shorten the way to a live aggregate and never change where it leads.
+//!
+//! The events of the plugin `misbehaving` carry its count, so a test that falsifies a snapshot sees whether it was used.
+
+use serde_json::{Value, json};
+use std::fs;
+use wasmill_tests::built;
+use wasmill_tests::host::TestHost;
+use wasmill_tests::module::rebuilt;
+use wasmill_tests::setting::Setting;
+
+const MANIFEST: &str = "[plugins.counter]\nfile = \"counter.wasm\"\nshards = 1\nsnapshot_every = 100\n";
+/// Events of the aggregate before each test: ten snapshots, and some events after the last.
+const HISTORY: u64 = 1_005;
+
+fn with_history() -> (Setting, TestHost) {
+    let setting = Setting::new(MANIFEST);
+    setting.write("counter.wasm", fs::read(built::plugin("misbehaving")).expect("read the plugin"));
+    let host = setting.start();
+    for expected in 1..=HISTORY {
+        assert_eq!(send(&host)["version"], expected);
+    }
+    (setting, host)
+}
+
+fn send(host: &TestHost) -> Value {
+    let answer = host.send("misbehaving", "a", "Count", &json!({ "then": "Nothing" }));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+/// Has it count once more, and returns where it is by its own account.
+fn count(host: &TestHost) -> u64 {
+    send(host);
+    let newest = host.events("misbehaving.Counted").pop().expect("it has counted");
+    newest["payload"]["count"].as_u64().unwrap_or_else(|| panic!("{newest}"))
+}
+
+fn snapshots(setting: &Setting) -> rusqlite::Connection {
+    rusqlite::Connection::open(setting.path("data/snapshots.sqlite")).expect("there are snapshots")
+}
+
+/// Between two runs of the host.
+fn falsify(setting: &Setting, state: &str) {
+    let changed = snapshots(setting).execute("UPDATE snapshots SET state = ?1", [state.as_bytes()]);
+    assert_eq!(changed.expect("there is a snapshot"), 1);
+}
+
+#[test]
+fn a_snapshot_is_taken_in_time_restored_and_the_rest_replayed() {
+    let (setting, host) = with_history();
+    host.stop();
+    let kept = snapshots(&setting)
+        .query_row("SELECT version, state FROM snapshots", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map(|(version, state): (u64, Vec<u8>)| (version, serde_json::from_slice::<Value>(&state).expect("JSON")));
+    assert_eq!(kept.expect("one snapshot"), (1_000, json!({ "count": 1_000 })));
+    falsify(&setting, r#"{"count":70000}"#);
+    let host = setting.start();
+    assert_eq!(count(&host), 70_000 + 5 + 1, "what the snapshot says, and the events after it");
+    host.stop();
+}
+
+#[test]
+fn a_snapshot_that_does_not_decode_is_replayed() {
+    let (setting, host) = with_history();
+    host.stop();
+    falsify(&setting, "{\"count\":");
+    let host = setting.start();
+    assert_eq!(count(&host), HISTORY + 1);
+    host.until_logged("why it is replayed", |line| line.contains("does not restore its snapshot"));
+    host.stop();
+}
+
+#[test]
+fn new_code_does_not_use_the_old_ones_snapshots() {
+    let (setting, host) = with_history();
+    host.stop();
+    falsify(&setting, r#"{"count":70000}"#);
+    setting.write("counter.wasm", rebuilt(fs::read(built::plugin("misbehaving")).expect("read the plugin")));
+    let host = setting.start();
+    assert_eq!(count(&host), HISTORY + 1);
+    host.stop();
+}
+
+#[test]
+fn a_damaged_file_of_snapshots_is_made_anew() {
+    let (setting, host) = with_history();
+    host.stop();
+    fs::write(setting.path("data/snapshots.sqlite"), "no database").expect("damage it");
+    let host = setting.start();
+    assert_eq!(count(&host), HISTORY + 1);
+    host.stop();
+    let kept = snapshots(&setting).query_row("SELECT version FROM snapshots", [], |row| row.get::<_, u64>(0));
+    assert_eq!(kept.expect("a new snapshot"), HISTORY, "what took so long to rebuild is kept at once");
+}

@@ -1,0 +1,9 @@
+//! The short form of `cargo xtask torture`: kills at random moments of a host under every kind of load.
+
+use std::time::Duration;
+use wasmill_tests::torture::{Plan, torture};
+
+#[test]
+fn a_host_under_load_counts_everything_once_through_kills() {
+    println!("{}", torture(Plan { kills: 6, time: Duration::from_secs(9) }, |line| println!("{line}")));
+}
