@@ -191,6 +191,9 @@ impl Host {
         let parts = &self.parts;
         // It reads the store: a moment, but not one for a thread that others wait for.
         let (commands, parked) = tokio::task::block_in_place(|| self.counts());
+        // A statement of its own: in the expression below its lock would be held while parts look at the head again,
+        // and a writer that came in between would wait for this thread, and this thread for the writer.
+        let position = parts.store.head().borrow().0;
         Status {
             host: HostStatus {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -199,7 +202,7 @@ impl Host {
                 data: self.manifest.data.display().to_string(),
                 url: format!("http://{}", self.manifest.api.listen),
             },
-            store: StoreStatus { position: parts.store.head().borrow().0 },
+            store: StoreStatus { position },
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,

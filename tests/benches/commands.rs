@@ -9,8 +9,10 @@ use raw_inserts::raw_inserts;
 use wasmill_tests::command_path::{CommandPath, Handlers, Load, Pace, Setup};
 use wasmill_tests::report::{Budget, Report, median, middle, rounds};
 
-/// Commands in one measurement: enough to give each of many aggregates one.
+/// Commands in one measurement.
 const COMMANDS: u64 = 100_000;
+/// Many aggregates. Each gets two commands, and the first makes it.
+const MANY: u64 = 100_000;
 /// Aggregates that take them in turn, where nothing else is said.
 const AGGREGATES: u64 = 1_000;
 /// Commands to one aggregate: each waits for the commit of the one before it.
@@ -34,7 +36,7 @@ fn main() {
 /// Returns the commands a second of the usual load.
 fn throughput(report: &mut Report) -> f64 {
     let usual = Load::new(COMMANDS, AGGREGATES);
-    let many = Load::new(COMMANDS, 100_000);
+    let many = Load::new(2 * MANY, MANY);
     let [raw, thousand, native, many] = rounds(
         ROUNDS,
         [

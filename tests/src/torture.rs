@@ -27,6 +27,8 @@ const PRODUCED_AT_ONCE: usize = 250;
 const SENDERS: u64 = 2;
 /// Carts of one sender.
 const CARTS: u64 = 20;
+/// Without any progress for so long, the host is stuck.
+const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long the host may be asked to wait for the source.
 const WAIT_MS: u64 = 500;
 
@@ -74,7 +76,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
         drop(over);
         senders.into_iter().for_each(|sender| sender.join().expect("a sender of commands"));
         let expected = feeder.join().expect("the feeder of baskets");
-        host.drained();
+        load.drained();
         drop(finish);
         (expected, served_max, reader.join().expect("the reader").expect("read the notifications"))
     });
@@ -152,13 +154,30 @@ impl Load<'_> {
     /// Waits until the source has handled so many records.
     fn handled(&self, records: u64) {
         let path = format!("/v1/sources/baskets/wait?handled={records}&timeout_ms={WAIT_MS}");
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + 2 * STALL_MAX;
         loop {
             let answer = self.host.get_through_crashes(&path);
             if answer.body["handled"].as_u64().is_some_and(|handled| handled >= records) {
                 return;
             }
             assert!(Instant::now() < deadline, "the source does not get to {records}: {answer:?}\n{}", self.host.log());
+        }
+    }
+
+    /// Waits until the host has nothing left to do, for as long as it gets something done.
+    fn drained(&self) {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            let answer = self.host.get_through_crashes(&format!("/v1/drained?timeout_ms={WAIT_MS}"));
+            if answer.body["drained"] == true {
+                return;
+            }
+            let status = self.host.status();
+            let now = work(&status);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            assert!(since.elapsed() < STALL_MAX, "nothing moves any more: {answer:?}\n{status:#}");
         }
     }
 
@@ -182,6 +201,16 @@ impl Load<'_> {
             self.sent.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// A number that changes whenever the host gets something done.
+fn work(status: &Value) -> u64 {
+    let sum = |list: &str, field: &str| {
+        let parts = status[list].as_array().into_iter().flatten();
+        parts.filter_map(|part| part[field].as_u64()).sum::<u64>()
+    };
+    let commands: u64 = ["accepted", "rejected", "malformed"].into_iter().map(|how| sum("commands", how)).sum();
+    commands + sum("subscriptions", "checkpoint") + sum("projections", "checkpoint") + sum("sinks", "published")
 }
 
 fn renamed(basket: &Value, round: u64) -> (String, Value) {

@@ -48,15 +48,20 @@ fn totals_are_exact_through_kills_rebalances_sleep_and_a_broker_that_goes_away()
         scope.spawn(|| come_and_go(kafka.brokers(), &over, &held));
         // Ends the other thread also where this one panics.
         let _over = Sets(&over);
+        let mut other = None;
         for (round, part) in records.chunks(records.len().div_ceil(KILLS)).enumerate() {
-            // Before there is more to publish, so that the older producer notices.
-            let other = (round == ANOTHER_PRODUCER).then(|| another_producer(kafka.brokers()));
-            topic::produce_keyed(kafka.brokers(), "baskets", part);
+            topic::produce_keyed(kafka.brokers(), "baskets", &part[..part.len() / 2]);
+            if round == ANOTHER_PRODUCER {
+                // The host's is the older one once it has published.
+                host.until("it has published", |status| status["sinks"][0]["published"].as_u64() > Some(0));
+                other = Some(another_producer(kafka.brokers()));
+            }
+            topic::produce_keyed(kafka.brokers(), "baskets", &part[part.len() / 2..]);
             let decided = decided(&host.status());
             let enough = decided + fastrand::u64(1..=part.len() as u64);
             work_until(&host, |status| self::decided(status) >= enough);
             happen(round, &kafka, &host, &held);
-            if let Some(other) = other {
+            if let Some(other) = other.take() {
                 host.until("the older producer is fenced", is_fenced);
                 drop(other);
             }

@@ -22,11 +22,11 @@ const ORDER: &[u8] = br#"{"basket_id":"b","household_id":"1","store_id":"2","pla
 #[test]
 fn a_foreign_member_that_comes_and_goes_changes_nothing() {
     let Some(kafka) = Kafka::shared() else { return };
-    for protocol in ["classic", "consumer"] {
+    for (protocol, more) in [("classic", ", heartbeat.interval.ms = 500"), ("consumer", "")] {
         let topic = kafka.topic(&format!("shared-{protocol}"), 6);
-        let properties = format!("membership = 'group'\nproperties = {{ group.protocol = '{protocol}' }}");
+        let properties = format!("membership = 'group'\nproperties = {{ group.protocol = '{protocol}'{more} }}");
         let (_setting, host) = start(&kafka, &format!("topic = '{topic}'\ngroup = '{topic}'\n{properties}"));
-        for round in 0..3 {
+        for round in 0..2 {
             let records = round * 600..(round + 1) * 600;
             order(&kafka, &topic, 6, records.start..records.start + 300);
             let foreign = Foreign::join(&kafka, &topic, protocol, &topic);
@@ -38,8 +38,8 @@ fn a_foreign_member_that_comes_and_goes_changes_nothing() {
             drop(foreign);
             handles(&host, records.end as u64);
         }
-        each_counts_once(&host, 1_800);
-        assert!(host.status()["sources"][0]["rebalances"].as_u64() >= Some(6));
+        each_counts_once(&host, 1_200);
+        assert!(host.status()["sources"][0]["rebalances"].as_u64() >= Some(4));
         host.stop();
     }
 }
@@ -72,8 +72,10 @@ fn topics_that_a_pattern_finds_are_read_also_when_they_come_later() {
     .enumerate()
     {
         let first = kafka.topic(&format!("found{number}.a"), 2);
+        // A cluster that was given may have topics of other runs.
+        let run = std::process::id();
         let (_setting, host) =
-            start(&kafka, &format!("topics = ['^found{number}\\..*']\ngroup = '{first}'\n{membership}"));
+            start(&kafka, &format!("topics = ['^found{number}\\..*-{run}$']\ngroup = '{first}'\n{membership}"));
         order(&kafka, &first, 2, 0..100);
         handles(&host, 100);
         let second = kafka.topic(&format!("found{number}.b"), 2);

@@ -1,7 +1,6 @@
 //! TLS, logins and permissions, on a real broker that asks for them: what works end to end, and what a person is told
 //! where it does not.
 
-use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
 use wasmill_tests::secured::{ADMIN, GUEST, Secured};
@@ -73,9 +72,9 @@ fn what_is_wrong_with_a_connection_is_said_with_its_remedy() {
     let other_ca = login(&tls, "SCRAM-SHA-256", ADMIN.0, &node.other_ca());
     wrong(&other_ca, &[&tls, "name the authority that signed the broker's certificate"]);
     wrong(&scram(&by_name), &[&by_name, "certificate"]);
-    wrong(&scram(&tls).replace("sasl_ssl", "sasl_plaintext"), &[&tls, "if the broker's port speaks TLS"]);
+    wrong(&scram(&tls).replace("sasl_ssl", "sasl_plaintext"), &[&tls, "security.protocol"]);
     wrong(&scram(&no_tls), &[&no_tls, "if the broker's port speaks no TLS"]);
-    wrong(&format!("brokers = \"{no_tls}\"\n"), &[&no_tls, "if the broker's port wants a login"]);
+    wrong(&format!("brokers = \"{no_tls}\"\n"), &[&no_tls, "security.protocol"]);
     wrong(&scram("127.0.0.1:9"), &["127.0.0.1:9", "check that the broker runs"]);
 }
 
@@ -120,8 +119,7 @@ fn a_token_from_a_program_logs_in() {
     let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImlhdCI6MTcwMDAwMDAwMCwiZXhwIjo0MTAyNDQ0ODAwfQ.";
     for from in [format!("{{ command = [\"echo\", \"{token}\"] }}"), "{ file = \"password\" }".to_owned()] {
         let listed = cli(&manifest(&from), token, &["topics", "list", "--json"]);
-        let topic: Value = serde_json::from_slice(&listed.stdout).unwrap_or_else(|error| panic!("{error} {listed:?}"));
-        assert_eq!(topic["topic"], "tokens");
+        assert!(said(&listed).contains("\"topic\":\"tokens\""), "{}", said(&listed));
     }
     let ended = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImlhdCI6MSwiZXhwIjoyfQ.";
     for (from, expected) in [

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, FaultPoint, KILL_AT, Options, SqliteStore, verify};
 use wasmill_tests::store_workload;
@@ -15,6 +15,9 @@ const KILLS: usize = 15;
 
 /// A worker passes every point at least once while it acknowledges so many requests.
 const ACKNOWLEDGEMENTS_MAX: usize = 20_000;
+
+/// The tests take turns: a process on its way from fork to exec holds what this one has open, the lock of a store too.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A process that works on a store and says what was acknowledged.
 struct Worker {
@@ -87,6 +90,7 @@ fn check(file: &Path, acknowledged: &[String]) {
 
 #[test]
 fn a_killed_store_has_all_that_was_acknowledged_and_its_marks_are_true() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(FILE_NAME);
     let mut rng = Rng::new();
@@ -104,6 +108,7 @@ fn a_killed_store_has_all_that_was_acknowledged_and_its_marks_are_true() {
 
 #[test]
 fn a_kill_between_any_two_steps_of_the_writer_loses_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut rng = Rng::new();
     for &point in FaultPoint::ALL {
         let folder = tempfile::tempdir().unwrap();

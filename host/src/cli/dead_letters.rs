@@ -87,6 +87,9 @@ fn list(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usi
     if json {
         return letters.iter().try_for_each(|letter| output::line(&serde_json::json!(letter).to_string()));
     }
+    if letters.is_empty() {
+        return output::line("nothing is parked");
+    }
     output::text(&table(&letters).to_string())?;
     match total - letters.len().min(total as usize) as u64 {
         0 => Ok(()),

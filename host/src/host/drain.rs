@@ -24,7 +24,9 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
         loop {
             let head = *parts.store.head().borrow();
             round(parts, head, &mut waiting_for).await;
-            if *parts.store.head().borrow() == head && parts.is_quiet() {
+            // The look is over, and its lock let go, before the parts look themselves.
+            let stands_still = *parts.store.head().borrow() == head;
+            if stands_still && parts.is_quiet() {
                 return head;
             }
         }

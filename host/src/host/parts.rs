@@ -1,12 +1,15 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
 use crate::aggregates::{self, Aggregates, Service};
-use crate::kafka::{self, Transform, Connection, Sink, Source, dev_broker::DevBroker};
-use crate::manifest::{Deliveries, Source as SourceSettings, Transaction, Brokers, Commands, Kafka, Manifest, Plugin as PluginSettings, Target};
+use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
+use crate::manifest::{
+    Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Source as SourceSettings, Target,
+    Transaction,
+};
 use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role, Slot};
 use crate::projection::{self, Projection};
-use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::status::SourceStatus;
+use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
 use std::iter;

@@ -33,6 +33,8 @@ const REACH_MAX: Duration = Duration::from_secs(10);
 const DOWN_MAX: Duration = Duration::from_secs(2);
 /// How often what is in the way is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long is waited before a partition without a leader is looked at again.
+const LEADER_WAIT: Duration = Duration::from_millis(50);
 
 /// A cluster that answers.
 pub struct Admin {
@@ -117,9 +119,17 @@ impl Admin {
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(u64, u64), Error> {
-        let watermarks = self.client.fetch_watermarks(topic, partition, ANSWER_MAX);
-        let (low, high) = watermarks.map_err(|error| refused(topic, partition, &cause_of(&error)))?;
-        Ok((low.try_into().unwrap_or(0), high.try_into().unwrap_or(0)))
+        let start = Instant::now();
+        loop {
+            match self.client.fetch_watermarks(topic, partition, ANSWER_MAX) {
+                Ok((low, high)) => return Ok((low.try_into().unwrap_or(0), high.try_into().unwrap_or(0))),
+                // A topic that was just made, or a broker that was just lost.
+                Err(error) if is_moving(&error) && start.elapsed() < REACH_MAX => {
+                    std::thread::park_timeout(LEADER_WAIT)
+                }
+                Err(error) => return Err(refused(topic, partition, &cause_of(&error))),
+            }
+        }
     }
 
     /// The partitions of a topic that must be there.
@@ -184,6 +194,12 @@ fn reach(connection: &Connection, client: &BaseConsumer<Context>, health: &Healt
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX))
+}
+
+/// Whether the partition is about to have another leader.
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    matches!(error.rdkafka_error_code(), Some(LeaderNotAvailable | NotLeaderForPartition))
 }
 
 fn cause_of(error: &KafkaError) -> String {

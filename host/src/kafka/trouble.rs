@@ -55,6 +55,11 @@ const CONNECTION: &[(&str, &str)] = &[
         "unsupported sasl mechanism",
         "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
     ),
+    (
+        "connection closed by peer",
+        "the broker closed the connection: check that security.protocol in [kafka.properties] is what its port speaks \
+         (plaintext, ssl, sasl_plaintext or sasl_ssl), and that it is not older than 0.10",
+    ),
     ("token of [kafka.oauth]", ""),
     ("oauthbearer", "see that [kafka.oauth] gives a token that the broker takes, and that it has not ended"),
     (

@@ -191,7 +191,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     // Unknown keys
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
-        &["3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, limits"],
+        &["3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, in_flight_max, attempts_max, snapshot_every, limits"],
     ),
     (
         "colour = 1",
@@ -268,7 +268,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         "[kafka]\nbrokers = 'embedded'\nproperties = { sasl.password = { env = 7 } }\noauth = { token = 'abc' }\n\
          [kafka.topics.b]\nconfig = { retention.ms = { file = 'x' } }",
         &[
-            "3:42: `kafka.properties.sasl.password.env` must be the name of an environment variable, found 7",
+            "3:40: `kafka.properties.sasl.password.env` must be the name of an environment variable, found 7",
             "4:19: `kafka.oauth.token` must be one of { file = \"PATH\" }, { env = \"VARIABLE\" }, { command = \
              [\"PROGRAM\", …] } and { unsecured = \"PRINCIPAL\" }, found the string \"abc\"",
             "6:10: `kafka.topics.b.config` has `retention.ms` from elsewhere: write its value here",

@@ -10,10 +10,10 @@ mod appends;
 mod backup;
 mod dictionary;
 mod fault;
+mod folding;
 mod ids;
 mod ledgers;
 mod letters;
-mod queue;
 mod reader;
 mod rows;
 mod schema;
@@ -90,7 +90,7 @@ impl Default for Options {
 pub struct SqliteStore {
     path: PathBuf,
     /// `None` after `close`. Senders hold it while they wait, and so does `close` wait for them.
-    queue: RwLock<Option<queue::Entrance>>,
+    queue: RwLock<Option<crossbeam_channel::Sender<writer::Request>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     index: Arc<StreamIndex>,
     tail: Arc<Tail>,
@@ -108,7 +108,7 @@ impl SqliteStore {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
         let index = Arc::new(StreamIndex::default());
-        let (queue, requests) = queue::queues(options.queue_max);
+        let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
         let writer = writer::Writer::new(connection, lock, options, index.clone(), tail.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
@@ -133,7 +133,7 @@ impl SqliteStore {
 
     fn send(&self, request: writer::Request) {
         let refused = match &*self.queue.read().expect("no holder panics") {
-            Some(queue) => queue.send(request).err(),
+            Some(queue) => queue.send(request).err().map(|refused| refused.0),
             None => Some(request),
         };
         if let Some(request) = refused {

@@ -86,6 +86,9 @@ impl Worker {
                 self.steps.end(answer)?;
                 continue;
             }
+            if self.follower.is_stopped() {
+                break;
+            }
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {

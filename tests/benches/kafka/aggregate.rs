@@ -22,12 +22,12 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
         loader.send_record(BaseRecord::to(&topic).key(key.as_bytes()).payload(PAYLOAD.as_bytes()));
     }
     loader.flush();
-    let host = Setting::new(&format!(
+    let setting = Setting::new(&format!(
         "[kafka]\nbrokers = \"{}\"\n[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\nshards = 1\n\
          [sources.records]\ntopic = \"{topic}\"\naggregate = \"cart\"\ncommand = \"AddItems\"\n",
         kafka.brokers()
     ));
-    let host = host.start();
+    let host = setting.start();
     let rate = rate(&host, COMMANDS);
     host.stop();
     report.judge("kafka/aggregate", rate, "1/s", baseline, Budget::AtLeast(0.8));

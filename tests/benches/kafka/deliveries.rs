@@ -18,7 +18,8 @@ const WAIT: Duration = Duration::from_secs(300);
 pub(crate) fn subscriber(kafka: &Kafka, report: &mut Report) {
     let topic = produce(kafka, "subscriber", RECORDS, None);
     let baseline = consume(kafka, &topic, RECORDS);
-    let host = relay(kafka, &topic, "").start();
+    let setting = relay(kafka, &topic, "");
+    let host = setting.start();
     let rate = rate(&host, RECORDS);
     host.stop();
     report.judge("kafka/subscriber", rate, "1/s", baseline, Budget::AtLeast(0.4));
@@ -34,7 +35,8 @@ pub(crate) fn transform(kafka: &Kafka, report: &mut Report) {
         let source = format!(
             "transaction = \"kafka\"\nbatch_max = {batch_max}\ndead_letter_topic = \"{dead}\"\ngroup = \"{topic}\"\n"
         );
-        let host = relay(kafka, &topic, &source).start();
+        let setting = relay(kafka, &topic, &source);
+        let host = setting.start();
         let rate = rate(&host, records);
         host.stop();
         report.judge(&format!("kafka/transform/{batch_max}"), rate, "1/s", baseline, Budget::AtLeast(0.7));

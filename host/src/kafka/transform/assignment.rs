@@ -1,1 +1,214 @@
+//! Where the partitions are read from that the group gives: at what it has committed, or where the manifest says.
 
+use super::producer::Broken;
+use super::{ANSWER_MAX, Config, View};
+use crate::kafka::context::Context;
+use crate::kafka::source::TopicPartition;
+use crate::manifest::{From as StartAt, Lost};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset;
+use std::collections::BTreeMap;
+
+/// The partitions of a member, with the offset that each goes on from.
+#[derive(Default)]
+pub(super) struct Owned {
+    next: BTreeMap<TopicPartition, u64>,
+    /// Nothing is read now.
+    is_held: bool,
+}
+
+impl Owned {
+    /// Everything before this offset is committed.
+    pub(super) fn reached(&mut self, partition: &TopicPartition, offset: u64) {
+        if let Some(next) = self.next.get_mut(partition) {
+            *next = offset;
+        }
+    }
+}
+
+/// A member of the group, and what it is told.
+pub(super) struct Assignment<'a> {
+    pub(super) config: &'a Config,
+    pub(super) consumer: &'a BaseConsumer<Context>,
+    pub(super) view: &'a View,
+    pub(super) owned: &'a mut Owned,
+}
+
+/// Where a partition is read from.
+struct Start {
+    next: u64,
+    end: u64,
+    /// The group has no such offset of it.
+    is_new: bool,
+    lost: Option<String>,
+}
+
+impl Assignment<'_> {
+    /// Reads these partitions too.
+    pub(super) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
+        let committed = self.committed(partitions)?;
+        let known = |partition: &TopicPartition| match committed
+            .find_partition(&partition.topic, partition.partition)?
+            .offset()
+        {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        let partitions = partitions.iter().map(|partition| (partition.clone(), known(partition)));
+        self.read(partitions.collect())
+    }
+
+    /// Reads these partitions no more.
+    pub(super) fn give_back(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            self.view.revoked(partition);
+            let is_owned = self.owned.next.remove(partition).is_some();
+            if is_owned && !self.owned.is_held {
+                list.add_partition(&partition.topic, partition.partition);
+            }
+        }
+        tracing::info!(source = &*self.config.name, partitions = partitions.len(), "gives back to the group");
+        self.consumer.incremental_unassign(&list).map_err(|error| Broken::StartOver(error.to_string()))
+    }
+
+    /// Reads nothing for now, and stays a member.
+    pub(super) fn hold(&mut self) -> Result<(), Broken> {
+        if std::mem::replace(&mut self.owned.is_held, true) {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in self.owned.next.keys() {
+            list.add_partition(&partition.topic, partition.partition);
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        self.consumer.incremental_unassign(&list).map_err(|error| Broken::StartOver(error.to_string()))
+    }
+
+    /// Reads again, from what is committed.
+    pub(super) fn resume(&mut self) -> Result<(), Broken> {
+        self.owned.is_held = false;
+        let owned = std::mem::take(&mut self.owned.next);
+        self.read(owned.into_iter().map(|(partition, next)| (partition, Some(next))).collect())
+    }
+
+    /// From what the group has committed, where it has.
+    fn read(&mut self, partitions: Vec<(TopicPartition, Option<u64>)>) -> Result<(), Broken> {
+        let (mut offsets, mut new) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (partition, known) in partitions {
+            let start = self.start(&partition, known)?;
+            if !self.owned.is_held {
+                add(&mut offsets, &partition, start.next);
+            }
+            if start.is_new {
+                add(&mut new, &partition, start.next);
+            }
+            tracing::info!(source = &*self.config.name, from = start.next, "reads {partition}");
+            self.view.assigned(partition.clone(), start.next, start.end, start.lost);
+            self.owned.next.insert(partition, start.next);
+        }
+        // Also without partitions: it is the answer that the group waits for.
+        self.consumer.incremental_assign(&offsets).map_err(|error| Broken::StartOver(error.to_string()))?;
+        // Where it starts must not be forgotten before the first batch is done: "the end" is another place by then.
+        if new.count() > 0
+            && let Err(error) = self.consumer.commit(&new, CommitMode::Sync)
+        {
+            tracing::warn!(source = &*self.config.name, "where it starts is not committed yet: {error}");
+        }
+        Ok(())
+    }
+
+    /// What the group has. It does not say while a transaction is open that may change it: of a host that was killed, for
+    /// as long as `transaction.timeout.ms`.
+    fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, Broken> {
+        let mut wanted = TopicPartitionList::new();
+        for TopicPartition { topic, partition } in partitions {
+            wanted.add_partition(topic, *partition);
+        }
+        while wanted.count() > 0 {
+            let error = match self.consumer.committed_offsets(wanted.clone(), ANSWER_MAX) {
+                Ok(committed) => return Ok(committed),
+                Err(error) => error,
+            };
+            if self.view.is_stopping() {
+                return Err(Broken::Stopped);
+            }
+            let is_late = error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut);
+            if !is_late || self.consumer.assignment_lost() {
+                return Err(self.unread(&error));
+            }
+            let group = &self.config.group;
+            let text = format!("group {group} does not say yet where its partitions go on: {error}");
+            self.view.trouble(&self.config.name, text);
+        }
+        Ok(wanted)
+    }
+
+    fn start(&self, partition: &TopicPartition, committed: Option<u64>) -> Result<Start, Broken> {
+        let TopicPartition { topic, partition: number } = partition;
+        let found = self.consumer.fetch_watermarks(topic, *number, ANSWER_MAX);
+        let (low, end) = found.map_err(|error| Broken::StartOver(format!("{partition}: {error}")))?;
+        let (low, end) = (u64::try_from(low).unwrap_or(0), u64::try_from(end).unwrap_or(0));
+        match committed {
+            None => Ok(Start { next: self.first(partition, low, end)?, end, is_new: true, lost: None }),
+            Some(next) if next > end => Err(Broken::GiveUp(format!(
+                "{partition}: group {} is at offset {next} and the partition ends at {end}: the topic was made anew or \
+                 lost records; set the group's offset, or name another group in [sources.{}], and restart this host",
+                self.config.group, self.config.name
+            ))),
+            Some(next) if next < low => self.skip_lost(partition, next, low, end),
+            Some(next) => Ok(Start { next, end, is_new: false, lost: None }),
+        }
+    }
+
+    /// The first offset of a partition that the group does not know.
+    fn first(&self, partition: &TopicPartition, low: u64, end: u64) -> Result<u64, Broken> {
+        match self.config.from {
+            StartAt::Beginning => Ok(low),
+            StartAt::End => Ok(end),
+            StartAt::Offset(offset) => Ok(offset.clamp(low, end)),
+            StartAt::Time(ms) => {
+                let mut wanted = TopicPartitionList::new();
+                add(&mut wanted, partition, ms);
+                let found = self.consumer.offsets_for_times(wanted, ANSWER_MAX).map_err(|error| self.unread(&error))?;
+                let found = found.find_partition(&partition.topic, partition.partition).map(|found| found.offset());
+                match found {
+                    Some(Offset::Offset(offset)) => Ok(u64::try_from(offset).unwrap_or(0).clamp(low, end)),
+                    _ => Ok(end),
+                }
+            }
+        }
+    }
+
+    fn skip_lost(&self, partition: &TopicPartition, next: u64, low: u64, end: u64) -> Result<Start, Broken> {
+        let lost = format!(
+            "{partition} offsets {next} to {}: up to {} records were removed by the topic's retention before they were \
+             read; keep records longer, or let the host run more often",
+            low - 1,
+            low - next
+        );
+        if self.config.lost == Lost::Stop {
+            let name = &self.config.name;
+            return Err(Broken::GiveUp(format!(
+                "{lost}; to go on without them set `lost = \"continue\"` of [sources.{name}] and restart this host"
+            )));
+        }
+        tracing::error!(source = &*self.config.name, "{lost}");
+        Ok(Start { next: low, end, is_new: true, lost: Some(lost) })
+    }
+
+    fn unread(&self, error: &KafkaError) -> Broken {
+        Broken::StartOver(format!("the offsets of group {} can't be read: {error}", self.config.group))
+    }
+}
+
+/// With an offset, or a time in its place.
+pub(super) fn add(list: &mut TopicPartitionList, partition: &TopicPartition, offset: u64) {
+    let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+    // Fails for offsets that are none.
+    let _ = list.add_partition_offset(&partition.topic, partition.partition, offset);
+}

@@ -115,3 +115,88 @@ impl Batch {
         all.skip(place).next().expect("it was sent")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Deliveries, From, Lost};
+
+    fn config() -> Config {
+        Config {
+            name: "taps".into(),
+            topics: vec!["taps".into()],
+            group: "wasmill-taps".into(),
+            from: From::Beginning,
+            lost: Lost::Continue,
+            dead_letter_topic: "dead".into(),
+            deliveries: Deliveries::to("courier"),
+        }
+    }
+
+    fn message(id: &str) -> Message {
+        Message {
+            id: id.into(),
+            topic: "out".into(),
+            key: None,
+            partition: None,
+            headers: Vec::new(),
+            payload: Some(b"x".to_vec()),
+            time_ms: 0,
+            correlation_id: "c".into(),
+            causation_id: "c".into(),
+            source: "taps".into(),
+        }
+    }
+
+    /// Records 10, 11 and 12 of partition 3; the second leads to two messages, the others to one.
+    fn batch() -> Batch {
+        let mut batch = Batch::default();
+        for offset in 10..13 {
+            let record = Record {
+                topic: "taps".into(),
+                partition: 3,
+                offset,
+                time_ms: 7,
+                key: Some(b"k".to_vec()),
+                headers: Vec::new(),
+                payload: None,
+            };
+            batch.add(record);
+        }
+        for (index, id) in [(0, "a"), (1, "b"), (1, "c"), (2, "d")] {
+            batch.lead_to(index, message(id));
+        }
+        batch
+    }
+
+    fn topics(batch: &Batch) -> Vec<&str> {
+        batch.messages().map(|(message, _)| message.topic.as_str()).collect()
+    }
+
+    #[test]
+    fn a_record_whose_message_is_refused_is_put_aside_with_all_it_led_to() {
+        let mut batch = batch();
+        // After one failure the others fail too, which says nothing about them.
+        let failed = [(2, RDKafkaErrorCode::MessageSizeTooLarge), (3, RDKafkaErrorCode::PurgeQueue)];
+        batch.mend(&config(), &failed).unwrap();
+        assert_eq!(topics(&batch), ["out", "dead", "out"]);
+        let (letter, _) = batch.messages().nth(1).unwrap();
+        assert_eq!(
+            (&*letter.id, letter.partition, letter.key.as_deref()),
+            ("taps:taps:3:11", Some(3), Some(&b"k"[..]))
+        );
+        let offsets: Vec<_> = batch.offsets().into_values().collect();
+        assert_eq!(offsets, [13]);
+    }
+
+    #[test]
+    fn a_letter_goes_to_any_partition_where_the_topic_has_fewer_and_waits_where_there_is_no_topic() {
+        let mut batch = batch();
+        batch.put_aside(&config(), 0, "no".into());
+        batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownPartition)]).unwrap();
+        assert_eq!(batch.messages().next().unwrap().0.partition, None);
+        let waits = batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownTopicOrPartition)]).unwrap_err();
+        assert!(waits.contains("taps:taps:3:10 can't be put aside: topic dead does not exist"), "{waits}");
+        assert_eq!(topics(&batch), ["dead", "out", "out", "out"]);
+    }
+}

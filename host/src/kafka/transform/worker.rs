@@ -1,9 +1,11 @@
 //! The thread of a transform: join, read a batch, transform it, commit it, and again.
 //!
 //! The group's wishes are answered between two batches only, so that a partition goes when what was read of it is
-//! committed. After trouble with a transaction the member leaves and joins again, and goes on from what the group has.
+//! committed. After trouble with a transaction nothing is read for a while, and then again from what is committed, with a
+//! new producer, which ends what the old one had begun. The member stays one: a static member that leaves while the group
+//! shares partitions out could leave some of them to nobody.
 
-use super::assignment::{Assignment, add};
+use super::assignment::{Assignment, Owned, add};
 use super::batch::Batch;
 use super::producer::{Broken, Producer};
 use super::{Config, View};
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for a record before looking at other things.
 const WAIT: Duration = Duration::from_millis(100);
-const START_OVER_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// How long one record may be tried again and again: the group must hear of the member before its
 /// `max.poll.interval.ms`, five minutes by default, is over.
 const TRIES_MAX: Duration = Duration::from_secs(120);
@@ -44,6 +46,7 @@ struct Member {
     rebalances: Rebalances,
     /// Topics by name, so that a record's costs nothing.
     topics: Vec<Arc<str>>,
+    owned: Owned,
 }
 
 impl Drop for Member {
@@ -76,10 +79,10 @@ impl Worker {
             match broken {
                 Broken::Stopped => return,
                 Broken::GiveUp(reason) => return self.view.fatal(&self.config.name, reason),
-                Broken::StartOver(reason) => {
+                Broken::Again(reason) | Broken::StartOver(reason) => {
                     self.view.trouble(&self.config.name, reason);
                     attempt = if started.elapsed() > TRIES_MAX { 1 } else { attempt + 1 };
-                    self.rest(backoff(START_OVER_FIRST, attempt));
+                    self.rest(backoff(AGAIN_FIRST, attempt));
                 }
             }
         }
@@ -87,26 +90,81 @@ impl Worker {
 
     /// A life as a member of the group. Ends with the reason.
     fn work(&mut self) -> Result<Broken, Broken> {
-        let start_over = |error: Error| Broken::StartOver(error.to_string());
-        let producer = Producer::new(&self.config, &self.connection, &self.transactional_id, &self.view);
-        let producer = producer.map_err(start_over)?;
-        producer.take_over()?;
-        let mut member = self.join().map_err(start_over)?;
+        let mut producer = self.producer()?;
+        let mut member = self.join().map_err(|error| Broken::StartOver(error.to_string()))?;
+        let mut attempt = 0;
         while !self.view.is_stopping() {
-            let batch = self.read(&mut member)?;
-            if !batch.records.is_empty() {
-                self.view.works_on(batch.records.len());
-                self.transform(batch, &producer, &member).inspect_err(|broken| match broken {
-                    Broken::Stopped => producer.end(),
-                    Broken::StartOver(_) | Broken::GiveUp(_) => {}
-                })?;
-            } else {
-                self.show_positions(&member);
-                producer.serve();
+            match self.step(&producer, &mut member) {
+                Ok(true) => attempt = 0,
+                Ok(false) => {}
+                Err(Broken::Again(reason)) => {
+                    attempt += 1;
+                    self.view.trouble(&self.config.name, reason);
+                    producer.end();
+                    self.hold(&mut member, backoff(AGAIN_FIRST, attempt))?;
+                    // Also after a fatal error: it ends whatever the one before it has begun.
+                    producer = self.producer()?;
+                    self.assignment(&mut member).resume()?;
+                }
+                Err(broken) => {
+                    producer.end();
+                    return Err(broken);
+                }
             }
-            self.answer_group(&member)?;
         }
         Ok(Broken::Stopped)
+    }
+
+    /// Whether there was anything to do.
+    fn step(&mut self, producer: &Producer, member: &mut Member) -> Result<bool, Broken> {
+        let batch = self.read(member)?;
+        let any = !batch.records.is_empty();
+        if any {
+            self.view.works_on(batch.records.len());
+            self.transform(batch, producer, member)?;
+        } else {
+            self.show_positions(member);
+            producer.serve();
+        }
+        self.answer_group(member)?;
+        Ok(any)
+    }
+
+    fn producer(&self) -> Result<Producer, Broken> {
+        let producer = Producer::new(&self.config, &self.connection, &self.transactional_id, &self.view);
+        let producer = producer.map_err(|error| Broken::StartOver(error.to_string()))?;
+        producer.take_over()?;
+        Ok(producer)
+    }
+
+    /// Reads nothing for a while, and answers the group.
+    fn hold(&self, member: &mut Member, pause: Duration) -> Result<(), Broken> {
+        self.view.works_on(0);
+        self.assignment(member).hold()?;
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match member.consumer.poll(left.min(WAIT)) {
+                // What was fetched before is read again.
+                None | Some(Ok(_)) => {}
+                Some(Err(error)) => match self.refused(&error) {
+                    Ok(()) | Err(Broken::Again(_)) => {}
+                    Err(broken) => return Err(broken),
+                },
+            }
+            self.answer_group(member)?;
+            if self.view.is_stopping() {
+                return Err(Broken::Stopped);
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn assignment<'a>(&'a self, member: &'a mut Member) -> Assignment<'a> {
+        let Member { consumer, owned, .. } = member;
+        Assignment { config: &self.config, consumer, view: &self.view, owned }
     }
 
     fn join(&self) -> Result<Member, Error> {
@@ -117,7 +175,7 @@ impl Worker {
         let consumer: BaseConsumer<Context> = self.consumer_config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(failed)?;
-        Ok(Member { consumer, rebalances, topics: Vec::new() })
+        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default() })
     }
 
     /// What is there, up to a batch; nothing after a while, or when the group wants something.
@@ -138,9 +196,9 @@ impl Worker {
     }
 
     /// Gives back and takes, as the group wishes.
-    fn answer_group(&self, member: &Member) -> Result<(), Broken> {
-        let assignment = Assignment { config: &self.config, consumer: &member.consumer, view: &self.view };
+    fn answer_group(&self, member: &mut Member) -> Result<(), Broken> {
         while let Some(rebalance) = member.rebalances.next() {
+            let mut assignment = self.assignment(member);
             match rebalance {
                 Rebalance::Assign(partitions) => assignment.take(&partitions)?,
                 Rebalance::Revoke { partitions, .. } => assignment.give_back(&partitions)?,
@@ -151,7 +209,7 @@ impl Worker {
     }
 
     /// A batch, its messages and its offsets: all of it or nothing.
-    fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &Member) -> Result<(), Broken> {
+    fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &mut Member) -> Result<(), Broken> {
         self.transformer.renew();
         self.handle(&mut batch)?;
         loop {
@@ -159,14 +217,15 @@ impl Worker {
             if failed.is_empty() {
                 break;
             }
-            batch.mend(&self.config, &failed).map_err(Broken::StartOver)?;
+            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
         }
         let offsets = batch.offsets();
         let mut list = TopicPartitionList::new();
         offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
         let group = member.consumer.group_metadata();
-        let group = group.ok_or_else(|| Broken::StartOver("the group does not know this member".into()))?;
+        let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
         producer.commit(&list, &group)?;
+        offsets.iter().for_each(|(partition, next)| member.owned.reached(partition, *next));
         self.view.reached(offsets.iter().map(|(partition, next)| (partition, *next)));
         Ok(())
     }
@@ -203,7 +262,7 @@ impl Worker {
         for attempt in 1.. {
             let (reason, wait) = match failed {
                 Untransformed::Again(reason, wait) => (reason, wait),
-                Untransformed::Command(reason) => return Err(Broken::StartOver(reason)),
+                Untransformed::Command(reason) => return Err(Broken::Again(reason)),
                 Untransformed::Refused(reason) => {
                     batch.put_aside(&self.config, at, reason);
                     return Ok(());
@@ -258,9 +317,9 @@ impl Worker {
             )));
         }
         match error.rdkafka_error_code() {
-            // Retention has overtaken the member: joined anew, it finds out what was lost.
+            // Retention has overtaken the member: before it reads again it finds out what was lost.
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                return Err(Broken::StartOver("the offset to read from is not there".into()));
+                return Err(Broken::Again("the offset to read from is not there".into()));
             }
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                 let text = format!("{error}; create the topic, or list it as [kafka.topics.NAME] in the manifest");

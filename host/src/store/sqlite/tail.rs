@@ -75,7 +75,7 @@ impl Tail {
         let mut page = Page { events: Vec::new(), reached: after };
         let mut wanted = Wanted { filter, known: Vec::new() };
         for batch in self.after(after)? {
-            let skipped = (after.0 + 1).saturating_sub(batch.first()) as usize;
+            let skipped = after.0.saturating_add(1).saturating_sub(batch.first()) as usize;
             for (number, event) in batch.events.iter().skip(skipped) {
                 if page.events.len() >= limit {
                     return Some(page);
@@ -92,7 +92,7 @@ impl Tail {
     /// The batches with events after a position. Held by the caller, so that the writer need not wait.
     fn after(&self, after: Position) -> Option<Vec<Arc<Batch>>> {
         let held = self.held.read().expect("no holder panics");
-        let next = after.0 + 1;
+        let next = after.0.saturating_add(1);
         if held.batches.front()?.first() > next || held.batches.back()?.last() < next {
             return None;
         }

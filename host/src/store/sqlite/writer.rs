@@ -10,26 +10,21 @@ use super::amendments::Amendment;
 use super::appends::Head;
 use super::ids::Ids;
 use super::ledgers::Ledgers;
-use super::queue::Requests;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, dictionary::Dictionary, failed, letters, rows};
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
-use crossbeam_channel::TryRecvError;
+use crossbeam_channel::{Receiver, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::watch;
-
-/// How long folding the log may wait for readers of what is to be folded.
-const FOLD_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// What can be asked of the writer.
 pub(super) enum Request {
@@ -136,9 +131,11 @@ pub(super) struct Writer {
     /// The last transaction failed: the index waits for the next request, so that a full disk does not keep the
     /// thread spinning.
     resting: bool,
-    log: PathBuf,
+    pub(super) log: PathBuf,
     /// Size of the log at which it is folded next.
-    fold_at: u64,
+    pub(super) fold_at: u64,
+    /// Bytes of events in the log since it was folded last.
+    pub(super) unfolded_bytes: usize,
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
     letters_head: watch::Sender<u64>,
@@ -163,6 +160,7 @@ impl Writer {
         let heads = LruCache::new(NonZeroUsize::new(heads_max).unwrap_or(NonZeroUsize::MIN));
         let mut writer = Self {
             fold_at: options.log_bytes_max,
+            unfolded_bytes: 0,
             connection,
             options,
             dictionary: Dictionary::default(),
@@ -206,16 +204,16 @@ impl Writer {
     }
 
     /// Works until every sender is gone and the queue is empty.
-    pub(super) fn run(mut self, requests: Requests) {
+    pub(super) fn run(mut self, requests: Receiver<Request>) {
         loop {
             let first = if self.filler.has_work() && !self.resting {
-                match requests.try_next() {
+                match requests.try_recv() {
                     Ok(request) => Some(request),
                     Err(TryRecvError::Empty) => None,
                     Err(TryRecvError::Disconnected) => break,
                 }
             } else {
-                match requests.next() {
+                match self.next(&requests) {
                     Some(request) => Some(request),
                     None => break,
                 }
@@ -227,8 +225,24 @@ impl Writer {
         }
     }
 
+    /// The next request. While nobody waits, a part of the log is folded, so that it is seldom folded whole before
+    /// somebody who does.
+    fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        if !self.has_much_to_fold() || self.resting {
+            return requests.recv().ok();
+        }
+        match requests.try_recv() {
+            Ok(request) => Some(request),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => {
+                self.fold_at_rest();
+                requests.recv().ok()
+            }
+        }
+    }
+
     /// One transaction: begin, what is queued, a slice of the index, commit, answers.
-    fn transaction(&mut self, first: Option<Request>, requests: &Requests) {
+    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
         let mut batch = Batch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
@@ -236,7 +250,7 @@ impl Writer {
         }
     }
 
-    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Requests) -> Result<(), Error> {
+    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
         if let Err(error) = self.sql("BEGIN IMMEDIATE", "beginning a transaction") {
             if let Some(request) = first {
@@ -250,7 +264,7 @@ impl Writer {
             self.handle(batch, request)?;
             fault::at(FaultPoint::RequestDone);
             let full = batch.answers.len() >= self.options.batch_max || batch.bytes >= self.options.batch_bytes_max;
-            next = if full { None } else { requests.try_next().ok() };
+            next = if full { None } else { requests.try_recv().ok() };
         }
         self.ledgers.write(&self.connection)?;
         fault::at(FaultPoint::LedgersWritten);
@@ -373,6 +387,7 @@ impl Writer {
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
         self.resting = false;
+        self.unfolded_bytes += batch.bytes;
         self.filler.committed();
         fault::at(FaultPoint::RunForgotten);
         self.filler.publish(batch.entries);
@@ -385,12 +400,7 @@ impl Writer {
             fault::at(FaultPoint::Answered);
         }
         fault::at(FaultPoint::AllAnswered);
-        let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        if log_bytes >= self.fold_at
-            && let Err(error) = self.fold_log()
-        {
-            tracing::warn!("the store's log stays at {log_bytes} bytes for now: {error}");
-        }
+        self.limit_log();
     }
 
     fn rolled_back(&mut self, batch: Batch, error: Error) {
@@ -426,25 +436,6 @@ impl Writer {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.letters_head, self.newest_letter);
-    }
-
-    /// Moves the write-ahead log into the file. Left to SQLite, this would happen inside some commit; left to
-    /// another thread, it would never catch up with a writer that does not pause.
-    fn fold_log(&mut self) -> Result<(), Error> {
-        fault::at(FaultPoint::BeforeFold);
-        let started = Instant::now();
-        let failed = failed("folding the log into the store");
-        // What is read for long, such as a backup, must not hold up what is written.
-        self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
-        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        self.connection.busy_timeout(super::schema::BUSY_TIME_MAX).map_err(&failed)?;
-        let busy: i64 = folded.map_err(&failed)?;
-        fault::at(FaultPoint::Folded);
-        // A reader in the way: try again when the log has grown by half, not at every commit.
-        let log_bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
-        tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
-        Ok(())
     }
 
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {

@@ -1,0 +1,65 @@
+//! Folding the write-ahead log into the file.
+//!
+//! Left to SQLite, this would happen inside some commit; left to another thread, it would never catch up with a writer
+//! that does not pause. So the writer does it: a part whenever nobody waits for it, and all of it when the log has grown
+//! to its limit, whoever waits. What is not folded yet is as durable as what is.
+
+use super::fault::{self, FaultPoint};
+use super::writer::Writer;
+use super::{Error, failed};
+use std::time::{Duration, Instant};
+
+/// Bytes of events after which the log is folded when nobody waits: some milliseconds of work.
+const AT_REST_BYTES: usize = 2 << 20;
+
+/// How long folding the log may wait for readers of what is to be folded.
+const FOLD_WAIT_MAX: Duration = Duration::from_millis(50);
+
+impl Writer {
+    /// Whether there is enough for a pause in the work.
+    pub(super) fn has_much_to_fold(&self) -> bool {
+        self.unfolded_bytes >= AT_REST_BYTES
+    }
+
+    /// Folds what no reader still needs in the log, without waiting for any. The log is written from its beginning again
+    /// once all of it is folded.
+    pub(super) fn fold_at_rest(&mut self) {
+        self.unfolded_bytes = 0;
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::warn!("the store's log is not folded for now: {error}");
+        }
+    }
+
+    /// Folds the log where it has grown to its limit.
+    pub(super) fn limit_log(&mut self) {
+        let log_bytes = self.log_bytes();
+        if log_bytes >= self.fold_at
+            && let Err(error) = self.fold_log()
+        {
+            tracing::warn!("the store's log stays at {log_bytes} bytes for now: {error}");
+        }
+    }
+
+    /// Folds the whole log and cuts it off.
+    pub(super) fn fold_log(&mut self) -> Result<(), Error> {
+        fault::at(FaultPoint::BeforeFold);
+        let started = Instant::now();
+        let failed = failed("folding the log into the store");
+        // What is read for long, such as a backup, must not hold up what is written.
+        self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        self.connection.busy_timeout(super::schema::BUSY_TIME_MAX).map_err(&failed)?;
+        let busy: i64 = folded.map_err(&failed)?;
+        fault::at(FaultPoint::Folded);
+        self.unfolded_bytes = 0;
+        // A reader in the way: try again when the log has grown by half, not at every commit.
+        let log_bytes = self.log_bytes();
+        self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
+        tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
+        Ok(())
+    }
+
+    fn log_bytes(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+}
