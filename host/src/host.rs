@@ -15,8 +15,8 @@ use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, Outcome, Position};
 use crate::plugin::FileWatch;
 use crate::status::{
-    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, ParkedItem, ParkedStatus, PluginStatus, Readiness, Reloaded,
-    SourceProgress, Status, StoreStatus,
+    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, ParkedItem, ParkedStatus, PluginStatus,
+    Readiness, Reloaded, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore, Letters};
 use parts::Parts;
@@ -206,10 +206,10 @@ impl Host {
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,
-            kafka: parts.topics.as_ref().map(|topics| KafkaStatus {
-                brokers: topics.brokers().to_owned(),
-                topics: topics.notes(),
-            }),
+            kafka: parts
+                .topics
+                .as_ref()
+                .map(|topics| KafkaStatus { brokers: topics.brokers().to_owned(), topics: topics.notes() }),
             sources: parts.source_statuses(),
             subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.iter().map(|projection| projection.status()).collect(),
@@ -293,7 +293,8 @@ impl Host {
     fn counts(&self) -> (Vec<CommandStatus>, ParkedStatus) {
         let mut reader = self.reader.lock().expect("no holder panics");
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
-        let (newest, total) = reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
+        let (newest, total) =
+            reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(ParkedItem::from).collect();
         (commands, ParkedStatus { total, newest })

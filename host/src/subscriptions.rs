@@ -9,8 +9,8 @@ mod handler;
 mod outbox;
 mod records;
 mod replay;
-mod transform;
 mod steps;
+mod transform;
 mod worker;
 
 pub use records::{RecordDelivery, RecordInbox, RecordOptions, RecordSubscription};

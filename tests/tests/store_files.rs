@@ -253,7 +253,7 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
             let (store, over) = (&store, &over);
             scope.spawn(move || {
                 let numbers = (0..).take_while(|_| !over.load(Ordering::Relaxed));
-                numbers.for_each(|n: u64| drop(record(store, &order(n % 5), 1 + writer)));
+                numbers.for_each(|n: u64| _ = record(store, &order(n % 5), 1 + writer));
             });
         }
         let copy = |n: usize| {

@@ -24,7 +24,8 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
 /// Runs all tests. They find the host and the plugins by `WASMILL_BIN` and `WASMILL_PLUGINS`.
 pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     if let Some(reason) = kafka::missing() {
-        let left_out = format!("left out: the tests of real_kafka.rs and kafka_*.rs, which need a real broker. {reason}");
+        let left_out =
+            format!("left out: the tests of real_kafka.rs and kafka_*.rs, which need a real broker. {reason}");
         match std::env::var("CI") {
             Ok(ci) if ci == "true" => bail!("{left_out}"),
             _ => eprintln!("{left_out}"),

@@ -9,9 +9,12 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// An aggregate's id and a ledger's name.
+type Key = (Arc<str>, Arc<str>);
+
 /// By aggregate and ledger the first command that is owed, by its number.
 #[derive(Default)]
-pub(super) struct Owed(HashMap<(Arc<str>, Arc<str>), u64>);
+pub(super) struct Owed(HashMap<Key, u64>);
 
 impl Owed {
     /// This command comes back to its source.
@@ -40,7 +43,7 @@ impl Owed {
     }
 }
 
-fn place(command: &Command) -> Option<((Arc<str>, Arc<str>), u64)> {
+fn place(command: &Command) -> Option<(Key, u64)> {
     let Origin { ledger, last, .. } = command.origin.as_ref()?;
     Some(((command.stream.aggregate_id.clone(), ledger.clone()), *last))
 }

@@ -37,7 +37,10 @@ impl Refusal {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method; commands, queries and what changes something are POST, the rest GET")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "wrong method; commands, queries and what changes something are POST, the rest GET",
+        )
     }
 }
 

@@ -80,7 +80,18 @@ fn sources(sources: &[SourceStatus]) -> Table {
         ("NEXT OFFSETS", Left),
     ]);
     for source in sources {
-        let SourceStatus { name, topics, group, subscriber: _, state, error, handled, in_flight, rebalances: _, partitions } = source;
+        let SourceStatus {
+            name,
+            topics,
+            group,
+            subscriber: _,
+            state,
+            error,
+            handled,
+            in_flight,
+            rebalances: _,
+            partitions,
+        } = source;
         // What another member of the group reads is not this host's to be behind with.
         let own = || partitions.iter().filter(|partition| partition.assigned);
         let behind: u64 = own().map(|partition| partition.end.saturating_sub(partition.next)).sum();

@@ -82,7 +82,9 @@ fn human(stream: &StreamId, outcome: &Outcome) -> Result<(), Failure> {
         Outcome::Conflict { actual, expected } => {
             Err(Failure::failed(format!("conflict: {stream} is at version {actual}, expected {expected}")))
         }
-        Outcome::IdReused { reason } | Outcome::Archived { reason } | Outcome::Failed { reason } => Err(Failure::failed(reason)),
+        Outcome::IdReused { reason } | Outcome::Archived { reason } | Outcome::Failed { reason } => {
+            Err(Failure::failed(reason))
+        }
         Outcome::Busy { retry_after_ms } => {
             Err(Failure::failed(format!("the host is busy; send again in {retry_after_ms} ms")))
         }

@@ -129,7 +129,9 @@ impl Parts {
     /// Nothing here waits for a real cluster: it may come later.
     fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka) -> Result<(), Error> {
         let connection = match &kafka.brokers {
-            Brokers::Addresses(brokers) => Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?,
+            Brokers::Addresses(brokers) => {
+                Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?
+            }
             Brokers::Embedded => {
                 let program = std::env::current_exe().map_err(|error| {
                     Error::One(format!("can't find the program to start a development broker: {error}"))

@@ -25,9 +25,7 @@ pub(super) fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
 }
 
 fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
-    more.fold(headers, |headers, header| {
-        headers.insert(Header { key: &header.name, value: header.value.as_deref() })
-    })
+    more.fold(headers, |headers, header| headers.insert(Header { key: &header.name, value: header.value.as_deref() }))
 }
 
 /// The headers of the record: CloudEvents attributes, correlation and causation, then the guest's own. Where the

@@ -127,11 +127,7 @@ fn a_full_manifest_is_read_as_written() {
             )]
             .into(),
         }),
-        plugins: [
-            ("orders".into(), orders),
-            ("warehouse".into(), Plugin::new("/plugins/warehouse.wasm")),
-        ]
-        .into(),
+        plugins: [("orders".into(), orders), ("warehouse".into(), Plugin::new("/plugins/warehouse.wasm"))].into(),
         sources: [(
             "baskets".into(),
             Source {
@@ -191,7 +187,9 @@ const REFUSED: &[(&str, &[&str])] = &[
     // Unknown keys
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
-        &["3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, in_flight_max, attempts_max, snapshot_every, limits"],
+        &[
+            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, in_flight_max, attempts_max, snapshot_every, limits",
+        ],
     ),
     (
         "colour = 1",
@@ -312,8 +310,10 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[kafka]\nbrokers = 'embedded'\n[sink]\ntransactional_id = 'x'\n[sinks.a]\nevents = ['**']\ntopic = 't'\n\
          transactional_id = 'x'",
-        &["5:8: `sinks.a` and `sink` have the same `transactional_id` \"x\" and would fence each other: give each its \
-           own, or leave it out"],
+        &[
+            "5:8: `sinks.a` and `sink` have the same `transactional_id` \"x\" and would fence each other: give each its \
+           own, or leave it out",
+        ],
     ),
     // Subscriptions
     (

@@ -53,7 +53,7 @@ impl Matching {
 fn has(value: &Value, path: &str, wanted: &str) -> bool {
     match find(value, path) {
         Some(Value::String(text)) => text == wanted,
-        Some(other) => other.to_string() == wanted,
+        Some(other) => format!("{other}") == wanted,
         None => false,
     }
 }

@@ -107,8 +107,11 @@ impl Scout {
 
     /// A partition in trouble must not keep the others waiting.
     fn open_all(&mut self) -> Result<(), String> {
-        let unopened = self.view.unopened().into_iter();
-        unopened.fold(Ok(()), |result, partition| result.and(self.open(partition)))
+        let mut result = Ok(());
+        for partition in self.view.unopened() {
+            result = result.and(self.open(partition));
+        }
+        result
     }
 
     /// The partitions of the topics that are there, and what is wrong with the others. An error where no broker

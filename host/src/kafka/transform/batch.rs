@@ -105,14 +105,14 @@ impl Batch {
 
     /// The record and the message at a place among all messages.
     fn find(&self, place: usize) -> (usize, &Message) {
-        let all = self.outputs.iter().enumerate().flat_map(|(index, output)| {
+        let mut all = self.outputs.iter().enumerate().flat_map(|(index, output)| {
             let messages = match output {
                 Output::Messages(messages) => &messages[..],
                 Output::Letter(message) => std::slice::from_ref(&**message),
             };
             messages.iter().map(move |message| (index, message))
         });
-        all.skip(place).next().expect("it was sent")
+        all.nth(place).expect("it was sent")
     }
 }
 

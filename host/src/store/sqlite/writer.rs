@@ -5,9 +5,9 @@
 //! so the others in its transaction are not touched. When the database itself fails, the whole transaction is
 //! rolled back, everybody in it is told, and what memory knew is read again from the file.
 
-use super::fault::{self, FaultPoint};
 use super::amendments::Amendment;
 use super::appends::Head;
+use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
@@ -48,7 +48,10 @@ impl Request {
         match self {
             Self::Append { done, .. } => done(Err(error)),
             Self::Advance(_, done) => done(Err(error)),
-            Self::Published { done, .. } | Self::Park(_, _, done) | Self::StartLedger { done, .. } | Self::Amend(_, done) => {
+            Self::Published { done, .. }
+            | Self::Park(_, _, done)
+            | Self::StartLedger { done, .. }
+            | Self::Amend(_, done) => {
                 done(Err(error));
             }
         }

@@ -50,6 +50,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    #[expect(clippy::too_many_arguments, reason = "it takes over what `RecordSubscription::start` has prepared")]
     pub(super) fn new(
         slot: Arc<Slot>,
         options: RecordOptions,
