@@ -9,6 +9,7 @@ mod commands;
 mod dead_letters;
 mod events;
 mod guard;
+mod long_body;
 mod metrics;
 mod operations;
 mod queries;
@@ -22,7 +23,7 @@ use answer::Refusal;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use std::io;
@@ -134,6 +135,7 @@ fn router(server: Server) -> Router {
         .method_not_allowed_fallback(async || Refusal::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
+        .layer(from_fn_with_state(body_max, long_body::refuse))
         .layer(from_fn(guard::refuse_foreign_pages))
         .with_state(server)
 }

@@ -36,6 +36,10 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
+    pub(super) fn body_too_long() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than the manifest's `api.body_mib` allows")
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -71,10 +75,7 @@ impl From<JsonRejection> for Refusal {
 impl From<BytesRejection> for Refusal {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let text = "the body is longer than the manifest's `api.body_mib` allows";
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_long(),
             status => Self::new(status, rejection.body_text()),
         }
     }
