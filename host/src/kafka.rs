@@ -9,6 +9,7 @@
 pub mod admin;
 mod connection;
 mod context;
+mod deliveries;
 pub mod dev_broker;
 mod message;
 mod naming;

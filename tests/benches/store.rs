@@ -4,13 +4,12 @@
 mod raw_inserts;
 
 use raw_inserts::raw_inserts;
-use std::sync::Arc;
 use std::time::Instant;
 use wasmill::filter::Filter;
-use wasmill::model::{Command, NewEvent, Position, StreamId, now_ms};
+use wasmill::model::{NewEvent, Position, StreamId};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 use wasmill::store::{Append, Decision, EventStore};
-use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, PAYLOAD};
+use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, PAYLOAD, command};
 use wasmill_tests::report::{Report, in_turn};
 
 /// Events in one measurement.
@@ -62,24 +61,10 @@ fn append_and_read(read: &mut Vec<f64>) -> f64 {
 }
 
 fn appended(streams: &[StreamId], number: u64) -> Append {
-    let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
     let (stream, version) = (&streams[(number % STREAMS) as usize], number / STREAMS);
-    let command = Command {
-        stream: stream.clone(),
-        name: "AddItems".into(),
-        payload: PAYLOAD.into(),
-        correlation_id: id.clone(),
-        causation_id: id.clone(),
-        id,
-        time_ms: now_ms(),
-        headers: Vec::new(),
-        origin: None,
-        durable_id: false,
-        expected: None,
-    };
     let event = NewEvent { name: "ItemsAdded".into(), payload: PAYLOAD.into() };
     let expected = wasmill::model::ExpectedVersion::Exact(wasmill::model::Version(version));
-    Append { command: Arc::new(command), expected, decision: Decision::Events(vec![event]) }
+    Append { command: command(stream.clone(), "AddItems".into()), expected, decision: Decision::Events(vec![event]) }
 }
 
 fn read_all(store: &SqliteStore) -> f64 {

@@ -219,21 +219,8 @@ impl Sender {
     }
 
     fn command(&self, number: u64) -> Arc<Command> {
-        let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
         let aggregate = &self.ids[(number % self.ids.len() as u64) as usize];
-        Arc::new(Command {
-            stream: StreamId::new(self.aggregate_type.clone(), aggregate.clone()),
-            name: self.name.clone(),
-            payload: PAYLOAD.into(),
-            correlation_id: id.clone(),
-            causation_id: id.clone(),
-            id,
-            time_ms: now_ms(),
-            headers: Vec::new(),
-            origin: None,
-            durable_id: false,
-            expected: None,
-        })
+        command(StreamId::new(self.aggregate_type.clone(), aggregate.clone()), self.name.clone())
     }
 
     fn measured(self, commands: u64, elapsed: Duration) -> Measured {
@@ -243,4 +230,22 @@ impl Sender {
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
         Measured { rate: commands as f64 / elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
     }
+}
+
+/// A command with the payload of all measurements and an id of its own.
+pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
+    let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+    Arc::new(Command {
+        stream,
+        name,
+        payload: PAYLOAD.into(),
+        correlation_id: id.clone(),
+        causation_id: id.clone(),
+        id,
+        time_ms: now_ms(),
+        headers: Vec::new(),
+        origin: None,
+        durable_id: false,
+        expected: None,
+    })
 }

@@ -2,6 +2,7 @@
 
 use crate::model::Message;
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
 use std::fmt::Write;
 
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
@@ -16,15 +17,23 @@ pub(super) enum Envelope {
     Bare,
 }
 
-/// The headers of the record.
-pub(super) fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
+/// The record. Its acknowledgement comes with the number.
+pub(super) fn record(number: usize, message: &Message, envelope: Envelope) -> BaseRecord<'_, [u8], [u8], usize> {
+    let mut record = BaseRecord::with_opaque_to(&message.topic, number).headers(headers(message, envelope));
+    (record.key, record.payload) = (message.key.as_deref(), message.payload.as_deref());
+    record.partition = message.partition;
+    record
+}
+
+fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
     match envelope {
         Envelope::CloudEvent => cloud_event(message),
         Envelope::Bare => insert(OwnedHeaders::new_with_capacity(message.headers.len()), message.headers.iter()),
     }
 }
 
-fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
+/// Adds headers, in their order.
+pub(super) fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
     more.fold(headers, |headers, header| headers.insert(Header { key: &header.name, value: header.value.as_deref() }))
 }
 

@@ -5,14 +5,13 @@
 
 use crate::kafka::admin::Admin;
 use crate::kafka::context::Context;
-use crate::kafka::{Connection, Error, client_error, trouble};
+use crate::kafka::deliveries::{Deliveries, DeliveryContext};
+use crate::kafka::{Connection, Error, client_error, message, trouble};
 use crate::model::Header;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header as NativeHeader, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ pub struct NotTaken {
 /// Sends records to one topic.
 pub struct Producer {
     topic: String,
-    producer: ThreadedProducer<Deliveries>,
+    producer: ThreadedProducer<DeliveryContext<Arc<Shared>>>,
     counts: Arc<Shared>,
 }
 
@@ -72,7 +71,7 @@ impl Producer {
         }
         let counts = Arc::new(Shared::default());
         let context = Context::new("produce", admin.client.client().context().health().clone());
-        let context = Deliveries { context, counts: counts.clone() };
+        let context = DeliveryContext { context, deliveries: counts.clone() };
         let config = config(&admin.connection);
         let producer = config.create_with_context(context).map_err(|error| client_error("produce", error))?;
         Ok(Self { topic: topic.to_owned(), producer, counts })
@@ -139,50 +138,19 @@ fn native<'a>(topic: &'a str, number: u64, record: &'a NewRecord) -> BaseRecord<
     native.timestamp = record.time_ms.and_then(|time_ms| i64::try_from(time_ms).ok());
     if !record.headers.is_empty() {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let add = |headers: OwnedHeaders, header: &Header| {
-            headers.insert(NativeHeader { key: &header.name, value: header.value.as_deref() })
-        };
-        native.headers = Some(record.headers.iter().fold(headers, add));
+        native.headers = Some(message::insert(headers, record.headers.iter()));
     }
     native
 }
 
-/// Hears of acknowledgements.
-struct Deliveries {
-    context: Context,
-    counts: Arc<Shared>,
-}
-
-impl ClientContext for Deliveries {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.context.generate_oauth_token(config)
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let mut counts = self.counts.counts.lock().expect("no holder panics");
+impl Deliveries for Arc<Shared> {
+    fn ended(&self, _: &Context, number: usize, failure: Option<RDKafkaErrorCode>) {
+        let mut counts = self.counts.lock().expect("no holder panics");
         counts.pending -= 1;
-        match result {
-            Ok(_) => counts.acknowledged += 1,
-            Err((error, _)) => {
-                counts.note(number as u64, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));
-            }
+        match failure {
+            None => counts.acknowledged += 1,
+            Some(code) => counts.note(number as u64, code),
         }
-        self.counts.changed.notify_all();
+        self.changed.notify_all();
     }
 }

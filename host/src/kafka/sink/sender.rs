@@ -6,14 +6,13 @@
 use super::View;
 use super::publisher::Interruption;
 use crate::kafka::context::Context;
+use crate::kafka::deliveries::{Deliveries, DeliveryContext};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Error, client_error};
 use crate::model::Message;
 use rdkafka::ClientConfig;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 const REST_MAX: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-pub(super) type Producer = ThreadedProducer<SenderContext>;
+pub(super) type Producer = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
 
 /// A message that was not delivered: its place in the batch, and why.
 pub(super) type Failed = (usize, RDKafkaErrorCode);
@@ -44,13 +43,13 @@ pub(super) struct Sender {
     config: ClientConfig,
     /// `None` until the first use and after a fatal error.
     producer: Option<Producer>,
-    deliveries: Arc<Deliveries>,
+    deliveries: Arc<OnTheirWay>,
 }
 
 impl Sender {
     /// On the thread that will send: it is the one that acknowledgements wake.
     pub(super) fn new(sink: &Arc<str>, config: ClientConfig, style: Style, view: Arc<View>) -> Result<Self, Error> {
-        let deliveries = Arc::new(Deliveries { sender: std::thread::current(), counts: Mutex::default() });
+        let deliveries = Arc::new(OnTheirWay { sender: std::thread::current(), counts: Mutex::default() });
         let mut sender = Self { sink: sink.clone(), style, view, config, producer: None, deliveries };
         sender.producer()?;
         Ok(sender)
@@ -87,7 +86,7 @@ impl Sender {
                 }
             };
             deliveries.sent();
-            let Err((error, _)) = producer.send(record(index, message, envelope)) else { return Ok(Ok(())) };
+            let Err((error, _)) = producer.send(message::record(index, message, envelope)) else { return Ok(Ok(())) };
             deliveries.unsent();
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) if deliveries.pending() > 0 => {
@@ -104,7 +103,7 @@ impl Sender {
     pub(super) fn producer(&mut self) -> Result<&Producer, Error> {
         if self.producer.is_none() {
             let client = format!("sink {}", self.sink);
-            let context = SenderContext {
+            let context = DeliveryContext {
                 context: Context::new(client.as_str(), self.view.health.clone()),
                 deliveries: self.deliveries.clone(),
             };
@@ -164,17 +163,8 @@ impl Sender {
     }
 }
 
-fn record(index: usize, message: &Message, envelope: Envelope) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut record = BaseRecord::with_opaque_to(&message.topic, index);
-    record.partition = message.partition;
-    record.key = message.key.as_deref();
-    record.payload = message.payload.as_deref();
-    record.headers = Some(message::headers(message, envelope));
-    record
-}
-
 /// What is sent and not acknowledged.
-struct Deliveries {
+pub(super) struct OnTheirWay {
     sender: std::thread::Thread,
     counts: Mutex<Counts>,
 }
@@ -187,7 +177,7 @@ struct Counts {
     failed: Vec<Failed>,
 }
 
-impl Deliveries {
+impl OnTheirWay {
     fn sent(&self) {
         self.counts.lock().expect("no holder panics").pending += 1;
     }
@@ -218,43 +208,11 @@ impl Deliveries {
     }
 }
 
-/// Hears of acknowledgements.
-pub(super) struct SenderContext {
-    context: Context,
-    deliveries: Arc<Deliveries>,
-}
-
-impl ClientContext for SenderContext {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-
-    fn stats_raw(&self, json: &[u8]) {
-        self.context.stats_raw(json);
-    }
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.context.generate_oauth_token(config)
-    }
-}
-
-impl ProducerContext for SenderContext {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let failure = match result {
-            Ok(_) => None,
-            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
-        };
-        if failure.is_none() && self.context.health().trouble().is_some() {
-            self.context.health().answered();
+impl Deliveries for Arc<OnTheirWay> {
+    fn ended(&self, context: &Context, index: usize, failure: Option<RDKafkaErrorCode>) {
+        if failure.is_none() && context.health().trouble().is_some() {
+            context.health().answered();
         }
-        self.deliveries.acknowledged(index, failure);
+        self.acknowledged(index, failure);
     }
 }

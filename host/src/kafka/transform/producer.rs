@@ -4,15 +4,14 @@
 
 use super::{ANSWER_MAX, Config, View};
 use crate::kafka::context::Context;
+use crate::kafka::deliveries::{Deliveries, DeliveryContext};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Connection, Error, client_error};
 use crate::model::Message;
 use rdkafka::TopicPartitionList;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(super) type Failed = (usize, RDKafkaErrorCode);
 
 /// See the module.
 pub(super) struct Producer {
-    producer: BaseProducer<Deliveries>,
+    producer: BaseProducer<DeliveryContext<NotTaken>>,
     config: Arc<Config>,
     transactional_id: String,
     view: Arc<View>,
@@ -56,15 +55,15 @@ impl Producer {
         view: &Arc<View>,
     ) -> Result<Self, Error> {
         let client = format!("source {}", config.name);
-        let deliveries =
-            Deliveries { context: Context::new(client.as_str(), view.health.clone()), failed: Mutex::default() };
+        let context = Context::new(client.as_str(), view.health.clone());
+        let context = DeliveryContext { context, deliveries: NotTaken::default() };
         let mut settings = connection.transactional_producer(&config.name, transactional_id);
         // While a transaction of a host that was killed is open, nobody learns where its partitions go on.
         if settings.get(TIMEOUT).is_none() {
             settings.set(TIMEOUT, "10000");
         }
-        let producer: BaseProducer<Deliveries> =
-            settings.create_with_context(deliveries).map_err(|error| client_error(&client, error))?;
+        let producer: BaseProducer<DeliveryContext<NotTaken>> =
+            settings.create_with_context(context).map_err(|error| client_error(&client, error))?;
         connection.log_in(producer.client())?;
         Ok(Self { producer, config: config.clone(), transactional_id: transactional_id.to_owned(), view: view.clone() })
     }
@@ -95,7 +94,7 @@ impl Producer {
             self.check_stop()?;
             self.producer.poll(POLL);
         }
-        failed.append(&mut self.producer.context().failed.lock().expect("no holder panics"));
+        failed.append(&mut self.producer.context().deliveries.0.lock().expect("no holder panics"));
         if !failed.is_empty() {
             self.check_fatal()?;
             self.abort()?;
@@ -129,7 +128,7 @@ impl Producer {
         message: &Message,
         envelope: Envelope,
     ) -> Result<Result<(), RDKafkaErrorCode>, Broken> {
-        let mut record = record(index, message, envelope);
+        let mut record = message::record(index, message, envelope);
         loop {
             let (error, unsent) = match self.producer.send(record) {
                 Ok(()) => return Ok(Ok(())),
@@ -149,7 +148,11 @@ impl Producer {
     }
 
     /// Makes a call that blocks, and makes it again for as long as librdkafka says that this may help.
-    fn call(&self, what: &str, call: impl Fn(&BaseProducer<Deliveries>) -> KafkaResult<()>) -> Result<(), Broken> {
+    fn call(
+        &self,
+        what: &str,
+        call: impl Fn(&BaseProducer<DeliveryContext<NotTaken>>) -> KafkaResult<()>,
+    ) -> Result<(), Broken> {
         loop {
             self.check_stop()?;
             let Err(error) = call(&self.producer) else { return Ok(()) };
@@ -191,42 +194,14 @@ impl Producer {
     }
 }
 
-fn record(index: usize, message: &Message, envelope: Envelope) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut record = BaseRecord::with_opaque_to(&message.topic, index).headers(message::headers(message, envelope));
-    (record.key, record.payload) = (message.key.as_deref(), message.payload.as_deref());
-    record.partition = message.partition;
-    record
-}
+/// What Kafka did not take of what is sent.
+#[derive(Default)]
+struct NotTaken(Mutex<Vec<Failed>>);
 
-/// Hears of acknowledgements, on the thread that polls.
-struct Deliveries {
-    context: Context,
-    failed: Mutex<Vec<Failed>>,
-}
-
-impl ClientContext for Deliveries {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.context.generate_oauth_token(config)
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, _)) = result {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            self.failed.lock().expect("no holder panics").push((index, code));
+impl Deliveries for NotTaken {
+    fn ended(&self, _: &Context, index: usize, failure: Option<RDKafkaErrorCode>) {
+        if let Some(code) = failure {
+            self.0.lock().expect("no holder panics").push((index, code));
         }
     }
 }
