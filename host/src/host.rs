@@ -259,11 +259,11 @@ impl Host {
 
     /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.
     pub async fn wait_source(&self, name: &str, handled: u64, timeout: Duration) -> Option<SourceProgress> {
-        let source = self.parts.sources.iter().find(|source| source.name() == name)?;
-        let mut progress = source.progress();
+        let mut progress = self.parts.source_progress(name)?;
         // In either case the answer is where it is now.
         let _ = tokio::time::timeout(timeout, progress.wait_for(|sum| *sum >= handled)).await;
-        Some(drain::source_progress(source))
+        let status = self.parts.source_statuses().into_iter().find(|source| source.name == name)?;
+        Some(drain::source_progress(status))
     }
 
     /// Loads a plugin's file anew.

@@ -79,7 +79,8 @@ fn a_reader_of_committed_messages_has_each_once_through_kills() {
         handled(&host, produced as u64 - 500 + 50 * round);
         host.crash();
     }
-    handled(&host, produced as u64);
+    let progress = host.get(&format!("/v1/sources/wishes/wait?handled={produced}&timeout_ms=60000"));
+    assert_eq!((progress.status, &progress.body["handled"]), (200, &json!(produced)), "{:#}", progress.body);
     host.drained();
     assert_eq!(topics.told(&kafka), once_each(produced));
     let status = host.status();

@@ -3,7 +3,7 @@
 use super::parts::Parts;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
-use crate::status::{Drained, PartitionProgress, SourceProgress};
+use crate::status::{Drained, PartitionProgress, SourceProgress, SourceStatus};
 use crate::subscriptions::{RecordSubscription, Subscription};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -38,8 +38,8 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
 }
 
 /// How far a source has come.
-pub(super) fn source_progress(source: &Source) -> SourceProgress {
-    let partitions = source.status().partitions.into_iter();
+pub(super) fn source_progress(source: SourceStatus) -> SourceProgress {
+    let partitions = source.partitions.into_iter();
     let partitions: Vec<_> = partitions
         .map(|found| PartitionProgress { topic: found.topic, partition: found.partition, next: found.next })
         .collect();

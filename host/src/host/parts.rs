@@ -16,6 +16,7 @@ use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// The parts, in the order in which data goes through them.
 pub(super) struct Parts {
@@ -199,6 +200,12 @@ impl Parts {
         Ok(())
     }
 
+    /// Wakes its holder when a source has handled more.
+    pub(super) fn source_progress(&self, name: &str) -> Option<watch::Receiver<u64>> {
+        let source = self.sources.iter().find(|source| source.name() == name).map(Source::progress);
+        source.or_else(|| self.transforms.iter().find(|transform| transform.name() == name).map(Transform::progress))
+    }
+
     /// What the sources do, and what is in the way of those that get their records.
     pub(super) fn source_statuses(&self) -> Vec<SourceStatus> {
         let mut statuses: Vec<_> = self.sources.iter().map(Source::status).collect();
@@ -268,7 +275,7 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
         let of_source: Vec<String> = match &source.target {
-            Target::Commands(commands) => command_problems(name, commands, &served).collect(),
+            Target::Commands(commands) => command_problems(name, commands, &served),
             Target::Deliveries(deliveries) => {
                 let transaction = transaction_problem(name, deliveries, manifest.kafka.as_ref());
                 transaction.into_iter().chain(delivery_problem(name, &deliveries.subscriber, catalog)).collect()
@@ -291,18 +298,14 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
 
 /// What is wrong with a source whose commands nobody would understand. Names that stand in the records are not known
 /// yet: a record with a wrong one is parked.
-fn command_problems(
-    source: &str,
-    commands: &Commands,
-    served: &[(String, Arc<plugin::Plugin>)],
-) -> impl Iterator<Item = String> {
-    let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new().into_iter() };
+fn command_problems(source: &str, commands: &Commands, served: &[(String, Arc<plugin::Plugin>)]) -> Vec<String> {
+    let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
     let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| aggregate_type == aggregate) else {
-        return vec![format!("`sources.{source}.aggregate`: no plugin serves aggregate type {aggregate}")].into_iter();
+        return vec![format!("`sources.{source}.aggregate`: no plugin serves aggregate type {aggregate}")];
     };
     let known = match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
         Ok(names) => names.commands,
-        Err(error) => return vec![error.to_string()].into_iter(),
+        Err(error) => return vec![error.to_string()],
     };
     let named = [("command", commands.command.fixed()), ("tombstone", commands.tombstone.as_deref())];
     let unknown = named.into_iter().filter_map(|(key, name)| Some((key, name?)));
@@ -310,7 +313,7 @@ fn command_problems(
     let problem = |(key, name): (&str, &str)| {
         format!("`sources.{source}.{key}`: aggregate {aggregate} has no command {name}; it has {}", known.join(", "))
     };
-    unknown.map(problem).collect::<Vec<_>>().into_iter()
+    unknown.map(problem).collect()
 }
 
 /// What is wrong with a source that wants transactions where there are none.

@@ -27,6 +27,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
 use view::View;
 use worker::Worker;
 
@@ -110,6 +111,11 @@ impl Transform {
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
     pub fn status(&self) -> SourceStatus {
         self.view.status(&self.config)
+    }
+
+    /// Wakes its holder when more is done: the sum of the partitions' next offsets.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.view.progress()
     }
 
     /// Asks the brokers for the ends of its partitions. Blocks up to their answer.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// How long a transaction may take to end once the transform is to stop.
 const FINISH_MAX: Duration = Duration::from_secs(3);
@@ -18,6 +19,8 @@ pub(super) struct View {
     stop_asked: OnceLock<Instant>,
     worker: OnceLock<Thread>,
     facts: Mutex<Facts>,
+    /// The sum of the partitions' `next`.
+    progress: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -42,10 +45,23 @@ struct Partition {
     assigned: bool,
 }
 
+impl Facts {
+    /// Everything of a partition before an offset is done.
+    fn pass(&mut self, partition: &TopicPartition, next: u64) {
+        if let Some(found) = self.partitions.get_mut(partition) {
+            (found.next, found.end) = (found.next.max(next), found.end.max(next));
+        }
+    }
+
+    fn handled(&self) -> u64 {
+        self.partitions.values().map(|found| found.next).sum()
+    }
+}
+
 impl View {
     pub(super) fn new(health: Health) -> Self {
         let (stop_asked, worker, facts) = Default::default();
-        Self { health, stop_asked, worker, facts }
+        Self { health, stop_asked, worker, facts, progress: watch::Sender::new(0) }
     }
 
     /// Who is woken by `stop`.
@@ -85,9 +101,10 @@ impl View {
 
     /// A partition is read, from `next` on.
     pub(super) fn assigned(&self, partition: TopicPartition, next: u64, end: u64, lost: Option<String>) {
-        let mut facts = self.facts();
-        facts.partitions.insert(partition, Partition { next, end, assigned: true });
-        facts.lost.extend(lost);
+        self.change(|facts| {
+            facts.partitions.insert(partition, Partition { next, end, assigned: true });
+            facts.lost.extend(lost);
+        });
     }
 
     pub(super) fn revoked(&self, partition: &TopicPartition) {
@@ -117,26 +134,16 @@ impl View {
 
     /// Everything before these offsets is committed, and nothing is in the way.
     pub(super) fn reached<'p>(&self, offsets: impl Iterator<Item = (&'p TopicPartition, u64)>) {
-        let mut facts = self.facts();
-        for (partition, next) in offsets {
-            if let Some(found) = facts.partitions.get_mut(partition) {
-                found.next = found.next.max(next);
-                found.end = found.end.max(next);
-            }
-        }
-        (facts.in_flight, facts.error) = (0, None);
-        drop(facts);
+        self.change(|facts| {
+            offsets.for_each(|(partition, next)| facts.pass(partition, next));
+            (facts.in_flight, facts.error) = (0, None);
+        });
         self.health.answered();
     }
 
     /// There was nothing to do before these offsets.
     pub(super) fn passed(&self, offsets: impl Iterator<Item = (TopicPartition, u64)>) {
-        let mut facts = self.facts();
-        for (partition, next) in offsets {
-            if let Some(found) = facts.partitions.get_mut(&partition) {
-                (found.next, found.end) = (found.next.max(next), found.end.max(next));
-            }
-        }
+        self.change(|facts| offsets.for_each(|(partition, next)| facts.pass(&partition, next)));
     }
 
     pub(super) fn ends_at(&self, partition: &TopicPartition, end: u64) {
@@ -175,7 +182,7 @@ impl View {
             subscriber: Some(config.deliveries.subscriber.clone()),
             state,
             error,
-            handled: facts.partitions.values().map(|found| found.next).sum(),
+            handled: facts.handled(),
             in_flight: facts.in_flight as u64,
             rebalances: facts.rebalances,
             partitions: facts.partitions.iter().map(status).collect(),
@@ -193,6 +200,21 @@ impl View {
         } else {
             (State::Running, (!facts.lost.is_empty()).then(|| facts.lost.join("; ")))
         }
+    }
+
+    /// Wakes its holder when the sum of the partitions' `next` has changed.
+    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// Changes the facts and tells of progress, if there is any.
+    fn change(&self, change: impl FnOnce(&mut Facts)) {
+        let handled = {
+            let mut facts = self.facts();
+            change(&mut facts);
+            facts.handled()
+        };
+        self.progress.send_if_modified(|known| std::mem::replace(known, handled) != handled);
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
