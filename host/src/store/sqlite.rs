@@ -52,9 +52,11 @@ pub struct Options {
     pub batch_max: usize,
     /// Bytes of payload in one transaction, at which it is closed.
     pub batch_bytes_max: usize,
-    /// Events in one run of the stream index.
+    /// Events that make a run of the stream index.
     pub index_run: usize,
-    /// Events of a run that go into the stream index with one transaction.
+    /// Streams whose new events make a run, where that comes first.
+    pub index_run_streams: usize,
+    /// Rows of a run that go into the stream index with one transaction.
     pub index_slice: usize,
     /// Streams whose version the writer keeps in memory; at least `batch_max`.
     pub heads_max: usize,
@@ -74,7 +76,9 @@ impl Default for Options {
             queue_max: 8_192,
             batch_max: 2_000,
             batch_bytes_max: 8 << 20,
-            index_run: 20_000,
+            // The more events a stream has in a run, the fewer pages each of them costs.
+            index_run: 100_000,
+            index_run_streams: 20_000,
             // A few milliseconds.
             index_slice: 1_000,
             heads_max: 200_000,

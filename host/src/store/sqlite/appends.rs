@@ -1,7 +1,7 @@
 //! Appending: dedup, expected version, positions, rows.
 
 use super::fault::{self, FaultPoint};
-use super::stream_index::Key;
+use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::writer::{Batch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{Command, DeadLetter, Header, NewEvent, Outcome, Position, RecordedEvent, StreamId, Version};
@@ -185,19 +185,23 @@ impl Writer {
         }
         let version = match self.index.recent_version(key) {
             Some(version) => version,
-            None => self
-                .connection
-                .prepare_cached(
-                    "SELECT version FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
-                     ORDER BY version DESC LIMIT 1",
-                )
-                .and_then(|mut select| select.query_row(params![key.0, key.1], |row| row.get(0)).optional())
-                .map_err(failed("reading a stream's version"))?
-                .unwrap_or(0),
+            None => self.indexed_version(key)?,
         };
         let head = Head { version, archived: self.is_archived(key)? };
         self.heads.put(key.clone(), head);
         Ok(head)
+    }
+
+    fn indexed_version(&self, key: &Key) -> Result<u64, Error> {
+        let failed = failed("reading a stream's version");
+        let sql = format!(
+            "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+             ORDER BY version DESC LIMIT 1"
+        );
+        let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let mut found = select.query(params![key.0, key.1]).map_err(&failed)?;
+        let newest = found.next().map_err(&failed)?;
+        newest.map_or(Ok(0), |row| Ok(Chunk::read(row, 0)?.last_version()))
     }
 
     /// A command id that was used before: the stored outcome for the same command, an error for another.

@@ -2,7 +2,7 @@
 
 use super::dictionary::Dictionary;
 use super::snapshots::{self, SnapshotReader};
-use super::stream_index::StreamIndex;
+use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
 use super::{Error, failed, letters, rows, schema, statistics};
 use crate::filter::Filter;
@@ -16,6 +16,13 @@ use std::sync::Arc;
 /// Events looked at per event wanted, before a page ends without being full: a filter that seldom matches must not
 /// hold a snapshot open for long.
 const SCANNED_PER_WANTED: usize = 16;
+
+/// Which events of a stream come first.
+#[derive(Clone, Copy)]
+enum Order {
+    Forwards,
+    Backwards,
+}
 
 /// The embedded [`Reader`].
 pub(super) struct SqliteReader {
@@ -45,7 +52,7 @@ impl SqliteReader {
         stream: &StreamId,
         from: u64,
         to: u64,
-        order: &str,
+        order: Order,
         limit: usize,
     ) -> Result<Vec<u64>, Error> {
         let failed = failed("reading the stream index");
@@ -59,19 +66,34 @@ impl SqliteReader {
         // Memory first: an entry leaves it only after it is in the table.
         let mut found: BTreeMap<u64, u64> =
             self.index.recent(&key).into_iter().filter(|(version, _)| (from..=to).contains(version)).collect();
-        let sql = format!(
-            "SELECT version, position FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
-             AND version BETWEEN ?3 AND ?4 ORDER BY version {order} LIMIT ?5"
-        );
+        // A row holds some versions in a row: the first of those wanted may be inside of one that begins before.
+        let sql = match order {
+            Order::Forwards => format!(
+                "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+                 AND version >= coalesce((SELECT max(version) FROM stream_index
+                     WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version <= ?3), 0)
+                 AND version <= ?4 ORDER BY version"
+            ),
+            Order::Backwards => format!(
+                "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+                 AND version <= ?4 AND ?3 <= ?4 ORDER BY version DESC"
+            ),
+        };
         let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let bounds = params![key.0, key.1, from, to, limit];
-        let mut entries = select.query(bounds).map_err(&failed)?;
-        while let Some(row) = entries.next().map_err(&failed)? {
-            found.insert(row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
+        let mut chunks = select.query(params![key.0, key.1, from, to]).map_err(&failed)?;
+        let mut indexed = 0;
+        while indexed < limit {
+            let Some(row) = chunks.next().map_err(&failed)? else { break };
+            let chunk = Chunk::read(row, 0)?;
+            if chunk.last_version() < from {
+                break;
+            }
+            let wanted = chunk.entries().filter(|(version, _)| (from..=to).contains(version));
+            indexed += wanted.map(|(version, position)| found.insert(version, position)).count();
         }
         Ok(match order {
-            "ASC" => found.into_values().take(limit).collect(),
-            _ => found.into_values().rev().take(limit).collect(),
+            Order::Forwards => found.into_values().take(limit).collect(),
+            Order::Backwards => found.into_values().rev().take(limit).collect(),
         })
     }
 
@@ -122,7 +144,7 @@ pub(super) fn within_sqlite(number: u64) -> u64 {
 
 impl Reader for SqliteReader {
     fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error> {
-        let positions = self.positions(stream, after.0.saturating_add(1), u64::MAX, "ASC", limit)?;
+        let positions = self.positions(stream, after.0.saturating_add(1), u64::MAX, Order::Forwards, limit)?;
         self.events_at(&positions)
     }
 
@@ -132,7 +154,7 @@ impl Reader for SqliteReader {
         before: Version,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, Error> {
-        let positions = self.positions(stream, 1, before.0.saturating_sub(1), "DESC", limit)?;
+        let positions = self.positions(stream, 1, before.0.saturating_sub(1), Order::Backwards, limit)?;
         self.events_at(&positions)
     }
 

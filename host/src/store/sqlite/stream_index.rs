@@ -2,13 +2,14 @@
 //!
 //! Writing an index entry with every event would dirty one page per event. So new entries live in memory, where
 //! readers look first; when enough have come together the writer sorts them and inserts them in slices, each inside
-//! a transaction it makes anyway. Only after the last slice is committed, together with the mark up to which the
-//! index is complete, do the entries leave memory. A crash loses nothing: at start the events above the mark are read.
+//! a transaction it makes anyway. Entries of one stream that came together are one row ([`Chunk`]). Only after the last
+//! slice is committed, together with the mark up to which the index is complete, do the entries leave memory. A crash
+//! loses nothing: at start the events above the mark are read.
 
 use super::fault::{self, FaultPoint};
-use super::{Error, Options, failed};
+use super::{Error, Options, failed, rows};
 use crate::model::QuickMap;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use std::sync::{Arc, RwLock};
 
 /// A stream, with its type as the dictionary's number.
@@ -16,6 +17,54 @@ pub(super) type Key = (i64, Arc<str>);
 
 /// A version and the position of its event.
 pub(super) type Entry = (u64, u64);
+
+/// Entries in one row at most: a row is read and written whole.
+const CHUNK_MAX: usize = 128;
+
+/// The columns that [`Chunk::read`] reads, in its order.
+pub(super) const CHUNK_COLUMNS: &str = "version, position, more";
+
+/// A row of the index: consecutive versions of a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    first: Entry,
+    /// How far each of the next events is behind the one before it.
+    more: Vec<u64>,
+}
+
+impl Chunk {
+    /// Of entries with consecutive versions, as they are in a run; at least one.
+    fn of(entries: &[Entry]) -> Self {
+        Self { first: entries[0], more: entries.windows(2).map(|pair| pair[1].1 - pair[0].1).collect() }
+    }
+
+    /// A row of [`CHUNK_COLUMNS`], which begin at this column.
+    pub(super) fn read(row: &Row<'_>, column: usize) -> Result<Self, Error> {
+        let failed = failed("reading the stream index");
+        let more = row.get_ref(column + 2).and_then(|more| Ok(more.as_blob_or_null()?)).map_err(&failed)?;
+        let more = more.map_or_else(|| Ok(Vec::new()), |bytes| rows::decode("a row of the stream index", bytes))?;
+        Ok(Self { first: (row.get(column).map_err(&failed)?, row.get(column + 1).map_err(&failed)?), more })
+    }
+
+    /// The newest version in it.
+    pub(super) fn last_version(&self) -> u64 {
+        self.first.0 + self.more.len() as u64
+    }
+
+    /// In version order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
+        let next = |entry: &mut Entry, distance: &u64| {
+            *entry = (entry.0 + 1, entry.1 + distance);
+            Some(*entry)
+        };
+        std::iter::once(self.first).chain(self.more.iter().scan(self.first, next))
+    }
+
+    /// `None` where there is one entry alone.
+    fn encode_more(&self) -> Result<Option<Vec<u8>>, Error> {
+        if self.more.is_empty() { Ok(None) } else { rows::encode(&self.more).map(Some) }
+    }
+}
 
 /// The entries that are not in the table yet. Shared by the writer and all readers.
 #[derive(Default)]
@@ -28,7 +77,7 @@ struct Recent {
     /// Where new entries go.
     growing: QuickMap<Key, Vec<Entry>>,
     /// The run that is being inserted.
-    frozen: QuickMap<Key, Vec<Entry>>,
+    frozen: Arc<QuickMap<Key, Vec<Entry>>>,
 }
 
 impl StreamIndex {
@@ -37,32 +86,33 @@ impl StreamIndex {
     /// Look here before looking at the table: an entry leaves memory only after it is in the table.
     pub(super) fn recent(&self, key: &Key) -> Vec<Entry> {
         let recent = self.recent.read().expect("no holder panics");
-        [&recent.frozen, &recent.growing].into_iter().filter_map(|map| map.get(key)).flatten().copied().collect()
+        [&*recent.frozen, &recent.growing].into_iter().filter_map(|map| map.get(key)).flatten().copied().collect()
     }
 
     /// The version of a stream, as far as memory knows.
     pub(super) fn recent_version(&self, key: &Key) -> Option<u64> {
         let recent = self.recent.read().expect("no holder panics");
-        [&recent.growing, &recent.frozen].into_iter().find_map(|map| map.get(key)?.last()).map(|&(version, _)| version)
+        [&recent.growing, &*recent.frozen].into_iter().find_map(|map| map.get(key)?.last()).map(|&(version, _)| version)
     }
 
-    /// Shows committed entries to the readers.
-    pub(super) fn publish(&self, entries: impl Iterator<Item = (Key, Entry)>) {
+    /// Shows committed entries to the readers. Returns how many streams grow now.
+    fn publish(&self, entries: impl Iterator<Item = (Key, Entry)>) -> usize {
         let mut recent = self.recent.write().expect("no holder panics");
         for (key, entry) in entries {
-            recent.growing.entry(key).or_default().push(entry);
+            recent.growing.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(entry);
         }
+        recent.growing.len()
     }
 }
 
 /// The writer's side: it alone freezes, inserts and forgets.
 pub(super) struct Filler {
     index: Arc<StreamIndex>,
-    /// Entries in `growing`.
-    growing: usize,
-    /// Entries in a run.
-    run: usize,
-    /// Entries inserted with one transaction.
+    /// Entries in `growing`, and the streams that they are of.
+    growing: Growing,
+    /// Entries or streams that make a run.
+    run: Growing,
+    /// Rows inserted with one transaction.
     slice: usize,
     /// The run being inserted, sorted, and how many of it are inserted.
     filling: Option<Run>,
@@ -70,8 +120,14 @@ pub(super) struct Filler {
     newest: u64,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Growing {
+    entries: usize,
+    streams: usize,
+}
+
 struct Run {
-    entries: Vec<(Key, Entry)>,
+    rows: Vec<(Key, Chunk)>,
     inserted: usize,
     complete_to: u64,
 }
@@ -80,8 +136,9 @@ impl Filler {
     /// Reads the events above the mark into memory.
     pub(super) fn open(connection: &Connection, index: Arc<StreamIndex>, options: &Options) -> Result<Self, Error> {
         let doing = "reading the events that the stream index lacks";
-        let (run, slice) = (options.index_run.max(1), options.index_slice.max(1));
-        let mut filler = Self { index, growing: 0, run, slice, filling: None, newest: 0 };
+        let run = Growing { entries: options.index_run.max(1), streams: options.index_run_streams.max(1) };
+        let (growing, slice) = (Growing::default(), options.index_slice.max(1));
+        let mut filler = Self { index, growing, run, slice, filling: None, newest: 0 };
         let mut statement = connection
             .prepare(
                 "SELECT t.aggregate_type, e.aggregate_id, e.version, e.position FROM events e
@@ -101,41 +158,51 @@ impl Filler {
     pub(super) fn publish(&mut self, entries: Vec<(Key, Entry)>) {
         if let Some((_, (_, position))) = entries.last() {
             self.newest = *position;
-            self.growing += entries.len();
-            self.index.publish(entries.into_iter());
+            self.growing.entries += entries.len();
+            self.growing.streams = self.index.publish(entries.into_iter());
         }
     }
 
     /// Whether there is a run to work on.
     pub(super) fn has_work(&self) -> bool {
-        self.filling.is_some() || self.growing >= self.run
+        self.filling.is_some() || self.is_run()
+    }
+
+    /// Whether enough have come together.
+    fn is_run(&self) -> bool {
+        self.growing.entries >= self.run.entries || self.growing.streams >= self.run.streams
     }
 
     /// Inserts the next slice, in the writer's transaction, which appends so many events.
-    pub(super) fn insert_slice(&mut self, connection: &Connection, appended: usize) -> rusqlite::Result<()> {
-        if self.filling.is_none() && self.growing >= self.run {
+    pub(super) fn insert_slice(&mut self, connection: &Connection, appended: usize) -> Result<(), Error> {
+        if self.filling.is_none() && self.is_run() {
             self.filling = Some(self.freeze());
         }
         // Where the next run is full before this one is done, slices outgrow the appends: else memory would fill up.
-        let behind = self.growing >= self.run;
-        let slice = if behind { self.slice.max(2 * appended) } else { self.slice };
+        let slice = if self.is_run() { self.slice.max(2 * appended) } else { self.slice };
         let Some(run) = &mut self.filling else { return Ok(()) };
-        let slice = &run.entries[run.inserted..run.entries.len().min(run.inserted + slice)];
-        // A run that a crash cut short leaves entries behind; they are the same.
-        let mut insert = connection.prepare_cached(
-            "INSERT INTO stream_index (aggregate_type, aggregate_id, version, position) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET position = excluded.position WHERE position <> excluded.position",
-        )?;
-        for ((aggregate_type, aggregate_id), (version, position)) in slice {
-            insert.execute(params![aggregate_type, aggregate_id, version, position])?;
+        let failed = failed("filling the stream index");
+        let slice = &run.rows[run.inserted..run.rows.len().min(run.inserted + slice)];
+        // A run that a crash cut short leaves rows behind, which begin where these do and have no more in them.
+        let mut insert = connection
+            .prepare_cached(
+                "INSERT INTO stream_index (aggregate_type, aggregate_id, version, position, more) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET (position, more) = (excluded.position, excluded.more)
+                 WHERE (position, more) IS NOT (excluded.position, excluded.more)",
+            )
+            .map_err(&failed)?;
+        for ((aggregate_type, aggregate_id), chunk) in slice {
+            let ((version, position), more) = (chunk.first, chunk.encode_more()?);
+            insert.execute(params![aggregate_type, aggregate_id, version, position, more]).map_err(&failed)?;
             fault::at(FaultPoint::EntryIndexed);
         }
         fault::at(FaultPoint::SliceIndexed);
         run.inserted += slice.len();
-        if run.inserted == run.entries.len() {
+        if run.inserted == run.rows.len() {
             connection
-                .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('indexed', ?1)")?
-                .execute([run.complete_to])?;
+                .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('indexed', ?1)")
+                .and_then(|mut insert| insert.execute([run.complete_to]))
+                .map_err(&failed)?;
             fault::at(FaultPoint::IndexMarkMoved);
         }
         Ok(())
@@ -143,9 +210,9 @@ impl Filler {
 
     /// The transaction with the slice is committed.
     pub(super) fn committed(&mut self) {
-        if self.filling.as_ref().is_some_and(|run| run.inserted == run.entries.len()) {
+        if self.filling.as_ref().is_some_and(|run| run.inserted == run.rows.len()) {
             self.filling = None;
-            self.index.recent.write().expect("no holder panics").frozen.clear();
+            self.index.recent.write().expect("no holder panics").frozen = Arc::default();
         }
     }
 
@@ -158,15 +225,31 @@ impl Filler {
 
     fn freeze(&mut self) -> Run {
         let mut recent = self.index.recent.write().expect("no holder panics");
-        recent.frozen = std::mem::take(&mut recent.growing);
-        self.growing = 0;
-        let mut entries: Vec<_> = recent
-            .frozen
-            .iter()
-            .flat_map(|(key, entries)| entries.iter().map(move |&entry| (key.clone(), entry)))
-            .collect();
+        recent.frozen = Arc::new(std::mem::take(&mut recent.growing));
+        let frozen = recent.frozen.clone();
+        // Readers need not wait for what follows.
         drop(recent);
-        entries.sort_unstable();
-        Run { entries, inserted: 0, complete_to: self.newest }
+        self.growing = Growing::default();
+        let mut streams: Vec<_> = frozen.iter().collect();
+        streams.sort_unstable_by_key(|(key, _)| *key);
+        let chunks = |(key, entries): (&Key, &Vec<Entry>)| -> Vec<_> {
+            entries.chunks(CHUNK_MAX).map(|entries| (key.clone(), Chunk::of(entries))).collect()
+        };
+        Run { rows: streams.into_iter().flat_map(chunks).collect(), inserted: 0, complete_to: self.newest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_has_the_entries_that_it_is_of() {
+        let entries = [(7, 100), (8, 101), (9, 5_000)];
+        let chunk = Chunk::of(&entries);
+        assert_eq!(chunk.entries().collect::<Vec<_>>(), entries);
+        assert_eq!(chunk.last_version(), 9);
+        let alone = Chunk::of(&[(1, 3)]);
+        assert_eq!((alone.entries().collect::<Vec<_>>(), alone.encode_more().unwrap()), (vec![(1, 3)], None));
     }
 }

@@ -3,7 +3,8 @@
 //! Reads everything, changes nothing. It needs a store that no host has open, so that what it compares stands still.
 
 use super::dictionary::Dictionary;
-use super::stream_index::Key;
+use super::reader::within_sqlite;
+use super::stream_index::{CHUNK_COLUMNS, Chunk};
 use super::{Error, failed, letters, rows, schema};
 use crate::model::{Command, Message, Origin};
 use crate::store::{Counts, Ledger, SUBSCRIPTION_LEDGER};
@@ -133,34 +134,58 @@ impl Verifier<'_> {
         if indexed > newest {
             self.report.problem(format!("the stream index is filled up to {indexed}, past the newest event, {newest}"));
         }
-        let entry = |row: &Row<'_>| -> rusqlite::Result<(Key, u64, u64)> {
-            Ok(((row.get(0)?, row.get(1)?), row.get(2)?, row.get(3)?))
-        };
-        let strays = self.list(
-            "SELECT i.aggregate_type, i.aggregate_id, i.version, i.position FROM stream_index i
-             LEFT JOIN events e ON e.position = i.position LEFT JOIN event_types t ON t.id = e.type
-             WHERE (t.aggregate_type, e.aggregate_id, e.version) IS NOT (i.aggregate_type, i.aggregate_id, i.version)",
-            entry,
-        )?;
-        for ((_, id), version, position) in strays {
-            self.report.problem(format!(
-                "the stream index has position {position} for version {version} of an aggregate {id}, which is not there"
-            ));
-        }
-        let missing = self.list(
-            "SELECT t.aggregate_type, e.aggregate_id, e.version, e.position FROM events e
-             JOIN event_types t ON t.id = e.type
-             LEFT JOIN stream_index i ON (i.aggregate_type, i.aggregate_id, i.version)
-                 = (t.aggregate_type, e.aggregate_id, e.version)
-             WHERE e.position <= (SELECT value FROM marks WHERE name = 'indexed') AND i.position IS NULL",
-            entry,
-        )?;
-        for ((_, id), version, position) in missing {
-            self.report.problem(format!(
-                "the stream index lacks version {version} of an aggregate {id}, which is at position {position}"
-            ));
+        let entered = self.entered()?;
+        let failed = failed("looking the store over");
+        let mut select = self
+            .connection
+            .prepare("SELECT position, version, aggregate_id FROM events WHERE position <= ?1 ORDER BY position")
+            .map_err(&failed)?;
+        let mut events = select.query([within_sqlite(indexed)]).map_err(&failed)?;
+        while let Some(event) = events.next().map_err(&failed)? {
+            let position: u64 = event.get(0).map_err(&failed)?;
+            if entered.binary_search(&position).is_err() {
+                let (version, id): (u64, String) = (event.get(1).map_err(&failed)?, event.get(2).map_err(&failed)?);
+                self.report.problem(format!(
+                    "the stream index lacks version {version} of an aggregate {id}, which is at position {position}"
+                ));
+            }
         }
         Ok(())
+    }
+
+    /// Holds each entry of the index against its event. Returns the positions that are in the index, in order.
+    fn entered(&mut self) -> Result<Vec<u64>, Error> {
+        let failed = failed("looking the store over");
+        let mut entered = Vec::new();
+        let mut event = self
+            .connection
+            .prepare(
+                "SELECT t.aggregate_type, e.aggregate_id, e.version FROM events e JOIN event_types t ON t.id = e.type
+                 WHERE e.position = ?1",
+            )
+            .map_err(&failed)?;
+        let mut select = self
+            .connection
+            .prepare(&format!("SELECT aggregate_type, aggregate_id, {CHUNK_COLUMNS} FROM stream_index"))
+            .map_err(&failed)?;
+        let mut found = select.query([]).map_err(&failed)?;
+        while let Some(row) = found.next().map_err(&failed)? {
+            let (number, id): (i64, String) = (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
+            let Some(chunk) = or_told(&mut self.report, Chunk::read(row, 2))? else { continue };
+            for (version, position) in chunk.entries() {
+                let of = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+                let there = event.query_row([position], of).optional().map_err(&failed)?;
+                if there == Some((number, id.clone(), version)) {
+                    entered.push(position);
+                } else {
+                    self.report.problem(format!(
+                        "the stream index has position {position} for version {version} of an aggregate {id}, which is not there"
+                    ));
+                }
+            }
+        }
+        entered.sort_unstable();
+        Ok(entered)
     }
 
     /// The ranges ahead of each ledger are above its mark, in order, and apart from each other.
@@ -334,14 +359,7 @@ impl Verifier<'_> {
     }
 
     fn or_told<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
-        match read {
-            Ok(value) => Ok(Some(value)),
-            Err(Error::Failed(text)) => {
-                self.report.problem(text);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        or_told(&mut self.report, read)
     }
 
     fn mark(&self, name: &str) -> Result<u64, Error> {
@@ -358,6 +376,18 @@ impl Verifier<'_> {
             .prepare(sql)
             .and_then(|mut select| select.query_map([], read)?.collect())
             .map_err(failed("looking the store over"))
+    }
+}
+
+/// `None` where it does not decode, which is told.
+fn or_told<T>(report: &mut Report, read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Failed(text)) => {
+            report.problem(text);
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

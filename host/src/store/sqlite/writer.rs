@@ -273,7 +273,7 @@ impl Writer {
         fault::at(FaultPoint::LedgersWritten);
         self.write_tallies(batch)?;
         fault::at(FaultPoint::TalliesWritten);
-        self.filler.insert_slice(&self.connection, batch.entries.len()).map_err(failed("filling the stream index"))?;
+        self.filler.insert_slice(&self.connection, batch.entries.len())?;
         fault::at(FaultPoint::BeforeCommit);
         let begun = Instant::now();
         self.sql("COMMIT", "committing")?;

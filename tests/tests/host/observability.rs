@@ -105,7 +105,7 @@ fn every_metric_is_documented_and_the_documented_ones_are_there() {
         .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
         .filter(|name| !sometimes(name))
         .collect();
-    let rows = include_str!("../../docs/operations.md").lines().filter(|line| line.starts_with("| `wasmill_"));
+    let rows = include_str!("../../../docs/operations.md").lines().filter(|line| line.starts_with("| `wasmill_"));
     let documented: BTreeSet<String> = rows
         .flat_map(|row| row.split(" | ").next().unwrap_or_default().split('`'))
         .filter(|name| name.starts_with("wasmill_") && !name.contains(' ') && !sometimes(name))

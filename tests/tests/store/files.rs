@@ -322,7 +322,7 @@ fn statistics_say_what_is_there() {
 #[test]
 fn a_store_of_format_1_is_brought_up_to_date_with_its_dead_letters() {
     let stored = Stored { folder: tempfile::tempdir().unwrap() };
-    stored.sql(include_str!("../../host/src/store/sqlite/schema_1.sql"));
+    stored.sql(include_str!("../../../host/src/store/sqlite/schema_1.sql"));
     stored.sql(
         "PRAGMA user_version = 1;
          INSERT INTO dead_letters VALUES (4, 'baskets', 'there', 'key', 'because', x'00ff', 5);
@@ -342,6 +342,36 @@ fn a_store_of_format_1_is_brought_up_to_date_with_its_dead_letters() {
 }
 
 #[test]
+fn a_stream_index_of_format_2_is_read_and_goes_on_in_the_new_one() {
+    let stored = Stored { folder: tempfile::tempdir().unwrap() };
+    stored.sql(include_str!("../../../host/src/store/sqlite/schema_1.sql"));
+    stored.sql(include_str!("../../../host/src/store/sqlite/schema_2.sql"));
+    stored.sql(
+        "PRAGMA user_version = 2;
+         INSERT INTO aggregate_types VALUES (1, 'order');
+         INSERT INTO event_types VALUES (1, 1, 'Happened');
+         INSERT INTO events WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 40)
+             SELECT n, 1, 'order-' || (n % 2), (n + 1) / 2, randomblob(16), 0, '', '', NULL, x'00' FROM n;
+         INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 30;
+         INSERT INTO marks VALUES ('indexed', 30)",
+    );
+    let stream = StreamId::new("order", "order-1");
+    for versions in [20, 60] {
+        let store = stored.open().unwrap();
+        let found = reader(&store).read_stream(&stream, Version(0), 100).unwrap();
+        assert_eq!(found.iter().map(|event| event.version.0).collect::<Vec<_>>(), (1..=versions).collect::<Vec<_>>());
+        let newest = reader(&store).read_stream_backwards(&stream, Version(18), 3).unwrap();
+        assert_eq!(newest.iter().map(|event| event.version.0).collect::<Vec<_>>(), [17, 16, 15]);
+        if versions == 20 {
+            record(&store, &stream, 40);
+        }
+        drop(store);
+        let report = verify(&stored.file()).unwrap();
+        assert!(report.is_sound() && report.events == 80, "{report:#?}");
+    }
+}
+
+#[test]
 fn verify_finds_what_does_not_fit_together() {
     let stored = Stored::new();
     let sound = verify(&stored.file()).unwrap();
@@ -355,8 +385,11 @@ fn verify_finds_what_does_not_fit_together() {
         ("UPDATE events SET headers = x'ff' WHERE position = 30", "position 30: headers"),
         ("UPDATE events SET type = 77 WHERE position = 30", "the event at position 30"),
         ("UPDATE events SET id = x'00' WHERE position = 124", "position 124"),
-        ("UPDATE stream_index SET position = 31 WHERE position = 30", "the stream index has position 31"),
-        ("DELETE FROM stream_index WHERE position = 30", "the stream index lacks version"),
+        ("UPDATE stream_index SET position = position + 500", "the stream index has position 5"),
+        ("UPDATE stream_index SET more = x'0105' WHERE version = 1", "the stream index has position"),
+        ("UPDATE stream_index SET more = x'05' WHERE version = 1", "a row of the stream index does not decode"),
+        ("UPDATE stream_index SET more = NULL WHERE version = 1", "the stream index lacks version"),
+        ("DELETE FROM stream_index", "the stream index lacks version"),
         ("UPDATE marks SET value = 500 WHERE name = 'indexed'", "past the newest event"),
         ("UPDATE ledgers SET next = 7 WHERE name LIKE 'kafka%'", "settled ahead"),
         ("UPDATE ledgers SET ahead = x'ffff'", "ledger kafka/a/a/0 does not decode"),

@@ -1,0 +1,22 @@
+//! The host as a process, spoken to over its command line, HTTP and the development broker: one behaviour a module.
+
+mod bad_manifests;
+mod bad_plugins;
+mod command_line;
+mod dead_letters;
+mod demo;
+mod demo_crashes;
+mod hot_reload;
+mod malformed_records;
+mod misbehaving_plugins;
+mod observability;
+mod odd_input;
+mod plugin_cases;
+mod projection_rebuild;
+mod refused_commands;
+mod repeated_commands;
+mod restarts;
+mod snapshots;
+mod torture;
+mod upcasting;
+mod upkeep;

@@ -1,0 +1,8 @@
+//! The host on a real Kafka, which the tests of this program share.
+
+mod cli;
+mod deliveries;
+mod groups;
+mod security;
+mod sinks;
+mod transform;

@@ -1,0 +1,7 @@
+//! The event store on SQLite, and the shards in front of it, without a host around them.
+
+mod aggregate_races;
+mod files;
+mod kills;
+mod live_instances;
+mod sqlite;
