@@ -136,7 +136,7 @@ impl Connection {
         let mut config = self.client(&format!("source-{source}"));
         let defaults = [
             // Each partition has a queue of its own, and this counts for each.
-            ("queued.max.messages.kbytes", "4096"),
+            ("queued.max.messages.kbytes", "2048"),
             // How long a partition whose queue was full is not fetched from; 1,000 by default.
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),

@@ -18,8 +18,8 @@ use std::time::Duration;
 /// How long one call into librdkafka may block; a call that did not finish is taken up again.
 const CALL_MAX: Duration = Duration::from_secs(2);
 const TIMEOUT: &str = "transaction.timeout.ms";
-/// Between looks at the stop flag.
-const POLL: Duration = Duration::from_millis(20);
+/// Between looks at what is not acknowledged. A poll takes all of its time, whatever comes.
+const POLL: Duration = Duration::from_millis(1);
 /// Before a call is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 

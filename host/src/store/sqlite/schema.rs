@@ -103,7 +103,7 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 0;
-             PRAGMA cache_size = -65536;
+             PRAGMA cache_size = -24576;
              PRAGMA temp_store = MEMORY;",
         )
         .map_err(&failed)?;
@@ -137,7 +137,7 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     let failed = failed(&doing);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(&failed)?;
-    connection.execute_batch("PRAGMA cache_size = -16384; PRAGMA mmap_size = 1073741824;").map_err(&failed)?;
+    connection.execute_batch("PRAGMA cache_size = -4096;").map_err(&failed)?;
     settle(&connection).map_err(&failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
