@@ -350,7 +350,8 @@ pub struct Record {
 impl Record {
     /// As the id of a cause: the same however often the record is read.
     pub fn id(&self) -> String {
-        format!("{}:{}:{}", self.topic, self.partition, self.offset)
+        // For each record: several times as quick as formatting.
+        [&*self.topic, ":", &self.partition.to_string(), ":", &self.offset.to_string()].concat()
     }
 
     /// Where it is, in words.

@@ -67,6 +67,9 @@ pub enum Error {
         /// What SQLite said.
         cause: String,
     },
+    /// A call has undone those before it in its transaction: begin again at the checkpoint.
+    #[error("the transaction was undone")]
+    Undone,
     /// An event can't be folded in. Nothing is skipped.
     #[error("{0}")]
     Event(String),

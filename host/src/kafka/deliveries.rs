@@ -1,10 +1,20 @@
-//! The context of a producer: that of every client, and somebody who hears of acknowledgements.
+//! The context of a producer: that of every client, and somebody who hears of acknowledgements; and how whoever sends
+//! waits for them.
+//!
+//! librdkafka's own `flush` waits in steps of 100 ms, and a poll takes all of its time: here each acknowledgement counts
+//! down, on the producer's own thread, and the last one wakes the sender.
 
 use super::context::Context;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
+use std::sync::{Arc, Mutex};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// The longest rest between looks at whether to go on waiting; acknowledgements end it early.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// Hears of acknowledgements, on the thread that polls the producer.
 pub(super) trait Deliveries: Send + Sync {
@@ -47,5 +57,75 @@ impl<D: Deliveries> ProducerContext for DeliveryContext<D> {
             Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
         self.deliveries.ended(&self.context, number, failure);
+    }
+}
+
+/// A record that was not taken: its number, and why.
+pub(super) type Failed = (usize, RDKafkaErrorCode);
+
+/// What one thread has sent and is not acknowledged.
+pub(super) struct OnTheirWay {
+    sender: Thread,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    pending: usize,
+    /// The sender is woken when no more than these are pending.
+    wake_at: usize,
+    failed: Vec<Failed>,
+}
+
+impl OnTheirWay {
+    /// Of the calling thread, which acknowledgements wake.
+    pub(super) fn of_this_thread() -> Self {
+        Self { sender: std::thread::current(), counts: Mutex::default() }
+    }
+
+    /// A record is about to be sent.
+    pub(super) fn sent(&self) {
+        self.counts.lock().expect("no holder panics").pending += 1;
+    }
+
+    /// It was not: the producer did not take it.
+    pub(super) fn unsent(&self) {
+        self.counts.lock().expect("no holder panics").pending -= 1;
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.counts.lock().expect("no holder panics").pending
+    }
+
+    /// Waits until no more than `pending` records are not acknowledged, or `check` wants to wait no longer.
+    pub(super) fn wait_until<E>(&self, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+        self.counts.lock().expect("no holder panics").wake_at = pending;
+        while self.pending() > pending {
+            check()?;
+            std::thread::park_timeout(REST_MAX);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_failed(&self) -> Vec<Failed> {
+        std::mem::take(&mut self.counts.lock().expect("no holder panics").failed)
+    }
+
+    fn acknowledged(&self, number: usize, failure: Option<RDKafkaErrorCode>) {
+        let mut counts = self.counts.lock().expect("no holder panics");
+        counts.pending -= 1;
+        counts.failed.extend(failure.map(|code| (number, code)));
+        if counts.pending <= counts.wake_at {
+            self.sender.unpark();
+        }
+    }
+}
+
+impl Deliveries for Arc<OnTheirWay> {
+    fn ended(&self, context: &Context, number: usize, failure: Option<RDKafkaErrorCode>) {
+        if failure.is_none() && context.health().trouble().is_some() {
+            context.health().answered();
+        }
+        self.acknowledged(number, failure);
     }
 }

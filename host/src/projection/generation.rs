@@ -35,35 +35,38 @@ impl Generation {
         self.writing.checkpoint().unwrap_or_default()
     }
 
-    /// Folds a list of events in, whole or not at all, and moves the checkpoint from `from` to `to`.
+    /// Begins a transaction.
+    pub(super) fn begin(&self) -> Result<(), Error> {
+        self.writing.begin().map_err(|error| failed(&self.file, &error))
+    }
+
+    /// Folds a list of events in, whole or not at all, in the transaction that was begun. Also says whether the
+    /// transaction is still there. An error leaves it unfit for more.
     pub(super) fn project(
         &self,
         guest: &mut ProjectionGuest,
         events: &[RecordedEvent],
-        from: Position,
-        to: Position,
-    ) -> Result<Result<(), Failure>, Error> {
+    ) -> Result<(Result<Result<(), Failure>, plugin::Error>, bool), Error> {
         let sql = |error: rusqlite::Error| failed(&self.file, &error);
-        self.writing.begin().map_err(sql)?;
-        let projected = match events {
-            [] => Ok(Ok(())),
-            events => {
-                let time = self.plugin.limits.event_time.saturating_mul(events.len() as u32);
-                guest.project(events, self.writing.for_guest(time))
-            }
-        };
-        if !matches!(projected, Ok(Ok(()))) {
-            self.writing.roll_back().map_err(sql)?;
-            return Ok(projected?);
-        }
+        let time = self.plugin.limits.event_time.saturating_mul(events.len() as u32);
+        self.writing.mark().map_err(sql)?;
+        let projected = guest.project(events, self.writing.for_guest(time));
+        let is_open = self.writing.unmark(!matches!(projected, Ok(Ok(())))).map_err(sql)?;
+        Ok((projected, is_open))
+    }
+
+    /// Ends the transaction with the checkpoint moved from `from` to `to`.
+    pub(super) fn commit(&self, from: Position, to: Position) -> Result<(), Error> {
         match self.writing.commit(from, to) {
-            Ok(true) => Ok(Ok(())),
+            Ok(true) => Ok(()),
             Ok(false) => Err(failed(&self.file, &"its checkpoint was moved by another host")),
-            Err(error) => {
-                self.writing.roll_back().map_err(sql)?;
-                Err(sql(error))
-            }
+            Err(error) => Err(failed(&self.file, &error)),
         }
+    }
+
+    /// Ends the transaction with nothing changed.
+    pub(super) fn roll_back(&self) -> Result<(), Error> {
+        self.writing.roll_back().map_err(|error| failed(&self.file, &error))
     }
 
     /// Answers a query. A guest that traps is thrown away; the others are kept for the next query.

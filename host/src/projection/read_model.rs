@@ -34,6 +34,8 @@ pub(super) struct Database {
 struct Watch {
     /// Whether statements are the guest's.
     guest: AtomicBool,
+    /// Whether a transaction was begun and not ended by the host.
+    begun: AtomicBool,
     /// When the guest's time is over.
     deadline: Mutex<Instant>,
 }
@@ -76,18 +78,38 @@ impl Database {
 
     /// Begins the transaction that the guest's statements will be in.
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
-        self.lock().execute_batch("BEGIN IMMEDIATE")
+        self.lock().execute_batch("BEGIN IMMEDIATE")?;
+        self.watch.begun.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Marks a place in the transaction.
+    pub(super) fn mark(&self) -> rusqlite::Result<()> {
+        self.lock().execute_batch("SAVEPOINT part")
+    }
+
+    /// Forgets the mark, and what was done since too where that failed. False where the whole transaction is gone: some
+    /// errors, such as a statement that was interrupted, undo all of it.
+    pub(super) fn unmark(&self, failed: bool) -> rusqlite::Result<bool> {
+        let connection = self.lock();
+        if connection.is_autocommit() {
+            return Ok(false);
+        }
+        connection.execute_batch(if failed { "ROLLBACK TO part; RELEASE part" } else { "RELEASE part" })?;
+        Ok(true)
     }
 
     /// Ends it with nothing changed.
     pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
         let connection = self.lock();
+        self.watch.begun.store(false, Ordering::Relaxed);
         if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") }
     }
 
     /// Ends it with the checkpoint moved; false, and nothing kept, where the checkpoint is not at `from`.
     pub(super) fn commit(&self, from: Position, to: Position) -> rusqlite::Result<bool> {
         let connection = self.lock();
+        self.watch.begun.store(false, Ordering::Relaxed);
         let moved = connection
             .execute(&format!("UPDATE {CHECKPOINT_TABLE} SET position = ?2 WHERE position = ?1"), [from.0, to.0])?;
         connection.execute_batch(if moved == 1 { "COMMIT" } else { "ROLLBACK" })?;
@@ -105,7 +127,7 @@ impl Database {
         // Else SQLite prepares a statement anew each time that other values are bound to it.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(128);
-        let watch = Arc::new(Watch { guest: AtomicBool::new(false), deadline: Mutex::new(Instant::now()) });
+        let watch = Arc::new(Watch { guest: false.into(), begun: false.into(), deadline: Mutex::new(Instant::now()) });
         let (watched, timed) = (watch.clone(), watch.clone());
         connection.progress_handler(STEPS_PER_LOOK, Some(move || timed.is_time_over()))?;
         connection.authorizer(Some(move |context: AuthContext<'_>| {
@@ -173,6 +195,10 @@ struct Session(Database);
 impl ReadModel for Session {
     fn execute(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlError> {
         self.0.as_guest(|connection| {
+            if self.0.watch.begun.load(Ordering::Relaxed) && connection.is_autocommit() {
+                // It would be there to stay, and what came before it is not.
+                return Err(SqlError("an earlier error has undone the transaction: the plugin must not go on".into()));
+            }
             let mut prepared = connection.prepare_cached(statement).map_err(sql_error)?;
             prepared.execute(params_from_iter(parameters.iter())).map(|changed| changed as u64).map_err(sql_error)
         })
@@ -292,6 +318,26 @@ mod tests {
         let reader = Database::open_read_only(&folder.path().join("model")).unwrap();
         let error = reader.for_guest(TIME).execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
         assert!(error.0.contains("read-only"), "{error:?}");
+    }
+
+    #[test]
+    fn after_an_error_that_undid_the_transaction_nothing_is_written() {
+        let (_folder, database) = database();
+        database.begin().unwrap();
+        database.mark().unwrap();
+        let endless = "INSERT INTO t WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT n FROM n";
+        let mut guest = database.for_guest(Duration::from_millis(20));
+        assert!(guest.execute(endless, vec![]).is_err());
+        let error = guest.execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
+        assert!(error.0.contains("undone"), "{error:?}");
+        assert!(!database.unmark(true).unwrap(), "nothing is left of it");
+        database.roll_back().unwrap();
+        database.begin().unwrap();
+        database.mark().unwrap();
+        database.for_guest(TIME).execute("INSERT INTO t VALUES (2)", vec![]).unwrap();
+        assert!(database.unmark(true).unwrap());
+        assert!(database.commit(Position(0), Position(1)).unwrap());
+        assert!(database.for_guest(TIME).query("SELECT n FROM t", vec![]).unwrap().rows.is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{Error, Options};
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Slot};
+use crate::plugin::{self, Failure, Plugin, ProjectionGuest, Refusal, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use arc_swap::ArcSwap;
@@ -16,6 +16,9 @@ use tokio::runtime::Handle;
 
 /// How long to wait for new events before looking for new code.
 const IDLE: Duration = Duration::from_millis(250);
+
+/// Calls in one transaction of a read model that is behind: rows that change often are then written once.
+const CALLS_MAX: usize = 16;
 
 pub(super) struct Worker {
     name: Arc<str>,
@@ -36,8 +39,12 @@ struct Builder {
     filter: Filter,
     /// As the read model has it.
     checkpoint: Position,
-    /// Everything up to here is looked at; what lies between had no wanted events.
+    /// Everything up to here is looked at, and folded in where it was wanted.
     reached: Position,
+    /// Calls in the transaction that is open; without one everything that is folded in is committed.
+    calls: usize,
+    /// Up to here each call has a transaction of its own: one of them undid those before it.
+    alone_until: Position,
     /// It failed for good: only other code can go on.
     broken: Option<String>,
 }
@@ -76,7 +83,7 @@ impl Worker {
                         self.refuse(plugin, &error);
                         next = None;
                     }
-                    Ok(()) if builder.reached >= live.reached => {
+                    Ok(()) if builder.reached >= live.reached && builder.calls == 0 => {
                         live = next.take().expect("it is there");
                         self.switch_to(&live);
                     }
@@ -132,7 +139,7 @@ impl Worker {
             return;
         }
         match self.step(live) {
-            Ok(()) => self.progress.reach(live.reached),
+            Ok(()) => self.progress.reach(live.committed()),
             // The host is stopping.
             Err(Error::Store(store::Error::Closed)) => {}
             // The disk, most likely: nothing is lost, and it may come back.
@@ -150,18 +157,27 @@ impl Worker {
 
     fn switch_to(&self, live: &Builder) {
         self.live.store(live.generation.clone());
-        self.progress.reach(live.reached);
+        self.progress.reach(live.committed());
         live.generation.delete_others();
         tracing::info!("projection {} now answers from the code of {}", self.name, live.generation.plugin.label());
     }
 
     /// Takes a builder one page further: the whole page, or where that fails what comes before the failing event,
-    /// then that event alone, then the rest.
+    /// then that event alone, then the rest. A transaction goes on over pages while there is more to read.
     fn step(&mut self, builder: &mut Builder) -> Result<(), Error> {
+        match self.fold_page(builder) {
+            // Those before it come again, each in a transaction of its own.
+            Err(Error::Undone) => Ok(()),
+            folded => folded,
+        }
+    }
+
+    fn fold_page(&mut self, builder: &mut Builder) -> Result<(), Error> {
         let page = self.follower.page(builder.reached, &builder.filter, self.options.batch_max)?;
-        if page.events.is_empty() && page.reached.0 < builder.checkpoint.0 + IDLE_STRIDE {
+        if page.events.is_empty() {
             builder.reached = page.reached;
-            return Ok(());
+            let is_far = page.reached.0 >= builder.checkpoint.0 + IDLE_STRIDE;
+            return if is_far || builder.calls > 0 { builder.commit() } else { Ok(()) };
         }
         let mut rest = &page.events[..];
         let mut count = rest.len();
@@ -178,10 +194,15 @@ impl Worker {
                 }
             }
             if behind.is_empty() {
-                return Ok(());
+                break;
             }
             (rest, count) = (behind, behind.len());
         }
+        let has_more = builder.reached < self.follower.head() && !self.follower.is_stopped();
+        if has_more && builder.calls < CALLS_MAX && builder.reached >= builder.alone_until {
+            return Ok(());
+        }
+        builder.commit()
     }
 
     /// Tries one event again and again. A read model must not miss an event: in the end the projection stops.
@@ -228,27 +249,94 @@ impl Builder {
     fn new(generation: Arc<Generation>) -> Self {
         let checkpoint = generation.checkpoint();
         let filter = generation.plugin.projection_filter();
-        Self { generation, guest: None, filter, checkpoint, reached: checkpoint, broken: None }
+        Self {
+            generation,
+            guest: None,
+            filter,
+            checkpoint,
+            reached: checkpoint,
+            calls: 0,
+            alone_until: Position(0),
+            broken: None,
+        }
     }
 
-    /// Folds events in. A trap counts as something passing, at the first event: the guest is made anew.
+    /// Everything up to here is looked at, and what was wanted is in the read model, durably.
+    fn committed(&self) -> Position {
+        if self.calls == 0 { self.reached } else { self.checkpoint }
+    }
+
+    /// Folds events in. What was folded in before is committed where it fails. A trap counts as something passing: the
+    /// guest is made anew.
     fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
+        let (projected, is_open) = match self.call(events) {
+            Ok(called) => called,
+            Err(error) => {
+                self.roll_back();
+                return Err(error);
+            }
+        };
+        let failure = match projected {
+            Ok(Ok(())) if is_open => {
+                self.reached = to;
+                return Ok(Ok(()));
+            }
+            Ok(Ok(())) => passing(events, "it passed over an error that had undone its transaction".to_owned()),
+            Ok(Err(failure)) => failure,
+            Err(error) => {
+                self.guest = None;
+                passing(events, error.to_string())
+            }
+        };
+        if is_open {
+            self.commit()?;
+        } else if std::mem::take(&mut self.calls) > 1 {
+            (self.reached, self.alone_until) = (self.checkpoint, to);
+            return Err(Error::Undone);
+        }
+        Ok(Err(failure))
+    }
+
+    #[expect(clippy::type_complexity, reason = "as `Generation::project` has it")]
+    fn call(&mut self, events: &[RecordedEvent]) -> Result<(Result<Result<(), Failure>, plugin::Error>, bool), Error> {
         let guest = match &mut self.guest {
             Some(guest) => guest,
             None => self.guest.insert(ProjectionGuest::new(&self.generation.plugin)?),
         };
-        match self.generation.project(guest, events, self.checkpoint, to) {
-            Ok(Ok(())) => {
-                (self.checkpoint, self.reached) = (to, to);
-                Ok(Ok(()))
+        if self.calls == 0 {
+            self.generation.begin()?;
+        }
+        self.calls += 1;
+        self.generation.project(guest, events)
+    }
+
+    /// Makes durable what is looked at.
+    fn commit(&mut self) -> Result<(), Error> {
+        if self.calls == 0 {
+            self.generation.begin()?;
+        }
+        match self.generation.commit(self.checkpoint, self.reached) {
+            Ok(()) => {
+                (self.checkpoint, self.calls) = (self.reached, 0);
+                Ok(())
             }
-            Ok(Err(failure)) => Ok(Err(failure)),
-            Err(Error::Plugin(error)) => {
-                self.guest = None;
-                let refusal = Refusal::Retry { after: Duration::ZERO, reason: error.to_string() };
-                Ok(Err(Failure { index: events.len() / 2, refusal }))
+            Err(error) => {
+                self.roll_back();
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
+
+    /// Goes back to what is durable.
+    fn roll_back(&mut self) {
+        (self.reached, self.calls) = (self.checkpoint, 0);
+        if let Err(error) = self.generation.roll_back() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// A failure that may be over soon, somewhere in a list.
+fn passing(events: &[RecordedEvent], reason: String) -> Failure {
+    Failure { index: events.len() / 2, refusal: Refusal::Retry { after: Duration::ZERO, reason } }
 }

@@ -3,8 +3,9 @@
 //! The plain way keeps its position in the store alone, so a crash between Kafka's last acknowledgement and the store's
 //! commit repeats a batch.
 
-use super::sender::{Failed, Sender, Style};
+use super::sender::{Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX, View};
+use crate::kafka::deliveries::Failed;
 use crate::kafka::{Connection, Error, trouble};
 use crate::model::Message;
 use rdkafka::error::RDKafkaErrorCode;

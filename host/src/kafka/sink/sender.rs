@@ -6,25 +6,22 @@
 use super::View;
 use super::publisher::Interruption;
 use crate::kafka::context::Context;
-use crate::kafka::deliveries::{Deliveries, DeliveryContext};
+use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Error, client_error};
 use crate::model::Message;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The longest rest between looks at the stop flag; acknowledgements end it early.
+/// The longest rest between looks at the stop flag.
 const REST_MAX: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 pub(super) type Producer = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
-
-/// A message that was not delivered: its place in the batch, and why.
-pub(super) type Failed = (usize, RDKafkaErrorCode);
 
 /// What a feed's messages have in common.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +46,7 @@ pub(super) struct Sender {
 impl Sender {
     /// On the thread that will send: it is the one that acknowledgements wake.
     pub(super) fn new(sink: &Arc<str>, config: ClientConfig, style: Style, view: Arc<View>) -> Result<Self, Error> {
-        let deliveries = Arc::new(OnTheirWay { sender: std::thread::current(), counts: Mutex::default() });
+        let deliveries = Arc::new(OnTheirWay::of_this_thread());
         let mut sender = Self { sink: sink.clone(), style, view, config, producer: None, deliveries };
         sender.producer()?;
         Ok(sender)
@@ -137,12 +134,7 @@ impl Sender {
 
     /// Until no more than `pending` messages wait for their acknowledgement.
     fn wait_until(&self, pending: usize) -> Result<(), Interruption> {
-        self.deliveries.wake_at(pending);
-        while self.deliveries.pending() > pending {
-            self.check_given_up()?;
-            std::thread::park_timeout(REST_MAX);
-        }
-        Ok(())
+        self.deliveries.wait_until(pending, || self.check_given_up())
     }
 
     /// A pause before another try; a stop ends it.
@@ -160,59 +152,5 @@ impl Sender {
     /// Fails when a stop does not want to wait any longer.
     pub(super) fn check_given_up(&self) -> Result<(), Interruption> {
         if self.view.given_up.load(Ordering::Acquire) { Err(Interruption::Stopped) } else { Ok(()) }
-    }
-}
-
-/// What is sent and not acknowledged.
-pub(super) struct OnTheirWay {
-    sender: std::thread::Thread,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    pending: usize,
-    /// The sender is woken when no more than these are pending.
-    wake_at: usize,
-    failed: Vec<Failed>,
-}
-
-impl OnTheirWay {
-    fn sent(&self) {
-        self.counts.lock().expect("no holder panics").pending += 1;
-    }
-
-    fn unsent(&self) {
-        self.counts.lock().expect("no holder panics").pending -= 1;
-    }
-
-    fn pending(&self) -> usize {
-        self.counts.lock().expect("no holder panics").pending
-    }
-
-    fn wake_at(&self, pending: usize) {
-        self.counts.lock().expect("no holder panics").wake_at = pending;
-    }
-
-    fn take_failed(&self) -> Vec<Failed> {
-        std::mem::take(&mut self.counts.lock().expect("no holder panics").failed)
-    }
-
-    fn acknowledged(&self, index: usize, failure: Option<RDKafkaErrorCode>) {
-        let mut counts = self.counts.lock().expect("no holder panics");
-        counts.pending -= 1;
-        counts.failed.extend(failure.map(|code| (index, code)));
-        if counts.pending <= counts.wake_at {
-            self.sender.unpark();
-        }
-    }
-}
-
-impl Deliveries for Arc<OnTheirWay> {
-    fn ended(&self, context: &Context, index: usize, failure: Option<RDKafkaErrorCode>) {
-        if failure.is_none() && context.health().trouble().is_some() {
-            context.health().answered();
-        }
-        self.acknowledged(index, failure);
     }
 }

@@ -11,9 +11,10 @@
 //! everything twice.
 
 use super::publisher::{Interruption, Publisher, Refused, not_published, sort_out};
-use super::sender::{Failed, Producer, Sender, Style};
+use super::sender::{Producer, Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX, View};
 use crate::kafka::context::{Context, Health};
+use crate::kafka::deliveries::Failed;
 use crate::kafka::{Connection, Error, client_error, topics, trouble};
 use crate::manifest::Topic;
 use crate::model::Message;

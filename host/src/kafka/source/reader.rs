@@ -33,6 +33,8 @@ const CROWDED_REST: Duration = Duration::from_millis(2);
 /// Events served from the main queue in a turn; each is an error, a line of the log or a change of the group.
 const EVENTS: usize = 4;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// While it is busy progress is shown in this rhythm: each time wakes all who wait for some.
+const SHOW_EVERY: Duration = Duration::from_millis(5);
 
 /// Ways to and from the scout.
 pub(super) struct Ends {
@@ -53,6 +55,7 @@ pub(super) struct Reader {
     leaving: Option<Leaving>,
     completed: Vec<Completion>,
     at_rest: Vec<usize>,
+    show_due: Instant,
     commit_due: Instant,
     committed: u64,
 }
@@ -71,9 +74,10 @@ pub(super) struct Work {
 
 impl Reader {
     pub(super) fn new(work: Work, ends: Ends) -> Self {
-        let commit_due = Instant::now() + COMMIT_EVERY;
+        let show_due = Instant::now();
+        let commit_due = show_due + COMMIT_EVERY;
         let (readings, completed, at_rest) = Default::default();
-        Self { work, ends, readings, epoch: 0, leaving: None, completed, at_rest, commit_due, committed: 0 }
+        Self { work, ends, readings, epoch: 0, leaving: None, completed, at_rest, show_due, commit_due, committed: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -83,7 +87,7 @@ impl Reader {
             self.serve_events();
             moved |= self.rebalance();
             moved |= self.read();
-            self.show();
+            self.show(moved);
             self.work.view.crowded(self.is_crowded());
             if !moved {
                 self.skip_gaps();
@@ -188,11 +192,15 @@ impl Reader {
     }
 
     /// Shows progress, and commits for lag tools.
-    fn show(&mut self) {
-        self.show_progress();
-        if Instant::now() >= self.commit_due {
+    fn show(&mut self, busy: bool) {
+        let now = Instant::now();
+        if !busy || now >= self.show_due {
+            self.show_progress();
+            self.show_due = now + SHOW_EVERY;
+        }
+        if now >= self.commit_due {
             self.commit();
-            self.commit_due = Instant::now() + COMMIT_EVERY;
+            self.commit_due = now + COMMIT_EVERY;
         }
     }
 

@@ -8,6 +8,7 @@ use crate::kafka::source::TopicPartition;
 use crate::model::{Message, Record, now_ms};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// See the module.
 #[derive(Default)]
@@ -53,7 +54,12 @@ impl Batch {
 
     /// All messages in the order of their records.
     pub(super) fn messages(&self) -> impl Iterator<Item = (&Message, Envelope)> {
-        self.outputs.iter().flat_map(|output| {
+        self.messages_of(0..self.outputs.len())
+    }
+
+    /// The messages that some of the records have led to.
+    pub(super) fn messages_of(&self, records: Range<usize>) -> impl Iterator<Item = (&Message, Envelope)> {
+        self.outputs[records].iter().flat_map(|output| {
             let (messages, envelope) = match output {
                 Output::Messages(messages) => (&messages[..], Envelope::CloudEvent),
                 Output::Letter(message) => (std::slice::from_ref(&**message), Envelope::Bare),

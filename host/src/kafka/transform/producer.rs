@@ -1,25 +1,21 @@
-//! The producer of a transform: begin, send, commit with the offsets, or abort.
-//!
-//! Acknowledgements are waited for before the commit: librdkafka's own wait for them takes 100 ms at least.
+//! The producer of a transform: begin, send, wait for the acknowledgements, commit with the offsets, or abort.
 
 use super::{ANSWER_MAX, Config, View};
 use crate::kafka::context::Context;
-use crate::kafka::deliveries::{Deliveries, DeliveryContext};
+use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Connection, Error, client_error};
 use crate::model::Message;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer as _};
-use std::sync::{Arc, Mutex};
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one call into librdkafka may block; a call that did not finish is taken up again.
 const CALL_MAX: Duration = Duration::from_secs(2);
 const TIMEOUT: &str = "transaction.timeout.ms";
-/// Between looks at what is not acknowledged. A poll takes all of its time, whatever comes.
-const POLL: Duration = Duration::from_millis(1);
 /// Before a call is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
@@ -36,18 +32,19 @@ pub(super) enum Broken {
     GiveUp(String),
 }
 
-/// A message that Kafka did not take: its place among those sent, and why.
-pub(super) type Failed = (usize, RDKafkaErrorCode);
+type Client = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
 
 /// See the module.
 pub(super) struct Producer {
-    producer: BaseProducer<DeliveryContext<NotTaken>>,
+    producer: Client,
+    deliveries: Arc<OnTheirWay>,
     config: Arc<Config>,
     transactional_id: String,
     view: Arc<View>,
 }
 
 impl Producer {
+    /// On the thread that will send: it is the one that acknowledgements wake.
     pub(super) fn new(
         config: &Arc<Config>,
         connection: &Connection,
@@ -56,16 +53,16 @@ impl Producer {
     ) -> Result<Self, Error> {
         let client = format!("source {}", config.name);
         let context = Context::new(client.as_str(), view.health.clone());
-        let context = DeliveryContext { context, deliveries: NotTaken::default() };
+        let deliveries = Arc::new(OnTheirWay::of_this_thread());
+        let context = DeliveryContext { context, deliveries: deliveries.clone() };
         let mut settings = connection.transactional_producer(&config.name, transactional_id);
         // While a transaction of a host that was killed is open, nobody learns where its partitions go on.
         if settings.get(TIMEOUT).is_none() {
             settings.set(TIMEOUT, "10000");
         }
-        let producer: BaseProducer<DeliveryContext<NotTaken>> =
-            settings.create_with_context(context).map_err(|error| client_error(&client, error))?;
-        connection.log_in(producer.client())?;
-        Ok(Self { producer, config: config.clone(), transactional_id: transactional_id.to_owned(), view: view.clone() })
+        let producer = settings.create_with_context(context).map_err(|error| client_error(&client, error))?;
+        let (config, transactional_id, view) = (config.clone(), transactional_id.to_owned(), view.clone());
+        Ok(Self { producer, deliveries, config, transactional_id, view })
     }
 
     /// Ends what an older producer with this id has begun, and fences it.
@@ -73,33 +70,20 @@ impl Producer {
         self.call("start transactions", |producer| producer.init_transactions(CALL_MAX))
     }
 
-    /// From time to time while there is nothing to send: errors, and tokens that end.
-    pub(super) fn serve(&self) {
-        self.producer.poll(Duration::ZERO);
-    }
-
     /// Sends messages in a new transaction. Where Kafka does not take all of them the transaction is aborted.
     pub(super) fn send<'m>(
         &self,
         messages: impl Iterator<Item = (&'m Message, Envelope)>,
     ) -> Result<Vec<Failed>, Broken> {
-        self.call("begin a transaction", BaseProducer::begin_transaction)?;
-        let mut failed = Vec::new();
-        for (index, (message, envelope)) in messages.enumerate() {
-            if let Err(code) = self.send_one(index, message, envelope)? {
-                failed.push((index, code));
-            }
-        }
-        while self.producer.in_flight_count() > 0 {
-            self.check_stop()?;
-            self.producer.poll(POLL);
-        }
-        failed.append(&mut self.producer.context().deliveries.0.lock().expect("no holder panics"));
-        if !failed.is_empty() {
-            self.check_fatal()?;
-            self.abort()?;
-        }
-        Ok(failed)
+        let mut transaction = self.begin()?;
+        transaction.add(messages)?;
+        transaction.finish()
+    }
+
+    /// A transaction without messages.
+    pub(super) fn begin(&self) -> Result<Transaction<'_>, Broken> {
+        self.call("begin a transaction", Client::begin_transaction)?;
+        Ok(Transaction { producer: self, messages: 0, failed: Vec::new() })
     }
 
     /// Makes the transaction final, with the offsets that it reaches.
@@ -117,7 +101,6 @@ impl Producer {
         }
     }
 
-    /// As if nothing had been sent.
     fn abort(&self) -> Result<(), Broken> {
         self.call("abort the transaction", |producer| producer.abort_transaction(CALL_MAX))
     }
@@ -130,14 +113,15 @@ impl Producer {
     ) -> Result<Result<(), RDKafkaErrorCode>, Broken> {
         let mut record = message::record(index, message, envelope);
         loop {
+            self.deliveries.sent();
             let (error, unsent) = match self.producer.send(record) {
                 Ok(()) => return Ok(Ok(())),
                 Err(refused) => refused,
             };
+            self.deliveries.unsent();
             match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => {
-                    self.check_stop()?;
-                    self.producer.poll(POLL);
+                Some(RDKafkaErrorCode::QueueFull) if self.deliveries.pending() > 0 => {
+                    self.wait_until(self.deliveries.pending().saturating_sub(1))?;
                     record = unsent;
                 }
                 Some(code) => return Ok(Err(code)),
@@ -147,12 +131,12 @@ impl Producer {
         }
     }
 
+    fn wait_until(&self, pending: usize) -> Result<(), Broken> {
+        self.deliveries.wait_until(pending, || self.check_stop())
+    }
+
     /// Makes a call that blocks, and makes it again for as long as librdkafka says that this may help.
-    fn call(
-        &self,
-        what: &str,
-        call: impl Fn(&BaseProducer<DeliveryContext<NotTaken>>) -> KafkaResult<()>,
-    ) -> Result<(), Broken> {
+    fn call(&self, what: &str, call: impl Fn(&Client) -> KafkaResult<()>) -> Result<(), Broken> {
         loop {
             self.check_stop()?;
             let Err(error) = call(&self.producer) else { return Ok(()) };
@@ -194,14 +178,41 @@ impl Producer {
     }
 }
 
-/// What Kafka did not take of what is sent.
-#[derive(Default)]
-struct NotTaken(Mutex<Vec<Failed>>);
+/// A transaction that has begun. It must be finished or aborted; [`Producer::end`] does the latter too.
+pub(super) struct Transaction<'p> {
+    producer: &'p Producer,
+    messages: usize,
+    failed: Vec<Failed>,
+}
 
-impl Deliveries for NotTaken {
-    fn ended(&self, _: &Context, index: usize, failure: Option<RDKafkaErrorCode>) {
-        if let Some(code) = failure {
-            self.0.lock().expect("no holder panics").push((index, code));
+impl Transaction<'_> {
+    /// Sends messages, without waiting until Kafka has them.
+    pub(super) fn add<'m>(&mut self, messages: impl Iterator<Item = (&'m Message, Envelope)>) -> Result<(), Broken> {
+        for (message, envelope) in messages {
+            if let Err(code) = self.producer.send_one(self.messages, message, envelope)? {
+                self.failed.push((self.messages, code));
+            }
+            self.messages += 1;
         }
+        Ok(())
+    }
+
+    /// Waits until Kafka has all messages, so that they can be committed. Where it does not take all of them the
+    /// transaction is aborted.
+    pub(super) fn finish(mut self) -> Result<Vec<Failed>, Broken> {
+        self.producer.wait_until(0)?;
+        self.failed.append(&mut self.producer.deliveries.take_failed());
+        if !self.failed.is_empty() {
+            self.producer.check_fatal()?;
+            self.producer.abort()?;
+        }
+        Ok(self.failed)
+    }
+
+    /// As if nothing had been sent.
+    pub(super) fn abort(self) -> Result<(), Broken> {
+        self.producer.abort()?;
+        self.producer.deliveries.take_failed();
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::producer::{Broken, Producer};
 use super::{Config, View};
 use crate::follow::backoff;
 use crate::kafka::context::Context;
+use crate::kafka::deliveries::Failed;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::{Connection, Error, client_error, record};
 use crate::manifest::Deliveries;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for a record before looking at other things.
 const WAIT: Duration = Duration::from_millis(100);
+/// Records that are handled before what comes of them is sent.
+const PART: usize = 128;
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// How long one record may be tried again and again: the group must hear of the member before its
 /// `max.poll.interval.ms`, five minutes by default, is over.
@@ -124,7 +127,6 @@ impl Worker {
             self.transform(batch, producer, member)?;
         } else {
             self.show_positions(member);
-            producer.serve();
         }
         self.answer_group(member)?;
         Ok(any)
@@ -211,13 +213,10 @@ impl Worker {
     /// A batch, its messages and its offsets: all of it or nothing.
     fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &mut Member) -> Result<(), Broken> {
         self.transformer.renew();
-        self.handle(&mut batch)?;
-        loop {
-            let failed = producer.send(batch.messages())?;
-            if failed.is_empty() {
-                break;
-            }
+        let mut failed = self.handle_and_send(&mut batch, producer)?;
+        while !failed.is_empty() {
             batch.mend(&self.config, &failed).map_err(Broken::Again)?;
+            failed = producer.send(batch.messages())?;
         }
         let offsets = batch.offsets();
         let mut list = TopicPartitionList::new();
@@ -230,11 +229,31 @@ impl Worker {
         Ok(())
     }
 
-    /// Has the subscriber handle all records: whole, or where that fails what comes before the failing record, then
-    /// that record alone, then the rest.
-    fn handle(&mut self, batch: &mut Batch) -> Result<(), Broken> {
+    /// Has the subscriber handle all records, and sends what comes of some while it handles the next ones: Kafka need
+    /// not wait. Where one fails, what is sent is taken back until all are handled: its tries may take longer than a
+    /// transaction may be open.
+    fn handle_and_send(&mut self, batch: &mut Batch, producer: &Producer) -> Result<Vec<Failed>, Broken> {
         let all = batch.records.len();
-        let (mut at, mut count) = (0, all);
+        let mut transaction = producer.begin()?;
+        for at in (0..all).step_by(PART) {
+            let part = at..all.min(at + PART);
+            let records: Vec<&Record> = batch.records[part.clone()].iter().collect();
+            let Ok(messages) = self.transformer.messages(&records) else {
+                transaction.abort()?;
+                self.handle(batch, at)?;
+                return producer.send(batch.messages());
+            };
+            messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
+            transaction.add(batch.messages_of(part))?;
+        }
+        transaction.finish()
+    }
+
+    /// Has the subscriber handle all records from one on: whole, or where that fails what comes before the failing
+    /// record, then that record alone, then the rest.
+    fn handle(&mut self, batch: &mut Batch, mut at: usize) -> Result<(), Broken> {
+        let all = batch.records.len();
+        let mut count = all - at;
         while at < all {
             let part: Vec<&Record> = batch.records[at..at + count].iter().collect();
             match self.transformer.messages(&part) {

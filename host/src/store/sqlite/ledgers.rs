@@ -63,7 +63,8 @@ impl Ledgers {
             fault::at(FaultPoint::LedgerWritten);
             if let Some(subscription) = name.strip_prefix(crate::store::SUBSCRIPTION_LEDGER) {
                 connection
-                    .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND last < ?2")
+                    // The bound on `first` follows from that on `last`, and keeps it from looking at all that is waiting.
+                    .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND first < ?2 AND last < ?2")
                     .and_then(|mut delete| delete.execute(params![subscription, open.ledger.next]))
                     .map_err(&failed)?;
                 fault::at(FaultPoint::CommandsForgotten);

@@ -341,8 +341,9 @@ impl Writer {
             self.connection
                 .prepare_cached(
                     // Names of sinks that count something else have a slash.
-                    "DELETE FROM outbox_messages
-                     WHERE last <= (SELECT min(position) FROM sinks WHERE instr(name, '/') = 0)",
+                    "WITH published (number) AS (SELECT min(position) FROM sinks WHERE instr(name, '/') = 0)
+                     DELETE FROM outbox_messages WHERE first <= (SELECT number FROM published)
+                     AND last <= (SELECT number FROM published)",
                 )
                 .and_then(|mut delete| delete.execute([]))
                 .map_err(&failed)?;
