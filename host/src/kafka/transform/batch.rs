@@ -101,9 +101,11 @@ impl Batch {
     /// Where each partition is after this batch.
     pub(super) fn offsets(&self) -> BTreeMap<TopicPartition, u64> {
         let mut offsets = BTreeMap::new();
-        for Record { topic, partition, offset, .. } in &self.records {
+        let of_one = |one: &Record, other: &Record| (one.partition, &one.topic) == (other.partition, &other.topic);
+        // Records of a partition are in order, and many come in a row.
+        for row in self.records.chunk_by(of_one) {
+            let Record { topic, partition, offset, .. } = &row[row.len() - 1];
             let next = u64::try_from(offset + 1).unwrap_or(0);
-            // Records of a partition are in order.
             offsets.insert(TopicPartition { topic: topic.clone(), partition: *partition }, next);
         }
         offsets

@@ -1,4 +1,4 @@
-//! The producer of a transform: begin, send, wait for the acknowledgements, commit with the offsets, or abort.
+//! The producer of a transform: begin, send, commit with the offsets, or abort.
 
 use super::{ANSWER_MAX, Config, View};
 use crate::kafka::context::Context;
@@ -70,28 +70,10 @@ impl Producer {
         self.call("start transactions", |producer| producer.init_transactions(CALL_MAX))
     }
 
-    /// Sends messages in a new transaction. Where Kafka does not take all of them the transaction is aborted.
-    pub(super) fn send<'m>(
-        &self,
-        messages: impl Iterator<Item = (&'m Message, Envelope)>,
-    ) -> Result<Vec<Failed>, Broken> {
-        let mut transaction = self.begin()?;
-        transaction.add(messages)?;
-        transaction.finish()
-    }
-
     /// A transaction without messages.
     pub(super) fn begin(&self) -> Result<Transaction<'_>, Broken> {
         self.call("begin a transaction", Client::begin_transaction)?;
         Ok(Transaction { producer: self, messages: 0, failed: Vec::new() })
-    }
-
-    /// Makes the transaction final, with the offsets that it reaches.
-    pub(super) fn commit(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
-        self.call("add the offsets to the transaction", |producer| {
-            producer.send_offsets_to_transaction(offsets, group, ANSWER_MAX)
-        })?;
-        self.call("commit the transaction", |producer| producer.commit_transaction(CALL_MAX))
     }
 
     /// At the end: a transaction that is still open would hold up whoever takes over.
@@ -178,7 +160,7 @@ impl Producer {
     }
 }
 
-/// A transaction that has begun. It must be finished or aborted; [`Producer::end`] does the latter too.
+/// A transaction that has begun. It must be committed or aborted; [`Producer::end`] does the latter too.
 pub(super) struct Transaction<'p> {
     producer: &'p Producer,
     messages: usize,
@@ -197,12 +179,22 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Waits until Kafka has all messages, so that they can be committed. Where it does not take all of them the
-    /// transaction is aborted.
-    pub(super) fn finish(mut self) -> Result<Vec<Failed>, Broken> {
+    /// Makes the transaction final, with the offsets that it reaches. Where Kafka does not take all messages it is
+    /// aborted.
+    pub(super) fn commit(
+        mut self,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<Vec<Failed>, Broken> {
+        // Offsets that are added before the messages are there cost the coordinator a round of retries.
         self.producer.wait_until(0)?;
         self.failed.append(&mut self.producer.deliveries.take_failed());
-        if !self.failed.is_empty() {
+        if self.failed.is_empty() {
+            self.producer.call("add the offsets to the transaction", |producer| {
+                producer.send_offsets_to_transaction(offsets, group, ANSWER_MAX)
+            })?;
+            self.producer.call("commit the transaction", |producer| producer.commit_transaction(CALL_MAX))?;
+        } else {
             self.producer.check_fatal()?;
             self.producer.abort()?;
         }

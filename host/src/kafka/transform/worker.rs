@@ -7,11 +7,10 @@
 
 use super::assignment::{Assignment, Owned, add};
 use super::batch::Batch;
-use super::producer::{Broken, Producer};
+use super::producer::{Broken, Producer, Transaction};
 use super::{Config, View};
 use crate::follow::backoff;
 use crate::kafka::context::Context;
-use crate::kafka::deliveries::Failed;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::{Connection, Error, client_error, record};
 use crate::manifest::Deliveries;
@@ -213,17 +212,16 @@ impl Worker {
     /// A batch, its messages and its offsets: all of it or nothing.
     fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &mut Member) -> Result<(), Broken> {
         self.transformer.renew();
-        let mut failed = self.handle_and_send(&mut batch, producer)?;
-        while !failed.is_empty() {
-            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
-            failed = producer.send(batch.messages())?;
-        }
         let offsets = batch.offsets();
         let mut list = TopicPartitionList::new();
         offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
         let group = member.consumer.group_metadata();
         let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
-        producer.commit(&list, &group)?;
+        let mut failed = self.handle_and_send(&mut batch, producer)?.commit(&list, &group)?;
+        while !failed.is_empty() {
+            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
+            failed = send(producer, &batch)?.commit(&list, &group)?;
+        }
         offsets.iter().for_each(|(partition, next)| member.owned.reached(partition, *next));
         self.view.reached(offsets.iter().map(|(partition, next)| (partition, *next)));
         Ok(())
@@ -232,7 +230,7 @@ impl Worker {
     /// Has the subscriber handle all records, and sends what comes of some while it handles the next ones: Kafka need
     /// not wait. Where one fails, what is sent is taken back until all are handled: its tries may take longer than a
     /// transaction may be open.
-    fn handle_and_send(&mut self, batch: &mut Batch, producer: &Producer) -> Result<Vec<Failed>, Broken> {
+    fn handle_and_send<'p>(&mut self, batch: &mut Batch, producer: &'p Producer) -> Result<Transaction<'p>, Broken> {
         let all = batch.records.len();
         let mut transaction = producer.begin()?;
         for at in (0..all).step_by(PART) {
@@ -241,12 +239,12 @@ impl Worker {
             let Ok(messages) = self.transformer.messages(&records) else {
                 transaction.abort()?;
                 self.handle(batch, at)?;
-                return producer.send(batch.messages());
+                return send(producer, batch);
             };
             messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
             transaction.add(batch.messages_of(part))?;
         }
-        transaction.finish()
+        Ok(transaction)
     }
 
     /// Has the subscriber handle all records from one on: whole, or where that fails what comes before the failing
@@ -365,6 +363,13 @@ impl Worker {
             std::thread::park_timeout(left);
         }
     }
+}
+
+/// Sends all messages of a batch in a new transaction.
+fn send<'p>(producer: &'p Producer, batch: &Batch) -> Result<Transaction<'p>, Broken> {
+    let mut transaction = producer.begin()?;
+    transaction.add(batch.messages())?;
+    Ok(transaction)
 }
 
 /// One text for each topic.
