@@ -32,3 +32,6 @@ pub mod metrics;
 pub mod model;
 pub mod status;
 pub mod trace;
+
+#[cfg(test)]
+mod edges;

@@ -45,7 +45,7 @@ enum Task {
     },
     /// Build everything and run all tests.
     Test {
-        /// Passed on to `cargo test`, such as `--test hot_reload` or a part of the name of a test.
+        /// Passed on to `cargo test`, such as `--test host` or a part of the name of a test.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

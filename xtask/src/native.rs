@@ -25,7 +25,7 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
 pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     if let Some(reason) = kafka::missing() {
         let left_out =
-            format!("left out: the tests of real_kafka.rs and kafka_*.rs, which need a real broker. {reason}");
+            format!("left out: the tests of the programs `kafka` and `chaos`, which need a real broker. {reason}");
         match std::env::var("CI") {
             Ok(ci) if ci == "true" => bail!("{left_out}"),
             _ => eprintln!("{left_out}"),

@@ -13,6 +13,7 @@ mod observability;
 mod odd_input;
 mod plugin_cases;
 mod projection_rebuild;
+mod projection_stops;
 mod refused_commands;
 mod repeated_commands;
 mod restarts;

@@ -16,6 +16,8 @@ pub(super) struct Batch {
     pub(super) records: Vec<Record>,
     /// Of each record.
     outputs: Vec<Output>,
+    /// The records below were handled, and what they have led to is here.
+    pub(super) handled: usize,
 }
 
 enum Output {

@@ -1,9 +1,10 @@
 //! The thread of a transform: join, read a batch, transform it, commit it, and again.
 //!
-//! The group's wishes are answered between two batches only, so that a partition goes when what was read of it is
-//! committed. After trouble with a transaction nothing is read for a while, and then again from what is committed, with a
-//! new producer, which ends what the old one had begun. The member stays one: a static member that leaves while the group
-//! shares partitions out could leave some of them to nobody.
+//! While the messages of a batch are on their way the next one is read and handled already. The group's wishes are
+//! answered between two batches only, so that a partition goes when what is begun of it is committed; what was read
+//! ahead is then read again by whoever has it. After trouble with a transaction nothing is read for a while, and then
+//! again from what is committed, with a new producer, which ends what the old one had begun. The member stays one: a
+//! static member that leaves while the group shares partitions out could leave some of them to nobody.
 
 use super::assignment::{Assignment, Owned, add};
 use super::batch::Batch;
@@ -27,6 +28,9 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_millis(100);
 /// Records that are handled before what comes of them is sent.
 const PART: usize = 128;
+/// A batch that takes longer leaves the next one to be handled before its transaction begins: Kafka ends transactions
+/// that are open for long.
+const OPEN_MAX: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 /// How long one record may be tried again and again: the group must hear of the member before its
 /// `max.poll.interval.ms`, five minutes by default, is over.
@@ -40,6 +44,8 @@ pub(super) struct Worker {
     transactional_id: String,
     transformer: Transformer,
     view: Arc<View>,
+    /// Nothing is handled while a transaction is open: the last one was open for too long, or there was trouble.
+    careful: bool,
 }
 
 /// A member of the group. Dropped, it leaves.
@@ -49,6 +55,8 @@ struct Member {
     /// Topics by name, so that a record's costs nothing.
     topics: Vec<Arc<str>>,
     owned: Owned,
+    /// Read while the batch before it was on its way, and handled as far as that was easy.
+    ahead: Option<Batch>,
 }
 
 impl Drop for Member {
@@ -69,7 +77,7 @@ impl Worker {
         let instance = format!("wasmill-{}-{identity}", config.name);
         let consumer_config = connection.member(&config.name, &config.group, &instance)?;
         let transactional_id = format!("wasmill-transform-{}-{identity}", config.name);
-        Ok(Self { config, connection, consumer_config, transactional_id, transformer, view })
+        Ok(Self { config, connection, consumer_config, transactional_id, transformer, view, careful: false })
     }
 
     pub(super) fn run(mut self) {
@@ -101,6 +109,7 @@ impl Worker {
                 Ok(false) => {}
                 Err(Broken::Again(reason)) => {
                     attempt += 1;
+                    self.careful = true;
                     self.view.trouble(&self.config.name, reason);
                     producer.end();
                     self.hold(&mut member, backoff(AGAIN_FIRST, attempt))?;
@@ -119,7 +128,10 @@ impl Worker {
 
     /// Whether there was anything to do.
     fn step(&mut self, producer: &Producer, member: &mut Member) -> Result<bool, Broken> {
-        let batch = self.read(member)?;
+        let batch = match member.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.read(member, WAIT)?,
+        };
         let any = !batch.records.is_empty();
         if any {
             self.view.works_on(batch.records.len());
@@ -141,6 +153,8 @@ impl Worker {
     /// Reads nothing for a while, and answers the group.
     fn hold(&self, member: &mut Member, pause: Duration) -> Result<(), Broken> {
         self.view.works_on(0);
+        // It is read again.
+        member.ahead = None;
         self.assignment(member).hold()?;
         let until = Instant::now() + pause;
         loop {
@@ -176,14 +190,14 @@ impl Worker {
         let consumer: BaseConsumer<Context> = self.consumer_config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(failed)?;
-        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default() })
+        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default(), ahead: None })
     }
 
     /// What is there, up to a batch; nothing after a while, or when the group wants something.
-    fn read(&self, member: &mut Member) -> Result<Batch, Broken> {
+    fn read(&self, member: &mut Member, wait_max: Duration) -> Result<Batch, Broken> {
         let mut batch = Batch::default();
         while batch.records.len() < self.config.deliveries.batch_max && !member.rebalances.is_waiting() {
-            let wait = if batch.records.is_empty() { WAIT } else { Duration::ZERO };
+            let wait = if batch.records.is_empty() { wait_max } else { Duration::ZERO };
             match member.consumer.poll(wait) {
                 None => break,
                 Some(Ok(found)) => {
@@ -198,6 +212,12 @@ impl Worker {
 
     /// Gives back and takes, as the group wishes.
     fn answer_group(&self, member: &mut Member) -> Result<(), Broken> {
+        if member.rebalances.is_waiting() && member.ahead.take().is_some() {
+            // What was read ahead is of partitions that may go: what stays of them is read again.
+            self.assignment(member).hold()?;
+            self.answer_group(member)?;
+            return self.assignment(member).resume();
+        }
         while let Some(rebalance) = member.rebalances.next() {
             let mut assignment = self.assignment(member);
             match rebalance {
@@ -217,11 +237,16 @@ impl Worker {
         offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
         let group = member.consumer.group_metadata();
         let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
-        let mut failed = self.handle_and_send(&mut batch, producer)?.commit(&list, &group)?;
+        let began = Instant::now();
+        let transaction = self.handle_and_send(&mut batch, producer)?;
+        // Kafka takes the messages meanwhile.
+        self.read_ahead(member)?;
+        let mut failed = transaction.commit(&list, &group)?;
         while !failed.is_empty() {
             batch.mend(&self.config, &failed).map_err(Broken::Again)?;
             failed = send(producer, &batch)?.commit(&list, &group)?;
         }
+        self.careful = began.elapsed() > OPEN_MAX;
         offsets.iter().for_each(|(partition, next)| member.owned.reached(partition, *next));
         self.view.reached(offsets.iter().map(|(partition, next)| (partition, *next)));
         Ok(())
@@ -231,20 +256,44 @@ impl Worker {
     /// not wait. Where one fails, what is sent is taken back until all are handled: its tries may take longer than a
     /// transaction may be open.
     fn handle_and_send<'p>(&mut self, batch: &mut Batch, producer: &'p Producer) -> Result<Transaction<'p>, Broken> {
-        let all = batch.records.len();
+        if self.careful {
+            self.handle(batch, batch.handled)?;
+            return send(producer, batch);
+        }
         let mut transaction = producer.begin()?;
-        for at in (0..all).step_by(PART) {
-            let part = at..all.min(at + PART);
-            let records: Vec<&Record> = batch.records[part.clone()].iter().collect();
-            let Ok(messages) = self.transformer.messages(&records) else {
+        transaction.add(batch.messages_of(0..batch.handled))?;
+        while batch.handled < batch.records.len() {
+            let at = batch.handled;
+            if !self.handle_part(batch) {
                 transaction.abort()?;
                 self.handle(batch, at)?;
                 return send(producer, batch);
-            };
-            messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
-            transaction.add(batch.messages_of(part))?;
+            }
+            transaction.add(batch.messages_of(at..batch.handled))?;
         }
         Ok(transaction)
+    }
+
+    /// Reads the next batch, if it is there, and handles it up to the first trouble.
+    fn read_ahead(&mut self, member: &mut Member) -> Result<(), Broken> {
+        if self.careful {
+            return Ok(());
+        }
+        let mut ahead = self.read(member, Duration::ZERO)?;
+        while ahead.handled < ahead.records.len() && self.handle_part(&mut ahead) {}
+        member.ahead = Some(ahead).filter(|ahead| !ahead.records.is_empty());
+        Ok(())
+    }
+
+    /// Has the subscriber handle the next records of a batch; false, and nothing done, where one of them fails.
+    fn handle_part(&mut self, batch: &mut Batch) -> bool {
+        let at = batch.handled;
+        let end = batch.records.len().min(at + PART);
+        let records: Vec<&Record> = batch.records[at..end].iter().collect();
+        let Ok(messages) = self.transformer.messages(&records) else { return false };
+        messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
+        batch.handled = end;
+        true
     }
 
     /// Has the subscriber handle all records from one on: whole, or where that fails what comes before the failing
