@@ -19,6 +19,13 @@ pub(super) struct Generation {
     resting: Mutex<Vec<(ProjectionGuest, Database)>>,
 }
 
+/// What became of a list of events.
+pub(super) struct Projected {
+    pub(super) outcome: Result<Result<(), Failure>, plugin::Error>,
+    /// The transaction is still there.
+    pub(super) is_open: bool,
+}
+
 impl Generation {
     /// The read model of this code: the one that is there, or a new and empty one.
     pub(super) fn open(plugin: &Arc<Plugin>, folder: &Path) -> Result<Self, Error> {
@@ -40,19 +47,15 @@ impl Generation {
         self.writing.begin().map_err(|error| failed(&self.file, &error))
     }
 
-    /// Folds a list of events in, whole or not at all, in the transaction that was begun. Also says whether the
-    /// transaction is still there. An error leaves it unfit for more.
-    pub(super) fn project(
-        &self,
-        guest: &mut ProjectionGuest,
-        events: &[RecordedEvent],
-    ) -> Result<(Result<Result<(), Failure>, plugin::Error>, bool), Error> {
+    /// Folds a list of events in, whole or not at all, in the transaction that was begun. An error leaves it unfit for
+    /// more.
+    pub(super) fn project(&self, guest: &mut ProjectionGuest, events: &[RecordedEvent]) -> Result<Projected, Error> {
         let sql = |error: rusqlite::Error| failed(&self.file, &error);
         let time = self.plugin.limits.event_time.saturating_mul(events.len() as u32);
         self.writing.mark().map_err(sql)?;
-        let projected = guest.project(events, self.writing.for_guest(time));
-        let is_open = self.writing.unmark(!matches!(projected, Ok(Ok(())))).map_err(sql)?;
-        Ok((projected, is_open))
+        let outcome = guest.project(events, self.writing.for_guest(time));
+        let is_open = self.writing.unmark(!matches!(outcome, Ok(Ok(())))).map_err(sql)?;
+        Ok(Projected { outcome, is_open })
     }
 
     /// Ends the transaction with the checkpoint moved from `from` to `to`.

@@ -1,11 +1,11 @@
 //! The thread of a projection.
 
-use super::generation::Generation;
+use super::generation::{Generation, Projected};
 use super::{Error, Options};
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{self, Failure, Plugin, ProjectionGuest, Refusal, Slot};
+use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use arc_swap::ArcSwap;
@@ -269,14 +269,14 @@ impl Builder {
     /// Folds events in. What was folded in before is committed where it fails. A trap counts as something passing: the
     /// guest is made anew.
     fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
-        let (projected, is_open) = match self.call(events) {
+        let Projected { outcome, is_open } = match self.call(events) {
             Ok(called) => called,
             Err(error) => {
                 self.roll_back();
                 return Err(error);
             }
         };
-        let failure = match projected {
+        let failure = match outcome {
             Ok(Ok(())) if is_open => {
                 self.reached = to;
                 return Ok(Ok(()));
@@ -297,8 +297,7 @@ impl Builder {
         Ok(Err(failure))
     }
 
-    #[expect(clippy::type_complexity, reason = "as `Generation::project` has it")]
-    fn call(&mut self, events: &[RecordedEvent]) -> Result<(Result<Result<(), Failure>, plugin::Error>, bool), Error> {
+    fn call(&mut self, events: &[RecordedEvent]) -> Result<Projected, Error> {
         let guest = match &mut self.guest {
             Some(guest) => guest,
             None => self.guest.insert(ProjectionGuest::new(&self.generation.plugin)?),
