@@ -138,8 +138,11 @@ impl Worker {
         if live.broken.is_some() {
             return;
         }
-        match self.step(live) {
-            Ok(()) => self.progress.reach(live.committed()),
+        let stepped = self.step(live);
+        // Also what came before an event that failed.
+        self.progress.reach(live.committed());
+        match stepped {
+            Ok(()) => {}
             // The host is stopping.
             Err(Error::Store(store::Error::Closed)) => {}
             // The disk, most likely: nothing is lost, and it may come back.
