@@ -352,7 +352,8 @@ fn a_stream_index_of_format_2_is_read_and_goes_on_in_the_new_one() {
          INSERT INTO event_types VALUES (1, 1, 'Happened');
          INSERT INTO events WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 40)
              SELECT n, 1, 'order-' || (n % 2), (n + 1) / 2, randomblob(16), 0, '', '', NULL, x'00' FROM n;
-         INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 30;
+         -- A run that was cut short: it has rows above the mark.
+         INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 34;
          INSERT INTO marks VALUES ('indexed', 30)",
     );
     let stream = StreamId::new("order", "order-1");
@@ -360,6 +361,9 @@ fn a_stream_index_of_format_2_is_read_and_goes_on_in_the_new_one() {
         let store = stored.open().unwrap();
         let found = reader(&store).read_stream(&stream, Version(0), 100).unwrap();
         assert_eq!(found.iter().map(|event| event.version.0).collect::<Vec<_>>(), (1..=versions).collect::<Vec<_>>());
+        let late = reader(&store).read_stream(&stream, Version(18), 100).unwrap();
+        assert_eq!(late.iter().map(|event| event.version.0).collect::<Vec<_>>(), (19..=versions).collect::<Vec<_>>());
+        assert_eq!(reader(&store).stream_version(&stream).unwrap(), Version(versions));
         let newest = reader(&store).read_stream_backwards(&stream, Version(18), 3).unwrap();
         assert_eq!(newest.iter().map(|event| event.version.0).collect::<Vec<_>>(), [17, 16, 15]);
         if versions == 20 {
