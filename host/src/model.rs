@@ -350,7 +350,7 @@ pub struct Record {
 impl Record {
     /// As the id of a cause: the same however often the record is read.
     pub fn id(&self) -> String {
-        // For each record: several times as quick as formatting.
+        // Made for each record, so without the machinery of formatting.
         [&*self.topic, ":", &self.partition.to_string(), ":", &self.offset.to_string()].concat()
     }
 

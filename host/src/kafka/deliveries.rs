@@ -8,7 +8,7 @@ use super::context::Context;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Duration;
@@ -60,6 +60,9 @@ impl<D: Deliveries> ProducerContext for DeliveryContext<D> {
     }
 }
 
+/// A producer whose acknowledgements one thread waits for.
+pub(super) type Producer = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
+
 /// A record that was not taken: its number, and why.
 pub(super) type Failed = (usize, RDKafkaErrorCode);
 
@@ -83,17 +86,31 @@ impl OnTheirWay {
         Self { sender: std::thread::current(), counts: Mutex::default() }
     }
 
-    /// A record is about to be sent.
-    pub(super) fn sent(&self) {
-        self.counts.lock().expect("no holder panics").pending += 1;
+    /// Hands a record to its producer. While the producer's queue is full, acknowledgements are waited for, unless
+    /// `check` wants to wait no longer. The inner error is why it will not be taken.
+    pub(super) fn send<E>(
+        &self,
+        producer: &Producer,
+        mut record: BaseRecord<'_, [u8], [u8], usize>,
+        check: impl Fn() -> Result<(), E>,
+    ) -> Result<Result<(), RDKafkaErrorCode>, E> {
+        loop {
+            self.counts.lock().expect("no holder panics").pending += 1;
+            let Err((error, unsent)) = producer.send(record) else { return Ok(Ok(())) };
+            self.counts.lock().expect("no holder panics").pending -= 1;
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) if self.pending() > 0 => {
+                    self.wait_until(self.pending().saturating_sub(1), &check)?;
+                    record = unsent;
+                }
+                Some(code) => return Ok(Err(code)),
+                // A topic name with a NUL.
+                None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),
+            }
+        }
     }
 
-    /// It was not: the producer did not take it.
-    pub(super) fn unsent(&self) {
-        self.counts.lock().expect("no holder panics").pending -= 1;
-    }
-
-    pub(super) fn pending(&self) -> usize {
+    fn pending(&self) -> usize {
         self.counts.lock().expect("no holder panics").pending
     }
 

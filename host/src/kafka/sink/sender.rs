@@ -1,18 +1,16 @@
-//! Messages to Kafka, once: handed to a producer in order, and waited for until each is acknowledged or has failed.
-//!
-//! librdkafka's own `flush` waits in steps of 100 ms; here each acknowledgement counts down and the last one wakes the
-//! sender. What a failure means, and whether another try follows, is the publisher's to say.
+//! Messages to Kafka, once: handed to a producer in order, and waited for until each is acknowledged or has failed. What a
+//! failure means, and whether another try follows, is the publisher's to say.
 
 use super::View;
 use super::publisher::Interruption;
 use crate::kafka::context::Context;
-use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay};
+use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Error, client_error};
 use crate::model::Message;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,8 +18,6 @@ use std::time::{Duration, Instant};
 /// The longest rest between looks at the stop flag.
 const REST_MAX: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-
-pub(super) type Producer = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
 
 /// What a feed's messages have in common.
 #[derive(Clone, Copy, Debug)]
@@ -64,36 +60,21 @@ impl Sender {
                 failed.push((index, code));
             }
         }
-        self.wait_until(0)?;
+        self.deliveries.wait_until(0, || self.check_given_up())?;
         failed.append(&mut self.deliveries.take_failed());
         failed.sort_by_key(|&(index, _)| index);
         Ok(failed)
     }
 
-    /// Gives a message to the producer. While its queue is full, acknowledgements are waited for.
+    /// Gives a message to the producer.
     fn send_one(&mut self, index: usize, message: &Message) -> Result<Result<(), RDKafkaErrorCode>, Interruption> {
-        let envelope = self.style.envelope;
-        loop {
-            let deliveries = self.deliveries.clone();
-            let producer = match self.producer() {
-                Ok(producer) => producer,
-                Err(error) => {
-                    self.view.note(Some(error.to_string()));
-                    return Ok(Err(RDKafkaErrorCode::Fatal));
-                }
-            };
-            deliveries.sent();
-            let Err((error, _)) = producer.send(message::record(index, message, envelope)) else { return Ok(Ok(())) };
-            deliveries.unsent();
-            match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) if deliveries.pending() > 0 => {
-                    self.wait_until(deliveries.pending().saturating_sub(1))?;
-                }
-                Some(code) => return Ok(Err(code)),
-                // A topic name with a NUL.
-                None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),
-            }
+        if let Err(error) = self.producer() {
+            self.view.note(Some(error.to_string()));
+            return Ok(Err(RDKafkaErrorCode::Fatal));
         }
+        let producer = self.producer.as_ref().expect("it was just made");
+        let record = message::record(index, message, self.style.envelope);
+        self.deliveries.send(producer, record, || self.check_given_up())
     }
 
     /// The producer, made anew where there is none.
@@ -130,11 +111,6 @@ impl Sender {
         {
             self.view.health.answered();
         }
-    }
-
-    /// Until no more than `pending` messages wait for their acknowledgement.
-    fn wait_until(&self, pending: usize) -> Result<(), Interruption> {
-        self.deliveries.wait_until(pending, || self.check_given_up())
     }
 
     /// A pause before another try; a stop ends it.

@@ -11,10 +11,10 @@
 //! everything twice.
 
 use super::publisher::{Interruption, Publisher, Refused, not_published, sort_out};
-use super::sender::{Producer, Sender, Style};
+use super::sender::{Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX, View};
 use crate::kafka::context::{Context, Health};
-use crate::kafka::deliveries::Failed;
+use crate::kafka::deliveries::{Failed, Producer};
 use crate::kafka::{Connection, Error, client_error, topics, trouble};
 use crate::manifest::Topic;
 use crate::model::Message;

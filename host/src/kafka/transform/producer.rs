@@ -2,14 +2,14 @@
 
 use super::{ANSWER_MAX, Config, View};
 use crate::kafka::context::Context;
-use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay};
+use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer as Client};
 use crate::kafka::message::{self, Envelope};
 use crate::kafka::{Connection, Error, client_error};
 use crate::model::Message;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +31,6 @@ pub(super) enum Broken {
     /// Another try would do harm: a person must act.
     GiveUp(String),
 }
-
-type Client = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
 
 /// See the module.
 pub(super) struct Producer {
@@ -85,36 +83,6 @@ impl Producer {
 
     fn abort(&self) -> Result<(), Broken> {
         self.call("abort the transaction", |producer| producer.abort_transaction(CALL_MAX))
-    }
-
-    fn send_one(
-        &self,
-        index: usize,
-        message: &Message,
-        envelope: Envelope,
-    ) -> Result<Result<(), RDKafkaErrorCode>, Broken> {
-        let mut record = message::record(index, message, envelope);
-        loop {
-            self.deliveries.sent();
-            let (error, unsent) = match self.producer.send(record) {
-                Ok(()) => return Ok(Ok(())),
-                Err(refused) => refused,
-            };
-            self.deliveries.unsent();
-            match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) if self.deliveries.pending() > 0 => {
-                    self.wait_until(self.deliveries.pending().saturating_sub(1))?;
-                    record = unsent;
-                }
-                Some(code) => return Ok(Err(code)),
-                // A topic name with a NUL.
-                None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),
-            }
-        }
-    }
-
-    fn wait_until(&self, pending: usize) -> Result<(), Broken> {
-        self.deliveries.wait_until(pending, || self.check_stop())
     }
 
     /// Makes a call that blocks, and makes it again for as long as librdkafka says that this may help.
@@ -171,7 +139,9 @@ impl Transaction<'_> {
     /// Sends messages, without waiting until Kafka has them.
     pub(super) fn add<'m>(&mut self, messages: impl Iterator<Item = (&'m Message, Envelope)>) -> Result<(), Broken> {
         for (message, envelope) in messages {
-            if let Err(code) = self.producer.send_one(self.messages, message, envelope)? {
+            let Producer { producer, deliveries, .. } = self.producer;
+            let record = message::record(self.messages, message, envelope);
+            if let Err(code) = deliveries.send(producer, record, || self.producer.check_stop())? {
                 self.failed.push((self.messages, code));
             }
             self.messages += 1;
@@ -187,7 +157,8 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<Vec<Failed>, Broken> {
         // Offsets that are added before the messages are there cost the coordinator a round of retries.
-        self.producer.wait_until(0)?;
+        let producer = self.producer;
+        producer.deliveries.wait_until(0, || producer.check_stop())?;
         self.failed.append(&mut self.producer.deliveries.take_failed());
         if self.failed.is_empty() {
             self.producer.call("add the offsets to the transaction", |producer| {

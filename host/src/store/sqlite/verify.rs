@@ -156,22 +156,20 @@ impl Verifier<'_> {
     /// Holds each entry of the index against its event. Returns the positions that are in the index, in order.
     fn entered(&mut self) -> Result<Vec<u64>, Error> {
         let failed = failed("looking the store over");
-        let mut entered = Vec::new();
-        let mut event = self
-            .connection
+        let (connection, mut entered) = (self.connection, Vec::new());
+        let mut event = connection
             .prepare(
                 "SELECT t.aggregate_type, e.aggregate_id, e.version FROM events e JOIN event_types t ON t.id = e.type
                  WHERE e.position = ?1",
             )
             .map_err(&failed)?;
-        let mut select = self
-            .connection
+        let mut select = connection
             .prepare(&format!("SELECT aggregate_type, aggregate_id, {CHUNK_COLUMNS} FROM stream_index"))
             .map_err(&failed)?;
         let mut found = select.query([]).map_err(&failed)?;
         while let Some(row) = found.next().map_err(&failed)? {
             let (number, id): (i64, String) = (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
-            let Some(chunk) = or_told(&mut self.report, Chunk::read(row, 2))? else { continue };
+            let Some(chunk) = self.or_told(Chunk::read(row, 2))? else { continue };
             for (version, position) in chunk.entries() {
                 let of = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
                 let there = event.query_row([position], of).optional().map_err(&failed)?;
@@ -359,7 +357,14 @@ impl Verifier<'_> {
     }
 
     fn or_told<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
-        or_told(&mut self.report, read)
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Failed(text)) => {
+                self.report.problem(text);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn mark(&self, name: &str) -> Result<u64, Error> {
@@ -376,18 +381,6 @@ impl Verifier<'_> {
             .prepare(sql)
             .and_then(|mut select| select.query_map([], read)?.collect())
             .map_err(failed("looking the store over"))
-    }
-}
-
-/// `None` where it does not decode, which is told.
-fn or_told<T>(report: &mut Report, read: Result<T, Error>) -> Result<Option<T>, Error> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(Error::Failed(text)) => {
-            report.problem(text);
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
 }
 
