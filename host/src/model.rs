@@ -78,6 +78,17 @@ pub struct Origin {
     pub last: u64,
 }
 
+/// Where several items of one ledger come from that follow one another. They are settled together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origins {
+    /// The ledger's name.
+    pub ledger: Arc<str>,
+    /// The first item's number, or a lower one where Kafka left out offsets before it.
+    pub first: u64,
+    /// The items' own numbers, increasing; at least one.
+    pub items: Vec<u64>,
+}
+
 impl Origin {
     /// Whose ledger it is: the name of the source or subscription.
     pub fn consumer(&self) -> &str {

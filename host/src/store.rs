@@ -271,7 +271,7 @@ pub enum Reached {
         to: Position,
     },
     /// Records, which the step settles in their ledgers. One that is settled already fails the step.
-    Records(Vec<Origin>),
+    Records(Vec<Origins>),
     /// The dead letter of this number, which the step takes away. Where it is gone the step fails.
     Replayed(u64),
 }

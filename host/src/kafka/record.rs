@@ -1,62 +1,46 @@
 //! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
 
 use super::naming::{Address, Naming};
-use crate::manifest::Target;
+use crate::manifest::Commands;
 use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms};
 use rdkafka::Timestamp;
 use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// What a record is handed on as.
-pub(super) enum Handed {
-    /// To an aggregate.
-    Command(Arc<Command>),
-    /// To a subscriber, as it is.
-    Record(Box<Record>, Origin),
-}
-
-/// What the records of a source become.
+/// Which commands the records of a source become.
 pub(super) struct Mapping {
     source: Arc<str>,
-    /// `None`: records are handed on as they are.
-    commands: Option<Naming>,
+    naming: Naming,
     /// Reused for the text of ids.
     text: String,
 }
 
 impl Mapping {
-    pub(super) fn new(source: Arc<str>, target: &Target) -> Self {
-        let commands = match target {
-            Target::Commands(commands) => Some(Naming::new(&source, commands)),
-            Target::Deliveries(_) => None,
-        };
-        Self { source, commands, text: String::new() }
+    pub(super) fn new(source: Arc<str>, commands: &Commands) -> Self {
+        Self { naming: Naming::new(&source, commands), source, text: String::new() }
     }
 
     /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
     pub(super) fn is_addressed_by_records(&self) -> bool {
-        self.commands.as_ref().is_some_and(Naming::is_addressed_by_records)
+        self.naming.is_addressed_by_records()
     }
 
-    /// What a record that was put aside is handed on as, now that it is tried again.
-    pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Handed, Box<DeadLetter>> {
+    /// What a record that was put aside becomes, now that it is tried again.
+    pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Command, Box<DeadLetter>> {
         self.take(&record.topic, &message(record), origin)
     }
 
-    /// What a record is handed on as; or the dead letter of a record that can't be a command.
+    /// What a record becomes; or the dead letter of one that can't be a command.
     pub(super) fn take<M: Message>(
         &mut self,
         topic: &Arc<str>,
         record: &M,
         origin: Origin,
-    ) -> Result<Handed, Box<DeadLetter>> {
-        match &self.commands {
-            None => Ok(Handed::Record(Box::new(owned(topic, record)), origin)),
-            Some(naming) => match naming.address(record) {
-                Ok(address) => Ok(Handed::Command(self.command(address, topic, record, origin).into())),
-                Err(reason) => Err(self.dead_letter(topic, record, reason)),
-            },
+    ) -> Result<Command, Box<DeadLetter>> {
+        match self.naming.address(record) {
+            Ok(address) => Ok(self.command(address, topic, record, origin)),
+            Err(reason) => Err(self.dead_letter(topic, record, reason)),
         }
     }
 
@@ -139,7 +123,7 @@ fn correlation_id(headers: &[Header]) -> Option<Arc<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Commands, Key, Name};
+    use crate::manifest::{Key, Name};
 
     fn record(key: Option<&[u8]>, value: Option<&[u8]>, headers: Option<OwnedHeaders>) -> OwnedMessage {
         let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
@@ -151,10 +135,7 @@ mod tests {
         let name = |name: &str| Name::Fixed(name.into());
         let (aggregate, command) = (name("order"), name("CreateOrder"));
         let commands = Commands { aggregate, command, key: Key::Text, tombstone: None };
-        match Mapping::new("till".into(), &Target::Commands(commands)).take(&"baskets".into(), record, origin)? {
-            Handed::Command(command) => Ok(Arc::unwrap_or_clone(command)),
-            Handed::Record(..) => panic!("records become commands here"),
-        }
+        Mapping::new("till".into(), &commands).take(&"baskets".into(), record, origin)
     }
 
     #[test]

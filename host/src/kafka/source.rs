@@ -18,7 +18,7 @@ mod topics;
 mod view;
 
 use super::context::{Context, Health};
-use super::record::{Handed, Mapping};
+use super::record::Mapping;
 use super::sink::identity;
 use super::{Connection, Error, Statistics, client_error, join_within, start_thread};
 use crate::manifest;
@@ -28,6 +28,7 @@ use crate::store::EventStore;
 use completions::Completions;
 pub(super) use membership::{Rebalance, Rebalances};
 pub use outlet::Outlet;
+use outlet::Way;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reader::{Reader, Work};
@@ -131,8 +132,8 @@ impl Source {
                 let consumer = consumer(&config, &client, health, &completions)?;
                 let _ = consumer_out.send(consumer.clone());
                 let rebalances = consumer.context().rebalances().clone();
-                let mapping = Mapping::new(config.name.clone(), &config.target);
-                let work = Work { config, consumer, rebalances, mapping, store, outlet, view, completions };
+                let way = Way::new(&config.name, &config.target, outlet);
+                let work = Work { config, consumer, rebalances, way, store, view, completions };
                 Ok(Reader::new(work, reader::Ends { scout: requests, findings: reader_findings, draining }))
             }
         };
@@ -164,11 +165,9 @@ impl Source {
     /// The command that a record of this source becomes, or why it can't be one. `None` where a subscriber gets the
     /// records as they are.
     pub fn command(&self, record: &Record, origin: Origin) -> Result<Option<Command>, String> {
-        match Mapping::new(self.config.name.clone(), &self.config.target).take_again(record, origin) {
-            Ok(Handed::Command(command)) => Ok(Some(Arc::unwrap_or_clone(command))),
-            Ok(Handed::Record(..)) => Ok(None),
-            Err(letter) => Err(letter.reason),
-        }
+        let manifest::Target::Commands(commands) = &self.config.target else { return Ok(None) };
+        let mut mapping = Mapping::new(self.config.name.clone(), commands);
+        mapping.take_again(record, origin).map(Some).map_err(|letter| letter.reason)
     }
 
     /// What it measured.

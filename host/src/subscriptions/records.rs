@@ -7,36 +7,28 @@
 //! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
 
 mod lanes;
+mod run;
 mod worker;
 
 use super::outbox::Outbox;
 use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
-use crate::model::{Origin, Parked, Record};
+use crate::model::Parked;
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
+pub use run::{RecordRun, Tell, Told};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use worker::{Ends, Worker};
 
-/// A record on its way to a subscriber.
-pub struct RecordDelivery {
-    /// The record.
-    pub record: Box<Record>,
-    /// What of its partition it settles.
-    pub origin: Origin,
-    /// Told once whether the store has settled it. Dropped untold it counts as not settled.
-    pub settled: Box<dyn FnOnce(bool) + Send>,
-}
-
 /// Takes records without blocking.
 pub trait RecordInbox: Send + Sync {
-    /// Queues a record, or hands it back where the queue is full: offer it again when something has completed.
-    fn offer(&self, delivery: RecordDelivery) -> Result<(), RecordDelivery>;
+    /// Queues records, or hands them back where the queue is full: offer them again when something has completed.
+    fn offer(&self, run: RecordRun) -> Result<(), RecordRun>;
 }
 
 /// Settings of a source's deliveries, from the manifest.
@@ -75,15 +67,23 @@ pub struct RecordSubscription {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Queue(Sender<RecordDelivery>);
+/// Bounded by the number of records, which its runs may exceed by one.
+struct Queue {
+    runs: Sender<RecordRun>,
+    /// Records in it; the worker takes off what it takes out.
+    queued: Arc<AtomicUsize>,
+    queued_max: usize,
+}
 
 impl RecordInbox for Queue {
-    fn offer(&self, delivery: RecordDelivery) -> Result<(), RecordDelivery> {
-        match self.0.try_send(delivery) {
-            // Where the worker has ended the record is dropped, which tells that it is not settled.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-            Err(TrySendError::Full(delivery)) => Err(delivery),
+    fn offer(&self, run: RecordRun) -> Result<(), RecordRun> {
+        if self.queued.load(Ordering::Relaxed) >= self.queued_max {
+            return Err(run);
         }
+        self.queued.fetch_add(run.len(), Ordering::Relaxed);
+        // Where the worker has ended the run is dropped, which tells that its records are not settled.
+        let _ = self.runs.send(run);
+        Ok(())
     }
 }
 
@@ -100,9 +100,11 @@ impl RecordSubscription {
         let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone()));
         let condition = Arc::new(Mutex::new((State::Starting, None)));
         // Room for the batch that is being handled and for the next one.
-        let (queue, records) = crossbeam_channel::bounded(2 * options.batch_max);
+        let queued_max = 2 * options.batch_max;
+        let queued = Arc::new(AtomicUsize::new(0));
+        let (runs, records) = crossbeam_channel::unbounded();
         let (asks, asked) = crossbeam_channel::unbounded();
-        let ends = Ends { records, asked };
+        let ends = Ends { records, queued: queued.clone(), asked };
         let steps = Arc::new(AtomicUsize::new(0));
         let worker = Worker::new(
             slot.clone(),
@@ -126,7 +128,7 @@ impl RecordSubscription {
             outbox,
             condition,
             steps,
-            inbox: Arc::new(Queue(queue)),
+            inbox: Arc::new(Queue { runs, queued, queued_max }),
             asks,
             thread: Mutex::new(Some(thread)),
         })

@@ -234,8 +234,13 @@ pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
 pub fn records_are_settled_with_what_came_of_them<P: Place>() {
     let place = P::new();
     let mut store = place.open();
-    let records = |ranges: &[(u64, u64)]| {
-        Reached::Records(ranges.iter().map(|&(first, last)| origin("kafka/taps/taps/0", first, last)).collect())
+    let records = |runs: &[(u64, &[u64])]| {
+        let origins = |&(first, items): &(u64, &[u64])| Origins {
+            ledger: "kafka/taps/taps/0".into(),
+            first,
+            items: items.to_vec(),
+        };
+        Reached::Records(runs.iter().map(origins).collect())
     };
     let step = |reached, number| Progress {
         reached,
@@ -244,11 +249,11 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
         parked: vec![letter(&number.to_string())],
         ..step("source/taps", Position(0), Position(0))
     };
-    advance(&*store, step(records(&[(0, 0), (1, 2), (5, 5)]), 1)).unwrap();
-    let again = advance(&*store, step(records(&[(3, 3), (5, 5)]), 2)).unwrap_err();
+    advance(&*store, step(records(&[(0, &[0, 2]), (5, &[5])]), 1)).unwrap();
+    let again = advance(&*store, step(records(&[(3, &[3, 5, 6])]), 2)).unwrap_err();
     assert!(matches!(again, Error::Settled { .. }), "{again}");
     assert!(again.to_string().contains("topic taps partition 0 offset 5"), "{again}");
-    advance(&*store, step(records(&[(3, 4)]), 3)).unwrap();
+    advance(&*store, step(records(&[(3, &[4])]), 3)).unwrap();
     for _ in 0..2 {
         let mut reader = reader(&*store);
         assert_eq!(reader.ledger("kafka/taps/taps/0").unwrap(), Ledger { next: 6, ..Ledger::default() });

@@ -1,5 +1,6 @@
 //! How the reader learns that records are settled: any thread adds, the reader takes all at once.
 
+use crate::subscriptions::{Tell, Told};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 
@@ -13,14 +14,11 @@ pub(super) struct LaneId {
     pub(super) epoch: u64,
 }
 
-/// What became of an offset range that was handed on.
+/// What became of offsets that were handed on. Where they are not settled the partition is read again from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
     pub(super) lane: LaneId,
-    pub(super) first: u64,
-    pub(super) last: u64,
-    /// The store has it in its ledger. If not, the partition is read again from there.
-    pub(super) settled: bool,
+    pub(super) told: Told,
 }
 
 /// Completions that the reader has not seen. Bounded by what is in flight.
@@ -48,6 +46,12 @@ impl Completions {
         std::mem::swap(&mut *self.waiting.lock().expect("no holder panics"), taken);
     }
 
+    /// Who is told of the records of a lane.
+    pub(super) fn tell(self: &Arc<Self>, lane: LaneId) -> Tell {
+        let completions = self.clone();
+        Arc::new(move |told| completions.add(Completion { lane, told }))
+    }
+
     fn add(&self, completion: Completion) {
         self.waiting.lock().expect("no holder panics").push(completion);
         self.wake();
@@ -63,12 +67,12 @@ pub(super) struct Ticket {
 
 impl Ticket {
     pub(super) fn new(completions: &Arc<Completions>, lane: LaneId, first: u64, last: u64) -> Self {
-        let completion = Completion { lane, first, last, settled: false };
+        let completion = Completion { lane, told: Told { first, last, records: 1, settled: false } };
         Self { completions: completions.clone(), completion }
     }
 
     pub(super) fn end(mut self, settled: bool) {
-        self.completion.settled = settled;
+        self.completion.told.settled = settled;
     }
 }
 

@@ -3,8 +3,8 @@
 //! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
 
 use super::outlet::Offer;
-use crate::model::Origin;
 use crate::store::Ledger;
+use crate::subscriptions::Told;
 use std::sync::Arc;
 
 /// A partition in work.
@@ -41,11 +41,12 @@ impl Lane {
         &self.ledger_name
     }
 
-    /// Takes the record at an offset into work: its origin, or `None` when it is settled or in work already.
+    /// Takes the record at an offset into work: the first offset that it settles, or `None` when it is settled or in
+    /// work already.
     ///
-    /// The origin starts at the first offset that nothing covers, so that offsets which hold no record (compaction,
-    /// transaction markers) are settled with the record after them.
-    pub(super) fn take(&mut self, offset: u64) -> Option<Origin> {
+    /// That is the first offset that nothing covers, so that offsets which hold no record (compaction, transaction
+    /// markers) are settled with the record after them.
+    pub(super) fn take(&mut self, offset: u64) -> Option<u64> {
         if offset < self.uncovered {
             return None;
         }
@@ -53,20 +54,20 @@ impl Lane {
             self.cover_settled();
             return None;
         }
-        let origin = Origin { ledger: self.ledger_name.clone(), first: self.uncovered, last: offset };
+        let first = self.uncovered;
         self.uncovered = offset + 1;
         if self.uncovered < self.settled_until {
             self.cover_settled();
         }
         self.in_flight += 1;
-        Some(origin)
+        Some(first)
     }
 
-    /// A range came back from the store.
-    pub(super) fn end(&mut self, first: u64, last: u64, settled: bool) {
-        self.in_flight -= 1;
-        if settled {
-            self.ledger.settle(first, last);
+    /// Records came back from the store.
+    pub(super) fn end(&mut self, told: Told) {
+        self.in_flight -= told.records;
+        if told.settled {
+            self.ledger.settle(told.first, told.last);
         }
     }
 
@@ -113,29 +114,33 @@ mod tests {
         Lane::new("kafka/s/t/0".into(), Ledger { next, ahead: ahead.iter().copied().collect() })
     }
 
-    fn range(origin: Option<Origin>) -> Option<(u64, u64)> {
-        origin.map(|origin| (origin.first, origin.last))
+    fn take(lane: &mut Lane, offset: u64) -> Option<(u64, u64)> {
+        lane.take(offset).map(|first| (first, offset))
+    }
+
+    fn told(first: u64, last: u64, settled: bool) -> Told {
+        Told { first, last, records: 1, settled }
     }
 
     #[test]
     fn an_origin_reaches_back_over_offsets_without_records() {
         let mut lane = lane(5, &[]);
-        assert_eq!(range(lane.take(5)), Some((5, 5)));
-        assert_eq!(range(lane.take(9)), Some((6, 9)));
-        assert_eq!(range(lane.take(9)), None);
-        lane.end(6, 9, true);
+        assert_eq!(take(&mut lane, 5), Some((5, 5)));
+        assert_eq!(take(&mut lane, 9), Some((6, 9)));
+        assert_eq!(take(&mut lane, 9), None);
+        lane.end(told(6, 9, true));
         assert_eq!((lane.next(), lane.in_flight()), (5, 1));
-        lane.end(5, 5, true);
+        lane.end(told(5, 5, true));
         assert_eq!((lane.next(), lane.in_flight()), (10, 0));
     }
 
     #[test]
     fn settled_records_are_skipped() {
         let mut lane = lane(5, &[(6, 7), (9, 9)]);
-        let taken: Vec<_> = (4..=11).filter_map(|offset| range(lane.take(offset))).collect();
+        let taken: Vec<_> = (4..=11).filter_map(|offset| take(&mut lane, offset)).collect();
         assert_eq!(taken, [(5, 5), (8, 8), (10, 10), (11, 11)]);
         for (first, last) in taken {
-            lane.end(first, last, true);
+            lane.end(told(first, last, true));
         }
         assert_eq!(lane.next(), 12);
     }
@@ -143,9 +148,9 @@ mod tests {
     #[test]
     fn a_gap_that_compaction_made_before_a_settled_record_is_settled_with_the_next_one() {
         let mut lane = lane(5, &[(7, 7)]);
-        assert_eq!(range(lane.take(7)), None);
-        assert_eq!(range(lane.take(8)), Some((5, 8)));
-        lane.end(5, 8, true);
+        assert_eq!(take(&mut lane, 7), None);
+        assert_eq!(take(&mut lane, 8), Some((5, 8)));
+        lane.end(told(5, 8, true));
         assert_eq!(lane.next(), 9);
     }
 
@@ -154,10 +159,10 @@ mod tests {
         let mut lane = lane(0, &[]);
         lane.take(0);
         assert!(!lane.skip_to(2));
-        lane.end(0, 0, true);
+        lane.end(told(0, 0, true));
         assert!(lane.skip_to(2));
         assert!(!lane.skip_to(2));
-        assert_eq!(range(lane.take(2)), Some((2, 2)));
+        assert_eq!(take(&mut lane, 2), Some((2, 2)));
     }
 
     #[test]
@@ -165,8 +170,8 @@ mod tests {
         let mut lane = lane(0, &[]);
         lane.take(0);
         lane.take(1);
-        lane.end(1, 1, true);
-        lane.end(0, 0, false);
+        lane.end(told(1, 1, true));
+        lane.end(told(0, 0, false));
         assert_eq!((lane.next(), lane.in_flight()), (0, 0));
     }
 
@@ -184,12 +189,12 @@ mod tests {
                 let start = lane.next();
                 let mut flying = Vec::new();
                 for &offset in records.iter().filter(|&&offset| offset >= start) {
-                    flying.extend(range(lane.take(offset)));
+                    flying.extend(take(&mut lane, offset));
                     while flying.len() > random(8) as usize {
                         let (first, last) = flying.swap_remove(random(flying.len() as u64) as usize);
                         assert!(settled.insert(last), "{last} was settled twice");
                         stored.settle(first, last);
-                        lane.end(first, last, true);
+                        lane.end(told(first, last, true));
                     }
                     if random(40) == 0 {
                         break; // A crash: what flies is lost.

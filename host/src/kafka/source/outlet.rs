@@ -2,9 +2,10 @@
 
 use super::completions::Ticket;
 use crate::aggregates::{Inbox, Reply, Unaccepted};
-use crate::kafka::record::Handed;
+use crate::kafka::record::Mapping;
+use crate::manifest::Target;
 use crate::model::{Command, Outcome};
-use crate::subscriptions::{RecordDelivery, RecordInbox};
+use crate::subscriptions::{RecordInbox, RecordRun};
 use std::sync::Arc;
 
 /// Who takes what a source reads.
@@ -16,51 +17,68 @@ pub struct Outlet {
     pub subscriber: Option<Arc<dyn RecordInbox>>,
 }
 
+/// The way of a source's records.
+pub(super) enum Way {
+    /// Each becomes a command.
+    Commands(Mapping, Arc<dyn Inbox>),
+    /// As they are, so many in a run at most.
+    Records(usize, Arc<dyn RecordInbox>),
+}
+
 /// Something to be handed on, with who is told when it is settled.
 pub(super) enum Offer {
     Command(Arc<Command>, Reply),
-    Record(RecordDelivery),
+    Records(RecordRun),
 }
 
 /// Why something was not taken. It comes back.
 pub(super) enum Refused {
     Full(Offer),
-    /// No plugin serves it: the types that are served, and the one that is not.
+    /// No plugin serves its aggregate.
     NoSuchAggregate {
+        /// The types that are served.
         known: Vec<String>,
-        aggregate: Arc<str>,
-        offer: Offer,
+        command: Arc<Command>,
+        reply: Reply,
     },
 }
 
 impl Offer {
-    pub(super) fn new(handed: Handed, ticket: Ticket) -> Self {
-        match handed {
-            Handed::Command(command) => {
-                Self::Command(command, Box::new(move |outcome| ticket.end(is_settled(&outcome))))
-            }
-            Handed::Record(record, origin) => {
-                Self::Record(RecordDelivery { record, origin, settled: Box::new(move |settled| ticket.end(settled)) })
-            }
-        }
+    pub(super) fn command(command: Command, ticket: Ticket) -> Self {
+        Self::Command(command.into(), Box::new(move |outcome| ticket.end(is_settled(&outcome))))
     }
 }
 
-impl Outlet {
+impl Way {
+    pub(super) fn new(source: &Arc<str>, target: &Target, outlet: Outlet) -> Self {
+        match target {
+            Target::Commands(commands) => Self::Commands(Mapping::new(source.clone(), commands), outlet.aggregates),
+            Target::Deliveries(deliveries) => {
+                Self::Records(deliveries.batch_max, outlet.subscriber.expect("who delivers has a subscriber"))
+            }
+        }
+    }
+
+    /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
+    pub(super) fn is_addressed_by_records(&self) -> bool {
+        matches!(self, Self::Commands(mapping, _) if mapping.is_addressed_by_records())
+    }
+
     /// Hands something on, without waiting.
     pub(super) fn offer(&self, offer: Offer) -> Result<(), Refused> {
-        match offer {
-            Offer::Command(command, reply) => self.aggregates.offer(command, reply).map_err(|back| match back {
-                Unaccepted::Full(command, reply) => Refused::Full(Offer::Command(command, reply)),
-                Unaccepted::NoSuchAggregate { known, command, reply } => {
-                    let aggregate = command.stream.aggregate_type.clone();
-                    Refused::NoSuchAggregate { known, aggregate, offer: Offer::Command(command, reply) }
-                }
-            }),
-            Offer::Record(delivery) => {
-                let subscriber = self.subscriber.as_ref().expect("records are made for a subscriber only");
-                subscriber.offer(delivery).map_err(|delivery| Refused::Full(Offer::Record(delivery)))
+        match (self, offer) {
+            (Self::Commands(_, inbox), Offer::Command(command, reply)) => {
+                inbox.offer(command, reply).map_err(|back| match back {
+                    Unaccepted::Full(command, reply) => Refused::Full(Offer::Command(command, reply)),
+                    Unaccepted::NoSuchAggregate { known, command, reply } => {
+                        Refused::NoSuchAggregate { known, command, reply }
+                    }
+                })
             }
+            (Self::Records(_, inbox), Offer::Records(run)) => {
+                inbox.offer(run).map_err(|run| Refused::Full(Offer::Records(run)))
+            }
+            _ => unreachable!("what is offered was made for this way"),
         }
     }
 }

@@ -9,12 +9,11 @@ mod reading;
 use super::completions::{Completion, Completions, LaneId};
 use super::lane::Lane;
 use super::membership::Rebalances;
-use super::outlet::Outlet;
+use super::outlet::Way;
 use super::scout::{Opening, Request};
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
-use crate::kafka::record::Mapping;
 use crate::manifest::Membership;
 use crate::store::EventStore;
 use crossbeam_channel::{Receiver, Sender};
@@ -65,9 +64,8 @@ pub(super) struct Work {
     pub(super) config: Arc<Config>,
     pub(super) consumer: Arc<BaseConsumer<Context>>,
     pub(super) rebalances: Rebalances,
-    pub(super) mapping: Mapping,
+    pub(super) way: Way,
     pub(super) store: Arc<dyn EventStore>,
-    pub(super) outlet: Outlet,
     pub(super) view: Arc<View>,
     pub(super) completions: Arc<Completions>,
 }
@@ -126,7 +124,7 @@ impl Reader {
         });
         self.epoch += 1;
         let id = LaneId { number, epoch: self.epoch };
-        self.readings[number] = Some(Reading::new(partition, id, lane, queue));
+        self.readings[number] = Some(Reading::new(partition, id, lane, queue, &self.work.completions));
     }
 
     fn complete(&mut self) -> bool {
@@ -144,12 +142,13 @@ impl Reader {
     fn take_completions(&mut self, reads_again: bool) -> bool {
         self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
-        for Completion { lane, first, last, settled } in self.completed.drain(..) {
+        for Completion { lane, told } in self.completed.drain(..) {
             let reading = self.readings[lane.number].as_mut().filter(|reading| reading.id == lane);
             let Some(reading) = reading else { continue };
-            reading.lane.end(first, last, settled);
-            if !settled && reads_again {
-                reading.stop_reading(&self.work, &format!("offset {last} could not be stored; it is tried again"));
+            reading.lane.end(told);
+            if !told.settled && reads_again {
+                reading
+                    .stop_reading(&self.work, &format!("offset {} could not be stored; it is tried again", told.last));
             }
         }
         any

@@ -3,7 +3,7 @@
 use super::fault::{self, FaultPoint};
 use super::rows;
 use super::{Error, failed};
-use crate::model::{Origin, QuickMap};
+use crate::model::{Origin, Origins, QuickMap};
 use crate::store::Ledger;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -29,6 +29,23 @@ impl Ledgers {
     pub(super) fn settle(&mut self, connection: &Connection, origin: &Origin) -> Result<(), Error> {
         let open = self.get(connection, &origin.ledger)?;
         open.ledger.settle(origin.first, origin.last);
+        open.dirty = true;
+        Ok(())
+    }
+
+    /// The first item of these that is settled already, if one is.
+    pub(super) fn settled_of(&mut self, connection: &Connection, origins: &Origins) -> Result<Option<Origin>, Error> {
+        let Origins { ledger: name, items, .. } = origins;
+        let ledger = &self.get(connection, name)?.ledger;
+        let settled = items.iter().find(|&&item| ledger.has(item));
+        Ok(settled.map(|&item| Origin { ledger: name.clone(), first: item, last: item }))
+    }
+
+    /// Settles these items, and what Kafka left out before each.
+    pub(super) fn settle_all(&mut self, connection: &Connection, origins: &Origins) -> Result<(), Error> {
+        let Some(&last) = origins.items.last() else { return Ok(()) };
+        let open = self.get(connection, &origins.ledger)?;
+        open.ledger.settle(origins.first, last);
         open.dirty = true;
         Ok(())
     }

@@ -21,7 +21,7 @@ impl Writer {
         match &reached {
             Reached::Events { .. } => {}
             Reached::Records(records) => {
-                records.iter().try_for_each(|origin| self.ledgers.settle(&self.connection, origin))?;
+                records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
             Reached::Replayed(letter) => letters::remove(&self.connection, *letter)?,
         }
@@ -58,8 +58,8 @@ impl Writer {
                 Ok(to.0)
             }
             Reached::Records(records) => {
-                for origin in records {
-                    if self.ledgers.has(&self.connection, origin)? {
+                for origins in records {
+                    if let Some(origin) = self.ledgers.settled_of(&self.connection, origins)? {
                         return Err(Error::Settled { place: origin.place() });
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! Pure bookkeeping. Bounded by what the source has in flight.
 
-use super::RecordDelivery;
+use super::run::{RecordRun, Runs};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,25 +15,25 @@ struct Lane {
 }
 
 impl Lane {
-    fn of(delivery: &RecordDelivery) -> Self {
-        Self { ledger: delivery.origin.ledger.clone(), key: delivery.record.key.clone() }
+    /// Of a record, which is a run of its own.
+    fn of(record: &RecordRun) -> Self {
+        Self { ledger: record.ledger().clone(), key: record.head().key.clone() }
     }
 }
 
 struct Held {
-    /// The first is the one that failed.
-    records: VecDeque<RecordDelivery>,
+    /// Each a run of its own. The first is the one that failed.
+    records: VecDeque<RecordRun>,
     attempts: u32,
     due: Instant,
 }
 
 /// A record whose pause is over.
 pub(super) struct Due {
-    pub(super) delivery: RecordDelivery,
+    record: RecordRun,
     /// How often it was tried.
-    pub(super) attempts: u32,
-    lane: Lane,
-    behind: VecDeque<RecordDelivery>,
+    attempts: u32,
+    behind: Behind,
 }
 
 /// See the module.
@@ -49,23 +49,29 @@ impl Lanes {
         self.held.is_empty()
     }
 
-    /// Puts a record behind the one of its key that stands still. Hands it back where none does.
-    pub(super) fn join(&mut self, delivery: RecordDelivery) -> Option<RecordDelivery> {
+    /// Puts each record of a key that stands still behind that key's first, and all others to those that are free.
+    pub(super) fn join(&mut self, mut run: RecordRun, free: &mut Runs) {
         if self.held.is_empty() {
-            return Some(delivery);
+            return free.push(run);
         }
-        match self.held.get_mut(&Lane::of(&delivery)) {
-            Some(_) if self.gives_back => drop(delivery),
-            Some(held) => held.records.push_back(delivery),
-            None => return Some(delivery),
+        while run.len() > 1 {
+            self.join_one(run.take(1), free);
         }
-        None
+        self.join_one(run, free);
+    }
+
+    fn join_one(&mut self, record: RecordRun, free: &mut Runs) {
+        match self.held.get_mut(&Lane::of(&record)) {
+            Some(_) if self.gives_back => drop(record),
+            Some(held) => held.records.push_back(record),
+            None => free.push(record),
+        }
     }
 
     /// Lets a record wait, and all of its key behind it.
-    pub(super) fn hold(&mut self, delivery: RecordDelivery, attempts: u32, pause: Duration) {
-        let lane = Lane::of(&delivery);
-        let records = if self.gives_back { VecDeque::new() } else { [delivery].into() };
+    pub(super) fn hold(&mut self, record: RecordRun, attempts: u32, pause: Duration) {
+        let lane = Lane::of(&record);
+        let records = if self.gives_back { VecDeque::new() } else { [record].into() };
         self.held.insert(lane, Held { records, attempts, due: Instant::now() + pause });
     }
 
@@ -81,8 +87,8 @@ impl Lanes {
         let is_due = |(_, held): &(&Lane, &Held)| held.due <= now && !held.records.is_empty();
         let lane = self.held.iter().find(is_due).map(|(lane, _)| lane.clone())?;
         let Held { mut records, attempts, .. } = self.held.remove(&lane)?;
-        let delivery = records.pop_front().expect("the record that failed is there");
-        Some(Due { delivery, attempts, lane, behind: records })
+        let record = records.pop_front().expect("the record that failed is there");
+        Some(Due { record, attempts, behind: Behind { lane, records } })
     }
 
     /// Gives back what waits, and from now on what would: dropped, it counts as not settled.
@@ -94,23 +100,23 @@ impl Lanes {
 
 impl Due {
     /// Takes the record out, to be handled; what is left is what waits behind it.
-    pub(super) fn take(self) -> (RecordDelivery, u32, Behind) {
-        (self.delivery, self.attempts, Behind { lane: self.lane, records: self.behind })
+    pub(super) fn take(self) -> (RecordRun, u32, Behind) {
+        (self.record, self.attempts, self.behind)
     }
 }
 
 /// The records of a key behind one that is being tried again.
 pub(super) struct Behind {
     lane: Lane,
-    records: VecDeque<RecordDelivery>,
+    records: VecDeque<RecordRun>,
 }
 
 impl Behind {
     /// They wait on where the one before them failed again. Where it is done their turn is before what came later.
-    pub(super) fn go_on(self, lanes: &mut Lanes, ready: &mut VecDeque<RecordDelivery>) {
+    pub(super) fn go_on(self, lanes: &mut Lanes, ready: &mut Runs) {
         match lanes.held.get_mut(&self.lane) {
             Some(held) => held.records.extend(self.records),
-            None => self.records.into_iter().rev().for_each(|delivery| ready.push_front(delivery)),
+            None => self.records.into_iter().rev().for_each(|record| ready.push_front(record)),
         }
     }
 }
@@ -118,47 +124,52 @@ impl Behind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Origin, Record};
+    use crate::subscriptions::records::run::tests::record;
+    use std::sync::Arc;
 
-    fn delivery(key: &str, offset: u64) -> RecordDelivery {
-        let record = Record {
-            topic: "t".into(),
-            partition: 0,
-            offset: offset as i64,
-            time_ms: 0,
-            key: Some(key.into()),
-            headers: Vec::new(),
-            payload: None,
-        };
-        let origin = Origin { ledger: "kafka/s/t/0".into(), first: offset, last: offset };
-        RecordDelivery { record: Box::new(record), origin, settled: Box::new(drop) }
+    fn run(records: &[(&str, u64)]) -> RecordRun {
+        let mut records = records.iter().map(|&(key, offset)| (offset, record(key, offset)));
+        let (first, record) = records.next().unwrap();
+        let mut run = RecordRun::new("kafka/s/t/0".into(), first, record, Arc::new(|_| {}));
+        records.for_each(|(first, record)| run.push(first, record).unwrap());
+        run
+    }
+
+    /// The offsets of those that are free.
+    fn join(lanes: &mut Lanes, records: &[(&str, u64)]) -> Vec<i64> {
+        let mut free = Runs::default();
+        lanes.join(run(records), &mut free);
+        offsets(&free)
+    }
+
+    fn offsets(runs: &Runs) -> Vec<i64> {
+        runs.records().map(|record| record.offset).collect()
     }
 
     #[test]
     fn records_of_a_key_wait_behind_the_one_that_failed_and_keep_their_order() {
         let mut lanes = Lanes::default();
-        lanes.hold(delivery("a", 1), 1, Duration::ZERO);
-        assert!(lanes.join(delivery("a", 3)).is_none());
-        assert!(lanes.join(delivery("b", 2)).is_some());
+        lanes.hold(run(&[("a", 1)]), 1, Duration::ZERO);
+        assert_eq!(join(&mut lanes, &[("b", 2), ("a", 3)]), [2]);
         let (first, attempts, behind) = lanes.due().unwrap().take();
-        assert_eq!((first.origin.last, attempts), (1, 1));
+        assert_eq!((first.head().offset, attempts), (1, 1));
 
-        let mut ready: VecDeque<_> = [delivery("a", 5)].into();
+        let mut ready = Runs::from(run(&[("a", 5)]));
         lanes.hold(first, 2, Duration::ZERO);
         behind.go_on(&mut lanes, &mut ready);
         assert_eq!(ready.len(), 1);
-        assert!(lanes.join(delivery("a", 4)).is_none());
+        assert!(join(&mut lanes, &[("a", 4)]).is_empty());
         let (first, attempts, behind) = lanes.due().unwrap().take();
-        assert_eq!((first.origin.last, attempts, lanes.is_empty()), (1, 2, true));
+        assert_eq!((first.head().offset, attempts, lanes.is_empty()), (1, 2, true));
 
         behind.go_on(&mut lanes, &mut ready);
-        assert_eq!(ready.iter().map(|delivery| delivery.origin.last).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(offsets(&ready), [3, 4, 5]);
     }
 
     #[test]
     fn nothing_is_due_before_its_pause_is_over() {
         let mut lanes = Lanes::default();
-        lanes.hold(delivery("a", 1), 1, Duration::from_secs(3600));
+        lanes.hold(run(&[("a", 1)]), 1, Duration::from_secs(3600));
         assert!(lanes.due().is_none());
         assert!(lanes.next_due().unwrap() > Duration::from_secs(3000));
     }
@@ -166,12 +177,11 @@ mod tests {
     #[test]
     fn what_is_given_back_is_not_passed_by_later_records_of_its_key() {
         let mut lanes = Lanes::default();
-        lanes.hold(delivery("a", 1), 1, Duration::ZERO);
+        lanes.hold(run(&[("a", 1)]), 1, Duration::ZERO);
         lanes.give_back();
         assert!(lanes.due().is_none() && lanes.next_due().is_none());
-        assert!(lanes.join(delivery("a", 2)).is_none());
-        assert!(lanes.join(delivery("b", 3)).is_some());
-        lanes.hold(delivery("b", 3), 1, Duration::ZERO);
-        assert!(lanes.join(delivery("b", 4)).is_none() && lanes.due().is_none());
+        assert_eq!(join(&mut lanes, &[("a", 2), ("b", 3)]), [3]);
+        lanes.hold(run(&[("b", 3)]), 1, Duration::ZERO);
+        assert!(join(&mut lanes, &[("b", 4)]).is_empty() && lanes.due().is_none());
     }
 }

@@ -4,7 +4,8 @@
 //! told by the store's answer, in order. A step that fails settles nothing, and its records are read again.
 
 use super::lanes::Lanes;
-use super::{Ask, RecordDelivery, RecordOptions};
+use super::run::{RecordRun, Runs};
+use super::{Ask, RecordOptions};
 use crate::follow::backoff;
 use crate::model::{DeadLetter, Parked, Record, now_ms};
 use crate::plugin::{Effects, Slot};
@@ -14,7 +15,6 @@ use crate::subscriptions::effects::outgoing;
 use crate::subscriptions::handler::{Handler, Unhandled, Verdict};
 use crate::subscriptions::outbox::Outbox;
 use crossbeam_channel::{Receiver, Sender, select};
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,7 +26,9 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// Ways to the worker.
 pub(super) struct Ends {
-    pub(super) records: Receiver<RecordDelivery>,
+    pub(super) records: Receiver<RecordRun>,
+    /// Records that wait there.
+    pub(super) queued: Arc<AtomicUsize>,
     pub(super) asked: Receiver<Ask>,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct Worker {
     condition: Arc<Mutex<(State, Option<String>)>>,
     ends: Ends,
     /// In the order in which they came.
-    ready: VecDeque<RecordDelivery>,
+    ready: Runs,
     lanes: Lanes,
     answer: Sender<Result<Advanced, Error>>,
     answers: Receiver<Result<Advanced, Error>>,
@@ -70,7 +72,7 @@ impl Worker {
             outbox,
             condition,
             ends,
-            ready: VecDeque::new(),
+            ready: Runs::default(),
             lanes: Lanes::default(),
             answer,
             answers,
@@ -103,8 +105,8 @@ impl Worker {
         if self.ready.is_empty() {
             let longest = self.lanes.next_due().map_or(IDLE, |due| due.min(IDLE));
             select! {
-                recv(self.ends.records) -> delivery => match delivery {
-                    Ok(delivery) => self.ready.push_back(delivery),
+                recv(self.ends.records) -> run => match run {
+                    Ok(run) => self.take(run),
                     Err(_) => self.stopping = true,
                 },
                 recv(self.ends.asked) -> ask => self.asked(ask.unwrap_or(Ask::Stop)),
@@ -119,9 +121,14 @@ impl Worker {
             self.answered(answer);
         }
         while self.ready.len() < self.options.batch_max {
-            let Ok(delivery) = self.ends.records.try_recv() else { break };
-            self.ready.push_back(delivery);
+            let Ok(run) = self.ends.records.try_recv() else { break };
+            self.take(run);
         }
+    }
+
+    fn take(&mut self, run: RecordRun) {
+        self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
+        self.ready.push(run);
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -132,26 +139,28 @@ impl Worker {
     }
 
     /// The next list: no record of a key that stands still.
-    fn batch(&mut self) -> VecDeque<RecordDelivery> {
-        let mut batch = VecDeque::with_capacity(self.ready.len().min(self.options.batch_max));
+    fn batch(&mut self) -> Runs {
+        let mut batch = Runs::default();
         while batch.len() < self.options.batch_max {
-            let Some(delivery) = self.ready.pop_front() else { break };
-            batch.extend(self.lanes.join(delivery));
+            let Some(run) = self.ready.pop(self.options.batch_max - batch.len()) else { break };
+            self.lanes.join(run, &mut batch);
         }
         batch
     }
 
     /// Handles a list whole, or where that fails what comes before the failing record, then that record alone, then
     /// the rest. A call whose records did not all succeed has no effects.
-    fn deliver(&mut self, mut rest: VecDeque<RecordDelivery>) {
+    fn deliver(&mut self, mut rest: Runs) {
         let mut count = rest.len();
         while !rest.is_empty() && !self.stopping {
-            match self.handle(rest.iter().take(count)) {
-                Ok(effects) => self.keep(rest.drain(..count).collect(), effects),
+            match self.handle(rest.records().take(count)) {
+                Ok(effects) => self.keep(rest.take(count), effects),
                 Err(unhandled) if count == 1 => {
-                    let failed = rest.pop_front().expect("it was just handled");
+                    let failed = rest.pop(1).expect("it was just handled");
                     self.failed(failed, 1, unhandled);
-                    rest = rest.into_iter().filter_map(|delivery| self.lanes.join(delivery)).collect();
+                    let mut free = Runs::default();
+                    rest.into_runs().for_each(|run| self.lanes.join(run, &mut free));
+                    rest = free;
                 }
                 Err(unhandled) => {
                     count = unhandled.fewer(count);
@@ -165,39 +174,39 @@ impl Worker {
     /// The records whose pause is over, each alone.
     fn try_again(&mut self) {
         while let Some(due) = self.lanes.due() {
-            let (delivery, attempts, behind) = due.take();
-            match self.handle(std::iter::once(&delivery)) {
-                Ok(effects) => self.keep(vec![delivery], effects),
-                Err(unhandled) => self.failed(delivery, attempts + 1, unhandled),
+            let (record, attempts, behind) = due.take();
+            match self.handle(std::iter::once(record.head())) {
+                Ok(effects) => self.keep(record.into(), effects),
+                Err(unhandled) => self.failed(record, attempts + 1, unhandled),
             }
             behind.go_on(&mut self.lanes, &mut self.ready);
         }
     }
 
-    fn handle<'d>(&mut self, part: impl Iterator<Item = &'d RecordDelivery>) -> Result<Effects, Unhandled> {
-        let records: Vec<&Record> = part.map(|delivery| &*delivery.record).collect();
+    fn handle<'r>(&mut self, records: impl Iterator<Item = &'r Record>) -> Result<Effects, Unhandled> {
+        let records: Vec<&Record> = records.collect();
         self.handler.records(&self.options.source, &records)
     }
 
     /// Tries a record again later, or puts it aside.
-    fn failed(&mut self, delivery: RecordDelivery, attempts: u32, unhandled: Unhandled) {
-        let (source, place) = (&self.options.source, delivery.record.place());
+    fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
+        let (source, place) = (&self.options.source, record.head().place());
         match unhandled.verdict() {
-            Verdict::Park(reason) => self.park(delivery, reason),
+            Verdict::Park(reason) => self.park(record, reason),
             Verdict::Again(reason, _) if attempts >= self.options.attempts_max => {
-                self.park(delivery, format!("{reason} (tried {attempts} times)"));
+                self.park(record, format!("{reason} (tried {attempts} times)"));
             }
             Verdict::Again(reason, wait) => {
                 let pause = backoff(self.options.backoff, attempts).max(wait);
                 tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
                 self.is(State::Retrying, Some(format!("{place}: {reason}")));
-                self.lanes.hold(delivery, attempts, pause);
+                self.lanes.hold(record, attempts, pause);
             }
         }
     }
 
-    fn park(&mut self, delivery: RecordDelivery, reason: String) {
-        let record = &*delivery.record;
+    fn park(&mut self, run: RecordRun, reason: String) {
+        let record = run.head();
         let place = record.place();
         tracing::warn!("source {}: {place} put aside: {reason}", self.options.source);
         let letter = DeadLetter {
@@ -208,25 +217,21 @@ impl Worker {
             time_ms: now_ms(),
             content: Parked::Record(record.clone()),
         };
-        self.step(vec![delivery], |progress| progress.parked.push(letter));
+        self.step(run.into(), |progress| progress.parked.push(letter));
     }
 
     /// Makes the effects durable, and the records settled with them.
-    fn keep(&mut self, part: Vec<RecordDelivery>, effects: Effects) {
-        let (commands, messages) = outgoing(&self.options.source, effects, |index| &*part[index].record);
+    fn keep(&mut self, part: Runs, effects: Effects) {
+        let records: Vec<&Record> = part.records().collect();
+        let (commands, messages) = outgoing(&self.options.source, effects, |index| records[index]);
         self.step(part, |progress| (progress.commands, progress.messages) = (commands, messages));
     }
 
-    fn step(&mut self, part: Vec<RecordDelivery>, fill: impl FnOnce(&mut Progress)) {
+    fn step(&mut self, part: Runs, fill: impl FnOnce(&mut Progress)) {
         while self.in_flight() >= STEPS_MAX {
             self.await_answer();
         }
-        let mut origins = Vec::with_capacity(part.len());
-        let mut told = Vec::with_capacity(part.len());
-        for RecordDelivery { origin, settled, record: _ } in part {
-            origins.push(origin);
-            told.push(settled);
-        }
+        let (origins, receipts): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let mut progress = Progress {
             subscription: self.subscription.clone(),
             reached: Reached::Records(origins),
@@ -242,7 +247,7 @@ impl Worker {
             Box::new(move |result| {
                 let is_settled = result.is_ok();
                 let _ = answer.send(result);
-                told.into_iter().for_each(|settled| settled(is_settled));
+                receipts.into_iter().for_each(|receipt| receipt.end(is_settled));
             }),
         );
     }

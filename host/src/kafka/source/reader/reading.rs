@@ -3,20 +3,23 @@
 use super::Work;
 use crate::aggregates::Reply;
 use crate::kafka::context::Context;
-use crate::kafka::source::completions::{LaneId, Ticket};
+use crate::kafka::record;
+use crate::kafka::source::completions::{Completions, LaneId, Ticket};
 use crate::kafka::source::lane::Lane;
-use crate::kafka::source::outlet::{Offer, Refused};
+use crate::kafka::source::outlet::{Offer, Refused, Way};
 use crate::kafka::source::scout::Request;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Lasts;
-use crate::model::{Command, DeadLetter, Outcome, Parked};
+use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
 use crate::store;
+use crate::subscriptions::{RecordRun, Tell};
 use crossbeam_channel::Sender;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Records of one partition before the next one's turn.
@@ -27,6 +30,10 @@ pub(super) struct Reading {
     pub(super) partition: TopicPartition,
     pub(super) id: LaneId,
     pub(super) lane: Lane,
+    /// Records that are handed on together, once their turn ends. They come after what the lane holds.
+    run: Option<RecordRun>,
+    /// Who is told of them.
+    tell: Tell,
     /// `None` once it is not read any more, while what is in flight ends.
     queue: Option<PartitionQueue<Context>>,
     /// librdkafka has it in its assignment.
@@ -46,8 +53,15 @@ pub(super) enum Turn {
 }
 
 impl Reading {
-    pub(super) fn new(partition: TopicPartition, id: LaneId, lane: Lane, queue: PartitionQueue<Context>) -> Self {
-        Self { partition, id, lane, queue: Some(queue), is_assigned: true, shows_error: false }
+    pub(super) fn new(
+        partition: TopicPartition,
+        id: LaneId,
+        lane: Lane,
+        queue: PartitionQueue<Context>,
+        completions: &Arc<Completions>,
+    ) -> Self {
+        let (queue, tell) = (Some(queue), completions.tell(id));
+        Self { partition, id, lane, run: None, tell, queue, is_assigned: true, shows_error: false }
     }
 
     pub(super) fn is_read(&self) -> bool {
@@ -72,6 +86,12 @@ impl Reading {
         {
             return Turn::Idle;
         }
+        let turn = self.read(queue, work);
+        self.hand_run_on(work);
+        turn
+    }
+
+    fn read(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
         let mut turn = Turn::Idle;
         for _ in 0..TURN {
             if self.lane.in_flight() >= work.config.in_flight_max || self.lane.is_held() {
@@ -94,12 +114,17 @@ impl Reading {
         if std::mem::take(&mut self.shows_error) {
             work.view.no_error(&self.partition);
         }
-        let Some(origin) = self.lane.take(record.offset() as u64) else { return };
-        let ticket = Ticket::new(&work.completions, self.id, origin.first, origin.last);
-        match work.mapping.take(&self.partition.topic, record, origin.clone()) {
-            Ok(handed) => {
-                self.offer(work, Offer::new(handed, ticket));
-            }
+        let offset = record.offset() as u64;
+        let Some(first) = self.lane.take(offset) else { return };
+        let topic = &self.partition.topic;
+        let mapping = match &mut work.way {
+            Way::Commands(mapping, _) => mapping,
+            &mut Way::Records(run_max, _) => return self.add(work, first, record::owned(topic, record), run_max),
+        };
+        let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
+        let ticket = Ticket::new(&work.completions, self.id, first, offset);
+        match mapping.take(topic, record, origin.clone()) {
+            Ok(command) => _ = self.offer(work, Offer::command(command, ticket)),
             Err(letter) => {
                 tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
                 work.store.park(*letter, Some(origin), Box::new(move |result| ticket.end(result.is_ok())));
@@ -107,32 +132,52 @@ impl Reading {
         }
     }
 
+    /// Adds a record to the run, or begins the next one with it.
+    fn add(&mut self, work: &Work, first: u64, record: Record, run_max: usize) {
+        let refused = match &mut self.run {
+            Some(run) => run.push(first, record).err(),
+            None => Some(record),
+        };
+        if let Some(record) = refused {
+            self.hand_run_on(work);
+            self.run = Some(RecordRun::new(self.lane.ledger_name().clone(), first, record, self.tell.clone()));
+        }
+        if self.run.as_ref().is_some_and(|run| run.len() >= run_max) {
+            self.hand_run_on(work);
+        }
+    }
+
+    /// It waits while something before it is held.
+    fn hand_run_on(&mut self, work: &Work) {
+        if !self.lane.is_held()
+            && let Some(run) = self.run.take()
+        {
+            self.offer(work, Offer::Records(run));
+        }
+    }
+
     /// Hands something on, or holds it.
     fn offer(&mut self, work: &Work, offer: Offer) -> bool {
-        match work.outlet.offer(offer) {
+        match work.way.offer(offer) {
             Ok(()) => return true,
             Err(Refused::Full(offer)) => self.lane.hold(offer),
-            Err(Refused::NoSuchAggregate { known, aggregate, offer: Offer::Command(command, reply) })
-                if work.mapping.is_addressed_by_records() =>
-            {
-                let reason = format!(
-                    "no plugin serves aggregate {aggregate}, which the record names; served are: {}",
-                    known.join(", ")
-                );
-                park(work, &command, reason, reply);
-                return true;
-            }
-            Err(Refused::NoSuchAggregate { known, aggregate, offer }) => {
+            Err(Refused::NoSuchAggregate { known, command, reply }) => {
+                let (aggregate, known) = (&command.stream.aggregate_type, known.join(", "));
+                if work.way.is_addressed_by_records() {
+                    let reason =
+                        format!("no plugin serves aggregate {aggregate}, which the record names; served are: {known}");
+                    park(work, &command, reason, reply);
+                    return true;
+                }
                 if !std::mem::replace(&mut self.shows_error, true) {
+                    let source = &work.config.name;
                     let error = format!(
-                        "no plugin serves aggregate {aggregate}; served are: {}; set `aggregate` of [sources.{}]",
-                        known.join(", "),
-                        work.config.name
+                        "no plugin serves aggregate {aggregate}; served are: {known}; set `aggregate` of [sources.{source}]"
                     );
-                    tracing::error!(source = &*work.config.name, "{error}");
+                    tracing::error!(source = &**source, "{error}");
                     work.view.error(&self.partition, error, Lasts::UntilRecord);
                 }
-                self.lane.hold(offer);
+                self.lane.hold(Offer::Command(command, reply));
             }
         }
         false
@@ -155,7 +200,7 @@ impl Reading {
     /// on: it is read again by whoever reads next.
     pub(super) fn leave(&mut self) {
         self.queue = None;
-        drop(self.lane.held());
+        drop((self.lane.held(), self.run.take()));
     }
 
     /// Ends reading to begin anew: it is opened again once nothing is in flight.
@@ -165,7 +210,7 @@ impl Reading {
         }
         let partition = &self.partition;
         tracing::warn!(source = &*work.config.name, "opens {partition} again: {reason}");
-        drop(self.lane.held());
+        drop((self.lane.held(), self.run.take()));
         work.unassign(partition);
         self.is_assigned = false;
         work.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilRecord);

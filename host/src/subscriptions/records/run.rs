@@ -1,0 +1,217 @@
+//! Records on their way to a subscriber: runs of one partition, so that what each of them needs is there once for all.
+
+use crate::model::{Origins, Record};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What became of records that were handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The first offset that they settle.
+    pub first: u64,
+    /// The last one: of the last record.
+    pub last: u64,
+    /// How many records they are.
+    pub records: usize,
+    /// Whether the store has them in its ledger.
+    pub settled: bool,
+}
+
+/// Is told of each record once, together with others that follow it.
+pub type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+
+/// Records of one partition that follow one another: no offset between them is settled by another.
+pub struct RecordRun {
+    ledger: Arc<str>,
+    records: VecDeque<Record>,
+    receipt: Receipt,
+}
+
+impl RecordRun {
+    /// Begins with a record that settles the offsets from `first` on.
+    pub fn new(ledger: Arc<str>, first: u64, record: Record, tell: Tell) -> Self {
+        let told = Told { first, last: record.offset as u64, records: 1, settled: false };
+        Self { ledger, records: [record].into(), receipt: Receipt { tell, told } }
+    }
+
+    /// Adds the next record. `first`: the first offset that it settles; handed back where that does not follow.
+    pub fn push(&mut self, first: u64, record: Record) -> Result<(), Record> {
+        let told = &mut self.receipt.told;
+        if first != told.last + 1 {
+            return Err(record);
+        }
+        told.last = record.offset as u64;
+        told.records += 1;
+        self.records.push_back(record);
+        Ok(())
+    }
+
+    /// The number of records, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<str> {
+        &self.ledger
+    }
+
+    /// The first of its records.
+    pub(super) fn head(&self) -> &Record {
+        &self.records[0]
+    }
+
+    /// Takes the first `count` records out, of more.
+    pub(super) fn take(&mut self, count: usize) -> Self {
+        let records: VecDeque<_> = self.records.drain(..count).collect();
+        let receipt = self.receipt.take(records[count - 1].offset as u64, count);
+        Self { ledger: self.ledger.clone(), records, receipt }
+    }
+
+    /// What it settles, and who is to be told.
+    pub(super) fn settle(self) -> (Origins, Receipt) {
+        let Self { ledger, records, receipt } = self;
+        let items = records.iter().map(|record| record.offset as u64).collect();
+        (Origins { ledger, first: receipt.told.first, items }, receipt)
+    }
+}
+
+/// Stands for the records of a run that nobody was told of. Dropped, they count as not settled.
+pub(super) struct Receipt {
+    tell: Tell,
+    told: Told,
+}
+
+impl Receipt {
+    pub(super) fn end(mut self, settled: bool) {
+        self.told.settled = settled;
+    }
+
+    fn take(&mut self, last: u64, records: usize) -> Self {
+        let told = Told { last, records, ..self.told };
+        self.told = Told { first: last + 1, records: self.told.records - records, ..self.told };
+        Self { tell: self.tell.clone(), told }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        (self.tell)(self.told);
+    }
+}
+
+/// Runs in their order.
+#[derive(Default)]
+pub(super) struct Runs {
+    runs: VecDeque<RecordRun>,
+    records: usize,
+}
+
+impl Runs {
+    /// Of records.
+    pub(super) fn len(&self) -> usize {
+        self.records
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(super) fn push(&mut self, run: RecordRun) {
+        self.records += run.len();
+        self.runs.push_back(run);
+    }
+
+    pub(super) fn push_front(&mut self, run: RecordRun) {
+        self.records += run.len();
+        self.runs.push_front(run);
+    }
+
+    /// Takes the first run out, or as much of it as has at most `count` records.
+    pub(super) fn pop(&mut self, count: usize) -> Option<RecordRun> {
+        let run = match self.runs.front_mut() {
+            Some(run) if run.len() > count => run.take(count),
+            _ => self.runs.pop_front()?,
+        };
+        self.records -= run.len();
+        Some(run)
+    }
+
+    /// Takes the first `count` records out.
+    pub(super) fn take(&mut self, count: usize) -> Self {
+        let mut taken = Self::default();
+        while taken.records < count
+            && let Some(run) = self.pop(count - taken.records)
+        {
+            taken.push(run);
+        }
+        taken
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.runs.iter().flat_map(|run| &run.records)
+    }
+
+    pub(super) fn into_runs(self) -> impl Iterator<Item = RecordRun> {
+        self.runs.into_iter()
+    }
+}
+
+impl From<RecordRun> for Runs {
+    fn from(run: RecordRun) -> Self {
+        Self { records: run.len(), runs: [run].into() }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    pub(in super::super) fn record(key: &str, offset: u64) -> Record {
+        Record {
+            topic: "t".into(),
+            partition: 0,
+            offset: offset as i64,
+            time_ms: 0,
+            key: Some(key.into()),
+            headers: Vec::new(),
+            payload: None,
+        }
+    }
+
+    fn run(offsets: &[u64], tell: Tell) -> RecordRun {
+        let mut run = RecordRun::new("kafka/s/t/0".into(), 5, record("k", offsets[0]), tell);
+        for pair in offsets.windows(2) {
+            run.push(pair[0] + 1, record("k", pair[1])).unwrap();
+        }
+        run
+    }
+
+    #[test]
+    fn a_run_ends_where_an_offset_is_missing() {
+        let mut run = run(&[5, 8], Arc::new(|_| {}));
+        assert_eq!(run.push(10, record("k", 10)).unwrap_err().offset, 10);
+        run.push(9, record("k", 10)).unwrap();
+        let (origins, _) = run.settle();
+        assert_eq!((origins.first, origins.items), (5, vec![5, 8, 10]));
+    }
+
+    #[test]
+    fn each_record_is_told_of_once_however_its_run_is_cut() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let all = told.clone();
+        let mut runs = Runs::from(run(&[5, 6, 9, 10, 11], Arc::new(move |part| all.lock().unwrap().push(part))));
+        let mut head = runs.take(3);
+        assert_eq!((head.len(), runs.len()), (3, 2));
+        let (origins, receipt) = head.pop(2).unwrap().settle();
+        assert_eq!((origins.first, origins.items), (5, vec![5, 6]));
+        receipt.end(true);
+        let (origins, receipt) = head.pop(2).unwrap().settle();
+        assert_eq!((origins.first, origins.items), (7, vec![9]));
+        receipt.end(true);
+        drop((head, runs));
+        let part = |first, last, records, settled| Told { first, last, records, settled };
+        assert_eq!(*told.lock().unwrap(), [part(5, 6, 2, true), part(7, 9, 1, true), part(10, 11, 2, false)]);
+    }
+}
