@@ -17,14 +17,14 @@ impl<'a> Metadata<'a> {
         self.0.time
     }
 
-    /// The same for everything that follows from one first cause.
+    /// The same for everything that follows from one first cause; of that cause itself it is the id.
     pub fn correlation_id(&self) -> &'a str {
-        &self.0.correlation_id
+        self.0.correlation_id.as_deref().unwrap_or(&self.0.id)
     }
 
-    /// The id of the direct cause.
-    pub fn causation_id(&self) -> &'a str {
-        &self.0.causation_id
+    /// The id of the direct cause. None: nothing caused it that the host knows of.
+    pub fn causation_id(&self) -> Option<&'a str> {
+        self.0.causation_id.as_deref()
     }
 
     /// The value of the last header of this name, if there is one with a value.

@@ -361,8 +361,19 @@ pub struct Record {
 impl Record {
     /// As the id of a cause: the same however often the record is read.
     pub fn id(&self) -> String {
+        let mut id = String::new();
+        self.write_id(&mut id);
+        id
+    }
+
+    /// Adds its id to a text.
+    pub fn write_id(&self, text: &mut String) {
         // Made for each record, so without the machinery of formatting.
-        [&*self.topic, ":", &self.partition.to_string(), ":", &self.offset.to_string()].concat()
+        text.push_str(&self.topic);
+        text.push(':');
+        text.push_str(itoa::Buffer::new().format(self.partition));
+        text.push(':');
+        text.push_str(itoa::Buffer::new().format(self.offset));
     }
 
     /// Where it is, in words.

@@ -132,7 +132,7 @@ impl Bare {
     fn command(&mut self) {
         let id = "01a20a07-5605-7442-adaf-980b9ad91cd2";
         let metadata =
-            types::Metadata { id, time: 1_795_464_582_661, correlation_id: id, causation_id: id, headers: &[] };
+            types::Metadata { id, time: 1_795_464_582_661, correlation_id: None, causation_id: None, headers: &[] };
         let command = types::Command { name: "AddItems", payload: PAYLOAD.as_bytes(), metadata };
         let decided = self.guest.instance().call_handle(&mut self.store, self.live, command).expect("no trap");
         assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);

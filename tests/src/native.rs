@@ -97,8 +97,8 @@ where
         let metadata = types::Metadata {
             id: command.id.to_string(),
             time: command.time_ms,
-            correlation_id: command.correlation_id.to_string(),
-            causation_id: command.causation_id.to_string(),
+            correlation_id: other(&command.correlation_id, &command.id),
+            causation_id: other(&command.causation_id, &command.id),
             headers: headers(&command.headers),
         };
         let command = types::Command { name: command.name.to_string(), payload: command.payload.to_vec(), metadata };
@@ -140,11 +140,15 @@ fn recorded(event: &RecordedEvent) -> types::RecordedEvent {
         metadata: types::Metadata {
             id: event.id.to_string(),
             time: event.time_ms,
-            correlation_id: event.correlation_id.to_string(),
-            causation_id: event.causation_id.to_string(),
+            correlation_id: Some(event.correlation_id.to_string()),
+            causation_id: Some(event.causation_id.to_string()),
             headers: headers(&event.headers),
         },
     }
+}
+
+fn other(of_cause: &str, id: &str) -> Option<String> {
+    (of_cause != id).then(|| of_cause.to_owned())
 }
 
 fn headers(headers: &[Header]) -> Vec<types::Header> {

@@ -142,7 +142,7 @@ impl Connection {
             ("fetch.error.backoff.ms", "100"),
             ("statistics.interval.ms", statistics::INTERVAL_MS),
             // The development broker does not wake a waiting fetch when a record comes: it must ask often.
-            ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "100" }),
+            ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "20" }),
             // The development broker makes topics when they are asked for.
             ("allow.auto.create.topics", if self.is_embedded() { "true" } else { "false" }),
         ];

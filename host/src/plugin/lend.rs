@@ -54,8 +54,8 @@ impl<'e> Lender<'e> {
             let metadata = types::Metadata {
                 id,
                 time: event.time_ms,
-                correlation_id: &event.correlation_id,
-                causation_id: &event.causation_id,
+                correlation_id: Some(&event.correlation_id),
+                causation_id: Some(&event.causation_id),
                 headers,
             };
             lend(event, metadata)
@@ -68,22 +68,32 @@ impl<'e> Lender<'e> {
 pub(super) struct RecordLender<'r> {
     source: &'r str,
     records: &'r [&'r Record],
-    ids: Vec<String>,
+    /// The text of all ids, and where each ends.
+    ids: String,
+    ends: Vec<usize>,
     headers: Vec<Vec<types::HeaderParam<'r>>>,
 }
 
 impl<'r> RecordLender<'r> {
     pub(super) fn new(source: &'r str, records: &'r [&'r Record]) -> Self {
+        let mut ids = String::new();
+        let end_of = |record: &&Record| {
+            record.write_id(&mut ids);
+            ids.len()
+        };
         Self {
             source,
             records,
-            ids: records.iter().map(|record| record.id()).collect(),
+            ends: records.iter().map(end_of).collect(),
+            ids,
             headers: records.iter().map(|record| lend_headers(&record.headers)).collect(),
         }
     }
 
     pub(super) fn deliveries(&self) -> Vec<types::Delivery<'_>> {
-        let of_each = self.records.iter().zip(&self.ids).zip(&self.headers);
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let ids = begins.zip(&self.ends).map(|(begin, &end)| &self.ids[begin..end]);
+        let of_each = self.records.iter().zip(ids).zip(&self.headers);
         of_each.map(|((record, id), headers)| self.delivery(record, id, headers)).collect()
     }
 
@@ -100,8 +110,8 @@ impl<'r> RecordLender<'r> {
             metadata: types::Metadata {
                 id,
                 time: record.time_ms,
-                correlation_id: record.correlation_id().unwrap_or(id),
-                causation_id: id,
+                correlation_id: record.correlation_id().and_then(|correlation| other(correlation, id)),
+                causation_id: None,
                 headers,
             },
             origin: types::Origin::Kafka(types::KafkaOrigin {
@@ -111,6 +121,11 @@ impl<'r> RecordLender<'r> {
             }),
         }
     }
+}
+
+/// What a first cause is not told: its own id once more.
+pub(super) fn other<'a>(of_cause: &'a str, id: &str) -> Option<&'a str> {
+    (of_cause != id).then_some(of_cause)
 }
 
 /// Most have none, and an empty vector costs nothing.

@@ -8,9 +8,9 @@ use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
 use wasmill_tests::setting::Setting;
 
-const RECORDS: usize = 500_000;
+const RECORDS: usize = 2_000_000;
 /// Batches, and how many records are passed on in them: a transaction takes its time, however small it is.
-const BATCHES: [(usize, usize); 3] = [(1, 1_000), (100, 50_000), (1_000, 300_000)];
+const BATCHES: [(usize, usize); 3] = [(1, 1_000), (100, 50_000), (1_000, 1_000_000)];
 /// Measurements of one thing, in turn with its baseline.
 pub(crate) const ROUNDS: usize = 3;
 /// The share of the records before the clock starts: the host starts, and the plugin is compiled.
