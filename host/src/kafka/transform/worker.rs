@@ -238,9 +238,12 @@ impl Worker {
         let group = member.consumer.group_metadata();
         let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
         let began = Instant::now();
+        // The next batch is read before this one is sent: meanwhile the coordinator ends the last transaction. A new one
+        // would be refused until then, and librdkafka asks again only after 20 ms.
+        let next = if self.careful { Batch::default() } else { self.read(member, Duration::ZERO)? };
         let transaction = self.handle_and_send(&mut batch, producer)?;
         // Kafka takes the messages meanwhile.
-        self.read_ahead(member)?;
+        self.handle_ahead(next, member);
         let mut failed = transaction.commit(&list, &group)?;
         while !failed.is_empty() {
             batch.mend(&self.config, &failed).map_err(Broken::Again)?;
@@ -274,15 +277,10 @@ impl Worker {
         Ok(transaction)
     }
 
-    /// Reads the next batch, if it is there, and handles it up to the first trouble.
-    fn read_ahead(&mut self, member: &mut Member) -> Result<(), Broken> {
-        if self.careful {
-            return Ok(());
-        }
-        let mut ahead = self.read(member, Duration::ZERO)?;
+    /// Handles the next batch up to the first trouble.
+    fn handle_ahead(&mut self, mut ahead: Batch, member: &mut Member) {
         while ahead.handled < ahead.records.len() && self.handle_part(&mut ahead) {}
         member.ahead = Some(ahead).filter(|ahead| !ahead.records.is_empty());
-        Ok(())
     }
 
     /// Has the subscriber handle the next records of a batch; false, and nothing done, where one of them fails.
