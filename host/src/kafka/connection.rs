@@ -141,7 +141,9 @@ impl Connection {
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
             ("statistics.interval.ms", statistics::INTERVAL_MS),
-            // The development broker does not wake a waiting fetch when a record comes: it must ask often.
+            // While a partition's queue is full it is left out of the fetch, and waits as long as that one does: with
+            // other partitions at their end, up to this long. The development broker does not wake a waiting fetch when a
+            // record comes: it must ask often.
             ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "20" }),
             // The development broker makes topics when they are asked for.
             ("allow.auto.create.topics", if self.is_embedded() { "true" } else { "false" }),

@@ -8,7 +8,7 @@ use super::context::Context;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Duration;
@@ -110,12 +110,24 @@ impl OnTheirWay {
         }
     }
 
+    /// Waits until all records are acknowledged, or `check` wants to wait no longer.
+    pub(super) fn wait_for_all<E>(&self, producer: &Producer, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+        self.wait_until(0, &check)?;
+        // Whoever told of the last one is about to drop what it was told by. A commit flushes, and where that still finds
+        // something it takes 100 ms.
+        while producer.in_flight_count() > 0 {
+            check()?;
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     fn pending(&self) -> usize {
         self.counts.lock().expect("no holder panics").pending
     }
 
     /// Waits until no more than `pending` records are not acknowledged, or `check` wants to wait no longer.
-    pub(super) fn wait_until<E>(&self, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+    fn wait_until<E>(&self, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         self.counts.lock().expect("no holder panics").wake_at = pending;
         while self.pending() > pending {
             check()?;

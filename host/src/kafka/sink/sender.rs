@@ -60,7 +60,9 @@ impl Sender {
                 failed.push((index, code));
             }
         }
-        self.deliveries.wait_until(0, || self.check_given_up())?;
+        if let Some(producer) = &self.producer {
+            self.deliveries.wait_for_all(producer, || self.check_given_up())?;
+        }
         failed.append(&mut self.deliveries.take_failed());
         failed.sort_by_key(|&(index, _)| index);
         Ok(failed)

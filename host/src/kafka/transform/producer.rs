@@ -158,7 +158,7 @@ impl Transaction<'_> {
     ) -> Result<Vec<Failed>, Broken> {
         // Offsets that are added before the messages are there cost the coordinator a round of retries.
         let producer = self.producer;
-        producer.deliveries.wait_until(0, || producer.check_stop())?;
+        producer.deliveries.wait_for_all(&producer.producer, || producer.check_stop())?;
         self.failed.append(&mut self.producer.deliveries.take_failed());
         if self.failed.is_empty() {
             self.producer.call("add the offsets to the transaction", |producer| {
