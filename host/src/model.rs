@@ -368,12 +368,7 @@ impl Record {
 
     /// Adds its id to a text.
     pub fn write_id(&self, text: &mut String) {
-        // Made for each record, so without the machinery of formatting.
-        text.push_str(&self.topic);
-        text.push(':');
-        text.push_str(itoa::Buffer::new().format(self.partition));
-        text.push(':');
-        text.push_str(itoa::Buffer::new().format(self.offset));
+        write_record_id(text, &self.topic, self.partition, self.offset);
     }
 
     /// Where it is, in words.
@@ -385,6 +380,16 @@ impl Record {
     pub fn correlation_id(&self) -> Option<&str> {
         correlation_id(&self.headers)
     }
+}
+
+/// Adds the id of the record at a place to a text.
+pub fn write_record_id(text: &mut String, topic: &str, partition: i32, offset: i64) {
+    // Made for each record, so without the machinery of formatting.
+    text.push_str(topic);
+    text.push(':');
+    text.push_str(itoa::Buffer::new().format(partition));
+    text.push(':');
+    text.push_str(itoa::Buffer::new().format(offset));
 }
 
 /// Headers that may carry a correlation id, in order of preference.

@@ -13,7 +13,7 @@ mod steps;
 mod transform;
 mod worker;
 
-pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription, Tell, Told};
+pub use records::{Receipt, RecordInbox, RecordOptions, RecordRun, RecordSubscription, Tell, Told};
 pub use replay::ReplayError;
 pub use transform::{Transformer, Untransformed};
 

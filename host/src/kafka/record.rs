@@ -2,10 +2,9 @@
 
 use super::naming::{Address, Naming};
 use crate::manifest::Commands;
-use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms};
+use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms, write_record_id};
 use rdkafka::Timestamp;
 use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
-use std::fmt::Write;
 use std::sync::Arc;
 
 /// Which commands the records of a source become.
@@ -64,7 +63,7 @@ impl Mapping {
 
     fn id<M: Message>(&mut self, topic: &str, record: &M) -> Arc<str> {
         self.text.clear();
-        write!(self.text, "{topic}:{}:{}", record.partition(), record.offset()).expect("text has room");
+        write_record_id(&mut self.text, topic, record.partition(), record.offset());
         self.text.as_str().into()
     }
 

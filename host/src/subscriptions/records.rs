@@ -18,7 +18,7 @@ use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
 use crossbeam_channel::Sender;
-pub use run::{RecordRun, Tell, Told};
+pub use run::{Receipt, RecordRun, Tell, Told};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -67,7 +67,7 @@ pub struct RecordSubscription {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Bounded by the number of records, which its runs may exceed by one.
+/// Bounded by the number of records. One run may go beyond it.
 struct Queue {
     runs: Sender<RecordRun>,
     /// Records in it; the worker takes off what it takes out.

@@ -57,27 +57,3 @@ impl Completions {
         self.wake();
     }
 }
-
-/// Stands for one record in flight. Dropped without an answer it counts as not settled, so that a partition never
-/// waits for a reply that was lost.
-pub(super) struct Ticket {
-    completions: Arc<Completions>,
-    completion: Completion,
-}
-
-impl Ticket {
-    pub(super) fn new(completions: &Arc<Completions>, lane: LaneId, first: u64, last: u64) -> Self {
-        let completion = Completion { lane, told: Told { first, last, records: 1, settled: false } };
-        Self { completions: completions.clone(), completion }
-    }
-
-    pub(super) fn end(mut self, settled: bool) {
-        self.completion.told.settled = settled;
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.completions.add(self.completion);
-    }
-}

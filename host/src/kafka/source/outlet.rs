@@ -1,11 +1,10 @@
 //! Where a source's records go: to the aggregates as commands, or to a subscriber as they are.
 
-use super::completions::Ticket;
 use crate::aggregates::{Inbox, Reply, Unaccepted};
 use crate::kafka::record::Mapping;
 use crate::manifest::Target;
 use crate::model::{Command, Outcome};
-use crate::subscriptions::{RecordInbox, RecordRun};
+use crate::subscriptions::{Receipt, RecordInbox, RecordRun};
 use std::sync::Arc;
 
 /// Who takes what a source reads.
@@ -44,8 +43,8 @@ pub(super) enum Refused {
 }
 
 impl Offer {
-    pub(super) fn command(command: Command, ticket: Ticket) -> Self {
-        Self::Command(command.into(), Box::new(move |outcome| ticket.end(is_settled(&outcome))))
+    pub(super) fn command(command: Command, receipt: Receipt) -> Self {
+        Self::Command(command.into(), Box::new(move |outcome| receipt.end(is_settled(&outcome))))
     }
 }
 

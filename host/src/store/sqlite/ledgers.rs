@@ -27,10 +27,7 @@ impl Ledgers {
 
     /// Settles the item of an origin, and what Kafka left out before it.
     pub(super) fn settle(&mut self, connection: &Connection, origin: &Origin) -> Result<(), Error> {
-        let open = self.get(connection, &origin.ledger)?;
-        open.ledger.settle(origin.first, origin.last);
-        open.dirty = true;
-        Ok(())
+        self.settle_range(connection, &origin.ledger, origin.first, origin.last)
     }
 
     /// The first item of these that is settled already, if one is.
@@ -44,10 +41,7 @@ impl Ledgers {
     /// Settles these items, and what Kafka left out before each.
     pub(super) fn settle_all(&mut self, connection: &Connection, origins: &Origins) -> Result<(), Error> {
         let Some(&last) = origins.items.last() else { return Ok(()) };
-        let open = self.get(connection, &origins.ledger)?;
-        open.ledger.settle(origins.first, last);
-        open.dirty = true;
-        Ok(())
+        self.settle_range(connection, &origins.ledger, origins.first, last)
     }
 
     /// Settles everything below a number.
@@ -94,6 +88,13 @@ impl Ledgers {
     /// After a rollback memory may be ahead of the file.
     pub(super) fn forget(&mut self) {
         self.open.clear();
+    }
+
+    fn settle_range(&mut self, connection: &Connection, name: &Arc<str>, first: u64, last: u64) -> Result<(), Error> {
+        let open = self.get(connection, name)?;
+        open.ledger.settle(first, last);
+        open.dirty = true;
+        Ok(())
     }
 
     fn get(&mut self, connection: &Connection, name: &Arc<str>) -> Result<&mut Open, Error> {

@@ -30,8 +30,8 @@ pub struct RecordRun {
 impl RecordRun {
     /// Begins with a record that settles the offsets from `first` on.
     pub fn new(ledger: Arc<str>, first: u64, record: Record, tell: Tell) -> Self {
-        let told = Told { first, last: record.offset as u64, records: 1, settled: false };
-        Self { ledger, records: [record].into(), receipt: Receipt { tell, told } }
+        let receipt = Receipt::new(tell, first, record.offset as u64);
+        Self { ledger, records: [record].into(), receipt }
     }
 
     /// Adds the next record. `first`: the first offset that it settles; handed back where that does not follow.
@@ -76,14 +76,21 @@ impl RecordRun {
     }
 }
 
-/// Stands for the records of a run that nobody was told of. Dropped, they count as not settled.
-pub(super) struct Receipt {
+/// Stands for records that are handed on. Dropped without an answer they count as not settled, so that a partition never
+/// waits for an answer that was lost.
+pub struct Receipt {
     tell: Tell,
     told: Told,
 }
 
 impl Receipt {
-    pub(super) fn end(mut self, settled: bool) {
+    /// Of one record, at `last`, that settles the offsets from `first` on.
+    pub fn new(tell: Tell, first: u64, last: u64) -> Self {
+        Self { tell, told: Told { first, last, records: 1, settled: false } }
+    }
+
+    /// Tells what became of them.
+    pub fn end(mut self, settled: bool) {
         self.told.settled = settled;
     }
 

@@ -4,7 +4,7 @@ use super::Work;
 use crate::aggregates::Reply;
 use crate::kafka::context::Context;
 use crate::kafka::record;
-use crate::kafka::source::completions::{Completions, LaneId, Ticket};
+use crate::kafka::source::completions::{Completions, LaneId};
 use crate::kafka::source::lane::Lane;
 use crate::kafka::source::outlet::{Offer, Refused, Way};
 use crate::kafka::source::scout::Request;
@@ -12,7 +12,7 @@ use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Lasts;
 use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
 use crate::store;
-use crate::subscriptions::{RecordRun, Tell};
+use crate::subscriptions::{Receipt, RecordRun, Tell};
 use crossbeam_channel::Sender;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
@@ -32,7 +32,7 @@ pub(super) struct Reading {
     pub(super) lane: Lane,
     /// Records that are handed on together, once their turn ends. They come after what the lane holds.
     run: Option<RecordRun>,
-    /// Who is told of them.
+    /// Who is told what became of records.
     tell: Tell,
     /// `None` once it is not read any more, while what is in flight ends.
     queue: Option<PartitionQueue<Context>>,
@@ -122,12 +122,12 @@ impl Reading {
             &mut Way::Records(run_max, _) => return self.add(work, first, record::owned(topic, record), run_max),
         };
         let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
-        let ticket = Ticket::new(&work.completions, self.id, first, offset);
+        let receipt = Receipt::new(self.tell.clone(), first, offset);
         match mapping.take(topic, record, origin.clone()) {
-            Ok(command) => _ = self.offer(work, Offer::command(command, ticket)),
+            Ok(command) => _ = self.offer(work, Offer::command(command, receipt)),
             Err(letter) => {
                 tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
-                work.store.park(*letter, Some(origin), Box::new(move |result| ticket.end(result.is_ok())));
+                work.store.park(*letter, Some(origin), Box::new(move |result| receipt.end(result.is_ok())));
             }
         }
     }
