@@ -15,7 +15,7 @@ mod shard;
 
 pub use handlers::{Guest, Handlers};
 
-use crate::model::{Command, Outcome};
+use crate::model::{Command, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
 use crate::store::{self, EventStore};
 use crossbeam_channel::TrySendError;
@@ -23,8 +23,7 @@ use handlers::WasmHandlers;
 use intake::Entrances;
 use order::{Gauges, Order};
 use shard::Shard;
-use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -77,7 +76,9 @@ impl Default for Options {
 
 /// All aggregate types that are served.
 pub struct Aggregates {
-    served: HashMap<Arc<str>, Served>,
+    served: QuickMap<Arc<str>, Served>,
+    /// Decides the shard of an aggregate, for as long as the host runs.
+    shard_of: foldhash::quality::RandomState,
 }
 
 /// An aggregate type to be served: by a plugin, or by native handlers.
@@ -143,7 +144,7 @@ pub struct TypeStatus {
 impl Aggregates {
     /// Starts the shards of every type.
     pub fn start(services: impl IntoIterator<Item = Service>, store: &Arc<dyn EventStore>) -> Result<Self, StartError> {
-        let mut served: HashMap<Arc<str>, Served> = HashMap::new();
+        let mut served: QuickMap<Arc<str>, Served> = QuickMap::default();
         for Service { aggregate_type, name, start } in services {
             if let Some(other) = served.get(aggregate_type.as_str()) {
                 return Err(StartError::ServedTwice {
@@ -154,7 +155,7 @@ impl Aggregates {
             }
             served.insert(aggregate_type.as_str().into(), start(&aggregate_type, store)?);
         }
-        Ok(Self { served })
+        Ok(Self { served, shard_of: Default::default() })
     }
 
     /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
@@ -213,7 +214,7 @@ impl Aggregates {
 
     fn entrance(&self, command: &Command) -> Option<&Entrance> {
         let served = self.served.get(&command.stream.aggregate_type)?;
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&command.stream.aggregate_id);
+        let hash = self.shard_of.hash_one(&command.stream.aggregate_id);
         served.shards.get((hash % served.shards.len() as u64) as usize)
     }
 

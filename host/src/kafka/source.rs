@@ -43,6 +43,8 @@ use view::View;
 
 /// How long closing the consumer may take: with a commit on its way and the broker away it would take for ever.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// The share of `in_flight_max` that must complete before the reader is woken to read on.
+const WORTH_A_WAKE_UP: usize = 8;
 
 /// What a source reads, and into which commands it turns it.
 #[derive(Clone, Debug)]
@@ -118,7 +120,7 @@ impl Source {
         let config = Arc::new(Config { give_back_max, ..config });
         let health = Health::default();
         let view = Arc::new(View::new(health.clone()));
-        let completions = Arc::new(Completions::default());
+        let completions = Arc::new(Completions::new((config.in_flight_max / WORTH_A_WAKE_UP).max(1)));
         let (requests, scout_requests) = crossbeam_channel::unbounded();
         let (findings, reader_findings) = crossbeam_channel::unbounded();
         let (draining, drained) = crossbeam_channel::bounded(0);

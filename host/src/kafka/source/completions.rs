@@ -22,13 +22,25 @@ pub(super) struct Completion {
 }
 
 /// Completions that the reader has not seen. Bounded by what is in flight.
-#[derive(Default)]
 pub(super) struct Completions {
-    waiting: Mutex<Vec<Completion>>,
+    waiting: Mutex<Waiting>,
+    /// So many records end the reader's rest. Each makes room for one more: to wake it for each would cost more than they.
+    enough: usize,
     reader: OnceLock<Thread>,
 }
 
+#[derive(Default)]
+struct Waiting {
+    completions: Vec<Completion>,
+    records: usize,
+}
+
 impl Completions {
+    /// So many completed records are enough for the reader to be woken.
+    pub(super) fn new(enough: usize) -> Self {
+        Self { waiting: Mutex::default(), enough, reader: OnceLock::new() }
+    }
+
     /// Makes the calling thread the reader.
     pub(super) fn wakes_this_thread(&self) {
         let _ = self.reader.set(std::thread::current());
@@ -43,7 +55,9 @@ impl Completions {
 
     /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
     pub(super) fn take(&self, taken: &mut Vec<Completion>) {
-        std::mem::swap(&mut *self.waiting.lock().expect("no holder panics"), taken);
+        let mut waiting = self.waiting.lock().expect("no holder panics");
+        std::mem::swap(&mut waiting.completions, taken);
+        waiting.records = 0;
     }
 
     /// Who is told of the records of a lane.
@@ -53,7 +67,13 @@ impl Completions {
     }
 
     fn add(&self, completion: Completion) {
-        self.waiting.lock().expect("no holder panics").push(completion);
-        self.wake();
+        let mut waiting = self.waiting.lock().expect("no holder panics");
+        waiting.records += completion.told.records;
+        waiting.completions.push(completion);
+        let is_enough = waiting.records >= self.enough;
+        drop(waiting);
+        if is_enough {
+            self.wake();
+        }
     }
 }

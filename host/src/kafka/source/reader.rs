@@ -1,7 +1,7 @@
 //! The thread that reads: records from the partitions' queues, commands to the aggregates, completions back.
 //!
-//! It never blocks on the brokers and never spins: with nothing to do it rests until a completion, a record or at
-//! most [`REST_MAX`]. The last is the guarantee, the wake-ups are hints (librdkafka may lose one).
+//! It never blocks on the brokers and never spins: with nothing to do it rests until there are some completions, a record,
+//! or at most [`REST_MAX`]. The last is the guarantee, the wake-ups are hints (librdkafka may lose one).
 
 mod group;
 mod reading;
@@ -27,12 +27,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const REST_MAX: Duration = Duration::from_millis(50);
-/// The rest while something waits for room that other senders took: nothing of ours completes then.
-const CROWDED_REST: Duration = Duration::from_millis(2);
+/// The rest while something is in flight, of which a few may complete without a wake-up; and while something waits for
+/// room that other senders took: nothing of ours completes then.
+const SHORT_REST: Duration = Duration::from_millis(2);
 /// Events served from the main queue in a turn; each is an error, a line of the log or a change of the group.
 const EVENTS: usize = 4;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// While it is busy progress is shown in this rhythm: each time wakes all who wait for some.
+/// While it is busy, progress is shown and the main queue looked at in this rhythm: the one wakes all who wait for some,
+/// the other costs a dozen looks at the clock.
 const SHOW_EVERY: Duration = Duration::from_millis(5);
 
 /// Ways to and from the scout.
@@ -79,10 +81,13 @@ impl Reader {
     }
 
     pub(super) fn run(mut self) {
+        let mut moved = false;
         while !self.work.view.is_stopping() {
-            let mut moved = self.open();
+            if !moved || Instant::now() >= self.show_due {
+                self.serve_events();
+            }
+            moved = self.open();
             moved |= self.complete();
-            self.serve_events();
             moved |= self.rebalance();
             moved |= self.read();
             self.show(moved);
@@ -256,7 +261,8 @@ impl Reader {
     }
 
     fn rest(&self) {
-        std::thread::park_timeout(if self.is_crowded() { CROWDED_REST } else { REST_MAX });
+        let awaits = self.readings.iter().flatten().any(|reading| reading.lane.in_flight() > 0);
+        std::thread::park_timeout(if awaits { SHORT_REST } else { REST_MAX });
     }
 
     /// Waits for what is handed on. What is only held goes back: it was never handed on.
@@ -275,7 +281,7 @@ impl Reader {
             }
             // The group's questions are answered meanwhile, and librdkafka stays a member.
             self.serve_events();
-            std::thread::park_timeout((deadline - now).min(REST_MAX));
+            std::thread::park_timeout((deadline - now).min(SHORT_REST));
         }
     }
 

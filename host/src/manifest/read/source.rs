@@ -21,7 +21,7 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let group = section.get("group").and_then(|entry| entry.text("the name of a consumer group")).map(str::to_owned);
     let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
     let dead_letter_topic = sink::dead_letter_topic(&mut section);
-    let in_flight_max = section.number("in_flight_max", 1..=MANY, 1024);
+    let in_flight_max = section.number("in_flight_max", 1..=MANY, in_flight_max(target.as_ref()));
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
         && dead_letter_topic.is_none()
     {
@@ -39,6 +39,15 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
         dead_letter_topic,
         in_flight_max,
     })
+}
+
+/// Where nothing is said: calls of subscribers take many records at once; commands that wait longer than they must only
+/// push others out of the processor's caches.
+fn in_flight_max(target: Option<&Target>) -> usize {
+    match target {
+        Some(Target::Commands(_)) => 256,
+        Some(Target::Deliveries(_)) | None => 1024,
+    }
 }
 
 fn target(section: &mut Section<'_>) -> Option<Target> {

@@ -11,10 +11,13 @@ use std::sync::Arc;
 /// The ledgers used since the store was opened.
 #[derive(Default)]
 pub(super) struct Ledgers {
-    open: QuickMap<Arc<str>, Open>,
+    open: Vec<Open>,
+    /// Where in `open`.
+    places: QuickMap<Arc<str>, usize>,
 }
 
 struct Open {
+    name: Arc<str>,
     ledger: Ledger,
     dirty: bool,
 }
@@ -58,14 +61,16 @@ impl Ledgers {
     /// Lets a ledger go on from a number, whatever was settled.
     pub(super) fn reset(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
         let open = self.get(connection, name)?;
-        *open = Open { ledger: Ledger { next, ..Ledger::default() }, dirty: true };
+        open.ledger = Ledger { next, ..Ledger::default() };
+        open.dirty = true;
         Ok(())
     }
 
     /// Writes what changed, and forgets the commands of subscriptions that are settled now.
     pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
         let failed = failed("writing a ledger");
-        for (name, open) in self.open.iter_mut().filter(|(_, open)| open.dirty) {
+        for open in self.open.iter_mut().filter(|open| open.dirty) {
+            let name = &open.name;
             let ahead = rows::encode(&open.ledger.ahead)?;
             connection
                 .prepare_cached("INSERT OR REPLACE INTO ledgers (name, next, ahead) VALUES (?1, ?2, ?3)")
@@ -88,6 +93,7 @@ impl Ledgers {
     /// After a rollback memory may be ahead of the file.
     pub(super) fn forget(&mut self) {
         self.open.clear();
+        self.places.clear();
     }
 
     fn settle_range(&mut self, connection: &Connection, name: &Arc<str>, first: u64, last: u64) -> Result<(), Error> {
@@ -98,10 +104,15 @@ impl Ledgers {
     }
 
     fn get(&mut self, connection: &Connection, name: &Arc<str>) -> Result<&mut Open, Error> {
-        if !self.open.contains_key(name) {
-            let ledger = rows::ledger(connection, name)?;
-            self.open.insert(name.clone(), Open { ledger, dirty: false });
-        }
-        Ok(self.open.get_mut(name).expect("it was just inserted"))
+        let place = match self.places.get(name) {
+            Some(&place) => place,
+            None => {
+                let ledger = rows::ledger(connection, name)?;
+                self.open.push(Open { name: name.clone(), ledger, dirty: false });
+                self.places.insert(name.clone(), self.open.len() - 1);
+                self.open.len() - 1
+            }
+        };
+        Ok(&mut self.open[place])
     }
 }
