@@ -11,6 +11,8 @@
 //!
 //! Plugins are tested natively, without a host and without a wasm target: see [`testing`].
 //!
+//! The feature `allocator`, on by default, gives a plugin an allocator made for WebAssembly. Turn it off to bring your own.
+//!
 //! A plugin crate cannot depend on another plugin crate: its exports would come along. Share types through a crate
 //! that exports nothing, or name in a struct of your own just the fields you need, as the examples do. `cdylib` as the
 //! only crate type also keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
@@ -45,3 +47,8 @@ pub use failure::Failure;
 pub use metadata::Metadata;
 pub use projection::Projection;
 pub use subscriber::Subscriber;
+
+/// Of every plugin. A guest has one thread.
+#[cfg(all(feature = "allocator", target_family = "wasm", not(target_feature = "atomics")))]
+#[global_allocator]
+static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();

@@ -29,11 +29,11 @@ impl<'a> Metadata<'a> {
 
     /// The value of the last header of this name, if there is one with a value.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.0.headers.iter().rev().find(|header| header.name == name)?.value.as_deref()
+        self.0.headers.iter().flatten().rev().find(|header| header.name == name)?.value.as_deref()
     }
 
     /// All headers in their order. Names may repeat; a value may be absent.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
-        self.0.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref()))
+        self.0.headers.iter().flatten().map(|header| (header.name.as_str(), header.value.as_deref()))
     }
 }

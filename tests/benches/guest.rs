@@ -25,12 +25,12 @@ mod bare {
         inline: "
             package wasmill:bench;
             world every-role {
-                import wasmill:plugin/log@0.1.0;
-                import wasmill:plugin/bus@0.1.0;
-                import wasmill:plugin/sql@0.1.0;
-                export wasmill:plugin/aggregate@0.1.0;
-                export wasmill:plugin/subscriber@0.1.0;
-                export wasmill:plugin/projection@0.1.0;
+                import wasmill:plugin/log@0.2.0;
+                import wasmill:plugin/bus@0.2.0;
+                import wasmill:plugin/sql@0.2.0;
+                export wasmill:plugin/aggregate@0.2.0;
+                export wasmill:plugin/subscriber@0.2.0;
+                export wasmill:plugin/projection@0.2.0;
             }
         ",
         world: "wasmill:bench/every-role",
@@ -46,7 +46,7 @@ fn main() {
     let (mut hosted, mut bare) = (Hosted::new(), Bare::new());
     let [host, wasmtime] = rounds(ROUNDS, [&mut || timed(|| hosted.command()), &mut || timed(|| bare.command())]);
     let [host_empty, wasmtime_empty] =
-        rounds(ROUNDS, [&mut || timed(|| hosted.recorded()), &mut || timed(|| bare.recorded())]);
+        rounds(ROUNDS, [&mut || timed(|| hosted.nothing()), &mut || timed(|| bare.nothing())]);
     let mut report = Report::default();
     for (name, host, wasmtime) in [("guest/call", host, wasmtime), ("guest/call-empty", host_empty, wasmtime_empty)] {
         let (host, wasmtime) = middle(&host, &wasmtime);
@@ -99,8 +99,8 @@ impl Hosted {
         assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);
     }
 
-    fn recorded(&mut self) {
-        self.guest.recorded(&self.live).expect("no trap");
+    fn nothing(&mut self) {
+        assert!(self.guest.apply(&self.live, &[]).expect("no trap").is_ok());
     }
 }
 
@@ -132,14 +132,14 @@ impl Bare {
     fn command(&mut self) {
         let id = "01a20a07-5605-7442-adaf-980b9ad91cd2";
         let metadata =
-            types::Metadata { id, time: 1_795_464_582_661, correlation_id: None, causation_id: None, headers: &[] };
+            types::Metadata { id, time: 1_795_464_582_661, correlation_id: None, causation_id: None, headers: None };
         let command = types::Command { name: "AddItems", payload: PAYLOAD.as_bytes(), metadata };
         let decided = self.guest.instance().call_handle(&mut self.store, self.live, command).expect("no trap");
         assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);
     }
 
-    fn recorded(&mut self) {
-        self.guest.instance().call_recorded(&mut self.store, self.live).expect("no trap");
+    fn nothing(&mut self) {
+        assert!(self.guest.instance().call_apply(&mut self.store, self.live, &[]).expect("no trap").is_ok());
     }
 }
 

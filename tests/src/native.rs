@@ -110,11 +110,6 @@ where
         })
     }
 
-    fn recorded(&mut self, live: &Live<A>) -> Result<(), Error> {
-        live.recorded();
-        Ok(())
-    }
-
     fn snapshot(&mut self, live: &Live<A>) -> Result<Option<Vec<u8>>, Error> {
         Ok(live.snapshot())
     }
@@ -151,8 +146,9 @@ fn other(of_cause: &str, id: &str) -> Option<String> {
     (of_cause != id).then(|| of_cause.to_owned())
 }
 
-fn headers(headers: &[Header]) -> Vec<types::Header> {
-    headers.iter().map(|header| types::Header { name: header.name.clone(), value: header.value.clone() }).collect()
+fn headers(headers: &[Header]) -> Option<Vec<types::Header>> {
+    let owned = |header: &Header| types::Header { name: header.name.clone(), value: header.value.clone() };
+    (!headers.is_empty()).then(|| headers.iter().map(owned).collect())
 }
 
 fn refusal(outcome: types::Outcome) -> Refusal {

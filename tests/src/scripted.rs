@@ -29,7 +29,8 @@ pub struct Shard {
 /// One counter.
 pub struct Counter {
     stream: StreamId,
-    count: Mutex<u64>,
+    /// What it has counted, and what it decided last: one or nothing.
+    count: Mutex<(u64, u64)>,
 }
 
 impl Counters {
@@ -141,26 +142,24 @@ impl Guest for Shard {
     }
 
     fn create(&mut self, id: &str) -> Result<Counter, Error> {
-        Ok(Counter { stream: counter(id), count: Mutex::new(0) })
+        Ok(Counter { stream: counter(id), count: Mutex::default() })
     }
 
     fn apply(&mut self, live: &Counter, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
-        *live.count.lock().expect("one thread") += events.len() as u64;
+        live.count.lock().expect("one thread").0 += events.len() as u64;
         Ok(Ok(()))
     }
 
     fn handle(&mut self, live: &Counter, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
-        let count = *live.count.lock().expect("one thread") + 1;
-        Ok((self.script)(command)
-            .map(|()| vec![NewEvent { name: "Counted".into(), payload: count.to_string().into_bytes() }]))
-    }
-
-    fn recorded(&mut self, live: &Counter) -> Result<(), Error> {
-        let mut count = live.count.lock().expect("one thread");
-        *count += 1;
+        let mut counter = live.count.lock().expect("one thread");
+        let (count, decided) = &mut *counter;
+        *count += std::mem::take(decided);
         let durable = self.store.reader().and_then(|mut reader| reader.stream_version(&live.stream));
         assert!(durable.is_ok_and(|version| version >= Version(*count)), "applied before it was durable");
-        Ok(())
+        Ok((self.script)(command).map(|()| {
+            *decided = 1;
+            vec![NewEvent { name: "Counted".into(), payload: (*count + 1).to_string().into_bytes() }]
+        }))
     }
 
     fn snapshot(&mut self, _: &Counter) -> Result<Option<Vec<u8>>, Error> {

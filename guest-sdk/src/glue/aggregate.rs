@@ -24,7 +24,7 @@ impl<A: Aggregate> wit::Guest for AggregateRole<A> {
     }
 }
 
-/// One live aggregate: the state, and the events of the last command until they are recorded.
+/// One live aggregate: the state, and the events of the last command, which are durable when it is called again.
 pub struct Live<A: Aggregate> {
     id: String,
     state: RefCell<A>,
@@ -46,18 +46,14 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
     }
 
     fn handle(&self, command: types::Command) -> Result<Vec<types::NewEvent>, types::Outcome> {
-        self.decided.take();
+        self.settle();
         let (events, encoded) = self.decide(&command).map_err(types::Outcome::from)?;
         self.decided.replace(events);
         Ok(encoded)
     }
 
-    fn recorded(&self) {
-        let mut state = self.state.borrow_mut();
-        self.decided.take().into_iter().for_each(|event| state.apply(event));
-    }
-
     fn snapshot(&self) -> Option<Vec<u8>> {
+        self.settle();
         (A::SNAPSHOTS.take)(&self.state.borrow())
     }
 
@@ -68,9 +64,16 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
 }
 
 impl<A: Aggregate> Live<A> {
+    /// Applies the events of the last command: they are durable.
+    fn settle(&self) {
+        let mut state = self.state.borrow_mut();
+        self.decided.take().into_iter().for_each(|event| state.apply(event));
+    }
+
     /// A look at the state, for tests.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn state(&self) -> std::cell::Ref<'_, A> {
+        self.settle();
         self.state.borrow()
     }
 

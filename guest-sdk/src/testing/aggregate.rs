@@ -87,7 +87,10 @@ impl<A: Aggregate> Given<A> {
 
     /// The next command carries this header.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
-        self.command.headers.push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
+        self.command
+            .headers
+            .get_or_insert_default()
+            .push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
         self
     }
 
@@ -155,7 +158,6 @@ impl<A: Aggregate> When<A> {
         };
         let expected = expected.into_iter().map(encode).collect::<Vec<_>>();
         assert_eq!(actual, expected, "the events (left) are not the expected ones (right)");
-        self.live.recorded();
         self.next()
     }
 

@@ -58,7 +58,7 @@ fn command(command: &Command) -> types::Command {
         name: name.clone(),
         value: Some(value.clone().into_bytes()),
     };
-    metadata.headers = command.headers.iter().map(header).collect();
+    metadata.headers = Some(command.headers.iter().map(header).collect());
     types::Command { name: command.name.clone(), payload: command.bytes(), metadata }
 }
 

@@ -12,7 +12,7 @@ pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
         time: time_ms,
         correlation_id: Some("test".to_owned()),
         causation_id: Some("test".to_owned()),
-        headers: Vec::new(),
+        headers: None,
     }
 }
 
@@ -96,7 +96,7 @@ impl Delivery {
 
     /// With one header more, that has no value.
     pub fn with_empty_header(mut self, name: &str) -> Self {
-        self.0.metadata.headers.push(types::Header { name: name.to_owned(), value: None });
+        self.0.metadata.headers.get_or_insert_default().push(types::Header { name: name.to_owned(), value: None });
         self
     }
 
@@ -108,7 +108,11 @@ impl Delivery {
 
     /// With one header more.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
-        self.0.metadata.headers.push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
+        self.0
+            .metadata
+            .headers
+            .get_or_insert_default()
+            .push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
         self
     }
 }

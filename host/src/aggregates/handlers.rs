@@ -27,8 +27,8 @@ pub trait Handlers: Send + Sync + 'static {
 /// The live aggregates of one shard, called by its thread alone. An [`Error`] of any call means that it is lost with
 /// all of them.
 ///
-/// An aggregate is called in this order: `create`; `apply` with its history; then `handle` for each command, and
-/// `recorded` once the events of it are durable; `discard` at the end.
+/// An aggregate is called in this order: `create`; `apply` with its history; then `handle` for each command; `discard`
+/// at the end. After a `handle` it is called again only once the events of it are durable.
 pub trait Guest: Send + 'static {
     /// A live aggregate. Valid in the guest that made it.
     type Live: Send + 'static;
@@ -57,13 +57,11 @@ pub trait Guest: Send + 'static {
     /// Applies history. After a failure the live aggregate is discarded.
     fn apply(&mut self, live: &Self::Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error>;
 
-    /// Decides on a command. Must not change the state.
+    /// Applies the events of the `handle` before, which are durable now; then decides on a command, which must not change
+    /// the state.
     fn handle(&mut self, live: &Self::Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error>;
 
-    /// The events of the last `handle` are durable: applies them.
-    fn recorded(&mut self, live: &Self::Live) -> Result<(), Error>;
-
-    /// The state as bytes, where the aggregate keeps snapshots.
+    /// Applies the events of the last `handle`, which are durable now; then gives the state as bytes, where the aggregate keeps snapshots.
     fn snapshot(&mut self, live: &Self::Live) -> Result<Option<Vec<u8>>, Error>;
 
     /// Gives an aggregate without history the state of a snapshot. The inner error says why it can't: the history is
@@ -139,10 +137,6 @@ impl Guest for WasmGuest {
 
     fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
         self.guest.handle(live, command)
-    }
-
-    fn recorded(&mut self, live: &Live) -> Result<(), Error> {
-        self.guest.recorded(live)
     }
 
     fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {

@@ -159,15 +159,6 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    fn apply_recorded(&mut self, stream: &StreamId, instance: &InstanceOf<H>, version: Version) -> Result<(), Undone> {
-        self.guest()?.recorded(&instance.live)?;
-        let steps = |version: Version| version.0.checked_div(self.snapshot_every);
-        if steps(version) > steps(instance.version) {
-            self.keep_snapshot(stream, &instance.live, version)?;
-        }
-        Ok(())
-    }
-
     /// Hands the state to the store.
     fn keep_snapshot(&mut self, stream: &StreamId, live: &LiveOf<H>, version: Version) -> Result<(), Undone> {
         let code = self.guest()?.code();
@@ -196,13 +187,16 @@ impl<H: Handlers> Instances<H> {
         Ok(self.guest()?.handle(&instance.live, command)?)
     }
 
-    /// Applies what it decided last, now that it is durable, and puts it back.
+    /// Puts it back, now that what it decided last is durable: the guest applies that when it is called again.
     pub(super) fn recorded(&mut self, stream: &StreamId, instance: InstanceOf<H>, version: Version) {
         if instance.generation != self.generation {
             return;
         }
-        if let Err(Undone::Trap(reason)) = self.apply_recorded(stream, &instance, version) {
-            tracing::error!("applying recorded events: {reason}; the shard's aggregates will be rebuilt");
+        let steps = |version: Version| version.0.checked_div(self.snapshot_every);
+        if steps(version) > steps(instance.version)
+            && let Err(Undone::Trap(reason)) = self.keep_snapshot(stream, &instance.live, version)
+        {
+            tracing::error!("a snapshot of {stream}: {reason}; the shard's aggregates will be rebuilt");
             return self.lose();
         }
         self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });

@@ -56,7 +56,7 @@ impl AggregateGuest {
         Ok(applied.map_err(failure))
     }
 
-    /// Decides on a command.
+    /// Applies what it decided last, which must be durable, and decides on a command.
     pub fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
         let headers = lend_headers(&command.headers);
         let lent = types::Command {
@@ -67,7 +67,7 @@ impl AggregateGuest {
                 time: command.time_ms,
                 correlation_id: other(&command.correlation_id, &command.id),
                 causation_id: other(&command.causation_id, &command.id),
-                headers: &headers,
+                headers: headers.as_deref(),
             },
         };
         let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, lent))?;
@@ -79,12 +79,7 @@ impl AggregateGuest {
         })
     }
 
-    /// Tells a live aggregate that the events of its last command are durable.
-    pub fn recorded(&mut self, live: &Live) -> Result<(), Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_recorded(store, live.0))
-    }
-
-    /// The state as bytes, where the aggregate keeps snapshots.
+    /// Applies what it decided last, which must be durable, and gives the state as bytes, where the aggregate keeps snapshots.
     pub fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {
         self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
     }

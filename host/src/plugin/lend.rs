@@ -8,7 +8,7 @@ use crate::model::{Header, Record, RecordedEvent};
 pub(super) struct Lender<'e> {
     events: &'e [RecordedEvent],
     ids: Vec<String>,
-    headers: Vec<Vec<types::HeaderParam<'e>>>,
+    headers: Vec<LentHeaders<'e>>,
 }
 
 impl<'e> Lender<'e> {
@@ -50,13 +50,13 @@ impl<'e> Lender<'e> {
     }
 
     fn each<'a, T>(&'a self, lend: impl Fn(&'a RecordedEvent, types::Metadata<'a>) -> T) -> Vec<T> {
-        let with_metadata = |((event, id), headers): ((&'a RecordedEvent, &'a String), &'a Vec<_>)| {
+        let with_metadata = |((event, id), headers): ((&'a RecordedEvent, &'a String), &'a LentHeaders<'e>)| {
             let metadata = types::Metadata {
                 id,
                 time: event.time_ms,
                 correlation_id: Some(&event.correlation_id),
                 causation_id: Some(&event.causation_id),
-                headers,
+                headers: headers.as_deref(),
             };
             lend(event, metadata)
         };
@@ -71,7 +71,7 @@ pub(super) struct RecordLender<'r> {
     /// The text of all ids, and where each ends.
     ids: String,
     ends: Vec<usize>,
-    headers: Vec<Vec<types::HeaderParam<'r>>>,
+    headers: Vec<LentHeaders<'r>>,
 }
 
 impl<'r> RecordLender<'r> {
@@ -97,12 +97,7 @@ impl<'r> RecordLender<'r> {
         of_each.map(|((record, id), headers)| self.delivery(record, id, headers)).collect()
     }
 
-    fn delivery<'a>(
-        &'a self,
-        record: &'a Record,
-        id: &'a str,
-        headers: &'a [types::HeaderParam<'r>],
-    ) -> types::Delivery<'a> {
+    fn delivery<'a>(&'a self, record: &'a Record, id: &'a str, headers: &'a LentHeaders<'r>) -> types::Delivery<'a> {
         types::Delivery {
             name: self.source,
             key: record.key.as_deref(),
@@ -112,7 +107,7 @@ impl<'r> RecordLender<'r> {
                 time: record.time_ms,
                 correlation_id: record.correlation_id().and_then(|correlation| other(correlation, id)),
                 causation_id: None,
-                headers,
+                headers: headers.as_deref(),
             },
             origin: types::Origin::Kafka(types::KafkaOrigin {
                 topic: &record.topic,
@@ -128,7 +123,10 @@ pub(super) fn other<'a>(of_cause: &'a str, id: &str) -> Option<&'a str> {
     (of_cause != id).then_some(of_cause)
 }
 
-/// Most have none, and an empty vector costs nothing.
-pub(super) fn lend_headers(headers: &[Header]) -> Vec<types::HeaderParam<'_>> {
-    headers.iter().map(|header| types::HeaderParam { name: &header.name, value: header.value.as_deref() }).collect()
+/// The headers of one item. None for most: they have no headers.
+type LentHeaders<'h> = Option<Vec<types::HeaderParam<'h>>>;
+
+pub(super) fn lend_headers<'h>(headers: &'h [Header]) -> LentHeaders<'h> {
+    let lend = |header: &'h Header| types::HeaderParam { name: &header.name, value: header.value.as_deref() };
+    (!headers.is_empty()).then(|| headers.iter().map(lend).collect())
 }
