@@ -33,5 +33,9 @@ pub mod model;
 pub mod status;
 pub mod trace;
 
+/// Commands and events are made by one thread and freed by another. Benchmarks that link the host measure with it too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[cfg(test)]
 mod edges;

@@ -23,13 +23,13 @@ pub const PAYLOAD: &str = r#"{"items":[{"product_id":"1095275","quantity":1,"amo
 /// Commands that are sent and not answered, where a load says nothing else.
 pub const IN_FLIGHT: usize = 2_000;
 
-/// Live carts of the shard: more than any load has.
+/// Live carts of a shard: more than any load has.
 const LIVE_MAX: usize = 400_000;
 
 /// How long a paced sender rests before it looks whether commands are due.
 const REST: Duration = Duration::from_micros(500);
 
-/// A store and a shard of carts, in a folder of their own.
+/// A store and shards of carts, in a folder of their own.
 pub struct CommandPath {
     folder: tempfile::TempDir,
     store: Arc<dyn EventStore>,
@@ -92,7 +92,7 @@ impl Load {
 }
 
 impl CommandPath {
-    /// A new store and one shard with handlers in WebAssembly, without snapshots.
+    /// A new store and shards with handlers in WebAssembly, without snapshots.
     pub fn wasm() -> Self {
         Self::new(Setup { handlers: Handlers::Wasm, snapshot_every: 0 })
     }
@@ -102,7 +102,7 @@ impl CommandPath {
         Self::new(Setup { handlers: Handlers::Native, snapshot_every: 0 })
     }
 
-    /// A new store and one shard.
+    /// A new store and as many shards as a host has by default.
     pub fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store");
@@ -111,7 +111,7 @@ impl CommandPath {
         Self { folder, store, served, setup }
     }
 
-    /// A new shard on the same store: no cart is live.
+    /// New shards on the same store: no cart is live.
     pub fn cool(&mut self) {
         self.served.stop();
         self.served = self.setup.serve(&self.store);
@@ -143,17 +143,18 @@ impl CommandPath {
 impl Setup {
     fn serve(self, store: &Arc<dyn EventStore>) -> Aggregates {
         let options = AggregateOptions { snapshot_every: self.snapshot_every, ..AggregateOptions::default() };
+        let shards = thread::available_parallelism().map_or(1, usize::from);
         let services = match self.handlers {
-            Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), 1, options)],
+            Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), shards, options)],
             Handlers::Wasm => {
                 let limits = Limits { instances_max: LIVE_MAX, ..Limits::default() };
                 let compiler = Compiler::new(None).expect("an engine");
                 let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), limits)])
                     .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
-                catalog.slots().flat_map(|slot| Service::of_plugin(slot, 1, &options)).collect()
+                catalog.slots().flat_map(|slot| Service::of_plugin(slot, shards, &options)).collect()
             }
         };
-        Aggregates::start(services, store).expect("a shard")
+        Aggregates::start(services, store).expect("shards")
     }
 }
 

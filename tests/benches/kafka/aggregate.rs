@@ -1,6 +1,6 @@
 //! Records that become commands, against the same commands fed from memory.
 
-use crate::deliveries::{ROUNDS, rate};
+use crate::deliveries::rate;
 use crate::load::Loader;
 use crate::records::PARTITIONS;
 use rdkafka::producer::BaseRecord;
@@ -9,7 +9,10 @@ use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
 use wasmill_tests::setting::Setting;
 
-const COMMANDS: usize = 200_000;
+/// Of one measurement: a second or two.
+const COMMANDS: usize = 300_000;
+/// Measurements: both sides keep all processors busy, and the machine's speed changes from second to second.
+const ROUNDS: usize = 11;
 const AGGREGATES: usize = 1_000;
 const LINGER_MS: u32 = 20;
 
@@ -34,7 +37,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
 /// Commands a second of a new host.
 fn read(kafka: &Kafka, topic: &str) -> f64 {
     let setting = Setting::new(&format!(
-        "[kafka]\nbrokers = \"{}\"\n[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\nshards = 1\n\
+        "[kafka]\nbrokers = \"{}\"\n[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n\
          [sources.records]\ntopic = \"{topic}\"\naggregate = \"cart\"\ncommand = \"AddItems\"\n",
         kafka.brokers()
     ));
