@@ -28,6 +28,8 @@ const ROUNDS: usize = 9;
 /// Measurements of the rates that are judged against something near them. The machine's speed changes from second to
 /// second, and it strikes a baseline of fewer threads less: a round can be off by a tenth, the middle of many is not.
 const MANY_ROUNDS: usize = 61;
+/// Measurements of what growing costs, which is a few percent.
+const GROWTH_ROUNDS: usize = 21;
 
 fn main() {
     let mut report = Report::default();
@@ -107,7 +109,7 @@ fn growth(report: &mut Report) {
     let load = Load::new(COMMANDS, AGGREGATES);
     let grown = filled(1_000_000);
     let [small, middle_sized, large] = rounds(
-        ROUNDS,
+        GROWTH_ROUNDS,
         [&mut || filled(10_000).run(&load).rate, &mut || filled(100_000).run(&load).rate, &mut || {
             grown.run(&load).rate
         }],
