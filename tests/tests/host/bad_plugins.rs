@@ -64,7 +64,7 @@ fn a_plugin_that_does_not_have_what_it_claims() {
 #[test]
 fn an_import_that_the_role_is_not_granted() {
     let section = r#"{"api":"0.2.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
-    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.2.0", "wasmill:plugin/sql@0.1.0"] {
+    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.2.0", "wasmill:plugin/sql@0.2.0"] {
         let said = refusal(BAD, &[("bad.wasm", &importing(import, section))]);
         assert!(said.contains(import) && said.contains("(aggregate order) are not granted"), "{said}");
     }
