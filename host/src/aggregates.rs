@@ -55,6 +55,11 @@ pub enum Unaccepted {
     },
 }
 
+/// How many shards serve a type where nothing is said: one for each core.
+pub fn shards_by_default() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Limits of the shards.
 #[derive(Clone, Debug)]
 pub struct Options {

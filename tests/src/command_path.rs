@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service};
+use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service, shards_by_default};
 use wasmill::model::{Command, Outcome, StreamId, now_ms};
 use wasmill::plugin::{Catalog, Compiler, Limits};
 use wasmill::store::EventStore;
@@ -143,7 +143,7 @@ impl CommandPath {
 impl Setup {
     fn serve(self, store: &Arc<dyn EventStore>) -> Aggregates {
         let options = AggregateOptions { snapshot_every: self.snapshot_every, ..AggregateOptions::default() };
-        let shards = thread::available_parallelism().map_or(1, usize::from);
+        let shards = shards_by_default();
         let services = match self.handlers {
             Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), shards, options)],
             Handlers::Wasm => {

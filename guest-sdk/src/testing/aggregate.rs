@@ -87,10 +87,7 @@ impl<A: Aggregate> Given<A> {
 
     /// The next command carries this header.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
-        self.command
-            .headers
-            .get_or_insert_default()
-            .push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
+        envelope::add_header(&mut self.command, name, Some(value));
         self
     }
 

@@ -54,11 +54,9 @@ fn answer<A: Aggregate>(Case { given, when, .. }: &Case) -> Answer {
 
 fn command(command: &Command) -> types::Command {
     let mut metadata = envelope::metadata("command-1", command.time_ms);
-    let header = |(name, value): (&String, &String)| types::Header {
-        name: name.clone(),
-        value: Some(value.clone().into_bytes()),
-    };
-    metadata.headers = Some(command.headers.iter().map(header).collect());
+    for (name, value) in &command.headers {
+        envelope::add_header(&mut metadata, name, Some(value.as_bytes()));
+    }
     types::Command { name: command.name.clone(), payload: command.bytes(), metadata }
 }
 

@@ -16,6 +16,12 @@ pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
     }
 }
 
+/// One header more.
+pub(super) fn add_header(metadata: &mut types::Metadata, name: &str, value: Option<&[u8]>) {
+    let header = types::Header { name: name.to_owned(), value: value.map(<[u8]>::to_vec) };
+    metadata.headers.get_or_insert_default().push(header);
+}
+
 /// An event as the store has it.
 pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Vec<u8>) -> types::RecordedEvent {
     types::RecordedEvent {
@@ -96,7 +102,7 @@ impl Delivery {
 
     /// With one header more, that has no value.
     pub fn with_empty_header(mut self, name: &str) -> Self {
-        self.0.metadata.headers.get_or_insert_default().push(types::Header { name: name.to_owned(), value: None });
+        add_header(&mut self.0.metadata, name, None);
         self
     }
 
@@ -108,11 +114,7 @@ impl Delivery {
 
     /// With one header more.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
-        self.0
-            .metadata
-            .headers
-            .get_or_insert_default()
-            .push(types::Header { name: name.to_owned(), value: Some(value.to_vec()) });
+        add_header(&mut self.0.metadata, name, Some(value));
         self
     }
 }

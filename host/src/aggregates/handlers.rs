@@ -61,7 +61,8 @@ pub trait Guest: Send + 'static {
     /// the state.
     fn handle(&mut self, live: &Self::Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error>;
 
-    /// Applies the events of the last `handle`, which are durable now; then gives the state as bytes, where the aggregate keeps snapshots.
+    /// Applies the events of the last `handle`, which are durable now; then gives the state as bytes, where the aggregate
+    /// keeps snapshots.
     fn snapshot(&mut self, live: &Self::Live) -> Result<Option<Vec<u8>>, Error>;
 
     /// Gives an aggregate without history the state of a snapshot. The inner error says why it can't: the history is

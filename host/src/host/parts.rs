@@ -356,7 +356,7 @@ fn limits(plugin: &PluginSettings) -> Limits {
 }
 
 fn services(slot: &Arc<Slot>, plugin: &PluginSettings) -> Vec<Service> {
-    let shards = plugin.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let shards = plugin.shards.unwrap_or_else(aggregates::shards_by_default);
     let options = aggregates::Options {
         queue_max: plugin.queue_max,
         in_flight_max: plugin.in_flight_max,

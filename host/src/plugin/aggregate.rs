@@ -79,7 +79,8 @@ impl AggregateGuest {
         })
     }
 
-    /// Applies what it decided last, which must be durable, and gives the state as bytes, where the aggregate keeps snapshots.
+    /// Applies what it decided last, which must be durable, and gives the state as bytes, where the aggregate keeps
+    /// snapshots.
     pub fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {
         self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
     }

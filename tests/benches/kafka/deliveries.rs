@@ -12,7 +12,7 @@ const RECORDS: usize = 2_000_000;
 /// Batches, and how many records are passed on in them: a transaction takes its time, however small it is.
 const BATCHES: [(usize, usize); 3] = [(1, 1_000), (100, 50_000), (1_000, 1_000_000)];
 /// Measurements of one thing, in turn with its baseline.
-pub(crate) const ROUNDS: usize = 5;
+const ROUNDS: usize = 5;
 /// The share of the records before the clock starts: the host starts, and the plugin is compiled.
 const LEAD: usize = 10;
 const WAIT: Duration = Duration::from_secs(300);

@@ -108,9 +108,10 @@ impl Ledgers {
             Some(&place) => place,
             None => {
                 let ledger = rows::ledger(connection, name)?;
+                let place = self.open.len();
                 self.open.push(Open { name: name.clone(), ledger, dirty: false });
-                self.places.insert(name.clone(), self.open.len() - 1);
-                self.open.len() - 1
+                self.places.insert(name.clone(), place);
+                place
             }
         };
         Ok(&mut self.open[place])
