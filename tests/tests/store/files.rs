@@ -341,32 +341,55 @@ fn a_store_of_format_1_is_brought_up_to_date_with_its_dead_letters() {
     assert!(report.is_sound() && report.letters == 2, "{report:#?}");
 }
 
+/// In format 2 each event had a row of its own, and a run that was cut short left rows above the mark.
 #[test]
 fn a_stream_index_of_format_2_is_read_and_goes_on_in_the_new_one() {
+    an_older_stream_index_is_read_and_goes_on(
+        2,
+        "INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 34",
+    );
+}
+
+/// In format 3 a row has several: here the first 7 and the next 8 of each stream, every second event.
+#[test]
+fn a_stream_index_of_format_3_is_read_and_goes_on_in_the_new_one() {
+    an_older_stream_index_is_read_and_goes_on(
+        3,
+        "INSERT INTO stream_index SELECT 1, aggregate_id, version, position,
+             CASE version WHEN 1 THEN x'06020202020202' ELSE x'0702020202020202' END
+         FROM events WHERE version IN (1, 8)",
+    );
+}
+
+fn an_older_stream_index_is_read_and_goes_on(format: usize, index: &str) {
     let stored = Stored { folder: tempfile::tempdir().unwrap() };
-    stored.sql(include_str!("../../../host/src/store/sqlite/schema_1.sql"));
-    stored.sql(include_str!("../../../host/src/store/sqlite/schema_2.sql"));
-    stored.sql(
-        "PRAGMA user_version = 2;
+    let schemas = [
+        include_str!("../../../host/src/store/sqlite/schema_1.sql"),
+        include_str!("../../../host/src/store/sqlite/schema_2.sql"),
+        include_str!("../../../host/src/store/sqlite/schema_3.sql"),
+    ];
+    schemas[..format].iter().for_each(|schema| stored.sql(schema));
+    stored.sql(&format!(
+        "PRAGMA user_version = {format};
          INSERT INTO aggregate_types VALUES (1, 'order');
          INSERT INTO event_types VALUES (1, 1, 'Happened');
          INSERT INTO events WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 40)
              SELECT n, 1, 'order-' || (n % 2), (n + 1) / 2, randomblob(16), 0, '', '', NULL, x'00' FROM n;
-         -- A run that was cut short: it has rows above the mark.
-         INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 34;
+         {index};
          INSERT INTO marks VALUES ('indexed', 30)",
-    );
+    ));
     let stream = StreamId::new("order", "order-1");
-    for versions in [20, 60] {
+    let versions = |found: &[RecordedEvent]| found.iter().map(|event| event.version.0).collect::<Vec<_>>();
+    for newest in [20, 60] {
         let store = stored.open().unwrap();
         let found = reader(&store).read_stream(&stream, Version(0), 100).unwrap();
-        assert_eq!(found.iter().map(|event| event.version.0).collect::<Vec<_>>(), (1..=versions).collect::<Vec<_>>());
+        assert_eq!(versions(&found), (1..=newest).collect::<Vec<_>>());
         let late = reader(&store).read_stream(&stream, Version(18), 100).unwrap();
-        assert_eq!(late.iter().map(|event| event.version.0).collect::<Vec<_>>(), (19..=versions).collect::<Vec<_>>());
-        assert_eq!(reader(&store).stream_version(&stream).unwrap(), Version(versions));
-        let newest = reader(&store).read_stream_backwards(&stream, Version(18), 3).unwrap();
-        assert_eq!(newest.iter().map(|event| event.version.0).collect::<Vec<_>>(), [17, 16, 15]);
-        if versions == 20 {
+        assert_eq!(versions(&late), (19..=newest).collect::<Vec<_>>());
+        assert_eq!(reader(&store).stream_version(&stream).unwrap(), Version(newest));
+        let backwards = reader(&store).read_stream_backwards(&stream, Version(18), 3).unwrap();
+        assert_eq!(versions(&backwards), [17, 16, 15]);
+        if newest == 20 {
             record(&store, &stream, 40);
         }
         drop(store);

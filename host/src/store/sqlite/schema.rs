@@ -10,7 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 /// One entry per version of the file, oldest first. They are run in order and never changed once released.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// The version of a file that is up to date.
 const MIGRATED: usize = MIGRATIONS.len();
