@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod json;
 mod place;
 
 pub use decode::{decode, json};
@@ -91,5 +92,7 @@ impl ser::Error for Error {
 
 /// Any value as JSON.
 pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(value).map_err(Error::unplaced)
+    let mut bytes = Vec::with_capacity(128);
+    json::append(&mut bytes, value).map_err(Error::unplaced)?;
+    Ok(bytes)
 }

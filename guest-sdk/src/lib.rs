@@ -34,6 +34,8 @@ pub mod testing;
 
 pub mod prelude;
 
+#[cfg(any(test, all(feature = "allocator", target_family = "wasm")))]
+mod allocator;
 #[doc(hidden)]
 #[allow(missing_docs, unreachable_pub, reason = "generated from wit/, which documents it")]
 pub mod bindings;
@@ -51,4 +53,5 @@ pub use subscriber::Subscriber;
 /// Of every plugin. A guest has one thread.
 #[cfg(all(feature = "allocator", target_family = "wasm", not(target_feature = "atomics")))]
 #[global_allocator]
-static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
+static ALLOCATOR: allocator::SizeClasses<talc::wasm::WasmDynamicTalc> =
+    allocator::SizeClasses::new(talc::wasm::new_wasm_dynamic_allocator());

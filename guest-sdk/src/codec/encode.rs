@@ -1,6 +1,6 @@
 //! From a variant of an enum to its name and bytes.
 
-use super::Error;
+use super::{Error, json};
 use serde::ser::{Impossible, Serialize, SerializeStructVariant, SerializeTupleVariant, Serializer};
 
 /// Encodes a variant of an enum: its name, and its content as JSON (`null` for a variant without content).
@@ -20,7 +20,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<(&'static str, Vec<u8>
 }
 
 fn append<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> Result<(), Error> {
-    value.serialize(&mut serde_json::Serializer::new(buffer)).map_err(Error::unplaced)
+    json::append(buffer, value).map_err(Error::unplaced)
 }
 
 /// Enough for most payloads, so that a buffer grows seldom.

@@ -1,0 +1,544 @@
+//! Values as JSON: byte for byte what serde_json writes, and by serde_json wherever it takes more than copying.
+//!
+//! A payload is mostly text that needs no escape. serde_json looks at it byte by byte and copies each piece by a call out
+//! of the guest; here it is looked at and copied a word at a time, which takes a twentieth off a command.
+
+use serde::ser::{
+    Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
+    SerializeTupleStruct, SerializeTupleVariant, Serializer,
+};
+use serde_json::{Error, Result};
+
+/// Appends a value to the bytes.
+pub(super) fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<()> {
+    value.serialize(Json(bytes))
+}
+
+/// The names of serde_json's own values, such as `RawValue`, which only it can write, begin so.
+const OF_SERDE_JSON: &str = "$serde_json::";
+
+struct Json<'b>(&'b mut Vec<u8>);
+
+impl<'b> Json<'b> {
+    /// What is rare, or no mere copy.
+    fn by_serde_json<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
+        value.serialize(&mut serde_json::Serializer::new(self.0))
+    }
+
+    fn copy(self, bytes: &[u8]) {
+        copy(self.0, bytes);
+    }
+
+    #[inline]
+    fn text(self, text: &str) -> Result<()> {
+        let Json(bytes) = self;
+        let start = bytes.len();
+        bytes.reserve(text.len() + 2);
+        bytes.push(b'"');
+        if copy(bytes, text.as_bytes()) {
+            bytes.push(b'"');
+            return Ok(());
+        }
+        bytes.truncate(start);
+        Json(bytes).by_serde_json(text)
+    }
+
+    fn list(self, end: &'static [u8]) -> Members<'b> {
+        self.0.push(b'[');
+        Members { bytes: self.0, is_first: true, end, foreign: None }
+    }
+
+    fn object(self, end: &'static [u8]) -> Members<'b> {
+        self.0.push(b'{');
+        Members { bytes: self.0, is_first: true, end, foreign: None }
+    }
+
+    /// The object around the content of a variant.
+    fn variant(self, name: &str) -> Result<Self> {
+        self.0.push(b'{');
+        Json(self.0).text(name)?;
+        self.0.push(b':');
+        Ok(self)
+    }
+}
+
+/// Appends bytes, a word at a time, and says whether all of them stand for themselves.
+#[inline]
+fn copy(bytes: &mut Vec<u8>, more: &[u8]) -> bool {
+    let length = more.len();
+    bytes.reserve(length);
+    let pair = Pair { from: more.as_ptr(), to: bytes.spare_capacity_mut().as_mut_ptr().cast() };
+    // SAFETY: there is room for as many bytes, and each offset ends within them: those of the last word and the last half
+    // reach back over bytes that are copied already, where the length is no multiple. So all of the room is written.
+    unsafe {
+        let mut plain = true;
+        if let Some(last) = length.checked_sub(8) {
+            let mut at = 0;
+            while at < last {
+                plain &= pair.copy_word(at);
+                at += 8;
+            }
+            plain &= pair.copy_word(last);
+        } else if let Some(last) = length.checked_sub(4) {
+            plain = pair.copy_half(0) & pair.copy_half(last);
+        } else {
+            for at in 0..length {
+                plain &= pair.copy_byte(at);
+            }
+        }
+        bytes.set_len(bytes.len() + length);
+        plain
+    }
+}
+
+/// Bytes, and room for as many.
+struct Pair {
+    from: *const u8,
+    to: *mut u8,
+}
+
+/// Each copies what is at an offset and says whether it stands for itself. It must lie within the bytes.
+impl Pair {
+    #[inline]
+    unsafe fn copy_word(&self, at: usize) -> bool {
+        // SAFETY: the caller promises it.
+        unsafe {
+            let word = self.from.add(at).cast::<u64>().read_unaligned();
+            self.to.add(at).cast::<u64>().write_unaligned(word);
+            is_plain(word)
+        }
+    }
+
+    #[inline]
+    unsafe fn copy_half(&self, at: usize) -> bool {
+        // SAFETY: the caller promises it.
+        unsafe {
+            let half = self.from.add(at).cast::<u32>().read_unaligned();
+            self.to.add(at).cast::<u32>().write_unaligned(half);
+            is_plain(u64::from(half) | PLAIN << 32)
+        }
+    }
+
+    #[inline]
+    unsafe fn copy_byte(&self, at: usize) -> bool {
+        // SAFETY: the caller promises it.
+        unsafe {
+            let byte = *self.from.add(at);
+            self.to.add(at).write(byte);
+            is_plain(u64::from(byte) | PLAIN << 8)
+        }
+    }
+}
+
+/// Eight spaces.
+const PLAIN: u64 = 0x2020_2020_2020_2020;
+
+/// Whether eight bytes stand for themselves: no quote, no backslash, no control character. It may call some others
+/// special, never the reverse: a borrow from one byte reaches only those above, when there is a special one below them.
+#[inline]
+fn is_plain(word: u64) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    let zero = |word: u64| word.wrapping_sub(EACH) & !word;
+    let control = word.wrapping_sub(PLAIN) & !word;
+    let quote = zero(word ^ EACH * b'"' as u64);
+    let backslash = zero(word ^ EACH * b'\\' as u64);
+    (control | quote | backslash) & TOP == 0
+}
+
+/// What comes one by one into a list or an object.
+struct Members<'b> {
+    bytes: &'b mut Vec<u8>,
+    is_first: bool,
+    end: &'static [u8],
+    /// The name of a value of serde_json's own: its one field is the value.
+    foreign: Option<&'static str>,
+}
+
+impl Members<'_> {
+    #[inline]
+    fn separate(&mut self) {
+        if !std::mem::take(&mut self.is_first) {
+            self.bytes.push(b',');
+        }
+    }
+
+    #[inline]
+    fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.separate();
+        append(self.bytes, value)
+    }
+
+    #[inline]
+    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
+        if let Some(name) = self.foreign {
+            let mut serializer = serde_json::Serializer::new(&mut *self.bytes);
+            let mut only = serializer.serialize_struct(name, 1)?;
+            SerializeStruct::serialize_field(&mut only, key, value)?;
+            return SerializeStruct::end(only);
+        }
+        self.separate();
+        Json(self.bytes).text(key)?;
+        self.bytes.push(b':');
+        append(self.bytes, value)
+    }
+
+    #[inline]
+    fn close(self) -> Result<()> {
+        self.bytes.extend_from_slice(self.end);
+        Ok(())
+    }
+}
+
+macro_rules! integers {
+    ($($method:ident($integer:ty))*) => {
+        $(fn $method(self, value: $integer) -> Result<()> {
+            self.copy(itoa::Buffer::new().format(value).as_bytes());
+            Ok(())
+        })*
+    };
+}
+
+macro_rules! by_serde_json {
+    ($($method:ident($value:ty))*) => {
+        $(fn $method(self, value: $value) -> Result<()> {
+            serde_json::Serializer::new(self.0).$method(value)
+        })*
+    };
+}
+
+impl<'b> Serializer for Json<'b> {
+    type Ok = ();
+    type Error = Error;
+    type SerializeSeq = Members<'b>;
+    type SerializeTuple = Members<'b>;
+    type SerializeTupleStruct = Members<'b>;
+    type SerializeTupleVariant = Members<'b>;
+    type SerializeMap = Members<'b>;
+    type SerializeStruct = Members<'b>;
+    type SerializeStructVariant = Members<'b>;
+
+    integers! {
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+    }
+
+    by_serde_json! { serialize_f32(f32) serialize_f64(f64) serialize_char(char) serialize_bytes(&[u8]) }
+
+    fn serialize_bool(self, value: bool) -> Result<()> {
+        self.0.extend_from_slice(if value { b"true" } else { b"false" });
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result<()> {
+        self.text(value)
+    }
+
+    fn serialize_none(self) -> Result<()> {
+        self.serialize_unit()
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Result<()> {
+        self.0.extend_from_slice(b"null");
+        Ok(())
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<()> {
+        self.serialize_unit()
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<()> {
+        self.text(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<()> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<()> {
+        let Json(bytes) = self.variant(variant)?;
+        append(bytes, value)?;
+        bytes.push(b'}');
+        Ok(())
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Members<'b>> {
+        Ok(self.list(b"]"))
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Members<'b>> {
+        Ok(self.list(b"]"))
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Members<'b>> {
+        Ok(self.list(b"]"))
+    }
+
+    fn serialize_tuple_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Members<'b>> {
+        Ok(self.variant(variant)?.list(b"]}"))
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Members<'b>> {
+        Ok(self.object(b"}"))
+    }
+
+    #[inline]
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Members<'b>> {
+        if name.starts_with(OF_SERDE_JSON) {
+            return Ok(Members { bytes: self.0, is_first: true, end: b"", foreign: Some(name) });
+        }
+        Ok(self.object(b"}"))
+    }
+
+    fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Members<'b>> {
+        Ok(self.variant(variant)?.object(b"}}"))
+    }
+}
+
+impl SerializeSeq for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.element(value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeTuple for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.element(value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeTupleStruct for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.element(value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeTupleVariant for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.element(value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeMap for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    /// What may be a key, and how it is written, serde_json knows: it begins an object with it.
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
+        self.separate();
+        let start = self.bytes.len();
+        let mut serializer = serde_json::Serializer::new(&mut *self.bytes);
+        serializer.serialize_map(None)?.serialize_key(key)?;
+        self.bytes.remove(start);
+        Ok(())
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.bytes.push(b':');
+        append(self.bytes, value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeStruct for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
+        self.field(key, value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+impl SerializeStructVariant for Members<'_> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
+        self.field(key, value)
+    }
+
+    fn end(self) -> Result<()> {
+        self.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Serialize;
+    use serde_json::value::RawValue;
+    use std::collections::BTreeMap;
+
+    #[derive(Serialize)]
+    struct Unit;
+
+    #[derive(Serialize)]
+    struct Wrapped(u8);
+
+    #[derive(Serialize)]
+    struct Several(u8, &'static str);
+
+    #[derive(Serialize)]
+    struct Named {
+        a: i64,
+        #[serde(rename = "a \"quoted\" name")]
+        b: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        c: Option<u8>,
+        #[serde(flatten)]
+        more: BTreeMap<&'static str, f64>,
+    }
+
+    #[derive(Serialize)]
+    enum Any {
+        Unit,
+        Wrapped(Vec<u8>),
+        Several(char, ()),
+        Named { x: f32, y: String },
+        Empty {},
+    }
+
+    fn written(value: &(impl Serialize + ?Sized)) -> Result<String> {
+        let mut bytes = b"before".to_vec();
+        append(&mut bytes, value)?;
+        Ok(String::from_utf8(bytes.split_off(6)).expect("JSON is text"))
+    }
+
+    #[track_caller]
+    fn is_the_same(value: &(impl Serialize + ?Sized)) {
+        assert_eq!(written(value).unwrap(), serde_json::to_string(value).unwrap());
+    }
+
+    #[test]
+    fn every_kind_of_value_is_written_as_by_serde_json() {
+        is_the_same(&(true, (), Unit, Wrapped(1), Several(2, "three"), None::<u8>, Some("x")));
+        is_the_same(&(
+            i8::MIN,
+            i16::MIN,
+            i32::MIN,
+            i64::MIN,
+            i128::MIN,
+            u8::MAX,
+            u16::MAX,
+            u32::MAX,
+            u64::MAX,
+            u128::MAX,
+        ));
+        is_the_same(&[0.0, -0.0, 1.5, 1e300, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE]);
+        is_the_same(&[0.1_f32, f32::MAX, f32::NAN]);
+        is_the_same(&['a', '"', '\u{1}', '\u{1F600}']);
+        is_the_same(&([] as [u8; 0], [[1], [2]], Vec::<Any>::new()));
+        is_the_same(&[
+            Any::Unit,
+            Any::Wrapped(vec![1, 2]),
+            Any::Several('x', ()),
+            Any::Named { x: 0.5, y: "\n".into() },
+            Any::Empty {},
+        ]);
+        is_the_same(&Named { a: 1, b: None, c: None, more: BTreeMap::from([("d", 1.0), ("e", 2.5)]) });
+        is_the_same(&Named { a: -1, b: Some(false), c: Some(3), more: BTreeMap::new() });
+        is_the_same(&serde_json::json!({"a": [1, 2.5, null, {"b": "c"}], "": {}}));
+        is_the_same(&format_args!("{} of {:?}", 1, "\t"));
+    }
+
+    #[test]
+    fn keys_are_what_serde_json_takes_for_keys() {
+        is_the_same(&BTreeMap::from([("a", 1), ("b\n", 2), ("", 3)]));
+        is_the_same(&BTreeMap::from([(-1, "a"), (1, "b")]));
+        is_the_same(&BTreeMap::from([(true, 'a'), (false, 'b')]));
+        is_the_same(&BTreeMap::from([('x', BTreeMap::<u8, u8>::new())]));
+        let by_list = BTreeMap::from([(vec![1], 1)]);
+        let said = written(&by_list).unwrap_err().to_string();
+        assert_eq!(said, serde_json::to_string(&by_list).unwrap_err().to_string());
+    }
+
+    #[test]
+    fn raw_json_stays_as_it_is() {
+        let raw = RawValue::from_string("{ \"a\" :  1.50 }".to_owned()).unwrap();
+        is_the_same(&(raw.as_ref(), vec![raw.as_ref()]));
+        assert_eq!(written(&raw).unwrap(), "{ \"a\" :  1.50 }");
+    }
+
+    #[test]
+    fn each_character_is_written_as_by_serde_json_wherever_it_stands() {
+        let special = (0..=u32::from(b'\x7f')).chain([0x80, 0xff, 0x2028, 0xfffd, 0x1f600]);
+        for character in special.filter_map(char::from_u32) {
+            for length in 0..20 {
+                for at in 0..=length {
+                    let mut text = "x".repeat(length);
+                    text.insert(at, character);
+                    is_the_same(&*text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_of_all_lengths_are_written_as_by_serde_json() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..20_000 {
+            let text: String = (0..random.usize(..40)).map(|_| random.char(' '..='\u{100}')).collect();
+            is_the_same(&*text);
+        }
+    }
+
+    #[test]
+    fn what_a_value_says_when_it_fails_comes_through() {
+        struct Failing;
+        impl Serialize for Failing {
+            fn serialize<S: Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("not today"))
+            }
+        }
+        assert_eq!(written(&[Failing]).unwrap_err().to_string(), "not today");
+    }
+}
