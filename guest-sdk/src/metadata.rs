@@ -1,6 +1,6 @@
 //! What the host tells about a command or an event: guests have no clock and no randomness of their own.
 
-use crate::bindings::types;
+use crate::bindings::types::{self, Cause};
 
 /// Where a command or an event comes from.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +19,19 @@ impl<'a> Metadata<'a> {
 
     /// The same for everything that follows from one first cause; of that cause itself it is the id.
     pub fn correlation_id(&self) -> &'a str {
-        self.0.correlation_id.as_deref().unwrap_or(&self.0.id)
+        match &self.0.cause {
+            Cause::First => &self.0.id,
+            Cause::Correlated(correlation) => correlation,
+            Cause::Known(causation) => &causation.correlation_id,
+        }
     }
 
     /// The id of the direct cause. None: nothing caused it that the host knows of.
     pub fn causation_id(&self) -> Option<&'a str> {
-        self.0.causation_id.as_deref()
+        match &self.0.cause {
+            Cause::First | Cause::Correlated(_) => None,
+            Cause::Known(causation) => Some(&causation.causation_id),
+        }
     }
 
     /// The value of the last header of this name, if there is one with a value.

@@ -4,7 +4,7 @@
 //! name which does not fit is a compile error.
 
 /// The version of the WIT package that these bindings speak.
-pub const API: &str = "0.2.0";
+pub const API: &str = "0.3.0";
 
 /// What one line says.
 pub struct Line {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
-        let expected = "{\"api\":\"0.2.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+        let expected = "{\"api\":\"0.3.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
                         \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }

@@ -25,12 +25,12 @@ mod bare {
         inline: "
             package wasmill:bench;
             world every-role {
-                import wasmill:plugin/log@0.2.0;
-                import wasmill:plugin/bus@0.2.0;
-                import wasmill:plugin/sql@0.2.0;
-                export wasmill:plugin/aggregate@0.2.0;
-                export wasmill:plugin/subscriber@0.2.0;
-                export wasmill:plugin/projection@0.2.0;
+                import wasmill:plugin/log@0.3.0;
+                import wasmill:plugin/bus@0.3.0;
+                import wasmill:plugin/sql@0.3.0;
+                export wasmill:plugin/aggregate@0.3.0;
+                export wasmill:plugin/subscriber@0.3.0;
+                export wasmill:plugin/projection@0.3.0;
             }
         ",
         world: "wasmill:bench/every-role",
@@ -131,8 +131,7 @@ impl Bare {
 
     fn command(&mut self) {
         let id = "01a20a07-5605-7442-adaf-980b9ad91cd2";
-        let metadata =
-            types::Metadata { id, time: 1_795_464_582_661, correlation_id: None, causation_id: None, headers: None };
+        let metadata = types::Metadata { id, time: 1_795_464_582_661, cause: types::Cause::First, headers: None };
         let command = types::Command { name: "AddItems", payload: PAYLOAD.as_bytes(), metadata };
         let decided = self.guest.instance().call_handle(&mut self.store, self.live, command).expect("no trap");
         assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);

@@ -97,8 +97,7 @@ where
         let metadata = types::Metadata {
             id: command.id.to_string(),
             time: command.time_ms,
-            correlation_id: other(&command.correlation_id, &command.id),
-            causation_id: other(&command.causation_id, &command.id),
+            cause: cause_of(command),
             headers: headers(&command.headers),
         };
         let command = types::Command { name: command.name.to_string(), payload: command.payload.to_vec(), metadata };
@@ -135,15 +134,26 @@ fn recorded(event: &RecordedEvent) -> types::RecordedEvent {
         metadata: types::Metadata {
             id: event.id.to_string(),
             time: event.time_ms,
-            correlation_id: Some(event.correlation_id.to_string()),
-            causation_id: Some(event.causation_id.to_string()),
+            cause: known(&event.correlation_id, &event.causation_id),
             headers: headers(&event.headers),
         },
     }
 }
 
-fn other(of_cause: &str, id: &str) -> Option<String> {
-    (of_cause != id).then(|| of_cause.to_owned())
+fn cause_of(command: &Command) -> types::Cause {
+    let Command { id, correlation_id, causation_id, .. } = command;
+    if causation_id != id {
+        known(correlation_id, causation_id)
+    } else if correlation_id != id {
+        types::Cause::Correlated(correlation_id.to_string())
+    } else {
+        types::Cause::First
+    }
+}
+
+fn known(correlation_id: &str, causation_id: &str) -> types::Cause {
+    let (correlation_id, causation_id) = (correlation_id.to_owned(), causation_id.to_owned());
+    types::Cause::Known(types::Causation { correlation_id, causation_id })
 }
 
 fn headers(headers: &[Header]) -> Option<Vec<types::Header>> {

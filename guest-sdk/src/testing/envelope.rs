@@ -10,8 +10,10 @@ pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
     types::Metadata {
         id: id.to_owned(),
         time: time_ms,
-        correlation_id: Some("test".to_owned()),
-        causation_id: Some("test".to_owned()),
+        cause: types::Cause::Known(types::Causation {
+            correlation_id: "test".to_owned(),
+            causation_id: "test".to_owned(),
+        }),
         headers: None,
     }
 }

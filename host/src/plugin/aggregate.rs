@@ -2,7 +2,7 @@
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
-use super::lend::{Lender, lend_headers, other};
+use super::lend::{Lender, lend_cause, lend_headers};
 use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
 use crate::model::{Command, NewEvent, RecordedEvent};
 use wasmtime::component::ResourceAny;
@@ -65,8 +65,7 @@ impl AggregateGuest {
             metadata: types::Metadata {
                 id: &command.id,
                 time: command.time_ms,
-                correlation_id: other(&command.correlation_id, &command.id),
-                causation_id: other(&command.causation_id, &command.id),
+                cause: lend_cause(command),
                 headers: headers.as_deref(),
             },
         };

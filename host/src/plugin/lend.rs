@@ -2,7 +2,7 @@
 //! an id, the list of headers) is kept here for the call.
 
 use super::bindings::wasmill::plugin::types;
-use crate::model::{Header, Record, RecordedEvent};
+use crate::model::{Command, Header, Record, RecordedEvent};
 
 /// Events ready to be lent to a guest.
 pub(super) struct Lender<'e> {
@@ -54,8 +54,10 @@ impl<'e> Lender<'e> {
             let metadata = types::Metadata {
                 id,
                 time: event.time_ms,
-                correlation_id: Some(&event.correlation_id),
-                causation_id: Some(&event.causation_id),
+                cause: types::Cause::Known(types::Causation {
+                    correlation_id: &event.correlation_id,
+                    causation_id: &event.causation_id,
+                }),
                 headers: headers.as_deref(),
             };
             lend(event, metadata)
@@ -105,8 +107,7 @@ impl<'r> RecordLender<'r> {
             metadata: types::Metadata {
                 id,
                 time: record.time_ms,
-                correlation_id: record.correlation_id().and_then(|correlation| other(correlation, id)),
-                causation_id: None,
+                cause: record.correlation_id().map_or(types::Cause::First, |sent| uncaused(sent, id)),
                 headers: headers.as_deref(),
             },
             origin: types::Origin::Kafka(types::KafkaOrigin {
@@ -118,9 +119,18 @@ impl<'r> RecordLender<'r> {
     }
 }
 
-/// What a first cause is not told: its own id once more.
-pub(super) fn other<'a>(of_cause: &'a str, id: &str) -> Option<&'a str> {
-    (of_cause != id).then_some(of_cause)
+/// What has no cause of its own has its own id in place of it.
+pub(super) fn lend_cause(command: &Command) -> types::Cause<'_> {
+    let Command { id, correlation_id, causation_id, .. } = command;
+    if causation_id == id {
+        return uncaused(correlation_id, id);
+    }
+    types::Cause::Known(types::Causation { correlation_id, causation_id })
+}
+
+/// A first cause is not told its own id once more.
+fn uncaused<'a>(correlation_id: &'a str, id: &str) -> types::Cause<'a> {
+    if correlation_id == id { types::Cause::First } else { types::Cause::Correlated(correlation_id) }
 }
 
 /// The headers of one item. None for most: they have no headers.

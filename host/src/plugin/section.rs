@@ -7,7 +7,7 @@ use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
 /// The version of the contract that this host speaks.
-pub const API_VERSION: &str = "0.2.0";
+pub const API_VERSION: &str = "0.3.0";
 
 const SECTION: &str = "wasmill:plugin";
 

@@ -1,9 +1,10 @@
-//! Live aggregates are bounded by number and by the memory of their guest; who left is rebuilt when needed.
+//! Live aggregates are bounded by number and by the memory of their guest; who left is rebuilt when needed. Each is told
+//! where a command comes from.
 
 use std::sync::Arc;
 use wasmill::aggregates::{Aggregates, Options, Reply, Service};
-use wasmill::model::{Outcome, StreamId, Version};
-use wasmill::plugin::{Compiler, Limits, Slot};
+use wasmill::model::{Command, Outcome, StreamId, Version};
+use wasmill::plugin::{AggregateGuest, Compiler, Limits, Refusal, Slot};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
 use wasmill_tests::built;
@@ -50,4 +51,27 @@ fn the_least_recently_used_leave_when_there_are_too_many_or_they_take_too_much()
     assert_eq!(alive_after_many(Limits { instances_max: 1_000, ..limits.clone() }), 1_000);
     let by_memory = alive_after_many(Limits { live_bytes_max: 4 << 20, ..limits });
     assert!((1_000..CARTS * 9 / 10).contains(&by_memory), "{by_memory}");
+}
+
+#[test]
+fn an_aggregate_is_told_what_its_command_follows_from() {
+    let compiler = Compiler::new(None).expect("an engine");
+    let slot = Slot::open(&compiler, "teller", built::plugin("misbehaving"), Limits::default()).expect("the plugin");
+    let mut guest = AggregateGuest::new(&slot.current()).expect("a guest");
+    let live = guest.create("a").expect("an aggregate");
+    for (correlation, causation, told) in [
+        ("c-1", "c-1", "c-1 of c-1 by None"),
+        ("theirs", "c-1", "c-1 of theirs by None"),
+        ("theirs", "event-1", "c-1 of theirs by Some(\"event-1\")"),
+    ] {
+        let command = Command {
+            stream: StreamId::new("misbehaving", "a"),
+            id: "c-1".into(),
+            correlation_id: correlation.into(),
+            causation_id: causation.into(),
+            ..scripted::count("a", "Tell")
+        };
+        let refused = guest.handle(&live, &command).expect("no trap").expect_err("it says no");
+        assert!(matches!(&refused, Refusal::Rejected(reason) if reason == told), "{refused:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Does wrong on command, in two roles of one component.
+//! Does wrong on command, in two roles of one component; and tells what it is told of its command.
 
 use wasmill_guest::prelude::*;
 
@@ -16,6 +16,8 @@ pub enum Command {
     Count {
         then: Then,
     },
+    /// Records nothing: it says no, with what the command follows from.
+    Tell,
     Panic,
     Loop,
     TakeAllMemory,
@@ -37,20 +39,28 @@ pub enum Event {
     Counted { count: u64, then: Then },
 }
 
-/// It never says no: it succeeds or misbehaves.
+/// What it says instead of anything else.
 #[derive(Debug, thiserror::Error)]
-pub enum Never {}
+#[error("{0}")]
+pub struct Told(String);
 
 impl Aggregate for Misbehaving {
     const TYPE: &'static str = "misbehaving";
     type Command = Command;
     type Event = Event;
-    type Error = Never;
+    type Error = Told;
     const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
 
-    fn handle(&self, command: Command) -> Result<Vec<Event>, Never> {
+    fn handle_with(&self, command: Command, context: &Context<'_>) -> Result<Vec<Event>, Told> {
+        let Command::Tell = command else { return self.handle(command) };
+        let told = context.metadata();
+        Err(Told(format!("{} of {} by {:?}", told.id(), told.correlation_id(), told.causation_id())))
+    }
+
+    fn handle(&self, command: Command) -> Result<Vec<Event>, Told> {
         match command {
             Command::Count { then } => Ok(vec![Event::Counted { count: self.count + 1, then }]),
+            Command::Tell => Err(Told("nothing is told without a context".to_owned())),
             Command::Panic => panic!("told to panic at {}", self.count),
             Command::Loop => loop {
                 std::hint::black_box(self.count);
