@@ -118,15 +118,20 @@ struct Prepared {
 
 impl Prepared {
     fn new(folder: &Path) -> Result<Self> {
-        Self::with(folder, "", [])
+        Self::with(folder, free_addresses()?, "", [])
     }
 
-    /// With more properties after those of the template, and more arguments for formatting.
-    fn with(folder: &Path, more: &str, format_args: impl IntoIterator<Item = String>) -> Result<Self> {
+    /// At these addresses, its own and its controller's, with more properties after those of the template, and more
+    /// arguments for formatting.
+    fn with(
+        folder: &Path,
+        [address, controller]: [SocketAddr; 2],
+        more: &str,
+        format_args: impl IntoIterator<Item = String>,
+    ) -> Result<Self> {
         let class_path = jars::class_path()?;
         fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let folder = folder.canonicalize()?;
-        let (address, controller) = free_addresses()?;
         let template = fs::read_to_string(ours("server.properties")).context("read the template server.properties")?;
         let properties = (template + more)
             .replace("CONTROLLER_PORT", &controller.port().to_string())
@@ -203,10 +208,11 @@ fn answers(address: SocketAddr) -> bool {
     ask().is_ok_and(|brokers| brokers > 0)
 }
 
-/// Two at once, so that they differ.
-fn free_addresses() -> Result<(SocketAddr, SocketAddr)> {
-    let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((one.local_addr()?, other.local_addr()?))
+/// As many as a node needs, all at once: one that was given back may be given again.
+fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let listeners: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    let addresses: Vec<_> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+    Ok(addresses.try_into().expect("as many as listeners"))
 }
 
 fn log_config() -> String {

@@ -31,7 +31,7 @@ pub struct SecuredNode {
 impl SecuredNode {
     /// Starts an empty node in a folder, which it makes, and waits until it answers.
     pub fn start(folder: &Path, security: &Security<'_>) -> Result<Self> {
-        let (sasl_plaintext, sasl_ssl) = free_addresses()?;
+        let [plain, controller, sasl_plaintext, sasl_ssl] = free_addresses()?;
         fs::create_dir_all(folder)?;
         let keystore = folder.join("keystore.pem");
         fs::write(&keystore, security.keystore)?;
@@ -50,7 +50,7 @@ impl SecuredNode {
                 ["--add-scram".to_owned(), format!("{mechanism}=[name={user},password={password}]")]
             })
         });
-        let node = Node::start_prepared(Prepared::with(folder, &more, scram)?)?;
+        let node = Node::start_prepared(Prepared::with(folder, [plain, controller], &more, scram)?)?;
         Ok(Self { node, sasl_plaintext, sasl_ssl })
     }
 }
