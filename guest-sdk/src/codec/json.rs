@@ -130,20 +130,22 @@ impl Pair {
     }
 }
 
-/// Eight spaces.
-const PLAIN: u64 = 0x2020_2020_2020_2020;
+/// Eight bytes of one kind.
+const fn eight(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Eight bytes that stand for themselves, and below which all are control characters.
+const PLAIN: u64 = eight(b' ');
 
 /// Whether eight bytes stand for themselves: no quote, no backslash, no control character. It may call some others
 /// special, never the reverse: a borrow from one byte reaches only those above, when there is a special one below them.
 #[inline]
 fn is_plain(word: u64) -> bool {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x8080_8080_8080_8080;
-    let zero = |word: u64| word.wrapping_sub(EACH) & !word;
+    let zero = |word: u64| word.wrapping_sub(eight(1)) & !word;
     let control = word.wrapping_sub(PLAIN) & !word;
-    let quote = zero(word ^ EACH * b'"' as u64);
-    let backslash = zero(word ^ EACH * b'\\' as u64);
-    (control | quote | backslash) & TOP == 0
+    let (quote, backslash) = (zero(word ^ eight(b'"')), zero(word ^ eight(b'\\')));
+    (control | quote | backslash) & eight(0x80) == 0
 }
 
 /// What comes one by one into a list or an object.
