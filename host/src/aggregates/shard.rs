@@ -3,7 +3,8 @@
 //! A command is decided by the live aggregate, appended with the version it was decided on, and answered after the
 //! commit. Only then are its events applied ([`Shard::settled`]): a live aggregate never knows more than the store.
 //! While one aggregate waits for its commit, or for the time of its next try, the shard works on others; commands to
-//! the waiting one queue up behind it, in their order.
+//! the waiting one queue up behind it, in their order. A refusal is waited for as well: it changes no state, but what
+//! came after it must not be durable when it is lost and its source sends the command again.
 
 use super::Options;
 use super::handlers::Handlers;
@@ -44,9 +45,11 @@ struct Engaged<H: Handlers> {
     waiting: VecDeque<Order>,
 }
 
-struct Decided<H: Handlers> {
-    instance: InstanceOf<H>,
-    events: u32,
+enum Decided<H: Handlers> {
+    /// The live aggregate, and how many events it made.
+    Events(InstanceOf<H>, u32),
+    /// The live aggregate is as it was; this is the answer.
+    Refused(Outcome),
 }
 
 pub(super) struct Shard<H: Handlers> {
@@ -184,16 +187,20 @@ impl<H: Handlers> Shard<H> {
     }
 
     fn append_events(&mut self, order: Order, instance: InstanceOf<H>, events: Vec<NewEvent>) {
-        let aggregate = order.command.stream.aggregate_id.clone();
         // What the sender expects was met, or is given to the store to refuse.
         let expected = match order.command.expected {
             Some(expected) if !expected.allows(instance.version) => expected,
             _ => ExpectedVersion::Exact(instance.version),
         };
-        let append = Append { command: order.command.clone(), expected, decision: Decision::Events(events) };
-        let Decision::Events(events) = &append.decision else { unreachable!("it was just made") };
-        let decided = Some(Decided { instance, events: events.len() as u32 });
-        self.engage(aggregate.clone(), Engaged { decided, order, waiting: VecDeque::new() });
+        let decided = Decided::Events(instance, events.len() as u32);
+        self.append(order, expected, Decision::Events(events), decided);
+    }
+
+    /// Has the store record a decision. The aggregate waits for it.
+    fn append(&mut self, order: Order, expected: ExpectedVersion, decision: Decision, decided: Decided<H>) {
+        let aggregate = order.command.stream.aggregate_id.clone();
+        let append = Append { command: order.command.clone(), expected, decision };
+        self.engage(aggregate.clone(), Engaged { decided: Some(decided), order, waiting: VecDeque::new() });
         let settled = self.settled.0.clone();
         self.store.append(
             append,
@@ -215,15 +222,17 @@ impl<H: Handlers> Shard<H> {
             unreachable!("an aggregate stays engaged until its append is settled");
         };
         self.in_flight -= 1;
-        match result {
-            Ok(Appended { version, position }) => {
-                self.instances.recorded(&order.command.stream, decided.instance, version);
-                order.waiter.answer(Outcome::Accepted { version, position, events: decided.events });
+        match (decided, result) {
+            (Decided::Events(instance, events), Ok(Appended { version, position })) => {
+                self.instances.recorded(&order.command.stream, instance, version);
+                order.waiter.answer(Outcome::Accepted { version, position, events });
             }
-            Err(error) => {
-                self.instances.discard(decided.instance);
+            (Decided::Events(instance, _), Err(error)) => {
+                self.instances.discard(instance);
                 self.not_appended(order, error);
             }
+            (Decided::Refused(outcome), Ok(_)) => order.waiter.answer(outcome),
+            (Decided::Refused(_), Err(error)) => self.not_recorded(order, error),
         }
         self.go_on(&aggregate, waiting);
     }
@@ -247,10 +256,15 @@ impl<H: Handlers> Shard<H> {
             error @ (store::Error::Invalid(_) | store::Error::Archived { .. }) if order.command.origin.is_some() => {
                 self.put_aside(order, error.to_string());
             }
-            error => match outcome_of(error) {
-                Outcome::Failed { reason } => self.give_back(order, reason),
-                outcome => order.waiter.answer(outcome),
-            },
+            error => self.not_recorded(order, error),
+        }
+    }
+
+    /// The store says how the command ended, or that it could not record it.
+    fn not_recorded(&mut self, order: Order, error: store::Error) {
+        match outcome_of(error) {
+            Outcome::Failed { reason } => self.give_back(order, reason),
+            outcome => order.waiter.answer(outcome),
         }
     }
 
@@ -260,7 +274,7 @@ impl<H: Handlers> Shard<H> {
         order.waiter.answer(Outcome::Failed { reason });
     }
 
-    /// The aggregate said no. Nothing changed, so the shard need not wait for the record of it.
+    /// The aggregate said no.
     fn refused(&mut self, order: Order, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
@@ -332,18 +346,9 @@ impl<H: Handlers> Shard<H> {
         self.record(order, Decision::Malformed(reason.clone()), Outcome::Malformed { reason });
     }
 
-    /// Records a decision without events and answers after the commit.
-    fn record(&self, order: Order, decision: Decision, outcome: Outcome) {
-        let Order { command, waiter, .. } = order;
-        self.store.append(
-            Append { command, expected: ExpectedVersion::Any, decision },
-            Box::new(move |result| {
-                waiter.answer(match result {
-                    Ok(_) => outcome,
-                    Err(error) => outcome_of(error),
-                });
-            }),
-        );
+    /// Has the store record a decision without events.
+    fn record(&mut self, order: Order, decision: Decision, answer: Outcome) {
+        self.append(order, ExpectedVersion::Any, decision, Decided::Refused(answer));
     }
 }
 

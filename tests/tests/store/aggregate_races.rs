@@ -110,6 +110,31 @@ fn what_the_store_failed_is_settled_before_what_came_after_it() {
     assert!(is_accepted(&setting.ask(numbered("a", "1", 1)), 3));
 }
 
+/// That holds for one that its aggregate refused, too: it changed nothing, but decided on a later state it may.
+#[test]
+fn what_was_refused_and_not_recorded_is_settled_before_what_came_after_it() {
+    let setting = Setting::new(Options::default(), |_| {
+        Arc::new(|command| match &*command.name {
+            "rejected" => Err(Refusal::Rejected("no".into())),
+            "malformed" => Err(Refusal::Malformed("what?".into())),
+            _ => Ok(()),
+        })
+    });
+    for (id, refused, number) in [("a", "rejected", 0), ("b", "malformed", 2)] {
+        let standstill = setting.standstill();
+        setting.send(numbered(id, refused, number));
+        setting.send(numbered(id, "later", number + 1));
+        let (first, failed) = setting.outcomes.next();
+        assert!(first == refused && is_failed(&failed, "locked"), "{first}: {failed:?}");
+        standstill.end();
+        let (later, overtaking) = setting.outcomes.next();
+        assert!(later == "later" && is_failed(&overtaking, "an earlier command"), "{later}: {overtaking:?}");
+        let again = setting.ask(numbered(id, refused, number));
+        assert!(matches!(again, Outcome::Rejected { .. } | Outcome::Malformed { .. }), "{again:?}");
+        assert!(is_accepted(&setting.ask(numbered(id, "later", number + 1)), 1));
+    }
+}
+
 /// Or it is settled in another way, and never comes again.
 #[test]
 fn what_is_settled_elsewhere_holds_up_nothing() {
