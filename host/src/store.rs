@@ -475,7 +475,7 @@ pub enum Error {
         expected: u64,
     },
     /// The stream takes no more events until it is restored.
-    #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, .stream.aggregate_id)]
+    #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, quoted(&.stream.aggregate_id))]
     Archived {
         /// The stream.
         stream: StreamId,
@@ -498,6 +498,13 @@ pub enum Error {
     /// The disk or the database failed. Nothing of the request was kept.
     #[error("{0}")]
     Failed(String),
+}
+
+/// An id as a word for a shell, wherever it may be typed from an error.
+fn quoted(id: &str) -> String {
+    // A NUL can't be typed at all.
+    let word = shlex::try_quote(id).unwrap_or(id.into());
+    if id.starts_with('-') { format!("-- {word}") } else { word.into_owned() }
 }
 
 #[cfg(test)]

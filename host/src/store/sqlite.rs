@@ -10,6 +10,7 @@ mod appends;
 mod backup;
 mod dictionary;
 mod fault;
+mod files;
 mod folding;
 mod ids;
 mod ledgers;
@@ -225,7 +226,7 @@ impl EventStore for SqliteStore {
         self.snapshots.close();
         drop(self.queue.write().expect("no holder panics").take());
         if let Some(writer) = self.writer.lock().expect("no holder panics").take() {
-            // A writer that panicked has already failed its callers.
+            // It does not panic: the process would have ended.
             let _ = writer.join();
         }
     }
@@ -244,11 +245,35 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
         let remedy = match error.sqlite_error_code() {
             Some(DiskFull) => "; the disk is full: free some space, then send again",
             Some(ReadOnly) => "; the file or its folder is read-only: allow writing to it",
-            Some(DatabaseCorrupt | NotADatabase) => "; the file is damaged: restore it from a backup",
+            Some(DatabaseCorrupt | NotADatabase) => {
+                return Error::Failed(format!("{doing}: {error}; the file is damaged: {}", files::RESTORE));
+            }
             Some(CannotOpen) => "; check that the folder exists and may be written to",
-            Some(SystemIoFailure) => "; the disk failed: check the system's log",
+            Some(SystemIoFailure) => {
+                "; the disk failed, or no file may be so large: check the system's log and its limits"
+            }
+            Some(DatabaseBusy | DatabaseLocked) => "; another program has the file open: end it, then send again",
             _ => "",
         };
         Error::Failed(format!("{doing}: {error}{remedy}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::failed;
+    use rusqlite::Connection;
+
+    #[test]
+    fn what_a_full_disk_and_a_locked_file_need_is_said() {
+        let connection = Connection::open_in_memory().expect("a database");
+        connection.execute_batch("CREATE TABLE t (x); PRAGMA max_page_count = 3").expect("a small disk");
+        let full = connection.execute("INSERT INTO t VALUES (zeroblob(100000))", []).expect_err("it does not fit");
+        assert!(failed("appending events")(full).to_string().contains("free some space, then send again"));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let [one, other] = [0, 1].map(|_| Connection::open(file.path()).expect("a database"));
+        one.execute_batch("BEGIN EXCLUSIVE").expect("nobody else has it");
+        let locked = other.execute_batch("BEGIN IMMEDIATE").expect_err("it is locked");
+        assert!(failed("beginning")(locked).to_string().contains("another program has the file open: end it"));
     }
 }

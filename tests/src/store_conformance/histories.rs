@@ -20,7 +20,7 @@ const CASES: u32 = 60;
 /// Steps towards a smaller history that fails in the same way.
 const SHRINKS: u32 = 300;
 const STREAMS: u8 = 3;
-const LEDGERS: [&str; 2] = ["kafka/baskets/baskets/0", "subscription/nobody"];
+const LEDGERS: [&str; 2] = ["kafka/baskets/baskets/0", "elsewhere/0"];
 const SUBSCRIPTIONS: [&str; 2] = ["warehouse", "notifier"];
 
 /// Something that happens to a store.

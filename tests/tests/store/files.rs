@@ -22,6 +22,8 @@ impl Stored {
         let stored = Self { folder: tempfile::tempdir().unwrap() };
         let store = stored.open().unwrap();
         let end = (0..120).map(|n| record(&store, &order(n % 7), 1)).last().unwrap().position;
+        let remembered = Command { durable_id: true, ..command(&order(2), "remembered") };
+        append(&store, remembered, ExpectedVersion::Any, happened(0)).unwrap();
         for number in [0, 1, 5, 9] {
             let command = numbered(&order(1), "kafka/a/a/0", number);
             append(&store, command, ExpectedVersion::Any, happened(1)).unwrap();
@@ -74,7 +76,7 @@ fn refusal(opened: Result<SqliteStore, Error>) -> String {
 fn a_second_host_is_kept_away_until_the_first_has_closed() {
     let stored = Stored::new();
     let first = stored.open().unwrap();
-    stored.is_refused(&["in use by another host", "stop that host"]);
+    stored.is_refused(&["in use by another host or `wasmill store` command", "stop that host"]);
     assert!(verify(&stored.file()).unwrap_err().to_string().contains("in use by another host"));
     record(&first, &order(1), 1);
     first.close();
@@ -94,9 +96,12 @@ fn a_file_from_a_newer_wasmill_is_left_as_it_is() {
 fn a_database_of_another_program_is_left_as_it_is() {
     let stored = Stored { folder: tempfile::tempdir().unwrap() };
     stored.sql("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)");
-    let before = fs::read(stored.file()).unwrap();
-    stored.is_refused(&["another program", "choose another data folder"]);
-    assert_eq!(fs::read(stored.file()).unwrap(), before);
+    for version in [0, 1, 4, -1] {
+        stored.sql(&format!("PRAGMA user_version = {version}"));
+        let before = fs::read(stored.file()).unwrap();
+        stored.is_refused(&["another program", "choose another data folder"]);
+        assert_eq!(fs::read(stored.file()).unwrap(), before);
+    }
 }
 
 #[test]
@@ -115,6 +120,64 @@ fn a_damaged_file_is_refused_with_the_remedy() {
     }
     fs::write(stored.file(), whole).unwrap();
     assert!(stored.open().is_ok());
+}
+
+/// A store that was killed: much of it is in the log beside it.
+fn killed() -> (Stored, Vec<u8>) {
+    let stored = Stored::new();
+    let store = stored.open().unwrap();
+    (0..300).for_each(|n| drop(record(&store, &order(n % 9), 1)));
+    let folder = tempfile::tempdir().unwrap();
+    let log = |folder: &tempfile::TempDir| folder.path().join(format!("{FILE_NAME}-wal"));
+    fs::copy(stored.file(), folder.path().join(FILE_NAME)).unwrap();
+    fs::copy(log(&stored.folder), log(&folder)).unwrap();
+    let logged = fs::read(log(&folder)).unwrap();
+    assert!(logged.len() > 100_000, "{}", logged.len());
+    (Stored { folder }, logged)
+}
+
+#[test]
+fn a_file_that_its_log_does_not_fit_is_refused_and_left_as_it_is() {
+    let (stored, logged) = killed();
+    let whole = fs::read(stored.file()).unwrap();
+    let pages = whole.len() / 4_096;
+    for length in [0, 1, 4_096, 4_096 * (pages / 2) + 7, 4_096 * (pages - 3)] {
+        fs::write(stored.file(), &whole[..length]).unwrap();
+        for said in [refusal(stored.open()), verify(&stored.file()).unwrap_err().to_string()] {
+            assert!(said.contains("damaged") && said.contains("restore it from a backup"), "{length}: {said}");
+        }
+        assert_eq!(fs::read(stored.file()).unwrap(), whole[..length]);
+    }
+    // What is told is done by halves.
+    fs::remove_file(stored.file()).unwrap();
+    stored.is_refused(&["is gone", "events.sqlite-wal is still there", "delete the log as well"]);
+    let copy = stored.folder.path().join("copy");
+    backup(&Stored::new().file(), &copy).unwrap();
+    fs::rename(copy, stored.file()).unwrap();
+    stored.is_refused(&["was put in the place of another", "events.sqlite-wal", "delete the log"]);
+    assert_eq!(fs::read(stored.folder.path().join("events.sqlite-wal")).unwrap(), logged);
+    // And whole.
+    fs::remove_file(stored.folder.path().join("events.sqlite-wal")).unwrap();
+    let store = stored.open().unwrap();
+    assert_eq!(all_events(&store).len(), 124);
+}
+
+/// A crash may come while the log is folded into the file: then what the file lacks is still in the log.
+#[test]
+fn a_file_that_its_log_makes_whole_is_opened() {
+    let (stored, logged) = killed();
+    let store = stored.open().unwrap();
+    let events = all_events(&store);
+    assert_eq!(events.len(), 424);
+    store.close();
+    let folded = fs::read(stored.file()).unwrap();
+    let in_log = |page: usize| logged[32..].chunks(24 + 4_096).any(|frame| frame[..4] == (page as u32).to_be_bytes());
+    let pages = folded.len() / 4_096;
+    let kept = (1..=pages).rev().find(|page| !in_log(*page)).unwrap();
+    assert!(kept < pages - 5, "{kept} of {pages}");
+    fs::write(stored.file(), &folded[..4_096 * kept]).unwrap();
+    fs::write(stored.folder.path().join("events.sqlite-wal"), &logged).unwrap();
+    assert_eq!(all_events(&stored.open().unwrap()), events);
 }
 
 /// As a user who may not write there, whoever runs the tests.
@@ -138,13 +201,14 @@ fn allow(path: &Path, mode: u32) {
 fn what_may_not_be_written_to_is_said() {
     let stored = Stored::new();
     allow(stored.folder.path(), 0o555);
-    as_nobody(|| stored.is_refused(&["events.lock", "Permission denied"]));
+    as_nobody(|| stored.is_refused(&["events.lock", "Permission denied", "may be written to"]));
     allow(stored.folder.path(), 0o777);
     allow(&stored.folder.path().join("events.lock"), 0o666);
     allow(&stored.file(), 0o444);
     as_nobody(|| stored.is_refused(&["read-only: allow writing to it"]));
     let absent = SqliteStore::open(&stored.folder.path().join("absent").join(FILE_NAME), Options::default());
-    assert!(refusal(absent).contains("absent/events.lock"));
+    let absent = refusal(absent);
+    assert!(absent.contains("absent/events.lock") && absent.contains("check that the folder exists"), "{absent}");
     fs::create_dir(stored.folder.path().join("folder")).unwrap();
     let folder = SqliteStore::open(&stored.folder.path().join("folder"), Options::default());
     assert!(refusal(folder).contains("unable to open database file"));
@@ -307,11 +371,11 @@ fn statistics_say_what_is_there() {
     assert!(counted.bytes > 0 && at_rest.file_bytes > counted.bytes);
     assert_eq!((at_rest.subscriptions, at_rest.ledgers, at_rest.archived_streams), (1, 1, 1));
     assert_eq!((at_rest.outbox_commands, at_rest.outbox_messages), (6, 6));
-    assert_eq!((at_rest.dead_letters, at_rest.outcomes), (1, 0));
+    assert_eq!((at_rest.dead_letters, at_rest.outcomes), (1, 1));
     let store = stored.open().unwrap();
     append(&store, durable(&order(1), "mine"), ExpectedVersion::Any, happened(1)).unwrap();
     let running = reader(&store).statistics(false).unwrap();
-    assert_eq!((running.position, running.outcomes, running.counted), (125, 1, None));
+    assert_eq!((running.position, running.outcomes, running.counted), (125, 2, None));
     assert!(running.log_bytes > 0, "what was just written is in the log");
     assert!(statistics(&stored.file(), false).unwrap_err().to_string().contains("in use by another host"));
     let absent = stored.folder.path().join("absent.sqlite");
@@ -424,6 +488,19 @@ fn verify_finds_what_does_not_fit_together() {
         ("UPDATE checkpoints SET position = 125", "past the newest event, 124"),
         ("UPDATE checkpoints SET commands = 7", "the newest commands of subscription warehouse are missing"),
         ("DELETE FROM checkpoints", "no checkpoint"),
+        (
+            "DELETE FROM checkpoints; DELETE FROM outbox_commands; INSERT INTO ledgers VALUES ('subscription/warehouse', 6, x'00')",
+            "of a subscription without a checkpoint",
+        ),
+        ("UPDATE checkpoints SET position = -1", "looking the store over"),
+        ("UPDATE ledgers SET next = -1", "reading a ledger"),
+        ("UPDATE marks SET value = -1 WHERE name = 'indexed'", "reading the mark indexed"),
+        ("UPDATE events SET position = -1 WHERE position = 1", "position -1 comes after 0"),
+        ("UPDATE events SET id = (SELECT id FROM events WHERE position = 7) WHERE position = 9", "was given twice"),
+        ("UPDATE stream_index SET position = 9223372036854775800", "the stream index has position 9223372036854775800"),
+        ("UPDATE outcomes SET outcome = '{}'", "the outcome of command "),
+        ("UPDATE outcomes SET fingerprint = x'00'", "has no fingerprint"),
+        ("UPDATE tallies SET accepted = -1", "are no counts"),
         ("DELETE FROM outbox_commands WHERE first = 0", "some are missing"),
         ("DELETE FROM outbox_commands WHERE first = 3", "the newest commands"),
         ("UPDATE outbox_commands SET first = 1 WHERE first = 0", "other numbers inside"),

@@ -1,9 +1,12 @@
 //! The embedded store does what every event store must do.
 
 use std::sync::Arc;
-use wasmill::store::EventStore;
+use std::time::Duration;
+use wasmill::model::{Command, ExpectedVersion};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
+use wasmill::store::{Error, EventStore};
 use wasmill_tests::store_conformance::Place;
+use wasmill_tests::store_conformance::requests::*;
 
 /// A folder with limits so small that runs of the index, their slices and foldings of the log happen all the time.
 struct Folder(tempfile::TempDir);
@@ -38,3 +41,31 @@ impl Drop for Folder {
 }
 
 wasmill_tests::store_conformance!(Folder);
+
+/// What is older than the window of the manifest is forgotten, whether or not it was cleaned up.
+#[test]
+fn an_outcome_is_remembered_for_its_window_and_not_longer() {
+    let folder = tempfile::tempdir().expect("make a temporary folder");
+    let open = |window_ms| {
+        let options = Options { outcomes_window_ms: window_ms, ..Options::default() };
+        SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
+    };
+    let send = |store: &SqliteStore, id: &str, content: &str| {
+        let command = Command { id: id.into(), durable_id: true, payload: content.into(), ..command(&order(1), "c") };
+        append(store, command, ExpectedVersion::Any, happened(1))
+    };
+    let remembered = |store: &SqliteStore| reader(store).statistics(false).expect("statistics").outcomes;
+    let store = open(60_000);
+    (0..30).for_each(|n| drop(send(&store, &format!("old-{n}"), "content").expect("it is new")));
+    assert!(matches!(send(&store, "old-0", "content"), Err(Error::Duplicate { outcome: Some(_), .. })));
+    assert!(matches!(send(&store, "old-0", "other"), Err(Error::IdReused { .. })));
+    store.close();
+    std::thread::sleep(Duration::from_millis(20));
+    let store = open(10);
+    send(&store, "old-0", "other").expect("the id is free again");
+    assert_eq!(remembered(&store), 1, "the others went with the first one that was stored");
+    store.close();
+    let store = open(60_000);
+    assert!(matches!(send(&store, "old-0", "other"), Err(Error::Duplicate { outcome: Some(_), .. })));
+    assert!(matches!(send(&store, "old-0", "content"), Err(Error::IdReused { .. })));
+}

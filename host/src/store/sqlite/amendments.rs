@@ -4,7 +4,7 @@
 
 use super::appends::Head;
 use super::stream_index::Key;
-use super::writer::Writer;
+use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
 use crate::model::{Command, Origin, Parked, StreamId, now_ms};
 use crate::store::LETTER_LEDGER;
@@ -28,10 +28,10 @@ pub(super) enum Amendment {
 }
 
 impl Writer {
-    pub(super) fn amend(&mut self, amendment: Amendment) -> Result<(), Error> {
+    pub(super) fn amend(&mut self, batch: &mut Batch, amendment: Amendment) -> Result<(), Error> {
         match amendment {
             Amendment::Discard(number) => letters::remove(&self.connection, number),
-            Amendment::Republish(number) => self.republish(number),
+            Amendment::Republish(number) => self.republish(batch, number),
             Amendment::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
             Amendment::Archive(stream) => self.archive(&stream),
             Amendment::Restore(stream) => self.restore(&stream),
@@ -39,12 +39,12 @@ impl Writer {
         }
     }
 
-    fn republish(&mut self, number: u64) -> Result<(), Error> {
+    fn republish(&mut self, batch: &mut Batch, number: u64) -> Result<(), Error> {
         let letter = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
         let Parked::Message(_, message) = letter.content else {
             return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
         };
-        self.add_messages(&[message])?;
+        self.add_messages(batch, &[message])?;
         letters::remove(&self.connection, number)
     }
 
@@ -112,13 +112,13 @@ impl Writer {
 
     /// A command of a ledger that can't be handled is put aside and settled. One that was put aside before keeps its
     /// letter, with the newest reason.
-    pub(super) fn put_aside(&mut self, command: &Command, reason: &str) -> Result<(), Error> {
+    pub(super) fn put_aside(&mut self, batch: &mut Batch, command: &Command, reason: &str) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
         let letter = super::appends::dead_letter(command, reason);
         match replayed(origin) {
             Some(number) => letters::explain(&self.connection, number, &letter.reason),
             None => {
-                self.park(&letter, None)?;
+                self.park(batch, &letter, None)?;
                 self.ledgers.settle(&self.connection, origin)
             }
         }

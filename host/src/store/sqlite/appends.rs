@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Outcomes are cleaned up once in so many.
-const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
+pub(super) const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
 
 /// Where a stream is, as memory knows it.
 #[derive(Clone, Copy)]
@@ -39,7 +39,8 @@ pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
 }
 
 impl Writer {
-    /// Records what became of a command. Everything that can refuse it comes before the first write.
+    /// Records what became of a command. What can refuse it comes before the first write, but for the name of its
+    /// aggregate type.
     pub(super) fn append(
         &mut self,
         batch: &mut Batch,
@@ -81,8 +82,7 @@ impl Writer {
             }
             Decision::Malformed(reason) => {
                 batch.tally(&command)[2] += 1;
-                batch.bytes += command.payload.len();
-                self.put_aside(&command, &reason)?;
+                self.put_aside(batch, &command, &reason)?;
                 (self.nothing(), Outcome::Malformed { reason })
             }
         };
@@ -208,10 +208,12 @@ impl Writer {
     fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
         let row = self
             .connection
-            .prepare_cached("SELECT fingerprint, outcome FROM outcomes WHERE id = ?1")
+            .prepare_cached("SELECT fingerprint, outcome FROM outcomes WHERE id = ?1 AND time_ms >= ?2")
             .and_then(|mut select| {
                 select
-                    .query_row([&command.id], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?)))
+                    .query_row(params![command.id, self.remembered_since()], |row| {
+                        Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?))
+                    })
                     .optional()
             })
             .map_err(failed("looking for an earlier outcome"))?;
@@ -220,8 +222,13 @@ impl Writer {
         if earlier != fingerprint {
             return Err(Error::IdReused { id });
         }
-        let outcome = serde_json::from_slice(&outcome)
-            .map_err(|error| Error::Failed(format!("the stored outcome of command {id} does not decode: {error}")))?;
+        // Nothing that concerns the others in its transaction.
+        let outcome = serde_json::from_slice(&outcome).map_err(|error| {
+            Error::NotFound(format!(
+                "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its \
+                 events, and let `wasmill store verify` say what else is damaged"
+            ))
+        })?;
         Err(Error::Duplicate { id, outcome: Some(outcome) })
     }
 
@@ -229,23 +236,30 @@ impl Writer {
         let failed = failed("storing an outcome");
         let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
         self.connection
-            .prepare_cached("INSERT INTO outcomes (id, fingerprint, outcome, time_ms) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut insert| insert.execute(params![command.id, fingerprint, outcome, command.time_ms]))
+            // In the place of one that is not remembered any more.
+            .prepare_cached(
+                "INSERT OR REPLACE INTO outcomes (id, fingerprint, outcome, time_ms) VALUES (?1, ?2, ?3, ?4)",
+            )
+            .and_then(|mut insert| insert.execute(params![command.id, fingerprint, outcome, crate::model::now_ms()]))
             .map_err(&failed)?;
         self.outcomes_stored += 1;
         if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
             self.outcomes_stored = 0;
             // Only the oldest are looked at: what this costs must not grow with what is remembered.
-            let before = crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms);
             self.connection
                 .prepare_cached(
                     "DELETE FROM outcomes WHERE number IN (SELECT number FROM
                      (SELECT number, time_ms FROM outcomes ORDER BY number LIMIT ?2) WHERE time_ms < ?1)",
                 )
-                .and_then(|mut delete| delete.execute(params![before, 2 * OUTCOMES_PER_CLEAN_UP]))
+                .and_then(|mut delete| delete.execute(params![self.remembered_since(), 2 * OUTCOMES_PER_CLEAN_UP]))
                 .map_err(&failed)?;
         }
         Ok(())
+    }
+
+    /// Outcomes from before are forgotten, also where they are still there.
+    fn remembered_since(&self) -> u64 {
+        crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms)
     }
 }
 

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use rusqlite::backup::StepResult;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Pages in one step: a mebibyte.
@@ -31,24 +31,31 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     let doing = format!("copying the store to {}", to.display());
     let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
     if to.exists() {
-        return Err(Error::Invalid(format!("{} exists: give the copy a name of its own", to.display())));
+        return Err(exists(to));
     }
-    let aside = with_suffix(to, ".part");
-    remove(&aside).map_err(io_failed)?;
-    let copied = pages(from, &aside, &doing).and_then(|position| {
-        File::open(&aside).and_then(|file| file.sync_all()).map_err(io_failed)?;
-        fs::rename(&aside, to).map_err(io_failed)?;
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)?;
-        let bytes = fs::metadata(to).map_err(io_failed)?.len();
-        let elapsed_ms = started.elapsed().as_millis() as u64;
-        Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms })
-    });
-    if copied.is_err() {
-        // The reason for the failure is worth more than that of this one.
-        let _ = remove(&aside);
-    }
-    copied
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Whoever may read the store may read the copy.
+    let permissions = fs::metadata(from.path().unwrap_or_default()).map_err(io_failed)?.permissions();
+    // Of a name that nobody else has, and gone where it does not become the copy.
+    let aside = tempfile::Builder::new()
+        .prefix(to.file_name().unwrap_or_default())
+        .suffix(".part")
+        .permissions(permissions)
+        .tempfile_in(folder)
+        .map_err(io_failed)?;
+    let position = pages(from, aside.path(), &doing)?;
+    aside.as_file().sync_all().map_err(io_failed)?;
+    let file = aside.persist_noclobber(to).map_err(|refused| match refused.error.kind() {
+        io::ErrorKind::AlreadyExists => exists(to),
+        _ => io_failed(refused.error),
+    })?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)?;
+    let bytes = file.metadata().map_err(io_failed)?.len();
+    Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms: started.elapsed().as_millis() as u64 })
+}
+
+fn exists(to: &Path) -> Error {
+    Error::Invalid(format!("{} exists: give the copy a name of its own", to.display()))
 }
 
 /// Copies all pages of one moment, and says which event is the newest in it.
@@ -71,21 +78,4 @@ fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
     view.finish().map_err(&failed)?;
     copy.close().map_err(|(_, error)| failed(error))?;
     Ok(position)
-}
-
-/// Removes what an earlier copy left behind.
-fn remove(aside: &Path) -> io::Result<()> {
-    for file in ["", "-journal", "-wal", "-shm"].map(|suffix| with_suffix(aside, suffix)) {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

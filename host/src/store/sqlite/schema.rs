@@ -1,7 +1,7 @@
 //! The file: its lock, its tables, its migrations and the settings of its connections.
 
 use super::fault::{self, FaultPoint};
-use super::{Error, failed};
+use super::{Error, failed, files};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File};
@@ -27,16 +27,15 @@ pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 /// the process ends.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
     let lock_path = path.with_extension("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|error| Error::Failed(format!("can't open {}: {error}", lock_path.display())))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|error| {
+        let remedy = "check that the folder exists and may be written to";
+        Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Failed(format!(
-            "the store {} is in use by another host: stop that host, or give this one a data folder of its own",
+            "the store {} is in use by another host or `wasmill store` command: stop that host, wait for the command to \
+             end, or choose another data folder",
             path.display()
         ))),
         Err(std::fs::TryLockError::Error(error)) => {
@@ -58,9 +57,8 @@ pub fn is_in_use(path: &Path) -> bool {
 
 /// The writer's connection, on a file that is up to date.
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
-    if path.exists() {
-        refuse_empty(path)?;
-    } else {
+    files::refuse_unfit(path)?;
+    if !path.exists() {
         make(path)?;
     }
     open_or_make(path)
@@ -80,17 +78,6 @@ fn make(path: &Path) -> Result<(), Error> {
     fs::rename(&aside, path).map_err(failed)?;
     fault::at(FaultPoint::MovedIntoPlace);
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(failed)
-}
-
-fn refuse_empty(path: &Path) -> Result<(), Error> {
-    match fs::metadata(path) {
-        // SQLite takes a single byte for nothing, too.
-        Ok(file) if file.is_file() && file.len() <= 1 => Err(Error::Failed(format!(
-            "the store {} is damaged, it is empty: restore it from a backup, or delete it to begin with nothing",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn open_or_make(path: &Path) -> Result<Connection, Error> {
@@ -118,7 +105,7 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
 
 /// A connection to look at a store that no host has open: it changes nothing, and makes no file.
 pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
-    refuse_empty(path)?;
+    files::refuse_unfit(path)?;
     let connection = open_for_reading(path)?;
     match version(&connection, path)? {
         MIGRATED => Ok(connection),
@@ -131,7 +118,7 @@ pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
 
 /// A connection to copy a store with, of any format that this wasmill knows.
 pub(super) fn open_for_copying(path: &Path) -> Result<Connection, Error> {
-    refuse_empty(path)?;
+    files::refuse_unfit(path)?;
     let connection = open_for_reading(path)?;
     version(&connection, path).map(|_| connection)
 }
@@ -151,17 +138,21 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
 /// The file's version; 0 where there is nothing in it. Refuses what this wasmill must not touch.
 fn version(connection: &Connection, path: &Path) -> Result<usize, Error> {
     let doing = format!("looking at the store {}", path.display());
-    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, usize>(0)).map_err(failed(&doing));
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed(&doing));
     let version = number("PRAGMA user_version")?;
+    let is_ours = match version {
+        0 => number("SELECT count(*) FROM sqlite_schema")? == 0,
+        _ => number("SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'ledgers', 'stream_index')")? == 3,
+    };
+    let Some(version) = usize::try_from(version).ok().filter(|_| is_ours) else {
+        return Err(Error::Failed(format!(
+            "{} is a database of another program's: choose another data folder",
+            path.display()
+        )));
+    };
     if version > MIGRATED {
         return Err(Error::Failed(format!(
             "the store {} has format {version}, and this wasmill knows up to {MIGRATED}: run a newer wasmill on it",
-            path.display()
-        )));
-    }
-    if version == 0 && number("SELECT count(*) FROM sqlite_schema")? > 0 {
-        return Err(Error::Failed(format!(
-            "{} is a database of another program's: choose another data folder",
             path.display()
         )));
     }

@@ -1,7 +1,7 @@
 //! The steps of subscriptions: what a subscription has done, with all its effects, in the writer's transaction.
 
 use super::fault::{self, FaultPoint};
-use super::writer::{Writer, refuse_beyond};
+use super::writer::{Batch, Writer, refuse_beyond};
 use super::{Error, failed, letters, rows};
 use crate::model::{Command, Message, Origin};
 use crate::store::{Advanced, Progress, Reached, SUBSCRIPTION_LEDGER};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 impl Writer {
     /// Refuses before it writes anything.
-    pub(super) fn advance(&mut self, progress: Progress) -> Result<Advanced, Error> {
+    pub(super) fn advance(&mut self, batch: &mut Batch, progress: Progress) -> Result<Advanced, Error> {
         let Progress { subscription, reached, mut commands, messages, parked } = progress;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
@@ -25,12 +25,12 @@ impl Writer {
             }
             Reached::Replayed(letter) => letters::remove(&self.connection, *letter)?,
         }
-        self.add_commands(&subscription, sent, &mut commands)?;
+        self.add_commands(batch, &subscription, sent, &mut commands)?;
         fault::at(FaultPoint::CommandsKept);
-        self.add_messages(&messages)?;
+        self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
         for letter in &parked {
-            self.park(letter, None)?;
+            self.park(batch, letter, None)?;
         }
         Ok(Advanced { commands })
     }
@@ -79,7 +79,13 @@ impl Writer {
     }
 
     /// Numbers the commands of a step and keeps them until their ledger has settled them.
-    fn add_commands(&mut self, subscription: &Arc<str>, first: u64, commands: &mut [Command]) -> Result<(), Error> {
+    fn add_commands(
+        &mut self,
+        batch: &mut Batch,
+        subscription: &Arc<str>,
+        first: u64,
+        commands: &mut [Command],
+    ) -> Result<(), Error> {
         if commands.is_empty() {
             return Ok(());
         }
@@ -89,6 +95,7 @@ impl Writer {
         }
         let last = first + commands.len() as u64 - 1;
         let body = rows::encode(&commands)?;
+        batch.bytes += body.len();
         self.connection
             .prepare_cached("INSERT INTO outbox_commands (subscription, first, last, body) VALUES (?1, ?2, ?3, ?4)")
             .and_then(|mut insert| insert.execute(params![subscription, first, last, body]))
@@ -96,13 +103,14 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn add_messages(&mut self, messages: &[Message]) -> Result<(), Error> {
+    pub(super) fn add_messages(&mut self, batch: &mut Batch, messages: &[Message]) -> Result<(), Error> {
         if messages.is_empty() {
             return Ok(());
         }
         let failed = failed("storing a subscriber's messages");
         let (first, last) = (self.next_message, self.next_message + messages.len() as u64 - 1);
         let body = rows::encode(&messages)?;
+        batch.bytes += body.len();
         self.connection
             .prepare_cached("INSERT INTO outbox_messages (first, last, body) VALUES (?1, ?2, ?3)")
             .and_then(|mut insert| insert.execute(params![first, last, body]))

@@ -48,13 +48,13 @@ impl Chunk {
 
     /// The newest version in it.
     pub(super) fn last_version(&self) -> u64 {
-        self.first.0 + self.more.len() as u64
+        self.first.0.saturating_add(self.more.len() as u64)
     }
 
     /// In version order.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
         let next = |entry: &mut Entry, distance: &u64| {
-            *entry = (entry.0 + 1, entry.1 + distance);
+            *entry = (entry.0.saturating_add(1), entry.1.saturating_add(*distance));
             Some(*entry)
         };
         std::iter::once(self.first).chain(self.more.iter().scan(self.first, next))

@@ -6,7 +6,7 @@ use super::dictionary::Dictionary;
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
 use super::{Error, failed, letters, rows, schema};
-use crate::model::{Command, Message, Origin};
+use crate::model::{Command, Message, Origin, Outcome};
 use crate::store::{Counts, Ledger, SUBSCRIPTION_LEDGER};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -64,14 +64,23 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
     let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
     let mut verifier = Verifier { connection: &connection, report: Report::default() };
-    verifier.file()?;
-    verifier.events()?;
-    verifier.stream_index()?;
-    verifier.ledgers()?;
-    verifier.subscriptions()?;
-    verifier.messages()?;
-    verifier.letters()?;
-    verifier.archived()?;
+    let parts = [
+        Verifier::file,
+        Verifier::events,
+        Verifier::stream_index,
+        Verifier::ledgers,
+        Verifier::subscriptions,
+        Verifier::messages,
+        Verifier::letters,
+        Verifier::archived,
+        Verifier::outcomes,
+        Verifier::tallies,
+    ];
+    for part in parts {
+        // What stops one part from being looked at is a problem like others, and says nothing of the next part.
+        let done = part(&mut verifier);
+        verifier.or_told(done)?;
+    }
     Ok(verifier.report)
 }
 
@@ -90,10 +99,12 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Every event decodes, and the versions of each stream go up one by one in the order of positions.
+    /// Every event decodes and has an id of its own, and the versions of each stream go up one by one in the order of
+    /// positions.
     fn events(&mut self) -> Result<(), Error> {
         let failed = failed("reading events");
         let (mut versions, mut dictionary) = (HashMap::<(String, String), u64>::new(), Dictionary::default());
+        let mut ids = Vec::new();
         let mut select = self
             .connection
             .prepare(&format!("SELECT {} FROM events ORDER BY position", rows::EVENT_COLUMNS))
@@ -110,6 +121,7 @@ impl Verifier<'_> {
             match rows::event(self.connection, &mut dictionary, row) {
                 Err(error) => self.report.problem(format!("the event at position {position}: {error}")),
                 Ok(event) => {
+                    ids.push(event.id);
                     let stream = (event.stream.aggregate_type.to_string(), event.stream.aggregate_id.to_string());
                     let version = versions.entry(stream).or_default();
                     if event.version.0 != *version + 1 {
@@ -121,6 +133,10 @@ impl Verifier<'_> {
                     *version = event.version.0;
                 }
             }
+        }
+        ids.sort_unstable();
+        for twice in ids.windows(2).filter(|pair| pair[0] == pair[1]) {
+            self.report.problem(format!("the event id {} was given twice", twice[0]));
         }
         self.report.streams = versions.len() as u64;
         self.report.position = before.max(0) as u64;
@@ -172,7 +188,7 @@ impl Verifier<'_> {
             let Some(chunk) = self.or_told(Chunk::read(row, 2))? else { continue };
             for (version, position) in chunk.entries() {
                 let of = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-                let there = event.query_row([position], of).optional().map_err(&failed)?;
+                let there = event.query_row([within_sqlite(position)], of).optional().map_err(&failed)?;
                 if there == Some((number, id.clone(), version)) {
                     entered.push(position);
                 } else {
@@ -191,6 +207,14 @@ impl Verifier<'_> {
         for name in self.list("SELECT name FROM ledgers", |row| row.get::<_, String>(0))? {
             self.report.ledgers += 1;
             let Some(Ledger { next, ahead }) = self.ledger(&name)? else { continue };
+            if let Some(subscription) = name.strip_prefix(SUBSCRIPTION_LEDGER)
+                && (next > 0 || !ahead.is_empty())
+                && !self.has_checkpoint(subscription)?
+            {
+                // Its next commands would get numbers that are settled, and be taken for repetitions.
+                self.report
+                    .problem(format!("ledger {name} has settled commands of a subscription without a checkpoint"));
+            }
             // What is settled below the mark and what begins right at it are one.
             let mut end = next;
             for (first, last) in ahead {
@@ -226,6 +250,13 @@ impl Verifier<'_> {
             self.report.problem(format!("subscription {subscription} has commands in the outbox and no checkpoint"));
         }
         Ok(())
+    }
+
+    fn has_checkpoint(&self, subscription: &str) -> Result<bool, Error> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM checkpoints WHERE subscription = ?1")
+            .and_then(|mut select| select.exists([subscription]))
+            .map_err(failed("looking for a checkpoint"))
     }
 
     /// Each command of a subscription that is not settled is in the outbox, under its number.
@@ -337,6 +368,38 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// Each remembered outcome decodes.
+    fn outcomes(&mut self) -> Result<(), Error> {
+        let failed = failed("reading the outcomes");
+        let sql = "SELECT id, outcome, length(fingerprint), time_ms FROM outcomes";
+        let mut select = self.connection.prepare(sql).map_err(&failed)?;
+        let mut found = select.query([]).map_err(&failed)?;
+        while let Some(row) = found.next().map_err(&failed)? {
+            let id: String = row.get(0).map_err(&failed)?;
+            let outcome = row.get_ref(1).map_err(&failed)?.as_bytes().unwrap_or_default();
+            if let Err(error) = serde_json::from_slice::<Outcome>(outcome) {
+                self.report.problem(format!("the outcome of command {id} does not decode: {error}"));
+            }
+            if row.get::<_, i64>(2).ok() != Some(16) || row.get::<_, u64>(3).is_err() {
+                self.report.problem(format!("the outcome of command {id} has no fingerprint or no time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// No number of commands is below nothing.
+    fn tallies(&mut self) -> Result<(), Error> {
+        let wrong = self.list(
+            "SELECT aggregate_type, command FROM tallies WHERE NOT (typeof(accepted + rejected + malformed) = 'integer'
+             AND min(accepted, rejected, malformed) >= 0)",
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)),
+        )?;
+        for (aggregate_type, command) in wrong {
+            self.report.problem(format!("the counts of {command} to {aggregate_type} are no counts"));
+        }
+        Ok(())
+    }
+
     fn steps(&self, of: &str, params: impl rusqlite::Params) -> Result<Vec<Step>, Error> {
         let read = |row: &Row<'_>| Ok(Step { first: row.get(0)?, last: row.get(1)?, body: row.get(2)? });
         self.connection
@@ -372,7 +435,7 @@ impl Verifier<'_> {
             .connection
             .query_row("SELECT value FROM marks WHERE name = ?1", params![name], |row| row.get(0))
             .optional()
-            .map_err(failed("reading a mark"))?;
+            .map_err(failed(&format!("reading the mark {name}")))?;
         Ok(found.unwrap_or(0))
     }
 

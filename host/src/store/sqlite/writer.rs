@@ -1,9 +1,9 @@
 //! The one writer: a thread that turns queued requests into transactions.
 //!
 //! A transaction takes what is queued, up to its limits, and never waits for more: while it commits, the next ones
-//! gather. A request that is refused (conflict, duplicate, moved checkpoint) is refused before it writes anything,
-//! so the others in its transaction are not touched. When the database itself fails, the whole transaction is
-//! rolled back, everybody in it is told, and what memory knew is read again from the file.
+//! gather. A request that is refused (conflict, duplicate, moved checkpoint) is refused before it writes anything
+//! that counts, so the others in its transaction are not touched. When the database itself fails, the whole transaction
+//! is rolled back, everybody in it is told, and the next one begins with reading from the file what memory knew.
 
 use super::amendments::Amendment;
 use super::appends::Head;
@@ -12,7 +12,7 @@ use super::ids::Ids;
 use super::ledgers::Ledgers;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
-use super::{Error, Options, appends, dictionary::Dictionary, failed, letters, rows};
+use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows};
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
@@ -21,7 +21,7 @@ use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -93,7 +93,7 @@ pub(super) struct Batch {
     pub(super) recorded: Recorded,
     /// Commands by how they ended: accepted, rejected, malformed.
     pub(super) tallies: QuickMap<(Arc<str>, Arc<str>), [u64; 3]>,
-    /// Payload bytes.
+    /// Bytes of events, dead letters, and what waits in the outbox.
     pub(super) bytes: usize,
 }
 
@@ -131,9 +131,9 @@ pub(super) struct Writer {
     pub(super) next_message: u64,
     newest_letter: u64,
     filler: Filler,
-    /// The last transaction failed: the index waits for the next request, so that a full disk does not keep the
-    /// thread spinning.
-    resting: bool,
+    /// The last transaction failed. What memory knows is of a history that is not there; and the index waits for the
+    /// next request, so that a full disk does not keep the thread spinning.
+    failed: bool,
     pub(super) log: PathBuf,
     /// Size of the log at which it is folded next.
     pub(super) fold_at: u64,
@@ -157,7 +157,7 @@ impl Writer {
     ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
         let filler = Filler::open(&connection, index.clone(), &options)?;
-        let log = PathBuf::from(format!("{}-wal", connection.path().unwrap_or_default()));
+        let log = files::log_of(Path::new(connection.path().unwrap_or_default()));
         // A stream's version must not leave memory before the transaction that changed it is committed.
         let heads_max = options.heads_max.max(options.batch_max);
         let heads = LruCache::new(NonZeroUsize::new(heads_max).unwrap_or(NonZeroUsize::MIN));
@@ -174,11 +174,12 @@ impl Writer {
             tail,
             next_position: 1,
             any_archived: false,
-            outcomes_stored: 0,
+            // The first one cleans up, so that hosts which stop early do it as well.
+            outcomes_stored: appends::OUTCOMES_PER_CLEAN_UP,
             next_message: 1,
             newest_letter: 0,
             filler,
-            resting: false,
+            failed: false,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
@@ -208,8 +209,9 @@ impl Writer {
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
+        let _whole = EndOnPanic;
         loop {
-            let first = if self.filler.has_work() && !self.resting {
+            let first = if self.filler.has_work() && !self.failed {
                 match requests.try_recv() {
                     Ok(request) => Some(request),
                     Err(TryRecvError::Empty) => None,
@@ -231,7 +233,7 @@ impl Writer {
     /// The next request. While nobody waits, a part of the log is folded, so that it is seldom folded whole before
     /// somebody who does.
     fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
-        if !self.has_much_to_fold() || self.resting {
+        if !self.has_much_to_fold() || self.failed {
             return requests.recv().ok();
         }
         match requests.try_recv() {
@@ -255,7 +257,7 @@ impl Writer {
 
     fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
-        if let Err(error) = self.sql("BEGIN IMMEDIATE", "beginning a transaction") {
+        if let Err(error) = self.begin() {
             if let Some(request) = first {
                 request.fail(error.clone());
             }
@@ -283,6 +285,11 @@ impl Writer {
         Ok(())
     }
 
+    fn begin(&mut self) -> Result<(), Error> {
+        self.sql("BEGIN IMMEDIATE", "beginning a transaction")?;
+        if self.failed { self.reload() } else { Ok(()) }
+    }
+
     /// Does one request. An error means that the database failed; refusals are answers.
     fn handle(&mut self, batch: &mut Batch, request: Request) -> Result<(), Error> {
         let (answer, fatal) = match request {
@@ -291,7 +298,7 @@ impl Writer {
                 (Answer::Append(done, result), fatal)
             }
             Request::Advance(progress, done) => {
-                let (result, fatal) = split(self.advance(*progress));
+                let (result, fatal) = split(self.advance(batch, *progress));
                 (Answer::Advance(done, result), fatal)
             }
             Request::Published { sink, from, to, done } => {
@@ -299,7 +306,7 @@ impl Writer {
                 (Answer::Unit(done, result), fatal)
             }
             Request::Park(letter, origin, done) => {
-                let (result, fatal) = split(self.park(&letter, origin.as_ref()));
+                let (result, fatal) = split(self.park(batch, &letter, origin.as_ref()));
                 (Answer::Unit(done, result), fatal)
             }
             Request::StartLedger { ledger, next, done } => {
@@ -307,7 +314,7 @@ impl Writer {
                 (Answer::Unit(done, result), fatal)
             }
             Request::Amend(amendment, done) => {
-                let (result, fatal) = split(self.amend(amendment));
+                let (result, fatal) = split(self.amend(batch, amendment));
                 (Answer::Unit(done, result), fatal)
             }
         };
@@ -353,7 +360,12 @@ impl Writer {
     }
 
     /// Puts something aside. Nothing where its origin is settled already: then it was put aside before.
-    pub(super) fn park(&mut self, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
+    pub(super) fn park(
+        &mut self,
+        batch: &mut Batch,
+        letter: &DeadLetter,
+        origin: Option<&Origin>,
+    ) -> Result<(), Error> {
         if let Some(origin) = origin {
             if self.is_settled(origin)? {
                 return Ok(());
@@ -361,6 +373,7 @@ impl Writer {
             self.settle(origin)?;
         }
         let content = rows::encode(&letter.content)?;
+        batch.bytes += content.len();
         self.connection
             .prepare_cached(
                 "INSERT INTO dead_letters (consumer, place, key, reason, time_ms, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -390,7 +403,7 @@ impl Writer {
 
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
-        self.resting = false;
+        self.failed = false;
         self.unfolded_bytes += batch.bytes;
         self.filler.committed();
         fault::at(FaultPoint::RunForgotten);
@@ -408,14 +421,12 @@ impl Writer {
     }
 
     fn rolled_back(&mut self, batch: Batch, error: Error) {
-        tracing::error!("the store rolled a transaction back: {error}");
-        self.resting = true;
+        let file = self.connection.path().unwrap_or_default();
+        tracing::error!("the store {file} rolled a transaction back: {error}");
+        self.failed = true;
         // Fails when there is no transaction, which is as good.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
-        if let Err(error) = self.reload() {
-            tracing::error!("the store can't be read after a failed transaction: {error}");
-        }
         for answer in batch.answers {
             answer.fail(error.clone());
         }
@@ -445,6 +456,19 @@ impl Writer {
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {
         self.connection.prepare_cached(statement).and_then(|mut run| run.execute([])).map_err(failed(doing))?;
         Ok(())
+    }
+}
+
+/// A panic of the writer is a defect of ours, and nobody could be answered any more. So the process ends there and then,
+/// which loses nothing: the next start finds the last transaction that was committed.
+struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the writer of the store panicked: the process ends");
+            std::process::abort();
+        }
     }
 }
 
