@@ -193,6 +193,16 @@ impl TestHost {
         assert_eq!(sent, 0, "send signal {signal}: {}", std::io::Error::last_os_error());
     }
 
+    /// From now on the process can't write files beyond a size, as if the disk were full; `None` lets it again. The test
+    /// has to ignore SIGXFSZ before it starts the host.
+    pub fn file_size_max(&self, bytes: Option<u64>) {
+        let pid = self.host.place().pid.try_into().expect("a process id");
+        let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY), rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: reads the limit, writes nothing; the process is a child that nobody has waited for yet.
+        let done = unsafe { libc::prlimit(pid, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+
     /// Lets the host end in order; it must end well.
     pub fn stop(self) {
         self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));

@@ -30,6 +30,7 @@ pub mod requests;
 pub mod snapshots;
 pub mod steps;
 
+use std::any::Any;
 use std::sync::Arc;
 use wasmill::store::EventStore;
 
@@ -42,6 +43,9 @@ pub trait Place {
 
     /// Opens the store. The suite closes one before it opens the next.
     fn open(&self) -> Arc<dyn EventStore>;
+
+    /// While the value lives, no write of the open store comes to its end; then they go on.
+    fn standstill(&self) -> Box<dyn Any>;
 }
 
 /// Tests of all behaviours, for the [`Place`] given.
@@ -59,6 +63,7 @@ macro_rules! store_conformance {
                 streams_are_told_apart_by_type_and_id,
                 an_append_without_events_is_accepted_and_changes_nothing,
                 outcomes_are_counted_exactly,
+                statistics_say_what_is_there,
             }
             repetitions {
                 a_repeated_command_id_gets_its_first_outcome,
@@ -96,6 +101,7 @@ macro_rules! store_conformance {
                 a_stream_is_read_from_a_version_in_both_directions,
                 everything_is_read_page_by_page_through_a_filter,
                 followers_skip_nothing_while_writers_are_busy,
+                followers_skip_nothing_while_writers_are_slow,
                 streams_are_whole_while_others_write,
                 streams_are_whole_whenever_the_store_is_opened_again,
             }

@@ -2,6 +2,7 @@
 //!
 //! A source numbers items; what comes of an item follows from its number alone. A subscription copies each event that
 //! comes of them: with a command, and with a message that a sink publishes. Senders chose the ids of further commands.
+//! Somebody tries what was put aside again, or discards it, and archives streams.
 //! So the marks of the store (ledgers, checkpoint, sink's position) tell exactly which effects must be there.
 
 use crate::store_conformance::requests::*;
@@ -10,6 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -50,6 +52,8 @@ fn item(number: u64) -> Command {
 pub fn work(store: Arc<dyn EventStore>, seed: u64) {
     let copying = store.clone();
     thread::spawn(move || copy(&*copying));
+    let tended = store.clone();
+    thread::spawn(move || tend(&*tended));
     let mut rng = Rng::with_seed(seed);
     let mut first = reader(&*store).ledger(SOURCE).expect("a ledger is read").next;
     for round in 0.. {
@@ -62,6 +66,7 @@ pub fn work(store: Arc<dyn EventStore>, seed: u64) {
             let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) };
             store.append(append, acknowledge(id.clone()));
         }
+        close(&*store, &id);
         first += WINDOW;
     }
 }
@@ -79,6 +84,48 @@ fn handle(store: &dyn EventStore, number: u64) {
     };
     let append = Append { command: item(number).into(), expected: ExpectedVersion::Any, decision };
     store.append(append, acknowledge(format!("item-{number}")));
+}
+
+/// Archives a stream, restores it, and archives it again.
+fn close(store: &dyn EventStore, id: &str) {
+    let stream = closed(id);
+    let append = Append {
+        command: command(&stream, "Close").into(),
+        expected: ExpectedVersion::NoStream,
+        decision: happened(1),
+    };
+    store.append(append, Box::new(|recorded| drop(recorded.expect("it is new"))));
+    store.archive(stream.clone(), Box::new(|archived| archived.expect("it has an event")));
+    store.restore(stream.clone(), Box::new(|restored| restored.expect("it has an event")));
+    store.archive(stream, acknowledge(format!("archived {id}")));
+}
+
+fn closed(id: &str) -> StreamId {
+    StreamId::new("closed", id)
+}
+
+/// Tries commands that were put aside again: some fail again first, then there is an event. Discards the rest.
+fn tend(store: &dyn EventStore) {
+    let (mut reader, mut after) = (reader(store), 0);
+    loop {
+        for (number, letter) in reader.dead_letters_after(after, 20).expect("letters are read") {
+            after = number;
+            let Parked::Command(command) = letter.content else {
+                ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");
+                println(&format!("discarded {}", letter.place));
+                continue;
+            };
+            let again = Command { name: "Again".into(), origin: Some(letter_origin(number)), ..command };
+            let id = again.id.clone();
+            if number % 2 == 0 {
+                let malformed = Decision::Malformed("still".to_owned());
+                append(store, again.clone(), ExpectedVersion::Any, malformed).expect("it is put aside again");
+            }
+            append(store, again, ExpectedVersion::Any, happened(1)).expect("nobody else tries it");
+            println(&format!("replayed {id}"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Follows the store from its checkpoint on, sends what is pending first, and publishes.
@@ -138,7 +185,8 @@ pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
     left.streams(store);
     left.source(store);
     left.subscription(store);
-    acknowledged.iter().for_each(|line| left.holds(line));
+    let mut reader = reader(store);
+    acknowledged.iter().for_each(|line| left.holds(&mut *reader, line));
 }
 
 /// What the kill has left.
@@ -150,6 +198,8 @@ struct Left {
     checkpoint: Position,
     copies: Ledger,
     published: u64,
+    /// Where what is put aside was.
+    places: HashSet<String>,
 }
 
 impl Left {
@@ -165,6 +215,7 @@ impl Left {
             checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default(),
             copies: reader.ledger(&format!("{SUBSCRIPTION_LEDGER}{SUBSCRIPTION}")).unwrap(),
             published: reader.sink_position(SINK).unwrap().unwrap_or_default(),
+            places: letters(store, usize::MAX).0.into_iter().map(|letter| letter.place).collect(),
         }
     }
 
@@ -179,28 +230,36 @@ impl Left {
         assert_eq!(whole, self.events.len(), "the streams together are all events");
     }
 
-    /// An item has its effects if it is settled, and none if it is not.
+    /// An item has its effects if it is settled, and none if it is not. One that was put aside still is, or has the
+    /// event of the command that tried it again, or was discarded.
     fn source(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let end = self.source.ahead.last_key_value().map_or(self.source.next, |(_, last)| last + 1) + 2 * WINDOW;
-        let (letters, total) = letters(store, usize::MAX);
-        let places: HashSet<_> = letters.into_iter().map(|letter| letter.place).collect();
-        assert_eq!(places.len() as u64, total, "nothing is put aside twice");
+        let total = letters(store, 0).1;
+        assert_eq!(self.places.len() as u64, total, "nothing is put aside twice");
         let (mut ended, mut put_aside) = ([0; 3], 0);
         for number in 0..end {
             let (settled, command) = (self.source.has(number), item(number));
-            let (mut events, mut letters) = (0, 0);
-            match fate(number) {
-                Fate::Events(count) => (ended[0], events) = (ended[0] + u64::from(settled), count),
-                Fate::Rejected => ended[1] += u64::from(settled),
-                Fate::Malformed => (ended[2], letters) = (ended[2] + u64::from(settled), 1),
-                Fate::Parked => letters = 1,
-            }
-            let (events, letters) = if settled { (events, letters) } else { (0, 0) };
-            put_aside += letters;
-            assert_eq!(self.count(&command.id), events, "events of item {number}, settled: {settled}");
             let place = command.origin.expect("items have origins").place();
-            assert_eq!(u64::from(places.contains(&place)), letters, "item {number} put aside, settled: {settled}");
+            let (events, aside) = (self.count(&command.id), usize::from(self.places.contains(&place)));
+            put_aside += aside as u64;
+            let holds = match fate(number) {
+                _ if !settled => events + aside == 0,
+                Fate::Events(count) => {
+                    ended[0] += 1;
+                    (events, aside) == (count, 0)
+                }
+                Fate::Rejected => {
+                    ended[1] += 1;
+                    events + aside == 0
+                }
+                Fate::Malformed => {
+                    ended[2] += 1;
+                    events + aside == 1
+                }
+                Fate::Parked => events == 0,
+            };
+            assert!(holds, "item {number}, settled: {settled}, has {events} events and {aside} letters");
         }
         assert_eq!(put_aside, total);
         let tallies = reader.tallies().unwrap();
@@ -239,11 +298,14 @@ impl Left {
         );
     }
 
-    fn holds(&self, acknowledged: &str) {
+    fn holds(&self, reader: &mut dyn Reader, acknowledged: &str) {
         let holds = match acknowledged.split_once(['-', ' ']) {
             Some(("item", number)) => self.source.has(number.parse().unwrap()),
             Some(("checkpoint", position)) => self.checkpoint.0 >= position.parse().unwrap(),
             Some(("published", number)) => self.published >= number.parse().unwrap(),
+            Some(("archived", id)) => reader.is_archived(&closed(id)).unwrap(),
+            Some(("discarded", place)) => !self.places.contains(place),
+            Some(("replayed", id)) => self.count(id) == 1,
             Some(("id" | "copy", _)) => self.count(acknowledged) == 1,
             _ => panic!("the worker says {acknowledged:?}"),
         };

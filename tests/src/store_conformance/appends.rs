@@ -261,3 +261,28 @@ pub fn outcomes_are_counted_exactly<P: Place>() {
         store.close();
     }
 }
+
+/// Of everything that a store keeps.
+pub fn statistics_say_what_is_there<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    assert_eq!(reader(&*store).statistics(true).unwrap().counted, Some(Counted::default()));
+    let end = (0..12).map(|n| record(&*store, &order(n % 3), 2)).last().unwrap().position;
+    let chosen = durable(&StreamId::new("household", "1"), "chosen");
+    append(&*store, chosen, ExpectedVersion::NoStream, happened(1)).unwrap();
+    append(&*store, numbered(&order(1), "kafka/a/a/0", 0), ExpectedVersion::Any, happened(0)).unwrap();
+    let (commands, messages) = (vec![command(&order(1), "sent")], vec![message("1"), message("2")]);
+    advance(&*store, Progress { commands, messages, ..step("warehouse", Position(0), end) }).unwrap();
+    ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
+    ask(|done| store.archive(order(1), done)).answer().unwrap();
+    let found = reader(&*store).statistics(true).unwrap();
+    let counted = found.counted.unwrap();
+    assert_eq!((found.position, counted.events, counted.streams), (end.0 + 1, 25, 4));
+    let types: Vec<_> = counted.types.iter().map(|of| (&*of.aggregate_type, &*of.name, of.events)).collect();
+    assert_eq!(types, [("household", "Happened", 1), ("order", "Happened", 24)]);
+    assert_eq!(counted.bytes, counted.types.iter().map(|of| of.bytes).sum::<u64>());
+    assert_eq!((found.archived_streams, found.subscriptions, found.ledgers), (1, 1, 1));
+    assert_eq!((found.outbox_commands, found.outbox_messages), (1, 2));
+    assert_eq!((found.outcomes, found.dead_letters), (1, 1));
+    assert_eq!(reader(&*store).statistics(false).unwrap().counted, None);
+}

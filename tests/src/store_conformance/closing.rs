@@ -33,6 +33,12 @@ pub fn a_closed_store_answers_that_it_is_closed<P: Place>() {
         ask(|done| store.published("kafka", 0, 0, done)).answer().err(),
         ask(|done| store.park(letter("x"), None, done)).answer().err(),
         ask(|done| store.start_ledger("kafka/a/b/0", 1, done)).answer().err(),
+        ask(|done| store.reset_ledger("kafka/a/b/0", 1, done)).answer().err(),
+        ask(|done| store.archive(stream.clone(), done)).answer().err(),
+        ask(|done| store.restore(stream.clone(), done)).answer().err(),
+        ask(|done| store.discard_letter(1, done)).answer().err(),
+        ask(|done| store.republish_letter(1, done)).answer().err(),
+        ask(|done| store.explain_letter(1, "x".to_owned(), done)).answer().err(),
     ];
     for refusal in refusals {
         assert!(matches!(refusal, Some(Error::Closed)), "{refusal:?}");

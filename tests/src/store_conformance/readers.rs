@@ -2,9 +2,11 @@
 
 use super::Place;
 use super::requests::*;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use wasmill::filter::Filter;
 use wasmill::model::*;
@@ -101,23 +103,45 @@ impl Follower {
 
 /// Several followers with filters and page sizes of their own, none of which misses or repeats anything.
 pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
+    follow_writers::<P>(|_, _| {});
+}
+
+/// The same while each write may take long, and followers look many times before it ends.
+pub fn followers_skip_nothing_while_writers_are_slow<P: Place>() {
+    follow_writers::<P>(|place, done| {
+        for pause in (0..).map(|round| Duration::from_millis(round * 7 % 20)) {
+            let standstill = place.standstill();
+            thread::sleep(pause);
+            drop(standstill);
+            if done.load(Ordering::Acquire) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// With something that goes on meanwhile, until the writers are done.
+fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, &AtomicBool)) {
     const COMMANDS: usize = 500;
-    const WRITERS: usize = 2;
+    /// Commands of a writer that wait for their answers.
+    const AHEAD: usize = 50;
     let place = P::new();
     let store = place.open();
+    let done = AtomicBool::new(false);
     let write = |writer: usize| {
-        let asked: Vec<_> = (0..COMMANDS)
-            .map(|n| {
-                let events = (0..1 + n % 5).map(|event_n| event(["Even", "Odd"][event_n % 2], n)).collect();
-                let command = command(&order(n % 20), &format!("{writer}-{n}"));
-                ask_append(&*store, command, ExpectedVersion::Any, Decision::Events(events))
-            })
-            .collect();
-        for pending in asked {
-            pending.answer().expect("an append succeeds");
+        let mut asked = VecDeque::new();
+        for n in 0..COMMANDS {
+            let events = (0..1 + n % 5).map(|event_n| event(["Even", "Odd"][event_n % 2], n)).collect();
+            let command = command(&order(n % 20), &format!("{writer}-{n}"));
+            asked.push_back(ask_append(&*store, command, ExpectedVersion::Any, Decision::Events(events)));
+            if asked.len() > AHEAD {
+                asked.pop_front().expect("some are ahead").answer().expect("an append succeeds");
+            }
         }
+        asked.into_iter().for_each(|pending| drop(pending.answer().expect("an append succeeds")));
     };
-    let (events, odd) = (WRITERS * COMMANDS * 3, WRITERS * COMMANDS * 6 / 5);
+    let (events, odd) = (2 * COMMANDS * 3, 2 * COMMANDS * 6 / 5);
     let followed: Vec<_> = thread::scope(|scope| {
         let followers: Vec<_> = [("**", 1_000, events), ("**", 7, events), ("order.Odd", 3, odd)]
             .into_iter()
@@ -127,7 +151,12 @@ pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
             })
             .collect();
         let write = &write;
-        (0..WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer))));
+        let writers = [0, 1].map(|writer| scope.spawn(move || write(writer)));
+        scope.spawn(|| {
+            let _finished = Finished(&done);
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+        });
+        meanwhile(&place, &done);
         followers.into_iter().map(|follower| follower.join().unwrap()).collect()
     });
     let all = all_events(&*store);
@@ -177,7 +206,7 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
         }
         let _finished = Finished(&done);
         let mut versions = [0; STREAMS];
-        let mut asked = std::collections::VecDeque::new();
+        let mut asked = VecDeque::new();
         for n in 0..700 {
             let stream = n * 3 % STREAMS;
             let expected = ExpectedVersion::Exact(Version(versions[stream]));

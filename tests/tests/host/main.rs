@@ -6,6 +6,7 @@ mod command_line;
 mod dead_letters;
 mod demo;
 mod demo_crashes;
+mod full_disk;
 mod hot_reload;
 mod malformed_records;
 mod misbehaving_plugins;

@@ -93,3 +93,39 @@ fn a_damaged_file_of_snapshots_is_made_anew() {
     let kept = snapshots(&setting).query_row("SELECT version FROM snapshots", [], |row| row.get::<_, u64>(0));
     assert_eq!(kept.expect("a new snapshot"), HISTORY, "what took so long to rebuild is kept at once");
 }
+
+/// Rebuilt anew each time, by a guest of its own, without a snapshot to begin with.
+#[test]
+fn the_same_history_makes_the_same_state_however_often() {
+    const PURCHASES: u64 = 200;
+    let setting = Setting::new("[plugins.households]\nfile = \"households.wasm\"\nsnapshot_every = 50\n");
+    setting.write("households.wasm", fs::read(built::plugin("households")).expect("read the plugin"));
+    let host = setting.start();
+    let record = |host: &TestHost, order: u64, amount_cents: i64| {
+        let purchase = json!({ "order_id": order.to_string(), "amount_cents": amount_cents });
+        host.send("household", "7", "RecordPurchase", &purchase).status
+    };
+    // Some are reported twice.
+    for order in (0..PURCHASES).chain((0..PURCHASES).step_by(7)) {
+        assert_eq!(record(&host, order * 37 % PURCHASES, 1_000 + order as i64), 200);
+    }
+    host.stop();
+    let states: Vec<(u64, Vec<u8>)> = (0..5)
+        .map(|_| {
+            for beside in ["", "-wal", "-shm"] {
+                let _ = fs::remove_file(setting.path(&format!("data/snapshots.sqlite{beside}")));
+            }
+            let host = setting.start();
+            assert_eq!(record(&host, PURCHASES, i64::MAX), 422, "it has to be there to refuse this");
+            host.stop();
+            let sql = "SELECT version, state FROM snapshots";
+            snapshots(&setting).query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("one snapshot")
+        })
+        .collect();
+    let mut orders: Vec<String> = (0..PURCHASES).map(|order| order.to_string()).collect();
+    orders.sort();
+    let total_cents: u64 = (0..PURCHASES).map(|order| 1_000 + order).sum();
+    let expected = json!({ "orders": orders, "total_cents": total_cents, "loyal": true });
+    assert_eq!((states[0].0, serde_json::from_slice::<Value>(&states[0].1).expect("JSON")), (PURCHASES + 1, expected));
+    assert!(states.iter().all(|state| *state == states[0]), "byte for byte");
+}

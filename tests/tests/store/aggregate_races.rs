@@ -1,6 +1,7 @@
 //! What a shard does when the store fails, others write, an aggregate is hot or asks for time: no state runs ahead of
 //! the store, nothing overtakes, and nobody waits for what is not theirs.
 
+use crate::sqlite::Standstill;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,9 +20,6 @@ struct Setting {
     aggregates: Aggregates,
     outcomes: Outcomes,
 }
-
-/// While it is held no transaction of the store begins; after 5 s the store gives up on one.
-struct Standstill(rusqlite::Connection);
 
 impl Setting {
     fn new(options: Options, script: impl FnOnce(&Arc<dyn EventStore>) -> Script) -> Self {
@@ -47,22 +45,13 @@ impl Setting {
     }
 
     fn standstill(&self) -> Standstill {
-        let connection = rusqlite::Connection::open(self.folder.path().join(FILE_NAME)).expect("the store's file");
-        connection.busy_timeout(Duration::from_secs(60)).expect("a time-out");
-        connection.execute_batch("BEGIN IMMEDIATE").expect("the writer rests");
-        Standstill(connection)
+        Standstill::of(self.folder.path())
     }
 
     /// The counts that a counter has recorded.
     fn counts(&self, id: &str) -> Vec<String> {
         let events = requests::whole_stream(&mut *requests::reader(&*self.store), &counter(id));
         events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect()
-    }
-}
-
-impl Standstill {
-    fn end(self) {
-        self.0.execute_batch("ROLLBACK").expect("nothing was begun");
     }
 }
 

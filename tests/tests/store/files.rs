@@ -3,11 +3,12 @@
 use rusqlite::Connection;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use wasmill::model::*;
-use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, backup, statistics, verify};
+use wasmill::store::sqlite::{FILE_NAME, KILL_AT, Options, SqliteStore, backup, statistics, verify};
 use wasmill::store::*;
 use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
@@ -341,6 +342,14 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
         assert_eq!((reader(&copy).is_archived(&order(6)).unwrap(), letters(&copy, 5).1), (true, 1));
         assert_eq!(record(&copy, &order(1), 1).position.0, backup.position + 1, "copy {n} goes on by itself");
     }
+    // Of two to one file, one is made.
+    let contested = stored.folder.path().join("contested.sqlite");
+    let [one, other] = std::thread::scope(|scope| {
+        [0, 1].map(|_| scope.spawn(|| store.backup(&contested))).map(|copying| copying.join().unwrap())
+    });
+    let (made, refused) = if one.is_ok() { (one, other) } else { (other, one) };
+    assert!(matches!(&refused, Err(Error::Invalid(said)) if said.contains("exists")), "{refused:?}");
+    assert_eq!(verify(&contested).unwrap().position, made.unwrap().position);
     let taken = store.backup(&copies[0].0);
     assert!(matches!(&taken, Err(Error::Invalid(said)) if said.contains("exists")), "{taken:?}");
     let nowhere = stored.folder.path().join("absent").join("copy.sqlite");
@@ -442,6 +451,13 @@ fn an_older_stream_index_is_read_and_goes_on(format: usize, index: &str) {
          {index};
          INSERT INTO marks VALUES ('indexed', 30)",
     ));
+    // Whoever brings it up to date is killed after each step, and the next one goes on.
+    for _ in format..4 {
+        let mut worker = process::Command::new(env!("CARGO_BIN_EXE_store-worker"));
+        worker.args(["work", stored.file().to_str().unwrap(), "0"]).env(KILL_AT, "migrated:1");
+        let ended = worker.output().unwrap();
+        assert_eq!((ended.status.signal(), ended.stdout.len()), (Some(libc::SIGKILL), 0), "{ended:?}");
+    }
     let stream = StreamId::new("order", "order-1");
     let versions = |found: &[RecordedEvent]| found.iter().map(|event| event.version.0).collect::<Vec<_>>();
     for newest in [20, 60] {

@@ -1,5 +1,8 @@
 //! The embedded store does what every event store must do.
 
+use rusqlite::Connection;
+use std::any::Any;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmill::model::{Command, ExpectedVersion};
@@ -27,6 +30,28 @@ impl Place for Folder {
             ..Options::default()
         };
         Arc::new(SqliteStore::open(&self.0.path().join(FILE_NAME), options).expect("open the store"))
+    }
+
+    fn standstill(&self) -> Box<dyn Any> {
+        Box::new(Standstill::of(self.0.path()))
+    }
+}
+
+/// While it is held no transaction of a store begins; after 5 s the store gives up on one.
+pub(crate) struct Standstill(Connection);
+
+impl Standstill {
+    /// Of the store in a folder.
+    pub(crate) fn of(folder: &Path) -> Self {
+        let connection = Connection::open(folder.join(FILE_NAME)).expect("the store's file");
+        connection.busy_timeout(Duration::from_secs(60)).expect("a time-out");
+        connection.execute_batch("BEGIN IMMEDIATE").expect("the writer rests");
+        Self(connection)
+    }
+
+    /// Lets the store go on.
+    pub(crate) fn end(self) {
+        self.0.execute_batch("ROLLBACK").expect("nothing was begun");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each is one step in the writer's transaction and refuses before it writes. None of them touches an event.
 
 use super::appends::Head;
+use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
@@ -56,6 +57,7 @@ impl Writer {
             )
             .and_then(|mut insert| insert.execute(params![key.0, key.1, now_ms()]))
             .map_err(failed("archiving a stream"))?;
+        fault::at(FaultPoint::StreamArchived);
         self.heads.put(key, Head { archived: true, ..head });
         self.any_archived = true;
         Ok(())
@@ -67,6 +69,7 @@ impl Writer {
             .prepare_cached("DELETE FROM archived_streams WHERE aggregate_type = ?1 AND aggregate_id = ?2")
             .and_then(|mut delete| delete.execute(params![key.0, key.1]))
             .map_err(failed("restoring an archived stream"))?;
+        fault::at(FaultPoint::StreamRestored);
         self.heads.put(key, Head { archived: false, ..head });
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The dead letters: reading them, and what the writer does to one that is tried again or discarded.
 
+use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::{Error, failed, rows};
 use crate::model::DeadLetter;
@@ -75,6 +76,7 @@ pub(super) fn remove(connection: &Connection, number: u64) -> Result<(), Error> 
         .prepare_cached("DELETE FROM dead_letters WHERE number = ?1")
         .and_then(|mut delete| delete.execute([within_sqlite(number)]))
         .map_err(failed("removing a dead letter"))?;
+    fault::at(FaultPoint::LetterRemoved);
     if removed > 0 { Ok(()) } else { Err(absent(number)) }
 }
 
@@ -84,6 +86,7 @@ pub(super) fn explain(connection: &Connection, number: u64, reason: &str) -> Res
         .prepare_cached("UPDATE dead_letters SET reason = ?2 WHERE number = ?1")
         .and_then(|mut update| update.execute(params![within_sqlite(number), reason]))
         .map_err(failed("keeping why a dead letter failed again"))?;
+    fault::at(FaultPoint::LetterExplained);
     if changed > 0 { Ok(()) } else { Err(absent(number)) }
 }
 

@@ -1,0 +1,51 @@
+//! A host whose disk is full says so, goes on answering, and goes on working when there is room again.
+
+use serde_json::json;
+use wasmill_tests::built;
+use wasmill_tests::setting::Setting;
+
+#[test]
+fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_some() {
+    let setting = Setting::grocery();
+    // SAFETY: it is ignored here and in the processes that are started from here; nothing else is touched.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let host = setting.start();
+    let create = |id: usize| {
+        let item = json!({ "product_id": "3".repeat(1_000), "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
+        let order =
+            json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
+        host.send("order", &id.to_string(), "CreateOrder", &order)
+    };
+    assert_eq!(create(0).status, 200);
+    host.drained();
+    host.file_size_max(Some(1 << 20));
+    let (full, refused) = (1..5_000)
+        .map(|id| (id, create(id)))
+        .find(|(_, answer)| answer.status != 200)
+        .expect("a mebibyte is not enough for all");
+    let reason = refused.body["reason"].as_str().unwrap_or_default();
+    assert!(refused.status >= 500 && reason.contains("disk"), "{refused:?}");
+    assert_eq!(host.get("/v1/status").status, 200);
+    assert_eq!(
+        host.events("order.OrderCreated").len(),
+        full,
+        "what is there is read, and what was refused is not there"
+    );
+    let logged = format!("the store {}", setting.path("data/events.sqlite").display());
+    host.until_logged("where there is no room", |line| line.contains(&logged));
+    host.file_size_max(None);
+    assert_eq!(create(full).status, 200);
+    host.drained();
+    for (filter, what) in [("order.OrderCreated", "recorded"), ("order.OrderConfirmed", "confirmed")] {
+        assert_eq!(host.events(filter).len(), full + 1, "each is {what} once");
+    }
+    let sales = host.query("sales", "store-sales", &json!({ "limit": 5 }));
+    assert_eq!(sales.body, json!([["1", 60 * (full + 1)]]));
+    host.stop();
+    let report = std::process::Command::new(built::program("wasmill"))
+        .args(["store", "verify"])
+        .arg(setting.path("data"))
+        .output()
+        .expect("run verify");
+    assert!(report.status.success(), "{report:?}");
+}
