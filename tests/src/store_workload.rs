@@ -94,7 +94,7 @@ fn close(store: &dyn EventStore, id: &str) {
         expected: ExpectedVersion::NoStream,
         decision: happened(1),
     };
-    store.append(append, Box::new(|recorded| drop(recorded.expect("it is new"))));
+    store.append(append, Box::new(|recorded| assert!(recorded.is_ok(), "it is new: {recorded:?}")));
     store.archive(stream.clone(), Box::new(|archived| archived.expect("it has an event")));
     store.restore(stream.clone(), Box::new(|restored| restored.expect("it has an event")));
     store.archive(stream, acknowledge(format!("archived {id}")));

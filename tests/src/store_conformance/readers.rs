@@ -139,7 +139,9 @@ fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, &AtomicBool)) {
                 asked.pop_front().expect("some are ahead").answer().expect("an append succeeds");
             }
         }
-        asked.into_iter().for_each(|pending| drop(pending.answer().expect("an append succeeds")));
+        for pending in asked {
+            pending.answer().expect("an append succeeds");
+        }
     };
     let (events, odd) = (2 * COMMANDS * 3, 2 * COMMANDS * 6 / 5);
     let followed: Vec<_> = thread::scope(|scope| {

@@ -127,7 +127,9 @@ fn a_damaged_file_is_refused_with_the_remedy() {
 fn killed() -> (Stored, Vec<u8>) {
     let stored = Stored::new();
     let store = stored.open().unwrap();
-    (0..300).for_each(|n| drop(record(&store, &order(n % 9), 1)));
+    for n in 0..300 {
+        record(&store, &order(n % 9), 1);
+    }
     let folder = tempfile::tempdir().unwrap();
     let log = |folder: &tempfile::TempDir| folder.path().join(format!("{FILE_NAME}-wal"));
     fs::copy(stored.file(), folder.path().join(FILE_NAME)).unwrap();

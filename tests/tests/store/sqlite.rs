@@ -81,7 +81,9 @@ fn an_outcome_is_remembered_for_its_window_and_not_longer() {
     };
     let remembered = |store: &SqliteStore| reader(store).statistics(false).expect("statistics").outcomes;
     let store = open(60_000);
-    (0..30).for_each(|n| drop(send(&store, &format!("old-{n}"), "content").expect("it is new")));
+    for n in 0..30 {
+        send(&store, &format!("old-{n}"), "content").expect("it is new");
+    }
     assert!(matches!(send(&store, "old-0", "content"), Err(Error::Duplicate { outcome: Some(_), .. })));
     assert!(matches!(send(&store, "old-0", "other"), Err(Error::IdReused { .. })));
     store.close();
