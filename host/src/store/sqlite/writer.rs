@@ -258,9 +258,9 @@ impl Writer {
     fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
         if let Err(error) = self.begin() {
-            if let Some(request) = first {
-                request.fail(error.clone());
-            }
+            // Those behind the first have waited as long.
+            let queued = requests.try_iter().take(requests.len());
+            first.into_iter().chain(queued).for_each(|request| request.fail(error.clone()));
             return Err(error);
         }
         fault::at(FaultPoint::Begun);
