@@ -209,6 +209,14 @@ fn what_may_not_be_written_to_is_said() {
     allow(&stored.folder.path().join("events.lock"), 0o666);
     allow(&stored.file(), 0o444);
     as_nobody(|| stored.is_refused(&["read-only: allow writing to it"]));
+    // A copy may lie where nobody can write.
+    let (copies, store) = (tempfile::tempdir().unwrap(), stored.file());
+    let copy = copies.path().join("copy.sqlite");
+    backup(&store, &copy).unwrap();
+    allow(copies.path(), 0o555);
+    as_nobody(|| assert!(verify(&copy).unwrap().is_sound() && statistics(&copy, true).is_ok()));
+    assert_eq!(fs::read_dir(copies.path()).unwrap().count(), 1, "looking at it made no file");
+    allow(copies.path(), 0o777);
     let absent = SqliteStore::open(&stored.folder.path().join("absent").join(FILE_NAME), Options::default());
     let absent = refusal(absent);
     assert!(absent.contains("absent/events.lock") && absent.contains("check that the folder exists"), "{absent}");

@@ -4,7 +4,7 @@ use super::fault::{self, FaultPoint};
 use super::{Error, failed, files};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -26,8 +26,21 @@ pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Keeps every other host away from the store for as long as the file is held. It ends with the process, however
 /// the process ends.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
+    hold(path, File::options().create(true).truncate(false).write(true))
+}
+
+/// The same for a store that is only looked at: it must be there, and asking makes no file. So a copy may lie where
+/// nobody can write; `None` where no host ever had it open.
+pub(super) fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
+    if !path.is_file() {
+        return Err(Error::Failed(format!("there is no store {}", path.display())));
+    }
+    path.with_extension("lock").exists().then(|| hold(path, File::options().read(true))).transpose()
+}
+
+fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
     let lock_path = path.with_extension("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|error| {
+    let file = how.open(&lock_path).map_err(|error| {
         let remedy = "check that the folder exists and may be written to";
         Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
     })?;
@@ -42,11 +55,6 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
             Err(Error::Failed(format!("can't lock {}: {error}", lock_path.display())))
         }
     }
-}
-
-/// The same for a store that must be there: asking about another makes no file.
-pub(super) fn lock_existing(path: &Path) -> Result<File, Error> {
-    if path.is_file() { lock(path) } else { Err(Error::Failed(format!("there is no store {}", path.display()))) }
 }
 
 /// Whether a host has a store open now.
