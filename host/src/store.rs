@@ -206,7 +206,7 @@ pub struct Measures {
 pub struct Append {
     /// The command; its origin and id make a repetition harmless.
     pub command: Arc<Command>,
-    /// What its stream must be at.
+    /// What its stream must be at, also where the command was refused: a refusal is of what the stream was.
     pub expected: ExpectedVersion,
     /// What the aggregate decided.
     pub decision: Decision,

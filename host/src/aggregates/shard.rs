@@ -1,10 +1,11 @@
 //! One shard: a thread, a guest, its live aggregates.
 //!
 //! A command is decided by the live aggregate, appended with the version it was decided on, and answered after the
-//! commit. Only then are its events applied ([`Shard::settled`]): a live aggregate never knows more than the store.
+//! commit. Only then may its events be applied ([`Shard::settled`]): a live aggregate never knows more than the store.
 //! While one aggregate waits for its commit, or for the time of its next try, the shard works on others; commands to
-//! the waiting one queue up behind it, in their order. A refusal is waited for as well: it changes no state, but what
-//! came after it must not be durable when it is lost and its source sends the command again.
+//! the waiting one queue up behind it, in their order. A refusal is recorded like events, on the version that it was
+//! decided on, and waited for: where others wrote to the stream the command is decided again, and where it could not be
+//! recorded nothing that came after it is durable when its source sends it again.
 
 use super::Options;
 use super::handlers::Handlers;
@@ -31,6 +32,10 @@ const BUSY_RETRY_AFTER_MS: u64 = 50;
 /// The share of `in_flight_max` that senders' commands to one aggregate may take up.
 const SHARE_OF_ONE: usize = 4;
 
+/// What no stream is at. A live aggregate that is not at the version its sender expects is not asked, and appending at
+/// this one has the store say what happened instead: the outcome if it knows the command, else where the stream is.
+const NOWHERE: ExpectedVersion = ExpectedVersion::Exact(Version(u64::MAX));
+
 /// The news that an append is durable, or failed.
 struct Settled {
     aggregate: Arc<str>,
@@ -45,10 +50,17 @@ struct Engaged<H: Handlers> {
     waiting: VecDeque<Order>,
 }
 
-enum Decided<H: Handlers> {
-    /// The live aggregate, and how many events it made.
-    Events(InstanceOf<H>, u32),
-    /// The live aggregate is as it was; this is the answer.
+struct Decided<H: Handlers> {
+    /// The live aggregate; `None` where none could decide.
+    instance: Option<InstanceOf<H>>,
+    answer: Answer,
+}
+
+/// What the sender is told once it is durable.
+enum Answer {
+    /// So many events.
+    Accepted(u32),
+    /// There are none.
     Refused(Outcome),
 }
 
@@ -161,10 +173,7 @@ impl<H: Handlers> Shard<H> {
         self.instances.renew();
         match self.ask(&order.command) {
             Ok((instance, Ok(events))) => self.append_events(order, instance, events),
-            Ok((instance, Err(refusal))) => {
-                self.instances.keep(order.command.stream.aggregate_id.clone(), instance);
-                self.refused(order, refusal);
-            }
+            Ok((instance, Err(refusal))) => self.refused(order, instance, refusal),
             Err(Undone::Trap(reason)) => {
                 self.instances.lose();
                 self.undone(order, reason, Duration::ZERO);
@@ -179,7 +188,6 @@ impl<H: Handlers> Shard<H> {
     fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Result<Vec<NewEvent>, Refusal>), Undone> {
         let instance = self.instances.take(&command.stream)?;
         if command.expected.is_some_and(|expected| !expected.allows(instance.version)) {
-            // Appending nothing has the writer refuse it, unless it knows the command already.
             return Ok((instance, Ok(Vec::new())));
         }
         let decision = self.instances.handle(&instance, command)?;
@@ -187,13 +195,12 @@ impl<H: Handlers> Shard<H> {
     }
 
     fn append_events(&mut self, order: Order, instance: InstanceOf<H>, events: Vec<NewEvent>) {
-        // What the sender expects was met, or is given to the store to refuse.
         let expected = match order.command.expected {
-            Some(expected) if !expected.allows(instance.version) => expected,
+            Some(expected) if !expected.allows(instance.version) => NOWHERE,
             _ => ExpectedVersion::Exact(instance.version),
         };
-        let decided = Decided::Events(instance, events.len() as u32);
-        self.append(order, expected, Decision::Events(events), decided);
+        let answer = Answer::Accepted(events.len() as u32);
+        self.append(order, expected, Decision::Events(events), Decided { instance: Some(instance), answer });
     }
 
     /// Has the store record a decision. The aggregate waits for it.
@@ -216,36 +223,41 @@ impl<H: Handlers> Shard<H> {
         self.in_flight += 1;
     }
 
-    /// An append has ended: apply its events, or throw the live aggregate away; then go on with what waited.
+    /// An append has ended: put the live aggregate back, or throw it away; then go on with what waited.
     fn settled(&mut self, Settled { aggregate, result }: Settled) {
         let Some(Engaged { decided: Some(decided), order, waiting }) = self.engaged.remove(&aggregate) else {
             unreachable!("an aggregate stays engaged until its append is settled");
         };
         self.in_flight -= 1;
-        match (decided, result) {
-            (Decided::Events(instance, events), Ok(Appended { version, position })) => {
-                self.instances.recorded(&order.command.stream, instance, version);
+        let Decided { instance, answer } = decided;
+        match (result, answer) {
+            (Ok(Appended { version, position }), Answer::Accepted(events)) => {
+                let stream = order.command.stream.clone();
                 order.waiter.answer(Outcome::Accepted { version, position, events });
+                instance.into_iter().for_each(|instance| self.instances.recorded(&stream, instance, version));
             }
-            (Decided::Events(instance, _), Err(error)) => {
-                self.instances.discard(instance);
-                self.not_appended(order, error);
+            (Ok(_), Answer::Refused(outcome)) => {
+                order.waiter.answer(outcome);
+                instance.into_iter().for_each(|instance| self.instances.keep(aggregate.clone(), instance));
             }
-            (Decided::Refused(outcome), Ok(_)) => order.waiter.answer(outcome),
-            (Decided::Refused(_), Err(error)) => self.not_recorded(order, error),
+            (Err(error), answer) => {
+                instance.into_iter().for_each(|instance| self.instances.discard(instance));
+                self.not_appended(order, answer, error);
+            }
         }
         self.go_on(&aggregate, waiting);
     }
 
-    fn not_appended(&mut self, mut order: Order, error: store::Error) {
-        match error {
-            store::Error::Conflict { actual, expected, .. }
+    fn not_appended(&mut self, mut order: Order, answer: Answer, error: store::Error) {
+        match (error, answer) {
+            (store::Error::Conflict { actual, .. }, _)
                 if order.command.expected.is_some_and(|expected| !expected.allows(actual)) =>
             {
+                let expected = order.command.expected.unwrap_or(ExpectedVersion::Any);
                 order.waiter.answer(Outcome::Conflict { actual, expected });
             }
             // Another host wrote to the stream: decide again on what it is now.
-            store::Error::Conflict { .. } => {
+            (error @ store::Error::Conflict { .. }, _) => {
                 order.attempts += 1;
                 if order.attempts < self.options.attempts_max {
                     return self.decide(order);
@@ -253,18 +265,15 @@ impl<H: Handlers> Shard<H> {
                 let reason = format!("{error}: others write to it at the same time; send the command again");
                 self.give_back(order, reason);
             }
-            error @ (store::Error::Invalid(_) | store::Error::Archived { .. }) if order.command.origin.is_some() => {
-                self.put_aside(order, error.to_string());
+            (error @ (store::Error::Invalid(_) | store::Error::Archived { .. }), Answer::Accepted(_))
+                if order.command.origin.is_some() =>
+            {
+                self.put_aside(order, None, error.to_string());
             }
-            error => self.not_recorded(order, error),
-        }
-    }
-
-    /// The store says how the command ended, or that it could not record it.
-    fn not_recorded(&mut self, order: Order, error: store::Error) {
-        match outcome_of(error) {
-            Outcome::Failed { reason } => self.give_back(order, reason),
-            outcome => order.waiter.answer(outcome),
+            (error, _) => match outcome_of(error) {
+                Outcome::Failed { reason } => self.give_back(order, reason),
+                outcome => order.waiter.answer(outcome),
+            },
         }
     }
 
@@ -275,7 +284,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// The aggregate said no.
-    fn refused(&mut self, order: Order, refusal: Refusal) {
+    fn refused(&mut self, order: Order, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
                 tracing::info!(
@@ -284,10 +293,14 @@ impl<H: Handlers> Shard<H> {
                     order.command.name,
                     order.command.stream
                 );
-                self.record(order, Decision::Rejected(reason.clone()), Outcome::Rejected { reason });
+                let answer = Outcome::Rejected { reason: reason.clone() };
+                self.record(order, Some(instance), Decision::Rejected(reason), answer);
             }
-            Refusal::Malformed(reason) => self.put_aside(order, reason),
-            Refusal::Retry { after, reason } => self.undone(order, reason, after),
+            Refusal::Malformed(reason) => self.put_aside(order, Some(instance), reason),
+            Refusal::Retry { after, reason } => {
+                self.instances.keep(order.command.stream.aggregate_id.clone(), instance);
+                self.undone(order, reason, after);
+            }
         }
     }
 
@@ -309,7 +322,7 @@ impl<H: Handlers> Shard<H> {
             self.engage(aggregate, Engaged { decided: None, order, waiting: VecDeque::new() });
         } else {
             let attempts = order.attempts;
-            self.put_aside(order, format!("{reason} (tried {attempts} times)"));
+            self.put_aside(order, None, format!("{reason} (tried {attempts} times)"));
         }
     }
 
@@ -333,7 +346,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
-    fn put_aside(&mut self, order: Order, reason: String) {
+    fn put_aside(&mut self, order: Order, instance: Option<InstanceOf<H>>, reason: String) {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
             tracing::warn!(command = &**id, "{name} to {stream} put aside: {reason}");
@@ -341,14 +354,19 @@ impl<H: Handlers> Shard<H> {
             tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
         } else {
             // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
+            let aggregate = stream.aggregate_id.clone();
+            instance.into_iter().for_each(|instance| self.instances.keep(aggregate.clone(), instance));
             return order.waiter.answer(Outcome::Malformed { reason });
         }
-        self.record(order, Decision::Malformed(reason.clone()), Outcome::Malformed { reason });
+        let answer = Outcome::Malformed { reason: reason.clone() };
+        self.record(order, instance, Decision::Malformed(reason), answer);
     }
 
     /// Has the store record a decision without events.
-    fn record(&mut self, order: Order, decision: Decision, answer: Outcome) {
-        self.append(order, ExpectedVersion::Any, decision, Decided::Refused(answer));
+    fn record(&mut self, order: Order, instance: Option<InstanceOf<H>>, decision: Decision, answer: Outcome) {
+        let version = instance.as_ref().map(|instance| instance.version);
+        let expected = version.map_or(ExpectedVersion::Any, ExpectedVersion::Exact);
+        self.append(order, expected, decision, Decided { instance, answer: Answer::Refused(answer) });
     }
 }
 

@@ -22,7 +22,8 @@ impl<T> Pending<T> {
 /// Asks without waiting: the request is queued when this returns.
 pub fn ask<T: Send + 'static>(request: impl FnOnce(Done<T>)) -> Pending<T> {
     let (answer, answered) = sync_channel(1);
-    request(Box::new(move |result| answer.send(result).expect("somebody waits for the answer")));
+    // Nobody waits any more where a test has failed.
+    request(Box::new(move |result| drop(answer.send(result))));
     Pending(answered)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options};
-use wasmill::model::{Command, Outcome, Version};
+use wasmill::model::{Command, ExpectedVersion, Outcome, Version};
 use wasmill::plugin::Refusal;
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
@@ -131,8 +131,8 @@ fn what_is_settled_elsewhere_holds_up_nothing() {
     let standstill = setting.standstill();
     assert!(is_failed(&setting.ask(numbered("a", "0", 0)), "locked"));
     standstill.end();
-    let expected = wasmill::model::ExpectedVersion::Any;
-    requests::append(&*setting.store, numbered("a", "0", 0), expected, requests::happened(1)).expect("it is settled");
+    let settled = requests::append(&*setting.store, numbered("a", "0", 0), ExpectedVersion::Any, requests::happened(1));
+    settled.expect("it is settled");
     assert!(is_accepted(&setting.ask(numbered("a", "1", 1)), 2));
 }
 
@@ -157,6 +157,52 @@ fn a_conflict_is_decided_again_on_what_the_stream_is_now() {
     assert!(is_accepted(&setting.ask(count("a", "overtaken twice")), 3));
     assert_eq!(setting.counts("a")[2], "3", "it knows of the others' events");
     assert_eq!(decisions.load(Ordering::Relaxed), 3);
+}
+
+/// What a sender expects is held against the stream, not against a live aggregate that others have left behind.
+#[test]
+fn an_expected_version_is_that_of_the_stream_whatever_the_live_aggregate_knows() {
+    let setting = Setting::obedient();
+    let expecting = |id: &str, expected| Command { expected: Some(expected), ..count(id, "expecting") };
+    let exactly = |version| ExpectedVersion::Exact(Version(version));
+    for (id, expected) in [("a", exactly(2)), ("b", ExpectedVersion::StreamExists)] {
+        if id == "a" {
+            assert!(is_accepted(&setting.ask(count(id, "first")), 1));
+        } else {
+            let conflict = setting.ask(expecting(id, expected));
+            assert!(matches!(conflict, Outcome::Conflict { actual: Version(0), .. }), "{conflict:?}");
+        }
+        requests::record(&*setting.store, &counter(id), 1);
+        let version = setting.counts(id).len() as u64 + 1;
+        assert!(is_accepted(&setting.ask(expecting(id, expected)), version), "it is there");
+        assert_eq!(setting.counts(id).last(), Some(&version.to_string()), "and it knows of the others' event");
+    }
+    requests::record(&*setting.store, &counter("a"), 1);
+    let conflict = setting.ask(expecting("a", exactly(3)));
+    let expected = Outcome::Conflict { actual: Version(4), expected: exactly(3) };
+    assert_eq!(conflict, expected, "the live aggregate is at 3, the stream is not");
+    let known = Command { durable_id: true, ..expecting("a", exactly(4)) };
+    let accepted = setting.ask(known.clone());
+    assert!(is_accepted(&accepted, 5));
+    assert_eq!(setting.ask(known), accepted, "what was recorded before is told, whatever it expected");
+}
+
+/// It might have been accepted, had the aggregate known what the others wrote.
+#[test]
+fn a_refusal_is_decided_again_where_others_wrote_to_the_stream() {
+    let setting = Setting::new(Options::default(), |store| {
+        let store = store.clone();
+        let decisions = AtomicUsize::new(0);
+        Arc::new(move |command: &Command| match &*command.name {
+            "refused at first" if decisions.fetch_add(1, Ordering::Relaxed) == 0 => {
+                requests::record(&*store, &command.stream, 1);
+                Err(Refusal::Rejected("nothing was counted".into()))
+            }
+            _ => Ok(()),
+        })
+    });
+    assert!(is_accepted(&setting.ask(numbered("a", "refused at first", 0)), 2));
+    assert_eq!(setting.counts("a").last(), Some(&"2".to_owned()));
 }
 
 #[test]

@@ -4,7 +4,9 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::writer::{Batch, Writer};
 use super::{Error, failed, rows};
-use crate::model::{Command, DeadLetter, Header, NewEvent, Outcome, Position, RecordedEvent, StreamId, Version};
+use crate::model::{
+    Command, DeadLetter, ExpectedVersion, Header, NewEvent, Outcome, Position, RecordedEvent, StreamId, Version,
+};
 use crate::store::{Append, Appended, Decision};
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -56,17 +58,17 @@ impl Writer {
         if let Some(fingerprint) = fingerprint {
             self.refuse_repetition(&command, fingerprint)?;
         }
+        if !matches!(decision, Decision::Events(_)) && expected != ExpectedVersion::Any {
+            let (_, head) = self.place(&command.stream)?;
+            refuse_unexpected(&command, expected, head)?;
+        }
         let (appended, outcome) = match decision {
             Decision::Events(events) => {
-                let key = self.key(&command.stream)?;
-                let Head { version, archived } = self.head_of(&key)?;
-                if archived {
+                let (key, head) = self.place(&command.stream)?;
+                if head.archived {
                     return Err(Error::Archived { stream: command.stream.clone() });
                 }
-                let actual = Version(version);
-                if !expected.allows(actual) {
-                    return Err(Error::Conflict { stream: command.stream.clone(), actual, expected });
-                }
+                let actual = refuse_unexpected(&command, expected, head)?;
                 self.check_sizes(&command, &events)?;
                 batch.tally(&command)[0] += 1;
                 let count = events.len() as u32;
@@ -94,6 +96,12 @@ impl Writer {
             fault::at(FaultPoint::OutcomeRemembered);
         }
         Ok(appended)
+    }
+
+    fn place(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
+        let key = self.key(stream)?;
+        let head = self.head_of(&key)?;
+        Ok((key, head))
     }
 
     fn nothing(&self) -> Appended {
@@ -260,6 +268,16 @@ impl Writer {
     /// Outcomes from before are forgotten, also where they are still there.
     fn remembered_since(&self) -> u64 {
         crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms)
+    }
+}
+
+/// Says at which version the stream is, if that is what the decision was made on.
+fn refuse_unexpected(command: &Command, expected: ExpectedVersion, head: Head) -> Result<Version, Error> {
+    let actual = Version(head.version);
+    if expected.allows(actual) {
+        Ok(actual)
+    } else {
+        Err(Error::Conflict { stream: command.stream.clone(), actual, expected })
     }
 }
 

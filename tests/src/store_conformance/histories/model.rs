@@ -120,7 +120,7 @@ impl Model {
         let actual = Version(self.version(&command.stream));
         let (ended, version, outcome) = match decision {
             Decision::Events(_) if self.archived.contains(&command.stream) => return Err(Refusal::Archived),
-            Decision::Events(_) if !expected.allows(actual) => return Err(Refusal::Conflict { actual }),
+            _ if !expected.allows(actual) => return Err(Refusal::Conflict { actual }),
             Decision::Events(events) => {
                 self.events.extend(events.iter().map(|event| (command.stream.clone(), event.payload.clone())));
                 let version = Version(actual.0 + events.len() as u64);
