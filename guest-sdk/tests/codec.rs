@@ -36,6 +36,22 @@ fn every_kind_of_variant_comes_back() {
     }
 }
 
+/// A live aggregate has the number that was recorded, and a rebuilt one the number that was read.
+#[test]
+fn every_number_comes_back_as_it_was() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let any = std::iter::repeat_with(|| f64::from_bits(random.u64(..))).filter(|number| number.is_finite());
+    let mut others = fastrand::Rng::with_seed(2);
+    let usual = std::iter::repeat_with(|| others.f64() * 100.0);
+    for numbers in [any.take(20_000).collect::<Vec<_>>(), usual.take(20_000).collect()] {
+        let event = Event::Struct { text: String::new(), numbers };
+        let (name, payload) = encode(&event).unwrap();
+        assert_eq!(decode::<Event>(name, &payload).unwrap(), event);
+    }
+    let error = encode(&Event::Struct { text: String::new(), numbers: vec![f64::NAN] }).unwrap_err();
+    assert!(error.to_string().contains("NaN is no number in JSON"), "{error}");
+}
+
 #[test]
 fn no_payload_is_enough_where_nothing_is_missing() {
     for payload in ["", "null", "{}", " {} "] {

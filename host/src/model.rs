@@ -173,6 +173,16 @@ pub struct RecordedEvent {
     pub headers: Vec<Header>,
 }
 
+impl RecordedEvent {
+    /// About how much memory it takes.
+    pub fn size(&self) -> usize {
+        /// Beside its texts and its payload.
+        const FIXED: usize = 320;
+        let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
+        FIXED + self.headers.iter().map(of_header).sum::<usize>() + self.payload.len()
+    }
+}
+
 /// What an append expects of its stream. Strict by default: an aggregate's append is always `Exact`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -127,7 +127,15 @@ pub trait EventStore: Send + Sync + 'static {
     fn close(&self);
 }
 
-/// The reading side of a store.
+/// Bytes of events at which a page ends, whatever its limit: with the event that reaches them.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Whether a page of a stream ended because it was full, so that there may be more.
+pub fn is_full(page: &[RecordedEvent], limit: usize) -> bool {
+    page.len() >= limit || page.iter().map(RecordedEvent::size).sum::<usize>() >= PAGE_BYTES_MAX
+}
+
+/// The reading side of a store. Pages of events end at a limit or at [`PAGE_BYTES_MAX`].
 pub trait Reader: Send {
     /// Events of one stream after a version, in version order, at most `limit`.
     fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error>;

@@ -117,13 +117,17 @@ impl<H: Handlers> Instances<H> {
                     failure.refusal
                 )));
             }
-            if events.len() < HISTORY_PAGE {
+            if !store::is_full(&events, HISTORY_PAGE) {
                 break;
             }
         }
         // What took so many events to rebuild is quicker the next time.
-        if self.snapshot_every > 0 && instance.version.0 - from.0 >= self.snapshot_every {
-            self.keep_snapshot(stream, &instance.live, instance.version)?;
+        if self.snapshot_every > 0
+            && instance.version.0 - from.0 >= self.snapshot_every
+            && !self.keep_snapshot(stream, &instance.live, instance.version)
+        {
+            self.renew();
+            return self.rebuild(stream);
         }
         Ok(instance)
     }
@@ -159,23 +163,24 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    /// Hands the state to the store.
-    fn keep_snapshot(&mut self, stream: &StreamId, live: &LiveOf<H>, version: Version) -> Result<(), Undone> {
-        let code = self.guest()?.code();
+    /// Hands the state to the store. False where the guest was lost over it, with all its live aggregates.
+    fn keep_snapshot(&mut self, stream: &StreamId, live: &LiveOf<H>, version: Version) -> bool {
+        let Some(guest) = &mut self.guest else { return false };
+        let code = guest.code();
         if self.unfit_for_snapshots.as_ref() == Some(&code) {
-            return Ok(());
+            return true;
         }
-        match self.guest()?.snapshot(live) {
-            Ok(Some(state)) => {
-                self.store.keep_snapshot(Snapshot { stream: stream.clone(), version, code, state });
-                Ok(())
-            }
-            Ok(None) => Ok(()),
+        match guest.snapshot(live) {
+            Ok(Some(state)) => self.store.keep_snapshot(Snapshot { stream: stream.clone(), version, code, state }),
+            Ok(None) => {}
             Err(error) => {
+                tracing::error!("a snapshot of {stream}: {error}; this code gets no snapshots any more");
                 self.unfit_for_snapshots = Some(code);
-                Err(error.into())
+                self.lose();
+                return false;
             }
         }
+        true
     }
 
     /// Has it decide.
@@ -193,11 +198,8 @@ impl<H: Handlers> Instances<H> {
             return;
         }
         let steps = |version: Version| version.0.checked_div(self.snapshot_every);
-        if steps(version) > steps(instance.version)
-            && let Err(Undone::Trap(reason)) = self.keep_snapshot(stream, &instance.live, version)
-        {
-            tracing::error!("a snapshot of {stream}: {reason}; the shard's aggregates will be rebuilt");
-            return self.lose();
+        if steps(version) > steps(instance.version) && !self.keep_snapshot(stream, &instance.live, version) {
+            return;
         }
         self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });
     }

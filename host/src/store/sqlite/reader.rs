@@ -7,7 +7,7 @@ use super::tail::Tail;
 use super::{Error, failed, letters, rows, schema, statistics};
 use crate::filter::Filter;
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
-use crate::store::{Ledger, Letters, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
+use crate::store::{Ledger, Letters, PAGE_BYTES_MAX, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -103,13 +103,19 @@ impl SqliteReader {
             .connection
             .prepare_cached(&format!("SELECT {} FROM events WHERE position = ?1", rows::EVENT_COLUMNS))
             .map_err(&failed)?;
-        let mut events = Vec::with_capacity(positions.len());
+        let mut events: Vec<RecordedEvent> = Vec::with_capacity(positions.len());
+        let mut bytes = 0;
         for position in positions {
+            if bytes >= PAGE_BYTES_MAX {
+                break;
+            }
             let mut found = select.query([position]).map_err(&failed)?;
             let row = found.next().map_err(&failed)?.ok_or_else(|| {
                 Error::Failed(format!("the index names position {position}, which is not there: the store is damaged"))
             })?;
-            events.push(rows::event(&self.connection, &mut self.dictionary, row)?);
+            let event = rows::event(&self.connection, &mut self.dictionary, row)?;
+            bytes += event.size();
+            events.push(event);
         }
         Ok(events)
     }
@@ -166,6 +172,7 @@ impl Reader for SqliteReader {
         let scan_max = limit.saturating_mul(SCANNED_PER_WANTED).min(i64::MAX as usize);
         let mut page = Page { events: Vec::new(), reached: after };
         let mut wanted: HashMap<i64, bool> = HashMap::new();
+        let mut bytes = 0;
         let mut select = self
             .connection
             .prepare_cached(&format!(
@@ -174,7 +181,7 @@ impl Reader for SqliteReader {
             ))
             .map_err(&failed)?;
         let mut found = select.query(params![within_sqlite(after.0), scan_max]).map_err(&failed)?;
-        while page.events.len() < limit {
+        while page.events.len() < limit && bytes < PAGE_BYTES_MAX {
             let Some(row) = found.next().map_err(&failed)? else { break };
             page.reached = Position(row.get(0).map_err(&failed)?);
             let event_type: i64 = row.get(1).map_err(&failed)?;
@@ -186,7 +193,9 @@ impl Reader for SqliteReader {
                 }
             };
             if wanted {
-                page.events.push(rows::event(&self.connection, &mut self.dictionary, row)?);
+                let event = rows::event(&self.connection, &mut self.dictionary, row)?;
+                bytes += event.size();
+                page.events.push(event);
             }
         }
         Ok(page)

@@ -57,7 +57,11 @@ impl Snapshots {
     /// Never waits.
     pub(super) fn keep(&self, snapshot: Snapshot) {
         if snapshot.state.len() > STATE_BYTES_MAX {
-            return tracing::debug!("the snapshot of {} has {} bytes: not kept", snapshot.stream, snapshot.state.len());
+            return tracing::warn!(
+                "the snapshot of {} has {} bytes and is not kept, {STATE_BYTES_MAX} may be: keep less in the state of the aggregate",
+                snapshot.stream,
+                snapshot.state.len()
+            );
         }
         let mut writing = self.writing.lock().expect("no holder panics");
         if matches!(*writing, Writing::NotYet) {

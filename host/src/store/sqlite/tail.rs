@@ -5,13 +5,10 @@
 //! comes in after its commit, so nothing is here that is not in the file; what leaves is always the oldest.
 
 use crate::filter::Filter;
-use crate::model::{Header, Position, RecordedEvent};
-use crate::store::Page;
+use crate::model::{Position, RecordedEvent};
+use crate::store::{PAGE_BYTES_MAX, Page};
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
-
-/// What an event takes beside its texts and its payload.
-const EVENT_BYTES: usize = 320;
 
 /// The events of one transaction, in position order and without a gap, each with the number of its type.
 pub(super) type Recorded = Vec<(i64, RecordedEvent)>;
@@ -55,7 +52,7 @@ impl Tail {
         if events.is_empty() {
             return;
         }
-        let bytes = events.iter().map(|(_, event)| size(event)).sum();
+        let bytes = events.iter().map(|(_, event)| event.size()).sum();
         let batch = Arc::new(Batch { events, bytes });
         let mut left = Vec::new();
         let mut held = self.held.write().expect("no holder panics");
@@ -74,14 +71,16 @@ impl Tail {
     pub(super) fn page(&self, after: Position, filter: &Filter, limit: usize) -> Option<Page> {
         let mut page = Page { events: Vec::new(), reached: after };
         let mut wanted = Wanted { filter, known: Vec::new() };
+        let mut bytes = 0;
         for batch in self.after(after)? {
             let skipped = after.0.saturating_add(1).saturating_sub(batch.first()) as usize;
             for (number, event) in batch.events.iter().skip(skipped) {
-                if page.events.len() >= limit {
+                if page.events.len() >= limit || bytes >= PAGE_BYTES_MAX {
                     return Some(page);
                 }
                 page.reached = event.position;
                 if wanted.has(*number, event) {
+                    bytes += event.size();
                     page.events.push(event.clone());
                 }
             }
@@ -116,12 +115,6 @@ impl Wanted<'_> {
         self.known.push((number, wanted));
         wanted
     }
-}
-
-fn size(event: &RecordedEvent) -> usize {
-    let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
-    let headers: usize = event.headers.iter().map(of_header).sum();
-    EVENT_BYTES + headers + event.payload.len()
 }
 
 #[cfg(test)]
