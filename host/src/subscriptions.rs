@@ -119,6 +119,7 @@ impl Subscription {
 
     /// Ends after the step it is at.
     pub fn stop(&self) {
+        self.outbox.stop();
         self.running.stop();
     }
 }

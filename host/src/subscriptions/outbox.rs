@@ -3,8 +3,12 @@
 use crate::aggregates::{Aggregates, Unaccepted};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::store::EventStore;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+/// Commands of one subscription that are sent and not settled; at the limit it waits until half of them are. They may all
+/// be to one aggregate, where each waits for the one before: they must leave room in its shard for others.
+const IN_FLIGHT_MAX: usize = 1_024;
 
 /// The commands of one subscription on their way to the aggregates.
 pub(super) struct Outbox {
@@ -19,6 +23,28 @@ struct State {
     in_flight: AtomicUsize,
     /// A command came back unsettled: the store has it still.
     unsettled: AtomicBool,
+    /// Whether the host is stopping: then nobody waits for room.
+    stopping: Mutex<bool>,
+    room: Condvar,
+}
+
+impl State {
+    /// A command is settled, or came back.
+    fn ended(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::Release) == IN_FLIGHT_MAX / 2 + 1 {
+            drop(self.stopping.lock().expect("no holder panics"));
+            self.room.notify_all();
+        }
+    }
+
+    fn wait_for_room(&self) {
+        if self.in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
+            return;
+        }
+        let stopping = self.stopping.lock().expect("no holder panics");
+        let is_full = |stopping: &mut bool| !*stopping && self.in_flight.load(Ordering::Acquire) > IN_FLIGHT_MAX / 2;
+        drop(self.room.wait_while(stopping, is_full));
+    }
 }
 
 impl Outbox {
@@ -26,9 +52,10 @@ impl Outbox {
         Self { subscription, store, aggregates, state: Arc::default() }
     }
 
-    /// Sends commands in order. Waits while a shard's queue is full.
+    /// Sends commands in order. Waits while too many are under way, and while a shard's queue is full.
     pub(super) fn send(&self, commands: Vec<Command>) {
         for command in commands {
+            self.state.wait_for_room();
             self.state.in_flight.fetch_add(1, Ordering::Relaxed);
             let state = self.state.clone();
             let subscription = self.subscription.clone();
@@ -40,7 +67,7 @@ impl Outbox {
                     );
                     state.unsettled.store(true, Ordering::Release);
                 }
-                state.in_flight.fetch_sub(1, Ordering::Release);
+                state.ended();
             });
             match self.aggregates.send(command.into(), reply) {
                 Ok(()) => {}
@@ -48,6 +75,12 @@ impl Outbox {
                 Err(Unaccepted::NoSuchAggregate { known, command, .. }) => self.put_aside(&command, &known),
             }
         }
+    }
+
+    /// Nobody waits for room any more: what is sent is given back when the aggregates stop, and the store has it.
+    pub(super) fn stop(&self) {
+        *self.state.stopping.lock().expect("no holder panics") = true;
+        self.state.room.notify_all();
     }
 
     /// Whether commands are sent and not settled, or wait to be sent again.
@@ -90,8 +123,34 @@ impl Outbox {
                 if parked.is_err() {
                     state.unsettled.store(true, Ordering::Release);
                 }
-                state.in_flight.fetch_sub(1, Ordering::Release);
+                state.ended();
             }),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_too_many_commands_under_way_waits_for_half_of_them_or_for_the_stop() {
+        for by_stop in [false, true] {
+            let outbox = Arc::new(State::default());
+            outbox.in_flight.store(IN_FLIGHT_MAX - 1, Ordering::Release);
+            outbox.wait_for_room();
+            outbox.in_flight.fetch_add(1, Ordering::Release);
+            let waiting = outbox.clone();
+            let waiter = std::thread::spawn(move || waiting.wait_for_room());
+            (1..IN_FLIGHT_MAX / 2).for_each(|_| outbox.ended());
+            assert!(!waiter.is_finished() && outbox.in_flight.load(Ordering::Acquire) == IN_FLIGHT_MAX / 2 + 1);
+            if by_stop {
+                *outbox.stopping.lock().unwrap() = true;
+                outbox.room.notify_all();
+            } else {
+                outbox.ended();
+            }
+            waiter.join().unwrap();
+        }
     }
 }

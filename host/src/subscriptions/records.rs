@@ -178,6 +178,7 @@ impl RecordSubscription {
 
     /// Ends after the step it is at.
     pub fn stop(&self) {
+        self.outbox.stop();
         // Nobody left to tell is as good.
         let _ = self.asks.send(Ask::Stop);
         if let Some(thread) = self.thread.lock().expect("no holder panics").take()

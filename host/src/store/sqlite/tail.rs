@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_oldest_leave_when_there_are_too_many_bytes() {
-        let tail = Tail::new(4 * (EVENT_BYTES + 100));
+        let tail = Tail::new(4 * event(1).1.size());
         for first in [1, 3, 5, 7] {
             tail.publish((first..first + 2).map(event).collect());
         }
