@@ -2,7 +2,8 @@
 //!
 //! A recorded event never changes, so code that gives an event another shape must still read the old one. Where serde's
 //! own means suffice (`#[serde(default)]` for a new field, `#[serde(alias = "…")]` for a new name of a field or of the
-//! event itself), use them. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
+//! event itself), use them. Steps are found by the name that was recorded: an event that gets a new name keeps its
+//! [`Upcasts`] under the old one, beside those under the new. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
 //! function that turns one version into the next raises it by one.
 //!
 //! ```

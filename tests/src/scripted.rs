@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wasmill::aggregates::{Aggregates, Guest, Handlers, Options, Reply, Service};
+use wasmill::aggregates::{Aggregates, Guest, Handlers, Inbox, Options, Reply, Service, Unaccepted};
 use wasmill::model::{Command, NewEvent, Origin, Outcome, RecordedEvent, StreamId, Version, now_ms};
 use wasmill::plugin::{Error, Failure, Refusal};
 use wasmill::store::EventStore;
@@ -90,6 +90,17 @@ impl Outcomes {
         let (sender, name) = (self.sender.clone(), command.name.to_string());
         let reply: Reply = Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"));
         assert!(aggregates.send(command.into(), reply).is_ok(), "counters are served");
+    }
+
+    /// Offers a command whose outcome will be here. False where there was no room for it.
+    pub fn offer(&self, aggregates: &Aggregates, command: Command) -> bool {
+        let (sender, name) = (self.sender.clone(), command.name.to_string());
+        let reply: Reply = Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"));
+        match aggregates.offer(command.into(), reply) {
+            Ok(()) => true,
+            Err(Unaccepted::Full(..)) => false,
+            Err(Unaccepted::NoSuchAggregate { .. }) => panic!("counters are served"),
+        }
     }
 
     /// The next one.

@@ -275,3 +275,34 @@ fn a_hot_aggregate_leaves_room_for_the_others() {
     let last = |name: &str| order.iter().rposition(|other| other == name).expect("it was answered");
     assert!(last("cold") < last("hot"), "the others wait for the hot one: {order:?}");
 }
+
+/// While a shard is at work its queue takes so many more, and the next ones are handed back: to be told "busy".
+#[test]
+fn a_shard_hands_back_what_its_queue_has_no_room_for() {
+    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+    let (started, is_held) = crossbeam_channel::bounded(1);
+    let setting = Setting::new(Options { queue_max: 4, ..Options::default() }, |_| {
+        Arc::new(move |command| {
+            if &*command.name == "held" {
+                started.send(()).expect("the test waits");
+                held.recv().expect("the test lets it go on");
+            }
+            Ok(())
+        })
+    });
+    setting.send(count("a", "held"));
+    is_held.recv().expect("it is decided on");
+    let offer = |name: &str| setting.outcomes.offer(&setting.aggregates, count("a", name));
+    assert!((0..4).all(|_| offer("queued")), "there is room for four");
+    assert!(!offer("too many") && !offer("too many"));
+    go_on.send(()).expect("it is held");
+    let names: Vec<String> = (0..5)
+        .map(|_| setting.outcomes.next())
+        .map(|(name, outcome)| {
+            assert!(matches!(outcome, Outcome::Accepted { .. }), "{name}: {outcome:?}");
+            name
+        })
+        .collect();
+    assert_eq!(names, ["held", "queued", "queued", "queued", "queued"]);
+    assert!(offer("later"), "there is room again");
+}

@@ -566,3 +566,29 @@ fn the_command_line_verifies_a_folder_or_a_file() {
     assert!(String::from_utf8_lossy(&absent.stdout).contains("there is no store absent"), "{absent:?}");
     assert!(!Path::new("absent").exists() && !Path::new("absent.lock").exists());
 }
+
+/// As beside a store that was restored from a copy and went another way since.
+#[test]
+fn a_snapshot_of_another_history_is_not_believed() {
+    let [kept, other] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+    let open =
+        |folder: &tempfile::TempDir| SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).unwrap();
+    let find = |store: &SqliteStore| reader(store).snapshot(&order(1), "code").unwrap();
+    for folder in [&kept, &other] {
+        let store = open(folder);
+        record(&store, &order(1), 5);
+        store.close();
+    }
+    let store = open(&kept);
+    let snapshot = Snapshot { stream: order(1), version: Version(5), code: "code".into(), state: b"state".to_vec() };
+    store.keep_snapshot(snapshot.clone());
+    store.close();
+    assert_eq!(find(&open(&kept)), Some(snapshot));
+    for beside in ["", "-wal", "-shm"] {
+        let name = format!("snapshots.sqlite{beside}");
+        if kept.path().join(&name).exists() {
+            fs::copy(kept.path().join(&name), other.path().join(&name)).unwrap();
+        }
+    }
+    assert_eq!(find(&open(&other)), None, "the fifth event is another");
+}
