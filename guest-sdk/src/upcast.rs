@@ -42,7 +42,7 @@
 //! ```
 //!
 //! From version 2 on the version stands in the payload, as the first member `@schema` of its object (content that is no
-//! object moves into `@value`). Subscribers and projections that read the event see it as one more field. An event of a
+//! object, or begins with such a member, moves into `@value`). Subscribers and projections that read the event see it as one more field. An event of a
 //! newer version than the code knows is an error, never a guess: the aggregate is not rebuilt until newer code is there.
 
 use crate::codec::{self, Error};
@@ -90,7 +90,7 @@ fn marked(version: u64, payload: &[u8]) -> Vec<u8> {
     let mut marked = [MARK, version.to_string().as_bytes()].concat();
     match payload {
         b"{}" => marked.push(b'}'),
-        [b'{', rest @ ..] => {
+        [b'{', rest @ ..] if !rest.starts_with(VALUE) => {
             marked.push(b',');
             marked.extend_from_slice(rest);
         }
@@ -148,7 +148,7 @@ fn unmarked<'a>(name: &str, payload: &'a mut [u8]) -> Result<(u64, &'a [u8]), Er
     let version = str::from_utf8(&payload[MARK.len()..end]).ok().and_then(|digits| digits.parse().ok());
     let refused = || Error::Other(format!("{name}: its `@schema` is no schema version, which is a number from 1 on"));
     let Some(version @ 1..) = version else { return Err(refused()) };
-    if payload.ends_with(b"}") && payload[end + 1..].starts_with(VALUE) {
+    if payload.ends_with(b"}") && payload[end] == b',' && payload[end + 1..].starts_with(VALUE) {
         let last = payload.len() - 1;
         return Ok((version, &payload[end + 1 + VALUE.len()..last]));
     }
@@ -169,10 +169,20 @@ mod tests {
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Event {
-        Named { name: String, born: Option<u32> },
+        Named {
+            name: String,
+            born: Option<u32>,
+        },
         Counted(u32),
         Closed,
-        Plain { size: u32 },
+        Plain {
+            size: u32,
+        },
+        Odd {
+            #[serde(rename = "@value")]
+            value: u32,
+            more: u32,
+        },
     }
 
     fn named(event: Json) -> Result<Json, String> {
@@ -188,6 +198,7 @@ mod tests {
         Upcasts::of("Named", &[named, no_change]),
         Upcasts::of("Counted", &[no_change]),
         Upcasts::of("Closed", &[no_change]),
+        Upcasts::of("Odd", &[no_change]),
     ];
 
     fn text(payload: &[u8]) -> &str {
@@ -201,6 +212,7 @@ mod tests {
             (Event::Counted(7), r#"{"@schema":2,"@value":7}"#),
             (Event::Closed, r#"{"@schema":2,"@value":null}"#),
             (Event::Plain { size: 1 }, r#"{"size":1}"#),
+            (Event::Odd { value: 1, more: 2 }, r#"{"@schema":2,"@value":{"@value":1,"more":2}}"#),
         ] {
             let (name, payload) = encode(&event, UPCASTS).unwrap();
             assert_eq!(text(&payload), expected);
@@ -227,6 +239,7 @@ mod tests {
             ("Named", r#"{"@schema":"2"}"#, "no schema version"),
             ("Named", r#"{"@schema":2"#, "no schema version"),
             ("Named", r#"{"@schema":2x}"#, "no schema version"),
+            ("Named", r#"{"@schema":2x"@value":"a"}"#, "no schema version"),
             ("Named", r#"{"@schema":2,"#, "EOF"),
             ("Named", r#"{"@schema":2,"@value":"#, "EOF"),
             ("Named", r#"{"@schema":2,"@value":}"#, "EOF"),
