@@ -100,6 +100,7 @@ macro_rules! store_conformance {
             readers {
                 a_stream_is_read_from_a_version_in_both_directions,
                 everything_is_read_page_by_page_through_a_filter,
+                a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on,
                 followers_skip_nothing_while_writers_are_busy,
                 followers_skip_nothing_while_writers_are_slow,
                 streams_are_whole_while_others_write,

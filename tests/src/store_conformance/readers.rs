@@ -71,6 +71,50 @@ pub fn everything_is_read_page_by_page_through_a_filter<P: Place>() {
     }
 }
 
+/// What is read at once has a bound in bytes, whatever the limit.
+pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Place>() {
+    const EVENTS: u64 = 25;
+    const BYTES: usize = 900_000;
+    let place = P::new();
+    let mut store = place.open();
+    for _ in 0..EVENTS {
+        let large = Decision::Events(vec![NewEvent { name: "Large".to_owned(), payload: vec![b'1'; BYTES] }]);
+        append(&*store, command(&order(1), "c"), ExpectedVersion::Any, large).unwrap();
+    }
+    // Once as it was written, once as it is found.
+    for _ in 0..2 {
+        let mut reader = reader(&*store);
+        let most = PAGE_BYTES_MAX / BYTES + 1;
+        let (mut pages, mut version) = (0, Version(0));
+        while version.0 < EVENTS {
+            let page = reader.read_stream(&order(1), version, usize::MAX).unwrap();
+            let rest = (EVENTS - version.0) as usize;
+            assert_eq!(page.len(), rest.min(most));
+            assert_eq!(is_full(&page, usize::MAX), rest >= most);
+            assert!(page.iter().map(|event| event.version.0).eq(version.0 + 1..=version.0 + page.len() as u64));
+            version = page.last().unwrap().version;
+            pages += 1;
+        }
+        assert_eq!(pages, (EVENTS as usize).div_ceil(most));
+        let backwards = reader.read_stream_backwards(&order(1), Version(u64::MAX), usize::MAX).unwrap();
+        assert_eq!((backwards.len(), backwards[0].version.0), (most, EVENTS));
+        let (mut positions, mut reached) = (Vec::new(), Position(0));
+        loop {
+            let page = reader.read_all(reached, &Filter::all(), usize::MAX).unwrap();
+            if page.events.is_empty() {
+                break;
+            }
+            assert!(page.events.len() <= most, "{}", page.events.len());
+            assert_eq!(page.events.last().unwrap().position, page.reached);
+            positions.extend(page.events.iter().map(|event| event.position.0));
+            reached = page.reached;
+        }
+        assert!(positions.into_iter().eq(1..=EVENTS), "each once, in order");
+        store.close();
+        store = place.open();
+    }
+}
+
 /// Waits for positions as the parts of a host do.
 struct Follower {
     reader: Box<dyn Reader>,

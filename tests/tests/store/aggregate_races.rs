@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options};
-use wasmill::model::{Command, ExpectedVersion, Outcome, Version};
+use wasmill::model::{Command, ExpectedVersion, NewEvent, Outcome, Version};
 use wasmill::plugin::Refusal;
-use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
+use wasmill::store::{Decision, EventStore};
 use wasmill_tests::scripted::{Counters, Outcomes, Script, count, counter, numbered};
 use wasmill_tests::store_conformance::requests;
 
@@ -203,6 +203,20 @@ fn a_refusal_is_decided_again_where_others_wrote_to_the_stream() {
     });
     assert!(is_accepted(&setting.ask(numbered("a", "refused at first", 0)), 2));
     assert_eq!(setting.counts("a").last(), Some(&"2".to_owned()));
+}
+
+/// More of it than is read at once.
+#[test]
+fn a_history_of_large_events_is_applied_to_its_end() {
+    let setting = Setting::obedient();
+    for _ in 0..25 {
+        let large = NewEvent { name: "Counted".to_owned(), payload: vec![b'1'; 900_000] };
+        let events = Decision::Events(vec![large]);
+        requests::append(&*setting.store, count("a", "large"), ExpectedVersion::Any, events).expect("it is recorded");
+    }
+    assert!(is_accepted(&setting.ask(count("a", "next")), 26));
+    let newest = setting.store.reader().and_then(|mut reader| reader.read_stream(&counter("a"), Version(25), 1));
+    assert_eq!(newest.expect("it is read")[0].payload, b"26", "it knows all events");
 }
 
 #[test]
