@@ -64,6 +64,13 @@ pub struct Header {
     pub value: Option<Vec<u8>>,
 }
 
+impl Header {
+    /// Of its name and its value.
+    pub fn bytes(&self) -> usize {
+        self.name.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
 /// Where a command comes from, for commands that a ledger numbers: it makes redelivery harmless.
 ///
 /// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, or the commands
@@ -178,8 +185,7 @@ impl RecordedEvent {
     pub fn size(&self) -> usize {
         /// Beside its texts and its payload.
         const FIXED: usize = 320;
-        let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
-        FIXED + self.headers.iter().map(of_header).sum::<usize>() + self.payload.len()
+        FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + self.payload.len()
     }
 }
 

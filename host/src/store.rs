@@ -132,7 +132,37 @@ pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Whether a page of a stream ended because it was full, so that there may be more.
 pub fn is_full(page: &[RecordedEvent], limit: usize) -> bool {
-    page.len() >= limit || page.iter().map(RecordedEvent::size).sum::<usize>() >= PAGE_BYTES_MAX
+    is_enough(page.len(), limit, page.iter().map(RecordedEvent::size).sum())
+}
+
+fn is_enough(events: usize, limit: usize, bytes: usize) -> bool {
+    events >= limit || bytes >= PAGE_BYTES_MAX
+}
+
+/// A page while a store fills it.
+pub struct Filling {
+    /// What is in it.
+    pub events: Vec<RecordedEvent>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl Filling {
+    /// An empty one, for so many events at most.
+    pub fn new(limit: usize) -> Self {
+        Self { events: Vec::new(), limit, bytes: 0 }
+    }
+
+    /// Whether it takes no more.
+    pub fn is_full(&self) -> bool {
+        is_enough(self.events.len(), self.limit, self.bytes)
+    }
+
+    /// Adds an event.
+    pub fn push(&mut self, event: RecordedEvent) {
+        self.bytes += event.size();
+        self.events.push(event);
+    }
 }
 
 /// The reading side of a store. Pages of events end at a limit or at [`PAGE_BYTES_MAX`].

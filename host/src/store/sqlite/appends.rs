@@ -307,8 +307,7 @@ fn recorded(
 /// What each event of a command holds beside its own name and payload.
 fn shared_bytes(command: &Command) -> usize {
     let Command { stream, id, correlation_id, headers, .. } = command;
-    let of_header = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Vec::len);
-    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(of_header).sum::<usize>()
+    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(Header::bytes).sum::<usize>()
 }
 
 /// A name that a plugin or a sender chose, short enough for a sentence.

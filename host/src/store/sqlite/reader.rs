@@ -7,7 +7,7 @@ use super::tail::Tail;
 use super::{Error, failed, letters, rows, schema, statistics};
 use crate::filter::Filter;
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
-use crate::store::{Ledger, Letters, PAGE_BYTES_MAX, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
+use crate::store::{Filling, Ledger, Letters, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -103,21 +103,18 @@ impl SqliteReader {
             .connection
             .prepare_cached(&format!("SELECT {} FROM events WHERE position = ?1", rows::EVENT_COLUMNS))
             .map_err(&failed)?;
-        let mut events: Vec<RecordedEvent> = Vec::with_capacity(positions.len());
-        let mut bytes = 0;
+        let mut page = Filling::new(positions.len());
         for position in positions {
-            if bytes >= PAGE_BYTES_MAX {
+            if page.is_full() {
                 break;
             }
             let mut found = select.query([position]).map_err(&failed)?;
             let row = found.next().map_err(&failed)?.ok_or_else(|| {
                 Error::Failed(format!("the index names position {position}, which is not there: the store is damaged"))
             })?;
-            let event = rows::event(&self.connection, &mut self.dictionary, row)?;
-            bytes += event.size();
-            events.push(event);
+            page.push(rows::event(&self.connection, &mut self.dictionary, row)?);
         }
-        Ok(events)
+        Ok(page.events)
     }
 
     fn list<T>(
@@ -170,9 +167,8 @@ impl Reader for SqliteReader {
         }
         let failed = failed("reading events");
         let scan_max = limit.saturating_mul(SCANNED_PER_WANTED).min(i64::MAX as usize);
-        let mut page = Page { events: Vec::new(), reached: after };
+        let (mut page, mut reached) = (Filling::new(limit), after);
         let mut wanted: HashMap<i64, bool> = HashMap::new();
-        let mut bytes = 0;
         let mut select = self
             .connection
             .prepare_cached(&format!(
@@ -181,9 +177,9 @@ impl Reader for SqliteReader {
             ))
             .map_err(&failed)?;
         let mut found = select.query(params![within_sqlite(after.0), scan_max]).map_err(&failed)?;
-        while page.events.len() < limit && bytes < PAGE_BYTES_MAX {
+        while !page.is_full() {
             let Some(row) = found.next().map_err(&failed)? else { break };
-            page.reached = Position(row.get(0).map_err(&failed)?);
+            reached = Position(row.get(0).map_err(&failed)?);
             let event_type: i64 = row.get(1).map_err(&failed)?;
             let wanted = match wanted.get(&event_type) {
                 Some(&wanted) => wanted,
@@ -193,12 +189,10 @@ impl Reader for SqliteReader {
                 }
             };
             if wanted {
-                let event = rows::event(&self.connection, &mut self.dictionary, row)?;
-                bytes += event.size();
-                page.events.push(event);
+                page.push(rows::event(&self.connection, &mut self.dictionary, row)?);
             }
         }
-        Ok(page)
+        Ok(Page { events: page.events, reached })
     }
 
     fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error> {

@@ -3,7 +3,7 @@
 //! What is always said costs little, however large the store is. What needs every event to be read is counted only
 //! when it is asked for.
 
-use super::{Error, failed, letters, schema};
+use super::{Error, failed, files, letters, schema};
 use crate::store::{Counted, Letters, Statistics, TypeCount};
 use rusqlite::Connection;
 use std::path::Path;
@@ -19,13 +19,12 @@ pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<St
     let failed = failed("counting");
     let view = connection.unchecked_transaction().map_err(&failed)?;
     let number = |sql: &str| view.query_row(sql, [], |row| row.get::<_, u64>(0)).map_err(&failed);
-    let log = format!("{}-wal", path.display());
     let bytes = |file: &Path| std::fs::metadata(file).map_or(0, |file| file.len());
     let mut statistics = Statistics {
         position: number("SELECT coalesce(max(position), 0) FROM events")?,
         file_bytes: bytes(path),
         free_bytes: number("SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size")?,
-        log_bytes: bytes(Path::new(&log)),
+        log_bytes: bytes(&files::log_of(path)),
         archived_streams: number("SELECT count(*) FROM archived_streams")?,
         subscriptions: number("SELECT count(*) FROM checkpoints")?,
         ledgers: number("SELECT count(*) FROM ledgers")?,

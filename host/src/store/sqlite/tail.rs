@@ -6,7 +6,7 @@
 
 use crate::filter::Filter;
 use crate::model::{Position, RecordedEvent};
-use crate::store::{PAGE_BYTES_MAX, Page};
+use crate::store::{Filling, Page};
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
 
@@ -69,23 +69,21 @@ impl Tail {
 
     /// A page of the events after a position, where the very next one is here; `None` where the file must be read.
     pub(super) fn page(&self, after: Position, filter: &Filter, limit: usize) -> Option<Page> {
-        let mut page = Page { events: Vec::new(), reached: after };
+        let (mut page, mut reached) = (Filling::new(limit), after);
         let mut wanted = Wanted { filter, known: Vec::new() };
-        let mut bytes = 0;
-        for batch in self.after(after)? {
+        'page: for batch in self.after(after)? {
             let skipped = after.0.saturating_add(1).saturating_sub(batch.first()) as usize;
             for (number, event) in batch.events.iter().skip(skipped) {
-                if page.events.len() >= limit || bytes >= PAGE_BYTES_MAX {
-                    return Some(page);
+                if page.is_full() {
+                    break 'page;
                 }
-                page.reached = event.position;
+                reached = event.position;
                 if wanted.has(*number, event) {
-                    bytes += event.size();
-                    page.events.push(event.clone());
+                    page.push(event.clone());
                 }
             }
         }
-        Some(page)
+        Some(Page { events: page.events, reached })
     }
 
     /// The batches with events after a position. Held by the caller, so that the writer need not wait.
