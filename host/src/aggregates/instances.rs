@@ -154,9 +154,7 @@ impl<H: Handlers> Instances<H> {
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!("restoring a snapshot of {stream}: {error}; this code gets no snapshots any more");
-                self.unfit_for_snapshots = Some(code);
-                self.lose();
+                self.give_up_snapshots(&format!("restoring a snapshot of {stream}"), &error, code);
                 self.renew();
                 Ok(None)
             }
@@ -174,13 +172,18 @@ impl<H: Handlers> Instances<H> {
             Ok(Some(state)) => self.store.keep_snapshot(Snapshot { stream: stream.clone(), version, code, state }),
             Ok(None) => {}
             Err(error) => {
-                tracing::error!("a snapshot of {stream}: {error}; this code gets no snapshots any more");
-                self.unfit_for_snapshots = Some(code);
-                self.lose();
+                self.give_up_snapshots(&format!("taking a snapshot of {stream}"), &error, code);
                 return false;
             }
         }
         true
+    }
+
+    /// The guest is lost over one, and its code gets none any more.
+    fn give_up_snapshots(&mut self, doing: &str, error: &plugin::Error, code: Arc<str>) {
+        tracing::error!("{doing}: {error}; this code gets no snapshots any more");
+        self.unfit_for_snapshots = Some(code);
+        self.lose();
     }
 
     /// Has it decide.

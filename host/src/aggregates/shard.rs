@@ -172,8 +172,12 @@ impl<H: Handlers> Shard<H> {
         }
         self.instances.renew();
         match self.ask(&order.command) {
-            Ok((instance, Ok(events))) => self.append_events(order, instance, events),
-            Ok((instance, Err(refusal))) => self.refused(order, instance, refusal),
+            Ok((instance, Some(Ok(events)))) => {
+                let expected = ExpectedVersion::Exact(instance.version);
+                self.append_events(order, instance, expected, events);
+            }
+            Ok((instance, Some(Err(refusal)))) => self.refused(order, instance, refusal),
+            Ok((instance, None)) => self.append_events(order, instance, NOWHERE, Vec::new()),
             Err(Undone::Trap(reason)) => {
                 self.instances.lose();
                 self.undone(order, reason, Duration::ZERO);
@@ -183,22 +187,24 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Has the live aggregate decide.
+    /// Has the live aggregate decide; `None` where it is not what the sender expects.
     #[allow(clippy::type_complexity)] // a decision and the aggregate that made it
-    fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Result<Vec<NewEvent>, Refusal>), Undone> {
+    fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Option<Result<Vec<NewEvent>, Refusal>>), Undone> {
         let instance = self.instances.take(&command.stream)?;
         if command.expected.is_some_and(|expected| !expected.allows(instance.version)) {
-            return Ok((instance, Ok(Vec::new())));
+            return Ok((instance, None));
         }
         let decision = self.instances.handle(&instance, command)?;
-        Ok((instance, decision))
+        Ok((instance, Some(decision)))
     }
 
-    fn append_events(&mut self, order: Order, instance: InstanceOf<H>, events: Vec<NewEvent>) {
-        let expected = match order.command.expected {
-            Some(expected) if !expected.allows(instance.version) => NOWHERE,
-            _ => ExpectedVersion::Exact(instance.version),
-        };
+    fn append_events(
+        &mut self,
+        order: Order,
+        instance: InstanceOf<H>,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) {
         let answer = Answer::Accepted(events.len() as u32);
         self.append(order, expected, Decision::Events(events), Decided { instance: Some(instance), answer });
     }
@@ -234,30 +240,40 @@ impl<H: Handlers> Shard<H> {
             (Ok(Appended { version, position }), Answer::Accepted(events)) => {
                 let stream = order.command.stream.clone();
                 order.waiter.answer(Outcome::Accepted { version, position, events });
-                instance.into_iter().for_each(|instance| self.instances.recorded(&stream, instance, version));
+                if let Some(instance) = instance {
+                    self.instances.recorded(&stream, instance, version);
+                }
             }
             (Ok(_), Answer::Refused(outcome)) => {
                 order.waiter.answer(outcome);
-                instance.into_iter().for_each(|instance| self.instances.keep(aggregate.clone(), instance));
+                self.put_back(&aggregate, instance);
             }
             (Err(error), answer) => {
-                instance.into_iter().for_each(|instance| self.instances.discard(instance));
+                if let Some(instance) = instance {
+                    self.instances.discard(instance);
+                }
                 self.not_appended(order, answer, error);
             }
         }
         self.go_on(&aggregate, waiting);
     }
 
+    /// A live aggregate that is as it was, if there is one.
+    fn put_back(&mut self, aggregate: &Arc<str>, instance: Option<InstanceOf<H>>) {
+        if let Some(instance) = instance {
+            self.instances.keep(aggregate.clone(), instance);
+        }
+    }
+
     fn not_appended(&mut self, mut order: Order, answer: Answer, error: store::Error) {
         match (error, answer) {
-            (store::Error::Conflict { actual, .. }, _)
-                if order.command.expected.is_some_and(|expected| !expected.allows(actual)) =>
-            {
-                let expected = order.command.expected.unwrap_or(ExpectedVersion::Any);
-                order.waiter.answer(Outcome::Conflict { actual, expected });
-            }
-            // Another host wrote to the stream: decide again on what it is now.
-            (error @ store::Error::Conflict { .. }, _) => {
+            (error @ store::Error::Conflict { actual, .. }, _) => {
+                if let Some(expected) = order.command.expected
+                    && !expected.allows(actual)
+                {
+                    return order.waiter.answer(Outcome::Conflict { actual, expected });
+                }
+                // Another host wrote to the stream: decide again on what it is now.
                 order.attempts += 1;
                 if order.attempts < self.options.attempts_max {
                     return self.decide(order);
@@ -298,7 +314,7 @@ impl<H: Handlers> Shard<H> {
             }
             Refusal::Malformed(reason) => self.put_aside(order, Some(instance), reason),
             Refusal::Retry { after, reason } => {
-                self.instances.keep(order.command.stream.aggregate_id.clone(), instance);
+                self.put_back(&order.command.stream.aggregate_id, Some(instance));
                 self.undone(order, reason, after);
             }
         }
@@ -354,8 +370,7 @@ impl<H: Handlers> Shard<H> {
             tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
         } else {
             // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
-            let aggregate = stream.aggregate_id.clone();
-            instance.into_iter().for_each(|instance| self.instances.keep(aggregate.clone(), instance));
+            self.put_back(&stream.aggregate_id, instance);
             return order.waiter.answer(Outcome::Malformed { reason });
         }
         let answer = Outcome::Malformed { reason: reason.clone() };

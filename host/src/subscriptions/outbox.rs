@@ -45,6 +45,11 @@ impl State {
         let is_full = |stopping: &mut bool| !*stopping && self.in_flight.load(Ordering::Acquire) > IN_FLIGHT_MAX / 2;
         drop(self.room.wait_while(stopping, is_full));
     }
+
+    fn stop(&self) {
+        *self.stopping.lock().expect("no holder panics") = true;
+        self.room.notify_all();
+    }
 }
 
 impl Outbox {
@@ -79,8 +84,7 @@ impl Outbox {
 
     /// Nobody waits for room any more: what is sent is given back when the aggregates stop, and the store has it.
     pub(super) fn stop(&self) {
-        *self.state.stopping.lock().expect("no holder panics") = true;
-        self.state.room.notify_all();
+        self.state.stop();
     }
 
     /// Whether commands are sent and not settled, or wait to be sent again.
@@ -145,8 +149,7 @@ mod tests {
             (1..IN_FLIGHT_MAX / 2).for_each(|_| outbox.ended());
             assert!(!waiter.is_finished() && outbox.in_flight.load(Ordering::Acquire) == IN_FLIGHT_MAX / 2 + 1);
             if by_stop {
-                *outbox.stopping.lock().unwrap() = true;
-                outbox.room.notify_all();
+                outbox.stop();
             } else {
                 outbox.ended();
             }
