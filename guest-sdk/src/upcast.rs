@@ -2,9 +2,9 @@
 //!
 //! A recorded event never changes, so code that gives an event another shape must still read the old one. Where serde's
 //! own means suffice (`#[serde(default)]` for a new field, `#[serde(alias = "…")]` for a new name of a field or of the
-//! event itself), use them. Steps are found by the name that was recorded: an event that gets a new name keeps its
-//! [`Upcasts`] under the old one, beside those under the new. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
-//! function that turns one version into the next raises it by one.
+//! event itself), use them. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
+//! function that turns one version into the next raises it by one. They are found by the name that was recorded: an event
+//! that gets a new name keeps its [`Upcasts`] under the old one, beside those under the new.
 //!
 //! ```
 //! use wasmill_guest::prelude::*;
@@ -42,8 +42,9 @@
 //! ```
 //!
 //! From version 2 on the version stands in the payload, as the first member `@schema` of its object (content that is no
-//! object, or begins with such a member, moves into `@value`). Subscribers and projections that read the event see it as one more field. An event of a
-//! newer version than the code knows is an error, never a guess: the aggregate is not rebuilt until newer code is there.
+//! object, or begins with such a member, moves into `@value`). Subscribers and projections that read the event see it as
+//! one more field. An event of a newer version than the code knows is an error, never a guess: the aggregate is not rebuilt
+//! until newer code is there.
 
 use crate::codec::{self, Error};
 use serde::Serialize;

@@ -6,7 +6,7 @@
 //! of the guest; here it is looked at and copied a word at a time, which takes a twentieth off a command.
 
 use serde::ser::{
-    Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
+    Error as _, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 use serde_json::{Error, Result};
@@ -194,16 +194,23 @@ impl Members<'_> {
     }
 }
 
-fn finite(is_finite: bool, value: impl std::fmt::Display) -> Result<()> {
-    let refused = || serde::ser::Error::custom(format_args!("{value} is no number in JSON: use an option, or a text"));
-    is_finite.then_some(()).ok_or_else(refused)
-}
-
 macro_rules! integers {
     ($($method:ident($integer:ty))*) => {
         $(fn $method(self, value: $integer) -> Result<()> {
             self.copy(itoa::Buffer::new().format(value).as_bytes());
             Ok(())
+        })*
+    };
+}
+
+macro_rules! floats {
+    ($($method:ident($float:ty))*) => {
+        $(fn $method(self, value: $float) -> Result<()> {
+            if value.is_finite() {
+                serde_json::Serializer::new(self.0).$method(value)
+            } else {
+                Err(Error::custom(format_args!("{value} is no number in JSON: use an option, or a text")))
+            }
         })*
     };
 }
@@ -232,17 +239,9 @@ impl<'b> Serializer for Json<'b> {
         serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
     }
 
+    floats! { serialize_f32(f32) serialize_f64(f64) }
+
     by_serde_json! { serialize_char(char) serialize_bytes(&[u8]) }
-
-    fn serialize_f32(self, value: f32) -> Result<()> {
-        finite(value.is_finite(), value)?;
-        serde_json::Serializer::new(self.0).serialize_f32(value)
-    }
-
-    fn serialize_f64(self, value: f64) -> Result<()> {
-        finite(value.is_finite(), value)?;
-        serde_json::Serializer::new(self.0).serialize_f64(value)
-    }
 
     fn serialize_bool(self, value: bool) -> Result<()> {
         self.0.extend_from_slice(if value { b"true" } else { b"false" });
