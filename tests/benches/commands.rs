@@ -6,7 +6,6 @@
 mod raw_inserts;
 
 use raw_inserts::raw_inserts;
-use std::time::Duration;
 use wasmill_tests::command_path::{CommandPath, Handlers, Load, Pace, Setup};
 use wasmill_tests::report::{Budget, Report, median, middle, rounds};
 
@@ -105,21 +104,11 @@ fn after_a_thousand_events(snapshot_every: u64) -> f64 {
     path.run(&Load::new(COLD_AGGREGATES, COLD_AGGREGATES)).rate
 }
 
-/// How many carts have a snapshot at a version or past it, once those that are on their way are kept.
+/// How many carts have a snapshot at a version or past it.
 fn snapshots_from(path: &CommandPath, version: u64) -> u64 {
     let file = path.store_file().with_file_name("snapshots.sqlite");
-    let connection = rusqlite::Connection::open(file).unwrap();
-    let count = || -> u64 {
-        let sql = "SELECT count(*) FROM snapshots WHERE version >= ?1";
-        connection.query_row(sql, [version], |row| row.get(0)).unwrap()
-    };
-    loop {
-        let counted = count();
-        std::thread::sleep(Duration::from_millis(100));
-        if count() == counted {
-            return counted;
-        }
-    }
+    let sql = "SELECT count(*) FROM snapshots WHERE version >= ?1";
+    rusqlite::Connection::open(file).unwrap().query_row(sql, [version], |row| row.get(0)).unwrap()
 }
 
 /// From when a command was due until it is answered, at half of the rate.

@@ -105,15 +105,15 @@ impl CommandPath {
     /// A new store and as many shards as a host has by default.
     pub fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store");
-        let store: Arc<dyn EventStore> = Arc::new(store);
+        let store = open(&folder);
         let served = setup.serve(&store);
         Self { folder, store, served, setup }
     }
 
-    /// New shards on the same store: no cart is live.
+    /// As after a new start of the host: no cart is live, and all snapshots are kept that were on their way.
     pub fn cool(&mut self) {
-        self.served.stop();
+        self.finish();
+        self.store = open(&self.folder);
         self.served = self.setup.serve(&self.store);
     }
 
@@ -138,6 +138,10 @@ impl CommandPath {
         self.served.stop();
         self.store.close();
     }
+}
+
+fn open(folder: &tempfile::TempDir) -> Arc<dyn EventStore> {
+    Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store"))
 }
 
 impl Setup {
