@@ -87,20 +87,23 @@ impl Default for Outcomes {
 impl Outcomes {
     /// Sends a command whose outcome will be here.
     pub fn of(&self, aggregates: &Aggregates, command: Command) {
-        let (sender, name) = (self.sender.clone(), command.name.to_string());
-        let reply: Reply = Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"));
+        let reply = self.reply(&command);
         assert!(aggregates.send(command.into(), reply).is_ok(), "counters are served");
     }
 
     /// Offers a command whose outcome will be here. False where there was no room for it.
     pub fn offer(&self, aggregates: &Aggregates, command: Command) -> bool {
-        let (sender, name) = (self.sender.clone(), command.name.to_string());
-        let reply: Reply = Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"));
+        let reply = self.reply(&command);
         match aggregates.offer(command.into(), reply) {
             Ok(()) => true,
             Err(Unaccepted::Full(..)) => false,
             Err(Unaccepted::NoSuchAggregate { .. }) => panic!("counters are served"),
         }
+    }
+
+    fn reply(&self, command: &Command) -> Reply {
+        let (sender, name) = (self.sender.clone(), command.name.to_string());
+        Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"))
     }
 
     /// The next one.

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use tokio::runtime::Builder;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -107,8 +107,10 @@ fn closed(id: &str) -> StreamId {
 /// Tries commands that were put aside again: some fail again first, then there is an event. Discards the rest.
 fn tend(store: &dyn EventStore) {
     let (mut reader, mut after) = (reader(store), 0);
+    let (mut head, runtime) = (store.letters_head(), Builder::new_current_thread().build().expect("a runtime"));
     loop {
-        for (number, letter) in reader.dead_letters_after(after, 20).expect("letters are read") {
+        let newest = *runtime.block_on(head.wait_for(|newest| *newest > after)).expect("the store is open");
+        for (number, letter) in reader.dead_letters_after(after, usize::MAX).expect("letters are read") {
             after = number;
             let Parked::Command(command) = letter.content else {
                 ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");
@@ -124,7 +126,8 @@ fn tend(store: &dyn EventStore) {
             append(store, again, ExpectedVersion::Any, happened(1)).expect("nobody else tries it");
             println(&format!("replayed {id}"));
         }
-        thread::sleep(Duration::from_millis(1));
+        // Those before it may be gone.
+        after = after.max(newest);
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -118,14 +119,19 @@ pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Plac
 /// Waits for positions as the parts of a host do.
 struct Follower {
     reader: Box<dyn Reader>,
-    head: tokio::sync::watch::Receiver<Position>,
+    head: watch::Receiver<Position>,
+    reached: watch::Sender<Position>,
     runtime: Runtime,
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().expect("make a runtime")
 }
 
 impl Follower {
     fn new(store: &dyn EventStore) -> Self {
-        let runtime = Builder::new_current_thread().enable_time().build().expect("make a runtime");
-        Self { reader: reader(store), head: store.head(), runtime }
+        let reached = watch::Sender::new(Position(0));
+        Self { reader: reader(store), head: store.head(), reached, runtime: runtime() }
     }
 
     /// Everything that passes the filter, until there is enough of it.
@@ -133,12 +139,13 @@ impl Follower {
         let (mut events, mut reached) = (Vec::new(), Position(0));
         while events.len() < enough {
             let head = &mut self.head;
-            let news = async { tokio::time::timeout(PATIENCE, head.wait_for(|head| *head > reached)).await.map(drop) };
+            let news = async { timeout(PATIENCE, head.wait_for(|head| *head > reached)).await.map(drop) };
             let woken = self.runtime.block_on(news);
             assert!(woken.is_ok(), "woken no more after {reached}, with {} of {enough} events", events.len());
             let page = self.reader.read_all(reached, filter, limit).expect("events are read");
             assert!(page.reached > reached, "the head is past {reached}, and there is nothing to read");
             reached = page.reached;
+            self.reached.send_replace(reached);
             events.extend(page.events);
         }
         events
@@ -150,29 +157,46 @@ pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
     follow_writers::<P>(|_, _| {});
 }
 
-/// The same while each write may take long, and followers look many times before it ends.
+/// The same while a write ends only once the followers have read all that was written before it.
 pub fn followers_skip_nothing_while_writers_are_slow<P: Place>() {
-    follow_writers::<P>(|place, done| {
-        for pause in (0..).map(|round| Duration::from_millis(round * 7 % 20)) {
+    follow_writers::<P>(|place, Watched { mut head, mut reached, mut writing }| {
+        let runtime = runtime();
+        let mut is_over = false;
+        while !is_over {
             let standstill = place.standstill();
-            thread::sleep(pause);
-            drop(standstill);
-            if done.load(Ordering::Acquire) {
-                break;
+            let at = *head.borrow_and_update();
+            for reached in &mut reached {
+                // One that has enough is gone.
+                let caught_up = async { timeout(PATIENCE, reached.wait_for(|reached| *reached >= at)).await.map(drop) };
+                assert!(runtime.block_on(caught_up).is_ok(), "a follower stands still before {at}");
             }
-            thread::sleep(Duration::from_millis(1));
+            drop(standstill);
+            is_over = runtime.block_on(async {
+                tokio::select! {
+                    _ = head.wait_for(|head| *head > at) => false,
+                    _ = writing.changed() => true,
+                }
+            });
         }
     });
 }
 
-/// With something that goes on meanwhile, until the writers are done.
-fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, &AtomicBool)) {
+/// What can be seen of writers and followers at work.
+struct Watched {
+    head: watch::Receiver<Position>,
+    /// How far each follower is; its sender goes with it.
+    reached: Vec<watch::Receiver<Position>>,
+    /// Its sender goes with the last writer.
+    writing: watch::Receiver<()>,
+}
+
+/// With something that goes on meanwhile.
+fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, Watched)) {
     const COMMANDS: usize = 500;
     /// Commands of a writer that wait for their answers.
     const AHEAD: usize = 50;
     let place = P::new();
     let store = place.open();
-    let done = AtomicBool::new(false);
     let write = |writer: usize| {
         let mut asked = VecDeque::new();
         for n in 0..COMMANDS {
@@ -189,20 +213,21 @@ fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, &AtomicBool)) {
     };
     let (events, odd) = (2 * COMMANDS * 3, 2 * COMMANDS * 6 / 5);
     let followed: Vec<_> = thread::scope(|scope| {
-        let followers: Vec<_> = [("**", 1_000, events), ("**", 7, events), ("order.Odd", 3, odd)]
-            .into_iter()
-            .map(|(pattern, limit, enough)| {
+        let (writes, writing) = watch::channel(());
+        let mut watched = Watched { head: store.head(), reached: Vec::new(), writing };
+        let followers =
+            [("**", 1_000, events), ("**", 7, events), ("order.Odd", 3, odd)].map(|(pattern, limit, enough)| {
                 let (filter, follower) = (Filter::parse([pattern]).unwrap(), Follower::new(&*store));
+                watched.reached.push(follower.reached.subscribe());
                 scope.spawn(move || follower.follow(&filter, limit, enough))
-            })
-            .collect();
+            });
         let write = &write;
         let writers = [0, 1].map(|writer| scope.spawn(move || write(writer)));
-        scope.spawn(|| {
-            let _finished = Finished(&done);
+        scope.spawn(move || {
+            let _writes = writes;
             writers.into_iter().for_each(|writer| writer.join().unwrap());
         });
-        meanwhile(&place, &done);
+        meanwhile(&place, watched);
         followers.into_iter().map(|follower| follower.join().unwrap()).collect()
     });
     let all = all_events(&*store);

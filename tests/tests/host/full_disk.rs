@@ -1,7 +1,6 @@
 //! A host whose disk is full says so, goes on answering, and goes on working when there is room again.
 
 use serde_json::json;
-use wasmill_tests::built;
 use wasmill_tests::setting::Setting;
 
 #[test]
@@ -42,10 +41,7 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
     let sales = host.query("sales", "store-sales", &json!({ "limit": 5 }));
     assert_eq!(sales.body, json!([["1", 60 * (full + 1)]]));
     host.stop();
-    let report = std::process::Command::new(built::program("wasmill"))
-        .args(["store", "verify"])
-        .arg(setting.path("data"))
-        .output()
-        .expect("run verify");
+    let data = setting.path("data");
+    let report = setting.wasmill(&["store", "verify", data.to_str().expect("a path")]);
     assert!(report.status.success(), "{report:?}");
 }
