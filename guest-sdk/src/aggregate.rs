@@ -4,6 +4,7 @@
 //! or of other aggregates.
 
 use crate::Metadata;
+use crate::readback;
 use crate::upcast::Upcasts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,7 +46,7 @@ use std::fmt::Display;
 /// given::<Counter>([Event::Added { amount: u32::MAX }]).when(Command::Add { amount: 1 }).then_rejected("full");
 /// ```
 pub trait Aggregate: Default + 'static {
-    /// The aggregate's type, made of `[a-z0-9-]`. No two plugins of a host may have the same.
+    /// The aggregate's type: 1 to 64 characters of `a-z`, `0-9` and `-`. No two plugins of a host may have the same.
     const TYPE: &'static str;
 
     /// A plain serde enum. A command's name is the variant's, its payload the variant's content.
@@ -102,7 +103,7 @@ impl<'a> Context<'a> {
     }
 }
 
-type Take<A> = fn(&A) -> Option<Vec<u8>>;
+type Take<A> = fn(&A) -> Result<Option<Vec<u8>>, String>;
 type Restore<A> = fn(&[u8]) -> Result<A, String>;
 
 /// How an aggregate's state becomes bytes and comes back.
@@ -114,15 +115,16 @@ pub struct Snapshots<A> {
 impl<A> Snapshots<A> {
     /// No snapshots.
     pub const fn none() -> Self {
-        Self { take: |_| None, restore: |_| Err("this aggregate keeps no snapshots".to_owned()) }
+        Self { take: |_| Ok(None), restore: |_| Err("this aggregate keeps no snapshots".to_owned()) }
     }
 }
 
 impl<A: Serialize + DeserializeOwned> Snapshots<A> {
-    /// The state as JSON. A state that does not encode has no snapshot; one that does not decode is replayed.
+    /// The state as JSON. A state that does not encode, or would not be restored as it is, has no snapshot, which the log
+    /// says once; the history is replayed instead.
     pub const fn json() -> Self {
         Self {
-            take: |state| serde_json::to_vec(state).ok(),
+            take: |state| readback::encode_state(state).map(Some),
             restore: |bytes| serde_json::from_slice(bytes).map_err(|error| error.to_string()),
         }
     }

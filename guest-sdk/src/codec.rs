@@ -13,6 +13,7 @@ pub use decode::{decode, json};
 pub use encode::encode;
 
 pub(crate) use decode::variants;
+pub(crate) use encode::{Encoded, encode_variant};
 
 use serde::de;
 use serde::ser;
@@ -92,7 +93,12 @@ impl ser::Error for Error {
 
 /// Any value as JSON.
 pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(128);
-    json::append(&mut bytes, value).map_err(Error::unplaced)?;
-    Ok(bytes)
+    to_json_doubted(value).map(|(bytes, _)| bytes)
+}
+
+/// Any value as JSON, and whether only decoding it shows that it comes back.
+pub(crate) fn to_json_doubted(value: &(impl serde::Serialize + ?Sized)) -> Result<(Vec<u8>, bool), Error> {
+    let mut text = json::Text::with_capacity(128, 0);
+    text.append(value).map_err(Error::unplaced)?;
+    Ok((text.bytes, text.is_doubtful))
 }

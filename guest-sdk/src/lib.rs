@@ -34,6 +34,8 @@ pub mod testing;
 
 pub mod prelude;
 
+mod readback;
+
 #[cfg(any(test, all(feature = "allocator", target_family = "wasm")))]
 mod allocator;
 #[doc(hidden)]

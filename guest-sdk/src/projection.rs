@@ -57,7 +57,7 @@ use serde::de::DeserializeOwned;
 /// # }
 /// ```
 pub trait Projection: 'static {
-    /// The projection's name, made of `[a-z0-9-]`.
+    /// The projection's name: 1 to 64 characters of `a-z`, `0-9` and `-`.
     const NAME: &'static str;
 
     /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.

@@ -3,6 +3,8 @@
 //! One line of JSON per exported role; the linker joins the lines of several roles. Made at compile time, so that a
 //! name which does not fit is a compile error.
 
+use wasmill_names::Rule;
+
 /// The version of the WIT package that these bindings speak.
 pub const API: &str = "0.3.0";
 
@@ -42,13 +44,13 @@ impl Line {
         line.push("{\"api\":\"");
         line.push(API);
         line.push("\",\"plugin\":\"");
-        line.push(self.plugin);
+        line.push(checked(self.plugin, Rule::Crate));
         line.push("\",\"version\":\"");
-        line.push(self.version);
+        line.push(checked(self.version, Rule::Version));
         match self.role {
             Role::Aggregate(name) => {
                 line.push("\",\"role\":\"aggregate\",\"type\":\"");
-                line.push(checked_name(name));
+                line.push(checked(name, Rule::Part));
                 line.push("\"");
             }
             Role::Subscriber(subscriptions) => {
@@ -57,7 +59,7 @@ impl Line {
             }
             Role::Projection(name, subscriptions) => {
                 line.push("\",\"role\":\"projection\",\"name\":\"");
-                line.push(checked_name(name));
+                line.push(checked(name, Rule::Part));
                 line.push("\",\"subscriptions\":");
                 line.push_list(subscriptions);
             }
@@ -91,7 +93,7 @@ impl<const N: usize> Writer<N> {
         let mut at = 0;
         while at < texts.len() {
             self.push(if at == 0 { "\"" } else { ",\"" });
-            self.push(checked_filter(texts[at]));
+            self.push(checked(texts[at], Rule::Pattern));
             self.push("\"");
             at += 1;
         }
@@ -99,32 +101,20 @@ impl<const N: usize> Writer<N> {
     }
 }
 
-const fn checked_name(name: &str) -> &str {
-    assert!(!name.is_empty(), "TYPE and NAME must not be empty");
-    let mut at = 0;
-    while at < name.len() {
-        let byte = name.as_bytes()[at];
-        assert!(
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-',
-            "TYPE and NAME are made of a-z, 0-9 and -"
-        );
-        at += 1;
+/// The text, if it keeps to its rule; else the plugin does not compile.
+const fn checked(text: &str, rule: Rule) -> &str {
+    if !rule.allows(text) {
+        match rule {
+            Rule::Part => panic!("TYPE and NAME are 1 to 64 characters of a-z, 0-9 and -"),
+            Rule::Pattern => panic!(
+                "a subscription is `aggregate-type.EventName`, made of letters, digits, -, _, . and *, without empty parts"
+            ),
+            Rule::Crate => panic!("the crate's name is 1 to 64 characters of a-z, A-Z, 0-9, _ and -"),
+            Rule::Version => panic!("the crate's version is 1 to 64 characters, and begins with a digit"),
+            Rule::Message => panic!("a name of a message is 1 to 128 characters of a-z, A-Z, 0-9, _, - and ."),
+        }
     }
-    name
-}
-
-const fn checked_filter(filter: &str) -> &str {
-    assert!(!filter.is_empty(), "a subscription must not be empty");
-    let mut at = 0;
-    while at < filter.len() {
-        let byte = filter.as_bytes()[at];
-        assert!(
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'),
-            "a subscription is `aggregate-type.EventName`, made of letters, digits, -, _, . and *"
-        );
-        at += 1;
-    }
-    filter
+    text
 }
 
 #[cfg(test)]

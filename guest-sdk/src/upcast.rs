@@ -46,7 +46,7 @@
 //! one more field. An event of a newer version than the code knows is an error, never a guess: the aggregate is not rebuilt
 //! until newer code is there.
 
-use crate::codec::{self, Error};
+use crate::codec::{self, Encoded, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cmp::Ordering;
@@ -79,11 +79,13 @@ const MARK: &[u8] = b"{\"@schema\":";
 const VALUE: &[u8] = b"\"@value\":";
 
 /// Encodes an event, with its schema version where that is not the first.
-pub(crate) fn encode(event: &impl Serialize, upcasts: &[Upcasts]) -> Result<(&'static str, Vec<u8>), Error> {
-    let (name, payload) = codec::encode(event)?;
-    match upcasts.iter().find(|upcasts| upcasts.event == name) {
-        Some(upcasts) if upcasts.version() > 1 => Ok((name, marked(upcasts.version(), &payload))),
-        _ => Ok((name, payload)),
+pub(crate) fn encode(event: &impl Serialize, upcasts: &[Upcasts]) -> Result<Encoded, Error> {
+    let encoded = codec::encode_variant(event)?;
+    match upcasts.iter().find(|upcasts| upcasts.event == encoded.name) {
+        Some(upcasts) if upcasts.version() > 1 => {
+            Ok(Encoded { payload: marked(upcasts.version(), &encoded.payload), ..encoded })
+        }
+        _ => Ok(encoded),
     }
 }
 
@@ -215,7 +217,7 @@ mod tests {
             (Event::Plain { size: 1 }, r#"{"size":1}"#),
             (Event::Odd { value: 1, more: 2 }, r#"{"@schema":2,"@value":{"@value":1,"more":2}}"#),
         ] {
-            let (name, payload) = encode(&event, UPCASTS).unwrap();
+            let Encoded { name, payload, .. } = encode(&event, UPCASTS).unwrap();
             assert_eq!(text(&payload), expected);
             assert_eq!(decode::<Event>(name, payload, UPCASTS).unwrap(), event);
         }

@@ -1,5 +1,6 @@
 //! Which events a consumer wants: patterns over `aggregate-type.EventName`.
 
+use crate::names::{self, Rule};
 use std::fmt;
 
 /// Patterns such as `order.OrderCreated`, `order.*` or `**`. An event passes when any pattern matches.
@@ -26,10 +27,10 @@ enum Segment {
 
 /// Why a pattern is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("pattern `{pattern}` {cause}; write for example `order.OrderCreated`, `order.*` or `**`")]
+#[error("pattern `{}` {cause}; write for example `order.OrderCreated`, `order.*` or `**`", .pattern.escape_debug())]
 pub struct PatternError {
     pattern: String,
-    cause: &'static str,
+    cause: String,
 }
 
 impl Filter {
@@ -51,11 +52,14 @@ impl Filter {
 }
 
 fn parse_pattern(pattern: &str) -> Result<Vec<Segment>, PatternError> {
-    let error = |cause| PatternError { pattern: pattern.to_owned(), cause };
+    let error = |cause: &str| PatternError { pattern: pattern.chars().take(80).collect(), cause: cause.to_owned() };
+    if pattern.split('.').any(str::is_empty) {
+        return Err(error("has an empty segment"));
+    }
+    names::checked(pattern, Rule::Pattern).map_err(|cause| error(&cause.to_string()))?;
     pattern
         .split('.')
         .map(|segment| match segment {
-            "" => Err(error("has an empty segment")),
             "*" => Ok(Segment::One),
             "**" => Ok(Segment::Many),
             text if text.contains('*') => Err(error("has a `*` inside a segment")),
@@ -64,14 +68,29 @@ fn parse_pattern(pattern: &str) -> Result<Vec<Segment>, PatternError> {
         .collect()
 }
 
+/// Goes through both once. Where they part, the last `**` takes one segment more: those before it need not be looked at
+/// again, so the time is bounded by the product of the lengths.
 fn matches(pattern: &[Segment], segments: &[&str]) -> bool {
-    match (pattern.split_first(), segments.split_first()) {
-        (None, None) => true,
-        (Some((Segment::Many, rest)), _) => (0..=segments.len()).any(|skipped| matches(rest, &segments[skipped..])),
-        (Some((Segment::One, rest)), Some((_, others))) => matches(rest, others),
-        (Some((Segment::Text(text), rest)), Some((segment, others))) => text == segment && matches(rest, others),
-        _ => false,
+    let (mut at, mut next) = (0, 0);
+    // After the last `**` of the pattern, and the first segment that is not its.
+    let mut again: Option<(usize, usize)> = None;
+    while at < segments.len() {
+        match pattern.get(next) {
+            Some(Segment::Many) => {
+                next += 1;
+                again = Some((next, at));
+                continue;
+            }
+            Some(Segment::One) => (at, next) = (at + 1, next + 1),
+            Some(Segment::Text(text)) if text == segments[at] => (at, next) = (at + 1, next + 1),
+            _ => {
+                let Some((after, taken)) = again else { return false };
+                (next, at) = (after, taken + 1);
+                again = Some((after, at));
+            }
+        }
     }
+    pattern[next..].iter().all(|segment| *segment == Segment::Many)
 }
 
 impl fmt::Display for Filter {
@@ -107,6 +126,10 @@ mod tests {
             ("**", ("order", "OrderCreated"), true),
             ("**.Added", ("order", "item.Added"), true),
             ("order", ("order", "OrderCreated"), false),
+            ("**.a.**.b", ("order", "a.c.b.b"), true),
+            ("**.a.**.b", ("order", "c.b.b.a"), false),
+            ("*.**.*", ("order", "a"), true),
+            ("*.**.*.*", ("order", "a"), false),
         ] {
             let filter = Filter::parse([pattern]).unwrap();
             assert_eq!(filter.matches(event.0, event.1), expected, "{pattern} on {event:?}");
@@ -114,8 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn many_wildcards_over_many_segments_take_no_time() {
+        let pattern = vec!["**"; 30].join(".a.") + ".b";
+        let event = vec!["a"; 60].join(".");
+        assert!(!Filter::parse([&*pattern]).unwrap().matches("order", &event));
+    }
+
+    #[test]
     fn bad_patterns_say_why() {
-        for pattern in ["", "order.", "order.Order*"] {
+        for pattern in ["", "order.", "order.Order*", "order.\0", "order/x", &"x".repeat(1_000)] {
             assert!(Filter::parse([pattern]).unwrap_err().to_string().contains("write for example"), "{pattern}");
         }
     }

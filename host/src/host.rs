@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-pub use parts::{Error, check};
+pub use parts::{Error, check, demand};
 pub use replays::Unreplayed;
 
 /// Dead letters shown in the status.
@@ -120,6 +120,11 @@ impl Host {
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
         Ok(Arc::new(host))
+    }
+
+    /// Interrupts guests that are called for long: the host will stop, and waits for nothing that might never end.
+    pub fn interrupt(&self) {
+        self.parts.catalog.interrupt();
     }
 
     /// Sends a command and waits for its outcome.

@@ -30,6 +30,7 @@ pub mod filter;
 pub mod meter;
 pub mod metrics;
 pub mod model;
+pub mod names;
 pub mod status;
 pub mod trace;
 

@@ -7,9 +7,13 @@
 
 mod aggregate;
 mod bindings;
+mod cache;
 mod catalog;
+mod clock;
 mod engine;
+mod guarded;
 mod lend;
+mod pace;
 mod projection;
 mod sandbox;
 mod section;
@@ -18,7 +22,8 @@ mod subscriber;
 
 pub use aggregate::{AggregateGuest, AggregateNames, Live};
 pub use catalog::{Catalog, FileWatch};
-pub use engine::Compiler;
+pub use engine::{Compiler, Demand};
+pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use section::{API_VERSION, Description, Role};
 pub use slot::Slot;
@@ -27,15 +32,16 @@ pub use subscriber::SubscriberGuest;
 use crate::filter::Filter;
 use crate::model::Header;
 use bindings::exports::wasmill::plugin as exports;
+use clock::Time;
+use guarded::Guarded;
 use sandbox::Sandbox;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
-use wasmtime::{Store, Trap};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-/// Handles of a wasm store beside those of its live aggregates.
-const HANDLES_SPARE: usize = 100_000;
+/// Bytes that the file of a plugin may have.
+const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why a plugin can't be had, or why a call into it did not end.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,9 +49,22 @@ pub enum Error {
     /// The plugin is at fault; the sentence names it and tells what to do.
     #[error("{0}")]
     Plugin(String),
-    /// The host is at fault.
+    /// The host is at fault, for example because the system gives it no memory. What was to be done is as good as before:
+    /// it is tried again later. A wasm store that was called must not be used again.
     #[error("{0}")]
     Host(String),
+    /// The host is stopping, and has interrupted the guest. Its wasm store must not be used again.
+    #[error("the host is stopping")]
+    Stopping,
+    /// A list of items took longer than one item may: it is not known whether one of them is at fault. The wasm store must
+    /// not be used again; [`Pace`] says how to go on.
+    #[error("plugin {label} took longer than {limit:?} for a list")]
+    Overrun {
+        /// Name and version.
+        label: Arc<str>,
+        /// The time for one item, which lists have too.
+        limit: Duration,
+    },
     /// The guest trapped, ran out of time or memory. Its wasm store must not be used again.
     #[error("plugin {label} failed: {cause}")]
     Trap {
@@ -56,10 +75,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether it says nothing about the plugin or the data: what was to be done is tried again later.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self, Self::Host(_) | Self::Stopping)
+    }
+}
+
 /// What a guest may use. Each limit has a name in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Time for one event, command or query.
+    /// Time for one call: a command, a query, an event, or a list of events. A list that takes longer is handled event by
+    /// event.
     pub event_time: Duration,
     /// Linear memory of one wasm store, in bytes.
     pub memory_bytes_max: usize,
@@ -71,7 +98,7 @@ pub struct Limits {
     pub instances_max: usize,
     /// Effects of one call of a subscriber.
     pub effects_max: usize,
-    /// Bytes that one call may return.
+    /// Bytes that one call may hand over: what it returns, and what it asks for.
     pub output_bytes_max: usize,
 }
 
@@ -209,14 +236,15 @@ pub struct Plugin {
     label: Arc<str>,
     file: PathBuf,
     pre: InstancePre<Sandbox>,
+    time: Arc<Time>,
 }
 
 impl Plugin {
     /// Reads, checks, compiles, links and starts the plugin in a file. When any step fails nothing is left behind.
     pub fn load(compiler: &Compiler, name: &str, file: &Path, limits: &Limits) -> Result<Self, Error> {
-        let bytes = std::fs::read(file).map_err(|error| {
+        let bytes = read(file).map_err(|cause| {
             Error::Plugin(format!(
-                "plugin {name} can't be read from {}: {error}; build it, or correct `plugins.{name}.file` in the manifest",
+                "plugin {name} can't be read from {}: {cause}; build it, or correct `plugins.{name}.file` in the manifest",
                 file.display()
             ))
         })?;
@@ -225,8 +253,8 @@ impl Plugin {
         let label: Arc<str> = format!("{name} {}", description.version).into();
         let component = compiler.compile(&label, &bytes, &digest)?;
         let pre = link(compiler, &label, &description, &component)?;
-        let plugin =
-            Self { name: name.into(), description, digest, limits: limits.clone(), label, file: file.to_owned(), pre };
+        let (file, limits, time) = (file.to_owned(), limits.clone(), compiler.time().clone());
+        let plugin = Self { name: name.into(), description, digest, limits, label, file, pre, time };
         plugin.smoke_test()?;
         Ok(plugin)
     }
@@ -263,34 +291,15 @@ impl Plugin {
                 Role::Aggregate { .. } => {
                     AggregateGuest::new(self)?.describe()?;
                 }
-                Role::Subscriber { subscriptions } => {
-                    self.check_patterns(subscriptions)?;
+                Role::Subscriber { .. } => {
                     SubscriberGuest::new(self)?;
                 }
-                Role::Projection { subscriptions, .. } => {
-                    self.check_patterns(subscriptions)?;
+                Role::Projection { .. } => {
                     ProjectionGuest::new(self)?.schema()?;
                 }
             }
         }
         Ok(())
-    }
-
-    fn check_patterns(&self, subscriptions: &[String]) -> Result<(), Error> {
-        match Filter::parse(subscriptions.iter().map(String::as_str)) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::Plugin(format!("plugin {} subscribes to nothing sensible: {error}", self.label))),
-        }
-    }
-
-    fn sandbox(&self) -> Store<Sandbox> {
-        let mut store = Store::new(self.pre.component().engine(), Sandbox::new(self.label.clone(), &self.limits));
-        store.limiter(|sandbox| &mut sandbox.usage);
-        // A live aggregate has a handle on either side, and some are lent to calls. The cache bounds them; this is
-        // only to be above it.
-        store.set_max_component_handles(self.limits.instances_max.saturating_mul(4).saturating_add(HANDLES_SPARE));
-        store.set_epoch_deadline(engine::ticks(self.limits.event_time));
-        store
     }
 
     fn lacks(&self, role: &str, error: &wasmtime::Error) -> Error {
@@ -299,6 +308,18 @@ impl Plugin {
             self.label
         ))
     }
+}
+
+/// The bytes of a plugin's file. What is no file might never end.
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let about = std::fs::metadata(file).map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    if about.len() > FILE_BYTES_MAX {
+        return Err(format!("it has {} bytes and the limit is {FILE_BYTES_MAX}", about.len()));
+    }
+    std::fs::read(file).map_err(|error| error.to_string())
 }
 
 /// Links a component to what its roles may import; a role's world is all it can reach.
@@ -331,52 +352,6 @@ fn link(
     bindings::EveryRole::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)
         .and_then(|()| linker.instantiate_pre(component))
         .map_err(|error| Error::Plugin(format!("plugin {label} does not fit this host's contract: {error:#}")))
-}
-
-/// A wasm store that is called with deadlines, and whose failures are explained.
-struct Guarded {
-    store: Store<Sandbox>,
-    label: Arc<str>,
-    ticks_per_event: u64,
-    event_time: Duration,
-}
-
-impl Guarded {
-    /// A fresh wasm store with an instance of the plugin in it.
-    fn instantiate(plugin: &Plugin) -> Result<(Self, Instance), Error> {
-        let mut guarded = Self {
-            store: plugin.sandbox(),
-            label: plugin.label.clone(),
-            ticks_per_event: engine::ticks(plugin.limits.event_time),
-            event_time: plugin.limits.event_time,
-        };
-        let instance = guarded.call(1, |store| plugin.pre.instantiate(store))?;
-        Ok((guarded, instance))
-    }
-
-    /// Calls into the guest with the time for `events` events.
-    fn call<T>(
-        &mut self,
-        events: usize,
-        call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
-    ) -> Result<T, Error> {
-        self.store.set_epoch_deadline(self.ticks_per_event.saturating_mul(events.max(1) as u64));
-        call(&mut self.store).map_err(|error| self.trapped(&error))
-    }
-
-    fn trapped(&mut self, error: &wasmtime::Error) -> Error {
-        let said = self.store.data_mut().last_error.take();
-        let cause = match (error.downcast_ref::<Trap>(), said) {
-            (Some(Trap::Interrupt), _) => format!(
-                "it took longer than {:?} for one event: make it faster or raise limits.event_time_ms",
-                self.event_time
-            ),
-            (Some(Trap::UnreachableCodeReached), Some(said)) => said,
-            (Some(trap), _) => trap.to_string(),
-            (None, _) => error.root_cause().to_string(),
-        };
-        Error::Trap { label: self.label.clone(), cause }
-    }
 }
 
 /// A guest's own words for an outcome.

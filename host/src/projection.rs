@@ -75,6 +75,17 @@ pub enum Error {
     Event(String),
 }
 
+impl Error {
+    /// Whether it is the host's trouble, which may be over soon: nothing of the data is at fault.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::ReadModel { .. } => true,
+            Self::Plugin(error) => error.is_of_host(),
+            Self::Undone | Self::Event(_) => false,
+        }
+    }
+}
+
 impl Projection {
     /// Starts the projection of a plugin, if it has the role. Read models lie in the folder `read_models`.
     pub fn start(
@@ -86,11 +97,12 @@ impl Projection {
     ) -> Result<Option<Self>, Error> {
         let plugin = slot.current();
         let name = plugin.description.roles.iter().find_map(|role| match role {
-            Role::Projection { name, .. } => Some(Arc::<str>::from(name.as_str())),
+            Role::Projection { name, .. } => Some(name.clone()),
             _ => None,
         });
         let Some(name) = name else { return Ok(None) };
-        let folder = read_models.join(&*name);
+        let folder = name.within(read_models);
+        let name: Arc<str> = name.into();
         let (stop, stopped) = Stop::new();
         let progress = Arc::new(Progress::default());
         let first = Generation::open(&plugin, &folder)?;

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service, shards_by_default};
 use wasmill::model::{Command, Outcome, StreamId, now_ms};
-use wasmill::plugin::{Catalog, Compiler, Limits};
+use wasmill::plugin::{Catalog, Compiler, Demand, Limits};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 
@@ -152,7 +152,7 @@ impl Setup {
             Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), shards, options)],
             Handlers::Wasm => {
                 let limits = Limits { instances_max: LIVE_MAX, ..Limits::default() };
-                let compiler = Compiler::new(None).expect("an engine");
+                let compiler = Compiler::new(None, Demand::default()).expect("an engine");
                 let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), limits)])
                     .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
                 catalog.slots().flat_map(|slot| Service::of_plugin(slot, shards, &options)).collect()

@@ -1,6 +1,7 @@
 //! From a variant of an enum to its name and bytes.
 
-use super::{Error, json};
+use super::Error;
+use super::json::Text;
 use serde::ser::{Impossible, Serialize, SerializeStructVariant, SerializeTupleVariant, Serializer};
 
 /// Encodes a variant of an enum: its name, and its content as JSON (`null` for a variant without content).
@@ -16,16 +17,29 @@ use serde::ser::{Impossible, Serialize, SerializeStructVariant, SerializeTupleVa
 /// assert_eq!((name, payload.as_slice()), ("Confirmed", b"null".as_slice()));
 /// ```
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<(&'static str, Vec<u8>), Error> {
+    encode_variant(value).map(|Encoded { name, payload, .. }| (name, payload))
+}
+
+/// A variant of an enum as JSON.
+pub(crate) struct Encoded {
+    /// The variant's place in its enum.
+    pub(crate) variant: u32,
+    pub(crate) name: &'static str,
+    pub(crate) payload: Vec<u8>,
+    /// Whether only decoding it shows that it comes back.
+    pub(crate) is_doubtful: bool,
+}
+
+/// Encodes a variant of an enum.
+pub(crate) fn encode_variant<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, Error> {
     value.serialize(Variant)
 }
 
-fn append<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) -> Result<(), Error> {
-    json::append(buffer, value).map_err(Error::unplaced)
-}
+/// Bytes that are enough for most payloads, so that a buffer grows seldom.
+const CAPACITY: usize = 256;
 
-/// Enough for most payloads, so that a buffer grows seldom.
-fn buffer() -> Vec<u8> {
-    Vec::with_capacity(256)
+fn append<T: Serialize + ?Sized>(text: &mut Text, value: &T) -> Result<(), Error> {
+    text.append(value).map_err(Error::unplaced)
 }
 
 fn unsuitable<T>() -> Result<T, Error> {
@@ -44,7 +58,7 @@ macro_rules! no_variant {
 struct Variant;
 
 impl Serializer for Variant {
-    type Ok = (&'static str, Vec<u8>);
+    type Ok = Encoded;
     type Error = Error;
     type SerializeSeq = Impossible<Self::Ok, Error>;
     type SerializeTuple = Impossible<Self::Ok, Error>;
@@ -54,40 +68,40 @@ impl Serializer for Variant {
     type SerializeStruct = Impossible<Self::Ok, Error>;
     type SerializeStructVariant = Content;
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<Self::Ok, Error> {
-        Ok((variant, b"null".to_vec()))
+    fn serialize_unit_variant(self, _: &'static str, variant: u32, name: &'static str) -> Result<Self::Ok, Error> {
+        Ok(Encoded { variant, name, payload: b"null".to_vec(), is_doubtful: false })
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
         _: &'static str,
-        _: u32,
-        variant: &'static str,
+        variant: u32,
+        name: &'static str,
         value: &T,
     ) -> Result<Self::Ok, Error> {
-        let mut payload = buffer();
-        append(&mut payload, value)?;
-        Ok((variant, payload))
+        let mut text = Text::with_capacity(CAPACITY, 0);
+        append(&mut text, value)?;
+        Ok(Encoded { variant, name, payload: text.bytes, is_doubtful: text.is_doubtful })
     }
 
     fn serialize_struct_variant(
         self,
         _: &'static str,
-        _: u32,
-        variant: &'static str,
+        variant: u32,
+        name: &'static str,
         _: usize,
     ) -> Result<Content, Error> {
-        Ok(Content { variant, payload: buffer() })
+        Ok(Content { variant, name, text: Text::with_capacity(CAPACITY, 1) })
     }
 
     fn serialize_tuple_variant(
         self,
         _: &'static str,
-        _: u32,
-        variant: &'static str,
+        variant: u32,
+        name: &'static str,
         _: usize,
     ) -> Result<Content, Error> {
-        Ok(Content { variant, payload: buffer() })
+        Ok(Content { variant, name, text: Text::with_capacity(CAPACITY, 1) })
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Self::Ok, Error> {
@@ -136,33 +150,35 @@ impl Serializer for Variant {
 
 /// The members of a variant, written as they come.
 struct Content {
-    variant: &'static str,
-    payload: Vec<u8>,
+    variant: u32,
+    name: &'static str,
+    text: Text,
 }
 
 impl Content {
     fn separate(&mut self, open: u8) {
-        self.payload.push(if self.payload.is_empty() { open } else { b',' });
+        self.text.bytes.push(if self.text.bytes.is_empty() { open } else { b',' });
     }
 
-    fn close(mut self, open: u8, close: u8) -> (&'static str, Vec<u8>) {
-        if self.payload.is_empty() {
-            self.payload.push(open);
+    fn close(self, open: u8, close: u8) -> Encoded {
+        let Self { variant, name, text: Text { bytes: mut payload, is_doubtful, .. } } = self;
+        if payload.is_empty() {
+            payload.push(open);
         }
-        self.payload.push(close);
-        (self.variant, self.payload)
+        payload.push(close);
+        Encoded { variant, name, payload, is_doubtful }
     }
 }
 
 impl SerializeStructVariant for Content {
-    type Ok = (&'static str, Vec<u8>);
+    type Ok = Encoded;
     type Error = Error;
 
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
         self.separate(b'{');
-        append(&mut self.payload, key)?;
-        self.payload.push(b':');
-        append(&mut self.payload, value)
+        append(&mut self.text, key)?;
+        self.text.bytes.push(b':');
+        append(&mut self.text, value)
     }
 
     fn end(self) -> Result<Self::Ok, Error> {
@@ -171,12 +187,12 @@ impl SerializeStructVariant for Content {
 }
 
 impl SerializeTupleVariant for Content {
-    type Ok = (&'static str, Vec<u8>);
+    type Ok = Encoded;
     type Error = Error;
 
     fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
         self.separate(b'[');
-        append(&mut self.payload, value)
+        append(&mut self.text, value)
     }
 
     fn end(self) -> Result<Self::Ok, Error> {

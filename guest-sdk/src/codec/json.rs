@@ -1,6 +1,6 @@
-//! Values as JSON: byte for byte what serde_json writes, and by serde_json wherever it takes more than copying. One thing
-//! is refused that serde_json lets pass: NaN and infinity. It writes `null` for them, which is not what was there, and
-//! which does not come back.
+//! Values as JSON: byte for byte what serde_json writes, and by serde_json wherever it takes more than copying. Two things
+//! are refused that serde_json lets pass, because they do not come back: NaN and infinity, for which it writes `null`, and
+//! lists and objects nested deeper than it reads.
 //!
 //! A payload is mostly text that needs no escape. serde_json looks at it byte by byte and copies each piece by a call out
 //! of the guest; here it is looked at and copied a word at a time, which takes a twentieth off a command.
@@ -11,29 +11,53 @@ use serde::ser::{
 };
 use serde_json::{Error, Result};
 
-/// Appends a value to the bytes.
-pub(super) fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<()> {
-    value.serialize(Json(bytes))
+/// A text that is being written.
+pub(super) struct Text {
+    pub(super) bytes: Vec<u8>,
+    /// Lists and objects that the next value is in.
+    depth: u32,
+    /// Whether it has something that decoders do not always take: numbers beyond 64 bits, which flattened and tagged
+    /// content loses, or JSON of somebody else's. Decoding it shows.
+    pub(super) is_doubtful: bool,
 }
+
+impl Text {
+    /// An empty text with room for so many bytes, whose values are in so many lists and objects.
+    pub(super) fn with_capacity(bytes: usize, depth: u32) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), depth, is_doubtful: false }
+    }
+
+    /// Appends a value.
+    pub(super) fn append<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        append(self, value)
+    }
+}
+
+fn append<T: Serialize + ?Sized>(text: &mut Text, value: &T) -> Result<()> {
+    value.serialize(Json(text))
+}
+
+/// Lists and objects in one another that a text may have. serde_json reads 127; envelopes take some of them.
+pub(super) const DEPTH_MAX: u32 = 120;
 
 /// The names of serde_json's own values, such as `RawValue`, which only it can write, begin so.
 const OF_SERDE_JSON: &str = "$serde_json::";
 
-struct Json<'b>(&'b mut Vec<u8>);
+struct Json<'b>(&'b mut Text);
 
 impl<'b> Json<'b> {
     /// What is rare, or no mere copy.
     fn by_serde_json<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
-        value.serialize(&mut serde_json::Serializer::new(self.0))
+        value.serialize(&mut serde_json::Serializer::new(&mut self.0.bytes))
     }
 
     fn copy(self, bytes: &[u8]) {
-        copy(self.0, bytes);
+        copy(&mut self.0.bytes, bytes);
     }
 
     #[inline]
     fn text(self, text: &str) -> Result<()> {
-        let Json(bytes) = self;
+        let bytes = &mut self.0.bytes;
         let start = bytes.len();
         bytes.reserve(text.len() + 2);
         bytes.push(b'"');
@@ -42,26 +66,44 @@ impl<'b> Json<'b> {
             return Ok(());
         }
         bytes.truncate(start);
-        Json(bytes).by_serde_json(text)
+        self.by_serde_json(text)
     }
 
-    fn list(self, end: &'static [u8]) -> Members<'b> {
-        self.0.push(b'[');
-        Members { bytes: self.0, is_first: true, end, foreign: None }
+    fn list(self, end: &'static [u8]) -> Result<Members<'b>> {
+        self.begin(b'[', end)
     }
 
-    fn object(self, end: &'static [u8]) -> Members<'b> {
-        self.0.push(b'{');
-        Members { bytes: self.0, is_first: true, end, foreign: None }
+    fn object(self, end: &'static [u8]) -> Result<Members<'b>> {
+        self.begin(b'{', end)
+    }
+
+    #[inline]
+    fn begin(self, bracket: u8, end: &'static [u8]) -> Result<Members<'b>> {
+        let Json(text) = self;
+        text.depth += 1;
+        if text.depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        text.bytes.push(bracket);
+        Ok(Members { text, is_first: true, end, foreign: None })
     }
 
     /// The object around the content of a variant.
     fn variant(self, name: &str) -> Result<Self> {
-        self.0.push(b'{');
+        self.0.depth += 1;
+        if self.0.depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        self.0.bytes.push(b'{');
         Json(self.0).text(name)?;
-        self.0.push(b':');
+        self.0.bytes.push(b':');
         Ok(self)
     }
+}
+
+#[cold]
+fn too_deep() -> Error {
+    Error::custom(format_args!("more than {DEPTH_MAX} lists and objects in one another, which would not be read back"))
 }
 
 /// Appends bytes, a word at a time, and says whether all of them stand for themselves.
@@ -152,7 +194,7 @@ fn is_plain(word: u64) -> bool {
 
 /// What comes one by one into a list or an object.
 struct Members<'b> {
-    bytes: &'b mut Vec<u8>,
+    text: &'b mut Text,
     is_first: bool,
     end: &'static [u8],
     /// The name of a value of serde_json's own: its one field is the value.
@@ -163,33 +205,36 @@ impl Members<'_> {
     #[inline]
     fn separate(&mut self) {
         if !std::mem::take(&mut self.is_first) {
-            self.bytes.push(b',');
+            self.text.bytes.push(b',');
         }
     }
 
     #[inline]
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.separate();
-        append(self.bytes, value)
+        append(self.text, value)
     }
 
     #[inline]
     fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
         if let Some(name) = self.foreign {
-            let mut serializer = serde_json::Serializer::new(&mut *self.bytes);
+            let mut serializer = serde_json::Serializer::new(&mut self.text.bytes);
             let mut only = serializer.serialize_struct(name, 1)?;
             SerializeStruct::serialize_field(&mut only, key, value)?;
+            self.text.is_doubtful = true;
             return SerializeStruct::end(only);
         }
         self.separate();
-        Json(self.bytes).text(key)?;
-        self.bytes.push(b':');
-        append(self.bytes, value)
+        Json(self.text).text(key)?;
+        self.text.bytes.push(b':');
+        append(self.text, value)
     }
 
     #[inline]
     fn close(self) -> Result<()> {
-        self.bytes.extend_from_slice(self.end);
+        self.text.bytes.extend_from_slice(self.end);
+        // Each closing bracket leaves a list or an object.
+        self.text.depth -= self.end.len() as u32;
         Ok(())
     }
 }
@@ -207,7 +252,7 @@ macro_rules! floats {
     ($($method:ident($float:ty))*) => {
         $(fn $method(self, value: $float) -> Result<()> {
             if value.is_finite() {
-                serde_json::Serializer::new(self.0).$method(value)
+                serde_json::Serializer::new(&mut self.0.bytes).$method(value)
             } else {
                 Err(Error::custom(format_args!("{value} is no number in JSON: use an option, or a text")))
             }
@@ -218,7 +263,7 @@ macro_rules! floats {
 macro_rules! by_serde_json {
     ($($method:ident($value:ty))*) => {
         $(fn $method(self, value: $value) -> Result<()> {
-            serde_json::Serializer::new(self.0).$method(value)
+            serde_json::Serializer::new(&mut self.0.bytes).$method(value)
         })*
     };
 }
@@ -235,8 +280,20 @@ impl<'b> Serializer for Json<'b> {
     type SerializeStructVariant = Members<'b>;
 
     integers! {
-        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
-        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64)
+    }
+
+    fn serialize_i128(self, value: i128) -> Result<()> {
+        self.0.is_doubtful |= i64::try_from(value).is_err();
+        self.copy(itoa::Buffer::new().format(value).as_bytes());
+        Ok(())
+    }
+
+    fn serialize_u128(self, value: u128) -> Result<()> {
+        self.0.is_doubtful |= u64::try_from(value).is_err();
+        self.copy(itoa::Buffer::new().format(value).as_bytes());
+        Ok(())
     }
 
     floats! { serialize_f32(f32) serialize_f64(f64) }
@@ -244,7 +301,7 @@ impl<'b> Serializer for Json<'b> {
     by_serde_json! { serialize_char(char) serialize_bytes(&[u8]) }
 
     fn serialize_bool(self, value: bool) -> Result<()> {
-        self.0.extend_from_slice(if value { b"true" } else { b"false" });
+        self.0.bytes.extend_from_slice(if value { b"true" } else { b"false" });
         Ok(())
     }
 
@@ -262,7 +319,7 @@ impl<'b> Serializer for Json<'b> {
     }
 
     fn serialize_unit(self) -> Result<()> {
-        self.0.extend_from_slice(b"null");
+        self.0.bytes.extend_from_slice(b"null");
         Ok(())
     }
 
@@ -285,42 +342,43 @@ impl<'b> Serializer for Json<'b> {
         variant: &'static str,
         value: &T,
     ) -> Result<()> {
-        let Json(bytes) = self.variant(variant)?;
-        append(bytes, value)?;
-        bytes.push(b'}');
+        let Json(text) = self.variant(variant)?;
+        append(text, value)?;
+        text.bytes.push(b'}');
+        text.depth -= 1;
         Ok(())
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Members<'b>> {
-        Ok(self.list(b"]"))
+        self.list(b"]")
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Members<'b>> {
-        Ok(self.list(b"]"))
+        self.list(b"]")
     }
 
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Members<'b>> {
-        Ok(self.list(b"]"))
+        self.list(b"]")
     }
 
     fn serialize_tuple_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Members<'b>> {
-        Ok(self.variant(variant)?.list(b"]}"))
+        self.variant(variant)?.list(b"]}")
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Members<'b>> {
-        Ok(self.object(b"}"))
+        self.object(b"}")
     }
 
     #[inline]
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Members<'b>> {
         if name.starts_with(OF_SERDE_JSON) {
-            return Ok(Members { bytes: self.0, is_first: true, end: b"", foreign: Some(name) });
+            return Ok(Members { text: self.0, is_first: true, end: b"", foreign: Some(name) });
         }
-        Ok(self.object(b"}"))
+        self.object(b"}")
     }
 
     fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Members<'b>> {
-        Ok(self.variant(variant)?.object(b"}}"))
+        self.variant(variant)?.object(b"}}")
     }
 }
 
@@ -384,16 +442,16 @@ impl SerializeMap for Members<'_> {
     /// What may be a key, and how it is written, serde_json knows: it begins an object with it.
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         self.separate();
-        let start = self.bytes.len();
-        let mut serializer = serde_json::Serializer::new(&mut *self.bytes);
+        let start = self.text.bytes.len();
+        let mut serializer = serde_json::Serializer::new(&mut self.text.bytes);
         serializer.serialize_map(None)?.serialize_key(key)?;
-        self.bytes.remove(start);
+        self.text.bytes.remove(start);
         Ok(())
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-        self.bytes.push(b':');
-        append(self.bytes, value)
+        self.text.bytes.push(b':');
+        append(self.text, value)
     }
 
     fn end(self) -> Result<()> {
@@ -466,9 +524,11 @@ mod tests {
     }
 
     fn written(value: &(impl Serialize + ?Sized)) -> Result<String> {
-        let mut bytes = b"before".to_vec();
-        append(&mut bytes, value)?;
-        Ok(String::from_utf8(bytes.split_off(6)).expect("JSON is text"))
+        let mut text = Text::with_capacity(0, 0);
+        text.bytes.extend_from_slice(b"before");
+        text.append(value)?;
+        assert_eq!(text.depth, 0, "what was opened is closed");
+        Ok(String::from_utf8(text.bytes.split_off(6)).expect("JSON is text"))
     }
 
     #[track_caller]
@@ -515,6 +575,42 @@ mod tests {
                 [written(&Some(value)), written(&[value as f32])].map(|written| written.unwrap_err().to_string());
             assert!(said.iter().all(|said| said.contains("is no number in JSON")), "{said:?}");
         }
+    }
+
+    /// Lists in one another.
+    struct Nested(u32);
+
+    impl Serialize for Nested {
+        fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            let mut list = serializer.serialize_seq(None)?;
+            if self.0 > 1 {
+                list.serialize_element(&Nested(self.0 - 1))?;
+            }
+            list.end()
+        }
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_to_be_read_is_refused() {
+        let deepest = written(&Nested(DEPTH_MAX)).unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
+        for value in [Nested(DEPTH_MAX + 1), Nested(128), Nested(1_000)] {
+            let said = written(&value).unwrap_err().to_string();
+            assert!(said.contains("more than 120 lists and objects"), "{said}");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_64_bits_and_foreign_json_are_doubtful() {
+        let is_doubtful = |value: &dyn Fn(&mut Text)| {
+            let mut text = Text::with_capacity(0, 0);
+            value(&mut text);
+            text.is_doubtful
+        };
+        assert!(is_doubtful(&|text| text.append(&[u128::MAX]).unwrap()));
+        assert!(is_doubtful(&|text| text.append(&[i128::MIN]).unwrap()));
+        assert!(is_doubtful(&|text| text.append(&RawValue::from_string("[]".to_owned()).unwrap()).unwrap()));
+        assert!(!is_doubtful(&|text| text.append(&(u128::from(u64::MAX), i128::from(i64::MIN), 1.5)).unwrap()));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use crate::aggregate::{Aggregate, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
 use crate::bindings::types;
+use crate::codec::Encoded;
 use crate::log::install_panic_hook;
-use crate::{Failure, Metadata, codec, upcast};
-use std::cell::RefCell;
+use crate::{Failure, Metadata, codec, readback, upcast};
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
 /// Exports the aggregate `A`.
@@ -53,8 +54,10 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
-        self.settle();
-        (A::SNAPSHOTS.take)(&self.state.borrow())
+        self.try_snapshot().unwrap_or_else(|cause| {
+            say_once::<A>(&cause);
+            None
+        })
     }
 
     fn restore(&self, state: Vec<u8>) -> Result<(), String> {
@@ -68,6 +71,12 @@ impl<A: Aggregate> Live<A> {
     fn settle(&self) {
         let mut state = self.state.borrow_mut();
         self.decided.take().into_iter().for_each(|event| state.apply(event));
+    }
+
+    /// The state as bytes, if the aggregate keeps snapshots; or why it can't be kept.
+    pub(crate) fn try_snapshot(&self) -> Result<Option<Vec<u8>>, String> {
+        self.settle();
+        (A::SNAPSHOTS.take)(&self.state.borrow())
     }
 
     /// A look at the state, for tests.
@@ -88,6 +97,15 @@ impl<A: Aggregate> Live<A> {
 }
 
 fn new_event<A: Aggregate>(event: &A::Event) -> Result<types::NewEvent, codec::Error> {
-    let (name, payload) = upcast::encode(event, A::UPCASTS)?;
+    let Encoded { name, payload, .. } = readback::encode_event(event, A::UPCASTS)?;
     Ok(types::NewEvent { name: name.to_owned(), payload })
+}
+
+/// Says why states have no snapshot: once, since there are many.
+#[cold]
+fn say_once<A: Aggregate>(cause: &str) {
+    thread_local!(static SAID: Cell<bool> = const { Cell::new(false) });
+    if !SAID.replace(true) {
+        crate::warn!("no snapshot is kept of a {}, and its history is replayed instead: the state {cause}", A::TYPE);
+    }
 }

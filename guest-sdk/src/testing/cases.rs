@@ -5,6 +5,7 @@ use crate::Aggregate;
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate::GuestInstance;
 use crate::bindings::types;
 use crate::glue::Live;
+use crate::readback;
 use std::path::Path;
 use wasmill_cases::{Answer, Case, Command, Suite};
 
@@ -37,6 +38,7 @@ pub fn cases<A: Aggregate>(file: impl AsRef<Path>) {
 }
 
 fn answer<A: Aggregate>(Case { given, when, .. }: &Case) -> Answer {
+    readback::check_all();
     let live = Live::<A>::new(when.aggregate_id.clone());
     let stream = (A::TYPE, when.aggregate_id.as_str());
     let history =

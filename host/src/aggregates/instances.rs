@@ -4,7 +4,7 @@
 //! the next command to each rebuilds it from the store: from a snapshot, if there is one, and the events after it.
 
 use super::handlers::{Guest, Handlers};
-use crate::model::{Command, NewEvent, StreamId, Version};
+use crate::model::{Command, NewEvent, RecordedEvent, StreamId, Version};
 use crate::plugin::{self, Refusal};
 use crate::store::{self, EventStore, Reader, Snapshot};
 use lru::LruCache;
@@ -30,6 +30,8 @@ pub(super) type InstanceOf<H> = Instance<LiveOf<H>>;
 pub(super) enum Undone {
     /// The guest is lost.
     Trap(String),
+    /// The host could not have it decided, and the command is as good as before. The guest is lost, or there is none.
+    Host(String),
     /// The aggregate can't be built from its history.
     History(String),
     /// The store can't be read.
@@ -40,6 +42,8 @@ pub(super) struct Instances<H: Handlers> {
     handlers: Arc<H>,
     /// `None` when the last one was lost and none could be made since.
     guest: Option<H::Guest>,
+    /// Why no guest could be made, until one is.
+    trouble: Option<plugin::Error>,
     /// Counts the guests.
     generation: u64,
     /// Those that wait for nothing.
@@ -67,6 +71,7 @@ impl<H: Handlers> Instances<H> {
             instances_max: guest.instances_max(),
             memory_bytes_seen: 0,
             guest: Some(guest),
+            trouble: None,
             handlers,
             generation: 0,
             // Unbounded by the guest's limit: `keep` discards what it pushes out.
@@ -97,6 +102,20 @@ impl<H: Handlers> Instances<H> {
     }
 
     fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+        match self.replay(stream, HISTORY_PAGE)? {
+            Some(instance) => Ok(instance),
+            // A page took longer than an event may: event by event it shows which one is at fault, if any is.
+            None => {
+                self.renew();
+                let replayed = self.replay(stream, 1)?;
+                replayed.ok_or_else(|| Undone::Trap(format!("plugin {} can't rebuild {stream}", self.label())))
+            }
+        }
+    }
+
+    /// The aggregate from its snapshot and history, with so many events to a call. None if that took too long for a
+    /// call with several events: then the guest is lost.
+    fn replay(&mut self, stream: &StreamId, events_max: usize) -> Result<Option<InstanceOf<H>>, Undone> {
         let mut instance = match self.restore(stream)? {
             Some(instance) => instance,
             None => self.create(stream)?,
@@ -106,16 +125,15 @@ impl<H: Handlers> Instances<H> {
             let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(Undone::Store)?;
             let Some(last) = events.last() else { break };
             instance.version = last.version;
-            if let Err(failure) = self.guest()?.apply(&instance.live, &events)? {
-                self.discard(instance);
-                let event = &events[failure.index.min(events.len() - 1)];
-                return Err(Undone::History(format!(
-                    "plugin {} can't rebuild {stream}: event {} at version {} ({}); repair the plugin, its history is unchanged",
-                    self.label(),
-                    event.name,
-                    event.version,
-                    failure.refusal
-                )));
+            for events in events.chunks(events_max) {
+                match self.apply(stream, &instance, events) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    Err(undone) => {
+                        self.discard(instance);
+                        return Err(undone);
+                    }
+                }
             }
             if !store::is_full(&events, HISTORY_PAGE) {
                 break;
@@ -127,9 +145,36 @@ impl<H: Handlers> Instances<H> {
             && !self.keep_snapshot(stream, &instance.live, instance.version)
         {
             self.renew();
-            return self.rebuild(stream);
+            return self.replay(stream, events_max);
         }
-        Ok(instance)
+        Ok(Some(instance))
+    }
+
+    /// Applies history. False if the list took too long: then the guest is lost.
+    fn apply(&mut self, stream: &StreamId, instance: &InstanceOf<H>, events: &[RecordedEvent]) -> Result<bool, Undone> {
+        let label = self.label();
+        let history = |event: &RecordedEvent, cause: &dyn std::fmt::Display| {
+            format!(
+                "plugin {label} can't rebuild {stream}: event {} at version {} ({cause}); repair the plugin, its history is \
+                 unchanged",
+                event.name, event.version
+            )
+        };
+        match self.guest()?.apply(&instance.live, events) {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(failure)) => {
+                Err(Undone::History(history(&events[failure.index.min(events.len() - 1)], &failure.refusal)))
+            }
+            Err(plugin::Error::Overrun { .. }) => {
+                self.lose();
+                Ok(false)
+            }
+            Err(plugin::Error::Trap { cause, .. }) if events.len() == 1 => {
+                self.lose();
+                Err(Undone::Trap(history(&events[0], &cause)))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn create(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
@@ -260,12 +305,23 @@ impl<H: Handlers> Instances<H> {
                 self.instances_max = guest.instances_max();
                 self.memory_bytes_seen = 0;
                 self.guest = Some(guest);
+                if self.trouble.take().is_some() {
+                    tracing::info!("a shard of plugin {} has a guest again", self.handlers.name());
+                }
             }
-            // The old one, if there is one, goes on serving.
+            // The old one, if there is one, goes on serving. It is tried with each command, and said once.
             Err(error) => {
-                tracing::error!("a shard can't instantiate plugin {}: {error}", self.handlers.name());
+                if self.trouble.is_none() {
+                    tracing::error!("a shard can't instantiate plugin {}: {error}", self.handlers.name());
+                }
+                self.trouble = Some(error);
             }
         }
+    }
+
+    /// Why the shard has no guest, or goes on with an old one.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(ToString::to_string)
     }
 
     /// The live aggregates go with their guest.
@@ -276,8 +332,11 @@ impl<H: Handlers> Instances<H> {
     }
 
     fn guest(&mut self) -> Result<&mut H::Guest, Undone> {
-        let handlers = &self.handlers;
-        self.guest.as_mut().ok_or_else(|| Undone::Trap(format!("plugin {} can't be instantiated", handlers.name())))
+        match (&mut self.guest, &self.trouble) {
+            (Some(guest), _) => Ok(guest),
+            (None, Some(error)) => Err(error.clone().into()),
+            (None, None) => Err(Undone::Host(format!("plugin {} has no guest", self.handlers.name()))),
+        }
     }
 
     fn label(&self) -> Arc<str> {
@@ -287,6 +346,11 @@ impl<H: Handlers> Instances<H> {
 
 impl From<plugin::Error> for Undone {
     fn from(error: plugin::Error) -> Self {
-        Self::Trap(error.to_string())
+        match error {
+            plugin::Error::Host(_) | plugin::Error::Stopping => Self::Host(error.to_string()),
+            plugin::Error::Plugin(_) | plugin::Error::Trap { .. } | plugin::Error::Overrun { .. } => {
+                Self::Trap(error.to_string())
+            }
+        }
     }
 }

@@ -182,6 +182,10 @@ impl<H: Handlers> Shard<H> {
                 self.instances.lose();
                 self.undone(order, reason, Duration::ZERO);
             }
+            Err(Undone::Host(reason)) => {
+                self.instances.lose();
+                self.give_back(order, reason);
+            }
             Err(Undone::History(reason)) => self.undone(order, reason, Duration::ZERO),
             Err(Undone::Store(error)) => self.give_back(order, error.to_string()),
         }

@@ -100,7 +100,7 @@ async fn serve_api(
     let file = HostFile { pid: std::process::id(), url: format!("http://{}", settings.listen) };
     let unwritten = |cause| Failure::failed(format!("cannot write {}: {cause}", HostFile::path(data).display()));
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = api::serve(listener, settings, host, async {
+    let serving = api::serve(listener, settings, host.clone(), async {
         // A sender that is gone means the same: stop.
         let _ = stopped.await;
     });
@@ -111,6 +111,7 @@ async fn serve_api(
         served = &mut serving => served,
         () = signals.next() => {
             drop(stop);
+            host.interrupt();
             serving.await
         }
     };

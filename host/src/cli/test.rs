@@ -6,7 +6,7 @@
 use super::failure::Failure;
 use super::output;
 use crate::model::{Command, Header, Position, RecordedEvent, StreamId, Version};
-use crate::plugin::{AggregateGuest, Compiler, Error, Limits, Plugin, Refusal, Role};
+use crate::plugin::{AggregateGuest, Compiler, Demand, Error, Limits, Plugin, Refusal, Role};
 use std::path::PathBuf;
 use wasmill_cases::{Answer, Case, Suite};
 
@@ -23,7 +23,7 @@ pub(super) fn test(args: &Args, json: bool) -> Result<(), Failure> {
     let suites = args.cases.iter().map(Suite::read).collect::<Result<Vec<_>, _>>();
     let suites = suites.map_err(|error| Failure::usage(error.to_string()))?;
     let name = args.plugin.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let compiler = Compiler::new(None).map_err(failure)?;
+    let compiler = Compiler::new(None, Demand::default()).map_err(failure)?;
     let plugin = Plugin::load(&compiler, &name, &args.plugin, &Limits::default()).map_err(failure)?;
     let (mut held, mut failed) = (0, 0);
     for suite in &suites {
@@ -50,7 +50,7 @@ fn failure(error: Error) -> Failure {
 /// The cases must be of an aggregate that the plugin has.
 fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), Failure> {
     let is_served =
-        |role: &Role| matches!(role, Role::Aggregate { aggregate_type } if *aggregate_type == suite.aggregate);
+        |role: &Role| matches!(role, Role::Aggregate { aggregate_type } if **aggregate_type == *suite.aggregate);
     if plugin.description.roles.iter().any(is_served) {
         return Ok(());
     }
@@ -84,7 +84,7 @@ fn report(suite: &Suite, case: &Case, result: Result<(), String>, json: bool) ->
 fn answer(plugin: &Plugin, suite: &Suite, case: &Case) -> Result<Answer, Failure> {
     match decide(plugin, suite, case) {
         Ok(answer) => Ok(answer),
-        Err(trap @ Error::Trap { .. }) => Ok(Answer::Failed(trap.to_string())),
+        Err(trap @ (Error::Trap { .. } | Error::Overrun { .. })) => Ok(Answer::Failed(trap.to_string())),
         Err(error) => Err(failure(error)),
     }
 }

@@ -6,7 +6,8 @@ use crate::manifest::{
     Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Source as SourceSettings, Target,
     Transaction,
 };
-use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Limits, Role, Slot};
+use crate::names::Name;
+use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Demand, Limits, Role, Slot};
 use crate::projection::{self, Projection};
 use crate::status::SourceStatus;
 use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
@@ -66,7 +67,7 @@ pub enum Error {
 /// Loads every plugin of a manifest and checks that all fits together, without starting anything: a line for each
 /// plugin, or for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Vec<String>, Vec<String>> {
-    let compiler = Compiler::new(None).map_err(|error| vec![error.to_string()])?;
+    let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let catalog = load(manifest, compiler)?;
     let lines = catalog.slots().map(|slot| {
         let plugin = slot.current();
@@ -83,10 +84,12 @@ impl Parts {
         std::fs::create_dir_all(data).map_err(|error| {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
         })?;
-        let compiler = Compiler::new(Some(&data.join("compiled")))?;
+        let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
         let store: Arc<dyn EventStore> =
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
+        // The store keeps other hosts out of the folder.
+        catalog.clean();
         let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name]));
         let aggregates = Arc::new(Aggregates::start(services, &store)?);
         let mut parts = Self {
@@ -223,6 +226,7 @@ impl Parts {
 
     /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to.
     pub(super) fn stop(&self) {
+        self.catalog.interrupt();
         self.records.iter().for_each(RecordSubscription::give_back);
         self.sources.iter().for_each(Source::stop);
         self.transforms.iter().for_each(Transform::stop);
@@ -238,6 +242,16 @@ impl Parts {
     }
 }
 
+/// The guests that a host may have at the same time: one for each shard, for each follower and for each query of a
+/// projection; and as many again while code is swapped.
+pub fn demand(manifest: &Manifest) -> Demand {
+    let queries = projection::Options::default().queries_max;
+    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 2 + queries;
+    let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + manifest.sources.len();
+    let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();
+    Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }
+}
+
 /// Loads the plugins and checks them against each other and against the rest of the manifest.
 fn load(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<String>> {
     let plugins = manifest.plugins.iter().map(|(name, plugin)| (name.as_str(), plugin.file.clone(), limits(plugin)));
@@ -249,8 +263,8 @@ fn load(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<String>>
 
 fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut served: Vec<(String, Arc<plugin::Plugin>)> = Vec::new();
-    let mut projections: Vec<(String, String)> = Vec::new();
+    let mut served: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
+    let mut projections: Vec<(Name, String)> = Vec::new();
     for plugin in catalog.slots().map(|slot| slot.current()) {
         for role in plugin.description.roles.clone() {
             match role {
@@ -289,7 +303,7 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         }
     }
     for name in
-        manifest.projections.keys().filter(|name| !projections.iter().any(|(projection, _)| projection == *name))
+        manifest.projections.keys().filter(|name| !projections.iter().any(|(projection, _)| **projection == ***name))
     {
         problems.push(format!("{place}: `projections.{name}` names no projection of any plugin"));
     }
@@ -298,9 +312,9 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
 
 /// What is wrong with a source whose commands nobody would understand. Names that stand in the records are not known
 /// yet: a record with a wrong one is parked.
-fn command_problems(source: &str, commands: &Commands, served: &[(String, Arc<plugin::Plugin>)]) -> Vec<String> {
+fn command_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
     let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
-    let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| aggregate_type == aggregate) else {
+    let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate) else {
         return vec![format!("`sources.{source}.aggregate`: no plugin serves aggregate type {aggregate}")];
     };
     let known = match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
@@ -400,7 +414,7 @@ fn record_options(source: &str, deliveries: &Deliveries) -> RecordOptions {
 
 fn projection_options(manifest: &Manifest, plugin: &plugin::Plugin) -> projection::Options {
     let settings = plugin.description.roles.iter().find_map(|role| match role {
-        Role::Projection { name, .. } => manifest.projections.get(name),
+        Role::Projection { name, .. } => manifest.projections.get(&**name),
         _ => None,
     });
     projection::Options { batch_max: settings.cloned().unwrap_or_default().batch_max, ..projection::Options::default() }

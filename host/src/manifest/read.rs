@@ -6,6 +6,7 @@ mod source;
 
 use super::section::{Document, Entry, Section, nearest};
 use super::*;
+use crate::names::{self, Rule};
 use property::properties;
 use std::ops::RangeInclusive;
 use toml::de::{DeTable, DeValue};
@@ -76,13 +77,17 @@ fn complete<T>(sections: BTreeMap<String, Option<T>>) -> BTreeMap<String, T> {
 }
 
 fn name(entry: &Entry<'_>, name: &str) -> bool {
-    let valid = (1..=64).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if !valid {
-        let text = format!("the name {name:?} in `{}` must be 1 to 64 characters of a-z, 0-9 and `-`", entry.path);
-        entry.document.problem(entry.key_span.clone(), text);
+    let cause = names::checked(name, Rule::Part).err();
+    if let Some(cause) = &cause {
+        entry.document.problem(entry.key_span.clone(), format!("the name in `{}` {cause}", entry.path));
     }
-    valid
+    cause.is_none()
+}
+
+/// The text of an entry that keeps to a rule for names.
+fn named_by<'a>(entry: &Entry<'a>, expected: &str, rule: Rule) -> Option<&'a str> {
+    let text = entry.text(expected)?;
+    names::checked(text, rule).map_err(|cause| entry.note(&cause.to_string())).ok()
 }
 
 fn known_plugin(entry: &Entry<'_>, text: &str, plugins: &BTreeMap<String, Option<Plugin>>) -> bool {

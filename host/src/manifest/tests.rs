@@ -235,7 +235,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     // Names
     (
         "[plugins.Orders]\nfile = 'o'",
-        &["1:10: the name \"Orders\" in `plugins.Orders` must be 1 to 64 characters of a-z, 0-9 and `-`"],
+        &["1:10: the name in `plugins.Orders` must be 1 to 64 characters of a-z, 0-9 and `-`, found \"Orders\""],
     ),
     (
         "[kafka]\nbrokers = 'embedded'\n[kafka.topics.'a b']",

@@ -5,6 +5,7 @@ use super::bindings::wasmill::plugin::types;
 use super::lend::{Lender, lend_cause, lend_headers};
 use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
 use crate::model::{Command, NewEvent, RecordedEvent};
+use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
 
 /// A wasm store with the live aggregates of one shard. After [`Error::Trap`] it must be thrown away with all of them.
@@ -39,6 +40,13 @@ impl AggregateGuest {
     /// What the aggregate understands.
     pub fn describe(&mut self) -> Result<AggregateNames, Error> {
         let export::Description { commands, events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        for (kind, name) in
+            commands.iter().map(|name| ("command", name)).chain(events.iter().map(|name| ("event", name)))
+        {
+            names::checked(name, Rule::Message).map_err(|cause| {
+                Error::Plugin(format!("plugin {}: the name of a {kind} {cause}; rename it", self.guarded.label))
+            })?;
+        }
         Ok(AggregateNames { commands, events })
     }
 
@@ -70,12 +78,14 @@ impl AggregateGuest {
             },
         };
         let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, lent))?;
-        Ok(match decided {
-            Ok(events) => {
-                Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect())
-            }
-            Err(outcome) => Err(refusal(outcome)),
-        })
+        let events = match decided {
+            Ok(events) => events,
+            Err(outcome) => return Ok(Err(refusal(outcome))),
+        };
+        if let Some(cause) = events.iter().find_map(|event| names::checked(&event.name, Rule::Message).err()) {
+            return Err(self.guarded.broke_the_contract(format!("the name of an event that it decided on {cause}")));
+        }
+        Ok(Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect()))
     }
 
     /// Applies what it decided last, which must be durable, and gives the state as bytes, where the aggregate keeps

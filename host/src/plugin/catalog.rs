@@ -43,6 +43,16 @@ impl Catalog {
         if errors.is_empty() { Ok(Self { compiler, slots }) } else { Err(errors) }
     }
 
+    /// Interrupts guests that are called for long, now and from now on: the host is stopping.
+    pub fn interrupt(&self) {
+        self.compiler.interrupt();
+    }
+
+    /// Removes compiled code that no plugin uses. To be called by the one host of the data folder.
+    pub fn clean(&self) {
+        self.compiler.clean();
+    }
+
     /// Every plugin, by name.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.slots.values()

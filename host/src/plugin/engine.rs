@@ -1,46 +1,99 @@
-//! The engine, its clock and its cache of compiled code.
+//! The engine: how guests' memories are laid out, and the compiler with its cache of compiled code.
 
 use super::Error;
+use super::cache::Cache;
+use super::clock::{Clock, Time};
 use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 use wasmtime::component::Component;
-use wasmtime::{Config, Engine};
+use wasmtime::{Config, Engine, Memory, MemoryType, Store};
 
-/// How often the engine's clock ticks. A time limit is as exact as this.
-const TICK: Duration = Duration::from_millis(5);
+/// Address space that a guest's memory reserves where there is enough: compiled code then needs no bounds checks. As
+/// wasmtime has it by default: the memory and the guard behind it.
+const ROOMY_BYTES: u64 = (4 << 30) + GUARD_BYTES;
+const GUARD_BYTES: u64 = 32 << 20;
+
+/// The guard behind a memory in an engine for little address space.
+const NARROW_GUARD_BYTES: u64 = 64 << 10;
 
 /// Compiles plugins and keeps the results on disk.
 pub struct Compiler {
     engine: Engine,
-    cache: Option<PathBuf>,
+    cache: Option<Cache>,
+    time: Arc<Time>,
     /// Stops the clock when the last user of the engine is gone.
     _clock: Arc<Clock>,
 }
 
+/// How much of the address space the guests of a host want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Guests that may exist at the same time.
+    pub guests: usize,
+    /// The largest memory that one of them may have, in bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Demand {
+    /// Bytes of address space that the guests reserve where there is enough.
+    pub fn address_bytes(&self) -> u64 {
+        ROOMY_BYTES.saturating_mul(self.guests as u64)
+    }
+
+    /// The address space that the guests need, in words, and the setting that bounds it.
+    pub fn in_words(&self) -> String {
+        format!(
+            "{} GiB of address space for {} guests (`ulimit -v`; none of it is memory until it is used)",
+            self.address_bytes().div_ceil(1 << 30),
+            self.guests
+        )
+    }
+}
+
+impl Default for Demand {
+    /// One guest, of any size.
+    fn default() -> Self {
+        Self { guests: 1, memory_bytes_max: 4 << 30 }
+    }
+}
+
 impl Compiler {
     /// An engine whose compiled code lies in the folder `cache`, or is not kept. The folder must belong to the
-    /// operator: what lies in it is run.
-    pub fn new(cache: Option<&Path>) -> Result<Self, Error> {
+    /// operator: what lies in it is run. If the address space is too small for the demand, memories reserve no more than
+    /// they may grow to, and a warning says so.
+    pub fn new(cache: Option<&Path>, demand: Demand) -> Result<Self, Error> {
         let failed =
             |error: &dyn std::fmt::Display| Error::Host(format!("can't prepare the WebAssembly engine: {error}"));
-        cache.map_or(Ok(()), std::fs::create_dir_all).map_err(|error| failed(&error))?;
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            // Guests are called from one thread at a time: bookkeeping for concurrent tasks would more than double a call.
-            .concurrency_support(false)
-            .epoch_interruption(true)
-            .max_wasm_stack(1 << 20);
-        let engine = Engine::new(&config).map_err(|error| failed(&error))?;
-        let clock = Arc::new(Clock::start(&engine).map_err(|error| failed(&error))?);
-        Ok(Self { engine, cache: cache.map(Path::to_owned), _clock: clock })
+        let cache = cache.map(Cache::open).transpose().map_err(|error| failed(&error))?;
+        let engine = engine_for(demand).map_err(|error| failed(&error))?;
+        let time = Arc::new(Time::default());
+        let clock = Arc::new(Clock::start(&engine, time.clone()).map_err(|error| failed(&error))?);
+        Ok(Self { engine, cache, time, _clock: clock })
     }
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The time that bounds the calls of this engine's guests.
+    pub(super) fn time(&self) -> &Arc<Time> {
+        &self.time
+    }
+
+    /// Interrupts guests that are called for long, now and from now on: the host is stopping.
+    pub fn interrupt(&self) {
+        self.time.stop();
+    }
+
+    /// Removes compiled code that nothing uses. To be called by the one host of the data folder, once its plugins are
+    /// loaded.
+    pub fn clean(&self) {
+        if let Some(cache) = &self.cache {
+            cache.clean(SystemTime::now());
+        }
     }
 
     /// The component behind a file's bytes: from the cache, or compiled now. Core modules are made components first.
@@ -48,17 +101,22 @@ impl Compiler {
         let Some(cache) = &self.cache else { return self.compile_now(label, bytes) };
         let mut version = std::hash::DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut version);
-        let cached = cache.join(format!("{digest}-{:016x}.cwasm", version.finish()));
-        if cached.is_file() {
-            // SAFETY: the folder is the operator's, and the host alone writes such files into it, whole or not at all.
-            match unsafe { Component::deserialize_file(&self.engine, &cached) } {
+        let name = format!("{digest}-{:016x}", version.finish());
+        if let Some(code) = cache.get(&name, label) {
+            // SAFETY: the folder is the operator's, and the content has the digest that a host gave it when it wrote what
+            // this engine had compiled.
+            match unsafe { Component::deserialize(&self.engine, &code) } {
                 Ok(component) => return Ok(component),
-                Err(error) => tracing::warn!("compiling plugin {label} again, {}: {error}", cached.display()),
+                Err(error) => {
+                    tracing::warn!("plugin {label} is compiled again, its compiled code is not taken: {error}")
+                }
             }
         }
         let compiled = self.compile_now(label, bytes)?;
-        if let Err(error) = store(&cached, &compiled) {
-            tracing::warn!("the compiled code of plugin {label} is not kept, {}: {error:#}", cached.display());
+        let kept = compiled.serialize().map_err(|error| format!("{error:#}"));
+        let kept = kept.and_then(|code| cache.put(&name, &code).map_err(|error| error.to_string()));
+        if let Err(error) = kept {
+            tracing::warn!("the compiled code of plugin {label} is not kept, so the next start compiles it: {error}");
         }
         Ok(compiled)
     }
@@ -68,6 +126,47 @@ impl Compiler {
         Component::new(&self.engine, &component)
             .map_err(|error| Error::Plugin(format!("plugin {label} does not compile: {error:#}")))
     }
+}
+
+/// The engine that fits the address space.
+fn engine_for(demand: Demand) -> wasmtime::Result<Engine> {
+    let roomy = Engine::new(&config())?;
+    let Err(cause) = reserve(&roomy, demand.guests) else { return Ok(roomy) };
+    tracing::warn!(
+        "the address space is too small for {} ({cause}): guests check the bounds of their memory, which takes time; raise \
+         `ulimit -v`, or lower `shards` or the number of plugins",
+        demand.in_words()
+    );
+    let mut narrow = config();
+    narrow
+        .memory_reservation(demand.memory_bytes_max as u64)
+        .memory_guard_size(NARROW_GUARD_BYTES)
+        .memory_reservation_for_growth(0)
+        .guard_before_linear_memory(false);
+    Engine::new(&narrow)
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Guests are called from one thread at a time: bookkeeping for concurrent tasks would more than double a call.
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(1 << 20);
+    config
+}
+
+/// Makes as many memories as there may be guests, all at once, and gives them back.
+fn reserve(engine: &Engine, guests: usize) -> wasmtime::Result<()> {
+    let smallest = MemoryType::new(0, None);
+    let mut held = Vec::new();
+    for _ in 0..guests {
+        let mut store = Store::new(engine, ());
+        Memory::new(&mut store, smallest.clone())?;
+        held.push(store);
+    }
+    Ok(())
 }
 
 /// The digest that names a plugin's code.
@@ -87,49 +186,4 @@ fn componentize(label: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
                 "plugin {label} can't be made a component: {error:#}; export a role with the SDK's export macros"
             ))
         })
-}
-
-/// Writes the whole file or nothing.
-fn store(path: &Path, component: &Component) -> anyhow::Result<()> {
-    let bytes = component.serialize().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&temporary, bytes)?;
-    std::fs::rename(&temporary, path)?;
-    Ok(())
-}
-
-/// Moves the engine's epoch on, so that calls past their deadline are interrupted.
-struct Clock {
-    stop: Option<std::sync::mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Clock {
-    fn start(engine: &Engine) -> std::io::Result<Self> {
-        let engine = engine.weak();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::Builder::new().name("epoch-clock".into()).spawn(move || {
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                match engine.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
-                }
-            }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// A time limit in the engine's ticks, rounded up.
-pub(super) fn ticks(limit: Duration) -> u64 {
-    (limit.as_nanos().div_ceil(TICK.as_nanos()) as u64).saturating_add(1)
 }

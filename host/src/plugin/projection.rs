@@ -9,7 +9,6 @@ use crate::model::RecordedEvent;
 pub struct ProjectionGuest {
     guarded: Guarded,
     guest: export::Guest,
-    output_bytes_max: usize,
 }
 
 /// Why a query has no answer.
@@ -36,7 +35,7 @@ impl ProjectionGuest {
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
-        Ok(Self { guarded, guest, output_bytes_max: plugin.limits.output_bytes_max })
+        Ok(Self { guarded, guest })
     }
 
     /// The statements that create the read model.
@@ -68,12 +67,7 @@ impl ProjectionGuest {
         self.guarded.store.data_mut().read_model = Some(read_model);
         let answered = self.guarded.call(1, |store| self.guest.call_query(store, name, params));
         self.guarded.store.data_mut().read_model = None;
-        let output_bytes_max = self.output_bytes_max;
         Ok(match answered? {
-            Ok(answer) if answer.len() > output_bytes_max => Err(QueryError::Failed(format!(
-                "the answer has {} bytes and the limit is {output_bytes_max}: ask for less or raise limits.output_mib",
-                answer.len()
-            ))),
             Ok(answer) => Ok(answer),
             Err(export::QueryError::Unknown(known)) => Err(QueryError::Unknown { known }),
             Err(export::QueryError::Malformed(reason)) => Err(QueryError::Malformed(reason)),

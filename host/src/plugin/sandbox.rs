@@ -1,15 +1,32 @@
 //! What a guest can reach: its log, the effects it asks for, its read model, and nothing else. And its limits.
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
+use super::clock::{Deadline, Interrupted, Time};
 use super::{Effect, Effects, Limits, OutgoingCommand, OutgoingMessage, ReadModel, SqlError, SqlValue};
 use crate::model::Header;
+use crate::names::{self, Rule};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use wasmtime::ResourceLimiter;
 
 /// Bytes of one line in the host's log at most.
 const LOG_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Lines that one guest may write to the host's log in a second. Those beyond are counted.
+const LOG_LINES_MAX: u32 = 1_000;
+
+/// Memories, tables and instances of one wasm store. A plugin of the SDK has one of each; other languages' components have
+/// a few dozen.
+const MEMORIES_MAX: usize = 16;
+const TABLES_MAX: usize = 256;
+const INSTANCES_MAX: usize = 1_000;
+
+/// A limit that a guest went beyond, with the key that raises it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Beyond(String);
 
 /// The data of one wasm store.
 pub(super) struct Sandbox {
@@ -19,6 +36,12 @@ pub(super) struct Sandbox {
     /// What a subscriber asked for since the call began. `None` in other roles.
     pub(super) effects: Option<Effects>,
     effects_max: usize,
+    /// Bytes of effects that one call may ask for, and those of this call.
+    effects_bytes_max: usize,
+    effects_bytes: usize,
+    time: Arc<Time>,
+    call: Deadline,
+    lines: Lines,
     /// A projection's read model. `None` in other roles.
     pub(super) read_model: Option<Box<dyn ReadModel>>,
     /// The last error that the guest logged: a panic logs its message before it traps.
@@ -27,10 +50,23 @@ pub(super) struct Sandbox {
 
 /// How much a guest has, and may have.
 pub(super) struct Usage {
-    /// Size of the linear memory. It never shrinks.
+    /// Size of the linear memories. They never shrink.
     memory_bytes: usize,
     memory_bytes_max: usize,
+    table_elements: usize,
     table_elements_max: usize,
+    /// What is asked for now, for when it fails.
+    growing: usize,
+    growing_beyond_own_maximum: bool,
+    /// Why the system gave no memory where the limits would have allowed it.
+    pub(super) refused_by_system: Option<String>,
+}
+
+/// The lines that a guest has written in this second.
+struct Lines {
+    since: Instant,
+    written: u32,
+    left_out: u64,
 }
 
 impl Usage {
@@ -45,46 +81,109 @@ impl Usage {
 }
 
 impl ResourceLimiter for Usage {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.memory_bytes_max {
-            wasmtime::bail!(
-                "it needs {desired} bytes of memory and the limit is {}: use less or raise limits.memory_mib",
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let all = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if all > self.memory_bytes_max {
+            return Err(Beyond(format!(
+                "it needs {all} bytes of memory and the limit is {}: use less or raise limits.memory_mib",
                 self.memory_bytes_max
-            );
+            ))
+            .into());
         }
-        self.memory_bytes = desired;
+        self.growing = all - self.memory_bytes;
+        self.growing_beyond_own_maximum = maximum.is_some_and(|maximum| desired > maximum);
+        self.memory_bytes = all;
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.table_elements_max {
-            wasmtime::bail!(
-                "it needs a table of {desired} elements and the limit is {}: raise limits.table_elements",
-                self.table_elements_max
-            );
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_bytes -= std::mem::take(&mut self.growing);
+        if !self.growing_beyond_own_maximum {
+            self.refused_by_system = Some(error.root_cause().to_string());
         }
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let all = self.table_elements.saturating_add(desired.saturating_sub(current));
+        if all > self.table_elements_max {
+            return Err(Beyond(format!(
+                "it needs tables of {all} elements and the limit is {}: raise limits.table_elements",
+                self.table_elements_max
+            ))
+            .into());
+        }
+        self.table_elements = all;
         Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
     }
 }
 
 impl Sandbox {
-    pub(super) fn new(label: Arc<str>, limits: &Limits) -> Self {
+    pub(super) fn new(label: Arc<str>, limits: &Limits, time: Arc<Time>) -> Self {
         Self {
             label,
             usage: Usage {
                 memory_bytes: 0,
                 memory_bytes_max: limits.memory_bytes_max,
+                table_elements: 0,
                 table_elements_max: limits.table_elements_max,
+                growing: 0,
+                growing_beyond_own_maximum: false,
+                refused_by_system: None,
             },
             effects: None,
             effects_max: limits.effects_max,
+            effects_bytes_max: limits.output_bytes_max,
+            effects_bytes: 0,
+            time,
+            call: Deadline::default(),
+            lines: Lines { since: Instant::now(), written: 0, left_out: 0 },
             read_model: None,
             last_error: None,
         }
     }
 
+    /// A call begins that may take so many ticks.
+    #[inline]
+    pub(super) fn begin_call(&mut self, ticks: u64) {
+        self.call = self.time.deadline(ticks);
+        if self.last_error.is_some() {
+            self.last_error = None;
+        }
+    }
+
+    /// Whether the call that is under way may go on.
+    pub(super) fn may_go_on(&self) -> Result<(), Interrupted> {
+        self.time.allows(self.call)
+    }
+
+    /// Effects are collected from here on, those of a call with so many deliveries.
+    pub(super) fn begin_effects(&mut self, deliveries: usize) {
+        self.effects = Some(Effects { deliveries: deliveries as u32, list: Vec::new() });
+        self.effects_bytes = 0;
+    }
+
     fn add(&mut self, what: &str, cause: u32, effect: Effect) -> wasmtime::Result<()> {
-        let effects_max = self.effects_max;
+        let (effects_max, bytes_max) = (self.effects_max, self.effects_bytes_max);
+        self.effects_bytes = self.effects_bytes.saturating_add(effect.bytes());
+        if self.effects_bytes > bytes_max {
+            wasmtime::bail!(
+                "effects of more than {bytes_max} bytes in one call: handle fewer deliveries (batch_max), send less or \
+                 raise limits.output_mib"
+            );
+        }
         let Some(effects) = &mut self.effects else {
             wasmtime::bail!("{what} belongs to subscribers; this role has no effects");
         };
@@ -98,6 +197,41 @@ impl Sandbox {
         }
         effects.list.push((cause, effect));
         Ok(())
+    }
+}
+
+impl Effect {
+    /// Bytes that it takes, about.
+    fn bytes(&self) -> usize {
+        let of_headers = |headers: &[Header]| headers.iter().map(Header::bytes).sum::<usize>();
+        match self {
+            Self::Command(command) => {
+                let texts = command.aggregate_type.len() + command.aggregate_id.len() + command.name.len();
+                texts + command.payload.len() + of_headers(&command.headers)
+            }
+            Self::Message(message) => {
+                let content = [&message.key, &message.payload].into_iter().flatten().map(Vec::len).sum::<usize>();
+                message.topic.len() + content + of_headers(&message.headers)
+            }
+        }
+    }
+}
+
+impl Lines {
+    /// Whether one line more may be written now; and how many were left out in the second that has just ended.
+    fn next(&mut self, now: Instant) -> (bool, u64) {
+        let mut left_out = 0;
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            left_out = std::mem::take(&mut self.left_out);
+            (self.since, self.written) = (now, 0);
+        }
+        let may = self.written < LOG_LINES_MAX;
+        if may {
+            self.written += 1;
+        } else {
+            self.left_out += 1;
+        }
+        (may, left_out)
     }
 }
 
@@ -120,6 +254,10 @@ impl log::Host for Sandbox {
         fields: Vec<log::Field>,
     ) -> wasmtime::Result<()> {
         let mut text = message;
+        // Also of a line that is not written. The place in the source is the author's: it is in the log alone.
+        if let log::Level::Error = level {
+            self.last_error = Some(text[..text.floor_char_boundary(LOG_LINE_BYTES_MAX)].to_owned());
+        }
         for field in fields {
             let _ = write!(text, " {}={}", field.name, field.value);
         }
@@ -130,15 +268,19 @@ impl log::Host for Sandbox {
             let _ = write!(text, "… ({lost} bytes cut)");
         }
         let plugin = &*self.label;
+        let (may, left_out) = self.lines.next(Instant::now());
+        if left_out > 0 {
+            tracing::warn!(target: "guest", plugin, "{left_out} lines left out: it writes more than {LOG_LINES_MAX} a second");
+        }
+        if !may {
+            return Ok(());
+        }
         match level {
             log::Level::Trace => tracing::trace!(target: "guest", plugin, module = target, "{text}"),
             log::Level::Debug => tracing::debug!(target: "guest", plugin, module = target, "{text}"),
             log::Level::Info => tracing::info!(target: "guest", plugin, module = target, "{text}"),
             log::Level::Warn => tracing::warn!(target: "guest", plugin, module = target, "{text}"),
-            log::Level::Error => {
-                tracing::error!(target: "guest", plugin, module = target, "{text}");
-                self.last_error = Some(text);
-            }
+            log::Level::Error => tracing::error!(target: "guest", plugin, module = target, "{text}"),
         }
         Ok(())
     }
@@ -149,6 +291,8 @@ impl types::Host for Sandbox {}
 impl bus::Host for Sandbox {
     fn send_command(&mut self, cause: u32, command: bus::OutgoingCommand) -> wasmtime::Result<()> {
         let bus::OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers } = command;
+        checked("an aggregate type", &aggregate_type, Rule::Part)?;
+        checked("a command", &name, Rule::Message)?;
         let headers = headers_from(headers);
         let command = OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers };
         self.add("bus.send-command", cause, Effect::Command(command))
@@ -158,6 +302,13 @@ impl bus::Host for Sandbox {
         let bus::Message { topic, key, partition, headers, payload } = message;
         let message = OutgoingMessage { topic, key, partition, headers: headers_from(headers), payload };
         self.add("bus.publish", cause, Effect::Message(message))
+    }
+}
+
+fn checked(what: &str, text: &str, rule: Rule) -> wasmtime::Result<()> {
+    match names::checked(text, rule) {
+        Ok(_) => Ok(()),
+        Err(cause) => wasmtime::bail!("the name of {what} in bus.send-command {cause}"),
     }
 }
 

@@ -3,6 +3,8 @@
 //! The SDK writes a custom section `wasmill:plugin`: a line of JSON for each role.
 
 use super::Error;
+use crate::filter::Filter;
+use crate::names::{self, Name, Rule};
 use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
@@ -28,7 +30,7 @@ pub enum Role {
     /// Commands to events.
     Aggregate {
         /// The type it serves.
-        aggregate_type: String,
+        aggregate_type: Name,
     },
     /// Reacts to events and records.
     Subscriber {
@@ -38,7 +40,7 @@ pub enum Role {
     /// Events to a read model.
     Projection {
         /// What queries call it.
-        name: String,
+        name: Name,
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
     },
@@ -124,7 +126,8 @@ fn find(label: &str, bytes: &[u8]) -> Result<String, Error> {
     }
     if found.is_empty() {
         return Err(Error::Plugin(format!(
-            "plugin {label} has no section `{SECTION}`: it was not made with the wasmill SDK, or its custom sections were stripped"
+            "plugin {label} exports no role (it has no section `{SECTION}`): call export_aggregate!, export_subscriber! or \
+             export_projection! of the SDK in it, and keep custom sections if a tool strips the file"
         )));
     }
     String::from_utf8(found).map_err(|_| Error::Plugin(format!("plugin {label}: its section `{SECTION}` is not text")))
@@ -135,24 +138,114 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
     let line: Line = serde_json::from_str(line).map_err(|cause| error(format!("does not decode: {cause}")))?;
     if line.api != API_VERSION {
         return Err(Error::Plugin(format!(
-            "plugin {label} speaks API version {} and this host speaks {API_VERSION}: build it with the SDK of this host's version",
+            "plugin {label} speaks API version {:?} and this host speaks {API_VERSION}: build it with the SDK of this host's version",
             line.api
         )));
     }
-    let missing = |key: &str| error(format!("lacks `{key}` for its role `{}`", line.role));
+    let wrong = |key: &str, cause: &dyn std::fmt::Display| error(format!("has a wrong `{key}`: it {cause}"));
+    names::checked(&line.plugin, Rule::Crate).map_err(|cause| wrong("plugin", &cause))?;
+    names::checked(&line.version, Rule::Version).map_err(|cause| wrong("version", &cause))?;
+    let name = |key: &str, text: &Option<String>| match text {
+        Some(text) => Name::parse(text).map_err(|cause| wrong(key, &cause)),
+        None => Err(error(format!("lacks `{key}` for its role `{}`", line.role))),
+    };
     let role = match line.role.as_str() {
-        "aggregate" => Role::Aggregate { aggregate_type: line.aggregate_type.clone().ok_or_else(|| missing("type"))? },
+        "aggregate" => Role::Aggregate { aggregate_type: name("type", &line.aggregate_type)? },
         "subscriber" => Role::Subscriber { subscriptions: line.subscriptions },
-        "projection" => Role::Projection {
-            name: line.name.clone().ok_or_else(|| missing("name"))?,
-            subscriptions: line.subscriptions,
-        },
+        "projection" => Role::Projection { name: name("name", &line.name)?, subscriptions: line.subscriptions },
         "" => {
             return Err(Error::Plugin(format!(
                 "plugin {label} exports no role: call one of the SDK's export macros in it"
             )));
         }
-        other => return Err(error(format!("names a role `{other}` that this host does not know"))),
+        other => return Err(error(format!("names a role {other:?} that this host does not know"))),
     };
+    Filter::parse(role.subscriptions().iter().map(String::as_str)).map_err(|cause| wrong("subscriptions", &cause))?;
     Ok((line.plugin, line.version, role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module with nothing in it but custom sections.
+    fn module(sections: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut module = b"\0asm\x01\0\0\0".to_vec();
+        for (name, content) in sections {
+            assert!(name.len() + content.len() < 0x3f80, "the length takes two bytes");
+            let length = 1 + name.len() + content.len();
+            module.extend([0, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8, name.len() as u8]);
+            module.extend(name.bytes().chain(content.iter().copied()));
+        }
+        module
+    }
+
+    fn read_line(line: &str) -> Result<Description, Error> {
+        read("bad", &module(&[(SECTION, line.as_bytes())]))
+    }
+
+    const PROJECTION: &str = r#"{"api":"0.3.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
+
+    #[test]
+    fn a_section_becomes_a_description() {
+        let Description { plugin, version, roles } = read_line(PROJECTION).unwrap();
+        assert_eq!((&*plugin, &*version), ("sales", "0.1.0"));
+        let name = Name::parse("sales").unwrap();
+        assert_eq!(roles, [Role::Projection { name, subscriptions: vec!["order.*".to_owned()] }]);
+    }
+
+    /// Each line differs from a good one in one place.
+    #[test]
+    fn what_is_no_name_is_refused_before_anything_is_compiled() {
+        let long = format!(r#""name":"{}""#, "x".repeat(65));
+        for (good, bad, said) in [
+            (r#""name":"sales""#, r#""name":"..""#, "wrong `name`: it must be 1 to 64 characters"),
+            (r#""name":"sales""#, r#""name":".""#, "wrong `name`"),
+            (r#""name":"sales""#, r#""name":"/x""#, "wrong `name`"),
+            (r#""name":"sales""#, r#""name":"a/../../b""#, "wrong `name`"),
+            (r#""name":"sales""#, r#""name":"a\u0000b""#, r#"found "a\0b""#),
+            (r#""name":"sales""#, r#""name":"a\nb""#, "wrong `name`"),
+            (r#""name":"sales""#, r#""name":"X Y""#, "wrong `name`"),
+            (r#""name":"sales""#, r#""name":"""#, "wrong `name`"),
+            (r#""name":"sales""#, &*long, "wrong `name`"),
+            (r#""name":"sales","#, "", "lacks `name`"),
+            (r#""name":"sales""#, r#""name":7"#, "does not decode"),
+            (r#""version":"0.1.0""#, r#""version":"""#, "wrong `version`"),
+            (r#""version":"0.1.0","#, "", "wrong `version`"),
+            (r#""version":"0.1.0""#, r#""version":"1\u001b[2J""#, "wrong `version`"),
+            (r#""plugin":"sales""#, r#""plugin":"""#, "wrong `plugin`"),
+            (r#""plugin":"sales""#, r#""plugin":"a b""#, "wrong `plugin`"),
+            (r#"["order.*"]"#, r#"["order.\u0000"]"#, "wrong `subscriptions`"),
+            (r#"["order.*"]"#, r#"["order.O*"]"#, "wrong `subscriptions`"),
+            (r#"["order.*"]"#, r#"[""]"#, "wrong `subscriptions`"),
+            (r#""role":"projection""#, r#""role":"x\u001b""#, "a role"),
+            (r#""role":"projection""#, r#""role":"aggregate","type":"../x""#, "wrong `type`"),
+        ] {
+            assert!(PROJECTION.contains(good), "{good}");
+            let error = read_line(&PROJECTION.replacen(good, bad, 1)).unwrap_err().to_string();
+            assert!(error.starts_with("plugin bad") && error.contains(said), "{bad}: {error}");
+            assert!(!error.chars().any(char::is_control), "{bad}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_plugin_says_what_it_is() {
+        let twice = format!("{PROJECTION}\n{PROJECTION}");
+        let twice = module(&[(SECTION, twice.as_bytes())]);
+        let good = module(&[(SECTION, PROJECTION.as_bytes())]);
+        for (bytes, said) in [
+            (b"".as_slice(), "is not WebAssembly"),
+            (b"\0as", "is not WebAssembly"),
+            (b"#!/bin/sh\n", "is not WebAssembly"),
+            (&good[..good.len() - 1], "is damaged"),
+            (&module(&[]), "has no section `wasmill:plugin`): call export_aggregate!"),
+            (&module(&[(SECTION, b"\xff\xfe")]), "is not text"),
+            (&module(&[(SECTION, b"\n \n")]), "exports no role"),
+            (&module(&[(SECTION, b"[]")]), "does not decode"),
+            (&twice, "beside another of its kind"),
+        ] {
+            let error = read("bad", bytes).unwrap_err().to_string();
+            assert!(error.starts_with("plugin bad") && error.contains(said), "{said}: {error}");
+        }
+    }
 }

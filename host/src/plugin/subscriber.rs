@@ -33,7 +33,7 @@ impl SubscriberGuest {
     }
 
     fn deliver(&mut self, deliveries: &[Delivery<'_>]) -> Result<Result<Effects, Failure>, Error> {
-        self.guarded.store.data_mut().effects = Some(Effects { deliveries: deliveries.len() as u32, list: Vec::new() });
+        self.guarded.store.data_mut().begin_effects(deliveries.len());
         let handled = self.guarded.call(deliveries.len(), |store| self.guest.call_handle(store, deliveries));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         Ok(handled?.map(|()| effects).map_err(failure))

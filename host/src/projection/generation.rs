@@ -51,7 +51,7 @@ impl Generation {
     /// more.
     pub(super) fn project(&self, guest: &mut ProjectionGuest, events: &[RecordedEvent]) -> Result<Projected, Error> {
         let sql = |error: rusqlite::Error| failed(&self.file, &error);
-        let time = self.plugin.limits.event_time.saturating_mul(events.len() as u32);
+        let time = self.plugin.limits.event_time;
         self.writing.mark().map_err(sql)?;
         let outcome = guest.project(events, self.writing.for_guest(time));
         let is_open = self.writing.unmark(!matches!(outcome, Ok(Ok(())))).map_err(sql)?;

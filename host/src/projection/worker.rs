@@ -5,13 +5,13 @@ use super::{Error, Options};
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{Failure, Plugin, ProjectionGuest, Refusal, Slot};
+use crate::plugin::{self, Failure, Pace, Plugin, ProjectionGuest, Refusal, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 /// How long to wait for new events before looking for new code.
@@ -36,6 +36,7 @@ pub(super) struct Worker {
 struct Builder {
     generation: Arc<Generation>,
     guest: Option<ProjectionGuest>,
+    pace: Pace,
     filter: Filter,
     /// As the read model has it.
     checkpoint: Position,
@@ -145,8 +146,8 @@ impl Worker {
             Ok(()) => {}
             // The host is stopping.
             Err(Error::Store(store::Error::Closed)) => {}
-            // The disk, most likely: nothing is lost, and it may come back.
-            Err(error @ (Error::Store(_) | Error::ReadModel { .. })) => {
+            // The disk or the memory, most likely: nothing is lost, and it may come back.
+            Err(error) if error.is_passing() => {
                 tracing::error!("projection {} is held up: {error}", self.name);
                 self.progress.is_because(State::Retrying, error.to_string());
                 self.follower.pause(backoff(self.options.backoff, self.options.attempts_max));
@@ -183,7 +184,7 @@ impl Worker {
             return if is_far || builder.calls > 0 { builder.commit() } else { Ok(()) };
         }
         let mut rest = &page.events[..];
-        let mut count = rest.len();
+        let mut count = builder.pace.list(rest.len());
         loop {
             let (part, behind) = rest.split_at(count);
             let to = if behind.is_empty() { page.reached } else { part[part.len() - 1].position };
@@ -199,7 +200,7 @@ impl Worker {
             if behind.is_empty() {
                 break;
             }
-            (rest, count) = (behind, behind.len());
+            (rest, count) = (behind, builder.pace.list(behind.len()));
         }
         let has_more = builder.reached < self.follower.head() && !self.follower.is_stopped();
         if has_more && builder.calls < CALLS_MAX && builder.reached >= builder.alone_until {
@@ -252,9 +253,11 @@ impl Builder {
     fn new(generation: Arc<Generation>) -> Self {
         let checkpoint = generation.checkpoint();
         let filter = generation.plugin.projection_filter();
+        let pace = Pace::new(generation.plugin.limits.event_time);
         Self {
             generation,
             guest: None,
+            pace,
             filter,
             checkpoint,
             reached: checkpoint,
@@ -272,6 +275,7 @@ impl Builder {
     /// Folds events in. What was folded in before is committed where it fails. A trap counts as something passing: the
     /// guest is made anew.
     fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
+        let began = Instant::now();
         let Projected { outcome, is_open } = match self.call(events) {
             Ok(called) => called,
             Err(error) => {
@@ -279,6 +283,10 @@ impl Builder {
                 return Err(error);
             }
         };
+        match &outcome {
+            Err(plugin::Error::Overrun { .. }) => self.pace.overran(events.len()),
+            _ => self.pace.took(events.len(), began),
+        }
         let failure = match outcome {
             Ok(Ok(())) if is_open => {
                 self.reached = to;
@@ -288,7 +296,16 @@ impl Builder {
             Ok(Err(failure)) => failure,
             Err(error) => {
                 self.guest = None;
-                passing(events, error.to_string())
+                if error.is_of_host() {
+                    self.roll_back();
+                    return Err(error.into());
+                }
+                let mut failure = passing(events, error.to_string());
+                if let plugin::Error::Overrun { .. } = error {
+                    // Any of them may be without end: the first is next, alone.
+                    failure.index = 0;
+                }
+                failure
             }
         };
         if is_open {

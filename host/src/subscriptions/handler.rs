@@ -3,14 +3,15 @@
 
 use crate::filter::Filter;
 use crate::model::{Record, RecordedEvent};
-use crate::plugin::{self, Effects, Failure, Plugin, Refusal, Slot, SubscriberGuest};
+use crate::plugin::{self, Effects, Failure, Pace, Plugin, Refusal, Slot, SubscriberGuest};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// See the module.
+/// A subscriber's guest, and how many items it gets at once.
 pub(super) struct Handler {
     slot: Arc<Slot>,
     plugin: Arc<Plugin>,
+    pace: Pace,
     guest: Option<SubscriberGuest>,
 }
 
@@ -21,6 +22,10 @@ pub(super) enum Unhandled {
     Refused(Failure),
     /// The wasm store is lost; it is not known at which item.
     Trap(String),
+    /// The list took longer than an item may; it is not known which item is at fault, if any is.
+    Overrun(String),
+    /// The host could not call the subscriber. The items are as good as before.
+    Host(String),
 }
 
 /// What to do with an item that failed by itself.
@@ -29,11 +34,14 @@ pub(super) enum Verdict {
     Park(String),
     /// Try it again, after at least so long.
     Again(String, Duration),
+    /// Try it again later, and do not count it: the host is in trouble, not the item.
+    Later(String),
 }
 
 impl Handler {
     pub(super) fn new(slot: Arc<Slot>) -> Self {
-        Self { plugin: slot.current(), slot, guest: None }
+        let plugin = slot.current();
+        Self { pace: Pace::new(plugin.limits.event_time), plugin, slot, guest: None }
     }
 
     /// Takes new code, if there is any. Between two calls only.
@@ -41,6 +49,7 @@ impl Handler {
         let is_new = !self.slot.is_current(&self.plugin);
         if is_new {
             self.plugin = self.slot.current();
+            self.pace = Pace::new(self.plugin.limits.event_time);
             self.guest = None;
         }
         is_new
@@ -51,50 +60,68 @@ impl Handler {
         self.plugin.subscriber_filter()
     }
 
+    /// How many of the next items to handle at once.
+    pub(super) fn list(&self, items: usize) -> usize {
+        self.pace.list(items)
+    }
+
     /// All effects of these events, or none.
     pub(super) fn events(&mut self, events: &[RecordedEvent]) -> Result<Effects, Unhandled> {
-        self.call(|guest| guest.handle(events))
+        self.call(events.len(), |guest| guest.handle(events))
     }
 
     /// All effects of these records of a source, or none.
     pub(super) fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
-        self.call(|guest| guest.handle_records(source, records))
+        self.call(records.len(), |guest| guest.handle_records(source, records))
     }
 
     fn call(
         &mut self,
+        items: usize,
         call: impl FnOnce(&mut SubscriberGuest) -> Result<Result<Effects, Failure>, plugin::Error>,
     ) -> Result<Effects, Unhandled> {
+        let began = Instant::now();
         let handled = match &mut self.guest {
             Some(guest) => call(guest),
             None => SubscriberGuest::new(&self.plugin).and_then(|guest| call(self.guest.insert(guest))),
         };
-        match handled {
-            Ok(Ok(effects)) => Ok(effects),
-            Ok(Err(failure)) => Err(Unhandled::Refused(failure)),
-            Err(error) => {
-                self.guest = None;
-                Err(Unhandled::Trap(error.to_string()))
-            }
+        match &handled {
+            Err(plugin::Error::Overrun { .. }) => self.pace.overran(items),
+            _ => self.pace.took(items, began),
+        }
+        handled.map_err(|error| self.lost(&error))?.map_err(Unhandled::Refused)
+    }
+
+    fn lost(&mut self, error: &plugin::Error) -> Unhandled {
+        self.guest = None;
+        let reason = error.to_string();
+        match error {
+            plugin::Error::Host(_) | plugin::Error::Stopping => Unhandled::Host(reason),
+            plugin::Error::Overrun { .. } => Unhandled::Overrun(reason),
+            plugin::Error::Plugin(_) | plugin::Error::Trap { .. } => Unhandled::Trap(reason),
         }
     }
 }
 
 impl Unhandled {
-    /// Of a list of one.
+    /// The verdict on a list of one item.
     pub(super) fn verdict(self) -> Verdict {
         match self {
             Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => Verdict::Again(reason, after),
-            Self::Trap(reason) => Verdict::Again(reason, Duration::ZERO),
+            Self::Trap(reason) | Self::Overrun(reason) => Verdict::Again(reason, Duration::ZERO),
+            Self::Host(reason) => Verdict::Later(reason),
             Self::Refused(Failure { refusal, .. }) => Verdict::Park(refusal.to_string()),
         }
     }
 
-    /// How many items of a list to try next: those before the one that failed, or half where that is not known.
+    /// How many items of a list to try next: those before the one that failed, or half if that is not known. One, if one
+    /// of them may never end.
     pub(super) fn fewer(&self, count: usize) -> usize {
         match self {
             Self::Refused(failure) => failure.index.clamp(1, count - 1),
             Self::Trap(_) => count / 2,
+            Self::Overrun(_) => 1,
+            Self::Host(_) => count,
         }
     }
 }
@@ -103,7 +130,7 @@ impl std::fmt::Display for Unhandled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(failure) => failure.refusal.fmt(f),
-            Self::Trap(reason) => f.write_str(reason),
+            Self::Trap(reason) | Self::Overrun(reason) | Self::Host(reason) => f.write_str(reason),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
 
 use super::effects::outgoing;
-use super::handler::{Handler, Verdict};
+use super::handler::{Handler, Unhandled, Verdict};
 use crate::model::{Message, Record};
 use crate::plugin::{Effect, Slot};
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub struct Transformer {
 pub enum Untransformed {
     /// Try so many of them: fewer than there were, at least one.
     Fewer(usize),
+    /// The host could not call the subscriber. The records are as good as before.
+    Host(String),
     /// The one record that was tried will never do.
     Refused(String),
     /// The one record that was tried may do after a while.
@@ -38,13 +40,22 @@ impl Transformer {
         self.handler.renew();
     }
 
+    /// How many of the next records to handle at once.
+    pub fn list(&self, records: usize) -> usize {
+        self.handler.list(records)
+    }
+
     /// The messages that records lead to, each with the index of its record; all of them, or none.
     pub fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed> {
         let effects = self.handler.records(&self.source, records).map_err(|unhandled| {
+            if let Unhandled::Host(reason) = unhandled {
+                return Untransformed::Host(reason);
+            }
             if records.len() > 1 {
                 return Untransformed::Fewer(unhandled.fewer(records.len()));
             }
             match unhandled.verdict() {
+                Verdict::Later(reason) => Untransformed::Host(reason),
                 Verdict::Park(reason) => Untransformed::Refused(reason),
                 Verdict::Again(reason, wait) => Untransformed::Again(reason, wait),
             }

@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::effects::outgoing;
-use super::handler::{Handler, Verdict};
+use super::handler::{Handler, Unhandled, Verdict};
 use super::outbox::Outbox;
 use super::steps::Steps;
 use crate::filter::Filter;
@@ -129,12 +129,18 @@ impl Worker {
     /// the rest. A call whose events did not all succeed has no effects.
     fn deliver(&mut self, events: &[RecordedEvent], reached: Position) -> Result<(), Error> {
         let mut rest = events;
-        let mut count = rest.len();
+        let mut count = self.handler.list(rest.len());
+        let mut held_up = 0;
         while !self.follower.is_stopped() {
             let (part, behind) = rest.split_at(count);
             let to = if behind.is_empty() { reached } else { part[part.len() - 1].position };
             match self.handler.events(part) {
                 Ok(effects) => self.keep(part, effects, to)?,
+                Err(Unhandled::Host(reason)) => {
+                    held_up += 1;
+                    self.held_up(&reason, held_up)?;
+                    continue;
+                }
                 Err(_) if part.len() == 1 => self.deliver_alone(part, to)?,
                 Err(unhandled) => {
                     count = unhandled.fewer(part.len());
@@ -144,8 +150,18 @@ impl Worker {
             if behind.is_empty() {
                 break;
             }
-            (rest, count) = (behind, behind.len());
+            (rest, count) = (behind, self.handler.list(behind.len()));
         }
+        Ok(())
+    }
+
+    /// Waits because the host can't call the subscriber. No event is charged with that.
+    fn held_up(&mut self, reason: &str, times: u32) -> Result<(), Error> {
+        self.steps.finish()?;
+        tracing::error!("subscription {} is held up: {reason}", self.name);
+        self.progress.is_because(State::Retrying, reason.to_owned());
+        self.follower.pause(backoff(self.options.backoff, times));
+        self.renew_code();
         Ok(())
     }
 
@@ -154,14 +170,21 @@ impl Worker {
         let position = event[0].position;
         // What comes before it must not wait for its tries.
         self.steps.finish()?;
-        for attempt in 1.. {
+        let (mut attempt, mut held_up) = (0, 0);
+        while !self.follower.is_stopped() {
             let (reason, wait) = match self.handler.events(event) {
                 Ok(effects) => return self.keep(event, effects, to),
                 Err(unhandled) => match unhandled.verdict() {
                     Verdict::Again(reason, wait) => (reason, wait),
                     Verdict::Park(reason) => return self.park(&event[0], to, reason),
+                    Verdict::Later(reason) => {
+                        held_up += 1;
+                        self.held_up(&reason, held_up)?;
+                        continue;
+                    }
                 },
             };
+            attempt += 1;
             if attempt >= self.options.attempts_max {
                 return self.park(&event[0], to, format!("{reason} (tried {attempt} times)"));
             }

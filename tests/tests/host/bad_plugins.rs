@@ -1,5 +1,6 @@
 //! A plugin that can't serve is refused in one sentence that names it, and nothing is started.
 
+use wasmill_tests::built;
 use wasmill_tests::module::{EMPTY, described, importing};
 use wasmill_tests::setting::Setting;
 
@@ -58,6 +59,31 @@ fn a_plugin_that_does_not_have_what_it_claims() {
     let section = r#"{"api":"0.3.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
     let said = refusal(BAD, &[("bad.wasm", &described(section))]);
     assert!(said.contains("bad"), "{said}");
+}
+
+/// A projection's read models lie in a folder of its name, and those of other code are deleted.
+#[test]
+fn a_plugin_whose_names_lead_out_of_its_folder() {
+    let sales = std::fs::read(built::plugin("sales")).expect("read a plugin");
+    let named = |name: &str| {
+        // As long as the right one, so that no length in the file changes.
+        let (right, wrong) = (br#""name":"sales""#, format!("{:14}", format!("\"name\":\"{name}\"")));
+        let at = sales.windows(right.len()).position(|part| part == right).expect("the section names it");
+        let mut patched = sales.clone();
+        patched[at..at + right.len()].copy_from_slice(wrong.as_bytes());
+        patched
+    };
+    for name in ["..", "/x", "X Y", ""] {
+        let setting = Setting::new(BAD);
+        let kept = ["events.sqlite", "events.sqlite-wal", "events.lock"].map(|name| format!("data/{name}"));
+        kept.iter().for_each(|file| setting.write(file, b"not to be deleted"));
+        setting.write("bad.wasm", named(name));
+        let refused = setting.start_refused();
+        assert!(!refused.status.success(), "{name:?} is accepted");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("wrong `name`: it must be 1 to 64 characters"), "{said}");
+        assert!(kept.iter().all(|file| setting.path(file).exists()), "{name:?} deletes files: {said}");
+    }
 }
 
 /// Purity by absence: a clock belongs to nobody, and the bus to subscribers.

@@ -286,7 +286,7 @@ impl Worker {
     /// Has the subscriber handle the next records of a batch; false, and nothing done, where one of them fails.
     fn handle_part(&mut self, batch: &mut Batch) -> bool {
         let at = batch.handled;
-        let end = batch.records.len().min(at + PART);
+        let end = at + self.transformer.list(PART.min(batch.records.len() - at));
         let records: Vec<&Record> = batch.records[at..end].iter().collect();
         let Ok(messages) = self.transformer.messages(&records) else { return false };
         messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
@@ -298,7 +298,7 @@ impl Worker {
     /// record, then that record alone, then the rest.
     fn handle(&mut self, batch: &mut Batch, mut at: usize) -> Result<(), Broken> {
         let all = batch.records.len();
-        let mut count = all - at;
+        let mut count = self.transformer.list(all - at);
         while at < all {
             let part: Vec<&Record> = batch.records[at..at + count].iter().collect();
             match self.transformer.messages(&part) {
@@ -315,7 +315,7 @@ impl Worker {
                     at += 1;
                 }
             }
-            count = all - at;
+            count = self.transformer.list(all - at);
         }
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Worker {
         for attempt in 1.. {
             let (reason, wait) = match failed {
                 Untransformed::Again(reason, wait) => (reason, wait),
-                Untransformed::Command(reason) => return Err(Broken::Again(reason)),
+                Untransformed::Command(reason) | Untransformed::Host(reason) => return Err(Broken::Again(reason)),
                 Untransformed::Refused(reason) => {
                     batch.put_aside(&self.config, at, reason);
                     return Ok(());

@@ -74,11 +74,12 @@ fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliv
 }
 
 fn commands(section: &mut Section<'_>) -> Option<Commands> {
-    let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| record_name(&entry));
-    let command = section.need("command", COMMAND).and_then(|entry| record_name(&entry));
+    let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| record_name(&entry, Rule::Part));
+    let command = section.need("command", COMMAND).and_then(|entry| record_name(&entry, Rule::Message));
     let key = section.choice("key", &[("text", Key::Text), ("hex", Key::Hex), ("base64", Key::Base64)]);
-    let tombstone = section.get("tombstone").and_then(|entry| entry.text("the name of a command")).map(str::to_owned);
-    Some(Commands { aggregate: aggregate?, command: command?, key, tombstone })
+    let tombstone = section.get("tombstone");
+    let tombstone = tombstone.and_then(|entry| named_by(&entry, "the name of a command", Rule::Message));
+    Some(Commands { aggregate: aggregate?, command: command?, key, tombstone: tombstone.map(str::to_owned) })
 }
 
 fn topics(section: &mut Section<'_>) -> Option<Vec<String>> {
@@ -129,10 +130,10 @@ fn check_topic_or_pattern(name: &str) -> Result<(), String> {
 }
 
 /// A name that stands in the manifest or in each record.
-fn record_name(entry: &Entry<'_>) -> Option<Name> {
+fn record_name(entry: &Entry<'_>, rule: Rule) -> Option<Name> {
     const EXPECTED: &str = "a name, { header = \"NAME\" } or { field = \"NAME\" }";
     if !matches!(entry.value.get_ref(), DeValue::Table(_)) {
-        return entry.text(EXPECTED).map(|name| Name::Fixed(name.to_owned()));
+        return named_by(entry, EXPECTED, rule).map(|name| Name::Fixed(name.to_owned()));
     }
     let mut section = entry.section()?;
     let (header, field) = (section.get("header"), section.get("field"));

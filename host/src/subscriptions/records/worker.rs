@@ -151,10 +151,16 @@ impl Worker {
     /// Handles a list whole, or where that fails what comes before the failing record, then that record alone, then
     /// the rest. A call whose records did not all succeed has no effects.
     fn deliver(&mut self, mut rest: Runs) {
-        let mut count = rest.len();
+        let mut count = self.handler.list(rest.len());
+        let mut held_up = 0;
         while !rest.is_empty() && !self.stopping {
             match self.handle(rest.records().take(count)) {
                 Ok(effects) => self.keep(rest.take(count), effects),
+                Err(Unhandled::Host(reason)) => {
+                    held_up += 1;
+                    self.held_up(reason, held_up);
+                    continue;
+                }
                 Err(unhandled) if count == 1 => {
                     let failed = rest.pop(1).expect("it was just handled");
                     self.failed(failed, 1, unhandled);
@@ -167,7 +173,21 @@ impl Worker {
                     continue;
                 }
             }
-            count = rest.len();
+            count = self.handler.list(rest.len());
+        }
+    }
+
+    /// Waits because the host can't call the subscriber. No record is charged with that.
+    fn held_up(&mut self, reason: String, times: u32) {
+        tracing::error!("source {}: its subscriber is held up: {reason}", self.options.source);
+        self.is(State::Retrying, Some(reason));
+        let over = crossbeam_channel::after(backoff(self.options.backoff, times));
+        while !self.stopping {
+            select! {
+                recv(self.ends.asked) -> ask => self.asked(ask.unwrap_or(Ask::Stop)),
+                recv(self.answers) -> answer => self.answered(answer.expect("this thread holds a sender")),
+                recv(over) -> _ => return,
+            }
         }
     }
 
@@ -193,6 +213,10 @@ impl Worker {
         let (source, place) = (&self.options.source, record.head().place());
         match unhandled.verdict() {
             Verdict::Park(reason) => self.park(record, reason),
+            Verdict::Later(reason) => {
+                self.is(State::Retrying, Some(reason));
+                self.lanes.hold(record, attempts - 1, backoff(self.options.backoff, attempts));
+            }
             Verdict::Again(reason, _) if attempts >= self.options.attempts_max => {
                 self.park(record, format!("{reason} (tried {attempts} times)"));
             }

@@ -1,0 +1,148 @@
+//! The time of guests: the clock that ends calls which run too long, and those that are running when the host stops.
+//!
+//! A thread raises the engine's epoch at each tick, and counts the ticks. A guest at work looks at the epoch, in each loop
+//! and function, and at a new one asks [`Deadline`] whether it may go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+use wasmtime::Engine;
+
+/// How often the engine's clock ticks. A time limit is as exact as this.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How long calls may still take when the host stops.
+const STOP_GRACE: Duration = Duration::from_millis(100);
+
+/// Ticks that any call may take, also after that.
+const QUICK_TICKS: u64 = 2;
+
+/// The ticks of an engine, and whether its host is stopping.
+pub(super) struct Time {
+    ticks: AtomicU64,
+    /// From this tick on, calls that take long are interrupted.
+    stop_at: AtomicU64,
+}
+
+/// Why a call is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Interrupted {
+    #[error("it took too long")]
+    Overrun,
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+/// The time of one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deadline {
+    began: u64,
+    over: u64,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self { ticks: AtomicU64::new(0), stop_at: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Time {
+    /// Interrupts calls that take long, from now on.
+    pub(super) fn stop(&self) {
+        let at = self.now().saturating_add(ticks(STOP_GRACE));
+        self.stop_at.fetch_min(at, Ordering::Relaxed);
+    }
+
+    /// A call that begins now and may take so many ticks.
+    #[inline]
+    pub(super) fn deadline(&self, ticks: u64) -> Deadline {
+        let began = self.now();
+        Deadline { began, over: began.saturating_add(ticks) }
+    }
+
+    /// Whether a call may go on.
+    pub(super) fn allows(&self, call: Deadline) -> Result<(), Interrupted> {
+        let now = self.now();
+        if now >= call.over {
+            return Err(Interrupted::Overrun);
+        }
+        if now >= self.stop_at.load(Ordering::Relaxed) && now >= call.began.saturating_add(QUICK_TICKS) {
+            return Err(Interrupted::Stopping);
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A time limit in the engine's ticks, rounded up.
+pub(super) fn ticks(limit: Duration) -> u64 {
+    (limit.as_nanos().div_ceil(TICK.as_nanos()) as u64).saturating_add(1)
+}
+
+/// The thread that ticks, until it is dropped.
+pub(super) struct Clock {
+    stop: Option<Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Clock {
+    pub(super) fn start(engine: &Engine, time: Arc<Time>) -> std::io::Result<Self> {
+        let engine = engine.weak();
+        let (stop, stopped) = channel::<()>();
+        let thread = std::thread::Builder::new().name("epoch-clock".into()).spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                time.tick();
+                match engine.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => return,
+                }
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_its_time_and_a_stop_shortens_it() {
+        let time = Time::default();
+        let pass = |ticks: u64| (0..ticks).for_each(|_| time.tick());
+        let call = time.deadline(ticks(Duration::from_millis(100)));
+        pass(20);
+        assert_eq!(time.allows(call), Ok(()));
+        pass(1);
+        assert_eq!(time.allows(call), Err(Interrupted::Overrun));
+
+        let long = time.deadline(ticks(Duration::from_secs(3_600)));
+        time.stop();
+        pass(20);
+        assert_eq!(time.allows(long), Ok(()), "within the grace");
+        pass(1);
+        assert_eq!(time.allows(long), Err(Interrupted::Stopping));
+        let late = time.deadline(ticks(Duration::from_secs(3_600)));
+        pass(1);
+        assert_eq!(time.allows(late), Ok(()), "what is quick is finished also then");
+        pass(1);
+        assert_eq!(time.allows(late), Err(Interrupted::Stopping));
+    }
+}
