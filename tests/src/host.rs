@@ -178,19 +178,12 @@ impl TestHost {
 
     /// Stops the process where it stands, as a machine that pauses would.
     pub fn freeze(&self) {
-        self.signal(libc::SIGSTOP);
+        signal(self.host.place().pid, libc::SIGSTOP);
     }
 
     /// Lets a frozen process go on.
     pub fn wake(&self) {
-        self.signal(libc::SIGCONT);
-    }
-
-    fn signal(&self, signal: i32) {
-        let pid = self.host.place().pid.try_into().expect("a process id");
-        // SAFETY: kill has no preconditions; the process is a child that nobody has waited for yet.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0, "send signal {signal}: {}", std::io::Error::last_os_error());
+        signal(self.host.place().pid, libc::SIGCONT);
     }
 
     /// From now on the process can't write files beyond a size, as if the disk were full; `None` lets it again. The test
@@ -211,6 +204,14 @@ impl TestHost {
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.host.place().url)
     }
+}
+
+/// Sends a signal to a child that nobody has waited for yet.
+pub(crate) fn signal(pid: u32, signal: i32) {
+    let pid = pid.try_into().expect("a process id");
+    // SAFETY: kill has no preconditions; the caller knows the process.
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "send signal {signal}: {}", std::io::Error::last_os_error());
 }
 
 fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, path: &str) -> Answer {

@@ -4,6 +4,7 @@
 //! up in a cluster that was given. Where neither a cluster nor Java is there the tests are left out; `cargo xtask test`
 //! says so, and with `CI=true` it is an error.
 
+use crate::host;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -86,6 +87,20 @@ impl Kafka {
         node.kill().expect("end Kafka");
         meanwhile();
         node.start_again().expect("start Kafka again");
+    }
+
+    /// Stops a node of the test's own where it stands, as a machine that pauses would.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets a frozen node resume.
+    pub fn wake(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        host::signal(self.broker().expect("a node of the test's own"), signal);
     }
 
     fn node(&self) -> Option<MutexGuard<'_, Node>> {

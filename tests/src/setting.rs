@@ -60,7 +60,13 @@ impl Setting {
 
     /// Starts a host that must serve.
     pub fn start(&self) -> TestHost {
-        TestHost::new(Host::start(self.program()).unwrap_or_else(|error| panic!("{error:?}")))
+        self.start_in(Vec::new())
+    }
+
+    /// Starts a host that must serve, with more variables in its environment.
+    pub fn start_in(&self, environment: Vec<(&'static str, PathBuf)>) -> TestHost {
+        let program = Program { environment, ..self.program() };
+        TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
     }
 
     /// Starts a host that must not: the end of its log, and how it ended, as an error.
@@ -83,6 +89,7 @@ impl Setting {
             leash: Arc::new(Leash::new(&data)),
             data,
             brokers: None,
+            environment: Vec::new(),
         }
     }
 }

@@ -23,17 +23,20 @@ pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[
     producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
 }
 
-/// Produces JSON by key, to the partitions that the Java clients would choose, and waits until Kafka has it.
+/// Produces JSON by key, each record once, to the partitions that the Java clients would choose, and waits until Kafka
+/// has it.
 pub fn produce_keyed(brokers: &str, topic: &str, records: &[(String, Value)]) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("partitioner", "murmur2_random");
+    // A broker that goes away in between may have records that it did not acknowledge.
+    config.set("enable.idempotence", "true");
     let producer: BaseProducer = config.create().expect("make a producer");
     for (key, value) in records {
         let payload = value.to_string();
         let record = BaseRecord::to(topic).key(key).payload(&payload);
         producer.send(record).map_err(|(error, _)| error).expect("produce a record");
     }
-    producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
+    producer.flush(WAIT).expect("Kafka takes the records");
 }
 
 /// A record as any consumer reads it.

@@ -55,7 +55,7 @@ enum Task {
         #[arg(value_name = "GROUP")]
         groups: Vec<String>,
     },
-    /// Build everything, kill a host under load at random moments, and check what is left.
+    /// Build everything, kill a host under load at random moments with other faults beside, and check what is left.
     Torture {
         /// How often it is killed.
         #[arg(long, value_name = "N", default_value_t = 100)]
@@ -63,6 +63,9 @@ enum Task {
         /// Over how long.
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         seconds: u64,
+        /// What everything random is drawn from: the number that an earlier run printed.
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
     },
     /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
     Kafka {
@@ -107,8 +110,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Test { args } => build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, &args)),
         Task::Bench { groups } => native::benches(&workspace, &groups)
             .and_then(|benches| build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace, &benches))),
-        Task::Torture { kills, seconds } => {
-            build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds))
+        Task::Torture { kills, seconds, seed } => {
+            build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
         }
         Task::Kafka { .. } => unreachable!("done above, without a build"),
     }

@@ -40,10 +40,10 @@ pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
 }
 
 /// Becomes the torture of a host.
-pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64) -> Result<()> {
+pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64, seed: Option<u64>) -> Result<()> {
     let program = workspace.program("torture");
     let mut torture = Command::new(&program);
-    torture.args([kills.to_string(), seconds.to_string()]);
+    torture.args([kills.to_string(), seconds.to_string()]).args(seed.map(|seed| seed.to_string()));
     torture.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
     Err(torture.exec()).with_context(|| format!("start {}", program.display()))
 }

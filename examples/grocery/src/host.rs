@@ -35,6 +35,8 @@ pub struct Program {
     pub data: PathBuf,
     /// Kafka, where it is not the manifest's.
     pub brokers: Option<String>,
+    /// Variables of its environment beside those of this program.
+    pub environment: Vec<(&'static str, PathBuf)>,
     /// Ends what it starts.
     pub leash: Arc<Leash>,
 }
@@ -206,6 +208,7 @@ impl Drop for Host {
 fn start(program: &Program) -> Result<Serving> {
     let mut command = Command::new(&program.wasmill);
     command.arg("run").arg(&program.manifest).arg("--data").arg(&program.data).args(["--listen", "127.0.0.1:0"]);
+    command.envs(program.environment.iter().map(|(name, value)| (name, value)));
     if let Some(brokers) = &program.brokers {
         command.args(["--brokers", brokers]);
     }

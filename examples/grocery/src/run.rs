@@ -58,6 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         wasmill: wasmill(options)?,
         manifest,
         brokers: options.brokers.clone(),
+        environment: Vec::new(),
         leash: Arc::new(Leash::new(&data)),
         data,
     };

@@ -2,6 +2,7 @@
 
 use super::output;
 use crate::manifest;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Why a command did not do what it was asked for.
@@ -55,7 +56,8 @@ impl Failure {
             // Where even this can't be written, the exit code is all that is left.
             let _ = output::line(&serde_json::json!({ "error": text }).to_string());
         } else {
-            text.lines().for_each(|line| eprintln!("error: {line}"));
+            // Without a standard error that takes it, the exit code has to do.
+            text.lines().for_each(|line| _ = writeln!(std::io::stderr(), "error: {line}"));
         }
         ExitCode::from(self.code)
     }

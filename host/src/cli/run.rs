@@ -47,7 +47,8 @@ fn start_log(json: bool) -> Result<(), Failure> {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&wanted)
         .map_err(|cause| Failure::usage(format!("{LOG_VARIABLE} is not a log filter such as `info`: {cause}")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that can't be written, as on a full disk, is lost. Reported to the standard error, it would be a panic there.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(std::io::stderr);
     if json {
         log.json().init();
     } else {

@@ -1,7 +1,11 @@
 //! A host whose disk is full says so, goes on answering, and goes on working when there is room again.
 
 use serde_json::json;
-use wasmill_tests::setting::Setting;
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use wasmill_tests::built;
+use wasmill_tests::setting::{ORDERS, Setting};
 
 #[test]
 fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_some() {
@@ -44,4 +48,36 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
     let data = setting.path("data");
     let report = setting.wasmill(&["store", "verify", data.to_str().expect("a path")]);
     assert!(report.status.success(), "{report:?}");
+}
+
+#[test]
+fn a_host_whose_log_has_no_room_does_its_work() {
+    let setting = Setting::new(&format!("data = 'data'\n{ORDERS}"));
+    let full = File::options().write(true).open("/dev/full").expect("a device that is always full");
+    let mut host = Command::new(built::program("wasmill"));
+    host.args(["run", "wasmill.toml", "--listen", "127.0.0.1:0"]).current_dir(setting.path(""));
+    let mut host = Killed(host.stdin(Stdio::null()).stderr(full).spawn().expect("start a host"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Each refusal is a line in the log of the host.
+    let refused = loop {
+        let sent = setting.wasmill(&["send", "--data", "data", "order", "1", "ConfirmOrder", "null"]);
+        let said = String::from_utf8_lossy(&sent.stderr).into_owned();
+        if said.contains("rejected") {
+            break said;
+        }
+        assert_eq!(host.0.try_wait().expect("look at the host"), None, "it ended: {said}");
+        assert!(Instant::now() < deadline, "it does not answer: {said}");
+    };
+    assert!(refused.contains("order"), "{refused}");
+    assert_eq!(host.0.try_wait().expect("look at the host"), None);
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
 }
