@@ -10,6 +10,7 @@ mod replays;
 mod upkeep;
 
 use crate::aggregates::{Inbox, Unaccepted};
+use crate::clock::Clock;
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, Outcome, Position};
@@ -38,6 +39,7 @@ const BUSY_RETRY_AFTER_MS: u64 = 50;
 pub struct Host {
     manifest: Manifest,
     parts: Parts,
+    clock: Clock,
     started: Instant,
     /// Ends when the host stops.
     watch: Mutex<Option<FileWatch>>,
@@ -111,11 +113,12 @@ impl Host {
         let runtime = Handle::current();
         let started = Instant::now();
         let host = tokio::task::spawn_blocking(move || {
-            let parts = Parts::start(&manifest, &runtime)?;
+            let clock = Clock::system();
+            let parts = Parts::start(&manifest, &clock, &runtime)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
             let (readiness, sent) = Default::default();
-            Ok::<_, Error>(Self { manifest, parts, started, watch, reader, readiness, sent })
+            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, readiness, sent })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
@@ -189,6 +192,25 @@ impl Host {
     /// The event store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.parts.store
+    }
+
+    /// The time, for all parts of this host.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Waits until the store is not this host's any more: what it does from then on has no effect, and it should end.
+    pub async fn lost_store(&self) -> String {
+        let mut owned = self.parts.store.is_owned();
+        let lost = async {
+            // A store that is gone was closed by this host.
+            if owned.wait_for(|owned| !owned).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        lost.await;
+        let file = self.manifest.data.join(store::sqlite::FILE_NAME).display().to_string();
+        store::Error::TakenOver { file }.to_string()
     }
 
     /// Everything a person needs to see whether the host does its work.

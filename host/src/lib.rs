@@ -26,6 +26,7 @@ pub mod subscriptions;
 
 pub mod plugin;
 
+pub mod clock;
 pub mod filter;
 pub mod meter;
 pub mod metrics;

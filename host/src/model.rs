@@ -331,7 +331,6 @@ impl DeadLetter {
             Parked::Record(record) => record.payload.as_deref(),
             Parked::Command(command) => Some(&command.payload),
             Parked::Message(_, message) => message.payload.as_deref(),
-            Parked::Bytes(bytes) => Some(bytes),
         }
     }
 }
@@ -349,8 +348,6 @@ pub enum Parked {
     Event(Position),
     /// A message that Kafka refused, with the name of the sink.
     Message(String, Message),
-    /// Bytes alone, as stores of format 1 kept them. They can be seen and not tried again.
-    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// A Kafka record.
@@ -417,9 +414,4 @@ pub fn correlation_id(headers: &[Header]) -> Option<&str> {
         let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value.as_deref()?).ok().filter(|text| !text.is_empty())
     })
-}
-
-/// The time now: milliseconds since 1970-01-01T00:00:00Z.
-pub fn now_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

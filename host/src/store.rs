@@ -3,15 +3,20 @@
 //! Everything durable goes through one trait, [`EventStore`]. Writes are queued and answered after their commit;
 //! each thread that reads takes a [`Reader`] of its own. Nothing in this file knows SQLite.
 
+mod error;
+mod ledger;
 pub mod sqlite;
 
 use crate::meter;
 use crate::model::*;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use error::Error;
+pub use ledger::Ledger;
 
 /// Called once, from the store's thread, after the commit or the failure. Must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
@@ -107,6 +112,16 @@ pub trait EventStore: Send + Sync + 'static {
     /// Sets where a ledger goes on: everything below `next` counts as settled and nothing else does. What is settled
     /// again takes effect again: for a person to ask for, while nobody works with the ledger.
     fn reset_ledger(&self, ledger: &str, next: u64, done: Done<()>);
+
+    /// Keeps a text under a name, or forgets it, in a transaction of its own. See [`Reader::fact`].
+    fn set_fact(&self, name: &str, value: Option<String>, done: Done<()>);
+
+    /// What tells this store from every other: made with the store, kept by its copies, and the same for ever.
+    fn identity(&self) -> Uuid;
+
+    /// Turns false when another host has taken the store over, or its file was removed or replaced. Nothing is written
+    /// any more and every write fails with [`Error::TakenOver`]: the process should end.
+    fn is_owned(&self) -> watch::Receiver<bool>;
 
     /// A view for one thread. Every call on it sees all that was committed before the call.
     fn reader(&self) -> Result<Box<dyn Reader>, Error>;
@@ -220,6 +235,13 @@ pub trait Reader: Send {
 
     /// One dead letter; `None` where it was tried again or discarded, or never was.
     fn dead_letter(&mut self, number: u64) -> Result<Option<DeadLetter>, Error>;
+
+    /// A text that was kept under a name. Facts are for checks of identity: what a part remembers of the world outside,
+    /// to notice that it became another. Each user documents its names; they are paths, such as `kafka/cluster`.
+    fn fact(&mut self, name: &str) -> Result<Option<String>, Error>;
+
+    /// All facts whose name starts with `prefix`, by name.
+    fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
 
     /// How much there is. With `count` every event is read for it, which takes its time on a large store.
     fn statistics(&mut self, count: bool) -> Result<Statistics, Error>;
@@ -416,50 +438,6 @@ impl Letters<'_> {
     }
 }
 
-/// What of a numbered sequence is settled.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
-    /// Everything below is settled.
-    pub next: u64,
-    /// Settled ranges above `next`, first → last, apart from each other.
-    pub ahead: BTreeMap<u64, u64>,
-}
-
-impl Ledger {
-    /// Whether an item is settled.
-    pub fn has(&self, number: u64) -> bool {
-        number < self.next || self.ahead.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
-    }
-
-    /// Marks a range as settled and moves `next` over what is now contiguous.
-    pub fn settle(&mut self, first: u64, last: u64) {
-        if first > self.next {
-            return self.settle_ahead(first, last);
-        }
-        self.next = self.next.max(last + 1);
-        while let Some(range) = self.ahead.first_entry() {
-            if *range.key() > self.next {
-                break;
-            }
-            self.next = self.next.max(range.remove() + 1);
-        }
-    }
-
-    fn settle_ahead(&mut self, mut first: u64, mut last: u64) {
-        if let Some((&start, &end)) = self.ahead.range(..=first).next_back()
-            && end + 1 >= first
-        {
-            first = start;
-            last = last.max(end);
-        }
-        while let Some((&start, &end)) = self.ahead.range(first..=last + 1).next() {
-            last = last.max(end);
-            self.ahead.remove(&start);
-        }
-        self.ahead.insert(first, last);
-    }
-}
-
 /// How many commands of one name ended in each way.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
@@ -473,111 +451,4 @@ pub struct Tally {
     pub rejected: u64,
     /// Not decodable, or not handled after all tries.
     pub malformed: u64,
-}
-
-/// Why the store did not do something.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    /// Reload the stream and decide again, or tell the sender.
-    #[error("stream {stream} is at version {actual}, expected {expected}")]
-    Conflict {
-        /// The stream.
-        stream: StreamId,
-        /// Its version.
-        actual: Version,
-        /// What the append expected.
-        expected: ExpectedVersion,
-    },
-    /// The command was recorded before: this is its outcome, if it was kept. Nothing was added.
-    #[error("command {id} was recorded before")]
-    Duplicate {
-        /// The command's id.
-        id: Arc<str>,
-        /// The outcome as it was then; commands of ledgers keep none.
-        outcome: Option<Outcome>,
-    },
-    /// The sender used an id twice for different commands.
-    #[error("command id {id} was used before for another command; use a new id for a new command")]
-    IdReused {
-        /// The command's id.
-        id: Arc<str>,
-    },
-    /// Somebody else moved this checkpoint: stop, reload, go on from there.
-    #[error("checkpoint of {owner} is at {actual}, expected {expected}: another host or thread moved it")]
-    CheckpointMoved {
-        /// Whose checkpoint.
-        owner: String,
-        /// Where it is.
-        actual: u64,
-        /// Where the caller thought it was.
-        expected: u64,
-    },
-    /// The stream takes no more events until it is restored.
-    #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, quoted(&.stream.aggregate_id))]
-    Archived {
-        /// The stream.
-        stream: StreamId,
-    },
-    /// Nothing has this name or number; the text says what was looked for.
-    #[error("{0}")]
-    NotFound(String),
-    /// A record was settled by another step. Leave it out, or read its ledger again and go on from there.
-    #[error("{place} was settled before")]
-    Settled {
-        /// The record, in words.
-        place: String,
-    },
-    /// The caller broke a limit or a rule of the store; the text says which.
-    #[error("{0}")]
-    Invalid(String),
-    /// The store is shut down.
-    #[error("the store is closed")]
-    Closed,
-    /// The disk or the database failed. Nothing of the request was kept.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// An id as a word for a shell, wherever it may be typed from an error.
-fn quoted(id: &str) -> String {
-    // A NUL can't be typed at all.
-    let word = shlex::try_quote(id).unwrap_or(id.into());
-    if id.starts_with('-') { format!("-- {word}") } else { word.into_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Ledger;
-
-    #[test]
-    fn a_ledger_moves_over_what_is_contiguous() {
-        let mut ledger = Ledger::default();
-        ledger.settle(2, 2);
-        ledger.settle(4, 6);
-        ledger.settle(3, 3);
-        assert_eq!((ledger.next, ledger.ahead.clone().into_iter().collect::<Vec<_>>()), (0, vec![(2, 6)]));
-        assert!(ledger.has(5) && !ledger.has(1) && !ledger.has(7));
-        ledger.settle(0, 1);
-        assert_eq!(ledger, Ledger { next: 7, ahead: Default::default() });
-    }
-
-    #[test]
-    fn a_ledger_in_any_order_ends_the_same() {
-        for seed in 0..200u64 {
-            let mut numbers: Vec<u64> = (0..50).collect();
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            for at in (1..numbers.len()).rev() {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                numbers.swap(at, (state >> 33) as usize % (at + 1));
-            }
-            let mut ledger = Ledger::default();
-            for (done, &number) in numbers.iter().enumerate() {
-                assert!(!ledger.has(number));
-                ledger.settle(number, number);
-                assert!(numbers[..=done].iter().all(|&number| ledger.has(number)));
-                assert!(numbers[done + 1..].iter().all(|&number| !ledger.has(number)));
-            }
-            assert_eq!(ledger, Ledger { next: 50, ahead: Default::default() });
-        }
-    }
 }

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service, shards_by_default};
-use wasmill::model::{Command, Outcome, StreamId, now_ms};
+use wasmill::clock::Clock;
+use wasmill::model::{Command, Outcome, StreamId};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
@@ -247,7 +248,7 @@ pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
         correlation_id: id.clone(),
         causation_id: id.clone(),
         id,
-        time_ms: now_ms(),
+        time_ms: Clock::system().now_ms(),
         headers: Vec::new(),
         origin: None,
         durable_id: false,

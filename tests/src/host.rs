@@ -196,6 +196,11 @@ impl TestHost {
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
 
+    /// Waits until the host has ended by itself: its exit code, unless a signal ended it.
+    pub fn ended(self) -> Option<i32> {
+        self.host.ended().unwrap_or_else(|error| panic!("{error:?}")).code()
+    }
+
     /// Lets the host end in order; it must end well.
     pub fn stop(self) {
         self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));

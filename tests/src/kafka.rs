@@ -136,7 +136,7 @@ impl Kafka {
     /// What a foreign client reads that takes only what is committed: Kafka's own console consumer, up to a record that
     /// is put at the end of each partition.
     pub fn read_committed(&self, topic: &str) -> Vec<Shown> {
-        let end = format!("{END}{}/{}", std::process::id(), wasmill::model::now_ms());
+        let end = format!("{END}{}/{}", std::process::id(), wasmill::clock::Clock::system().now_ms());
         let mut unread = self.mark_ends(topic, &end);
         let mut consumer = tool("org.apache.kafka.tools.consumer.ConsoleConsumer").expect("find Kafka's tools");
         consumer.args(["--bootstrap-server", &self.brokers, "--topic", topic, "--from-beginning"]);

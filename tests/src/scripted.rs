@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmill::aggregates::{Aggregates, Guest, Handlers, Inbox, Options, Reply, Service, Unaccepted};
-use wasmill::model::{Command, NewEvent, Origin, Outcome, RecordedEvent, StreamId, Version, now_ms};
+use wasmill::clock::Clock;
+use wasmill::model::{Command, NewEvent, Origin, Outcome, RecordedEvent, StreamId, Version};
 use wasmill::plugin::{Error, Failure, Refusal};
 use wasmill::store::EventStore;
 
@@ -56,7 +57,7 @@ pub fn count(id: &str, name: &str) -> Command {
         correlation_id: command_id.clone(),
         causation_id: command_id.clone(),
         id: command_id,
-        time_ms: now_ms(),
+        time_ms: Clock::system().now_ms(),
         headers: Vec::new(),
         origin: None,
         durable_id: false,

@@ -14,6 +14,7 @@
 //! - [`letters`]: what was put aside, tried again or discarded
 //! - [`readers`]: what is read while others write
 //! - [`steps`]: checkpoints and the effects that move with them
+//! - [`facts`]: the identity of a store, and what it remembers of the world outside
 //! - [`snapshots`]: a cache that is never wrong
 //! - [`closing`]: the end of a store
 //! - [`histories`]: random histories against a model
@@ -21,6 +22,7 @@
 pub mod appends;
 pub mod archives;
 pub mod closing;
+pub mod facts;
 pub mod histories;
 pub mod ledgers;
 pub mod letters;
@@ -117,6 +119,10 @@ macro_rules! store_conformance {
                 a_sink_counts_what_its_name_says,
                 nothing_moves_past_the_end,
                 what_a_step_puts_aside_is_kept_newest_first,
+            }
+            facts {
+                a_store_keeps_its_identity,
+                facts_are_kept_until_they_are_forgotten,
             }
             snapshots {
                 the_newest_snapshot_is_found_by_its_stream_and_code,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -174,6 +174,14 @@ impl Host {
             None => bail!("the host did not end within {} s after SIGTERM\n{}", STOP_WAIT.as_secs(), log()),
         }
         Ok(())
+    }
+
+    /// Waits until the host has ended by itself.
+    pub fn ended(&self) -> Result<ExitStatus> {
+        let status = process::wait(&mut self.lock().child, STOP_WAIT)?;
+        let status = status.with_context(|| format!("the host does not end\n{}", log_end(&self.program.data)))?;
+        self.program.leash.release();
+        Ok(status)
     }
 
     /// The newest lines of its log.

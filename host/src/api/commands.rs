@@ -2,7 +2,8 @@
 
 use super::Server;
 use super::answer::Refusal;
-use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version, now_ms};
+use crate::clock::Clock;
+use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version};
 use crate::trace;
 use axum::Json;
 use axum::body::Bytes;
@@ -30,7 +31,7 @@ pub(super) async fn send(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let Path((aggregate_type, aggregate_id, name)) = path?;
-    let command = command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?)?;
+    let command = command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?, server.host.clock())?;
     let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
     match server.host.send(command).await {
         Ok(outcome) => Ok(answer(Answer { command_id, outcome })),
@@ -38,7 +39,13 @@ pub(super) async fn send(
     }
 }
 
-fn command(stream: StreamId, name: String, headers: &HeaderMap, body: Bytes) -> Result<Command, Refusal> {
+fn command(
+    stream: StreamId,
+    name: String,
+    headers: &HeaderMap,
+    body: Bytes,
+    clock: &Clock,
+) -> Result<Command, Refusal> {
     let chosen = id(headers, "idempotency-key")?;
     let durable_id = chosen.is_some();
     let id_of_command = chosen.unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
@@ -47,7 +54,7 @@ fn command(stream: StreamId, name: String, headers: &HeaderMap, body: Bytes) -> 
         stream,
         name: name.into(),
         payload: if body.is_empty() { b"null".to_vec() } else { body.into() },
-        time_ms: now_ms(),
+        time_ms: clock.now_ms(),
         correlation_id: id(headers, "x-correlation-id")?.unwrap_or_else(|| id_of_command.clone()),
         causation_id: id_of_command.clone(),
         id: id_of_command,
@@ -114,7 +121,7 @@ mod tests {
 
     fn make(pairs: &[(&'static str, &str)], body: &'static str) -> Result<Command, Refusal> {
         let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        command(StreamId::new("order", "1"), "Create".into(), &headers, Bytes::from(body))
+        command(StreamId::new("order", "1"), "Create".into(), &headers, Bytes::from(body), &Clock::system())
     }
 
     #[test]

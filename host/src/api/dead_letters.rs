@@ -85,7 +85,6 @@ fn whole(number: u64, letter: DeadLetter) -> Value {
 fn content(content: &Parked) -> (&'static str, Value) {
     match content {
         Parked::Gone => ("gone", Value::Null),
-        Parked::Bytes(bytes) => ("bytes", json!({ "payload": bytes_shown(bytes) })),
         Parked::Event(position) => ("event", json!({ "position": position })),
         Parked::Record(record) => {
             let shown = json!({

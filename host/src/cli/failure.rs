@@ -29,6 +29,11 @@ impl Failure {
         Self { code: 2, texts: vec![text.into()] }
     }
 
+    /// The host must end: another one has its store.
+    pub(super) fn taken_over(text: impl Into<String>) -> Self {
+        Self { code: TAKEN_OVER, texts: vec![text.into()] }
+    }
+
     /// It failed, and what there is to say has been printed.
     pub(super) fn told() -> Self {
         Self { code: 1, texts: Vec::new() }
@@ -62,6 +67,9 @@ impl Failure {
         ExitCode::from(self.code)
     }
 }
+
+/// The exit code of a host whose store another host took over.
+pub(super) const TAKEN_OVER: u8 = 3;
 
 /// The exit code of a process that SIGINT ended, as shells have it.
 pub(super) const INTERRUPTED: u8 = 130;

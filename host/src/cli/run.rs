@@ -65,7 +65,14 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
         started = Host::start(manifest) => started.map_err(|cause| Failure::failed(cause.to_string()))?,
         () = signals.next() => return Err(Failure::interrupted()),
     };
-    let served = serve_api(listener, settings, host.clone(), &data, &mut signals).await;
+    let served = tokio::select! {
+        served = serve_api(listener, settings, host.clone(), &data, &mut signals) => served,
+        lost = host.lost_store() => {
+            // As after a crash: whatever the parts would finish could not be kept.
+            std::mem::forget(host);
+            return Err(Failure::taken_over(lost));
+        }
+    };
     tracing::info!("stopping; a second signal ends at once, and the next start goes on from there");
     tokio::spawn(async move {
         signals.next().await;

@@ -1,6 +1,7 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
 use crate::aggregates::{self, Aggregates, Service};
+use crate::clock::Clock;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
     Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Source as SourceSettings, Target,
@@ -79,7 +80,7 @@ pub fn check(manifest: &Manifest) -> Result<Vec<String>, Vec<String>> {
 
 impl Parts {
     /// Plugins first, since most mistakes are there and nothing is running yet; what produces work comes last.
-    pub(super) fn start(manifest: &Manifest, runtime: &Handle) -> Result<Self, Error> {
+    pub(super) fn start(manifest: &Manifest, clock: &Clock, runtime: &Handle) -> Result<Self, Error> {
         let data = &manifest.data;
         std::fs::create_dir_all(data).map_err(|error| {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
@@ -87,7 +88,7 @@ impl Parts {
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
         let store: Arc<dyn EventStore> =
-            Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest))?);
+            Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);
         // The store keeps other hosts out of the folder.
         catalog.clean();
         let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name]));
@@ -380,7 +381,7 @@ fn services(slot: &Arc<Slot>, plugin: &PluginSettings) -> Vec<Service> {
     Service::of_plugin(slot, shards, &options)
 }
 
-fn store_options(manifest: &Manifest) -> StoreOptions {
+fn store_options(manifest: &Manifest, clock: &Clock) -> StoreOptions {
     let settings = &manifest.store;
     StoreOptions {
         queue_max: settings.queue_max,
@@ -389,6 +390,7 @@ fn store_options(manifest: &Manifest) -> StoreOptions {
         log_bytes_max: settings.log_mib << 20,
         event_bytes_max: settings.event_bytes_max,
         outcomes_window_ms: settings.command_id_hours * 60 * 60 * 1_000,
+        clock: clock.clone(),
         ..StoreOptions::default()
     }
 }

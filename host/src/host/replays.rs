@@ -38,10 +38,6 @@ impl Host {
             Parked::Gone => Err(Unreplayed::Impossible(format!(
                 "dead letter {number} holds nothing that could be tried again: discard it once you have seen it"
             ))),
-            Parked::Bytes(_) => Err(Unreplayed::Impossible(format!(
-                "dead letter {number} is from an older wasmill, which kept too little to try it again: send what it \
-                 holds in another way, then discard it"
-            ))),
             Parked::Message(..) => {
                 self.change(move |store, done| store.republish_letter(number, done)).await?;
                 Ok(Replayed { number, outcome: "published".into(), reason: None })

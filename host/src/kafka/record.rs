@@ -1,8 +1,9 @@
 //! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
 
 use super::naming::{Address, Naming};
+use crate::clock::Clock;
 use crate::manifest::Commands;
-use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, now_ms, write_record_id};
+use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, write_record_id};
 use rdkafka::Timestamp;
 use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Mapping {
             place: format!("topic {topic} partition {} offset {}", record.partition(), record.offset()),
             key: record.key().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
             reason,
-            time_ms: now_ms(),
+            time_ms: Clock::system().now_ms(),
             content: Parked::Record(owned(topic, record)),
         })
     }
@@ -103,7 +104,7 @@ pub(super) fn owned<M: Message>(topic: &Arc<str>, record: &M) -> Record {
 }
 
 fn time_ms<M: Message>(record: &M) -> u64 {
-    record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_else(now_ms)
+    record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_else(|| Clock::system().now_ms())
 }
 
 fn headers<M: Message>(record: &M) -> Vec<Header> {

@@ -10,7 +10,6 @@
 
 mod events;
 mod feed;
-pub(super) mod identity;
 pub(super) mod letters;
 pub(super) mod publisher;
 mod sender;

@@ -19,7 +19,6 @@ mod view;
 
 use super::context::{Context, Health};
 use super::record::Mapping;
-use super::sink::identity;
 use super::{Connection, Error, Statistics, client_error, join_within, start_thread};
 use crate::manifest;
 use crate::model::{Command, Origin, Record};
@@ -226,7 +225,7 @@ fn client(config: &Config, connection: &Connection, store: &dyn EventStore) -> R
     match config.membership {
         manifest::Membership::Assigned => Ok(connection.consumer(&config.name, &config.group)),
         manifest::Membership::Group => {
-            let instance = format!("wasmill-{}-{}", config.name, identity::of(store)?);
+            let instance = format!("wasmill-{}-{}", config.name, store.identity());
             connection.member(&config.name, &config.group, &instance)
         }
     }

@@ -16,7 +16,6 @@ mod view;
 mod worker;
 
 use super::context::Health;
-use super::sink::identity;
 use super::{Connection, Error, join_within, start_thread};
 use crate::manifest::{self, Deliveries};
 use crate::plugin::Slot;
@@ -87,7 +86,7 @@ impl Transform {
         store: &dyn EventStore,
         slot: &Arc<Slot>,
     ) -> Result<Self, Error> {
-        let identity = identity::of(store)?;
+        let identity = store.identity().to_string();
         let config = Arc::new(config);
         let view = Arc::new(View::new(Health::default()));
         let asker = connection.client(&format!("source-{}-ends", config.name));

@@ -15,6 +15,7 @@ mod folding;
 mod ids;
 mod ledgers;
 mod letters;
+mod owner;
 mod reader;
 mod rows;
 mod schema;
@@ -27,6 +28,7 @@ mod verify;
 mod writer;
 
 use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Progress, Reader, Snapshot};
+use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use amendments::Amendment;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use stream_index::StreamIndex;
 use tail::Tail;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
@@ -69,6 +72,8 @@ pub struct Options {
     pub tail_bytes_max: usize,
     /// How long the outcome of a command with an id of its sender's is remembered, in milliseconds.
     pub outcomes_window_ms: u64,
+    /// The time.
+    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -87,6 +92,7 @@ impl Default for Options {
             event_bytes_max: 1 << 20,
             tail_bytes_max: 16 << 20,
             outcomes_window_ms: 24 * 60 * 60 * 1_000,
+            clock: Clock::system(),
         }
     }
 }
@@ -103,6 +109,8 @@ pub struct SqliteStore {
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
     letters_head: watch::Receiver<u64>,
+    owned: watch::Receiver<bool>,
+    identity: Uuid,
     meters: Arc<writer::Meters>,
 }
 
@@ -112,12 +120,14 @@ impl SqliteStore {
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
+        let identity = owner::identity(&connection)?;
+        let ownership = owner::Ownership::take(&connection, path)?;
         let index = Arc::new(StreamIndex::default());
         let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
-        let writer = writer::Writer::new(connection, lock, options, index.clone(), tail.clone())?;
+        let writer = writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
-        let meters = writer.meters.clone();
+        let (owned, meters) = (writer.is_owned(), writer.meters.clone());
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(requests))
@@ -132,6 +142,8 @@ impl SqliteStore {
             head,
             outbox_head,
             letters_head,
+            owned,
+            identity,
             meters,
         })
     }
@@ -196,8 +208,20 @@ impl EventStore for SqliteStore {
         self.send(writer::Request::Amend(Amendment::Restore(stream), done));
     }
 
+    fn set_fact(&self, name: &str, value: Option<String>, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::SetFact(name.to_owned(), value), done));
+    }
+
+    fn identity(&self) -> Uuid {
+        self.identity
+    }
+
+    fn is_owned(&self) -> watch::Receiver<bool> {
+        self.owned.clone()
+    }
+
     fn backup(&self, to: &Path) -> Result<Backup, Error> {
-        backup::copy(&schema::open_for_copying(&self.path)?, to)
+        backup::copy(&schema::open_for_inspection(&self.path)?, to)
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, Error> {

@@ -116,7 +116,7 @@ impl Outbox {
             place: format!("command {}", command.id),
             key: Some(command.stream.aggregate_id.to_string()),
             reason,
-            time_ms: crate::model::now_ms(),
+            time_ms: crate::clock::Clock::system().now_ms(),
             content: Parked::Command((*command).clone()),
         };
         let state = self.state.clone();

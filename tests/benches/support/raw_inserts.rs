@@ -32,7 +32,7 @@ pub(crate) fn raw_inserts(rows: u64) -> f64 {
                 row / 1_000 + 1,
                 "ItemsAdded",
                 id.as_bytes(),
-                wasmill::model::now_ms(),
+                wasmill::clock::Clock::system().now_ms(),
                 text,
                 text,
                 None::<Vec<u8>>,

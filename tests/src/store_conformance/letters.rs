@@ -54,7 +54,6 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
         Parked::Command(rich),
         Parked::Event(Position(7)),
         Parked::Message("outbox".to_owned(), message("m")),
-        Parked::Bytes(vec![0, 159, 146, 150]),
     ];
     let kept: Vec<_> =
         contents.map(|content| DeadLetter { content, key: Some("k".to_owned()), ..letter("there") }).into();

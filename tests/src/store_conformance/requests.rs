@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+use wasmill::clock::Clock;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -69,7 +70,7 @@ pub fn command(stream: &StreamId, id: &str) -> Command {
         name: "Do".into(),
         payload: b"{}".to_vec(),
         id: id.into(),
-        time_ms: now_ms(),
+        time_ms: Clock::system().now_ms(),
         correlation_id: "correlation".into(),
         causation_id: id.into(),
         headers: Vec::new(),

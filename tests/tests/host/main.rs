@@ -19,6 +19,7 @@ mod refused_commands;
 mod repeated_commands;
 mod restarts;
 mod snapshots;
+mod taken_over;
 mod torture;
 mod upcasting;
 mod upkeep;

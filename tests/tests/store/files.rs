@@ -3,12 +3,11 @@
 use rusqlite::Connection;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use wasmill::model::*;
-use wasmill::store::sqlite::{FILE_NAME, KILL_AT, Options, SqliteStore, backup, statistics, verify};
+use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, backup, statistics, verify};
 use wasmill::store::*;
 use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
@@ -85,19 +84,80 @@ fn a_second_host_is_kept_away_until_the_first_has_closed() {
 }
 
 #[test]
-fn a_file_from_a_newer_wasmill_is_left_as_it_is() {
+fn a_file_of_another_format_is_left_as_it_is() {
     let stored = Stored::new();
-    stored.sql("PRAGMA user_version = 99");
-    let before = fs::read(stored.file()).unwrap();
-    stored.is_refused(&["format 99", "run a newer wasmill"]);
-    assert_eq!(fs::read(stored.file()).unwrap(), before);
+    for (format, words) in [(99, ["format 99", "run a newer wasmill"]), (4, ["format 4", "choose another data folder"])]
+    {
+        stored.sql(&format!("PRAGMA user_version = {format}"));
+        let before = fs::read(stored.file()).unwrap();
+        stored.is_refused(&words);
+        assert!(verify(&stored.file()).unwrap_err().to_string().contains(words[1]));
+        assert_eq!(fs::read(stored.file()).unwrap(), before);
+    }
+}
+
+/// A second host can start once somebody deletes the lock's file, or on a file system without locks.
+#[test]
+fn of_two_hosts_without_a_lock_the_first_ends_and_no_version_is_given_twice() {
+    let stored = Stored::new();
+    let lock = stored.file().with_extension("lock");
+    let mut last = stored.open().unwrap();
+    let (mut lost, mut recorded) = (Vec::new(), 124);
+    for _ in 0..3 {
+        fs::remove_file(&lock).unwrap();
+        let next = stored.open().unwrap();
+        // Both write to the same streams at once.
+        let asked: Vec<_> = (0..200)
+            .map(|n| {
+                [&last, &next]
+                    .map(|store| ask_append(store, command(&order(n % 7), "c"), ExpectedVersion::Any, happened(1)))
+            })
+            .collect();
+        for [old, new] in asked {
+            assert!(matches!(old.answer(), Err(Error::TakenOver { .. })), "an old owner writes nothing");
+            new.answer().unwrap();
+            recorded += 1;
+        }
+        assert!(!*last.is_owned().borrow() && *next.is_owned().borrow());
+        lost.push(std::mem::replace(&mut last, next));
+    }
+    // An idle one finds out by itself.
+    let mut owned = last.is_owned();
+    fs::remove_file(&lock).unwrap();
+    let next = stored.open().unwrap();
+    assert_eq!(next.identity(), last.identity());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, owned.wait_for(|owned| !owned)).await.unwrap().unwrap() });
+    assert_eq!(all_events(&next).len(), recorded);
+    drop((lost, last, next));
+    let report = verify(&stored.file()).unwrap();
+    assert!(report.is_sound(), "{report:#?}");
+}
+
+/// What is written into a file that has no name any more is gone when the process ends.
+#[test]
+fn a_host_whose_file_was_removed_or_replaced_ends() {
+    for replaced in [false, true] {
+        let (stored, other) = (Stored::new(), Stored::new());
+        let store = stored.open().unwrap();
+        let mut owned = store.is_owned();
+        fs::remove_file(stored.file()).unwrap();
+        if replaced {
+            fs::copy(other.file(), stored.file()).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let lost = async { tokio::time::timeout(PATIENCE, owned.wait_for(|owned| !owned)).await.is_ok() };
+        assert!(runtime.block_on(lost));
+        let refused = append(&store, command(&order(1), "c"), ExpectedVersion::Any, happened(1)).unwrap_err();
+        assert!(refused.to_string().contains("never delete events.lock"), "{refused}");
+    }
 }
 
 #[test]
 fn a_database_of_another_program_is_left_as_it_is() {
     let stored = Stored { folder: tempfile::tempdir().unwrap() };
     stored.sql("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)");
-    for version in [0, 1, 4, -1] {
+    for version in [0, 1, 5, -1] {
         stored.sql(&format!("PRAGMA user_version = {version}"));
         let before = fs::read(stored.file()).unwrap();
         stored.is_refused(&["another program", "choose another data folder"]);
@@ -400,92 +460,6 @@ fn statistics_say_what_is_there() {
     let absent = stored.folder.path().join("absent.sqlite");
     assert!(statistics(&absent, false).is_err() && backup(&absent, &absent).is_err());
     assert!(!absent.with_extension("lock").exists(), "asking makes no file");
-}
-
-#[test]
-fn a_store_of_format_1_is_brought_up_to_date_with_its_dead_letters() {
-    let stored = Stored { folder: tempfile::tempdir().unwrap() };
-    stored.sql(include_str!("../../../host/src/store/sqlite/schema_1.sql"));
-    stored.sql(
-        "PRAGMA user_version = 1;
-         INSERT INTO dead_letters VALUES (4, 'baskets', 'there', 'key', 'because', x'00ff', 5);
-         INSERT INTO dead_letters VALUES (9, 'baskets', 'here', NULL, 'because', x'', 6)",
-    );
-    let copy = stored.folder.path().join("before.sqlite");
-    assert_eq!(backup(&stored.file(), &copy).unwrap().position, 0, "a copy before the update");
-    let store = stored.open().unwrap();
-    let (kept, total) = reader(&store).dead_letters(&Letters::newest(9)).unwrap();
-    assert_eq!((total, kept[0].0, kept[0].1.payload()), (2, 9, Some(&[][..])));
-    let (number, letter) = &kept[1];
-    assert_eq!((*number, letter.payload(), letter.key.as_deref()), (4, Some(&[0, 255][..]), Some("key")));
-    assert_eq!(*store.letters_head().borrow(), 9);
-    drop(store);
-    let report = verify(&stored.file()).unwrap();
-    assert!(report.is_sound() && report.letters == 2, "{report:#?}");
-}
-
-/// In format 2 each event had a row of its own, and a run that was cut short left rows above the mark.
-#[test]
-fn a_stream_index_of_format_2_is_read_and_goes_on_in_the_new_one() {
-    an_older_stream_index_is_read_and_goes_on(
-        2,
-        "INSERT INTO stream_index SELECT 1, aggregate_id, version, position FROM events WHERE position <= 34",
-    );
-}
-
-/// In format 3 a row has several: here the first 7 and the next 8 of each stream, every second event.
-#[test]
-fn a_stream_index_of_format_3_is_read_and_goes_on_in_the_new_one() {
-    an_older_stream_index_is_read_and_goes_on(
-        3,
-        "INSERT INTO stream_index SELECT 1, aggregate_id, version, position,
-             CASE version WHEN 1 THEN x'06020202020202' ELSE x'0702020202020202' END
-         FROM events WHERE version IN (1, 8)",
-    );
-}
-
-fn an_older_stream_index_is_read_and_goes_on(format: usize, index: &str) {
-    let stored = Stored { folder: tempfile::tempdir().unwrap() };
-    let schemas = [
-        include_str!("../../../host/src/store/sqlite/schema_1.sql"),
-        include_str!("../../../host/src/store/sqlite/schema_2.sql"),
-        include_str!("../../../host/src/store/sqlite/schema_3.sql"),
-    ];
-    schemas[..format].iter().for_each(|schema| stored.sql(schema));
-    stored.sql(&format!(
-        "PRAGMA user_version = {format};
-         INSERT INTO aggregate_types VALUES (1, 'order');
-         INSERT INTO event_types VALUES (1, 1, 'Happened');
-         INSERT INTO events WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 40)
-             SELECT n, 1, 'order-' || (n % 2), (n + 1) / 2, randomblob(16), 0, '', '', NULL, x'00' FROM n;
-         {index};
-         INSERT INTO marks VALUES ('indexed', 30)",
-    ));
-    // Whoever brings it up to date is killed after each step, and the next one goes on.
-    for _ in format..4 {
-        let mut worker = process::Command::new(env!("CARGO_BIN_EXE_store-worker"));
-        worker.args(["work", stored.file().to_str().unwrap(), "0"]).env(KILL_AT, "migrated:1");
-        let ended = worker.output().unwrap();
-        assert_eq!((ended.status.signal(), ended.stdout.len()), (Some(libc::SIGKILL), 0), "{ended:?}");
-    }
-    let stream = StreamId::new("order", "order-1");
-    let versions = |found: &[RecordedEvent]| found.iter().map(|event| event.version.0).collect::<Vec<_>>();
-    for newest in [20, 60] {
-        let store = stored.open().unwrap();
-        let found = reader(&store).read_stream(&stream, Version(0), 100).unwrap();
-        assert_eq!(versions(&found), (1..=newest).collect::<Vec<_>>());
-        let late = reader(&store).read_stream(&stream, Version(18), 100).unwrap();
-        assert_eq!(versions(&late), (19..=newest).collect::<Vec<_>>());
-        assert_eq!(reader(&store).stream_version(&stream).unwrap(), Version(newest));
-        let backwards = reader(&store).read_stream_backwards(&stream, Version(18), 3).unwrap();
-        assert_eq!(versions(&backwards), [17, 16, 15]);
-        if newest == 20 {
-            record(&store, &stream, 40);
-        }
-        drop(store);
-        let report = verify(&stored.file()).unwrap();
-        assert!(report.is_sound() && report.events == 80, "{report:#?}");
-    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::feed::{self, Feed, Page};
 use super::publisher::{Idempotent, Interruption, Publisher};
 use super::transactional::{self, Transactional};
-use super::{Config, RETRY_FIRST, RETRY_MAX, View, identity};
+use super::{Config, RETRY_FIRST, RETRY_MAX, View};
 use crate::kafka::{Connection, Error, wait_for};
 use crate::manifest::SinkMode;
 use crate::model::Message;
@@ -305,7 +305,7 @@ fn publisher(
     if config.mode == SinkMode::Idempotent || connection.is_embedded() {
         return Ok(Box::new(Idempotent::new(&config.name, &connection, style, view.clone())?));
     }
-    let group = format!("wasmill-sink-{}-{}", config.name, identity::of(&**store)?);
+    let group = format!("wasmill-sink-{}-{}", config.name, store.identity());
     let names = transactional::Names {
         section: config.section.clone(),
         transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),

@@ -1,11 +1,12 @@
 //! The records of a transaction, and the messages that each has led to.
 
 use super::Config;
+use crate::clock::Clock;
 use crate::kafka::message::Envelope;
 use crate::kafka::sink::letters;
 use crate::kafka::sink::publisher::refusal;
 use crate::kafka::source::TopicPartition;
-use crate::model::{Message, Record, now_ms};
+use crate::model::{Message, Record};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -48,7 +49,7 @@ impl Batch {
             source: config.name.clone(),
             group: &config.group,
             reason,
-            time_ms: now_ms(),
+            time_ms: Clock::system().now_ms(),
         };
         let message = about.message(record.clone(), config.dead_letter_topic.clone(), Some(record.partition));
         self.outputs[index] = Output::Letter(Box::new(message));

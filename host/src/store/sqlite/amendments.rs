@@ -7,7 +7,7 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
-use crate::model::{Command, Origin, Parked, StreamId, now_ms};
+use crate::model::{Command, Origin, Parked, StreamId};
 use crate::store::LETTER_LEDGER;
 use rusqlite::params;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(super) enum Amendment {
     Restore(StreamId),
     /// Let a ledger go on from a number.
     ResetLedger(Arc<str>, u64),
+    /// Keep a fact, or forget it.
+    SetFact(String, Option<String>),
 }
 
 impl Writer {
@@ -37,6 +39,7 @@ impl Writer {
             Amendment::Archive(stream) => self.archive(&stream),
             Amendment::Restore(stream) => self.restore(&stream),
             Amendment::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
+            Amendment::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
         }
     }
 
@@ -55,7 +58,7 @@ impl Writer {
             .prepare_cached(
                 "INSERT OR IGNORE INTO archived_streams (aggregate_type, aggregate_id, time_ms) VALUES (?1, ?2, ?3)",
             )
-            .and_then(|mut insert| insert.execute(params![key.0, key.1, now_ms()]))
+            .and_then(|mut insert| insert.execute(params![key.0, key.1, self.options.clock.now_ms()]))
             .map_err(failed("archiving a stream"))?;
         fault::at(FaultPoint::StreamArchived);
         self.heads.put(key, Head { archived: true, ..head });
@@ -71,6 +74,22 @@ impl Writer {
             .map_err(failed("restoring an archived stream"))?;
         fault::at(FaultPoint::StreamRestored);
         self.heads.put(key, Head { archived: false, ..head });
+        Ok(())
+    }
+
+    fn set_fact(&self, name: &str, value: Option<&str>) -> Result<(), Error> {
+        let changed = match value {
+            Some(value) => self
+                .connection
+                .prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")
+                .and_then(|mut insert| insert.execute(params![name, value])),
+            None => self
+                .connection
+                .prepare_cached("DELETE FROM facts WHERE name = ?1")
+                .and_then(|mut delete| delete.execute([name])),
+        };
+        changed.map_err(failed("keeping a fact"))?;
+        fault::at(FaultPoint::FactKept);
         Ok(())
     }
 
@@ -117,7 +136,7 @@ impl Writer {
     /// letter, with the newest reason.
     pub(super) fn put_aside(&mut self, batch: &mut Batch, command: &Command, reason: &str) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
-        let letter = super::appends::dead_letter(command, reason);
+        let letter = super::appends::dead_letter(command, reason, self.options.clock.now_ms());
         match replayed(origin) {
             Some(number) => letters::explain(&self.connection, number, &letter.reason),
             None => {

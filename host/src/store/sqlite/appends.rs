@@ -248,7 +248,9 @@ impl Writer {
             .prepare_cached(
                 "INSERT OR REPLACE INTO outcomes (id, fingerprint, outcome, time_ms) VALUES (?1, ?2, ?3, ?4)",
             )
-            .and_then(|mut insert| insert.execute(params![command.id, fingerprint, outcome, crate::model::now_ms()]))
+            .and_then(|mut insert| {
+                insert.execute(params![command.id, fingerprint, outcome, self.options.clock.now_ms()])
+            })
             .map_err(&failed)?;
         self.outcomes_stored += 1;
         if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
@@ -267,7 +269,7 @@ impl Writer {
 
     /// Outcomes from before are forgotten, also where they are still there.
     fn remembered_since(&self) -> u64 {
-        crate::model::now_ms().saturating_sub(self.options.outcomes_window_ms)
+        self.options.clock.now_ms().saturating_sub(self.options.outcomes_window_ms)
     }
 }
 
@@ -321,7 +323,7 @@ fn clipped(name: &str) -> String {
 }
 
 /// A command from a ledger that can't be handled. The ledger's name tells the place.
-pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
+pub(super) fn dead_letter(command: &Command, reason: &str, now_ms: u64) -> DeadLetter {
     let (consumer, place) = match &command.origin {
         Some(origin) => (origin.consumer().to_owned(), origin.place()),
         None => (String::new(), String::new()),
@@ -331,7 +333,7 @@ pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
         place,
         key: Some(command.stream.aggregate_id.to_string()),
         reason: format!("command {} to {}: {reason}", command.name, command.stream),
-        time_ms: crate::model::now_ms(),
+        time_ms: now_ms,
         content: crate::model::Parked::Command(command.clone()),
     }
 }

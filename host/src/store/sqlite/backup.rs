@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Copies a store that no host has open into a new file.
 pub fn backup(store: &Path, to: &Path) -> Result<Backup, Error> {
     let _lock = schema::lock_existing(store)?;
-    copy(&schema::open_for_copying(store)?, to)
+    copy(&schema::open_for_inspection(store)?, to)
 }
 
 /// Copies what a connection sees into a new file.

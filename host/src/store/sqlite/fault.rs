@@ -31,7 +31,7 @@ macro_rules! points {
 }
 
 points! {
-    Migrated "migrated",
+    TablesMade "tables-made",
     MadeAside "made-aside",
     MovedIntoPlace "moved-into-place",
     BeforeBegin "before-begin",
@@ -44,6 +44,7 @@ points! {
     LetterRemoved "letter-removed",
     StreamArchived "stream-archived",
     StreamRestored "stream-restored",
+    FactKept "fact-kept",
     CheckpointMoved "checkpoint-moved",
     CommandsKept "commands-kept",
     MessagesKept "messages-kept",
@@ -69,9 +70,9 @@ points! {
 }
 
 impl FaultPoint {
-    /// Whether a process passes it only while it makes a store, or brings an older one up to date.
+    /// Whether a process passes it only while it makes a store.
     pub fn is_of_making(self) -> bool {
-        matches!(self, Self::Migrated | Self::MadeAside | Self::MovedIntoPlace)
+        matches!(self, Self::TablesMade | Self::MadeAside | Self::MovedIntoPlace)
     }
 }
 

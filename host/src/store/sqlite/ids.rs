@@ -3,7 +3,7 @@
 //! The writer mints an id for each event, so it must not cost a call into the operating system. The 12 bits after the
 //! milliseconds count within a millisecond; the other 62 are random. A full count borrows from the next millisecond.
 
-use crate::model::now_ms;
+use crate::clock::Clock;
 use uuid::{Builder, Uuid};
 
 /// Ids in a millisecond: what 12 bits count.
@@ -11,23 +11,23 @@ const PER_MS: u16 = 1 << 12;
 
 /// Mints ids. One of these serves one store.
 pub(super) struct Ids {
+    clock: Clock,
     random: fastrand::Rng,
     ms: u64,
     count: u16,
 }
 
-impl Default for Ids {
-    fn default() -> Self {
+impl Ids {
+    /// Mints ids of the times that a clock shows.
+    pub(super) fn new(clock: Clock) -> Self {
         // Seeded by the operating system, through the first half of a random id.
         let seed = Uuid::now_v7().as_u128() as u64;
-        Self { random: fastrand::Rng::with_seed(seed), ms: 0, count: 0 }
+        Self { clock, random: fastrand::Rng::with_seed(seed), ms: 0, count: 0 }
     }
-}
 
-impl Ids {
     /// The next id.
     pub(super) fn next(&mut self) -> Uuid {
-        self.next_at(now_ms())
+        self.next_at(self.clock.now_ms())
     }
 
     /// A clock that goes back does not bring the ids back.
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn ids_increase_whatever_the_clock_does() {
-        let mut ids = Ids::default();
+        let mut ids = Ids::new(Clock::system());
         let mut last = Uuid::nil();
         for now_ms in [1_000; 10_000].into_iter().chain([1_001, 999, 5_000, 5_000]) {
             let id = ids.next_at(now_ms);
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn ids_of_two_stores_differ() {
-        let (mut one, mut other) = (Ids::default(), Ids::default());
+        let (mut one, mut other) = (Ids::new(Clock::system()), Ids::new(Clock::system()));
         assert_ne!(one.next_at(1), other.next_at(1));
     }
 }

@@ -289,6 +289,16 @@ impl Reader for SqliteReader {
         letters::find(&self.connection, number)
     }
 
+    fn fact(&mut self, name: &str) -> Result<Option<String>, Error> {
+        let sql = "SELECT value FROM facts WHERE name = ?1";
+        Ok(self.list("reading a fact", sql, [name], |row| row.get(0))?.into_iter().next())
+    }
+
+    fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
+        let sql = "SELECT name, value FROM facts WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
+        self.list("listing facts", sql, [prefix], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
     fn statistics(&mut self, count: bool) -> Result<Statistics, Error> {
         statistics::of(&self.connection, &self.path, count)
     }

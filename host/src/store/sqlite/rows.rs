@@ -1,7 +1,7 @@
 //! How values become columns and back.
 
 use super::{Error, failed};
-use crate::model::{DeadLetter, Header, Parked, Position, RecordedEvent, StreamId, Version};
+use crate::model::{DeadLetter, Header, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, de::DeserializeOwned};
@@ -30,16 +30,14 @@ pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Erro
 }
 
 /// The columns that [`letter`] reads, in its order.
-pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, content, payload";
+pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, content";
 
 /// A row of [`LETTER_COLUMNS`], with the letter's number.
 pub(super) fn letter(row: &Row<'_>) -> Result<(u64, DeadLetter), Error> {
     let failed = failed("reading a dead letter");
     let number = row.get(0).map_err(&failed)?;
-    let content = match row.get_ref(6).map_err(&failed)?.as_blob_or_null() {
-        Ok(Some(bytes)) => decode(&format!("the content of dead letter {number}"), bytes)?,
-        _ => Parked::Bytes(row.get(7).map_err(&failed)?),
-    };
+    let content = row.get_ref(6).and_then(|content| Ok(content.as_blob()?)).map_err(&failed)?;
+    let content = decode(&format!("the content of dead letter {number}"), content)?;
     let read = || -> rusqlite::Result<DeadLetter> {
         Ok(DeadLetter {
             consumer: row.get(1)?,

@@ -1,7 +1,7 @@
-//! The file: its lock, its tables, its migrations and the settings of its connections.
+//! The file: its lock, its tables, its format and the settings of its connections.
 
 use super::fault::{self, FaultPoint};
-use super::{Error, failed, files};
+use super::{Error, failed, files, owner};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File, OpenOptions};
@@ -9,16 +9,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// One entry per version of the file, oldest first. They are run in order and never changed once released.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema_1.sql"),
-    include_str!("schema_2.sql"),
-    include_str!("schema_3.sql"),
-    include_str!("schema_4.sql"),
-];
+/// The tables of a store.
+const TABLES: &str = include_str!("schema.sql");
 
-/// The version of a file that is up to date.
-const MIGRATED: usize = MIGRATIONS.len();
+/// The format of the file. There is no way from another one to it: formats 1 to 4 were never released.
+const FORMAT: i64 = 5;
 
 /// How long to wait for another program that has the file locked.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -93,7 +88,7 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
     let failed = failed(&doing);
     let mut connection = Connection::open(path).map_err(&failed)?;
     settle(&connection).map_err(&failed)?;
-    let version = version(&connection, path)?;
+    let is_new = !has_format(&connection, path)?;
     if connection.is_readonly("main").map_err(&failed)? {
         return Err(Error::Failed(format!("the store {} is read-only: allow writing to it", path.display())));
     }
@@ -107,28 +102,21 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
              PRAGMA temp_store = MEMORY;",
         )
         .map_err(&failed)?;
-    migrate(&mut connection, path, version)?;
+    if is_new {
+        make_tables(&mut connection).map_err(&failed)?;
+        fault::at(FaultPoint::TablesMade);
+    }
     Ok(connection)
 }
 
-/// A connection to look at a store that no host has open: it changes nothing, and makes no file.
+/// A connection to look at a store that no host has open, or to copy one: it changes nothing, and makes no file.
 pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
     files::refuse_unfit(path)?;
     let connection = open_for_reading(path)?;
-    match version(&connection, path)? {
-        MIGRATED => Ok(connection),
-        older => Err(Error::Failed(format!(
-            "the store {} has format {older}, and this wasmill reads {MIGRATED}: start a host on it once, which updates it",
-            path.display()
-        ))),
+    if has_format(&connection, path)? {
+        return Ok(connection);
     }
-}
-
-/// A connection to copy a store with, of any format that this wasmill knows.
-pub(super) fn open_for_copying(path: &Path) -> Result<Connection, Error> {
-    files::refuse_unfit(path)?;
-    let connection = open_for_reading(path)?;
-    version(&connection, path).map(|_| connection)
+    Err(Error::Failed(format!("the store {} has no tables: {}", path.display(), files::RESTORE)))
 }
 
 /// A reader's connection.
@@ -143,28 +131,29 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// The file's version; 0 where there is nothing in it. Refuses what this wasmill must not touch.
-fn version(connection: &Connection, path: &Path) -> Result<usize, Error> {
+/// Whether the file has the tables of a store; an empty database has none. Refuses what this wasmill must not touch.
+fn has_format(connection: &Connection, path: &Path) -> Result<bool, Error> {
     let doing = format!("looking at the store {}", path.display());
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed(&doing));
-    let version = number("PRAGMA user_version")?;
-    let is_ours = match version {
-        0 => number("SELECT count(*) FROM sqlite_schema")? == 0,
-        _ => number("SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'ledgers', 'stream_index')")? == 3,
-    };
-    let Some(version) = usize::try_from(version).ok().filter(|_| is_ours) else {
-        return Err(Error::Failed(format!(
-            "{} is a database of another program's: choose another data folder",
-            path.display()
-        )));
-    };
-    if version > MIGRATED {
-        return Err(Error::Failed(format!(
-            "the store {} has format {version}, and this wasmill knows up to {MIGRATED}: run a newer wasmill on it",
-            path.display()
-        )));
+    let (format, tables) = (number("PRAGMA user_version")?, number("SELECT count(*) FROM sqlite_schema")?);
+    if format == 0 && tables == 0 {
+        return Ok(false);
     }
-    Ok(version)
+    let known = "SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'ledgers', 'stream_index')";
+    let path = path.display();
+    if format <= 0 || number(known)? < 3 {
+        return Err(Error::Failed(format!("{path} is a database of another program's: choose another data folder")));
+    }
+    match format {
+        FORMAT => Ok(true),
+        newer if newer > FORMAT => Err(Error::Failed(format!(
+            "the store {path} has format {newer}, and this wasmill reads format {FORMAT} alone: run a newer wasmill on it"
+        ))),
+        older => Err(Error::Failed(format!(
+            "the store {path} has format {older}, from before the first release, and this wasmill reads format {FORMAT} \
+             alone: run the wasmill that made it, or choose another data folder"
+        ))),
+    }
 }
 
 /// What every connection is set to.
@@ -174,15 +163,10 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIME_MAX)
 }
 
-fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), Error> {
-    let doing = format!("preparing the store {}", path.display());
-    let failed = failed(&doing);
-    for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
-        let transaction = connection.transaction().map_err(&failed)?;
-        transaction.execute_batch(migration).map_err(&failed)?;
-        transaction.pragma_update(None, "user_version", done + 1).map_err(&failed)?;
-        transaction.commit().map_err(&failed)?;
-        fault::at(FaultPoint::Migrated);
-    }
-    Ok(())
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(TABLES)?;
+    owner::name(&transaction)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
 }

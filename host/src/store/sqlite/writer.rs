@@ -10,13 +10,14 @@ use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
+use super::owner::{self, Ownership};
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows};
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
@@ -142,6 +143,8 @@ pub(super) struct Writer {
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
     letters_head: watch::Sender<u64>,
+    ownership: Ownership,
+    owned: watch::Sender<bool>,
     pub(super) meters: Arc<Meters>,
     /// Held for the lock on it.
     _lock: File,
@@ -151,6 +154,7 @@ impl Writer {
     pub(super) fn new(
         connection: Connection,
         lock: File,
+        ownership: Ownership,
         options: Options,
         index: Arc<StreamIndex>,
         tail: Arc<Tail>,
@@ -164,11 +168,11 @@ impl Writer {
         let mut writer = Self {
             fold_at: options.log_bytes_max,
             unfolded_bytes: 0,
+            ids: Ids::new(options.clock.clone()),
             connection,
             options,
             dictionary: Dictionary::default(),
             ledgers: Ledgers::default(),
-            ids: Ids::default(),
             heads,
             index,
             tail,
@@ -184,6 +188,8 @@ impl Writer {
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
             letters_head: watch::Sender::new(0),
+            ownership,
+            owned: watch::Sender::new(true),
             meters: Arc::new(Meters {
                 commit_time: Histogram::new(meter::SECONDS),
                 batch_size: Histogram::new(meter::COUNTS),
@@ -207,52 +213,83 @@ impl Writer {
         self.letters_head.subscribe()
     }
 
+    pub(super) fn is_owned(&self) -> watch::Receiver<bool> {
+        self.owned.subscribe()
+    }
+
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
         let _whole = EndOnPanic;
-        loop {
-            let first = if self.filler.has_work() && !self.failed {
-                match requests.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => break,
-                }
-            } else {
-                match self.next(&requests) {
-                    Some(request) => Some(request),
-                    None => break,
-                }
-            };
-            self.transaction(first, &requests);
+        if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
+            tracing::error!("{lost}");
+            self.owned.send_replace(false);
+            return requests.into_iter().for_each(|request| request.fail(lost.clone()));
         }
         if let Err(error) = self.fold_log() {
             tracing::warn!("closing the store: {error}; the next start goes on from the log");
         }
     }
 
+    /// Makes transactions until every sender is gone. The only error is that the store is another host's now.
+    fn work(&mut self, requests: &Receiver<Request>) -> Result<(), Error> {
+        loop {
+            let first = if self.filler.has_work() && !self.failed {
+                match requests.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            } else {
+                match self.next(requests)? {
+                    Some(request) => Some(request),
+                    None => return Ok(()),
+                }
+            };
+            self.transaction(first, requests)?;
+        }
+    }
+
     /// The next request. While nobody waits, a part of the log is folded, so that it is seldom folded whole before
     /// somebody who does.
-    fn next(&mut self, requests: &Receiver<Request>) -> Option<Request> {
-        if !self.has_much_to_fold() || self.failed {
-            return requests.recv().ok();
+    fn next(&mut self, requests: &Receiver<Request>) -> Result<Option<Request>, Error> {
+        if self.has_much_to_fold() && !self.failed {
+            match requests.try_recv() {
+                Ok(request) => return Ok(Some(request)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) => self.fold_at_rest(),
+            }
         }
-        match requests.try_recv() {
-            Ok(request) => Some(request),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => {
-                self.fold_at_rest();
-                requests.recv().ok()
+        loop {
+            match requests.recv_timeout(owner::LOOK_EVERY) {
+                Ok(request) => return Ok(Some(request)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => self.rest()?,
             }
         }
     }
 
-    /// One transaction: begin, what is queued, a slice of the index, commit, answers.
-    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
+    /// Looks after the store while there is nothing else to do. A failure to look is left to the next transaction.
+    fn rest(&mut self) -> Result<(), Error> {
+        match self.ownership.check(&self.connection) {
+            Err(lost @ Error::TakenOver { .. }) => Err(lost),
+            _ => Ok(()),
+        }
+    }
+
+    /// One transaction: begin, what is queued, a slice of the index, commit, answers. The only error is that the store
+    /// is another host's now.
+    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         let mut batch = Batch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
-            Err(error) => self.rolled_back(batch, error),
+            Err(error) => {
+                self.rolled_back(batch, &error);
+                if matches!(error, Error::TakenOver { .. }) {
+                    return Err(error);
+                }
+            }
         }
+        Ok(())
     }
 
     fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
@@ -287,6 +324,7 @@ impl Writer {
 
     fn begin(&mut self) -> Result<(), Error> {
         self.sql("BEGIN IMMEDIATE", "beginning a transaction")?;
+        self.ownership.check(&self.connection)?;
         if self.failed { self.reload() } else { Ok(()) }
     }
 
@@ -420,7 +458,7 @@ impl Writer {
         self.limit_log();
     }
 
-    fn rolled_back(&mut self, batch: Batch, error: Error) {
+    fn rolled_back(&mut self, batch: Batch, error: &Error) {
         let file = self.connection.path().unwrap_or_default();
         tracing::error!("the store {file} rolled a transaction back: {error}");
         self.failed = true;
@@ -489,7 +527,7 @@ pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> 
 /// Tells refusals, which concern one request, from failures of the database, which concern the transaction.
 fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
     match result {
-        Err(error @ (Error::Failed(_) | Error::Closed)) => (Err(error.clone()), Some(error)),
+        Err(error @ (Error::Failed(_) | Error::TakenOver { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
         other => (other, None),
     }
 }

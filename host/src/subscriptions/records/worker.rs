@@ -6,8 +6,9 @@
 use super::lanes::Lanes;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
+use crate::clock::Clock;
 use crate::follow::backoff;
-use crate::model::{DeadLetter, Parked, Record, now_ms};
+use crate::model::{DeadLetter, Parked, Record};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
 use crate::store::{Advanced, Error, EventStore, Progress, Reached};
@@ -238,7 +239,7 @@ impl Worker {
             place,
             key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
             reason,
-            time_ms: now_ms(),
+            time_ms: Clock::system().now_ms(),
             content: Parked::Record(record.clone()),
         };
         self.step(run.into(), |progress| progress.parked.push(letter));

@@ -4,10 +4,11 @@
 //! removed before it was read is put aside as a range, or the partition stands still; either way it is said.
 
 use super::{ANSWER_MAX, Opening, Scout};
+use crate::clock::Clock;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::wait_for;
 use crate::manifest::{From as StartAt, Lost};
-use crate::model::{DeadLetter, Origin, Parked, now_ms};
+use crate::model::{DeadLetter, Origin, Parked};
 use crate::store::{self, Ledger};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -159,7 +160,8 @@ impl Scout {
         let error = format!("{place}: {reason}");
         tracing::error!(source = &**source, "{error}");
         let consumer = source.to_string();
-        let letter = DeadLetter { consumer, place, key: None, reason, time_ms: now_ms(), content: Parked::Gone };
+        let letter =
+            DeadLetter { consumer, place, key: None, reason, time_ms: Clock::system().now_ms(), content: Parked::Gone };
         let origin = Origin { ledger: name.clone(), first, last };
         wait_for(|done| self.store.park(letter, Some(origin), done))?;
         Ok(error)

@@ -1,0 +1,95 @@
+//! The time: what the wall says, and how long the process has been running.
+//!
+//! Everything in the host that reads the time asks a [`Clock`], so that a test can set it. The wall's time may jump
+//! in both directions; the running time only ever grows. Nothing here knows what the time is used for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// A source of time. Clones of a manual clock show the same time.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Kind);
+
+#[derive(Clone, Debug, Default)]
+enum Kind {
+    #[default]
+    System,
+    Manual(Arc<Manual>),
+}
+
+#[derive(Debug)]
+struct Manual {
+    wall_ms: AtomicU64,
+    running_ms: AtomicU64,
+}
+
+impl Clock {
+    /// The clock of the machine.
+    pub const fn system() -> Self {
+        Self(Kind::System)
+    }
+
+    /// A clock that stands at a time until it is moved.
+    pub fn manual(wall_ms: u64) -> Self {
+        let (wall_ms, running_ms) = (AtomicU64::new(wall_ms), AtomicU64::new(0));
+        Self(Kind::Manual(Arc::new(Manual { wall_ms, running_ms })))
+    }
+
+    /// Reads the wall clock: milliseconds since 1970-01-01T00:00:00Z.
+    pub fn now_ms(&self) -> u64 {
+        match &self.0 {
+            Kind::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            Kind::Manual(manual) => manual.wall_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reads the running time: milliseconds since some moment of this process. It never goes back, and a change of
+    /// the wall clock does not move it.
+    pub fn running_ms(&self) -> u64 {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        match &self.0 {
+            Kind::System => BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64,
+            Kind::Manual(manual) => manual.running_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Lets time pass on a manual clock. Does nothing to the clock of the machine.
+    pub fn advance_ms(&self, ms: u64) {
+        if let Kind::Manual(manual) = &self.0 {
+            manual.wall_ms.fetch_add(ms, Ordering::Relaxed);
+            manual.running_ms.fetch_add(ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the wall of a manual clock without letting time pass. Does nothing to the clock of the machine.
+    pub fn jump_to_ms(&self, wall_ms: u64) {
+        if let Kind::Manual(manual) = &self.0 {
+            manual.wall_ms.store(wall_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Clock;
+
+    #[test]
+    fn a_jump_of_the_wall_is_no_running_time() {
+        let clock = Clock::manual(1_000);
+        let same = clock.clone();
+        same.advance_ms(5);
+        assert_eq!((clock.now_ms(), clock.running_ms()), (1_005, 5));
+        same.jump_to_ms(90_000);
+        assert_eq!((clock.now_ms(), clock.running_ms()), (90_000, 5));
+    }
+
+    #[test]
+    fn the_clock_of_the_machine_goes_forward() {
+        let clock = Clock::system();
+        let (wall, running) = (clock.now_ms(), clock.running_ms());
+        assert!(wall > 1_700_000_000_000 && clock.running_ms() >= running);
+        clock.jump_to_ms(0);
+        assert!(clock.now_ms() >= wall, "nothing moves it");
+    }
+}

@@ -1,0 +1,82 @@
+//! Why a store did not do something, by what the caller does next.
+
+use crate::model::{ExpectedVersion, Outcome, StreamId, Version};
+use std::sync::Arc;
+
+/// Why the store did not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Reload the stream and decide again, or tell the sender.
+    #[error("stream {stream} is at version {actual}, expected {expected}")]
+    Conflict {
+        /// The stream.
+        stream: StreamId,
+        /// Its version.
+        actual: Version,
+        /// What the append expected.
+        expected: ExpectedVersion,
+    },
+    /// The command was recorded before: this is its outcome, if it was kept. Nothing was added.
+    #[error("command {id} was recorded before")]
+    Duplicate {
+        /// The command's id.
+        id: Arc<str>,
+        /// The outcome as it was then; commands of ledgers keep none.
+        outcome: Option<Outcome>,
+    },
+    /// The sender used an id twice for different commands.
+    #[error("command id {id} was used before for another command; use a new id for a new command")]
+    IdReused {
+        /// The command's id.
+        id: Arc<str>,
+    },
+    /// Somebody else moved this checkpoint: stop, reload, go on from there.
+    #[error("checkpoint of {owner} is at {actual}, expected {expected}: another host or thread moved it")]
+    CheckpointMoved {
+        /// Whose checkpoint.
+        owner: String,
+        /// Where it is.
+        actual: u64,
+        /// Where the caller thought it was.
+        expected: u64,
+    },
+    /// The stream takes no more events until it is restored.
+    #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, quoted(&.stream.aggregate_id))]
+    Archived {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Nothing has this name or number; the text says what was looked for.
+    #[error("{0}")]
+    NotFound(String),
+    /// A record was settled by another step. Leave it out, or read its ledger again and go on from there.
+    #[error("{place} was settled before")]
+    Settled {
+        /// The record, in words.
+        place: String,
+    },
+    /// The caller broke a limit or a rule of the store; the text says which.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another host has the store now: end the process, nothing that it does counts any more.
+    #[error(
+        "another host took over the store {file}, or the file was replaced: this host no longer owns it and ends; start one host alone for each data folder, and never delete events.lock"
+    )]
+    TakenOver {
+        /// The store's file.
+        file: String,
+    },
+    /// The store is shut down.
+    #[error("the store is closed")]
+    Closed,
+    /// The disk or the database failed. Nothing of the request was kept.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An id as a word for a shell, wherever it may be typed from an error.
+fn quoted(id: &str) -> String {
+    // A NUL can't be typed at all.
+    let word = shlex::try_quote(id).unwrap_or(id.into());
+    if id.starts_with('-') { format!("-- {word}") } else { word.into_owned() }
+}

@@ -1,0 +1,74 @@
+//! Whose store it is: its identity, and which of its openers may write.
+//!
+//! The lock on `events.lock` keeps a second host away, as long as nobody deletes that file. This is the fence behind it,
+//! in the store itself: whoever opens the store for writing raises its owner epoch, and each transaction of a writer
+//! begins with a look at the epoch. SQLite lets one connection write at a time, so a writer either commits before the
+//! next owner has read anything, or finds the new epoch and writes nothing more.
+
+use super::{Error, failed};
+use rusqlite::{Connection, params};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// How often a writer that has nothing to do looks whether the store is still its own.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Gives a new store its identity.
+pub(super) fn name(connection: &Connection) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO store (number, identity, owner_epoch) VALUES (1, ?1, 0)";
+    connection.execute(insert, params![Uuid::now_v7().as_bytes()]).map(drop)
+}
+
+/// The identity of a store.
+pub(super) fn identity(connection: &Connection) -> Result<Uuid, Error> {
+    let select = "SELECT identity FROM store";
+    let bytes = connection.query_row(select, [], |row| row.get(0)).map_err(failed("reading the store's identity"))?;
+    Ok(Uuid::from_bytes(bytes))
+}
+
+/// The ownership that an opener took.
+pub(super) struct Ownership {
+    epoch: i64,
+    file: PathBuf,
+    /// Device and inode of the file that is open.
+    opened: (u64, u64),
+    next_look: Instant,
+}
+
+impl Ownership {
+    /// Takes the store over from every earlier opener.
+    pub(super) fn take(connection: &Connection, file: &Path) -> Result<Self, Error> {
+        let update = "UPDATE store SET owner_epoch = owner_epoch + 1 RETURNING owner_epoch";
+        let epoch = connection.query_row(update, [], |row| row.get(0)).map_err(failed("taking the store over"))?;
+        let opened = place(file)
+            .ok_or_else(|| Error::Failed(format!("the store {} was removed while it was opened", file.display())))?;
+        Ok(Self { epoch, file: file.to_owned(), opened, next_look: Instant::now() + LOOK_EVERY })
+    }
+
+    /// Fails if another opener has taken the store since. Exact within a write transaction.
+    pub(super) fn check(&mut self, connection: &Connection) -> Result<(), Error> {
+        let epoch: i64 = connection
+            .prepare_cached("SELECT owner_epoch FROM store WHERE number = 1")
+            .and_then(|mut select| select.query_row([], |row| row.get(0)))
+            .map_err(failed("looking whose the store is"))?;
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            // What is written into a file that has lost its name is lost when the process ends.
+            if place(&self.file).is_none_or(|there| there != self.opened) {
+                return Err(self.lost());
+            }
+        }
+        if epoch == self.epoch { Ok(()) } else { Err(self.lost()) }
+    }
+
+    fn lost(&self) -> Error {
+        Error::TakenOver { file: self.file.display().to_string() }
+    }
+}
+
+fn place(file: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(file).ok().map(|file| (file.dev(), file.ino()))
+}
