@@ -3,9 +3,20 @@
 //! Everything in the host that reads the time asks a [`Clock`], so that a test can set it. The wall's time may jump
 //! in both directions; the running time only ever grows. Nothing here knows what the time is used for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The environment variable that names a file with the milliseconds by which the wall clock of the host differs from the
+/// machine's. A test moves the clock of a running host by it; without the variable the host has the machine's time.
+pub const OFFSET_FILE: &str = "WASMILL_CLOCK_OFFSET_FILE";
+
+/// How often the file is read.
+const OFFSET_LOOK: Duration = Duration::from_millis(50);
+
+/// What the file said last.
+static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
 /// A source of time. Clones of a manual clock show the same time.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +50,10 @@ impl Clock {
     /// Reads the wall clock: milliseconds since 1970-01-01T00:00:00Z.
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
-            Kind::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            Kind::System => {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+                wall.saturating_add_signed(OFFSET_MS.load(Ordering::Relaxed))
+            }
             Kind::Manual(manual) => manual.wall_ms.load(Ordering::Relaxed),
         }
     }
@@ -68,6 +82,25 @@ impl Clock {
             manual.wall_ms.store(wall_ms, Ordering::Relaxed);
         }
     }
+}
+
+/// Moves the machine's clock of this process as the file of [`OFFSET_FILE`] says, from now on, where there is one. A
+/// file that is missing or holds no number changes nothing. Call it in a runtime, before anything reads the time.
+pub fn follow_offset_file() {
+    let Some(file) = std::env::var_os(OFFSET_FILE).map(PathBuf::from) else { return };
+    tracing::warn!("the wall clock is moved by {OFFSET_FILE}, {}: for tests only", file.display());
+    let read = move || {
+        let offset = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+        offset.into_iter().for_each(|ms| OFFSET_MS.store(ms, Ordering::Relaxed));
+    };
+    read();
+    tokio::spawn(async move {
+        let mut look = tokio::time::interval(OFFSET_LOOK);
+        loop {
+            look.tick().await;
+            read();
+        }
+    });
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-const CLOCK_VARIABLE: &str = "WASMILL_CLOCK_OFFSET_FILE";
+use wasmill::clock::OFFSET_FILE;
 
 /// Threads that send commands over HTTP.
 const SENDERS: u64 = 2;
@@ -85,7 +85,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     let setting = setting(kafka.as_ref());
     let disk = Disk::new(&setting.path("data"));
     tell(&format!("a full disk is {}", disk.describe()));
-    let host = setting.start_in(vec![(CLOCK_VARIABLE, setting.path(CLOCK))]);
+    let host = setting.start_in(vec![(OFFSET_FILE, setting.path(CLOCK))]);
     let began = Instant::now();
     let brokers = kafka.as_ref().map_or_else(|| host.brokers(), |kafka| kafka.brokers().to_owned());
     let notifications = Notifications::new(&brokers, &BTreeMap::new()).expect("the topic is there");

@@ -3,6 +3,7 @@
 use super::failure::{Failure, INTERRUPTED};
 use super::host_file::HostFile;
 use crate::api;
+use crate::clock;
 use crate::host::Host;
 use crate::manifest::{Manifest, Overrides};
 use std::io::IsTerminal;
@@ -58,6 +59,7 @@ fn start_log(json: bool) -> Result<(), Failure> {
 }
 
 async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
+    clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
     let (settings, data) = (manifest.api.clone(), manifest.data.clone());
