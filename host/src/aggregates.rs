@@ -17,15 +17,17 @@ pub use handlers::{Guest, Handlers};
 
 use crate::model::{Command, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
+use crate::status::State;
 use crate::store::{self, EventStore};
+use crate::supervise::{self, Shared as _};
 use crossbeam_channel::TrySendError;
 use handlers::WasmHandlers;
 use intake::Entrances;
 use order::{Gauges, Order};
 use shard::Shard;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 /// Told how a command ended: after the commit, where there was something to commit. Must not block.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
@@ -108,7 +110,7 @@ impl Service {
     }
 
     /// An aggregate type with handlers of the caller's. They run in the shards' threads, without a sandbox: no limit
-    /// of time or memory holds for them, and a panic ends the shard.
+    /// of time or memory holds for them. After a panic the shard begins again, and its senders are told.
     pub fn native(aggregate_type: &str, handlers: impl Handlers, shards: usize, options: Options) -> Self {
         Self {
             aggregate_type: aggregate_type.to_owned(),
@@ -120,8 +122,7 @@ impl Service {
 
 struct Served {
     name: Arc<str>,
-    /// Behind a mutex only to be taken at the end.
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    threads: Vec<supervise::Thread>,
     shards: Vec<Entrance>,
 }
 
@@ -144,6 +145,8 @@ pub struct TypeStatus {
     pub live: usize,
     /// Commands that are accepted and not answered.
     pub pending: usize,
+    /// What its shards are doing, and what is in the way.
+    pub condition: (State, Option<String>),
 }
 
 impl Aggregates {
@@ -195,6 +198,7 @@ impl Aggregates {
                 shards: served.shards.len(),
                 live: served.shards.iter().map(|shard| shard.gauges.live.load(Ordering::Relaxed)).sum(),
                 pending: served.shards.iter().map(Entrance::pending).sum(),
+                condition: served.condition(),
             })
             .collect();
         status.sort_by(|one, other| one.aggregate_type.cmp(&other.aggregate_type));
@@ -204,16 +208,14 @@ impl Aggregates {
     /// Takes no more commands, finishes those it has, and ends the shards.
     pub fn stop(&self) {
         for served in self.served.values() {
+            // One that waits for its restart takes nothing out: whoever waits for room in its queue must not wait for it.
+            served.threads.iter().for_each(supervise::Thread::end);
             for shard in &served.shards {
-                drop(shard.queues.write().expect("no holder panics").take());
+                drop(shard.queues.held_alone().take());
             }
         }
         for served in self.served.values() {
-            for thread in served.threads.lock().expect("no holder panics").drain(..) {
-                if thread.join().is_err() {
-                    tracing::error!("a shard of plugin {} panicked", served.name);
-                }
-            }
+            served.threads.iter().for_each(supervise::Thread::join);
         }
     }
 
@@ -259,31 +261,38 @@ impl Served {
         store: &Arc<dyn EventStore>,
         options: &Options,
     ) -> Result<Self, StartError> {
-        let mut served = Self { name: handlers.name(), threads: Mutex::default(), shards: Vec::new() };
+        let mut served = Self { name: handlers.name(), threads: Vec::new(), shards: Vec::new() };
         for number in 0..shards.max(1) {
             let (entrances, intake) = intake::queues(options.queue_max);
             let gauges = Arc::new(Gauges::default());
-            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), gauges.clone())?;
-            let thread = std::thread::Builder::new()
-                .name(format!("{aggregate_type}-{number}"))
-                .spawn(move || shard.run(intake))
-                .map_err(|error| StartError::Thread(error.to_string()))?;
-            served.threads.lock().expect("no holder panics").push(thread);
+            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), intake, gauges.clone())?;
+            let name = format!("{aggregate_type}-{number}");
+            let thread = supervise::restarting(name, || Ok(shard), Shard::begin_again, Shard::run);
+            served
+                .threads
+                .push(thread.map_err(|error: supervise::Unstarted<StartError>| StartError::Thread(error.to_string()))?);
             served.shards.push(Entrance { queues: std::sync::RwLock::new(Some(entrances)), gauges });
         }
         Ok(served)
     }
 }
 
+impl Served {
+    fn condition(&self) -> (State, Option<String>) {
+        let trouble = self.threads.iter().find_map(|thread| thread.monitor().trouble());
+        trouble.map_or((State::Running, None), |(state, reason)| (state, Some(reason)))
+    }
+}
+
 impl Entrance {
     /// Queues an order; one that can't be queued because the shard is gone is answered here.
     fn with_queues(&self, order: Order, queue_it: impl FnOnce(&Entrances, Order) -> Result<(), Order>) {
-        let refused = match &*self.queues.read().expect("no holder panics") {
+        let refused = match &*self.queues.held_shared() {
             Some(queues) => queue_it(queues, order).err(),
             None => Some(order),
         };
         if let Some(order) = refused {
-            order.waiter.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
+            order.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
         }
     }
 

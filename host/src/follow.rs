@@ -4,8 +4,8 @@ use crate::filter::Filter;
 use crate::model::Position;
 use crate::status::State;
 use crate::store::{Error, EventStore, Page, Reader};
+use crate::supervise::{self, Held as _};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -134,17 +134,17 @@ impl Progress {
 
     /// What it is doing.
     pub fn is(&self, state: State) {
-        *self.condition.lock().expect("no holder panics") = (state, None);
+        *self.condition.held() = (state, None);
     }
 
     /// What it is doing, and why that is not well.
     pub fn is_because(&self, state: State, reason: String) {
-        *self.condition.lock().expect("no holder panics") = (state, Some(reason));
+        *self.condition.held() = (state, Some(reason));
     }
 
     /// What it is doing, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.condition.lock().expect("no holder panics").clone()
+        self.condition.held().clone()
     }
 }
 
@@ -154,24 +154,24 @@ pub struct Running {
     progress: Arc<Progress>,
     head: watch::Receiver<Position>,
     stop: watch::Sender<bool>,
-    /// Behind a mutex only to be taken at the end.
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: supervise::Thread,
 }
 
 impl Running {
-    /// Starts the thread. `stop` asks it to end.
-    pub fn start(
+    /// Starts the thread. `stop` asks it to end. After a panic `again` prepares the worker to work again from what is
+    /// durable.
+    pub fn start<W: Send + 'static>(
         name: Arc<str>,
         store: &dyn EventStore,
         progress: Arc<Progress>,
         stop: watch::Sender<bool>,
-        run: impl FnOnce() + Send + 'static,
+        worker: W,
+        again: impl Fn(&mut W) -> Result<(), Error> + Send + 'static,
+        work: impl FnMut(&mut W) + Send + 'static,
     ) -> Result<Self, Error> {
-        let thread = std::thread::Builder::new()
-            .name(name.to_string())
-            .spawn(run)
+        let thread = supervise::restarting(name.clone(), || Ok(worker), again, work)
             .map_err(|error| Error::Failed(format!("can't start the thread of {name}: {error}")))?;
-        Ok(Self { name, progress, head: store.head(), stop, thread: Mutex::new(Some(thread)) })
+        Ok(Self { name, progress, head: store.head(), stop, thread })
     }
 
     /// Its name.
@@ -186,7 +186,7 @@ impl Running {
 
     /// What it is doing, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.progress.condition()
+        self.thread.monitor().state(self.progress.condition())
     }
 
     /// How far it is, and how far behind the store.
@@ -199,11 +199,7 @@ impl Running {
     pub fn stop(&self) {
         // Nobody left to tell is as good.
         let _ = self.stop.send(true);
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread of {} panicked", self.name);
-        }
+        self.thread.join();
     }
 }
 

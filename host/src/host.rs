@@ -20,6 +20,7 @@ use crate::status::{
     Readiness, Reloaded, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore, Letters};
+use crate::supervise::Held as _;
 use parts::Parts;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -253,7 +254,7 @@ impl Host {
     }
 
     fn measured(&self, status: &Status) -> Measured {
-        let mut reader = self.reader.lock().expect("no holder panics");
+        let mut reader = self.reader.held();
         let sources = status.sources.iter().flat_map(|one| [one.name.clone(), format!("source/{}", one.name)]);
         let others = status.subscriptions.iter().map(|one| one.name.clone());
         let sinks = status.sinks.iter().map(|one| one.name.clone());
@@ -309,7 +310,7 @@ impl Host {
     pub async fn stop(self: &Arc<Self>) {
         let host = self.clone();
         let stopped = tokio::task::spawn_blocking(move || {
-            drop(host.watch.lock().expect("no holder panics").take());
+            drop(host.watch.held().take());
             host.parts.stop();
         });
         if let Err(error) = stopped.await {
@@ -318,7 +319,7 @@ impl Host {
     }
 
     fn counts(&self) -> (Vec<CommandStatus>, ParkedStatus) {
-        let mut reader = self.reader.lock().expect("no holder panics");
+        let mut reader = self.reader.held();
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
         let (newest, total) =
             reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
@@ -353,5 +354,7 @@ fn aggregate_status(status: crate::aggregates::TypeStatus) -> AggregateStatus {
         shards: status.shards,
         live: status.live as u64,
         queued: status.pending as u64,
+        state: status.condition.0,
+        error: status.condition.1,
     }
 }

@@ -31,6 +31,7 @@ pub use source::Source;
 pub use statistics::Statistics;
 pub use transform::Transform;
 
+use crate::supervise;
 use rdkafka::error::KafkaError;
 
 /// Why something about Kafka can't be started or done.
@@ -97,43 +98,18 @@ fn client_error(client: &str, error: KafkaError) -> Error {
     }
 }
 
-/// Starts a thread that first makes what it needs, on itself, and then runs it. Fails when making it fails.
-fn start_thread<T>(
+/// Starts a thread that makes its worker on itself and has it work. Fails when making it fails. After a panic `again`
+/// has the worker begin again.
+fn start_thread<W: 'static>(
     name: String,
-    make: impl FnOnce() -> Result<T, Error> + Send + 'static,
-    run: impl FnOnce(T) + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Error> {
-    let (made, answer) = crossbeam_channel::bounded(1);
-    let client = name.clone();
-    let failed = |cause: String| Error::Client { client: name.clone(), cause };
-    let thread = std::thread::Builder::new()
-        .name(name.clone())
-        .spawn(move || match make() {
-            Ok(value) => {
-                let _ = made.send(Ok(()));
-                run(value);
-            }
-            Err(error) => {
-                let _ = made.send(Err(error));
-            }
-        })
-        .map_err(|error| failed(error.to_string()))?;
-    answer.recv().unwrap_or_else(|_| Err(Error::Client { client, cause: "its thread panicked".into() }))?;
-    Ok(thread)
-}
-
-/// Joins a thread, but waits no longer than `max`. Dropping a client of librdkafka can block.
-fn join_within(thread: std::thread::JoinHandle<()>, max: std::time::Duration) {
-    let name = thread.thread().name().unwrap_or_default().to_owned();
-    let (ended, end) = crossbeam_channel::bounded(1);
-    let joiner = std::thread::Builder::new().name("kafka-join".into()).spawn(move || {
-        let _ = ended.send(thread.join().is_ok());
-    });
-    match joiner.map(|_| end.recv_timeout(max)) {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => tracing::error!(thread = name, "panicked"),
-        Ok(Err(_)) | Err(_) => tracing::warn!(thread = name, "did not end in time; left behind"),
-    }
+    first: impl FnOnce() -> Result<W, Error> + Send + 'static,
+    again: impl FnMut(&mut W) -> Result<(), Error> + Send + 'static,
+    work: impl FnMut(&mut W) + Send + 'static,
+) -> Result<supervise::Thread, Error> {
+    supervise::restarting(name.clone(), first, again, work).map_err(|error| match error {
+        supervise::Unstarted::Thread(cause) => Error::Client { client: name, cause },
+        supervise::Unstarted::Needs(error) => error,
+    })
 }
 
 /// Waits for the answer of the store.

@@ -23,6 +23,7 @@ pub mod follow;
 pub mod projection;
 pub mod store;
 pub mod subscriptions;
+pub mod supervise;
 
 pub mod plugin;
 

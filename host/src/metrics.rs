@@ -98,6 +98,7 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
 
 /// Each part that may stand still, and whether it does.
 fn parts(status: &Status) -> Vec<Sample> {
+    let aggregates = status.aggregates.iter().map(|part| ("aggregate", &part.aggregate_type, part.state));
     let sources = status.sources.iter().map(|part| ("source", &part.name, part.state));
     let subscriptions = status.subscriptions.iter().map(|part| ("subscription", &part.name, part.state));
     let projections = status.projections.iter().map(|part| ("projection", &part.name, part.state));
@@ -106,7 +107,7 @@ fn parts(status: &Status) -> Vec<Sample> {
         let works = matches!(state, State::Running | State::CatchingUp | State::Following);
         (vec![("part", kind.to_owned()), ("name", name.clone())], gauge(u64::from(works)))
     };
-    sources.chain(subscriptions).chain(projections).chain(sinks).map(sample).collect()
+    aggregates.chain(sources).chain(subscriptions).chain(projections).chain(sinks).map(sample).collect()
 }
 
 fn commands(status: &Status, measured: &Measured) -> Vec<Family> {

@@ -120,7 +120,7 @@ impl Projection {
             stopped,
             runtime.clone(),
         )?;
-        let running = Running::start(name, &**store, progress, stop, move || worker.run())?;
+        let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), Worker::run)?;
         Ok(Some(Self { slot: slot.clone(), live, queries, running }))
     }
 

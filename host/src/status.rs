@@ -87,6 +87,12 @@ pub struct AggregateStatus {
     pub live: u64,
     /// Commands that wait for a shard.
     pub queued: u64,
+    /// What its shards are doing: that of the one that is worst off.
+    #[serde(default)]
+    pub state: State,
+    /// What is in the way.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// How the commands of one name ended.
@@ -119,6 +125,8 @@ pub enum State {
     Following,
     /// Something passing is in the way; it tries again. The error says what.
     Retrying,
+    /// Its thread panicked, and begins again from what is durable. The error has the panic's text.
+    Restarting,
     /// It gave up and does no more work until a person acts. The error says what happened.
     Stopped,
 }
@@ -131,6 +139,7 @@ impl std::fmt::Display for State {
             Self::CatchingUp => "catching up",
             Self::Following => "following",
             Self::Retrying => "retrying",
+            Self::Restarting => "restarting",
             Self::Stopped => "stopped",
         })
     }

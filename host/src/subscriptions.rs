@@ -84,7 +84,7 @@ impl Subscription {
             stopped,
             runtime.clone(),
         )?;
-        let running = Running::start(name, &**store, progress, stop, move || worker.run())?;
+        let running = Running::start(name, &**store, progress, stop, worker, Worker::begin_again, Worker::run)?;
         Ok(Some(Self { slot: slot.clone(), store: store.clone(), outbox, running }))
     }
 

@@ -123,6 +123,19 @@ impl TestHost {
         }
     }
 
+    /// Waits until the host says that it does its work.
+    pub fn until_ready(&self) {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let answer = self.get("/v1/ready");
+            if answer.status == 200 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready: {answer:?}\n{}", self.log());
+            thread::park_timeout(LOOK);
+        }
+    }
+
     /// Waits until the host's status meets a condition, and returns it.
     pub fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + WAIT;

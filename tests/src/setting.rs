@@ -65,7 +65,13 @@ impl Setting {
 
     /// Starts a host that must serve, with more variables in its environment.
     pub fn start_in(&self, environment: Vec<(&'static str, PathBuf)>) -> TestHost {
-        let program = Program { environment, ..self.program() };
+        self.start_with(&[], environment)
+    }
+
+    /// The same, with more arguments of `wasmill run`.
+    pub fn start_with(&self, args: &[&str], environment: Vec<(&'static str, PathBuf)>) -> TestHost {
+        let args = args.iter().map(ToString::to_string).collect();
+        let program = Program { args, environment, ..self.program() };
         TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
     }
 
@@ -89,6 +95,7 @@ impl Setting {
             leash: Arc::new(Leash::new(&data)),
             data,
             brokers: None,
+            args: Vec::new(),
             environment: Vec::new(),
         }
     }

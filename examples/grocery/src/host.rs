@@ -35,6 +35,8 @@ pub struct Program {
     pub data: PathBuf,
     /// Kafka, where it is not the manifest's.
     pub brokers: Option<String>,
+    /// More arguments of `wasmill run`.
+    pub args: Vec<String>,
     /// Variables of its environment beside those of this program.
     pub environment: Vec<(&'static str, PathBuf)>,
     /// Ends what it starts.
@@ -220,6 +222,7 @@ fn start(program: &Program) -> Result<Serving> {
     if let Some(brokers) = &program.brokers {
         command.args(["--brokers", brokers]);
     }
+    command.args(&program.args);
     let log = File::options().create(true).append(true).open(program.data.join(LOG)).context("open the host's log")?;
     // A group of its own: Ctrl-C reaches this program, which ends the host in its own way.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);

@@ -55,6 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         Some(brokers) => (Start::of(brokers, &data)?, start::manifest_from_end(&options.manifest, &data)?),
     };
     let program = Program {
+        args: Vec::new(),
         wasmill: wasmill(options)?,
         manifest,
         brokers: options.brokers.clone(),

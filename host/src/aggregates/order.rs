@@ -2,22 +2,20 @@
 
 use super::Reply;
 use crate::model::{Command, Outcome};
-use std::sync::Arc;
+use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// A command and who waits for it.
+/// A command and who waits for it. While it lives the command counts as pending. Dropped without an answer, as when its
+/// shard panics, it counts as failed: no sender waits for ever, and its source sends it again.
 pub(super) struct Order {
     /// Shared with the store, which still needs it when the shard is done with it.
     pub(super) command: Arc<Command>,
-    pub(super) waiter: Waiter,
+    /// `None` once answered, or withdrawn.
+    reply: Option<Reply>,
+    gauges: Arc<Gauges>,
     /// How often it was tried.
     pub(super) attempts: u32,
-}
-
-/// Who waits for a command. While it lives the command counts as pending.
-pub(super) struct Waiter {
-    reply: Reply,
-    gauges: Arc<Gauges>,
 }
 
 /// What others may know of a shard.
@@ -27,24 +25,43 @@ pub(super) struct Gauges {
     pub(super) live: AtomicUsize,
     /// Commands that are accepted and not answered.
     pub(super) pending: AtomicUsize,
+    /// Commands that were dropped without an answer, for the shard to keep later ones from overtaking them.
+    pub(super) dropped: Mutex<Vec<Arc<Command>>>,
 }
 
 impl Order {
     pub(super) fn new(command: Arc<Command>, reply: Reply, gauges: &Arc<Gauges>) -> Self {
         gauges.pending.fetch_add(1, Ordering::Relaxed);
-        Self { command, waiter: Waiter { reply, gauges: gauges.clone() }, attempts: 0 }
+        Self { command, reply: Some(reply), gauges: gauges.clone(), attempts: 0 }
     }
 
     /// Back to the sender, as if it had never been sent.
-    pub(super) fn withdraw(self) -> (Arc<Command>, Reply) {
-        self.waiter.gauges.pending.fetch_sub(1, Ordering::Relaxed);
-        (self.command, self.waiter.reply)
+    pub(super) fn withdraw(mut self) -> (Arc<Command>, Reply) {
+        self.gauges.pending.fetch_sub(1, Ordering::Relaxed);
+        let reply = self.reply.take().expect("it is answered once, and then gone");
+        (self.command.clone(), reply)
+    }
+
+    /// Tells the sender how it ended.
+    pub(super) fn answer(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(reply) = self.reply.take() {
+            reply(outcome);
+            self.gauges.pending.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
-impl Waiter {
-    pub(super) fn answer(self, outcome: Outcome) {
-        (self.reply)(outcome);
-        self.gauges.pending.fetch_sub(1, Ordering::Release);
+impl Drop for Order {
+    fn drop(&mut self) {
+        if self.reply.is_none() {
+            return;
+        }
+        self.gauges.dropped.held().push(self.command.clone());
+        let reason = "the host could not finish it: send the command again, under the same id where it has one";
+        self.end(Outcome::Failed { reason: reason.into() });
     }
 }

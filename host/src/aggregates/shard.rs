@@ -16,6 +16,7 @@ use super::owed::Owed;
 use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
 use crate::plugin::Refusal;
 use crate::store::{self, Append, Appended, Decision, EventStore};
+use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -75,6 +76,7 @@ pub(super) struct Shard<H: Handlers> {
     retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     owed: Owed,
     settled: (Sender<Settled>, Receiver<Settled>),
+    intake: Intake,
     gauges: Arc<Gauges>,
 }
 
@@ -83,6 +85,7 @@ impl<H: Handlers> Shard<H> {
         handlers: Arc<H>,
         store: Arc<dyn EventStore>,
         options: Options,
+        intake: Intake,
         gauges: Arc<Gauges>,
     ) -> Result<Self, super::StartError> {
         Ok(Self {
@@ -95,14 +98,29 @@ impl<H: Handlers> Shard<H> {
             settled: crossbeam_channel::unbounded(),
             store,
             options,
+            intake,
             gauges,
         })
     }
 
+    /// After a panic: whoever waits for what was begun is told that it failed, and live aggregates are rebuilt. What is
+    /// on its way to the disk still becomes durable, but nobody here waits for it any more.
+    pub(super) fn begin_again(&mut self) -> Result<(), super::StartError> {
+        self.engaged.clear();
+        self.in_flight = 0;
+        self.retries.clear();
+        self.settled = crossbeam_channel::unbounded();
+        let dropped = std::mem::take(&mut *self.gauges.dropped.held());
+        dropped.iter().for_each(|command| self.owed.add(command));
+        self.instances.lose();
+        Ok(())
+    }
+
     /// Works until the senders are gone and everything is answered.
-    pub(super) fn run(mut self, mut intake: Intake) {
+    pub(super) fn run(&mut self) {
         let mut open = true;
         while open || self.in_flight > 0 {
+            supervise::round();
             // What is settled first: it frees aggregates and makes room.
             while let Ok(settled) = self.settled.1.try_recv() {
                 self.settled(settled);
@@ -110,20 +128,21 @@ impl<H: Handlers> Shard<H> {
             self.try_again(open);
             self.gauges.live.store(self.instances.len(), Ordering::Relaxed);
             let room = open && self.in_flight < self.options.in_flight_max;
-            match if room { intake.next() } else { Err(TryRecvError::Empty) } {
+            match if room { self.intake.next() } else { Err(TryRecvError::Empty) } {
                 Ok(order) => self.accept(order),
                 Err(TryRecvError::Disconnected) => open = false,
-                Err(TryRecvError::Empty) if room => self.wait(&intake.follow_ups, &intake.arrivals),
-                Err(TryRecvError::Empty) if self.in_flight > 0 => {
-                    self.wait(&crossbeam_channel::never(), &crossbeam_channel::never());
-                }
+                Err(TryRecvError::Empty) if room => self.wait(true),
+                Err(TryRecvError::Empty) if self.in_flight > 0 => self.wait(false),
                 Err(TryRecvError::Empty) => {}
             }
         }
     }
 
     /// Until there is something to do, or the senders are gone.
-    fn wait(&mut self, follow_ups: &Receiver<Order>, arrivals: &Receiver<Order>) {
+    fn wait(&mut self, room: bool) {
+        let never = crossbeam_channel::never();
+        let Intake { follow_ups, arrivals, .. } = &self.intake;
+        let (follow_ups, arrivals) = if room { (follow_ups, arrivals) } else { (&never, &never) };
         let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
             // A channel of one message, made when something waits for its next try.
             crossbeam_channel::at(*due)
@@ -142,7 +161,7 @@ impl<H: Handlers> Shard<H> {
                 if order.command.origin.is_none()
                     && engaged.waiting.len() >= (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
             {
-                order.waiter.answer(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS });
+                order.answer(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS });
             }
             Some(engaged) => {
                 engaged.waiting.push_back(order);
@@ -243,13 +262,13 @@ impl<H: Handlers> Shard<H> {
         match (result, answer) {
             (Ok(Appended { version, position }), Answer::Accepted(events)) => {
                 let stream = order.command.stream.clone();
-                order.waiter.answer(Outcome::Accepted { version, position, events });
+                order.answer(Outcome::Accepted { version, position, events });
                 if let Some(instance) = instance {
                     self.instances.recorded(&stream, instance, version);
                 }
             }
             (Ok(_), Answer::Refused(outcome)) => {
-                order.waiter.answer(outcome);
+                order.answer(outcome);
                 self.put_back(&aggregate, instance);
             }
             (Err(error), answer) => {
@@ -275,7 +294,7 @@ impl<H: Handlers> Shard<H> {
                 if let Some(expected) = order.command.expected
                     && !expected.allows(actual)
                 {
-                    return order.waiter.answer(Outcome::Conflict { actual, expected });
+                    return order.answer(Outcome::Conflict { actual, expected });
                 }
                 // Another host wrote to the stream: decide again on what it is now.
                 order.attempts += 1;
@@ -292,7 +311,7 @@ impl<H: Handlers> Shard<H> {
             }
             (error, _) => match outcome_of(error) {
                 Outcome::Failed { reason } => self.give_back(order, reason),
-                outcome => order.waiter.answer(outcome),
+                outcome => order.answer(outcome),
             },
         }
     }
@@ -300,7 +319,7 @@ impl<H: Handlers> Shard<H> {
     /// The host could not do it. What has a source is sent again by it, before all later ones.
     fn give_back(&mut self, order: Order, reason: String) {
         self.owed.add(&order.command);
-        order.waiter.answer(Outcome::Failed { reason });
+        order.answer(Outcome::Failed { reason });
     }
 
     /// The aggregate said no.
@@ -334,7 +353,7 @@ impl<H: Handlers> Shard<H> {
                 order.command.name,
                 order.command.stream
             );
-            order.waiter.answer(Outcome::Failed { reason });
+            order.answer(Outcome::Failed { reason });
         } else if order.attempts < self.options.attempts_max {
             let aggregate = order.command.stream.aggregate_id.clone();
             let due = Instant::now() + after.min(RETRY_AFTER_MAX);
@@ -375,7 +394,7 @@ impl<H: Handlers> Shard<H> {
         } else {
             // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
             self.put_back(&stream.aggregate_id, instance);
-            return order.waiter.answer(Outcome::Malformed { reason });
+            return order.answer(Outcome::Malformed { reason });
         }
         let answer = Outcome::Malformed { reason: reason.clone() };
         self.record(order, instance, Decision::Malformed(reason), answer);

@@ -6,6 +6,7 @@ use crate::api;
 use crate::clock;
 use crate::host::Host;
 use crate::manifest::{Manifest, Overrides};
+use crate::supervise;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,7 @@ fn start_log(json: bool) -> Result<(), Failure> {
     } else {
         log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     }
+    supervise::log_panics();
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::status::SourceStatus;
 use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
+use crate::supervise::Held as _;
 use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -144,7 +145,7 @@ impl Parts {
                 let topics = kafka.topics.iter().map(|(name, topic)| (name.clone(), topic.partitions)).collect();
                 let broker = kafka::dev_broker::ensure(&program, &manifest.data, &topics)?;
                 let connection = Connection::embedded(&broker, &kafka.properties);
-                *self.broker.lock().expect("no holder panics") = Some(broker);
+                *self.broker.held() = Some(broker);
                 connection?
             }
         };
@@ -237,7 +238,7 @@ impl Parts {
         self.projections.iter().for_each(Projection::stop);
         self.sinks.iter().for_each(Sink::stop);
         self.store.close();
-        if let Some(broker) = self.broker.lock().expect("no holder panics").take() {
+        if let Some(broker) = self.broker.held().take() {
             broker.stop();
         }
     }

@@ -1,6 +1,7 @@
 //! Whether a host does its work, for those who watch over many: what stands in the way, in words.
 
 use crate::status::{Readiness, State, Status};
+use crate::supervise::Held as _;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ impl Watch {
     }
 
     fn wedged(&self, status: &Status, after: Duration) -> Vec<String> {
-        let mut before = self.0.lock().expect("no holder panics");
+        let mut before = self.0.held();
         let (mut now, mut reasons) = (HashMap::new(), Vec::new());
         for source in &status.sources {
             for partition in source.partitions.iter().filter(|partition| partition.assigned && partition.in_flight > 0)
@@ -64,7 +65,11 @@ fn standing(status: &Status) -> Vec<String> {
         let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
         reasons.push(format!("{part} {name} is {state}{error}"));
     };
-    let without_brokers = |state| matches!(state, State::Starting | State::Retrying | State::Stopped);
+    for aggregate in status.aggregates.iter().filter(|aggregate| aggregate.error.is_some()) {
+        note("aggregate", &aggregate.aggregate_type, aggregate.state, &aggregate.error);
+    }
+    let without_brokers =
+        |state| matches!(state, State::Starting | State::Retrying | State::Restarting | State::Stopped);
     for source in status.sources.iter().filter(|source| without_brokers(source.state)) {
         note("source", &source.name, source.state, &source.error);
     }
@@ -72,10 +77,11 @@ fn standing(status: &Status) -> Vec<String> {
         note("sink", &sink.name, sink.state, &sink.error);
     }
     // Followers that retry are at work on one event; what they wait for is theirs to know.
-    for subscription in status.subscriptions.iter().filter(|subscription| subscription.state == State::Stopped) {
+    let stands = |state| matches!(state, State::Restarting | State::Stopped);
+    for subscription in status.subscriptions.iter().filter(|subscription| stands(subscription.state)) {
         note("subscription", &subscription.name, subscription.state, &subscription.error);
     }
-    for projection in status.projections.iter().filter(|projection| projection.state == State::Stopped) {
+    for projection in status.projections.iter().filter(|projection| stands(projection.state)) {
         note("projection", &projection.name, projection.state, &projection.error);
     }
     reasons

@@ -3,6 +3,7 @@
 use super::source::Rebalances;
 use super::statistics::Statistics;
 use super::trouble;
+use crate::supervise::Held as _;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -32,7 +33,7 @@ enum Down {
 impl Health {
     /// What is in the way of every request, if something is.
     pub(super) fn trouble(&self) -> Option<String> {
-        let trouble = self.0.lock().expect("no holder panics");
+        let trouble = self.0.held();
         match trouble.down.as_ref()? {
             Down::Refused(reason) => Some(reason.clone()),
             Down::Away(reason) => {
@@ -44,7 +45,7 @@ impl Health {
 
     /// What is in the way and stays there until a person has changed something.
     pub(super) fn final_trouble(&self) -> Option<String> {
-        match &self.0.lock().expect("no holder panics").down {
+        match &self.0.held().down {
             Some(Down::Refused(reason)) => Some(reason.clone()),
             Some(Down::Away(_)) | None => None,
         }
@@ -52,24 +53,24 @@ impl Health {
 
     /// A request was answered.
     pub(super) fn answered(&self) {
-        *self.0.lock().expect("no holder panics") = Trouble::default();
+        *self.0.held() = Trouble::default();
     }
 
     /// What the client counted, as of its last report.
     pub(super) fn statistics(&self) -> Option<Statistics> {
-        self.1.lock().expect("no holder panics").clone()
+        self.1.held().clone()
     }
 
     /// A report of the client.
     pub(super) fn counted(&self, json: &[u8]) {
         if let Some(statistics) = Statistics::read(json) {
-            *self.1.lock().expect("no holder panics") = Some(statistics);
+            *self.1.held() = Some(statistics);
         }
     }
 
     fn note(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
         use RDKafkaErrorCode::{AllBrokersDown, Authentication, Fatal, SSL, SaslAuthenticationFailed};
-        let mut trouble = self.0.lock().expect("no holder panics");
+        let mut trouble = self.0.held();
         match code {
             // A refused login says more than that all brokers are down.
             Some(AllBrokersDown) if matches!(trouble.down, Some(Down::Refused(_))) => {}

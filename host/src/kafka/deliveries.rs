@@ -5,6 +5,7 @@
 //! down, on the producer's own thread, and the last one wakes the sender.
 
 use super::context::Context;
+use crate::supervise::Held as _;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -95,9 +96,9 @@ impl OnTheirWay {
         check: impl Fn() -> Result<(), E>,
     ) -> Result<Result<(), RDKafkaErrorCode>, E> {
         loop {
-            self.counts.lock().expect("no holder panics").pending += 1;
+            self.counts.held().pending += 1;
             let Err((error, unsent)) = producer.send(record) else { return Ok(Ok(())) };
-            self.counts.lock().expect("no holder panics").pending -= 1;
+            self.counts.held().pending -= 1;
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) if self.pending() > 0 => {
                     self.wait_until(self.pending().saturating_sub(1), &check)?;
@@ -123,12 +124,12 @@ impl OnTheirWay {
     }
 
     fn pending(&self) -> usize {
-        self.counts.lock().expect("no holder panics").pending
+        self.counts.held().pending
     }
 
     /// Waits until no more than `pending` records are not acknowledged, or `check` wants to wait no longer.
     fn wait_until<E>(&self, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
-        self.counts.lock().expect("no holder panics").wake_at = pending;
+        self.counts.held().wake_at = pending;
         while self.pending() > pending {
             check()?;
             std::thread::park_timeout(REST_MAX);
@@ -137,11 +138,11 @@ impl OnTheirWay {
     }
 
     pub(super) fn take_failed(&self) -> Vec<Failed> {
-        std::mem::take(&mut self.counts.lock().expect("no holder panics").failed)
+        std::mem::take(&mut self.counts.held().failed)
     }
 
     fn acknowledged(&self, number: usize, failure: Option<RDKafkaErrorCode>) {
-        let mut counts = self.counts.lock().expect("no holder panics");
+        let mut counts = self.counts.held();
         counts.pending -= 1;
         counts.failed.extend(failure.map(|code| (number, code)));
         if counts.pending <= counts.wake_at {

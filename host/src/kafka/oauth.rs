@@ -5,6 +5,7 @@
 
 use super::{Error, secret};
 use crate::manifest::{OAuth, Token};
+use crate::supervise;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rdkafka::bindings as native;
@@ -105,12 +106,14 @@ fn from_command(words: &[String]) -> Result<String, String> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|cause| failed(format!("can't be started: {cause}")))?;
-    let printed = child.stdout.take().map(|out| {
-        std::thread::spawn(move || {
+    let (print, printed) = crossbeam_channel::bounded(1);
+    if let Some(out) = child.stdout.take() {
+        let read = move || {
             let mut text = String::new();
-            out.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map(|_| text)
-        })
-    });
+            let _ = print.send(out.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map(|_| text));
+        };
+        supervise::once("kafka-token", read).map_err(|cause| failed(format!("can't be read: {cause}")))?;
+    }
     let deadline = Instant::now() + COMMAND_MAX;
     let status = loop {
         match child.try_wait().map_err(|cause| failed(cause.to_string()))? {
@@ -126,7 +129,7 @@ fn from_command(words: &[String]) -> Result<String, String> {
     if !status.success() {
         return Err(failed(format!("ended with {status}")));
     }
-    let printed = printed.and_then(|reader| reader.join().ok()).and_then(Result::ok).unwrap_or_default();
+    let printed = printed.recv().ok().and_then(Result::ok).unwrap_or_default();
     match printed.lines().next().map(str::trim).filter(|token| !token.is_empty()) {
         Some(token) => Ok(token.to_owned()),
         None => Err(failed("printed no token".to_owned())),

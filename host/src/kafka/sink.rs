@@ -17,22 +17,25 @@ mod transactional;
 mod worker;
 
 use super::context::Health;
-use super::{Connection, Error, Statistics, join_within, start_thread};
+use super::{Connection, Error, Statistics, start_thread};
 use crate::filter::Filter;
 use crate::manifest::{self, SinkKey, SinkMode, Start, Target, Transaction};
 use crate::meter::{self, Histogram};
 use crate::status::{SinkStatus, State};
 use crate::store::{self, EVENT_SINK, EventStore, LETTER_SINK};
+use crate::supervise::{self, Held as _};
 use feed::{Feed, Head};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use worker::Worker;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long closing a producer may take.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// What a sink is called, what it publishes, and how much at a time.
 #[derive(Clone, Debug)]
@@ -172,7 +175,7 @@ pub struct Sink {
     config: Config,
     view: Arc<View>,
     stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: supervise::Thread,
     head: Head,
 }
 
@@ -180,8 +183,8 @@ pub struct Sink {
 struct View {
     health: Health,
     stopping: AtomicBool,
-    /// No more waiting for acknowledgements.
-    given_up: AtomicBool,
+    /// When acknowledgements are waited for no longer; none before it is to stop.
+    gives_up_at: OnceLock<Instant>,
     /// It publishes no more until a person acts.
     ended: AtomicBool,
     error: Mutex<Option<String>>,
@@ -199,7 +202,7 @@ impl Default for View {
         Self {
             health: Health::default(),
             stopping: AtomicBool::default(),
-            given_up: AtomicBool::default(),
+            gives_up_at: OnceLock::new(),
             ended: AtomicBool::default(),
             error: Mutex::default(),
             published: AtomicU64::default(),
@@ -213,8 +216,17 @@ impl Default for View {
 }
 
 impl View {
+    fn stop_by(&self, deadline: Instant) {
+        let _ = self.gives_up_at.set(deadline);
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.gives_up_at.get().is_some_and(|deadline| Instant::now() >= *deadline)
+    }
+
     fn note(&self, error: Option<String>) {
-        *self.error.lock().expect("no holder panics") = error;
+        *self.error.held() = error;
     }
 }
 
@@ -239,13 +251,22 @@ impl Sink {
         let (stop, stopped) = watch::channel(false);
         let make = {
             let (config, view) = (config.clone(), view.clone());
+            move || Worker::new(config.clone(), connection.clone(), store.clone(), view.clone(), stopped.clone())
+        };
+        let first = {
+            let (make, view) = (make.clone(), view.clone());
             move || {
                 let _ = view.thread.set(std::thread::current());
-                Worker::new(config, connection, store, view, stopped)
+                make()
             }
         };
-        let thread = start_thread(format!("sink-{}", config.name), make, Worker::run)?;
-        Ok(Self { config, view, stop, thread: Mutex::new(Some(thread)), head })
+        // From the position that is durable, with a new producer, which ends what the old one had begun.
+        let again = move |worker: &mut Worker| {
+            *worker = make()?;
+            Ok(())
+        };
+        let thread = start_thread(format!("sink-{}", config.name), first, again, Worker::run)?;
+        Ok(Self { config, view, stop, thread, head })
     }
 
     /// Its name in the status.
@@ -255,13 +276,14 @@ impl Sink {
 
     /// What it is doing.
     pub fn status(&self) -> SinkStatus {
-        let error = self.view.error.lock().expect("no holder panics").clone().or_else(|| self.view.health.trouble());
+        let error = self.view.error.held().clone().or_else(|| self.view.health.trouble());
         let ended = self.view.stopping.load(Ordering::Acquire) || self.view.ended.load(Ordering::Acquire);
         let state = match (&error, ended) {
             (_, true) => State::Stopped,
             (Some(_), false) => State::Retrying,
             (None, false) => State::Running,
         };
+        let (state, error) = self.thread.monitor().state((state, error));
         let topic = match &self.config.content {
             Content::Outbox => None,
             Content::Events { topic, .. } | Content::Letters { topic, .. } => Some(topic.clone()),
@@ -293,22 +315,10 @@ impl Sink {
 
     /// Stops after the batch in work, or when `drain_max` is over. Blocks.
     pub fn stop(&self) {
-        let Some(thread) = self.thread.lock().expect("no holder panics").take() else { return };
-        self.view.stopping.store(true, Ordering::Release);
+        self.view.stop_by(Instant::now() + self.config.drain_max);
         let _ = self.stop.send(true);
-        thread.thread().unpark();
-        let given_up = std::thread::Builder::new().name("sink-stop".into()).spawn({
-            let (view, max) = (self.view.clone(), self.config.drain_max);
-            move || {
-                std::thread::park_timeout(max);
-                view.given_up.store(true, Ordering::Release);
-                view.thread.get().map(Thread::unpark)
-            }
-        });
-        join_within(thread, self.config.drain_max + Duration::from_secs(5));
-        if let Ok(waiter) = given_up {
-            waiter.thread().unpark();
-        }
+        self.thread.unpark();
+        self.thread.join_within(self.config.drain_max + CLOSE_MAX);
     }
 }
 

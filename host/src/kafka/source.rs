@@ -19,11 +19,12 @@ mod view;
 
 use super::context::{Context, Health};
 use super::record::Mapping;
-use super::{Connection, Error, Statistics, client_error, join_within, start_thread};
+use super::{Connection, Error, Statistics, client_error, start_thread};
 use crate::manifest;
 use crate::model::{Command, Origin, Record};
 use crate::status::SourceStatus;
 use crate::store::EventStore;
+use crate::supervise;
 use completions::Completions;
 pub(super) use membership::{Rebalance, Rebalances};
 pub use outlet::Outlet;
@@ -32,8 +33,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reader::{Reader, Work};
 use scout::Scout;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 pub(super) use topics::TopicPartition;
@@ -104,7 +104,7 @@ pub struct Source {
     scout: crossbeam_channel::Sender<scout::Request>,
     /// Disconnected once the reader has nothing more to settle.
     drained: crossbeam_channel::Receiver<()>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Vec<supervise::Thread>,
 }
 
 impl Source {
@@ -135,26 +135,23 @@ impl Source {
                 let rebalances = consumer.context().rebalances().clone();
                 let way = Way::new(&config.name, &config.target, outlet);
                 let work = Work { config, consumer, rebalances, way, store, view, completions };
-                Ok(Reader::new(work, reader::Ends { scout: requests, findings: reader_findings, draining }))
+                Ok(Reader::new(
+                    work,
+                    reader::Ends { scout: requests, findings: reader_findings, draining: Some(draining) },
+                ))
             }
         };
-        let reader = start_thread(format!("source-{}", config.name), reader, Reader::run)?;
+        let reader = start_thread(format!("source-{}", config.name), reader, Reader::begin_again, Reader::run)?;
         let consumer = consumer_in.recv().expect("the reader's thread has sent it");
         let scout = {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
             move || Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions))
         };
-        let source = Self {
-            config: config.clone(),
-            view,
-            completions,
-            scout: requests,
-            drained,
-            threads: Mutex::new(vec![reader]),
-        };
+        let mut source =
+            Self { config: config.clone(), view, completions, scout: requests, drained, threads: vec![reader] };
         // From here on an error stops the reader, by dropping the source.
-        let scout = start_thread(format!("scout-{}", config.name), scout, Scout::run)?;
-        source.threads.lock().expect("no holder panics").push(scout);
+        let scout = start_thread(format!("scout-{}", config.name), scout, Scout::begin_again, Scout::run)?;
+        source.threads.push(scout);
         Ok(source)
     }
 
@@ -178,7 +175,11 @@ impl Source {
 
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
     pub fn status(&self) -> SourceStatus {
-        self.view.status(&self.config)
+        let mut status = self.view.status(&self.config);
+        if let Some((state, reason)) = self.threads.iter().find_map(|thread| thread.monitor().trouble()) {
+            (status.state, status.error) = (state, Some(reason));
+        }
+        status
     }
 
     /// Wakes its holder when records were settled: the sum of `next` of all partitions.
@@ -207,10 +208,10 @@ impl Source {
         self.view.stop();
         self.completions.wake();
         let _ = self.scout.send(scout::Request::Stop);
-        let threads = std::mem::take(&mut *self.threads.lock().expect("no holder panics"));
+        self.threads.iter().for_each(supervise::Thread::end);
         let _ = self.drained.recv_timeout(self.config.drain_max + CLOSE_MAX);
-        for thread in threads {
-            join_within(thread, CLOSE_MAX);
+        for thread in &self.threads {
+            thread.join_within(CLOSE_MAX);
         }
     }
 }

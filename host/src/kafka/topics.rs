@@ -6,6 +6,7 @@
 use super::admin::Admin;
 use super::{Connection, Error};
 use crate::manifest::Topic;
+use crate::supervise::{self, Held as _};
 use rdkafka::admin::{ConfigEntry, NewTopic, TopicReplication};
 use rdkafka::metadata::MetadataTopic;
 use std::collections::BTreeMap;
@@ -68,9 +69,10 @@ pub fn ensure_when_reachable(connection: Connection, topics: BTreeMap<String, To
     let (brokers, notes) = (connection.brokers().to_owned(), Arc::new(Mutex::new(Vec::new())));
     let work = {
         let notes = notes.clone();
-        move || {
+        move |_: &mut ()| {
             let mut pause = RETRY_FIRST;
             loop {
+                supervise::round();
                 let report = ensure(&connection, &topics)
                     .unwrap_or_else(|error| Report { failed: vec![error], ..Report::default() });
                 let is_done = report.failed.is_empty();
@@ -82,16 +84,23 @@ pub fn ensure_when_reachable(connection: Connection, topics: BTreeMap<String, To
             }
         }
     };
-    let thread = std::thread::Builder::new().name("kafka-topics".into()).spawn(work);
-    thread.map_err(|error| Error::Client { client: "topics".into(), cause: error.to_string() })?;
-    Ok(Pending { brokers, notes, _stop: stop })
+    let thread = super::start_thread("kafka-topics".to_owned(), || Ok(()), |()| Ok(()), work)?;
+    Ok(Pending { brokers, notes, stop: Some(stop), thread })
 }
 
 /// Topics on their way.
 pub struct Pending {
     brokers: String,
     notes: Arc<Mutex<Vec<String>>>,
-    _stop: crossbeam_channel::Sender<()>,
+    stop: Option<crossbeam_channel::Sender<()>>,
+    thread: supervise::Thread,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.end();
+    }
 }
 
 impl Pending {
@@ -102,7 +111,7 @@ impl Pending {
 
     /// What is not as the manifest wants it, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        self.notes.lock().expect("no holder panics").clone()
+        self.notes.held().clone()
     }
 }
 
@@ -111,7 +120,7 @@ fn note(notes: &Mutex<Vec<String>>, report: Report) {
     for topic in &report.made {
         tracing::info!(topic, "topic made");
     }
-    let mut notes = notes.lock().expect("no holder panics");
+    let mut notes = notes.held();
     let failed = report.failed.iter().map(Error::to_string);
     let new: Vec<String> = report.differences.into_iter().chain(failed).collect();
     for text in new.iter().filter(|text| !notes.contains(text)) {

@@ -16,15 +16,15 @@ mod view;
 mod worker;
 
 use super::context::Health;
-use super::{Connection, Error, join_within, start_thread};
+use super::{Connection, Error, start_thread};
 use crate::manifest::{self, Deliveries};
 use crate::plugin::Slot;
 use crate::status::SourceStatus;
 use crate::store::EventStore;
 use crate::subscriptions::Transformer;
+use crate::supervise;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use view::View;
@@ -75,7 +75,7 @@ pub struct Transform {
     view: Arc<View>,
     /// Asks for the ends of partitions, for those who wait.
     asker: BaseConsumer,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: supervise::Thread,
 }
 
 impl Transform {
@@ -97,9 +97,9 @@ impl Transform {
             let (config, view) = (config.clone(), view.clone());
             move || Worker::new(config, connection, &identity, transformer, view)
         };
-        let thread = start_thread(format!("transform-{}", config.name), make, Worker::run)?;
+        let thread = start_thread(format!("transform-{}", config.name), make, Worker::begin_again, Worker::run)?;
         view.wakes(thread.thread().clone());
-        Ok(Self { config, view, asker, thread: Mutex::new(Some(thread)) })
+        Ok(Self { config, view, asker, thread })
     }
 
     /// The source's name.
@@ -109,7 +109,11 @@ impl Transform {
 
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
     pub fn status(&self) -> SourceStatus {
-        self.view.status(&self.config)
+        let mut status = self.view.status(&self.config);
+        if let Some((state, reason)) = self.thread.monitor().trouble() {
+            (status.state, status.error) = (state, Some(reason));
+        }
+        status
     }
 
     /// Wakes its holder when more is done: the sum of the partitions' next offsets.
@@ -135,9 +139,7 @@ impl Transform {
     /// Ends after the batch it is at, and leaves the group. Blocks.
     pub fn stop(&self) {
         self.view.stop();
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take() {
-            join_within(thread, CLOSE_MAX);
-        }
+        self.thread.join_within(CLOSE_MAX);
     }
 }
 

@@ -1,11 +1,12 @@
 //! All plugins of a manifest, and what makes them load anew: a changed file, or somebody who asks.
 
 use super::{Compiler, Error, Limits, Plugin, Slot};
+use crate::supervise;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a plugin's file must be left alone before it is read: a build writes it in several steps.
@@ -21,7 +22,7 @@ pub struct Catalog {
 pub struct FileWatch {
     /// Dropping it ends the thread's channel.
     watcher: Option<notify::RecommendedWatcher>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    thread: supervise::Thread,
 }
 
 impl Catalog {
@@ -102,16 +103,16 @@ impl Catalog {
             watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(&error))?;
         }
         let catalog = self.clone();
-        let thread = std::thread::Builder::new()
-            .name("plugin-files".into())
-            .spawn(move || catalog.reload_changed(&changed))
+        let work = move |catalog: &mut Arc<Self>| catalog.reload_changed(&changed);
+        let thread = supervise::restarting("plugin-files", || Ok(catalog), |_| Ok::<_, Error>(()), work)
             .map_err(|error| failed(&error))?;
-        Ok(FileWatch { watcher: Some(watcher), thread: Mutex::new(Some(thread)) })
+        Ok(FileWatch { watcher: Some(watcher), thread })
     }
 
     fn reload_changed(&self, changed: &Receiver<PathBuf>) {
         let mut waiting: BTreeSet<&str> = BTreeSet::new();
         loop {
+            supervise::round();
             let path = if waiting.is_empty() {
                 changed.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
@@ -147,8 +148,6 @@ fn folder_of(file: &Path) -> &Path {
 impl Drop for FileWatch {
     fn drop(&mut self) {
         drop(self.watcher.take());
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take() {
-            let _ = thread.join();
-        }
+        self.thread.join();
     }
 }

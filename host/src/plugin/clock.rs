@@ -3,6 +3,7 @@
 //! A thread raises the engine's epoch at each tick, and counts the ticks. A guest at work looks at the epoch, in each loop
 //! and function, and at a new one asks [`Deadline`] whether it may go on.
 
+use crate::supervise;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -90,32 +91,35 @@ pub(super) fn ticks(limit: Duration) -> u64 {
 /// The thread that ticks, until it is dropped.
 pub(super) struct Clock {
     stop: Option<Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: supervise::Thread,
 }
 
 impl Clock {
-    pub(super) fn start(engine: &Engine, time: Arc<Time>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        engine: &Engine,
+        time: Arc<Time>,
+    ) -> Result<Self, supervise::Unstarted<std::convert::Infallible>> {
         let engine = engine.weak();
         let (stop, stopped) = channel::<()>();
-        let thread = std::thread::Builder::new().name("epoch-clock".into()).spawn(move || {
+        let tick = move |_: &mut ()| {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                supervise::round();
                 time.tick();
                 match engine.upgrade() {
                     Some(engine) => engine.increment_epoch(),
                     None => return,
                 }
             }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        };
+        let thread = supervise::restarting("epoch-clock", || Ok(()), |()| Ok(()), tick)?;
+        Ok(Self { stop: Some(stop), thread })
     }
 }
 
 impl Drop for Clock {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.thread.join();
     }
 }
 

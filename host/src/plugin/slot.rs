@@ -1,6 +1,7 @@
 //! Where a plugin's code is looked up and swapped.
 
 use super::{Compiler, Error, Limits, Plugin};
+use crate::supervise::Held as _;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,9 +51,9 @@ impl Slot {
     /// Loads the file aside and switches to it. When any step fails the old code goes on serving, and the reason is
     /// kept for `status`. A file that is the same as before changes nothing.
     pub fn reload(&self, compiler: &Compiler) -> Result<Arc<Plugin>, Error> {
-        let _alone = self.loading.lock().expect("no holder panics");
+        let _alone = self.loading.held();
         let result = self.load_beside(compiler);
-        *self.error.lock().expect("no holder panics") = result.as_ref().err().map(ToString::to_string);
+        *self.error.held() = result.as_ref().err().map(ToString::to_string);
         result
     }
 
@@ -89,6 +90,6 @@ impl Slot {
 
     /// Why the last load failed, if it did.
     pub fn error(&self) -> Option<String> {
-        self.error.lock().expect("no holder panics").clone()
+        self.error.held().clone()
     }
 }

@@ -4,6 +4,7 @@ use super::Error;
 use super::read_model::Database;
 use crate::model::{Position, RecordedEvent};
 use crate::plugin::{self, Failure, Plugin, ProjectionGuest, QueryError};
+use crate::supervise::Held as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -75,7 +76,7 @@ impl Generation {
     /// Answers a query. A guest that traps is thrown away; the others are kept for the next query.
     pub(super) fn query(&self, query: &str, params: &[u8]) -> Result<Vec<u8>, QueryError> {
         let internal = |error: &dyn std::fmt::Display| QueryError::Failed(error.to_string());
-        let rested = self.resting.lock().expect("no holder panics").pop();
+        let rested = self.resting.held().pop();
         let (mut guest, database) = match rested {
             Some(rested) => rested,
             None => (
@@ -86,7 +87,7 @@ impl Generation {
         let answer = guest
             .query(query, params, database.for_guest(self.plugin.limits.event_time))
             .map_err(|error: plugin::Error| internal(&error))?;
-        self.resting.lock().expect("no holder panics").push((guest, database));
+        self.resting.held().push((guest, database));
         answer
     }
 

@@ -2,6 +2,7 @@
 
 use crate::model::Position;
 use crate::plugin::{ReadModel, SqlError, SqlRows, SqlValue};
+use crate::supervise::Held as _;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
@@ -42,7 +43,7 @@ struct Watch {
 
 impl Watch {
     fn is_time_over(&self) -> bool {
-        self.guest.load(Ordering::Relaxed) && Instant::now() > *self.deadline.lock().expect("no holder panics")
+        self.guest.load(Ordering::Relaxed) && Instant::now() > *self.deadline.held()
     }
 }
 
@@ -118,7 +119,7 @@ impl Database {
 
     /// The read model as the guest gets it, with so much time for its statements.
     pub(super) fn for_guest(&self, time: Duration) -> Box<dyn ReadModel> {
-        *self.watch.deadline.lock().expect("no holder panics") = Instant::now() + time;
+        *self.watch.deadline.held() = Instant::now() + time;
         Box::new(Session(self.clone()))
     }
 
@@ -164,7 +165,7 @@ impl Database {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection.lock().expect("no holder panics")
+        self.connection.held()
     }
 }
 

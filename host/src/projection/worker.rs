@@ -67,12 +67,15 @@ impl Worker {
         Ok(Self { name, slot, options, folder, live, progress, follower, refused: None })
     }
 
-    pub(super) fn run(mut self) {
+    pub(super) fn run(&mut self) {
         let live = self.live.load_full();
         live.delete_others();
         let mut live = Builder::new(live);
+        // After a panic a transaction may be open.
+        live.roll_back();
         let mut next: Option<Builder> = None;
         while !self.follower.is_stopped() {
+            crate::supervise::round();
             self.show(&live);
             self.wait(&live, next.as_ref());
             self.look_for_code(&live, &mut next);

@@ -30,9 +30,10 @@ mod writer;
 use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Progress, Reader, Snapshot};
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
+use crate::supervise::{self, Shared as _};
 use amendments::Amendment;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use stream_index::StreamIndex;
 use tail::Tail;
 use tokio::sync::watch;
@@ -102,7 +103,7 @@ pub struct SqliteStore {
     path: PathBuf,
     /// `None` after `close`. Senders hold it while they wait, and so does `close` wait for them.
     queue: RwLock<Option<crossbeam_channel::Sender<writer::Request>>>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: supervise::Thread,
     index: Arc<StreamIndex>,
     tail: Arc<Tail>,
     snapshots: snapshots::Snapshots,
@@ -128,15 +129,13 @@ impl SqliteStore {
         let writer = writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
         let (owned, meters) = (writer.is_owned(), writer.meters.clone());
-        let writer = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || writer.run(requests))
+        let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
             path: path.to_owned(),
             snapshots: snapshots::Snapshots::new(path, index.clone()),
             queue: RwLock::new(Some(queue)),
-            writer: Mutex::new(Some(writer)),
+            writer,
             index,
             tail,
             head,
@@ -149,7 +148,7 @@ impl SqliteStore {
     }
 
     fn send(&self, request: writer::Request) {
-        let refused = match &*self.queue.read().expect("no holder panics") {
+        let refused = match &*self.queue.held_shared() {
             Some(queue) => queue.send(request).err().map(|refused| refused.0),
             None => Some(request),
         };
@@ -241,18 +240,15 @@ impl EventStore for SqliteStore {
     }
 
     fn measures(&self) -> Measures {
-        let queue = self.queue.read().expect("no holder panics");
+        let queue = self.queue.held_shared();
         let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
         Measures { commit_time: self.meters.commit_time.read(), batch_size: self.meters.batch_size.read(), queued }
     }
 
     fn close(&self) {
         self.snapshots.close();
-        drop(self.queue.write().expect("no holder panics").take());
-        if let Some(writer) = self.writer.lock().expect("no holder panics").take() {
-            // It does not panic: the process would have ended.
-            let _ = writer.join();
-        }
+        drop(self.queue.held_alone().take());
+        self.writer.join();
     }
 }
 

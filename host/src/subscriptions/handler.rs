@@ -55,6 +55,11 @@ impl Handler {
         is_new
     }
 
+    /// The guest may be in the middle of a call, after a panic: the next call has a new one.
+    pub(super) fn replace(&mut self) {
+        self.guest = None;
+    }
+
     /// Which events the code wants.
     pub(super) fn filter(&self) -> Filter {
         self.plugin.subscriber_filter()

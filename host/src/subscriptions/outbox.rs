@@ -3,6 +3,7 @@
 use crate::aggregates::{Aggregates, Unaccepted};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::store::EventStore;
+use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -32,7 +33,7 @@ impl State {
     /// A command is settled, or came back.
     fn ended(&self) {
         if self.in_flight.fetch_sub(1, Ordering::Release) == IN_FLIGHT_MAX / 2 + 1 {
-            drop(self.stopping.lock().expect("no holder panics"));
+            drop(self.stopping.held());
             self.room.notify_all();
         }
     }
@@ -41,13 +42,13 @@ impl State {
         if self.in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
             return;
         }
-        let stopping = self.stopping.lock().expect("no holder panics");
+        let stopping = self.stopping.held();
         let is_full = |stopping: &mut bool| !*stopping && self.in_flight.load(Ordering::Acquire) > IN_FLIGHT_MAX / 2;
         drop(self.room.wait_while(stopping, is_full));
     }
 
     fn stop(&self) {
-        *self.stopping.lock().expect("no holder panics") = true;
+        *self.stopping.held() = true;
         self.room.notify_all();
     }
 }

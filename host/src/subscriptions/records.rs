@@ -17,11 +17,11 @@ use crate::model::Parked;
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
+use crate::supervise::{self, Held as _};
 use crossbeam_channel::Sender;
 pub use run::{Receipt, RecordRun, Tell, Told};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use worker::{Ends, Worker};
 
@@ -63,8 +63,7 @@ pub struct RecordSubscription {
     steps: Arc<AtomicUsize>,
     inbox: Arc<Queue>,
     asks: Sender<Ask>,
-    /// Behind a mutex only to be taken at the end.
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: supervise::Thread,
 }
 
 /// Bounded by the number of records. One run may go beyond it.
@@ -116,10 +115,9 @@ impl RecordSubscription {
             steps.clone(),
             ends,
         );
-        let thread = std::thread::Builder::new()
-            .name(format!("records-{source}"))
-            .spawn(move || worker.run())
-            .map_err(|error| store::Error::Failed(format!("can't start the thread of source {source}: {error}")))?;
+        let thread =
+            supervise::restarting(format!("records-{source}"), || Ok(worker), Worker::begin_again, Worker::run)
+                .map_err(|error| store::Error::Failed(format!("can't start the thread of source {source}: {error}")))?;
         Ok(Self {
             source,
             subscription,
@@ -130,7 +128,7 @@ impl RecordSubscription {
             steps,
             inbox: Arc::new(Queue { runs, queued, queued_max }),
             asks,
-            thread: Mutex::new(Some(thread)),
+            thread,
         })
     }
 
@@ -151,7 +149,7 @@ impl RecordSubscription {
 
     /// What it is doing, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.condition.lock().expect("no holder panics").clone()
+        self.thread.monitor().state(self.condition.held().clone())
     }
 
     /// Whether commands are on their way to the disk or to the aggregates.
@@ -181,10 +179,6 @@ impl RecordSubscription {
         self.outbox.stop();
         // Nobody left to tell is as good.
         let _ = self.asks.send(Ask::Stop);
-        if let Some(thread) = self.thread.lock().expect("no holder panics").take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that delivers the records of source {} panicked", self.source);
-        }
+        self.thread.join();
     }
 }

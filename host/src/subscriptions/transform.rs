@@ -35,6 +35,11 @@ impl Transformer {
         Self { source, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
     }
 
+    /// The guest may be in the middle of a call, after a panic: the next call has a new one.
+    pub fn replace(&mut self) {
+        self.handler.replace();
+    }
+
     /// Takes new code, if there is any. Between two lists only.
     pub fn renew(&mut self) {
         self.handler.renew();

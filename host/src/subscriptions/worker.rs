@@ -48,8 +48,15 @@ impl Worker {
         Ok(Self { name, handler, filter, options, outbox, progress, follower, steps })
     }
 
+    /// After a panic: what the store has under way ends first, since what is durable is known only then.
+    pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        self.steps.abandon();
+        self.handler.replace();
+        Ok(())
+    }
+
     /// Works until it is stopped. A store that fails, such as on a full disk, is tried again: from its checkpoint.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(&mut self) {
         for attempt in 1.. {
             match self.work() {
                 Ok(()) | Err(Error::Closed) => return,
@@ -75,6 +82,7 @@ impl Worker {
         self.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
+            crate::supervise::round();
             self.steps.collect()?;
             self.progress.reach(self.steps.done(reached));
             self.progress.is(if reached < self.follower.head() { State::CatchingUp } else { State::Following });

@@ -12,6 +12,7 @@ mod malformed_records;
 mod misbehaving_plugins;
 mod observability;
 mod odd_input;
+mod panics;
 mod plugin_cases;
 mod projection_rebuild;
 mod projection_stops;

@@ -3,11 +3,12 @@
 
 use crate::sqlite::Standstill;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options};
 use wasmill::model::{Command, ExpectedVersion, NewEvent, Outcome, Version};
 use wasmill::plugin::Refusal;
+use wasmill::status::State;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
 use wasmill::store::{Decision, EventStore};
 use wasmill_tests::scripted::{Counters, Outcomes, Script, count, counter, numbered};
@@ -319,4 +320,46 @@ fn a_shard_hands_back_what_its_queue_has_no_room_for() {
         .collect();
     assert_eq!(names, ["held", "queued", "queued", "queued", "queued"]);
     assert!(offer("later"), "there is room again");
+}
+
+/// A panic is a defect of the host, or of native handlers: its shard answers for what it had begun, and begins again.
+#[test]
+fn a_shard_that_panics_answers_everybody_and_nothing_overtakes_what_failed() {
+    let (open, gate) = crossbeam_channel::bounded::<()>(0);
+    let panics = AtomicBool::new(true);
+    let script: Script = Arc::new(move |command| {
+        match &*command.name {
+            "Gate" => gate.recv().expect("the test opens it"),
+            "Panic" if panics.swap(false, Ordering::Relaxed) => panic!("a defect"),
+            _ => {}
+        }
+        Ok(())
+    });
+    let setting = Setting::new(Options::default(), |_| script);
+    let Setting { aggregates, outcomes, .. } = &setting;
+    for (number, name) in [(1, "Gate"), (2, "Panic"), (3, "After")] {
+        outcomes.of(aggregates, numbered("a", name, number));
+    }
+    open.send(()).expect("the shard is at the gate");
+    let mut ended: Vec<_> = (0..3).map(|_| outcomes.next()).collect();
+    ended.sort_by(|one, other| one.0.cmp(&other.0));
+    let [(_, after), (_, gate), (_, panicked)] = &ended[..] else { panic!("{ended:?}") };
+    assert!(matches!(gate, Outcome::Accepted { .. }), "{gate:?}");
+    assert!(matches!((after, panicked), (Outcome::Failed { .. }, Outcome::Failed { .. })), "{ended:?}");
+    let (state, reason) = aggregates.status().remove(0).condition;
+    assert_eq!((state, reason.as_deref()), (State::Restarting, Some("its thread panicked and begins again: a defect")));
+
+    // Others are served, and the ledger's later commands wait until the source has sent the failed ones again.
+    outcomes.of(aggregates, count("b", "Plain"));
+    outcomes.of(aggregates, numbered("a", "Later", 4));
+    let ended: Vec<_> = (0..2).map(|_| outcomes.next()).collect();
+    let of = |name: &str| ended.iter().find(|(found, _)| found == name).map(|(_, outcome)| outcome);
+    assert!(matches!(of("Plain"), Some(Outcome::Accepted { .. })), "{ended:?}");
+    assert!(matches!(of("Later"), Some(Outcome::Failed { .. })), "it overtook what failed: {ended:?}");
+    for (number, name) in [(2, "Panic"), (3, "After"), (4, "Later")] {
+        outcomes.of(aggregates, numbered("a", name, number));
+        let (_, outcome) = outcomes.next();
+        assert!(matches!(outcome, Outcome::Accepted { version, .. } if version.0 == number), "{name}: {outcome:?}");
+    }
+    assert_eq!(aggregates.status()[0].pending, 0);
 }

@@ -40,6 +40,8 @@ fn example() -> Status {
             shards: 2,
             live: 1000,
             queued: 0,
+            state: State::Running,
+            error: None,
         }],
         commands: vec![CommandStatus {
             aggregate_type: "order".into(),

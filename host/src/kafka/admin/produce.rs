@@ -8,11 +8,12 @@ use crate::kafka::context::Context;
 use crate::kafka::deliveries::{Deliveries, DeliveryContext};
 use crate::kafka::{Connection, Error, client_error, message, trouble};
 use crate::model::Header;
+use crate::supervise::Held as _;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Acknowledgements are waited for in steps of this length only to be safe; each wakes.
@@ -81,14 +82,14 @@ impl Producer {
     /// [`Producer::finish`], which says which.
     pub fn send(&self, number: u64, record: &NewRecord) -> bool {
         loop {
-            let mut counts = self.counts.counts.lock().expect("no holder panics");
+            let mut counts = self.counts.counts.held();
             if counts.not_taken.is_some() {
                 return false;
             }
             counts.pending += 1;
             drop(counts);
             let Err((error, _)) = self.producer.send(native(&self.topic, number, record)) else { return true };
-            let mut counts = self.counts.counts.lock().expect("no holder panics");
+            let mut counts = self.counts.counts.held();
             counts.pending -= 1;
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => drop(self.counts.changed.wait_timeout(counts, LOOK_EVERY)),
@@ -100,9 +101,9 @@ impl Producer {
     /// Waits until each record is acknowledged or not taken: how many were, and the first that was not.
     pub fn finish(self) -> (u64, Option<NotTaken>) {
         // librdkafka's flush waits in steps of 100 ms: what is left is sent at once without it.
-        let mut counts = self.counts.counts.lock().expect("no holder panics");
+        let mut counts = self.counts.counts.held();
         while counts.pending > 0 {
-            counts = self.counts.changed.wait_timeout(counts, LOOK_EVERY).expect("no holder panics").0;
+            counts = self.counts.changed.wait_timeout(counts, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
         let not_taken = counts.not_taken.map(|(number, code)| {
             let trouble = self.producer.context().context.health().trouble();
@@ -145,7 +146,7 @@ fn native<'a>(topic: &'a str, number: u64, record: &'a NewRecord) -> BaseRecord<
 
 impl Deliveries for Arc<Shared> {
     fn ended(&self, _: &Context, number: usize, failure: Option<RDKafkaErrorCode>) {
-        let mut counts = self.counts.lock().expect("no holder panics");
+        let mut counts = self.counts.held();
         counts.pending -= 1;
         match failure {
             None => counts.acknowledged += 1,

@@ -129,6 +129,6 @@ impl Sender {
 
     /// Fails when a stop does not want to wait any longer.
     pub(super) fn check_given_up(&self) -> Result<(), Interruption> {
-        if self.view.given_up.load(Ordering::Acquire) { Err(Interruption::Stopped) } else { Ok(()) }
+        if self.view.has_given_up() { Err(Interruption::Stopped) } else { Ok(()) }
     }
 }

@@ -83,7 +83,7 @@ impl Worker {
     }
 
     /// Follows the feed until it is stopped; after trouble it starts over from the position.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(&mut self) {
         let mut pause = RETRY_FIRST;
         loop {
             match self.follow(&mut pause) {
@@ -121,6 +121,7 @@ impl Worker {
         self.reach(reached);
         self.view.note(None);
         while !*self.stopped.borrow() {
+            crate::supervise::round();
             // Seen before it is read: what comes in between wakes the wait below at once.
             let newest = self.feed.head().look();
             if newest == reached {

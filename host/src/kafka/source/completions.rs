@@ -1,6 +1,7 @@
 //! How the reader learns that records are settled: any thread adds, the reader takes all at once.
 
 use crate::subscriptions::{Tell, Told};
+use crate::supervise::Held as _;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 
@@ -55,7 +56,7 @@ impl Completions {
 
     /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
     pub(super) fn take(&self, taken: &mut Vec<Completion>) {
-        let mut waiting = self.waiting.lock().expect("no holder panics");
+        let mut waiting = self.waiting.held();
         std::mem::swap(&mut waiting.completions, taken);
         waiting.records = 0;
     }
@@ -67,7 +68,7 @@ impl Completions {
     }
 
     fn add(&self, completion: Completion) {
-        let mut waiting = self.waiting.lock().expect("no holder panics");
+        let mut waiting = self.waiting.held();
         waiting.records += completion.told.records;
         waiting.completions.push(completion);
         let is_enough = waiting.records >= self.enough;

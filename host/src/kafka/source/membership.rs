@@ -6,6 +6,7 @@
 
 use super::Context;
 use super::topics::TopicPartition;
+use crate::supervise::Held as _;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -72,7 +73,7 @@ impl Rebalances {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no holder panics")
+        self.0.held()
     }
 }
 

@@ -14,8 +14,10 @@ use super::scout::{Opening, Request};
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
+use crate::kafka::Error;
 use crate::manifest::Membership;
 use crate::store::EventStore;
+use crate::supervise;
 use crossbeam_channel::{Receiver, Sender};
 use group::Leaving;
 use rdkafka::Message;
@@ -42,7 +44,7 @@ pub(super) struct Ends {
     pub(super) scout: Sender<Request>,
     pub(super) findings: Receiver<Opening>,
     /// Dropped once nothing is in flight any more: the source's `stop` waits for it.
-    pub(super) draining: Sender<()>,
+    pub(super) draining: Option<Sender<()>>,
 }
 
 /// See the module.
@@ -80,9 +82,27 @@ impl Reader {
         Self { work, ends, readings, epoch: 0, leaving: None, completed, at_rest, show_due, commit_due, committed: 0 }
     }
 
-    pub(super) fn run(mut self) {
+    /// After a panic: every partition is opened again, where its ledger says. What was handed on counts for nobody.
+    pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        self.completed.clear();
+        let mut closed = Vec::new();
+        for slot in &mut self.readings {
+            let Some(reading) = slot.take() else { continue };
+            if reading.is_assigned {
+                self.work.unassign(&reading.partition);
+            }
+            self.work.view.close(&reading.partition);
+            closed.push(reading.partition.clone());
+        }
+        self.work.view.gone(&closed);
+        let _ = self.ends.scout.send(Request::Open);
+        Ok(())
+    }
+
+    pub(super) fn run(&mut self) {
         let mut moved = false;
         while !self.work.view.is_stopping() {
+            supervise::round();
             if !moved || Instant::now() >= self.show_due {
                 self.serve_events();
             }
@@ -285,7 +305,7 @@ impl Reader {
         }
     }
 
-    fn close(mut self) {
+    fn close(&mut self) {
         self.show_progress();
         // Sent on its way; closing the consumer sees it through.
         self.commit();
@@ -293,7 +313,7 @@ impl Reader {
             Membership::Assigned => _ = self.work.consumer.unassign(),
             Membership::Group => self.end_membership(),
         }
-        drop(self.ends.draining);
+        self.ends.draining = None;
     }
 }
 

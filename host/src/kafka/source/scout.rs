@@ -7,7 +7,7 @@ use super::completions::Completions;
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
-use crate::kafka::{Connection, trouble};
+use crate::kafka::{Connection, Error, trouble};
 use crate::manifest::Membership;
 use crate::store::{self, EventStore, Ledger};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -68,9 +68,16 @@ impl Scout {
         Self { config, connection, consumer, store, reader: None, view, requests, openings, completions }
     }
 
-    pub(super) fn run(mut self) {
+    /// After a panic: it asks everything again.
+    pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        self.reader = None;
+        Ok(())
+    }
+
+    pub(super) fn run(&mut self) {
         let mut due = Instant::now();
         loop {
+            crate::supervise::round();
             let answer = match self.requests.recv_deadline(due) {
                 Ok(Request::Refresh(answer)) => Some(answer),
                 Ok(Request::Reopen) => {

@@ -5,6 +5,7 @@ use super::{Config, Measures};
 use crate::kafka::context::Health;
 use crate::manifest::Membership;
 use crate::status::{PartitionStatus, SourceStatus, State};
+use crate::supervise::Held as _;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +89,7 @@ impl View {
 
     /// Whether a partition waits for room, at a look of the reader's.
     pub(super) fn crowded(&self, now: bool) {
-        let mut crowding = self.crowding.lock().expect("no holder panics");
+        let mut crowding = self.crowding.held();
         if let Some(since) = crowding.since.take() {
             crowding.time += since.elapsed();
         }
@@ -97,7 +98,7 @@ impl View {
 
     /// How long partitions have waited for room, and what the client counted.
     pub(super) fn measures(&self) -> Measures {
-        let crowding = self.crowding.lock().expect("no holder panics");
+        let crowding = self.crowding.held();
         let back_pressure = crowding.time + crowding.since.map_or(Duration::ZERO, |since| since.elapsed());
         Measures { back_pressure, statistics: self.health.statistics() }
     }
@@ -181,14 +182,14 @@ impl View {
     }
 
     fn of_ours(&self, which: impl Fn(&Partition) -> bool) -> Vec<TopicPartition> {
-        let facts = self.facts.lock().expect("no holder panics");
+        let facts = self.facts.held();
         let found = facts.partitions.iter().filter(|(_, found)| found.ours && which(found));
         found.map(|(partition, _)| partition.clone()).collect()
     }
 
     /// Whether this host is to read it.
     pub(super) fn is_ours(&self, partition: &TopicPartition) -> bool {
-        let facts = self.facts.lock().expect("no holder panics");
+        let facts = self.facts.held();
         facts.partitions.get(partition).is_some_and(|found| found.ours)
     }
 
@@ -250,7 +251,7 @@ impl View {
     }
 
     pub(super) fn is_caught_up(&self) -> bool {
-        let facts = self.facts.lock().expect("no holder panics");
+        let facts = self.facts.held();
         let done = |found: &Partition| match found.ours {
             true => found.opened && found.error.is_none() && found.next >= found.end,
             false => found.in_flight == 0,
@@ -260,7 +261,7 @@ impl View {
     }
 
     pub(super) fn status(&self, config: &Config) -> SourceStatus {
-        let facts = self.facts.lock().expect("no holder panics");
+        let facts = self.facts.held();
         let (state, error) = self.state(&facts);
         let partition = |(partition, found): (&TopicPartition, &Partition)| PartitionStatus {
             topic: partition.topic.to_string(),
@@ -316,7 +317,7 @@ impl View {
     /// Changes the facts and tells of progress, if there is any.
     fn change(&self, change: impl FnOnce(&mut Facts)) {
         let sum: u64 = {
-            let mut facts = self.facts.lock().expect("no holder panics");
+            let mut facts = self.facts.held();
             change(&mut facts);
             facts.partitions.values().map(|found| found.next).sum()
         };

@@ -4,6 +4,7 @@ use super::Config;
 use crate::kafka::context::Health;
 use crate::kafka::source::TopicPartition;
 use crate::status::{PartitionStatus, SourceStatus, State};
+use crate::supervise::Held as _;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
@@ -218,6 +219,6 @@ impl View {
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().expect("no holder panics")
+        self.facts.held()
     }
 }

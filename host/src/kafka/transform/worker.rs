@@ -80,7 +80,14 @@ impl Worker {
         Ok(Self { config, connection, consumer_config, transactional_id, transformer, view, careful: false })
     }
 
-    pub(super) fn run(mut self) {
+    /// After a panic: what was begun is read again, by a new member with a new producer.
+    pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        self.view.left();
+        self.transformer.replace();
+        Ok(())
+    }
+
+    pub(super) fn run(&mut self) {
         let mut attempt = 0;
         while !self.view.is_stopping() {
             let started = Instant::now();
@@ -104,6 +111,7 @@ impl Worker {
         let mut member = self.join().map_err(|error| Broken::StartOver(error.to_string()))?;
         let mut attempt = 0;
         while !self.view.is_stopping() {
+            crate::supervise::round();
             match self.step(&producer, &mut member) {
                 Ok(true) => attempt = 0,
                 Ok(false) => {}

@@ -9,11 +9,11 @@ use super::stream_index::StreamIndex;
 use super::tail::Tail;
 use crate::model::{StreamId, Version};
 use crate::store::{Error, Reader, Snapshot};
+use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// The format of the file; any other is thrown away.
@@ -45,7 +45,7 @@ pub(super) struct Snapshots {
 enum Writing {
     #[default]
     NotYet,
-    Open(Sender<Snapshot>, JoinHandle<()>),
+    Open(Sender<Snapshot>, supervise::Thread),
     Closed,
 }
 
@@ -63,7 +63,7 @@ impl Snapshots {
                 snapshot.state.len()
             );
         }
-        let mut writing = self.writing.lock().expect("no holder panics");
+        let mut writing = self.writing.held();
         if matches!(*writing, Writing::NotYet) {
             match self.start() {
                 Ok((queue, thread)) => *writing = Writing::Open(queue, thread),
@@ -76,26 +76,23 @@ impl Snapshots {
         }
     }
 
-    fn start(&self) -> Result<(Sender<Snapshot>, JoinHandle<()>), Error> {
+    fn start(&self) -> Result<(Sender<Snapshot>, supervise::Thread), Error> {
         let connection = open_or_make(&file_beside(&self.store))?;
-        let mut keeper =
+        let keeper =
             Keeper { connection, reader: SqliteReader::open(&self.store, self.index.clone(), Arc::new(Tail::new(0)))? };
         let (queue, snapshots) = crossbeam_channel::bounded(QUEUE_MAX);
-        let thread = std::thread::Builder::new()
-            .name("snapshots".into())
-            .spawn(move || keeper.run(&snapshots))
+        let work = move |keeper: &mut Keeper| keeper.run(&snapshots);
+        let thread = supervise::restarting("snapshots", || Ok(keeper), |_| Ok::<_, Error>(()), work)
             .map_err(|error| Error::Failed(format!("can't start the snapshots' thread: {error}")))?;
         Ok((queue, thread))
     }
 
     /// Keeps what is queued, and ends.
     pub(super) fn close(&self) {
-        let writing = std::mem::replace(&mut *self.writing.lock().expect("no holder panics"), Writing::Closed);
+        let writing = std::mem::replace(&mut *self.writing.held(), Writing::Closed);
         if let Writing::Open(queue, thread) = writing {
             drop(queue);
-            if thread.join().is_err() {
-                tracing::error!("the snapshots' thread panicked");
-            }
+            thread.join();
         }
     }
 }
@@ -109,6 +106,7 @@ struct Keeper {
 impl Keeper {
     fn run(&mut self, snapshots: &Receiver<Snapshot>) {
         for first in snapshots {
+            supervise::round();
             let batch: Vec<Snapshot> = std::iter::once(first).chain(snapshots.try_iter().take(QUEUE_MAX)).collect();
             if let Err(error) = self.keep(&batch) {
                 tracing::warn!("{} snapshots are not kept: {error}", batch.len());

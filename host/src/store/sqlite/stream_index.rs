@@ -9,6 +9,7 @@
 use super::fault::{self, FaultPoint};
 use super::{Error, Options, failed, rows};
 use crate::model::QuickMap;
+use crate::supervise::Shared as _;
 use rusqlite::{Connection, Row, params};
 use std::sync::{Arc, RwLock};
 
@@ -85,19 +86,19 @@ impl StreamIndex {
     ///
     /// Look here before looking at the table: an entry leaves memory only after it is in the table.
     pub(super) fn recent(&self, key: &Key) -> Vec<Entry> {
-        let recent = self.recent.read().expect("no holder panics");
+        let recent = self.recent.held_shared();
         [&*recent.frozen, &recent.growing].into_iter().filter_map(|map| map.get(key)).flatten().copied().collect()
     }
 
     /// The version of a stream, as far as memory knows.
     pub(super) fn recent_version(&self, key: &Key) -> Option<u64> {
-        let recent = self.recent.read().expect("no holder panics");
+        let recent = self.recent.held_shared();
         [&recent.growing, &*recent.frozen].into_iter().find_map(|map| map.get(key)?.last()).map(|&(version, _)| version)
     }
 
     /// Shows committed entries to the readers. Returns how many streams grow now.
     fn publish(&self, entries: impl Iterator<Item = (Key, Entry)>) -> usize {
-        let mut recent = self.recent.write().expect("no holder panics");
+        let mut recent = self.recent.held_alone();
         for (key, entry) in entries {
             recent.growing.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(entry);
         }
@@ -212,7 +213,7 @@ impl Filler {
     pub(super) fn committed(&mut self) {
         if self.filling.as_ref().is_some_and(|run| run.inserted == run.rows.len()) {
             self.filling = None;
-            self.index.recent.write().expect("no holder panics").frozen = Arc::default();
+            self.index.recent.held_alone().frozen = Arc::default();
         }
     }
 
@@ -224,7 +225,7 @@ impl Filler {
     }
 
     fn freeze(&mut self) -> Run {
-        let mut recent = self.index.recent.write().expect("no holder panics");
+        let mut recent = self.index.recent.held_alone();
         recent.frozen = Arc::new(std::mem::take(&mut recent.growing));
         let frozen = recent.frozen.clone();
         // Readers need not wait for what follows.

@@ -7,6 +7,7 @@
 use crate::filter::Filter;
 use crate::model::{Position, RecordedEvent};
 use crate::store::{Filling, Page};
+use crate::supervise::Shared as _;
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
 
@@ -55,7 +56,7 @@ impl Tail {
         let bytes = events.iter().map(|(_, event)| event.size()).sum();
         let batch = Arc::new(Batch { events, bytes });
         let mut left = Vec::new();
-        let mut held = self.held.write().expect("no holder panics");
+        let mut held = self.held.held_alone();
         held.bytes += bytes;
         held.batches.push_back(batch);
         while held.bytes > self.bytes_max {
@@ -88,7 +89,7 @@ impl Tail {
 
     /// The batches with events after a position. Held by the caller, so that the writer need not wait.
     fn after(&self, after: Position) -> Option<Vec<Arc<Batch>>> {
-        let held = self.held.read().expect("no holder panics");
+        let held = self.held.held_shared();
         let next = after.0.saturating_add(1);
         if held.batches.front()?.first() > next || held.batches.back()?.last() < next {
             return None;

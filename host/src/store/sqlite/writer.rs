@@ -17,6 +17,7 @@ use super::{Error, Options, appends, dictionary::Dictionary, failed, files, lett
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
+use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -219,7 +220,6 @@ impl Writer {
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
-        let _whole = EndOnPanic;
         if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
             self.owned.send_replace(false);
@@ -245,6 +245,7 @@ impl Writer {
                     None => return Ok(()),
                 }
             };
+            supervise::round();
             self.transaction(first, requests)?;
         }
     }
@@ -494,19 +495,6 @@ impl Writer {
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {
         self.connection.prepare_cached(statement).and_then(|mut run| run.execute([])).map_err(failed(doing))?;
         Ok(())
-    }
-}
-
-/// A panic of the writer is a defect of ours, and nobody could be answered any more. So the process ends there and then,
-/// which loses nothing: the next start finds the last transaction that was committed.
-struct EndOnPanic;
-
-impl Drop for EndOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("the writer of the store panicked: the process ends");
-            std::process::abort();
-        }
     }
 }
 

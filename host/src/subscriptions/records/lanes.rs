@@ -49,6 +49,11 @@ impl Lanes {
         self.held.is_empty()
     }
 
+    /// Whether nothing is tried again any more.
+    pub(super) fn gives_back(&self) -> bool {
+        self.gives_back
+    }
+
     /// Puts each record of a key that stands still behind that key's first, and all others to those that are free.
     pub(super) fn join(&mut self, mut run: RecordRun, free: &mut Runs) {
         if self.held.is_empty() {

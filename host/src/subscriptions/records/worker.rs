@@ -15,6 +15,7 @@ use crate::store::{Advanced, Error, EventStore, Progress, Reached};
 use crate::subscriptions::effects::outgoing;
 use crate::subscriptions::handler::{Handler, Unhandled, Verdict};
 use crate::subscriptions::outbox::Outbox;
+use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender, select};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -82,10 +83,27 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(mut self) {
+    /// After a panic: what was taken over goes back unsettled to the source, which reads it again.
+    pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        let (ready, gives_back) = (std::mem::take(&mut self.ready), self.lanes.gives_back());
+        self.lanes = Lanes::default();
+        if gives_back {
+            self.lanes.give_back();
+        }
+        drop(ready);
+        // Those behind it must not pass it.
+        while let Ok(run) = self.ends.records.try_recv() {
+            self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
+        }
+        self.handler.replace();
+        Ok(())
+    }
+
+    pub(super) fn run(&mut self) {
         self.is(State::Running, None);
         self.resend();
         while !self.stopping {
+            supervise::round();
             self.wait();
             self.handler.renew();
             self.try_again();
@@ -323,6 +341,6 @@ impl Worker {
     }
 
     fn is(&self, state: State, reason: Option<String>) {
-        *self.condition.lock().expect("no holder panics") = (state, reason);
+        *self.condition.held() = (state, reason);
     }
 }

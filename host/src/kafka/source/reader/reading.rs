@@ -253,7 +253,7 @@ impl Work {
         Ok(queue)
     }
 
-    fn unassign(&self, partition: &TopicPartition) {
+    pub(super) fn unassign(&self, partition: &TopicPartition) {
         let mut assignment = TopicPartitionList::new();
         partition.add_to(&mut assignment, None);
         if let Err(error) = self.consumer.incremental_unassign(&assignment) {
