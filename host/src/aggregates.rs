@@ -15,6 +15,7 @@ mod shard;
 
 pub use handlers::{Guest, Handlers};
 
+use crate::bounds::Bounds;
 use crate::model::{Command, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
 use crate::status::State;
@@ -28,6 +29,7 @@ use shard::Shard;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Told how a command ended: after the commit, where there was something to commit. Must not block.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
@@ -67,17 +69,28 @@ pub fn shards_by_default() -> usize {
 pub struct Options {
     /// Commands that may wait for a shard.
     pub queue_max: usize,
+    /// Bytes of commands that a shard has accepted and not answered; at the limit it takes none from outside.
+    pub queue_bytes_max: usize,
     /// Commands a shard works on at once: decided, and waiting for their commit or for their aggregate.
     pub in_flight_max: usize,
     /// Times a command from a ledger is tried before it is put aside.
     pub attempts_max: u32,
     /// Events of a stream after which a snapshot of its aggregate is kept; 0 is never.
     pub snapshot_every: u64,
+    /// The longest pause before a command is tried again, whatever its aggregate asks for: others wait behind it.
+    pub retry_after_max: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue_max: 4_096, in_flight_max: 4_096, attempts_max: 3, snapshot_every: 0 }
+        Self {
+            queue_max: 4_096,
+            queue_bytes_max: 64 << 20,
+            in_flight_max: 4_096,
+            attempts_max: 3,
+            snapshot_every: 0,
+            retry_after_max: Bounds::default().retry_after_max,
+        }
     }
 }
 
@@ -130,6 +143,7 @@ struct Entrance {
     /// `None` once stopping.
     queues: std::sync::RwLock<Option<Entrances>>,
     gauges: Arc<Gauges>,
+    queue_bytes_max: usize,
 }
 
 /// How one aggregate type is doing.
@@ -233,6 +247,9 @@ impl Aggregates {
 impl Inbox for Aggregates {
     fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
         let Some(entrance) = self.entrance(&command) else { return Err(self.unknown(command, reply)) };
+        if entrance.gauges.pending.now().bytes() >= entrance.queue_bytes_max {
+            return Err(Unaccepted::Full(command, reply));
+        }
         let mut full = None;
         let order = Order::new(command, reply, &entrance.gauges);
         entrance.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
@@ -271,7 +288,8 @@ impl Served {
             served
                 .threads
                 .push(thread.map_err(|error: supervise::Unstarted<StartError>| StartError::Thread(error.to_string()))?);
-            served.shards.push(Entrance { queues: std::sync::RwLock::new(Some(entrances)), gauges });
+            let (queues, queue_bytes_max) = (std::sync::RwLock::new(Some(entrances)), options.queue_bytes_max);
+            served.shards.push(Entrance { queues, gauges, queue_bytes_max });
         }
         Ok(served)
     }
@@ -297,7 +315,7 @@ impl Entrance {
     }
 
     fn pending(&self) -> usize {
-        self.gauges.pending.load(Ordering::Acquire)
+        self.gauges.pending.now().count()
     }
 }
 

@@ -14,6 +14,7 @@ mod metrics;
 mod operations;
 mod queries;
 mod store;
+mod subscriptions;
 
 pub(crate) use commands::expected_version;
 
@@ -123,6 +124,9 @@ fn router(server: Server) -> Router {
         .route("/v1/drained", get(operations::drained))
         .route("/v1/sources/{name}/wait", get(operations::wait_source))
         .route("/v1/plugins/{name}/reload", post(operations::reload))
+        .route("/v1/subscriptions", get(subscriptions::list))
+        .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
+        .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/{number}", get(dead_letters::show))
         .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))

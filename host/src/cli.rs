@@ -20,6 +20,7 @@ mod run;
 mod send;
 mod store;
 mod streams;
+mod subscriptions;
 mod table;
 mod test;
 
@@ -69,6 +70,9 @@ enum Command {
     /// See what was put aside, try it again or discard it.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// List, pause or resume subscriptions.
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Command),
     /// Show, archive or restore a stream.
     #[command(subcommand)]
     Streams(streams::Command),
@@ -106,6 +110,7 @@ impl Command {
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
+            Self::Subscriptions(command) => subscriptions::subscriptions(command, json),
             Self::Streams(command) => streams::streams(command, json),
             Self::Store(command) => store::store(command, json),
             Self::Kafka(args) => kafka::kafka(args, json),
@@ -144,6 +149,9 @@ mod tests {
             "status --json",
             "plugins list --json",
             "plugins reload orders",
+            "subscriptions list --json",
+            "subscriptions pause warehouse --data d",
+            "subscriptions resume source/baskets --json",
             "dead-letters list --consumer baskets --before 9 --limit 3 --json",
             "dead-letters show 7",
             "dead-letters replay 7 8 --data d",
@@ -155,6 +163,7 @@ mod tests {
             "store verify d --json",
             "store backup copy.sqlite --data d",
             "store stats --count --json",
+            "store orphans wasmill.toml --data d --forget subscription/old --forget sink/feed --json",
             "kafka topics list --brokers k:9092 --internal --json",
             "kafka --manifest m topics create t --partitions 6 --replication 3 --config retention.ms=1",
             "kafka topics delete t --yes --manifest m",

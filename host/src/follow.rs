@@ -6,12 +6,15 @@ use crate::status::State;
 use crate::store::{Error, EventStore, Page, Reader};
 use crate::supervise::{self, Held as _};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// Where nothing was wanted, a checkpoint is written only once in so many positions: scanning again is harmless.
 pub const IDLE_STRIDE: u64 = 10_000;
+
+/// How often a thread that waits looks whether what it waits for has another end, such as new code.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Asks threads to end.
 #[derive(Clone)]
@@ -101,6 +104,20 @@ impl Follower {
     /// Waits for so long; true where it is time to end.
     pub fn pause(&mut self, time: Duration) -> bool {
         self.stop.asked_within(&self.runtime, time)
+    }
+
+    /// Waits for so long, or until `is_over`, which is asked now and then. True if it is time to end.
+    pub fn pause_unless(&mut self, time: Duration, mut is_over: impl FnMut() -> bool) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.pause(left.min(LOOK)) {
+                return true;
+            }
+            if is_over() || left <= LOOK {
+                return false;
+            }
+        }
     }
 
     /// Whether it is time to end.
@@ -228,6 +245,7 @@ mod tests {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            hops: 0,
             expected: None,
         };
         let event = crate::model::NewEvent { name: "Done".into(), payload: b"null".to_vec() };

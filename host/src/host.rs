@@ -4,7 +4,9 @@
 //! `projection`, and what people ask of a running host is answered from here.
 
 mod drain;
+mod orphans;
 mod parts;
+mod pauses;
 mod readiness;
 mod replays;
 mod upkeep;
@@ -27,7 +29,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-pub use parts::{Error, check, demand};
+pub(crate) use orphans::{is_named, orphans};
+pub use parts::{Checked, Error, check, demand};
+pub use pauses::Unpaused;
 pub use replays::Unreplayed;
 
 /// Dead letters shown in the status.
@@ -277,12 +281,15 @@ impl Host {
 
     /// Whether it does its work. `wedged_after`: how long a partition with work under way may stand still.
     pub async fn readiness(&self, wedged_after: Duration) -> Readiness {
-        self.readiness.readiness(&self.status().await, wedged_after)
+        let mut readiness = self.readiness.readiness(&self.status().await, wedged_after);
+        readiness.paused = pauses::paused(&self.subscriptions().await);
+        readiness
     }
 
     /// Waits until everything that is there has gone all its way, or the time is up.
     pub async fn drained(&self, timeout: Duration) -> Drained {
-        drain::drained(&self.parts, timeout).await
+        let drained = drain::drained(&self.parts, timeout).await;
+        Drained { paused: pauses::paused(&self.subscriptions().await), ..drained }
     }
 
     /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.

@@ -27,8 +27,10 @@ pub mod supervise;
 
 pub mod plugin;
 
+pub mod bounds;
 pub mod clock;
 pub mod filter;
+mod load;
 pub mod meter;
 pub mod metrics;
 pub mod model;
@@ -42,3 +44,5 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[cfg(test)]
 mod edges;
+#[cfg(test)]
+mod limits;

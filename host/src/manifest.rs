@@ -13,9 +13,12 @@ mod source;
 
 pub use error::{Error, Problem};
 pub use property::{OAuth, Properties, Token, Value};
+#[cfg(test)]
+pub(crate) use read::IN_FLIGHT_MIB;
 pub use sink::{EventSink, Sink, SinkKey, SinkMode};
 pub use source::{Commands, Deliveries, From, Key, Lost, Membership, Name, Source, Target, Transaction};
 
+use crate::bounds::Bounds;
 use crate::model::Position;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,6 +31,8 @@ pub struct Manifest {
     pub path: PathBuf,
     /// The data folder: everything that the host keeps.
     pub data: PathBuf,
+    /// What bounds chains of causes and the pauses that guests ask for.
+    pub bounds: Bounds,
     /// Where and how the HTTP API serves.
     pub api: Api,
     /// Limits of the event store.
@@ -70,6 +75,8 @@ impl Default for Api {
 pub struct Store {
     /// How many requests may wait for the writer.
     pub queue_max: usize,
+    /// The bytes of what may wait for the writer.
+    pub queue_mib: usize,
     /// How many requests share a transaction.
     pub batch_max: usize,
     /// How many bytes close a transaction.
@@ -86,6 +93,7 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             queue_max: 8192,
+            queue_mib: 64,
             batch_max: 2000,
             transaction_mib: 8,
             log_mib: 32,
@@ -143,6 +151,8 @@ pub struct Plugin {
     pub shards: Option<usize>,
     /// For aggregates: how many commands may wait for a shard.
     pub queue_max: usize,
+    /// For aggregates: the bytes of the commands that a shard has accepted and not answered.
+    pub queue_mib: usize,
     /// For aggregates: how many commands a shard works on at once.
     pub in_flight_max: usize,
     /// For aggregates: how often a command from Kafka or a subscriber is tried before it is parked.
@@ -160,6 +170,7 @@ impl Plugin {
             file: file.into(),
             shards: None,
             queue_max: 4096,
+            queue_mib: 64,
             in_flight_max: 4096,
             attempts_max: 3,
             snapshot_every: 0,
@@ -206,6 +217,10 @@ impl Default for Limits {
 pub struct Subscription {
     /// Where it starts when it has no checkpoint.
     pub start: Start,
+    /// Whether the manifest says where it starts.
+    pub is_start_written: bool,
+    /// The name that it had before: where it was under that name is where it goes on.
+    pub was: Option<String>,
     /// How many events a call gets.
     pub batch_max: usize,
     /// How often a failing event is tried before it is parked.
@@ -216,7 +231,8 @@ pub struct Subscription {
 
 impl Default for Subscription {
     fn default() -> Self {
-        Self { start: Start::Beginning, batch_max: 256, attempts_max: 5, backoff_ms: 100 }
+        let (start, is_start_written, was) = (Start::Beginning, false, None);
+        Self { start, is_start_written, was, batch_max: 256, attempts_max: 5, backoff_ms: 100 }
     }
 }
 
@@ -284,7 +300,7 @@ impl Manifest {
     /// assert_eq!(
     ///     error.to_string(),
     ///     "shop/wasmill.toml:3:1: unknown key `plugins.orders.shard`; did you mean `shards`? \
-    ///      valid keys: file, shards, queue_max, in_flight_max, attempts_max, snapshot_every, limits"
+    ///      valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits"
     /// );
     /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {

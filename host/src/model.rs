@@ -140,6 +140,8 @@ pub struct Command {
     pub headers: Vec<Header>,
     /// Set for commands that a ledger numbers.
     pub origin: Option<Origin>,
+    /// How many subscribers the chain of causes has passed; 0 for what comes from outside.
+    pub hops: u32,
     /// The sender chose the id, so the store remembers the outcome under it and answers a repetition with it.
     pub durable_id: bool,
     /// What the sender expects of the stream; `None` leaves it to the aggregate's own state.
@@ -176,8 +178,29 @@ pub struct RecordedEvent {
     pub correlation_id: Arc<str>,
     /// The id of the command that made it.
     pub causation_id: Arc<str>,
+    /// Those of its command.
+    pub hops: u32,
     /// Copied from the command.
     pub headers: Vec<Header>,
+}
+
+impl Command {
+    /// About how much memory it takes.
+    pub fn size(&self) -> usize {
+        /// Beside its texts and its payload.
+        const FIXED: usize = 320;
+        FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + self.payload.len()
+    }
+}
+
+impl Message {
+    /// About how much memory it takes.
+    pub fn size(&self) -> usize {
+        /// Beside its texts and its payload.
+        const FIXED: usize = 320;
+        let payload = self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len);
+        FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + payload
+    }
 }
 
 impl RecordedEvent {
@@ -302,6 +325,8 @@ pub struct Message {
     pub correlation_id: Arc<str>,
     /// The id of the event or record that caused it.
     pub causation_id: Arc<str>,
+    /// How many subscribers the chain of causes has passed, with the one that published it.
+    pub hops: u32,
     /// The subscription that published it.
     pub source: Arc<str>,
 }
@@ -387,6 +412,19 @@ impl Record {
     /// Where it is, in words.
     pub fn place(&self) -> String {
         format!("topic {} partition {} offset {}", self.topic, self.partition, self.offset)
+    }
+
+    /// About how much memory it takes.
+    pub fn size(&self) -> usize {
+        /// Beside its texts and its payload.
+        const FIXED: usize = 160;
+        let payload = self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len);
+        FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + payload
+    }
+
+    /// The hops that its headers carry.
+    pub fn hops(&self) -> u32 {
+        crate::bounds::hops(&self.headers)
     }
 
     /// The correlation id that its headers carry.

@@ -9,6 +9,7 @@ mod generation;
 mod read_model;
 mod worker;
 
+use crate::bounds::Bounds;
 use crate::follow::{Progress, Running, Stop};
 use crate::model::Position;
 use crate::plugin::{self, QueryError, Role, Slot};
@@ -32,13 +33,16 @@ pub struct Options {
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff: Duration,
+    /// What bounds the pauses that it asks for.
+    pub bounds: Bounds,
     /// Queries that run at the same time.
     pub queries_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch_max: 1_000, attempts_max: 5, backoff: Duration::from_millis(100), queries_max: 4 }
+        let bounds = Bounds::default();
+        Self { batch_max: 1_000, attempts_max: 5, backoff: Duration::from_millis(100), bounds, queries_max: 4 }
     }
 }
 

@@ -127,6 +127,8 @@ pub enum State {
     Retrying,
     /// Its thread panicked, and begins again from what is durable. The error has the panic's text.
     Restarting,
+    /// A person has paused it. The error says how to resume it.
+    Paused,
     /// It gave up and does no more work until a person acts. The error says what happened.
     Stopped,
 }
@@ -140,6 +142,7 @@ impl std::fmt::Display for State {
             Self::Following => "following",
             Self::Retrying => "retrying",
             Self::Restarting => "restarting",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -322,6 +325,9 @@ pub struct Drained {
     /// What is not done yet, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// What does not move until a person resumes it, a sentence each. It counts as drained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<String>,
 }
 
 /// The answer of `GET /v1/ready`: whether the host does its work.
@@ -331,6 +337,18 @@ pub struct Readiness {
     pub ready: bool,
     /// What is in the way, a sentence each.
     pub reasons: Vec<String>,
+    /// What a person has paused, a sentence each. It is not in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<String>,
+}
+
+/// The answer of `POST /v1/subscriptions/NAME/pause` and `…/resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// The subscription.
+    pub name: String,
+    /// Whether it is paused now.
+    pub paused: bool,
 }
 
 /// The answer of `GET /v1/sources/NAME/wait`: how far a source has come.

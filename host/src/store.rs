@@ -5,6 +5,7 @@
 
 mod error;
 mod ledger;
+mod places;
 pub mod sqlite;
 
 use crate::meter;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub use error::Error;
 pub use ledger::Ledger;
+pub use places::{Part, PartKind, Place};
 
 /// Called once, from the store's thread, after the commit or the failure. Must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
@@ -122,6 +124,12 @@ pub trait EventStore: Send + Sync + 'static {
     /// Turns false when another host has taken the store over, or its file was removed or replaced. Nothing is written
     /// any more and every write fails with [`Error::TakenOver`]: the process should end.
     fn is_owned(&self) -> watch::Receiver<bool>;
+    /// Gives the place that a part has in the store to another name, in one transaction: checkpoints, ledgers, the outbox,
+    /// positions, dead letters and facts. Fails if the other name has a place. Before the part is at work.
+    fn carry_over(&self, part: &Part, to: &str, done: Done<()>);
+
+    /// Forgets the place that a part has in the store, and what it never sent. Its dead letters stay.
+    fn forget(&self, part: &Part, done: Done<()>);
 
     /// A view for one thread. Every call on it sees all that was committed before the call.
     fn reader(&self) -> Result<Box<dyn Reader>, Error>;
@@ -215,6 +223,9 @@ pub trait Reader: Send {
 
     /// The checkpoint of a subscription, if it ever had one.
     fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error>;
+
+    /// The parts that have a place in the store, by kind and name.
+    fn places(&mut self) -> Result<Vec<Place>, Error>;
 
     /// The commands of a subscription that are not settled yet, in order.
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error>;
@@ -331,7 +342,14 @@ pub enum Reached {
         to: Position,
     },
     /// Records, which the step settles in their ledgers. One that is settled already fails the step.
-    Records(Vec<Origins>),
+    Records {
+        /// The step's number in a row of steps, which begins with 0. A step is only taken directly after the one before
+        /// it: when one fails, all that follow it fail, so that no record of a key passes what failed. A new row may
+        /// begin at any time.
+        number: u64,
+        /// The records.
+        records: Vec<Origins>,
+    },
     /// The dead letter of this number, which the step takes away. Where it is gone the step fails.
     Replayed(u64),
 }

@@ -7,17 +7,20 @@
 mod effects;
 mod handler;
 mod outbox;
+mod pausing;
 mod records;
 mod replay;
 mod steps;
 mod transform;
 mod worker;
 
+pub use pausing::FACTS;
 pub use records::{Receipt, RecordInbox, RecordOptions, RecordRun, RecordSubscription, Tell, Told};
 pub use replay::ReplayError;
 pub use transform::{Transformer, Untransformed};
 
 use crate::aggregates::Aggregates;
+use crate::bounds::Bounds;
 use crate::follow::{Progress, Running, Stop};
 use crate::manifest::Start;
 use crate::model::{Parked, Position};
@@ -25,6 +28,7 @@ use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
 use crate::store::{self, Advanced, EventStore};
 use outbox::Outbox;
+use pausing::Pausing;
 use replay::Again;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +47,19 @@ pub struct Options {
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff: Duration,
+    /// What bounds its pauses and its chains of causes.
+    pub bounds: Bounds,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { start: Start::Beginning, batch_max: 256, attempts_max: 5, backoff: Duration::from_millis(100) }
+        Self {
+            start: Start::Beginning,
+            batch_max: 256,
+            attempts_max: 5,
+            backoff: Duration::from_millis(100),
+            bounds: Bounds::default(),
+        }
     }
 }
 
@@ -56,6 +68,8 @@ pub struct Subscription {
     slot: Arc<Slot>,
     store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
+    bounds: Bounds,
+    pausing: Arc<Pausing>,
     running: Running,
 }
 
@@ -75,17 +89,20 @@ impl Subscription {
         let (stop, stopped) = Stop::new();
         let progress = Arc::new(Progress::default());
         let outbox = Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone()));
+        let pausing = Arc::new(Pausing::load(name.clone(), store.clone())?);
+        let bounds = options.bounds;
         let worker = Worker::new(
             slot.clone(),
             options,
             store.clone(),
             outbox.clone(),
             progress.clone(),
+            pausing.clone(),
             stopped,
             runtime.clone(),
         )?;
         let running = Running::start(name, &**store, progress, stop, worker, Worker::begin_again, Worker::run)?;
-        Ok(Some(Self { slot: slot.clone(), store: store.clone(), outbox, running }))
+        Ok(Some(Self { slot: slot.clone(), store: store.clone(), outbox, bounds, pausing, running }))
     }
 
     /// How it is doing.
@@ -111,10 +128,21 @@ impl Subscription {
         self.running.name()
     }
 
+    /// Whether a person has paused it.
+    pub fn is_paused(&self) -> bool {
+        self.pausing.is_paused()
+    }
+
+    /// Pauses or resumes it, also over restarts. Blocks.
+    pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
+        self.pausing.set(paused)
+    }
+
     /// Tries an event again that was put aside; with its effects the dead letter goes. Blocks.
     pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
-        let Self { slot, store, outbox, .. } = self;
-        Again { slot, subscription: &slot.name, consumer: &slot.name, store, outbox }.replay(number, content)
+        let Self { slot, store, outbox, bounds, .. } = self;
+        Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
+            .replay(number, content)
     }
 
     /// Ends after the step it is at.

@@ -89,6 +89,7 @@ impl Hosted {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            hops: 0,
             expected: None,
         };
         Self { guest, live, command, _catalog: catalog }

@@ -252,6 +252,7 @@ pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
+        hops: 0,
         expected: None,
     })
 }

@@ -61,6 +61,7 @@ pub fn count(id: &str, name: &str) -> Command {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
+        hops: 0,
         expected: None,
     }
 }

@@ -15,6 +15,7 @@
 //! - [`readers`]: what is read while others write
 //! - [`steps`]: checkpoints and the effects that move with them
 //! - [`facts`]: the identity of a store, and what it remembers of the world outside
+//! - [`places`]: parts of a manifest that are renamed or forgotten
 //! - [`snapshots`]: a cache that is never wrong
 //! - [`closing`]: the end of a store
 //! - [`histories`]: random histories against a model
@@ -26,6 +27,7 @@ pub mod facts;
 pub mod histories;
 pub mod ledgers;
 pub mod letters;
+pub mod places;
 pub mod readers;
 pub mod repetitions;
 pub mod requests;
@@ -111,6 +113,7 @@ macro_rules! store_conformance {
             steps {
                 of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects,
                 records_are_settled_with_what_came_of_them,
+                a_step_of_records_is_taken_only_directly_after_the_one_before_it,
                 a_dead_letter_goes_with_what_came_of_it,
                 commands_get_consecutive_origins,
                 pending_commands_are_those_not_settled_in_order,
@@ -123,6 +126,10 @@ macro_rules! store_conformance {
             facts {
                 a_store_keeps_its_identity,
                 facts_are_kept_until_they_are_forgotten,
+            }
+            places {
+                a_part_goes_on_under_another_name_with_all_that_it_has,
+                a_part_that_is_forgotten_begins_again,
             }
             snapshots {
                 the_newest_snapshot_is_found_by_its_stream_and_code,

@@ -294,6 +294,11 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
+    /// Whether there is newer code than that of its guest.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.guest.as_ref().is_some_and(|guest| !self.handlers.is_current(guest))
+    }
+
     /// A fresh guest where the old one is lost, worn, or of code that no longer serves.
     pub(super) fn renew(&mut self) {
         if self.guest.as_ref().is_some_and(|guest| self.handlers.is_current(guest) && !guest.is_worn()) {

@@ -69,6 +69,7 @@ mod tests {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            hops: 0,
             expected: None,
         };
         Order::new(Arc::new(command), Box::new(|_| {}), &Arc::new(Gauges::default()))

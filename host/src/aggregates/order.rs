@@ -1,9 +1,10 @@
 //! A command on its way through a shard, and who waits for it.
 
 use super::Reply;
+use crate::load::{Load, Weight};
 use crate::model::{Command, Outcome};
 use crate::supervise::Held as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 /// A command and who waits for it. While it lives the command counts as pending. Dropped without an answer, as when its
@@ -13,6 +14,7 @@ pub(super) struct Order {
     pub(super) command: Arc<Command>,
     /// `None` once answered, or withdrawn.
     reply: Option<Reply>,
+    weight: Weight,
     gauges: Arc<Gauges>,
     /// How often it was tried.
     pub(super) attempts: u32,
@@ -24,20 +26,21 @@ pub(super) struct Gauges {
     /// Live aggregates.
     pub(super) live: AtomicUsize,
     /// Commands that are accepted and not answered.
-    pub(super) pending: AtomicUsize,
+    pub(super) pending: Load,
     /// Commands that were dropped without an answer, for the shard to keep later ones from overtaking them.
     pub(super) dropped: Mutex<Vec<Arc<Command>>>,
 }
 
 impl Order {
     pub(super) fn new(command: Arc<Command>, reply: Reply, gauges: &Arc<Gauges>) -> Self {
-        gauges.pending.fetch_add(1, Ordering::Relaxed);
-        Self { command, reply: Some(reply), gauges: gauges.clone(), attempts: 0 }
+        let weight = Weight::of(command.size());
+        gauges.pending.add(weight);
+        Self { command, reply: Some(reply), weight, gauges: gauges.clone(), attempts: 0 }
     }
 
     /// Back to the sender, as if it had never been sent.
     pub(super) fn withdraw(mut self) -> (Arc<Command>, Reply) {
-        self.gauges.pending.fetch_sub(1, Ordering::Relaxed);
+        self.gauges.pending.remove(self.weight);
         let reply = self.reply.take().expect("it is answered once, and then gone");
         (self.command.clone(), reply)
     }
@@ -50,7 +53,7 @@ impl Order {
     fn end(&mut self, outcome: Outcome) {
         if let Some(reply) = self.reply.take() {
             reply(outcome);
-            self.gauges.pending.fetch_sub(1, Ordering::Release);
+            self.gauges.pending.remove(self.weight);
         }
     }
 }

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The longest pause before a command is tried again, whatever its aggregate asks for: others wait behind it.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// How often a shard with commands that wait for their next try looks for new code, which ends their pauses.
+const LOOK_FOR_CODE: Duration = Duration::from_millis(250);
 
 /// How long a sender should wait that has too many commands waiting for one aggregate.
 const BUSY_RETRY_AFTER_MS: u64 = 50;
@@ -145,7 +145,7 @@ impl<H: Handlers> Shard<H> {
         let (follow_ups, arrivals) = if room { (follow_ups, arrivals) } else { (&never, &never) };
         let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
             // A channel of one message, made when something waits for its next try.
-            crossbeam_channel::at(*due)
+            crossbeam_channel::at((*due).min(Instant::now() + LOOK_FOR_CODE))
         });
         select! {
             recv(self.settled.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
@@ -356,7 +356,7 @@ impl<H: Handlers> Shard<H> {
             order.answer(Outcome::Failed { reason });
         } else if order.attempts < self.options.attempts_max {
             let aggregate = order.command.stream.aggregate_id.clone();
-            let due = Instant::now() + after.min(RETRY_AFTER_MAX);
+            let due = Instant::now() + after.min(self.options.retry_after_max);
             self.retries.push(Reverse((due, aggregate.clone())));
             self.engage(aggregate, Engaged { decided: None, order, waiting: VecDeque::new() });
         } else {
@@ -365,10 +365,18 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Tries again what is due; when the host stops, gives it back instead.
+    /// Tries again what is due, and with new code all that waits; when the host stops, gives it back instead.
     fn try_again(&mut self, open: bool) {
+        if self.retries.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if !open || self.instances.is_outdated() {
+            let waiting = std::mem::take(&mut self.retries);
+            self.retries = waiting.into_iter().map(|Reverse((_, aggregate))| Reverse((now, aggregate))).collect();
+        }
         while let Some(Reverse((due, _))) = self.retries.peek()
-            && (!open || *due <= Instant::now())
+            && *due <= now
         {
             let Some(Reverse((_, aggregate))) = self.retries.pop() else { return };
             let Some(Engaged { order, waiting, .. }) = self.engaged.remove(&aggregate) else {

@@ -60,6 +60,7 @@ fn command(
         id: id_of_command,
         headers: trace::headers(trace_text(headers, trace::PARENT), trace_text(headers, trace::STATE)),
         origin: None,
+        hops: 0,
         durable_id,
         expected: expected.map_err(|cause| Refusal::malformed(format!("header x-expected-version {cause}")))?,
     })

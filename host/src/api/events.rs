@@ -214,6 +214,7 @@ mod tests {
             time_ms: 5,
             correlation_id: "c".into(),
             causation_id: "d".into(),
+            hops: 0,
             headers: Vec::new(),
         }
     }

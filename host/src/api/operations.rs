@@ -52,7 +52,8 @@ pub(super) async fn ready(
     let after = timeout(wedged_ms, WEDGED_MS)?;
     let mut readiness = server.host.readiness(after).await;
     if *server.closing.borrow() {
-        readiness = Readiness { ready: false, reasons: vec!["the host is stopping".to_owned()] };
+        readiness.ready = false;
+        readiness.reasons = vec!["the host is stopping".to_owned()];
     }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(readiness)))

@@ -111,7 +111,7 @@ fn sources(sources: &[SourceStatus]) -> Table {
     table
 }
 
-fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
+pub(super) fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
     let mut table = consumers("SUBSCRIPTION");
     for SubscriptionStatus { name, plugin, state, error, checkpoint, behind } in subscriptions {
         table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);

@@ -7,8 +7,9 @@ use super::client::{Client, Target};
 use super::failure::Failure;
 use super::output;
 use super::table::{Align, Table, number};
-use crate::store::sqlite::{self, Report};
-use crate::store::{Backup, Counted, Error, Statistics, TypeCount};
+use crate::manifest::{Manifest, Overrides};
+use crate::store::sqlite::{self, Report, SqliteStore};
+use crate::store::{Backup, Counted, Error, EventStore, Part, Statistics, TypeCount};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -26,6 +27,17 @@ pub(super) enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// List the parts that a store knows and its manifest does not, or forget one.
+    Orphans {
+        /// The manifest, such as wasmill.toml.
+        manifest: PathBuf,
+        /// The data folder, in place of the manifest's.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Forget this part, as it is listed, with what it never sent: it can't be carried over any more.
+        #[arg(long, value_name = "PART")]
+        forget: Vec<Part>,
+    },
     /// Show how much there is in a store.
     Stats {
         /// Count streams and events by type too. This reads every event.
@@ -40,8 +52,37 @@ pub(super) fn store(command: Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Verify { place } => verify(place, json),
         Command::Backup { file, target } => backup(&file, &target, json),
+        Command::Orphans { manifest, data, forget } => orphans(&manifest, data, &forget, json),
         Command::Stats { count, target } => stats(count, &target, json),
     }
+}
+
+fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) -> Result<(), Failure> {
+    let manifest = Manifest::load(manifest)?.with(Overrides { data, ..Overrides::default() })?;
+    let file = manifest.data.join(sqlite::FILE_NAME);
+    if let Some(part) = forget.iter().find(|part| crate::host::is_named(&manifest, part)) {
+        return Err(Failure::usage(format!("{part} is in the manifest: remove it there before it is forgotten")));
+    }
+    if !forget.is_empty() {
+        // It must be there: opening would make one.
+        sqlite::places(&file).map_err(failure)?;
+        let store = SqliteStore::open(&file, sqlite::Options::default()).map_err(failure)?;
+        for part in forget {
+            let (answer, answered) = std::sync::mpsc::sync_channel(1);
+            // The receiver cannot be dropped: this function waits on it below.
+            store.forget(part, Box::new(move |result| drop(answer.send(result))));
+            answered.recv().unwrap_or(Err(Error::Closed)).map_err(failure)?;
+        }
+        store.close();
+    }
+    let left = crate::host::orphans(&manifest, &sqlite::places(&file).map_err(failure)?);
+    if json {
+        return output::line(&serde_json::json!(left).to_string());
+    }
+    let forgotten = forget.iter().map(|part| format!("forgotten: {part}\n"));
+    let left = left.iter().map(|orphan| format!("only in the store: {orphan}\n"));
+    let text: String = forgotten.chain(left).collect();
+    output::text(if text.is_empty() { "the manifest has every part that the store knows\n" } else { &text })
 }
 
 /// The store's file, where the data folder is named and no host has it open.

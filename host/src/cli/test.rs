@@ -124,6 +124,7 @@ fn recorded(stream: &StreamId, place: u64, name: &str, payload: Vec<u8>) -> Reco
         time_ms: 0,
         correlation_id: "test".into(),
         causation_id: "test".into(),
+        hops: 0,
         headers: Vec::new(),
     }
 }
@@ -142,6 +143,7 @@ fn command(stream: StreamId, command: &wasmill_cases::Command) -> Command {
         headers: command.headers.iter().map(header).collect(),
         origin: None,
         durable_id: false,
+        hops: 0,
         expected: None,
     }
 }

@@ -32,8 +32,10 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
         }
     };
     match tokio::time::timeout_at(deadline, work).await {
-        Ok(position) => Drained { drained: true, position: position.0, waiting_for: None },
-        Err(_) => Drained { drained: false, position: parts.store.head().borrow().0, waiting_for: Some(waiting_for) },
+        Ok(position) => Drained { drained: true, position: position.0, ..Drained::default() },
+        Err(_) => {
+            Drained { position: parts.store.head().borrow().0, waiting_for: Some(waiting_for), ..Drained::default() }
+        }
     }
 }
 
@@ -47,9 +49,12 @@ pub(super) fn source_progress(source: SourceStatus) -> SourceProgress {
 }
 
 async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
-    for source in &parts.sources {
+    for source in parts.sources.iter().filter(|source| !parts.is_paused(source)) {
         *waiting_for = format!("source {}", source.name());
-        catch_up(source, waiting_for).await;
+        tokio::select! {
+            () = catch_up(source, waiting_for) => {}
+            () = until(|| parts.is_paused(source)) => {}
+        }
     }
     for transform in &parts.transforms {
         *waiting_for = format!("source {}", transform.name());
@@ -64,7 +69,7 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
     for subscription in &parts.subscriptions {
         let name = subscription.status().name;
         *waiting_for = format!("subscription {name}");
-        reach(subscription.reached(), head).await;
+        reach_unless(subscription.reached(), head, || subscription.is_paused()).await;
         *waiting_for = format!("the commands of subscription {name}");
         until(|| !subscription.has_commands()).await;
     }
@@ -109,6 +114,14 @@ async fn commit_all(transform: &Transform, waiting_for: &mut String) {
     }
 }
 
+/// Up to a position, as long as nobody pauses it.
+async fn reach_unless(reached: watch::Receiver<Position>, head: Position, is_paused: impl Fn() -> bool) {
+    tokio::select! {
+        () = reach(reached, head) => {}
+        () = until(is_paused) => {}
+    }
+}
+
 async fn reach(mut reached: watch::Receiver<Position>, head: Position) {
     // A part that is gone reaches nothing: the time-out tells.
     if reached.wait_for(|reached| *reached >= head).await.is_err() {
@@ -123,12 +136,17 @@ async fn until(done: impl Fn() -> bool) {
 }
 
 impl Parts {
+    /// Whether a person has paused the subscriber of a source.
+    fn is_paused(&self, source: &Source) -> bool {
+        self.records.iter().any(|records| records.source() == source.name() && records.is_paused())
+    }
+
     /// Whether nothing is on its way, at one look.
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
             && !self.records.iter().any(RecordSubscription::has_commands)
             && !self.subscriptions.iter().any(Subscription::has_commands)
-            && self.sources.iter().all(Source::is_caught_up)
+            && self.sources.iter().all(|source| source.is_caught_up() || self.is_paused(source))
             && self.transforms.iter().all(Transform::is_caught_up)
             && self.sinks.iter().all(|sink| sink.pending() == 0)
     }

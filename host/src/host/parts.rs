@@ -1,6 +1,8 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
+use super::orphans;
 use crate::aggregates::{self, Aggregates, Service};
+use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
@@ -66,9 +68,20 @@ pub enum Error {
     Kafka(#[from] kafka::Error),
 }
 
-/// Loads every plugin of a manifest and checks that all fits together, without starting anything: a line for each
-/// plugin, or for each thing that is wrong.
-pub fn check(manifest: &Manifest) -> Result<Vec<String>, Vec<String>> {
+/// What a manifest comes to, before anything is started.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// A line for each plugin.
+    pub plugins: Vec<String>,
+    /// Parts that the store knows and the manifest does not, in words.
+    pub orphans: Vec<String>,
+    /// Why the store was not looked at, if there is one.
+    pub unread: Option<String>,
+}
+
+/// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read, without
+/// starting anything: what there is, or a line for each thing that is wrong.
+pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let catalog = load(manifest, compiler)?;
     let lines = catalog.slots().map(|slot| {
@@ -76,7 +89,23 @@ pub fn check(manifest: &Manifest) -> Result<Vec<String>, Vec<String>> {
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
         format!("{}: {}", plugin.label(), roles.join(", "))
     });
-    Ok(lines.collect())
+    let mut checked = Checked { plugins: lines.collect(), ..Checked::default() };
+    let file = manifest.data.join(sqlite::FILE_NAME);
+    if file.exists() {
+        match sqlite::places(&file) {
+            Ok(places) => {
+                orphans::decide(manifest, &subscribers(&catalog), &places)?;
+                checked.orphans = orphans::orphans(manifest, &places).iter().map(ToString::to_string).collect();
+            }
+            Err(error) => checked.unread = Some(error.to_string()),
+        }
+    }
+    Ok(checked)
+}
+
+/// The plugins that are subscribers.
+fn subscribers(catalog: &Catalog) -> Vec<String> {
+    catalog.slots().filter(|slot| is_subscriber(&slot.current())).map(|slot| slot.name.to_string()).collect()
 }
 
 impl Parts {
@@ -92,7 +121,8 @@ impl Parts {
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);
         // The store keeps other hosts out of the folder.
         catalog.clean();
-        let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name]));
+        orphans::settle(manifest, &subscribers(&catalog), &*store)?;
+        let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name], manifest.bounds));
         let aggregates = Arc::new(Aggregates::start(services, &store)?);
         let mut parts = Self {
             catalog,
@@ -158,14 +188,16 @@ impl Parts {
                 && deliveries.transaction == Transaction::Kafka
             {
                 let config = kafka::transform::Config::new(name, source, deliveries);
+                let config = kafka::transform::Config { bounds: manifest.bounds, ..config };
                 let slot = self.subscriber(&deliveries.subscriber);
                 self.transforms.push(Transform::start(config, connection, &*self.store, slot)?);
                 continue;
             }
-            let config = kafka::source::Config::new(name, source);
+            let mut config = kafka::source::Config::new(name, source);
+            config.bounds = manifest.bounds;
             let outlet = kafka::source::Outlet {
                 aggregates: self.aggregates.clone(),
-                subscriber: self.start_deliveries(name, source)?,
+                subscriber: self.start_deliveries(name, source, manifest.bounds)?,
             };
             let source = Source::start(config, connection, self.store.clone(), outlet)?;
             self.sources.push(source);
@@ -174,10 +206,15 @@ impl Parts {
     }
 
     /// Who takes the records of a source that delivers to a subscriber.
-    fn start_deliveries(&mut self, name: &str, source: &SourceSettings) -> Result<Option<Arc<dyn RecordInbox>>, Error> {
+    fn start_deliveries(
+        &mut self,
+        name: &str,
+        source: &SourceSettings,
+        bounds: Bounds,
+    ) -> Result<Option<Arc<dyn RecordInbox>>, Error> {
         let Target::Deliveries(deliveries) = &source.target else { return Ok(None) };
         let slot = self.subscriber(&deliveries.subscriber);
-        let options = record_options(name, deliveries);
+        let options = record_options(name, deliveries, bounds);
         let subscription = RecordSubscription::start(slot, options, &self.store, &self.aggregates)?;
         let inbox = subscription.inbox();
         self.records.push(subscription);
@@ -371,13 +408,15 @@ fn limits(plugin: &PluginSettings) -> Limits {
     }
 }
 
-fn services(slot: &Arc<Slot>, plugin: &PluginSettings) -> Vec<Service> {
+fn services(slot: &Arc<Slot>, plugin: &PluginSettings, bounds: Bounds) -> Vec<Service> {
     let shards = plugin.shards.unwrap_or_else(aggregates::shards_by_default);
     let options = aggregates::Options {
         queue_max: plugin.queue_max,
+        queue_bytes_max: plugin.queue_mib << 20,
         in_flight_max: plugin.in_flight_max,
         attempts_max: plugin.attempts_max,
         snapshot_every: plugin.snapshot_every,
+        retry_after_max: bounds.retry_after_max,
     };
     Service::of_plugin(slot, shards, &options)
 }
@@ -386,6 +425,7 @@ fn store_options(manifest: &Manifest, clock: &Clock) -> StoreOptions {
     let settings = &manifest.store;
     StoreOptions {
         queue_max: settings.queue_max,
+        queue_bytes_max: settings.queue_mib << 20,
         batch_max: settings.batch_max,
         batch_bytes_max: settings.transaction_mib << 20,
         log_bytes_max: settings.log_mib << 20,
@@ -403,15 +443,17 @@ fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Optio
         batch_max: settings.batch_max,
         attempts_max: settings.attempts_max,
         backoff: Duration::from_millis(settings.backoff_ms),
+        bounds: manifest.bounds,
     }
 }
 
-fn record_options(source: &str, deliveries: &Deliveries) -> RecordOptions {
+fn record_options(source: &str, deliveries: &Deliveries, bounds: Bounds) -> RecordOptions {
     RecordOptions {
         source: source.into(),
         batch_max: deliveries.batch_max,
         attempts_max: deliveries.attempts_max,
         backoff: Duration::from_millis(deliveries.backoff_ms),
+        bounds,
     }
 }
 
@@ -420,5 +462,9 @@ fn projection_options(manifest: &Manifest, plugin: &plugin::Plugin) -> projectio
         Role::Projection { name, .. } => manifest.projections.get(&**name),
         _ => None,
     });
-    projection::Options { batch_max: settings.cloned().unwrap_or_default().batch_max, ..projection::Options::default() }
+    projection::Options {
+        batch_max: settings.cloned().unwrap_or_default().batch_max,
+        bounds: manifest.bounds,
+        ..projection::Options::default()
+    }
 }

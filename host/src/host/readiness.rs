@@ -24,13 +24,14 @@ impl Watch {
     pub(super) fn readiness(&self, status: &Status, wedged_after: Duration) -> Readiness {
         let mut reasons = standing(status);
         reasons.extend(self.wedged(status, wedged_after));
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness { ready: reasons.is_empty(), reasons, ..Readiness::default() }
     }
 
     fn wedged(&self, status: &Status, after: Duration) -> Vec<String> {
         let mut before = self.0.held();
         let (mut now, mut reasons) = (HashMap::new(), Vec::new());
-        for source in &status.sources {
+        // One whose subscriber a person has paused stands still by that.
+        for source in status.sources.iter().filter(|source| source.state != State::Paused) {
             for partition in source.partitions.iter().filter(|partition| partition.assigned && partition.in_flight > 0)
             {
                 let lane = (source.name.clone(), partition.topic.clone(), partition.partition);

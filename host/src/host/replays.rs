@@ -53,7 +53,8 @@ impl Host {
 
     async fn send_again(&self, number: u64, command: Command) -> Result<Replayed, Unreplayed> {
         let aggregate_type = command.stream.aggregate_type.clone();
-        let command = Command { origin: Some(letter_origin(number)), durable_id: false, ..command };
+        // A person has looked at it: the count of its chain starts over.
+        let command = Command { origin: Some(letter_origin(number)), durable_id: false, hops: 0, ..command };
         let done = |outcome: &str, reason| Ok(Replayed { number, outcome: outcome.into(), reason });
         match self.send(command).await {
             Ok(Outcome::Accepted { .. }) => done("accepted", None),

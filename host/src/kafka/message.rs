@@ -1,5 +1,6 @@
 //! A message as a Kafka record: a CloudEvent in binary mode, or the bare message.
 
+use crate::bounds::{HOPS_HEADER, is_hops};
 use crate::model::Message;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
@@ -26,9 +27,27 @@ pub(super) fn record(number: usize, message: &Message, envelope: Envelope) -> Ba
 }
 
 fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
+    // A bare message carries on a count that its record had, and begins none: it has the headers of its guest.
+    let counted_from = match envelope {
+        Envelope::CloudEvent => 1,
+        Envelope::Bare => 2,
+    };
+    if message.hops < counted_from {
+        return enveloped(message, envelope, message.headers.iter());
+    }
+    let others = message.headers.iter().filter(|header| !is_hops(&header.name));
+    let hops = itoa::Buffer::new().format(message.hops).to_owned();
+    enveloped(message, envelope, others).insert(Header { key: HOPS_HEADER, value: Some(hops.as_bytes()) })
+}
+
+fn enveloped<'a>(
+    message: &'a Message,
+    envelope: Envelope,
+    given: impl Iterator<Item = &'a crate::model::Header>,
+) -> OwnedHeaders {
     match envelope {
-        Envelope::CloudEvent => cloud_event(message),
-        Envelope::Bare => insert(OwnedHeaders::new_with_capacity(message.headers.len()), message.headers.iter()),
+        Envelope::CloudEvent => cloud_event(message, given),
+        Envelope::Bare => insert(OwnedHeaders::new_with_capacity(message.headers.len() + 1), given),
     }
 }
 
@@ -39,7 +58,7 @@ pub(super) fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a c
 
 /// The headers of the record: CloudEvents attributes, correlation and causation, then the guest's own. Where the
 /// guest set one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
-fn cloud_event(message: &Message) -> OwnedHeaders {
+fn cloud_event<'a>(message: &'a Message, given: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
     let own = |name: &str| message.headers.iter().any(|header| header.name == name);
     let given_type =
         message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
@@ -53,11 +72,11 @@ fn cloud_event(message: &Message) -> OwnedHeaders {
         ("correlation-id", message.correlation_id.as_bytes()),
         ("causation-id", message.causation_id.as_bytes()),
     ];
-    let mut headers = OwnedHeaders::new_with_capacity(ours.len() + message.headers.len());
+    let mut headers = OwnedHeaders::new_with_capacity(ours.len() + message.headers.len() + 1);
     for (key, value) in ours.iter().filter(|(key, _)| *key == "ce_id" || !own(key)) {
         headers = headers.insert(Header { key, value: Some(*value) });
     }
-    insert(headers, message.headers.iter().filter(|header| header.name != "ce_id"))
+    insert(headers, given.filter(|header| header.name != "ce_id"))
 }
 
 /// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
@@ -116,11 +135,13 @@ mod tests {
                 header("ce_source", Some(b"shop")),
                 header("ce_id", Some(b"forged")),
                 header("flag", None),
+                header("wasmill-hops", Some(b"1")),
             ],
             payload: None,
             time_ms: 0,
             correlation_id: "c".into(),
             causation_id: "e".into(),
+            hops: 17,
             source: "notifier".into(),
         };
         let headers = headers(&message, Envelope::CloudEvent);
@@ -140,6 +161,7 @@ mod tests {
                 "type=order-confirmed",
                 "ce_source=shop",
                 "flag=-",
+                "wasmill-hops=17",
             ]
         );
     }

@@ -1,6 +1,7 @@
 //! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
 
 use super::naming::{Address, Naming};
+use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::Commands;
 use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, write_record_id};
@@ -12,13 +13,14 @@ use std::sync::Arc;
 pub(super) struct Mapping {
     source: Arc<str>,
     naming: Naming,
+    bounds: Bounds,
     /// Reused for the text of ids.
     text: String,
 }
 
 impl Mapping {
-    pub(super) fn new(source: Arc<str>, commands: &Commands) -> Self {
-        Self { naming: Naming::new(&source, commands), source, text: String::new() }
+    pub(super) fn new(source: Arc<str>, commands: &Commands, bounds: Bounds) -> Self {
+        Self { naming: Naming::new(&source, commands), bounds, source, text: String::new() }
     }
 
     /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
@@ -28,7 +30,9 @@ impl Mapping {
 
     /// What a record that was put aside becomes, now that it is tried again.
     pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Command, Box<DeadLetter>> {
-        self.take(&record.topic, &message(record), origin)
+        // A person has looked at it: the count of its chain starts over.
+        let headers = record.headers.iter().filter(|header| !is_hops(&header.name)).cloned().collect();
+        self.take(&record.topic, &message(&Record { headers, ..record.clone() }), origin)
     }
 
     /// What a record becomes; or the dead letter of one that can't be a command.
@@ -39,14 +43,25 @@ impl Mapping {
         origin: Origin,
     ) -> Result<Command, Box<DeadLetter>> {
         match self.naming.address(record) {
-            Ok(address) => Ok(self.command(address, topic, record, origin)),
+            Ok(address) => {
+                let command = self.command(address, topic, record, origin);
+                match self.bounds.refusal(command.hops, &command.correlation_id) {
+                    None => Ok(command),
+                    Some(reason) => Err(self.dead_letter(topic, record, reason)),
+                }
+            }
             Err(reason) => Err(self.dead_letter(topic, record, reason)),
         }
     }
 
     fn command<M: Message>(&mut self, address: Address, topic: &str, record: &M, origin: Origin) -> Command {
         let id = self.id(topic, record);
-        let headers = headers(record);
+        let mut headers = headers(record);
+        let hops = hops(&headers);
+        if hops > 0 {
+            // It stands in the command itself.
+            headers.retain(|header| !is_hops(&header.name));
+        }
         Command {
             stream: StreamId { aggregate_type: address.aggregate, aggregate_id: address.id },
             name: address.command,
@@ -57,6 +72,7 @@ impl Mapping {
             id,
             headers,
             origin: Some(origin),
+            hops,
             durable_id: false,
             expected: None,
         }
@@ -135,7 +151,7 @@ mod tests {
         let name = |name: &str| Name::Fixed(name.into());
         let (aggregate, command) = (name("order"), name("CreateOrder"));
         let commands = Commands { aggregate, command, key: Key::Text, tombstone: None };
-        Mapping::new("till".into(), &commands).take(&"baskets".into(), record, origin)
+        Mapping::new("till".into(), &commands, Bounds::default()).take(&"baskets".into(), record, origin)
     }
 
     #[test]
@@ -164,6 +180,28 @@ mod tests {
         let names: Vec<_> = command.headers.iter().map(|header| header.name.as_str()).collect();
         assert_eq!(names, ["X-Correlation-Id", "empty", "twice", "twice"]);
         assert_eq!((&command.headers[1].value, &command.headers[3].value), (&None, &Some(b"2".to_vec())));
+    }
+
+    #[test]
+    fn a_chain_that_comes_back_through_kafka_is_counted_on_and_ends() {
+        let header = |value| rdkafka::message::Header { key: "wasmill-hops", value: Some(value) };
+        let counted = |hops| record(Some(b"b1"), Some(b"{}"), Some(OwnedHeaders::new().insert(header(hops))));
+        let command = map(&counted("100")).unwrap();
+        assert_eq!((command.hops, command.headers.len()), (100, 0));
+        for too_many in ["101", "-1"] {
+            let letter = map(&counted(too_many)).unwrap_err();
+            assert!(letter.reason.contains("\"baskets:3:17\""), "{}", letter.reason);
+            let Parked::Record(record) = letter.content else { panic!("it holds the record") };
+            let commands = Commands {
+                aggregate: Name::Fixed("order".into()),
+                command: Name::Fixed("CreateOrder".into()),
+                key: Key::Text,
+                tombstone: None,
+            };
+            let mut mapping = Mapping::new("till".into(), &commands, Bounds::default());
+            let origin = Origin { ledger: "dead-letters".into(), first: 1, last: 1 };
+            assert_eq!(mapping.take_again(&record, origin).unwrap().hops, 0, "a retry starts the count over");
+        }
     }
 
     #[test]

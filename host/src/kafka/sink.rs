@@ -97,7 +97,7 @@ impl Config {
 
     /// A sink of recorded events, by its name in the manifest.
     pub fn events(name: &str, sink: &manifest::EventSink) -> Self {
-        let manifest::EventSink { filter, topic, key, start, settings } = sink.clone();
+        let manifest::EventSink { filter, topic, key, start, settings, .. } = sink.clone();
         Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, start }, &settings)
     }
 

@@ -20,6 +20,7 @@ mod view;
 use super::context::{Context, Health};
 use super::record::Mapping;
 use super::{Connection, Error, Statistics, client_error, start_thread};
+use crate::bounds::Bounds;
 use crate::manifest;
 use crate::model::{Command, Origin, Record};
 use crate::status::SourceStatus;
@@ -51,6 +52,8 @@ pub struct Config {
     /// The source's name; part of its ledgers' names, so another name starts anew.
     pub name: Arc<str>,
     topics: Topics,
+    /// What bounds the chains of causes that come back through Kafka.
+    pub bounds: Bounds,
     /// What records become.
     pub target: manifest::Target,
     /// Where a partition without a ledger starts.
@@ -63,6 +66,8 @@ pub struct Config {
     pub group: Arc<str>,
     /// How many records of a partition may be handed on and not settled.
     pub in_flight_max: usize,
+    /// The bytes of the records of all partitions that may be handed on and not settled.
+    pub in_flight_bytes_max: usize,
     /// How long `stop` waits for records that are handed on.
     pub drain_max: Duration,
     /// How long partitions that the group takes wait for records that are handed on. At most half the session.
@@ -75,12 +80,14 @@ impl Config {
         Self {
             name: name.into(),
             topics: Topics::new(&source.topics),
+            bounds: Bounds::default(),
             target: source.target.clone(),
             from: source.from,
             lost: source.lost,
             membership: source.membership,
             group: source.group_of(name).into(),
             in_flight_max: source.in_flight_max,
+            in_flight_bytes_max: source.in_flight_mib << 20,
             drain_max: Duration::from_secs(10),
             give_back_max: Duration::from_secs(10),
         }
@@ -133,8 +140,9 @@ impl Source {
                 let consumer = consumer(&config, &client, health, &completions)?;
                 let _ = consumer_out.send(consumer.clone());
                 let rebalances = consumer.context().rebalances().clone();
-                let way = Way::new(&config.name, &config.target, outlet);
-                let work = Work { config, consumer, rebalances, way, store, view, completions };
+                let way = Way::new(&config.name, &config.target, config.bounds, outlet);
+                let bytes_in_flight = Arc::default();
+                let work = Work { config, consumer, rebalances, way, store, view, completions, bytes_in_flight };
                 Ok(Reader::new(
                     work,
                     reader::Ends { scout: requests, findings: reader_findings, draining: Some(draining) },
@@ -164,7 +172,7 @@ impl Source {
     /// records as they are.
     pub fn command(&self, record: &Record, origin: Origin) -> Result<Option<Command>, String> {
         let manifest::Target::Commands(commands) = &self.config.target else { return Ok(None) };
-        let mut mapping = Mapping::new(self.config.name.clone(), commands);
+        let mut mapping = Mapping::new(self.config.name.clone(), commands, self.config.bounds);
         mapping.take_again(record, origin).map(Some).map_err(|letter| letter.reason)
     }
 

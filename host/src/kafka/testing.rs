@@ -118,6 +118,7 @@ impl Folder {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            hops: 0,
             expected: None,
         };
         let decision = Decision::Events(vec![NewEvent { name: "OrderCreated".into(), payload: Vec::new() }]);

@@ -17,6 +17,7 @@ mod worker;
 
 use super::context::Health;
 use super::{Connection, Error, start_thread};
+use crate::bounds::Bounds;
 use crate::manifest::{self, Deliveries};
 use crate::plugin::Slot;
 use crate::status::SourceStatus;
@@ -50,6 +51,8 @@ pub struct Config {
     pub lost: manifest::Lost,
     /// Where records go that fail for good.
     pub dead_letter_topic: String,
+    /// What bounds its pauses and its chains of causes.
+    pub bounds: Bounds,
     /// How much at a time, and how often.
     pub deliveries: Deliveries,
 }
@@ -64,6 +67,7 @@ impl Config {
             from: source.from,
             lost: source.lost,
             dead_letter_topic: source.dead_letter_topic.clone().expect("the manifest was checked"),
+            bounds: Bounds::default(),
             deliveries: deliveries.clone(),
         }
     }
@@ -92,7 +96,7 @@ impl Transform {
         let asker = connection.client(&format!("source-{}-ends", config.name));
         let asker: BaseConsumer = asker.create().map_err(|error| super::client_error(&config.name, error))?;
         connection.log_in(asker.client())?;
-        let transformer = Transformer::new(slot, config.name.clone());
+        let transformer = Transformer::new(slot, config.name.clone(), config.bounds);
         let make = {
             let (config, view) = (config.clone(), view.clone());
             move || Worker::new(config, connection, &identity, transformer, view)

@@ -8,7 +8,10 @@ use super::section::{Document, Entry, Section, nearest};
 use super::*;
 use crate::names::{self, Rule};
 use property::properties;
+#[cfg(test)]
+pub(crate) use source::IN_FLIGHT_MIB;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 const MANY: u64 = 1_000_000;
@@ -31,6 +34,7 @@ pub(super) fn manifest(text: &str, path: &Path) -> Result<Manifest, Error> {
 fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let folder = path.parent().unwrap_or(Path::new(""));
     let data = root.get("data").and_then(|entry| entry.text("the path of a folder")).unwrap_or("data");
+    let bounds = bounds(&mut root);
     let api = root.section("api").map(api).unwrap_or_default();
     let store = root.section("store").map(store).unwrap_or_default();
     let kafka = root.section("kafka").map(kafka);
@@ -48,6 +52,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     Manifest {
         path: path.to_owned(),
         data: folder.join(data),
+        bounds,
         api,
         store,
         kafka,
@@ -101,6 +106,15 @@ fn known_plugin(entry: &Entry<'_>, text: &str, plugins: &BTreeMap<String, Option
     false
 }
 
+fn bounds(root: &mut Section<'_>) -> Bounds {
+    let Bounds { hops_max, retry_after_max } = Bounds::default();
+    let retry_after_max_ms = root.number("retry_after_max_ms", TIME_MS, retry_after_max.as_millis() as u64);
+    Bounds {
+        hops_max: root.number("hops_max", 1..=MANY, hops_max),
+        retry_after_max: Duration::from_millis(retry_after_max_ms),
+    }
+}
+
 fn api(mut section: Section<'_>) -> Api {
     let default = Api::default();
     let address = section.get("listen").and_then(|entry| entry.parse(LISTEN, listen));
@@ -133,6 +147,7 @@ fn store(mut section: Section<'_>) -> Store {
     let default = Store::default();
     let store = Store {
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
+        queue_mib: section.number("queue_mib", 1..=65_536, default.queue_mib),
         batch_max: section.number("batch_max", 1..=MANY, default.batch_max),
         transaction_mib: section.number("transaction_mib", 1..=1024, default.transaction_mib),
         log_mib: section.number("log_mib", 1..=65_536, default.log_mib),
@@ -206,6 +221,7 @@ fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
         file: PathBuf::new(),
         shards: shards.map(|shards| shards as usize),
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
+        queue_mib: section.number("queue_mib", 1..=65_536, default.queue_mib),
         in_flight_max: section.number("in_flight_max", 1..=MANY, default.in_flight_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         snapshot_every: section.number("snapshot_every", 0..=MANY, default.snapshot_every),
@@ -232,14 +248,23 @@ fn limits(mut section: Section<'_>) -> Limits {
 
 fn subscription(mut section: Section<'_>) -> Subscription {
     let default = Subscription::default();
+    let begins = section.get("start").and_then(|entry| start(&entry));
     let subscription = Subscription {
-        start: section.get("start").and_then(|entry| start(&entry)).unwrap_or_default(),
+        start: begins.unwrap_or_default(),
+        is_start_written: begins.is_some(),
+        was: was(&mut section),
         batch_max: section.number("batch_max", 1..=10_000, default.batch_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         backoff_ms: section.number("backoff_ms", TIME_MS, default.backoff_ms),
     };
     section.finish();
     subscription
+}
+
+/// The name that a part had before.
+fn was(section: &mut Section<'_>) -> Option<String> {
+    let entry = section.get("was")?;
+    named_by(&entry, "the name that it had before", Rule::Part).map(str::to_owned)
 }
 
 fn start(entry: &Entry<'_>) -> Option<Start> {

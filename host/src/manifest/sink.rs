@@ -54,6 +54,10 @@ pub struct EventSink {
     pub key: SinkKey,
     /// Where it starts when it has no position.
     pub start: Start,
+    /// Whether the manifest says so.
+    pub is_start_written: bool,
+    /// The name that it had before: where it was under that name is where it goes on.
+    pub was: Option<String>,
     /// How it publishes.
     pub settings: Sink,
 }

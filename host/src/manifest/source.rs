@@ -9,6 +9,10 @@ pub struct Source {
     pub target: Target,
     /// Where a partition without a recorded offset starts.
     pub from: From,
+    /// Whether the manifest says so.
+    pub is_from_written: bool,
+    /// The name that it had before: where it was under that name is where it goes on.
+    pub was: Option<String>,
     /// What to do about records that are gone before they were read.
     pub lost: Lost,
     /// How the host gets its partitions.
@@ -21,6 +25,8 @@ pub struct Source {
     pub dead_letter_topic: Option<String>,
     /// How many records of a partition may be handed on and not settled.
     pub in_flight_max: usize,
+    /// The bytes of the records of all its partitions that may be handed on and not settled.
+    pub in_flight_mib: usize,
 }
 
 impl Source {

@@ -20,12 +20,15 @@ fn a_full_manifest_is_read_as_written() {
     let manifest = parse(
         r#"
         data = "/var/lib/shop"
+        hops_max = 18
+        retry_after_max_ms = 19
         [api]
         listen = "[::1]:80"
         body_mib = 2
         streams_max = 3
         [store]
         queue_max = 10
+        queue_mib = 25
         batch_max = 20
         transaction_mib = 21
         log_mib = 22
@@ -44,6 +47,7 @@ fn a_full_manifest_is_read_as_written() {
         file = "../orders.wasm"
         shards = 2
         queue_max = 3
+        queue_mib = 21
         in_flight_max = 4
         attempts_max = 5
         snapshot_every = 6
@@ -57,14 +61,17 @@ fn a_full_manifest_is_read_as_written() {
         key = "hex"
         tombstone = "DeleteOrder"
         from = { time = "2026-01-01T00:00:00Z" }
+        was = "tills"
         lost = "stop"
         membership = "group"
         group = "shop"
         properties = { group.instance.id = "till-1" }
         dead_letter_topic = "baskets.dead"
         in_flight_max = 7
+        in_flight_mib = 20
         [subscriptions.warehouse]
         start = { position = 8 }
+        was = "depot"
         batch_max = 9
         attempts_max = 10
         backoff_ms = 11
@@ -78,6 +85,7 @@ fn a_full_manifest_is_read_as_written() {
         events = ["order.*", "**.Closed"]
         topic = "orders"
         key = { field = "household.id" }
+        was = "feed"
         start = "now"
         batch_wait_ms = 14
         properties = { compression.type = "zstd" }
@@ -99,6 +107,7 @@ fn a_full_manifest_is_read_as_written() {
     let orders = Plugin {
         shards: Some(2),
         queue_max: 3,
+        queue_mib: 21,
         in_flight_max: 4,
         attempts_max: 5,
         snapshot_every: 6,
@@ -108,9 +117,11 @@ fn a_full_manifest_is_read_as_written() {
     let expected = Manifest {
         path: PATH.into(),
         data: "/var/lib/shop".into(),
+        bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
         api: Api { listen: "[::1]:80".parse().unwrap(), body_mib: 2, streams_max: 3 },
         store: Store {
             queue_max: 10,
+            queue_mib: 25,
             batch_max: 20,
             transaction_mib: 21,
             log_mib: 22,
@@ -139,18 +150,28 @@ fn a_full_manifest_is_read_as_written() {
                     tombstone: Some("DeleteOrder".into()),
                 }),
                 from: From::Time(1_767_225_600_000),
+                is_from_written: true,
+                was: Some("tills".into()),
                 lost: Lost::Stop,
                 membership: Membership::Group,
                 group: Some("shop".into()),
                 properties: text(&[("group.instance.id", "till-1")]).into(),
                 dead_letter_topic: Some("baskets.dead".into()),
                 in_flight_max: 7,
+                in_flight_mib: 20,
             },
         )]
         .into(),
         subscriptions: [(
             "warehouse".into(),
-            Subscription { start: Start::At(Position(8)), batch_max: 9, attempts_max: 10, backoff_ms: 11 },
+            Subscription {
+                start: Start::At(Position(8)),
+                is_start_written: true,
+                was: Some("depot".into()),
+                batch_max: 9,
+                attempts_max: 10,
+                backoff_ms: 11,
+            },
         )]
         .into(),
         projections: [("sales".into(), Projection { batch_max: 12 })].into(),
@@ -167,6 +188,8 @@ fn a_full_manifest_is_read_as_written() {
                 topic: "orders".into(),
                 key: SinkKey::Field("household.id".into()),
                 start: Start::Now,
+                is_start_written: true,
+                was: Some("feed".into()),
                 settings: Sink {
                     batch_wait_ms: 14,
                     properties: text(&[("compression.type", "zstd")]).into(),
@@ -188,18 +211,22 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
         &[
-            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, in_flight_max, attempts_max, snapshot_every, limits",
+            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits",
         ],
     ),
     (
         "colour = 1",
-        &["1:1: unknown key `colour`; valid keys: data, api, store, kafka, plugins, sources, subscriptions, \
-           projections, sink, sinks"],
+        &[
+            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, api, store, kafka, plugins, sources, subscriptions, \
+           projections, sink, sinks",
+        ],
     ),
     (
         "[stor]\n",
-        &["1:2: unknown key `stor`; did you mean `store`? valid keys: data, api, store, kafka, plugins, \
-                    sources, subscriptions, projections, sink, sinks"],
+        &[
+            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, retry_after_max_ms, hops_max, api, store, kafka, plugins, \
+                    sources, subscriptions, projections, sink, sinks",
+        ],
     ),
     (
         "[kafka]\nbrokers = 'embedded'\n[kafka.topics.a]\npartition = 3",
@@ -210,6 +237,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("data = 5", &["1:8: `data` must be the path of a folder, found 5"]),
     ("data = ''", &["1:8: `data` must be the path of a folder, found the string \"\""]),
     ("store = 'big'", &["1:9: `store` must be a section, found the string \"big\""]),
+    ("hops_max = 0", &["1:12: `hops_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = 0", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = -1", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found -1"]),
     (

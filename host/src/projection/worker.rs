@@ -239,7 +239,9 @@ impl Worker {
                 )));
             }
             self.progress.is_because(State::Retrying, failure.refusal.to_string());
-            let stopping = self.follower.pause(backoff(self.options.backoff, attempt).max(after));
+            let pause = self.options.bounds.pause(backoff(self.options.backoff, attempt), after);
+            let Self { follower, slot, .. } = self;
+            let stopping = follower.pause_unless(pause, || !slot.is_current(&builder.generation.plugin));
             if stopping || !self.slot.is_current(&builder.generation.plugin) {
                 return Ok(false);
             }

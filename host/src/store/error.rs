@@ -55,6 +55,12 @@ pub enum Error {
         /// The record, in words.
         place: String,
     },
+    /// The step before this one in its row failed, so this one is not taken either. Begin a new row with what failed.
+    #[error("a step of {subscription} before this one failed")]
+    OutOfRow {
+        /// The subscription.
+        subscription: Arc<str>,
+    },
     /// The caller broke a limit or a rule of the store; the text says which.
     #[error("{0}")]
     Invalid(String),

@@ -16,7 +16,9 @@ mod ids;
 mod ledgers;
 mod letters;
 mod owner;
+mod places;
 mod reader;
+mod room;
 mod rows;
 mod schema;
 mod snapshots;
@@ -27,11 +29,12 @@ mod tail;
 mod verify;
 mod writer;
 
-use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Progress, Reader, Snapshot};
+use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Part, Progress, Reader, Snapshot};
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Shared as _};
 use amendments::Amendment;
+use room::Room;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use stream_index::StreamIndex;
@@ -41,6 +44,7 @@ use uuid::Uuid;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
+pub use places::places;
 pub use schema::is_in_use;
 pub use statistics::statistics;
 pub use verify::{Report, verify};
@@ -53,6 +57,8 @@ pub const FILE_NAME: &str = "events.sqlite";
 pub struct Options {
     /// Writes that may wait for the writer; more block their senders.
     pub queue_max: usize,
+    /// The bytes of events, commands and messages that may wait for the writer; more block their senders.
+    pub queue_bytes_max: usize,
     /// Writes in one transaction at most.
     pub batch_max: usize,
     /// Bytes of payload in one transaction, at which it is closed.
@@ -81,6 +87,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             queue_max: 8_192,
+            queue_bytes_max: 64 << 20,
             batch_max: 2_000,
             batch_bytes_max: 8 << 20,
             // The more events a stream has in a run, the fewer pages each of them costs.
@@ -104,6 +111,7 @@ pub struct SqliteStore {
     /// `None` after `close`. Senders hold it while they wait, and so does `close` wait for them.
     queue: RwLock<Option<crossbeam_channel::Sender<writer::Request>>>,
     writer: supervise::Thread,
+    room: Arc<Room>,
     index: Arc<StreamIndex>,
     tail: Arc<Tail>,
     snapshots: snapshots::Snapshots,
@@ -125,8 +133,10 @@ impl SqliteStore {
         let ownership = owner::Ownership::take(&connection, path)?;
         let index = Arc::new(StreamIndex::default());
         let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
+        let room = Arc::new(Room::new(options.queue_bytes_max));
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
-        let writer = writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone())?;
+        let writer =
+            writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
         let (owned, meters) = (writer.is_owned(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
@@ -135,6 +145,7 @@ impl SqliteStore {
             path: path.to_owned(),
             snapshots: snapshots::Snapshots::new(path, index.clone()),
             queue: RwLock::new(Some(queue)),
+            room,
             writer,
             index,
             tail,
@@ -148,11 +159,13 @@ impl SqliteStore {
     }
 
     fn send(&self, request: writer::Request) {
+        self.room.take(request.bytes());
         let refused = match &*self.queue.held_shared() {
             Some(queue) => queue.send(request).err().map(|refused| refused.0),
             None => Some(request),
         };
         if let Some(request) = refused {
+            self.room.free(request.bytes());
             request.fail(Error::Closed);
         }
     }
@@ -164,7 +177,7 @@ impl EventStore for SqliteStore {
     }
 
     fn advance(&self, progress: Progress, done: Done<Advanced>) {
-        self.send(writer::Request::Advance(Box::new(progress), done));
+        self.send(writer::Request::advance(progress, done));
     }
 
     fn published(&self, sink: &str, from: u64, to: u64, done: Done<()>) {
@@ -217,6 +230,14 @@ impl EventStore for SqliteStore {
 
     fn is_owned(&self) -> watch::Receiver<bool> {
         self.owned.clone()
+    }
+
+    fn carry_over(&self, part: &Part, to: &str, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::CarryOver(part.clone(), to.to_owned()), done));
+    }
+
+    fn forget(&self, part: &Part, done: Done<()>) {
+        self.send(writer::Request::Amend(Amendment::Forget(part.clone()), done));
     }
 
     fn backup(&self, to: &Path) -> Result<Backup, Error> {

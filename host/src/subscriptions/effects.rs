@@ -1,10 +1,15 @@
 //! What a subscriber asked for, as commands and messages: each with the id, the time and the correlation of what
-//! caused it.
+//! caused it. What would make a chain of causes longer than it may be becomes a dead letter.
 
-use crate::model::{Command, Header, Message, Record, RecordedEvent, StreamId};
+use crate::bounds::Bounds;
+use crate::clock::Clock;
+use crate::model::{Command, DeadLetter, Header, Message, Parked, Record, RecordedEvent, StreamId};
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
 use crate::trace;
 use std::sync::Arc;
+
+/// The sink of what subscribers publish.
+const OUTBOX: &str = "outbox";
 
 /// What an effect follows from.
 pub(super) trait Cause {
@@ -16,6 +21,8 @@ pub(super) trait Cause {
     fn time_ms(&self) -> u64;
     /// The same for everything that follows from one first cause.
     fn correlation_id(&self, id: &Arc<str>) -> Arc<str>;
+    /// How many subscribers the chain has passed before.
+    fn hops(&self) -> u32;
     /// What came with it; of that, what follows gets the trace.
     fn headers(&self) -> &[Header];
 }
@@ -35,6 +42,10 @@ impl Cause for RecordedEvent {
 
     fn correlation_id(&self, _: &Arc<str>) -> Arc<str> {
         self.correlation_id.clone()
+    }
+
+    fn hops(&self) -> u32 {
+        self.hops
     }
 
     fn headers(&self) -> &[Header] {
@@ -59,9 +70,22 @@ impl Cause for Record {
         Record::correlation_id(self).map_or_else(|| id.clone(), Into::into)
     }
 
+    fn hops(&self) -> u32 {
+        Record::hops(self)
+    }
+
     fn headers(&self) -> &[Header] {
         &self.headers
     }
+}
+
+/// What comes of a call.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    pub(super) commands: Vec<Command>,
+    pub(super) messages: Vec<Message>,
+    /// What ends a chain of causes that is too long.
+    pub(super) parked: Vec<DeadLetter>,
 }
 
 /// The effects of a call as commands and messages. `cause` finds the item of an index. The ids are the same however
@@ -69,9 +93,10 @@ impl Cause for Record {
 pub(super) fn outgoing<'c, C: Cause + 'c>(
     subscription: &Arc<str>,
     effects: Effects,
+    bounds: Bounds,
     cause: impl Fn(usize) -> &'c C,
-) -> (Vec<Command>, Vec<Message>) {
-    let (mut commands, mut messages) = (Vec::new(), Vec::new());
+) -> Outgoing {
+    let mut outgoing = Outgoing::default();
     let mut traits: Option<(u32, Traits<'c, C>)> = None;
     for (index, effect) in effects.list {
         let (_, traits) = match &mut traits {
@@ -79,11 +104,55 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
             other => other.insert((index, Traits::of(subscription, cause(index as usize)))),
         };
         match effect {
-            Effect::Command(command) => commands.push(command_from(traits, command)),
-            Effect::Message(message) => messages.push(message_from(traits, subscription, message)),
+            Effect::Command(command) => {
+                let command = command_from(traits, command);
+                match bounds.refusal(traits.hops, &traits.correlation_id) {
+                    None => outgoing.commands.push(command),
+                    Some(reason) => outgoing.parked.push(command_letter(subscription, command, reason)),
+                }
+            }
+            Effect::Message(message) => {
+                let message = message_from(traits, subscription, message);
+                match bounds.refusal(traits.hops, &traits.correlation_id) {
+                    None => outgoing.messages.push(message),
+                    Some(reason) => outgoing.parked.push(message_letter(subscription, message, reason)),
+                }
+            }
         }
     }
-    (commands, messages)
+    outgoing
+}
+
+impl Outgoing {
+    /// Tells people what ends here.
+    pub(super) fn logged(self, subscription: &str) -> Self {
+        for letter in &self.parked {
+            tracing::warn!("subscription {subscription}: {} put aside: {}", letter.place, letter.reason);
+        }
+        self
+    }
+}
+
+fn command_letter(subscription: &str, command: Command, reason: String) -> DeadLetter {
+    DeadLetter {
+        consumer: subscription.to_owned(),
+        place: format!("command {} ({} to {})", command.id, command.name, command.stream),
+        key: Some(command.stream.aggregate_id.to_string()),
+        reason,
+        time_ms: Clock::system().now_ms(),
+        content: Parked::Command(command),
+    }
+}
+
+fn message_letter(subscription: &str, message: Message, reason: String) -> DeadLetter {
+    DeadLetter {
+        consumer: subscription.to_owned(),
+        place: format!("message {} to topic {}", message.id, message.topic),
+        key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        reason,
+        time_ms: Clock::system().now_ms(),
+        content: Parked::Message(OUTBOX.to_owned(), message),
+    }
 }
 
 /// What all effects of one cause share.
@@ -92,6 +161,7 @@ struct Traits<'c, C> {
     /// Of its effects, without their numbers.
     ids: String,
     effects: usize,
+    hops: u32,
     id: Arc<str>,
     correlation_id: Arc<str>,
 }
@@ -100,7 +170,14 @@ impl<'c, C: Cause> Traits<'c, C> {
     fn of(subscription: &str, cause: &'c C) -> Self {
         let id: Arc<str> = cause.id().into();
         let ids = [subscription, ":", &cause.place(&id), ":"].concat();
-        Self { cause, ids, effects: 0, correlation_id: cause.correlation_id(&id), id }
+        Self {
+            cause,
+            ids,
+            effects: 0,
+            hops: cause.hops().saturating_add(1),
+            correlation_id: cause.correlation_id(&id),
+            id,
+        }
     }
 
     /// The id of the next effect.
@@ -122,6 +199,7 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         causation_id: traits.id.clone(),
         headers: command.headers,
         origin: None,
+        hops: traits.hops,
         durable_id: false,
         expected: None,
     }
@@ -139,6 +217,55 @@ fn message_from(traits: &mut Traits<'_, impl Cause>, source: &Arc<str>, mut mess
         time_ms: traits.cause.time_ms(),
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
+        hops: traits.hops,
         source: source.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Effect;
+    use crate::subscriptions::records::run::tests::record;
+
+    fn effects() -> Effects {
+        let command = OutgoingCommand {
+            aggregate_type: "order".into(),
+            aggregate_id: "1".into(),
+            name: "Again".into(),
+            payload: Vec::new(),
+            headers: Vec::new(),
+        };
+        let message =
+            OutgoingMessage { topic: "t".into(), key: None, partition: None, headers: Vec::new(), payload: None };
+        let mut effects = Effects::default();
+        effects.list = vec![(0, Effect::Command(command)), (0, Effect::Message(message))];
+        effects
+    }
+
+    #[test]
+    fn each_subscriber_adds_a_hop_and_what_is_too_long_is_put_aside() {
+        let bounds = Bounds { hops_max: 3, ..Bounds::default() };
+        let mut cause = record("k", 7);
+        for carried in [None, Some("1"), Some("2"), Some("3"), Some("nonsense")] {
+            cause.headers = carried
+                .map(|hops: &str| Header { name: crate::bounds::HOPS_HEADER.into(), value: Some(hops.into()) })
+                .into_iter()
+                .collect();
+            let Outgoing { commands, messages, parked } = outgoing(&"loop".into(), effects(), bounds, |_| &cause);
+            match carried.map_or(Ok(0), str::parse::<u32>) {
+                Ok(hops) if hops < 3 => {
+                    assert_eq!((commands[0].hops, messages[0].hops, parked.len()), (hops + 1, hops + 1, 0));
+                }
+                _ => {
+                    assert_eq!((commands.len(), messages.len()), (0, 0), "{carried:?}");
+                    assert!(parked.iter().all(|letter| letter.reason.contains("t:0:7")), "{parked:?}");
+                    assert!(matches!(
+                        (&parked[0].content, &parked[1].content),
+                        (Parked::Command(_), Parked::Message(..))
+                    ));
+                }
+            }
+        }
     }
 }

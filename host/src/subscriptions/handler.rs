@@ -38,6 +38,39 @@ pub(super) enum Verdict {
     Later(String),
 }
 
+/// The code that records are delivered to, as the thread that delivers them sees it.
+pub(super) trait TakesRecords {
+    /// Takes new code, if there is any. Between two calls only.
+    fn renew(&mut self) -> bool;
+
+    /// Gives up its guest, which may be in the middle of a call, after a panic.
+    fn replace(&mut self);
+
+    /// How many of the next items to handle at once.
+    fn list(&self, items: usize) -> usize;
+
+    /// All effects of these records of a source, or none.
+    fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled>;
+}
+
+impl TakesRecords for Handler {
+    fn renew(&mut self) -> bool {
+        Self::renew(self)
+    }
+
+    fn replace(&mut self) {
+        Self::replace(self);
+    }
+
+    fn list(&self, items: usize) -> usize {
+        Self::list(self, items)
+    }
+
+    fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
+        Self::records(self, source, records)
+    }
+}
+
 impl Handler {
     pub(super) fn new(slot: Arc<Slot>) -> Self {
         let plugin = slot.current();
@@ -46,7 +79,7 @@ impl Handler {
 
     /// Takes new code, if there is any. Between two calls only.
     pub(super) fn renew(&mut self) -> bool {
-        let is_new = !self.slot.is_current(&self.plugin);
+        let is_new = self.is_outdated();
         if is_new {
             self.plugin = self.slot.current();
             self.pace = Pace::new(self.plugin.limits.event_time);
@@ -58,6 +91,11 @@ impl Handler {
     /// The guest may be in the middle of a call, after a panic: the next call has a new one.
     pub(super) fn replace(&mut self) {
         self.guest = None;
+    }
+
+    /// Whether there is new code to take.
+    pub(super) fn is_outdated(&self) -> bool {
+        !self.slot.is_current(&self.plugin)
     }
 
     /// Which events the code wants.

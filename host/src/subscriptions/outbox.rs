@@ -1,15 +1,19 @@
 //! Sending the commands of a subscription once they are durable.
 
 use crate::aggregates::{Aggregates, Unaccepted};
+use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::store::EventStore;
 use crate::supervise::Held as _;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// Commands of one subscription that are sent and not settled; at the limit it waits until half of them are. They may all
 /// be to one aggregate, where each waits for the one before: they must leave room in its shard for others.
 const IN_FLIGHT_MAX: usize = 1_024;
+
+/// Their bytes, with the same wait at the limit.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
 /// The commands of one subscription on their way to the aggregates.
 pub(super) struct Outbox {
@@ -21,7 +25,7 @@ pub(super) struct Outbox {
 
 #[derive(Default)]
 struct State {
-    in_flight: AtomicUsize,
+    in_flight: Load,
     /// A command came back unsettled: the store has it still.
     unsettled: AtomicBool,
     /// Whether the host is stopping: then nobody waits for room.
@@ -29,21 +33,27 @@ struct State {
     room: Condvar,
 }
 
+/// Whether one that waits for room has to wait on.
+fn has_no_room(load: Loaded) -> bool {
+    load.reaches(IN_FLIGHT_MAX / 2 + 1, IN_FLIGHT_BYTES_MAX / 2 + 1)
+}
+
 impl State {
     /// A command is settled, or came back.
-    fn ended(&self) {
-        if self.in_flight.fetch_sub(1, Ordering::Release) == IN_FLIGHT_MAX / 2 + 1 {
+    fn ended(&self, weight: Weight) {
+        let before = self.in_flight.remove(weight);
+        if has_no_room(before) && !has_no_room(before.without(weight)) {
             drop(self.stopping.held());
             self.room.notify_all();
         }
     }
 
     fn wait_for_room(&self) {
-        if self.in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
+        if !self.in_flight.now().reaches(IN_FLIGHT_MAX, IN_FLIGHT_BYTES_MAX) {
             return;
         }
         let stopping = self.stopping.held();
-        let is_full = |stopping: &mut bool| !*stopping && self.in_flight.load(Ordering::Acquire) > IN_FLIGHT_MAX / 2;
+        let is_full = |stopping: &mut bool| !*stopping && has_no_room(self.in_flight.now());
         drop(self.room.wait_while(stopping, is_full));
     }
 
@@ -62,7 +72,8 @@ impl Outbox {
     pub(super) fn send(&self, commands: Vec<Command>) {
         for command in commands {
             self.state.wait_for_room();
-            self.state.in_flight.fetch_add(1, Ordering::Relaxed);
+            let weight = Weight::of(command.size());
+            self.state.in_flight.add(weight);
             let state = self.state.clone();
             let subscription = self.subscription.clone();
             let (id, name, stream) = (command.id.clone(), command.name.clone(), command.stream.clone());
@@ -73,12 +84,12 @@ impl Outbox {
                     );
                     state.unsettled.store(true, Ordering::Release);
                 }
-                state.ended();
+                state.ended(weight);
             });
             match self.aggregates.send(command.into(), reply) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
-                Err(Unaccepted::NoSuchAggregate { known, command, .. }) => self.put_aside(&command, &known),
+                Err(Unaccepted::NoSuchAggregate { known, command, .. }) => self.put_aside(&command, &known, weight),
             }
         }
     }
@@ -90,13 +101,13 @@ impl Outbox {
 
     /// Whether commands are sent and not settled, or wait to be sent again.
     pub(super) fn is_busy(&self) -> bool {
-        self.state.in_flight.load(Ordering::Acquire) > 0 || self.state.unsettled.load(Ordering::Acquire)
+        self.state.in_flight.now().count() > 0 || self.state.unsettled.load(Ordering::Acquire)
     }
 
     /// Whether commands came back unsettled and all others are settled, so that they can be sent again in order.
     /// Asking resets it.
     pub(super) fn must_resend(&self) -> bool {
-        self.state.in_flight.load(Ordering::Acquire) == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
+        self.state.in_flight.now().count() == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
     }
 
     /// What the store has could not be read: it is asked for again.
@@ -105,7 +116,7 @@ impl Outbox {
     }
 
     /// No plugin serves it: it would wait for ever.
-    fn put_aside(&self, command: &Command, known: &[String]) {
+    fn put_aside(&self, command: &Command, known: &[String], weight: Weight) {
         let reason = format!(
             "no plugin serves aggregate type {}; served are: {}",
             command.stream.aggregate_type,
@@ -128,7 +139,7 @@ impl Outbox {
                 if parked.is_err() {
                     state.unsettled.store(true, Ordering::Release);
                 }
-                state.ended();
+                state.ended(weight);
             }),
         );
     }
@@ -140,21 +151,24 @@ mod tests {
 
     #[test]
     fn who_has_too_many_commands_under_way_waits_for_half_of_them_or_for_the_stop() {
-        for by_stop in [false, true] {
-            let outbox = Arc::new(State::default());
-            outbox.in_flight.store(IN_FLIGHT_MAX - 1, Ordering::Release);
-            outbox.wait_for_room();
-            outbox.in_flight.fetch_add(1, Ordering::Release);
-            let waiting = outbox.clone();
-            let waiter = std::thread::spawn(move || waiting.wait_for_room());
-            (1..IN_FLIGHT_MAX / 2).for_each(|_| outbox.ended());
-            assert!(!waiter.is_finished() && outbox.in_flight.load(Ordering::Acquire) == IN_FLIGHT_MAX / 2 + 1);
-            if by_stop {
-                outbox.stop();
-            } else {
-                outbox.ended();
+        // By their number, or by their bytes.
+        for (bytes, max) in [(0, IN_FLIGHT_MAX), (IN_FLIGHT_BYTES_MAX / 16, 16)] {
+            for by_stop in [false, true] {
+                let (outbox, weight) = (Arc::new(State::default()), Weight::of(bytes));
+                (1..max).for_each(|_| outbox.in_flight.add(weight));
+                outbox.wait_for_room();
+                outbox.in_flight.add(weight);
+                let waiting = outbox.clone();
+                let waiter = std::thread::spawn(move || waiting.wait_for_room());
+                (1..max / 2).for_each(|_| outbox.ended(weight));
+                assert!(!waiter.is_finished() && outbox.in_flight.now().count() == max / 2 + 1);
+                if by_stop {
+                    outbox.stop();
+                } else {
+                    outbox.ended(weight);
+                }
+                waiter.join().unwrap();
             }
-            waiter.join().unwrap();
         }
     }
 }

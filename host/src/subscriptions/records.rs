@@ -7,12 +7,16 @@
 //! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
 
 mod lanes;
-mod run;
+mod owed;
+pub(super) mod run;
 mod worker;
 
+use super::handler::Handler;
 use super::outbox::Outbox;
+use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
+use crate::bounds::Bounds;
 use crate::model::Parked;
 use crate::plugin::Slot;
 use crate::status::State;
@@ -42,6 +46,8 @@ pub struct RecordOptions {
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff: Duration,
+    /// What bounds its pauses and its chains of causes.
+    pub bounds: Bounds,
 }
 
 /// What the worker is asked beside its records.
@@ -56,6 +62,8 @@ pub struct RecordSubscription {
     source: Arc<str>,
     subscription: Arc<str>,
     slot: Arc<Slot>,
+    bounds: Bounds,
+    pausing: Arc<Pausing>,
     store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
     condition: Arc<Mutex<(State, Option<String>)>>,
@@ -94,9 +102,10 @@ impl RecordSubscription {
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
     ) -> Result<Self, store::Error> {
-        let source = options.source.clone();
+        let (source, bounds) = (options.source.clone(), options.bounds);
         let subscription: Arc<str> = format!("source/{source}").into();
         let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone()));
+        let pausing = Arc::new(Pausing::load(subscription.clone(), store.clone())?);
         let condition = Arc::new(Mutex::new((State::Starting, None)));
         // Room for the batch that is being handled and for the next one.
         let queued_max = 2 * options.batch_max;
@@ -106,11 +115,12 @@ impl RecordSubscription {
         let ends = Ends { records, queued: queued.clone(), asked };
         let steps = Arc::new(AtomicUsize::new(0));
         let worker = Worker::new(
-            slot.clone(),
+            Handler::new(slot.clone()),
             options,
             subscription.clone(),
             store.clone(),
             outbox.clone(),
+            pausing.clone(),
             condition.clone(),
             steps.clone(),
             ends,
@@ -122,6 +132,8 @@ impl RecordSubscription {
             source,
             subscription,
             slot: slot.clone(),
+            bounds,
+            pausing,
             store: store.clone(),
             outbox,
             condition,
@@ -147,6 +159,21 @@ impl RecordSubscription {
         self.inbox.clone()
     }
 
+    /// Its name in the store.
+    pub fn name(&self) -> &Arc<str> {
+        &self.subscription
+    }
+
+    /// Whether a person has paused it.
+    pub fn is_paused(&self) -> bool {
+        self.pausing.is_paused()
+    }
+
+    /// Pauses or resumes it, also over restarts. Blocks.
+    pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
+        self.pausing.set(paused)
+    }
+
     /// What it is doing, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
         self.thread.monitor().state(self.condition.held().clone())
@@ -161,6 +188,7 @@ impl RecordSubscription {
     pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
         Again {
             slot: &self.slot,
+            bounds: self.bounds,
             subscription: &self.subscription,
             consumer: &self.source,
             store: &self.store,

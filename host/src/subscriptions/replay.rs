@@ -1,10 +1,11 @@
 //! Trying again what a subscription put aside: the effects and the end of the dead letter are one transaction.
 
-use super::effects::outgoing;
+use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled};
 use super::outbox::Outbox;
+use crate::bounds::Bounds;
 use crate::filter::Filter;
-use crate::model::{Command, Message, Parked, Position, RecordedEvent};
+use crate::model::{Parked, Position, RecordedEvent};
 use crate::plugin::Slot;
 use crate::store::{self, EventStore, Progress, Reached};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub enum ReplayError {
 /// Who tries again, beside the subscription's own thread: with a wasm store of its own.
 pub(super) struct Again<'s> {
     pub(super) slot: &'s Arc<Slot>,
+    pub(super) bounds: Bounds,
     /// The subscription's name in the store.
     pub(super) subscription: &'s Arc<str>,
     /// Whose dead letters these are: also what its effects are named after.
@@ -37,30 +39,30 @@ pub(super) struct Again<'s> {
 impl Again<'_> {
     /// Blocks until it is done.
     pub(super) fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
-        let (commands, messages) = self.handle(content)?;
+        let Outgoing { commands, messages, parked } = self.handle(content)?.logged(self.consumer);
         let progress = Progress {
             subscription: self.subscription.clone(),
             reached: Reached::Replayed(number),
             commands,
             messages,
-            parked: Vec::new(),
+            parked,
         };
         let advanced = super::advance(&**self.store, progress)?;
         self.outbox.send(advanced.commands);
         Ok(())
     }
 
-    fn handle(&self, content: &Parked) -> Result<(Vec<Command>, Vec<Message>), ReplayError> {
+    fn handle(&self, content: &Parked) -> Result<Outgoing, ReplayError> {
         let mut handler = Handler::new(self.slot.clone());
         match content {
             Parked::Event(position) => {
                 let event = self.event(*position)?;
                 let effects = handler.events(std::slice::from_ref(&event)).map_err(refused)?;
-                Ok(outgoing(self.consumer, effects, |_| &event))
+                Ok(outgoing(self.consumer, effects, self.bounds, |_| &event))
             }
             Parked::Record(record) => {
                 let effects = handler.records(self.consumer, &[record]).map_err(refused)?;
-                Ok(outgoing(self.consumer, effects, |_| record))
+                Ok(outgoing(self.consumer, effects, self.bounds, |_| record))
             }
             _ => Err(ReplayError::Foreign("this dead letter holds neither an event nor a record".into())),
         }

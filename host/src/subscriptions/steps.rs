@@ -14,6 +14,9 @@ use tokio::sync::oneshot;
 /// Steps that are handed to the store and not answered.
 const UNDER_WAY_MAX: usize = 16;
 
+/// Bytes of their commands and messages.
+const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
+
 /// How a step ended.
 pub(super) type Answer = Result<Advanced, Error>;
 
@@ -26,14 +29,16 @@ pub(super) struct Steps {
     stored: Position,
     /// The checkpoint once all is through.
     planned: Position,
-    /// Where each step ends, and who tells.
-    under_way: VecDeque<(Position, oneshot::Receiver<Answer>)>,
+    /// Where each step ends, its bytes, and who tells.
+    under_way: VecDeque<(Position, usize, oneshot::Receiver<Answer>)>,
+    /// The bytes of all steps under way.
+    bytes: usize,
 }
 
 impl Steps {
     pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, outbox: Arc<Outbox>) -> Self {
         let (stored, planned) = Default::default();
-        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new() }
+        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0 }
     }
 
     /// Begins at the checkpoint that the store has, with nothing under way.
@@ -44,7 +49,8 @@ impl Steps {
     /// Waits until the store has no more of what is under way, however it ends. The commands of steps that are durable
     /// are in the outbox.
     pub(super) fn abandon(&mut self) {
-        self.under_way.drain(..).for_each(|(_, answered)| _ = answered.blocking_recv());
+        self.under_way.drain(..).for_each(|(.., answered)| _ = answered.blocking_recv());
+        self.bytes = 0;
     }
 
     /// The checkpoint once all is through.
@@ -65,6 +71,8 @@ impl Steps {
         messages: Vec<Message>,
         parked: Vec<DeadLetter>,
     ) -> Result<(), Error> {
+        let bytes =
+            commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
         let step = store::Progress {
             subscription: self.subscription.clone(),
             reached: Reached::Events { from: self.planned, to },
@@ -75,7 +83,8 @@ impl Steps {
         let (answer, answered) = oneshot::channel();
         // Nobody hears it where an earlier step has failed.
         self.store.advance(step, Box::new(move |result| drop(answer.send(result))));
-        self.under_way.push_back((to, answered));
+        self.under_way.push_back((to, bytes, answered));
+        self.bytes += bytes;
         self.planned = to;
         self.wait_for(UNDER_WAY_MAX)
     }
@@ -87,7 +96,7 @@ impl Steps {
 
     /// Goes on with what is through, without waiting.
     pub(super) fn collect(&mut self) -> Result<(), Error> {
-        while let Some((_, answered)) = self.under_way.front_mut() {
+        while let Some((.., answered)) = self.under_way.front_mut() {
             match answered.try_recv() {
                 Ok(answer) => self.end(answer)?,
                 Err(oneshot::error::TryRecvError::Empty) => return Ok(()),
@@ -100,7 +109,7 @@ impl Steps {
     /// The end of the first step that is under way; never, where there is none. To be handed to [`Self::end`].
     pub(super) async fn ended(&mut self) -> Answer {
         match self.under_way.front_mut() {
-            Some((_, answered)) => answered.await.unwrap_or(Err(Error::Closed)),
+            Some((.., answered)) => answered.await.unwrap_or(Err(Error::Closed)),
             None => std::future::pending().await,
         }
     }
@@ -108,7 +117,10 @@ impl Steps {
     /// Sends the commands of the first step, which is durable. Where it failed the others can't succeed.
     pub(super) fn end(&mut self, answer: Answer) -> Result<(), Error> {
         match self.under_way.pop_front() {
-            Some((to, _)) => self.through(to, answer),
+            Some((to, bytes, _)) => {
+                self.bytes -= bytes;
+                self.through(to, answer)
+            }
             None => Ok(()),
         }
     }
@@ -129,9 +141,10 @@ impl Steps {
 
     fn wait_for(&mut self, under_way_max: usize) -> Result<(), Error> {
         self.collect()?;
-        while self.under_way.len() > under_way_max
-            && let Some((to, answered)) = self.under_way.pop_front()
+        while (self.under_way.len() > under_way_max || self.bytes > UNDER_WAY_BYTES_MAX)
+            && let Some((to, bytes, answered)) = self.under_way.pop_front()
         {
+            self.bytes -= bytes;
             let answer = answered.blocking_recv().unwrap_or(Err(Error::Closed));
             self.through(to, answer)?;
         }

@@ -1,7 +1,8 @@
 //! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
 
-use super::effects::outgoing;
+use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled, Verdict};
+use crate::bounds::Bounds;
 use crate::model::{Message, Record};
 use crate::plugin::{Effect, Slot};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub struct Transformer {
     source: Arc<str>,
     subscriber: Arc<str>,
+    bounds: Bounds,
     handler: Handler,
 }
 
@@ -31,8 +33,8 @@ pub enum Untransformed {
 
 impl Transformer {
     /// A subscriber's code as it is now.
-    pub fn new(slot: &Arc<Slot>, source: Arc<str>) -> Self {
-        Self { source, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
+    pub fn new(slot: &Arc<Slot>, source: Arc<str>, bounds: Bounds) -> Self {
+        Self { source, bounds, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
     }
 
     /// The guest may be in the middle of a call, after a panic: the next call has a new one.
@@ -62,7 +64,7 @@ impl Transformer {
             match unhandled.verdict() {
                 Verdict::Later(reason) => Untransformed::Host(reason),
                 Verdict::Park(reason) => Untransformed::Refused(reason),
-                Verdict::Again(reason, wait) => Untransformed::Again(reason, wait),
+                Verdict::Again(reason, wait) => Untransformed::Again(reason, wait.min(self.bounds.retry_after_max)),
             }
         })?;
         let command = effects.list.iter().find_map(|(index, effect)| match effect {
@@ -82,7 +84,15 @@ impl Transformer {
             )));
         }
         let indices: Vec<usize> = effects.list.iter().map(|(index, _)| *index as usize).collect();
-        let (_, messages) = outgoing(&self.source, effects, |index| records[index]);
+        let Outgoing { messages, mut parked, .. } =
+            outgoing(&self.source, effects, self.bounds, |index| records[index]);
+        // It is the record that ends the chain here: the dead-letter topic takes records.
+        if let Some(letter) = parked.pop() {
+            return Err(match records.len() {
+                1 => Untransformed::Refused(letter.reason),
+                several => Untransformed::Fewer(several / 2),
+            });
+        }
         Ok(indices.into_iter().zip(messages).collect())
     }
 }

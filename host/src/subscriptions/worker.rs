@@ -1,9 +1,10 @@
 //! The thread of a subscription.
 
 use super::Options;
-use super::effects::outgoing;
+use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled, Verdict};
 use super::outbox::Outbox;
+use super::pausing::Pausing;
 use super::steps::Steps;
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
@@ -18,6 +19,9 @@ use tokio::runtime::Handle;
 /// How long to wait for new events before looking for commands to send again.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How often a paused subscription looks whether a person has resumed it.
+const LOOK: Duration = Duration::from_millis(100);
+
 pub(super) struct Worker {
     /// Of the subscription and of its plugin.
     name: Arc<str>,
@@ -26,17 +30,20 @@ pub(super) struct Worker {
     options: Options,
     outbox: Arc<Outbox>,
     progress: Arc<Progress>,
+    pausing: Arc<Pausing>,
     follower: Follower,
     steps: Steps,
 }
 
 impl Worker {
+    #[expect(clippy::too_many_arguments, reason = "it takes over what `Subscription::start` has prepared")]
     pub(super) fn new(
         slot: Arc<Slot>,
         options: Options,
         store: Arc<dyn EventStore>,
         outbox: Arc<Outbox>,
         progress: Arc<Progress>,
+        pausing: Arc<Pausing>,
         stop: Stop,
         runtime: Handle,
     ) -> Result<Self, Error> {
@@ -45,7 +52,7 @@ impl Worker {
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), store, outbox.clone());
-        Ok(Self { name, handler, filter, options, outbox, progress, follower, steps })
+        Ok(Self { name, handler, filter, options, outbox, progress, pausing, follower, steps })
     }
 
     /// After a panic: what the store has under way ends first, since what is durable is known only then.
@@ -85,6 +92,11 @@ impl Worker {
             crate::supervise::round();
             self.steps.collect()?;
             self.progress.reach(self.steps.done(reached));
+            if self.pausing.is_paused() {
+                self.stand_still()?;
+                reached = self.steps.planned();
+                continue;
+            }
             self.progress.is(if reached < self.follower.head() { State::CatchingUp } else { State::Following });
             if self.outbox.must_resend() {
                 self.steps.finish()?;
@@ -100,13 +112,29 @@ impl Worker {
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
-                self.deliver(&page.events, page.reached)?;
+                if !self.deliver(&page.events, page.reached)? {
+                    reached = self.steps.planned();
+                    continue;
+                }
             } else if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
                 self.steps.take(page.reached, Vec::new(), Vec::new(), Vec::new())?;
             }
             reached = self.steps.planned().max(page.reached);
         }
         self.steps.finish()
+    }
+
+    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect.
+    fn stand_still(&mut self) -> Result<(), Error> {
+        self.steps.finish()?;
+        self.progress.reach(self.steps.done(self.steps.planned()));
+        self.progress.is_because(State::Paused, self.pausing.remedy());
+        while self.pausing.is_paused() && !self.follower.pause(LOOK) {
+            if self.outbox.must_resend() {
+                self.resend()?;
+            }
+        }
+        Ok(())
     }
 
     /// The checkpoint as the store has it. A subscription without one gets it now, also where it is 0: where it has
@@ -134,12 +162,13 @@ impl Worker {
     }
 
     /// Handles a page whole, or where that fails what comes before the failing event, then that event alone, then
-    /// the rest. A call whose events did not all succeed has no effects.
-    fn deliver(&mut self, events: &[RecordedEvent], reached: Position) -> Result<(), Error> {
+    /// the rest. A call whose events did not all succeed has no effects. False if it was not finished: the host stops, or
+    /// a person has paused the subscription.
+    fn deliver(&mut self, events: &[RecordedEvent], reached: Position) -> Result<bool, Error> {
         let mut rest = events;
         let mut count = self.handler.list(rest.len());
         let mut held_up = 0;
-        while !self.follower.is_stopped() {
+        while !self.stands_still() {
             let (part, behind) = rest.split_at(count);
             let to = if behind.is_empty() { reached } else { part[part.len() - 1].position };
             match self.handler.events(part) {
@@ -149,18 +178,26 @@ impl Worker {
                     self.held_up(&reason, held_up)?;
                     continue;
                 }
-                Err(_) if part.len() == 1 => self.deliver_alone(part, to)?,
+                Err(unhandled) if part.len() == 1 => {
+                    if !self.insist(part, to, unhandled)? {
+                        return Ok(false);
+                    }
+                }
                 Err(unhandled) => {
                     count = unhandled.fewer(part.len());
                     continue;
                 }
             }
             if behind.is_empty() {
-                break;
+                return Ok(true);
             }
             (rest, count) = (behind, self.handler.list(behind.len()));
         }
-        Ok(())
+        Ok(false)
+    }
+
+    fn stands_still(&self) -> bool {
+        self.follower.is_stopped() || self.pausing.is_paused()
     }
 
     /// Waits because the host can't call the subscriber. No event is charged with that.
@@ -168,49 +205,61 @@ impl Worker {
         self.steps.finish()?;
         tracing::error!("subscription {} is held up: {reason}", self.name);
         self.progress.is_because(State::Retrying, reason.to_owned());
-        self.follower.pause(backoff(self.options.backoff, times));
-        self.renew_code();
+        self.rest(backoff(self.options.backoff, times));
         Ok(())
     }
 
-    /// Tries one event until it succeeds or its tries are used up; then puts it aside.
-    fn deliver_alone(&mut self, event: &[RecordedEvent], to: Position) -> Result<(), Error> {
+    /// Tries one event that failed alone until it succeeds or its tries are used up; then puts it aside. False if it was
+    /// not finished.
+    fn insist(&mut self, event: &[RecordedEvent], to: Position, mut unhandled: Unhandled) -> Result<bool, Error> {
         let position = event[0].position;
         // What comes before it must not wait for its tries.
         self.steps.finish()?;
         let (mut attempt, mut held_up) = (0, 0);
-        while !self.follower.is_stopped() {
-            let (reason, wait) = match self.handler.events(event) {
-                Ok(effects) => return self.keep(event, effects, to),
-                Err(unhandled) => match unhandled.verdict() {
-                    Verdict::Again(reason, wait) => (reason, wait),
-                    Verdict::Park(reason) => return self.park(&event[0], to, reason),
-                    Verdict::Later(reason) => {
-                        held_up += 1;
-                        self.held_up(&reason, held_up)?;
-                        continue;
+        loop {
+            match unhandled.verdict() {
+                Verdict::Park(reason) => return self.park(&event[0], to, reason).map(|()| true),
+                Verdict::Later(reason) => {
+                    held_up += 1;
+                    self.held_up(&reason, held_up)?;
+                }
+                Verdict::Again(reason, wait) => {
+                    attempt += 1;
+                    if attempt >= self.options.attempts_max {
+                        let reason = format!("{reason} (tried {attempt} times)");
+                        return self.park(&event[0], to, reason).map(|()| true);
                     }
-                },
-            };
-            attempt += 1;
-            if attempt >= self.options.attempts_max {
-                return self.park(&event[0], to, format!("{reason} (tried {attempt} times)"));
+                    let pause = self.options.bounds.pause(backoff(self.options.backoff, attempt), wait);
+                    tracing::warn!(
+                        "subscription {}: event {position} is tried again in {pause:?}: {reason}",
+                        self.name
+                    );
+                    self.progress.is_because(State::Retrying, reason);
+                    self.rest(pause);
+                }
             }
-            let pause = backoff(self.options.backoff, attempt).max(wait);
-            tracing::warn!("subscription {}: event {position} is tried again in {pause:?}: {reason}", self.name);
-            self.progress.is_because(State::Retrying, reason);
-            if self.follower.pause(pause) {
-                return Ok(());
+            if self.stands_still() {
+                return Ok(false);
             }
-            self.renew_code();
+            match self.handler.events(event) {
+                Ok(effects) => return self.keep(event, effects, to).map(|()| true),
+                Err(again) => unhandled = again,
+            }
         }
-        Ok(())
+    }
+
+    /// Waits before a try: until there is new code, the host stops, or a person pauses the subscription, at the latest.
+    fn rest(&mut self, pause: Duration) {
+        let Self { follower, handler, pausing, .. } = self;
+        follower.pause_unless(pause, || handler.is_outdated() || pausing.is_paused());
+        self.renew_code();
     }
 
     /// Has the effects made durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
-        let (commands, messages) = outgoing(&self.name, effects, |index| &events[index]);
-        self.steps.take(reached, commands, messages, Vec::new())
+        let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
+        let Outgoing { commands, messages, parked } = outgoing.logged(&self.name);
+        self.steps.take(reached, commands, messages, parked)
     }
 
     fn park(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {

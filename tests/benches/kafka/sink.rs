@@ -61,6 +61,7 @@ fn message(topic: &str, number: usize) -> Message {
         time_ms: 0,
         correlation_id: format!("bench-{number}").into(),
         causation_id: format!("bench-{number}").into(),
+        hops: 0,
         source: "bench".into(),
     }
 }

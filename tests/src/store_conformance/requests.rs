@@ -76,6 +76,7 @@ pub fn command(stream: &StreamId, id: &str) -> Command {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
+        hops: 0,
         expected: None,
     }
 }
@@ -123,6 +124,7 @@ pub fn message(id: &str) -> Message {
         time_ms: 1,
         correlation_id: "correlation".into(),
         causation_id: "cause".into(),
+        hops: 0,
         source: "notifier".into(),
     }
 }

@@ -240,7 +240,7 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
             first,
             items: items.to_vec(),
         };
-        Reached::Records(runs.iter().map(origins).collect())
+        Reached::Records { number: 0, records: runs.iter().map(origins).collect() }
     };
     let step = |reached, number| Progress {
         reached,
@@ -289,4 +289,24 @@ pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     assert_eq!(letters(&*store, 5), (vec![letter("b")], 1));
     assert_eq!(pending(&*store), [(0, "c7".to_owned())]);
     assert_eq!(reader(&*store).checkpoint("warehouse").unwrap(), Some(Position(0)));
+}
+
+/// Later records of a key must not pass those whose step failed, however many steps were on their way.
+pub fn a_step_of_records_is_taken_only_directly_after_the_one_before_it<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let step = |number, item| {
+        let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: item, items: vec![item] }];
+        let reached = Reached::Records { number, records };
+        ask(|done| store.advance(Progress { reached, ..step("source/taps", Position(0), Position(0)) }, done))
+    };
+    step(0, 0).answer().unwrap();
+    // On their way together: the first of them fails.
+    let steps = [step(1, 0), step(2, 1), step(3, 2)].map(|step| step.answer());
+    assert!(matches!(steps[0], Err(Error::Settled { .. })), "{steps:?}");
+    assert!(steps[1..].iter().all(|step| matches!(step, Err(Error::OutOfRow { .. }))), "{steps:?}");
+    assert!(matches!(step(4, 1).answer(), Err(Error::OutOfRow { .. })), "the row has ended");
+    let steps = [step(0, 1), step(1, 2)].map(|step| step.answer());
+    assert!(steps.iter().all(Result::is_ok), "{steps:?}");
+    assert_eq!(reader(&*store).ledger("kafka/taps/taps/0").unwrap(), Ledger { next: 3, ..Ledger::default() });
 }

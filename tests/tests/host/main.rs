@@ -2,6 +2,7 @@
 
 mod bad_manifests;
 mod bad_plugins;
+mod circles;
 mod command_line;
 mod dead_letters;
 mod demo;
@@ -17,6 +18,7 @@ mod plugin_cases;
 mod projection_rebuild;
 mod projection_stops;
 mod refused_commands;
+mod renamed_parts;
 mod repeated_commands;
 mod restarts;
 mod snapshots;

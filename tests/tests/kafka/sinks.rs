@@ -175,6 +175,8 @@ impl Outbox {
             topic: self.topic.clone(),
             key: SinkKey::AggregateId,
             start: Start::Beginning,
+            is_start_written: true,
+            was: None,
             settings: wasmill::manifest::Sink { batch_max: 7, ..Default::default() },
         };
         let connection = Connection::new(kafka.brokers(), &Default::default()).unwrap();

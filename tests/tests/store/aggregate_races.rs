@@ -363,3 +363,29 @@ fn a_shard_that_panics_answers_everybody_and_nothing_overtakes_what_failed() {
     }
     assert_eq!(aggregates.status()[0].pending, 0);
 }
+
+/// However many commands its queue could take: what counts is what they hold.
+#[test]
+fn a_flood_of_large_commands_is_bounded_by_its_bytes() {
+    const BYTES: usize = 1 << 20;
+    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+    let (started, is_held) = crossbeam_channel::bounded(1);
+    let setting = Setting::new(Options { queue_bytes_max: 8 * BYTES, ..Options::default() }, |_| {
+        Arc::new(move |command| {
+            if &*command.name == "held" {
+                started.send(()).expect("the test waits");
+                held.recv().expect("the test lets it go on");
+            }
+            Ok(())
+        })
+    });
+    setting.send(count("a", "held"));
+    is_held.recv().expect("it is decided on");
+    let large = || wasmill::model::Command { payload: vec![0; BYTES], ..count("a", "large") };
+    let taken = (0..1_000).filter(|_| setting.outcomes.offer(&setting.aggregates, large())).count();
+    assert_eq!(taken, 8, "the last one may go beyond the limit");
+    assert!(!setting.outcomes.offer(&setting.aggregates, count("b", "small")), "senders are told that it is busy");
+    go_on.send(()).expect("it is held");
+    (0..9).for_each(|_| drop(setting.outcomes.next()));
+    assert!(setting.outcomes.offer(&setting.aggregates, large()), "there is room again");
+}

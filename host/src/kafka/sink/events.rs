@@ -49,6 +49,7 @@ impl Events {
             time_ms: event.time_ms,
             correlation_id: event.correlation_id,
             causation_id: event.causation_id,
+            hops: event.hops + 1,
             source: event.stream.aggregate_type,
         };
         (message, key.map(drop))
@@ -67,7 +68,7 @@ fn own_headers(event: &RecordedEvent) -> Vec<Header> {
 }
 
 fn is_foreign(name: &str) -> bool {
-    !name.starts_with("ce_") && !OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+    !name.starts_with("ce_") && !crate::bounds::is_hops(name) && !OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 /// The key of an event's record; an error says why it has none.
@@ -137,6 +138,7 @@ mod tests {
             time_ms: 0,
             correlation_id: "c".into(),
             causation_id: "e".into(),
+            hops: 0,
             headers: Vec::new(),
         }
     }

@@ -101,6 +101,7 @@ impl About<'_> {
         Message {
             correlation_id: self.id.clone(),
             causation_id: self.id.clone(),
+            hops: 0,
             id: self.id,
             topic,
             key: record.key,

@@ -25,6 +25,7 @@ fn message(id: &str) -> Message {
         time_ms: 0,
         correlation_id: "c".into(),
         causation_id: "e".into(),
+        hops: 0,
         source: "notifier".into(),
     }
 }

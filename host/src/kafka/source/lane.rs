@@ -6,6 +6,7 @@ use super::outlet::Offer;
 use crate::store::Ledger;
 use crate::subscriptions::Told;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A partition in work.
 pub(super) struct Lane {
@@ -17,14 +18,38 @@ pub(super) struct Lane {
     /// Offsets from here on can't be settled already: no need to look.
     settled_until: u64,
     in_flight: usize,
+    /// Their bytes.
+    bytes: usize,
+    /// The bytes of all lanes of the source.
+    bytes_of_all: Arc<AtomicUsize>,
     held: Option<Offer>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.bytes_of_all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Lane {
     /// A partition that goes on where its ledger says.
     pub(super) fn new(ledger_name: Arc<str>, ledger: Ledger) -> Self {
         let settled_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
-        Self { ledger_name, uncovered: ledger.next, ledger, settled_until, in_flight: 0, held: None }
+        let (in_flight, bytes, bytes_of_all, held) = Default::default();
+        let uncovered = ledger.next;
+        Self { ledger_name, ledger, uncovered, settled_until, in_flight, bytes, bytes_of_all, held }
+    }
+
+    /// The same, with its bytes counted among those of all lanes of a source.
+    pub(super) fn counted_in(mut self, bytes_of_all: &Arc<AtomicUsize>) -> Self {
+        self.bytes_of_all = bytes_of_all.clone();
+        self
+    }
+
+    /// A record that was taken has so many bytes.
+    pub(super) fn weighs(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.bytes_of_all.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Where to read from.
@@ -66,6 +91,9 @@ impl Lane {
     /// Records came back from the store.
     pub(super) fn end(&mut self, told: Told) {
         self.in_flight -= told.records;
+        let bytes = told.bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.bytes_of_all.fetch_sub(bytes, Ordering::Relaxed);
         if told.settled {
             self.ledger.settle(told.first, told.last);
         }
@@ -119,7 +147,7 @@ mod tests {
     }
 
     fn told(first: u64, last: u64, settled: bool) -> Told {
-        Told { first, last, records: 1, settled }
+        Told { first, last, records: 1, bytes: 0, settled }
     }
 
     #[test]
@@ -185,7 +213,7 @@ mod tests {
             let mut settled = std::collections::BTreeSet::new();
             while records.iter().any(|&offset| !stored.has(offset)) {
                 let mut lane = lane(0, &[]);
-                lane = Lane::new(lane.ledger_name, stored.clone());
+                lane = Lane::new(lane.ledger_name.clone(), stored.clone());
                 let start = lane.next();
                 let mut flying = Vec::new();
                 for &offset in records.iter().filter(|&&offset| offset >= start) {

@@ -1,6 +1,7 @@
 //! Where a source's records go: to the aggregates as commands, or to a subscriber as they are.
 
 use crate::aggregates::{Inbox, Reply, Unaccepted};
+use crate::bounds::Bounds;
 use crate::kafka::record::Mapping;
 use crate::manifest::Target;
 use crate::model::{Command, Outcome};
@@ -49,9 +50,11 @@ impl Offer {
 }
 
 impl Way {
-    pub(super) fn new(source: &Arc<str>, target: &Target, outlet: Outlet) -> Self {
+    pub(super) fn new(source: &Arc<str>, target: &Target, bounds: Bounds, outlet: Outlet) -> Self {
         match target {
-            Target::Commands(commands) => Self::Commands(Mapping::new(source.clone(), commands), outlet.aggregates),
+            Target::Commands(commands) => {
+                Self::Commands(Mapping::new(source.clone(), commands, bounds), outlet.aggregates)
+            }
             Target::Deliveries(deliveries) => {
                 Self::Records(deliveries.batch_max, outlet.subscriber.expect("who delivers has a subscriber"))
             }

@@ -26,6 +26,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use reading::{Reading, Turn};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 const REST_MAX: Duration = Duration::from_millis(50);
@@ -72,6 +73,8 @@ pub(super) struct Work {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) view: Arc<View>,
     pub(super) completions: Arc<Completions>,
+    /// Bytes of records that are handed on, or held, and not settled.
+    pub(super) bytes_in_flight: Arc<AtomicUsize>,
 }
 
 impl Reader {
@@ -130,7 +133,7 @@ impl Reader {
             if is_read || !self.work.view.is_ours(&partition) {
                 continue;
             }
-            self.read_from(partition, Lane::new(ledger_name, ledger));
+            self.read_from(partition, Lane::new(ledger_name, ledger).counted_in(&self.work.bytes_in_flight));
             opened = true;
         }
         opened

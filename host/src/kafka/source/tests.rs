@@ -32,12 +32,15 @@ fn settings(from: manifest::From) -> manifest::Source {
         topics: vec![TOPIC.into()],
         target: manifest::Target::Commands(commands),
         from,
+        is_from_written: true,
+        was: None,
         lost: manifest::Lost::Continue,
         membership: manifest::Membership::Assigned,
         group: None,
         properties: Default::default(),
         dead_letter_topic: None,
         in_flight_max: 64,
+        in_flight_mib: 64,
     }
 }
 
@@ -243,6 +246,30 @@ fn records_that_are_removed_while_they_wait_to_be_read_are_parked_too() {
     assert_eq!(letters.len(), 1, "{letters:?} {:?}", source.status());
     assert!(letters[0].place.starts_with("topic baskets partition 0 offsets"), "{letters:?}");
     assert_eq!(source.status().handled, 81);
+}
+
+/// However many records and partitions there are: what counts is what they hold.
+#[test]
+fn large_records_are_bounded_by_their_bytes_over_all_partitions() {
+    const BYTES: usize = 100_000;
+    let (broker, folder) = (Broker::with_topic(TOPIC, 2), Folder::new());
+    for number in 0..40 {
+        broker.produce(TOPIC, number % 2, Some(b"b"), Some(&[b'x'; BYTES]));
+    }
+    broker.flush();
+    let inbox = Recorder::new(&folder.store, Mood::Silent);
+    let mut config = config(manifest::From::Beginning);
+    config.in_flight_bytes_max = 5 * BYTES;
+    let source = start_with(config, broker.connection(&[]), &folder, &inbox);
+    for round in 1..=8 {
+        eventually("as many as fit are handed on", || {
+            assert!(inbox.offered() <= 5 * round, "and no more");
+            inbox.offered() == 5 * round
+        });
+        inbox.release();
+    }
+    wait_until_caught_up(&source);
+    assert_eq!(folder.events().len(), 40);
 }
 
 #[test]

@@ -140,6 +140,7 @@ mod tests {
             from: From::Beginning,
             lost: Lost::Continue,
             dead_letter_topic: "dead".into(),
+            bounds: Default::default(),
             deliveries: Deliveries::to("courier"),
         }
     }
@@ -155,6 +156,7 @@ mod tests {
             time_ms: 0,
             correlation_id: "c".into(),
             causation_id: "c".into(),
+            hops: 0,
             source: "taps".into(),
         }
     }

@@ -31,10 +31,13 @@ pub(super) fn event_sink(mut section: Section<'_>, has_kafka: bool) -> Option<Ev
         .need("topic", TOPIC)
         .and_then(|entry| entry.parse(TOPIC, |name| check_topic_name(name).map(|()| name.to_owned())));
     let key = section.get("key").and_then(|entry| key(&entry)).unwrap_or_default();
-    let start = section.get("start").and_then(|entry| start(&entry)).unwrap_or_default();
+    let start = section.get("start").and_then(|entry| start(&entry));
+    let was = was(&mut section);
     let settings = settings(&mut section);
     section.finish();
-    Some(EventSink { filter: filter?, topic: topic?, key, start, settings })
+    let is_start_written = start.is_some();
+    let start = start.unwrap_or_default();
+    Some(EventSink { filter: filter?, topic: topic?, key, start, is_start_written, was, settings })
 }
 
 /// The topic for what a source puts aside.

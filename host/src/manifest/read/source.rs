@@ -6,6 +6,9 @@ use regex::Regex;
 const AGGREGATE: &str = "the type of the aggregate that gets the commands";
 const COMMAND: &str = "the name of the command that each record becomes";
 const TOPIC: &str = "the topic whose records become commands";
+/// The default of `in_flight_mib`.
+pub(crate) const IN_FLIGHT_MIB: usize = 64;
+
 const TOPICS: &str = "a list of topics and of patterns, such as [\"orders\", \"^shop\\\\..*\"]";
 
 pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source> {
@@ -14,7 +17,8 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     }
     let topics = topics(&mut section);
     let target = target(&mut section);
-    let from = section.get("from").and_then(|entry| from(&entry)).unwrap_or_default();
+    let from = section.get("from").and_then(|entry| from(&entry));
+    let was = was(&mut section);
     let lost = section.choice("lost", &[("continue", Lost::Continue), ("stop", Lost::Stop)]);
     let memberships = [("assigned", Membership::Assigned), ("group", Membership::Group)];
     let membership = section.choice("membership", &memberships);
@@ -22,6 +26,7 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
     let dead_letter_topic = sink::dead_letter_topic(&mut section);
     let in_flight_max = section.number("in_flight_max", 1..=MANY, in_flight_max(target.as_ref()));
+    let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
         && dead_letter_topic.is_none()
     {
@@ -31,13 +36,16 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     Some(Source {
         topics: topics?,
         target: target?,
-        from,
+        from: from.unwrap_or_default(),
+        is_from_written: from.is_some(),
+        was,
         lost,
         membership,
         group,
         properties,
         dead_letter_topic,
         in_flight_max,
+        in_flight_mib,
     })
 }
 

@@ -8,7 +8,7 @@ use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
 use crate::model::{Command, Origin, Parked, StreamId};
-use crate::store::LETTER_LEDGER;
+use crate::store::{LETTER_LEDGER, Part};
 use rusqlite::params;
 use std::sync::Arc;
 
@@ -24,6 +24,10 @@ pub(super) enum Amendment {
     Archive(StreamId),
     /// Let it take events again.
     Restore(StreamId),
+    /// Give the place of a part to another name.
+    CarryOver(Part, String),
+    /// Forget the place of a part.
+    Forget(Part),
     /// Let a ledger go on from a number.
     ResetLedger(Arc<str>, u64),
     /// Keep a fact, or forget it.
@@ -38,6 +42,8 @@ impl Writer {
             Amendment::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
             Amendment::Archive(stream) => self.archive(&stream),
             Amendment::Restore(stream) => self.restore(&stream),
+            Amendment::CarryOver(part, to) => self.carry_over(&part, &to),
+            Amendment::Forget(part) => self.forget(&part),
             Amendment::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             Amendment::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
         }
@@ -45,9 +51,11 @@ impl Writer {
 
     fn republish(&mut self, batch: &mut Batch, number: u64) -> Result<(), Error> {
         let letter = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
-        let Parked::Message(_, message) = letter.content else {
+        let Parked::Message(_, mut message) = letter.content else {
             return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
         };
+        // A person has looked at it: the count of its chain starts over.
+        message.hops = 0;
         self.add_messages(batch, &[message])?;
         letters::remove(&self.connection, number)
     }

@@ -117,7 +117,7 @@ impl Writer {
         events: Vec<NewEvent>,
     ) -> Result<Appended, Error> {
         let failed = failed("appending events");
-        let headers = rows::encode_headers(&command.headers)?;
+        let headers = rows::encode_headers(&command.headers, command.hops)?;
         let shared = shared_bytes(command);
         let mut version = actual.0;
         for event in events {
@@ -302,6 +302,7 @@ fn recorded(
         time_ms: command.time_ms,
         correlation_id: command.correlation_id.clone(),
         causation_id: command.id.clone(),
+        hops: command.hops,
         headers: command.headers.clone(),
     }
 }

@@ -4,10 +4,10 @@ use super::dictionary::Dictionary;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, failed, letters, rows, schema, statistics};
+use super::{Error, failed, letters, places, rows, schema, statistics};
 use crate::filter::Filter;
 use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
-use crate::store::{Filling, Ledger, Letters, Page, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
+use crate::store::{Filling, Ledger, Letters, Page, Place, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -237,6 +237,10 @@ impl Reader for SqliteReader {
         let sql = "SELECT position FROM checkpoints WHERE subscription = ?1";
         let found = self.list("reading a checkpoint", sql, [subscription], |row| row.get(0).map(Position))?;
         Ok(found.into_iter().next())
+    }
+
+    fn places(&mut self) -> Result<Vec<Place>, Error> {
+        places::of(&self.connection)
     }
 
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {

@@ -24,9 +24,26 @@ pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T
     })
 }
 
-/// `None` where there are none: most events have none.
-pub(super) fn encode_headers(headers: &[Header]) -> Result<Option<Vec<u8>>, Error> {
-    if headers.is_empty() { Ok(None) } else { encode(&headers).map(Some) }
+/// The headers of an event, and its hops behind them. `None` where there are neither: most events come from outside and
+/// have no headers. Hops of 0 take no byte.
+pub(super) fn encode_headers(headers: &[Header], hops: u32) -> Result<Option<Vec<u8>>, Error> {
+    match (headers.is_empty(), hops) {
+        (true, 0) => Ok(None),
+        (false, 0) => encode(&headers).map(Some),
+        _ => encode(&(headers, hops)).map(Some),
+    }
+}
+
+fn decode_headers(position: Position, bytes: &[u8]) -> Result<(Vec<Header>, u32), Error> {
+    let damaged = |error: postcard::Error| {
+        Error::Failed(format!(
+            "headers of the event at position {position} do not decode ({error}): the store is damaged, restore it from a \
+             backup"
+        ))
+    };
+    let (headers, rest) = postcard::take_from_bytes(bytes).map_err(damaged)?;
+    let hops = if rest.is_empty() { 0 } else { postcard::from_bytes(rest).map_err(damaged)? };
+    Ok((headers, hops))
 }
 
 /// The columns that [`letter`] reads, in its order.
@@ -60,9 +77,9 @@ pub(super) fn event(
     let failed = failed("reading an event");
     let names = dictionary.names(connection, row.get(1).map_err(&failed)?).map_err(&failed)?;
     let position = Position(row.get(0).map_err(&failed)?);
-    let headers = match row.get_ref(8).map_err(&failed)?.as_blob_or_null() {
-        Ok(Some(bytes)) => decode(&format!("headers of the event at position {position}"), bytes)?,
-        _ => Vec::new(),
+    let (headers, hops) = match row.get_ref(8).map_err(&failed)?.as_blob_or_null() {
+        Ok(Some(bytes)) => decode_headers(position, bytes)?,
+        _ => (Vec::new(), 0),
     };
     Ok(RecordedEvent {
         position,
@@ -73,6 +90,7 @@ pub(super) fn event(
         time_ms: row.get(5).map_err(&failed)?,
         correlation_id: row.get(6).map_err(&failed)?,
         causation_id: row.get(7).map_err(&failed)?,
+        hops,
         headers,
         payload: row.get(9).map_err(&failed)?,
     })

@@ -11,6 +11,19 @@ use std::sync::Arc;
 impl Writer {
     /// Refuses before it writes anything.
     pub(super) fn advance(&mut self, batch: &mut Batch, progress: Progress) -> Result<Advanced, Error> {
+        let Reached::Records { number, .. } = progress.reached else { return self.step(batch, progress) };
+        let subscription = progress.subscription.clone();
+        // It ends here if the step fails; a rolled back transaction ends all rows.
+        let next = self.rows.remove(&subscription);
+        if number > 0 && next != Some(number) {
+            return Err(Error::OutOfRow { subscription });
+        }
+        let advanced = self.step(batch, progress)?;
+        self.rows.insert(subscription, number + 1);
+        Ok(advanced)
+    }
+
+    fn step(&mut self, batch: &mut Batch, progress: Progress) -> Result<Advanced, Error> {
         let Progress { subscription, reached, mut commands, messages, parked } = progress;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
@@ -20,7 +33,7 @@ impl Writer {
         fault::at(FaultPoint::CheckpointMoved);
         match &reached {
             Reached::Events { .. } => {}
-            Reached::Records(records) => {
+            Reached::Records { records, .. } => {
                 records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
             Reached::Replayed(letter) => letters::remove(&self.connection, *letter)?,
@@ -57,7 +70,7 @@ impl Writer {
                 refuse_beyond(&checkpoint, to.0, self.next_position - 1)?;
                 Ok(to.0)
             }
-            Reached::Records(records) => {
+            Reached::Records { records, .. } => {
                 for origins in records {
                     if let Some(origin) = self.ledgers.settled_of(&self.connection, origins)? {
                         return Err(Error::Settled { place: origin.place() });

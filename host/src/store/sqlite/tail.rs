@@ -133,6 +133,7 @@ mod tests {
             time_ms: 0,
             correlation_id: "".into(),
             causation_id: "".into(),
+            hops: 0,
             headers: Vec::new(),
         };
         (number, event)

@@ -11,12 +11,13 @@ use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
 use super::owner::{self, Ownership};
+use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows};
 use crate::meter::{self, Histogram};
-use crate::model::{Command, DeadLetter, Origin, Position, QuickMap};
-use crate::store::{Advanced, Append, Appended, Counts, Done, Progress};
+use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap};
+use crate::store::{Advanced, Append, Appended, Counts, Decision, Done, Progress};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -30,8 +31,8 @@ use tokio::sync::watch;
 
 /// What can be asked of the writer.
 pub(super) enum Request {
-    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, done: Done<Appended> },
-    Advance(Box<Progress>, Done<Advanced>),
+    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, done: Done<Appended> },
+    Advance { progress: Box<Progress>, bytes: usize, done: Done<Advanced> },
     Published { sink: String, from: u64, to: u64, done: Done<()> },
     Park(Box<DeadLetter>, Option<Origin>, Done<()>),
     StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
@@ -42,14 +43,32 @@ impl Request {
     /// Hashes what needs hashing on the caller's thread.
     pub(super) fn append(append: Append, done: Done<Appended>) -> Self {
         let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
-        Self::Append { append: Box::new(append), fingerprint, done }
+        let bytes = match &append.decision {
+            Decision::Events(events) => events.iter().map(|event| event.payload.len()).sum(),
+            Decision::Rejected(_) | Decision::Malformed(_) => 0,
+        };
+        Self::Append { append: Box::new(append), fingerprint, bytes, done }
+    }
+
+    pub(super) fn advance(progress: Progress, done: Done<Advanced>) -> Self {
+        let commands: usize = progress.commands.iter().map(Command::size).sum();
+        let messages: usize = progress.messages.iter().map(Message::size).sum();
+        Self::Advance { progress: Box::new(progress), bytes: commands + messages, done }
+    }
+
+    /// What it carries beside what its sender has to bound anyway.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Append { bytes, .. } | Self::Advance { bytes, .. } => *bytes,
+            _ => 0,
+        }
     }
 
     /// Answers without having done anything.
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Append { done, .. } => done(Err(error)),
-            Self::Advance(_, done) => done(Err(error)),
+            Self::Advance { done, .. } => done(Err(error)),
             Self::Published { done, .. }
             | Self::Park(_, _, done)
             | Self::StartLedger { done, .. }
@@ -130,6 +149,8 @@ pub(super) struct Writer {
     pub(super) any_archived: bool,
     /// Outcomes stored since the last clean-up.
     pub(super) outcomes_stored: u32,
+    /// The number of the next step in the row of each subscription to records.
+    pub(super) rows: QuickMap<Arc<str>, u64>,
     pub(super) next_message: u64,
     newest_letter: u64,
     filler: Filler,
@@ -147,6 +168,8 @@ pub(super) struct Writer {
     ownership: Ownership,
     owned: watch::Sender<bool>,
     pub(super) meters: Arc<Meters>,
+    /// What is queued takes room in it.
+    room: Arc<Room>,
     /// Held for the lock on it.
     _lock: File,
 }
@@ -159,6 +182,7 @@ impl Writer {
         options: Options,
         index: Arc<StreamIndex>,
         tail: Arc<Tail>,
+        room: Arc<Room>,
     ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
         let filler = Filler::open(&connection, index.clone(), &options)?;
@@ -181,6 +205,7 @@ impl Writer {
             any_archived: false,
             // The first one cleans up, so that hosts which stop early do it as well.
             outcomes_stored: appends::OUTCOMES_PER_CLEAN_UP,
+            rows: QuickMap::default(),
             next_message: 1,
             newest_letter: 0,
             filler,
@@ -195,6 +220,7 @@ impl Writer {
                 commit_time: Histogram::new(meter::SECONDS),
                 batch_size: Histogram::new(meter::COUNTS),
             }),
+            room,
             _lock: lock,
         };
         writer.reload()?;
@@ -223,7 +249,7 @@ impl Writer {
         if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
             self.owned.send_replace(false);
-            return requests.into_iter().for_each(|request| request.fail(lost.clone()));
+            return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
         if let Err(error) = self.fold_log() {
             tracing::warn!("closing the store: {error}; the next start goes on from the log");
@@ -298,7 +324,7 @@ impl Writer {
         if let Err(error) = self.begin() {
             // Those behind the first have waited as long.
             let queued = requests.try_iter().take(requests.len());
-            first.into_iter().chain(queued).for_each(|request| request.fail(error.clone()));
+            first.into_iter().chain(queued).for_each(|request| self.refuse(request, &error));
             return Err(error);
         }
         fault::at(FaultPoint::Begun);
@@ -323,6 +349,11 @@ impl Writer {
         Ok(())
     }
 
+    fn refuse(&self, request: Request, error: &Error) {
+        self.room.free(request.bytes());
+        request.fail(error.clone());
+    }
+
     fn begin(&mut self) -> Result<(), Error> {
         self.sql("BEGIN IMMEDIATE", "beginning a transaction")?;
         self.ownership.check(&self.connection)?;
@@ -331,12 +362,13 @@ impl Writer {
 
     /// Does one request. An error means that the database failed; refusals are answers.
     fn handle(&mut self, batch: &mut Batch, request: Request) -> Result<(), Error> {
+        self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            Request::Append { append, fingerprint, done } => {
+            Request::Append { append, fingerprint, done, .. } => {
                 let (result, fatal) = split(self.append(batch, *append, fingerprint));
                 (Answer::Append(done, result), fatal)
             }
-            Request::Advance(progress, done) => {
+            Request::Advance { progress, done, .. } => {
                 let (result, fatal) = split(self.advance(batch, *progress));
                 (Answer::Advance(done, result), fatal)
             }
@@ -476,6 +508,7 @@ impl Writer {
         self.dictionary = Dictionary::default();
         self.ledgers.forget();
         self.heads.clear();
+        self.rows.clear();
         let number = |sql: &str| -> Result<u64, Error> {
             self.connection.query_row(sql, [], |row| row.get(0)).map_err(failed("reading where the store ends"))
         };

@@ -2,6 +2,7 @@
 //!
 //! Pure bookkeeping. Bounded by what the source has in flight.
 
+use super::owed::Owed;
 use super::run::{RecordRun, Runs};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -94,6 +95,20 @@ impl Lanes {
         let Held { mut records, attempts, .. } = self.held.remove(&lane)?;
         let record = records.pop_front().expect("the record that failed is there");
         Some(Due { record, attempts, behind: Behind { lane, records } })
+    }
+
+    /// Ends all pauses, such as when there is new code.
+    pub(super) fn try_all_now(&mut self) {
+        let now = Instant::now();
+        self.held.values_mut().for_each(|held| held.due = now);
+    }
+
+    /// Gives back what waits and would pass a record that is owed.
+    pub(super) fn give_back_after(&mut self, owed: &Owed) {
+        self.held.retain(|_, held| {
+            held.records.retain(|record| !owed.is_before(record));
+            self.gives_back || !held.records.is_empty()
+        });
     }
 
     /// Gives back what waits, and from now on what would: dropped, it counts as not settled.

@@ -13,6 +13,8 @@ pub struct Told {
     pub last: u64,
     /// How many records they are.
     pub records: usize,
+    /// About how much memory they take.
+    pub bytes: usize,
     /// Whether the store has them in its ledger.
     pub settled: bool,
 }
@@ -30,7 +32,7 @@ pub struct RecordRun {
 impl RecordRun {
     /// Begins with a record that settles the offsets from `first` on.
     pub fn new(ledger: Arc<str>, first: u64, record: Record, tell: Tell) -> Self {
-        let receipt = Receipt::new(tell, first, record.offset as u64);
+        let receipt = Receipt::new(tell, first, record.offset as u64, record.size());
         Self { ledger, records: [record].into(), receipt }
     }
 
@@ -42,6 +44,7 @@ impl RecordRun {
         }
         told.last = record.offset as u64;
         told.records += 1;
+        told.bytes += record.size();
         self.records.push_back(record);
         Ok(())
     }
@@ -64,7 +67,8 @@ impl RecordRun {
     /// Takes the first `count` records out, of more.
     pub(super) fn take(&mut self, count: usize) -> Self {
         let records: VecDeque<_> = self.records.drain(..count).collect();
-        let receipt = self.receipt.take(records[count - 1].offset as u64, count);
+        let bytes = records.iter().map(Record::size).sum();
+        let receipt = self.receipt.take(records[count - 1].offset as u64, count, bytes);
         Self { ledger: self.ledger.clone(), records, receipt }
     }
 
@@ -84,9 +88,9 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Of one record, at `last`, that settles the offsets from `first` on.
-    pub fn new(tell: Tell, first: u64, last: u64) -> Self {
-        Self { tell, told: Told { first, last, records: 1, settled: false } }
+    /// The receipt of one record, at `last`, that settles the offsets from `first` on.
+    pub fn new(tell: Tell, first: u64, last: u64, bytes: usize) -> Self {
+        Self { tell, told: Told { first, last, records: 1, bytes, settled: false } }
     }
 
     /// Tells what became of them.
@@ -94,9 +98,10 @@ impl Receipt {
         self.told.settled = settled;
     }
 
-    fn take(&mut self, last: u64, records: usize) -> Self {
-        let told = Told { last, records, ..self.told };
-        self.told = Told { first: last + 1, records: self.told.records - records, ..self.told };
+    fn take(&mut self, last: u64, records: usize, bytes: usize) -> Self {
+        let told = Told { last, records, bytes, ..self.told };
+        let (left, bytes) = (self.told.records - records, self.told.bytes - bytes);
+        self.told = Told { first: last + 1, records: left, bytes, ..self.told };
         Self { tell: self.tell.clone(), told }
     }
 }
@@ -171,11 +176,11 @@ impl From<RecordRun> for Runs {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::subscriptions) mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    pub(in super::super) fn record(key: &str, offset: u64) -> Record {
+    pub(in crate::subscriptions) fn record(key: &str, offset: u64) -> Record {
         Record {
             topic: "t".into(),
             partition: 0,
@@ -218,7 +223,8 @@ pub(super) mod tests {
         assert_eq!((origins.first, origins.items), (7, vec![9]));
         receipt.end(true);
         drop((head, runs));
-        let part = |first, last, records, settled| Told { first, last, records, settled };
+        let size = record("k", 5).size();
+        let part = |first, last, records, settled| Told { first, last, records, bytes: records * size, settled };
         assert_eq!(*told.lock().unwrap(), [part(5, 6, 2, true), part(7, 9, 1, true), part(10, 11, 2, false)]);
     }
 }

@@ -1,22 +1,25 @@
 //! The thread that delivers the records of a source.
 //!
 //! It hands a step to the store and goes on with the next list, up to [`STEPS_MAX`] of them: what comes of a step is
-//! told by the store's answer, in order. A step that fails settles nothing, and its records are read again.
+//! told by the store's answer, in order. A step that fails settles nothing, and neither does any that follows it: its
+//! records are read again, and all later records of their partitions go back to the source, so that none passes them.
 
 use super::lanes::Lanes;
+use super::owed::Owed;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
 use crate::clock::Clock;
 use crate::follow::backoff;
 use crate::model::{DeadLetter, Parked, Record};
-use crate::plugin::{Effects, Slot};
+use crate::plugin::Effects;
 use crate::status::State;
 use crate::store::{Advanced, Error, EventStore, Progress, Reached};
-use crate::subscriptions::effects::outgoing;
-use crate::subscriptions::handler::{Handler, Unhandled, Verdict};
+use crate::subscriptions::effects::{Outgoing, outgoing};
+use crate::subscriptions::handler::{TakesRecords, Unhandled, Verdict};
 use crate::subscriptions::outbox::Outbox;
+use crate::subscriptions::pausing::Pausing;
 use crate::supervise::{self, Held as _};
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +28,8 @@ use std::time::Duration;
 const STEPS_MAX: usize = 4;
 /// How long to wait for records before looking for commands to send again.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often a paused one looks for a person who resumes it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Ways to the worker.
 pub(super) struct Ends {
@@ -34,48 +39,67 @@ pub(super) struct Ends {
     pub(super) asked: Receiver<Ask>,
 }
 
-/// See the module.
-pub(super) struct Worker {
-    handler: Handler,
+/// The answer of the store to a step.
+struct Answer {
+    result: Result<Advanced, Error>,
+    /// The first record of each of its runs, by ledger.
+    firsts: Vec<(Arc<str>, u64)>,
+}
+
+/// The state of the thread. Generic over the code that takes the records, so that tests can script it.
+pub(super) struct Worker<H> {
+    handler: H,
     options: RecordOptions,
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
+    pausing: Arc<Pausing>,
     condition: Arc<Mutex<(State, Option<String>)>>,
     ends: Ends,
     /// In the order in which they came.
     ready: Runs,
     lanes: Lanes,
-    answer: Sender<Result<Advanced, Error>>,
-    answers: Receiver<Result<Advanced, Error>>,
+    /// Records that failed with their step and come again, before all that follow them.
+    owed: Owed,
+    /// The number of the next step in its row.
+    number: u64,
+    /// A step of this row failed: all that follow it fail, and a new row begins once they have.
+    is_broken: bool,
+    answer: Sender<Answer>,
+    answers: Receiver<Answer>,
     /// Steps whose answer is not dealt with, for those who ask whether anything is on its way.
     steps: Arc<AtomicUsize>,
     stopping: bool,
 }
 
-impl Worker {
+impl<H: TakesRecords> Worker<H> {
     #[expect(clippy::too_many_arguments, reason = "it takes over what `RecordSubscription::start` has prepared")]
     pub(super) fn new(
-        slot: Arc<Slot>,
+        handler: H,
         options: RecordOptions,
         subscription: Arc<str>,
         store: Arc<dyn EventStore>,
         outbox: Arc<Outbox>,
+        pausing: Arc<Pausing>,
         condition: Arc<Mutex<(State, Option<String>)>>,
         steps: Arc<AtomicUsize>,
         ends: Ends,
     ) -> Self {
         let (answer, answers) = crossbeam_channel::unbounded();
         Self {
-            handler: Handler::new(slot),
+            handler,
             options,
             subscription,
             store,
             outbox,
+            pausing,
             condition,
             ends,
             ready: Runs::default(),
             lanes: Lanes::default(),
+            owed: Owed::default(),
+            number: 0,
+            is_broken: false,
             answer,
             answers,
             steps,
@@ -105,10 +129,17 @@ impl Worker {
         while !self.stopping {
             supervise::round();
             self.wait();
-            self.handler.renew();
-            self.try_again();
-            let batch = self.batch();
-            self.deliver(batch);
+            self.mend();
+            if self.handler.renew() {
+                self.lanes.try_all_now();
+            }
+            if self.pausing.is_paused() {
+                self.stand_still();
+            } else {
+                self.try_again();
+                let batch = self.batch();
+                self.deliver(batch);
+            }
             if self.in_flight() == 0 && self.outbox.must_resend() {
                 self.resend();
             }
@@ -117,6 +148,36 @@ impl Worker {
         while self.in_flight() > 0 {
             self.await_answer();
         }
+    }
+
+    /// Handles nothing until a person resumes it, or the source ends. Its queue fills, and the source reads no more.
+    fn stand_still(&mut self) {
+        self.is(State::Paused, Some(self.pausing.remedy()));
+        let mut gives_back = false;
+        while (self.pausing.is_paused() || gives_back) && !self.stopping {
+            if gives_back {
+                // The source is about to end: it must not wait for what nobody handles.
+                self.ready = Runs::default();
+                while let Ok(run) = self.ends.records.try_recv() {
+                    self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
+                }
+            }
+            match self.ends.asked.recv_timeout(LOOK) {
+                Ok(ask) => {
+                    gives_back |= matches!(ask, Ask::GiveBack);
+                    self.asked(ask);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+            }
+            while let Ok(answer) = self.answers.try_recv() {
+                self.answered(answer);
+            }
+            if self.in_flight() == 0 && self.outbox.must_resend() {
+                self.resend();
+            }
+        }
+        self.is(State::Running, None);
     }
 
     /// Until there is something to do, at most [`IDLE`].
@@ -147,7 +208,27 @@ impl Worker {
 
     fn take(&mut self, run: RecordRun) {
         self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
-        self.ready.push(run);
+        if !self.owed.is_passed_by(&run, &*self.store) {
+            self.ready.push(run);
+        }
+    }
+
+    /// After a step that failed: once all that followed it have failed too, the source gets back what would pass it, and
+    /// a new row of steps begins.
+    fn mend(&mut self) {
+        if !self.is_broken {
+            return;
+        }
+        while self.in_flight() > 0 {
+            self.await_answer();
+        }
+        (self.number, self.is_broken) = (0, false);
+        for run in std::mem::take(&mut self.ready).into_runs() {
+            if !self.owed.is_before(&run) {
+                self.ready.push(run);
+            }
+        }
+        self.lanes.give_back_after(&self.owed);
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -240,7 +321,7 @@ impl Worker {
                 self.park(record, format!("{reason} (tried {attempts} times)"));
             }
             Verdict::Again(reason, wait) => {
-                let pause = backoff(self.options.backoff, attempts).max(wait);
+                let pause = self.options.bounds.pause(backoff(self.options.backoff, attempts), wait);
                 tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
                 self.is(State::Retrying, Some(format!("{place}: {reason}")));
                 self.lanes.hold(record, attempts, pause);
@@ -266,30 +347,40 @@ impl Worker {
     /// Makes the effects durable, and the records settled with them.
     fn keep(&mut self, part: Runs, effects: Effects) {
         let records: Vec<&Record> = part.records().collect();
-        let (commands, messages) = outgoing(&self.options.source, effects, |index| records[index]);
-        self.step(part, |progress| (progress.commands, progress.messages) = (commands, messages));
+        let RecordOptions { source, bounds, .. } = &self.options;
+        let outgoing = outgoing(source, effects, *bounds, |index| records[index]);
+        let Outgoing { commands, messages, parked } = outgoing.logged(source);
+        self.step(part, |progress| {
+            (progress.commands, progress.messages, progress.parked) = (commands, messages, parked);
+        });
     }
 
     fn step(&mut self, part: Runs, fill: impl FnOnce(&mut Progress)) {
         while self.in_flight() >= STEPS_MAX {
             self.await_answer();
         }
-        let (origins, receipts): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
+        if self.is_broken {
+            // It would not be taken. Dropped, its records count as not settled.
+            return part.into_runs().for_each(|run| self.owed.add(run.ledger(), run.head().offset as u64));
+        }
+        let (records, receipts): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
+        let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
         let mut progress = Progress {
             subscription: self.subscription.clone(),
-            reached: Reached::Records(origins),
+            reached: Reached::Records { number: self.number, records },
             commands: Vec::new(),
             messages: Vec::new(),
             parked: Vec::new(),
         };
         fill(&mut progress);
+        self.number += 1;
         let answer = self.answer.clone();
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.store.advance(
             progress,
             Box::new(move |result| {
                 let is_settled = result.is_ok();
-                let _ = answer.send(result);
+                let _ = answer.send(Answer { result, firsts });
                 receipts.into_iter().for_each(|receipt| receipt.end(is_settled));
             }),
         );
@@ -300,18 +391,23 @@ impl Worker {
         self.answered(answer);
     }
 
-    fn answered(&mut self, answer: Result<Advanced, Error>) {
-        match answer {
+    fn answered(&mut self, Answer { result, firsts }: Answer) {
+        match result {
             Ok(Advanced { commands }) => {
                 self.outbox.send(commands);
-                if self.lanes.is_empty() {
+                if self.lanes.is_empty() && !self.pausing.is_paused() {
                     self.is(State::Running, None);
                 }
             }
             Err(Error::Closed) => self.stopping = true,
             Err(error) => {
-                tracing::warn!("source {}: records are read again: {error}", self.options.source);
-                self.is(State::Retrying, Some(error.to_string()));
+                self.is_broken = true;
+                firsts.iter().for_each(|(ledger, first)| self.owed.add(ledger, *first));
+                // The first step of the row that failed has said why.
+                if !matches!(error, Error::OutOfRow { .. }) {
+                    tracing::warn!("source {}: records are read again: {error}", self.options.source);
+                    self.is(State::Retrying, Some(error.to_string()));
+                }
             }
         }
         // Not before the commands are on their way: there must be no moment at which nothing seems to be.
@@ -344,3 +440,6 @@ impl Worker {
         *self.condition.held() = (state, reason);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Does wrong on command, in two roles of one component; and tells what it is told of its command.
 
+use std::cell::Cell;
+use std::time::Duration;
 use wasmill_guest::prelude::*;
 
 /// Counts, and misbehaves.
@@ -30,6 +32,10 @@ pub enum Then {
     Nothing,
     CannotDecode,
     Panic,
+    /// Sends the same command again, so that it never ends.
+    Again,
+    /// Asks for another try after a day, and says which delivery it was.
+    Retry,
 }
 
 /// What happened.
@@ -80,6 +86,11 @@ impl Aggregate for Misbehaving {
 }
 export_aggregate!(Misbehaving);
 
+thread_local! {
+    /// Deliveries that were to be tried again.
+    static DELIVERIES: Cell<u32> = const { Cell::new(0) };
+}
+
 /// Misbehaves with the events that say so.
 pub struct Grumbler;
 
@@ -102,6 +113,12 @@ impl Subscriber for Grumbler {
                 Err(Failure::malformed("it makes no sense"))
             }
             Then::Panic => panic!("told to panic by an event"),
+            Then::Again => Ok(outbox.send("misbehaving", id, &Command::Count { then: Then::Again })?),
+            Then::Retry => {
+                let delivery = DELIVERIES.get() + 1;
+                DELIVERIES.set(delivery);
+                Err(Failure::retry(Duration::from_secs(86_400), format!("delivery {delivery}")))
+            }
         }
     }
 }

@@ -10,7 +10,9 @@ type Headers = Vec<(String, String)>;
 
 fn event_sink(filter: &str, key: SinkKey, start: Start) -> Config {
     let filter = Filter::parse([filter]).unwrap();
-    Config::events("orders", &EventSink { filter, topic: TOPIC.into(), key, start, settings: Default::default() })
+    let (is_start_written, was, settings) = Default::default();
+    let topic = TOPIC.into();
+    Config::events("orders", &EventSink { filter, topic, key, start, is_start_written, was, settings })
 }
 
 fn letters(group: &str) -> Config {
@@ -32,6 +34,7 @@ fn command(id: &str, origin: Option<Origin>) -> Command {
         headers: vec![header("traceparent", "00-1-2-01"), header("ce_type", "of-the-command")],
         origin,
         durable_id: false,
+        hops: 0,
         expected: None,
     }
 }

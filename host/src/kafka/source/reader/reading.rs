@@ -20,6 +20,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Records of one partition before the next one's turn.
@@ -94,7 +95,10 @@ impl Reading {
     fn read(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
         let mut turn = Turn::Idle;
         for _ in 0..TURN {
-            if self.lane.in_flight() >= work.config.in_flight_max || self.lane.is_held() {
+            if self.lane.in_flight() >= work.config.in_flight_max
+                || self.lane.is_held()
+                || work.bytes_in_flight.load(Ordering::Relaxed) >= work.config.in_flight_bytes_max
+            {
                 break;
             }
             match queue.poll(Duration::ZERO) {
@@ -119,10 +123,16 @@ impl Reading {
         let topic = &self.partition.topic;
         let mapping = match &mut work.way {
             Way::Commands(mapping, _) => mapping,
-            &mut Way::Records(run_max, _) => return self.add(work, first, record::owned(topic, record), run_max),
+            &mut Way::Records(run_max, _) => {
+                let record = record::owned(topic, record);
+                self.lane.weighs(record.size());
+                return self.add(work, first, record, run_max);
+            }
         };
         let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
-        let receipt = Receipt::new(self.tell.clone(), first, offset);
+        let bytes = record.payload().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len);
+        self.lane.weighs(bytes);
+        let receipt = Receipt::new(self.tell.clone(), first, offset, bytes);
         match mapping.take(topic, record, origin.clone()) {
             Ok(command) => _ = self.offer(work, Offer::command(command, receipt)),
             Err(letter) => {

@@ -1,0 +1,171 @@
+//! Parts that the store knows and the manifest does not, and parts of the manifest that are new beside them.
+//!
+//! A part keeps its place under its name. One that is renamed would begin at the beginning and do everything again, so a
+//! new part beside such an orphan asks for a decision: `was` carries the orphan's place over, once and in one
+//! transaction; a start that is written out begins there.
+
+use crate::manifest::{Manifest, Target, Transaction};
+use crate::store::{self, EventStore, Part, PartKind, Place};
+
+/// A part of the manifest that keeps its place in the store.
+struct Wanted<'m> {
+    part: Part,
+    /// The section of the manifest that is about it.
+    section: String,
+    was: Option<&'m str>,
+    /// The key that says where it starts, and whether it is written out.
+    start: (&'static str, bool),
+}
+
+/// What the store knows and the manifest does not.
+pub(crate) fn orphans(manifest: &Manifest, places: &[Place]) -> Vec<Place> {
+    places.iter().filter(|place| !is_named(manifest, &place.part)).cloned().collect()
+}
+
+/// Whether the manifest has a part.
+pub(crate) fn is_named(manifest: &Manifest, part: &Part) -> bool {
+    match part.kind {
+        PartKind::Subscription => manifest.plugins.contains_key(&part.name),
+        PartKind::Source => manifest.sources.contains_key(&part.name),
+        PartKind::Sink => manifest.sinks.contains_key(&part.name),
+    }
+}
+
+/// What to carry over before a host starts, as old part and new name; or a sentence for each part that asks for a
+/// decision. `subscribers` are the plugins that are one.
+pub(super) fn decide(
+    manifest: &Manifest,
+    subscribers: &[String],
+    places: &[Place],
+) -> Result<Vec<(Part, String)>, Vec<String>> {
+    let orphans = orphans(manifest, places);
+    let (mut moves, mut problems): (Vec<(Part, String)>, Vec<String>) = Default::default();
+    for Wanted { part, section, was, start: (key, is_written) } in wanted(manifest, subscribers) {
+        if places.iter().any(|place| place.part == part) {
+            continue;
+        }
+        let old = was.map(|was| Part { kind: part.kind, name: was.to_owned() });
+        if let Some(old) = &old
+            && is_named(manifest, old)
+        {
+            problems.push(format!("`{section}.was` names {old}, which this manifest still has: remove one of the two"));
+        } else if let Some(old) = old.filter(|old| orphans.iter().any(|orphan| orphan.part == *old)) {
+            if moves.iter().any(|(other, _)| *other == old) {
+                problems.push(format!("`{section}.was` names {old}, which another part was, too: keep one of them"));
+            } else {
+                moves.push((old, part.name));
+            }
+        } else if let Some(orphan) = orphans.iter().find(|orphan| orphan.part.kind == part.kind)
+            && !is_written
+        {
+            let others: Vec<String> =
+                orphans.iter().filter(|other| other.part.kind == part.kind).map(ToString::to_string).collect();
+            problems.push(format!(
+                "{part} is new and would do everything from the beginning, and the store has what this manifest does \
+                 not: {}; if it was renamed write `was = \"{}\"` in [{section}], else write its `{key}` there, or forget \
+                 the other with `wasmill store orphans --forget`",
+                others.join(", "),
+                orphan.part.name
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(moves) } else { Err(problems) }
+}
+
+/// Carries over what was renamed, and says what is left.
+pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn EventStore) -> Result<(), super::Error> {
+    let mut reader = store.reader()?;
+    let place = manifest.path.display();
+    let moves = decide(manifest, subscribers, &reader.places()?)
+        .map_err(|problems| super::Error::Many(problems.iter().map(|text| format!("{place}: {text}")).collect()))?;
+    for (old, new) in moves {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        // The receiver cannot be dropped: this function waits on it below.
+        store.carry_over(&old, &new, Box::new(move |result| drop(answer.send(result))));
+        answered.recv().map_err(|_| store::Error::Closed)??;
+        tracing::info!("{old} is named {new} now, and goes on where it was");
+    }
+    for orphan in orphans(manifest, &reader.places()?) {
+        tracing::warn!(
+            "the store has {orphan}, which the manifest does not have; `wasmill store orphans` lists and forgets such parts"
+        );
+    }
+    Ok(())
+}
+
+fn wanted<'m>(manifest: &'m Manifest, subscribers: &'m [String]) -> impl Iterator<Item = Wanted<'m>> {
+    let subscriptions = subscribers.iter().map(|name| {
+        let settings = manifest.subscriptions.get(name);
+        Wanted {
+            part: Part { kind: PartKind::Subscription, name: name.clone() },
+            section: format!("subscriptions.{name}"),
+            was: settings.and_then(|settings| settings.was.as_deref()),
+            start: ("start", settings.is_some_and(|settings| settings.is_start_written)),
+        }
+    });
+    // The place of a transform is its group in Kafka.
+    let in_store = manifest.sources.iter().filter(|(_, source)| {
+        !matches!(&source.target, Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka)
+    });
+    let sources = in_store.map(|(name, source)| Wanted {
+        part: Part { kind: PartKind::Source, name: name.clone() },
+        section: format!("sources.{name}"),
+        was: source.was.as_deref(),
+        start: ("from", source.is_from_written),
+    });
+    let sinks = manifest.sinks.iter().map(|(name, sink)| Wanted {
+        part: Part { kind: PartKind::Sink, name: name.clone() },
+        section: format!("sinks.{name}"),
+        was: sink.was.as_deref(),
+        start: ("start", sink.is_start_written),
+    });
+    subscriptions.chain(sources).chain(sinks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(part: &str) -> Place {
+        Place { part: part.parse().unwrap(), at: "at position 7".into(), pending: 0 }
+    }
+
+    fn decided(text: &str, places: &[&str]) -> Result<Vec<(String, String)>, String> {
+        let text = format!("[kafka]\nbrokers = \"k:9092\"\n{text}");
+        let manifest = Manifest::parse(&text, "m.toml".as_ref()).unwrap();
+        let subscribers: Vec<String> = manifest.plugins.keys().cloned().collect();
+        let places: Vec<Place> = places.iter().map(|part| place(part)).collect();
+        let moves = decide(&manifest, &subscribers, &places).map_err(|problems| problems.join("\n"))?;
+        Ok(moves.into_iter().map(|(old, new)| (old.to_string(), new)).collect())
+    }
+
+    #[test]
+    fn a_new_part_beside_an_orphan_asks_for_a_decision() {
+        let subscriber =
+            |settings: &str| format!("[plugins.depot]\nfile = 'd.wasm'\n[subscriptions.depot]\n{settings}\n");
+        let source =
+            |more: &str| format!("[sources.tills]\ntopic = 't'\naggregate = 'order'\ncommand = 'Create'\n{more}\n");
+        let sink = |more: &str| format!("[sinks.feed]\nevents = ['**']\ntopic = 't'\n{more}\n");
+        let kinds: [(&str, &dyn Fn(&str) -> String, &str, &str); 3] = [
+            ("subscription", &subscriber, "start = 'beginning'", "depot"),
+            ("source", &source, "from = 'beginning'", "tills"),
+            ("sink", &sink, "start = 'beginning'", "feed"),
+        ];
+        for (kind, text, written, name) in kinds {
+            let (old, own) = (format!("{kind}/old"), format!("{kind}/{name}"));
+            assert_eq!(decided(&text(""), &[]), Ok(vec![]), "{kind}: a new store asks nothing");
+            assert_eq!(decided(&text(""), &[&old, &own]), Ok(vec![]), "{kind}: it is not new");
+            let asks = decided(&text(""), &[&old]).unwrap_err();
+            assert!(asks.contains(&own) && asks.contains(&old) && asks.contains("was = \"old\""), "{asks}");
+            assert_eq!(decided(&text(written), &[&old]), Ok(vec![]), "{kind}: it is said");
+            assert_eq!(decided(&text("was = 'old'"), &[&old]), Ok(vec![(old.clone(), name.to_owned())]));
+            assert_eq!(decided(&text("was = 'old'"), &[&own]), Ok(vec![]), "{kind}: once");
+            let wrong = decided(&text("was = 'odl'"), &[&old]).unwrap_err();
+            assert!(wrong.contains(&old), "{wrong}");
+        }
+        let both = format!("[plugins.old]\nfile = 'o.wasm'\n{}", subscriber("was = 'old'"));
+        let refused = decided(&both, &["subscription/old"]).unwrap_err();
+        assert!(refused.contains("still has"), "{refused}");
+        assert_eq!(decided(&subscriber(""), &["source/old"]), Ok(vec![]), "another kind says nothing of it");
+    }
+}

@@ -1,0 +1,71 @@
+//! Pausing and resuming subscriptions: those of recorded events, and those of the records of sources.
+
+use super::Host;
+use crate::status::{Paused, State, SubscriptionStatus};
+use crate::store;
+use std::sync::Arc;
+
+/// Why a subscription was neither paused nor resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum Unpaused {
+    /// There is none of this name.
+    #[error("no subscription of that name; there are {}", .known.join(", "))]
+    Unknown {
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The store does not take it.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Host {
+    /// All subscriptions, those of sources last.
+    pub async fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+        let status = self.status().await;
+        let of_sources = self.parts.records.iter().filter_map(|records| {
+            let source = status.sources.iter().find(|source| source.name == records.source())?;
+            let own = source.partitions.iter().filter(|partition| partition.assigned);
+            Some(SubscriptionStatus {
+                name: records.name().to_string(),
+                plugin: records.subscriber().to_owned(),
+                state: source.state,
+                error: source.error.clone(),
+                checkpoint: source.handled,
+                behind: own.map(|partition| partition.end.saturating_sub(partition.next)).sum(),
+            })
+        });
+        let of_sources: Vec<_> = of_sources.collect();
+        status.subscriptions.into_iter().chain(of_sources).collect()
+    }
+
+    /// Pauses or resumes a subscription, also over restarts.
+    pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unpaused> {
+        let (host, name) = (self.clone(), name.to_owned());
+        let set = move || {
+            let parts = &host.parts;
+            if let Some(found) = parts.subscriptions.iter().find(|found| **found.name() == *name) {
+                found.set_paused(paused)?;
+            } else if let Some(found) = parts.records.iter().find(|found| **found.name() == *name) {
+                found.set_paused(paused)?;
+            } else {
+                let of_events = parts.subscriptions.iter().map(|found| found.name().to_string());
+                let of_records = parts.records.iter().map(|found| found.name().to_string());
+                return Err(Unpaused::Unknown { known: of_events.chain(of_records).collect() });
+            }
+            Ok(Paused { name, paused })
+        };
+        let set = tokio::task::spawn_blocking(set).await;
+        set.unwrap_or_else(|error| Err(store::Error::Failed(error.to_string()).into()))
+    }
+}
+
+/// The paused ones, a sentence each.
+pub(super) fn paused(statuses: &[SubscriptionStatus]) -> Vec<String> {
+    let paused = statuses.iter().filter(|status| status.state == State::Paused);
+    let sentence = |status: &SubscriptionStatus| {
+        let reason = status.error.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+        format!("subscription {} is paused with {} to go{reason}", status.name, status.behind)
+    };
+    paused.map(sentence).collect()
+}

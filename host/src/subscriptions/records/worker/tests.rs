@@ -1,0 +1,167 @@
+//! The worker with scripted code, on a real store.
+
+use super::*;
+use crate::aggregates::Aggregates;
+use crate::bounds::Bounds;
+use crate::model::{Header, Origins};
+use crate::plugin::{Effect, OutgoingMessage};
+use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
+use crate::subscriptions::records::run::tests::record;
+use crate::subscriptions::{Tell, Told};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+const LEDGER: &str = "kafka/taps/taps/0";
+
+/// A code that publishes each record's offset under its key. What `refuses` names fails at its first tries.
+#[derive(Default)]
+struct Publishes {
+    /// Offsets, and how often each fails.
+    refuses: Vec<(i64, u32)>,
+    /// The offsets of each call.
+    calls: Arc<Mutex<Vec<Vec<i64>>>>,
+}
+
+impl TakesRecords for Publishes {
+    fn renew(&mut self) -> bool {
+        false
+    }
+
+    fn replace(&mut self) {}
+
+    fn list(&self, items: usize) -> usize {
+        items
+    }
+
+    fn records(&mut self, _: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
+        self.calls.lock().unwrap().push(records.iter().map(|record| record.offset).collect());
+        for record in records {
+            if let Some((_, left)) = self.refuses.iter_mut().find(|(offset, _)| *offset == record.offset)
+                && *left > 0
+            {
+                *left -= 1;
+                return Err(Unhandled::Trap("a scripted failure".into()));
+            }
+        }
+        let mut effects = Effects::default();
+        effects.list = (0..).zip(records).map(|(index, record)| (index, Effect::Message(message(record)))).collect();
+        Ok(effects)
+    }
+}
+
+fn message(record: &Record) -> OutgoingMessage {
+    OutgoingMessage {
+        topic: "t".into(),
+        key: record.key.clone(),
+        partition: None,
+        headers: Vec::<Header>::new(),
+        payload: Some(record.offset.to_string().into_bytes()),
+    }
+}
+
+/// A worker at its work, and the source that feeds it.
+struct Bench {
+    store: Arc<dyn EventStore>,
+    runs: Sender<RecordRun>,
+    asks: Sender<Ask>,
+    told: mpsc::Receiver<Told>,
+    tell: Tell,
+    thread: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn start(code: Publishes, batch_max: usize, attempts_max: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn EventStore> =
+            Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).unwrap());
+        let aggregates = Arc::new(Aggregates::start([], &store).unwrap());
+        let subscription: Arc<str> = "source/taps".into();
+        let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates));
+        let pausing = Arc::new(Pausing::load(subscription.clone(), store.clone()).unwrap());
+        let (runs, records) = crossbeam_channel::unbounded();
+        let (asks, asked) = crossbeam_channel::unbounded();
+        let options = RecordOptions {
+            source: "taps".into(),
+            batch_max,
+            attempts_max,
+            backoff: Duration::from_millis(1),
+            bounds: Bounds::default(),
+        };
+        let ends = Ends { records, queued: Arc::default(), asked };
+        let condition = Arc::new(Mutex::new((State::Starting, None)));
+        let mut worker =
+            Worker::new(code, options, subscription, store.clone(), outbox, pausing, condition, Arc::default(), ends);
+        let thread = std::thread::spawn(move || worker.run());
+        let (tell, told) = mpsc::channel();
+        let tell: Tell = Arc::new(move |part| tell.send(part).unwrap());
+        Self { store, runs, asks, told, tell, thread, _folder: folder }
+    }
+
+    /// Hands records on, each a run of its own.
+    fn offer(&self, records: &[(&str, u64)]) {
+        for &(key, offset) in records {
+            self.runs.send(RecordRun::new(LEDGER.into(), offset, record(key, offset), self.tell.clone())).unwrap();
+        }
+    }
+
+    /// What became of so many records, by their offsets: settled, and not settled.
+    fn told(&self, records: usize) -> (Vec<u64>, Vec<u64>) {
+        let (mut settled, mut unsettled) = (Vec::new(), Vec::new());
+        while settled.len() + unsettled.len() < records {
+            let told = self.told.recv_timeout(Duration::from_secs(60)).expect("each record is told of");
+            if told.settled { settled.push(told.last) } else { unsettled.push(told.last) }
+        }
+        unsettled.sort_unstable();
+        (settled, unsettled)
+    }
+
+    /// The offsets in the outbox, in their order.
+    fn published(&self) -> Vec<String> {
+        let messages = self.store.reader().unwrap().messages(0, 1_000).unwrap();
+        messages.into_iter().map(|(_, message)| String::from_utf8(message.payload.unwrap()).unwrap()).collect()
+    }
+
+    fn stop(self) {
+        self.asks.send(Ask::Stop).unwrap();
+        self.thread.join().unwrap();
+        self.store.close();
+    }
+}
+
+#[test]
+fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
+    let bench = Bench::start(Publishes::default(), 2, 5);
+    // The store has record 1 already, so the step that has it fails, with record 0.
+    let settled = Progress {
+        subscription: "source/taps".into(),
+        reached: Reached::Records {
+            number: 0,
+            records: vec![Origins { ledger: LEDGER.into(), first: 1, items: vec![1] }],
+        },
+        commands: Vec::new(),
+        messages: Vec::new(),
+        parked: Vec::new(),
+    };
+    crate::subscriptions::advance(&*bench.store, settled).unwrap();
+    bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
+    assert_eq!(bench.told(5), (vec![], vec![0, 1, 2, 3, 4]), "later records of a key passed what failed");
+    // As the source does, once nothing is in flight.
+    bench.offer(&[("a", 0), ("a", 2), ("b", 3), ("a", 4)]);
+    assert_eq!(bench.told(4), (vec![0, 2, 3, 4], vec![]));
+    assert_eq!(bench.published(), ["0", "2", "3", "4"]);
+    bench.stop();
+}
+
+#[test]
+fn a_record_is_tried_as_often_as_its_dead_letter_says() {
+    let code = Publishes { refuses: vec![(0, 9)], ..Publishes::default() };
+    let calls = code.calls.clone();
+    let bench = Bench::start(code, 10, 3);
+    bench.offer(&[("a", 0)]);
+    bench.told(1);
+    assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
+    let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::Letters::newest(1)).unwrap();
+    assert!(letters[0].1.reason.ends_with("(tried 3 times)"), "{}", letters[0].1.reason);
+    bench.stop();
+}

@@ -1,0 +1,87 @@
+//! Parts of a manifest keep their place in the store under their name; a renamed part goes on where it was.
+
+use super::Place;
+use super::requests::*;
+use wasmill::model::*;
+use wasmill::store::*;
+
+fn part(text: &str) -> Part {
+    text.parse().expect("a part")
+}
+
+fn names(store: &dyn EventStore) -> Vec<String> {
+    reader(store).places().expect("places are read").into_iter().map(|place| place.part.to_string()).collect()
+}
+
+/// A subscription, a source with a subscriber, and a sink, each with all that it can have.
+fn fill(store: &dyn EventStore) {
+    let end = record(store, &order(1), 1).position;
+    let letter = DeadLetter { content: Parked::Event(end), ..letter("event 1") };
+    let commands = |id: &str| vec![command(&order(2), id), command(&order(3), id)];
+    let of_events = Progress { commands: commands("c"), parked: vec![letter], ..step("warehouse", Position(0), end) };
+    advance(store, of_events).unwrap();
+    let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: 0, items: vec![4] }];
+    let of_records = Progress {
+        reached: Reached::Records { number: 0, records },
+        commands: commands("r"),
+        ..step("source/taps", Position(0), Position(0))
+    };
+    advance(store, of_records).unwrap();
+    ask(|done| store.published("events/feed", 0, end.0, done)).answer().unwrap();
+    ask(|done| store.set_fact("subscription/warehouse/paused", Some("1".into()), done)).answer().unwrap();
+    assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed"]);
+}
+
+/// And its commands are settled under the new name, once.
+pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    fill(&*store);
+    for (old, new) in [("subscription/warehouse", "depot"), ("source/taps", "tills"), ("sink/feed", "orders")] {
+        ask(|done| store.carry_over(&part(old), new, done)).answer().unwrap();
+        let again = ask(|done| store.carry_over(&part(old), "other", done)).answer();
+        assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
+    }
+    for _ in 0..2 {
+        assert_eq!(names(&*store), ["subscription/depot", "source/tills", "sink/orders"]);
+        let mut found = reader(&*store);
+        assert_eq!(found.checkpoint("depot").unwrap(), Some(Position(1)));
+        assert_eq!(found.sink_position("events/orders").unwrap(), Some(1));
+        assert_eq!(found.ledger("kafka/tills/taps/0").unwrap().next, 5);
+        assert_eq!(found.fact("subscription/depot/paused").unwrap().as_deref(), Some("1"));
+        let (letters, _) = letters(&*store, 1);
+        assert_eq!(letters[0].consumer, "depot");
+        for subscription in ["depot", "source/tills"] {
+            let pending = found.pending_commands(subscription).unwrap();
+            let origins: Vec<_> = pending.into_iter().filter_map(|command| command.origin).collect();
+            let ledger = format!("subscription/{subscription}");
+            assert_eq!(origins, [origin(&ledger, 0, 0), origin(&ledger, 1, 1)]);
+        }
+        assert_eq!(found.pending_commands("warehouse").unwrap(), []);
+        store.close();
+        store = place.open();
+    }
+    let pending = reader(&*store).pending_commands("depot").unwrap().remove(0);
+    append(&*store, pending, ExpectedVersion::Any, happened(1)).unwrap();
+    assert_eq!(reader(&*store).pending_commands("depot").unwrap().len(), 1, "it is settled under the new name");
+    let taken = ask(|done| store.carry_over(&part("source/tills"), "tills", done)).answer();
+    assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
+}
+
+/// What it never sent goes with it; its dead letters stay.
+pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    fill(&*store);
+    for gone in ["subscription/warehouse", "source/taps", "sink/feed"] {
+        ask(|done| store.forget(&part(gone), done)).answer().unwrap();
+        assert!(matches!(ask(|done| store.forget(&part(gone), done)).answer(), Err(Error::NotFound(_))));
+    }
+    assert_eq!(names(&*store), Vec::<String>::new());
+    let mut found = reader(&*store);
+    assert_eq!(found.checkpoint("warehouse").unwrap(), None);
+    assert_eq!(found.pending_commands("source/taps").unwrap(), []);
+    assert_eq!(found.ledger("kafka/taps/taps/0").unwrap(), Ledger::default());
+    assert_eq!(found.fact("subscription/warehouse/paused").unwrap(), None);
+    assert_eq!(letters(&*store, 9).1, 1);
+}
