@@ -16,7 +16,7 @@ mod shard;
 pub use handlers::{Guest, Handlers};
 
 use crate::bounds::Bounds;
-use crate::model::{Command, Outcome, QuickMap};
+use crate::model::{Command, IdRule, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
@@ -52,6 +52,15 @@ pub enum Unaccepted {
     NoSuchAggregate {
         /// The types that are served.
         known: Vec<String>,
+        /// The command.
+        command: Arc<Command>,
+        /// Its reply, not called.
+        reply: Reply,
+    },
+    /// Its aggregate's id or its name breaks the [`IdRule`]: it can never be taken.
+    InvalidId {
+        /// What is wrong with it, as a sentence.
+        reason: String,
         /// The command.
         command: Arc<Command>,
         /// Its reply, not called.
@@ -99,6 +108,7 @@ pub struct Aggregates {
     served: QuickMap<Arc<str>, Served>,
     /// Decides the shard of an aggregate, for as long as the host runs.
     shard_of: foldhash::quality::RandomState,
+    ids: IdRule,
 }
 
 /// An aggregate type to be served: by a plugin, or by native handlers.
@@ -177,21 +187,25 @@ impl Aggregates {
             }
             served.insert(aggregate_type.as_str().into(), start(&aggregate_type, store)?);
         }
-        Ok(Self { served, shard_of: Default::default() })
+        Ok(Self { served, shard_of: Default::default(), ids: IdRule::default() })
+    }
+
+    /// Sets the rule that ids must keep.
+    pub fn with_ids(self, ids: IdRule) -> Self {
+        Self { ids, ..self }
     }
 
     /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
     /// full: for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
-        match self.entrance(&command) {
-            None => Err(self.unknown(command, reply)),
-            Some(entrance) => {
-                entrance.with_queues(Order::new(command, reply, &entrance.gauges), |queues, order| {
-                    queues.follow_ups.send(order).map_err(|refused| refused.0)
-                });
-                Ok(())
-            }
-        }
+        let entrance = match self.entrance(&command) {
+            Ok(entrance) => entrance,
+            Err(closed) => return Err(self.unaccepted(closed, command, reply)),
+        };
+        entrance.with_queues(Order::new(command, reply, &entrance.gauges), |queues, order| {
+            queues.follow_ups.send(order).map_err(|refused| refused.0)
+        });
+        Ok(())
     }
 
     /// The types that are served, in order.
@@ -233,20 +247,37 @@ impl Aggregates {
         }
     }
 
-    fn entrance(&self, command: &Command) -> Option<&Entrance> {
-        let served = self.served.get(&command.stream.aggregate_type)?;
-        let hash = self.shard_of.hash_one(&command.stream.aggregate_id);
-        served.shards.get((hash % served.shards.len() as u64) as usize)
+    fn entrance(&self, command: &Command) -> Result<&Entrance, Closed> {
+        let Some(served) = self.served.get(&command.stream.aggregate_type) else { return Err(Closed::Unknown) };
+        let id = &command.stream.aggregate_id;
+        let checked = self.ids.check("aggregate id", id);
+        checked.and_then(|()| self.ids.check("command name", &command.name)).map_err(Closed::Invalid)?;
+        let hash = self.shard_of.hash_one(id);
+        Ok(&served.shards[(hash % served.shards.len() as u64) as usize])
     }
 
-    fn unknown(&self, command: Arc<Command>, reply: Reply) -> Unaccepted {
-        Unaccepted::NoSuchAggregate { known: self.types(), command, reply }
+    fn unaccepted(&self, closed: Closed, command: Arc<Command>, reply: Reply) -> Unaccepted {
+        match closed {
+            Closed::Unknown => Unaccepted::NoSuchAggregate { known: self.types(), command, reply },
+            Closed::Invalid(reason) => Unaccepted::InvalidId { reason, command, reply },
+        }
     }
+}
+
+/// Why no shard takes a command.
+enum Closed {
+    /// Nobody serves its type.
+    Unknown,
+    /// Its id or its name breaks the rule.
+    Invalid(String),
 }
 
 impl Inbox for Aggregates {
     fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
-        let Some(entrance) = self.entrance(&command) else { return Err(self.unknown(command, reply)) };
+        let entrance = match self.entrance(&command) {
+            Ok(entrance) => entrance,
+            Err(closed) => return Err(self.unaccepted(closed, command, reply)),
+        };
         if entrance.gauges.pending.now().bytes() >= entrance.queue_bytes_max {
             return Err(Unaccepted::Full(command, reply));
         }

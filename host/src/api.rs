@@ -5,14 +5,16 @@
 //! `{"error": "…"}`.
 
 mod answer;
+mod body;
 mod commands;
+mod connections;
 mod dead_letters;
 mod events;
 mod guard;
-mod long_body;
 mod metrics;
 mod operations;
 mod queries;
+mod stall;
 mod store;
 mod subscriptions;
 
@@ -26,7 +28,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
+use connections::Connections;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,8 @@ struct Server {
     settings: manifest::Api,
     /// One permit for each open event stream.
     streams: Arc<Semaphore>,
+    /// One permit for each read of a few events, while it is under way.
+    pages: Arc<Semaphore>,
     /// Turns true when the API stops, so that what would wait for ever ends.
     closing: watch::Receiver<bool>,
 }
@@ -74,24 +78,23 @@ pub async fn serve(
 ) -> io::Result<()> {
     refuse_foreign(&listener)?;
     let (close, closing) = watch::channel(false);
-    let streams = Arc::new(Semaphore::new(settings.streams_max));
-    let server = Server { host, settings, streams, closing: closing.clone() };
-    let no_delay = |stream: &mut tokio::net::TcpStream| {
-        if let Err(cause) = stream.set_nodelay(true) {
-            tracing::debug!(%cause, "a connection of the API keeps Nagle's delay");
-        }
-    };
-    let serving = axum::serve(listener.tap_io(no_delay), router(server)).with_graceful_shutdown(async move {
+    let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
+    let server = Server { host: host.clone(), settings: settings.clone(), streams, pages, closing: closing.clone() };
+    let connections = Connections::new(settings, host, router(server));
+    let asked = async move {
         shutdown.await;
         close.send_replace(true);
-    });
+        // What is served may take its time; how long is decided below.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
-        served = serving => served,
+        () = connections.serve(listener, closing.clone()) => {}
+        () = asked => {}
         () = out_of_patience(closing) => {
             tracing::warn!("requests were still under way {STOP_TIME_MAX:?} after the API was stopped");
-            Ok(())
         }
     }
+    Ok(())
 }
 
 fn refuse_foreign(listener: &TcpListener) -> io::Result<()> {
@@ -139,7 +142,7 @@ fn router(server: Server) -> Router {
         .method_not_allowed_fallback(async || Refusal::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
-        .layer(from_fn_with_state(body_max, long_body::refuse))
+        .layer(from_fn_with_state(server.clone(), body::refuse_long))
         .layer(from_fn(guard::refuse_foreign_pages))
         .with_state(server)
 }

@@ -9,6 +9,7 @@ mod parts;
 mod pauses;
 mod readiness;
 mod replays;
+mod traffic;
 mod upkeep;
 
 use crate::aggregates::{Inbox, Unaccepted};
@@ -24,7 +25,6 @@ use crate::status::{
 use crate::store::{self, EventStore, Letters};
 use crate::supervise::Held as _;
 use parts::Parts;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -33,6 +33,7 @@ pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
 pub use pauses::Unpaused;
 pub use replays::Unreplayed;
+pub use traffic::{Counted, Traffic};
 
 /// Dead letters shown in the status.
 const PARKED_SHOWN: usize = 20;
@@ -51,42 +52,19 @@ pub struct Host {
     /// A reader for the questions that are asked now and then.
     reader: Mutex<Box<dyn store::Reader>>,
     readiness: readiness::Watch,
-    sent: Sent,
+    traffic: Traffic,
 }
 
-/// How commands of senders ended.
-#[derive(Default)]
-struct Sent([AtomicU64; 8]);
-
-impl Sent {
-    /// The names of the outcomes, as in the API.
-    const NAMES: [&str; 8] =
-        ["accepted", "rejected", "malformed", "conflict", "id_reused", "archived", "failed", "busy"];
-
-    fn count(&self, outcome: &Outcome) {
-        let index = match outcome {
-            Outcome::Accepted { .. } => 0,
-            Outcome::Rejected { .. } => 1,
-            Outcome::Malformed { .. } => 2,
-            Outcome::Conflict { .. } => 3,
-            Outcome::IdReused { .. } => 4,
-            Outcome::Archived { .. } => 5,
-            Outcome::Failed { .. } => 6,
-            Outcome::Busy { .. } => 7,
-        };
-        self.0[index].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn counts(&self) -> Vec<(&'static str, u64)> {
-        Self::NAMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed))).collect()
-    }
-}
-
-/// Nobody serves the aggregate type of a command.
+/// Why a command was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownAggregate {
-    /// The types that are served.
-    pub known: Vec<String>,
+pub enum Untaken {
+    /// Nobody serves its aggregate type.
+    UnknownAggregate {
+        /// The types that are served.
+        known: Vec<String>,
+    },
+    /// Its aggregate's id or its name breaks the rule for ids; the text says what is wrong with it.
+    InvalidId(String),
 }
 
 /// Why a query has no answer.
@@ -122,8 +100,8 @@ impl Host {
             let parts = Parts::start(&manifest, &clock, &runtime)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
-            let (readiness, sent) = Default::default();
-            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, readiness, sent })
+            let (readiness, traffic) = Default::default();
+            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, readiness, traffic })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
@@ -136,13 +114,13 @@ impl Host {
     }
 
     /// Sends a command and waits for its outcome.
-    pub async fn send(&self, command: Command) -> Result<Outcome, UnknownAggregate> {
+    pub async fn send(&self, command: Command) -> Result<Outcome, Untaken> {
         let outcome = self.offer(command).await?;
-        self.sent.count(&outcome);
+        self.traffic.count(&outcome);
         Ok(outcome)
     }
 
-    async fn offer(&self, command: Command) -> Result<Outcome, UnknownAggregate> {
+    async fn offer(&self, command: Command) -> Result<Outcome, Untaken> {
         let (reply, outcome) = tokio::sync::oneshot::channel();
         let reply = Box::new(move |outcome| {
             // A sender that no longer waits does not want to know.
@@ -154,7 +132,8 @@ impl Host {
                     .into(),
             })),
             Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
-            Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(UnknownAggregate { known }),
+            Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(Untaken::UnknownAggregate { known }),
+            Err(Unaccepted::InvalidId { reason, .. }) => Err(Untaken::InvalidId(reason)),
         }
     }
 
@@ -192,6 +171,11 @@ impl Host {
                 QueryError::Failed(format!("query {query} of projection {projection}: {reason}"))
             }
         })
+    }
+
+    /// What comes in over the API.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// The event store.
@@ -246,6 +230,7 @@ impl Host {
             subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.iter().map(|projection| projection.status()).collect(),
             sinks: parts.sinks.iter().map(|sink| sink.status()).collect(),
+            api: self.traffic.status(),
             parked,
         }
     }
@@ -275,7 +260,6 @@ impl Host {
             dead_letters: consumers.into_iter().map(count).collect(),
             sources: self.parts.sources.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
             sinks: self.parts.sinks.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
-            api_commands: self.sent.counts(),
         }
     }
 
@@ -310,6 +294,23 @@ impl Host {
             plugin: plugin.name.to_string(),
             version: plugin.description.version.clone(),
             digest: format!("sha256:{}", plugin.digest),
+        })
+    }
+
+    /// Why a plugin can't be reloaded that this host does not have; `None` where it has it.
+    pub fn unknown_plugin(&self, name: &str) -> Option<String> {
+        let known: Vec<String> = self.parts.catalog.slots().map(|slot| slot.name.to_string()).collect();
+        if known.iter().any(|other| other == name) {
+            return None;
+        }
+        let path = &self.manifest.path;
+        let is_new = Manifest::load(path).is_ok_and(|now| now.plugins.contains_key(name));
+        Some(match is_new {
+            true => format!(
+                "plugin {name} is in {} since after this host was started: restart the host to take it in",
+                path.display()
+            ),
+            false => format!("no plugin is named {name}; this host has {}", known.join(", ")),
         })
     }
 

@@ -29,8 +29,10 @@ pub mod plugin;
 
 pub mod bounds;
 pub mod clock;
+pub mod escape;
 pub mod filter;
 mod load;
+pub mod log;
 pub mod meter;
 pub mod metrics;
 pub mod model;

@@ -60,13 +60,26 @@ pub struct Api {
     pub listen: SocketAddr,
     /// The longest request body.
     pub body_mib: usize,
+    /// How many connections may be open at the same time.
+    pub connections_max: usize,
     /// How many event streams may be open at the same time.
     pub streams_max: usize,
+    /// How long a connection may be without a request, and a request without its whole body.
+    pub idle_seconds: u64,
+    /// How long a client may read nothing of an answer that waits for it.
+    pub stall_seconds: u64,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7310), body_mib: 8, streams_max: 64 }
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7310),
+            body_mib: 8,
+            connections_max: 512,
+            streams_max: 64,
+            idle_seconds: 60,
+            stall_seconds: 30,
+        }
     }
 }
 
@@ -85,6 +98,8 @@ pub struct Store {
     pub log_mib: u64,
     /// What one event may have, with its names, ids and headers.
     pub event_bytes_max: usize,
+    /// The longest id of an aggregate, and the longest name of a command.
+    pub id_bytes_max: usize,
     /// How long the outcome of a command with an id of its sender's is kept, at least.
     pub command_id_hours: u64,
 }
@@ -98,6 +113,7 @@ impl Default for Store {
             transaction_mib: 8,
             log_mib: 32,
             event_bytes_max: 1 << 20,
+            id_bytes_max: crate::model::ID_BYTES_MAX,
             command_id_hours: 24,
         }
     }

@@ -56,8 +56,6 @@ pub struct Measured {
     pub sources: Vec<(String, source::Measures)>,
     /// Sinks by name.
     pub sinks: Vec<(String, sink::Measures)>,
-    /// Commands of the API by how they ended.
-    pub api_commands: Vec<(&'static str, u64)>,
     /// Dead letters by who put them aside.
     pub dead_letters: Vec<(String, u64)>,
 }
@@ -65,7 +63,8 @@ pub struct Measured {
 /// Everything there is to show.
 pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
     let mut families = host(status, measured);
-    families.extend(commands(status, measured));
+    families.extend(commands(status));
+    families.extend(api(status));
     families.extend(sources(status, measured));
     families.extend(followers(status));
     families.extend(sinks(status, measured));
@@ -110,7 +109,7 @@ fn parts(status: &Status) -> Vec<Sample> {
     aggregates.chain(sources).chain(subscriptions).chain(projections).chain(sinks).map(sample).collect()
 }
 
-fn commands(status: &Status, measured: &Measured) -> Vec<Family> {
+fn commands(status: &Status) -> Vec<Family> {
     let outcomes = status.commands.iter().flat_map(|command| {
         let counts = [("accepted", command.accepted), ("rejected", command.rejected), ("malformed", command.malformed)];
         counts.map(|(outcome, count)| {
@@ -118,7 +117,7 @@ fn commands(status: &Status, measured: &Measured) -> Vec<Family> {
             (vec![("type", kind), ("command", name), ("outcome", outcome.to_owned())], counter(count))
         })
     });
-    let of_api = measured.api_commands.iter().map(|(outcome, count)| (label("outcome", outcome), counter(*count)));
+    let of_api = status.api.commands.iter().map(|(outcome, count)| (label("outcome", outcome), counter(*count)));
     let of_types = |value: fn(&crate::status::AggregateStatus) -> u64| {
         status.aggregates.iter().map(move |found| (label("type", &found.aggregate_type), gauge(value(found))))
     };
@@ -128,6 +127,18 @@ fn commands(status: &Status, measured: &Measured) -> Vec<Family> {
         plain("aggregates_live", "Live aggregates in all shards", of_types(|found| found.live)),
         plain("aggregates_queued", "Commands accepted and not answered", of_types(|found| found.queued)),
         plain("aggregates_shards", "Shards that serve the type", of_types(|found| found.shards as u64)),
+    ]
+}
+
+fn api(status: &Status) -> Vec<Family> {
+    let api = &status.api;
+    let closed = [("stalled", api.stalled), ("idle", api.idle)];
+    let closed = closed.map(|(cause, count)| (label("cause", cause), counter(count)));
+    vec![
+        plain("api_connections", "Open connections of the API", [(vec![], gauge(api.connections))]),
+        plain("api_streams", "Open event streams of the API", [(vec![], gauge(api.streams))]),
+        plain("api_turned_away", "Requests that found no room", [(vec![], counter(api.turned_away))]),
+        plain("api_closed_connections", "Connections that were closed because their client did nothing", closed),
     ]
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Plain data that every module shares. Nothing here knows SQL, Kafka or WebAssembly.
 
+mod ids;
+
+pub use ids::{ID_BYTES_MAX, IdRule};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -37,7 +41,7 @@ impl fmt::Display for Version {
 pub struct StreamId {
     /// Shared by all aggregates of the type, so cloning costs no allocation.
     pub aggregate_type: Arc<str>,
-    /// Free text, chosen by the sender of the first command.
+    /// Chosen by the sender of the first command, within [`IdRule`].
     pub aggregate_id: Arc<str>,
 }
 

@@ -3,6 +3,7 @@
 //! Plain data, written by the host's parts and read back by the command line. Field names are part of the API.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Everything a person needs to see whether a host does its work, and why not where it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +29,28 @@ pub struct Status {
     pub projections: Vec<ProjectionStatus>,
     /// The Kafka sinks: `outbox` first, then those of the manifest, then `dead-letters-SOURCE`. None without Kafka.
     pub sinks: Vec<SinkStatus>,
+    /// What came in over the API since the host started.
+    #[serde(default)]
+    pub api: ApiStatus,
     /// What was put aside.
     pub parked: ParkedStatus,
+}
+
+/// What came in over the API since the host started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiStatus {
+    /// Commands by how they ended, as in the API; `refused` are requests that never became one.
+    pub commands: BTreeMap<String, u64>,
+    /// Connections that are open now.
+    pub connections: u64,
+    /// Event streams that are open now.
+    pub streams: u64,
+    /// Requests that found no room and were answered with 503.
+    pub turned_away: u64,
+    /// Connections that were closed because their client read nothing for too long.
+    pub stalled: u64,
+    /// Connections that were closed because no request, or no whole one, came in time.
+    pub idle: u64,
 }
 
 /// The process that answers.

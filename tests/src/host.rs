@@ -149,6 +149,19 @@ impl TestHost {
         }
     }
 
+    /// Asks until the answer meets a condition, and returns it.
+    pub fn until_answered(&self, path: &str, condition: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let answer = self.get(path);
+            if condition(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "waited in vain at {path}: {answer:?}\n{}", self.log());
+            thread::park_timeout(LOOK);
+        }
+    }
+
     /// Waits until the text at a path meets a condition, and returns it.
     pub fn text_until(&self, path: &str, condition: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + WAIT;
@@ -217,6 +230,11 @@ impl TestHost {
     /// Lets the host end in order; it must end well.
     pub fn stop(self) {
         self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Where its API listens, for a connection of one's own.
+    pub fn address(&self) -> String {
+        self.host.place().url.trim_start_matches("http://").to_owned()
     }
 
     fn url(&self, path: &str) -> String {

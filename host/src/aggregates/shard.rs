@@ -326,7 +326,8 @@ impl<H: Handlers> Shard<H> {
     fn refused(&mut self, order: Order, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
-                tracing::info!(
+                // What a rule refuses is counted in the status; it is the sender's news, not the operator's.
+                tracing::debug!(
                     command = &*order.command.id,
                     "{} to {} rejected: {reason}",
                     order.command.name,
@@ -397,9 +398,10 @@ impl<H: Handlers> Shard<H> {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
             tracing::warn!(command = &**id, "{name} to {stream} put aside: {reason}");
-        } else if order.command.durable_id {
-            tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
         } else {
+            tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
+        }
+        if order.command.origin.is_none() && !order.command.durable_id {
             // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
             self.put_back(&stream.aggregate_id, instance);
             return order.answer(Outcome::Malformed { reason });

@@ -1,9 +1,11 @@
 //! What goes back to a client: JSON, or a refusal in words.
 
+use crate::escape::escape;
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use std::error::Error;
 
 /// Why a request is not served: a status and `{"error": "…"}`.
 #[derive(Debug)]
@@ -55,21 +57,42 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// The framework's words are about its own types; these are about the request.
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        let cause = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
+        Self::malformed(wrong_query(&cause))
     }
+}
+
+fn wrong_query(cause: &str) -> String {
+    let cause = cause
+        .replace("unknown field", "there is no parameter")
+        .replace(", expected one of", "; there are")
+        .replace(", expected", "; there is")
+        .replace("missing field", "the request needs the parameter")
+        .replace("duplicate field", "there must be only one")
+        .replace("invalid digit found in string", "must be a whole number")
+        .replace("cannot parse integer from empty string", "must be a whole number")
+        .replace("number too large to fit in target type", "is too large a number");
+    format!("the query string is wrong: {cause}")
 }
 
 impl From<PathRejection> for Refusal {
     fn from(rejection: PathRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<JsonRejection> for Refusal {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        use axum::extract::path::ErrorKind::{InvalidUtf8InPathParam, ParseError, ParseErrorAtIndex, ParseErrorAtKey};
+        let PathRejection::FailedToDeserializePathParams(failed) = &rejection else {
+            return Self::new(rejection.status(), rejection.body_text());
+        };
+        match failed.kind() {
+            InvalidUtf8InPathParam { key } => {
+                Self::malformed(format!("the {key} in the path is not UTF-8 when its percent signs are decoded"))
+            }
+            ParseErrorAtKey { value, .. } | ParseErrorAtIndex { value, .. } | ParseError { value, .. } => {
+                Self::malformed(format!("the path must have a whole number where it has \"{}\"", escape(value)))
+            }
+            _ => Self::new(rejection.status(), rejection.body_text()),
+        }
     }
 }
 

@@ -2,12 +2,14 @@
 
 use super::Server;
 use super::answer::Refusal;
+use super::body::Whole;
 use crate::clock::Clock;
+use crate::host::Untaken;
 use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version};
 use crate::trace;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,14 +30,30 @@ pub(super) async fn send(
     State(server): State<Server>,
     path: Result<Path<(String, String, String)>, PathRejection>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Result<Whole, Refusal>,
 ) -> Result<Response, Refusal> {
-    let Path((aggregate_type, aggregate_id, name)) = path?;
-    let command = command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?, server.host.clock())?;
+    let made = path.map_err(Refusal::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
+        command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?.0, server.host.clock())
+    });
+    let sent = match made {
+        Ok(command) => take(&server, command).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = &sent {
+        server.host.traffic().count_refused();
+        tracing::info!("a request that is no command: {}", refusal.text);
+    }
+    sent
+}
+
+async fn take(server: &Server, command: Command) -> Result<Response, Refusal> {
     let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
     match server.host.send(command).await {
         Ok(outcome) => Ok(answer(Answer { command_id, outcome })),
-        Err(unknown) => Err(Refusal::unknown("plugin serves aggregates of type", &aggregate_type, &unknown.known)),
+        Err(Untaken::UnknownAggregate { known }) => {
+            Err(Refusal::unknown("plugin serves aggregates of type", &aggregate_type, &known))
+        }
+        Err(Untaken::InvalidId(reason)) => Err(Refusal::malformed(reason)),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Server;
 use super::answer::Refusal;
 use crate::filter::Filter;
+use crate::host::Counted;
 use crate::model::{Position, RecordedEvent};
 use crate::store::{Error, EventStore, Page, Reader};
 use axum::body::{Body, Bytes};
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -42,29 +44,62 @@ pub(super) async fn stream(
         Some(patterns) => Filter::parse(patterns.split(',')).map_err(|cause| Refusal::malformed(cause.to_string()))?,
         None => Filter::all(),
     };
-    let (lines, body) = mpsc::channel(1);
+    let limit = wanted.limit.unwrap_or(u64::MAX);
+    let place = Place::of(&server, limit, wanted.follow).await?;
+    let (lines, body) = mpsc::channel(place.pages_max());
     let follower = Follower {
         head: server.host.store().head(),
         store: server.host.store().clone(),
         filter: Arc::new(filter),
         after: Position(wanted.from.unwrap_or(1).saturating_sub(1)),
-        left: wanted.limit.unwrap_or(u64::MAX),
+        left: limit,
         follow: wanted.follow,
         lines,
         closing: server.closing.clone(),
-        _permit: permit(&server)?,
     };
-    tokio::spawn(follower.run());
+    let host = server.host.clone();
+    tokio::spawn(async move {
+        let streams = &host.traffic().streams;
+        let _counted = matches!(place, Place::Stream(_)).then(|| Counted::new(streams));
+        follower.run().await;
+        drop(place);
+    });
     let body = Body::from_stream(ReceiverStream::new(body));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn permit(server: &Server) -> Result<OwnedSemaphorePermit, Refusal> {
-    server.streams.clone().try_acquire_owned().map_err(|_| {
-        let max = server.settings.streams_max;
-        let text = format!("{max} event streams are open, as many as the manifest's `api.streams_max` allows");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
-    })
+/// What a read takes up. A few events are read at once, whatever their client does; everything else is a stream, which
+/// lasts as long as its client reads.
+enum Place {
+    Page { _permit: OwnedSemaphorePermit },
+    Stream(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
+}
+
+impl Place {
+    async fn of(server: &Server, limit: u64, follow: bool) -> Result<Self, Refusal> {
+        if !follow && limit <= PAGE_EVENTS_MAX as u64 {
+            let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
+            return Ok(Self::Page { _permit: permit.expect("no semaphore of the API is closed") });
+        }
+        server.streams.clone().try_acquire_owned().map(Self::Stream).map_err(|_| {
+            server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
+            let max = server.settings.streams_max;
+            let text = format!(
+                "{max} event streams are open, as many as the manifest's `api.streams_max` allows; a read of at most \
+                 {PAGE_EVENTS_MAX} events (limit) needs none"
+            );
+            tracing::warn!("{text}");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
+        })
+    }
+
+    /// How many pages may wait for the client: all of a read that must not wait for it.
+    fn pages_max(&self) -> usize {
+        match self {
+            Self::Page { .. } => PAGE_EVENTS_MAX,
+            Self::Stream(_) => 1,
+        }
+    }
 }
 
 /// Reads pages for one client until it has what it wants or goes away.
@@ -79,7 +114,6 @@ struct Follower {
     follow: bool,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
     closing: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Follower {

@@ -89,6 +89,9 @@ pub(super) async fn reload(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Reloaded>, Refusal> {
     let Path(name) = name?;
+    if let Some(unknown) = tokio::task::block_in_place(|| server.host.unknown_plugin(&name)) {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, unknown));
+    }
     let reloaded = server.host.reload(&name).await;
     reloaded.map(Json).map_err(|cause| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
 }

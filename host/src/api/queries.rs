@@ -1,11 +1,11 @@
 //! `POST /v1/queries/PROJECTION/QUERY`: one question to a read model, which may wait for a position first.
 
 use super::answer::{Refusal, json};
+use super::body::Whole;
 use super::{Server, WAIT_MS_MAX};
 use crate::host::QueryError;
 use crate::model::Position;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -26,9 +26,9 @@ pub(super) async fn query(
     State(server): State<Server>,
     path: Result<Path<(String, String)>, PathRejection>,
     wait: Result<Query<Wait>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Result<Whole, Refusal>,
 ) -> Result<Response, Refusal> {
-    let (Path((projection, query)), Query(wait), body) = (path?, wait?, body?);
+    let (Path((projection, query)), Query(wait), Whole(body)) = (path?, wait?, body?);
     let params = if body.is_empty() { b"null".to_vec() } else { body.into() };
     let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
     let asking = server.host.query(&projection, &query, params, wait.position.map(Position), timeout);

@@ -2,11 +2,12 @@
 
 use super::Server;
 use super::answer::Refusal;
+use super::body::Whole;
 use crate::model::{StreamId, Version};
 use crate::status::StreamStatus;
 use crate::store::{self, Backup, Statistics};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -38,9 +39,12 @@ pub(super) async fn statistics(
 
 pub(super) async fn backup(
     State(server): State<Server>,
-    wanted: Result<Json<Wanted>, JsonRejection>,
+    body: Result<Whole, Refusal>,
 ) -> Result<Json<Backup>, Refusal> {
-    let Json(Wanted { file }) = wanted?;
+    let wanted = serde_json::from_slice(&body?.0);
+    let Wanted { file } = wanted.map_err(|cause| {
+        Refusal::malformed(format!("the body must be JSON such as {{\"file\":\"/absolute/path\"}}: {cause}"))
+    })?;
     if !file.is_absolute() {
         let text =
             format!("`file` must be an absolute path, found {}: the host has a folder of its own", file.display());

@@ -3,6 +3,7 @@
 use super::client::{Client, Reply, Target, segment};
 use super::failure::Failure;
 use super::{output, table};
+use crate::escape::escape;
 use crate::filter::Filter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -84,7 +85,8 @@ fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), Failure> {
 
 fn human(event: &Event) -> String {
     let Event { position, time_ms, stream, version, name, payload } = event;
-    format!("{position:>9}  {}  {stream} v{version}  {name}  {}\n", table::time(*time_ms), payload.get())
+    let what = format!("{stream} v{version}  {name}  {}", payload.get());
+    format!("{position:>9}  {}  {}\n", table::time(*time_ms), escape(&what))
 }
 
 #[cfg(test)]
@@ -104,6 +106,18 @@ mod tests {
         };
         assert_eq!(shown(true), LINE);
         assert_eq!(shown(false), "       12  1970-01-01T00:00:01Z  order/7 v1  OrderCreated  {\"store\":\"3\"}\n");
+    }
+
+    #[test]
+    fn an_event_stays_on_its_line_for_people_and_is_unchanged_for_programs() {
+        let hostile = LINE.replace("order/7", "order/\\u001b[2J\\nx\\u202e");
+        let shown = |json| {
+            let mut out = Vec::new();
+            print(&hostile, json, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(true), hostile);
+        assert!(shown(false).contains("order/\\u{1b}[2J\\nx\\u{202e} v1"), "{}", shown(false));
     }
 
     #[test]

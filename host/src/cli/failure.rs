@@ -1,6 +1,7 @@
 //! How a command fails: an exit code, and what the person or the program is told.
 
 use super::output;
+use crate::escape::escape;
 use crate::manifest;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -62,7 +63,7 @@ impl Failure {
             let _ = output::line(&serde_json::json!({ "error": text }).to_string());
         } else {
             // Without a standard error that takes it, the exit code has to do.
-            text.lines().for_each(|line| _ = writeln!(std::io::stderr(), "error: {line}"));
+            text.lines().for_each(|line| _ = writeln!(std::io::stderr(), "error: {}", escape(line)));
         }
         ExitCode::from(self.code)
     }

@@ -2,6 +2,7 @@
 
 use super::table::Align::{Left, Right};
 use super::table::{Table, duration, number, time};
+use crate::escape::{escape, escape_lines};
 use crate::status::*;
 
 /// Everything that [`Status`] says, a table for each kind of part that the host has.
@@ -11,6 +12,7 @@ pub(super) fn status(status: &Status) -> String {
     part(!status.plugins.is_empty(), plugins(&status.plugins));
     part(!status.aggregates.is_empty(), aggregates(&status.aggregates));
     part(!status.commands.is_empty(), commands(&status.commands));
+    part(status.api != ApiStatus::default(), api(&status.api));
     parts.extend(status.kafka.as_ref().filter(|kafka| !kafka.topics.is_empty()).map(kafka));
     let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
     part(!status.sources.is_empty(), sources(&status.sources));
@@ -24,11 +26,14 @@ pub(super) fn status(status: &Status) -> String {
 fn host(status: &Status) -> String {
     let HostStatus { version, pid, uptime_ms, data, url } = &status.host;
     let (up, position) = (duration(*uptime_ms), number(status.store.position));
-    format!("wasmill {version} at {url}, process {pid}, up {up}\ndata in {data}, newest position {position}\n")
+    format!(
+        "wasmill {version} at {url}, process {pid}, up {up}\ndata in {}, newest position {position}\n",
+        escape(data)
+    )
 }
 
 fn kafka(kafka: &KafkaStatus) -> String {
-    let notes: String = kafka.topics.iter().map(|note| format!("  {note}\n")).collect();
+    let notes: String = kafka.topics.iter().map(|note| format!("  {}\n", escape(note))).collect();
     format!("Kafka at {}\n{notes}", kafka.brokers)
 }
 
@@ -66,6 +71,25 @@ fn commands(commands: &[CommandStatus]) -> Table {
     let mut table = Table::new([("COMMAND", Left), ("ACCEPTED", Right), ("REJECTED", Right), ("MALFORMED", Right)]);
     for CommandStatus { aggregate_type, command, accepted, rejected, malformed } in commands {
         table.row([format!("{aggregate_type}.{command}"), number(*accepted), number(*rejected), number(*malformed)]);
+    }
+    table
+}
+
+fn api(api: &ApiStatus) -> Table {
+    let mut table = Table::new([("API", Left), ("COUNT", Right)]);
+    for (outcome, count) in api.commands.iter().filter(|(_, count)| **count > 0) {
+        table.row([format!("commands {}", outcome.replace('_', " ")), number(*count)]);
+    }
+    table.row(["connections now".into(), number(api.connections)]);
+    for (what, count) in [
+        ("event streams now", api.streams),
+        ("turned away", api.turned_away),
+        ("stalled and closed", api.stalled),
+        ("idle and closed", api.idle),
+    ] {
+        if count > 0 {
+            table.row([what.to_owned(), number(count)]);
+        }
     }
     table
 }
@@ -152,7 +176,10 @@ fn note_error(table: &mut Table, error: &Option<String>) {
 
 /// One dead letter with what it holds, as `GET /v1/dead-letters/NUMBER` says it.
 pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
-    let shown = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let shown = |value: &serde_json::Value| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        escape(&text).into_owned()
+    };
     let mut text = String::new();
     for name in ["number", "consumer", "place", "reason"] {
         text += &format!("{name:<10}{}\n", shown(&letter[name]));
@@ -173,8 +200,9 @@ fn parked(parked: &ParkedStatus) -> String {
     };
     for ParkedItem { number, consumer, place, key, reason, time_ms } in &parked.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
-        text += &format!("  {}  {number}  {consumer}: {place}{key}\n", time(*time_ms));
-        reason.lines().for_each(|line| text += &format!("    {line}\n"));
+        let place = escape_lines(&format!("{consumer}: {place}{key}"));
+        text += &format!("  {}  {number}  {place}\n", time(*time_ms));
+        reason.lines().for_each(|line| text += &format!("    {}\n", escape(line)));
     }
     text
 }

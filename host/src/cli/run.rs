@@ -5,18 +5,14 @@ use super::host_file::HostFile;
 use crate::api;
 use crate::clock;
 use crate::host::Host;
+use crate::log;
 use crate::manifest::{Manifest, Overrides};
 use crate::supervise;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
-
-/// Which log lines are written, such as `info` or `wasmill=debug`.
-const LOG_VARIABLE: &str = "WASMILL_LOG";
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -36,28 +32,15 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, json: bool) -> Result<(), Failure> {
     let overrides = Overrides { data: args.data, brokers: args.brokers, listen: args.listen };
     let manifest = Manifest::load(&args.manifest)?.with(overrides)?;
-    start_log(json)?;
+    let limit = log::start(json).map_err(Failure::usage)?;
+    supervise::log_panics();
     let runtime = tokio::runtime::Runtime::new().map_err(|cause| Failure::failed(format!("no threads: {cause}")))?;
+    runtime.spawn(limit.clone().report_each_interval());
     let served = runtime.block_on(serve(manifest));
+    limit.report_rest();
     // After a stop nothing is left to wait for; after an interrupted start there may be, and the next one copes.
     runtime.shutdown_background();
     served
-}
-
-/// The log goes to the standard error: in words, or as JSON for programs.
-fn start_log(json: bool) -> Result<(), Failure> {
-    let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned());
-    let filter = EnvFilter::try_new(&wanted)
-        .map_err(|cause| Failure::usage(format!("{LOG_VARIABLE} is not a log filter such as `info`: {cause}")))?;
-    // A line that can't be written, as on a full disk, is lost. Reported to the standard error, it would be a panic there.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(std::io::stderr);
-    if json {
-        log.json().init();
-    } else {
-        log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
-    }
-    supervise::log_panics();
-    Ok(())
 }
 
 async fn serve(mut manifest: Manifest) -> Result<(), Failure> {

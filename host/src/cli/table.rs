@@ -1,5 +1,6 @@
 //! Plain text in columns, and numbers and times as people read them.
 
+use crate::escape::escape;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ pub(super) enum Align {
 }
 
 /// Rows under a heading. Columns are as wide as their widest cell; notes stand under their row, outside the columns.
+/// Cells and notes are escaped: what is in them may come from anywhere.
 pub(super) struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Row>,
@@ -27,12 +29,12 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(Row::Cells(cells.into_iter().collect()));
+        self.rows.push(Row::Cells(cells.into_iter().map(|cell| escape(&cell).into_owned()).collect()));
     }
 
     /// Lines under the row before.
     pub(super) fn note(&mut self, text: &str) {
-        self.rows.extend(text.lines().map(|line| Row::Note(line.to_owned())));
+        self.rows.extend(text.lines().map(|line| Row::Note(escape(line).into_owned())));
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -109,6 +111,20 @@ größer  1,234,567
   a note
   in two lines
 b               0  because
+";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_in_a_table_cannot_leave_its_place() {
+        let mut table = Table::new([("NAME", Align::Left), ("WHY", Align::Left)]);
+        table.row(["a\nb".into(), "\u{1b}[2J".into()]);
+        table.note("first\u{202e}\nsecond");
+        let expected = "\
+NAME  WHY
+a\\nb  \\u{1b}[2J
+  first\\u{202e}
+  second
 ";
         assert_eq!(table.to_string(), expected);
     }

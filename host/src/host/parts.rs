@@ -9,6 +9,7 @@ use crate::manifest::{
     Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Source as SourceSettings, Target,
     Transaction,
 };
+use crate::model::IdRule;
 use crate::names::Name;
 use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Demand, Limits, Role, Slot};
 use crate::projection::{self, Projection};
@@ -123,7 +124,8 @@ impl Parts {
         catalog.clean();
         orphans::settle(manifest, &subscribers(&catalog), &*store)?;
         let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name], manifest.bounds));
-        let aggregates = Arc::new(Aggregates::start(services, &store)?);
+        let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
+        let aggregates = Arc::new(Aggregates::start(services, &store)?.with_ids(ids));
         let mut parts = Self {
             catalog,
             store,

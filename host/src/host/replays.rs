@@ -4,8 +4,8 @@
 //! takes the letter away with what came of it. A message goes into the outbox, an event or a record to its subscriber;
 //! both take the letter away in the same transaction. However often it is tried, it takes effect once.
 
-use super::Host;
 use super::upkeep::blocking;
+use super::{Host, Untaken};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::status::Replayed;
 use crate::store::{self, letter_origin};
@@ -71,10 +71,11 @@ impl Host {
                 | Outcome::Archived { reason }
                 | Outcome::IdReused { reason },
             ) => Err(Unreplayed::Again(reason)),
-            Err(unknown) => Err(Unreplayed::Impossible(format!(
+            Err(Untaken::UnknownAggregate { known }) => Err(Unreplayed::Impossible(format!(
                 "no plugin serves aggregate type {aggregate_type}; served are: {}",
-                unknown.known.join(", ")
+                known.join(", ")
             ))),
+            Err(Untaken::InvalidId(reason)) => Err(Unreplayed::Impossible(reason)),
         }
     }
 

@@ -121,7 +121,10 @@ fn api(mut section: Section<'_>) -> Api {
     let api = Api {
         listen: address.unwrap_or(default.listen),
         body_mib: section.number("body_mib", 1..=1024, default.body_mib),
+        connections_max: section.number("connections_max", 1..=100_000, default.connections_max),
         streams_max: section.number("streams_max", 1..=10_000, default.streams_max),
+        idle_seconds: section.number("idle_seconds", 1..=3_600, default.idle_seconds),
+        stall_seconds: section.number("stall_seconds", 1..=3_600, default.stall_seconds),
     };
     section.finish();
     api
@@ -152,6 +155,7 @@ fn store(mut section: Section<'_>) -> Store {
         transaction_mib: section.number("transaction_mib", 1..=1024, default.transaction_mib),
         log_mib: section.number("log_mib", 1..=65_536, default.log_mib),
         event_bytes_max: section.number("event_bytes_max", 1..=256 << 20, default.event_bytes_max),
+        id_bytes_max: section.number("id_bytes_max", 16..=32_768, default.id_bytes_max),
         command_id_hours: section.number("command_id_hours", 1..=87_600, default.command_id_hours),
     };
     section.finish();

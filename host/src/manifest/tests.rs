@@ -25,7 +25,10 @@ fn a_full_manifest_is_read_as_written() {
         [api]
         listen = "[::1]:80"
         body_mib = 2
+        connections_max = 4
         streams_max = 3
+        idle_seconds = 5
+        stall_seconds = 6
         [store]
         queue_max = 10
         queue_mib = 25
@@ -33,6 +36,7 @@ fn a_full_manifest_is_read_as_written() {
         transaction_mib = 21
         log_mib = 22
         event_bytes_max = 23
+        id_bytes_max = 25
         command_id_hours = 24
         [kafka]
         brokers = "kafka-1:9092, kafka-2:9092"
@@ -118,7 +122,14 @@ fn a_full_manifest_is_read_as_written() {
         path: PATH.into(),
         data: "/var/lib/shop".into(),
         bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
-        api: Api { listen: "[::1]:80".parse().unwrap(), body_mib: 2, streams_max: 3 },
+        api: Api {
+            listen: "[::1]:80".parse().unwrap(),
+            body_mib: 2,
+            connections_max: 4,
+            streams_max: 3,
+            idle_seconds: 5,
+            stall_seconds: 6,
+        },
         store: Store {
             queue_max: 10,
             queue_mib: 25,
@@ -126,6 +137,7 @@ fn a_full_manifest_is_read_as_written() {
             transaction_mib: 21,
             log_mib: 22,
             event_bytes_max: 23,
+            id_bytes_max: 25,
             command_id_hours: 24,
         },
         kafka: Some(Kafka {

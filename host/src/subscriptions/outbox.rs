@@ -89,7 +89,12 @@ impl Outbox {
             match self.aggregates.send(command.into(), reply) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
-                Err(Unaccepted::NoSuchAggregate { known, command, .. }) => self.put_aside(&command, &known, weight),
+                Err(Unaccepted::InvalidId { reason, command, .. }) => self.put_aside(&command, reason, weight),
+                Err(Unaccepted::NoSuchAggregate { known, command, .. }) => {
+                    let (aggregate_type, known) = (&command.stream.aggregate_type, known.join(", "));
+                    let reason = format!("no plugin serves aggregate type {aggregate_type}; served are: {known}");
+                    self.put_aside(&command, reason, weight);
+                }
             }
         }
     }
@@ -115,13 +120,8 @@ impl Outbox {
         self.state.unsettled.store(true, Ordering::Release);
     }
 
-    /// No plugin serves it: it would wait for ever.
-    fn put_aside(&self, command: &Command, known: &[String], weight: Weight) {
-        let reason = format!(
-            "no plugin serves aggregate type {}; served are: {}",
-            command.stream.aggregate_type,
-            known.join(", ")
-        );
+    /// No shard will ever take it: it would wait for ever.
+    fn put_aside(&self, command: &Command, reason: String, weight: Weight) {
         tracing::warn!("subscription {}: command {} put aside: {reason}", self.subscription, command.id);
         let letter = DeadLetter {
             consumer: self.subscription.to_string(),

@@ -1,5 +1,6 @@
 //! The host as a process, spoken to over its command line, HTTP and the development broker: one behaviour a module.
 
+mod aggregate_ids;
 mod bad_manifests;
 mod bad_plugins;
 mod circles;
@@ -21,6 +22,7 @@ mod refused_commands;
 mod renamed_parts;
 mod repeated_commands;
 mod restarts;
+mod slow_clients;
 mod snapshots;
 mod taken_over;
 mod torture;

@@ -41,6 +41,12 @@ pub(super) enum Refused {
         command: Arc<Command>,
         reply: Reply,
     },
+    /// The command's id or name breaks the rule for ids.
+    InvalidId {
+        reason: String,
+        command: Arc<Command>,
+        reply: Reply,
+    },
 }
 
 impl Offer {
@@ -75,6 +81,7 @@ impl Way {
                     Unaccepted::NoSuchAggregate { known, command, reply } => {
                         Refused::NoSuchAggregate { known, command, reply }
                     }
+                    Unaccepted::InvalidId { reason, command, reply } => Refused::InvalidId { reason, command, reply },
                 })
             }
             (Self::Records(_, inbox), Offer::Records(run)) => {

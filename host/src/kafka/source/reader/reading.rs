@@ -171,6 +171,10 @@ impl Reading {
         match work.way.offer(offer) {
             Ok(()) => return true,
             Err(Refused::Full(offer)) => self.lane.hold(offer),
+            Err(Refused::InvalidId { reason, command, reply }) => {
+                park(work, &command, reason, reply);
+                return true;
+            }
             Err(Refused::NoSuchAggregate { known, command, reply }) => {
                 let (aggregate, known) = (&command.stream.aggregate_type, known.join(", "));
                 if work.way.is_addressed_by_records() {

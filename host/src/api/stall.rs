@@ -1,0 +1,105 @@
+//! A connection whose client must go on reading.
+//!
+//! An answer waits in memory until its client takes it. A client that takes nothing for a while would hold that memory,
+//! and its place, for as long as it likes; so writing fails then, which ends the connection and whatever filled it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// A stream whose writes fail once the other side has read nothing for so long.
+pub(super) struct Patient<S> {
+    stream: S,
+    time_max: Duration,
+    /// Runs while a write waits.
+    deadline: Option<Pin<Box<Sleep>>>,
+    stalled: Arc<AtomicBool>,
+}
+
+impl<S> Patient<S> {
+    /// The stream, and what tells whether it failed because nobody read.
+    pub(super) fn new(stream: S, time_max: Duration) -> (Self, Arc<AtomicBool>) {
+        let stalled = Arc::<AtomicBool>::default();
+        (Self { stream, time_max, deadline: None, stalled: stalled.clone() }, stalled)
+    }
+
+    /// What a write comes to: it waits no longer than the limit.
+    fn within<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.deadline = None;
+            return written;
+        }
+        let time_max = self.time_max;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
+        ready!(deadline.as_mut().poll(cx));
+        self.stalled.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.within(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.within(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.within(flushed, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_may_be_slow_but_not_still() {
+        let (mut reader, writer) = tokio::io::duplex(16);
+        let (mut writer, stalled) = Patient::new(writer, Duration::from_secs(30));
+        let slow = tokio::spawn(async move {
+            let mut bytes = [0; 16];
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(29)).await;
+                reader.read_exact(&mut bytes).await.unwrap();
+            }
+            reader
+        });
+        writer.write_all(&[7; 64]).await.unwrap();
+        let _reads_no_more = slow.await.unwrap();
+        writer.write_all(&[7; 16]).await.unwrap();
+        assert!(!stalled.load(Ordering::Relaxed));
+        let error = writer.write_all(&[7; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(stalled.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,78 @@
+//! What comes in over the API, in numbers: how commands ended, connections, event streams, and who was turned away.
+
+use crate::model::Outcome;
+use crate::status::ApiStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The names of the outcomes, as in the API. The last one is that of requests that never became a command.
+const OUTCOMES: [&str; 9] =
+    ["accepted", "rejected", "malformed", "conflict", "id_reused", "archived", "failed", "busy", "refused"];
+
+/// Counts since the host started. The API writes them, status and metrics show them.
+#[derive(Default)]
+pub struct Traffic {
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    /// Open connections.
+    pub connections: AtomicU64,
+    /// Open event streams.
+    pub streams: AtomicU64,
+    /// Requests that found no room: answered with 503.
+    pub turned_away: AtomicU64,
+    /// Connections that were closed because their client read nothing for too long.
+    pub stalled: AtomicU64,
+    /// Connections that were closed because no request, or no whole one, came in time.
+    pub idle: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts a command by how it ended.
+    pub fn count(&self, outcome: &Outcome) {
+        let index = match outcome {
+            Outcome::Accepted { .. } => 0,
+            Outcome::Rejected { .. } => 1,
+            Outcome::Malformed { .. } => 2,
+            Outcome::Conflict { .. } => 3,
+            Outcome::IdReused { .. } => 4,
+            Outcome::Archived { .. } => 5,
+            Outcome::Failed { .. } => 6,
+            Outcome::Busy { .. } => 7,
+        };
+        self.outcomes[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that did not become a command.
+    pub fn count_refused(&self) {
+        self.outcomes[OUTCOMES.len() - 1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts as the status has them.
+    pub fn status(&self) -> ApiStatus {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = OUTCOMES.into_iter().map(str::to_owned).zip(self.outcomes.iter().map(read));
+        ApiStatus {
+            commands: counts.collect(),
+            connections: read(&self.connections),
+            streams: read(&self.streams),
+            turned_away: read(&self.turned_away),
+            stalled: read(&self.stalled),
+            idle: read(&self.idle),
+        }
+    }
+}
+
+/// One more in a gauge for as long as it lives.
+pub struct Counted<'g>(&'g AtomicU64);
+
+impl<'g> Counted<'g> {
+    /// Counts one in.
+    pub fn new(gauge: &'g AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,97 @@
+//! The log of a running host: where it goes, how a line looks, and how lines of one kind are summed up.
+//!
+//! A line for people is one line: what came from outside is [escaped](crate::escape). A line for programs is JSON. The
+//! first lines of a kind are written, the rest are counted ([`limit`]). `debug` and `trace` are what somebody asked for
+//! and are never summed up.
+
+pub mod limit;
+
+use crate::escape::escape;
+use limit::{Limit, Limiter};
+use std::fmt::Debug;
+use std::io::IsTerminal;
+use tracing::field::Field;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Which log lines are written, such as `info` or `wasmill=debug`.
+const LOG_VARIABLE: &str = "WASMILL_LOG";
+
+/// Turns colours off where it is set to anything but nothing: <https://no-color.org>.
+const NO_COLOR: &str = "NO_COLOR";
+
+/// Sends the log of this process to the standard error: in words, or as JSON for programs. Returns the side that must
+/// report what is summed up. Fails when the environment asks for what is no filter.
+pub fn start(json: bool) -> Result<Limit, String> {
+    let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(&wanted)
+        .map_err(|cause| format!("{LOG_VARIABLE} is not a log filter such as `info`: {cause}"))?;
+    let limit = Limit::default();
+    // A line that can't be written, as on a full disk, is lost. Reported to the standard error, it would be a panic there.
+    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter).with(Limiter::new(limit.clone()));
+    if json {
+        log.with(lines.json()).init();
+    } else {
+        let colours = std::io::stderr().is_terminal() && std::env::var_os(NO_COLOR).is_none_or(|set| set.is_empty());
+        log.with(lines.with_ansi(colours).with_target(false).fmt_fields(debug_fn(field).delimited(" "))).init();
+    }
+    Ok(limit)
+}
+
+/// Writes a field of a line: the message as it is, others with their names.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = format!("{value:?}");
+    let value = escape(&value);
+    match (field.name(), writer.has_ansi_escapes()) {
+        ("message", _) => writer.write_str(&value),
+        (name, true) => write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}"),
+        (name, false) => write!(writer, "{name}={value}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::fmt::MakeWriter;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Kept {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_line_stays_a_line_whatever_is_in_it() {
+        let kept = Kept::default();
+        let lines = tracing_subscriber::fmt::layer().with_writer(kept.clone()).with_ansi(false).without_time();
+        let lines = lines.with_target(false).fmt_fields(debug_fn(field).delimited(" "));
+        let hostile = "a\u{1b}[2J\nERROR forged\u{202e}";
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            tracing::warn!(place = %hostile, key = hostile, "parked: {hostile}");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let shown = "a\\u{1b}[2J\\nERROR forged\\u{202e}";
+        assert_eq!(text, format!(" WARN parked: {shown} place={shown} key=\"{shown}\"\n"));
+    }
+}
