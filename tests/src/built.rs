@@ -1,6 +1,7 @@
 //! Where the programs and plugins are that `cargo xtask build` makes.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// A program of the workspace, such as `wasmill`.
 pub fn program(name: &str) -> PathBuf {
@@ -26,7 +27,8 @@ pub fn grocery() -> PathBuf {
 
 /// The folder of the workspace.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests stand in a workspace")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(xtask::root);
+    &ROOT
 }
 
 fn there(file: PathBuf) -> PathBuf {

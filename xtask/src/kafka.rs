@@ -8,7 +8,7 @@ pub(crate) mod background;
 mod jars;
 pub mod secured;
 
-use crate::process;
+use crate::{process, root};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -227,8 +227,4 @@ fn ours(name: &str) -> PathBuf {
 /// Where jars and nodes are.
 fn kept() -> PathBuf {
     root().join("target/kafka")
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in a workspace")
 }

@@ -3,7 +3,8 @@
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
 //! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
 //! folder, so that a heavy dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public
-//! because the tests start the same broker.
+//! because the tests start the same broker, and [`root`] because tests and the example find
+//! their files by it.
 
 mod guests;
 pub mod kafka;
@@ -15,8 +16,11 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use setup::May;
 use std::process::ExitCode;
 use workspace::Workspace;
+
+pub use workspace::root;
 
 /// The project's own tasks.
 #[derive(Parser)]
@@ -28,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Check the tools that a build needs and install the wasm target.
+    /// Check the tools that a build needs and install the wasm target: with rustup, or on Debian with apt-get.
     Setup,
     /// Build the host, the example and all plugins; the plugins go to target/plugins/NAME.wasm.
     Build {
@@ -101,7 +105,7 @@ fn perform(task: Task) -> Result<()> {
         };
     }
     let workspace = Workspace::load()?;
-    let toolchain = setup::ensure()?;
+    let toolchain = setup::ensure(if matches!(task, Task::Setup) { May::Install } else { May::AskRustup })?;
     match task {
         Task::Setup => setup::report(&toolchain),
         Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),

@@ -4,10 +4,19 @@ use crate::process;
 use crate::toolchain::{TARGET, Toolchain};
 use anyhow::{Result, bail};
 
-/// Checks the tools and installs the wasm target where it is missing.
-pub(crate) fn ensure() -> Result<Toolchain> {
+/// What a task may do about a wasm target that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum May {
+    /// Add it with rustup, which changes nothing but the user's own toolchain.
+    AskRustup,
+    /// Also install packages of the system, as root or with sudo: the task was started for that.
+    Install,
+}
+
+/// Checks the tools, and finds or installs the wasm target.
+pub(crate) fn ensure(may: May) -> Result<Toolchain> {
     check_tools()?;
-    Toolchain::find().map_or_else(Toolchain::install, Ok)
+    Toolchain::find().map_or_else(|| Toolchain::install(may), Ok)
 }
 
 /// Says what was found.

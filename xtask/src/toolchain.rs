@@ -5,6 +5,7 @@
 //! up each time; it costs a few milliseconds.
 
 use crate::process;
+use crate::setup::May;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,22 +57,27 @@ impl Toolchain {
         rustc.filter_map(Self::from_source).next()
     }
 
-    /// Installs the target, by rustup where that works, else by Debian's packages.
-    pub(crate) fn install() -> Result<Self> {
+    /// Installs the target: by rustup, else, if the task may, by Debian's packages.
+    pub(crate) fn install(may: May) -> Result<Self> {
         let by_rustup = rustup_target_add();
         if let (Ok(()), Some(toolchain)) = (&by_rustup, Self::find()) {
             return Ok(toolchain);
+        }
+        let why =
+            |result: Result<()>| result.err().map_or("it changed nothing".to_owned(), |error| format!("{error:#}"));
+        let by_rustup = why(by_rustup);
+        if may == May::AskRustup {
+            bail!(
+                "plugins need the Rust target {TARGET}, which rustup did not install ({by_rustup}): run `cargo xtask setup`"
+            );
         }
         let by_apt = apt_install();
         if let (Ok(()), Some(toolchain)) = (&by_apt, Self::find()) {
             return Ok(toolchain);
         }
-        let why =
-            |result: Result<()>| result.err().map_or("it changed nothing".to_owned(), |error| format!("{error:#}"));
         bail!(
             "plugins need a Rust toolchain with the target {TARGET}: install it with `rustup target add {TARGET}` \
-             (tried: {}), or on Debian with `apt-get install {}` (tried: {})",
-            why(by_rustup),
+             (tried: {by_rustup}), or on Debian with `apt-get install {}` (tried: {})",
             DEBIAN_PACKAGES.join(" "),
             why(by_apt)
         )
@@ -139,4 +145,57 @@ fn apt_get() -> Result<Command> {
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A machine with every program that could install something, each of which only notes that it was run.
+    #[test]
+    fn only_setup_installs_packages_of_the_system() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["rustc", "rustup", "apt-get", "sudo", "cc", "perl", "make"] {
+            let program = folder.path().join(name);
+            fs::write(&program, format!("#!/bin/sh\necho {name} >> \"$RAN\"\nexit 1\n")).unwrap();
+            fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let ran = |task: &str| {
+            let notes = folder.path().join(task);
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "toolchain::tests::installs", "--nocapture"])
+                .env("PATH", format!("{}:/bin:/usr/bin", folder.path().display()))
+                .env("RAN", &notes)
+                .env("INSTALL_AS", task)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+            (fs::read_to_string(notes).unwrap_or_default(), said)
+        };
+        let (programs, said) = ran("demo");
+        assert!(
+            programs.contains("rustup") && !programs.contains("apt-get") && !programs.contains("sudo"),
+            "{programs}"
+        );
+        assert!(said.contains("run `cargo xtask setup`"), "{said}");
+        let (programs, said) = ran("setup");
+        assert!(
+            programs.contains("rustup") && (programs.contains("apt-get") || programs.contains("sudo")),
+            "{programs}"
+        );
+        assert!(said.contains("apt-get install rustc-web"), "{said}");
+    }
+
+    /// What the test above runs with an environment of its own; alone it has nothing to do.
+    #[test]
+    fn installs() {
+        let may = match std::env::var("INSTALL_AS").as_deref() {
+            Ok("setup") => May::Install,
+            Ok(_) => May::AskRustup,
+            Err(_) => return,
+        };
+        println!("{:#}", Toolchain::install(may).unwrap_err());
+    }
 }

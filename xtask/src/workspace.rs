@@ -5,6 +5,27 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// The root of the workspace that this run belongs to.
+///
+/// A checkout can be moved or copied together with its target folder, and cargo then does not build its programs again. So
+/// the run decides: the package that cargo runs, else the place of the program, else the working folder. The path that was
+/// compiled in comes last.
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let candidates = [package, std::env::current_exe().ok(), std::env::current_dir().ok()];
+    root_among(candidates).unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in a workspace").to_path_buf()
+    })
+}
+
+/// The workspace above the first path that is in one.
+fn root_among<const N: usize>(candidates: [Option<PathBuf>; N]) -> Option<PathBuf> {
+    candidates.iter().flatten().find_map(|path| {
+        let is_root = |folder: &&Path| folder.join("xtask/Cargo.toml").is_file() && folder.join("Cargo.lock").is_file();
+        path.ancestors().find(is_root).map(Path::to_path_buf)
+    })
+}
+
 /// The workspace that this program belongs to.
 pub(crate) struct Workspace {
     /// The folder of the root `Cargo.toml`.
@@ -17,13 +38,13 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Asks cargo; needs no network.
     pub(crate) fn load() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in no workspace")?;
+        let root = root();
         let mut cargo = process::cargo();
-        cargo.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(root);
+        cargo.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(&root);
         let metadata: Value = serde_json::from_slice(&process::output(&mut cargo)?).context("read cargo's metadata")?;
         let target = metadata["target_directory"].as_str().context("cargo's metadata names no target folder")?.into();
         let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
-        Ok(Self { root: root.to_path_buf(), target, packages })
+        Ok(Self { root, target, packages })
     }
 
     /// Every package that makes a `cdylib` is a plugin, wherever in the workspace it stands.
@@ -62,4 +83,39 @@ impl Workspace {
 
 fn kinds(target: &Value) -> impl Iterator<Item = &str> {
     target["kind"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_run_decides_which_checkout_is_meant() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+        for checkout in [&first, &second] {
+            for package in ["xtask", "examples/grocery", "target/release"] {
+                fs::create_dir_all(checkout.join(package)).unwrap();
+            }
+            fs::write(checkout.join("xtask/Cargo.toml"), "").unwrap();
+            fs::write(checkout.join("Cargo.lock"), "").unwrap();
+        }
+        let package = Some(second.join("examples/grocery"));
+        let program = Some(first.join("target/release/xtask"));
+        assert_eq!(root_among([package, program.clone()]), Some(second));
+        assert_eq!(root_among([None, program.clone()]), Some(first.clone()));
+        assert_eq!(
+            root_among([Some(folder.path().join("elsewhere")), program]),
+            Some(first),
+            "another project's package"
+        );
+        assert_eq!(root_among([None, Some(folder.path().to_path_buf())]), None);
+    }
+
+    #[test]
+    fn this_run_is_in_this_checkout() {
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+        assert_eq!(Path::new(&package).parent(), Some(root().as_path()));
+    }
 }

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_example_has_two_thousand_baskets() {
-        let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/baskets.jsonl.gz");
+        let input = crate::folder().join("data/baskets.jsonl.gz");
         assert_eq!(count(&input).unwrap(), 2_000);
         assert!(read(&input).unwrap().all(|record| record.unwrap().key.is_some()));
     }

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 #[command(name = "cargo xtask demo", bin_name = "cargo xtask demo")]
 pub(crate) struct Options {
     /// The baskets: one JSON object a line, as text or gzip [default: the 2,000 baskets of the example]
-    #[arg(long, value_name = "FILE[.gz]", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/baskets.jsonl.gz"), hide_default_value = true)]
+    #[arg(long, value_name = "FILE[.gz]", default_value_os_t = folder().join("data/baskets.jsonl.gz"), hide_default_value = true)]
     pub(crate) input: PathBuf,
     /// Print one line of JSON instead of the summary.
     #[arg(long)]
@@ -48,8 +48,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub(crate) wasmill: Option<PathBuf>,
     /// The host's manifest [default: the example's]
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/wasmill.toml"), hide_default_value = true)]
+    #[arg(long, value_name = "FILE", default_value_os_t = folder().join("wasmill.toml"), hide_default_value = true)]
     pub(crate) manifest: PathBuf,
+}
+
+/// The folder of the example, in the checkout that this run belongs to.
+fn folder() -> PathBuf {
+    xtask::root().join("examples/grocery")
 }
 
 /// Does what the command line asks for.
