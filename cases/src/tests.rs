@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 const CASES: &str = r#"
 aggregate = "order"
@@ -63,5 +64,31 @@ fn a_case_holds_or_the_difference_is_shown() {
     ] {
         let difference = refused.check(&answer).unwrap_err();
         assert!(difference.contains(part), "{difference}");
+    }
+}
+
+proptest! {
+    /// Whatever a file holds, it is a suite whose every case has a name of its own, or an error that names the file.
+    #[test]
+    fn any_text_is_a_suite_or_told_what_is_wrong(
+        text in "(?s:.{0,80})",
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..20_usize, "[\\[\\]{}=\",\n a-z]{0,8}"), 0..4),
+    ) {
+        const SUITE: &str = "aggregate = \"door\"\n[[case]]\nname = \"a\"\ngiven = [{ name = \"O\", payload = { n = 1 } }]\n\
+            when = { name = \"C\", headers = { h = \"v\" } }\nthen = { rejected = \"no\" }\n";
+        let edited = edits.into_iter().fold(SUITE.to_owned(), |text, (at, cut, piece)| {
+            let from = text.floor_char_boundary(at.index(text.len() + 1));
+            let to = text.floor_char_boundary((from + cut).min(text.len()));
+            [&text[..from], &piece, &text[to.max(from)..]].concat()
+        });
+        for (name, text) in [("a.toml", &text), ("a.json", &text), ("a.toml", &edited)] {
+            match Suite::parse(name, text) {
+                Ok(suite) => {
+                    let names: std::collections::BTreeSet<_> = suite.cases.iter().map(|case| &case.name).collect();
+                    prop_assert!(!names.is_empty() && names.len() == suite.cases.len());
+                }
+                Err(error) => prop_assert!(error.to_string().contains(name), "{}", error),
+            }
+        }
     }
 }

@@ -48,3 +48,5 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 mod edges;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod properties;

@@ -17,6 +17,8 @@ mod ledgers;
 mod letters;
 mod owner;
 mod places;
+#[cfg(test)]
+mod properties;
 mod reader;
 mod room;
 mod rows;

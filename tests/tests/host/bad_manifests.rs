@@ -31,6 +31,44 @@ fn every_problem_names_its_place_and_the_remedy() {
     }
 }
 
+/// Bytes that are no manifest that anybody wrote, and what is said of them.
+fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut bom = b"\xef\xbb\xbf".to_vec();
+    bom.extend(b"[store]\nqueue_mx = 1\n");
+    vec![
+        ("not UTF-8", b"data = \"\xff\xfe\"".to_vec(), "UTF-8"),
+        ("UTF-16", "data = 1".encode_utf16().flat_map(u16::to_le_bytes).collect(), "wasmill.toml:1"),
+        ("a byte order mark", bom, "store.queue_mx"),
+        ("NUL", text("data = \"a\0b\""), "wasmill.toml:1"),
+        ("ESC in a name", text("[plugins.\"\\u001b[2J\"]\nfile = \"x\""), "wasmill.toml:1"),
+        ("a line break in a name", text("[sources.\"a\\nb\"]\ntopic = \"x\""), "wasmill.toml:1"),
+        ("a path for a name", text("[projections.\"../../etc\"]\nbatch_max = 1"), "wasmill.toml:1"),
+        ("a key twice", text("data = \"a\"\ndata = \"b\""), "wasmill.toml:2"),
+        ("a number without end", text(&format!("[store]\nqueue_max = {}", "9".repeat(10_000))), "wasmill.toml:2"),
+        ("no number", text("[store]\nqueue_max = nan"), "store.queue_max"),
+        ("a hundred thousand brackets", text(&format!("data = {}", "[".repeat(100_000))), "wasmill.toml:1"),
+        ("a table in a table in a table", text(&format!("[{}a]", "a.".repeat(50_000))), "wasmill.toml:1"),
+        ("ten mebibytes of a key", text(&format!("{} = 1", "k".repeat(10 << 20))), "wasmill.toml:1"),
+        ("no end of a text", text("data = \"\"\"never"), "wasmill.toml:1"),
+    ]
+}
+
+#[test]
+fn hostile_bytes_are_refused_in_a_few_words_and_leave_nothing() {
+    for (what, bytes, expected) in hostile() {
+        let setting = Setting::new(ORDERS);
+        setting.write("wasmill.toml", bytes);
+        let refused = setting.start_refused();
+        let said = String::from_utf8(refused.stderr).expect("text");
+        let start: String = said.chars().take(2_000).collect();
+        assert_eq!(refused.status.code(), Some(2), "{what}: {start}");
+        assert!(said.contains(expected) && said.len() < 20_000, "{what}: {} bytes, {start}", said.len());
+        assert!(!said.chars().any(|char| char.is_control() && char != '\n'), "{what}: {start}");
+        assert!(!said.contains("panicked") && !setting.path("data").exists(), "{what}: {start}");
+    }
+}
+
 #[test]
 fn all_problems_are_told_at_once() {
     let refused = Setting::new("[api]\nlisten = 1\n[store]\nbatch_max = 0\n").start_refused();

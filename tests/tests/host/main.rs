@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod demo_crashes;
 mod full_disk;
+mod hostile_requests;
 mod hot_reload;
 mod malformed_records;
 mod misbehaving_plugins;

@@ -146,6 +146,7 @@ fn bytes(what: &str, text: Option<String>, base64: Option<String>) -> Result<Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn record(key: Option<&[u8]>, payload: Option<&[u8]>) -> Record {
         Record {
@@ -200,6 +201,38 @@ mod tests {
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
+        let any_bytes = prop::collection::vec(any::<u8>(), 0..30);
+        let text = prop_oneof!["(?s:.{0,30})", "[\\[{][\"a-c:,0-9 \n]{0,12}[\\]}]"].prop_map(String::into_bytes);
+        prop::option::of(prop_oneof![any_bytes, text])
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back_as_it_was(
+            key in bytes(),
+            payload in bytes(),
+            headers in prop::collection::vec(("(?s:.{0,6})", bytes()), 0..3),
+            place in any::<(i32, i64, u64)>(),
+        ) {
+            let headers: Vec<Header> = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+            let (partition, offset, time_ms) = place;
+            let record = Record { topic: "t".into(), partition, offset, time_ms, key, headers, payload };
+            let line = print(&record);
+            prop_assert!(!line.contains(['\n', '\r']), "{}", line);
+            let back = parse(&line).unwrap();
+            prop_assert_eq!((back.key, back.value, back.headers), (record.key, record.payload, record.headers));
+            prop_assert_eq!((back.partition, back.time_ms), (Some(partition), Some(time_ms)));
+        }
+
+        #[test]
+        fn any_text_is_a_line_or_told_what_one_is(text in "(?s:.{0,60})|\\{[\"a-z_:,0-9 {}\\[\\]]{0,60}\\}") {
+            if let Err(error) = parse(&text) {
+                prop_assert!(!error.is_empty());
+            }
         }
     }
 }
