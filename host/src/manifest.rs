@@ -21,8 +21,12 @@ pub use source::{Commands, Deliveries, From, Key, Lost, Membership, Name, Source
 use crate::bounds::Bounds;
 use crate::model::Position;
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+/// The longest file that is read as a manifest.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A manifest whose every value is known to be in range. Paths are resolved against its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,7 +307,7 @@ impl Manifest {
     /// Reads a manifest from a file.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
+        let text = read_text(path)
             .map_err(|cause| Error::Unreadable { path: path.to_owned(), cause: std::sync::Arc::new(cause) })?;
         Self::parse(&text, path)
     }
@@ -345,6 +349,16 @@ impl Manifest {
             }
         }
         Ok(self)
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    // Any file can be named, also one without an end.
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > FILE_BYTES_MAX {
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a mebibyte, as no manifest is")),
+        false => Ok(text),
     }
 }
 

@@ -10,6 +10,12 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Problems that are noted: a person mends these first.
+const PROBLEMS_MAX: usize = 100;
+
+/// The longest text of a problem. Keys and values in it may be as long as the document.
+const PROBLEM_BYTES_MAX: usize = 2_000;
+
 /// A document and what is wrong with it so far.
 pub(super) struct Document<'a> {
     path: &'a Path,
@@ -27,8 +33,16 @@ impl<'a> Document<'a> {
         self.path
     }
 
-    pub(super) fn problem(&self, span: Range<usize>, text: String) {
-        self.problems.borrow_mut().push(Problem::at(self.path, self.text, span.start, text));
+    pub(super) fn problem(&self, span: Range<usize>, mut text: String) {
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() >= PROBLEMS_MAX {
+            return;
+        }
+        if text.len() > PROBLEM_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(PROBLEM_BYTES_MAX));
+            text.push('…');
+        }
+        problems.push(Problem::at(self.path, self.text, span.start, text));
     }
 
     /// All problems in the order of the text.

@@ -49,7 +49,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("no number", text("[store]\nqueue_max = nan"), "store.queue_max"),
         ("a hundred thousand brackets", text(&format!("data = {}", "[".repeat(100_000))), "wasmill.toml:1"),
         ("a table in a table in a table", text(&format!("[{}a]", "a.".repeat(50_000))), "wasmill.toml:1"),
-        ("ten mebibytes of a key", text(&format!("{} = 1", "k".repeat(10 << 20))), "wasmill.toml:1"),
+        ("ten mebibytes of a key", text(&format!("{} = 1", "k".repeat(10 << 20))), "longer than a mebibyte"),
+        ("a long key", text(&format!("{} = 1", "k".repeat(500_000))), "wasmill.toml:1"),
         ("no end of a text", text("data = \"\"\"never"), "wasmill.toml:1"),
     ]
 }
