@@ -118,7 +118,7 @@ fn no_bytes_at_the_port_do_harm() {
     }
     for header in ["Host: evil.example\r\n", "Host: localhost\r\nOrigin: https://evil.example\r\n", ""] {
         let answer =
-            exchange(&host, format!("GET /v1/status HTTP/1.1\r\n{header}Connection: close\r\n\r\n").as_bytes());
+            exchange(&host, format!("GET /v1/status HTTP/1.1\r\n{header}Connection: close\r\n\r\n").as_bytes(), false);
         assert!(
             answer.starts_with("HTTP/1.1 403") || (header.is_empty() && answer.starts_with("HTTP/1.1 400")),
             "{answer}"
