@@ -80,25 +80,47 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::future::poll_fn;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_may_be_slow_but_not_still() {
-        let (mut reader, writer) = tokio::io::duplex(16);
-        let (mut writer, stalled) = Patient::new(writer, Duration::from_secs(30));
-        let slow = tokio::spawn(async move {
-            let mut bytes = [0; 16];
-            for _ in 0..4 {
-                tokio::time::sleep(Duration::from_secs(29)).await;
-                reader.read_exact(&mut bytes).await.unwrap();
+    /// A stream whose every write waits for so many looks at it; for ever after the last.
+    struct Reader {
+        looks: Vec<usize>,
+    }
+
+    impl AsyncWrite for Reader {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            match self.looks.last_mut() {
+                None => return Poll::Pending,
+                Some(0) => {}
+                Some(left) => {
+                    *left -= 1;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
-            reader
-        });
-        writer.write_all(&[7; 64]).await.unwrap();
-        let _reads_no_more = slow.await.unwrap();
-        writer.write_all(&[7; 16]).await.unwrap();
-        assert!(!stalled.load(Ordering::Relaxed));
-        let error = writer.write_all(&[7; 1]).await.unwrap_err();
+            self.looks.pop();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_be_slow_but_not_still() {
+        let (mut stream, stalled) = Patient::new(Reader { looks: vec![5, 0, 3] }, Duration::from_secs(60));
+        for _ in 0..3 {
+            let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"page")).await;
+            assert_eq!(written.unwrap(), 4);
+            assert!(stream.deadline.is_none(), "the time begins again with the next write");
+        }
+        stream.time_max = Duration::from_millis(1);
+        let error = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"page")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(stalled.load(Ordering::Relaxed));
     }

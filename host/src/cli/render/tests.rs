@@ -90,6 +90,12 @@ fn example() -> Status {
             published: 19_502,
             pending: 0,
         }],
+        api: ApiStatus {
+            commands: [("accepted".into(), 0), ("id_reused".into(), 3)].into(),
+            connections: 2,
+            turned_away: 1_000,
+            ..ApiStatus::default()
+        },
         parked: ParkedStatus {
             total: 2,
             newest: vec![ParkedItem {
@@ -121,6 +127,11 @@ order      orders       2  1,000       0
 
 COMMAND            ACCEPTED  REJECTED  MALFORMED
 order.CreateOrder    19,190       810          1
+
+API                 COUNT
+commands id reused      3
+connections now         2
+turned away         1,000
 
 Kafka at kafka-1:9092
   topic baskets has 2 partitions, the manifest says 6
