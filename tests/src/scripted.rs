@@ -99,7 +99,7 @@ impl Outcomes {
         match aggregates.offer(command.into(), reply) {
             Ok(()) => true,
             Err(Unaccepted::Full(..)) => false,
-            Err(Unaccepted::NoSuchAggregate { .. }) => panic!("counters are served"),
+            Err(Unaccepted::NoSuchAggregate { .. } | Unaccepted::InvalidId { .. }) => panic!("counters are served"),
         }
     }
 
