@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 /// The cells of a row, without those of titles and rulers.
 type Row = Vec<String>;
 
+/// The folder of the host's package, in the checkout that is tested.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests").into()
+}
+
 fn page() -> [Vec<Row>; 2] {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/limits.md");
+    let file = package().join("../docs/limits.md");
     let text = fs::read_to_string(file).expect("read docs/limits.md");
     let (keys, constants) = text.split_once("## Limits without a key").expect("it has two parts");
     [keys, constants].map(|part| {
@@ -25,10 +30,25 @@ fn keys() -> BTreeMap<String, String> {
     let mut keys = Keys(BTreeMap::new());
     let crate::bounds::Bounds { hops_max, retry_after_max } = Default::default();
     keys.add("", &[("hops_max", hops_max.into()), ("retry_after_max_ms", retry_after_max.as_millis() as u64)]);
-    let Api { listen: _, body_mib, streams_max } = Api::default();
-    keys.add("api.", &[("body_mib", body_mib as u64), ("streams_max", streams_max as u64)]);
-    let Store { queue_max, queue_mib, batch_max, transaction_mib, log_mib, event_bytes_max, command_id_hours } =
-        Store::default();
+    let Api { listen: _, body_mib, connections_max, streams_max, idle_seconds, stall_seconds } = Api::default();
+    let of_api = [
+        ("body_mib", body_mib as u64),
+        ("connections_max", connections_max as u64),
+        ("streams_max", streams_max as u64),
+        ("idle_seconds", idle_seconds),
+        ("stall_seconds", stall_seconds),
+    ];
+    keys.add("api.", &of_api);
+    let Store {
+        queue_max,
+        queue_mib,
+        batch_max,
+        transaction_mib,
+        log_mib,
+        event_bytes_max,
+        id_bytes_max,
+        command_id_hours,
+    } = Store::default();
     let of_store = [
         ("queue_max", queue_max as u64),
         ("queue_mib", queue_mib as u64),
@@ -36,6 +56,7 @@ fn keys() -> BTreeMap<String, String> {
         ("transaction_mib", transaction_mib as u64),
         ("log_mib", log_mib),
         ("event_bytes_max", event_bytes_max as u64),
+        ("id_bytes_max", id_bytes_max as u64),
         ("command_id_hours", command_id_hours),
     ];
     keys.add("store.", &of_store);
@@ -156,7 +177,7 @@ fn evaluate(expression: &str) -> Option<u64> {
 
 /// The constants of the host's code, by `FILE::NAME`, with what they come to if they are numbers.
 fn constants() -> BTreeMap<String, Option<u64>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = package().join("src");
     let mut files = Vec::new();
     collect(&root, &mut files);
     let mut constants = BTreeMap::new();
