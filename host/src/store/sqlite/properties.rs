@@ -41,6 +41,7 @@ fn command() -> impl Strategy<Value = Parked> {
             origin: durable_id.then_some(Origin { ledger: text, first: number, last: number }),
             durable_id,
             expected: None,
+            hops: 3,
         })
     })
 }
@@ -51,6 +52,7 @@ fn message() -> impl Strategy<Value = Parked> {
         let (payload, text): (_, std::sync::Arc<str>) = (key.clone(), topic.as_str().into());
         let (id, correlation_id, causation_id) = (text.clone(), text.clone(), text.clone());
         let message = Message {
+            hops: 4,
             id,
             topic,
             key,
