@@ -329,7 +329,8 @@ impl Served {
 impl Served {
     fn condition(&self) -> (State, Option<String>) {
         let trouble = self.threads.iter().find_map(|thread| thread.monitor().trouble());
-        trouble.map_or((State::Running, None), |(state, reason)| (state, Some(reason)))
+        let lacks = || self.shards.iter().find_map(Entrance::trouble).map(|reason| (State::Retrying, reason));
+        trouble.or_else(lacks).map_or((State::Running, None), |(state, reason)| (state, Some(reason)))
     }
 }
 
@@ -343,6 +344,11 @@ impl Entrance {
         if let Some(order) = refused {
             order.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
         }
+    }
+
+    /// Why the host can't have the shard decide.
+    fn trouble(&self) -> Option<String> {
+        self.gauges.trouble.held().clone()
     }
 
     fn pending(&self) -> usize {

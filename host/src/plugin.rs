@@ -34,9 +34,10 @@ use crate::model::Header;
 use bindings::exports::wasmill::plugin as exports;
 use clock::Time;
 use guarded::Guarded;
-use sandbox::Sandbox;
+use sandbox::{Lines, Sandbox};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
@@ -231,18 +232,22 @@ pub struct Plugin {
     pub description: Description,
     /// SHA-256 of its file, in hexadecimal.
     pub digest: String,
+    /// What its file was when it was read.
+    file_identity: FileIdentity,
     /// What its guests may use.
     pub limits: Limits,
     label: Arc<str>,
     file: PathBuf,
     pre: InstancePre<Sandbox>,
     time: Arc<Time>,
+    /// What its guests write to the log.
+    lines: Arc<Mutex<Lines>>,
 }
 
 impl Plugin {
     /// Reads, checks, compiles, links and starts the plugin in a file. When any step fails nothing is left behind.
     pub fn load(compiler: &Compiler, name: &str, file: &Path, limits: &Limits) -> Result<Self, Error> {
-        let bytes = read(file).map_err(|cause| {
+        let (bytes, file_identity) = read(file).map_err(|cause| {
             Error::Plugin(format!(
                 "plugin {name} can't be read from {}: {cause}; build it, or correct `plugins.{name}.file` in the manifest",
                 file.display()
@@ -253,8 +258,10 @@ impl Plugin {
         let label: Arc<str> = format!("{name} {}", description.version).into();
         let component = compiler.compile(&label, &bytes, &digest)?;
         let pre = link(compiler, &label, &description, &component)?;
+        let lines = Arc::default();
         let (file, limits, time) = (file.to_owned(), limits.clone(), compiler.time().clone());
-        let plugin = Self { name: name.into(), description, digest, limits, label, file, pre, time };
+        let plugin =
+            Self { name: name.into(), description, digest, file_identity, limits, label, file, pre, time, lines };
         plugin.smoke_test()?;
         Ok(plugin)
     }
@@ -310,8 +317,28 @@ impl Plugin {
     }
 }
 
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl FileIdentity {
+    fn of(file: &Path) -> std::io::Result<Self> {
+        std::fs::metadata(file).map(|about| Self::from(&about))
+    }
+
+    fn from(about: &std::fs::Metadata) -> Self {
+        let modified = (about.mtime(), about.mtime_nsec());
+        Self { device: about.dev(), inode: about.ino(), length: about.len(), modified }
+    }
+}
+
 /// The bytes of a plugin's file. What is no file might never end.
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+fn read(file: &Path) -> Result<(Vec<u8>, FileIdentity), String> {
     let about = std::fs::metadata(file).map_err(|error| error.to_string())?;
     if !about.is_file() {
         return Err("it is no file".to_owned());
@@ -319,7 +346,8 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
     if about.len() > FILE_BYTES_MAX {
         return Err(format!("it has {} bytes and the limit is {FILE_BYTES_MAX}", about.len()));
     }
-    std::fs::read(file).map_err(|error| error.to_string())
+    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
+    Ok((bytes, FileIdentity::from(&about)))
 }
 
 /// Links a component to what its roles may import; a role's world is all it can reach.

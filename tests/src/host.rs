@@ -227,6 +227,24 @@ impl TestHost {
         self.host.ended().unwrap_or_else(|error| panic!("{error:?}")).code()
     }
 
+    /// From now on the process may have only so many bytes of address space more than it has; `None` lets it have all again.
+    pub fn address_space_max(&self, more: Option<u64>) {
+        let pid = self.host.place().pid;
+        let pages = fs::read_to_string(format!("/proc/{pid}/statm")).expect("read the process's size");
+        let pages: u64 = pages.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number of pages");
+        let limit = more.map_or(libc::RLIM_INFINITY, |more| pages * 4096 + more);
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: libc::RLIM_INFINITY };
+        let pid = pid.try_into().expect("a process id");
+        // SAFETY: reads the limit, writes nothing; the process is a child that nobody has waited for yet.
+        let done = unsafe { libc::prlimit(pid, libc::RLIMIT_AS, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Asks the process to stop in order, and does not wait for it.
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
     /// Lets the host end in order; it must end well.
     pub fn stop(self) {
         self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));

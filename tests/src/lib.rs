@@ -7,6 +7,7 @@
 //! - [`secured`]: the same, asking who is there
 //! - [`topic`]: records into and out of a Kafka topic
 //! - [`module`]: WebAssembly modules made to be refused
+//! - [`hostile`]: guests that do what the SDK cannot express
 //! - [`baskets`]: what must come of a file of baskets, worked out without the host
 //! - [`mod@store_conformance`]: what every event store must do
 //! - [`store_workload`]: work for a store that is going to be killed
@@ -23,6 +24,7 @@ pub mod baskets;
 pub mod built;
 pub mod command_path;
 pub mod host;
+pub mod hostile;
 pub mod kafka;
 pub mod module;
 pub mod native;

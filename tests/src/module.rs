@@ -27,7 +27,8 @@ pub fn rebuilt(module: Vec<u8>) -> Vec<u8> {
     with_section(module, b"build", b"another")
 }
 
-fn with_section(mut module: Vec<u8>, name: &[u8], content: &[u8]) -> Vec<u8> {
+/// A module with one custom section more.
+pub fn with_section(mut module: Vec<u8>, name: &[u8], content: &[u8]) -> Vec<u8> {
     let mut section = leb128(name.len());
     section.extend_from_slice(name);
     section.extend_from_slice(content);

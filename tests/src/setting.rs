@@ -4,6 +4,7 @@ use crate::built;
 use crate::host::TestHost;
 use grocery_demo::host::{Host, Leash, Program};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -72,6 +73,17 @@ impl Setting {
     pub fn start_with(&self, args: &[&str], environment: Vec<(&'static str, PathBuf)>) -> TestHost {
         let args = args.iter().map(ToString::to_string).collect();
         let program = Program { args, environment, ..self.program() };
+        TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
+    }
+
+    /// Starts a host that must serve, after a line of the shell that limits it.
+    pub fn start_under(&self, limit: &str) -> TestHost {
+        let mut program = self.program();
+        let script = self.path("limited-wasmill");
+        let text = format!("#!/bin/sh\n{limit}\nexec {:?} \"$@\"\n", program.wasmill);
+        fs::write(&script, text).expect("write a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("make it a program");
+        program.wasmill = script;
         TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
     }
 

@@ -325,8 +325,8 @@ impl<H: Handlers> Instances<H> {
     }
 
     /// Why the shard has no guest, or goes on with an old one.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.as_ref().map(ToString::to_string)
+    pub(super) fn trouble(&self) -> Option<&plugin::Error> {
+        self.trouble.as_ref()
     }
 
     /// The live aggregates go with their guest.

@@ -29,6 +29,8 @@ pub(super) struct Gauges {
     pub(super) pending: Load,
     /// Commands that were dropped without an answer, for the shard to keep later ones from overtaking them.
     pub(super) dropped: Mutex<Vec<Arc<Command>>>,
+    /// Why the host can't have the shard decide, until it can again.
+    pub(super) trouble: Mutex<Option<String>>,
 }
 
 impl Order {

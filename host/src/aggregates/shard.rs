@@ -78,6 +78,8 @@ pub(super) struct Shard<H: Handlers> {
     settled: (Sender<Settled>, Receiver<Settled>),
     intake: Intake,
     gauges: Arc<Gauges>,
+    /// Whether the gauges tell of trouble.
+    is_troubled: bool,
 }
 
 impl<H: Handlers> Shard<H> {
@@ -100,6 +102,7 @@ impl<H: Handlers> Shard<H> {
             options,
             intake,
             gauges,
+            is_troubled: false,
         })
     }
 
@@ -190,6 +193,7 @@ impl<H: Handlers> Shard<H> {
             return self.give_back(order, "an earlier command of its source has to be settled first".into());
         }
         self.instances.renew();
+        self.show_trouble();
         match self.ask(&order.command) {
             Ok((instance, Some(Ok(events)))) => {
                 let expected = ExpectedVersion::Exact(instance.version);
@@ -207,6 +211,16 @@ impl<H: Handlers> Shard<H> {
             }
             Err(Undone::History(reason)) => self.undone(order, reason, Duration::ZERO),
             Err(Undone::Store(error)) => self.give_back(order, error.to_string()),
+        }
+    }
+
+    /// Tells others why there is no guest, and that there is one again.
+    fn show_trouble(&mut self) {
+        let trouble = self.instances.trouble();
+        if trouble.is_some() || self.is_troubled {
+            self.is_troubled = trouble.is_some();
+            let shown = trouble.map(ToString::to_string);
+            *self.gauges.trouble.held() = shown;
         }
     }
 

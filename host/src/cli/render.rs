@@ -57,11 +57,12 @@ pub(super) fn short_digest(digest: &str) -> String {
 }
 
 fn aggregates(aggregates: &[AggregateStatus]) -> Table {
-    let mut table =
-        Table::new([("AGGREGATE", Left), ("PLUGIN", Left), ("SHARDS", Right), ("LIVE", Right), ("QUEUED", Right)]);
-    for AggregateStatus { aggregate_type, plugin, shards, live, queued, state: _, error } in aggregates {
+    let kinds = [("AGGREGATE", Left), ("PLUGIN", Left), ("STATE", Left)];
+    let counts = [("SHARDS", Right), ("LIVE", Right), ("QUEUED", Right)];
+    let mut table = Table::new(kinds.into_iter().chain(counts));
+    for AggregateStatus { aggregate_type, plugin, shards, live, queued, state, error } in aggregates {
         let counts = [number(*shards as u64), number(*live), number(*queued)];
-        table.row([aggregate_type.clone(), plugin.clone()].into_iter().chain(counts));
+        table.row([aggregate_type.clone(), plugin.clone(), state.to_string()].into_iter().chain(counts));
         note_error(&mut table, error);
     }
     table

@@ -1,16 +1,19 @@
 //! All plugins of a manifest, and what makes them load anew: a changed file, or somebody who asks.
 
-use super::{Compiler, Error, Limits, Plugin, Slot};
+use super::{Compiler, Error, FileIdentity, Limits, Plugin, Slot};
 use crate::supervise;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 /// How long a plugin's file must be left alone before it is read: a build writes it in several steps.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// How often the files are looked at, whether or not the system tells of changes.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The plugins by name.
 pub struct Catalog {
@@ -20,8 +23,9 @@ pub struct Catalog {
 
 /// Watches the plugins' files until it is dropped.
 pub struct FileWatch {
-    /// Dropping it ends the thread's channel.
+    /// With these, the last who could tell the thread are gone.
     watcher: Option<notify::RecommendedWatcher>,
+    open: Option<Sender<PathBuf>>,
     thread: supervise::Thread,
 }
 
@@ -82,47 +86,67 @@ impl Catalog {
         }
     }
 
-    /// Reloads plugins whose file changes.
+    /// Reloads plugins whose file changes. The system tells of changes, and the files are looked at as well: it may have no
+    /// way left to tell, and some file systems never do.
     pub fn watch(self: &Arc<Self>) -> Result<FileWatch, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::Host(format!("can't watch the plugins' files: {error}"));
-        let (send, changed) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        let watcher = self
+            .notified(tell.clone())
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "the system does not tell of changed files ({error}): plugins' files are looked at every {LOOK:?}; if it has \
+                     no instance or watch left, raise the sysctl fs.inotify.max_user_instances or fs.inotify.max_user_watches"
+                );
+            })
+            .ok();
+        let catalog = self.clone();
+        let work = move |catalog: &mut Arc<Self>| catalog.reload_changed(&told);
+        let thread = supervise::restarting("plugin-files", || Ok(catalog), |_| Ok::<_, Error>(()), work)
+            .map_err(|error| Error::Host(format!("can't watch the plugins' files: {error}")))?;
+        Ok(FileWatch { watcher, open: Some(tell), thread })
+    }
+
+    /// Has the system tell of changes in the plugins' folders: a build replaces a file by another.
+    fn notified(&self, tell: Sender<PathBuf>) -> notify::Result<notify::RecommendedWatcher> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if let Ok(event) = event
                 && !event.kind.is_access()
             {
                 for path in event.paths {
                     // The receiver lives as long as the watcher.
-                    let _ = send.send(path);
+                    let _ = tell.send(path);
                 }
             }
-        })
-        .map_err(|error| failed(&error))?;
-        // The folders, not the files: a build replaces a file by another.
+        })?;
         let folders: BTreeSet<&Path> = self.slots.values().map(|slot| folder_of(slot.file())).collect();
         for folder in folders {
-            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| failed(&error))?;
+            watcher.watch(folder, RecursiveMode::NonRecursive)?;
         }
-        let catalog = self.clone();
-        let work = move |catalog: &mut Arc<Self>| catalog.reload_changed(&changed);
-        let thread = supervise::restarting("plugin-files", || Ok(catalog), |_| Ok::<_, Error>(()), work)
-            .map_err(|error| failed(&error))?;
-        Ok(FileWatch { watcher: Some(watcher), thread })
+        Ok(watcher)
     }
 
-    fn reload_changed(&self, changed: &Receiver<PathBuf>) {
+    fn reload_changed(&self, told: &Receiver<PathBuf>) {
+        // What each file was when it was last loaded, whatever came of that.
+        let mut tried: BTreeMap<&str, Option<FileIdentity>> = BTreeMap::new();
+        for (name, slot) in &self.slots {
+            tried.insert(name, Some(slot.current().file_identity));
+        }
         let mut waiting: BTreeSet<&str> = BTreeSet::new();
         loop {
             supervise::round();
-            let path = if waiting.is_empty() {
-                changed.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                changed.recv_timeout(QUIET)
-            };
-            match path {
+            match told.recv_timeout(if waiting.is_empty() { LOOK } else { QUIET }) {
                 Ok(path) => waiting
                     .extend(self.slots.values().filter(|slot| is_same(slot.file(), &path)).map(|slot| &*slot.name)),
+                Err(RecvTimeoutError::Timeout) if waiting.is_empty() => {
+                    let changed = self.slots.iter().filter(|(name, slot)| {
+                        let found = FileIdentity::of(slot.file()).ok();
+                        found.is_some() && tried.get(name.as_str()) != Some(&found)
+                    });
+                    waiting.extend(changed.map(|(name, _)| name.as_str()));
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     for name in std::mem::take(&mut waiting) {
+                        tried.insert(name, FileIdentity::of(self.slots[name].file()).ok());
                         // Its reason is logged and kept for `status`.
                         let _ = self.reload(name);
                     }
@@ -148,6 +172,7 @@ fn folder_of(file: &Path) -> &Path {
 impl Drop for FileWatch {
     fn drop(&mut self) {
         drop(self.watcher.take());
+        drop(self.open.take());
         self.thread.join();
     }
 }

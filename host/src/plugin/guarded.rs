@@ -15,6 +15,9 @@ const HANDLES_SPARE: usize = 100_000;
 /// What wasmtime says when a guest hands over more than it may. Its type is private.
 const HANDED_OVER_TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
 
+/// What wasmtime says when a component has more instances, memories or tables than it may.
+const TOO_MANY: &str = "resource limit exceeded";
+
 /// A wasm store of a plugin.
 pub(super) struct Guarded {
     pub(super) store: Store<Sandbox>,
@@ -67,7 +70,7 @@ impl Guarded {
     #[cold]
     fn not_made(&mut self, error: &wasmtime::Error) -> Error {
         let is_of_guest = error.is::<Trap>() || error.is::<Interrupted>() || error.is::<Beyond>();
-        if is_of_guest {
+        if is_of_guest || error.root_cause().to_string().contains(TOO_MANY) {
             return self.failed(1, error);
         }
         Error::Host(format!(
@@ -105,7 +108,7 @@ impl Guarded {
 }
 
 fn store(plugin: &Plugin) -> Store<Sandbox> {
-    let sandbox = Sandbox::new(plugin.label.clone(), &plugin.limits, plugin.time.clone());
+    let sandbox = Sandbox::new(plugin);
     let mut store = Store::new(plugin.pre.component().engine(), sandbox);
     store.limiter(|sandbox| &mut sandbox.usage);
     // A live aggregate has a handle on either side, and some are lent to calls. The cache bounds them; this is only to be

@@ -2,11 +2,11 @@
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
-use super::{Effect, Effects, Limits, OutgoingCommand, OutgoingMessage, ReadModel, SqlError, SqlValue};
+use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, Plugin, ReadModel, SqlError, SqlValue};
 use crate::model::Header;
 use crate::names::{self, Rule};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use wasmtime::ResourceLimiter;
@@ -14,7 +14,7 @@ use wasmtime::ResourceLimiter;
 /// Bytes of one line in the host's log at most.
 const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 
-/// Lines that one guest may write to the host's log in a second. Those beyond are counted.
+/// Lines that the guests of a plugin may write to the host's log in a second. Those beyond are counted.
 const LOG_LINES_MAX: u32 = 1_000;
 
 /// Memories, tables and instances of one wasm store. A plugin of the SDK has one of each; other languages' components have
@@ -41,7 +41,7 @@ pub(super) struct Sandbox {
     effects_bytes: usize,
     time: Arc<Time>,
     call: Deadline,
-    lines: Lines,
+    lines: Arc<Mutex<Lines>>,
     /// A projection's read model. `None` in other roles.
     pub(super) read_model: Option<Box<dyn ReadModel>>,
     /// The last error that the guest logged: a panic logs its message before it traps.
@@ -62,11 +62,26 @@ pub(super) struct Usage {
     pub(super) refused_by_system: Option<String>,
 }
 
-/// The lines that a guest has written in this second.
-struct Lines {
+/// The lines that the guests of a plugin have written in this second.
+pub(super) struct Lines {
     since: Instant,
     written: u32,
     left_out: u64,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { since: Instant::now(), written: 0, left_out: 0 }
+    }
+}
+
+/// What becomes of a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Written,
+    /// The first one in its second that is left out.
+    FirstLeftOut,
+    LeftOut,
 }
 
 impl Usage {
@@ -131,9 +146,10 @@ impl ResourceLimiter for Usage {
 }
 
 impl Sandbox {
-    pub(super) fn new(label: Arc<str>, limits: &Limits, time: Arc<Time>) -> Self {
+    pub(super) fn new(plugin: &Plugin) -> Self {
+        let limits = &plugin.limits;
         Self {
-            label,
+            label: plugin.label.clone(),
             usage: Usage {
                 memory_bytes: 0,
                 memory_bytes_max: limits.memory_bytes_max,
@@ -147,9 +163,9 @@ impl Sandbox {
             effects_max: limits.effects_max,
             effects_bytes_max: limits.output_bytes_max,
             effects_bytes: 0,
-            time,
+            time: plugin.time.clone(),
             call: Deadline::default(),
-            lines: Lines { since: Instant::now(), written: 0, left_out: 0 },
+            lines: plugin.lines.clone(),
             read_model: None,
             last_error: None,
         }
@@ -218,20 +234,19 @@ impl Effect {
 }
 
 impl Lines {
-    /// Whether one line more may be written now; and how many were left out in the second that has just ended.
-    fn next(&mut self, now: Instant) -> (bool, u64) {
+    /// What becomes of the next line; and how many were left out in the second that has just ended.
+    fn next(&mut self, now: Instant) -> (Line, u64) {
         let mut left_out = 0;
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             left_out = std::mem::take(&mut self.left_out);
             (self.since, self.written) = (now, 0);
         }
-        let may = self.written < LOG_LINES_MAX;
-        if may {
+        if self.written < LOG_LINES_MAX {
             self.written += 1;
-        } else {
-            self.left_out += 1;
+            return (Line::Written, left_out);
         }
-        (may, left_out)
+        self.left_out += 1;
+        (if self.left_out == 1 { Line::FirstLeftOut } else { Line::LeftOut }, left_out)
     }
 }
 
@@ -268,12 +283,17 @@ impl log::Host for Sandbox {
             let _ = write!(text, "… ({lost} bytes cut)");
         }
         let plugin = &*self.label;
-        let (may, left_out) = self.lines.next(Instant::now());
+        let (line, left_out) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
         if left_out > 0 {
-            tracing::warn!(target: "guest", plugin, "{left_out} lines left out: it writes more than {LOG_LINES_MAX} a second");
+            tracing::warn!(target: "guest", plugin, "{left_out} lines were left out");
         }
-        if !may {
-            return Ok(());
+        match line {
+            Line::Written => {}
+            Line::LeftOut => return Ok(()),
+            Line::FirstLeftOut => {
+                tracing::warn!(target: "guest", plugin, "lines beyond {LOG_LINES_MAX} in this second are left out");
+                return Ok(());
+            }
         }
         match level {
             log::Level::Trace => tracing::trace!(target: "guest", plugin, module = target, "{text}"),
@@ -374,5 +394,47 @@ impl From<SqlValue> for sql::Value {
             SqlValue::Text(value) => Self::Text(value),
             SqlValue::Blob(value) => Self::Blob(value),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_second_are_bounded_and_those_left_out_are_counted() {
+        let mut lines = Lines::default();
+        let begin = lines.since;
+        assert!((0..LOG_LINES_MAX).all(|_| lines.next(begin) == (Line::Written, 0)));
+        assert_eq!(lines.next(begin), (Line::FirstLeftOut, 0));
+        assert_eq!(lines.next(begin), (Line::LeftOut, 0));
+        let next = begin + Duration::from_secs(1);
+        assert_eq!(lines.next(next), (Line::Written, 2));
+        assert_eq!(lines.next(next), (Line::Written, 0));
+    }
+
+    #[test]
+    fn memories_count_together_and_what_the_system_refuses_is_known() {
+        let mut usage = Usage {
+            memory_bytes: 0,
+            memory_bytes_max: 100,
+            table_elements: 0,
+            table_elements_max: 10,
+            growing: 0,
+            growing_beyond_own_maximum: false,
+            refused_by_system: None,
+        };
+        assert!(usage.memory_growing(0, 60, None).is_ok());
+        assert!(usage.memory_growing(0, 30, None).is_ok());
+        assert!(usage.memory_growing(60, 80, None).unwrap_err().to_string().contains("limits.memory_mib"));
+        assert!(usage.memory_growing(60, 65, Some(60)).is_ok());
+        usage.memory_grow_failed(wasmtime::Error::msg("beyond its own maximum")).unwrap();
+        assert_eq!((usage.memory_bytes(), usage.refused_by_system.take()), (90, None));
+        assert!(usage.memory_growing(60, 65, None).is_ok());
+        usage.memory_grow_failed(wasmtime::Error::msg("Cannot allocate memory")).unwrap();
+        assert_eq!(usage.memory_bytes(), 90);
+        assert_eq!(usage.refused_by_system.as_deref(), Some("Cannot allocate memory"));
+        assert!(usage.table_growing(0, 6, None).is_ok());
+        assert!(usage.table_growing(0, 6, None).unwrap_err().to_string().contains("limits.table_elements"));
     }
 }

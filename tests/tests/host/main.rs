@@ -1,6 +1,7 @@
 //! The host as a process, spoken to over its command line, HTTP and the development broker: one behaviour a module.
 
 mod aggregate_ids;
+mod address_space;
 mod bad_manifests;
 mod bad_plugins;
 mod circles;
@@ -8,8 +9,10 @@ mod command_line;
 mod dead_letters;
 mod demo;
 mod demo_crashes;
+mod endless_guests;
 mod full_disk;
 mod hostile_requests;
+mod hostile_guests;
 mod hot_reload;
 mod malformed_records;
 mod misbehaving_plugins;

@@ -4,4 +4,5 @@ mod aggregate_races;
 mod files;
 mod kills;
 mod live_instances;
+mod plugin_files;
 mod sqlite;

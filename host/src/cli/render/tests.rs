@@ -122,8 +122,8 @@ orders  0.1.0        2  0123456789ab  aggregate order
   file: orders.wasm; version 0.1.0 goes on serving
 sales   0.2.0        1  ffff          projection sales, subscriber
 
-AGGREGATE  PLUGIN  SHARDS   LIVE  QUEUED
-order      orders       2  1,000       0
+AGGREGATE  PLUGIN  STATE    SHARDS   LIVE  QUEUED
+order      orders  running       2  1,000       0
 
 COMMAND            ACCEPTED  REJECTED  MALFORMED
 order.CreateOrder    19,190       810          1

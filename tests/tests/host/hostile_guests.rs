@@ -1,0 +1,461 @@
+//! A table of hostile guests: what each does, what contains it, and that everybody else keeps working meanwhile.
+//!
+//! The guests of a role are plugins of one host with short limits, beside healthy ones. After each case a healthy aggregate
+//! answers as before. A case that does not hold is named in the panic.
+
+use serde_json::{Value, json};
+use wasmill_tests::host::{Answer, TestHost};
+use wasmill_tests::hostile::{Replaced, aggregate, component, line, projection, subscriber};
+use wasmill_tests::setting::Setting;
+
+const LIMITS: &str = "event_time_ms = 100\nmemory_mib = 16\noutput_mib = 1\ntable_elements = 1000\neffects_max = 100\n";
+
+const ENDLESS: &str = "(loop (br 0)) (unreachable)";
+
+/// A plugin of the manifest, with short limits.
+fn plugin(name: &str) -> String {
+    format!("[plugins.{name}]\nfile = \"{name}.wasm\"\nshards = 1\n[plugins.{name}.limits]\n{LIMITS}")
+}
+
+fn go(host: &TestHost, name: &str) -> Answer {
+    host.send(name, "a", "Go", &Value::Null)
+}
+
+fn healthy(host: &TestHost, after: &str) {
+    let answer = go(host, "healthy");
+    assert_eq!(answer.status, 200, "after `{after}` a healthy aggregate does not answer: {answer:?}\n{}", host.log());
+}
+
+/// What an aggregate does, as a function's new body; and what comes of the commands that are sent to it: the status and a
+/// part of the reason.
+struct Aggregate(&'static str, &'static [Replaced<'static>], &'static [(u16, &'static str)]);
+
+const TOO_LONG: &str = "it took longer than 100ms: make it faster or raise limits.event_time_ms";
+const BACK_TO_WORK: (u16, &str) = (200, "");
+
+/// The first call of `handle` in a guest is answered, the second one traps: the third command finds the aggregate rebuilt.
+const ONCE: &str = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (if (i32.gt_u (global.get $calls) (i32.const 1)) (then (unreachable)))
+    (i32.const 1104)";
+
+const AGGREGATES: [Aggregate; 24] = [
+    Aggregate("handle-loops", &[("handle", ENDLESS)], &[(500, TOO_LONG), (500, TOO_LONG)]),
+    Aggregate("constructor-loops", &[("constructor", ENDLESS)], &[(500, TOO_LONG)]),
+    Aggregate("realloc-loops", &[("realloc", ENDLESS)], &[(500, TOO_LONG)]),
+    Aggregate(
+        "apply-loops",
+        &[("handle", ONCE), ("apply", ENDLESS)],
+        &[BACK_TO_WORK, (500, "unreachable"), (500, "can't rebuild apply-loops/a: event Done at version 1 (it took longer")],
+    ),
+    Aggregate(
+        "apply-fails-beyond-its-list",
+        &[
+            ("handle", ONCE),
+            (
+                "apply",
+                "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2008) (i32.const -1))
+                 (i32.store (i32.const 2016) (i32.const 1)) (i32.store (i32.const 2024) (i32.const 1032))
+                 (i32.store (i32.const 2028) (i32.const 4)) (i32.const 2000)",
+            ),
+        ],
+        &[BACK_TO_WORK, (500, "unreachable"), (500, "event Done at version 1 (malformed: Done)")],
+    ),
+    Aggregate("handle-traps", &[("handle", "(unreachable)")], &[(500, "unreachable"), (500, "unreachable")]),
+    Aggregate(
+        "recursion",
+        &[("module", "(func $deep (call $deep) (call $deep))"), ("handle", "(call $deep) (i32.const 1104)")],
+        &[(500, "call stack exhausted")],
+    ),
+    Aggregate(
+        "memory",
+        &[("handle", "(drop (memory.grow (i32.const 1000))) (i32.const 1104)")],
+        &[(500, "limits.memory_mib")],
+    ),
+    Aggregate(
+        "table",
+        &[("handle", "(drop (table.grow $table (ref.null func) (i32.const 100000))) (i32.const 1104)")],
+        &[(500, "limits.table_elements")],
+    ),
+    Aggregate("result-outside-memory", &[("handle", "(i32.const -8)")], &[(500, "plugin result-outside-memory")]),
+    Aggregate("result-unaligned", &[("handle", "(i32.const 1105)")], &[(500, "plugin result-unaligned")]),
+    Aggregate(
+        "list-outside-memory",
+        &[("handle", "(i32.store (i32.const 1116) (i32.const 0x7fffffff)) (i32.const 1104)")],
+        &[(500, "plugin list-outside-memory")],
+    ),
+    Aggregate(
+        "one-megabyte-a-thousand-times",
+        &[(
+            "handle",
+            "(local $at i32) (local.set $at (i32.const 100000))
+             (loop $next
+               (i32.store (local.get $at) (i32.const 1032))
+               (i32.store offset=4 (local.get $at) (i32.const 4))
+               (i32.store offset=8 (local.get $at) (i32.const 0))
+               (i32.store offset=12 (local.get $at) (i32.const 1000000))
+               (local.set $at (i32.add (local.get $at) (i32.const 16)))
+               (br_if $next (i32.lt_u (local.get $at) (i32.const 116000))))
+             (i32.store (i32.const 1112) (i32.const 100000)) (i32.store (i32.const 1116) (i32.const 1000))
+             (i32.const 1104)",
+        )],
+        &[(500, "more than 1048576 bytes in one call: hand over less or raise limits.output_mib")],
+    ),
+    Aggregate(
+        "name-not-utf-8",
+        &[("handle", "(i32.store8 (i32.const 1032) (i32.const 255)) (i32.const 1104)")],
+        &[(500, "utf-8")],
+    ),
+    Aggregate(
+        "name-with-a-slash",
+        &[("handle", "(i32.store8 (i32.const 1032) (i32.const 47)) (i32.const 1104)")],
+        &[(500, "the name of an event that it decided on must be 1 to 128 characters")],
+    ),
+    Aggregate(
+        "name-empty",
+        &[("handle", "(i32.store (i32.const 1132) (i32.const 0)) (i32.const 1104)")],
+        &[(500, "the name of an event that it decided on must be 1 to 128 characters")],
+    ),
+    Aggregate(
+        "outcome-unknown",
+        &[("handle", "(i32.store8 (i32.const 1104) (i32.const 1)) (i32.store8 (i32.const 1112) (i32.const 9)) (i32.const 1104)")],
+        &[(500, "plugin outcome-unknown")],
+    ),
+    Aggregate(
+        "retry-in-half-a-billion-years",
+        &[(
+            "handle",
+            "(i32.store8 (i32.const 2000) (i32.const 1)) (i32.store8 (i32.const 2008) (i32.const 2))
+             (i64.store (i32.const 2016) (i64.const -1)) (i32.store (i32.const 2024) (i32.const 1032))
+             (i32.store (i32.const 2028) (i32.const 4)) (i32.const 2000)",
+        )],
+        &[(500, "Done")],
+    ),
+    Aggregate("realloc-outside-memory", &[("realloc", "(i32.const -16)")], &[(500, "plugin realloc-outside-memory")]),
+    Aggregate("handle-never-made", &[("constructor", "(i32.const 4711)")], &[(500, "plugin handle-never-made")]),
+    // Taking a snapshot costs the guest, and the code gets none any more: commands are decided as before.
+    Aggregate("snapshot-loops", &[("snapshot", ENDLESS)], &[BACK_TO_WORK, BACK_TO_WORK, BACK_TO_WORK]),
+    Aggregate(
+        "snapshot-too-large",
+        &[(
+            "snapshot",
+            "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2004) (i32.const 0))
+             (i32.store (i32.const 2008) (i32.const 2000000)) (i32.const 2000)",
+        )],
+        &[BACK_TO_WORK, BACK_TO_WORK],
+    ),
+    // It restores nothing of what it gave: after the trap the history is replayed.
+    Aggregate(
+        "snapshot-lies",
+        &[
+            ("handle", ONCE),
+            ("snapshot", "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2004) (i32.const 1032))
+                (i32.store (i32.const 2008) (i32.const 4)) (i32.const 2000)"),
+            ("restore", "(unreachable)"),
+        ],
+        &[BACK_TO_WORK, (500, "unreachable"), BACK_TO_WORK],
+    ),
+    Aggregate(
+        "log-flood",
+        &[(
+            "handle",
+            "(loop (call $log (i32.const 2) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 100000) (i32.const 0) (i32.const 0))
+               (br 0)) (unreachable)",
+        )],
+        &[(500, TOO_LONG), (500, TOO_LONG)],
+    ),
+];
+
+#[test]
+fn aggregates() {
+    let names = AGGREGATES.iter().map(|Aggregate(name, ..)| *name).chain(["healthy", "drop-loops"]);
+    let snapshots = "snapshot_every = 1\n";
+    let setting = Setting::new(
+        &names.map(|name| plugin(name).replace("shards", &format!("{snapshots}shards"))).collect::<String>(),
+    );
+    for Aggregate(name, replaced, _) in &AGGREGATES {
+        setting.write(&format!("{name}.wasm"), aggregate(name, replaced));
+    }
+    setting.write("healthy.wasm", aggregate("healthy", &[]));
+    setting.write("drop-loops.wasm", aggregate("drop-loops", &[("drop", ENDLESS)]));
+    let host = setting.start();
+    for Aggregate(name, _, answers) in &AGGREGATES {
+        for (number, (status, reason)) in answers.iter().enumerate() {
+            let answer = go(&host, name);
+            let said = answer.body["reason"].as_str().unwrap_or_default();
+            assert!(
+                answer.status == *status && said.contains(reason),
+                "`{name}`, command {number}: expected {status} with `{reason}`, got {answer:?}\n{}",
+                host.log()
+            );
+        }
+        healthy(&host, name);
+    }
+    host.until_logged("that a guest wrote too much", |line| {
+        line.contains("log-flood") && line.contains("are left out")
+    });
+    for name in ["snapshot-loops", "snapshot-too-large", "snapshot-lies"] {
+        // What lies is found out once its snapshot is there and the guest is lost: each second command loses it.
+        host.until(&format!("`{name}` gets no snapshots"), |_| {
+            go(&host, name);
+            host.log().lines().any(|line| line.contains(name) && line.contains("this code gets no snapshots any more"))
+        });
+    }
+    assert!(host.log().len() < 20 << 20, "the log has {} bytes", host.log().len());
+    host.stop();
+}
+
+/// What a subscriber does with an event; and the reason in its dead letter.
+struct Subscriber(&'static str, &'static str, &'static str);
+
+const PUBLISH_ALL: &str = "(local $sent i32) (loop $next
+    (call $publish (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const LENGTH))
+    (local.set $sent (i32.add (local.get $sent) (i32.const 1)))
+    (br_if $next (i32.lt_u (local.get $sent) (i32.const 90))))
+    (i32.const 1200)";
+
+const SUBSCRIBERS: [Subscriber; 11] = [
+    Subscriber("loops", ENDLESS, TOO_LONG),
+    Subscriber("traps", "(unreachable)", "unreachable"),
+    Subscriber("too-many-bytes", PUBLISH_ALL, "effects of more than 1048576 bytes in one call"),
+    Subscriber(
+        "too-many-effects",
+        "(loop (call $publish (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (br 0))
+         (unreachable)",
+        "more than 100 effects in one call",
+    ),
+    Subscriber(
+        "wrong-cause",
+        "(call $publish (i32.const 9) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+        "names delivery 9 as its cause, of 1 delivered",
+    ),
+    Subscriber(
+        "topic-not-utf-8",
+        "(i32.store8 (i32.const 1032) (i32.const 255))
+         (call $publish (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+        "utf-8",
+    ),
+    Subscriber(
+        "type-no-name",
+        "(call $send (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 4)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+        "the name of an aggregate type in bus.send-command must be 1 to 64 characters",
+    ),
+    Subscriber(
+        "command-no-name",
+        "(call $send (i32.const 0) (i32.const 1040) (i32.const 4) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 0)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+        "the name of a command in bus.send-command must be 1 to 128 characters",
+    ),
+    Subscriber(
+        "fails-beyond-its-list",
+        "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2008) (i32.const -1))
+         (i32.store (i32.const 2016) (i32.const 1)) (i32.store (i32.const 2024) (i32.const 1032))
+         (i32.store (i32.const 2028) (i32.const 4)) (i32.const 2000)",
+        "Done",
+    ),
+    Subscriber(
+        "retry-in-half-a-billion-years",
+        "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2016) (i32.const 2))
+         (i64.store (i32.const 2024) (i64.const -1)) (i32.store (i32.const 2032) (i32.const 1032))
+         (i32.store (i32.const 2036) (i32.const 4)) (i32.const 2000)",
+        "Done",
+    ),
+    Subscriber("memory", "(drop (memory.grow (i32.const 1000))) (i32.const 1200)", "limits.memory_mib"),
+];
+
+#[test]
+fn subscribers() {
+    let settings = |name: &str| format!("{}[subscriptions.{name}]\nattempts_max = 1\nbackoff_ms = 1\n", plugin(name));
+    let manifest: String = SUBSCRIBERS.iter().map(|Subscriber(name, ..)| settings(name)).collect();
+    let setting = Setting::new(&(plugin("healthy") + &settings("quiet") + &manifest));
+    setting.write("healthy.wasm", aggregate("healthy", &[]));
+    setting.write("quiet.wasm", subscriber("healthy.*", &[]));
+    for Subscriber(name, body, _) in &SUBSCRIBERS {
+        // 90 times 20,000 bytes are more than a call may hand over.
+        let body = body.replace("LENGTH", "20000");
+        setting.write(&format!("{name}.wasm"), subscriber("healthy.*", &[("handle", &body)]));
+    }
+    let host = setting.start();
+    healthy(&host, "the start");
+    let all = SUBSCRIBERS.len() as u64;
+    host.until("each hostile subscriber has a dead letter", |status| status["parked"]["total"] == all);
+    let letters = host.get("/v1/dead-letters?limit=100").body;
+    let letters = letters["letters"].as_array().or(letters.as_array()).unwrap_or_else(|| panic!("a list: {letters:#}"));
+    for Subscriber(name, _, reason) in &SUBSCRIBERS {
+        let letter = letters.iter().find(|letter| letter["consumer"] == *name);
+        let letter = letter.unwrap_or_else(|| panic!("`{name}` has no dead letter: {letters:#?}"));
+        let said = letter["reason"].as_str().expect("a reason");
+        assert!(said.contains(reason), "`{name}`: expected `{reason}`, got `{said}`");
+    }
+    healthy(&host, "all subscribers");
+    host.until("the quiet one is at the end", |status| {
+        let quiet =
+            status["subscriptions"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "quiet").cloned());
+        quiet.is_some_and(|quiet| quiet["checkpoint"] == 2)
+    });
+    host.stop();
+}
+
+/// What a projection does; whether it stops over an event, or its query fails; and the reason.
+struct Projection(&'static str, Replaced<'static>, Fails, &'static str);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fails {
+    AtAnEvent,
+    AtAQuery,
+}
+
+const PROJECTIONS: [Projection; 7] = [
+    Projection("project-loops", ("project", ENDLESS), Fails::AtAnEvent, TOO_LONG),
+    Projection("project-traps", ("project", "(unreachable)"), Fails::AtAnEvent, "unreachable"),
+    Projection(
+        "project-fails-beyond-its-list",
+        (
+            "project",
+            "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2008) (i32.const -1))
+             (i32.store (i32.const 2016) (i32.const 1)) (i32.store (i32.const 2024) (i32.const 1032))
+             (i32.store (i32.const 2028) (i32.const 4)) (i32.const 2000)",
+        ),
+        Fails::AtAnEvent,
+        "malformed: Done",
+    ),
+    Projection("query-loops", ("query", ENDLESS), Fails::AtAQuery, TOO_LONG),
+    Projection("query-traps", ("query", "(unreachable)"), Fails::AtAQuery, "unreachable"),
+    Projection(
+        "answer-too-large",
+        ("query", "(i32.store (i32.const 1408) (i32.const 2000000)) (i32.const 1400)"),
+        Fails::AtAQuery,
+        "more than 1048576 bytes in one call: hand over less or raise limits.output_mib",
+    ),
+    Projection(
+        "error-not-utf-8",
+        (
+            "query",
+            "(i32.store8 (i32.const 1032) (i32.const 255)) (i32.store (i32.const 1400) (i32.const 1))
+             (i32.store (i32.const 1404) (i32.const 2)) (i32.store (i32.const 1408) (i32.const 1032))
+             (i32.store (i32.const 1412) (i32.const 4)) (i32.const 1400)",
+        ),
+        Fails::AtAQuery,
+        "utf-8",
+    ),
+];
+
+#[test]
+fn projections() {
+    let names = PROJECTIONS.iter().map(|Projection(name, ..)| *name).chain(["healthy", "answers"]);
+    let setting = Setting::new(&names.map(plugin).collect::<String>());
+    setting.write("healthy.wasm", aggregate("healthy", &[]));
+    setting.write("answers.wasm", projection("answers", "healthy.*", &[]));
+    for Projection(name, replaced, ..) in &PROJECTIONS {
+        setting.write(&format!("{name}.wasm"), projection(name, "healthy.*", &[*replaced]));
+    }
+    let host = setting.start();
+    healthy(&host, "the start");
+    let found = |status: &Value, name: &str| {
+        let all = status["projections"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|one| one["name"] == name).unwrap_or_default()
+    };
+    for Projection(name, _, fails, reason) in &PROJECTIONS {
+        let said = if *fails == Fails::AtAnEvent {
+            let status =
+                host.until(&format!("`{name}` has stopped"), |status| found(status, name)["state"] == "stopped");
+            found(&status, name)["error"].clone()
+        } else {
+            let answer = host.query(name, "Go", &Value::Null);
+            assert_eq!(answer.status, 500, "`{name}`: {answer:?}");
+            answer.body["error"].clone()
+        };
+        let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
+        assert!(said.contains(reason), "`{name}`: expected `{reason}`, got `{said}`");
+        healthy(&host, name);
+        assert_eq!(host.query("answers", "Go", &Value::Null).body, Value::Null, "after `{name}`");
+        assert_eq!(found(&host.status(), "answers")["error"], Value::Null, "after `{name}`");
+    }
+    host.stop();
+}
+
+/// Files in the place of a plugin that serves: each is refused with a reason, and the old code goes on serving.
+#[test]
+fn files_in_the_place_of_a_plugin() {
+    let setting = Setting::new(&(plugin("victim") + &plugin("healthy")));
+    setting.write("healthy.wasm", aggregate("healthy", &[]));
+    let whole = aggregate("victim", &[]);
+    setting.write("victim.wasm", &whole);
+    let host = setting.start();
+    assert_eq!(go(&host, "victim").status, 200);
+    let about = line(r#""role":"aggregate","type":"victim""#);
+    let in_module = |more: &str| aggregate("victim", &[("module", more)]);
+    let other_version = about.replace("0.3.0", "0.4.0");
+    let mut flipped = whole.clone();
+    flipped[9] ^= 0x40;
+    let names = format!("(i32.store (i32.const 1060) (i32.const {}))", 4_000_000);
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", Vec::new(), "is not WebAssembly"),
+        ("text", b"#!/bin/sh\n".to_vec(), "is not WebAssembly"),
+        ("cut", whole[..whole.len() - 40].to_vec(), "plugin victim"),
+        ("a bit flipped", flipped, "plugin victim"),
+        ("no section", component_without_section(), "exports no role"),
+        ("another version", component_with(&other_version), "speaks API version \"0.4.0\""),
+        ("two of a kind", component_with(&format!("{about}\n{about}")), "beside another of its kind"),
+        ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
+        ("a role it lacks", component_with(&about), "plugin victim"),
+        ("another type", aggregate("other", &[]), "victim"),
+        ("a start that loops", in_module("(func $begin (loop (br 0))) (start $begin)"), "it took longer than 100ms"),
+        ("a start that traps", in_module("(func $begin (unreachable)) (start $begin)"), "unreachable"),
+        ("a large memory", in_module("(memory $more 1000)"), "limits.memory_mib"),
+        ("a large table", in_module("(table 5000 funcref)"), "limits.table_elements"),
+        ("many memories", in_module(&"(memory 1)".repeat(20)), "plugin victim"),
+        ("describe loops", aggregate("victim", &[("describe", ENDLESS)]), "it took longer than 100ms"),
+        ("many names", aggregate("victim", &[("describe", &format!("{names} (i32.const 1056)"))]), "plugin victim"),
+        (
+            "a command with a line end",
+            aggregate("victim", &[("describe", "(i32.store8 (i32.const 1024) (i32.const 10)) (i32.const 1056)")]),
+            "the name of a command must be 1 to 128 characters",
+        ),
+        ("a clock", importing_a_clock(), "plugin victim"),
+    ];
+    for (name, file, reason) in &cases {
+        setting.write("victim.wasm", file);
+        is_refused(&host, name, reason);
+    }
+    std::fs::remove_file(setting.path("victim.wasm")).expect("remove the file");
+    is_refused(&host, "no file", "can't be read");
+    std::fs::create_dir(setting.path("victim.wasm")).expect("make a folder");
+    is_refused(&host, "a folder", "it is no file");
+    std::fs::remove_dir(setting.path("victim.wasm")).expect("remove the folder");
+    std::os::unix::fs::symlink("/dev/zero", setting.path("victim.wasm")).expect("make a link");
+    is_refused(&host, "a file without end", "it is no file");
+    std::fs::remove_file(setting.path("victim.wasm")).expect("remove the link");
+    setting.write("victim.wasm", &whole);
+    assert_eq!(host.post("/v1/plugins/victim/reload", &Value::Null, &[]).status, 200, "a good file is taken");
+    host.stop();
+}
+
+fn is_refused(host: &TestHost, name: &str, reason: &str) {
+    let answer = host.post("/v1/plugins/victim/reload", &Value::Null, &[]);
+    let said = answer.body.to_string();
+    assert!(
+        answer.status == 422 && said.contains(json!(reason).to_string().trim_matches('"')),
+        "`{name}`: expected 422 with `{reason}`, got {answer:?}"
+    );
+    assert_eq!(go(host, "victim").status, 200, "after `{name}` the old code does not serve\n{}", host.log());
+    healthy(host, name);
+}
+
+const NOTHING: &str = "(module (memory (export \"memory\") 1))";
+
+fn component_with(section: &str) -> Vec<u8> {
+    component("aggregate-plugin", NOTHING, section)
+}
+
+fn component_without_section() -> Vec<u8> {
+    wasmill_tests::module::EMPTY.to_vec()
+}
+
+fn importing_a_clock() -> Vec<u8> {
+    wasmill_tests::module::importing("wasi:clocks/wall-clock@0.2.0", &line(r#""role":"aggregate","type":"victim""#))
+}
