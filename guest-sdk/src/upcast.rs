@@ -168,6 +168,7 @@ fn unmarked<'a>(name: &str, payload: &'a mut [u8]) -> Result<(u64, &'a [u8]), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -249,6 +250,35 @@ mod tests {
         ] {
             let error = decode::<Event>(name, payload.into(), UPCASTS).unwrap_err().to_string();
             assert!(error.contains(why), "{payload}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_mark_is_taken_off_as_it_was_put_on(version in 2_u64.., content in "[{]?\\PC{0,40}[}]?", value in 0..3) {
+            // Objects as the encoder writes them, and content that is none.
+            let content = match value {
+                0 => content.into_bytes(),
+                1 => serde_json::to_vec(&json!({ "a": content })).unwrap(),
+                _ => b"{}".to_vec(),
+            };
+            // No object begins otherwise than JSON does.
+            let is_object = content.first() == Some(&b'{');
+            prop_assume!(!is_object || serde_json::from_slice::<Json>(&content).is_ok());
+            let mut payload = marked(version, &content);
+            let (found, unmarked) = unmarked("Named", &mut payload).unwrap();
+            prop_assert_eq!((found, unmarked), (version, content.as_slice()));
+        }
+
+        #[test]
+        fn any_payload_is_decoded_or_refused_without_a_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            name in prop::sample::select(vec!["Named", "Counted", "Closed", "Plain", "Odd", "Unknown"]),
+        ) {
+            for payload in [bytes.clone(), [MARK, &bytes].concat(), [MARK, b"2,", VALUE, &bytes].concat()] {
+                let _ = decode::<Event>(name, payload.clone(), UPCASTS);
+                let _ = decode::<Event>(name, payload, &[]);
+            }
         }
     }
 }

@@ -167,6 +167,7 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// A module with nothing in it but custom sections.
     fn module(sections: &[(&str, &[u8])]) -> Vec<u8> {
@@ -246,6 +247,51 @@ mod tests {
         ] {
             let error = read("bad", bytes).unwrap_err().to_string();
             assert!(error.starts_with("plugin bad") && error.contains(said), "{said}: {error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever lies in the place of a plugin is described, or refused in one line.
+        #[test]
+        fn any_file_is_read_without_a_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            section in prop::collection::vec(any::<u8>(), 0..200),
+            cut in any::<prop::sample::Index>(),
+            (place, bit) in (any::<prop::sample::Index>(), 0..8_u8),
+        ) {
+            let good = module(&[(SECTION, PROJECTION.as_bytes())]);
+            let mut flipped = good.clone();
+            let at = place.index(flipped.len());
+            flipped[at] ^= 1 << bit;
+            for file in [
+                bytes.clone(),
+                [b"\0asm\x01\0\0\0", bytes.as_slice()].concat(),
+                module(&[(SECTION, &section)]),
+                good[..cut.index(good.len())].to_vec(),
+                flipped,
+            ] {
+                if let Err(error) = read("bad", &file) {
+                    let said = error.to_string();
+                    prop_assert!(said.starts_with("plugin bad") && !said.chars().any(char::is_control), "{:?}", said);
+                }
+            }
+        }
+
+        /// What a line says is what is described, or it breaks a rule for names.
+        #[test]
+        fn names_are_taken_as_they_are_or_refused(name in "[a-z./\\PC]{0,70}", version in "[0-9a-z. ]{0,8}") {
+            let line = serde_json::json!({
+                "api": API_VERSION, "plugin": "p", "version": version, "role": "aggregate", "type": name,
+            });
+            match read_line(&line.to_string()) {
+                Ok(description) => {
+                    prop_assert!(Rule::Part.allows(&name) && Rule::Version.allows(&version));
+                    prop_assert_eq!(&*description.version, &*version);
+                    let aggregate_type = Name::parse(&name).unwrap();
+                    prop_assert_eq!(description.roles, [Role::Aggregate { aggregate_type }]);
+                }
+                Err(_) => prop_assert!(!Rule::Part.allows(&name) || !Rule::Version.allows(&version)),
+            }
         }
     }
 }
