@@ -242,7 +242,7 @@ impl TestHost {
 
     /// Asks the process to stop in order, and does not wait for it.
     pub fn terminate(&self) {
-        self.signal(libc::SIGTERM);
+        signal(self.host.place().pid, libc::SIGTERM);
     }
 
     /// Lets the host end in order; it must end well.

@@ -134,3 +134,15 @@ fn explained(said: String) -> String {
     }
     said
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_asks_for_the_clock_is_told_where_the_time_is() {
+        let said = explained("time not implemented on this platform".to_owned());
+        assert!(said.contains("plugins have no clock") && said.contains("metadata().time_ms()"), "{said}");
+        assert_eq!(explained("told to panic".to_owned()), "told to panic");
+    }
+}

@@ -168,10 +168,9 @@ const AGGREGATES: [Aggregate; 24] = [
 #[test]
 fn aggregates() {
     let names = AGGREGATES.iter().map(|Aggregate(name, ..)| *name).chain(["healthy", "drop-loops"]);
-    let snapshots = "snapshot_every = 1\n";
-    let setting = Setting::new(
-        &names.map(|name| plugin(name).replace("shards", &format!("{snapshots}shards"))).collect::<String>(),
-    );
+    let manifest: String = names.map(|name| plugin(name).replace("shards", "snapshot_every = 1\nshards")).collect();
+    // One live aggregate of the last one, `drop-loops`.
+    let setting = Setting::new(&(manifest + "instances = 1\n"));
     for Aggregate(name, replaced, _) in &AGGREGATES {
         setting.write(&format!("{name}.wasm"), aggregate(name, replaced));
     }
@@ -190,6 +189,11 @@ fn aggregates() {
         }
         healthy(&host, name);
     }
+    // Each of two aggregates pushes the other out, which costs the guest, and both are rebuilt.
+    for id in ["a", "b", "a", "b"] {
+        assert_eq!(host.send("drop-loops", id, "Go", &Value::Null).status, 200, "`drop-loops`\n{}", host.log());
+    }
+    healthy(&host, "drop-loops");
     host.until_logged("that a guest wrote too much", |line| {
         line.contains("log-flood") && line.contains("are left out")
     });

@@ -33,6 +33,7 @@ fn a_failing_command_costs_one_wasm_store_and_no_state() {
         assert_eq!((answer.status, &answer.body["outcome"]), (500, &json!("failed")), "{command}: {answer:?}");
         let reason = answer.body["reason"].as_str().expect("a reason");
         assert!(reason.contains(cause) && reason.contains("misbehaving 0.1.0"), "{command}: {reason}");
+        assert!(!reason.contains("lib.rs"), "the place in the source is not the sender's: {reason}");
     }
     let again = host.send("misbehaving", "a", "Panic", &Value::Null);
     assert!(again.body["reason"].as_str().is_some_and(|reason| reason.contains("told to panic at 1")), "{again:?}");
