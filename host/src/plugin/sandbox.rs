@@ -282,6 +282,7 @@ impl log::Host for Sandbox {
             text.truncate(cut);
             let _ = write!(text, "… ({lost} bytes cut)");
         }
+        let (target, text) = (printable(target), printable(text));
         let plugin = &*self.label;
         let (line, left_out) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
         if left_out > 0 {
@@ -304,6 +305,22 @@ impl log::Host for Sandbox {
         }
         Ok(())
     }
+}
+
+/// The text with its control characters escaped: a line stays a line, and a terminal takes no orders from a guest.
+fn printable(text: String) -> String {
+    if !text.chars().any(char::is_control) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
 impl types::Host for Sandbox {}
@@ -411,6 +428,12 @@ mod tests {
         let next = begin + Duration::from_secs(1);
         assert_eq!(lines.next(next), (Line::Written, 2));
         assert_eq!(lines.next(next), (Line::Written, 0));
+    }
+
+    #[test]
+    fn a_line_of_a_guest_stays_a_line() {
+        assert_eq!(printable("a\nb\u{1b}[2Jé".to_owned()), "a\\nb\\u{1b}[2Jé");
+        assert_eq!(printable("plain".to_owned()), "plain");
     }
 
     #[test]

@@ -73,17 +73,20 @@ fn a_plugin_whose_names_lead_out_of_its_folder() {
         patched[at..at + right.len()].copy_from_slice(wrong.as_bytes());
         patched
     };
+    let setting = Setting::new(BAD);
+    setting.write("bad.wasm", &sales);
+    setting.start().stop();
+    let kept = ["events.sqlite", "events.lock"].map(|name| setting.path("data").join(name));
     for name in ["..", "/x", "X Y", ""] {
-        let setting = Setting::new(BAD);
-        let kept = ["events.sqlite", "events.sqlite-wal", "events.lock"].map(|name| format!("data/{name}"));
-        kept.iter().for_each(|file| setting.write(file, b"not to be deleted"));
         setting.write("bad.wasm", named(name));
         let refused = setting.start_refused();
         assert!(!refused.status.success(), "{name:?} is accepted");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains("wrong `name`: it must be 1 to 64 characters"), "{said}");
-        assert!(kept.iter().all(|file| setting.path(file).exists()), "{name:?} deletes files: {said}");
+        assert!(kept.iter().all(|file| file.exists()), "{name:?} deletes files: {said}");
     }
+    setting.write("bad.wasm", &sales);
+    setting.start().stop();
 }
 
 /// Purity by absence: a clock belongs to nobody, and the bus to subscribers.

@@ -70,7 +70,7 @@ fn a_stop_interrupts_a_guest_that_runs() {
         host.terminate();
         // The limit is an hour: only the stop ends it.
         let answer = sending.join().expect("it is answered");
-        assert!(answer.body["reason"].as_str().is_some_and(|reason| reason.contains("stopping")), "{answer:?}");
+        assert!(answer.status >= 500 && answer.body.to_string().contains("stopping"), "{answer:?}");
     });
     assert_eq!(host.ended(), Some(0), "it ends well");
 }
