@@ -20,7 +20,7 @@ use crate::model::{Command, IdRule, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
-use crate::supervise::{self, Shared as _};
+use crate::supervise::{self, Held as _, Shared as _};
 use crossbeam_channel::TrySendError;
 use handlers::WasmHandlers;
 use intake::Entrances;
