@@ -1,7 +1,7 @@
 //! The host as a process, spoken to over its command line, HTTP and the development broker: one behaviour a module.
 
-mod aggregate_ids;
 mod address_space;
+mod aggregate_ids;
 mod bad_manifests;
 mod bad_plugins;
 mod circles;
@@ -11,8 +11,8 @@ mod demo;
 mod demo_crashes;
 mod endless_guests;
 mod full_disk;
-mod hostile_requests;
 mod hostile_guests;
+mod hostile_requests;
 mod hot_reload;
 mod malformed_records;
 mod misbehaving_plugins;
