@@ -7,6 +7,7 @@
 //! to Kafka are for lag tools alone and are never read. Nothing here knows SQL or WebAssembly.
 
 pub mod admin;
+mod check;
 mod connection;
 mod context;
 mod deliveries;
@@ -22,9 +23,11 @@ pub mod statistics;
 #[cfg(test)]
 mod testing;
 pub mod topics;
+mod transaction;
 pub mod transform;
 mod trouble;
 
+pub use check::check;
 pub use connection::Connection;
 pub use sink::Sink;
 pub use source::Source;

@@ -132,8 +132,26 @@ pub struct Kafka {
     pub properties: Properties,
     /// Login by token; `None` leaves it to the properties.
     pub oauth: Option<OAuth>,
+    /// What the records say that are published as CloudEvents.
+    pub cloud_events: CloudEvents,
     /// Topics that must be there before the host starts its work, by name.
     pub topics: BTreeMap<String, Topic>,
+}
+
+/// What the CloudEvents of a host have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudEvents {
+    /// The beginning of `ce_source`, in front of `#` and the aggregate's type or the subscriber. `None` is
+    /// `urn:uuid:` and the identity of the store.
+    pub source: Option<String>,
+    /// The `content-type` of payloads whose messages do not have one.
+    pub content_type: String,
+}
+
+impl Default for CloudEvents {
+    fn default() -> Self {
+        Self { source: None, content_type: "application/json".to_owned() }
+    }
 }
 
 /// A Kafka cluster.

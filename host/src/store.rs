@@ -76,9 +76,10 @@ pub trait EventStore: Send + Sync + 'static {
     /// Moves a subscription's checkpoint together with its effects. Blocks while the queue is full.
     fn advance(&self, progress: Progress, done: Done<Advanced>);
 
-    /// Moves a sink's position, compare-and-set, and forgets the messages of the outbox that all its sinks are past.
-    /// What a position counts is said by the sink's name; see [`Counts`].
-    fn published(&self, sink: &str, from: u64, to: u64, done: Done<()>);
+    /// Moves a sink's position, compare-and-set, keeps the dead letters of messages that were refused on the way, and
+    /// forgets the messages of the outbox that all its sinks are past: all in one transaction. What a position counts is
+    /// said by the sink's name; see [`Counts`].
+    fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()>);
 
     /// Puts something aside and settles it in its ledger, if it has one.
     fn park(&self, letter: DeadLetter, origin: Option<Origin>, done: Done<()>);

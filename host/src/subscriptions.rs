@@ -17,7 +17,7 @@ mod worker;
 pub use pausing::FACTS;
 pub use records::{Receipt, RecordInbox, RecordOptions, RecordRun, RecordSubscription, Tell, Told};
 pub use replay::ReplayError;
-pub use transform::{Transformer, Untransformed};
+pub use transform::{Transformer, Transforming, Untransformed};
 
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;

@@ -11,15 +11,18 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use std::io::{BufRead as _, BufReader};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xtask::kafka::{GIVEN, Node, missing, missing_for_node, tool};
 
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the console consumer may wait for a message, its own start included.
 const MESSAGE_WAIT_MS: &str = "30000";
+/// How long the console consumer is run again when it has given up.
+const READ_MAX: Duration = Duration::from_secs(90);
 /// How the ids of the records begin that are put at the end of a topic to know when all of it is read.
 const END: &str = "end-of-reading/";
 
@@ -133,33 +136,87 @@ impl Kafka {
         (0..partitions).map(end).collect()
     }
 
+    /// The offsets that a group has committed of a topic, by partition; -1 if it has none.
+    pub fn committed(&self, group: &str, topic: &str) -> Vec<i64> {
+        let mut config = self.client();
+        let client: BaseConsumer = config.set("group.id", group).create().expect("make a client");
+        let mut wanted = TopicPartitionList::new();
+        (0..self.ends(topic).len() as i32).for_each(|partition| _ = wanted.add_partition(topic, partition));
+        let committed = client.committed_offsets(wanted, ANSWER_MAX).expect("Kafka answers");
+        let offset = |found: &TopicPartitionListElem<'_>| match found.offset() {
+            Offset::Offset(offset) => offset,
+            _ => -1,
+        };
+        committed.elements().iter().map(offset).collect()
+    }
+
+    /// Whether a transaction that has messages in a topic is neither committed nor aborted: then readers of what is
+    /// committed have an end before the others'.
+    pub fn has_open_transaction(&self, topic: &str) -> bool {
+        let ends = |isolation: &str| {
+            let mut config = self.client();
+            let client: BaseConsumer = config.set("isolation.level", isolation).create().expect("make a client");
+            let partitions = self.ends(topic).len() as i32;
+            let end = |partition| client.fetch_watermarks(topic, partition, ANSWER_MAX).expect("Kafka answers").1;
+            (0..partitions).map(end).collect::<Vec<_>>()
+        };
+        // In this order: a transaction that ends in between is none.
+        let all = ends("read_uncommitted");
+        ends("read_committed").iter().zip(all).any(|(committed, all)| *committed < all)
+    }
+
     /// What a foreign client reads that takes only what is committed: Kafka's own console consumer, up to a record that
-    /// is put at the end of each partition.
+    /// is put at the end of each partition. The tool gives up by itself when it has waited too long, its own start and the
+    /// joining of its group included: on a busy machine it is run again, which reads the same.
     pub fn read_committed(&self, topic: &str) -> Vec<Shown> {
         let end = format!("{END}{}/{}", std::process::id(), wasmill::clock::Clock::system().now_ms());
-        let mut unread = self.mark_ends(topic, &end);
+        let partitions = self.mark_ends(topic, &end);
+        let deadline = Instant::now() + READ_MAX;
+        loop {
+            match self.read_to(topic, &end, partitions) {
+                Ok(read) => return read,
+                Err(why) if Instant::now() < deadline => eprintln!("{why}; it is run again"),
+                Err(why) => panic!("{why}"),
+            }
+        }
+    }
+
+    /// Runs the console consumer once. An error is why it ended early.
+    fn read_to(&self, topic: &str, end: &str, partitions: usize) -> Result<Vec<Shown>, String> {
         let mut consumer = tool("org.apache.kafka.tools.consumer.ConsoleConsumer").expect("find Kafka's tools");
         consumer.args(["--bootstrap-server", &self.brokers, "--topic", topic, "--from-beginning"]);
         consumer.args(["--isolation-level", "read_committed", "--timeout-ms", MESSAGE_WAIT_MS]);
         for property in ["print.partition=true", "print.offset=true", "print.headers=true"] {
             consumer.args(["--property", property]);
         }
-        consumer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut said = tempfile::tempfile().expect("make a temporary file");
+        let stderr = said.try_clone().expect("share a file");
+        consumer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut consumer = consumer.spawn().expect("run the console consumer");
-        let mut lines = BufReader::new(consumer.stdout.take().expect("it is piped")).lines();
-        let mut read = Vec::new();
-        while unread > 0 {
-            let line = lines.next().unwrap_or_else(|| panic!("{unread} partitions were not read to the end: {read:?}"));
+        let lines = BufReader::new(consumer.stdout.take().expect("it is piped")).lines();
+        let (mut unread, mut read) = (partitions, Vec::new());
+        for line in lines {
             let shown = shown(&line.expect("read the console consumer's output"));
             if shown.id == end {
                 unread -= 1;
             } else if !shown.id.starts_with(END) {
                 read.push(shown);
             }
+            if unread == 0 {
+                break;
+            }
         }
         _ = consumer.kill();
-        consumer.wait().expect("the console consumer ends");
-        read
+        let status = consumer.wait().expect("the console consumer ends");
+        if unread == 0 {
+            return Ok(read);
+        }
+        let mut text = String::new();
+        said.seek(SeekFrom::Start(0)).and_then(|_| said.read_to_string(&mut text)).expect("read what the tool said");
+        Err(format!(
+            "the console consumer ended ({status}) with {} messages read and {unread} partitions not read to the end: {text}",
+            read.len()
+        ))
     }
 
     /// Returns how many partitions there are.

@@ -119,6 +119,7 @@ macro_rules! store_conformance {
                 pending_commands_are_those_not_settled_in_order,
                 messages_are_numbered_without_gaps,
                 the_position_of_a_sink_moves_only_from_where_it_is,
+                what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all,
                 a_sink_counts_what_its_name_says,
                 nothing_moves_past_the_end,
                 what_a_step_puts_aside_is_kept_newest_first,

@@ -149,7 +149,9 @@ fn copy(store: &dyn EventStore) {
         advanced.commands.into_iter().for_each(|command| send(store, command));
         let published = reader.sink_position(SINK).expect("a sink's position is read").unwrap_or_default();
         if let Some((last, _)) = reader.messages(published, 70).expect("messages are read").last() {
-            ask(|done| store.published(SINK, published, *last, done)).answer().expect("nobody else publishes");
+            ask(|done| store.published(SINK, published, *last, Vec::new(), done))
+                .answer()
+                .expect("nobody else publishes");
             println(&format!("published {last}"));
         }
     }

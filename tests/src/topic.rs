@@ -39,6 +39,21 @@ pub fn produce_keyed(brokers: &str, topic: &str, records: &[(String, Value)]) {
     producer.flush(WAIT).expect("Kafka takes the records");
 }
 
+/// Produces records in a transaction that is aborted.
+pub fn abort(brokers: &str, topic: &str, partition: i32, records: usize) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("transactional.id", format!("aborts-{topic}"));
+    let producer: BaseProducer = config.create().expect("make a producer");
+    producer.init_transactions(WAIT).expect("start transactions");
+    producer.begin_transaction().expect("begin a transaction");
+    for _ in 0..records {
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(b"aborted");
+        producer.send(record).map_err(|(error, _)| error).expect("produce a record");
+    }
+    producer.flush(WAIT).expect("Kafka takes the records");
+    producer.abort_transaction(WAIT).expect("abort the transaction");
+}
+
 /// A record as any consumer reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {

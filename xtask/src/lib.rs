@@ -49,6 +49,9 @@ enum Task {
     },
     /// Build everything and run all tests.
     Test {
+        /// Run them so often, up to the first run that fails: it finds tests that fail by chance. Stands before the rest.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: u32,
         /// Passed on to `cargo test`, such as `--test host` or a part of the name of a test.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -111,7 +114,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),
         Task::Build { plugin: None } => build_all(&workspace, &toolchain),
         Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
-        Task::Test { args } => build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, &args)),
+        Task::Test { repeat, args } => {
+            build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, repeat, &args))
+        }
         Task::Bench { groups } => native::benches(&workspace, &groups)
             .and_then(|benches| build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace, &benches))),
         Task::Torture { kills, seconds, seed } => {

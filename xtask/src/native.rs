@@ -22,7 +22,7 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
 }
 
 /// Runs all tests. They find the host and the plugins by `WASMILL_BIN` and `WASMILL_PLUGINS`.
-pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
+pub(crate) fn test(workspace: &Workspace, repeat: u32, args: &[String]) -> Result<()> {
     if let Some(reason) = kafka::missing() {
         let left_out =
             format!("left out: the tests of the programs `kafka` and `chaos`, which need a real broker. {reason}");
@@ -31,12 +31,19 @@ pub(crate) fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
             _ => eprintln!("{left_out}"),
         }
     }
-    let mut cargo = cargo(workspace, "test");
-    cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
-    match cargo.args(args).status().context("start cargo test")?.success() {
-        true => Ok(()),
-        false => bail!("tests failed"),
+    for run in 1..=repeat {
+        if repeat > 1 {
+            eprintln!("run {run} of {repeat}");
+        }
+        let mut cargo = cargo(workspace, "test");
+        cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
+        match cargo.args(args).status().context("start cargo test")?.success() {
+            true => {}
+            false if repeat > 1 => bail!("tests failed in run {run} of {repeat}"),
+            false => bail!("tests failed"),
+        }
     }
+    Ok(())
 }
 
 /// Becomes the torture of a host.

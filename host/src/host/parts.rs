@@ -84,7 +84,7 @@ pub struct Checked {
 /// starting anything: what there is, or a line for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
-    let catalog = load(manifest, compiler)?;
+    let catalog = load_checked(manifest, compiler)?;
     let lines = catalog.slots().map(|slot| {
         let plugin = slot.current();
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
@@ -109,6 +109,19 @@ fn subscribers(catalog: &Catalog) -> Vec<String> {
     catalog.slots().filter(|slot| is_subscriber(&slot.current())).map(|slot| slot.name.to_string()).collect()
 }
 
+/// Loads the plugins and checks the properties of Kafka: what is wrong with either is told together.
+fn load_checked(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<String>> {
+    let problems = kafka::check(manifest);
+    match load(manifest, compiler) {
+        Ok(catalog) if problems.is_empty() => Ok(catalog),
+        Ok(_) => Err(problems),
+        Err(mut all) => {
+            all.extend(problems);
+            Err(all)
+        }
+    }
+}
+
 impl Parts {
     /// Plugins first, since most mistakes are there and nothing is running yet; what produces work comes last.
     pub(super) fn start(manifest: &Manifest, clock: &Clock, runtime: &Handle) -> Result<Self, Error> {
@@ -117,7 +130,7 @@ impl Parts {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
-        let catalog = Arc::new(load(manifest, compiler).map_err(Error::Many)?);
+        let catalog = Arc::new(load_checked(manifest, compiler).map_err(Error::Many)?);
         let store: Arc<dyn EventStore> =
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);
         // The store keeps other hosts out of the folder.
@@ -181,6 +194,7 @@ impl Parts {
                 connection?
             }
         };
+        let connection = connection.with_cloud_events(&kafka.cloud_events);
         self.topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
         self.start_sinks(manifest, &connection)?;
         for (name, source) in &manifest.sources {

@@ -2,7 +2,7 @@
 
 use super::dev_broker::DevBroker;
 use super::{Error, client_error, oauth, secret, statistics};
-use crate::manifest::{OAuth, Properties};
+use crate::manifest::{CloudEvents, OAuth, Properties, Value};
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
@@ -36,6 +36,7 @@ pub struct Connection {
     /// With secrets in them.
     properties: Arc<BTreeMap<String, String>>,
     oauth: Option<Arc<OAuth>>,
+    cloud_events: Arc<CloudEvents>,
     incarnation: Option<Arc<str>>,
 }
 
@@ -43,32 +44,28 @@ impl Connection {
     /// A cluster at `host:port,…` with properties of librdkafka for all clients. Nothing is connected yet, but
     /// properties that librdkafka does not know or the host must set itself are refused.
     pub fn new(brokers: &str, properties: &Properties) -> Result<Self, Error> {
-        let none = Self { brokers: brokers.into(), properties: Arc::default(), oauth: None, incarnation: None };
+        let (properties_of_none, oauth, cloud_events, incarnation) = Default::default();
+        let none = Self { brokers: brokers.into(), properties: properties_of_none, oauth, cloud_events, incarnation };
         none.with_properties("kafka.properties", properties)
     }
 
     /// The same cluster with more properties, which overrule those that are there. `section` is where the manifest has
     /// them. Values in the environment and in files are read now.
     pub fn with_properties(&self, section: &str, more: &Properties) -> Result<Self, Error> {
-        let refused =
-            |property: &str, cause| Error::Property { section: section.into(), property: property.into(), cause };
-        let reserved = RESERVED.iter().find(|(property, _)| more.contains(property));
-        if let Some((property, cause)) = reserved {
-            return Err(refused(property, (*cause).to_owned()));
+        if let Some(problem) = self.problems(section, more).into_iter().next() {
+            return Err(problem);
         }
         let mut properties = (*self.properties).clone();
         for (property, value) in more.iter() {
-            let value = secret::value(value).map_err(|cause| refused(property, cause))?;
+            let value = secret::value(value).map_err(|cause| refused(section, property, cause))?;
             properties.insert(property.to_owned(), value);
         }
-        let connection = Self { properties: Arc::new(properties), ..self.clone() };
-        match connection.client("check").create_native_config().map_err(|error| client_error("check", error)) {
-            Ok(_) => Ok(connection),
-            Err(Error::Property { property, cause, .. }) => {
-                Err(Error::Property { section: section.to_owned(), property, cause })
-            }
-            Err(error) => Err(error),
-        }
+        Ok(Self { properties: Arc::new(properties), ..self.clone() })
+    }
+
+    /// What is wrong with properties, each looked at alone.
+    pub(super) fn problems(&self, section: &str, properties: &Properties) -> Vec<Error> {
+        properties.iter().filter_map(|(property, value)| problem(section, property, value)).collect()
     }
 
     /// The development broker. Its data does not outlive it, so ledgers are kept apart for each of its lives.
@@ -89,6 +86,16 @@ impl Connection {
             return Err(Error::Property { section: "kafka.properties".into(), property, cause });
         }
         Ok(Self { oauth: Some(oauth.clone().into()), ..self.clone() })
+    }
+
+    /// The same with what the manifest says of the CloudEvents that are published.
+    pub fn with_cloud_events(&self, settings: &CloudEvents) -> Self {
+        Self { cloud_events: settings.clone().into(), ..self.clone() }
+    }
+
+    /// What the manifest says of the CloudEvents that are published.
+    pub(super) fn cloud_events(&self) -> &CloudEvents {
+        &self.cloud_events
     }
 
     /// Gives a client its token, where the connection has login by token. Needed by clients whose events nobody polls.
@@ -220,6 +227,11 @@ impl Connection {
         ];
         self.set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true");
+        // librdkafka sends a message again, by itself, that a partition does not take. It tells why in lines of its debug
+        // log alone, one for each produce request; `context` reads them and passes none on.
+        let debug = self.properties.get("debug").filter(|facilities| !facilities.is_empty());
+        config.set("debug", debug.map_or("msg".to_owned(), |facilities| format!("{facilities},msg")));
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 
@@ -237,6 +249,27 @@ impl Connection {
             }
         }
     }
+}
+
+/// Why a property can't be used: it is the host's to set, its value is not where the manifest says, or librdkafka does
+/// not know it or its value.
+fn problem(section: &str, property: &str, value: &Value) -> Option<Error> {
+    if let Some((_, cause)) = RESERVED.iter().find(|(reserved, _)| *reserved == property) {
+        return Some(refused(section, property, (*cause).to_owned()));
+    }
+    let value = match secret::value(value) {
+        Ok(value) => value,
+        Err(cause) => return Some(refused(section, property, cause)),
+    };
+    let error = ClientConfig::new().set(property, value).create_native_config().err()?;
+    match client_error("check", error) {
+        Error::Property { property, cause, .. } => Some(refused(section, &property, cause)),
+        error => Some(error),
+    }
+}
+
+fn refused(section: &str, property: &str, cause: String) -> Error {
+    Error::Property { section: section.to_owned(), property: property.to_owned(), cause }
 }
 
 /// Without the properties' values, which may be secrets.

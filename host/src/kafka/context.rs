@@ -10,6 +10,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// Whether the brokers can be reached, as far as a client knows, and what it counts. Cheap to clone.
@@ -21,6 +22,8 @@ struct Trouble {
     /// The newest error of a single connection: more telling than "all brokers are down".
     connection: Option<String>,
     down: Option<Down>,
+    /// Partitions that take no messages now, with the broker's own answer. librdkafka sends again by itself.
+    refusals: BTreeMap<String, String>,
 }
 
 enum Down {
@@ -34,11 +37,15 @@ impl Health {
     /// What is in the way of every request, if something is.
     pub(super) fn trouble(&self) -> Option<String> {
         let trouble = self.0.held();
-        match trouble.down.as_ref()? {
-            Down::Refused(reason) => Some(reason.clone()),
-            Down::Away(reason) => {
+        match &trouble.down {
+            Some(Down::Refused(reason)) => Some(reason.clone()),
+            Some(Down::Away(reason)) => {
                 let cause = trouble.connection.as_ref().unwrap_or(reason);
                 Some(format!("no broker can be reached: {cause}"))
+            }
+            None => {
+                let (partition, answer) = trouble.refusals.first_key_value()?;
+                Some(format!("{partition} takes no messages: {answer}"))
             }
         }
     }
@@ -53,7 +60,32 @@ impl Health {
 
     /// A request was answered.
     pub(super) fn answered(&self) {
-        *self.0.held() = Trouble::default();
+        let mut trouble = self.0.held();
+        (trouble.connection, trouble.down) = (None, None);
+    }
+
+    /// Every message was taken, or will not be sent again.
+    pub(super) fn settled(&self) {
+        self.0.held().refusals.clear();
+    }
+
+    /// Keeps what librdkafka logs about the produce requests of a partition, which is the only place where it tells why
+    /// it sends messages again. True if the line was of this kind.
+    fn produced(&self, line: &str) -> bool {
+        let Some((partition, rest)) = line.split_once("]: MessageSet with ") else { return false };
+        let Some((topic, partition)) = partition.rsplit_once(" [") else { return false };
+        // In front of the topic there may be the name of the thread and of the broker.
+        let topic = topic.rsplit(": ").next().unwrap_or(topic);
+        let partition = format!("topic {topic} partition {partition}");
+        let mut trouble = self.0.held();
+        match rest.split_once(" encountered error: ").and_then(|(_, rest)| rest.split_once(" (actions ")) {
+            Some((error, actions)) if actions.contains("Retry") && !error.starts_with("Local: ") => {
+                trouble.refusals.insert(partition, trouble::refusal(error));
+            }
+            Some(_) => {}
+            None => _ = trouble.refusals.remove(&partition),
+        }
+        true
     }
 
     /// What the client counted, as of its last report.
@@ -112,6 +144,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
         let client = &self.client;
+        if facility == "MSGSET" && self.health.produced(message) {
+            return;
+        }
         // Connections that are closed at once are in the log alone, with what may be wrong.
         if facility == "FAIL" {
             self.health.note(None, trouble::without_thread(message));

@@ -1,10 +1,13 @@
 //! A message as a Kafka record: a CloudEvent in binary mode, or the bare message.
 
 use crate::bounds::{HOPS_HEADER, is_hops};
+use crate::manifest;
 use crate::model::Message;
+use crate::store::EventStore;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
 const DEFAULT_TYPE: &str = "wasmill.message";
@@ -12,41 +15,68 @@ const DEFAULT_TYPE: &str = "wasmill.message";
 /// What a record says beside the message itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Envelope {
-    /// It is a CloudEvent.
+    /// The record is a CloudEvent.
     CloudEvent,
-    /// It has the headers of the message and no others.
+    /// The record has the headers of the message and no others.
     Bare,
 }
 
+/// What the CloudEvents of a host have in common.
+#[derive(Clone, Debug)]
+pub(super) struct CloudEvents {
+    /// The beginning of `ce_source`. No other store may have it, because numbers of events and messages tell a
+    /// repetition only together with the store that gave them.
+    source: Arc<str>,
+    /// The media type of payloads whose messages do not name one.
+    content_type: Arc<str>,
+}
+
+impl CloudEvents {
+    /// The values of the manifest, with the identity of the store where it names no source.
+    pub(super) fn new(settings: &manifest::CloudEvents, store: &dyn EventStore) -> Self {
+        let source = match &settings.source {
+            Some(source) => source.as_str().into(),
+            None => format!("urn:uuid:{}", store.identity()).into(),
+        };
+        Self { source, content_type: settings.content_type.as_str().into() }
+    }
+}
+
 /// The record. Its acknowledgement comes with the number.
-pub(super) fn record(number: usize, message: &Message, envelope: Envelope) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut record = BaseRecord::with_opaque_to(&message.topic, number).headers(headers(message, envelope));
+pub(super) fn record<'m>(
+    number: usize,
+    message: &'m Message,
+    envelope: Envelope,
+    host: &CloudEvents,
+) -> BaseRecord<'m, [u8], [u8], usize> {
+    let mut record = BaseRecord::with_opaque_to(&message.topic, number).headers(headers(message, envelope, host));
     (record.key, record.payload) = (message.key.as_deref(), message.payload.as_deref());
     record.partition = message.partition;
     record
 }
 
-fn headers(message: &Message, envelope: Envelope) -> OwnedHeaders {
+fn headers(message: &Message, envelope: Envelope, host: &CloudEvents) -> OwnedHeaders {
     // A bare message carries on a count that its record had, and begins none: it has the headers of its guest.
     let counted_from = match envelope {
         Envelope::CloudEvent => 1,
         Envelope::Bare => 2,
     };
     if message.hops < counted_from {
-        return enveloped(message, envelope, message.headers.iter());
+        return enveloped(message, envelope, host, message.headers.iter());
     }
     let others = message.headers.iter().filter(|header| !is_hops(&header.name));
     let hops = itoa::Buffer::new().format(message.hops).to_owned();
-    enveloped(message, envelope, others).insert(Header { key: HOPS_HEADER, value: Some(hops.as_bytes()) })
+    enveloped(message, envelope, host, others).insert(Header { key: HOPS_HEADER, value: Some(hops.as_bytes()) })
 }
 
 fn enveloped<'a>(
     message: &'a Message,
     envelope: Envelope,
+    host: &CloudEvents,
     given: impl Iterator<Item = &'a crate::model::Header>,
 ) -> OwnedHeaders {
     match envelope {
-        Envelope::CloudEvent => cloud_event(message, given),
+        Envelope::CloudEvent => cloud_event(message, host, given),
         Envelope::Bare => insert(OwnedHeaders::new_with_capacity(message.headers.len() + 1), given),
     }
 }
@@ -56,24 +86,36 @@ pub(super) fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a c
     more.fold(headers, |headers, header| headers.insert(Header { key: &header.name, value: header.value.as_deref() }))
 }
 
-/// The headers of the record: CloudEvents attributes, correlation and causation, then the guest's own. Where the
-/// guest set one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
-fn cloud_event<'a>(message: &'a Message, given: impl Iterator<Item = &'a crate::model::Header>) -> OwnedHeaders {
-    let own = |name: &str| message.headers.iter().any(|header| header.name == name);
+/// The headers of the record, by the CloudEvents binding for Kafka in binary mode: attributes as `ce_…`, and the media
+/// type of a payload as `content-type`. After them come correlation and causation, then the guest's own. If the guest set
+/// one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
+fn cloud_event<'a>(
+    message: &'a Message,
+    host: &CloudEvents,
+    given: impl Iterator<Item = &'a crate::model::Header>,
+) -> OwnedHeaders {
+    let own = |name: &str| message.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     let given_type =
         message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
-    let time = rfc3339(message.time_ms);
-    let ours: [(&str, &[u8]); 7] = [
+    let (time, source) = (rfc3339(message.time_ms), format!("{}#{}", host.source, message.source));
+    let ours: [(&str, &[u8]); 8] = [
         ("ce_id", message.id.as_bytes()),
-        ("ce_source", message.source.as_bytes()),
+        ("ce_source", source.as_bytes()),
         ("ce_specversion", b"1.0"),
         ("ce_type", given_type.unwrap_or(DEFAULT_TYPE.as_bytes())),
         ("ce_time", time.as_bytes()),
         ("correlation-id", message.correlation_id.as_bytes()),
         ("causation-id", message.causation_id.as_bytes()),
+        ("content-type", host.content_type.as_bytes()),
     ];
     let mut headers = OwnedHeaders::new_with_capacity(ours.len() + message.headers.len() + 1);
-    for (key, value) in ours.iter().filter(|(key, _)| *key == "ce_id" || !own(key)) {
+    let wanted = |key: &str| match key {
+        "ce_id" => true,
+        // A record without a value has no data whose type could be told.
+        "content-type" => message.payload.is_some() && !own(key),
+        _ => !own(key),
+    };
+    for (key, value) in ours.iter().filter(|(key, _)| wanted(key)) {
         headers = headers.insert(Header { key, value: Some(*value) });
     }
     insert(headers, given.filter(|header| header.name != "ce_id"))
@@ -119,38 +161,67 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_message_is_a_cloud_event_with_the_headers_of_its_guest() {
-        let header = |name: &str, value: Option<&[u8]>| crate::model::Header {
-            name: name.into(),
+    fn headers_of(message: &Message) -> Vec<String> {
+        let host = CloudEvents { source: "urn:uuid:s".into(), content_type: "application/json".into() };
+        let headers = headers(message, Envelope::CloudEvent, &host);
+        let shown = |header: Header<'_, &[u8]>| {
+            format!("{}={}", header.key, String::from_utf8_lossy(header.value.unwrap_or(b"-")))
+        };
+        headers.iter().map(shown).collect()
+    }
+
+    fn message(headers: &[(&str, Option<&[u8]>)], payload: Option<&[u8]>) -> Message {
+        let header = |(name, value): &(&str, Option<&[u8]>)| crate::model::Header {
+            name: (*name).into(),
             value: value.map(<[u8]>::to_vec),
         };
-        let message = Message {
+        Message {
             id: "notifier/7/0".into(),
             topic: "notifications".into(),
             key: None,
             partition: None,
-            headers: vec![
-                header("type", Some(b"order-confirmed")),
-                header("ce_source", Some(b"shop")),
-                header("ce_id", Some(b"forged")),
-                header("flag", None),
-                header("wasmill-hops", Some(b"1")),
-            ],
-            payload: None,
+            headers: headers.iter().map(header).collect(),
+            payload: payload.map(<[u8]>::to_vec),
             time_ms: 0,
             correlation_id: "c".into(),
             causation_id: "e".into(),
             hops: 17,
             source: "notifier".into(),
-        };
-        let headers = headers(&message, Envelope::CloudEvent);
-        let all: Vec<_> = headers
-            .iter()
-            .map(|header| format!("{}={}", header.key, String::from_utf8_lossy(header.value.unwrap_or(b"-"))))
-            .collect();
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_cloud_event_of_its_store_with_the_type_of_its_data() {
         assert_eq!(
-            all,
+            headers_of(&message(&[], Some(b"{}"))),
+            [
+                "ce_id=notifier/7/0",
+                "ce_source=urn:uuid:s#notifier",
+                "ce_specversion=1.0",
+                "ce_type=wasmill.message",
+                "ce_time=1970-01-01T00:00:00.000Z",
+                "correlation-id=c",
+                "causation-id=e",
+                "content-type=application/json",
+                "wasmill-hops=17",
+            ]
+        );
+        let avro = headers_of(&message(&[("Content-Type", Some(b"application/avro"))], Some(b"x")));
+        let types: Vec<_> = avro.iter().filter(|header| header.to_lowercase().starts_with("content-type=")).collect();
+        assert_eq!(types, ["Content-Type=application/avro"]);
+    }
+
+    #[test]
+    fn headers_of_the_guest_stand_and_a_null_has_no_type() {
+        let own: [(&str, Option<&[u8]>); 5] = [
+            ("type", Some(b"order-confirmed")),
+            ("ce_source", Some(b"shop")),
+            ("ce_id", Some(b"forged")),
+            ("flag", None),
+            ("wasmill-hops", Some(b"1")),
+        ];
+        assert_eq!(
+            headers_of(&message(&own, None)),
             [
                 "ce_id=notifier/7/0",
                 "ce_specversion=1.0",

@@ -12,6 +12,7 @@ mod events;
 mod feed;
 pub(super) mod letters;
 pub(super) mod publisher;
+mod seat;
 mod sender;
 mod transactional;
 mod worker;

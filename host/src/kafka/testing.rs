@@ -14,6 +14,7 @@ use rdkafka::message::{Headers, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,17 @@ impl Broker {
         Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties.into()).unwrap()
     }
 
+    /// The same broker as a cluster that has transactions. It keeps no offsets of them, and hides no aborted messages.
+    pub(super) fn cluster_connection(&self, properties: &[(&str, &str)]) -> Connection {
+        let properties: BTreeMap<_, _> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Connection::new(&self.cluster.bootstrap_servers(), &properties.into()).unwrap()
+    }
+
+    /// Has the broker answer the next requests of a kind with these errors, one each.
+    pub(super) fn answers(&self, api: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
+        self.cluster.request_errors(api, errors);
+    }
+
     pub(super) fn produce(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
         (record.key, record.payload) = (key, value);
@@ -79,6 +91,23 @@ impl Broker {
             records.len() >= count
         });
         records
+    }
+}
+
+/// A message to partition 0 of a topic.
+pub(super) fn message(topic: &str) -> Message {
+    Message {
+        id: "m".into(),
+        topic: topic.into(),
+        key: None,
+        partition: Some(0),
+        headers: Vec::new(),
+        payload: Some(b"m".to_vec()),
+        time_ms: 0,
+        correlation_id: "c".into(),
+        causation_id: "c".into(),
+        hops: 0,
+        source: "test".into(),
     }
 }
 

@@ -11,19 +11,22 @@
 
 mod assignment;
 mod batch;
-mod producer;
+mod retries;
 mod view;
 mod worker;
 
 use super::context::Health;
+use super::message::CloudEvents;
+use super::transaction;
 use super::{Connection, Error, start_thread};
 use crate::bounds::Bounds;
 use crate::manifest::{self, Deliveries};
 use crate::plugin::Slot;
 use crate::status::SourceStatus;
 use crate::store::EventStore;
-use crate::subscriptions::Transformer;
+use crate::subscriptions::{Transformer, Transforming};
 use crate::supervise;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +38,10 @@ use worker::Worker;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long the transaction in work may take when it is time to end, and leaving the group.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// The time that Kafka gives a transaction, in milliseconds. While the one of a host that was killed is open, nobody
+/// learns where its partitions resume.
+const TRANSACTION_MS: &str = "10000";
 
 /// What is read, by whom, and where what fails goes.
 #[derive(Clone, Debug)]
@@ -73,6 +80,39 @@ impl Config {
     }
 }
 
+/// The producer of a transform.
+pub(super) fn producer_config(name: &str, connection: &Connection, transactional_id: &str) -> ClientConfig {
+    let mut config = connection.transactional_producer(name, transactional_id);
+    if config.get(transaction::TIMEOUT).is_none() {
+        config.set(transaction::TIMEOUT, TRANSACTION_MS);
+    }
+    config
+}
+
+/// Why the thread does not go on with what it is doing.
+#[derive(Debug)]
+enum Broken {
+    /// It is time to end.
+    Stopped,
+    /// Resume from what is committed, with a new producer.
+    Again(String),
+    /// The member is none any more: join the group again.
+    StartOver(String),
+    /// Another try would do harm: a person must act.
+    GiveUp(String),
+}
+
+impl From<transaction::Broken> for Broken {
+    fn from(broken: transaction::Broken) -> Self {
+        match broken {
+            transaction::Broken::Stopped => Self::Stopped,
+            // As a rule the group is about to rebalance, and takes no offsets meanwhile.
+            transaction::Broken::Abort(reason) | transaction::Broken::Renew(reason) => Self::Again(reason),
+            transaction::Broken::Rival(reason) => Self::GiveUp(reason),
+        }
+    }
+}
+
 /// A running transform.
 pub struct Transform {
     config: Arc<Config>,
@@ -90,16 +130,26 @@ impl Transform {
         store: &dyn EventStore,
         slot: &Arc<Slot>,
     ) -> Result<Self, Error> {
+        let transformer = Box::new(Transformer::new(slot, config.name.clone(), config.bounds));
+        Self::start_with(config, connection, store, transformer)
+    }
+
+    fn start_with(
+        config: Config,
+        connection: Connection,
+        store: &dyn EventStore,
+        transformer: Box<dyn Transforming>,
+    ) -> Result<Self, Error> {
+        let cloud_events = CloudEvents::new(connection.cloud_events(), store);
         let identity = store.identity().to_string();
         let config = Arc::new(config);
-        let view = Arc::new(View::new(Health::default()));
+        let view = Arc::new(View::new(config.name.clone(), Health::default()));
         let asker = connection.client(&format!("source-{}-ends", config.name));
         let asker: BaseConsumer = asker.create().map_err(|error| super::client_error(&config.name, error))?;
         connection.log_in(asker.client())?;
-        let transformer = Transformer::new(slot, config.name.clone(), config.bounds);
         let make = {
             let (config, view) = (config.clone(), view.clone());
-            move || Worker::new(config, connection, &identity, transformer, view)
+            move || Worker::new(config, &connection, &identity, cloud_events, transformer, view)
         };
         let thread = start_thread(format!("transform-{}", config.name), make, Worker::begin_again, Worker::run)?;
         view.wakes(thread.thread().clone());
@@ -152,3 +202,6 @@ impl Drop for Transform {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,11 +55,12 @@ const CONNECTION: &[(&str, &str)] = &[
         "unsupported sasl mechanism",
         "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
     ),
-    (
-        "connection closed by peer",
-        "the broker closed the connection: check that security.protocol in [kafka.properties] is what its port speaks \
-         (plaintext, ssl, sasl_plaintext or sasl_ssl), and that it is not older than 0.10",
-    ),
+    ("connection closed by peer", HANDSHAKE),
+    // A port that speaks another protocol hangs up in the middle of the handshake: which words come depends on who was
+    // faster.
+    ("in state apiversion_query", HANDSHAKE),
+    ("in state ssl_handshake", HANDSHAKE),
+    ("in state auth_legacy", HANDSHAKE),
     ("token of [kafka.oauth]", ""),
     ("oauthbearer", "see that [kafka.oauth] gives a token that the broker takes, and that it has not ended"),
     (
@@ -75,10 +76,14 @@ const CONNECTION: &[(&str, &str)] = &[
     ("connection setup timed out", "check that the broker can be reached from here, and its address in `brokers`"),
 ];
 
+const HANDSHAKE: &str = "the broker closed the connection: check that security.protocol in [kafka.properties] is what its port speaks \
+     (plaintext, ssl, sasl_plaintext or sasl_ssl), and that it is not older than 0.10";
+
 /// A failed connection in the words of librdkafka, and the remedy where one is known.
 pub(super) fn connection(reason: &str) -> String {
-    let reason = without_counts(reason);
+    // The state of the connection is among what differs from try to try.
     let lower = reason.to_ascii_lowercase();
+    let reason = without_counts(reason);
     match CONNECTION.iter().find(|(words, _)| lower.contains(words)) {
         Some((_, remedy)) if !remedy.is_empty() => format!("{reason}; {remedy}"),
         _ => reason.to_owned(),
@@ -116,6 +121,21 @@ pub(super) fn call(error: &KafkaError) -> String {
         Some(remedy) => format!("{error}; {remedy}"),
         None => error.to_string(),
     }
+}
+
+/// A broker's answer to messages in the words of librdkafka, and the remedy where one is known.
+pub(super) fn refusal(error: &str) -> String {
+    let lower = error.to_ascii_lowercase();
+    let remedy = if lower.contains("in-sync replicas") {
+        "fewer replicas than min.insync.replicas are in sync: bring the brokers back that are missing"
+    } else if lower.contains("leader") {
+        "the partition is changing its leader, or has none: see that its brokers run"
+    } else if lower.contains("disk error") {
+        "check the disks of the broker"
+    } else {
+        return error.to_owned();
+    };
+    format!("{error}; {remedy}")
 }
 
 fn remedy(code: Code) -> Option<&'static str> {
@@ -166,6 +186,24 @@ mod tests {
         assert_eq!(connection("something (else)"), "something (else)");
         let line = "[thrd:k:9/bootstrap]: k:9/bootstrap: k:9/bootstrap: Disconnected: requesting ApiVersion";
         assert_eq!(without_thread(line), "k:9/bootstrap: Disconnected: requesting ApiVersion");
+    }
+
+    #[test]
+    fn a_port_that_speaks_another_protocol_is_told_whatever_ends_the_connection() {
+        for words in [
+            "Send failed: Broken pipe",
+            "Receive failed: Connection reset by peer",
+            "Disconnected: connection reset by peer",
+            "Disconnected: connection closed by peer",
+        ] {
+            for state in ["APIVERSION_QUERY", "SSL_HANDSHAKE"] {
+                let said = connection(&format!("k:9/bootstrap: {words} (after 0ms in state {state})"));
+                assert!(said.starts_with(&format!("k:9/bootstrap: {words}; ")), "{said}");
+                assert!(said.contains("check that security.protocol in [kafka.properties]"), "{said}");
+            }
+        }
+        let later = "k:9/1: Send failed: Broken pipe (after 9000ms in state UP)";
+        assert_eq!(connection(later), "k:9/1: Send failed: Broken pipe");
     }
 
     #[test]

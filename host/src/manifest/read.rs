@@ -166,9 +166,31 @@ fn kafka(mut section: Section<'_>) -> Kafka {
     let found = section.need("brokers", BROKERS).and_then(|entry| entry.parse(BROKERS, brokers));
     let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
     let oauth = section.section("oauth").and_then(property::oauth);
+    let cloud_events = section.section("cloud_events").map(cloud_events).unwrap_or_default();
     let topics = named(section.get("topics"), topic_name, |section| Some(topic(section)));
     section.finish();
-    Kafka { brokers: found.unwrap_or(Brokers::Embedded), properties, oauth, topics: complete(topics) }
+    Kafka { brokers: found.unwrap_or(Brokers::Embedded), properties, oauth, cloud_events, topics: complete(topics) }
+}
+
+fn cloud_events(mut section: Section<'_>) -> CloudEvents {
+    const SOURCE: &str =
+        "a URI without `#` that no other store publishes under, such as \"https://shop.example/orders\"";
+    const CONTENT_TYPE: &str = "a media type such as \"application/json\"";
+    let uri = |text: &str| {
+        let fits = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
+        let is_uri = !text.is_empty() && text.len() <= 1_000 && text.bytes().all(fits);
+        if is_uri { Ok(text.to_owned()) } else { Err(format!("must be {SOURCE}, found {text:?}")) }
+    };
+    let media_type = |text: &str| {
+        let fits = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+        let is_type = text.len() <= 200 && text.bytes().all(fits) && text.contains('/');
+        if is_type { Ok(text.to_owned()) } else { Err(format!("must be {CONTENT_TYPE}, found {text:?}")) }
+    };
+    let default = CloudEvents::default();
+    let source = section.get("source").and_then(|entry| entry.parse(SOURCE, uri));
+    let content_type = section.get("content_type").and_then(|entry| entry.parse(CONTENT_TYPE, media_type));
+    section.finish();
+    CloudEvents { source, content_type: content_type.unwrap_or(default.content_type) }
 }
 
 const BROKERS: &str = "\"embedded\" or a list such as \"kafka-1:9092,kafka-2:9092\"";

@@ -144,6 +144,7 @@ fn a_full_manifest_is_read_as_written() {
             brokers: Brokers::Addresses("kafka-1:9092,kafka-2:9092".into()),
             properties: text(&[("linger.ms", "5"), ("socket.keepalive.enable", "true")]).into(),
             oauth: None,
+            cloud_events: CloudEvents::default(),
             topics: [(
                 "Baskets.v1".into(),
                 Topic { partitions: 6, replication: 3, config: text(&[("retention.ms", "1000")]) },
@@ -313,6 +314,14 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[kafka]\nbrokers = 'embedded'\n[kafka.cloud_events]\nsource = 'a#b'\ncontent_type = 'json'",
+        &[
+            "4:10: `kafka.cloud_events.source` must be a URI without `#` that no other store publishes under, such as \
+             \"https://shop.example/orders\", found \"a#b\"",
+            "5:16: `kafka.cloud_events.content_type` must be a media type such as \"application/json\", found \"json\"",
+        ],
+    ),
+    (
         "[sources.baskets]\ntopic = 'b'\naggregate = 'order'\ncommand = 'C'",
         &["1:10: `sources.baskets` reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`"],
     ),
@@ -403,9 +412,12 @@ fn a_bad_manifest_is_refused_with_place_cause_and_remedy() {
 fn secrets_are_found_elsewhere_and_paths_start_from_the_manifest() {
     let manifest = parse(
         "[kafka]\nbrokers = 'k:9'\n[kafka.properties]\nssl.ca.location = 'ca.pem'\nsasl.username = { env = 'USER' }\n\
-         sasl.password = { file = 'password' }\n[kafka.oauth]\ntoken = { command = ['get-token', 'kafka'] }",
+         sasl.password = { file = 'password' }\n[kafka.oauth]\ntoken = { command = ['get-token', 'kafka'] }\n\
+         [kafka.cloud_events]\nsource = 'https://shop.example'\ncontent_type = 'application/avro'",
     );
     let kafka = manifest.unwrap().kafka.unwrap();
+    let events = CloudEvents { source: Some("https://shop.example".into()), content_type: "application/avro".into() };
+    assert_eq!(kafka.cloud_events, events);
     let properties: BTreeMap<&str, &Value> = kafka.properties.iter().collect();
     assert_eq!(properties["ssl.ca.location"], &Value::Text("shop/ca.pem".into()));
     assert_eq!(properties["sasl.username"], &Value::Env("USER".into()));

@@ -182,8 +182,8 @@ impl EventStore for SqliteStore {
         self.send(writer::Request::advance(progress, done));
     }
 
-    fn published(&self, sink: &str, from: u64, to: u64, done: Done<()>) {
-        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, done });
+    fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()>) {
+        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, refused, done });
     }
 
     fn park(&self, letter: DeadLetter, origin: Option<Origin>, done: Done<()>) {

@@ -8,6 +8,21 @@ use crate::plugin::{Effect, Slot};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What makes messages of records.
+pub trait Transforming: Send {
+    /// Has the next call made on a new guest: after a panic the old one may be in the middle of a call.
+    fn replace(&mut self);
+
+    /// Takes new code, if there is any. Between two lists only.
+    fn renew(&mut self);
+
+    /// How many of the next records to handle at once.
+    fn list(&self, records: usize) -> usize;
+
+    /// The messages that records lead to, each with the index of its record; all of them, or none.
+    fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed>;
+}
+
 /// A subscriber on the records of a source. On one thread: its guest is made where it is called.
 pub struct Transformer {
     source: Arc<str>,
@@ -36,24 +51,22 @@ impl Transformer {
     pub fn new(slot: &Arc<Slot>, source: Arc<str>, bounds: Bounds) -> Self {
         Self { source, bounds, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
     }
+}
 
-    /// The guest may be in the middle of a call, after a panic: the next call has a new one.
-    pub fn replace(&mut self) {
+impl Transforming for Transformer {
+    fn replace(&mut self) {
         self.handler.replace();
     }
 
-    /// Takes new code, if there is any. Between two lists only.
-    pub fn renew(&mut self) {
+    fn renew(&mut self) {
         self.handler.renew();
     }
 
-    /// How many of the next records to handle at once.
-    pub fn list(&self, records: usize) -> usize {
+    fn list(&self, records: usize) -> usize {
         self.handler.list(records)
     }
 
-    /// The messages that records lead to, each with the index of its record; all of them, or none.
-    pub fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed> {
+    fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed> {
         let effects = self.handler.records(&self.source, records).map_err(|unhandled| {
             if let Unhandled::Host(reason) = unhandled {
                 return Untransformed::Host(reason);

@@ -227,7 +227,7 @@ impl Play {
                 let (from, to) = (actual + u64::from(stale), (actual + by).min(self.model.messages.len() as u64));
                 let answer = if stale { Err(model::Refusal::Moved { actual, expected: from }) } else { Ok(()) };
                 self.model.published = if stale { actual } else { to };
-                self.expect(|store, done| store.published("kafka", from, to, done), answer);
+                self.expect(|store, done| store.published("kafka", from, to, Vec::new(), done), answer);
             }
             Act::StartLedger { ledger, next } => {
                 self.model.ledgers.entry(LEDGERS[ledger].to_owned()).or_default().extend(0..next);

@@ -168,7 +168,7 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     let refused = message("refused");
     let progress = Progress { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
     advance(&*store, progress).unwrap();
-    ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap();
+    ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
     park(&*store, DeadLetter { content: Parked::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });
     park(&*store, letter("no message"));
     let republish = |number| ask(|done| store.republish_letter(number, done)).answer();

@@ -27,7 +27,7 @@ fn fill(store: &dyn EventStore) {
         ..step("source/taps", Position(0), Position(0))
     };
     advance(store, of_records).unwrap();
-    ask(|done| store.published("events/feed", 0, end.0, done)).answer().unwrap();
+    ask(|done| store.published("events/feed", 0, end.0, Vec::new(), done)).answer().unwrap();
     ask(|done| store.set_fact("subscription/warehouse/paused", Some("1".into()), done)).answer().unwrap();
     assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed"]);
 }

@@ -141,7 +141,7 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
         advance(&*store, progress).unwrap();
         newest += count;
         assert_eq!(*store.outbox_head().borrow(), newest);
-        ask(|done| store.published("kafka", published, publish, done)).answer().unwrap();
+        ask(|done| store.published("kafka", published, publish, Vec::new(), done)).answer().unwrap();
         published = publish;
         store.close();
         store = place.open();
@@ -164,13 +164,29 @@ pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
     let place = P::new();
     let store = place.open();
     advance(&*store, Progress { messages: messages(1..=5), ..step("n", Position(0), Position(0)) }).unwrap();
-    let publish = |from, to| ask(|done| store.published("kafka", from, to, done)).answer();
+    let publish = |from, to| ask(|done| store.published("kafka", from, to, Vec::new(), done)).answer();
     assert_eq!(moved(publish(1, 2)), (0, 1));
     publish(0, 2).unwrap();
     assert_eq!(moved(publish(0, 3)), (2, 0));
     publish(2, 5).unwrap();
     assert_eq!(reader(&*store).sink_position("kafka").unwrap(), Some(5));
     assert_eq!(reader(&*store).sink_position("another").unwrap(), None);
+}
+
+/// A sink that lost a race puts nothing aside: the one that won does.
+pub fn what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    advance(&*store, Progress { messages: messages(1..=3), ..step("n", Position(0), Position(0)) }).unwrap();
+    let publish = |from, to, refused| ask(|done| store.published("kafka", from, to, refused, done)).answer();
+    assert_eq!(moved(publish(1, 2, vec![letter("lost")])), (0, 1));
+    assert_eq!(letters(&*store, 10), (vec![], 0));
+    publish(0, 2, vec![letter("a"), letter("b")]).unwrap();
+    assert_eq!(moved(publish(0, 2, vec![letter("a"), letter("b")])), (2, 0));
+    store.close();
+    let store = place.open();
+    assert_eq!(reader(&*store).sink_position("kafka").unwrap(), Some(2));
+    assert_eq!(letters(&*store, 10), (["b", "a"].map(letter).to_vec(), 2));
 }
 
 /// And those that count something else keep no message, and lose none.
@@ -190,7 +206,7 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     assert_eq!(kept.into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(reader(&*store).dead_letters_after(0, 1).unwrap(), [(1, letter("1"))]);
     for (sink, newest) in [("events/orders", end), ("dead-letters/till", 4), ("kafka", 2)] {
-        let publish = |from, to| ask(|done| store.published(sink, from, to, done)).answer();
+        let publish = |from, to| ask(|done| store.published(sink, from, to, Vec::new(), done)).answer();
         assert!(matches!(publish(0, newest + 1), Err(Error::Invalid(_))), "{sink}");
         publish(0, 1).unwrap();
         assert_eq!(
@@ -213,9 +229,9 @@ pub fn nothing_moves_past_the_end<P: Place>() {
     assert!(matches!(refused, Error::Invalid(_)), "{refused}");
     assert_eq!(reader(&*store).checkpoint("notifier").unwrap(), None);
     advance(&*store, Progress { messages: messages([1]), ..step("notifier", Position(0), end) }).unwrap();
-    let refused = ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap_err();
+    let refused = ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap_err();
     assert!(matches!(refused, Error::Invalid(_)), "{refused}");
-    ask(|done| store.published("kafka", 0, 1, done)).answer().unwrap();
+    ask(|done| store.published("kafka", 0, 1, Vec::new(), done)).answer().unwrap();
 }
 
 /// And all of it is counted.

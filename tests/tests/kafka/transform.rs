@@ -93,6 +93,21 @@ fn a_reader_of_committed_messages_has_each_once_through_kills() {
 }
 
 #[test]
+fn markers_and_aborted_records_at_the_end_leave_no_lag() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let topics = Topics::new(&kafka, "markers");
+    let host = topics.setting(&kafka, "").start();
+    topics.produce(&kafka, 0..5);
+    handled(&host, 5);
+    topic::abort(kafka.brokers(), &topics.wishes, 0, 6);
+    let ends = kafka.ends(&topics.wishes);
+    host.drained();
+    let no_lag = |_: &Value| kafka.committed(&topics.wishes, &topics.wishes) == ends;
+    host.until("the group is at the end of each partition that has one", no_lag);
+    assert_eq!(topics.told(&kafka), once_each(5));
+}
+
+#[test]
 fn two_hosts_share_a_topic_and_each_record_counts_once() {
     let Some(kafka) = Kafka::shared() else { return };
     let topics = Topics::new(&kafka, "shared");

@@ -33,7 +33,7 @@ impl Stored {
             let messages = (0..3).map(|n| message(&n.to_string())).collect();
             advance(&store, Progress { commands, messages, ..step("warehouse", from, to) }).unwrap();
         }
-        ask(|done| store.published("kafka", 0, 2, done)).answer().unwrap();
+        ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
         ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
         store.close();
         stored
@@ -346,11 +346,11 @@ fn what_is_settled_or_published_leaves_the_outbox() {
     for command in commands.into_iter().rev() {
         append(&store, command, ExpectedVersion::Any, happened(0)).unwrap();
     }
-    ask(|done| store.published("kafka", 2, 5, done)).answer().unwrap();
+    ask(|done| store.published("kafka", 2, 5, Vec::new(), done)).answer().unwrap();
     store.close();
     assert_eq!((stored.count("outbox_commands"), stored.count("outbox_messages")), (0, 1));
     let store = stored.open().unwrap();
-    ask(|done| store.published("kafka", 5, 6, done)).answer().unwrap();
+    ask(|done| store.published("kafka", 5, 6, Vec::new(), done)).answer().unwrap();
     store.close();
     assert_eq!(stored.count("outbox_messages"), 0);
     let report = verify(&stored.file()).unwrap();

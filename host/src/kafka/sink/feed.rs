@@ -4,7 +4,6 @@
 
 use super::publisher::Refused;
 use crate::clock::Clock;
-use crate::kafka::message::Envelope;
 use crate::model::{DeadLetter, Message, Parked, Position};
 use crate::store::{self, EventStore, Reader};
 use tokio::sync::watch;
@@ -17,9 +16,9 @@ pub(super) trait Feed: Send {
     /// Where the sequence ends, and when that changes.
     fn head(&mut self) -> &mut Head;
 
-    /// How its messages become records.
-    fn envelope(&self) -> Envelope {
-        Envelope::CloudEvent
+    /// Whether its messages become records as they are, and not CloudEvents.
+    fn is_bare(&self) -> bool {
+        false
     }
 
     /// Whether the manifest names the topic. Then a topic that is not there is waited for.

@@ -5,7 +5,6 @@
 
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
-use crate::kafka::message::Envelope;
 use crate::manifest::Key;
 use crate::model::{Command, DeadLetter, Header, Message, Parked, Record};
 use crate::store::{self, EventStore, Reader};
@@ -163,8 +162,8 @@ impl Feed for Letters {
         &mut self.head
     }
 
-    fn envelope(&self) -> Envelope {
-        Envelope::Bare
+    fn is_bare(&self) -> bool {
+        true
     }
 
     fn place(&self, number: u64, message: &Message) -> String {

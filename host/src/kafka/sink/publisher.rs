@@ -3,13 +3,13 @@
 //! The plain way keeps its position in the store alone, so a crash between Kafka's last acknowledgement and the store's
 //! commit repeats a batch.
 
+use super::seat::Seat;
 use super::sender::{Sender, Style};
-use super::{RETRY_FIRST, RETRY_MAX, View};
+use super::{RETRY_FIRST, RETRY_MAX};
 use crate::kafka::deliveries::Failed;
 use crate::kafka::{Connection, Error, trouble};
 use crate::model::Message;
 use rdkafka::error::RDKafkaErrorCode;
-use std::sync::Arc;
 
 /// A way to publish what a feed holds.
 pub(super) trait Publisher: Send {
@@ -61,8 +61,9 @@ pub(super) struct Idempotent {
 
 impl Idempotent {
     /// On the thread that will publish.
-    pub(super) fn new(sink: &Arc<str>, connection: &Connection, style: Style, view: Arc<View>) -> Result<Self, Error> {
-        Ok(Self { sender: Sender::new(sink, connection.producer(sink), style, view)? })
+    pub(super) fn new(seat: Seat, connection: &Connection, style: Style) -> Result<Self, Error> {
+        let config = connection.producer(&seat.sink);
+        Ok(Self { sender: Sender::new(seat, config, style)? })
     }
 
     /// Sends messages once and leaves in `todo` those to send again.
@@ -70,7 +71,7 @@ impl Idempotent {
         let failed = self.sender.send(batch, todo)?;
         let (refused, again) = sort_out(batch, failed, self.sender.style());
         if let Some((index, code)) = again.last() {
-            self.sender.note(not_published(&batch[*index].1, *code));
+            self.sender.seat.note(not_published(&batch[*index].1, *code));
         }
         if again.iter().any(|(_, code)| *code == RDKafkaErrorCode::Fatal) {
             self.sender.discard_producer();
@@ -98,9 +99,10 @@ impl Publisher for Idempotent {
             refused.append(&mut self.attempt(batch, todo)?);
             if todo.is_empty() {
                 refused.sort_by_key(|refused| refused.index);
+                self.sender.seat.view.health.settled();
                 return Ok(refused);
             }
-            self.sender.rest(pause)?;
+            self.sender.seat.rest(pause)?;
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
@@ -115,7 +117,7 @@ impl Publisher for Idempotent {
 }
 
 /// Tells messages that will never be taken from those that another try may deliver.
-pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>, style: Style) -> (Vec<Refused>, Vec<Failed>) {
+pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>, style: &Style) -> (Vec<Refused>, Vec<Failed>) {
     let (mut refused, mut again) = (Vec::new(), Vec::new());
     for (index, code) in failed {
         match refusal(code, &batch[index].1) {

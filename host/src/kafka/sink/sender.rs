@@ -1,38 +1,36 @@
-//! Messages to Kafka, once: handed to a producer in order, and waited for until each is acknowledged or has failed. What a
-//! failure means, and whether another try follows, is the publisher's to say.
+//! Messages to Kafka without transactions: handed to an idempotent producer in order, and waited for until each is
+//! acknowledged or has failed. What a failure means, and whether another try follows, is for the publisher to say.
 
-use super::View;
 use super::publisher::Interruption;
+use super::seat::Seat;
 use crate::kafka::context::Context;
 use crate::kafka::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer};
-use crate::kafka::message::{self, Envelope};
+use crate::kafka::message::{self, CloudEvents, Envelope};
 use crate::kafka::{Error, client_error};
 use crate::model::Message;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::Producer as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The longest rest between looks at the stop flag.
-const REST_MAX: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What a feed's messages have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Style {
     /// How they become records.
     pub(super) envelope: Envelope,
+    /// What the CloudEvents among them say.
+    pub(super) cloud_events: CloudEvents,
     /// The manifest names their topic.
     pub(super) has_fixed_topic: bool,
 }
 
-/// A producer and what is on its way. See the module.
+/// A producer, and what it has not been acknowledged.
 pub(super) struct Sender {
-    pub(super) sink: Arc<str>,
+    pub(super) seat: Seat,
     style: Style,
-    pub(super) view: Arc<View>,
     config: ClientConfig,
     /// `None` until the first use and after a fatal error.
     producer: Option<Producer>,
@@ -41,15 +39,15 @@ pub(super) struct Sender {
 
 impl Sender {
     /// On the thread that will send: it is the one that acknowledgements wake.
-    pub(super) fn new(sink: &Arc<str>, config: ClientConfig, style: Style, view: Arc<View>) -> Result<Self, Error> {
+    pub(super) fn new(seat: Seat, config: ClientConfig, style: Style) -> Result<Self, Error> {
         let deliveries = Arc::new(OnTheirWay::of_this_thread());
-        let mut sender = Self { sink: sink.clone(), style, view, config, producer: None, deliveries };
+        let mut sender = Self { seat, style, config, producer: None, deliveries };
         sender.producer()?;
         Ok(sender)
     }
 
-    pub(super) fn style(&self) -> Style {
-        self.style
+    pub(super) fn style(&self) -> &Style {
+        &self.style
     }
 
     /// Sends messages of a batch, in order, and waits for all of them. Returns those that failed, by their place.
@@ -61,7 +59,7 @@ impl Sender {
             }
         }
         if let Some(producer) = &self.producer {
-            self.deliveries.wait_for_all(producer, || self.check_given_up())?;
+            self.deliveries.wait_for_all(producer, || self.seat.check_given_up())?;
         }
         failed.append(&mut self.deliveries.take_failed());
         failed.sort_by_key(|&(index, _)| index);
@@ -71,64 +69,42 @@ impl Sender {
     /// Gives a message to the producer.
     fn send_one(&mut self, index: usize, message: &Message) -> Result<Result<(), RDKafkaErrorCode>, Interruption> {
         if let Err(error) = self.producer() {
-            self.view.note(Some(error.to_string()));
+            self.seat.note(error.to_string());
             return Ok(Err(RDKafkaErrorCode::Fatal));
         }
         let producer = self.producer.as_ref().expect("it was just made");
-        let record = message::record(index, message, self.style.envelope);
-        self.deliveries.send(producer, record, || self.check_given_up())
+        let record = message::record(index, message, self.style.envelope, &self.style.cloud_events);
+        self.deliveries.send(producer, record, || self.seat.check_given_up())
     }
 
-    /// The producer, made anew where there is none.
-    pub(super) fn producer(&mut self) -> Result<&Producer, Error> {
+    /// Makes the producer if there is none.
+    fn producer(&mut self) -> Result<(), Error> {
         if self.producer.is_none() {
-            let client = format!("sink {}", self.sink);
+            let client = format!("sink {}", self.seat.sink);
             let context = DeliveryContext {
-                context: Context::new(client.as_str(), self.view.health.clone()),
+                context: Context::new(client.as_str(), self.seat.view.health.clone()),
                 deliveries: self.deliveries.clone(),
             };
             let producer = self.config.create_with_context(context);
             self.producer = Some(producer.map_err(|error| client_error(&client, error))?);
         }
-        Ok(self.producer.as_ref().expect("it was just made"))
+        Ok(())
     }
 
     /// After a fatal error: this producer refuses everything from now on.
     pub(super) fn discard_producer(&mut self) {
         self.producer = None;
-        // What it still had on its way was reported while it was dropped, and is sent again.
+        // What it still had in flight was reported while it was dropped, and is sent again.
         self.deliveries.take_failed();
     }
 
-    /// Tells about trouble that is tried again.
-    pub(super) fn note(&self, error: String) {
-        tracing::warn!(sink = &*self.sink, "{error}");
-        self.view.note(Some(error));
-    }
-
-    /// While nothing is published no acknowledgement tells that the brokers are back: asks them, if they were away.
+    /// Asks the brokers whether they are back, if they were away: while nothing is published, no acknowledgement tells.
     pub(super) fn look_after_trouble(&self) {
-        if let (Some(producer), Some(_)) = (&self.producer, self.view.health.trouble())
+        let health = &self.seat.view.health;
+        if let (Some(producer), Some(_)) = (&self.producer, health.trouble())
             && producer.client().fetch_metadata(None, ANSWER_MAX).is_ok()
         {
-            self.view.health.answered();
+            health.answered();
         }
-    }
-
-    /// A pause before another try; a stop ends it.
-    pub(super) fn rest(&self, pause: Duration) -> Result<(), Interruption> {
-        let end = Instant::now() + pause;
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            if self.view.stopping.load(Ordering::Acquire) {
-                return Err(Interruption::Stopped);
-            }
-            std::thread::park_timeout(left.min(REST_MAX));
-        }
-        Ok(())
-    }
-
-    /// Fails when a stop does not want to wait any longer.
-    pub(super) fn check_given_up(&self) -> Result<(), Interruption> {
-        if self.view.has_given_up() { Err(Interruption::Stopped) } else { Ok(()) }
     }
 }

@@ -2,14 +2,17 @@
 
 use super::feed::{self, Feed, Page};
 use super::publisher::{Idempotent, Interruption, Publisher};
+use super::seat::Seat;
+use super::sender::Style;
 use super::transactional::{self, Transactional};
 use super::{Config, RETRY_FIRST, RETRY_MAX, View};
+use crate::kafka::message::{CloudEvents, Envelope};
 use crate::kafka::{Connection, Error, wait_for};
 use crate::manifest::SinkMode;
-use crate::model::Message;
+use crate::model::{DeadLetter, Message};
 use crate::store::{self, EventStore};
 use crossbeam_channel::Receiver;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -18,7 +21,7 @@ use tokio::sync::watch;
 /// How often an idle sink looks whether brokers that were away are back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// A feed, a publisher, and the position between them.
 pub(super) struct Worker {
     config: Config,
     view: Arc<View>,
@@ -33,8 +36,16 @@ pub(super) struct Worker {
     stored: u64,
     /// The store's answer to the last move, while Kafka already has the position.
     moving: Option<Receiver<Result<(), store::Error>>>,
-    /// What was put aside of the page in work: when it is begun again, it is not put aside again.
-    aside: BTreeSet<u64>,
+}
+
+/// What of a page is not done.
+struct Rest {
+    /// Messages to publish, by number.
+    messages: Vec<(u64, Message)>,
+    /// Dead letters of messages that will never be published, by number.
+    letters: BTreeMap<u64, DeadLetter>,
+    /// Everything up to here belongs to the page.
+    reached: u64,
 }
 
 /// Why a run over the feed ended.
@@ -78,8 +89,8 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|error| Error::Client { client: "sink".into(), cause: error.to_string() })?;
         let name = config.position_name();
-        let (stored, moving, aside) = (0, None, BTreeSet::new());
-        Ok(Self { config, view, store, feed, publisher, stopped, runtime, name, stored, moving, aside })
+        let (stored, moving) = (0, None);
+        Ok(Self { config, view, store, feed, publisher, stopped, runtime, name, stored, moving })
     }
 
     /// Follows the feed until it is stopped; after trouble it starts over from the position.
@@ -133,7 +144,7 @@ impl Worker {
             let to = page.reached;
             if page.messages.is_empty() && page.unfit.is_empty() {
                 if to > self.stored + crate::follow::IDLE_STRIDE {
-                    self.move_to(to)?;
+                    self.move_to(to, Vec::new())?;
                 }
                 if to == reached {
                     self.wait()?;
@@ -165,7 +176,7 @@ impl Worker {
             None => {
                 let start = self.config.start(newest);
                 // Also where it is 0: that it has started there must not be forgotten.
-                wait_for(|done| self.store.published(&self.name, 0, start, done))?;
+                wait_for(|done| self.store.published(&self.name, 0, start, Vec::new(), done))?;
                 start
             }
         };
@@ -189,7 +200,7 @@ impl Worker {
             published,
             "went on from the position that Kafka has"
         );
-        wait_for(|done| self.store.published(&self.name, self.stored, published, done))?;
+        wait_for(|done| self.store.published(&self.name, self.stored, published, Vec::new(), done))?;
         self.stored = published;
         Ok(published)
     }
@@ -212,63 +223,100 @@ impl Worker {
 
     /// Publishes a page and moves the position over it.
     fn publish(&mut self, page: Page) -> Result<(), End> {
-        let Page { messages: mut batch, unfit, reached: to } = page;
-        // Before the position can pass them, which it does with the messages.
-        for (number, message, reason) in unfit {
-            self.park(number, &message, reason)?;
-        }
-        let mut todo: Vec<usize> = (0..batch.len()).collect();
-        let mut published = batch.len() as u64;
         let begun = Instant::now();
-        while !todo.is_empty() {
-            // What is refused is put aside before the position can pass it.
-            for refused in self.publisher.publish(&batch, &mut todo, to)? {
-                let (number, message) = &mut batch[refused.index];
-                if self.feed.mend(message, &refused) {
-                    todo.push(refused.index);
-                    continue;
-                }
-                let (number, message) = (*number, message.clone());
-                self.park(number, &message, refused.reason)?;
-                published -= 1;
-            }
-            todo.sort_unstable();
-        }
+        let unfit = page.unfit.into_iter();
+        let letters = unfit.map(|(number, message, reason)| (number, self.letter(number, &message, reason))).collect();
+        let page = Rest { messages: page.messages, letters, reached: page.reached };
+        let published = match self.publisher.keeps_position() {
+            true => self.publish_in_transactions(page)?,
+            false => self.publish_plainly(page)?,
+        };
         if published > 0 {
             self.view.batch_time.observe_time(begun.elapsed());
             self.view.batch_size.observe(published as f64);
         }
-        self.move_to(to)?;
-        if !self.publisher.keeps_position() {
-            self.moved()?;
-        }
-        self.aside.clear();
         self.view.published.fetch_add(published, Ordering::Relaxed);
         self.view.note(None);
         Ok(())
     }
 
-    fn park(&mut self, number: u64, message: &Message, reason: String) -> Result<(), End> {
-        if self.aside.contains(&number) {
-            return Ok(());
+    /// The store alone has the position: it passes the page, with all that was refused, in one transaction.
+    fn publish_plainly(&mut self, mut page: Rest) -> Result<u64, End> {
+        let mut todo: Vec<usize> = (0..page.messages.len()).collect();
+        let mut published = page.messages.len() as u64;
+        while !todo.is_empty() {
+            for refused in self.publisher.publish(&page.messages, &mut todo, page.reached)? {
+                if self.feed.mend(&mut page.messages[refused.index].1, &refused) {
+                    todo.push(refused.index);
+                    continue;
+                }
+                let (number, message) = &page.messages[refused.index];
+                page.letters.insert(*number, self.letter(*number, message, refused.reason));
+                published -= 1;
+            }
+            todo.sort_unstable();
         }
-        let letter = feed::dead_letter(&*self.feed, &self.config.name, number, message, reason);
-        tracing::error!(sink = &*self.config.name, place = letter.place, "parked: {}", letter.reason);
-        wait_for(|done| self.store.park(letter, None, done))?;
-        self.aside.insert(number);
-        Ok(())
+        self.move_to(page.reached, page.letters.into_values().collect())?;
+        self.moved()?;
+        Ok(published)
     }
 
-    /// Asks the store to move the position, once it has done the move before. The next batch need not wait for it
-    /// where Kafka has the position too.
-    fn move_to(&mut self, to: u64) -> Result<(), store::Error> {
+    /// Kafka's position passes what goes out, and the store's passes what is refused, each in the transaction that does
+    /// it. So a page goes out in pieces between the messages that are refused: after a crash the further of both
+    /// positions tells what is done, and no message is published or dead-lettered twice, or neither.
+    fn publish_in_transactions(&mut self, mut page: Rest) -> Result<u64, End> {
+        let mut published = 0;
+        loop {
+            let refused = page.letters.first_key_value().map(|(number, _)| *number);
+            let end = page.messages.partition_point(|(number, _)| refused.is_none_or(|refused| *number < refused));
+            if end > 0 {
+                let to = refused.map_or(page.reached, |refused| refused - 1);
+                let mut todo: Vec<usize> = (0..end).collect();
+                let refused = self.publisher.publish(&page.messages[..end], &mut todo, to)?;
+                if refused.is_empty() {
+                    self.move_to(to, Vec::new())?;
+                    published += end as u64;
+                    page.messages.drain(..end);
+                }
+                // From behind, so that the places of the others stay.
+                for refused in refused.into_iter().rev() {
+                    if self.feed.mend(&mut page.messages[refused.index].1, &refused) {
+                        continue;
+                    }
+                    let (number, message) = page.messages.remove(refused.index);
+                    page.letters.insert(number, self.letter(number, &message, refused.reason));
+                }
+            } else if refused.is_some() {
+                let next = page.messages.first().map(|(number, _)| *number);
+                let later = next.map(|next| page.letters.split_off(&next)).unwrap_or_default();
+                let letters = std::mem::replace(&mut page.letters, later);
+                let last = letters.last_key_value().map_or(0, |(number, _)| *number);
+                self.move_to(next.map_or(page.reached, |_| last), letters.into_values().collect())?;
+                // Kafka's position must not pass them before they are kept.
+                self.moved()?;
+            } else {
+                return Ok(published);
+            }
+        }
+    }
+
+    /// The dead letter of a message that was refused.
+    fn letter(&self, number: u64, message: &Message, reason: String) -> DeadLetter {
+        let letter = feed::dead_letter(&*self.feed, &self.config.name, number, message, reason);
+        tracing::error!(sink = &*self.config.name, place = letter.place, "dead-lettered: {}", letter.reason);
+        letter
+    }
+
+    /// Asks the store to move the position, and to keep dead letters with it, once it has done the move before. The next
+    /// batch need not wait for it if Kafka has the position too.
+    fn move_to(&mut self, to: u64, refused: Vec<DeadLetter>) -> Result<(), store::Error> {
         self.moved()?;
         let (answer, answered) = crossbeam_channel::bounded(1);
         let done = Box::new(move |result| {
-            // It is there: the worker takes the answer before it asks again or ends.
+            // The receiver is there: the worker takes the answer before it asks again or ends.
             let _ = answer.send(result);
         });
-        self.store.published(&self.name, self.stored, to, done);
+        self.store.published(&self.name, self.stored, to, refused, done);
         self.stored = to;
         self.moving = Some(answered);
         Ok(())
@@ -302,9 +350,14 @@ fn publisher(
     store: &Arc<dyn EventStore>,
     view: &Arc<View>,
 ) -> Result<Box<dyn Publisher>, Error> {
-    let style = super::sender::Style { envelope: feed.envelope(), has_fixed_topic: feed.has_fixed_topic() };
+    let style = Style {
+        envelope: if feed.is_bare() { Envelope::Bare } else { Envelope::CloudEvent },
+        cloud_events: CloudEvents::new(connection.cloud_events(), &**store),
+        has_fixed_topic: feed.has_fixed_topic(),
+    };
+    let seat = Seat { sink: config.name.clone(), view: view.clone() };
     if config.mode == SinkMode::Idempotent || connection.is_embedded() {
-        return Ok(Box::new(Idempotent::new(&config.name, &connection, style, view.clone())?));
+        return Ok(Box::new(Idempotent::new(seat, &connection, style)?));
     }
     let group = format!("wasmill-sink-{}-{}", config.name, store.identity());
     let names = transactional::Names {
@@ -312,5 +365,5 @@ fn publisher(
         transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),
         group,
     };
-    Ok(Box::new(Transactional::new(&config.name, connection, names, style, view.clone())?))
+    Ok(Box::new(Transactional::new(seat, connection, names, style)?))
 }

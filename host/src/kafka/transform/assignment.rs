@@ -1,7 +1,6 @@
 //! Where the partitions are read from that the group gives: at what it has committed, or where the manifest says.
 
-use super::producer::Broken;
-use super::{ANSWER_MAX, Config, View};
+use super::{ANSWER_MAX, Broken, Config, View};
 use crate::kafka::context::Context;
 use crate::kafka::source::TopicPartition;
 use crate::manifest::{From as StartAt, Lost};
@@ -20,6 +19,11 @@ pub(super) struct Owned {
 }
 
 impl Owned {
+    /// Whether a partition is ours and less of it is committed.
+    pub(super) fn is_behind(&self, partition: &TopicPartition, offset: u64) -> bool {
+        self.next.get(partition).is_some_and(|next| *next < offset)
+    }
+
     /// Everything before this offset is committed.
     pub(super) fn reached(&mut self, partition: &TopicPartition, offset: u64) {
         if let Some(next) = self.next.get_mut(partition) {
@@ -48,16 +52,7 @@ struct Start {
 impl Assignment<'_> {
     /// Reads these partitions too.
     pub(super) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
-        let committed = self.committed(partitions)?;
-        let known = |partition: &TopicPartition| match committed
-            .find_partition(&partition.topic, partition.partition)?
-            .offset()
-        {
-            Offset::Offset(offset) => u64::try_from(offset).ok(),
-            _ => None,
-        };
-        let partitions = partitions.iter().map(|partition| (partition.clone(), known(partition)));
-        self.read(partitions.collect())
+        self.read_from(partitions.iter().map(|partition| (partition.clone(), None)).collect())
     }
 
     /// Reads these partitions no more.
@@ -89,11 +84,28 @@ impl Assignment<'_> {
         self.consumer.incremental_unassign(&list).map_err(|error| Broken::StartOver(error.to_string()))
     }
 
-    /// Reads again, from what is committed.
+    /// Reads again, from what is committed: whether the last transaction was, the group alone knows for sure.
     pub(super) fn resume(&mut self) -> Result<(), Broken> {
+        let owned = self.owned.next.iter().map(|(partition, next)| (partition.clone(), Some(*next))).collect();
         self.owned.is_held = false;
-        let owned = std::mem::take(&mut self.owned.next);
-        self.read(owned.into_iter().map(|(partition, next)| (partition, Some(next))).collect())
+        self.read_from(owned)
+    }
+
+    /// Reads partitions from where the group is, but not from before the offset that is known to be committed.
+    fn read_from(&mut self, partitions: Vec<(TopicPartition, Option<u64>)>) -> Result<(), Broken> {
+        let committed = self.committed(partitions.iter().map(|(partition, _)| partition))?;
+        let of = |partition: &TopicPartition| match committed
+            .find_partition(&partition.topic, partition.partition)?
+            .offset()
+        {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        let known = |(partition, known): (TopicPartition, Option<u64>)| {
+            let next = of(&partition).max(known);
+            (partition, next)
+        };
+        self.read(partitions.into_iter().map(known).collect())
     }
 
     /// From what the group has committed, where it has.
@@ -124,7 +136,10 @@ impl Assignment<'_> {
 
     /// What the group has. It does not say while a transaction is open that may change it: of a host that was killed, for
     /// as long as `transaction.timeout.ms`.
-    fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, Broken> {
+    fn committed<'p>(
+        &self,
+        partitions: impl Iterator<Item = &'p TopicPartition>,
+    ) -> Result<TopicPartitionList, Broken> {
         let mut wanted = TopicPartitionList::new();
         for TopicPartition { topic, partition } in partitions {
             wanted.add_partition(topic, *partition);

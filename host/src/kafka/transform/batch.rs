@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// See the module.
+/// Records in the order in which they were read.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<Record>,
@@ -31,6 +31,23 @@ impl Batch {
     pub(super) fn add(&mut self, record: Record) {
         self.records.push(record);
         self.outputs.push(Output::Messages(Vec::new()));
+    }
+
+    /// Takes off the records that are not handled, which stay in order.
+    pub(super) fn split_off_unhandled(&mut self) -> Self {
+        let (records, outputs) = (self.records.split_off(self.handled), self.outputs.split_off(self.handled));
+        Self { records, outputs, handled: 0 }
+    }
+
+    /// Adds what comes after these records, of which nothing is handled unless there are none here.
+    pub(super) fn append(&mut self, mut other: Self) {
+        debug_assert!(self.records.is_empty() || other.handled == 0, "handled in order");
+        if self.records.is_empty() {
+            *self = other;
+            return;
+        }
+        self.records.append(&mut other.records);
+        self.outputs.append(&mut other.outputs);
     }
 
     /// A message that a record leads to.

@@ -3,10 +3,11 @@
 use super::Config;
 use crate::kafka::context::Health;
 use crate::kafka::source::TopicPartition;
+use crate::kafka::transaction::{Broken, Owner};
 use crate::status::{PartitionStatus, SourceStatus, State};
 use crate::supervise::Held as _;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ const FINISH_MAX: Duration = Duration::from_secs(3);
 
 /// The state of a transform.
 pub(super) struct View {
+    source: Arc<str>,
     pub(super) health: Health,
     stop_asked: OnceLock<Instant>,
     worker: OnceLock<Thread>,
@@ -60,9 +62,9 @@ impl Facts {
 }
 
 impl View {
-    pub(super) fn new(health: Health) -> Self {
+    pub(super) fn new(source: Arc<str>, health: Health) -> Self {
         let (stop_asked, worker, facts) = Default::default();
-        Self { health, stop_asked, worker, facts, progress: watch::Sender::new(0) }
+        Self { source, health, stop_asked, worker, facts, progress: watch::Sender::new(0) }
     }
 
     /// Who is woken by `stop`.
@@ -220,5 +222,16 @@ impl View {
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.held()
+    }
+}
+
+impl Owner for Arc<View> {
+    /// A transaction that has begun may end: an open one would hold up those who take over.
+    fn check(&self) -> Result<(), Broken> {
+        if self.is_overdue() { Err(Broken::Stopped) } else { Ok(()) }
+    }
+
+    fn trouble(&self, text: String) {
+        View::trouble(self, &self.source, text);
     }
 }

@@ -1,23 +1,29 @@
-//! The thread of a transform: join, read a batch, transform it, commit it, and again.
+//! The thread of a transform: join, read a batch, handle what time allows, commit it, and again.
 //!
-//! While the messages of a batch are on their way the next one is read and handled already. The group's wishes are
-//! answered between two batches only, so that a partition goes when what is begun of it is committed; what was read
-//! ahead is then read again by whoever has it. After trouble with a transaction nothing is read for a while, and then
-//! again from what is committed, with a new producer, which ends what the old one had begun. The member stays one: a
-//! static member that leaves while the group shares partitions out could leave some of them to nobody.
+//! A step is bounded by time as well as by number. What was handled when the time is over is committed, and the rest
+//! stays for the next step: so a slow subscriber never holds a transaction open for as long as its coordinator allows, and
+//! each step polls the group. Records that come before one that must be tried again are committed too; then nothing is
+//! read until it is time, the member goes on polling, and the record is read again.
+//!
+//! While the messages of a batch are in flight, the next one is read and handled already. The group's wishes are answered
+//! between two steps only, so that a partition goes when what is begun of it is committed; what was read ahead is then
+//! read again by whichever member has it. After trouble with a transaction nothing is read for a while, and then again
+//! from what is committed, with a new producer, which ends what the old one had begun. The member stays one: a static
+//! member that leaves during a rebalance could leave some partitions to nobody.
 
 use super::assignment::{Assignment, Owned, add};
 use super::batch::Batch;
-use super::producer::{Broken, Producer, Transaction};
-use super::{Config, View};
+use super::retries::{Decision, Retries};
+use super::{Broken, Config, View};
 use crate::follow::backoff;
 use crate::kafka::context::Context;
+use crate::kafka::message::CloudEvents;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
+use crate::kafka::transaction::Transactions;
 use crate::kafka::{Connection, Error, client_error, record};
-use crate::manifest::Deliveries;
 use crate::model::Record;
-use crate::subscriptions::{Transformer, Untransformed};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use crate::subscriptions::{Transforming, Untransformed};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{ClientConfig, Message as _, TopicPartitionList};
@@ -26,25 +32,29 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for a record before looking at other things.
 const WAIT: Duration = Duration::from_millis(100);
-/// Records that are handled before what comes of them is sent.
+/// The most records that are handled before what comes of them is sent.
 const PART: usize = 128;
-/// A batch that takes longer leaves the next one to be handled before its transaction begins: Kafka ends transactions
-/// that are open for long.
-const OPEN_MAX: Duration = Duration::from_secs(1);
+/// How many records are handled at once before it is known how long they take.
+const FIRST_PART: usize = 16;
+/// About how long the subscriber may work on a part.
+const PART_TIME: Duration = Duration::from_millis(250);
+/// How long the records of one transaction may be handled.
+const STEP_MAX: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
-/// How long one record may be tried again and again: the group must hear of the member before its
-/// `max.poll.interval.ms`, five minutes by default, is over.
-const TRIES_MAX: Duration = Duration::from_secs(120);
+/// A life that lasted so long ended for a reason of its own: the pauses start from the first again.
+const CALM: Duration = Duration::from_secs(120);
 
-/// See the module.
+/// A member of the group with a transactional producer.
 pub(super) struct Worker {
     config: Arc<Config>,
-    connection: Connection,
     consumer_config: ClientConfig,
-    transactional_id: String,
-    transformer: Transformer,
+    transactions: Transactions<Arc<View>>,
+    transformer: Box<dyn Transforming>,
     view: Arc<View>,
-    /// Nothing is handled while a transaction is open: the last one was open for too long, or there was trouble.
+    retries: Retries,
+    /// How many records a part has: as many as take [`PART_TIME`], by the last part.
+    part: usize,
+    /// No transaction is open while records are handled: how long they take is not known, or there was trouble.
     careful: bool,
 }
 
@@ -55,8 +65,19 @@ struct Member {
     /// Topics by name, so that a record's costs nothing.
     topics: Vec<Arc<str>>,
     owned: Owned,
-    /// Read while the batch before it was on its way, and handled as far as that was easy.
-    ahead: Option<Batch>,
+    /// What is read and not committed. Some of it may be handled already.
+    ahead: Batch,
+}
+
+/// Why no more records were handled in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// All are handled, or the time is over.
+    InTime,
+    /// One of the next records fails, and a transaction is open.
+    Stuck,
+    /// The next record is tried again after this time.
+    Waits(Duration),
 }
 
 impl Drop for Member {
@@ -69,15 +90,21 @@ impl Drop for Member {
 impl Worker {
     pub(super) fn new(
         config: Arc<Config>,
-        connection: Connection,
+        connection: &Connection,
         identity: &str,
-        transformer: Transformer,
+        cloud_events: CloudEvents,
+        transformer: Box<dyn Transforming>,
         view: Arc<View>,
     ) -> Result<Self, Error> {
         let instance = format!("wasmill-{}-{identity}", config.name);
         let consumer_config = connection.member(&config.name, &config.group, &instance)?;
         let transactional_id = format!("wasmill-transform-{}-{identity}", config.name);
-        Ok(Self { config, connection, consumer_config, transactional_id, transformer, view, careful: false })
+        let settings = super::producer_config(&config.name, connection, &transactional_id);
+        let (client, health) = (format!("source {}", config.name), view.health.clone());
+        let remedy = "two hosts run on copies of one data folder; stop one of them, then restart this host".to_owned();
+        let transactions = Transactions::new(client, settings, health, cloud_events, view.clone(), remedy)?;
+        let (retries, part, careful) = (Retries::default(), FIRST_PART, true);
+        Ok(Self { config, consumer_config, transactions, transformer, view, retries, part, careful })
     }
 
     /// After a panic: what was begun is read again, by a new member with a new producer.
@@ -92,13 +119,14 @@ impl Worker {
         while !self.view.is_stopping() {
             let started = Instant::now();
             let broken = self.work().unwrap_or_else(|broken| broken);
+            self.transactions.end();
             self.view.left();
             match broken {
                 Broken::Stopped => return,
                 Broken::GiveUp(reason) => return self.view.fatal(&self.config.name, reason),
                 Broken::Again(reason) | Broken::StartOver(reason) => {
                     self.view.trouble(&self.config.name, reason);
-                    attempt = if started.elapsed() > TRIES_MAX { 1 } else { attempt + 1 };
+                    attempt = if started.elapsed() > CALM { 1 } else { attempt + 1 };
                     self.rest(backoff(AGAIN_FIRST, attempt));
                 }
             }
@@ -107,62 +135,62 @@ impl Worker {
 
     /// A life as a member of the group. Ends with the reason.
     fn work(&mut self) -> Result<Broken, Broken> {
-        let mut producer = self.producer()?;
+        self.transactions.take_over()?;
         let mut member = self.join().map_err(|error| Broken::StartOver(error.to_string()))?;
         let mut attempt = 0;
         while !self.view.is_stopping() {
             crate::supervise::round();
-            match self.step(&producer, &mut member) {
+            match self.step(&mut member) {
                 Ok(true) => attempt = 0,
                 Ok(false) => {}
-                Err(Broken::Again(reason)) => {
-                    attempt += 1;
-                    self.careful = true;
-                    self.view.trouble(&self.config.name, reason);
-                    producer.end();
-                    self.hold(&mut member, backoff(AGAIN_FIRST, attempt))?;
-                    // Also after a fatal error: it ends whatever the one before it has begun.
-                    producer = self.producer()?;
-                    self.assignment(&mut member).resume()?;
-                }
-                Err(broken) => {
-                    producer.end();
-                    return Err(broken);
-                }
+                Err(Broken::Again(reason)) => self.recover(&mut member, &mut attempt, reason)?,
+                Err(broken) => return Err(broken),
             }
         }
         Ok(Broken::Stopped)
     }
 
+    /// After trouble with a transaction: pauses, has a new producer end what is open, and resumes from what is committed.
+    fn recover(&mut self, member: &mut Member, attempt: &mut u32, reason: String) -> Result<(), Broken> {
+        self.careful = true;
+        self.view.trouble(&self.config.name, reason);
+        self.transactions.end();
+        loop {
+            *attempt += 1;
+            self.hold(member, backoff(AGAIN_FIRST, *attempt))?;
+            match self.transactions.take_over().map_err(Broken::from) {
+                Ok(()) => return self.assignment(member).resume(),
+                Err(Broken::Again(reason)) => self.view.trouble(&self.config.name, reason),
+                Err(broken) => return Err(broken),
+            }
+        }
+    }
+
     /// Whether there was anything to do.
-    fn step(&mut self, producer: &Producer, member: &mut Member) -> Result<bool, Broken> {
-        let batch = match member.ahead.take() {
-            Some(ahead) => ahead,
-            None => self.read(member, WAIT)?,
-        };
+    fn step(&mut self, member: &mut Member) -> Result<bool, Broken> {
+        let mut batch = std::mem::take(&mut member.ahead);
+        if batch.records.is_empty() {
+            self.read(member, &mut batch, WAIT, self.config.deliveries.batch_max)?;
+        }
         let any = !batch.records.is_empty();
         if any {
             self.view.works_on(batch.records.len());
-            self.transform(batch, producer, member)?;
+            if let Some(pause) = self.transform(batch, member)? {
+                self.hold(member, pause)?;
+                self.assignment(member).resume()?;
+            }
         } else {
-            self.show_positions(member);
+            self.pass_markers(member);
         }
         self.answer_group(member)?;
         Ok(any)
-    }
-
-    fn producer(&self) -> Result<Producer, Broken> {
-        let producer = Producer::new(&self.config, &self.connection, &self.transactional_id, &self.view);
-        let producer = producer.map_err(|error| Broken::StartOver(error.to_string()))?;
-        producer.take_over()?;
-        Ok(producer)
     }
 
     /// Reads nothing for a while, and answers the group.
     fn hold(&self, member: &mut Member, pause: Duration) -> Result<(), Broken> {
         self.view.works_on(0);
         // It is read again.
-        member.ahead = None;
+        member.ahead = Batch::default();
         self.assignment(member).hold()?;
         let until = Instant::now() + pause;
         loop {
@@ -198,13 +226,13 @@ impl Worker {
         let consumer: BaseConsumer<Context> = self.consumer_config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(failed)?;
-        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default(), ahead: None })
+        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default(), ahead: Batch::default() })
     }
 
-    /// What is there, up to a batch; nothing after a while, or when the group wants something.
-    fn read(&self, member: &mut Member, wait_max: Duration) -> Result<Batch, Broken> {
-        let mut batch = Batch::default();
-        while batch.records.len() < self.config.deliveries.batch_max && !member.rebalances.is_waiting() {
+    /// Adds what is there to a batch, up to so many records; nothing after a while, or when the group wants something.
+    fn read(&self, member: &mut Member, batch: &mut Batch, wait_max: Duration, max: usize) -> Result<(), Broken> {
+        let full = batch.records.len() + max;
+        while batch.records.len() < full && !member.rebalances.is_waiting() {
             let wait = if batch.records.is_empty() { wait_max } else { Duration::ZERO };
             match member.consumer.poll(wait) {
                 None => break,
@@ -215,12 +243,12 @@ impl Worker {
                 Some(Err(error)) => self.refused(&error)?,
             }
         }
-        Ok(batch)
+        Ok(())
     }
 
     /// Gives back and takes, as the group wishes.
     fn answer_group(&self, member: &mut Member) -> Result<(), Broken> {
-        if member.rebalances.is_waiting() && member.ahead.take().is_some() {
+        if member.rebalances.is_waiting() && !std::mem::take(&mut member.ahead).records.is_empty() {
             // What was read ahead is of partitions that may go: what stays of them is read again.
             self.assignment(member).hold()?;
             self.answer_group(member)?;
@@ -237,145 +265,194 @@ impl Worker {
         Ok(())
     }
 
-    /// A batch, its messages and its offsets: all of it or nothing.
-    fn transform(&mut self, mut batch: Batch, producer: &Producer, member: &mut Member) -> Result<(), Broken> {
+    /// Handles records for a while and commits what comes of them, with their offsets: all of it or nothing. Returns how
+    /// long to wait if the first of the rest must be tried again.
+    fn transform(&mut self, mut batch: Batch, member: &mut Member) -> Result<Option<Duration>, Broken> {
         self.transformer.renew();
-        let offsets = batch.offsets();
-        let mut list = TopicPartitionList::new();
-        offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
         let group = member.consumer.group_metadata();
         let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
         let began = Instant::now();
-        // The next batch is read before this one is sent: meanwhile the coordinator ends the last transaction. A new one
-        // would be refused until then, and librdkafka asks again only after 20 ms.
-        let next = if self.careful { Batch::default() } else { self.read(member, Duration::ZERO)? };
-        let transaction = self.handle_and_send(&mut batch, producer)?;
-        // Kafka takes the messages meanwhile.
-        self.handle_ahead(next, member);
-        let mut failed = transaction.commit(&list, &group)?;
-        while !failed.is_empty() {
-            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
-            failed = send(producer, &batch)?.commit(&list, &group)?;
+        // The next records are read before these are sent: meanwhile the coordinator ends the last transaction. A new one
+        // would be refused until then, and librdkafka asks again only after 20 ms. While there is enough, one record is
+        // read for each that is handled, so that the group hears of the member.
+        let batch_max = self.config.deliveries.batch_max;
+        let more = if self.careful || batch.records.len() > batch_max { 1 } else { batch_max };
+        let mut next = Batch::default();
+        self.read(member, &mut next, Duration::ZERO, more)?;
+
+        let ended = self.handle(&mut batch)?;
+        let mut rest = batch.split_off_unhandled();
+        if rest.records.is_empty() {
+            // Kafka takes the messages meanwhile.
+            self.handle_ahead(&mut next);
         }
-        self.careful = began.elapsed() > OPEN_MAX;
-        offsets.iter().for_each(|(partition, next)| member.owned.reached(partition, *next));
+        rest.append(next);
+        if !batch.records.is_empty() {
+            self.commit(&mut batch, member, &group)?;
+        }
+        self.careful |= ended != Ended::InTime || began.elapsed() > STEP_MAX;
+        member.ahead = rest;
+        Ok(match ended {
+            Ended::Waits(pause) => Some(pause),
+            Ended::InTime | Ended::Stuck => None,
+        })
+    }
+
+    /// Commits the messages of a batch and its offsets. The first messages may have been sent already.
+    fn commit(
+        &mut self,
+        batch: &mut Batch,
+        member: &mut Member,
+        group: &rdkafka::consumer::ConsumerGroupMetadata,
+    ) -> Result<(), Broken> {
+        if self.transactions.open_for().is_none() {
+            self.send_all(batch)?;
+        }
+        let mut failed = self.transactions.wait_for_all()?;
+        while !failed.is_empty() {
+            self.transactions.abort()?;
+            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
+            self.send_all(batch)?;
+            failed = self.transactions.wait_for_all()?;
+        }
+        let offsets = batch.offsets();
+        let mut list = TopicPartitionList::new();
+        offsets.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
+        self.transactions.commit(&list, group)?;
+        self.careful = false;
+        offsets.iter().for_each(|(partition, next)| {
+            member.owned.reached(partition, *next);
+            self.retries.passed(partition, *next);
+        });
         self.view.reached(offsets.iter().map(|(partition, next)| (partition, *next)));
         Ok(())
     }
 
-    /// Has the subscriber handle all records, and sends what comes of some while it handles the next ones: Kafka need
-    /// not wait. Where one fails, what is sent is taken back until all are handled: its tries may take longer than a
-    /// transaction may be open.
-    fn handle_and_send<'p>(&mut self, batch: &mut Batch, producer: &'p Producer) -> Result<Transaction<'p>, Broken> {
-        if self.careful {
-            self.handle(batch, batch.handled)?;
-            return send(producer, batch);
+    fn send_all(&mut self, batch: &Batch) -> Result<(), Broken> {
+        self.transactions.begin()?;
+        for (number, (message, envelope)) in batch.messages().enumerate() {
+            self.transactions.send(number, message, envelope)?;
         }
-        let mut transaction = producer.begin()?;
-        transaction.add(batch.messages_of(0..batch.handled))?;
-        while batch.handled < batch.records.len() {
+        Ok(())
+    }
+
+    /// Has the subscriber handle records until the time is over or one of them must be tried again later. What comes of
+    /// some records is sent while the next ones are handled: Kafka need not wait.
+    fn handle(&mut self, batch: &mut Batch) -> Result<Ended, Broken> {
+        let (started, step_max) = (Instant::now(), self.step_max());
+        let mut sent = 0;
+        if batch.handled > 0 && !self.careful {
+            self.send_handled(batch, 0, &mut sent)?;
+        }
+        let mut part = self.part;
+        while batch.handled < batch.records.len() && started.elapsed() < step_max {
             let at = batch.handled;
-            if !self.handle_part(batch) {
-                transaction.abort()?;
-                self.handle(batch, at)?;
-                return send(producer, batch);
-            }
-            transaction.add(batch.messages_of(at..batch.handled))?;
-        }
-        Ok(transaction)
-    }
-
-    /// Handles the next batch up to the first trouble.
-    fn handle_ahead(&mut self, mut ahead: Batch, member: &mut Member) {
-        while ahead.handled < ahead.records.len() && self.handle_part(&mut ahead) {}
-        member.ahead = Some(ahead).filter(|ahead| !ahead.records.is_empty());
-    }
-
-    /// Has the subscriber handle the next records of a batch; false, and nothing done, where one of them fails.
-    fn handle_part(&mut self, batch: &mut Batch) -> bool {
-        let at = batch.handled;
-        let end = at + self.transformer.list(PART.min(batch.records.len() - at));
-        let records: Vec<&Record> = batch.records[at..end].iter().collect();
-        let Ok(messages) = self.transformer.messages(&records) else { return false };
-        messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
-        batch.handled = end;
-        true
-    }
-
-    /// Has the subscriber handle all records from one on: whole, or where that fails what comes before the failing
-    /// record, then that record alone, then the rest.
-    fn handle(&mut self, batch: &mut Batch, mut at: usize) -> Result<(), Broken> {
-        let all = batch.records.len();
-        let mut count = self.transformer.list(all - at);
-        while at < all {
-            let part: Vec<&Record> = batch.records[at..at + count].iter().collect();
-            match self.transformer.messages(&part) {
-                Ok(messages) => {
-                    messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
-                    at += count;
-                }
+            match self.handle_part(batch, part) {
+                Ok(()) if self.careful => {}
+                Ok(()) => self.send_handled(batch, at, &mut sent)?,
+                // To find the record that fails may take longer than a transaction may be open.
+                Err(_) if self.transactions.open_for().is_some() => return Ok(Ended::Stuck),
                 Err(Untransformed::Fewer(fewer)) => {
-                    count = fewer;
+                    part = fewer;
                     continue;
                 }
                 Err(failed) => {
-                    self.handle_alone(batch, at, failed)?;
-                    at += 1;
+                    if let Some(pause) = self.decide(batch, failed)? {
+                        return Ok(Ended::Waits(pause));
+                    }
                 }
             }
-            count = self.transformer.list(all - at);
+            part = self.part;
+        }
+        Ok(Ended::InTime)
+    }
+
+    /// How long records of one transaction may be handled.
+    fn step_max(&self) -> Duration {
+        STEP_MAX.min(self.transactions.timeout() / 4)
+    }
+
+    /// Sends what the records from one on have led to, in a transaction that is begun if none is open.
+    fn send_handled(&mut self, batch: &Batch, from: usize, sent: &mut usize) -> Result<(), Broken> {
+        if self.transactions.open_for().is_none() {
+            self.transactions.begin()?;
+        }
+        for (message, envelope) in batch.messages_of(from..batch.handled) {
+            self.transactions.send(*sent, message, envelope)?;
+            *sent += 1;
         }
         Ok(())
     }
 
-    /// Tries a record until it succeeds or its tries are used up; then puts it aside.
-    fn handle_alone(&mut self, batch: &mut Batch, at: usize, mut failed: Untransformed) -> Result<(), Broken> {
-        let (started, place) = (Instant::now(), batch.records[at].place());
-        for attempt in 1.. {
-            let (reason, wait) = match failed {
-                Untransformed::Again(reason, wait) => (reason, wait),
-                Untransformed::Command(reason) | Untransformed::Host(reason) => return Err(Broken::Again(reason)),
-                Untransformed::Refused(reason) => {
-                    batch.put_aside(&self.config, at, reason);
-                    return Ok(());
-                }
-                Untransformed::Fewer(_) => unreachable!("one record can't be fewer"),
-            };
-            let Deliveries { attempts_max, backoff_ms, .. } = self.config.deliveries;
-            let pause = backoff(Duration::from_millis(backoff_ms), attempt).max(wait);
-            if attempt >= attempts_max || started.elapsed() + pause > TRIES_MAX {
-                batch.put_aside(&self.config, at, format!("{reason} (tried {attempt} times)"));
-                return Ok(());
-            }
-            self.view.trouble(&self.config.name, format!("{place} is tried again: {reason}"));
-            self.rest(pause);
-            if self.view.is_stopping() {
-                return Err(Broken::Stopped);
-            }
-            self.transformer.renew();
-            match self.transformer.messages(&[&batch.records[at]]) {
-                Ok(messages) => {
-                    messages.into_iter().for_each(|(_, message)| batch.lead_to(at, message));
-                    return Ok(());
-                }
-                Err(again) => failed = again,
+    /// Handles records that come after those of the open transaction, up to the first trouble.
+    fn handle_ahead(&mut self, next: &mut Batch) {
+        let step_max = self.step_max();
+        while next.handled < next.records.len() && self.transactions.open_for().is_some_and(|open| open < step_max) {
+            if self.handle_part(next, self.part).is_err() {
+                return;
             }
         }
+    }
+
+    /// Has the subscriber handle the next records of a batch. Nothing is done if one of them fails.
+    fn handle_part(&mut self, batch: &mut Batch, count: usize) -> Result<(), Untransformed> {
+        let at = batch.handled;
+        let end = at + self.transformer.list(count.min(batch.records.len() - at));
+        let records: Vec<&Record> = batch.records[at..end].iter().collect();
+        let started = Instant::now();
+        let messages = self.transformer.messages(&records)?;
+        let each = started.elapsed() / u32::try_from(end - at).unwrap_or(u32::MAX).max(1);
+        let fitting = PART_TIME.as_nanos() / each.as_nanos().max(1);
+        self.part = usize::try_from(fitting).unwrap_or(PART).clamp(1, PART);
+        messages.into_iter().for_each(|(index, message)| batch.lead_to(at + index, message));
+        batch.handled = end;
         Ok(())
     }
 
-    /// At the end of a partition there may be offsets that hold no record, such as transaction markers.
-    fn show_positions(&self, member: &Member) {
+    /// Decides about the next record, which failed alone: returns how long to wait before it is tried again, or
+    /// dead-letters it.
+    fn decide(&mut self, batch: &mut Batch, failed: Untransformed) -> Result<Option<Duration>, Broken> {
+        let at = batch.handled;
+        match self.retries.failed(&batch.records[at], failed, &self.config.deliveries) {
+            Decision::Wait(pause, reason) => {
+                let place = batch.records[at].place();
+                self.view.trouble(&self.config.name, format!("{place} is tried again: {reason}"));
+                Ok(Some(pause))
+            }
+            Decision::Letter(reason) => {
+                batch.put_aside(&self.config, at, reason);
+                batch.handled += 1;
+                Ok(None)
+            }
+            Decision::Trouble(reason) => Err(Broken::Again(reason)),
+        }
+    }
+
+    /// Commits over offsets that hold no record, such as the markers of transactions at the end of a partition, so that
+    /// no lag is shown when there is nothing to do.
+    fn pass_markers(&self, member: &mut Member) {
         let Ok(positions) = member.consumer.position() else { return };
-        let elements = positions.elements();
-        let known = elements.iter().filter_map(|found| match found.offset() {
-            Offset::Offset(next) => {
-                let partition = TopicPartition { topic: found.topic().into(), partition: found.partition() };
-                Some((partition, u64::try_from(next).ok()?))
+        let mut passed = Vec::new();
+        for found in positions.elements() {
+            let partition = TopicPartition { topic: found.topic().into(), partition: found.partition() };
+            if let Offset::Offset(next) = found.offset()
+                && let Ok(next) = u64::try_from(next)
+                && member.owned.is_behind(&partition, next)
+            {
+                passed.push((partition, next));
             }
-            _ => None,
-        });
-        self.view.passed(known);
+        }
+        if passed.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        passed.iter().for_each(|(partition, next)| add(&mut list, partition, *next));
+        if let Err(error) = member.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(source = &*self.config.name, "markers at the end are not committed over yet: {error}");
+            return;
+        }
+        passed.iter().for_each(|(partition, next)| member.owned.reached(partition, *next));
+        self.view.passed(passed.into_iter());
     }
 
     /// What an error of the consumer means.
@@ -418,13 +495,6 @@ impl Worker {
             std::thread::park_timeout(left);
         }
     }
-}
-
-/// Sends all messages of a batch in a new transaction.
-fn send<'p>(producer: &'p Producer, batch: &Batch) -> Result<Transaction<'p>, Broken> {
-    let mut transaction = producer.begin()?;
-    transaction.add(batch.messages())?;
-    Ok(transaction)
 }
 
 /// One text for each topic.

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 pub(super) enum Request {
     Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, done: Done<Appended> },
     Advance { progress: Box<Progress>, bytes: usize, done: Done<Advanced> },
-    Published { sink: String, from: u64, to: u64, done: Done<()> },
+    Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()> },
     Park(Box<DeadLetter>, Option<Origin>, Done<()>),
     StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
     Amend(Amendment, Done<()>),
@@ -372,8 +372,8 @@ impl Writer {
                 let (result, fatal) = split(self.advance(batch, *progress));
                 (Answer::Advance(done, result), fatal)
             }
-            Request::Published { sink, from, to, done } => {
-                let (result, fatal) = split(self.published(&sink, from, to));
+            Request::Published { sink, from, to, refused, done } => {
+                let (result, fatal) = split(self.published(batch, &sink, from, to, &refused));
                 (Answer::Unit(done, result), fatal)
             }
             Request::Park(letter, origin, done) => {
@@ -393,7 +393,14 @@ impl Writer {
         fatal.map_or(Ok(()), Err)
     }
 
-    fn published(&mut self, sink: &str, from: u64, to: u64) -> Result<(), Error> {
+    fn published(
+        &mut self,
+        batch: &mut Batch,
+        sink: &str,
+        from: u64,
+        to: u64,
+        refused: &[DeadLetter],
+    ) -> Result<(), Error> {
         let failed = failed("moving the sink's position");
         let actual = self
             .connection
@@ -415,6 +422,9 @@ impl Writer {
             .and_then(|mut insert| insert.execute(params![sink, to]))
             .map_err(&failed)?;
         fault::at(FaultPoint::SinkMoved);
+        for letter in refused {
+            self.park(batch, letter, None)?;
+        }
         if Counts::of(sink) == Counts::Messages {
             self.connection
                 .prepare_cached(

@@ -92,9 +92,11 @@ fn events_that_pass_the_filter_are_published_as_cloud_events() {
     let values: Vec<&str> = found.iter().map(|(value, _)| value.as_str()).collect();
     assert_eq!(values, ["{\"n\": 1}", "{\"n\": 2}", "{\"n\": 3}"]);
     let id = folder.events()[2].id.to_string();
+    let source = format!("urn:uuid:{}#order", folder.store.identity());
     let expected = [
         ("ce_id", id.as_str()),
-        ("ce_source", "order"),
+        ("ce_source", source.as_str()),
+        ("content-type", "application/json"),
         ("ce_type", "order.OrderCreated"),
         ("ce_subject", "b1"),
         ("stream", "order/b1"),
