@@ -55,6 +55,11 @@ impl RecordRun {
         self.records.len()
     }
 
+    /// About how much memory its records take.
+    pub(super) fn bytes(&self) -> usize {
+        self.receipt.told.bytes
+    }
+
     pub(super) fn ledger(&self) -> &Arc<str> {
         &self.ledger
     }
@@ -149,6 +154,18 @@ impl Runs {
         Some(run)
     }
 
+    /// How many records of the first run to take, of so many at most: those that have about so many bytes, at least one.
+    pub(super) fn fitting(&self, count: usize, bytes: usize) -> usize {
+        let Some(run) = self.runs.front().filter(|run| run.bytes() > bytes) else { return count };
+        let mut left = bytes;
+        let fits = |record: &&Record| {
+            let fits = left > 0;
+            left = left.saturating_sub(record.size());
+            fits
+        };
+        run.records.iter().take(count).take_while(fits).count().max(1)
+    }
+
     /// Takes the first `count` records out.
     pub(super) fn take(&mut self, count: usize) -> Self {
         let mut taken = Self::default();
@@ -207,6 +224,18 @@ pub(in crate::subscriptions) mod tests {
         run.push(9, record("k", 10)).unwrap();
         let (origins, _) = run.settle();
         assert_eq!((origins.first, origins.items), (5, vec![5, 8, 10]));
+    }
+
+    #[test]
+    fn a_list_takes_what_fits_into_its_bytes_and_at_least_one() {
+        let size = record("k", 5).size();
+        let runs = Runs::from(run(&[5, 6, 7, 8], Arc::new(|_| {})));
+        for (count, bytes, expected) in
+            [(9, 4 * size, 9), (9, 4 * size - 1, 4), (9, 2 * size, 2), (1, 2 * size, 1), (9, 1, 1), (9, 0, 1)]
+        {
+            assert_eq!(runs.fitting(count, bytes), expected, "{count} of {bytes} bytes");
+        }
+        assert_eq!(Runs::default().fitting(3, 0), 3);
     }
 
     #[test]

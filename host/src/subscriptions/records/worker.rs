@@ -13,7 +13,7 @@ use crate::follow::backoff;
 use crate::model::{DeadLetter, Parked, Record};
 use crate::plugin::Effects;
 use crate::status::State;
-use crate::store::{Advanced, Error, EventStore, Progress, Reached};
+use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Progress, Reached};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{TakesRecords, Unhandled, Verdict};
 use crate::subscriptions::outbox::Outbox;
@@ -238,11 +238,13 @@ impl<H: TakesRecords> Worker<H> {
         }
     }
 
-    /// The next list: no record of a key that stands still.
+    /// The next list: no record of a key that stands still, and no more bytes than a page of events may have.
     fn batch(&mut self) -> Runs {
-        let mut batch = Runs::default();
-        while batch.len() < self.options.batch_max {
-            let Some(run) = self.ready.pop(self.options.batch_max - batch.len()) else { break };
+        let (mut batch, mut bytes) = (Runs::default(), 0);
+        while batch.len() < self.options.batch_max && bytes < PAGE_BYTES_MAX {
+            let count = self.ready.fitting(self.options.batch_max - batch.len(), PAGE_BYTES_MAX - bytes);
+            let Some(run) = self.ready.pop(count) else { break };
+            bytes += run.bytes();
             self.lanes.join(run, &mut batch);
         }
         batch

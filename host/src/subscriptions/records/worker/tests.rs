@@ -66,6 +66,8 @@ struct Bench {
     asks: Sender<Ask>,
     told: mpsc::Receiver<Told>,
     tell: Tell,
+    pausing: Arc<Pausing>,
+    condition: Arc<Mutex<(State, Option<String>)>>,
     thread: JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
@@ -90,12 +92,13 @@ impl Bench {
         };
         let ends = Ends { records, queued: Arc::default(), asked };
         let condition = Arc::new(Mutex::new((State::Starting, None)));
+        let (to_pause, shown) = (pausing.clone(), condition.clone());
         let mut worker =
             Worker::new(code, options, subscription, store.clone(), outbox, pausing, condition, Arc::default(), ends);
         let thread = std::thread::spawn(move || worker.run());
         let (tell, told) = mpsc::channel();
         let tell: Tell = Arc::new(move |part| tell.send(part).unwrap());
-        Self { store, runs, asks, told, tell, thread, _folder: folder }
+        Self { store, runs, asks, told, tell, pausing: to_pause, condition: shown, thread, _folder: folder }
     }
 
     /// Hands records on, each a run of its own.
@@ -163,5 +166,31 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
     assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
     let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::Letters::newest(1)).unwrap();
     assert!(letters[0].1.reason.ends_with("(tried 3 times)"), "{}", letters[0].1.reason);
+    bench.stop();
+}
+
+#[test]
+fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_it_is_resumed() {
+    let code = Publishes::default();
+    let calls = code.calls.clone();
+    let bench = Bench::start(code, 10, 3);
+    bench.pausing.set(true).unwrap();
+    assert!(Pausing::load("source/taps".into(), bench.store.clone()).unwrap().is_paused(), "it is durable");
+    // Its thread looks now and then: what comes before it has looked it still handles.
+    while bench.condition.lock().unwrap().0 != State::Paused {
+        std::thread::yield_now();
+    }
+    bench.offer(&[("a", 0), ("a", 1)]);
+    bench.pausing.set(false).unwrap();
+    assert_eq!(bench.told(2), (vec![0, 1], vec![]), "resumed, it goes on");
+    let handled = calls.lock().unwrap().len();
+    bench.pausing.set(true).unwrap();
+    while bench.condition.lock().unwrap().0 != State::Paused {
+        std::thread::yield_now();
+    }
+    bench.offer(&[("a", 2), ("b", 3)]);
+    bench.asks.send(Ask::GiveBack).unwrap();
+    assert_eq!(bench.told(2), (vec![], vec![2, 3]));
+    assert_eq!(calls.lock().unwrap().len(), handled, "nothing was handled while it was paused");
     bench.stop();
 }
