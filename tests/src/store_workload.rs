@@ -114,6 +114,9 @@ fn tend(store: &dyn EventStore) {
             after = number;
             let Parked::Command(command) = letter.content else {
                 ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");
+                ask(|done| store.set_fact("discarded", Some(number.to_string()), done))
+                    .answer()
+                    .expect("a fact is kept");
                 println(&format!("discarded {}", letter.place));
                 continue;
             };
