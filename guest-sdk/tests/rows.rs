@@ -78,5 +78,5 @@ fn a_row_that_does_not_fit_is_an_error_with_its_statement() {
 #[test]
 fn a_query_cannot_write() {
     let error = filled().try_query("Write", "").unwrap_err().to_string();
-    assert!(error.contains("readonly"), "{error}");
+    assert!(error.contains("read-only"), "{error}");
 }

@@ -130,6 +130,7 @@ fn router(server: Server) -> Router {
         .route("/v1/subscriptions", get(subscriptions::list))
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
+        .route("/v1/projections/{name}/skip", post(operations::skip_event))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/{number}", get(dead_letters::show))
         .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))

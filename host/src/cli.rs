@@ -3,7 +3,7 @@
 //! `run` and `check` work on a manifest, `test` on a plugin, `store` also on a store that no host has open; the others talk to a running
 //! host over its HTTP API and nothing else. Results go to the standard output, everything else to the standard
 //! error. `--json` prints what a program can read. Exit codes: 0 done; 1 what was asked for failed or was refused;
-//! 2 wrong usage or a bad manifest.
+//! 2 wrong usage or a bad manifest; 3 what was asked for is under way.
 
 mod check;
 mod client;
@@ -14,6 +14,7 @@ mod host_file;
 mod kafka;
 mod output;
 mod plugins;
+mod projections;
 mod query;
 mod render;
 mod run;
@@ -43,7 +44,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or a bad manifest.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or a bad manifest; 3 under way, not done yet.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -67,6 +69,9 @@ enum Command {
     /// List or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
+    /// List projections, or have one pass over an event that it has stopped at.
+    #[command(subcommand)]
+    Projections(projections::Command),
     /// See what was put aside, try it again or discard it.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -109,6 +114,7 @@ impl Command {
             Self::Events(args) => events::events(args, json),
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
+            Self::Projections(command) => projections::projections(command, json),
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
             Self::Subscriptions(command) => subscriptions::subscriptions(command, json),
             Self::Streams(command) => streams::streams(command, json),
@@ -152,6 +158,9 @@ mod tests {
             "subscriptions list --json",
             "subscriptions pause warehouse --data d",
             "subscriptions resume source/baskets --json",
+            "plugins reload sales --timeout-ms 5 --json",
+            "projections list --json",
+            "projections skip sales 24",
             "dead-letters list --consumer baskets --before 9 --limit 3 --json",
             "dead-letters show 7",
             "dead-letters replay 7 8 --data d",

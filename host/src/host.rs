@@ -17,10 +17,11 @@ use crate::clock::Clock;
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, Outcome, Position};
-use crate::plugin::FileWatch;
+use crate::plugin::{FileWatch, Plugin};
+use crate::projection::{self, SkipError, Takeover};
 use crate::status::{
     AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, ParkedItem, ParkedStatus, PluginStatus,
-    Readiness, Reloaded, SourceProgress, Status, StoreStatus,
+    Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore, Letters};
 use crate::supervise::Held as _;
@@ -85,6 +86,9 @@ pub enum QueryError {
     /// The position was not reached in time.
     #[error("{0}")]
     TimedOut(String),
+    /// Nothing can answer now; tells how far the read model is.
+    #[error("{0}")]
+    Unavailable(String),
     /// The plugin or the read model failed.
     #[error("{0}")]
     Failed(String),
@@ -154,12 +158,20 @@ impl Host {
             let mut reached = found.reached();
             if tokio::time::timeout(timeout, reached.wait_for(|reached| *reached >= after)).await.is_err() {
                 let reached = *reached.borrow();
+                if !found.answers() {
+                    return Err(QueryError::Unavailable(found.unanswered()));
+                }
                 return Err(QueryError::TimedOut(format!(
                     "projection {projection} is at position {reached} and did not reach {after} within {timeout:?}"
                 )));
             }
         }
-        found.query(query.to_owned(), params).await.map_err(|error| match error {
+        let failed = match found.query(query.to_owned(), params).await {
+            Ok(answer) => return Ok(answer),
+            Err(projection::QueryError::Unavailable(reason)) => return Err(QueryError::Unavailable(reason)),
+            Err(projection::QueryError::Plugin(failed)) => failed,
+        };
+        Err(match failed {
             crate::plugin::QueryError::Unknown { known } => QueryError::UnknownQuery(format!(
                 "projection {projection} has no query {query}; it answers {}",
                 known.join(", ")
@@ -285,8 +297,9 @@ impl Host {
         Some(drain::source_progress(status))
     }
 
-    /// Loads a plugin's file anew.
-    pub async fn reload(self: &Arc<Self>, plugin: &str) -> Result<Reloaded, String> {
+    /// Loads a plugin's file again. If the plugin has a projection, waits until that one answers with the new code, can't,
+    /// or the time is up.
+    pub async fn reload(self: &Arc<Self>, plugin: &str, timeout: Duration) -> Result<Reloaded, String> {
         let (host, name) = (self.clone(), plugin.to_owned());
         let reloaded = tokio::task::spawn_blocking(move || host.parts.catalog.reload(&name));
         let plugin = reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -294,7 +307,30 @@ impl Host {
             plugin: plugin.name.to_string(),
             version: plugin.description.version.clone(),
             digest: format!("sha256:{}", plugin.digest),
+            building: self.taken_over(&plugin, timeout).await?,
         })
+    }
+
+    /// What the projection of a plugin makes of new code.
+    async fn taken_over(&self, plugin: &Plugin, timeout: Duration) -> Result<Option<Rebuilding>, String> {
+        let Some(found) = self.parts.projections.iter().find(|other| other.plugin() == &*plugin.name) else {
+            return Ok(None);
+        };
+        let projection = found.name().to_owned();
+        match found.takeover(&plugin.digest, timeout).await {
+            Takeover::Answers => Ok(None),
+            Takeover::Building { reached } => {
+                let of = self.parts.store.head().borrow().0;
+                Ok(Some(Rebuilding { projection, position: reached.0, of }))
+            }
+            Takeover::Failed(reason) => Err(format!("projection {projection} does not take the new code: {reason}")),
+        }
+    }
+
+    /// Has a projection pass over an event that it has stopped at. `None` if there is no such projection.
+    pub async fn skip_event(&self, projection: &str, position: Position) -> Option<Result<SkippedEvent, SkipError>> {
+        let found = self.parts.projections.iter().find(|other| other.name() == projection)?;
+        Some(found.skip(position, self.clock.now_ms(), &*self.parts.store).await)
     }
 
     /// Why a plugin can't be reloaded that this host does not have; `None` where it has it.

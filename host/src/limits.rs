@@ -112,7 +112,18 @@ impl Keys {
     }
 
     fn add_limits(&mut self, limits: Limits) {
-        let Limits { event_time_ms, memory_mib, live_mib, table_elements, instances, output_mib, effects_max } = limits;
+        let Limits {
+            event_time_ms,
+            memory_mib,
+            live_mib,
+            table_elements,
+            instances,
+            output_mib,
+            effects_max,
+            sql_value_mib,
+            sql_memory_mib,
+            read_model_mib,
+        } = limits;
         assert_eq!(live_mib, None);
         self.say("plugins.NAME.limits.live_mib", "half of `memory_mib`");
         let of_guest = [
@@ -122,6 +133,9 @@ impl Keys {
             ("instances", instances as u64),
             ("output_mib", output_mib as u64),
             ("effects_max", effects_max as u64),
+            ("sql_value_mib", sql_value_mib as u64),
+            ("sql_memory_mib", sql_memory_mib as u64),
+            ("read_model_mib", read_model_mib),
         ];
         self.add("plugins.NAME.limits.", &of_guest);
     }

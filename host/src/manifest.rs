@@ -234,6 +234,12 @@ pub struct Limits {
     pub output_mib: usize,
     /// Commands and messages of one call.
     pub effects_max: usize,
+    /// One text, blob or row of a read model.
+    pub sql_value_mib: usize,
+    /// Memory of one SQL statement.
+    pub sql_memory_mib: usize,
+    /// The file of a read model.
+    pub read_model_mib: u64,
 }
 
 impl Default for Limits {
@@ -246,6 +252,9 @@ impl Default for Limits {
             instances: 20_000,
             output_mib: 16,
             effects_max: 10_000,
+            sql_value_mib: 1,
+            sql_memory_mib: 256,
+            read_model_mib: 16_384,
         }
     }
 }

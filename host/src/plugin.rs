@@ -101,6 +101,12 @@ pub struct Limits {
     pub effects_max: usize,
     /// Bytes that one call may hand over: what it returns, and what it asks for.
     pub output_bytes_max: usize,
+    /// Bytes of one text, blob or row of a read model.
+    pub sql_value_bytes_max: usize,
+    /// Bytes of memory that one SQL statement may hold.
+    pub sql_memory_bytes_max: usize,
+    /// Bytes of a read model's file.
+    pub read_model_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -113,6 +119,9 @@ impl Default for Limits {
             instances_max: 20_000,
             effects_max: 10_000,
             output_bytes_max: 16 << 20,
+            sql_value_bytes_max: 1 << 20,
+            sql_memory_bytes_max: 256 << 20,
+            read_model_bytes_max: 16 << 30,
         }
     }
 }
@@ -206,6 +215,7 @@ pub trait ReadModel: Send {
 pub enum SqlValue {
     Null,
     Integer(i64),
+    Unsigned(u64),
     Real(f64),
     Text(String),
     Blob(Vec<u8>),
@@ -274,6 +284,20 @@ impl Plugin {
     /// Where it was read from.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Writes the code to another file, whole or not at all. An error says why not, such as that the plugin's own file has
+    /// changed since.
+    pub fn copy_code(&self, to: &Path) -> Result<(), String> {
+        let (bytes, _) = read(&self.file)?;
+        if engine::digest(&bytes) != self.digest {
+            return Err(format!("{} has changed since it was loaded", self.file.display()));
+        }
+        let unfinished = to.with_extension("unfinished");
+        std::fs::write(&unfinished, bytes)
+            .and_then(|()| std::fs::File::open(&unfinished)?.sync_all())
+            .and_then(|()| std::fs::rename(&unfinished, to))
+            .map_err(|error| format!("{}: {error}", to.display()))
     }
 
     /// The events that its subscriber wants.

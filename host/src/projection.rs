@@ -1,28 +1,42 @@
 //! Projections: events into read models, and the answers to queries.
 //!
 //! A projection has a thread that folds events into its read model: a SQLite file of its own, whose rows and whose
-//! checkpoint are one transaction. The file is named by the digest of the plugin's code. Changed code therefore
-//! starts with an empty file; the old code and its file keep answering until the new one has caught up, and then
-//! the switch is one step (`generation`).
+//! checkpoint are one transaction. A read model belongs to the code that made it and to one history of one store. Changed
+//! code therefore starts with an empty one; the old code and its read model keep answering until the new one has caught up,
+//! also over a restart, and then the switch is one step. A read model that can't be used is set aside and built again:
+//! nothing of it is lost, since all of it comes from the store. Nothing here knows Kafka or wasmtime.
 
+mod board;
+mod builder;
+mod folding;
 mod generation;
+mod memory;
+mod opening;
 mod read_model;
+mod shelf;
+mod skips;
 mod worker;
 
 use crate::bounds::Bounds;
-use crate::follow::{Progress, Running, Stop};
+use crate::follow::{Follower, Running, Stop};
 use crate::model::Position;
-use crate::plugin::{self, QueryError, Role, Slot};
-use crate::status::ProjectionStatus;
+use crate::plugin::{self, Catalog, Role, Slot};
+use crate::status::{BuildingStatus, ProjectionStatus, SkippedEvent};
 use crate::store::{self, EventStore};
-use arc_swap::ArcSwap;
-use generation::Generation;
+use board::View;
+use builder::EventAt;
+use folding::Folding;
+use opening::Opener;
+use shelf::Shelf;
+use skips::{Skip, Skips};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use worker::Worker;
+use worker::{Shared, Worker};
+
+pub use board::Takeover;
 
 /// Settings of a projection, from the manifest.
 #[derive(Clone, Debug)]
@@ -49,7 +63,7 @@ impl Default for Options {
 /// A running projection.
 pub struct Projection {
     slot: Arc<Slot>,
-    live: Arc<ArcSwap<Generation>>,
+    shared: Arc<Shared>,
     queries: Arc<tokio::sync::Semaphore>,
     running: Running,
 }
@@ -63,7 +77,7 @@ pub enum Error {
     /// The plugin failed.
     #[error(transparent)]
     Plugin(#[from] plugin::Error),
-    /// The read model failed; it can be deleted, it is built again from the store.
+    /// The read model can't be used now: the disk is full or fails, or something else holds the file.
     #[error("read model {file}: {cause}")]
     ReadModel {
         /// The file.
@@ -71,12 +85,28 @@ pub enum Error {
         /// What SQLite said.
         cause: String,
     },
+    /// The read model is damaged: it is to be built again from the store.
+    #[error("read model {file} is damaged: {cause}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The plugin's schema can't be used.
+    #[error("{0}")]
+    Schema(String),
     /// A call has undone those before it in its transaction: begin again at the checkpoint.
     #[error("the transaction was undone")]
     Undone,
     /// An event can't be folded in. Nothing is skipped.
-    #[error("{0}")]
-    Event(String),
+    #[error("{reason}")]
+    Event {
+        /// Which one.
+        at: EventAt,
+        /// Why, and what can be done.
+        reason: String,
+    },
 }
 
 impl Error {
@@ -85,15 +115,43 @@ impl Error {
         match self {
             Self::Store(_) | Self::ReadModel { .. } => true,
             Self::Plugin(error) => error.is_of_host(),
-            Self::Undone | Self::Event(_) => false,
+            Self::Damaged { .. } | Self::Schema(_) | Self::Undone | Self::Event { .. } => false,
         }
+    }
+
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
     }
 }
 
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The plugin has none.
+    #[error(transparent)]
+    Plugin(#[from] plugin::QueryError),
+    /// Nothing can answer now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Why an event is not passed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SkipError {
+    /// The projection has not stopped at it.
+    #[error("{0}")]
+    NotThere(String),
+    /// The store does not keep the decision.
+    #[error("{0}")]
+    Store(String),
+}
+
 impl Projection {
-    /// Starts the projection of a plugin, if it has the role. Read models lie in the folder `read_models`.
+    /// Starts the projection of a plugin, if it has the role. Read models lie in the folder `read_models`. What is wrong
+    /// with a read model or with the plugin's schema keeps nothing else from starting: the status tells.
     pub fn start(
         slot: &Arc<Slot>,
+        catalog: &Arc<Catalog>,
         options: Options,
         read_models: &Path,
         store: &Arc<dyn EventStore>,
@@ -105,27 +163,33 @@ impl Projection {
             _ => None,
         });
         let Some(name) = name else { return Ok(None) };
-        let folder = name.within(read_models);
+        let shelf = Shelf::new(name.within(read_models));
         let name: Arc<str> = name.into();
         let (stop, stopped) = Stop::new();
-        let progress = Arc::new(Progress::default());
-        let first = Generation::open(&plugin, &folder)?;
-        progress.reach(first.checkpoint());
-        let live = Arc::new(ArcSwap::from_pointee(first));
+        let mut follower = Follower::new(&**store, stopped, runtime.clone())?;
+        let skips = Skips::load(follower.reader(), &name)?;
+        let shared = Arc::new(Shared { skips, ..Shared::default() });
         let queries = Arc::new(tokio::sync::Semaphore::new(options.queries_max));
-        let worker = Worker::new(
-            name.clone(),
-            slot.clone(),
-            options,
-            folder,
-            &**store,
-            live.clone(),
-            progress.clone(),
-            stopped,
-            runtime.clone(),
-        )?;
+        let progress = shared.progress.clone();
+        let opener = Opener { projection: name.clone(), shelf, store: store.identity(), set_aside: None };
+        let (projection, slot) = (name.clone(), slot.clone());
+        let (catalog, skips) = (catalog.clone(), Default::default());
+        let folding = Folding { projection, slot: slot.clone(), options, progress: progress.clone(), follower, skips };
+        let mut worker = Worker {
+            name: name.clone(),
+            catalog,
+            opener,
+            shared: shared.clone(),
+            folding,
+            live: None,
+            next: None,
+            refused: None,
+            unopened: None,
+            looks_for_older: true,
+        };
+        worker.begin();
         let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), Worker::run)?;
-        Ok(Some(Self { slot: slot.clone(), live, queries, running }))
+        Ok(Some(Self { slot, shared, queries, running }))
     }
 
     /// What queries call it.
@@ -133,11 +197,18 @@ impl Projection {
         self.running.name()
     }
 
+    /// The plugin that serves it.
+    pub fn plugin(&self) -> &str {
+        &self.slot.name
+    }
+
     /// Answers a query from what serves now, on a thread that may block.
     pub async fn query(&self, query: String, params: Vec<u8>) -> Result<Vec<u8>, QueryError> {
-        let failed = |what: &str| QueryError::Failed(format!("projection {}: {what}", self.name()));
+        let failed = |what: &str| plugin::QueryError::Failed(format!("projection {}: {what}", self.name()));
         let permit = self.queries.clone().acquire_owned().await.map_err(|_| failed("the host is stopping"))?;
-        let live = self.live.load_full();
+        let Some(live) = self.shared.answering.load_full() else {
+            return Err(QueryError::Unavailable(self.unanswered()));
+        };
         let answered = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             live.query(&query, &params)
@@ -145,21 +216,115 @@ impl Projection {
         answered.await.map_err(|error| failed(&error.to_string()))?
     }
 
+    /// Why nothing answers, in words.
+    pub fn unanswered(&self) -> String {
+        let view = self.shared.view.borrow();
+        let why = match (&view.building, &view.refused) {
+            (Some(building), _) => {
+                let trouble = building.trouble.as_ref().map_or(String::new(), |trouble| format!(" ({trouble})"));
+                format!("its read model is being built, at position {} of {}{trouble}", building.reached, self.head())
+            }
+            (None, Some((_, reason))) => reason.to_string(),
+            (None, None) => "it is starting".to_owned(),
+        };
+        format!("projection {} does not answer yet: {why}", self.name())
+    }
+
+    /// Whether something answers queries.
+    pub fn answers(&self) -> bool {
+        self.shared.answering.load().is_some()
+    }
+
+    fn head(&self) -> u64 {
+        let (checkpoint, behind) = self.running.place();
+        checkpoint + behind
+    }
+
     /// How far its read model is.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.running.reached()
+    }
+
+    /// Waits until code answers or can't, and tells what became of it; after the time, how far its read model is.
+    pub async fn takeover(&self, digest: &str, timeout: Duration) -> Takeover {
+        let mut view = self.shared.view.subscribe();
+        let is_decided = |view: &View| !matches!(view.takeover(digest), Takeover::Building { .. });
+        // In either case the answer is what there is to see now.
+        let _ = tokio::time::timeout(timeout, view.wait_for(is_decided)).await;
+        view.borrow().takeover(digest)
+    }
+
+    /// Has the projection pass over an event that it has stopped at, now and each time that it is built again.
+    pub async fn skip(
+        &self,
+        position: Position,
+        time_ms: u64,
+        store: &dyn EventStore,
+    ) -> Result<SkippedEvent, SkipError> {
+        let (at, reason) = self.stopped_at(position)?;
+        let skip = Skip { event: at.event.to_string(), what: at.what.clone(), reason: reason.clone(), time_ms };
+        let failed = |error: &dyn std::fmt::Display| SkipError::Store(format!("the event is not skipped: {error}"));
+        let value = serde_json::to_string(&skip).map_err(|error| failed(&error))?;
+        let (done, kept) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| {
+            // Whoever asked and does not wait any more does not want to know.
+            let _ = done.send(result);
+        });
+        store.set_fact(&skips::fact(self.name(), position), Some(value), done);
+        kept.await.map_err(|_| failed(&"the host is stopping"))?.map_err(|error| failed(&error))?;
+        tracing::warn!("projection {} passes over {} ({position}), as it was asked to", self.name(), at.what);
+        self.shared.skips.add(position, skip);
+        Ok(SkippedEvent { position: position.0, event: at.what, reason, time_ms })
+    }
+
+    fn stopped_at(&self, position: Position) -> Result<(EventAt, String), SkipError> {
+        let view = self.shared.view.borrow();
+        if let Some(at) = view.stopped_at.iter().find(|at| at.position == position) {
+            let reasons = [view.stopped.clone(), view.refused.as_ref().map(|(_, reason)| reason.clone())];
+            let reason = reasons.into_iter().flatten().find(|reason| reason.contains(&at.what)).unwrap_or_default();
+            return Ok((at.clone(), reason.to_string()));
+        }
+        let at: Vec<String> = view.stopped_at.iter().map(|at| format!("{} ({})", at.position, at.what)).collect();
+        let at = if at.is_empty() {
+            "it has not stopped at any event".to_owned()
+        } else {
+            format!("it has stopped at {}", at.join(", "))
+        };
+        Err(SkipError::NotThere(format!("projection {} has not stopped at position {position}: {at}", self.name())))
     }
 
     /// How it is doing.
     pub fn status(&self) -> ProjectionStatus {
         let (state, error) = self.running.condition();
         let (checkpoint, behind) = self.running.place();
-        let name = self.running.name().to_string();
-        ProjectionStatus { name, plugin: self.slot.name.to_string(), state, error, checkpoint, behind }
+        let view = self.shared.view.borrow().clone();
+        let shown = |digest: &str| format!("sha256:{digest}");
+        ProjectionStatus {
+            name: self.running.name().to_string(),
+            plugin: self.slot.name.to_string(),
+            state,
+            error,
+            checkpoint,
+            behind,
+            answers: view.answers.as_ref().map(|code| shown(code.digest())),
+            answers_plugin: view.answers.as_ref().map(|code| code.label().to_owned()),
+            building: view.building.map(|building| BuildingStatus {
+                plugin: building.code.label().to_owned(),
+                digest: shown(building.code.digest()),
+                position: building.reached.0,
+            }),
+            set_aside: view.set_aside.map(|reason| reason.to_string()),
+            skipped: self.shared.skips.shown(),
+        }
     }
 
     /// Ends after the transaction it is at.
     pub fn stop(&self) {
         self.running.stop();
+        // Once no query uses it, its log is folded into its file.
+        self.shared.answering.store(None);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -253,6 +253,45 @@ pub struct ProjectionStatus {
     pub checkpoint: u64,
     /// How many positions the checkpoint is behind the store.
     pub behind: u64,
+    /// `sha256:…` of the code that answers queries; none while nothing does.
+    #[serde(default)]
+    pub answers: Option<String>,
+    /// Name and version of that code.
+    #[serde(default)]
+    pub answers_plugin: Option<String>,
+    /// The code whose read model is being built; it answers once that has caught up.
+    #[serde(default)]
+    pub building: Option<BuildingStatus>,
+    /// Why the last read model that could not be used was set aside, since the host started.
+    #[serde(default)]
+    pub set_aside: Option<String>,
+    /// The events that it passes over because a person said so.
+    #[serde(default)]
+    pub skipped: Vec<SkippedEvent>,
+}
+
+/// A read model on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildingStatus {
+    /// Name and version of the code.
+    pub plugin: String,
+    /// `sha256:…` of the code.
+    pub digest: String,
+    /// Everything up to this position is in it.
+    pub position: u64,
+}
+
+/// An event that a projection passes over. The answer of `POST /v1/projections/NAME/skip`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedEvent {
+    /// Its place in the store.
+    pub position: u64,
+    /// Its name and stream.
+    pub event: String,
+    /// Why the projection stopped at it.
+    pub reason: String,
+    /// When it was decided: milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
 }
 
 /// One Kafka sink.
@@ -401,6 +440,20 @@ pub struct Reloaded {
     pub version: String,
     /// `sha256:…` of the file.
     pub digest: String,
+    /// How far its projection is, if the plugin has one that does not answer with the new code yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<Rebuilding>,
+}
+
+/// How far the read model of reloaded code is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuilding {
+    /// The projection.
+    pub projection: String,
+    /// Everything up to this position is in the read model.
+    pub position: u64,
+    /// Of the newest event.
+    pub of: u64,
 }
 
 impl From<(u64, crate::model::DeadLetter)> for ParkedItem {

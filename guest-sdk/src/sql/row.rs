@@ -114,6 +114,7 @@ impl<'de> Deserializer<'de> for Cell {
         match self.0 {
             Value::Null => visitor.visit_unit(),
             Value::Integer(integer) => visitor.visit_i64(integer),
+            Value::Unsigned(unsigned) => visitor.visit_u64(unsigned),
             Value::Real(real) => visitor.visit_f64(real),
             Value::Text(text) => visitor.visit_string(text),
             Value::Blob(bytes) => visitor.visit_byte_buf(bytes),

@@ -30,11 +30,10 @@ from! {
     Vec<u8> => |value| Value::Blob(value);
 }
 
-/// SQLite has no unsigned 64-bit numbers. What does not fit is kept as text rather than bent: SQLite compares and
-/// sorts it after every number.
+/// SQLite has no unsigned 64-bit numbers: with one that does not fit, the statement is refused.
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
-        i64::try_from(value).map_or_else(|_| Value::Text(value.to_string()), Value::Integer)
+        i64::try_from(value).map_or(Value::Unsigned(value), Value::Integer)
     }
 }
 

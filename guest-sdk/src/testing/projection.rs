@@ -9,13 +9,25 @@ use crate::glue::answer;
 use crate::projection::{Event, QueryError};
 use crate::sql::{Database, Error, Sql, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, ToSql, params_from_iter};
 use serde::Serialize;
+use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
+use wasmill_read_model::{Guarded, Limits};
+
+/// Bytes that an answer may have: the default of `limits.output_mib`.
+const OUTPUT_BYTES_MAX: usize = 16 << 20;
+
+/// Time for the statements of one call. More than in a host, since tests run on busy machines.
+const EVENT_TIME: Duration = Duration::from_secs(10);
+const SCHEMA_TIME: Duration = EVENT_TIME;
 
 /// The read model of a projection, for tests.
 ///
-/// Statements run as the host runs them: an event's rows are one transaction, and a query cannot write.
+/// Statements run as the host runs them and under the same rules: an event's rows are one transaction, a query cannot
+/// write, and what the host refuses is refused here with the same words. The limits are the manifest's defaults, but for
+/// memory, which is not counted here, and time, of which there is more.
 pub struct ReadModel<P> {
     database: Sqlite,
     position: u64,
@@ -37,8 +49,10 @@ impl<P: Projection> ReadModel<P> {
     #[track_caller]
     pub fn new() -> Self {
         let connection = Connection::open_in_memory().expect("SQLite opens a database in memory");
-        connection.execute_batch(P::SCHEMA).unwrap_or_else(|error| panic!("SQLite refuses the schema: {error}"));
-        Self { database: Sqlite(connection), position: 0, time_ms: 0, projection: PhantomData }
+        let guarded = Guarded::new(connection, Limits::default()).expect("SQLite takes its limits");
+        guarded.allow(SCHEMA_TIME);
+        guarded.create(P::SCHEMA).unwrap_or_else(|error| panic!("SQLite refuses the schema: {error}"));
+        Self { database: Sqlite(guarded), position: 0, time_ms: 0, projection: PhantomData }
     }
 
     /// The next events come at this time, in milliseconds since 1970-01-01T00:00:00Z.
@@ -81,12 +95,18 @@ impl<P: Projection> ReadModel<P> {
         self.position += 1;
         let mut event = envelope::recorded((aggregate_type, aggregate_id), self.position, name, payload.into());
         event.metadata.time = self.time_ms;
-        self.database.execute("SAVEPOINT event", &[])?;
+        self.database.owner("BEGIN")?;
+        self.database.0.in_transaction(true);
+        self.database.0.allow(EVENT_TIME);
         let result = P::project(&Event(event), &Sql(&self.database));
-        if result.is_err() {
-            self.database.execute("ROLLBACK TO event", &[])?;
+        self.database.0.in_transaction(false);
+        if self.database.0.owner().is_autocommit() {
+            // SQLite has undone it already.
+            return result.and_then(|()| {
+                Err(Failure::retry(Duration::ZERO, "it passed over an error that had undone its transaction"))
+            });
         }
-        self.database.execute("RELEASE event", &[])?;
+        self.database.owner(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
         result
     }
 
@@ -102,53 +122,59 @@ impl<P: Projection> ReadModel<P> {
 
     /// Asks a query by its name and bytes.
     pub fn try_query(&self, name: &str, params: impl AsRef<[u8]>) -> Result<serde_json::Value, QueryError> {
-        self.database.query_only(true)?;
+        self.database.owner("PRAGMA query_only = ON")?;
+        self.database.0.allow(EVENT_TIME);
         let result = answer::<P>(name, params.as_ref(), &Sql(&self.database));
-        self.database.query_only(false)?;
-        Ok(readable(&result?.0))
+        self.database.owner("PRAGMA query_only = OFF")?;
+        let answer = result?.0;
+        if answer.len() > OUTPUT_BYTES_MAX {
+            return Err(QueryError::Failed(format!(
+                "the answer has {} bytes and the limit is {OUTPUT_BYTES_MAX}: ask for less or raise limits.output_mib",
+                answer.len()
+            )));
+        }
+        Ok(readable(&answer))
     }
 }
 
-struct Sqlite(Connection);
+struct Sqlite(Guarded);
 
 impl Sqlite {
-    fn query_only(&self, on: bool) -> Result<(), Error> {
-        self.0.pragma_update(None, "query_only", on).map_err(|error| refused(error, "PRAGMA query_only"))
+    fn owner(&self, statement: &str) -> Result<(), Error> {
+        self.0.owner().execute_batch(statement).map_err(|error| refused(&error, statement))
     }
 }
 
 impl Database for Sqlite {
     fn execute(&self, statement: &str, parameters: &[Value]) -> Result<u64, Error> {
-        let run = || self.0.prepare_cached(statement)?.execute(params_from_iter(parameters.iter().map(bound)));
-        run().map(|changed| changed as u64).map_err(|error| refused(error, statement))
+        let executed = self.0.execute(statement, params_from_iter(parameters.iter().map(Bound)));
+        executed.map_err(|error| refused(&error, statement))
     }
 
     fn query(&self, statement: &str, parameters: &[Value]) -> Result<Rows, Error> {
-        let run = || {
-            let mut prepared = self.0.prepare_cached(statement)?;
-            let columns = prepared.column_names().map(str::to_owned).collect::<Vec<_>>();
-            let width = columns.len();
-            let rows = prepared.query_map(params_from_iter(parameters.iter().map(bound)), |row| {
-                (0..width).map(|column| Ok(taken(row.get_ref(column)?))).collect()
-            })?;
-            Ok(Rows { rows: rows.collect::<Result<_, _>>()?, columns })
-        };
-        run().map_err(|error: rusqlite::Error| refused(error, statement))
+        let found = self.0.query(statement, params_from_iter(parameters.iter().map(Bound)), taken);
+        let found = found.map_err(|error| refused(&error, statement))?;
+        Ok(Rows { columns: found.columns, rows: found.rows })
     }
 }
 
-fn refused(error: rusqlite::Error, statement: &str) -> Error {
+fn refused(error: &impl fmt::Display, statement: &str) -> Error {
     Error { message: error.to_string(), statement: statement.to_owned() }
 }
 
-fn bound(value: &Value) -> ToSqlOutput<'_> {
-    ToSqlOutput::Borrowed(match value {
-        Value::Null => ValueRef::Null,
-        Value::Integer(integer) => ValueRef::Integer(*integer),
-        Value::Real(real) => ValueRef::Real(*real),
-        Value::Text(text) => ValueRef::Text(text.as_bytes()),
-        Value::Blob(bytes) => ValueRef::Blob(bytes),
-    })
+struct Bound<'a>(&'a Value);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Integer(integer) => ValueRef::Integer(*integer),
+            Value::Unsigned(unsigned) => ValueRef::Integer(wasmill_read_model::unsigned(*unsigned)?),
+            Value::Real(real) => ValueRef::Real(*real),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
 }
 
 fn taken(value: ValueRef<'_>) -> Value {

@@ -3,7 +3,9 @@
 use super::Server;
 use super::answer::Refusal;
 use super::queries::timeout;
-use crate::status::{Drained, Readiness, Reloaded, SourceProgress, Status};
+use crate::model::Position;
+use crate::projection::SkipError;
+use crate::status::{Drained, Readiness, Reloaded, SkippedEvent, SourceProgress, Status};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -87,11 +89,38 @@ pub(super) async fn wait_source(
 pub(super) async fn reload(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Reloaded>, Refusal> {
-    let Path(name) = name?;
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<(StatusCode, Json<Reloaded>), Refusal> {
+    let (Path(name), Query(wait)) = (name?, wait?);
+    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
     if let Some(unknown) = tokio::task::block_in_place(|| server.host.unknown_plugin(&name)) {
         return Err(Refusal::new(StatusCode::NOT_FOUND, unknown));
     }
-    let reloaded = server.host.reload(&name).await;
-    reloaded.map(Json).map_err(|cause| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+    let reloaded = server.unless_closing(server.host.reload(&name, timeout)).await?;
+    let reloaded = reloaded.map_err(|cause| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, cause))?;
+    let status = if reloaded.building.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(reloaded)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SkipAt {
+    position: u64,
+}
+
+pub(super) async fn skip_event(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+    at: Result<Query<SkipAt>, QueryRejection>,
+) -> Result<Json<SkippedEvent>, Refusal> {
+    let (Path(name), Query(SkipAt { position })) = (name?, at?);
+    match server.host.skip_event(&name, Position(position)).await {
+        Some(Ok(skipped)) => Ok(Json(skipped)),
+        Some(Err(SkipError::NotThere(text))) => Err(Refusal::new(StatusCode::CONFLICT, text)),
+        Some(Err(SkipError::Store(text))) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)),
+        None => {
+            let known = server.host.status().await.projections.into_iter().map(|one| one.name).collect::<Vec<_>>();
+            Err(Refusal::unknown("projection", &name, &known))
+        }
+    }
 }

@@ -49,6 +49,7 @@ fn refusal(error: QueryError, projection: &str) -> Refusal {
         QueryError::UnknownQuery(text) => Refusal::new(StatusCode::NOT_FOUND, text),
         QueryError::Malformed(text) => Refusal::malformed(text),
         QueryError::TimedOut(text) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, text),
+        QueryError::Unavailable(text) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text),
         QueryError::Failed(text) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text),
     }
 }

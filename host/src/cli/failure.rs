@@ -45,6 +45,11 @@ impl Failure {
         Self { code: 0, texts: Vec::new() }
     }
 
+    /// It is under way, and was not done when the time was up.
+    pub(super) fn under_way(text: impl Into<String>) -> Self {
+        Self { code: UNDER_WAY, texts: vec![text.into()] }
+    }
+
     /// A signal ended it before it was done.
     pub(super) fn interrupted() -> Self {
         Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }
@@ -71,6 +76,9 @@ impl Failure {
 
 /// The exit code of a host whose store another host took over.
 pub(super) const TAKEN_OVER: u8 = 3;
+
+/// The exit code when what was asked for is under way.
+const UNDER_WAY: u8 = 3;
 
 /// The exit code of a process that SIGINT ended, as shells have it.
 pub(super) const INTERRUPTED: u8 = 130;

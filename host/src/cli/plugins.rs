@@ -3,16 +3,22 @@
 use super::client::{Client, Target, segment};
 use super::failure::Failure;
 use super::{output, render};
-use crate::status::{Reloaded, Status};
+use crate::status::{Rebuilding, Reloaded, Status};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     /// List the plugins with their versions and roles.
     List(Target),
-    /// Load a plugin's file anew and switch to it; where that fails, the old code goes on serving.
+    /// Load a plugin's file again and switch to it; if that fails, the old code goes on serving.
+    ///
+    /// The code of a projection answers once its read model has caught up. The command waits for that; when the time is up
+    /// it says how far the read model is and exits with 3.
     Reload {
         /// The plugin's name in the manifest.
         name: String,
+        /// How long to wait until the new code answers.
+        #[arg(long, value_name = "MS")]
+        timeout_ms: Option<u64>,
         #[command(flatten)]
         target: Target,
     },
@@ -21,7 +27,7 @@ pub(super) enum Command {
 pub(super) fn plugins(command: Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::List(target) => list(&target, json),
-        Command::Reload { name, target } => reload(&name, &target, json),
+        Command::Reload { name, timeout_ms, target } => reload(&name, timeout_ms, &target, json),
     }
 }
 
@@ -34,11 +40,21 @@ fn list(target: &Target, json: bool) -> Result<(), Failure> {
     }
 }
 
-fn reload(name: &str, target: &Target, json: bool) -> Result<(), Failure> {
-    let reply = Client::new(target)?.post(&format!("/v1/plugins/{}/reload", segment(name)), &[], b"")?.successful()?;
+fn reload(name: &str, timeout_ms: Option<u64>, target: &Target, json: bool) -> Result<(), Failure> {
+    let wait = timeout_ms.map_or(String::new(), |timeout| format!("?timeout_ms={timeout}"));
+    let reply = Client::new(target)?.post(&format!("/v1/plugins/{}/reload{wait}", segment(name)), &[], b"")?;
+    let reply = if reply.status == 202 { reply } else { reply.successful()? };
+    let Reloaded { plugin, version, digest, building } = reply.decoded()?;
     if json {
-        return output::line(&reply.text());
+        output::line(&reply.text())?;
+        return if building.is_some() { Err(Failure::under_way("")) } else { Ok(()) };
     }
-    let Reloaded { plugin, version, digest } = reply.decoded()?;
-    output::line(&format!("reloaded {plugin} {version} ({})", render::short_digest(&digest)))
+    let code = format!("{plugin} {version} ({})", render::short_digest(&digest));
+    match building {
+        None => output::line(&format!("reloaded {code}")),
+        Some(Rebuilding { projection, position, of }) => Err(Failure::under_way(format!(
+            "{code} is loaded, and projection {projection} is building, at position {position} of {of}: the code before it \
+             answers until then, if there is one; `wasmill status` shows how far it is"
+        ))),
+    }
 }

@@ -145,11 +145,34 @@ pub(super) fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
     table
 }
 
-fn projections(projections: &[ProjectionStatus]) -> Table {
-    let mut table = consumers("PROJECTION");
-    for ProjectionStatus { name, plugin, state, error, checkpoint, behind } in projections {
-        table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);
+pub(super) fn projections(projections: &[ProjectionStatus]) -> Table {
+    let mut table = Table::new([
+        ("PROJECTION", Left),
+        ("PLUGIN", Left),
+        ("STATE", Left),
+        ("CHECKPOINT", Right),
+        ("BEHIND", Right),
+        ("ANSWERS", Left),
+    ]);
+    for projection in projections {
+        let ProjectionStatus { name, plugin, state, error, checkpoint, behind, answers, .. } = projection;
+        let counts = [number(*checkpoint), number(*behind)];
+        let answers = match (answers, &projection.answers_plugin) {
+            (Some(digest), Some(plugin)) => format!("{plugin} ({})", short_digest(digest)),
+            _ => "nothing yet".to_owned(),
+        };
+        table.row([name.clone(), plugin.clone(), state.to_string()].into_iter().chain(counts).chain([answers]));
         note_error(&mut table, error);
+        if let Some(BuildingStatus { plugin, digest, position }) = &projection.building {
+            let digest = short_digest(digest);
+            table.note(&format!("building: {plugin} ({digest}), at position {}", number(*position)));
+        }
+        if let Some(reason) = &projection.set_aside {
+            table.note(&format!("built again: {reason}"));
+        }
+        for SkippedEvent { position, event, reason, time_ms } in &projection.skipped {
+            table.note(&format!("passes over {event} ({position}) since {}: {reason}", time(*time_ms)));
+        }
     }
     table
 }

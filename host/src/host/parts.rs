@@ -168,7 +168,14 @@ impl Parts {
         let read_models = manifest.data.join("read-models");
         for slot in self.catalog.slots() {
             let options = projection_options(manifest, &slot.current());
-            self.projections.extend(Projection::start(slot, options, &read_models, &self.store, runtime)?);
+            self.projections.extend(Projection::start(
+                slot,
+                &self.catalog,
+                options,
+                &read_models,
+                &self.store,
+                runtime,
+            )?);
         }
         for slot in self.catalog.slots() {
             let options = subscription_options(manifest, &slot.name);
@@ -421,6 +428,9 @@ fn limits(plugin: &PluginSettings) -> Limits {
         instances_max: limits.instances,
         effects_max: limits.effects_max,
         output_bytes_max: limits.output_mib << 20,
+        sql_value_bytes_max: limits.sql_value_mib << 20,
+        sql_memory_bytes_max: limits.sql_memory_mib << 20,
+        read_model_bytes_max: limits.read_model_mib << 20,
     }
 }
 

@@ -85,6 +85,14 @@ fn standing(status: &Status) -> Vec<String> {
     for projection in status.projections.iter().filter(|projection| stands(projection.state)) {
         note("projection", &projection.name, projection.state, &projection.error);
     }
+    for projection in status.projections.iter().filter(|one| one.state != State::Stopped && one.answers.is_none()) {
+        let building = projection.building.as_ref().map_or(0, |building| building.position);
+        let error = projection.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+        reasons.push(format!(
+            "projection {} does not answer yet: its read model is at position {building} of {}{error}",
+            projection.name, status.store.position
+        ));
+    }
     reasons
 }
 

@@ -267,6 +267,9 @@ fn limits(mut section: Section<'_>) -> Limits {
         instances: section.number("instances", 1..=10_000_000, default.instances),
         output_mib: section.number("output_mib", 1..=1024, default.output_mib),
         effects_max: section.number("effects_max", 1..=MANY, default.effects_max),
+        sql_value_mib: section.number("sql_value_mib", 1..=1024, default.sql_value_mib),
+        sql_memory_mib: section.number("sql_memory_mib", 1..=65_536, default.sql_memory_mib),
+        read_model_mib: section.number("read_model_mib", 1..=1 << 20, default.read_model_mib),
     };
     section.finish();
     limits

@@ -55,7 +55,7 @@ fn a_full_manifest_is_read_as_written() {
         in_flight_max = 4
         attempts_max = 5
         snapshot_every = 6
-        limits = { event_time_ms = 1, memory_mib = 2, live_mib = 7, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6 }
+        limits = { event_time_ms = 1, memory_mib = 2, live_mib = 7, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6, sql_value_mib = 7, sql_memory_mib = 8, read_model_mib = 9 }
         [plugins.warehouse]
         file = "/plugins/warehouse.wasm"
         [sources.baskets]
@@ -107,6 +107,9 @@ fn a_full_manifest_is_read_as_written() {
         instances: 4,
         output_mib: 5,
         effects_max: 6,
+        sql_value_mib: 7,
+        sql_memory_mib: 8,
+        read_model_mib: 9,
     };
     let orders = Plugin {
         shards: Some(2),

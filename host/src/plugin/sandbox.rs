@@ -395,6 +395,7 @@ impl From<sql::Value> for SqlValue {
         match value {
             sql::Value::Null => Self::Null,
             sql::Value::Integer(value) => Self::Integer(value),
+            sql::Value::Unsigned(value) => Self::Unsigned(value),
             sql::Value::Real(value) => Self::Real(value),
             sql::Value::Text(value) => Self::Text(value),
             sql::Value::Blob(value) => Self::Blob(value),
@@ -407,6 +408,7 @@ impl From<SqlValue> for sql::Value {
         match value {
             SqlValue::Null => Self::Null,
             SqlValue::Integer(value) => Self::Integer(value),
+            SqlValue::Unsigned(value) => Self::Unsigned(value),
             SqlValue::Real(value) => Self::Real(value),
             SqlValue::Text(value) => Self::Text(value),
             SqlValue::Blob(value) => Self::Blob(value),

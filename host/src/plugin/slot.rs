@@ -83,6 +83,11 @@ impl Slot {
         &self.file
     }
 
+    /// What its guests may use.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// How many times new code was switched in, the first included.
     pub fn loads(&self) -> u64 {
         self.loads.load(Ordering::Relaxed)

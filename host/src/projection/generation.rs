@@ -1,23 +1,27 @@
 //! One version of a projection: code, read model, and the guests that answer queries.
 
-use super::Error;
-use super::read_model::Database;
+use super::read_model::{About, Database, Fault, Mark, Origin};
+use super::shelf::{Files, Shelf, Title};
+use super::{Error, QueryError};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{self, Failure, Plugin, ProjectionGuest, QueryError};
+use crate::plugin::{self, Failure, Plugin, ProjectionGuest};
 use crate::supervise::Held as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-
-/// Characters of the digest in a file's name.
-const DIGEST_CHARACTERS: usize = 16;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A version of a projection.
 pub(super) struct Generation {
     pub(super) plugin: Arc<Plugin>,
-    file: PathBuf,
-    writing: Database,
     /// Guests with connections of their own, at rest between queries.
     resting: Mutex<Vec<(ProjectionGuest, Database)>>,
+    /// After those that only read: the last connection to close folds the log into the file.
+    writing: Database,
+    /// Where it was when it was opened.
+    pub(super) opened_at: Mark,
+    /// What a query found to be damaged.
+    damage: OnceLock<String>,
+    /// The last field, so that all connections are closed before the files go.
+    files: Files,
 }
 
 /// What became of a list of events.
@@ -28,84 +32,136 @@ pub(super) struct Projected {
 }
 
 impl Generation {
-    /// The read model of this code: the one that is there, or a new and empty one.
-    pub(super) fn open(plugin: &Arc<Plugin>, folder: &Path) -> Result<Self, Error> {
-        let file = folder.join(format!("{}.sqlite", &plugin.digest[..DIGEST_CHARACTERS]));
-        std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
+    /// A new and empty read model for this code.
+    pub(super) fn create(plugin: &Arc<Plugin>, shelf: &Arc<Shelf>, origin: &Origin) -> Result<Self, Error> {
         let schema = ProjectionGuest::new(plugin)?.schema()?;
-        let writing = Database::open(&file, &schema).map_err(|error| failed(&file, &error))?;
-        Ok(Self { plugin: plugin.clone(), file, writing, resting: Mutex::default() })
+        let files = shelf.files(shelf.next_title(&plugin.digest));
+        let writing = Database::create(&files.path(), &schema, origin, &plugin.limits).map_err(|fault| {
+            files.retire();
+            match fault {
+                Fault::Statement(cause) => Error::Schema(format!(
+                    "plugin {} has a schema that can't be used: {cause}; correct it and reload the plugin",
+                    plugin.label()
+                )),
+                fault => failed(&files.path(), fault),
+            }
+        })?;
+        Ok(Self::of(plugin, writing, Mark::default(), files))
     }
 
-    /// The position that the rows are of.
-    pub(super) fn checkpoint(&self) -> Position {
-        // A read model without a readable checkpoint fails its first commit, loudly.
-        self.writing.checkpoint().unwrap_or_default()
+    /// The read model of a title, and what it is. One that can't be used is set aside.
+    pub(super) fn open(plugin: &Arc<Plugin>, shelf: &Arc<Shelf>, title: &Title) -> Result<(Self, About), Error> {
+        let files = shelf.files(title.clone());
+        match Database::open(&files.path(), &plugin.limits) {
+            Ok((writing, about)) => Ok((Self::of(plugin, writing, about.mark, files), about)),
+            Err(fault) => {
+                let error = failed(&files.path(), fault);
+                if error.is_damage() {
+                    files.set_aside();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn of(plugin: &Arc<Plugin>, writing: Database, opened_at: Mark, files: Files) -> Self {
+        let (plugin, resting, damage) = (plugin.clone(), Mutex::default(), OnceLock::new());
+        Self { plugin, writing, opened_at, resting, damage, files }
     }
 
     /// Begins a transaction.
     pub(super) fn begin(&self) -> Result<(), Error> {
-        self.writing.begin().map_err(|error| failed(&self.file, &error))
+        self.sql(self.writing.begin())
     }
 
     /// Folds a list of events in, whole or not at all, in the transaction that was begun. An error leaves it unfit for
     /// more.
     pub(super) fn project(&self, guest: &mut ProjectionGuest, events: &[RecordedEvent]) -> Result<Projected, Error> {
-        let sql = |error: rusqlite::Error| failed(&self.file, &error);
-        let time = self.plugin.limits.event_time;
-        self.writing.mark().map_err(sql)?;
-        let outcome = guest.project(events, self.writing.for_guest(time));
-        let is_open = self.writing.unmark(!matches!(outcome, Ok(Ok(())))).map_err(sql)?;
+        self.sql(self.writing.mark())?;
+        let outcome = guest.project(events, self.writing.for_guest(self.plugin.limits.event_time));
+        if let Some(fault) = self.writing.take_trouble() {
+            // The guest was told too, but neither it nor the event is at fault.
+            return Err(failed(&self.files.path(), fault));
+        }
+        let is_open = self.sql(self.writing.unmark(!matches!(outcome, Ok(Ok(())))))?;
         Ok(Projected { outcome, is_open })
     }
 
     /// Ends the transaction with the checkpoint moved from `from` to `to`.
-    pub(super) fn commit(&self, from: Position, to: Position) -> Result<(), Error> {
-        match self.writing.commit(from, to) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(failed(&self.file, &"its checkpoint was moved by another host")),
-            Err(error) => Err(failed(&self.file, &error)),
+    pub(super) fn commit(&self, from: Position, to: Mark) -> Result<(), Error> {
+        if self.sql(self.writing.commit(from, to))? {
+            return Ok(());
         }
+        let moved = format!("its checkpoint is not at {from} any more: something else has written to it");
+        Err(failed(&self.files.path(), Fault::Damaged(moved)))
     }
 
     /// Ends the transaction with nothing changed.
     pub(super) fn roll_back(&self) -> Result<(), Error> {
-        self.writing.roll_back().map_err(|error| failed(&self.file, &error))
+        self.sql(self.writing.roll_back())
+    }
+
+    /// Notes that it has caught up and answers queries.
+    pub(super) fn answers(&self) -> Result<(), Error> {
+        self.sql(self.writing.answers())
     }
 
     /// Answers a query. A guest that traps is thrown away; the others are kept for the next query.
     pub(super) fn query(&self, query: &str, params: &[u8]) -> Result<Vec<u8>, QueryError> {
-        let internal = |error: &dyn std::fmt::Display| QueryError::Failed(error.to_string());
+        let internal = |error: &dyn std::fmt::Display| plugin::QueryError::Failed(error.to_string());
         let rested = self.resting.held().pop();
         let (mut guest, database) = match rested {
             Some(rested) => rested,
             None => (
                 ProjectionGuest::new(&self.plugin).map_err(|error| internal(&error))?,
-                Database::open_read_only(&self.file).map_err(|error| internal(&failed(&self.file, &error)))?,
+                Database::open_read_only(&self.files.path(), &self.plugin.limits)
+                    .map_err(|fault| self.unusable(fault))?,
             ),
         };
         let answer = guest
             .query(query, params, database.for_guest(self.plugin.limits.event_time))
             .map_err(|error: plugin::Error| internal(&error))?;
+        if let Some(fault) = database.take_trouble() {
+            return Err(self.unusable(fault));
+        }
         self.resting.held().push((guest, database));
-        answer
+        Ok(answer?)
     }
 
-    /// Deletes the read models of other code. Queries that still run on one keep their open file.
-    pub(super) fn delete_others(&self) {
-        let Some(folder) = self.file.parent() else { return };
-        let own = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(&own)
-                && let Err(error) = std::fs::remove_file(entry.path())
-            {
-                tracing::warn!("an old read model stays, {}: {error}", entry.path().display());
-            }
+    fn unusable(&self, fault: Fault) -> QueryError {
+        let error = failed(&self.files.path(), fault);
+        if error.is_damage() {
+            let _ = self.damage.set(error.to_string());
         }
+        QueryError::Unavailable(error.to_string())
+    }
+
+    /// What a query found to be damaged.
+    pub(super) fn damage(&self) -> Option<&String> {
+        self.damage.get()
+    }
+
+    /// Its files go once the last query has ended: another generation answers.
+    pub(super) fn retire(&self) {
+        self.files.retire();
+    }
+
+    /// Its files are set aside: nothing opens them again.
+    pub(super) fn set_aside(&self) {
+        self.files.set_aside();
+    }
+
+    fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, Error> {
+        let path = self.files.path();
+        result.map_err(|error| failed(&path, super::read_model::fault(&path, &error)))
     }
 }
 
-fn failed(file: &Path, cause: &dyn std::fmt::Display) -> Error {
-    Error::ReadModel { file: file.display().to_string(), cause: cause.to_string() }
+fn failed(file: &Path, fault: Fault) -> Error {
+    let file = file.display().to_string();
+    match fault {
+        Fault::Passing(cause) => Error::ReadModel { file, cause },
+        // The host's own statements are in order, so what they are about is not.
+        Fault::Damaged(cause) | Fault::Statement(cause) => Error::Damaged { file, cause },
+    }
 }

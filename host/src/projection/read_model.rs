@@ -1,16 +1,19 @@
-//! The SQLite file of a projection, and what its guest may do with it.
+//! The SQLite file of a projection: its rows, its checkpoint, and what history it is of.
 
+use super::memory;
 use crate::model::Position;
-use crate::plugin::{ReadModel, SqlError, SqlRows, SqlValue};
+use crate::plugin::{self, ReadModel, SqlError, SqlRows, SqlValue};
 use crate::supervise::Held as _;
-use rusqlite::config::DbConfig;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, ToSql, params, params_from_iter};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use uuid::Uuid;
+use wasmill_read_model::{Guarded, Limits, Refused, Trouble, unsigned};
+
+/// The format of the host's tables; files of another one are built again.
+const FORMAT: u32 = 2;
 
 /// Bytes that the rows of one statement may have.
 const ROWS_BYTES_MAX: usize = 16 << 20;
@@ -18,81 +21,195 @@ const ROWS_BYTES_MAX: usize = 16 << 20;
 /// Pages of the log at which it is folded into the file: rows that change often are then written there once.
 const LOG_PAGES: u32 = 8_000;
 
-/// SQLite's steps between two looks at the clock: well under a millisecond.
-const STEPS_PER_LOOK: i32 = 10_000;
+/// The size up to which a file is checked as a whole when it is opened. Damage in a greater one shows when it is read.
+const CHECKED_BYTES_MAX: u64 = 64 << 20;
 
-/// The table that only the host touches.
-const CHECKPOINT_TABLE: &str = "_wasmill_checkpoint";
+/// How long to wait for another connection that holds the file.
+const BUSY_TIME: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = "
+    CREATE TABLE _wasmill_model (
+        format INTEGER NOT NULL,
+        store BLOB NOT NULL, -- the identity of the store that the events are from
+        code TEXT NOT NULL, -- the digest of the plugin that made the rows
+        has_answered INTEGER NOT NULL -- whether it had caught up once, and answered queries
+    );
+    CREATE TABLE _wasmill_checkpoint (
+        position INTEGER NOT NULL, -- 0, or the place of an event
+        event BLOB NOT NULL -- the id of that event; nil at 0
+    );
+    INSERT INTO _wasmill_checkpoint VALUES (0, zeroblob(16));";
+
+/// An event that a read model is at: everything up to it is in the rows. Position 0 is before the first event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) position: Position,
+    pub(super) event: Uuid,
+}
+
+/// What a read model is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The identity of the store.
+    pub(super) store: Uuid,
+    /// The digest of the code.
+    pub(super) code: String,
+}
+
+/// A read model as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) origin: Origin,
+    pub(super) has_answered: bool,
+    pub(super) mark: Mark,
+}
+
+/// Why a read model can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It does not get better: it is to be built again.
+    Damaged(String),
+    /// The disk is full or fails, or somebody else holds the file: it may be over soon.
+    Passing(String),
+    /// The plugin's own statements are at fault.
+    Statement(String),
+}
 
 /// A connection to a read model. Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Database {
-    connection: Arc<Mutex<Connection>>,
-    watch: Arc<Watch>,
-}
+pub(super) struct Database(Arc<Shared>);
 
-/// How the statements of a guest are watched. The engine's time limit does not reach into SQLite.
-struct Watch {
-    /// Whether statements are the guest's.
-    guest: AtomicBool,
-    /// Whether a transaction was begun and not ended by the host.
-    begun: AtomicBool,
-    /// When the guest's time is over.
-    deadline: Mutex<Instant>,
-}
-
-impl Watch {
-    fn is_time_over(&self) -> bool {
-        self.guest.load(Ordering::Relaxed) && Instant::now() > *self.deadline.held()
-    }
+struct Shared {
+    guarded: Mutex<Guarded>,
+    /// What the guest's statements met that is not their fault, until somebody takes it.
+    trouble: Mutex<Option<Fault>>,
 }
 
 impl Database {
-    /// Opens the file to write, or makes it: then `schema` is run in it.
-    pub(super) fn open(file: &Path, schema: &str) -> rusqlite::Result<Self> {
-        let connection = Connection::open(file)?;
-        // A read model can be built again, so losing its last transactions with the power is no loss; its rows and
-        // its checkpoint stay together in any case.
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
-        )?;
-        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
-        let database = Self::guarded(connection)?;
-        if !database.lock().table_exists(None, CHECKPOINT_TABLE)? {
-            database.create(schema)?;
-        }
+    /// Makes a file, with the tables of the host and those of `schema`.
+    pub(super) fn create(file: &Path, schema: &str, origin: &Origin, limits: &plugin::Limits) -> Result<Self, Fault> {
+        let database = Self::writing(file, limits).map_err(|error| fault(file, &error))?;
+        let sql = |error: rusqlite::Error| fault(file, &error);
+        let guarded = database.lock();
+        guarded.owner().execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
+        guarded.owner().execute_batch(SCHEMA).map_err(sql)?;
+        guarded
+            .owner()
+            .execute(
+                "INSERT INTO _wasmill_model VALUES (?1, ?2, ?3, 0)",
+                params![FORMAT, origin.store.as_bytes(), origin.code],
+            )
+            .map_err(sql)?;
+        guarded.allow(limits.event_time);
+        guarded.create(schema).map_err(refused)?;
+        guarded.owner().execute_batch("COMMIT").map_err(sql)?;
+        drop(guarded);
         Ok(database)
     }
 
-    /// Opens the file for queries.
-    pub(super) fn open_read_only(file: &Path) -> rusqlite::Result<Self> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(file, flags)?;
-        connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
-        Self::guarded(connection)
+    /// Opens a file that is there, to write, and says what it is.
+    pub(super) fn open(file: &Path, limits: &plugin::Limits) -> Result<(Self, About), Fault> {
+        if !std::fs::symlink_metadata(file).is_ok_and(|about| about.is_file()) {
+            return Err(Fault::Damaged("it is no file".to_owned()));
+        }
+        if let Err(error) = std::fs::File::options().read(true).write(true).open(file)
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return Err(Fault::Damaged(format!("it can't be read and written: {error}")));
+        }
+        let database = Self::writing(file, limits).map_err(|error| fault(file, &error))?;
+        let about = database.about().map_err(|error| match fault(file, &error) {
+            // A table or a column is missing, or holds what it should not.
+            Fault::Statement(cause) => Fault::Damaged(format!("it is no read model of this version: {cause}")),
+            fault => fault,
+        })?;
+        Ok((database, about))
     }
 
-    /// The position that the rows are of.
-    pub(super) fn checkpoint(&self) -> rusqlite::Result<Position> {
-        self.lock().query_row(&format!("SELECT position FROM {CHECKPOINT_TABLE}"), [], |row| row.get(0)).map(Position)
+    /// Opens the file for queries.
+    pub(super) fn open_read_only(file: &Path, limits: &plugin::Limits) -> Result<Self, Fault> {
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(file, flags)?;
+            connection.busy_timeout(BUSY_TIME)?;
+            connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
+            Self::guarded(connection, limits)
+        };
+        open().map_err(|error| fault(file, &error))
+    }
+
+    fn writing(file: &Path, limits: &plugin::Limits) -> rusqlite::Result<Self> {
+        let connection = Connection::open(file)?;
+        connection.busy_timeout(BUSY_TIME)?;
+        // A read model can be built again, so losing its last transactions with the power is no loss; its rows and
+        // its checkpoint stay together in any case.
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        Self::guarded(connection, limits)
+    }
+
+    fn guarded(connection: Connection, limits: &plugin::Limits) -> rusqlite::Result<Self> {
+        let limits = Limits {
+            value_bytes_max: limits.sql_value_bytes_max,
+            memory_bytes_max: limits.sql_memory_bytes_max,
+            file_bytes_max: limits.read_model_bytes_max,
+            rows_bytes_max: ROWS_BYTES_MAX,
+            memory_held: memory::held,
+        };
+        let guarded = Mutex::new(Guarded::new(connection, limits)?);
+        Ok(Self(Arc::new(Shared { guarded, trouble: Mutex::default() })))
+    }
+
+    fn about(&self) -> rusqlite::Result<About> {
+        let guarded = self.lock();
+        let connection = guarded.owner();
+        let format: u32 = connection.query_row("SELECT format FROM _wasmill_model", [], |row| row.get(0))?;
+        if format != FORMAT {
+            return Err(rusqlite::Error::InvalidParameterName(format!(
+                "its format is {format}, this host has {FORMAT}"
+            )));
+        }
+        let (origin, has_answered) =
+            connection.query_row("SELECT store, code, has_answered FROM _wasmill_model", [], |row| {
+                Ok((Origin { store: Uuid::from_bytes(row.get(0)?), code: row.get(1)? }, row.get(2)?))
+            })?;
+        let mark = connection.query_row("SELECT position, event FROM _wasmill_checkpoint", [], |row| {
+            Ok(Mark { position: Position(row.get(0)?), event: Uuid::from_bytes(row.get(1)?) })
+        })?;
+        let bytes: u64 = connection.query_row(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+            [],
+            |row| row.get(0),
+        )?;
+        if bytes <= CHECKED_BYTES_MAX {
+            // What a file lost behind its beginning shows here and not at some event.
+            let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if found != "ok" {
+                return Err(rusqlite::Error::InvalidParameterName(found));
+            }
+        }
+        Ok(About { origin, has_answered, mark })
     }
 
     /// Begins the transaction that the guest's statements will be in.
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
-        self.lock().execute_batch("BEGIN IMMEDIATE")?;
-        self.watch.begun.store(true, Ordering::Relaxed);
+        let guarded = self.lock();
+        guarded.owner().execute_batch("BEGIN IMMEDIATE")?;
+        guarded.in_transaction(true);
         Ok(())
     }
 
     /// Marks a place in the transaction.
     pub(super) fn mark(&self) -> rusqlite::Result<()> {
-        self.lock().execute_batch("SAVEPOINT part")
+        self.lock().owner().execute_batch("SAVEPOINT part")
     }
 
-    /// Forgets the mark, and what was done since too where that failed. False where the whole transaction is gone: some
+    /// Forgets the mark, and what was done since too if that failed. False if the whole transaction is gone: some
     /// errors, such as a statement that was interrupted, undo all of it.
     pub(super) fn unmark(&self, failed: bool) -> rusqlite::Result<bool> {
-        let connection = self.lock();
+        let guarded = self.lock();
+        let connection = guarded.owner();
         if connection.is_autocommit() {
             return Ok(false);
         }
@@ -102,151 +219,91 @@ impl Database {
 
     /// Ends it with nothing changed.
     pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
-        let connection = self.lock();
-        self.watch.begun.store(false, Ordering::Relaxed);
+        let guarded = self.lock();
+        guarded.in_transaction(false);
+        let connection = guarded.owner();
         if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") }
     }
 
-    /// Ends it with the checkpoint moved; false, and nothing kept, where the checkpoint is not at `from`.
-    pub(super) fn commit(&self, from: Position, to: Position) -> rusqlite::Result<bool> {
-        let connection = self.lock();
-        self.watch.begun.store(false, Ordering::Relaxed);
-        let moved = connection
-            .execute(&format!("UPDATE {CHECKPOINT_TABLE} SET position = ?2 WHERE position = ?1"), [from.0, to.0])?;
+    /// Ends it with the checkpoint moved; false, and nothing kept, if the checkpoint is not at `from`.
+    pub(super) fn commit(&self, from: Position, to: Mark) -> rusqlite::Result<bool> {
+        let guarded = self.lock();
+        guarded.in_transaction(false);
+        let connection = guarded.owner();
+        let moved = connection.execute(
+            "UPDATE _wasmill_checkpoint SET position = ?2, event = ?3 WHERE position = ?1",
+            params![from.0, to.position.0, to.event.as_bytes()],
+        )?;
         connection.execute_batch(if moved == 1 { "COMMIT" } else { "ROLLBACK" })?;
         Ok(moved == 1)
     }
 
+    /// Notes that it answers queries: it has caught up.
+    pub(super) fn answers(&self) -> rusqlite::Result<()> {
+        self.lock().owner().execute("UPDATE _wasmill_model SET has_answered = 1", []).map(|_| ())
+    }
+
     /// The read model as the guest gets it, with so much time for its statements.
     pub(super) fn for_guest(&self, time: Duration) -> Box<dyn ReadModel> {
-        *self.watch.deadline.held() = Instant::now() + time;
+        self.lock().allow(time);
         Box::new(Session(self.clone()))
     }
 
-    fn guarded(mut connection: Connection) -> rusqlite::Result<Self> {
-        connection.busy_timeout(Duration::from_secs(5))?;
-        // Else SQLite prepares a statement anew each time that other values are bound to it.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        connection.set_prepared_statement_cache_capacity(128);
-        let watch = Arc::new(Watch { guest: false.into(), begun: false.into(), deadline: Mutex::new(Instant::now()) });
-        let (watched, timed) = (watch.clone(), watch.clone());
-        connection.progress_handler(STEPS_PER_LOOK, Some(move || timed.is_time_over()))?;
-        connection.authorizer(Some(move |context: AuthContext<'_>| {
-            if !watched.guest.load(Ordering::Relaxed) || is_allowed(&context.action) {
-                Authorization::Allow
-            } else {
-                Authorization::Deny
-            }
-        }))?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), watch })
+    /// What the guest's statements met since the last time that is not their fault.
+    pub(super) fn take_trouble(&self) -> Option<Fault> {
+        self.0.trouble.held().take()
     }
 
-    fn create(&self, schema: &str) -> rusqlite::Result<()> {
-        self.begin()?;
-        let created = self.as_guest(|connection| connection.execute_batch(schema)).and_then(|()| {
-            self.lock().execute_batch(&format!(
-                "CREATE TABLE {CHECKPOINT_TABLE} (position INTEGER NOT NULL);
-                 INSERT INTO {CHECKPOINT_TABLE} VALUES (0);
-                 COMMIT"
-            ))
-        });
-        if created.is_err() {
-            self.roll_back()?;
-        }
-        created
-    }
-
-    fn as_guest<T>(&self, run: impl FnOnce(&Connection) -> T) -> T {
-        let connection = self.lock();
-        self.watch.guest.store(true, Ordering::Relaxed);
-        let result = run(&connection);
-        self.watch.guest.store(false, Ordering::Relaxed);
-        result
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection.held()
-    }
-}
-
-/// What a guest's statement may do. The check is made when a statement is prepared, so the host prepares its own
-/// statements afresh and never leaves one in the cache that the guest uses.
-fn is_allowed(action: &AuthAction<'_>) -> bool {
-    match action {
-        AuthAction::Attach { .. }
-        | AuthAction::Detach { .. }
-        | AuthAction::Pragma { .. }
-        | AuthAction::Transaction { .. }
-        | AuthAction::Savepoint { .. }
-        | AuthAction::CreateVtable { .. }
-        | AuthAction::DropVtable { .. }
-        | AuthAction::Unknown { .. } => false,
-        AuthAction::Function { function_name } => *function_name != "load_extension",
-        AuthAction::Insert { table_name }
-        | AuthAction::Delete { table_name }
-        | AuthAction::Update { table_name, .. }
-        | AuthAction::DropTable { table_name }
-        | AuthAction::AlterTable { table_name, .. } => *table_name != CHECKPOINT_TABLE,
-        _ => true,
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        // A panic in between leaves a connection in order: SQLite knows its own state.
+        self.0.guarded.held()
     }
 }
 
 struct Session(Database);
 
+impl Session {
+    fn refused(&self, refused: Refused) -> SqlError {
+        let fault = match refused.trouble {
+            Some(Trouble::Damaged) => Some(Fault::Damaged(refused.text.clone())),
+            Some(Trouble::Passing) => Some(Fault::Passing(refused.text.clone())),
+            None => None,
+        };
+        if fault.is_some() {
+            *self.0.0.trouble.held() = fault;
+        }
+        SqlError(refused.text)
+    }
+}
+
 impl ReadModel for Session {
     fn execute(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlError> {
-        self.0.as_guest(|connection| {
-            if self.0.watch.begun.load(Ordering::Relaxed) && connection.is_autocommit() {
-                // It would be there to stay, and what came before it is not.
-                return Err(SqlError("an earlier error has undone the transaction: the plugin must not go on".into()));
-            }
-            let mut prepared = connection.prepare_cached(statement).map_err(sql_error)?;
-            prepared.execute(params_from_iter(parameters.iter())).map(|changed| changed as u64).map_err(sql_error)
-        })
+        let executed = self.0.lock().execute(statement, params_from_iter(parameters.iter()));
+        executed.map_err(|error| self.refused(error))
     }
 
     fn query(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlError> {
-        self.0.as_guest(|connection| {
-            let mut prepared = connection.prepare_cached(statement).map_err(sql_error)?;
-            let columns: Vec<String> = prepared.column_names().map(str::to_owned).collect();
-            let mut found = SqlRows { columns, rows: Vec::new() };
-            let mut rows = prepared.query(params_from_iter(parameters.iter())).map_err(sql_error)?;
-            let mut bytes = 0;
-            while let Some(row) = rows.next().map_err(sql_error)? {
-                let values: rusqlite::Result<Vec<SqlValue>> =
-                    (0..found.columns.len()).map(|column| row.get::<_, Value>(column).map(SqlValue::from)).collect();
-                let values = values.map_err(sql_error)?;
-                bytes += values.iter().map(size).sum::<usize>();
-                if bytes > ROWS_BYTES_MAX {
-                    return Err(SqlError(format!("the rows have more than {ROWS_BYTES_MAX} bytes: add a LIMIT")));
-                }
-                found.rows.push(values);
-            }
-            Ok(found)
-        })
+        let found = self.0.lock().query(statement, params_from_iter(parameters.iter()), taken);
+        let found = found.map_err(|error| self.refused(error))?;
+        Ok(SqlRows { columns: found.columns, rows: found.rows })
     }
 }
 
-fn sql_error(error: rusqlite::Error) -> SqlError {
-    use rusqlite::ErrorCode::{AuthorizationForStatementDenied, OperationInterrupted, ReadOnly};
-    SqlError(match error.sqlite_error_code() {
-        Some(AuthorizationForStatementDenied) => {
-            "not allowed in a read model: no transaction control, ATTACH, PRAGMA, virtual tables or host tables".into()
-        }
-        Some(ReadOnly) => "the read model is read-only inside a query: write to it in `project`".into(),
-        Some(OperationInterrupted) => {
-            "the statement took longer than limits.event_time_ms allows: add an index or a LIMIT, or raise the limit"
-                .into()
-        }
-        _ => error.to_string(),
-    })
+fn refused(refused: Refused) -> Fault {
+    match refused.trouble {
+        Some(Trouble::Damaged) => Fault::Damaged(refused.text),
+        Some(Trouble::Passing) => Fault::Passing(refused.text),
+        None => Fault::Statement(refused.text),
+    }
 }
 
-fn size(value: &SqlValue) -> usize {
-    16 + match value {
-        SqlValue::Text(text) => text.len(),
-        SqlValue::Blob(blob) => blob.len(),
-        _ => 0,
+/// What an error of a statement of the host's means.
+pub(super) fn fault(file: &Path, error: &rusqlite::Error) -> Fault {
+    match Trouble::of(error) {
+        Some(Trouble::Damaged) => Fault::Damaged(error.to_string()),
+        Some(Trouble::Passing) if file.is_dir() => Fault::Damaged("it is a folder".to_owned()),
+        Some(Trouble::Passing) => Fault::Passing(error.to_string()),
+        None => Fault::Statement(error.to_string()),
     }
 }
 
@@ -255,6 +312,7 @@ impl ToSql for SqlValue {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
             Self::Integer(value) => ValueRef::Integer(*value),
+            Self::Unsigned(value) => ValueRef::Integer(unsigned(*value)?),
             Self::Real(value) => ValueRef::Real(*value),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
             Self::Blob(blob) => ValueRef::Blob(blob),
@@ -262,91 +320,12 @@ impl ToSql for SqlValue {
     }
 }
 
-impl From<Value> for SqlValue {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Null => Self::Null,
-            Value::Integer(value) => Self::Integer(value),
-            Value::Real(value) => Self::Real(value),
-            Value::Text(text) => Self::Text(text),
-            Value::Blob(blob) => Self::Blob(blob),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIME: Duration = Duration::from_secs(10);
-
-    fn database() -> (tempfile::TempDir, Database) {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("model"), "CREATE TABLE t (n INTEGER)").unwrap();
-        (folder, database)
-    }
-
-    #[test]
-    fn rows_and_checkpoint_are_one_transaction() {
-        let (folder, database) = database();
-        database.begin().unwrap();
-        database.for_guest(TIME).execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(1)]).unwrap();
-        assert!(database.commit(Position(0), Position(7)).unwrap());
-        database.begin().unwrap();
-        database.for_guest(TIME).execute("INSERT INTO t VALUES (?1)", vec![SqlValue::Integer(2)]).unwrap();
-        assert!(!database.commit(Position(3), Position(9)).unwrap(), "another owner has moved the checkpoint");
-        let reader = Database::open_read_only(&folder.path().join("model")).unwrap();
-        assert_eq!(reader.checkpoint().unwrap(), Position(7));
-        assert_eq!(reader.for_guest(TIME).query("SELECT n FROM t", vec![]).unwrap().rows, [[SqlValue::Integer(1)]]);
-    }
-
-    #[test]
-    fn a_guest_keeps_to_its_read_model() {
-        let (folder, database) = database();
-        database.begin().unwrap();
-        for statement in [
-            "COMMIT",
-            "SAVEPOINT s",
-            "ATTACH 'other' AS other",
-            "PRAGMA synchronous = OFF",
-            "UPDATE _wasmill_checkpoint SET position = 9",
-            "DROP TABLE _wasmill_checkpoint",
-        ] {
-            let error = database.for_guest(TIME).execute(statement, vec![]).unwrap_err();
-            assert!(error.0.contains("not allowed"), "{statement}: {error:?}");
-        }
-        database.roll_back().unwrap();
-        let reader = Database::open_read_only(&folder.path().join("model")).unwrap();
-        let error = reader.for_guest(TIME).execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
-        assert!(error.0.contains("read-only"), "{error:?}");
-    }
-
-    #[test]
-    fn after_an_error_that_undid_the_transaction_nothing_is_written() {
-        let (_folder, database) = database();
-        database.begin().unwrap();
-        database.mark().unwrap();
-        let endless = "INSERT INTO t WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT n FROM n";
-        let mut guest = database.for_guest(Duration::from_millis(20));
-        assert!(guest.execute(endless, vec![]).is_err());
-        let error = guest.execute("INSERT INTO t VALUES (1)", vec![]).unwrap_err();
-        assert!(error.0.contains("undone"), "{error:?}");
-        assert!(!database.unmark(true).unwrap(), "nothing is left of it");
-        database.roll_back().unwrap();
-        database.begin().unwrap();
-        database.mark().unwrap();
-        database.for_guest(TIME).execute("INSERT INTO t VALUES (2)", vec![]).unwrap();
-        assert!(database.unmark(true).unwrap());
-        assert!(database.commit(Position(0), Position(1)).unwrap());
-        assert!(database.for_guest(TIME).query("SELECT n FROM t", vec![]).unwrap().rows.is_empty());
-    }
-
-    #[test]
-    fn a_statement_without_end_is_interrupted() {
-        let (_folder, database) = database();
-        let endless = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n";
-        let error = database.for_guest(Duration::from_millis(20)).query(endless, vec![]).unwrap_err();
-        assert!(error.0.contains("limits.event_time_ms"), "{error:?}");
-        assert!(database.for_guest(TIME).query("SELECT 1", vec![]).is_ok());
+fn taken(value: ValueRef<'_>) -> SqlValue {
+    match value {
+        ValueRef::Null => SqlValue::Null,
+        ValueRef::Integer(value) => SqlValue::Integer(value),
+        ValueRef::Real(value) => SqlValue::Real(value),
+        ValueRef::Text(text) => SqlValue::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(blob) => SqlValue::Blob(blob.to_vec()),
     }
 }

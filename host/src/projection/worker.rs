@@ -1,366 +1,360 @@
 //! The thread of a projection.
+//!
+//! One generation answers queries and follows the store. Beside it, one of newer code may be built; once that one has
+//! caught up it takes over in one step. Either may be missing: nothing answers before a read model has caught up once, and
+//! what is damaged is built again.
 
-use super::generation::{Generation, Projected};
-use super::{Error, Options};
-use crate::filter::Filter;
-use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
-use crate::model::{Position, RecordedEvent};
-use crate::plugin::{self, Failure, Pace, Plugin, ProjectionGuest, Refusal, Slot};
+use super::Error;
+use super::board::{Building, Code, View};
+use super::builder::{Broken, Builder, EventAt};
+use super::folding::Folding;
+use super::generation::Generation;
+use super::opening::Opener;
+use super::skips::Skips;
+use crate::follow::{Progress, backoff};
+use crate::model::Position;
+use crate::plugin::{Catalog, Plugin};
 use crate::status::State;
-use crate::store::{self, EventStore};
-use arc_swap::ArcSwap;
-use std::path::PathBuf;
+use crate::store;
+use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// How long to wait for new events before looking for new code.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// Calls in one transaction of a read model that is behind: rows that change often are then written once.
-const CALLS_MAX: usize = 16;
-
-pub(super) struct Worker {
-    name: Arc<str>,
-    slot: Arc<Slot>,
-    options: Options,
-    folder: PathBuf,
-    live: Arc<ArcSwap<Generation>>,
-    progress: Arc<Progress>,
-    follower: Follower,
-    /// New code that failed before it could take over, and why. It is not tried again.
-    refused: Option<(Arc<Plugin>, String)>,
+/// What a projection's thread and those who ask it share.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) answering: ArcSwapOption<Generation>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) view: watch::Sender<View>,
+    pub(super) skips: Skips,
 }
 
-/// A generation on its way through the store.
-struct Builder {
-    generation: Arc<Generation>,
-    guest: Option<ProjectionGuest>,
-    pace: Pace,
-    filter: Filter,
-    /// As the read model has it.
-    checkpoint: Position,
-    /// Everything up to here is looked at, and folded in where it was wanted.
-    reached: Position,
-    /// Calls in the transaction that is open; without one everything that is folded in is committed.
-    calls: usize,
-    /// Up to here each call has a transaction of its own: one of them undid those before it.
-    alone_until: Position,
-    /// It failed for good: only other code can go on.
-    broken: Option<String>,
+pub(super) struct Worker {
+    pub(super) name: Arc<str>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) opener: Opener,
+    pub(super) shared: Arc<Shared>,
+    pub(super) folding: Folding,
+    /// The generation that answers.
+    pub(super) live: Option<Builder>,
+    /// The generation of the newest code, until it has caught up.
+    pub(super) next: Option<Builder>,
+    /// New code that failed before it could take over, and why. It is not tried again.
+    pub(super) refused: Option<(Arc<Plugin>, Arc<Broken>)>,
+    /// Why a generation can't be begun now, how often that was so, and when it is tried again.
+    pub(super) unopened: Option<(Arc<str>, u32, Instant)>,
+    /// Whether older code may be asked to answer: at a start alone.
+    pub(super) looks_for_older: bool,
 }
 
 impl Worker {
-    #[allow(clippy::too_many_arguments)] // it takes over what `Projection::start` has prepared
-    pub(super) fn new(
-        name: Arc<str>,
-        slot: Arc<Slot>,
-        options: Options,
-        folder: PathBuf,
-        store: &dyn EventStore,
-        live: Arc<ArcSwap<Generation>>,
-        progress: Arc<Progress>,
-        stop: Stop,
-        runtime: Handle,
-    ) -> Result<Self, Error> {
-        let follower = Follower::new(store, stop, runtime)?;
-        Ok(Self { name, slot, options, folder, live, progress, follower, refused: None })
-    }
-
-    pub(super) fn run(&mut self) {
-        let live = self.live.load_full();
-        live.delete_others();
-        let mut live = Builder::new(live);
-        // After a panic a transaction may be open.
-        live.roll_back();
-        let mut next: Option<Builder> = None;
-        while !self.follower.is_stopped() {
-            crate::supervise::round();
-            self.show(&live);
-            self.wait(&live, next.as_ref());
-            self.look_for_code(&live, &mut next);
-            self.step_live(&mut live);
-            if let Some(builder) = &mut next {
-                match self.step(builder) {
-                    Err(error) => {
-                        let plugin = builder.generation.plugin.clone();
-                        self.refuse(plugin, &error);
-                        next = None;
-                    }
-                    Ok(()) if builder.reached >= live.reached && builder.calls == 0 => {
-                        live = next.take().expect("it is there");
-                        self.switch_to(&live);
-                    }
-                    Ok(()) => {}
-                }
+    /// Takes up what there is for the current code. Fast, so that a host that was in order answers at once.
+    pub(super) fn begin(&mut self) {
+        let plugin = self.folding.slot.current();
+        match self.opener.find(&plugin, self.folding.follower.reader()) {
+            Ok(Some(found)) if found.has_answered => {
+                self.answers(Builder::new(Arc::new(found.generation)));
+                self.forget_others();
+                self.looks_for_older = false;
             }
+            Ok(Some(found)) => self.next = Some(Builder::new(Arc::new(found.generation))),
+            Ok(None) => {}
+            Err(error) => self.is_unopened(&error),
+        }
+        if self.folding.follower.head() == Position(0) {
+            // Nothing can be missing.
+            self.looks_for_older = false;
+            self.look_for_code();
+            self.take_over(Position(0));
+        }
+        self.show();
+    }
+
+    /// Works until it is stopped. After a panic it is called again.
+    pub(super) fn run(&mut self) {
+        [&mut self.live, &mut self.next].into_iter().flatten().for_each(Builder::begin_again);
+        if std::mem::take(&mut self.looks_for_older) {
+            self.look_for_older();
+        }
+        while !self.folding.follower.is_stopped() {
+            crate::supervise::round();
+            self.show();
+            self.wait();
+            self.look_for_skips();
+            self.look_for_damage();
+            self.look_for_code();
+            self.step_live();
+            self.step_next();
         }
     }
 
-    fn show(&self, live: &Builder) {
-        let state = if live.reached < self.follower.head() { State::CatchingUp } else { State::Following };
-        match (&live.broken, &self.refused) {
-            (Some(reason), _) => self.progress.is_because(State::Stopped, reason.clone()),
-            (None, Some((_, reason))) => self.progress.is_because(state, reason.clone()),
-            (None, None) => self.progress.is(state),
+    /// Has older code answer while the current one is not there yet.
+    fn look_for_older(&mut self) {
+        let (catalog, slot) = (&self.catalog, &self.folding.slot);
+        let load = |file: &std::path::Path| catalog.load_other(slot, file);
+        if let Some(older) = self.opener.older(&slot.current(), self.folding.follower.reader(), load) {
+            tracing::info!(
+                "projection {} answers from the code of {} until that of {} has caught up",
+                self.name,
+                older.plugin.label(),
+                slot.current().label()
+            );
+            self.answers(Builder::new(Arc::new(older)));
         }
     }
 
-    fn wait(&mut self, live: &Builder, next: Option<&Builder>) {
-        let working = [Some(live).filter(|live| live.broken.is_none()), next];
-        match working.into_iter().flatten().map(|builder| builder.reached).min() {
-            Some(reached) => self.follower.wait(reached, IDLE),
-            None => self.follower.pause(IDLE),
+    fn show(&self) {
+        self.show_condition();
+        let broken = self.live.as_ref().and_then(|live| live.broken.as_ref());
+        let trouble = self.unopened.as_ref().map(|(reason, ..)| reason.clone());
+        let building = self.next.as_ref().map(|next| Building {
+            code: next.code.clone(),
+            reached: next.committed(),
+            trouble: next.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+        });
+        let current = || Building { code: Code::of(&self.folding.slot.current()), reached: Position(0), trouble };
+        let is_wanted = self.live.is_none() && self.refused.is_none();
+        let stopped_at = broken.into_iter().chain(self.refused.as_ref().map(|(_, broken)| broken));
+        let mut stopped_at: Vec<EventAt> = stopped_at.filter_map(|broken| broken.at.clone()).collect();
+        stopped_at.dedup();
+        let view = View {
+            answers: self.live.as_ref().map(|live| live.code.clone()),
+            stopped: broken.map(|broken| broken.reason.as_str().into()),
+            building: building.or_else(|| is_wanted.then(current)),
+            refused: self.refused.as_ref().map(|(plugin, broken)| (Code::of(plugin), broken.reason.as_str().into())),
+            set_aside: self.opener.set_aside.clone(),
+            stopped_at,
+        };
+        self.shared.view.send_if_modified(|shown| {
+            let is_new = *shown != view;
+            *shown = view;
+            is_new
+        });
+    }
+
+    fn show_condition(&self) {
+        let head = self.folding.follower.head();
+        let reached = self.live.as_ref().map(|live| live.reached);
+        let moving = if reached.is_some_and(|reached| reached >= head) { State::Following } else { State::CatchingUp };
+        let trouble = |builder: &Option<Builder>| Some(builder.as_ref()?.trouble.as_ref()?.reason.to_string());
+        let mut reasons = Vec::new();
+        let mut state = moving;
+        if let Some(broken) = self.live.as_ref().and_then(|live| live.broken.as_ref()) {
+            state = State::Stopped;
+            reasons.push(broken.reason.clone());
+        } else if let Some(reason) = trouble(&self.live) {
+            state = State::Retrying;
+            reasons.push(reason);
+        }
+        if let Some((_, broken)) = &self.refused {
+            if self.live.is_none() {
+                state = State::Stopped;
+            }
+            reasons.push(format!("new code is refused: {}", broken.reason));
+        }
+        if let Some(reason) = trouble(&self.next).or(self.unopened.as_ref().map(|(reason, ..)| reason.to_string())) {
+            if self.live.is_none() {
+                state = State::Retrying;
+            }
+            reasons.push(reason);
+        }
+        if reasons.is_empty() {
+            self.shared.progress.is(state);
+        } else {
+            self.shared.progress.is_because(state, reasons.join("; "));
+        }
+    }
+
+    fn wait(&mut self) {
+        let working = [&self.live, &self.next].into_iter().flatten().filter(|builder| builder.is_at_work());
+        match working.map(|builder| builder.reached).min() {
+            Some(reached) => self.folding.follower.wait(reached, IDLE),
+            None if self.live.is_none() && self.next.is_none() && self.can_open() => {
+                !self.folding.follower.is_stopped()
+            }
+            None => self.folding.follower.pause(IDLE),
         };
     }
 
-    /// Begins a generation of new code beside the one that serves.
-    fn look_for_code(&mut self, live: &Builder, next: &mut Option<Builder>) {
-        let newest = next.as_ref().map_or(&live.generation.plugin, |next| &next.generation.plugin);
-        if self.slot.is_current(newest)
-            || self.refused.as_ref().is_some_and(|(refused, _)| self.slot.is_current(refused))
+    fn can_open(&self) -> bool {
+        self.unopened.as_ref().is_none_or(|(.., again_at)| Instant::now() >= *again_at)
+            && !self.refused.as_ref().is_some_and(|(refused, _)| self.folding.slot.is_current(refused))
+    }
+
+    /// Goes on over events that a person has now had it pass over.
+    fn look_for_skips(&mut self) {
+        let Some(skips) = self.shared.skips.changes() else { return };
+        self.folding.skips = skips;
+        let is_over =
+            |broken: &Arc<Broken>| broken.at.as_ref().is_some_and(|at| self.folding.skips.contains_key(&at.position));
+        if let Some(live) = &mut self.live
+            && live.broken.as_ref().is_some_and(is_over)
         {
-            return;
+            live.broken = None;
         }
-        self.refused = None;
-        *next = None;
-        let plugin = self.slot.current();
-        if plugin.digest != live.generation.plugin.digest || live.broken.is_some() {
-            match Generation::open(&plugin, &self.folder) {
-                Ok(generation) => *next = Some(Builder::new(Arc::new(generation))),
-                Err(error) => self.refuse(plugin, &error),
+        if self.refused.as_ref().is_some_and(|(_, broken)| is_over(broken)) {
+            self.refused = None;
+        }
+    }
+
+    /// What a query has found to be damaged answers no more.
+    fn look_for_damage(&mut self) {
+        let damage = self.live.as_ref().and_then(|live| live.generation.damage().cloned());
+        if let Some(cause) = damage {
+            self.live_is_damaged(&cause);
+        }
+    }
+
+    fn live_is_damaged(&mut self, cause: &str) {
+        if let Some(live) = self.live.take() {
+            self.shared.answering.store(None);
+            // Nothing that waits for a position is answered before it is there again.
+            self.shared.progress.reach(Position(0));
+            live.generation.set_aside();
+            self.opener.note(cause);
+        }
+    }
+
+    /// Begins a generation of the newest code, unless that one answers, is being built or is refused.
+    fn look_for_code(&mut self) {
+        let current = self.folding.slot.current();
+        if let Some((refused, _)) = &self.refused {
+            if Arc::ptr_eq(refused, &current) {
+                return;
             }
+            self.refused = None;
         }
-    }
-
-    fn refuse(&mut self, plugin: Arc<Plugin>, error: &Error) {
-        tracing::error!("projection {} keeps its old code, the new one failed: {error}", self.name);
-        self.refused = Some((plugin, format!("new code is refused: {error}")));
-    }
-
-    fn step_live(&mut self, live: &mut Builder) {
-        if live.broken.is_some() {
+        if self.live.as_ref().is_some_and(|live| live.generation.plugin.digest == current.digest) {
+            self.drop_next();
             return;
         }
-        let stepped = self.step(live);
+        if self.next.as_ref().is_some_and(|next| next.generation.plugin.digest == current.digest) || !self.can_open() {
+            return;
+        }
+        self.drop_next();
+        match self.opener.open(&current, self.folding.follower.reader()) {
+            Ok(opened) => {
+                self.unopened = None;
+                self.next = Some(Builder::new(Arc::new(opened.generation)));
+            }
+            Err(error) if error.is_passing() || error.is_damage() => self.is_unopened(&error),
+            Err(error) => self.refuse(current, error),
+        }
+    }
+
+    fn is_unopened(&mut self, error: &Error) {
+        tracing::error!("projection {} can't begin: {error}", self.name);
+        let attempts = self.unopened.as_ref().map_or(1, |(_, attempts, _)| attempts + 1);
+        let again_at = Instant::now() + backoff(self.folding.options.backoff, attempts);
+        self.unopened = Some((error.to_string().into(), attempts, again_at));
+    }
+
+    /// What was built for code that is not the newest any more goes.
+    fn drop_next(&mut self) {
+        if let Some(next) = self.next.take() {
+            next.generation.retire();
+        }
+    }
+
+    fn refuse(&mut self, plugin: Arc<Plugin>, error: Error) {
+        tracing::error!("projection {} does not take the code of {}: {error}", self.name, plugin.label());
+        self.refused = Some((plugin, error.into_broken()));
+    }
+
+    fn step_live(&mut self) {
+        let Some(live) = self.live.as_mut().filter(|live| live.is_at_work()) else { return };
+        let stepped = self.folding.step(live);
         // Also what came before an event that failed.
-        self.progress.reach(live.committed());
+        self.shared.progress.reach(live.committed());
         match stepped {
-            Ok(()) => {}
+            Ok(()) => live.trouble = None,
             // The host is stopping.
-            Err(Error::Store(store::Error::Closed)) => {}
+            Err(error) if error.is_end() => {}
+            Err(error) if error.is_damage() => self.live_is_damaged(&error.to_string()),
             // The disk or the memory, most likely: nothing is lost, and it may come back.
             Err(error) if error.is_passing() => {
                 tracing::error!("projection {} is held up: {error}", self.name);
-                self.progress.is_because(State::Retrying, error.to_string());
-                self.follower.pause(backoff(self.options.backoff, self.options.attempts_max));
+                live.is_held_up(error.to_string(), self.folding.options.backoff);
             }
             Err(error) => {
                 tracing::error!("projection {} stopped: {error}", self.name);
-                live.broken = Some(error.to_string());
+                live.broken = Some(error.into_broken());
             }
         }
     }
 
-    fn switch_to(&self, live: &Builder) {
-        self.live.store(live.generation.clone());
-        self.progress.reach(live.committed());
-        live.generation.delete_others();
-        tracing::info!("projection {} now answers from the code of {}", self.name, live.generation.plugin.label());
-    }
-
-    /// Takes a builder one page further: the whole page, or where that fails what comes before the failing event,
-    /// then that event alone, then the rest. A transaction goes on over pages while there is more to read.
-    fn step(&mut self, builder: &mut Builder) -> Result<(), Error> {
-        match self.fold_page(builder) {
-            // Those before it come again, each in a transaction of its own.
-            Err(Error::Undone) => Ok(()),
-            folded => folded,
-        }
-    }
-
-    fn fold_page(&mut self, builder: &mut Builder) -> Result<(), Error> {
-        let page = self.follower.page(builder.reached, &builder.filter, self.options.batch_max)?;
-        if page.events.is_empty() {
-            builder.reached = page.reached;
-            let is_far = page.reached.0 >= builder.checkpoint.0 + IDLE_STRIDE;
-            return if is_far || builder.calls > 0 { builder.commit() } else { Ok(()) };
-        }
-        let mut rest = &page.events[..];
-        let mut count = builder.pace.list(rest.len());
-        loop {
-            let (part, behind) = rest.split_at(count);
-            let to = if behind.is_empty() { page.reached } else { part[part.len() - 1].position };
-            if let Err(failure) = builder.project(part, to)? {
-                if part.len() > 1 {
-                    count = failure.index.clamp(1, part.len() - 1);
-                    continue;
-                }
-                if !self.insist(builder, part, to, failure)? {
-                    return Ok(());
-                }
-            }
-            if behind.is_empty() {
-                break;
-            }
-            (rest, count) = (behind, builder.pace.list(behind.len()));
-        }
-        let has_more = builder.reached < self.follower.head() && !self.follower.is_stopped();
-        if has_more && builder.calls < CALLS_MAX && builder.reached >= builder.alone_until {
-            return Ok(());
-        }
-        builder.commit()
-    }
-
-    /// Tries one event again and again. A read model must not miss an event: in the end the projection stops.
-    /// False where it is time to end, or new code came, before it was folded in.
-    fn insist(
-        &mut self,
-        builder: &mut Builder,
-        event: &[RecordedEvent],
-        to: Position,
-        mut failure: Failure,
-    ) -> Result<bool, Error> {
-        let position = event[0].position;
-        for attempt in 1.. {
-            let (again, after) = match &failure.refusal {
-                Refusal::Retry { after, .. } => (attempt < self.options.attempts_max, *after),
-                Refusal::Rejected(_) | Refusal::Malformed(_) => (false, Duration::ZERO),
-            };
-            if !again {
-                return Err(Error::Event(format!(
-                    "event {} of {} version {} ({position}) can't be folded in by plugin {}: {}; repair the plugin and reload \
-                     it, nothing was skipped",
-                    event[0].name,
-                    event[0].stream,
-                    event[0].version,
-                    builder.generation.plugin.label(),
-                    failure.refusal
-                )));
-            }
-            self.progress.is_because(State::Retrying, failure.refusal.to_string());
-            let pause = self.options.bounds.pause(backoff(self.options.backoff, attempt), after);
-            let Self { follower, slot, .. } = self;
-            let stopping = follower.pause_unless(pause, || !slot.is_current(&builder.generation.plugin));
-            if stopping || !self.slot.is_current(&builder.generation.plugin) {
-                return Ok(false);
-            }
-            match builder.project(event, to)? {
-                Ok(()) => return Ok(true),
-                Err(again) => failure = again,
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl Builder {
-    fn new(generation: Arc<Generation>) -> Self {
-        let checkpoint = generation.checkpoint();
-        let filter = generation.plugin.projection_filter();
-        let pace = Pace::new(generation.plugin.limits.event_time);
-        Self {
-            generation,
-            guest: None,
-            pace,
-            filter,
-            checkpoint,
-            reached: checkpoint,
-            calls: 0,
-            alone_until: Position(0),
-            broken: None,
-        }
-    }
-
-    /// Everything up to here is looked at, and what was wanted is in the read model, durably.
-    fn committed(&self) -> Position {
-        if self.calls == 0 { self.reached } else { self.checkpoint }
-    }
-
-    /// Folds events in. What was folded in before is committed where it fails. A trap counts as something passing: the
-    /// guest is made anew.
-    fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
-        let began = Instant::now();
-        let Projected { outcome, is_open } = match self.call(events) {
-            Ok(called) => called,
-            Err(error) => {
-                self.roll_back();
-                return Err(error);
-            }
-        };
-        match &outcome {
-            Err(plugin::Error::Overrun { .. }) => self.pace.overran(events.len()),
-            _ => self.pace.took(events.len(), began),
-        }
-        let failure = match outcome {
-            Ok(Ok(())) if is_open => {
-                self.reached = to;
-                return Ok(Ok(()));
-            }
-            Ok(Ok(())) => passing(events, "it passed over an error that had undone its transaction".to_owned()),
-            Ok(Err(failure)) => failure,
-            Err(error) => {
-                self.guest = None;
-                if error.is_of_host() {
-                    self.roll_back();
-                    return Err(error.into());
-                }
-                let mut failure = passing(events, error.to_string());
-                if let plugin::Error::Overrun { .. } = error {
-                    // Any of them may be without end: the first is next, alone.
-                    failure.index = 0;
-                }
-                failure
-            }
-        };
-        if is_open {
-            self.commit()?;
-        } else if std::mem::take(&mut self.calls) > 1 {
-            (self.reached, self.alone_until) = (self.checkpoint, to);
-            return Err(Error::Undone);
-        }
-        Ok(Err(failure))
-    }
-
-    fn call(&mut self, events: &[RecordedEvent]) -> Result<Projected, Error> {
-        let guest = match &mut self.guest {
-            Some(guest) => guest,
-            None => self.guest.insert(ProjectionGuest::new(&self.generation.plugin)?),
-        };
-        if self.calls == 0 {
-            self.generation.begin()?;
-        }
-        self.calls += 1;
-        self.generation.project(guest, events)
-    }
-
-    /// Makes durable what is looked at.
-    fn commit(&mut self) -> Result<(), Error> {
-        if self.calls == 0 {
-            self.generation.begin()?;
-        }
-        match self.generation.commit(self.checkpoint, self.reached) {
+    fn step_next(&mut self) {
+        let Some(next) = self.next.as_mut().filter(|next| next.is_at_work()) else { return };
+        // What is written meanwhile does not count: under load there is always something.
+        let head = self.folding.follower.head();
+        match self.folding.step(next) {
             Ok(()) => {
-                (self.checkpoint, self.calls) = (self.reached, 0);
-                Ok(())
+                next.trouble = None;
+                self.take_over(head);
+            }
+            Err(error) if error.is_end() => {}
+            Err(error) if error.is_damage() => {
+                next.generation.set_aside();
+                self.next = None;
+                self.opener.note(&error.to_string());
+                // Not at once again: a disk that damages what is written would be kept busy.
+                self.is_unopened(&error);
+            }
+            Err(error) if error.is_passing() => {
+                tracing::error!("projection {} is held up while it is built: {error}", self.name);
+                next.is_held_up(error.to_string(), self.folding.options.backoff);
             }
             Err(error) => {
-                self.roll_back();
-                Err(error)
+                let plugin = next.generation.plugin.clone();
+                self.next = None;
+                self.refuse(plugin, error);
             }
         }
     }
 
-    /// Goes back to what is durable.
-    fn roll_back(&mut self) {
-        (self.reached, self.calls) = (self.checkpoint, 0);
-        if let Err(error) = self.generation.roll_back() {
-            tracing::error!("{error}");
+    /// Has the newest code answer, once it has caught up with the code before it, or with the store as it was.
+    fn take_over(&mut self, head: Position) {
+        let goal = self.live.as_ref().map_or(head, |live| live.reached);
+        let Some(mut next) = self.next.take_if(|next| next.reached >= goal && next.calls == 0) else { return };
+        if let Err(error) = next.generation.answers() {
+            next.is_held_up(error.to_string(), self.folding.options.backoff);
+            self.next = Some(next);
+            return;
+        }
+        tracing::info!("projection {} now answers from the code of {}", self.name, next.generation.plugin.label());
+        self.answers(next);
+        self.forget_others();
+    }
+
+    fn answers(&mut self, live: Builder) {
+        self.shared.answering.store(Some(live.generation.clone()));
+        self.shared.progress.reach(live.committed());
+        if let Some(before) = self.live.replace(live) {
+            before.generation.retire();
+        }
+    }
+
+    /// Deletes what earlier hosts left. What this host has opened goes by itself once no query uses it.
+    fn forget_others(&self) {
+        for title in self.opener.shelf.leftovers() {
+            self.opener.shelf.delete(&title);
         }
     }
 }
 
-/// A failure that may be over soon, somewhere in a list.
-fn passing(events: &[RecordedEvent], reason: String) -> Failure {
-    Failure { index: events.len() / 2, refusal: Refusal::Retry { after: Duration::ZERO, reason } }
+impl Error {
+    fn into_broken(self) -> Arc<Broken> {
+        Arc::new(match self {
+            Self::Event { at, reason } => Broken { at: Some(at), reason },
+            other => Broken { at: None, reason: other.to_string() },
+        })
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(self, Self::Store(store::Error::Closed) | Self::Plugin(crate::plugin::Error::Stopping))
+    }
 }

@@ -32,8 +32,9 @@ impl Projection for Sales {
         let (id, time_ms) = (event.aggregate_id(), event.metadata().time_ms());
         match event.decode()? {
             Seen::OrderCreated { household_id, store_id, placed_at, items, amount_cents } => {
-                let units = sum(items.iter().map(|item| item.quantity))?;
-                let discount_cents = sum(items.iter().map(|item| item.discount_cents))?;
+                let units = sum("units", items.iter().map(|item| item.quantity))?;
+                let discount_cents = sum("cents of discount", items.iter().map(|item| item.discount_cents))?;
+                bounded("cents", amount_cents)?;
                 let (lines, cents) = (items.len() as u64, amount_cents);
                 sql.execute(
                     ADD_ORDER,
@@ -69,9 +70,20 @@ const CONFIRM_IN_STORE: &str = "UPDATE store_sales SET confirmed = confirmed + 1
     WHERE store_id = (SELECT store_id FROM orders WHERE order_id = ?1)";
 const BECOME_LOYAL: &str = "INSERT INTO household_sales VALUES (?1, 0, 0, TRUE) ON CONFLICT DO UPDATE SET loyal = TRUE";
 
-/// The aggregate does not bound what it sums up here, so this may not fit.
-fn sum(mut numbers: impl Iterator<Item = i64>) -> Result<i64, Failure> {
-    numbers.try_fold(0_i64, i64::checked_add).ok_or_else(|| Failure::malformed("the items add up to too much"))
+/// What one order may add to a sum: ten billion euros. The aggregate has no bound of its own. With this one, sums over
+/// nine million orders fit into a number whatever is in them, so no order makes a query fail that adds orders up.
+const ORDER_MAX: i64 = 1_000_000_000_000;
+
+fn sum(of: &str, mut numbers: impl Iterator<Item = i64>) -> Result<i64, Failure> {
+    let sum = numbers.try_fold(0_i64, |sum, number| sum.checked_add(bounded(of, number).ok()?));
+    sum.ok_or_else(|| Failure::malformed(format!("the items add up to too many {of}"))).and_then(|sum| bounded(of, sum))
+}
+
+fn bounded(of: &str, number: i64) -> Result<i64, Failure> {
+    if (-ORDER_MAX..=ORDER_MAX).contains(&number) {
+        return Ok(number);
+    }
+    Err(Failure::malformed(format!("the items add up to too many {of}: {number}, and one order may have {ORDER_MAX}")))
 }
 
 #[cfg(test)]

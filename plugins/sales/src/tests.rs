@@ -70,6 +70,27 @@ fn a_failed_event_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_order_that_is_too_large_is_refused_and_sums_stay_whole() {
+    let mut sales = sales();
+    let before = sales.query(&SalesQuery::Totals);
+    for cents in [i64::MAX, i64::MIN, ORDER_MAX + 1] {
+        let refused = sales.try_project("order", "9", "OrderCreated", created("900", "330", cents)).unwrap_err();
+        assert!(refused.to_string().contains("too many cents"), "{refused}");
+    }
+    let items = json!([{"quantity": i64::MAX, "discount_cents": 0}, {"quantity": i64::MAX, "discount_cents": 0}]);
+    let order = json!({
+        "household_id": "1", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": items, "amount_cents": 0,
+    });
+    let refused = sales.try_project("order", "9", "OrderCreated", order.to_string()).unwrap_err();
+    assert!(refused.to_string().contains("too many units"), "{refused}");
+    assert_eq!(sales.query(&SalesQuery::Totals), before);
+    for id in 10..30 {
+        sales.project_json("order", &id.to_string(), "OrderCreated", &created("900", &id.to_string(), ORDER_MAX));
+    }
+    assert_eq!(sales.query(&SalesQuery::Totals)["sales_cents"], ORDER_MAX * 20 + 600);
+}
+
+#[test]
 fn a_household_that_has_not_ordered_counts_as_loyal_only() {
     let mut sales = ReadModel::<Sales>::new();
     sales.project_json("household", "900", "HouseholdBecameLoyal", r#"{"total_cents":50000}"#);

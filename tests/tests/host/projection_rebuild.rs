@@ -1,7 +1,9 @@
-//! Changed code of a projection builds its read model anew beside the old one, and takes over in one step.
+//! Changed code of a projection builds its read model beside the old one and takes over in one step, also over a restart;
+//! a read model that can't be used is built again.
 
 use serde_json::{Value, json};
 use std::fs;
+use std::path::{Path, PathBuf};
 use wasmill_tests::host::TestHost;
 use wasmill_tests::setting::Setting;
 use wasmill_tests::{built, module};
@@ -19,24 +21,140 @@ fn placed(host: &TestHost) -> Value {
     host.query("sales", "totals", &Value::Null).body["placed"].clone()
 }
 
-#[test]
-fn changed_code_takes_over_with_the_whole_history() {
-    let manifest = format!(
+fn manifest() -> String {
+    format!(
         "[plugins.orders]\nfile = {:?}\n[plugins.sales]\nfile = \"sales.wasm\"\n[projections.sales]\nbatch_max = 7\n",
         built::plugin("orders")
-    );
-    let setting = Setting::new(&manifest);
+    )
+}
+
+fn answers(host: &TestHost) -> Value {
+    host.status()["projections"][0]["answers"].clone()
+}
+
+fn reload(host: &TestHost) -> Value {
+    let reloaded = host.post("/v1/plugins/sales/reload?timeout_ms=60000", &Value::Null, &[]);
+    assert_eq!(reloaded.status, 200, "{reloaded:?}");
+    assert_eq!(answers(host), reloaded.body["digest"], "what was reloaded answers");
+    reloaded.body["digest"].clone()
+}
+
+#[test]
+fn changed_code_takes_over_with_the_whole_history() {
+    let setting = Setting::new(&manifest());
     let sales = fs::read(built::plugin("sales")).expect("read the plugin");
     setting.write("sales.wasm", &sales);
     let host = setting.start();
+    let first = answers(&host);
     (0..ORDERS).for_each(|number| place(&host, number));
     assert_eq!(placed(&host), ORDERS);
 
-    setting.write("sales.wasm", module::rebuilt(sales));
-    host.until_logged("that the new code answers", |line| line.contains("now answers from the code of sales"));
+    setting.write("sales.wasm", module::rebuilt(sales.clone()));
+    let second = reload(&host);
+    assert_ne!(first, second);
     assert_eq!(placed(&host), ORDERS, "the new read model has all of history");
     place(&host, ORDERS);
     assert_eq!(placed(&host), ORDERS + 1, "and goes on from there");
     let status = host.status();
     assert_eq!((&status["projections"][0]["error"], &status["plugins"][1]["loads"]), (&Value::Null, &json!(2)));
+
+    // There and back again: each read model has files of its own, and those of the last one go.
+    setting.write("sales.wasm", &sales);
+    assert_eq!(reload(&host), first);
+    assert_eq!(placed(&host), ORDERS + 1);
+    let names = fs::read_dir(setting.path("data/read-models/sales")).expect("list the read models");
+    let names = names.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
+    let models: Vec<String> = names.filter(|name| name.ends_with(".sqlite")).collect();
+    assert!(models.len() == 1 && models[0].starts_with("000003-"), "{models:?}");
+    host.stop();
+}
+
+#[test]
+fn new_code_by_a_restart_leaves_the_answers_whole() {
+    let setting = Setting::new(&manifest());
+    let sales = fs::read(built::plugin("sales")).expect("read the plugin");
+    setting.write("sales.wasm", &sales);
+    let host = setting.start();
+    let first = answers(&host);
+    (0..ORDERS).for_each(|number| place(&host, number));
+    assert_eq!(placed(&host), ORDERS);
+    host.stop();
+
+    setting.write("sales.wasm", module::rebuilt(sales));
+    let host = setting.start();
+    let status = host.until("the new code answers", |status| {
+        // Whatever answers meanwhile answers with all that there is.
+        let asked = host.query("sales", "totals", &Value::Null);
+        assert!(asked.status == 503 || asked.body["placed"] == ORDERS, "{asked:?}");
+        let answers = &status["projections"][0]["answers"];
+        !answers.is_null() && *answers != first
+    });
+    assert_eq!(status["projections"][0]["building"], Value::Null);
+    assert!(host.log().contains("until that of sales"), "the code before it answered meanwhile");
+    assert_eq!(placed(&host), ORDERS);
+    host.stop();
+}
+
+#[test]
+fn a_read_model_that_cannot_be_used_is_built_again() {
+    let setting = Setting::new(&manifest());
+    setting.write("sales.wasm", fs::read(built::plugin("sales")).expect("read the plugin"));
+    let host = setting.start();
+    (0..ORDERS).for_each(|number| place(&host, number));
+    assert_eq!(placed(&host), ORDERS);
+    host.stop();
+    let backup = fs::read(setting.path("data/events.sqlite")).expect("read the store");
+    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+        ("cut", &|file| fs::write(file, &fs::read(file).unwrap()[..5000]).unwrap()),
+        ("no database", &|file| fs::write(file, "no database".repeat(1000)).unwrap()),
+        ("empty", &|file| fs::write(file, "").unwrap()),
+        ("a folder", &|file| {
+            fs::remove_file(file).unwrap();
+            fs::create_dir_all(file.join("in it")).unwrap();
+        }),
+    ];
+    for (number, (what, damage)) in damages.into_iter().enumerate() {
+        let file = read_model(&setting);
+        damage(&file);
+        for of_the_other in ["sqlite-wal", "sqlite-shm"] {
+            let _ = fs::remove_file(file.with_extension(of_the_other));
+        }
+        let host = setting.start();
+        assert_eq!(placed(&host), ORDERS + number, "{what}");
+        let status = host.status();
+        let reason = status["projections"][0]["set_aside"].as_str().unwrap_or_default();
+        assert!(reason.contains("damaged"), "{what}: {status:#}");
+        place(&host, ORDERS + number);
+        assert_eq!(placed(&host), ORDERS + number + 1, "{what}");
+        host.stop();
+    }
+    let aside = fs::read_dir(setting.path("data/read-models/sales")).expect("list the read models").flatten();
+    let aside = aside.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let aside = aside.filter(|name| name.starts_with("unusable-") && name.ends_with(".sqlite")).count();
+    assert_eq!(aside, 2, "the newest stay");
+
+    // The store is that of an earlier day: what the read model has beyond it never happened.
+    setting.write("data/events.sqlite", backup);
+    for of_the_other in ["data/events.sqlite-wal", "data/events.sqlite-shm"] {
+        let _ = fs::remove_file(setting.path(of_the_other));
+    }
+    let host = setting.start();
+    place(&host, 100);
+    let asked = host.post("/v1/queries/sales/totals?position=41&timeout_ms=60000", &Value::Null, &[]);
+    assert_eq!(asked.body["placed"], ORDERS + 1, "{asked:?}");
+    let ghost = host.query("sales", "get-order", &json!({ "order_id": ORDERS.to_string() }));
+    assert_eq!((ghost.status, ghost.body), (200, Value::Null), "an order of the other history");
+    let status = host.status();
+    let reason = status["projections"][0]["set_aside"].as_str().unwrap_or_default();
+    assert!(reason.contains("another history"), "{status:#}");
+    host.stop();
+}
+
+fn read_model(setting: &Setting) -> PathBuf {
+    let files = fs::read_dir(setting.path("data/read-models/sales")).expect("list the read models").flatten();
+    let mut files = files.map(|entry| entry.path()).filter(|file| {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        name.ends_with(".sqlite") && !name.starts_with("unusable-")
+    });
+    files.next().expect("there is a read model")
 }

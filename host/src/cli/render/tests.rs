@@ -81,6 +81,20 @@ fn example() -> Status {
             error: None,
             checkpoint: 57_000,
             behind: 570,
+            answers: Some("sha256:0123456789abcdef".into()),
+            answers_plugin: Some("sales 0.1.0".into()),
+            building: Some(BuildingStatus {
+                plugin: "sales 0.2.0".into(),
+                digest: "sha256:fedcba9876543210".into(),
+                position: 1_234,
+            }),
+            set_aside: Some("it is of another store".into()),
+            skipped: vec![SkippedEvent {
+                position: 24,
+                event: "OrderCreated of order/1 version 1".into(),
+                reason: "too many units".into(),
+                time_ms: 1_700_000_000_000,
+            }],
         }],
         sinks: vec![SinkStatus {
             name: "outbox".into(),
@@ -143,8 +157,11 @@ SUBSCRIPTION  PLUGIN     STATE     CHECKPOINT  BEHIND
 warehouse     warehouse  retrying           6  57,564
   error: warehouse 0.1.0 failed on event 7
 
-PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND
-sales       sales   catching up      57,000     570
+PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND  ANSWERS
+sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
+  building: sales 0.2.0 (fedcba987654), at position 1,234
+  built again: it is of another store
+  passes over OrderCreated of order/1 version 1 (24) since 2023-11-14T22:13:20Z: too many units
 
 SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0
