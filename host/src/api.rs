@@ -15,10 +15,12 @@ mod metrics;
 mod operations;
 mod queries;
 mod stall;
+mod starting;
 mod store;
 mod subscriptions;
 
 pub(crate) use commands::expected_version;
+pub use starting::serve_starting;
 
 use crate::host::Host;
 use crate::manifest;

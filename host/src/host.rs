@@ -9,6 +9,8 @@ mod parts;
 mod pauses;
 mod readiness;
 mod replays;
+mod stalls;
+mod startup;
 mod traffic;
 mod upkeep;
 
@@ -26,7 +28,8 @@ use crate::status::{
 use crate::store::{self, EventStore, Letters};
 use crate::supervise::Held as _;
 use parts::Parts;
-use std::sync::{Arc, Mutex};
+use stalls::Stalled;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -34,10 +37,14 @@ pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
 pub use pauses::Unpaused;
 pub use replays::Unreplayed;
+pub use startup::Startup;
 pub use traffic::{Counted, Traffic};
 
 /// Dead letters shown in the status.
 const PARKED_SHOWN: usize = 20;
+
+/// How often the parts are looked at, unasked, for those that make no progress.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a sender should wait when a queue is full.
 const BUSY_RETRY_AFTER_MS: u64 = 50;
@@ -52,7 +59,7 @@ pub struct Host {
     watch: Mutex<Option<FileWatch>>,
     /// A reader for the questions that are asked now and then.
     reader: Mutex<Box<dyn store::Reader>>,
-    readiness: readiness::Watch,
+    stalls: stalls::Stalls,
     traffic: Traffic,
 }
 
@@ -95,21 +102,24 @@ pub enum QueryError {
 }
 
 impl Host {
-    /// Starts everything in the manifest, or nothing. Serving the API is left to the caller.
-    pub async fn start(manifest: Manifest) -> Result<Arc<Self>, Error> {
+    /// Starts everything in the manifest, or nothing, and tells `startup` what is being done. Serving the API is left to
+    /// the caller.
+    pub async fn start(manifest: Manifest, startup: Startup) -> Result<Arc<Self>, Error> {
         let runtime = Handle::current();
         let started = Instant::now();
         let host = tokio::task::spawn_blocking(move || {
             let clock = Clock::system();
-            let parts = Parts::start(&manifest, &clock, &runtime)?;
+            let parts = Parts::start(&manifest, &clock, &runtime, &startup)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
-            let (readiness, traffic) = Default::default();
-            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, readiness, traffic })
+            let (stalls, traffic) = Default::default();
+            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, stalls, traffic })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
-        Ok(Arc::new(host))
+        let host = Arc::new(host);
+        tokio::spawn(watch(Arc::downgrade(&host)));
+        Ok(host)
     }
 
     /// Interrupts guests that are called for long: the host will stop, and waits for nothing that might never end.
@@ -216,6 +226,23 @@ impl Host {
 
     /// Everything a person needs to see whether the host does its work.
     pub async fn status(&self) -> Status {
+        self.judged(self.stalled_after()).0
+    }
+
+    fn stalled_after(&self) -> Duration {
+        Duration::from_millis(self.manifest.host.stalled_after_ms)
+    }
+
+    /// The status, in which parts that have made no progress for so long are stalled.
+    fn judged(&self, stalled_after: Duration) -> (Status, Stalled) {
+        let mut status = self.own_words();
+        let stalled = self.stalls.look(&status, stalled_after);
+        stalled.mark(&mut status);
+        (status, stalled)
+    }
+
+    /// What each part says of itself.
+    fn own_words(&self) -> Status {
         let parts = &self.parts;
         // It reads the store: a moment, but not one for a thread that others wait for.
         let (commands, parked) = tokio::task::block_in_place(|| self.counts());
@@ -275,17 +302,23 @@ impl Host {
         }
     }
 
-    /// Whether it does its work. `wedged_after`: how long a partition with work under way may stand still.
-    pub async fn readiness(&self, wedged_after: Duration) -> Readiness {
-        let mut readiness = self.readiness.readiness(&self.status().await, wedged_after);
+    /// Whether it does its work. `stalled_after`: how long a part with work may make no progress; by default as the
+    /// manifest says.
+    pub async fn readiness(&self, stalled_after: Option<Duration>) -> Readiness {
+        let (status, stalled) = self.judged(stalled_after.unwrap_or_else(|| self.stalled_after()));
+        let mut readiness = readiness::readiness(&status, &stalled);
         readiness.paused = pauses::paused(&self.subscriptions().await);
         readiness
     }
 
     /// Waits until everything that is there has gone all its way, or the time is up.
     pub async fn drained(&self, timeout: Duration) -> Drained {
-        let drained = drain::drained(&self.parts, timeout).await;
-        Drained { paused: pauses::paused(&self.subscriptions().await), ..drained }
+        let mut drained = drain::drained(&self.parts, timeout).await;
+        let (status, _) = self.judged(self.stalled_after());
+        drained.dead_letters = status.parked.total;
+        drained.waiting_for = drained.waiting_for.map(|part| drain::explained(part, &status));
+        drained.paused = pauses::paused(&self.subscriptions().await);
+        drained
     }
 
     /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.
@@ -350,12 +383,12 @@ impl Host {
         })
     }
 
-    /// Stops in order, finishing what has begun.
-    pub async fn stop(self: &Arc<Self>) {
+    /// Stops in order, finishing what has begun as far as there is time.
+    pub async fn stop(self: &Arc<Self>, deadline: Instant) {
         let host = self.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             drop(host.watch.held().take());
-            host.parts.stop();
+            host.parts.stop(deadline);
         });
         if let Err(error) = stopped.await {
             tracing::error!("stopping failed: {error}");
@@ -370,6 +403,17 @@ impl Host {
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(ParkedItem::from).collect();
         (commands, ParkedStatus { total, newest })
+    }
+}
+
+/// Looks at the parts again and again, so that whoever asks is told since when one stands.
+async fn watch(host: Weak<Host>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let Some(host) = host.upgrade() else { return };
+        host.judged(host.stalled_after());
     }
 }
 

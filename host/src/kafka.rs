@@ -26,6 +26,7 @@ pub mod topics;
 mod transaction;
 pub mod transform;
 mod trouble;
+mod watermarks;
 
 pub use check::check;
 pub use connection::Connection;

@@ -37,6 +37,8 @@ pub struct Manifest {
     pub data: PathBuf,
     /// What bounds chains of causes and the pauses that guests ask for.
     pub bounds: Bounds,
+    /// How long the host as a whole may take.
+    pub host: Host,
     /// Where and how the HTTP API serves.
     pub api: Api,
     /// Limits of the event store.
@@ -55,6 +57,28 @@ pub struct Manifest {
     pub sink: Sink,
     /// What else is published to Kafka, by name.
     pub sinks: BTreeMap<String, EventSink>,
+}
+
+/// How long the host as a whole may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// How long a part with work may make no progress before it counts as stalled.
+    pub stalled_after_ms: u64,
+    /// How long a stop may take, from the signal to the end of the process.
+    pub stop_max_ms: u64,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { stalled_after_ms: 30_000, stop_max_ms: 25_000 }
+    }
+}
+
+impl Host {
+    /// How long a stop may take.
+    pub fn stop_max(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.stop_max_ms)
+    }
 }
 
 /// Where and how the HTTP API serves.

@@ -146,6 +146,8 @@ pub enum State {
     Following,
     /// Something passing is in the way; it tries again. The error says what.
     Retrying,
+    /// It has work and makes no progress, or some of its work stands still. The error says where.
+    Stalled,
     /// Its thread panicked, and begins again from what is durable. The error has the panic's text.
     Restarting,
     /// A person has paused it. The error says how to resume it.
@@ -162,6 +164,7 @@ impl std::fmt::Display for State {
             Self::CatchingUp => "catching up",
             Self::Following => "following",
             Self::Retrying => "retrying",
+            Self::Stalled => "stalled",
             Self::Restarting => "restarting",
             Self::Paused => "paused",
             Self::Stopped => "stopped",
@@ -215,6 +218,9 @@ pub struct PartitionStatus {
     pub next: u64,
     /// The offset that the next produced record will get, as last seen.
     pub end: u64,
+    /// Below this offset no transaction is open, as last seen: what follows can't be read yet.
+    #[serde(default)]
+    pub stable: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,
     /// Whether it is this host's to read. The group may have given it to another member since.
@@ -307,6 +313,9 @@ pub struct SinkStatus {
     pub error: Option<String>,
     /// Messages that Kafka has acknowledged since the host started.
     pub published: u64,
+    /// Everything up to this number is published or passed by.
+    #[serde(default)]
+    pub reached: u64,
     /// What it has yet to publish or pass by: messages of the outbox, positions of events, numbers of dead letters.
     pub pending: u64,
 }
@@ -382,6 +391,9 @@ pub struct Drained {
     pub drained: bool,
     /// Of the newest event.
     pub position: u64,
+    /// What was put aside and waits for a person.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// What is not done yet, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
@@ -454,6 +466,20 @@ pub struct Rebuilding {
     pub position: u64,
     /// Of the newest event.
     pub of: u64,
+}
+
+impl PartitionStatus {
+    /// What waits behind a transaction that is neither committed nor aborted, where all before it is done.
+    pub fn behind_transaction(&self) -> Option<String> {
+        let Self { topic, partition, next, end, stable, .. } = self;
+        (stable <= next && next < end && *stable > 0).then(|| {
+            format!(
+                "topic {topic} partition {partition}: {} offsets from {next} on wait behind an open transaction of another \
+                 producer; they are read once it commits or aborts",
+                end - next
+            )
+        })
+    }
 }
 
 impl From<(u64, crate::model::DeadLetter)> for ParkedItem {

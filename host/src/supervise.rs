@@ -145,6 +145,23 @@ fn begin_again<E: Display>(
     }
 }
 
+/// Runs jobs at the same time, and returns when all have ended. A job that panics is logged.
+pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnOnce() + Send + 'job>>) {
+    std::thread::scope(|scope| {
+        for (number, job) in jobs.into_iter().enumerate() {
+            let job = move || {
+                if let Err(text) = caught(job) {
+                    tracing::error!("{name} panicked: {text}");
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
+            if let Err(error) = thread.spawn_scoped(scope, job) {
+                tracing::error!("{name} is left out, the system gives no thread: {error}");
+            }
+        }
+    });
+}
+
 fn spawn(name: Arc<str>, body: impl FnOnce(&str, &Monitor) + Send + 'static) -> std::io::Result<Thread> {
     let (end, ended) = crossbeam_channel::bounded::<Infallible>(0);
     let monitor = Monitor::default();

@@ -15,13 +15,10 @@ use serde::Deserialize;
 /// How long the waiting requests wait unless they say otherwise.
 const TIMEOUT_MS: u64 = 30_000;
 
-/// How long a partition with work under way may stand still, unless the request says otherwise.
-const WEDGED_MS: u64 = 30_000;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wedged {
-    wedged_ms: Option<u64>,
+pub(super) struct Stalled {
+    stalled_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -48,10 +45,10 @@ pub(super) async fn live() -> Json<serde_json::Value> {
 
 pub(super) async fn ready(
     State(server): State<Server>,
-    wedged: Result<Query<Wedged>, QueryRejection>,
+    stalled: Result<Query<Stalled>, QueryRejection>,
 ) -> Result<(StatusCode, Json<Readiness>), Refusal> {
-    let Query(Wedged { wedged_ms }) = wedged?;
-    let after = timeout(wedged_ms, WEDGED_MS)?;
+    let Query(Stalled { stalled_ms }) = stalled?;
+    let after = stalled_ms.map(|ms| timeout(Some(ms), ms)).transpose()?;
     let mut readiness = server.host.readiness(after).await;
     if *server.closing.borrow() {
         readiness.ready = false;

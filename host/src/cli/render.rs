@@ -184,7 +184,7 @@ fn consumers(kind: &'static str) -> Table {
 fn sinks(sinks: &[SinkStatus]) -> Table {
     let columns = [("SINK", Left), ("TOPIC", Left), ("STATE", Left), ("PUBLISHED", Right), ("PENDING", Right)];
     let mut table = Table::new(columns);
-    for SinkStatus { name, topic, state, error, published, pending } in sinks {
+    for SinkStatus { name, topic, state, error, published, reached: _, pending } in sinks {
         let topic = topic.clone().unwrap_or_else(|| "by message".to_owned());
         table.row([name.clone(), topic, state.to_string(), number(*published), number(*pending)]);
         note_error(&mut table, error);

@@ -4,12 +4,13 @@ use super::failure::{Failure, INTERRUPTED};
 use super::host_file::HostFile;
 use crate::api;
 use crate::clock;
-use crate::host::Host;
+use crate::host::{Host, Startup};
 use crate::log;
 use crate::manifest::{Manifest, Overrides};
 use crate::supervise;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -47,13 +48,11 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
-    let (settings, data) = (manifest.api.clone(), manifest.data.clone());
-    let host = tokio::select! {
-        started = Host::start(manifest) => started.map_err(|cause| Failure::failed(cause.to_string()))?,
-        () = signals.next() => return Err(Failure::interrupted()),
-    };
-    let served = tokio::select! {
-        served = serve_api(listener, settings, host.clone(), &data, &mut signals) => served,
+    let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
+    let file = HostFile { pid: std::process::id(), url: format!("http://{}", settings.listen) };
+    let host = start(manifest, &listener, &mut signals).await?;
+    let (served, deadline) = tokio::select! {
+        ended = serve_api(listener, settings, host.clone(), (&file, &data), stop_max, &mut signals) => ended,
         lost = host.lost_store() => {
             // As after a crash: whatever the parts would finish could not be kept.
             std::mem::forget(host);
@@ -65,9 +64,47 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
         signals.next().await;
         std::process::exit(INTERRUPTED.into());
     });
-    host.stop().await;
+    if tokio::time::timeout_at(deadline.into(), host.stop(deadline)).await.is_err() {
+        return Err(Failure::failed(format!(
+            "did not stop within {stop_max:?} (`host.stop_max_ms`), and ends now; the next start goes on from what is durable"
+        )));
+    }
+    // Last: who waits for the file to go finds the data folder free.
+    if let Err(cause) = file.remove(&data) {
+        tracing::warn!(%cause, "{} stays behind", HostFile::path(&data).display());
+    }
     tracing::info!("stopped");
     served
+}
+
+/// Starts the host, and meanwhile answers that it is starting.
+async fn start(manifest: Manifest, listener: &TcpListener, signals: &mut Signals) -> Result<Arc<Host>, Failure> {
+    let startup = Startup::default();
+    let (started, is_started) = oneshot::channel::<()>();
+    let meanwhile = tokio::spawn(api::serve_starting(again(listener)?, startup.clone(), async {
+        // A sender that is gone means the same: it is over.
+        let _ = is_started.await;
+    }));
+    let host = tokio::select! {
+        host = Host::start(manifest, startup) => host.map_err(|cause| Failure::failed(cause.to_string()))?,
+        () = signals.next() => return Err(Failure::interrupted()),
+    };
+    drop(started);
+    match meanwhile.await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => tracing::warn!("while it started the API failed: {cause}"),
+        Err(cause) => tracing::warn!("while it started the API failed: {cause}"),
+    }
+    Ok(host)
+}
+
+/// Another handle of the same listener: what comes in after one is dropped waits for the other.
+fn again(listener: &TcpListener) -> Result<TcpListener, Failure> {
+    let again = || {
+        let fd = std::os::fd::AsFd::as_fd(listener).try_clone_to_owned()?;
+        TcpListener::from_std(fd.into())
+    };
+    again().map_err(|cause: std::io::Error| Failure::failed(format!("cannot listen while starting: {cause}")))
 }
 
 /// Takes the address before anything is started, and notes in the manifest which port it became.
@@ -84,15 +121,16 @@ async fn listen(manifest: &mut Manifest) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves the API until a signal, and lets the requests that are under way end.
+/// Serves the API until a signal, and lets the requests that are under way end. Returns by when the host must have
+/// stopped as well.
 async fn serve_api(
     listener: TcpListener,
     settings: crate::manifest::Api,
     host: Arc<Host>,
-    data: &Path,
+    (file, data): (&HostFile, &Path),
+    stop_max: Duration,
     signals: &mut Signals,
-) -> Result<(), Failure> {
-    let file = HostFile { pid: std::process::id(), url: format!("http://{}", settings.listen) };
+) -> (Result<(), Failure>, Instant) {
     let unwritten = |cause| Failure::failed(format!("cannot write {}: {cause}", HostFile::path(data).display()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = api::serve(listener, settings, host.clone(), async {
@@ -100,38 +138,46 @@ async fn serve_api(
         let _ = stopped.await;
     });
     let mut serving = std::pin::pin!(serving);
-    file.write(data).map_err(unwritten)?;
+    if let Err(failure) = file.write(data).map_err(unwritten) {
+        return (Err(failure), Instant::now() + stop_max);
+    }
     tracing::info!("serving on {}", file.url);
+    let mut deadline = None;
     let served = tokio::select! {
         served = &mut serving => served,
         () = signals.next() => {
+            deadline = Some(Instant::now() + stop_max);
             drop(stop);
             host.interrupt();
             serving.await
         }
     };
-    if let Err(cause) = file.remove(data) {
-        tracing::warn!(%cause, "{} stays behind", HostFile::path(data).display());
-    }
-    served.map_err(|cause| Failure::failed(format!("the API failed: {cause}")))
+    let served = served.map_err(|cause| Failure::failed(format!("the API failed: {cause}")));
+    (served, deadline.unwrap_or_else(|| Instant::now() + stop_max))
 }
 
-/// SIGINT and SIGTERM.
+/// SIGINT, SIGTERM and SIGHUP: each has the host stop in order.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|cause| Failure::failed(format!("cannot wait for signals: {cause}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

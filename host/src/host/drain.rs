@@ -3,7 +3,7 @@
 use super::parts::Parts;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
-use crate::status::{Drained, PartitionProgress, SourceProgress, SourceStatus};
+use crate::status::{Drained, PartitionProgress, PartitionStatus, SourceProgress, SourceStatus, Status};
 use crate::subscriptions::{RecordSubscription, Subscription};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,6 +36,24 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
         Err(_) => {
             Drained { position: parts.store.head().borrow().0, waiting_for: Some(waiting_for), ..Drained::default() }
         }
+    }
+}
+
+/// A part that was waited for, with what it says of itself.
+pub(super) fn explained(part: String, status: &Status) -> String {
+    let sources = status.sources.iter().map(|found| ("source", &found.name, &found.error));
+    let subscriptions = status.subscriptions.iter().map(|found| ("subscription", &found.name, &found.error));
+    let projections = status.projections.iter().map(|found| ("projection", &found.name, &found.error));
+    let sinks = status.sinks.iter().map(|found| ("sink", &found.name, &found.error));
+    let mut parts = sources.chain(subscriptions).chain(projections).chain(sinks);
+    let reason = parts.find_map(|(kind, name, error)| error.clone().filter(|_| part == format!("{kind} {name}")));
+    let transaction = || {
+        let source = status.sources.iter().find(|source| part == format!("source {}", source.name))?;
+        source.partitions.iter().find_map(PartitionStatus::behind_transaction)
+    };
+    match reason.or_else(transaction) {
+        Some(reason) => format!("{part}: {reason}"),
+        None => part,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
 use super::orphans;
+use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Service};
 use crate::bounds::Bounds;
 use crate::clock::Clock;
@@ -17,12 +18,19 @@ use crate::status::SourceStatus;
 use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
+use crate::supervise;
 use crate::supervise::Held as _;
 use std::iter;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+/// The share of the time for a stop that sources may wait for what they handed on.
+const SOURCES_SHARE: f64 = 0.4;
+
+/// What is left of the time for a stop when sinks give up: for closing their clients, and the store.
+const AFTER_SINKS: Duration = Duration::from_secs(7);
 
 /// The parts, in the order in which data goes through them.
 pub(super) struct Parts {
@@ -84,7 +92,7 @@ pub struct Checked {
 /// starting anything: what there is, or a line for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
-    let catalog = load_checked(manifest, compiler)?;
+    let catalog = load_checked(manifest, compiler, &Startup::default())?;
     let lines = catalog.slots().map(|slot| {
         let plugin = slot.current();
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
@@ -110,9 +118,9 @@ fn subscribers(catalog: &Catalog) -> Vec<String> {
 }
 
 /// Loads the plugins and checks the properties of Kafka: what is wrong with either is told together.
-fn load_checked(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<String>> {
+fn load_checked(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Catalog, Vec<String>> {
     let problems = kafka::check(manifest);
-    match load(manifest, compiler) {
+    match load(manifest, compiler, startup) {
         Ok(catalog) if problems.is_empty() => Ok(catalog),
         Ok(_) => Err(problems),
         Err(mut all) => {
@@ -124,18 +132,25 @@ fn load_checked(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<
 
 impl Parts {
     /// Plugins first, since most mistakes are there and nothing is running yet; what produces work comes last.
-    pub(super) fn start(manifest: &Manifest, clock: &Clock, runtime: &Handle) -> Result<Self, Error> {
+    pub(super) fn start(
+        manifest: &Manifest,
+        clock: &Clock,
+        runtime: &Handle,
+        startup: &Startup,
+    ) -> Result<Self, Error> {
         let data = &manifest.data;
         std::fs::create_dir_all(data).map_err(|error| {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
-        let catalog = Arc::new(load_checked(manifest, compiler).map_err(Error::Many)?);
+        let catalog = Arc::new(load_checked(manifest, compiler, startup).map_err(Error::Many)?);
+        startup.does("opening the store".to_owned());
         let store: Arc<dyn EventStore> =
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);
         // The store keeps other hosts out of the folder.
         catalog.clean();
         orphans::settle(manifest, &subscribers(&catalog), &*store)?;
+        startup.does("starting the aggregates".to_owned());
         let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name], manifest.bounds));
         let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
         let aggregates = Arc::new(Aggregates::start(services, &store)?.with_ids(ids));
@@ -152,22 +167,25 @@ impl Parts {
             topics: None,
             broker: Mutex::default(),
         };
-        let started = parts
-            .start_followers(manifest, runtime)
-            .and_then(|()| manifest.kafka.as_ref().map_or(Ok(()), |kafka| parts.start_kafka(manifest, kafka)));
+        let started = parts.start_followers(manifest, runtime, startup).and_then(|()| {
+            let Some(kafka) = &manifest.kafka else { return Ok(()) };
+            startup.does("starting sources and sinks".to_owned());
+            parts.start_kafka(manifest, kafka)
+        });
         match started {
             Ok(()) => Ok(parts),
             Err(error) => {
-                parts.stop();
+                parts.stop(Instant::now() + manifest.host.stop_max());
                 Err(error)
             }
         }
     }
 
-    fn start_followers(&mut self, manifest: &Manifest, runtime: &Handle) -> Result<(), Error> {
+    fn start_followers(&mut self, manifest: &Manifest, runtime: &Handle, startup: &Startup) -> Result<(), Error> {
         let read_models = manifest.data.join("read-models");
         for slot in self.catalog.slots() {
             let options = projection_options(manifest, &slot.current());
+            startup.does(format!("starting what plugin {} follows", slot.name));
             self.projections.extend(Projection::start(
                 slot,
                 &self.catalog,
@@ -286,22 +304,33 @@ impl Parts {
         statuses
     }
 
-    /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to.
-    pub(super) fn stop(&self) {
+    /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to. Parts
+    /// of one stage end side by side, and what waits for brokers gives up in time for the rest: what it leaves undone is
+    /// done after the next start.
+    pub(super) fn stop(&self, deadline: Instant) {
         self.catalog.interrupt();
         self.records.iter().for_each(RecordSubscription::give_back);
-        self.sources.iter().for_each(Source::stop);
-        self.transforms.iter().for_each(Transform::stop);
-        self.records.iter().for_each(RecordSubscription::stop);
-        self.subscriptions.iter().for_each(Subscription::stop);
+        let sources_by = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(SOURCES_SHARE);
+        let sources = self.sources.iter().map(|source| job(move || source.stop_by(sources_by)));
+        let transforms = self.transforms.iter().map(|transform| job(|| transform.stop()));
+        supervise::side_by_side("stop-sources", sources.chain(transforms));
+        let records = self.records.iter().map(|records| job(|| records.stop()));
+        let subscriptions = self.subscriptions.iter().map(|subscription| job(|| subscription.stop()));
+        supervise::side_by_side("stop-subscriptions", records.chain(subscriptions));
         self.aggregates.stop();
-        self.projections.iter().for_each(Projection::stop);
-        self.sinks.iter().for_each(Sink::stop);
+        let sinks_by = deadline.checked_sub(AFTER_SINKS).unwrap_or(deadline);
+        let projections = self.projections.iter().map(|projection| job(|| projection.stop()));
+        let sinks = self.sinks.iter().map(|sink| job(move || sink.stop_by(sinks_by)));
+        supervise::side_by_side("stop-sinks", projections.chain(sinks));
         self.store.close();
         if let Some(broker) = self.broker.held().take() {
             broker.stop();
         }
     }
+}
+
+fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'job> {
+    Box::new(stop)
 }
 
 /// The guests that a host may have at the same time: one for each shard, for each follower and for each query of a
@@ -315,8 +344,13 @@ pub fn demand(manifest: &Manifest) -> Demand {
 }
 
 /// Loads the plugins and checks them against each other and against the rest of the manifest.
-fn load(manifest: &Manifest, compiler: Compiler) -> Result<Catalog, Vec<String>> {
+fn load(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Catalog, Vec<String>> {
     let plugins = manifest.plugins.iter().map(|(name, plugin)| (name.as_str(), plugin.file.clone(), limits(plugin)));
+    let count = plugins.len();
+    let plugins = plugins.enumerate().map(|(index, plugin)| {
+        startup.does(format!("loading plugin {}, {} of {count}", plugin.0, index + 1));
+        plugin
+    });
     let catalog = Catalog::open(compiler, plugins)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let problems = problems(manifest, &catalog);

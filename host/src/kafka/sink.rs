@@ -295,6 +295,7 @@ impl Sink {
             state,
             error,
             published: self.view.published.load(Ordering::Relaxed),
+            reached: self.view.position.load(Ordering::Acquire),
             pending: self.pending(),
         }
     }
@@ -316,10 +317,16 @@ impl Sink {
 
     /// Stops after the batch in work, or when `drain_max` is over. Blocks.
     pub fn stop(&self) {
-        self.view.stop_by(Instant::now() + self.config.drain_max);
+        self.stop_by(Instant::now() + self.config.drain_max);
+    }
+
+    /// The same, with another end to waiting.
+    pub fn stop_by(&self, deadline: Instant) {
+        let deadline = deadline.min(Instant::now() + self.config.drain_max);
+        self.view.stop_by(deadline);
         let _ = self.stop.send(true);
         self.thread.unpark();
-        self.thread.join_within(self.config.drain_max + CLOSE_MAX);
+        self.thread.join_within(deadline.saturating_duration_since(Instant::now()) + CLOSE_MAX);
     }
 }
 

@@ -35,7 +35,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use reader::{Reader, Work};
 use scout::Scout;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 pub(super) use topics::TopicPartition;
 use topics::Topics;
@@ -213,11 +213,17 @@ impl Source {
 
     /// Stops reading, waits for what is handed on (up to `drain_max`), commits for lag tools, and closes. Blocks.
     pub fn stop(&self) {
-        self.view.stop();
+        self.stop_by(Instant::now() + self.config.drain_max);
+    }
+
+    /// The same, with another end to waiting.
+    pub fn stop_by(&self, deadline: Instant) {
+        let deadline = deadline.min(Instant::now() + self.config.drain_max);
+        self.view.stop(deadline);
         self.completions.wake();
         let _ = self.scout.send(scout::Request::Stop);
         self.threads.iter().for_each(supervise::Thread::end);
-        let _ = self.drained.recv_timeout(self.config.drain_max + CLOSE_MAX);
+        let _ = self.drained.recv_deadline(deadline + CLOSE_MAX);
         for thread in &self.threads {
             thread.join_within(CLOSE_MAX);
         }

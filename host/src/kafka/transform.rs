@@ -180,7 +180,7 @@ impl Transform {
         for partition in self.view.partitions() {
             let found = self.asker.fetch_watermarks(&partition.topic, partition.partition, ANSWER_MAX);
             let (_, end) = found.map_err(|error| format!("{partition}: {error}"))?;
-            self.view.ends_at(&partition, u64::try_from(end).unwrap_or(0));
+            self.view.is_stable_to(&partition, u64::try_from(end).unwrap_or(0));
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let folder = path.parent().unwrap_or(Path::new(""));
     let data = root.get("data").and_then(|entry| entry.text("the path of a folder")).unwrap_or("data");
     let bounds = bounds(&mut root);
+    let host = root.section("host").map(host).unwrap_or_default();
     let api = root.section("api").map(api).unwrap_or_default();
     let store = root.section("store").map(store).unwrap_or_default();
     let kafka = root.section("kafka").map(kafka);
@@ -53,6 +54,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
         path: path.to_owned(),
         data: folder.join(data),
         bounds,
+        host,
         api,
         store,
         kafka,
@@ -113,6 +115,16 @@ fn bounds(root: &mut Section<'_>) -> Bounds {
         hops_max: root.number("hops_max", 1..=MANY, hops_max),
         retry_after_max: Duration::from_millis(retry_after_max_ms),
     }
+}
+
+fn host(mut section: Section<'_>) -> Host {
+    let default = Host::default();
+    let host = Host {
+        stalled_after_ms: section.number("stalled_after_ms", 1_000..=3_600_000, default.stalled_after_ms),
+        stop_max_ms: section.number("stop_max_ms", 1_000..=3_600_000, default.stop_max_ms),
+    };
+    section.finish();
+    host
 }
 
 fn api(mut section: Section<'_>) -> Api {

@@ -22,6 +22,9 @@ fn a_full_manifest_is_read_as_written() {
         data = "/var/lib/shop"
         hops_max = 18
         retry_after_max_ms = 19
+        [host]
+        stalled_after_ms = 5000
+        stop_max_ms = 6000
         [api]
         listen = "[::1]:80"
         body_mib = 2
@@ -125,6 +128,7 @@ fn a_full_manifest_is_read_as_written() {
         path: PATH.into(),
         data: "/var/lib/shop".into(),
         bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
+        host: Host { stalled_after_ms: 5_000, stop_max_ms: 6_000 },
         api: Api {
             listen: "[::1]:80".parse().unwrap(),
             body_mib: 2,

@@ -1,7 +1,7 @@
 use super::*;
 
 fn partition(partition: i32, next: u64, end: u64, in_flight: u64) -> PartitionStatus {
-    PartitionStatus { topic: "baskets".into(), partition, next, end, in_flight, assigned: true }
+    PartitionStatus { topic: "baskets".into(), partition, next, end, stable: end, in_flight, assigned: true }
 }
 
 fn example() -> Status {
@@ -102,6 +102,7 @@ fn example() -> Status {
             state: State::Running,
             error: None,
             published: 19_502,
+            reached: 0,
             pending: 0,
         }],
         api: ApiStatus {

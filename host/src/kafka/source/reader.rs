@@ -290,7 +290,7 @@ impl Reader {
 
     /// Waits for what is handed on. What is only held goes back: it was never handed on.
     fn drain(&mut self) {
-        let deadline = Instant::now() + self.work.config.drain_max;
+        let deadline = self.work.view.drains_until();
         self.readings.iter_mut().flatten().for_each(Reading::leave);
         loop {
             self.take_completions(false);

@@ -7,7 +7,7 @@ use super::completions::Completions;
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
-use crate::kafka::{Connection, Error, trouble};
+use crate::kafka::{Connection, Error, trouble, watermarks};
 use crate::manifest::Membership;
 use crate::store::{self, EventStore, Ledger};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -106,7 +106,11 @@ impl Scout {
             result = result.and(self.open_all());
         }
         for partition in self.view.opened() {
-            let end = self.watermarks(&partition).map(|(_, end)| self.view.end(&partition, end));
+            let end = self.watermarks(&partition).map(|(_, stable)| {
+                // What is not committed yet is there too.
+                let end = watermarks::high(self.consumer.client(), &partition.topic, partition.partition);
+                self.view.end(&partition, end.unwrap_or(0).max(stable), stable);
+            });
             result = result.and(end);
         }
         result

@@ -7,8 +7,7 @@ use crate::manifest::Membership;
 use crate::status::{PartitionStatus, SourceStatus, State};
 use crate::supervise::Held as _;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -22,7 +21,8 @@ struct Crowding {
 
 /// The state of a source.
 pub(super) struct View {
-    stopping: AtomicBool,
+    /// Until when what is handed on is waited for; none before it is to stop.
+    stops_by: OnceLock<Instant>,
     health: Health,
     facts: Mutex<Facts>,
     progress: watch::Sender<u64>,
@@ -56,6 +56,10 @@ struct Partition {
     error: Option<Trouble>,
     /// What was lost since the start.
     lost: Option<String>,
+    /// It is not read any more, until a person acts.
+    given_up: bool,
+    /// Below this offset no transaction is open.
+    stable: u64,
 }
 
 struct Trouble {
@@ -70,12 +74,14 @@ pub(super) enum Lasts {
     UntilAnswer,
     /// When a record comes through, or the partition is opened again.
     UntilRecord,
+    /// When more is settled, or nothing is left to do: reading again does not help by itself.
+    UntilSettled,
 }
 
 impl View {
     pub(super) fn new(health: Health) -> Self {
         Self {
-            stopping: AtomicBool::new(false),
+            stops_by: OnceLock::new(),
             health,
             facts: Mutex::default(),
             progress: watch::Sender::new(0),
@@ -83,8 +89,13 @@ impl View {
         }
     }
 
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    pub(super) fn stop(&self, deadline: Instant) {
+        let _ = self.stops_by.set(deadline);
+    }
+
+    /// Until when what is handed on is waited for, once it is to stop.
+    pub(super) fn drains_until(&self) -> Instant {
+        self.stops_by.get().copied().unwrap_or_else(Instant::now)
     }
 
     /// Whether a partition waits for room, at a look of the reader's.
@@ -104,7 +115,7 @@ impl View {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stops_by.get().is_some()
     }
 
     pub(super) fn progress(&self) -> watch::Receiver<u64> {
@@ -196,7 +207,8 @@ impl View {
     pub(super) fn open(&self, partition: &TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change_partition(partition, |found| {
             let (ours, lost) = (found.ours, lost.or(found.lost.take()));
-            *found = Partition { next, end, ours, opened: true, lost, ..Partition::default() };
+            let error = found.error.take().filter(|error| error.lasts == Lasts::UntilSettled && next < end);
+            *found = Partition { next, end, stable: end, ours, opened: true, lost, error, ..Partition::default() };
         });
     }
 
@@ -208,15 +220,16 @@ impl View {
     /// It is given up until a person acts.
     pub(super) fn give_up(&self, partition: &TopicPartition, next: u64, end: u64, error: String) {
         self.change_partition(partition, |found| {
-            let error = Some(Trouble { text: error, lasts: Lasts::UntilRecord });
-            *found = Partition { next, end, ours: found.ours, opened: true, error, ..Partition::default() };
+            let (error, ours) = (Some(Trouble { text: error, lasts: Lasts::UntilRecord }), found.ours);
+            *found =
+                Partition { next, end, stable: end, ours, opened: true, error, given_up: true, ..Partition::default() };
         });
     }
 
-    /// The brokers answered for a partition.
-    pub(super) fn end(&self, partition: &TopicPartition, end: u64) {
+    /// The brokers answered for a partition: where it ends, and below which offset no transaction is open.
+    pub(super) fn end(&self, partition: &TopicPartition, end: u64, stable: u64) {
         self.change_partition(partition, |found| {
-            found.end = end;
+            (found.end, found.stable) = (end, stable);
             found.error.take_if(|error| error.lasts == Lasts::UntilAnswer);
         });
     }
@@ -242,6 +255,9 @@ impl View {
         self.change(|facts| {
             for (number, partition, next, in_flight) in lanes {
                 let Some(found) = facts.partitions.get_mut(partition) else { continue };
+                if next > found.next || next >= found.end {
+                    found.error.take_if(|error| error.lasts == Lasts::UntilSettled);
+                }
                 (found.next, found.in_flight, found.end) = (next, in_flight, found.end.max(next));
                 if in_flight == 0 && next < found.end {
                     at_rest.push(number);
@@ -268,6 +284,7 @@ impl View {
             partition: partition.partition,
             next: found.next,
             end: found.end,
+            stable: found.stable,
             in_flight: found.in_flight as u64,
             assigned: found.ours,
         };
@@ -301,13 +318,17 @@ impl View {
         if in_the_way.is_some() {
             return (State::Retrying, in_the_way);
         }
-        let of_partitions: Vec<&str> = facts
-            .partitions
-            .values()
-            .flat_map(|found| [found.error.as_ref().map(|error| error.text.as_str()), found.lost.as_deref()])
-            .flatten()
-            .collect();
-        (State::Running, (!of_partitions.is_empty()).then(|| of_partitions.join("; ")))
+        let ours = || facts.partitions.values().filter(|found| found.ours);
+        let errors =
+            facts.partitions.values().filter_map(|found| found.error.as_ref().map(|error| error.text.as_str()));
+        let lost = facts.partitions.values().filter_map(|found| found.lost.as_deref());
+        let texts: Vec<&str> = errors.chain(lost).collect();
+        let state = match () {
+            () if ours().any(|found| found.given_up) => State::Stalled,
+            () if ours().any(|found| found.error.is_some()) => State::Retrying,
+            () => State::Running,
+        };
+        (state, (!texts.is_empty()).then(|| texts.join("; ")))
     }
 
     fn change_partition(&self, partition: &TopicPartition, change: impl FnOnce(&mut Partition)) {

@@ -45,6 +45,8 @@ struct Facts {
 struct Partition {
     next: u64,
     end: u64,
+    /// Below this offset no transaction is open.
+    stable: u64,
     assigned: bool,
 }
 
@@ -105,7 +107,7 @@ impl View {
     /// A partition is read, from `next` on.
     pub(super) fn assigned(&self, partition: TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change(|facts| {
-            facts.partitions.insert(partition, Partition { next, end, assigned: true });
+            facts.partitions.insert(partition, Partition { next, end, stable: end, assigned: true });
             facts.lost.extend(lost);
         });
     }
@@ -155,6 +157,13 @@ impl View {
         }
     }
 
+    /// Below this offset no transaction is open.
+    pub(super) fn is_stable_to(&self, partition: &TopicPartition, stable: u64) {
+        if let Some(found) = self.facts().partitions.get_mut(partition) {
+            (found.stable, found.end) = (stable, found.end.max(stable));
+        }
+    }
+
     /// Those that it reads.
     pub(super) fn partitions(&self) -> Vec<TopicPartition> {
         let facts = self.facts();
@@ -175,6 +184,7 @@ impl View {
             partition: partition.partition,
             next: found.next,
             end: found.end,
+            stable: found.stable,
             assigned: found.assigned,
             ..PartitionStatus::default()
         };

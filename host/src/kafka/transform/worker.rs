@@ -20,7 +20,7 @@ use crate::kafka::context::Context;
 use crate::kafka::message::CloudEvents;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::transaction::Transactions;
-use crate::kafka::{Connection, Error, client_error, record};
+use crate::kafka::{Connection, Error, client_error, record, watermarks};
 use crate::model::Record;
 use crate::subscriptions::{Transforming, Untransformed};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -441,6 +441,12 @@ impl Worker {
             {
                 passed.push((partition, next));
             }
+        }
+        for found in positions.elements() {
+            // What is not committed yet is there too.
+            let end = watermarks::high(member.consumer.client(), found.topic(), found.partition());
+            let partition = TopicPartition { topic: found.topic().into(), partition: found.partition() };
+            end.into_iter().for_each(|end| self.view.ends_at(&partition, end));
         }
         if passed.is_empty() {
             return;

@@ -227,7 +227,7 @@ impl Reading {
         drop((self.lane.held(), self.run.take()));
         work.unassign(partition);
         self.is_assigned = false;
-        work.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilRecord);
+        work.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilSettled);
         self.shows_error = true;
         work.completions.wake();
     }

@@ -1,0 +1,103 @@
+//! The API of a host that is not there yet: it lives, it is not ready, and it says what it is doing.
+
+use super::answer::Refusal;
+use super::{guard, operations, refuse_foreign};
+use crate::host::Startup;
+use crate::status::Readiness;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// How long requests that are under way may take to end once the host has started.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// Seconds after which a client may ask again.
+const RETRY_AFTER_S: &str = "1";
+
+/// Serves from the moment that the port is bound until `started` is ready, which hands over to [`super::serve`] on
+/// another handle of the same listener: a connection that comes in between waits for it.
+pub async fn serve_starting(
+    listener: TcpListener,
+    startup: Startup,
+    started: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    refuse_foreign(&listener)?;
+    let (end, mut ending) = tokio::sync::watch::channel(false);
+    let serving = axum::serve(listener, router(startup)).with_graceful_shutdown(async move {
+        started.await;
+        end.send_replace(true);
+    });
+    let overdue = async {
+        // A sender that is gone means the same.
+        let _ = ending.wait_for(|ending| *ending).await;
+        tokio::time::sleep(HAND_OVER_MAX).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
+}
+
+fn router(startup: Startup) -> Router {
+    Router::new()
+        .route("/v1/live", get(operations::live))
+        .route("/v1/ready", get(ready))
+        .fallback(not_yet)
+        .layer(from_fn(guard::refuse_foreign_pages))
+        .with_state(startup)
+}
+
+async fn ready(State(startup): State<Startup>) -> Response {
+    let reasons = vec![format!("the host is starting: {}", startup.doing())];
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready: false, reasons })).into_response()
+}
+
+async fn not_yet(State(startup): State<Startup>) -> Response {
+    let text = format!("the host is starting: {}; send the request again when /v1/ready answers 200", startup.doing());
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+    ([(header::RETRY_AFTER, RETRY_AFTER_S)], refusal).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    #[test]
+    fn a_starting_host_lives_and_says_what_it_does() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let (startup, (started, is_started)) = (Startup::default(), tokio::sync::oneshot::channel::<()>());
+        let serving = runtime.spawn(serve_starting(listener, startup.clone(), async {
+            let _ = is_started.await;
+        }));
+        startup.does("opening the store".to_owned());
+        assert!(get(address, "/v1/live").starts_with("HTTP/1.1 200"));
+        for path in ["/v1/ready", "/v1/status", "/v1/commands/order/1/CreateOrder"] {
+            let answer = get(address, path);
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            assert!(answer.contains("the host is starting: opening the store"), "{answer}");
+        }
+        drop(started);
+        runtime.block_on(serving).expect("no panic").expect("it ends well");
+        assert!(TcpStream::connect(address).is_err(), "its handle of the listener is closed");
+    }
+}
