@@ -30,6 +30,8 @@ fn keys() -> BTreeMap<String, String> {
     let mut keys = Keys(BTreeMap::new());
     let crate::bounds::Bounds { hops_max, retry_after_max } = Default::default();
     keys.add("", &[("hops_max", hops_max.into()), ("retry_after_max_ms", retry_after_max.as_millis() as u64)]);
+    let crate::manifest::Host { stalled_after_ms, stop_max_ms } = Default::default();
+    keys.add("host.", &[("stalled_after_ms", stalled_after_ms), ("stop_max_ms", stop_max_ms)]);
     let Api { listen: _, body_mib, connections_max, streams_max, idle_seconds, stall_seconds } = Api::default();
     let of_api = [
         ("body_mib", body_mib as u64),

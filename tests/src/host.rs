@@ -207,6 +207,11 @@ impl TestHost {
         signal(self.host.place().pid, libc::SIGSTOP);
     }
 
+    /// Tells the process that its terminal is gone.
+    pub fn hang_up(&self) {
+        signal(self.host.place().pid, libc::SIGHUP);
+    }
+
     /// Lets a frozen process go on.
     pub fn wake(&self) {
         signal(self.host.place().pid, libc::SIGCONT);

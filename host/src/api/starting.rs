@@ -55,7 +55,7 @@ fn router(startup: Startup) -> Router {
 
 async fn ready(State(startup): State<Startup>) -> Response {
     let reasons = vec![format!("the host is starting: {}", startup.doing())];
-    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready: false, reasons })).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { reasons, ..Readiness::default() })).into_response()
 }
 
 async fn not_yet(State(startup): State<Startup>) -> Response {

@@ -30,7 +30,7 @@ use tokio::sync::watch;
 const SOURCES_SHARE: f64 = 0.4;
 
 /// What is left of the time for a stop when sinks give up: for closing their clients, and the store.
-const AFTER_SINKS: Duration = Duration::from_secs(7);
+const AFTER_SINKS: Duration = Duration::from_secs(8);
 
 /// The parts, in the order in which data goes through them.
 pub(super) struct Parts {

@@ -76,7 +76,7 @@ impl DevBroker {
     /// Ends it, and its data with it.
     pub fn stop(mut self) {
         let _ = std::fs::remove_file(&self.lease);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(2);
         while connects(&self.brokers) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -224,8 +224,9 @@ impl Source {
         let _ = self.scout.send(scout::Request::Stop);
         self.threads.iter().for_each(supervise::Thread::end);
         let _ = self.drained.recv_deadline(deadline + CLOSE_MAX);
+        let closed_by = Instant::now() + CLOSE_MAX;
         for thread in &self.threads {
-            thread.join_within(CLOSE_MAX);
+            thread.join_within(closed_by.saturating_duration_since(Instant::now()));
         }
     }
 }

@@ -28,6 +28,7 @@ mod repeated_commands;
 mod restarts;
 mod slow_clients;
 mod snapshots;
+mod stops;
 mod taken_over;
 mod torture;
 mod upcasting;

@@ -286,6 +286,7 @@ fn a_partition_that_ends_before_the_stored_offset_is_given_up_and_the_others_go_
     let error = source.status().error.unwrap();
     assert!(error.contains("partition 0: offset 1000 comes next but the partition ends at 10"), "{error}");
     assert!(error.contains("[sources.till]"), "{error}");
+    assert_eq!(source.status().state, State::Stalled);
 }
 
 #[test]

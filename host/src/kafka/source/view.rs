@@ -345,3 +345,50 @@ impl View {
         self.progress.send_if_modified(|known| std::mem::replace(known, sum) != sum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> (View, TopicPartition) {
+        let partition = TopicPartition { topic: "b".into(), partition: 0 };
+        let view = View::new(Health::default());
+        view.assign([partition.clone()]);
+        view.open(&partition, 5, 9, None);
+        (view, partition)
+    }
+
+    fn state(view: &View) -> (State, Option<String>) {
+        view.state(&view.facts.held())
+    }
+
+    #[test]
+    fn a_partition_that_is_given_up_or_not_stored_is_not_running() {
+        let (view, partition) = view();
+        assert_eq!(state(&view), (State::Running, None));
+        // The disk is full: the partition is opened again and again, and its state does not flap meanwhile.
+        view.error(&partition, "the disk is full".into(), Lasts::UntilSettled);
+        let full = (State::Retrying, Some("the disk is full".to_owned()));
+        assert_eq!(state(&view), full);
+        view.close(&partition);
+        view.open(&partition, 5, 9, None);
+        assert_eq!(state(&view), full);
+        view.settled([(0, &partition, 5, 1)].into_iter(), &mut Vec::new());
+        assert_eq!(state(&view), full);
+        view.settled([(0, &partition, 6, 0)].into_iter(), &mut Vec::new());
+        assert_eq!(state(&view), (State::Running, None));
+
+        view.give_up(&partition, 6, 9, "it was shortened".into());
+        assert_eq!(state(&view), (State::Stalled, Some("it was shortened".to_owned())));
+        assert!(!view.is_caught_up());
+    }
+
+    #[test]
+    fn records_behind_an_open_transaction_are_not_done() {
+        let (view, partition) = view();
+        view.settled([(0, &partition, 9, 0)].into_iter(), &mut Vec::new());
+        assert!(view.is_caught_up());
+        view.end(&partition, 12, 9);
+        assert!(!view.is_caught_up());
+    }
+}

@@ -1,0 +1,64 @@
+//! A stop has one deadline, whatever hangs, and whoever waits for its end finds the data folder free.
+
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use wasmill_tests::host::TestHost;
+use wasmill_tests::setting::Setting;
+
+fn create(host: &TestHost, id: &str) {
+    let item = json!({ "product_id": "3", "quantity": 2, "amount_cents": 60_000, "discount_cents": 5 });
+    let order = json!({ "household_id": "7", "store_id": "9", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
+    assert_eq!(host.send("order", id, "CreateOrder", &order).status, 200);
+}
+
+#[test]
+fn a_host_that_is_hung_up_on_stops_in_order_and_its_file_goes_last() {
+    let setting = Setting::grocery();
+    let host = setting.start();
+    create(&host, "1");
+    host.hang_up();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while setting.path("data/host.json").exists() {
+        assert!(Instant::now() < deadline, "it does not stop\n{}", host.log());
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    // At once: the lock went before the file.
+    let next = setting.start();
+    next.drained();
+    assert_eq!(next.events("order.OrderCreated").len(), 1);
+    next.stop();
+}
+
+#[test]
+fn a_stop_with_a_frozen_broker_and_many_sinks_keeps_its_deadline_and_loses_nothing() {
+    let setting = Setting::grocery();
+    let manifest = std::fs::read_to_string(setting.path("wasmill.toml")).expect("read the manifest");
+    let sinks: String = (0..5)
+        .map(|number| {
+            format!("[kafka.topics.audit-{number}]\n[sinks.audit-{number}]\nevents = [\"order.*\"]\ntopic = \"audit-{number}\"\n")
+        })
+        .collect();
+    setting.manifest(&format!("{manifest}\n[host]\nstop_max_ms = 12000\n{sinks}"));
+    let host = setting.start();
+    create(&host, "1");
+    host.drained();
+    let broker: Value = serde_json::from_slice(&std::fs::read(setting.path("data/dev-broker.json")).expect("its file"))
+        .expect("the file is JSON");
+    let broker = broker["pid"].as_i64().expect("a process id") as i32;
+    // SAFETY: kill has no preconditions; the broker is a child of the host, which has not waited for it yet.
+    assert_eq!(unsafe { libc::kill(broker, libc::SIGSTOP) }, 0);
+    create(&host, "2");
+    host.until("sinks have something to publish", |status| {
+        status["sinks"].as_array().is_some_and(|sinks| sinks.iter().filter(|sink| sink["pending"] != 0).count() >= 5)
+    });
+    let asked = Instant::now();
+    host.stop();
+    assert!(asked.elapsed() < Duration::from_secs(30), "it took {:?}", asked.elapsed());
+
+    let host = setting.start();
+    host.drained();
+    assert_eq!(host.events("order.OrderConfirmed").len(), 2);
+    let published = |name: &str| wasmill_tests::topic::read(&host.brokers(), name, 2).len();
+    assert!(published("audit-0") >= 2, "what was not published then is published now");
+    host.stop();
+}
