@@ -472,7 +472,7 @@ impl PartitionStatus {
     /// What waits behind a transaction that is neither committed nor aborted, where all before it is done.
     pub fn behind_transaction(&self) -> Option<String> {
         let Self { topic, partition, next, end, stable, .. } = self;
-        (stable <= next && next < end && *stable > 0).then(|| {
+        (stable <= next && next < end).then(|| {
             format!(
                 "topic {topic} partition {partition}: {} offsets from {next} on wait behind an open transaction of another \
                  producer; they are read once it commits or aborts",

@@ -237,14 +237,14 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "colour = 1",
         &[
-            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, api, store, kafka, plugins, sources, subscriptions, \
+            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, subscriptions, \
            projections, sink, sinks",
         ],
     ),
     (
         "[stor]\n",
         &[
-            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, retry_after_max_ms, hops_max, api, store, kafka, plugins, \
+            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
                     sources, subscriptions, projections, sink, sinks",
         ],
     ),

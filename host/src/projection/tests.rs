@@ -95,7 +95,7 @@ fn a_statement_that_takes_too_much_memory_is_interrupted_with_the_name_of_the_li
         format!("{endless} SELECT n FROM n ORDER BY randomblob(1000)"),
         format!("{endless} SELECT count(DISTINCT randomblob(1000)) FROM n"),
         "WITH RECURSIVE n(n) AS (SELECT x'' UNION SELECT randomblob(1000) FROM n) SELECT count(*) FROM n".to_owned(),
-        format!("{endless}, m AS MATERIALIZED (SELECT randomblob(1000) AS x FROM n) SELECT max(x) FROM m, m AS o"),
+        format!("{endless}, m AS MATERIALIZED (SELECT randomblob(1000) AS x FROM n) SELECT max(m.x) FROM m, m AS o"),
         format!("{endless} SELECT max(sum) FROM (SELECT count(*) AS sum FROM n GROUP BY randomblob(1000))"),
     ] {
         let error = small.for_guest(TIME).query(&statement, vec![]).unwrap_err();

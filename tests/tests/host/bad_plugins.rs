@@ -15,7 +15,7 @@ fn refusal(manifest: &str, modules: &[(&str, &[u8])]) -> String {
     assert!(!refused.status.success(), "run accepts it");
     assert!(!setting.path("data/host.json").exists(), "it serves");
     let said = String::from_utf8(refused.stderr).expect("text");
-    let sentences: Vec<_> = said.lines().filter(|line| line.contains("plugin")).collect();
+    let sentences: Vec<_> = said.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(sentences.len(), 1, "one sentence: {said}");
     sentences[0].to_owned()
 }

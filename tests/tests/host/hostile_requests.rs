@@ -96,7 +96,7 @@ const REFUSED: [(&str, &str, &str, &str); 26] = [
     ("GET /v1/events?type=", "", "400", "empty segment"),
     ("GET /v1/sources/x/wait", "", "400", "the request needs the parameter `handled`"),
     ("GET /v1/dead-letters/first", "", "400", "a whole number where it has \\\"first\\\""),
-    ("GET /v1/ready?wedged_ms=99999999999", "", "400", "must be at most"),
+    ("GET /v1/ready?stalled_ms=99999999999", "", "400", "must be at most"),
 ];
 
 #[test]

@@ -96,7 +96,8 @@ fn a_reader_of_committed_messages_has_each_once_through_kills() {
 fn markers_and_aborted_records_at_the_end_leave_no_lag() {
     let Some(kafka) = Kafka::shared() else { return };
     let topics = Topics::new(&kafka, "markers");
-    let host = topics.setting(&kafka, "").start();
+    let setting = topics.setting(&kafka, "");
+    let host = setting.start();
     topics.produce(&kafka, 0..5);
     handled(&host, 5);
     topic::abort(kafka.brokers(), &topics.wishes, 0, 6);
@@ -138,7 +139,8 @@ fn two_hosts_share_a_topic_and_each_record_counts_once() {
 fn a_record_that_fails_goes_to_the_dead_letter_topic_in_the_same_transaction() {
     let Some(kafka) = Kafka::shared() else { return };
     let topics = Topics::new(&kafka, "poison");
-    let host = topics.setting(&kafka, "").start();
+    let setting = topics.setting(&kafka, "");
+    let host = setting.start();
     let tell = |text: &str| json!({ "Tell": { "topic": topics.echoes, "text": text } }).to_string();
     let nowhere = json!({ "Tell": { "topic": "no such topic!", "text": "x" } }).to_string();
     let values = [tell("m0"), json!("Refuse").to_string(), tell("m1"), json!("Panic").to_string(), nowhere, tell("m2")];

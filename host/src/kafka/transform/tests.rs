@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const IN: &str = "in";
 const OUT: &str = "out";
 /// The member counts as gone if it does not poll for so long.
-const POLL_MAX: &str = "2000";
+const POLL_INTERVAL_MS: &str = "2000";
 
 /// Makes a message of each record. One whose value is `bad` fails until it has been tried often enough.
 struct Echo {
@@ -67,8 +67,8 @@ impl Scene {
         let connection = self.broker.cluster_connection(&[
             // The mock cluster has such groups formed at once.
             ("group.protocol", "consumer"),
-            ("max.poll.interval.ms", POLL_MAX),
-            ("transaction.timeout.ms", POLL_MAX),
+            ("max.poll.interval.ms", POLL_INTERVAL_MS),
+            ("transaction.timeout.ms", POLL_INTERVAL_MS),
         ]);
         let deliveries = Deliveries { attempts_max: 1_000, backoff_ms: 50, ..Deliveries::to("echo") };
         let config = Config {
