@@ -180,6 +180,7 @@ mod tests {
             "kafka produce t f --format json --partition 1 --header a=b --brokers k:9092",
             "kafka consume t --from 3 --to end --limit 9 --key k --header a=b --field c.0=d --isolation uncommitted",
             "kafka offsets show --manifest m --data d",
+            "kafka accept-cluster --to beginning --yes --manifest m",
             "kafka offsets reset s --to 2026-01-31T12:00:00Z --topic t --partition 1 --partition 2 --yes --manifest m",
             "dev-broker --data d",
         ] {

@@ -113,6 +113,7 @@ impl fmt::Display for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn segments_match_one_or_many() {
@@ -133,6 +134,36 @@ mod tests {
         ] {
             let filter = Filter::parse([pattern]).unwrap();
             assert_eq!(filter.matches(event.0, event.1), expected, "{pattern} on {event:?}");
+        }
+    }
+
+    /// What a pattern means, as its definition says it.
+    fn means(pattern: &[Segment], segments: &[&str]) -> bool {
+        match (pattern.split_first(), segments.split_first()) {
+            (None, None) => true,
+            (Some((Segment::Many, rest)), _) => (0..=segments.len()).any(|taken| means(rest, &segments[taken..])),
+            (Some((Segment::One, rest)), Some((_, others))) => means(rest, others),
+            (Some((Segment::Text(text), rest)), Some((segment, others))) => text == segment && means(rest, others),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_matches_what_its_definition_says(
+            pattern in prop::collection::vec(prop::sample::select(vec!["*", "**", "a", "b"]), 1..7),
+            segments in prop::collection::vec(prop::sample::select(vec!["a", "b"]), 1..9),
+        ) {
+            let parsed = parse_pattern(&pattern.join(".")).unwrap();
+            prop_assert_eq!(matches(&parsed, &segments), means(&parsed, &segments));
+        }
+
+        #[test]
+        fn any_text_is_a_pattern_or_says_why_not(text in any::<String>()) {
+            match Filter::parse([text.as_str()]) {
+                Ok(filter) => prop_assert_eq!(filter.to_string(), text),
+                Err(error) => prop_assert!(error.to_string().contains("write for example")),
+            }
         }
     }
 

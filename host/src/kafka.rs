@@ -4,16 +4,21 @@
 //! takes effect exactly once: the store settles the record's offset in the transaction of its events, and the source
 //! starts where the store says. A [`Sink`] publishes the outbox; its position is in the store too. A [`Transform`] needs no
 //! store: a batch, what came of it and the group's offsets are one Kafka transaction. Offsets that the others commit
-//! to Kafka are for lag tools alone and are never read. Nothing here knows SQL or WebAssembly.
+//! to Kafka are for lag tools, and for members of a group whose store does not know a partition. Nothing here knows SQL or
+//! WebAssembly.
 
 pub mod admin;
 mod check;
+mod cluster_identity;
 mod connection;
 mod context;
 mod deliveries;
 pub mod dev_broker;
+mod headers;
+mod ids;
 mod message;
 mod naming;
+mod native;
 mod oauth;
 mod record;
 mod secret;

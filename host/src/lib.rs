@@ -31,6 +31,7 @@ pub mod bounds;
 pub mod clock;
 pub mod escape;
 pub mod filter;
+pub mod framing;
 mod load;
 pub mod log;
 pub mod meter;

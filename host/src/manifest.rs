@@ -16,7 +16,9 @@ pub use property::{OAuth, Properties, Token, Value};
 #[cfg(test)]
 pub(crate) use read::IN_FLIGHT_MIB;
 pub use sink::{EventSink, Sink, SinkKey, SinkMode};
-pub use source::{Commands, Deliveries, From, Key, Lost, Membership, Name, Source, Target, Transaction};
+pub use source::{
+    Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Source, Target, Transaction,
+};
 
 use crate::bounds::Bounds;
 use crate::model::Position;
@@ -58,6 +60,18 @@ pub struct Manifest {
     /// What else is published to Kafka, by name.
     pub sinks: BTreeMap<String, EventSink>,
 }
+
+impl Manifest {
+    /// The topics that the host itself writes to, as far as the manifest says.
+    pub fn written_topics(&self) -> Vec<String> {
+        let letters = self.sources.values().filter_map(|source| source.dead_letter_topic.clone());
+        let events = self.sinks.values().map(|sink| sink.topic.clone());
+        letters.chain(events).chain([POSITIONS_TOPIC.to_owned()]).collect()
+    }
+}
+
+/// The topic of the sinks' positions.
+pub const POSITIONS_TOPIC: &str = "wasmill-sink-positions";
 
 /// How long the host as a whole may take.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -55,6 +55,7 @@ fn is_parent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -76,6 +77,40 @@ mod tests {
         assert!(headers(None, Some("a=b")).is_empty());
         assert_eq!(headers(Some(GOOD), Some("a=b")).len(), 2);
         assert_eq!(headers(Some(GOOD), Some(&"x".repeat(513))).len(), 1);
+    }
+
+    /// A parent with some of its characters changed, added or gone.
+    fn nearly_a_parent() -> impl Strategy<Value = String> {
+        let other = prop::sample::select(vec!['0', 'f', 'F', 'g', '-', '\0', 'é', ' ']);
+        let edits = prop::collection::vec((0..3u8, any::<prop::sample::Index>(), other), 0..4);
+        edits.prop_map(|edits| {
+            let mut text: Vec<char> = GOOD.chars().collect();
+            for (kind, at, other) in edits {
+                let at = at.index(text.len());
+                match kind {
+                    0 => text[at] = other,
+                    1 => text.insert(at, other),
+                    _ => _ = text.remove(at),
+                }
+            }
+            text.into_iter().collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_parent_is_what_the_standards_grammar_takes(text in prop_oneof![nearly_a_parent(), any::<String>()]) {
+            let grammar = regex::Regex::new("^(?s)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$").unwrap();
+            let parts: Vec<&str> = text.splitn(5, '-').collect();
+            let is_zero = |part: usize| parts[part].bytes().all(|byte| byte == b'0');
+            let expected = grammar.is_match(&text)
+                && parts[0] != "ff"
+                && !(parts[0] == "00" && parts.len() == 5)
+                && !is_zero(1)
+                && !is_zero(2);
+            prop_assert_eq!(is_parent(&text), expected);
+            prop_assert_eq!(headers(Some(&text), None).len(), usize::from(expected));
+        }
     }
 
     #[test]

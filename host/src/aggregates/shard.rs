@@ -13,6 +13,7 @@ use super::instances::{InstanceOf, Instances, Undone};
 use super::intake::Intake;
 use super::order::{Gauges, Order};
 use super::owed::Owed;
+use crate::framing;
 use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
 use crate::plugin::Refusal;
 use crate::store::{self, Append, Appended, Decision, EventStore};
@@ -350,7 +351,10 @@ impl<H: Handlers> Shard<H> {
                 let answer = Outcome::Rejected { reason: reason.clone() };
                 self.record(order, Some(instance), Decision::Rejected(reason), answer);
             }
-            Refusal::Malformed(reason) => self.put_aside(order, Some(instance), reason),
+            Refusal::Malformed(reason) => {
+                let reason = framing::explained(reason, "payload", &order.command.payload);
+                self.put_aside(order, Some(instance), reason);
+            }
             Refusal::Retry { after, reason } => {
                 self.put_back(&order.command.stream.aggregate_id, Some(instance));
                 self.undone(order, reason, after);

@@ -4,7 +4,7 @@ use super::Server;
 use super::answer::Refusal;
 use crate::filter::Filter;
 use crate::host::Counted;
-use crate::model::{Position, RecordedEvent};
+use crate::model::{Header, Position, RecordedEvent};
 use crate::store::{Error, EventStore, Page, Reader};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -180,7 +180,23 @@ struct Line<'e> {
     time_ms: u64,
     correlation_id: &'e str,
     causation_id: &'e str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<LineHeader<'e>>,
     payload: Payload<'e>,
+}
+
+#[derive(Serialize)]
+struct LineHeader<'e> {
+    name: &'e str,
+    value: Option<Text<'e>>,
+}
+
+/// Bytes as text where they are text.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Text<'e> {
+    Text(&'e str),
+    Bytes { base64: String },
 }
 
 #[derive(Serialize)]
@@ -212,8 +228,14 @@ fn line(event: &RecordedEvent) -> Line<'_> {
         time_ms: event.time_ms,
         correlation_id: &event.correlation_id,
         causation_id: &event.causation_id,
+        headers: event.headers.iter().map(line_header).collect(),
         payload: payload(&event.payload),
     }
+}
+
+fn line_header(header: &Header) -> LineHeader<'_> {
+    let text = |bytes| std::str::from_utf8(bytes).map_or_else(|_| Text::Bytes { base64: base64(bytes) }, Text::Text);
+    LineHeader { name: &header.name, value: header.value.as_deref().map(text) }
 }
 
 fn payload(bytes: &[u8]) -> Payload<'_> {
@@ -229,7 +251,11 @@ fn payload(bytes: &[u8]) -> Payload<'_> {
 }
 
 fn encoded(bytes: &[u8]) -> Payload<'static> {
-    Payload::Bytes { base64: base64::engine::general_purpose::STANDARD.encode(bytes) }
+    Payload::Bytes { base64: base64(bytes) }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 #[cfg(test)]
@@ -262,6 +288,15 @@ mod tests {
              \"type\":\"order\",\"aggregate_id\":\"a/b\",\"version\":2,\"name\":\"OrderCreated\",\"time_ms\":5,\
              \"correlation_id\":\"c\",\"causation_id\":\"d\",\"payload\":{\"b\":1.50,\"a\":\"x\"}}\n"
         );
+    }
+
+    #[test]
+    fn headers_are_shown_where_there_are_any() {
+        let header = |name: &str, value: Option<&[u8]>| Header { name: name.into(), value: value.map(<[u8]>::to_vec) };
+        let headers = vec![header("tenant", Some(b"a\nb")), header("raw", Some(b"\xff")), header("flag", None)];
+        let text = String::from_utf8(lines(&[RecordedEvent { headers, ..event(b"{}") }]).to_vec()).unwrap();
+        let expected = r#""headers":[{"name":"tenant","value":"a\nb"},{"name":"raw","value":{"base64":"/w=="}},{"name":"flag","value":null}],"payload":{}}"#;
+        assert!(text.ends_with(&format!("{expected}\n")), "{text}");
     }
 
     #[test]

@@ -39,7 +39,15 @@ struct Event {
     stream: String,
     version: u64,
     name: String,
+    #[serde(default)]
+    headers: Vec<Header>,
     payload: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    name: String,
+    value: Option<Box<RawValue>>,
 }
 
 pub(super) fn events(args: Args, json: bool) -> Result<(), Failure> {
@@ -84,8 +92,11 @@ fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 fn human(event: &Event) -> String {
-    let Event { position, time_ms, stream, version, name, payload } = event;
-    let what = format!("{stream} v{version}  {name}  {}", payload.get());
+    let Event { position, time_ms, stream, version, name, headers, payload } = event;
+    // A value is JSON text, or an object with its base64.
+    let header = |header: &Header| format!("  {}={}", header.name, header.value.as_deref().map_or("-", RawValue::get));
+    let headers: String = headers.iter().map(header).collect();
+    let what = format!("{stream} v{version}  {name}  {}{headers}", payload.get());
     format!("{position:>9}  {}  {}\n", table::time(*time_ms), escape(&what))
 }
 
@@ -118,6 +129,18 @@ mod tests {
         };
         assert_eq!(shown(true), hostile);
         assert!(shown(false).contains("order/\\u{1b}[2J\\nx\\u{202e} v1"), "{}", shown(false));
+    }
+
+    #[test]
+    fn headers_stand_at_the_end_escaped() {
+        let line = LINE.replace(
+            "\"payload\"",
+            r#""headers":[{"name":"a\u001b","value":"b\n"},{"name":"c","value":null}],"payload""#,
+        );
+        let mut out = Vec::new();
+        print(&line, false, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with("{\"store\":\"3\"}  a\\u{1b}=\"b\\n\"  c=-\n"), "{text}");
     }
 
     #[test]

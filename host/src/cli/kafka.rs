@@ -3,6 +3,7 @@
 //! Only this part of the command line talks to Kafka itself, through `kafka::admin`. Which cluster, and how it is
 //! reached, comes from a manifest or from `--brokers`; what deletes or repeats something wants `--yes`.
 
+mod accept_cluster;
 mod consume;
 mod groups;
 mod line;
@@ -41,6 +42,8 @@ enum Command {
     /// Show or reset what a source has handled, while its host is stopped.
     #[command(subcommand)]
     Offsets(offsets::Command),
+    /// Let a stopped host work with another cluster than before: its sources go on from a place there.
+    AcceptCluster(accept_cluster::Args),
 }
 
 /// Which cluster is meant.
@@ -65,6 +68,7 @@ pub(super) fn kafka(args: Args, json: bool) -> Result<(), Failure> {
         Command::Produce(args) => produce::produce(&cluster, args, json),
         Command::Consume(args) => consume::consume(&cluster, args, json),
         Command::Offsets(command) => offsets::offsets(&cluster, command, json),
+        Command::AcceptCluster(args) => accept_cluster::accept_cluster(&cluster, &args, json),
     }
 }
 

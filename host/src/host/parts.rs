@@ -32,6 +32,9 @@ const SOURCES_SHARE: f64 = 0.4;
 /// What is left of the time for a stop when sinks give up: for closing their clients, and the store.
 const AFTER_SINKS: Duration = Duration::from_secs(8);
 
+/// How long a host waits for Kafka to say where new sources start.
+const STARTS_MAX: Duration = Duration::from_secs(5);
+
 /// The parts, in the order in which data goes through them.
 pub(super) struct Parts {
     pub(super) catalog: Arc<Catalog>,
@@ -222,19 +225,20 @@ impl Parts {
         let connection = connection.with_cloud_events(&kafka.cloud_events);
         self.topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
         self.start_sinks(manifest, &connection)?;
+        let written = manifest.written_topics();
         for (name, source) in &manifest.sources {
             let section = format!("sources.{name}.properties");
             let connection = connection.with_properties(&section, &source.properties)?;
             if let Target::Deliveries(deliveries) = &source.target
                 && deliveries.transaction == Transaction::Kafka
             {
-                let config = kafka::transform::Config::new(name, source, deliveries);
-                let config = kafka::transform::Config { bounds: manifest.bounds, ..config };
+                let mut config = kafka::transform::Config::new(name, source, deliveries, &written);
+                config.bounds = manifest.bounds;
                 let slot = self.subscriber(&deliveries.subscriber);
-                self.transforms.push(Transform::start(config, connection, &*self.store, slot)?);
+                self.transforms.push(Transform::start(config, connection, self.store.clone(), slot)?);
                 continue;
             }
-            let mut config = kafka::source::Config::new(name, source);
+            let mut config = kafka::source::Config::new(name, source, &written);
             config.bounds = manifest.bounds;
             let outlet = kafka::source::Outlet {
                 aggregates: self.aggregates.clone(),
@@ -243,7 +247,18 @@ impl Parts {
             let source = Source::start(config, connection, self.store.clone(), outlet)?;
             self.sources.push(source);
         }
+        self.await_starts();
         Ok(())
+    }
+
+    /// Whatever is written once the host says that it serves is read: where sources start is fixed before, if Kafka answers.
+    fn await_starts(&self) {
+        let deadline = Instant::now() + STARTS_MAX;
+        let sources = self.sources.iter().filter(|source| !source.is_fixed_by(deadline)).map(Source::name);
+        let transforms = self.transforms.iter().filter(|source| !source.is_fixed_by(deadline)).map(Transform::name);
+        for source in sources.chain(transforms) {
+            tracing::warn!(source, "Kafka does not answer: where it starts (`from`) is fixed once it does");
+        }
     }
 
     /// Who takes the records of a source that delivers to a subscriber.

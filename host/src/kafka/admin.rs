@@ -23,6 +23,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
+use stored::Stored;
 use tokio::runtime::Runtime;
 
 /// How long a cluster may take for an answer.
@@ -72,6 +73,35 @@ impl Admin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::Client { client: "admin".into(), cause: error.to_string() })?;
         Ok(Self { connection: connection.clone(), client, changer, runtime })
+    }
+
+    /// The id of a topic, as the names of ledgers have it. None where there is no such topic, or the broker has no ids.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<String>, Error> {
+        if self.connection.is_embedded() {
+            return Ok(self.connection.topic_mark(None).map(str::to_owned));
+        }
+        let ids = self.topic_ids(&[topic.into()])?;
+        Ok(ids.into_values().flatten().next().map(|id| id.as_str().to_owned()))
+    }
+
+    /// What a group has committed, as if a source of this name had handled it.
+    pub fn committed_of(&self, source: &str, group: &str) -> Result<Vec<Stored>, Error> {
+        self.need_a_real_cluster("looking at a group's offsets")?;
+        let committed = self.committed(group)?.into_iter().map(|(topic, partition, next)| Stored {
+            source: source.to_owned(),
+            topic,
+            partition,
+            next,
+            ahead: 0,
+            topic_id: None,
+        });
+        Ok(committed.collect())
+    }
+
+    /// Sets offsets of a group without members: topic, partition and offset.
+    pub fn set_committed(&self, group: &str, offsets: &[(&str, i32, u64)]) -> Result<(), Error> {
+        self.need_a_real_cluster("setting a group's offsets")?;
+        self.commit(group, offsets)
     }
 
     /// The places of partitions where reading would begin: all partitions of the topic where none is named.

@@ -1,6 +1,8 @@
 //! How a cluster is reached: addresses, properties, and what every client of the host is configured with.
 
+use super::admin::stored;
 use super::dev_broker::DevBroker;
+use super::ids::TopicId;
 use super::{Error, client_error, oauth, secret, statistics};
 use crate::manifest::{CloudEvents, OAuth, Properties, Value};
 use rdkafka::ClientConfig;
@@ -113,12 +115,16 @@ impl Connection {
         self.incarnation.is_some()
     }
 
-    /// The name of the ledger of a partition of a source.
-    pub fn ledger(&self, source: &str, topic: &str, partition: i32) -> Arc<str> {
-        match &self.incarnation {
-            Some(incarnation) => format!("kafka/{source}/{topic}/{partition}@{incarnation}").into(),
-            None => format!("kafka/{source}/{topic}/{partition}").into(),
-        }
+    /// The name of the ledger of a partition of a source. It carries the topic's id: a topic that was recreated has other
+    /// ledgers, and what is still in flight of the old one settles nothing of the new one.
+    pub(super) fn ledger(&self, source: &str, topic: &str, partition: i32, id: Option<&TopicId>) -> Arc<str> {
+        stored::ledger(source, topic, partition, self.topic_mark(id))
+    }
+
+    /// What tells a topic from another of its name: its id, and on the development broker that of the broker, with which
+    /// its topics end.
+    pub(super) fn topic_mark<'a>(&'a self, id: Option<&'a TopicId>) -> Option<&'a str> {
+        self.incarnation.as_deref().or_else(|| id.map(TopicId::as_str))
     }
 
     /// What every client starts from; `purpose` is seen in the logs and metrics of the brokers.
@@ -156,6 +162,10 @@ impl Connection {
             ("allow.auto.create.topics", if self.is_embedded() { "true" } else { "false" }),
         ];
         self.set_defaults(&mut config, &defaults);
+        // Where a topic is recreated the client says so in these lines alone, and reads on at the old offset: see
+        // `Health::recreations`.
+        let debug = self.properties.get("debug").map_or(String::new(), |contexts| format!("{contexts},"));
+        config.set("debug", format!("{debug}metadata")).set_log_level(RDKafkaLogLevel::Debug);
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")
@@ -167,13 +177,22 @@ impl Connection {
     }
 
     /// The consumer of a source that is a member of a group. `instance` names it for as long as its store lives.
-    pub(super) fn member(&self, source: &str, group: &str, instance: &str) -> Result<ClientConfig, Error> {
+    /// No pattern finds the topics in `written`.
+    pub(super) fn member(
+        &self,
+        source: &str,
+        group: &str,
+        instance: &str,
+        written: &[String],
+    ) -> Result<ClientConfig, Error> {
         const STRATEGY: &str = "partition.assignment.strategy";
         const COOPERATIVE: &str = "cooperative-sticky";
         let mut config = self.consumer(source, group);
         // New topics that a pattern finds are looked for in this rhythm.
-        let defaults = [("topic.metadata.refresh.interval.ms", "5000"), ("topic.blacklist", "^__.*")];
-        self.set_defaults(&mut config, &defaults);
+        self.set_defaults(&mut config, &[("topic.metadata.refresh.interval.ms", "5000")]);
+        let own = self.properties.get("topic.blacklist").map_or("^__.*", String::as_str);
+        let unread = written.iter().map(|topic| format!("^{}$", regex::escape(topic)));
+        config.set("topic.blacklist", std::iter::once(own.to_owned()).chain(unread).collect::<Vec<_>>().join(","));
         // The new group protocol shares out on the broker.
         if self.properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer") {
             return Ok(config);

@@ -11,11 +11,12 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Whether the brokers can be reached, as far as a client knows, and what it counts. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Health(Arc<Mutex<Trouble>>, Arc<Mutex<Option<Statistics>>>);
+pub(super) struct Health(Arc<Mutex<Trouble>>, Arc<Mutex<Option<Statistics>>>, Arc<AtomicU64>);
 
 #[derive(Default)]
 struct Trouble {
@@ -88,6 +89,13 @@ impl Health {
         true
     }
 
+    /// How many times the client has found a topic recreated. It goes up before the client reads any record of the new
+    /// topic, and it reads on at the old one's offset: whoever gets a record and sees another number than at the start must
+    /// not take it.
+    pub(super) fn recreations(&self) -> u64 {
+        self.2.load(Ordering::Acquire)
+    }
+
     /// What the client counted, as of its last report.
     pub(super) fn statistics(&self) -> Option<Statistics> {
         self.1.held().clone()
@@ -147,6 +155,12 @@ impl ClientContext for Context {
         if facility == "MSGSET" && self.health.produced(message) {
             return;
         }
+        if matches!(level, Debug) {
+            if is_recreation(message) {
+                self.health.2.fetch_add(1, Ordering::Release);
+            }
+            return tracing::trace!(target: "librdkafka", client, facility, "{message}");
+        }
         // Connections that are closed at once are in the log alone, with what may be wrong.
         if facility == "FAIL" {
             self.health.note(None, trouble::without_thread(message));
@@ -156,7 +170,7 @@ impl ClientContext for Context {
             // A broker that is away: the host goes on, and its status says so.
             Error | Warning => tracing::warn!(target: "librdkafka", client, facility, "{message}"),
             Notice | Info => tracing::info!(target: "librdkafka", client, facility, "{message}"),
-            Debug => tracing::debug!(target: "librdkafka", client, facility, "{message}"),
+            Debug => unreachable!("handled above"),
         }
     }
 
@@ -191,9 +205,29 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Whether a line of librdkafka's log (of its context `metadata`) says that a topic has another id than before. It is the
+/// only way in which librdkafka tells. At its first look the topic had none, which are as many zeros.
+fn is_recreation(message: &str) -> bool {
+    const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+    let changed = message.split_once(" changed id from ").and_then(|(_, ids)| ids.split_once(" to "));
+    changed.is_some_and(|(old, new)| !old.starts_with(NONE) && !new.starts_with(NONE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_that_was_recreated_is_told_from_one_that_is_seen_first() {
+        for (message, expected) in [
+            ("[thrd:main]: Topic a changed id from AAAAAAAAAAAAAAAAAAAAAA to xq3YbPMTQ3y4ZGcI1mMpsA", false),
+            ("[thrd:main]: Topic a changed id from xq3YbPMTQ3y4ZGcI1mMpsA to 0q3YbPMTQ3y4ZGcI1mMpsA", true),
+            ("[thrd:main]: Topic a changed id from xq3YbPMTQ3y4ZGcI1mMpsA to AAAAAAAAAAAAAAAAAAAAAA", false),
+            ("[thrd:main]: Topic a [0] Leader 1 Epoch 0", false),
+        ] {
+            assert_eq!(is_recreation(message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn trouble_names_the_newest_cause_and_ends_with_an_answer() {

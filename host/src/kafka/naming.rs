@@ -3,9 +3,10 @@
 //! The key is the aggregate's id, as text or written as text. A record that does not say what it must is told what is
 //! missing and how to produce it better.
 
+use super::record::Incoming;
+use crate::framing;
 use crate::manifest::{Commands, Key, Name};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use rdkafka::message::{Headers, Message};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,9 +53,9 @@ impl Naming {
     }
 
     /// Where a record goes; or what is wrong with it, and the remedy.
-    pub(super) fn address<M: Message>(&self, record: &M) -> Result<Address, String> {
+    pub(super) fn address(&self, record: &Incoming<'_>) -> Result<Address, String> {
         let id = self.id(record)?;
-        let command = match (record.payload(), &self.tombstone) {
+        let command = match (record.payload, &self.tombstone) {
             (Some(_), _) => self.command.find(record, "command")?,
             (None, Some(tombstone)) => tombstone.clone(),
             (None, None) => {
@@ -68,8 +69,8 @@ impl Naming {
         Ok(Address { aggregate: self.aggregate.find(record, "aggregate")?, id, command })
     }
 
-    fn id<M: Message>(&self, record: &M) -> Result<Arc<str>, String> {
-        let key = match record.key() {
+    fn id(&self, record: &Incoming<'_>) -> Result<Arc<str>, String> {
+        let key = match record.key {
             None => return Err("the record has no key: produce it with the aggregate's id as its key".into()),
             Some(b"") => {
                 return Err("the key is empty: produce the record with the aggregate's id as its key".into());
@@ -77,16 +78,24 @@ impl Naming {
             Some(key) => key,
         };
         match self.key {
-            Key::Text => std::str::from_utf8(key).map(Into::into).map_err(|_| {
-                format!(
-                    "the key is not UTF-8: produce the record with the aggregate's id, as text, as its key, or have \
-                     keys written as text with `key = \"hex\"` in [sources.{}]",
-                    self.source
-                )
-            }),
+            Key::Text => self.text(key).map(Into::into),
             Key::Hex => Ok(hex(key).into()),
             Key::Base64 => Ok(BASE64_URL_SAFE_NO_PAD.encode(key).into()),
         }
+    }
+
+    fn text<'a>(&self, key: &'a [u8]) -> Result<&'a str, String> {
+        let remedy = || {
+            format!(
+                "produce the record with the aggregate's id, as text, as its key, or have keys written as text with \
+                 `key = \"hex\"` in [sources.{}]",
+                self.source
+            )
+        };
+        if let Some(hint) = framing::hint("key", key) {
+            return Err(format!("{hint}; {}", remedy()));
+        }
+        std::str::from_utf8(key).map_err(|_| format!("the key is not UTF-8: {}", remedy()))
     }
 }
 
@@ -100,24 +109,24 @@ impl From {
     }
 
     /// `what`: the key of the manifest that asks for it.
-    fn find<M: Message>(&self, record: &M, what: &str) -> Result<Arc<str>, String> {
+    fn find(&self, record: &Incoming<'_>, what: &str) -> Result<Arc<str>, String> {
         match self {
             Self::Manifest(name) => Ok(name.clone()),
             Self::Header(header) => header_text(record, header).map(Into::into).ok_or_else(|| {
                 format!("the header {header}, which names the {what}, is missing or is no text: produce the record with it")
             }),
-            Self::Field(path) => field_text(record.payload().unwrap_or_default(), path).map(Into::into).map_err(|cause| {
-                format!("the field {path}, which names the {what}, {cause}: produce the record with it, as text, in a JSON object")
+            Self::Field(path) => field_text(record.payload.unwrap_or_default(), path).map(Into::into).map_err(|cause| {
+                let reason = format!("the field {path}, which names the {what}, {cause}: produce the record with it, as text, in a JSON object");
+                framing::explained(reason, "value", record.payload.unwrap_or_default())
             }),
         }
     }
 }
 
 /// The last header of a name counts, as with other clients.
-fn header_text<'a, M: Message>(record: &'a M, name: &str) -> Option<&'a str> {
-    let headers = record.headers()?;
-    let last = headers.iter().filter(|header| header.key == name).last()?;
-    std::str::from_utf8(last.value?).ok().filter(|text| !text.is_empty())
+fn header_text<'a>(record: &'a Incoming<'_>, name: &str) -> Option<&'a str> {
+    let last = record.headers.list.iter().rfind(|header| header.name == name)?;
+    std::str::from_utf8(last.value.as_deref()?).ok().filter(|text| !text.is_empty())
 }
 
 /// A field of the object, or with `/outer/inner` a field of an object in it. The rest of the value is not decoded.
@@ -146,8 +155,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::Timestamp;
-    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+    use crate::model::{Header, Record};
 
     fn commands() -> Commands {
         let name = |name: &str| Name::Fixed(name.into());
@@ -155,13 +163,12 @@ mod tests {
     }
 
     fn address(commands: &Commands, key: &[u8], value: Option<&[u8]>) -> Result<(String, String, String), String> {
-        let headers = OwnedHeaders::new()
-            .insert(Header { key: "command", value: Some("Old") })
-            .insert(Header { key: "command", value: Some("Cancel") })
-            .insert(Header { key: "empty", value: None::<&str> });
-        let (key, value) = (Some(key.to_vec()), value.map(<[u8]>::to_vec));
-        let record = OwnedMessage::new(value, key, "t".into(), Timestamp::NotAvailable, 0, 0, Some(headers));
-        let found = Naming::new(&"till".into(), commands).address(&record)?;
+        let header =
+            |name: &str, value: Option<&str>| Header { name: name.into(), value: value.map(|value| value.into()) };
+        let headers = vec![header("command", Some("Old")), header("command", Some("Cancel")), header("empty", None)];
+        let (key, payload) = (Some(key.to_vec()), value.map(<[u8]>::to_vec));
+        let record = Record { topic: "t".into(), partition: 0, offset: 0, time_ms: 0, key, headers, payload };
+        let found = Naming::new(&"till".into(), commands).address(&(&record).into())?;
         Ok((found.aggregate.to_string(), found.id.to_string(), found.command.to_string()))
     }
 

@@ -1,13 +1,83 @@
 //! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
 
+use super::headers::{self, Dropped, Headers};
 use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::Commands;
-use crate::model::{Command, DeadLetter, Header, Origin, Parked, Record, StreamId, write_record_id};
-use rdkafka::Timestamp;
-use rdkafka::message::{Headers, Message, OwnedHeaders, OwnedMessage};
+use crate::model::{Command, DeadLetter, Origin, Parked, Record, StreamId, write_record_id};
+use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
+
+/// A record as it was read, before it is handed on. Its key and value are still Kafka's.
+pub(super) struct Incoming<'a> {
+    pub(super) topic: &'a Arc<str>,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) time_ms: u64,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) payload: Option<&'a [u8]>,
+    pub(super) headers: Headers,
+}
+
+impl<'a> Incoming<'a> {
+    pub(super) fn new(topic: &'a Arc<str>, record: &'a BorrowedMessage<'_>, dropped: &Dropped) -> Self {
+        Self {
+            topic,
+            partition: record.partition(),
+            offset: record.offset(),
+            time_ms: record
+                .timestamp()
+                .to_millis()
+                .and_then(|ms| u64::try_from(ms).ok())
+                .unwrap_or_else(|| Clock::system().now_ms()),
+            key: record.key(),
+            payload: record.payload(),
+            headers: headers::of(record, dropped),
+        }
+    }
+
+    /// The record, and why it can't be handled where its headers can't be read.
+    pub(super) fn into_owned(self) -> (Record, Option<String>) {
+        let record = Record {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+            time_ms: self.time_ms,
+            key: self.key.map(<[u8]>::to_vec),
+            headers: self.headers.list,
+            payload: self.payload.map(<[u8]>::to_vec),
+        };
+        (record, self.headers.wrong)
+    }
+}
+
+/// A record that was put aside, as it was read.
+impl<'a> From<&'a Record> for Incoming<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            topic: &record.topic,
+            partition: record.partition,
+            offset: record.offset,
+            time_ms: record.time_ms,
+            key: record.key.as_deref(),
+            payload: record.payload.as_deref(),
+            headers: Headers { list: record.headers.clone(), wrong: None },
+        }
+    }
+}
+
+/// The dead letter of a record that can't be handed on.
+pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<DeadLetter> {
+    Box::new(DeadLetter {
+        consumer: source.to_owned(),
+        place: record.place(),
+        key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        reason,
+        time_ms: Clock::system().now_ms(),
+        content: Parked::Record(record),
+    })
+}
 
 /// Which commands the records of a source become.
 pub(super) struct Mapping {
@@ -30,47 +100,55 @@ impl Mapping {
 
     /// What a record that was put aside becomes, now that it is tried again.
     pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Command, Box<DeadLetter>> {
+        let mut record = Incoming::from(record);
         // A person has looked at it: the count of its chain starts over.
-        let headers = record.headers.iter().filter(|header| !is_hops(&header.name)).cloned().collect();
-        self.take(&record.topic, &message(&Record { headers, ..record.clone() }), origin)
+        record.headers.list.retain(|header| !is_hops(&header.name));
+        self.take(record, origin)
     }
 
     /// What a record becomes; or the dead letter of one that can't be a command.
-    pub(super) fn take<M: Message>(
-        &mut self,
-        topic: &Arc<str>,
-        record: &M,
-        origin: Origin,
-    ) -> Result<Command, Box<DeadLetter>> {
-        match self.naming.address(record) {
-            Ok(address) => {
-                let command = self.command(address, topic, record, origin);
-                match self.bounds.refusal(command.hops, &command.correlation_id) {
-                    None => Ok(command),
-                    Some(reason) => Err(self.dead_letter(topic, record, reason)),
-                }
-            }
-            Err(reason) => Err(self.dead_letter(topic, record, reason)),
+    pub(super) fn take(&mut self, record: Incoming<'_>, origin: Origin) -> Result<Command, Box<DeadLetter>> {
+        let address = match &record.headers.wrong {
+            None => self.naming.address(&record).and_then(|address| {
+                let hops = hops(&record.headers.list);
+                let refusal = self.refusal(&record, hops);
+                refusal.map_or(Ok((address, hops)), Err)
+            }),
+            Some(reason) => Err(reason.clone()),
+        };
+        match address {
+            Ok((address, hops)) => Ok(self.command(address, hops, record, origin)),
+            Err(reason) => Err(dead_letter(&self.source, record.into_owned().0, reason)),
         }
     }
 
-    fn command<M: Message>(&mut self, address: Address, topic: &str, record: &M, origin: Origin) -> Command {
-        let id = self.id(topic, record);
-        let mut headers = headers(record);
-        let hops = hops(&headers);
+    /// Why the chain of causes of a record ends here, if it does.
+    fn refusal(&self, record: &Incoming<'_>, hops: u32) -> Option<String> {
+        if hops == 0 {
+            return None;
+        }
+        let mut id = String::new();
+        write_record_id(&mut id, record.topic, record.partition, record.offset);
+        let correlation_id = crate::model::correlation_id(&record.headers.list).unwrap_or(&id);
+        self.bounds.refusal(hops, correlation_id)
+    }
+
+    fn command(&mut self, address: Address, hops: u32, mut record: Incoming<'_>, origin: Origin) -> Command {
+        let id = self.id(&record);
         if hops > 0 {
             // It stands in the command itself.
-            headers.retain(|header| !is_hops(&header.name));
+            record.headers.list.retain(|header| !is_hops(&header.name));
         }
+        let correlation_id = crate::model::correlation_id(&record.headers.list).map(Into::into);
         Command {
             stream: StreamId { aggregate_type: address.aggregate, aggregate_id: address.id },
             name: address.command,
-            payload: record.payload().unwrap_or_default().to_vec(),
-            time_ms: time_ms(record),
-            correlation_id: correlation_id(&headers).unwrap_or_else(|| id.clone()),
+            payload: record.payload.unwrap_or_default().to_vec(),
+            time_ms: record.time_ms,
+            correlation_id: correlation_id.unwrap_or_else(|| id.clone()),
             causation_id: id.clone(),
             id,
-            headers,
+            headers: record.headers.list,
             origin: Some(origin),
             hops,
             durable_id: false,
@@ -78,85 +156,40 @@ impl Mapping {
         }
     }
 
-    fn id<M: Message>(&mut self, topic: &str, record: &M) -> Arc<str> {
+    fn id(&mut self, record: &Incoming<'_>) -> Arc<str> {
         self.text.clear();
-        write_record_id(&mut self.text, topic, record.partition(), record.offset());
+        write_record_id(&mut self.text, record.topic, record.partition, record.offset);
         self.text.as_str().into()
     }
-
-    fn dead_letter<M: Message>(&self, topic: &Arc<str>, record: &M, reason: String) -> Box<DeadLetter> {
-        Box::new(DeadLetter {
-            consumer: self.source.to_string(),
-            place: format!("topic {topic} partition {} offset {}", record.partition(), record.offset()),
-            key: record.key().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
-            reason,
-            time_ms: Clock::system().now_ms(),
-            content: Parked::Record(owned(topic, record)),
-        })
-    }
-}
-
-/// A record that was put aside, as it was read.
-fn message(record: &Record) -> OwnedMessage {
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-    for Header { name, value } in &record.headers {
-        headers = headers.insert(rdkafka::message::Header { key: name, value: value.as_deref() });
-    }
-    let time = i64::try_from(record.time_ms).map_or(Timestamp::NotAvailable, Timestamp::CreateTime);
-    let (topic, partition, offset) = (record.topic.to_string(), record.partition, record.offset);
-    OwnedMessage::new(record.payload.clone(), record.key.clone(), topic, time, partition, offset, Some(headers))
-}
-
-pub(super) fn owned<M: Message>(topic: &Arc<str>, record: &M) -> Record {
-    Record {
-        topic: topic.clone(),
-        partition: record.partition(),
-        offset: record.offset(),
-        time_ms: time_ms(record),
-        key: record.key().map(<[u8]>::to_vec),
-        headers: headers(record),
-        payload: record.payload().map(<[u8]>::to_vec),
-    }
-}
-
-fn time_ms<M: Message>(record: &M) -> u64 {
-    record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_else(|| Clock::system().now_ms())
-}
-
-fn headers<M: Message>(record: &M) -> Vec<Header> {
-    let Some(headers) = record.headers() else { return Vec::new() };
-    let owned = |header: rdkafka::message::Header<'_, &[u8]>| Header {
-        name: header.key.to_owned(),
-        value: header.value.map(<[u8]>::to_vec),
-    };
-    headers.iter().map(owned).collect()
-}
-
-fn correlation_id(headers: &[Header]) -> Option<Arc<str>> {
-    crate::model::correlation_id(headers).map(Into::into)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::{Key, Name};
+    use crate::model::Header;
 
-    fn record(key: Option<&[u8]>, value: Option<&[u8]>, headers: Option<OwnedHeaders>) -> OwnedMessage {
-        let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
-        OwnedMessage::new(value, key, "baskets".into(), Timestamp::CreateTime(1_700_000_000_123), 3, 17, headers)
+    fn record(key: Option<&[u8]>, value: Option<&[u8]>, headers: Vec<Header>) -> Record {
+        let (key, payload) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
+        let topic = "baskets".into();
+        Record { topic, partition: 3, offset: 17, time_ms: 1_700_000_000_123, key, headers, payload }
     }
 
-    fn map(record: &OwnedMessage) -> Result<Command, Box<DeadLetter>> {
+    fn map(record: &Record) -> Result<Command, Box<DeadLetter>> {
+        map_incoming(record.into())
+    }
+
+    fn map_incoming(record: Incoming<'_>) -> Result<Command, Box<DeadLetter>> {
         let origin = Origin { ledger: "kafka/till/baskets/3".into(), first: 15, last: 17 };
         let name = |name: &str| Name::Fixed(name.into());
         let (aggregate, command) = (name("order"), name("CreateOrder"));
         let commands = Commands { aggregate, command, key: Key::Text, tombstone: None };
-        Mapping::new("till".into(), &commands, Bounds::default()).take(&"baskets".into(), record, origin)
+        Mapping::new("till".into(), &commands, Bounds::default()).take(record, origin)
     }
 
     #[test]
     fn a_record_becomes_a_command() {
-        let command = map(&record(Some(b"b1"), Some(b"{}"), None)).unwrap();
+        let command = map(&record(Some(b"b1"), Some(b"{}"), Vec::new())).unwrap();
         assert_eq!(command.stream, StreamId::new("order", "b1"));
         assert_eq!((&*command.name, command.payload.as_slice()), ("CreateOrder", b"{}".as_slice()));
         assert_eq!(&*command.id, "baskets:3:17");
@@ -169,23 +202,22 @@ mod tests {
 
     #[test]
     fn headers_are_kept_and_one_may_correlate() {
-        let header = |key, value| rdkafka::message::Header { key, value };
-        let headers = OwnedHeaders::new()
-            .insert(header("X-Correlation-Id", Some("c1")))
-            .insert(header("empty", None))
-            .insert(header("twice", Some("1")))
-            .insert(header("twice", Some("2")));
-        let command = map(&record(Some(b"b1"), Some(b"{}"), Some(headers))).unwrap();
-        assert_eq!(&*command.correlation_id, "c1");
-        let names: Vec<_> = command.headers.iter().map(|header| header.name.as_str()).collect();
-        assert_eq!(names, ["X-Correlation-Id", "empty", "twice", "twice"]);
-        assert_eq!((&command.headers[1].value, &command.headers[3].value), (&None, &Some(b"2".to_vec())));
+        let header =
+            |name: &str, value: Option<&str>| Header { name: name.into(), value: value.map(|value| value.into()) };
+        let headers = vec![
+            header("X-Correlation-Id", Some("c1")),
+            header("empty", None),
+            header("twice", Some("1")),
+            header("twice", Some("2")),
+        ];
+        let command = map(&record(Some(b"b1"), Some(b"{}"), headers.clone())).unwrap();
+        assert_eq!((&*command.correlation_id, command.headers), ("c1", headers));
     }
 
     #[test]
     fn a_chain_that_comes_back_through_kafka_is_counted_on_and_ends() {
-        let header = |value| rdkafka::message::Header { key: "wasmill-hops", value: Some(value) };
-        let counted = |hops| record(Some(b"b1"), Some(b"{}"), Some(OwnedHeaders::new().insert(header(hops))));
+        let header = |value: &str| Header { name: "wasmill-hops".into(), value: Some(value.into()) };
+        let counted = |hops: &str| record(Some(b"b1"), Some(b"{}"), vec![header(hops)]);
         let command = map(&counted("100")).unwrap();
         assert_eq!((command.hops, command.headers.len()), (100, 0));
         for too_many in ["101", "-1"] {
@@ -212,10 +244,22 @@ mod tests {
             (Some(b"\xff".as_slice()), Some(b"{}".as_slice()), "not UTF-8"),
             (Some(b"b1".as_slice()), None, "has no value"),
         ] {
-            let letter = map(&record(key, value, None)).unwrap_err();
+            let letter = map(&record(key, value, Vec::new())).unwrap_err();
             assert!(letter.reason.contains(expected) && letter.reason.contains("produce"), "{}", letter.reason);
             assert_eq!((&*letter.consumer, &*letter.place), ("till", "topic baskets partition 3 offset 17"));
             assert_eq!(letter.payload(), value);
         }
+    }
+
+    #[test]
+    fn a_record_whose_headers_cannot_be_read_is_put_aside_and_taken_when_it_is_tried_again() {
+        let record = record(Some(b"b1"), Some(b"{}"), vec![Header { name: "caf\\xe9".into(), value: None }]);
+        let mut incoming = Incoming::from(&record);
+        incoming.headers.wrong = Some("the name of header 1 is not UTF-8".into());
+        let letter = map_incoming(incoming).unwrap_err();
+        assert!(letter.reason.contains("header 1"), "{}", letter.reason);
+        let Parked::Record(kept) = &letter.content else { panic!("{letter:?}") };
+        assert_eq!(kept, &record);
+        assert_eq!(map(kept).unwrap().headers[0].name, "caf\\xe9");
     }
 }

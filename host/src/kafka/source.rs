@@ -14,10 +14,12 @@ mod membership;
 mod outlet;
 mod reader;
 mod scout;
+pub(super) mod starts;
 mod topics;
 mod view;
 
 use super::context::{Context, Health};
+use super::headers::Dropped;
 use super::record::Mapping;
 use super::{Connection, Error, Statistics, client_error, start_thread};
 use crate::bounds::Bounds;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 pub(super) use topics::TopicPartition;
-use topics::Topics;
+pub(super) use topics::Topics;
 use view::View;
 
 /// How long closing the consumer may take: with a commit on its way and the broker away it would take for ever.
@@ -60,10 +62,14 @@ pub struct Config {
     pub from: manifest::From,
     /// What to do about records that retention removed before they were read.
     pub lost: manifest::Lost,
+    /// What to do about a topic that was recreated.
+    pub recreated: manifest::Recreated,
     /// How it gets its partitions.
     pub membership: manifest::Membership,
     /// The consumer group: of the members, or of the offsets for lag tools alone.
     pub group: Arc<str>,
+    /// Headers of records that are not kept.
+    drop_headers: Dropped,
     /// How many records of a partition may be handed on and not settled.
     pub in_flight_max: usize,
     /// The bytes of the records of all partitions that may be handed on and not settled.
@@ -75,17 +81,19 @@ pub struct Config {
 }
 
 impl Config {
-    /// A source of the manifest.
-    pub fn new(name: &str, source: &manifest::Source) -> Self {
+    /// A source of the manifest. `written`: the topics that the host writes to, which no pattern finds.
+    pub fn new(name: &str, source: &manifest::Source, written: &[String]) -> Self {
         Self {
             name: name.into(),
-            topics: Topics::new(&source.topics),
+            topics: Topics::new(&source.topics, written),
             bounds: Bounds::default(),
             target: source.target.clone(),
             from: source.from,
             lost: source.lost,
+            recreated: source.recreated,
             membership: source.membership,
             group: source.group_of(name).into(),
+            drop_headers: Dropped::new(&source.drop_headers),
             in_flight_max: source.in_flight_max,
             in_flight_bytes_max: source.in_flight_mib << 20,
             drain_max: Duration::from_secs(10),
@@ -109,6 +117,8 @@ pub struct Source {
     view: Arc<View>,
     completions: Arc<Completions>,
     scout: crossbeam_channel::Sender<scout::Request>,
+    /// Disconnected once it is fixed where partitions start.
+    fixed: crossbeam_channel::Receiver<()>,
     /// Disconnected once the reader has nothing more to settle.
     drained: crossbeam_channel::Receiver<()>,
     threads: Vec<supervise::Thread>,
@@ -129,6 +139,7 @@ impl Source {
         let completions = Arc::new(Completions::new((config.in_flight_max / WORTH_A_WAKE_UP).max(1)));
         let (requests, scout_requests) = crossbeam_channel::unbounded();
         let (findings, reader_findings) = crossbeam_channel::unbounded();
+        let (fixing, fixed) = crossbeam_channel::bounded(0);
         let (draining, drained) = crossbeam_channel::bounded(0);
         let (consumer_out, consumer_in) = crossbeam_channel::bounded(1);
 
@@ -153,10 +164,12 @@ impl Source {
         let consumer = consumer_in.recv().expect("the reader's thread has sent it");
         let scout = {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
-            move || Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions))
+            move || {
+                Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions, fixing))
+            }
         };
         let mut source =
-            Self { config: config.clone(), view, completions, scout: requests, drained, threads: vec![reader] };
+            Self { config: config.clone(), view, completions, scout: requests, fixed, drained, threads: vec![reader] };
         // From here on an error stops the reader, by dropping the source.
         let scout = start_thread(format!("scout-{}", config.name), scout, Scout::begin_again, Scout::run)?;
         source.threads.push(scout);
@@ -179,6 +192,12 @@ impl Source {
     /// What it measured.
     pub fn measures(&self) -> Measures {
         self.view.measures()
+    }
+
+    /// Waits until it is fixed where the partitions start that are there now, for as long as the brokers may take to say
+    /// so. Whatever is written afterwards is read. False where it is not fixed yet: then it is as soon as they answer.
+    pub fn is_fixed_by(&self, deadline: Instant) -> bool {
+        self.fixed.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
     }
 
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
@@ -242,7 +261,7 @@ fn client(config: &Config, connection: &Connection, store: &dyn EventStore) -> R
         manifest::Membership::Assigned => Ok(connection.consumer(&config.name, &config.group)),
         manifest::Membership::Group => {
             let instance = format!("wasmill-{}-{}", config.name, store.identity());
-            connection.member(&config.name, &config.group, &instance)
+            connection.member(&config.name, &config.group, &instance, config.topics.excluded())
         }
     }
 }

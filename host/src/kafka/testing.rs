@@ -10,7 +10,7 @@ use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Append, Decision, EventStore, Letters};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message as _};
+use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -60,9 +60,38 @@ impl Broker {
         self.cluster.request_errors(api, errors);
     }
 
+    /// The same as a cluster that lasts, whose topics and which itself are told by their ids.
+    pub(super) fn real_connection(&self, properties: &[(&str, &str)]) -> Connection {
+        let mut all = vec![("fetch.wait.max.ms", "5")];
+        all.extend(properties);
+        let properties: BTreeMap<_, _> = all.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Connection::new(&self.cluster.bootstrap_servers(), &properties.into()).unwrap()
+    }
+
     pub(super) fn produce(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
         (record.key, record.payload) = (key, value);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+
+    /// A record with headers whose names need be no text.
+    pub(super) fn produce_with(&self, topic: &str, key: &[u8], headers: &[(&[u8], &[u8])]) {
+        use rdkafka::bindings::{rd_kafka_header_add, rd_kafka_headers_t};
+        let native = OwnedHeaders::new();
+        for (name, value) in headers {
+            // SAFETY: rdkafka's headers are a reference to librdkafka's; names and values are copied.
+            unsafe {
+                let native = native.as_borrowed() as *const _ as *mut rd_kafka_headers_t;
+                rd_kafka_header_add(
+                    native,
+                    name.as_ptr().cast(),
+                    name.len() as isize,
+                    value.as_ptr().cast(),
+                    value.len() as isize,
+                );
+            }
+        }
+        let record = BaseRecord::to(topic).partition(0).key(key).payload(&b"{}"[..]).headers(native);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
     }
 
@@ -82,11 +111,9 @@ impl Broker {
         eventually("records in the topic", || {
             while let Some(Ok(record)) = consumer.poll(Duration::from_millis(20)) {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let header = |header: rdkafka::message::Header<'_, &[u8]>| {
-                    (header.key.to_owned(), text(header.value.unwrap_or_default()))
-                };
-                let headers = record.headers().map(|headers| headers.iter().map(header).collect());
-                records.push((text(record.payload().unwrap_or_default()), headers.unwrap_or_default()));
+                let headers = super::headers::of(&record, &Default::default()).list.into_iter();
+                let headers = headers.map(|header| (header.name, text(&header.value.unwrap_or_default()))).collect();
+                records.push((text(record.payload().unwrap_or_default()), headers));
             }
             records.len() >= count
         });

@@ -11,11 +11,13 @@
 
 mod assignment;
 mod batch;
+pub(super) mod guard;
 mod retries;
 mod view;
 mod worker;
 
 use super::context::Health;
+use super::headers::Dropped;
 use super::message::CloudEvents;
 use super::transaction;
 use super::{Connection, Error, start_thread};
@@ -26,10 +28,11 @@ use crate::status::SourceStatus;
 use crate::store::EventStore;
 use crate::subscriptions::{Transformer, Transforming};
 use crate::supervise;
+use guard::Guard;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use view::View;
 use worker::Worker;
@@ -50,31 +53,40 @@ pub struct Config {
     pub name: Arc<str>,
     /// Topics by name, or patterns, which begin with `^`.
     pub topics: Vec<String>,
+    /// Topics that the host writes to, which no pattern finds.
+    pub written: Vec<String>,
     /// The consumer group: its offsets are what is done.
     pub group: String,
     /// Where a partition starts of which the group has no offset.
     pub from: manifest::From,
     /// What to do about records that retention removed before they were read.
     pub lost: manifest::Lost,
+    /// What to do about a topic that was recreated.
+    pub recreated: manifest::Recreated,
     /// Where records go that fail for good.
     pub dead_letter_topic: String,
     /// What bounds its pauses and its chains of causes.
     pub bounds: Bounds,
+    /// Headers of records that are not kept.
+    drop_headers: Dropped,
     /// How much at a time, and how often.
     pub deliveries: Deliveries,
 }
 
 impl Config {
     /// A source of the manifest.
-    pub fn new(name: &str, source: &manifest::Source, deliveries: &Deliveries) -> Self {
+    pub fn new(name: &str, source: &manifest::Source, deliveries: &Deliveries, written: &[String]) -> Self {
         Self {
             name: name.into(),
             topics: source.topics.clone(),
+            written: written.to_vec(),
             group: source.group_of(name),
             from: source.from,
             lost: source.lost,
+            recreated: source.recreated,
             dead_letter_topic: source.dead_letter_topic.clone().expect("the manifest was checked"),
             bounds: Bounds::default(),
+            drop_headers: Dropped::new(&source.drop_headers),
             deliveries: deliveries.clone(),
         }
     }
@@ -119,6 +131,8 @@ pub struct Transform {
     view: Arc<View>,
     /// Asks for the ends of partitions, for those who wait.
     asker: BaseConsumer,
+    /// Disconnected once it is fixed where partitions start.
+    fixed: crossbeam_channel::Receiver<()>,
     thread: supervise::Thread,
 }
 
@@ -127,7 +141,7 @@ impl Transform {
     pub fn start(
         config: Config,
         connection: Connection,
-        store: &dyn EventStore,
+        store: Arc<dyn EventStore>,
         slot: &Arc<Slot>,
     ) -> Result<Self, Error> {
         let transformer = Box::new(Transformer::new(slot, config.name.clone(), config.bounds));
@@ -137,28 +151,35 @@ impl Transform {
     fn start_with(
         config: Config,
         connection: Connection,
-        store: &dyn EventStore,
+        store: Arc<dyn EventStore>,
         transformer: Box<dyn Transforming>,
     ) -> Result<Self, Error> {
-        let cloud_events = CloudEvents::new(connection.cloud_events(), store);
+        let cloud_events = CloudEvents::new(connection.cloud_events(), &*store);
         let identity = store.identity().to_string();
         let config = Arc::new(config);
         let view = Arc::new(View::new(config.name.clone(), Health::default()));
         let asker = connection.client(&format!("source-{}-ends", config.name));
         let asker: BaseConsumer = asker.create().map_err(|error| super::client_error(&config.name, error))?;
         connection.log_in(asker.client())?;
+        let (fixing, fixed) = crossbeam_channel::bounded(0);
         let make = {
             let (config, view) = (config.clone(), view.clone());
-            move || Worker::new(config, &connection, &identity, cloud_events, transformer, view)
+            let guard = Guard::new(config.clone(), connection.clone(), store, fixing);
+            move || Worker::new(config, &connection, &identity, cloud_events, transformer, view, guard)
         };
         let thread = start_thread(format!("transform-{}", config.name), make, Worker::begin_again, Worker::run)?;
         view.wakes(thread.thread().clone());
-        Ok(Self { config, view, asker, thread })
+        Ok(Self { config, view, asker, fixed, thread })
     }
 
     /// The source's name.
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// Waits until it is fixed where the partitions start that are there now: see `Source::is_fixed_by`.
+    pub fn is_fixed_by(&self, deadline: Instant) -> bool {
+        self.fixed.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
     }
 
     /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.

@@ -41,7 +41,9 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let kafka = root.section("kafka").map(kafka);
     let plugins = named(root.get("plugins"), name, |section| plugin(section, folder));
     let has_kafka = kafka.is_some();
-    let sources = named(root.get("sources"), name, |section| source::source(section, has_kafka));
+    let of_sources = root.get("sources");
+    let sources = named(of_sources.clone(), name, |section| source::source(section, has_kafka));
+    source::refuse_circles(of_sources, &sources);
     let is_plugin = |entry: &Entry<'_>, text: &str| known_plugin(entry, text, &plugins);
     let subscriptions = named(root.get("subscriptions"), is_plugin, |section| Some(subscription(section)));
     let projections = named(root.get("projections"), name, |section| Some(projection(section)));

@@ -15,6 +15,8 @@ pub struct Source {
     pub was: Option<String>,
     /// What to do about records that are gone before they were read.
     pub lost: Lost,
+    /// What to do about a topic that was deleted and made again.
+    pub recreated: Recreated,
     /// How the host gets its partitions.
     pub membership: Membership,
     /// The consumer group: of the members, or of the offsets for lag tools alone. `None` is `wasmill-NAME`.
@@ -23,6 +25,8 @@ pub struct Source {
     pub properties: super::Properties,
     /// The topic for what is put aside; the store has it too.
     pub dead_letter_topic: Option<String>,
+    /// Headers that are not kept, in any case: they are for the sender's way here, and often secret.
+    pub drop_headers: Vec<String>,
     /// How many records of a partition may be handed on and not settled.
     pub in_flight_max: usize,
     /// The bytes of the records of all its partitions that may be handed on and not settled.
@@ -35,6 +39,21 @@ impl Source {
         self.group.clone().unwrap_or_else(|| format!("wasmill-{name}"))
     }
 }
+
+/// Headers that are not kept where the manifest says nothing.
+pub const DROP_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "x-api-key",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-xsrf-token",
+    "x-amz-security-token",
+    "x-goog-iap-jwt-assertion",
+    "x-forwarded-access-token",
+];
 
 /// What records become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +180,16 @@ pub enum Lost {
     Continue,
     /// The partition stands still until a person has seen it.
     Stop,
+}
+
+/// What to do about a topic that was deleted and made again under its name: its offsets mean other records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recreated {
+    /// Its partitions stand still until a person says where to go on.
+    #[default]
+    Stop,
+    /// It is read from its beginning.
+    Beginning,
 }
 
 /// How a host gets the partitions of its topics.

@@ -70,10 +70,12 @@ fn a_full_manifest_is_read_as_written() {
         from = { time = "2026-01-01T00:00:00Z" }
         was = "tills"
         lost = "stop"
+        recreated = "beginning"
         membership = "group"
         group = "shop"
         properties = { group.instance.id = "till-1" }
         dead_letter_topic = "baskets.dead"
+        drop_headers = ["Cookie"]
         in_flight_max = 7
         in_flight_mib = 20
         [subscriptions.warehouse]
@@ -173,10 +175,12 @@ fn a_full_manifest_is_read_as_written() {
                 is_from_written: true,
                 was: Some("tills".into()),
                 lost: Lost::Stop,
+                recreated: Recreated::Beginning,
                 membership: Membership::Group,
                 group: Some("shop".into()),
                 properties: text(&[("group.instance.id", "till-1")]).into(),
                 dead_letter_topic: Some("baskets.dead".into()),
+                drop_headers: vec!["Cookie".into()],
                 in_flight_max: 7,
                 in_flight_mib: 20,
             },
@@ -350,6 +354,24 @@ const REFUSED: &[(&str, &[&str])] = &[
             "6:11: `sources.b.topics` has the pattern \"^shop\\\\.(\", which is no regular expression: unclosed group",
             "7:17: `sources.b.from.time` must be a time in UTC such as \"2026-01-31T12:00:00Z\", found \"noon\"",
             "8:8: `sources.b.lost` must be \"continue\" or \"stop\", found the string \"ignore\"",
+        ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sources.a]\naggregate = 'x'\ncommand = 'C'\ntopic = 't'\ndead_letter_topic = 't'",
+        &[
+            "3:10: `sources.a` reads topic t, to which its own dead letters go: a record that fails would be copied for \
+           ever; give `sources.a.dead_letter_topic` a topic that nothing of this manifest reads",
+        ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sources.a]\naggregate = 'x'\ncommand = 'C'\ntopics = ['s', 't']\n\
+         dead_letter_topic = 'u'\n[sources.b]\naggregate = 'x'\ncommand = 'C'\ntopic = 'u'\ndead_letter_topic = 't'\n\
+         [sources.c]\naggregate = 'x'\ncommand = 'C'\ntopic = 't'\ndead_letter_topic = 'v'",
+        &[
+            "3:10: `sources.a` reads topic t, to which its own dead letters go: a record that fails would be copied for \
+             ever; give `sources.a.dead_letter_topic` a topic that nothing of this manifest reads",
+            "8:10: `sources.b` reads topic u, to which its own dead letters go: a record that fails would be copied for \
+             ever; give `sources.b.dead_letter_topic` a topic that nothing of this manifest reads",
         ],
     ),
     // Sinks

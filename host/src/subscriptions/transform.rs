@@ -3,6 +3,7 @@
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled, Verdict};
 use crate::bounds::Bounds;
+use crate::framing;
 use crate::model::{Message, Record};
 use crate::plugin::{Effect, Slot};
 use std::sync::Arc;
@@ -76,7 +77,10 @@ impl Transforming for Transformer {
             }
             match unhandled.verdict() {
                 Verdict::Later(reason) => Untransformed::Host(reason),
-                Verdict::Park(reason) => Untransformed::Refused(reason),
+                Verdict::Park(reason) => {
+                    let payload = records[0].payload.as_deref().unwrap_or_default();
+                    Untransformed::Refused(framing::explained(reason, "value", payload))
+                }
                 Verdict::Again(reason, wait) => Untransformed::Again(reason, wait.min(self.bounds.retry_after_max)),
             }
         })?;

@@ -200,9 +200,10 @@ fn offsets_of_a_stopped_host_are_shown_and_reset() {
     host.stop();
 
     let shown = lines(&offsets(&["show", "tills"]));
+    let id = shown[0]["topic_id"].as_str().expect("the topic has an id").to_owned();
     let expected = |partition: i32, next: u64| {
-        json!({ "source": "tills", "topic": topic, "partition": partition, "next": next, "ahead": 0, "beginning": 0,
-                "end": 10 })
+        json!({ "source": "tills", "topic": topic, "topic_id": id, "partition": partition, "next": next, "ahead": 0,
+                "beginning": 0, "end": 10 })
     };
     assert_eq!(shown, [expected(0, 10), expected(1, 10)]);
     let asked = offsets(&["reset", "tills", "--to", "4", "--partition", "1"]);
@@ -210,7 +211,7 @@ fn offsets_of_a_stopped_host_are_shown_and_reset() {
     assert!(lines(&asked)[0]["error"].to_string().contains("up to 6 records are read again"), "{asked:?}");
     assert_eq!(lines(&offsets(&["show"])), shown, "nothing was changed");
     let reset = offsets(&["reset", "tills", "--to", "4", "--partition", "1", "--yes"]);
-    assert_eq!(lines(&reset), [json!({ "topic": topic, "partition": 1, "from": 10, "to": 4 })]);
+    assert_eq!(lines(&reset), [json!({ "topic": topic, "topic_id": id, "partition": 1, "from": 10, "to": 4 })]);
     assert_eq!(lines(&offsets(&["show"])), [expected(0, 10), expected(1, 4)]);
     assert_eq!(offsets(&["reset", "till", "--to", "end", "--yes"]).status.code(), Some(2), "no such source");
 

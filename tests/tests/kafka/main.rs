@@ -3,6 +3,7 @@
 mod cli;
 mod deliveries;
 mod groups;
+mod identity;
 mod open_transactions;
 mod security;
 mod sinks;

@@ -68,7 +68,10 @@ fn human(record: &Record) -> String {
             String::from_utf8_lossy(bytes).escape_debug().to_string().replace("\\\"", "\"")
         })
     };
-    let headers = record.headers.iter().map(|header| format!(" {}={}", header.name, text(header.value.as_deref())));
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| format!(" {}={}", header.name.escape_debug(), text(header.value.as_deref())));
     let place = format!("{}:{}", record.partition, record.offset);
     let (time, key, value) =
         (table::time(record.time_ms), text(record.key.as_deref()), text(record.payload.as_deref()));

@@ -1,6 +1,7 @@
 //! `wasmill kafka offsets`: what the sources of a stopped host have handled, and setting it to another place.
 //!
-//! The offsets that count are in the store, not in Kafka. A running host has its store locked and goes on from what it
+//! The offsets that count are in the store, under the id of their topic: one that is made again has none. A source with
+//! `transaction = "kafka"` has them in its consumer group. A running host has its store locked and goes on from what it
 //! holds in memory, so both commands are refused while one runs.
 
 use super::{At, Cluster, Failure, confirmed, connection, json_line, output, place};
@@ -9,7 +10,7 @@ use crate::cli::table::{Table, number};
 use crate::kafka::Connection;
 use crate::kafka::admin::stored::{self, Stored};
 use crate::kafka::admin::{Admin, Place};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Target, Transaction};
 use crate::store::EventStore;
 use crate::store::sqlite::{self, Options, SqliteStore};
 use std::collections::BTreeSet;
@@ -44,10 +45,61 @@ pub(in crate::cli) enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 struct Move {
     topic: String,
+    /// None where the broker has none.
+    topic_id: Option<String>,
     partition: i32,
     /// None where it was never read.
     from: Option<u64>,
     to: u64,
+}
+
+/// Who has the offsets of a source.
+enum Keeper {
+    /// The host's store.
+    Store,
+    /// The consumer group: each batch and its offsets are one Kafka transaction.
+    Group(String),
+}
+
+impl Keeper {
+    fn of(manifest: &Manifest, source: &str) -> Result<Self, Failure> {
+        let Some(settings) = manifest.sources.get(source) else {
+            let known: Vec<&str> = manifest.sources.keys().map(String::as_str).collect();
+            let place = manifest.path.display();
+            return Err(Failure::usage(format!("{place} has no source {source}; it has {}", known.join(", "))));
+        };
+        let is_transform = match &settings.target {
+            Target::Deliveries(deliveries) => deliveries.transaction == Transaction::Kafka,
+            Target::Commands(_) => false,
+        };
+        Ok(if is_transform { Self::Group(settings.group_of(source)) } else { Self::Store })
+    }
+
+    fn stored(&self, admin: &Admin, store: &SqliteStore, source: &str) -> Result<Vec<Stored>, Failure> {
+        Ok(match self {
+            Self::Store => stored::stored(store, Some(source))?,
+            Self::Group(group) => admin.committed_of(source, group)?,
+        })
+    }
+
+    fn keep(&self, admin: &Admin, store: &SqliteStore, source: &str, moves: &[Move]) -> Result<(), Failure> {
+        match self {
+            Self::Store => {
+                for Move { topic, topic_id, partition, to, .. } in moves {
+                    let ledger = stored::ledger(source, topic, *partition, topic_id.as_deref());
+                    stored::reset(store, &ledger, *to)?;
+                }
+            }
+            Self::Group(group) => {
+                let offsets: Vec<_> = moves.iter().map(|to| (to.topic.as_str(), to.partition, to.to)).collect();
+                admin.set_committed(group, &offsets)?;
+                for topic in moves.iter().map(|to| &to.topic).collect::<BTreeSet<_>>() {
+                    stored::keep_topic_id(store, source, topic, admin.topic_id(topic)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result<(), Failure> {
@@ -56,20 +108,55 @@ pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result
     match command {
         Command::Show { source } => show(&manifest, &store, source.as_deref(), json),
         Command::Reset { source, to, topic, partition, yes } => {
-            let connection = connection(&manifest)?;
-            if connection.is_embedded() {
-                let remedy = "its data ends with it, and the next one is read from its start";
-                return Err(Failure::usage(format!("there is nothing to reset on the development broker: {remedy}")));
-            }
-            let topics = topics(&manifest, &store, &source, topic)?;
-            let moves = moves(&Admin::connect(&connection)?, &store, &source, &topics, &partition, to)?;
-            reset(&connection, &store, &source, &moves, yes, json)
+            let admin = Admin::connect(&lasting(&manifest)?)?;
+            let keeper = Keeper::of(&manifest, &source)?;
+            let stored = keeper.stored(&admin, &store, &source)?;
+            let topics = match topic {
+                Some(topic) => vec![topic],
+                None => topics(&manifest, &admin, &stored, &source)?,
+            };
+            let moves = moves(&admin, &stored, &keeper, &topics, &partition, to)?;
+            confirmed(yes, consequence(&source, &moves).trim_end())?;
+            keeper.keep(&admin, &store, &source, &moves)?;
+            store.close();
+            report(&source, &moves, json)
         }
     }
 }
 
+/// The cluster, whose data must last.
+pub(super) fn lasting(manifest: &Manifest) -> Result<Connection, Failure> {
+    let connection = connection(manifest)?;
+    if connection.is_embedded() {
+        let remedy = "its data ends with it, and the next one is read from its start";
+        return Err(Failure::usage(format!("there is nothing to reset on the development broker: {remedy}")));
+    }
+    Ok(connection)
+}
+
+/// Lets all sources go on from a place in the topics as they are now: what is said, and a way to do it.
+pub(super) fn resets<'a>(
+    manifest: &'a Manifest,
+    admin: &'a Admin,
+    store: &'a SqliteStore,
+    to: At,
+) -> Result<(String, impl FnOnce() -> Result<(), Failure> + 'a), Failure> {
+    let (mut text, mut all) = (String::new(), Vec::new());
+    for source in manifest.sources.keys() {
+        let keeper = Keeper::of(manifest, source)?;
+        let stored = keeper.stored(admin, store, source)?;
+        let topics = topics(manifest, admin, &stored, source)?;
+        let moves = moves(admin, &stored, &keeper, &topics, &[], to)?;
+        text += &consequence(source, &moves);
+        all.push((source, keeper, moves));
+    }
+    let keep =
+        move || all.into_iter().try_for_each(|(source, keeper, moves)| keeper.keep(admin, store, source, &moves));
+    Ok((text, keep))
+}
+
 /// The store of a host that does not run.
-fn open(manifest: &Manifest) -> Result<SqliteStore, Failure> {
+pub(super) fn open(manifest: &Manifest) -> Result<SqliteStore, Failure> {
     let file = manifest.data.join(sqlite::FILE_NAME);
     let data = manifest.data.display();
     if !file.exists() {
@@ -84,17 +171,22 @@ fn open(manifest: &Manifest) -> Result<SqliteStore, Failure> {
 }
 
 fn show(manifest: &Manifest, store: &SqliteStore, source: Option<&str>, json: bool) -> Result<(), Failure> {
-    let stored = stored::stored(store, source)?;
+    let mut stored = stored::stored(store, source)?;
     // Where the cluster is away, what the store says is worth showing all the same.
     let (admin, away) = match connection(manifest).and_then(|connection| Ok(Admin::connect(&connection)?)) {
         Ok(admin) => (Some(admin), None),
         Err(failure) => (None, Some(failure)),
     };
-    let place = |stored: &Stored| {
-        let admin = admin.as_ref().filter(|_| stored.incarnation.is_none())?;
-        admin.places(&stored.topic, &[stored.partition], At::End).ok()?.pop()
-    };
-    let places: Vec<Option<Place>> = stored.iter().map(place).collect();
+    if let Some(admin) = &admin {
+        let wanted = manifest.sources.keys().filter(|name| source.is_none_or(|source| **name == *source));
+        for name in wanted {
+            let keeper = Keeper::of(manifest, name)?;
+            if matches!(keeper, Keeper::Group(_)) {
+                stored.extend(keeper.stored(admin, store, name)?);
+            }
+        }
+    }
+    let places: Vec<Option<Place>> = stored.iter().map(|stored| place_of(admin.as_ref()?, stored)).collect();
     if json {
         return stored.iter().zip(&places).try_for_each(|(stored, place)| {
             let mut line = serde_json::json!(stored);
@@ -104,7 +196,18 @@ fn show(manifest: &Manifest, store: &SqliteStore, source: Option<&str>, json: bo
         });
     }
     output::text(&table(&stored, &places))?;
-    away.map_or(Ok(()), |failure| output::line(&format!("beginnings and ends are not known: {}", failure.text())))
+    away.map_or(Ok(()), |failure| {
+        let unseen = "beginnings and ends, and the offsets of sources with `transaction = \"kafka\"`, are not known";
+        output::line(&format!("{unseen}: {}", failure.text()))
+    })
+}
+
+/// Where the partition is in Kafka; none where its topic is another one now.
+fn place_of(admin: &Admin, stored: &Stored) -> Option<Place> {
+    if stored.topic_id.is_some() && admin.topic_id(&stored.topic).ok()? != stored.topic_id {
+        return None;
+    }
+    admin.places(&stored.topic, &[stored.partition], At::End).ok()?.pop()
 }
 
 fn table(stored: &[Stored], places: &[Option<Place>]) -> String {
@@ -119,7 +222,7 @@ fn table(stored: &[Stored], places: &[Option<Place>]) -> String {
         ("BEHIND", Right),
     ]);
     for (stored, place) in stored.iter().zip(places) {
-        let Stored { source, topic, partition, next, ahead, incarnation } = stored;
+        let Stored { source, topic, partition, next, ahead, topic_id } = stored;
         let or_dash = |count: Option<u64>| count.map_or("-".to_owned(), number);
         table.row([
             source.clone(),
@@ -131,68 +234,47 @@ fn table(stored: &[Stored], places: &[Option<Place>]) -> String {
             or_dash(place.map(|place| place.end)),
             or_dash(place.map(|place| place.end.saturating_sub(*next).saturating_sub(*ahead))),
         ]);
-        if let Some(incarnation) = incarnation {
-            table.note(&format!("of the development broker {incarnation}"));
+        if let (Some(id), None) = (topic_id, place) {
+            table.note(&format!("of a topic with the id {id}, which is not there now"));
         }
     }
     table.to_string()
 }
 
-/// Those that are named, those of the manifest, and those that were read.
-fn topics(
-    manifest: &Manifest,
-    store: &SqliteStore,
-    source: &str,
-    topic: Option<String>,
-) -> Result<Vec<String>, Failure> {
-    let Some(settings) = manifest.sources.get(source) else {
-        let known: Vec<&str> = manifest.sources.keys().map(String::as_str).collect();
-        let place = manifest.path.display();
-        return Err(Failure::usage(format!("{place} has no source {source}; it has {}", known.join(", "))));
-    };
-    if let Some(topic) = topic {
-        return Ok(vec![topic]);
-    }
-    let named = settings.topics.iter().filter(|topic| !topic.starts_with('^')).cloned();
-    let read = stored::stored(store, Some(source))?.into_iter().filter(|stored| stored.incarnation.is_none());
-    Ok(named.chain(read.map(|stored| stored.topic)).collect::<BTreeSet<_>>().into_iter().collect())
+/// Those that the manifest names, and those that were read and are there.
+fn topics(manifest: &Manifest, admin: &Admin, stored: &[Stored], source: &str) -> Result<Vec<String>, Failure> {
+    let named = manifest.sources.get(source).map_or(&[][..], |settings| &settings.topics);
+    let named = named.iter().filter(|topic| !topic.starts_with('^')).cloned();
+    let there: BTreeSet<String> = admin.topics(true)?.into_iter().map(|found| found.topic).collect();
+    let read = stored.iter().map(|stored| stored.topic.clone()).filter(|topic| there.contains(topic));
+    Ok(named.chain(read).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 fn moves(
     admin: &Admin,
-    store: &SqliteStore,
-    source: &str,
+    stored: &[Stored],
+    keeper: &Keeper,
     topics: &[String],
     partitions: &[i32],
     to: At,
 ) -> Result<Vec<Move>, Failure> {
-    let stored = stored::stored(store, Some(source))?;
     let mut moves = Vec::new();
     for topic in topics {
+        let topic_id = match keeper {
+            Keeper::Store => admin.topic_id(topic)?,
+            Keeper::Group(_) => None,
+        };
         for Place { partition, offset, .. } in admin.places(topic, partitions, to)? {
-            let is_it = |stored: &&Stored| {
-                stored.topic == *topic && stored.partition == partition && stored.incarnation.is_none()
-            };
+            let is_it =
+                |stored: &&Stored| (&stored.topic, stored.partition, &stored.topic_id) == (topic, partition, &topic_id);
             let from = stored.iter().find(is_it).map(|stored| stored.next);
-            moves.push(Move { topic: topic.clone(), partition, from, to: offset });
+            moves.push(Move { topic: topic.clone(), topic_id: topic_id.clone(), partition, from, to: offset });
         }
     }
     Ok(moves)
 }
 
-fn reset(
-    connection: &Connection,
-    store: &SqliteStore,
-    source: &str,
-    moves: &[Move],
-    yes: bool,
-    json: bool,
-) -> Result<(), Failure> {
-    confirmed(yes, consequence(source, moves).trim_end())?;
-    for Move { topic, partition, to, .. } in moves {
-        stored::reset(store, &connection.ledger(source, topic, *partition), *to)?;
-    }
-    store.close();
+fn report(source: &str, moves: &[Move], json: bool) -> Result<(), Failure> {
     if json {
         moves.iter().try_for_each(json_line)
     } else {
@@ -204,7 +286,7 @@ fn reset(
 fn consequence(source: &str, moves: &[Move]) -> String {
     let mut text = String::new();
     let (mut again, mut skipped) = (0, 0);
-    for Move { topic, partition, from, to } in moves {
+    for Move { topic, partition, from, to, .. } in moves {
         let was = from.map_or("never read".to_owned(), |from| format!("from offset {from}"));
         text += &format!("source {source} topic {topic} partition {partition}: {was} to {to}\n");
         again += from.unwrap_or(0).saturating_sub(*to);
@@ -228,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_reset_says_what_it_does() {
-        let to = |partition, from, to| Move { topic: "baskets".into(), partition, from, to };
+        let to = |partition, from, to| Move { topic: "baskets".into(), topic_id: None, partition, from, to };
         let text = consequence("tills", &[to(0, Some(1_500), 0), to(1, Some(3), 10), to(2, None, 0)]);
         let expected = "source tills topic baskets partition 0: from offset 1500 to 0\n\
                         source tills topic baskets partition 1: from offset 3 to 10\n\

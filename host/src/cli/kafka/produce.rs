@@ -2,6 +2,7 @@
 
 use super::{Cluster, Failure, json_line, line, output};
 use crate::cli::table::number;
+use crate::framing;
 use crate::kafka::admin::produce::{NewRecord, NotTaken, Producer};
 use crate::model::Header;
 use std::fs::File;
@@ -74,13 +75,27 @@ fn send(producer: &Producer, args: &Args, mut input: Box<dyn BufRead>) -> Result
         if io::Read::take(&mut input, LINE_BYTES_MAX).read_until(b'\n', &mut bytes).map_err(failed)? == 0 {
             return Ok(());
         }
-        let end = bytes.strip_suffix(b"\n").map_or(bytes.len(), <[u8]>::len);
-        let record = record(args, &bytes[..end]).map_err(|error| (number, error))?;
+        let line = content(&bytes, number, args.format);
+        if line.is_empty() && matches!(args.format, Format::Json) {
+            continue;
+        }
+        let record = record(args, line).map_err(|error| (number, error))?;
         if !producer.send(number, &record) {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// A line without its end, which may be that of Windows, and the first one without a byte order mark. White space around
+/// JSON does not count.
+fn content(line: &[u8], number: u64, format: Format) -> &[u8] {
+    let line = if number == 1 { line.strip_prefix(framing::BOM).unwrap_or(line) } else { line };
+    let line = line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line));
+    match format {
+        Format::Json => line.trim_ascii(),
+        Format::Text => line,
+    }
 }
 
 fn record(args: &Args, line: &[u8]) -> Result<NewRecord, String> {
@@ -123,6 +138,20 @@ fn report(topic: &str, acknowledged: u64, error: Option<String>, json: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_end_as_on_any_system_and_a_byte_order_mark_is_no_content() {
+        for (line, number, text, json) in [
+            (&b"\xef\xbb\xbfa\r\n"[..], 1, &b"a"[..], &b"a"[..]),
+            (b"\xef\xbb\xbfa\n", 2, b"\xef\xbb\xbfa", b"\xef\xbb\xbfa"),
+            (b" {}\t\r\n", 1, b" {}\t", b"{}"),
+            (b"a\r", 1, b"a\r", b"a"),
+            (b"\r\n", 3, b"", b""),
+            (b"\xef\xbb\xbf", 1, b"", b""),
+        ] {
+            assert_eq!((content(line, number, Format::Text), content(line, number, Format::Json)), (text, json));
+        }
+    }
 
     #[test]
     fn the_first_separator_ends_the_key() {

@@ -2,12 +2,14 @@
 
 use super::{Admin, Place};
 use crate::kafka::context::Context;
+use crate::kafka::headers::Dropped;
+use crate::kafka::record::Incoming;
 use crate::kafka::{Error, client_error, trouble};
 use crate::manifest::From;
-use crate::model::{Header, Record};
+use crate::model::Record;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,7 +92,8 @@ impl Reading {
             None => Ok(None),
             Some(Ok(message)) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                let record = record(&self.topic, &message);
+                // A name that can't be read is shown escaped.
+                let (record, _) = Incoming::new(&self.topic, &message, &Dropped::default()).into_owned();
                 Ok(self.reach(partition, offset).then_some(record))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -146,20 +149,4 @@ fn ends(admin: &Admin, topic: &str, partitions: &[i32], to: From) -> Result<BTre
         (place.partition, End { offset, is_there: offset <= place.end })
     };
     Ok(admin.places(topic, partitions, at)?.into_iter().map(end).collect())
-}
-
-fn record(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
-    let header = |header: rdkafka::message::Header<'_, &[u8]>| Header {
-        name: header.key.to_owned(),
-        value: header.value.map(<[u8]>::to_vec),
-    };
-    Record {
-        topic: topic.clone(),
-        partition: message.partition(),
-        offset: message.offset(),
-        time_ms: message.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0),
-        key: message.key().map(<[u8]>::to_vec),
-        headers: message.headers().map(|headers| headers.iter().map(header).collect()).unwrap_or_default(),
-        payload: message.payload().map(<[u8]>::to_vec),
-    }
 }

@@ -3,12 +3,14 @@
 //! Answers borrow from librdkafka's event; what leaves this file is owned.
 
 use super::{ANSWER_MAX, Admin};
+use crate::kafka::ids::{self, TopicIds};
+use crate::kafka::native::{self, Event, slice, text};
 use crate::kafka::{Error, trouble};
 use rdkafka::bindings::*;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
-use std::ffi::{CStr, CString, c_char};
-use std::time::Duration;
+use std::ffi::CString;
+use std::sync::Arc;
 
 /// A group in a list.
 pub(super) struct Listed {
@@ -43,7 +45,7 @@ impl Admin {
         // SAFETY: the event is of this call, so the result is there; everything in it lives as long as the event, and is
         // copied before that is dropped. The array has as many elements as its count says.
         unsafe {
-            let result = rd_kafka_event_ListConsumerGroups_result(event.0);
+            let result = rd_kafka_event_ListConsumerGroups_result(event.pointer());
             let mut count = 0;
             let groups = rd_kafka_ListConsumerGroups_result_valid(result, &mut count);
             let listed = |group: &*const rd_kafka_ConsumerGroupListing_t| Listed {
@@ -71,7 +73,7 @@ impl Admin {
         })?;
         // SAFETY: as in `list_groups`; member numbers are below the count.
         unsafe {
-            let result = rd_kafka_event_DescribeConsumerGroups_result(event.0);
+            let result = rd_kafka_event_DescribeConsumerGroups_result(event.pointer());
             let mut count = 0;
             let groups = rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
             let Some(&group) = slice(groups, count).first() else {
@@ -109,7 +111,7 @@ impl Admin {
         })?;
         // SAFETY: as in `list_groups`.
         unsafe {
-            let result = rd_kafka_event_ListConsumerGroupOffsets_result(event.0);
+            let result = rd_kafka_event_ListConsumerGroupOffsets_result(event.pointer());
             let mut count = 0;
             let groups = rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
             let Some(&group) = slice(groups, count).first() else { return Ok(Vec::new()) };
@@ -132,42 +134,80 @@ impl Admin {
         call: impl FnOnce(*mut rd_kafka_t, *const rd_kafka_AdminOptions_t, *mut rd_kafka_queue_t),
     ) -> Result<Event, Error> {
         let client = self.client.client().native_ptr();
-        let wait_ms = |max: Duration| i32::try_from(max.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the client outlives this call, and options and queue are destroyed once, after their last use. The queue
-        // gets one event, or none where the answer does not come.
-        let event = unsafe {
-            let queue = rd_kafka_queue_new(client);
-            let options = rd_kafka_AdminOptions_new(client, op);
-            let mut cause: [c_char; 256] = [0; 256];
-            rd_kafka_AdminOptions_set_request_timeout(options, wait_ms(ANSWER_MAX), cause.as_mut_ptr(), cause.len());
-            call(client, options, queue);
-            let event = rd_kafka_queue_poll(queue, wait_ms(ANSWER_MAX + Duration::from_secs(1)));
-            rd_kafka_AdminOptions_destroy(options);
-            rd_kafka_queue_destroy(queue);
-            event
-        };
-        let unreachable = |cause| Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause };
-        if event.is_null() {
-            return Err(unreachable(trouble::answer(RDKafkaErrorCode::OperationTimedOut)));
+        // SAFETY: the client outlives this call.
+        let event = unsafe { native::ask(client, op, None, ANSWER_MAX, |options, queue| call(client, options, queue)) };
+        event.map_err(|code| self.away(code))
+    }
+
+    fn away(&self, code: RDKafkaErrorCode) -> Error {
+        Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause: trouble::answer(code) }
+    }
+
+    /// The ids of topics that exist.
+    pub(super) fn topic_ids(&self, topics: &[Arc<str>]) -> Result<TopicIds, Error> {
+        // SAFETY: the client outlives this call.
+        let ids = unsafe { ids::topic_ids(self.client.client().native_ptr(), topics, ANSWER_MAX) };
+        ids.map_err(|code| self.away(code))
+    }
+
+    /// The id of the cluster.
+    pub fn cluster_id(&self) -> Result<Option<String>, Error> {
+        // SAFETY: the client outlives this call.
+        let id = unsafe { ids::cluster_id(self.client.client().native_ptr(), ANSWER_MAX) };
+        id.map_err(|code| self.away(code))
+    }
+
+    /// Sets offsets of a group that has no members, by topic, partition and offset.
+    pub(super) fn commit(&self, group: &str, offsets: &[(&str, i32, u64)]) -> Result<(), Error> {
+        let what = format!("group {group}");
+        let name = c_string(&what, group)?;
+        let mut wanted = Vec::new();
+        for (topic, partition, offset) in offsets {
+            wanted.push((c_string(&what, topic)?, *partition, i64::try_from(*offset).unwrap_or(i64::MAX)));
         }
-        let event = Event(event);
-        // SAFETY: the event is there.
-        let code = unsafe { rd_kafka_event_error(event.0) };
-        match code {
-            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(event),
-            code => Err(unreachable(trouble::answer(code.into()))),
+        let op = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
+        // SAFETY: as in `list_groups`; list and request are copied by the calls and destroyed here, once. A partition that
+        // was added is there until its list is destroyed.
+        let event = self.call(op, |client, options, queue| unsafe {
+            let list = rd_kafka_topic_partition_list_new(i32::try_from(wanted.len()).unwrap_or(0));
+            for (topic, partition, offset) in &wanted {
+                (*rd_kafka_topic_partition_list_add(list, topic.as_ptr(), *partition)).offset = *offset;
+            }
+            let request = rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), list);
+            rd_kafka_topic_partition_list_destroy(list);
+            let mut requests = [request];
+            rd_kafka_AlterConsumerGroupOffsets(client, requests.as_mut_ptr(), requests.len(), options, queue);
+            rd_kafka_AlterConsumerGroupOffsets_destroy(request);
+        })?;
+        // SAFETY: as in `list_groups`.
+        unsafe {
+            let result = rd_kafka_event_AlterConsumerGroupOffsets_result(event.pointer());
+            let mut count = 0;
+            let groups = rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &mut count);
+            let Some(&group) = slice(groups, count).first() else { return Ok(()) };
+            let error = rd_kafka_group_result_error(group);
+            if !error.is_null() {
+                return Err(not_set(what, rd_kafka_error_code(error).into()));
+            }
+            let failed = partitions(rd_kafka_group_result_partitions(group))
+                .iter()
+                .find(|partition| partition.err != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
+            failed.map_or(Ok(()), |partition| Err(not_set(what, partition.err.into())))
         }
     }
 }
 
-/// An answer, which is freed with its value.
-struct Event(*mut rd_kafka_event_t);
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: the event is owned by this value alone.
-        unsafe { rd_kafka_event_destroy(self.0) }
-    }
+fn not_set(what: String, code: RDKafkaErrorCode) -> Error {
+    use RDKafkaErrorCode::{NonEmptyGroup, UnknownMemberId};
+    let cause = match code {
+        NonEmptyGroup | UnknownMemberId => {
+            "its offsets can't be set while it has members: stop them, and wait until their session is over \
+             (`session.timeout.ms`, 45 s by default); `wasmill kafka groups describe` shows them"
+                .to_owned()
+        }
+        code => trouble::answer(code),
+    };
+    Error::Refused { what, cause }
 }
 
 /// # Safety
@@ -197,20 +237,6 @@ unsafe fn partitions<'a>(list: *const rd_kafka_topic_partition_list_t) -> &'a [r
     }
     // SAFETY: a list has as many elements as its count says.
     unsafe { slice((*list).elems, usize::try_from((*list).cnt).unwrap_or(0)) }
-}
-
-/// # Safety
-/// The array has so many elements that live for `'a`, or is null.
-unsafe fn slice<'a, T>(array: *const T, count: usize) -> &'a [T] {
-    // SAFETY: the caller's promise.
-    if array.is_null() || count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(array, count) } }
-}
-
-/// # Safety
-/// The text ends with NUL, or is null.
-unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: the caller's promise.
-    if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
 }
 
 /// # Safety

@@ -1,6 +1,6 @@
 //! The offsets that a store keeps of its sources, for a person to look at and to reset while no host runs.
 
-use crate::kafka::{Error, wait_for};
+use crate::kafka::{Error, cluster_identity, transform, wait_for};
 use crate::store::EventStore;
 use serde::Serialize;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ pub struct Stored {
     pub next: u64,
     /// Records from there on that are settled already.
     pub ahead: u64,
-    /// The development broker whose partition it was: its data ended with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub incarnation: Option<String>,
+    /// The id of the topic: one that is made again under the name has another. On the development broker that of the
+    /// broker, whose topics end with it. None where the group has the offset, or the broker gives topics no ids.
+    pub topic_id: Option<String>,
 }
 
 /// The offsets of one source, or of all.
@@ -44,12 +44,35 @@ pub fn reset(store: &dyn EventStore, ledger: &Arc<str>, next: u64) -> Result<(),
     Ok(wait_for(|done| store.reset_ledger(ledger, next, done))?)
 }
 
-/// The name of a ledger, taken apart; see `Connection::ledger`, which makes it.
+/// Notes the id of the topic that the offsets of a group are about.
+pub fn keep_topic_id(store: &dyn EventStore, source: &str, topic: &str, id: Option<String>) -> Result<(), Error> {
+    Ok(wait_for(|done| store.set_fact(&transform::guard::fact(source, topic), id, done))?)
+}
+
+/// The id of the cluster that the store has worked with.
+pub fn cluster(store: &dyn EventStore) -> Result<Option<String>, Error> {
+    Ok(cluster_identity::known(store)?)
+}
+
+/// From now on the store works with the cluster of this id.
+pub fn keep_cluster(store: &dyn EventStore, id: String) -> Result<(), Error> {
+    Ok(wait_for(|done| store.set_fact(cluster_identity::FACT, Some(id), done))?)
+}
+
+/// The name of the ledger of a partition of a source, on a topic with this id.
+pub fn ledger(source: &str, topic: &str, partition: i32, topic_id: Option<&str>) -> Arc<str> {
+    match topic_id {
+        Some(id) => format!("kafka/{source}/{topic}/{partition}@{id}").into(),
+        None => format!("kafka/{source}/{topic}/{partition}").into(),
+    }
+}
+
+/// The name of a ledger, taken apart.
 fn parse(ledger: &str) -> Option<Stored> {
     let mut parts = ledger.strip_prefix("kafka/")?.splitn(3, '/');
     let (source, topic, last) = (parts.next()?, parts.next()?, parts.next()?);
-    let (partition, incarnation) = match last.split_once('@') {
-        Some((partition, incarnation)) => (partition, Some(incarnation.to_owned())),
+    let (partition, topic_id) = match last.split_once('@') {
+        Some((partition, id)) => (partition, Some(id.to_owned())),
         None => (last, None),
     };
     Some(Stored {
@@ -58,7 +81,7 @@ fn parse(ledger: &str) -> Option<Stored> {
         partition: partition.parse().ok()?,
         next: 0,
         ahead: 0,
-        incarnation,
+        topic_id,
     })
 }
 
@@ -70,15 +93,14 @@ mod tests {
     #[test]
     fn what_is_stored_is_found_by_its_source() {
         let folder = Folder::new();
-        let cluster = crate::kafka::Connection::new("127.0.0.1:9", &Default::default()).unwrap();
         for (source, partition, next) in [("tills", 10, 3), ("tills", 2, 7), ("shop", 0, 1)] {
-            reset(&*folder.store, &cluster.ledger(source, "baskets", partition), next).unwrap();
+            reset(&*folder.store, &ledger(source, "baskets", partition, None), next).unwrap();
         }
-        reset(&*folder.store, &"kafka/tills/baskets/0@7f".into(), 5).unwrap();
+        reset(&*folder.store, &ledger("tills", "baskets", 0, Some("7f")), 5).unwrap();
         let found = stored(&*folder.store, Some("tills")).unwrap();
         let found: Vec<_> = found.iter().map(|stored| (stored.partition, stored.next)).collect();
         assert_eq!(found, [(0, 5), (2, 7), (10, 3)]);
         let all = stored(&*folder.store, None).unwrap();
-        assert_eq!((all.len(), all[1].incarnation.as_deref()), (4, Some("7f")));
+        assert_eq!((all.len(), all[1].topic_id.as_deref()), (4, Some("7f")));
     }
 }

@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The topic that offsets of sinks stand on.
-pub(super) const POSITIONS: &str = "wasmill-sink-positions";
+pub(super) const POSITIONS: &str = crate::manifest::POSITIONS_TOPIC;
 /// Long enough for a broker that still makes its topic for offsets.
 const OFFSETS_MAX: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,7 @@ use super::sender::Style;
 use super::transactional::{self, Transactional};
 use super::{Config, RETRY_FIRST, RETRY_MAX, View};
 use crate::kafka::message::{CloudEvents, Envelope};
-use crate::kafka::{Connection, Error, wait_for};
+use crate::kafka::{Connection, Error, cluster_identity, wait_for};
 use crate::manifest::SinkMode;
 use crate::model::{DeadLetter, Message};
 use crate::store::{self, EventStore};
@@ -24,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A feed, a publisher, and the position between them.
 pub(super) struct Worker {
     config: Config,
+    connection: Connection,
     view: Arc<View>,
     store: Arc<dyn EventStore>,
     feed: Box<dyn Feed>,
@@ -85,12 +86,12 @@ impl Worker {
         stopped: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
         let feed = config.open(&*store)?;
-        let publisher = publisher(&config, &*feed, connection, &store, &view)?;
+        let publisher = publisher(&config, &*feed, connection.clone(), &store, &view)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|error| Error::Client { client: "sink".into(), cause: error.to_string() })?;
         let name = config.position_name();
         let (stored, moving) = (0, None);
-        Ok(Self { config, view, store, feed, publisher, stopped, runtime, name, stored, moving })
+        Ok(Self { config, connection, view, store, feed, publisher, stopped, runtime, name, stored, moving })
     }
 
     /// Follows the feed until it is stopped; after trouble it starts over from the position.
@@ -128,6 +129,9 @@ impl Worker {
     }
 
     fn follow(&mut self, pause: &mut Duration) -> Result<(), End> {
+        let purpose = format!("sink-{}", self.config.name);
+        cluster_identity::check_first(&self.connection, &purpose, &self.view.health, &*self.store)
+            .map_err(|unfit| End::Trouble(unfit.text()))?;
         let mut reached = self.position()?;
         self.reach(reached);
         self.view.note(None);

@@ -10,7 +10,7 @@ use super::completions::{Completion, Completions, LaneId};
 use super::lane::Lane;
 use super::membership::Rebalances;
 use super::outlet::Way;
-use super::scout::{Opening, Request};
+use super::scout::{Finding, Opening, Request};
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
@@ -43,7 +43,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(5);
 /// Ways to and from the scout.
 pub(super) struct Ends {
     pub(super) scout: Sender<Request>,
-    pub(super) findings: Receiver<Opening>,
+    pub(super) findings: Receiver<Finding>,
     /// Dropped once nothing is in flight any more: the source's `stop` waits for it.
     pub(super) draining: Option<Sender<()>>,
 }
@@ -127,19 +127,29 @@ impl Reader {
     /// Starts the partitions that the scout found.
     fn open(&mut self) -> bool {
         let mut opened = false;
-        while let Ok(Opening { partition, ledger_name, ledger }) = self.ends.findings.try_recv() {
+        while let Ok(finding) = self.ends.findings.try_recv() {
+            let Opening { partition, ledger_name, ledger, recreations } = match finding {
+                Finding::Open(opening) => opening,
+                Finding::Foreign(topic, reason) => {
+                    let of_topic = self.readings.iter_mut().flatten().filter(|found| found.partition.topic == topic);
+                    of_topic.for_each(|reading| reading.stop_reading(&self.work, reason));
+                    opened = true;
+                    continue;
+                }
+            };
             let is_read = self.readings.iter().flatten().any(|reading| reading.partition == partition);
             // The group may have taken it meanwhile, or even given it again.
             if is_read || !self.work.view.is_ours(&partition) {
                 continue;
             }
-            self.read_from(partition, Lane::new(ledger_name, ledger).counted_in(&self.work.bytes_in_flight));
+            let lane = Lane::new(ledger_name, ledger).counted_in(&self.work.bytes_in_flight);
+            self.read_from(partition, lane, recreations);
             opened = true;
         }
         opened
     }
 
-    fn read_from(&mut self, partition: TopicPartition, lane: Lane) {
+    fn read_from(&mut self, partition: TopicPartition, lane: Lane, recreations: u64) {
         let queue = match self.work.queue(&partition, lane.next()) {
             Ok(queue) => queue,
             Err(error) => return self.work.give_back(&self.ends.scout, &partition, &error.to_string()),
@@ -152,7 +162,8 @@ impl Reader {
         });
         self.epoch += 1;
         let id = LaneId { number, epoch: self.epoch };
-        self.readings[number] = Some(Reading::new(partition, id, lane, queue, &self.work.completions));
+        let reading = Reading::new(partition, id, lane, queue, recreations, &self.work.completions);
+        self.readings[number] = Some(reading);
     }
 
     fn complete(&mut self) -> bool {

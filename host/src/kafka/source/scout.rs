@@ -4,9 +4,12 @@
 mod opening;
 
 use super::completions::Completions;
+use super::starts::{Ask, Starts};
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
+use crate::kafka::cluster_identity::{self, Unfit};
+use crate::kafka::ids::{self, TopicIds};
 use crate::kafka::{Connection, Error, trouble, watermarks};
 use crate::manifest::Membership;
 use crate::store::{self, EventStore, Ledger};
@@ -14,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +25,9 @@ use std::time::{Duration, Instant};
 const ROUND_EVERY: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Why a partition is opened again whose topic is another one now.
+pub(super) const RECREATED: &str = "the topic was deleted and made again";
 
 /// What the scout is asked.
 pub(super) enum Request {
@@ -33,11 +40,20 @@ pub(super) enum Request {
     Stop,
 }
 
+/// What the reader is told.
+pub(super) enum Finding {
+    Open(Opening),
+    /// What is read under this topic's name is not what the ledgers are about, and why: its partitions are opened again.
+    Foreign(Arc<str>, &'static str),
+}
+
 /// A partition to read, from its ledger's `next` on.
 pub(super) struct Opening {
     pub(super) partition: TopicPartition,
     pub(super) ledger_name: Arc<str>,
     pub(super) ledger: Ledger,
+    /// `Health::recreations` from before the topic's id was asked for.
+    pub(super) recreations: u64,
 }
 
 /// See the module.
@@ -49,8 +65,18 @@ pub(super) struct Scout {
     reader: Option<Box<dyn store::Reader>>,
     view: Arc<View>,
     requests: Receiver<Request>,
-    openings: Sender<Opening>,
+    findings: Sender<Finding>,
     completions: Arc<Completions>,
+    /// The topics' ids at the last look.
+    ids: TopicIds,
+    /// `Health::recreations` from before that look.
+    recreations: u64,
+    /// Where partitions start that were there at first; none until that is fixed.
+    starts: Option<Starts>,
+    /// Dropped once it is.
+    fixed: Option<Sender<()>>,
+    /// Another cluster answered at the last look.
+    is_foreign: bool,
 }
 
 impl Scout {
@@ -62,10 +88,28 @@ impl Scout {
         store: Arc<dyn EventStore>,
         view: Arc<View>,
         requests: Receiver<Request>,
-        openings: Sender<Opening>,
+        findings: Sender<Finding>,
         completions: Arc<Completions>,
+        fixed: Sender<()>,
     ) -> Self {
-        Self { config, connection, consumer, store, reader: None, view, requests, openings, completions }
+        let (ids, recreations, reader, starts, is_foreign) = Default::default();
+        let fixed = Some(fixed);
+        Self {
+            config,
+            connection,
+            consumer,
+            store,
+            reader,
+            view,
+            requests,
+            findings,
+            completions,
+            ids,
+            recreations,
+            starts,
+            fixed,
+            is_foreign,
+        }
     }
 
     /// After a panic: it asks everything again.
@@ -76,6 +120,11 @@ impl Scout {
 
     pub(super) fn run(&mut self) {
         let mut due = Instant::now();
+        // What the store knows needs no broker. Where it can't be read now, it is looked at again below.
+        self.starts = Starts::find(&*self.store, &self.config.name, self.config.from).unwrap_or_default();
+        if self.starts.is_some() {
+            self.fixed.take();
+        }
         loop {
             crate::supervise::round();
             let answer = match self.requests.recv_deadline(due) {
@@ -97,14 +146,24 @@ impl Scout {
     }
 
     fn round(&mut self) -> Result<(), String> {
+        self.check_cluster()?;
+        let mut result = self.identify();
         // What the group has given is opened at once.
-        let opened_first = self.open_all();
-        let (partitions, mut result) = self.partitions()?;
-        result = result.and(opened_first);
-        if self.config.membership == Membership::Assigned {
-            self.view.assign(partitions);
+        if self.starts.is_some() {
             result = result.and(self.open_all());
         }
+        let (partitions, listed) = self.partitions()?;
+        if self.starts.is_none() {
+            self.fix_starts()?;
+        }
+        let is_new = partitions.iter().any(|partition| !self.ids.contains_key(&partition.topic));
+        if self.config.membership == Membership::Assigned {
+            self.view.assign(partitions);
+        }
+        if is_new {
+            result = result.and(self.identify());
+        }
+        result = result.and(listed).and(self.open_all());
         for partition in self.view.opened() {
             let end = self.watermarks(&partition).map(|(_, stable)| {
                 // What is not committed yet is there too.
@@ -114,6 +173,65 @@ impl Scout {
             result = result.and(end);
         }
         result
+    }
+
+    /// Where another cluster answers, nothing is read until the right one does.
+    fn check_cluster(&mut self) -> Result<(), String> {
+        let checked = cluster_identity::check(self.consumer.client(), &self.connection, &*self.store);
+        let was_foreign = std::mem::replace(&mut self.is_foreign, matches!(checked, Err(Unfit::Another(_))));
+        match checked {
+            // Who does not answer now is told by the questions that follow.
+            Ok(()) | Err(Unfit::Unknown(_)) => Ok(()),
+            Err(Unfit::Another(text)) => {
+                if !was_foreign {
+                    tracing::error!(source = &*self.config.name, "{text}");
+                }
+                for partition in self.view.opened() {
+                    let _ = self.findings.send(Finding::Foreign(partition.topic, "another cluster answers"));
+                }
+                self.completions.wake();
+                Err(text)
+            }
+        }
+    }
+
+    /// Where partitions start that are there now: as the store has it, or fixed now and kept there.
+    fn fix_starts(&mut self) -> Result<(), String> {
+        let Config { topics, from, name, .. } = &*self.config;
+        let found = Starts::find(&*self.store, name, *from).map_err(|error| error.to_string())?;
+        let ask = Ask { consumer: &self.consumer, connection: &self.connection, topics, from: *from };
+        self.starts = Some(found.map_or_else(|| Starts::fix(&ask, name, &*self.store), Ok)?);
+        self.fixed.take();
+        Ok(())
+    }
+
+    /// Looks at the topics' ids, and has those read again from the start of all questions whose id is another one now.
+    fn identify(&mut self) -> Result<(), String> {
+        // On the development broker a topic ends with its broker, which the names of ledgers tell.
+        if self.connection.is_embedded() {
+            return Ok(());
+        }
+        let known = self.view.opened().into_iter().chain(self.view.unopened()).map(|partition| partition.topic);
+        let topics: BTreeSet<Arc<str>> = known.chain(self.config.topics.named().iter().cloned()).collect();
+        let topics: Vec<Arc<str>> = topics.into_iter().collect();
+        let recreations = self.consumer.context().health().recreations();
+        // SAFETY: the client outlives the call.
+        let ids = unsafe { ids::topic_ids(self.consumer.client().native_ptr(), &topics, ANSWER_MAX) };
+        let mut ids = ids.map_err(|code| format!("the ids of topics are not known: {}", trouble::answer(code)))?;
+        for (topic, id) in std::mem::take(&mut self.ids) {
+            match ids.get(&topic) {
+                Some(now) if *now != id => {
+                    tracing::warn!(source = &*self.config.name, topic = &*topic, "the topic was recreated");
+                    let _ = self.findings.send(Finding::Foreign(topic, RECREATED));
+                    self.completions.wake();
+                }
+                Some(_) => {}
+                // It is gone, or can't be asked for: what comes under its name is held against what it was.
+                None => _ = ids.insert(topic, id),
+            }
+        }
+        (self.ids, self.recreations) = (ids, recreations);
+        Ok(())
     }
 
     /// A partition in trouble must not keep the others waiting.

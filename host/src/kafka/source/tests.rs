@@ -1,6 +1,7 @@
 //! A source against a broker and a store, through everything that may happen to it.
 
 mod groups;
+mod identity;
 mod places;
 
 use super::*;
@@ -21,7 +22,7 @@ pub(in crate::kafka) fn random(seed: u64) -> impl FnMut(u64) -> u64 {
 const TOPIC: &str = "baskets";
 
 fn config(from: manifest::From) -> Config {
-    Config::new("till", &settings(from))
+    Config::new("till", &settings(from), &[])
 }
 
 fn settings(from: manifest::From) -> manifest::Source {
@@ -35,10 +36,12 @@ fn settings(from: manifest::From) -> manifest::Source {
         is_from_written: true,
         was: None,
         lost: manifest::Lost::Continue,
+        recreated: manifest::Recreated::Stop,
         membership: manifest::Membership::Assigned,
         group: None,
         properties: Default::default(),
         dead_letter_topic: None,
+        drop_headers: vec!["cookie".into()],
         in_flight_max: 64,
         in_flight_mib: 64,
     }
@@ -209,7 +212,7 @@ fn a_broker_that_is_away_is_waited_for_at_the_start_and_later() {
 fn records_that_retention_removed_are_parked_as_a_range() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     let connection = broker.connection(&[]);
-    let ledger = connection.ledger("till", TOPIC, 0);
+    let ledger = connection.ledger("till", TOPIC, 0, None);
     crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1, done)).unwrap();
     // The mock cluster keeps 5 MiB.
     for _ in 0..80 {
@@ -277,7 +280,7 @@ fn a_partition_that_ends_before_the_stored_offset_is_given_up_and_the_others_go_
     let (broker, folder) = (Broker::with_topic(TOPIC, 2), Folder::new());
     produce(&broker, 2, 0..20);
     let connection = broker.connection(&[]);
-    let ledger = connection.ledger("till", TOPIC, 0);
+    let ledger = connection.ledger("till", TOPIC, 0, None);
     crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1_000, done)).unwrap();
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let source = start_with(config(manifest::From::Beginning), connection, &folder, &inbox);
@@ -285,7 +288,7 @@ fn a_partition_that_ends_before_the_stored_offset_is_given_up_and_the_others_go_
     assert!(!source.is_caught_up());
     let error = source.status().error.unwrap();
     assert!(error.contains("partition 0: offset 1000 comes next but the partition ends at 10"), "{error}");
-    assert!(error.contains("[sources.till]"), "{error}");
+    assert!(error.contains("offsets reset till --topic baskets --partition 0"), "{error}");
     assert_eq!(source.status().state, State::Stalled);
 }
 
@@ -319,6 +322,61 @@ fn offsets_are_committed_to_the_group_for_lag_tools() {
     assert_eq!(committed.elements()[0].offset(), rdkafka::Offset::Offset(10));
 }
 
+/// What a record is, and a part of why it is put aside; `None` where it is taken.
+type Hostile = (&'static str, &'static [u8], &'static [(&'static [u8], &'static [u8])], Option<&'static str>);
+
+const HOSTILE: &[Hostile] = &[
+    (
+        "a name of a header that is not UTF-8",
+        b"k1",
+        &[(b"ok", b"1"), (b"caf\xe9", b"2")],
+        Some("header 2 is not UTF-8: `caf\\xe9`"),
+    ),
+    ("a name that holds a NUL", b"k2", &[(b"a\0b", b"1")], None),
+    ("no name at all", b"k3", &[(b"", b"")], None),
+    ("a value that is not UTF-8", b"k4", &[(b"x-correlation-id", b"\xff\xfe")], None),
+    ("names that repeat, and control characters", b"k5", &[(b"\x1b[2J", b"\n"), (b"\x1b[2J", b"\0")], None),
+    ("a secret of its sender", b"k6", &[(b"Cookie", b"session=1")], None),
+    ("a trace that is none", b"k7", &[(b"traceparent", b"00-zz-\xff-01"), (b"tracestate", b"\xff")], None),
+    ("a key with a schema id", b"\0\0\0\0\x07k8", &[], Some("zero byte and 7")),
+    ("a key with a byte order mark", b"\xef\xbb\xbfk9", &[], Some("byte order mark")),
+    ("a key in UTF-16", b"\xff\xfek\01\0", &[], Some("UTF-16")),
+    ("a key that is not UTF-8", b"k\xc3\x28", &[], Some("the key is not UTF-8")),
+];
+
+#[test]
+fn hostile_records_are_taken_or_put_aside_with_a_reason_and_their_partition_goes_on() {
+    let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
+    for (_, key, headers, _) in HOSTILE {
+        broker.produce_with(TOPIC, key, headers);
+    }
+    broker.flush();
+    produce(&broker, 1, 0..1);
+    let inbox = Recorder::new(&folder.store, Mood::Willing);
+    let source = start(&broker, &folder, &inbox);
+    wait_until_caught_up(&source);
+    let letters = folder.dead_letters();
+    for (offset, (what, _, _, expected)) in HOSTILE.iter().enumerate() {
+        let place = format!("topic baskets partition 0 offset {offset}");
+        let reason = letters.iter().find(|letter| letter.place == place).map(|letter| letter.reason.as_str());
+        assert!(
+            match (expected, reason) {
+                (None, None) => true,
+                (Some(expected), Some(reason)) => reason.contains(expected) && reason.contains("produce"),
+                _ => false,
+            },
+            "{what}: {reason:?}"
+        );
+    }
+    assert!(taken(&folder).contains("b0"), "the partition goes on");
+    let events = folder.events();
+    let names = |id: &str| -> Vec<&str> {
+        let event = events.iter().find(|event| &*event.stream.aggregate_id == id).unwrap();
+        event.headers.iter().map(|header| header.name.as_str()).collect()
+    };
+    assert_eq!((names("k2"), names("k6")), (vec!["a\0b"], Vec::<&str>::new()), "whole, and dropped");
+}
+
 #[test]
 fn a_stop_does_not_wait_for_a_broker() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
@@ -338,7 +396,7 @@ fn the_ledger_in_the_store_names_the_source_and_the_offsets() {
     produce(&broker, 1, 0..3);
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let connection = broker.connection(&[]);
-    let ledger = connection.ledger("till", TOPIC, 0);
+    let ledger = connection.ledger("till", TOPIC, 0, None);
     let source = start_with(config(manifest::From::Beginning), connection, &folder, &inbox);
     wait_until_caught_up(&source);
     assert_eq!(folder.store.reader().unwrap().ledger(&ledger).unwrap().next, 3);

@@ -22,26 +22,35 @@ impl fmt::Display for TopicPartition {
 
 /// The topics of a source, by name and by pattern.
 #[derive(Clone, Debug)]
-pub(super) struct Topics {
+pub(in crate::kafka) struct Topics {
     written: Vec<String>,
     named: Vec<Arc<str>>,
     patterns: Vec<Regex>,
+    /// No pattern finds these.
+    excluded: Arc<[String]>,
 }
 
 impl Topics {
-    /// As the manifest has them: a pattern begins with `^`.
-    pub(super) fn new(written: &[String]) -> Self {
+    /// As the manifest has them: a pattern begins with `^`. `excluded`: topics that the host writes to, which no pattern
+    /// finds: it would read what it has written for ever.
+    pub(in crate::kafka) fn new(written: &[String], excluded: &[String]) -> Self {
         let (patterns, named): (Vec<_>, Vec<_>) = written.iter().partition(|topic| is_pattern(topic));
         Self {
             written: written.to_vec(),
             named: named.into_iter().map(|topic| topic.as_str().into()).collect(),
             patterns: patterns.into_iter().map(|text| Regex::new(text).expect("the manifest was checked")).collect(),
+            excluded: excluded.into(),
         }
     }
 
     /// As the manifest has them.
     pub(super) fn written(&self) -> &[String] {
         &self.written
+    }
+
+    /// Those that no pattern finds.
+    pub(super) fn excluded(&self) -> &[String] {
+        &self.excluded
     }
 
     /// Those that must be there.
@@ -53,9 +62,16 @@ impl Topics {
         !self.patterns.is_empty()
     }
 
+    /// Whether a topic is not to be read, although the group may have given its partitions: where brokers match patterns
+    /// they know nothing of the topics that this host writes to.
+    pub(in crate::kafka) fn are_without(&self, topic: &str) -> bool {
+        self.excluded.iter().any(|excluded| excluded == topic) && !self.named.iter().any(|named| **named == *topic)
+    }
+
     /// Whether a topic that has not been named is one of them.
     pub(super) fn are_found_in(&self, topic: &str) -> bool {
         !topic.starts_with(INTERNAL)
+            && !self.are_without(topic)
             && !self.named.iter().any(|named| **named == *topic)
             && self.patterns.iter().any(|pattern| pattern.is_match(topic))
     }
@@ -71,13 +87,20 @@ mod tests {
 
     #[test]
     fn patterns_find_what_is_not_named_and_not_internal() {
-        let topics = Topics::new(&["orders".into(), "^shop\\..*".into(), "^.*s$".into()]);
+        let excluded = ["shop.dead".to_owned(), "orders".into()];
+        let topics = Topics::new(&["orders".into(), "^shop\\..*".into(), "^.*s$".into()], &excluded);
         assert_eq!(topics.named(), [Arc::from("orders")]);
-        for (topic, found) in
-            [("shop.1", true), ("shops", true), ("my.shop.1", false), ("orders", false), ("__consumer_offsets", false)]
-        {
+        for (topic, found) in [
+            ("shop.1", true),
+            ("shops", true),
+            ("my.shop.1", false),
+            ("orders", false),
+            ("__consumer_offsets", false),
+            ("shop.dead", false),
+        ] {
             assert_eq!(topics.are_found_in(topic), found, "{topic}");
         }
-        assert!(!Topics::new(&["a".into()]).has_patterns());
+        assert!(topics.are_without("shop.dead") && !topics.are_without("orders"), "what is named is wanted");
+        assert!(!Topics::new(&["a".into()], &[]).has_patterns());
     }
 }

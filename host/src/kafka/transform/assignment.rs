@@ -1,9 +1,10 @@
 //! Where the partitions are read from that the group gives: at what it has committed, or where the manifest says.
 
+use super::guard::{Guard, Known};
 use super::{ANSWER_MAX, Broken, Config, View};
 use crate::kafka::context::Context;
 use crate::kafka::source::TopicPartition;
-use crate::manifest::{From as StartAt, Lost};
+use crate::manifest::Lost;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -37,6 +38,7 @@ pub(super) struct Assignment<'a> {
     pub(super) config: &'a Config,
     pub(super) consumer: &'a BaseConsumer<Context>,
     pub(super) view: &'a View,
+    pub(super) guard: &'a Guard,
     pub(super) owned: &'a mut Owned,
 }
 
@@ -52,7 +54,8 @@ struct Start {
 impl Assignment<'_> {
     /// Reads these partitions too.
     pub(super) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
-        self.read_from(partitions.iter().map(|partition| (partition.clone(), None)).collect())
+        let wanted = partitions.iter().filter(|partition| !self.guard.is_without(&partition.topic));
+        self.read_from(wanted.map(|partition| (partition.clone(), None)).collect())
     }
 
     /// Reads these partitions no more.
@@ -111,8 +114,10 @@ impl Assignment<'_> {
     /// From what the group has committed, where it has.
     fn read(&mut self, partitions: Vec<(TopicPartition, Option<u64>)>) -> Result<(), Broken> {
         let (mut offsets, mut new) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (partition, known) in partitions {
-            let start = self.start(&partition, known)?;
+        let topics = partitions.iter().map(|(partition, _)| partition.topic.clone()).collect();
+        let topics = self.guard.look(self.consumer, topics)?;
+        for (partition, committed) in partitions {
+            let start = self.start(&partition, committed, &topics)?;
             if !self.owned.is_held {
                 add(&mut offsets, &partition, start.next);
             }
@@ -129,9 +134,13 @@ impl Assignment<'_> {
         if new.count() > 0
             && let Err(error) = self.consumer.commit(&new, CommitMode::Sync)
         {
-            tracing::warn!(source = &*self.config.name, "where it starts is not committed yet: {error}");
+            let text = format!("where it starts is not committed to group {} yet: {error}", self.config.group);
+            if topics.are_any_recreated() {
+                return Err(Broken::StartOver(text));
+            }
+            tracing::warn!(source = &*self.config.name, "{text}");
         }
-        Ok(())
+        self.guard.accept(&topics)
     }
 
     /// What the group has. It does not say while a transaction is open that may change it: of a host that was killed, for
@@ -163,39 +172,29 @@ impl Assignment<'_> {
         Ok(wanted)
     }
 
-    fn start(&self, partition: &TopicPartition, committed: Option<u64>) -> Result<Start, Broken> {
+    fn start(&self, partition: &TopicPartition, committed: Option<u64>, topics: &Known) -> Result<Start, Broken> {
         let TopicPartition { topic, partition: number } = partition;
         let found = self.consumer.fetch_watermarks(topic, *number, ANSWER_MAX);
         let (low, end) = found.map_err(|error| Broken::StartOver(format!("{partition}: {error}")))?;
         let (low, end) = (u64::try_from(low).unwrap_or(0), u64::try_from(end).unwrap_or(0));
+        if topics.is_recreated(topic) {
+            let lost =
+                Some(format!("{partition}: the topic was deleted and made again; it is read from its beginning"));
+            return Ok(Start { next: low, end, is_new: true, lost });
+        }
         match committed {
-            None => Ok(Start { next: self.first(partition, low, end)?, end, is_new: true, lost: None }),
+            None => {
+                let first = self.guard.start(topics, topic, *number).map_or(low, |first| first.clamp(low, end));
+                Ok(Start { next: first, end, is_new: true, lost: None })
+            }
             Some(next) if next > end => Err(Broken::GiveUp(format!(
-                "{partition}: group {} is at offset {next} and the partition ends at {end}: the topic was made anew or \
-                 lost records; set the group's offset, or name another group in [sources.{}], and restart this host",
+                "{partition}: group {} is at offset {next} and the partition ends at {end}: its newest records were lost, as \
+                 after an unclean election of a leader; say where to go on: stop the host, run `wasmill kafka offsets reset \
+                 {} --topic {topic} --partition {number} --to end --yes` (or `--to` an offset), and start it again",
                 self.config.group, self.config.name
             ))),
             Some(next) if next < low => self.skip_lost(partition, next, low, end),
             Some(next) => Ok(Start { next, end, is_new: false, lost: None }),
-        }
-    }
-
-    /// The first offset of a partition that the group does not know.
-    fn first(&self, partition: &TopicPartition, low: u64, end: u64) -> Result<u64, Broken> {
-        match self.config.from {
-            StartAt::Beginning => Ok(low),
-            StartAt::End => Ok(end),
-            StartAt::Offset(offset) => Ok(offset.clamp(low, end)),
-            StartAt::Time(ms) => {
-                let mut wanted = TopicPartitionList::new();
-                add(&mut wanted, partition, ms);
-                let found = self.consumer.offsets_for_times(wanted, ANSWER_MAX).map_err(|error| self.unread(&error))?;
-                let found = found.find_partition(&partition.topic, partition.partition).map(|found| found.offset());
-                match found {
-                    Some(Offset::Offset(offset)) => Ok(u64::try_from(offset).unwrap_or(0).clamp(low, end)),
-                    _ => Ok(end),
-                }
-            }
         }
     }
 

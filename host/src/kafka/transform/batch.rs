@@ -3,6 +3,7 @@
 use super::Config;
 use crate::clock::Clock;
 use crate::kafka::message::Envelope;
+use crate::kafka::record::Incoming;
 use crate::kafka::sink::letters;
 use crate::kafka::sink::publisher::refusal;
 use crate::kafka::source::TopicPartition;
@@ -28,9 +29,23 @@ enum Output {
 }
 
 impl Batch {
-    pub(super) fn add(&mut self, record: Record) {
+    /// Adds the next record. One whose headers can't be read is put aside at once, and nobody handles it.
+    pub(super) fn add(&mut self, config: &Config, record: Incoming<'_>) {
+        let (record, wrong) = record.into_owned();
         self.records.push(record);
         self.outputs.push(Output::Messages(Vec::new()));
+        if let Some(reason) = wrong {
+            self.put_aside(config, self.records.len() - 1, reason);
+        }
+    }
+
+    /// The next records from one on that are to be handled, `max` at most: those that are put aside are left out. Empty at
+    /// the end of the batch.
+    pub(super) fn part(&self, from: usize, max: usize) -> Range<usize> {
+        let is_open = |output: &Output| matches!(output, Output::Messages(_));
+        let start = from + self.outputs[from..].iter().take_while(|output| !is_open(output)).count();
+        let count = self.outputs[start..].iter().take(max).take_while(|output| is_open(output)).count();
+        start..start + count
     }
 
     /// Takes off the records that are not handled, which stay in order.
@@ -153,11 +168,14 @@ mod tests {
         Config {
             name: "taps".into(),
             topics: vec!["taps".into()],
+            written: Vec::new(),
             group: "wasmill-taps".into(),
             from: From::Beginning,
             lost: Lost::Continue,
+            recreated: Default::default(),
             dead_letter_topic: "dead".into(),
             bounds: Default::default(),
+            drop_headers: Default::default(),
             deliveries: Deliveries::to("courier"),
         }
     }
@@ -191,7 +209,7 @@ mod tests {
                 headers: Vec::new(),
                 payload: None,
             };
-            batch.add(record);
+            batch.add(&config(), (&record).into());
         }
         for (index, id) in [(0, "a"), (1, "b"), (1, "c"), (2, "d")] {
             batch.lead_to(index, message(id));
@@ -217,6 +235,20 @@ mod tests {
         );
         let offsets: Vec<_> = batch.offsets().into_values().collect();
         assert_eq!(offsets, [13]);
+    }
+
+    #[test]
+    fn a_record_whose_headers_cannot_be_read_is_put_aside_and_not_handled() {
+        let mut batch = batch();
+        let records = batch.records.clone();
+        for (index, record) in records.iter().enumerate() {
+            let mut incoming = Incoming::from(record);
+            incoming.headers.wrong = (index == 1).then(|| "no text".into());
+            batch.add(&config(), incoming);
+        }
+        assert_eq!((batch.part(0, 100), batch.part(0, 2)), (0..4, 0..2));
+        assert_eq!((batch.part(4, 100), batch.part(3, 100), batch.part(6, 100)), (5..6, 3..4, 6..6));
+        assert_eq!(topics(&batch)[4..], ["dead"]);
     }
 
     #[test]

@@ -74,15 +74,18 @@ impl Scene {
         let config = Config {
             name: "taps".into(),
             topics: vec![IN.into()],
+            written: Vec::new(),
             group: "taps".into(),
             from: manifest::From::Beginning,
             lost: manifest::Lost::Continue,
+            recreated: manifest::Recreated::Stop,
             dead_letter_topic: "dead".into(),
+            drop_headers: Default::default(),
             deliveries,
             bounds: crate::bounds::Bounds::default(),
         };
         let echo = Echo { tries: self.tries.clone(), enough, each };
-        Transform::start_with(config, connection, &*self.folder.store, Box::new(echo)).unwrap()
+        Transform::start_with(config, connection, self.folder.store.clone(), Box::new(echo)).unwrap()
     }
 
     fn produce(&self, values: &[&str]) {

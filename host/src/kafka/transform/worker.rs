@@ -13,14 +13,16 @@
 
 use super::assignment::{Assignment, Owned, add};
 use super::batch::Batch;
+use super::guard::Guard;
 use super::retries::{Decision, Retries};
 use super::{Broken, Config, View};
 use crate::follow::backoff;
 use crate::kafka::context::Context;
 use crate::kafka::message::CloudEvents;
+use crate::kafka::record::Incoming;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::transaction::Transactions;
-use crate::kafka::{Connection, Error, client_error, record, watermarks};
+use crate::kafka::{Connection, Error, client_error, watermarks};
 use crate::model::Record;
 use crate::subscriptions::{Transforming, Untransformed};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -51,6 +53,7 @@ pub(super) struct Worker {
     transactions: Transactions<Arc<View>>,
     transformer: Box<dyn Transforming>,
     view: Arc<View>,
+    guard: Guard,
     retries: Retries,
     /// How many records a part has: as many as take [`PART_TIME`], by the last part.
     part: usize,
@@ -65,6 +68,8 @@ struct Member {
     /// Topics by name, so that a record's costs nothing.
     topics: Vec<Arc<str>>,
     owned: Owned,
+    /// `Health::recreations`, as far as it was heeded.
+    recreations: u64,
     /// What is read and not committed. Some of it may be handled already.
     ahead: Batch,
 }
@@ -95,16 +100,17 @@ impl Worker {
         cloud_events: CloudEvents,
         transformer: Box<dyn Transforming>,
         view: Arc<View>,
+        guard: Guard,
     ) -> Result<Self, Error> {
         let instance = format!("wasmill-{}-{identity}", config.name);
-        let consumer_config = connection.member(&config.name, &config.group, &instance)?;
+        let consumer_config = connection.member(&config.name, &config.group, &instance, &config.written)?;
         let transactional_id = format!("wasmill-transform-{}-{identity}", config.name);
         let settings = super::producer_config(&config.name, connection, &transactional_id);
         let (client, health) = (format!("source {}", config.name), view.health.clone());
         let remedy = "two hosts run on copies of one data folder; stop one of them, then restart this host".to_owned();
         let transactions = Transactions::new(client, settings, health, cloud_events, view.clone(), remedy)?;
         let (retries, part, careful) = (Retries::default(), FIRST_PART, true);
-        Ok(Self { config, consumer_config, transactions, transformer, view, retries, part, careful })
+        Ok(Self { config, consumer_config, transactions, transformer, view, guard, retries, part, careful })
     }
 
     /// After a panic: what was begun is read again, by a new member with a new producer.
@@ -137,6 +143,7 @@ impl Worker {
     fn work(&mut self) -> Result<Broken, Broken> {
         self.transactions.take_over()?;
         let mut member = self.join().map_err(|error| Broken::StartOver(error.to_string()))?;
+        self.guard.fix_starts(&member.consumer)?;
         let mut attempt = 0;
         while !self.view.is_stopping() {
             crate::supervise::round();
@@ -215,7 +222,7 @@ impl Worker {
 
     fn assignment<'a>(&'a self, member: &'a mut Member) -> Assignment<'a> {
         let Member { consumer, owned, .. } = member;
-        Assignment { config: &self.config, consumer, view: &self.view, owned }
+        Assignment { config: &self.config, consumer, view: &self.view, guard: &self.guard, owned }
     }
 
     fn join(&self) -> Result<Member, Error> {
@@ -226,7 +233,8 @@ impl Worker {
         let consumer: BaseConsumer<Context> = self.consumer_config.create_with_context(context).map_err(failed)?;
         let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(failed)?;
-        Ok(Member { consumer, rebalances, topics: Vec::new(), owned: Owned::default(), ahead: Batch::default() })
+        let (topics, owned, ahead) = Default::default();
+        Ok(Member { consumer, rebalances, topics, owned, recreations: self.view.health.recreations(), ahead })
     }
 
     /// Adds what is there to a batch, up to so many records; nothing after a while, or when the group wants something.
@@ -236,9 +244,14 @@ impl Worker {
             let wait = if batch.records.is_empty() { wait_max } else { Duration::ZERO };
             match member.consumer.poll(wait) {
                 None => break,
+                // The record may be of a topic that was made again, at an offset of the old one: they are looked at again.
+                Some(Ok(_)) if member.recreations != self.view.health.recreations() => {
+                    member.recreations = self.view.health.recreations();
+                    return Err(Broken::Again("a topic was deleted and made again".into()));
+                }
                 Some(Ok(found)) => {
                     let topic = interned(&mut member.topics, found.topic());
-                    batch.add(record::owned(&topic, &found));
+                    batch.add(&self.config, Incoming::new(&topic, &found, &self.config.drop_headers));
                 }
                 Some(Err(error)) => self.refused(&error)?,
             }
@@ -397,8 +410,14 @@ impl Worker {
     /// Has the subscriber handle the next records of a batch. Nothing is done if one of them fails.
     fn handle_part(&mut self, batch: &mut Batch, count: usize) -> Result<(), Untransformed> {
         let at = batch.handled;
-        let end = at + self.transformer.list(count.min(batch.records.len() - at));
-        let records: Vec<&Record> = batch.records[at..end].iter().collect();
+        let part = batch.part(at, self.transformer.list(count.min(batch.records.len() - at)));
+        if part.start > at || part.is_empty() {
+            // These were put aside when they were read.
+            batch.handled = part.start;
+            return Ok(());
+        }
+        let end = part.end;
+        let records: Vec<&Record> = batch.records[part].iter().collect();
         let started = Instant::now();
         let messages = self.transformer.messages(&records)?;
         let each = started.elapsed() / u32::try_from(end - at).unwrap_or(u32::MAX).max(1);

@@ -2,6 +2,7 @@
 
 use super::*;
 use regex::Regex;
+use std::collections::BTreeSet;
 
 const AGGREGATE: &str = "the type of the aggregate that gets the commands";
 const COMMAND: &str = "the name of the command that each record becomes";
@@ -20,11 +21,13 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let from = section.get("from").and_then(|entry| from(&entry));
     let was = was(&mut section);
     let lost = section.choice("lost", &[("continue", Lost::Continue), ("stop", Lost::Stop)]);
+    let recreated = section.choice("recreated", &[("stop", Recreated::Stop), ("beginning", Recreated::Beginning)]);
     let memberships = [("assigned", Membership::Assigned), ("group", Membership::Group)];
     let membership = section.choice("membership", &memberships);
     let group = section.get("group").and_then(|entry| entry.text("the name of a consumer group")).map(str::to_owned);
     let properties = section.get("properties").map(|entry| properties(&entry)).unwrap_or_default();
     let dead_letter_topic = sink::dead_letter_topic(&mut section);
+    let drop_headers = drop_headers(&mut section);
     let in_flight_max = section.number("in_flight_max", 1..=MANY, in_flight_max(target.as_ref()));
     let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
@@ -40,13 +43,56 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
         is_from_written: from.is_some(),
         was,
         lost,
+        recreated,
         membership,
         group,
         properties,
         dead_letter_topic,
+        drop_headers: drop_headers?,
         in_flight_max,
         in_flight_mib,
     })
+}
+
+fn drop_headers(section: &mut Section<'_>) -> Option<Vec<String>> {
+    const NAMES: &str = "a list of names of headers, such as [\"authorization\", \"cookie\"]";
+    let Some(entry) = section.get("drop_headers") else {
+        return Some(DROP_HEADERS.iter().map(|name| (*name).to_owned()).collect());
+    };
+    let DeValue::Array(items) = entry.value.get_ref() else {
+        entry.expected(NAMES);
+        return None;
+    };
+    let name = |item| Entry { value: item, ..entry.clone() }.text(NAMES).map(str::to_owned);
+    items.iter().map(name).collect()
+}
+
+/// Refuses sources whose dead letters come back to them, at once or by way of others: a record that can't be handled would
+/// be copied for ever.
+pub(super) fn refuse_circles(entry: Option<Entry<'_>>, sources: &BTreeMap<String, Option<Source>>) {
+    let Some(section) = entry.and_then(|entry| entry.section()) else { return };
+    let next = |topic: &str| -> Vec<&str> {
+        let readers = sources.values().flatten().filter(|source| source.topics.iter().any(|read| read == topic));
+        readers.filter_map(|source| source.dead_letter_topic.as_deref()).collect()
+    };
+    for (name, entry) in section.entries() {
+        let Some(source) = sources.get(name).and_then(Option::as_ref) else { continue };
+        let Some(topic) = source.dead_letter_topic.as_deref() else { continue };
+        let (mut reached, mut open) = (BTreeSet::new(), vec![topic]);
+        while let Some(topic) = open.pop() {
+            if reached.insert(topic) {
+                open.extend(next(topic));
+            }
+        }
+        if let Some(read) = source.topics.iter().find(|read| reached.contains(read.as_str())) {
+            let path = &entry.path;
+            let text = format!(
+                "`{path}` reads topic {read}, to which its own dead letters go: a record that fails would be copied for \
+                 ever; give `{path}.dead_letter_topic` a topic that nothing of this manifest reads"
+            );
+            entry.document.problem(entry.key_span.clone(), text);
+        }
+    }
 }
 
 /// Where nothing is said: calls of subscribers take many records at once; commands that wait longer than they must only

@@ -10,6 +10,7 @@ use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
 use crate::clock::Clock;
 use crate::follow::backoff;
+use crate::framing;
 use crate::model::{DeadLetter, Parked, Record};
 use crate::plugin::Effects;
 use crate::status::State;
@@ -314,7 +315,11 @@ impl<H: TakesRecords> Worker<H> {
     fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
         let (source, place) = (&self.options.source, record.head().place());
         match unhandled.verdict() {
-            Verdict::Park(reason) => self.park(record, reason),
+            Verdict::Park(reason) => {
+                let payload = record.head().payload.as_deref().unwrap_or_default();
+                let reason = framing::explained(reason, "value", payload);
+                self.park(record, reason);
+            }
             Verdict::Later(reason) => {
                 self.is(State::Retrying, Some(reason));
                 self.lanes.hold(record, attempts - 1, backoff(self.options.backoff, attempts));

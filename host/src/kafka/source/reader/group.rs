@@ -45,7 +45,8 @@ impl Reader {
     fn join(&mut self, partitions: Vec<TopicPartition>) {
         tracing::info!(source = &*self.work.config.name, partitions = list_of(&partitions), "got from the group");
         self.work.view.rebalanced();
-        self.work.view.assign(partitions);
+        let wanted = |found: &TopicPartition| !self.work.config.topics.are_without(&found.topic);
+        self.work.view.assign(partitions.into_iter().filter(wanted));
         if let Err(error) = self.work.consumer.incremental_assign(&TopicPartitionList::new()) {
             tracing::warn!(source = &*self.work.config.name, "the group was not answered: {error}");
         }

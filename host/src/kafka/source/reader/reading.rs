@@ -3,11 +3,11 @@
 use super::Work;
 use crate::aggregates::Reply;
 use crate::kafka::context::Context;
-use crate::kafka::record;
+use crate::kafka::record::{self, Incoming};
 use crate::kafka::source::completions::{Completions, LaneId};
 use crate::kafka::source::lane::Lane;
 use crate::kafka::source::outlet::{Offer, Refused, Way};
-use crate::kafka::source::scout::Request;
+use crate::kafka::source::scout::{RECREATED, Request};
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Lasts;
 use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
@@ -18,6 +18,7 @@ use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +38,8 @@ pub(super) struct Reading {
     tell: Tell,
     /// `None` once it is not read any more, while what is in flight ends.
     queue: Option<PartitionQueue<Context>>,
+    /// `Health::recreations` from before the topic's id was asked for.
+    recreations: u64,
     /// librdkafka has it in its assignment.
     pub(super) is_assigned: bool,
     /// The view shows an error of it.
@@ -59,10 +62,11 @@ impl Reading {
         id: LaneId,
         lane: Lane,
         queue: PartitionQueue<Context>,
+        recreations: u64,
         completions: &Arc<Completions>,
     ) -> Self {
         let (queue, tell) = (Some(queue), completions.tell(id));
-        Self { partition, id, lane, run: None, tell, queue, is_assigned: true, shows_error: false }
+        Self { partition, id, lane, run: None, tell, queue, recreations, is_assigned: true, shows_error: false }
     }
 
     pub(super) fn is_read(&self) -> bool {
@@ -103,6 +107,8 @@ impl Reading {
             }
             match queue.poll(Duration::ZERO) {
                 None => break,
+                // The record may be of the new topic, at an offset of the old one.
+                Some(Ok(_)) if work.recreations() != self.recreations => return Turn::Reopen(RECREATED.to_owned()),
                 Some(Ok(record)) => self.take(work, &record),
                 Some(Err(error)) => match self.refused(work, &error) {
                     Some(reason) => return Turn::Reopen(reason),
@@ -114,32 +120,44 @@ impl Reading {
         turn
     }
 
-    fn take<M: Message>(&mut self, work: &mut Work, record: &M) {
+    fn take(&mut self, work: &mut Work, record: &BorrowedMessage<'_>) {
         if std::mem::take(&mut self.shows_error) {
             work.view.no_error(&self.partition);
         }
         let offset = record.offset() as u64;
         let Some(first) = self.lane.take(offset) else { return };
-        let topic = &self.partition.topic;
+        let record = Incoming::new(&self.partition.topic, record, &work.config.drop_headers);
+        let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
         let mapping = match &mut work.way {
             Way::Commands(mapping, _) => mapping,
             &mut Way::Records(run_max, _) => {
-                let record = record::owned(topic, record);
-                self.lane.weighs(record.size());
-                return self.add(work, first, record, run_max);
+                let (record, wrong) = record.into_owned();
+                let bytes = record.size();
+                self.lane.weighs(bytes);
+                return match wrong {
+                    None => self.add(work, first, record, run_max),
+                    Some(reason) => {
+                        self.park(work, record::dead_letter(&work.config.name, record, reason), origin, bytes);
+                    }
+                };
             }
         };
-        let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
-        let bytes = record.payload().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len);
+        let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
         self.lane.weighs(bytes);
-        let receipt = Receipt::new(self.tell.clone(), first, offset, bytes);
-        match mapping.take(topic, record, origin.clone()) {
-            Ok(command) => _ = self.offer(work, Offer::command(command, receipt)),
-            Err(letter) => {
-                tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
-                work.store.park(*letter, Some(origin), Box::new(move |result| receipt.end(result.is_ok())));
+        match mapping.take(record, origin.clone()) {
+            Ok(command) => {
+                let receipt = Receipt::new(self.tell.clone(), first, offset, bytes);
+                self.offer(work, Offer::command(command, receipt));
             }
+            Err(letter) => self.park(work, letter, origin, bytes),
         }
+    }
+
+    /// Puts a record aside that can't be handed on.
+    fn park(&mut self, work: &Work, letter: Box<DeadLetter>, origin: Origin, bytes: usize) {
+        tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
+        let receipt = Receipt::new(self.tell.clone(), origin.first, origin.last, bytes);
+        work.store.park(*letter, Some(origin), Box::new(move |result| receipt.end(result.is_ok())));
     }
 
     /// Adds a record to the run, or begins the next one with it.
@@ -267,6 +285,10 @@ impl Work {
         Ok(queue)
     }
 
+    fn recreations(&self) -> u64 {
+        self.consumer.context().health().recreations()
+    }
+
     pub(super) fn unassign(&self, partition: &TopicPartition) {
         let mut assignment = TopicPartitionList::new();
         partition.add_to(&mut assignment, None);
@@ -284,7 +306,7 @@ impl Work {
 
 impl TopicPartition {
     /// Adds it to a list, with an offset where it needs one.
-    pub(super) fn add_to(&self, list: &mut TopicPartitionList, offset: Option<u64>) {
+    pub(in crate::kafka::source) fn add_to(&self, list: &mut TopicPartitionList, offset: Option<u64>) {
         match offset {
             None => _ = list.add_partition(&self.topic, self.partition),
             Some(offset) => {

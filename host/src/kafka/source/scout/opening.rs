@@ -1,13 +1,15 @@
 //! Where a partition is opened: what the store's ledger says, held against what Kafka has.
 //!
-//! The ledger alone decides. Offsets that somebody has committed to the group are never asked for. What retention
-//! removed before it was read is put aside as a range, or the partition stands still; either way it is said.
+//! Where there is a ledger, it alone decides: what somebody has committed to the group is asked for only by a member of
+//! it, and only of partitions without one. A ledger is of one topic, told by its id: where a topic of the same name was read
+//! under another, the partition stands still, or starts at its beginning. What retention removed before it was read is put
+//! aside as a range, or the partition stands still; either way it is said.
 
-use super::{ANSWER_MAX, Opening, Scout};
+use super::{ANSWER_MAX, Finding, Opening, Scout};
 use crate::clock::Clock;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::wait_for;
-use crate::manifest::{From as StartAt, Lost};
+use crate::manifest::{Lost, Membership, Recreated};
 use crate::model::{DeadLetter, Origin, Parked};
 use crate::store::{self, Ledger};
 use rdkafka::consumer::Consumer;
@@ -18,6 +20,16 @@ use std::sync::Arc;
 enum Found {
     Readable { ledger: Ledger, lost: Option<String> },
     GivenUp { next: u64, reason: String },
+}
+
+/// What the store knows of the topic of a partition that has no ledger.
+enum Past {
+    /// Nothing: the source has never read it.
+    None,
+    /// Other partitions of it were read.
+    Same,
+    /// One of its name with another id was read: the sentence says so.
+    Other(String),
 }
 
 /// Why a partition can't be opened now.
@@ -42,7 +54,12 @@ struct Extent {
 impl Scout {
     pub(super) fn open(&mut self, partition: TopicPartition) -> Result<(), String> {
         let (low, high) = self.watermarks(&partition)?;
-        let ledger_name = self.connection.ledger(&self.config.name, &partition.topic, partition.partition);
+        let id = match self.ids.get(&partition.topic) {
+            _ if self.connection.is_embedded() => None,
+            Some(id) => id.clone(),
+            None => return Err(format!("{partition}: the topic's id is not known yet")),
+        };
+        let ledger_name = self.connection.ledger(&self.config.name, &partition.topic, partition.partition, id.as_ref());
         let found = self.find(&partition, &ledger_name, Extent { low, high }).map_err(|failed| {
             let cause = match failed {
                 Failed::Kafka(cause) => cause,
@@ -56,7 +73,8 @@ impl Scout {
         match found {
             Found::Readable { ledger, lost } => {
                 self.view.open(&partition, ledger.next, high, lost);
-                let _ = self.openings.send(Opening { partition, ledger_name, ledger });
+                let opening = Opening { partition, ledger_name, ledger, recreations: self.recreations };
+                let _ = self.findings.send(Finding::Open(opening));
                 self.completions.wake();
             }
             Found::GivenUp { next, reason } => {
@@ -69,18 +87,16 @@ impl Scout {
     }
 
     fn find(&mut self, partition: &TopicPartition, name: &Arc<str>, extent: Extent) -> Result<Found, Failed> {
-        let Some(mut ledger) = self.ledger(name)? else {
-            let next = self.start(partition, extent)?;
-            wait_for(|done| self.store.start_ledger(name, next, done))?;
-            return Ok(Found::Readable { ledger: Ledger { next, ..Ledger::default() }, lost: None });
-        };
+        let Some(mut ledger) = self.ledger(name)? else { return self.find_new(partition, name, extent) };
         let Extent { low, high } = extent;
         let source = &self.config.name;
         let read_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
         if read_until > high {
             let reason = format!(
-                "offset {read_until} comes next but the partition ends at {high}: the topic was made anew or lost \
-                 records; to read it from its start give [sources.{source}] another name and restart"
+                "offset {read_until} comes next but the partition ends at {high}: its newest records were lost, as after an \
+                 unclean election of a leader; say where to go on: stop the host, run `wasmill kafka offsets reset {source} \
+                 --topic {} --partition {} --to end --yes` (or `--to` an offset), and start it again",
+                partition.topic, partition.partition
             );
             return Ok(Found::GivenUp { next: ledger.next, reason });
         }
@@ -102,44 +118,99 @@ impl Scout {
         Ok(Found::Readable { ledger, lost })
     }
 
-    /// Where a partition starts that was never read.
-    fn start(&self, partition: &TopicPartition, Extent { low, high }: Extent) -> Result<u64, Failed> {
-        match self.config.from {
-            StartAt::Beginning => Ok(low),
-            StartAt::End => Ok(high),
-            StartAt::Offset(wanted) => {
-                let next = wanted.clamp(low, high);
-                if next != wanted {
-                    let source = &*self.config.name;
-                    tracing::warn!(source, "{partition}: starts at offset {next}, since {wanted} is not there");
-                }
-                Ok(next)
+    /// A partition that was never read; or whose topic was recreated since, which its ledgers tell by their names.
+    fn find_new(&mut self, partition: &TopicPartition, name: &Arc<str>, extent: Extent) -> Result<Found, Failed> {
+        let (next, lost) = match self.past(partition, name)? {
+            Past::Other(reason) if self.config.recreated == Recreated::Stop => {
+                return Ok(Found::GivenUp { next: 0, reason });
             }
-            StartAt::Time(ms) => self.offset_at(partition, ms).map(|found| found.unwrap_or(high)),
+            Past::Other(reason) => (extent.low, Some(format!("{partition}: {reason}; it is read from its beginning"))),
+            Past::None | Past::Same => (self.start(partition, name, extent)?, None),
+        };
+        if let Some(reason) = &lost {
+            tracing::warn!(source = &*self.config.name, "{reason}");
         }
+        wait_for(|done| self.store.start_ledger(name, next, done))?;
+        if !(extent.low..=extent.high).contains(&next) {
+            // The group has been elsewhere: it is as if this host had.
+            return self.find(partition, name, extent);
+        }
+        Ok(Found::Readable { ledger: Ledger { next, ..Ledger::default() }, lost: None })
     }
 
-    /// The offset of the first record that is not older.
-    fn offset_at(&self, partition: &TopicPartition, time_ms: u64) -> Result<Option<u64>, Failed> {
-        let failed = |error: rdkafka::error::KafkaError| Failed::Kafka(format!("asked for an offset by time: {error}"));
-        let mut asked = TopicPartitionList::new();
-        let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
-        asked.add_partition_offset(&partition.topic, partition.partition, time).map_err(failed)?;
-        let found = self.consumer.offsets_for_times(asked, ANSWER_MAX).map_err(failed)?;
-        let found = found.find_partition(&partition.topic, partition.partition);
-        found.as_ref().map_or(Ok(()), |found| found.error()).map_err(failed)?;
-        match found.map(|found| found.offset()) {
+    /// What the store knows of the topic of a partition.
+    fn past(&mut self, partition: &TopicPartition, name: &str) -> Result<Past, store::Error> {
+        if self.connection.is_embedded() {
+            return Ok(Past::None);
+        }
+        let TopicPartition { topic, .. } = partition;
+        let source = self.config.name.clone();
+        let mark = |ledger: &str| ledger.split_once('@').map(|(_, mark)| mark.to_owned());
+        let now = mark(name);
+        let ledgers = self.ledgers(&format!("kafka/{source}/{topic}/"))?;
+        if ledgers.is_empty() {
+            return Ok(Past::None);
+        }
+        if ledgers.iter().any(|(ledger, _)| mark(ledger) == now) {
+            return Ok(Past::Same);
+        }
+        let or_none = |id: Option<String>| id.unwrap_or_else(|| "none".to_owned());
+        let was = ledgers.iter().max_by_key(|(_, ledger)| ledger.next).and_then(|(ledger, _)| mark(ledger));
+        Ok(Past::Other(format!(
+            "the topic was deleted and made again: its id is {}, and this source has read {}. Say where to go on: stop the \
+             host, run `wasmill kafka offsets reset {source} --topic {topic} --to beginning --yes` (or `--to end`, or an \
+             offset), and start it again; `recreated = \"beginning\"` in [sources.{source}] always starts from the beginning",
+            or_none(now),
+            or_none(was)
+        )))
+    }
+
+    /// Where a partition starts that was never read: where the group is, whose other members may have read it; else where
+    /// the manifest says, if it was there when the source was first made; else at its beginning.
+    fn start(&self, partition: &TopicPartition, name: &str, extent: Extent) -> Result<u64, Failed> {
+        let Extent { low, high } = extent;
+        if let Some(committed) = self.committed(partition)? {
+            return Ok(committed);
+        }
+        let Some(starts) = &self.starts else {
+            return Err(Failed::Kafka("where it starts is not fixed yet".into()));
+        };
+        let mark = name.split_once('@').map(|(_, mark)| mark);
+        let Some(wanted) = starts.of(&partition.topic, mark, partition.partition) else { return Ok(low) };
+        let next = wanted.clamp(low, high);
+        if next != wanted {
+            let source = &*self.config.name;
+            tracing::warn!(source, "{partition}: starts at offset {next}, since {wanted} is not there");
+        }
+        Ok(next)
+    }
+
+    /// What the group has committed of a partition, where this host is a member of it.
+    fn committed(&self, partition: &TopicPartition) -> Result<Option<u64>, Failed> {
+        if self.config.membership != Membership::Group {
+            return Ok(None);
+        }
+        let mut wanted = TopicPartitionList::new();
+        partition.add_to(&mut wanted, None);
+        let found = self.consumer.committed_offsets(wanted, ANSWER_MAX).map_err(|error| {
+            Failed::Kafka(format!("the offset of group {} can't be read: {error}", self.config.group))
+        })?;
+        match found.find_partition(&partition.topic, partition.partition).map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => Ok(u64::try_from(offset).ok()),
             _ => Ok(None),
         }
     }
 
-    fn ledger(&mut self, name: &Arc<str>) -> Result<Option<Ledger>, store::Error> {
+    fn ledgers(&mut self, prefix: &str) -> Result<Vec<(String, Ledger)>, store::Error> {
         let reader = match &mut self.reader {
             Some(reader) => reader,
             None => self.reader.insert(self.store.reader()?),
         };
-        let ledgers = reader.ledgers(name)?;
+        reader.ledgers(prefix)
+    }
+
+    fn ledger(&mut self, name: &Arc<str>) -> Result<Option<Ledger>, store::Error> {
+        let ledgers = self.ledgers(name)?;
         Ok(ledgers.into_iter().find(|(found, _)| **found == **name).map(|(_, ledger)| ledger))
     }
 

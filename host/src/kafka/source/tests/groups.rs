@@ -8,7 +8,7 @@ const PROTOCOL: (&str, &str) = ("group.protocol", "consumer");
 
 fn member(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>, properties: &[(&str, &str)]) -> Source {
     let settings = manifest::Source { membership: manifest::Membership::Group, ..settings(manifest::From::Beginning) };
-    start_with(Config::new("till", &settings), broker.connection(properties), folder, inbox)
+    start_with(Config::new("till", &settings, &[]), broker.connection(properties), folder, inbox)
 }
 
 /// Another member of the group, which takes partitions and does nothing with them.
@@ -60,7 +60,7 @@ fn partitions_that_go_with_work_in_flight_are_not_done_twice() {
     // What is taken never comes back: the partitions go when the wait is over.
     let inbox = Recorder::new(&folder.store, Mood::Silent);
     let settings = manifest::Source { membership: manifest::Membership::Group, ..settings(manifest::From::Beginning) };
-    let config = Config { give_back_max: Duration::from_millis(300), ..Config::new("till", &settings) };
+    let config = Config { give_back_max: Duration::from_millis(300), ..Config::new("till", &settings, &[]) };
     let source = start_with(config, broker.connection(&[PROTOCOL]), &folder, &inbox);
     eventually("work is in flight", || source.status().in_flight == 128);
     let other = foreign(&broker);
@@ -104,7 +104,7 @@ fn a_strategy_that_takes_all_partitions_at_each_change_is_refused() {
     let settings = manifest::Source { membership: manifest::Membership::Group, ..settings(manifest::From::Beginning) };
     let connection = broker.connection(&[("partition.assignment.strategy", "range")]);
     let outlet = Outlet { aggregates: inbox, subscriber: None };
-    let refused = Source::start(Config::new("till", &settings), connection, folder.store.clone(), outlet);
+    let refused = Source::start(Config::new("till", &settings, &[]), connection, folder.store.clone(), outlet);
     let error = refused.err().unwrap().to_string();
     assert!(error.contains("`partition.assignment.strategy` must be cooperative-sticky"), "{error}");
 }

@@ -7,7 +7,7 @@ fn reading(topics: &[&str], change: impl FnOnce(&mut manifest::Source)) -> Confi
     let mut settings = settings(StartAt::Beginning);
     settings.topics = topics.iter().map(|topic| topic.to_string()).collect();
     change(&mut settings);
-    Config::new("till", &settings)
+    Config::new("till", &settings, &["shop.dead".into()])
 }
 
 fn produce_to(broker: &Broker, topic: &str, numbers: std::ops::Range<usize>) {
@@ -22,7 +22,8 @@ fn topics_that_a_pattern_finds_are_read_also_when_they_come_later() {
     let (broker, folder) = (Broker::with_topic("orders", 1), Folder::new());
     broker.cluster.create_topic("shop.1", 1, 1).unwrap();
     broker.cluster.create_topic("other", 1, 1).unwrap();
-    for topic in ["orders", "shop.1", "other"] {
+    broker.cluster.create_topic("shop.dead", 1, 1).unwrap();
+    for topic in ["orders", "shop.1", "other", "shop.dead"] {
         produce_to(&broker, topic, 0..5);
     }
     let inbox = Recorder::new(&folder.store, Mood::Willing);
@@ -89,7 +90,7 @@ fn from_an_offset_means_from_there_or_from_where_the_partition_is() {
 fn a_partition_stands_still_where_nothing_may_be_lost() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 2), Folder::new());
     let connection = broker.connection(&[]);
-    let ledger = connection.ledger("till", TOPIC, 0);
+    let ledger = connection.ledger("till", TOPIC, 0, None);
     crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1, done)).unwrap();
     // The mock cluster keeps 5 MiB.
     for _ in 0..80 {

@@ -1,0 +1,166 @@
+//! What the group's offsets are about: one cluster, and topics with one id each.
+//!
+//! The group has the offsets; the store keeps what they mean. The fact `kafka/topic/SOURCE/TOPIC` holds the id of the
+//! topic that was read last. A topic that was deleted and made again has another: its records are not read at the old
+//! one's offsets.
+
+use super::{Broken, Config};
+use crate::kafka::cluster_identity;
+use crate::kafka::context::Context;
+use crate::kafka::source::Topics;
+use crate::kafka::source::starts::{Ask, Starts};
+use crate::kafka::{Connection, ids, trouble, wait_for};
+use crate::manifest::Recreated;
+use crate::store::{self, EventStore};
+use crossbeam_channel::Sender;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Holds what answers against what the store knows.
+pub(super) struct Guard {
+    config: Arc<Config>,
+    connection: Connection,
+    store: Arc<dyn EventStore>,
+    topics: Topics,
+    starts: Option<Starts>,
+    /// Dropped once it is fixed where partitions start.
+    fixed: Option<Sender<()>>,
+}
+
+/// What is known of the topics of some partitions.
+#[derive(Default)]
+pub(super) struct Known {
+    ids: ids::TopicIds,
+    /// They are read from their beginning, whatever the group has committed.
+    recreated: BTreeSet<Arc<str>>,
+}
+
+impl Known {
+    pub(super) fn are_any_recreated(&self) -> bool {
+        !self.recreated.is_empty()
+    }
+
+    pub(super) fn is_recreated(&self, topic: &str) -> bool {
+        self.recreated.contains(topic)
+    }
+}
+
+impl Guard {
+    pub(super) fn new(
+        config: Arc<Config>,
+        connection: Connection,
+        store: Arc<dyn EventStore>,
+        fixed: Sender<()>,
+    ) -> Self {
+        let topics = Topics::new(&config.topics, &config.written);
+        Self { config, connection, store, topics, starts: None, fixed: Some(fixed) }
+    }
+
+    /// Whether a topic is one that the host writes to, which no pattern is to find.
+    pub(super) fn is_without(&self, topic: &str) -> bool {
+        self.topics.are_without(topic)
+    }
+
+    /// Fixes where partitions start that are there now, once for all.
+    pub(super) fn fix_starts(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), Broken> {
+        if self.starts.is_some() {
+            return Ok(());
+        }
+        self.check_cluster(consumer)?;
+        let (name, from) = (&self.config.name, self.config.from);
+        let starts = match Starts::find(&*self.store, name, from).map_err(|error| failed(&error))? {
+            Some(starts) => starts,
+            None => {
+                let ask = Ask { consumer, connection: &self.connection, topics: &self.topics, from };
+                Starts::fix(&ask, name, &*self.store).map_err(Broken::StartOver)?
+            }
+        };
+        (self.starts, self.fixed) = (Some(starts), None);
+        Ok(())
+    }
+
+    /// Where a partition starts of which the group has no offset; `None` is its beginning.
+    pub(super) fn start(&self, known: &Known, topic: &str, partition: i32) -> Option<u64> {
+        let id = known.ids.get(topic).and_then(Option::as_ref);
+        self.starts.as_ref()?.of(topic, self.connection.topic_mark(id), partition)
+    }
+
+    /// Looks at cluster and topics before partitions are read.
+    pub(super) fn look(&self, consumer: &BaseConsumer<Context>, topics: BTreeSet<Arc<str>>) -> Result<Known, Broken> {
+        if self.connection.is_embedded() || topics.is_empty() {
+            return Ok(Known::default());
+        }
+        self.check_cluster(consumer)?;
+        let topics: Vec<_> = topics.into_iter().collect();
+        // SAFETY: the client outlives the call.
+        let ids = unsafe { ids::topic_ids(consumer.client().native_ptr(), &topics, ANSWER_MAX) };
+        let ids = ids
+            .map_err(|code| Broken::StartOver(format!("the ids of topics are not known: {}", trouble::answer(code))))?;
+        let mut known = Known { ids, ..Known::default() };
+        let mut reader = self.store.reader().map_err(|error| failed(&error))?;
+        for topic in topics {
+            let Some(id) = known.ids.get(&topic) else {
+                return Err(Broken::StartOver(format!("topic {topic} does not exist, or may not be described")));
+            };
+            let was = reader.fact(&self.fact(&topic)).map_err(|error| failed(&error))?;
+            match (was, id) {
+                (Some(was), Some(id)) if was != id.as_str() => {
+                    if self.config.recreated == Recreated::Stop {
+                        return Err(Broken::GiveUp(self.recreated(&topic, id.as_str(), &was)));
+                    }
+                    known.recreated.insert(topic);
+                }
+                (None, Some(id)) => self.keep(&topic, id.as_str())?,
+                _ => {}
+            }
+        }
+        Ok(known)
+    }
+
+    /// The group has offsets of the topics that were recreated.
+    pub(super) fn accept(&self, known: &Known) -> Result<(), Broken> {
+        for topic in &known.recreated {
+            if let Some(Some(id)) = known.ids.get(topic) {
+                tracing::warn!(source = &*self.config.name, topic = &**topic, "recreated: read from its beginning");
+                self.keep(topic, id.as_str())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_cluster(&self, consumer: &BaseConsumer<Context>) -> Result<(), Broken> {
+        let checked = cluster_identity::check(consumer.client(), &self.connection, &*self.store);
+        checked.map_err(|unfit| Broken::StartOver(unfit.text()))
+    }
+
+    fn keep(&self, topic: &str, id: &str) -> Result<(), Broken> {
+        let kept = wait_for(|done| self.store.set_fact(&self.fact(topic), Some(id.to_owned()), done));
+        kept.map_err(|error| failed(&error))
+    }
+
+    fn fact(&self, topic: &str) -> String {
+        fact(&self.config.name, topic)
+    }
+
+    fn recreated(&self, topic: &str, id: &str, was: &str) -> String {
+        let name = &self.config.name;
+        format!(
+            "topic {topic} was deleted and made again: its id is {id}, and this source has read {was}. Say where to go on: \
+             stop the host, run `wasmill kafka offsets reset {name} --topic {topic} --to beginning --yes` (or `--to end`, or \
+             an offset), and start it again; `recreated = \"beginning\"` in [sources.{name}] always starts from the beginning"
+        )
+    }
+}
+
+/// The name of the fact that holds the id of a topic.
+pub(in crate::kafka) fn fact(source: &str, topic: &str) -> String {
+    format!("kafka/topic/{source}/{topic}")
+}
+
+fn failed(error: &store::Error) -> Broken {
+    Broken::StartOver(error.to_string())
+}
