@@ -1,7 +1,7 @@
 //! What a projection's SQL may do: a SQLite connection whose guest keeps to its read model.
 //!
 //! A plugin writes its SQL itself, so it counts as hostile. [`Guarded`] runs its statements one by one, under
-//! [the rules](rules) of what a statement may touch and under [`Limits`] of time, memory and disk. The owner of the
+//! the rules (`rules.rs`) of what a statement may touch and under [`Limits`] of time, memory and disk. The owner of the
 //! connection, which is the host or the test kit, has transactions and tables of its own through [`Guarded::owner`].
 //! Nothing here knows WebAssembly, events or where a read model comes from.
 

@@ -146,7 +146,8 @@ mod tests {
         let source =
             |more: &str| format!("[sources.tills]\ntopic = 't'\naggregate = 'order'\ncommand = 'Create'\n{more}\n");
         let sink = |more: &str| format!("[sinks.feed]\nevents = ['**']\ntopic = 't'\n{more}\n");
-        let kinds: [(&str, &dyn Fn(&str) -> String, &str, &str); 3] = [
+        type Manifest<'a> = &'a dyn Fn(&str) -> String;
+        let kinds: [(&str, Manifest, &str, &str); 3] = [
             ("subscription", &subscriber, "start = 'beginning'", "depot"),
             ("source", &source, "from = 'beginning'", "tills"),
             ("sink", &sink, "start = 'beginning'", "feed"),

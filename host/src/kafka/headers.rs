@@ -157,8 +157,10 @@ mod tests {
         }
     }
 
-    /// A name of a hostile record, its value, the name as it is kept, and whether the record can be handled.
-    const HOSTILE: &[(&[u8], Option<&[u8]>, &str, bool)] = &[
+    /// The name of a header, its value, the name as it is kept, and whether the record can be handled.
+    type Hostile = (&'static [u8], Option<&'static [u8]>, &'static str, bool);
+
+    const HOSTILE: &[Hostile] = &[
         (b"plain", Some(b"1"), "plain", true),
         (b"", Some(b""), "", true),
         (b"", None, "", true),

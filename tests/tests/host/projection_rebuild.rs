@@ -104,7 +104,8 @@ fn a_read_model_that_cannot_be_used_is_built_again() {
     assert_eq!(placed(&host), ORDERS);
     host.stop();
     let backup = fs::read(setting.path("data/events.sqlite")).expect("read the store");
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage); 4] = [
         ("cut", &|file| fs::write(file, &fs::read(file).unwrap()[..5000]).unwrap()),
         ("no database", &|file| fs::write(file, "no database".repeat(1000)).unwrap()),
         ("empty", &|file| fs::write(file, "").unwrap()),

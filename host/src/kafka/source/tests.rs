@@ -340,7 +340,7 @@ const HOSTILE: &[Hostile] = &[
     ("a trace that is none", b"k7", &[(b"traceparent", b"00-zz-\xff-01"), (b"tracestate", b"\xff")], None),
     ("a key with a schema id", b"\0\0\0\0\x07k8", &[], Some("zero byte and 7")),
     ("a key with a byte order mark", b"\xef\xbb\xbfk9", &[], Some("byte order mark")),
-    ("a key in UTF-16", b"\xff\xfek\01\0", &[], Some("UTF-16")),
+    ("a key in UTF-16", b"\xff\xfek\x001\0", &[], Some("UTF-16")),
     ("a key that is not UTF-8", b"k\xc3\x28", &[], Some("the key is not UTF-8")),
 ];
 

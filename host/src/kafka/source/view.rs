@@ -64,18 +64,18 @@ struct Partition {
 
 struct Trouble {
     text: String,
-    lasts: Lasts,
+    lasts: Until,
 }
 
 /// When trouble of a partition is over.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasts {
+pub(super) enum Until {
     /// As soon as the brokers answer for the partition.
-    UntilAnswer,
+    Answer,
     /// When a record comes through, or the partition is opened again.
-    UntilRecord,
+    Record,
     /// When more is settled, or nothing is left to do: reading again does not help by itself.
-    UntilSettled,
+    Settled,
 }
 
 impl View {
@@ -207,7 +207,7 @@ impl View {
     pub(super) fn open(&self, partition: &TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change_partition(partition, |found| {
             let (ours, lost) = (found.ours, lost.or(found.lost.take()));
-            let error = found.error.take().filter(|error| error.lasts == Lasts::UntilSettled && next < end);
+            let error = found.error.take().filter(|error| error.lasts == Until::Settled && next < end);
             *found = Partition { next, end, stable: end, ours, opened: true, lost, error, ..Partition::default() };
         });
     }
@@ -220,7 +220,7 @@ impl View {
     /// It is given up until a person acts.
     pub(super) fn give_up(&self, partition: &TopicPartition, next: u64, end: u64, error: String) {
         self.change_partition(partition, |found| {
-            let (error, ours) = (Some(Trouble { text: error, lasts: Lasts::UntilRecord }), found.ours);
+            let (error, ours) = (Some(Trouble { text: error, lasts: Until::Record }), found.ours);
             *found =
                 Partition { next, end, stable: end, ours, opened: true, error, given_up: true, ..Partition::default() };
         });
@@ -230,12 +230,12 @@ impl View {
     pub(super) fn end(&self, partition: &TopicPartition, end: u64, stable: u64) {
         self.change_partition(partition, |found| {
             (found.end, found.stable) = (end, stable);
-            found.error.take_if(|error| error.lasts == Lasts::UntilAnswer);
+            found.error.take_if(|error| error.lasts == Until::Answer);
         });
     }
 
     /// Something is in the way of a partition.
-    pub(super) fn error(&self, partition: &TopicPartition, text: String, lasts: Lasts) {
+    pub(super) fn error(&self, partition: &TopicPartition, text: String, lasts: Until) {
         self.change_partition(partition, |found| found.error = Some(Trouble { text, lasts }));
     }
 
@@ -256,7 +256,7 @@ impl View {
             for (number, partition, next, in_flight) in lanes {
                 let Some(found) = facts.partitions.get_mut(partition) else { continue };
                 if next > found.next || next >= found.end {
-                    found.error.take_if(|error| error.lasts == Lasts::UntilSettled);
+                    found.error.take_if(|error| error.lasts == Until::Settled);
                 }
                 (found.next, found.in_flight, found.end) = (next, in_flight, found.end.max(next));
                 if in_flight == 0 && next < found.end {
@@ -367,7 +367,7 @@ mod tests {
         let (view, partition) = view();
         assert_eq!(state(&view), (State::Running, None));
         // The disk is full: the partition is opened again and again, and its state does not flap meanwhile.
-        view.error(&partition, "the disk is full".into(), Lasts::UntilSettled);
+        view.error(&partition, "the disk is full".into(), Until::Settled);
         let full = (State::Retrying, Some("the disk is full".to_owned()));
         assert_eq!(state(&view), full);
         view.close(&partition);

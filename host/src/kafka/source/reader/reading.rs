@@ -9,7 +9,7 @@ use crate::kafka::source::lane::Lane;
 use crate::kafka::source::outlet::{Offer, Refused, Way};
 use crate::kafka::source::scout::{RECREATED, Request};
 use crate::kafka::source::topics::TopicPartition;
-use crate::kafka::source::view::Lasts;
+use crate::kafka::source::view::Until;
 use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
 use crate::store;
 use crate::subscriptions::{Receipt, RecordRun, Tell};
@@ -207,7 +207,7 @@ impl Reading {
                         "no plugin serves aggregate {aggregate}; served are: {known}; set `aggregate` of [sources.{source}]"
                     );
                     tracing::error!(source = &**source, "{error}");
-                    work.view.error(&self.partition, error, Lasts::UntilRecord);
+                    work.view.error(&self.partition, error, Until::Record);
                 }
                 self.lane.hold(Offer::Command(command, reply));
             }
@@ -223,7 +223,7 @@ impl Reading {
         }
         let partition = &self.partition;
         tracing::warn!(source = &*work.config.name, "{partition}: {error}");
-        work.view.error(partition, format!("{partition}: {error}"), Lasts::UntilAnswer);
+        work.view.error(partition, format!("{partition}: {error}"), Until::Answer);
         self.shows_error = true;
         None
     }
@@ -245,7 +245,7 @@ impl Reading {
         drop((self.lane.held(), self.run.take()));
         work.unassign(partition);
         self.is_assigned = false;
-        work.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilSettled);
+        work.view.error(partition, format!("{partition}: {reason}"), Until::Settled);
         self.shows_error = true;
         work.completions.wake();
     }
@@ -299,7 +299,7 @@ impl Work {
 
     pub(super) fn give_back(&self, scout: &Sender<Request>, partition: &TopicPartition, reason: &str) {
         self.view.close(partition);
-        self.view.error(partition, format!("{partition}: {reason}"), Lasts::UntilRecord);
+        self.view.error(partition, format!("{partition}: {reason}"), Until::Record);
         let _ = scout.send(Request::Reopen);
     }
 }
