@@ -165,12 +165,21 @@ impl Scout {
         )))
     }
 
-    /// Where a partition starts that was never read: where the group is, whose other members may have read it; else where
-    /// the manifest says, if it was there when the source was first made; else at its beginning.
+    /// Where a partition starts that was never read: where the group is, whose other members may have read it, unless that
+    /// is beyond the partition's end; else where the manifest says, if it was there when the source was first made; else at
+    /// its beginning.
     fn start(&self, partition: &TopicPartition, name: &str, extent: Extent) -> Result<u64, Failed> {
         let Extent { low, high } = extent;
-        if let Some(committed) = self.committed(partition)? {
-            return Ok(committed);
+        match self.committed(partition)? {
+            Some(committed) if committed <= high => return Ok(committed.max(low)),
+            Some(committed) => {
+                let (source, group) = (&*self.config.name, &self.config.group);
+                tracing::warn!(
+                    source,
+                    "{partition}: group {group} has committed offset {committed}, which is not there"
+                );
+            }
+            None => {}
         }
         let Some(starts) = &self.starts else {
             return Err(Failed::Kafka("where it starts is not fixed yet".into()));
