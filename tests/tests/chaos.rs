@@ -32,6 +32,10 @@ const TRANSACTIONAL_ID: &str = "grocery-sink";
 const SESSION_MS: &str = "2000";
 /// A round's kill comes after some of its work, or after so long where others have the partitions.
 const ROUND_MAX: Duration = Duration::from_millis(1_500);
+/// How many records the host gets at once where it is to be caught publishing, and how many messages a transaction of
+/// its sink has at most: a burst is many transactions.
+const BURST: usize = 40;
+const BATCH_MAX: usize = 2;
 /// How long the foreign member holds its partitions.
 const HOLD: Duration = Duration::from_millis(1_500);
 const WAIT: Duration = Duration::from_secs(60);
@@ -106,32 +110,44 @@ fn happen(round: usize, kafka: &Kafka, host: &TestHost) {
 }
 
 /// Puts the host to sleep while a transaction of its sink is open, until the broker has aborted it and others have all
-/// partitions. Awake again, the host goes on by itself.
+/// partitions. Awake again, the host continues by itself.
 fn sleep_in_a_transaction(kafka: &Kafka, host: &TestHost, work: &[(String, Value)], held: &AtomicUsize) {
-    let mut work = work.iter();
-    let open = || kafka.has_open_transaction("notifications");
-    let mut asleep = false;
-    for record in work.by_ref() {
-        topic::produce_keyed(kafka.brokers(), "baskets", std::slice::from_ref(record));
-        work_until(host, |status| status["sinks"][0]["pending"].as_u64() > Some(0));
-        host.freeze();
-        // Twice: one that is committing ends in between.
-        asleep = open() && open();
-        if asleep {
-            break;
-        }
-        host.wake();
-    }
+    let mut bursts = work.chunks(BURST);
+    let asleep = bursts.by_ref().any(|burst| {
+        topic::produce_keyed(kafka.brokers(), "baskets", burst);
+        work_until(host, has_pending);
+        freeze_in_a_transaction(kafka, host)
+    });
     assert!(asleep, "the host was never caught with a transaction open");
     until("others have all partitions", || held.load(Ordering::Relaxed) == PARTITIONS);
-    until("the broker has aborted the transaction", || !open());
+    until("the broker has aborted the transaction", || !kafka.has_open_transaction("notifications"));
     host.wake();
     host.until("it publishes again", publishes);
     host.until("it has partitions again", |status| {
         let partitions = status["sources"][0]["partitions"].as_array().expect("partitions");
         partitions.iter().any(|partition| partition["assigned"] == true)
     });
-    topic::produce_keyed(kafka.brokers(), "baskets", work.as_slice());
+    bursts.for_each(|burst| topic::produce_keyed(kafka.brokers(), "baskets", burst));
+}
+
+/// Freezes the host again and again while its sink publishes, which is one transaction after the other, and leaves it
+/// frozen where one is open.
+fn freeze_in_a_transaction(kafka: &Kafka, host: &TestHost) -> bool {
+    let open = || kafka.has_open_transaction("notifications");
+    let deadline = Instant::now() + WAIT;
+    while has_pending(&host.status()) && Instant::now() < deadline {
+        host.freeze();
+        // Twice: one that is committing ends in between.
+        if open() && open() {
+            return true;
+        }
+        host.wake();
+    }
+    false
+}
+
+fn has_pending(status: &Value) -> bool {
+    status["sinks"][0]["pending"].as_u64() > Some(0)
 }
 
 /// Whether the sink has nothing left to publish. It must not have stopped.
@@ -153,8 +169,9 @@ fn manifest(kafka: &Kafka) -> String {
         .replace("../../target/grocery", "data")
         .replace("brokers = \"embedded\"", &brokers)
         .replace("command = \"CreateOrder\"", &member);
-    let sink =
-        format!("transactional_id = '{TRANSACTIONAL_ID}'\nproperties = {{ transaction.timeout.ms = {SESSION_MS} }}");
+    let sink = format!(
+        "transactional_id = '{TRANSACTIONAL_ID}'\nbatch_max = {BATCH_MAX}\nproperties = {{ transaction.timeout.ms = {SESSION_MS} }}"
+    );
     format!("{example}\n[sink]\n{sink}\n")
 }
 
