@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How often partitions and their ends are looked up unasked, and while something is in the way.
 const ROUND_EVERY: Duration = Duration::from_secs(5);
+/// How long it stays known which cluster and topics these are.
+const IDENTIFY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -77,6 +79,8 @@ pub(super) struct Scout {
     fixed: Option<Sender<()>>,
     /// Another cluster answered at the last look.
     is_foreign: bool,
+    /// When cluster and topics were looked at, if that succeeded.
+    identified: Option<Instant>,
 }
 
 impl Scout {
@@ -92,7 +96,7 @@ impl Scout {
         completions: Arc<Completions>,
         fixed: Sender<()>,
     ) -> Self {
-        let (ids, recreations, reader, starts, is_foreign) = Default::default();
+        let (ids, recreations, reader, starts, is_foreign, identified) = Default::default();
         let fixed = Some(fixed);
         Self {
             config,
@@ -109,6 +113,7 @@ impl Scout {
             starts,
             fixed,
             is_foreign,
+            identified,
         }
     }
 
@@ -146,8 +151,12 @@ impl Scout {
     }
 
     fn round(&mut self) -> Result<(), String> {
-        self.check_cluster()?;
-        let mut result = self.identify();
+        let mut result = Ok(());
+        if !self.is_identified() {
+            self.check_cluster()?;
+            result = self.identify();
+            self.identified = result.is_ok().then(Instant::now);
+        }
         // What the group has given is opened at once.
         if self.starts.is_some() {
             result = result.and(self.open_all());
@@ -173,6 +182,14 @@ impl Scout {
             result = result.and(end);
         }
         result
+    }
+
+    /// Whether it was looked a moment ago which cluster and topics these are, and nothing is to be opened: those who ask how
+    /// far the partitions are, as `drained` does, need not wait for more answers.
+    fn is_identified(&self) -> bool {
+        self.identified.is_some_and(|at| at.elapsed() < IDENTIFY_EVERY)
+            && self.recreations == self.consumer.context().health().recreations()
+            && self.view.unopened().is_empty()
     }
 
     /// Where another cluster answers, nothing is read until the right one does.
