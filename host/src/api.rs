@@ -11,6 +11,7 @@ mod connections;
 mod dead_letters;
 mod events;
 mod guard;
+mod instance;
 mod metrics;
 mod operations;
 mod queries;
@@ -20,6 +21,7 @@ mod store;
 mod subscriptions;
 
 pub(crate) use commands::expected_version;
+pub(crate) use instance::INSTANCE;
 pub use starting::serve_starting;
 
 use crate::host::Host;
@@ -27,7 +29,7 @@ use crate::manifest;
 use answer::Refusal;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use connections::Connections;
@@ -118,6 +120,7 @@ async fn out_of_patience(mut closing: watch::Receiver<bool>) {
 
 fn router(server: Server) -> Router {
     let body_max = server.settings.body_mib << 20;
+    let instance = server.host.instance().parse::<HeaderValue>().expect("a UUID is a header's value");
     Router::new()
         .route("/v1/commands/{type}/{id}/{command}", post(commands::send))
         .route("/v1/queries/{projection}/{query}", post(queries::query))
@@ -134,6 +137,7 @@ fn router(server: Server) -> Router {
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))
         .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/discard", post(dead_letters::discard_all))
         .route("/v1/dead-letters/{number}", get(dead_letters::show))
         .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))
         .route("/v1/dead-letters/{number}/discard", post(dead_letters::discard))
@@ -147,5 +151,6 @@ fn router(server: Server) -> Router {
         .layer(DefaultBodyLimit::max(body_max))
         .layer(from_fn_with_state(server.clone(), body::refuse_long))
         .layer(from_fn(guard::refuse_foreign_pages))
+        .layer(from_fn_with_state(instance, instance::name))
         .with_state(server)
 }

@@ -54,6 +54,7 @@ pub struct Host {
     manifest: Manifest,
     parts: Parts,
     clock: Clock,
+    instance: String,
     started: Instant,
     /// Ends when the host stops.
     watch: Mutex<Option<FileWatch>>,
@@ -109,11 +110,12 @@ impl Host {
         let started = Instant::now();
         let host = tokio::task::spawn_blocking(move || {
             let clock = Clock::system();
+            let instance = uuid::Uuid::now_v7().to_string();
             let parts = Parts::start(&manifest, &clock, &runtime, &startup)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
             let (stalls, traffic) = Default::default();
-            Ok::<_, Error>(Self { manifest, parts, clock, started, watch, reader, stalls, traffic })
+            Ok::<_, Error>(Self { manifest, parts, clock, instance, started, watch, reader, stalls, traffic })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
@@ -205,6 +207,11 @@ impl Host {
         &self.parts.store
     }
 
+    /// What tells this process from every other host, before and after it.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// The time, for all parts of this host.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -257,7 +264,7 @@ impl Host {
                 data: self.manifest.data.display().to_string(),
                 url: format!("http://{}", self.manifest.api.listen),
             },
-            store: StoreStatus { position },
+            store: StoreStatus { position, identity: parts.store.identity().to_string() },
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,

@@ -50,6 +50,11 @@ fn keys() -> BTreeMap<String, String> {
         event_bytes_max,
         id_bytes_max,
         command_id_hours,
+        refusals: _,
+        dead_letters_max,
+        dead_letters_mib,
+        dead_letters_days,
+        dead_letters_full: _,
     } = Store::default();
     let of_store = [
         ("queue_max", queue_max as u64),
@@ -60,6 +65,9 @@ fn keys() -> BTreeMap<String, String> {
         ("event_bytes_max", event_bytes_max as u64),
         ("id_bytes_max", id_bytes_max as u64),
         ("command_id_hours", command_id_hours),
+        ("dead_letters_max", dead_letters_max),
+        ("dead_letters_mib", dead_letters_mib),
+        ("dead_letters_days", dead_letters_days),
     ];
     keys.add("store.", &of_store);
     let Plugin { file: _, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits } =

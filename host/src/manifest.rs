@@ -144,6 +144,36 @@ pub struct Store {
     pub id_bytes_max: usize,
     /// How long the outcome of a command with an id of its sender's is kept, at least.
     pub command_id_hours: u64,
+    /// What becomes of the outcome of a command that was refused.
+    pub refusals: Refusals,
+    /// How many dead letters there may be.
+    pub dead_letters_max: u64,
+    /// How many mebibytes the dead letters may have.
+    pub dead_letters_mib: u64,
+    /// How many days a dead letter is kept; 0 keeps it for ever.
+    pub dead_letters_days: u64,
+    /// What happens when there are as many dead letters as there may be.
+    pub dead_letters_full: WhenFull,
+}
+
+/// What becomes of the outcome of a refused command whose sender chose the id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusals {
+    /// It is remembered, as that of an accepted one.
+    #[default]
+    Remember,
+    /// It is not remembered: a repetition is decided again.
+    DecideAgain,
+}
+
+/// What happens when a limit of the dead letters is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Nothing more is dead-lettered: what can't be handled is tried again until there is room.
+    #[default]
+    Stop,
+    /// The oldest letters are dropped, and counted.
+    DropOldest,
 }
 
 impl Default for Store {
@@ -157,6 +187,11 @@ impl Default for Store {
             event_bytes_max: 1 << 20,
             id_bytes_max: crate::model::ID_BYTES_MAX,
             command_id_hours: 24,
+            refusals: Refusals::Remember,
+            dead_letters_max: 1_000_000,
+            dead_letters_mib: 4_096,
+            dead_letters_days: 0,
+            dead_letters_full: WhenFull::Stop,
         }
     }
 }

@@ -91,6 +91,16 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
             [(vec![], Value::Histogram(store.batch_size.clone()))],
         ),
         plain("dead_letters", "What was put aside and is still there", letters),
+        plain(
+            "dead_letters_dropped",
+            "Dead letters dropped to keep to a limit",
+            [(vec![], Value::Counter(store.letters_dropped as f64))],
+        ),
+        plain(
+            "clock_jumps",
+            "Times that the wall clock was seen to jump",
+            [(vec![], Value::Counter(store.clock_jumps as f64))],
+        ),
         plain("part_working", "Whether a part does its work: 1, or 0 where it retries or has stopped", parts(status)),
     ]
 }

@@ -304,6 +304,28 @@ pub enum Outcome {
         /// Milliseconds to wait before sending again.
         retry_after_ms: u64,
     },
+    /// The command was recorded before: its outcome as it was then. The API tells it as that outcome, with its time.
+    #[serde(skip)]
+    Remembered(Remembered),
+}
+
+/// What was answered to a command when it came first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The outcome as it was then.
+    pub outcome: Box<Outcome>,
+    /// When it was recorded: milliseconds since 1970-01-01T00:00:00Z.
+    pub remembered_from_ms: u64,
+}
+
+impl Outcome {
+    /// What came of the command, now or when it came first.
+    pub fn what(&self) -> &Self {
+        match self {
+            Self::Remembered(remembered) => &remembered.outcome,
+            fresh => fresh,
+        }
+    }
 }
 
 /// A message that a subscriber wants published.
@@ -346,10 +368,22 @@ pub struct DeadLetter {
     pub key: Option<String>,
     /// The cause, and the remedy where one is known.
     pub reason: String,
-    /// When it was put aside: milliseconds since 1970-01-01T00:00:00Z.
-    pub time_ms: u64,
+    /// When the record was produced, the command accepted, the event recorded or the message caused: milliseconds since
+    /// 1970-01-01T00:00:00Z. `None` if nobody knows, as of records that retention removed.
+    pub time_ms: Option<u64>,
     /// What could not be handled, and what it takes to try again.
     pub content: Parked,
+}
+
+/// A dead letter in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLetter {
+    /// What people and replays call it.
+    pub number: u64,
+    /// When it was dead-lettered, by the clock of the store: milliseconds since 1970-01-01T00:00:00Z.
+    pub dead_lettered_ms: u64,
+    /// What could not be handled, and why.
+    pub letter: DeadLetter,
 }
 
 impl DeadLetter {

@@ -73,6 +73,9 @@ pub struct HostStatus {
 pub struct StoreStatus {
     /// Of the newest event; 0 in an empty store.
     pub position: u64,
+    /// What tells it from every other store: a UUID made with it, which its copies keep.
+    #[serde(default)]
+    pub identity: String,
 }
 
 /// One plugin of the manifest.
@@ -343,8 +346,12 @@ pub struct ParkedItem {
     pub key: Option<String>,
     /// The cause, and the remedy where one is known.
     pub reason: String,
-    /// Milliseconds since 1970-01-01T00:00:00Z.
-    pub time_ms: u64,
+    /// When the record was produced, the command accepted, the event recorded or the message caused: milliseconds since
+    /// 1970-01-01T00:00:00Z; null if nobody knows.
+    pub time_ms: Option<u64>,
+    /// When it was dead-lettered: milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default)]
+    pub dead_lettered_ms: u64,
 }
 
 /// The answer of `GET /v1/dead-letters`.
@@ -482,10 +489,11 @@ impl PartitionStatus {
     }
 }
 
-impl From<(u64, crate::model::DeadLetter)> for ParkedItem {
-    fn from((number, letter): (u64, crate::model::DeadLetter)) -> Self {
+impl From<crate::model::KeptLetter> for ParkedItem {
+    fn from(kept: crate::model::KeptLetter) -> Self {
+        let crate::model::KeptLetter { number, dead_lettered_ms, letter } = kept;
         let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;
-        Self { number, consumer, place, key, reason, time_ms }
+        Self { number, consumer, place, key, reason, time_ms, dead_lettered_ms }
     }
 }
 

@@ -95,6 +95,9 @@ pub trait EventStore: Send + Sync + 'static {
     /// Forgets a dead letter; [`Error::NotFound`] where there is none.
     fn discard_letter(&self, number: u64, done: Done<()>);
 
+    /// Forgets the oldest dead letters of those wanted, and tells how many it forgot.
+    fn discard_letters(&self, which: Discard, done: Done<u64>);
+
     /// Puts the message of a dead letter into the outbox again and forgets the letter, in one transaction.
     fn republish_letter(&self, number: u64, done: Done<()>);
 
@@ -237,16 +240,16 @@ pub trait Reader: Send {
     /// The number of the last message that a sink has published; `None` where it never had a position.
     fn sink_position(&mut self, sink: &str) -> Result<Option<u64>, Error>;
 
-    /// What was put aside after a number, with its number, oldest first, at most `limit`.
-    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, Error>;
+    /// What was dead-lettered after a number, oldest first, at most `limit`.
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptLetter>, Error>;
 
-    /// What was put aside, with its numbers, newest first, and how many there are of the consumer in all.
+    /// What was dead-lettered, newest first, and how many there are of the consumer in all.
     ///
     /// The first number is 1, later letters have greater ones, and none is ever given twice.
-    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<(u64, DeadLetter)>, u64), Error>;
+    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error>;
 
     /// One dead letter; `None` where it was tried again or discarded, or never was.
-    fn dead_letter(&mut self, number: u64) -> Result<Option<DeadLetter>, Error>;
+    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptLetter>, Error>;
 
     /// A text that was kept under a name. Facts are for checks of identity: what a part remembers of the world outside,
     /// to notice that it became another. Each user documents its names; they are paths, such as `kafka/cluster`.
@@ -271,6 +274,10 @@ pub struct Measures {
     pub batch_size: meter::Reading,
     /// Requests that wait for the writer now.
     pub queued: u64,
+    /// How often the wall clock jumped, as far as it was noticed.
+    pub clock_jumps: u64,
+    /// Dead letters that were dropped to keep to a limit, since the store was made.
+    pub letters_dropped: u64,
 }
 
 /// What an aggregate decided on a command.
@@ -437,6 +444,17 @@ pub struct TypeCount {
     pub events: u64,
     /// Bytes of their payloads and headers.
     pub bytes: u64,
+}
+
+/// Which dead letters are discarded together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// Of this source or subscription alone.
+    pub consumer: Option<String>,
+    /// Up to the letter of this number.
+    pub last: u64,
+    /// At most so many.
+    pub limit: u64,
 }
 
 /// Which dead letters are wanted.

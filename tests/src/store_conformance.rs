@@ -93,6 +93,7 @@ macro_rules! store_conformance {
                 a_command_tried_again_takes_the_letter_away_once,
                 a_command_that_fails_again_leaves_the_newest_reason,
                 a_message_goes_into_the_outbox_again_once,
+                letters_are_discarded_together,
             }
             archives {
                 an_archived_stream_takes_no_more_events_and_reads_as_before,

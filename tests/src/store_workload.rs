@@ -110,7 +110,8 @@ fn tend(store: &dyn EventStore) {
     let (mut head, runtime) = (store.letters_head(), Builder::new_current_thread().build().expect("a runtime"));
     loop {
         let newest = *runtime.block_on(head.wait_for(|newest| *newest > after)).expect("the store is open");
-        for (number, letter) in reader.dead_letters_after(after, usize::MAX).expect("letters are read") {
+        for KeptLetter { number, letter, .. } in reader.dead_letters_after(after, usize::MAX).expect("letters are read")
+        {
             after = number;
             let Parked::Command(command) = letter.content else {
                 ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");

@@ -439,7 +439,7 @@ impl<H: Handlers> Shard<H> {
 /// What the sender is told of a store's error.
 fn outcome_of(error: store::Error) -> Outcome {
     match error {
-        store::Error::Duplicate { outcome: Some(outcome), .. } => outcome,
+        store::Error::Duplicate { outcome: Some(remembered), .. } => Outcome::Remembered(remembered),
         store::Error::Duplicate { outcome: None, .. } => {
             Outcome::Accepted { version: Version(0), position: crate::model::Position(0), events: 0 }
         }

@@ -5,7 +5,7 @@ use super::answer::Refusal;
 use super::body::Whole;
 use crate::clock::Clock;
 use crate::host::Untaken;
-use crate::model::{Command, ExpectedVersion, Outcome, StreamId, Version};
+use crate::model::{Command, ExpectedVersion, Outcome, Remembered, StreamId, Version};
 use crate::trace;
 use axum::Json;
 use axum::body::Bytes;
@@ -24,6 +24,9 @@ struct Answer {
     command_id: Arc<str>,
     #[serde(flatten)]
     outcome: Outcome,
+    /// When the outcome was recorded, if that was before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remembered_from_ms: Option<u64>,
 }
 
 pub(super) async fn send(
@@ -49,7 +52,10 @@ pub(super) async fn send(
 async fn take(server: &Server, command: Command) -> Result<Response, Refusal> {
     let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
     match server.host.send(command).await {
-        Ok(outcome) => Ok(answer(Answer { command_id, outcome })),
+        Ok(Outcome::Remembered(Remembered { outcome, remembered_from_ms })) => {
+            Ok(answer(Answer { command_id, outcome: *outcome, remembered_from_ms: Some(remembered_from_ms) }))
+        }
+        Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None })),
         Err(Untaken::UnknownAggregate { known }) => {
             Err(Refusal::unknown("plugin serves aggregates of type", &aggregate_type, &known))
         }
@@ -117,13 +123,15 @@ pub(crate) fn expected_version(text: &str) -> Result<ExpectedVersion, String> {
 }
 
 fn answer(answer: Answer) -> Response {
-    let status = match answer.outcome {
+    let status = match answer.outcome.what() {
         Outcome::Accepted { .. } => StatusCode::OK,
         Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Outcome::Malformed { .. } => StatusCode::BAD_REQUEST,
         Outcome::Conflict { .. } | Outcome::IdReused { .. } | Outcome::Archived { .. } => StatusCode::CONFLICT,
         Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        // What is remembered was fresh when it was recorded.
+        Outcome::Remembered(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     match answer.outcome {
         Outcome::Busy { retry_after_ms } => {
@@ -195,7 +203,7 @@ mod tests {
             (Outcome::Failed { reason: "no".into() }, 500),
             (Outcome::Busy { retry_after_ms: 1001 }, 503),
         ] {
-            let response = answer(Answer { command_id: "a".into(), outcome });
+            let response = answer(Answer { command_id: "a".into(), outcome, remembered_from_ms: None });
             assert_eq!(response.status(), status);
             let retry = response.headers().get(header::RETRY_AFTER);
             assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));

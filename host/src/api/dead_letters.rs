@@ -3,20 +3,27 @@
 use super::Server;
 use super::answer::Refusal;
 use crate::host::Unreplayed;
-use crate::model::{DeadLetter, Header, Parked};
+use crate::model::{Header, KeptLetter, Parked};
 use crate::status::{DeadLetters, ParkedItem, Replayed};
-use crate::store::Letters;
+use crate::store::{Discard, Letters};
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::convert::Infallible;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Letters in an answer unless the request says otherwise, and at most.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
+
+/// Letters that one transaction of the store discards.
+const DISCARDED_AT_ONCE: u64 = 5_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +53,7 @@ pub(super) async fn show(
 ) -> Result<Json<Value>, Refusal> {
     let Path(number) = number?;
     match server.host.read(move |reader| reader.dead_letter(number)).await? {
-        Some(letter) => Ok(Json(whole(number, letter))),
+        Some(kept) => Ok(Json(whole(kept))),
         None => Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no dead letter {number}"))),
     }
 }
@@ -73,10 +80,58 @@ pub(super) async fn discard(
     Ok(Json(json!({ "number": number })))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discarded {
+    consumer: Option<String>,
+}
+
+/// Discards all letters that there are now, oldest first. The answer has a line of JSON for each step, and the last one
+/// says `"done":true`, or has the error.
+pub(super) async fn discard_all(
+    State(server): State<Server>,
+    which: Result<Query<Discarded>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(Discarded { consumer }) = which?;
+    let wanted = consumer.clone();
+    let newest = Letters { consumer: None, before: None, limit: 1 };
+    let (newest, total) = server
+        .host
+        .read(move |reader| {
+            let (letters, _) = reader.dead_letters(&newest)?;
+            let (_, total) = reader.dead_letters(&Letters { consumer: wanted.as_deref(), before: None, limit: 0 })?;
+            Ok((letters.first().map_or(0, |kept| kept.number), total))
+        })
+        .await?;
+    let (lines, answer) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(async move {
+        let mut discarded = 0;
+        let ended = loop {
+            let which = Discard { consumer: consumer.clone(), last: newest, limit: DISCARDED_AT_ONCE };
+            let step = server.host.discard_letters(which).await;
+            match step {
+                Ok(0) => break json!({ "discarded": discarded, "of": total, "done": true }),
+                Ok(count) => discarded += count,
+                Err(error) => break json!({ "discarded": discarded, "of": total, "error": error.to_string() }),
+            }
+            // Who does not listen any more has asked for it all the same.
+            let _ = lines.send(Ok(line(&json!({ "discarded": discarded, "of": total })))).await;
+        };
+        tracing::info!(consumer, "discarded {discarded} of {total} dead letters, as somebody asked for");
+        let _ = lines.send(Ok(line(&ended))).await;
+    });
+    let body = Body::from_stream(ReceiverStream::new(answer));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn line(value: &Value) -> Bytes {
+    format!("{value}\n").into()
+}
+
 /// The letter and what it holds.
-fn whole(number: u64, letter: DeadLetter) -> Value {
-    let (kind, content) = content(&letter.content);
-    let mut whole = json!(ParkedItem::from((number, letter)));
+fn whole(kept: KeptLetter) -> Value {
+    let (kind, content) = content(&kept.letter.content);
+    let mut whole = json!(ParkedItem::from(kept));
     whole["kind"] = kind.into();
     whole["content"] = content;
     whole
@@ -131,7 +186,7 @@ fn bytes_shown(bytes: &[u8]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Record;
+    use crate::model::{DeadLetter, Record};
 
     #[test]
     fn what_a_letter_holds_is_shown_as_text_or_as_base64() {
@@ -149,14 +204,14 @@ mod tests {
             place: "topic baskets partition 3 offset 17".into(),
             key: None,
             reason: "the key is not UTF-8".into(),
-            time_ms: 6,
+            time_ms: Some(5),
             content: Parked::Record(record),
         };
         assert_eq!(
-            whole(7, letter),
+            whole(KeptLetter { number: 7, dead_lettered_ms: 6, letter }),
             json!({
                 "number": 7, "consumer": "till", "place": "topic baskets partition 3 offset 17", "key": null,
-                "reason": "the key is not UTF-8", "time_ms": 6, "kind": "record",
+                "reason": "the key is not UTF-8", "time_ms": 5, "dead_lettered_ms": 6, "kind": "record",
                 "content": {
                     "topic": "baskets", "partition": 3, "offset": 17, "time_ms": 5, "key": { "base64": "/w==" },
                     "headers": [{ "name": "trace", "value": null }], "payload": "{\"a\":",

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::host_file::HostFile;
+use crate::api::INSTANCE;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use std::io::Read;
@@ -35,6 +36,8 @@ impl Target {
 pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
+    /// The process that must answer, where a data folder says which.
+    instance: Option<String>,
 }
 
 /// What the host answered.
@@ -45,10 +48,8 @@ pub(super) struct Reply {
 
 impl Client {
     pub(super) fn new(target: &Target) -> Result<Self, Failure> {
-        let url = match &target.data {
-            Some(data) => recorded_url(data)?,
-            None => target.url.trim_end_matches('/').to_owned(),
-        };
+        let file = target.data.as_deref().map(recorded).transpose()?;
+        let url = file.as_ref().map_or_else(|| target.url.trim_end_matches('/').to_owned(), |file| file.url.clone());
         if !url.starts_with("http://") {
             return Err(Failure::usage(format!("--url must start with http://, found {url:?}")));
         }
@@ -58,7 +59,36 @@ impl Client {
             .proxy(None)
             .timeout_connect(Some(CONNECT_TIME_MAX))
             .build();
-        Ok(Self { agent: config.into(), url })
+        let client = Self { agent: config.into(), url, instance: file.map(|file| file.instance) };
+        if let Some(data) = &target.data {
+            client.must_serve(data)?;
+        }
+        Ok(client)
+    }
+
+    /// Asks who answers before anything is asked for: a host that was killed leaves its file behind, and another one may
+    /// have its port since.
+    fn must_serve(&self, data: &Path) -> Result<(), Failure> {
+        let response = self.agent.get(self.address("/v1/live")).call().map_err(|cause| self.unreachable(cause))?;
+        let answers = response.headers().get(INSTANCE).and_then(|value| value.to_str().ok());
+        if answers == self.instance.as_deref() {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "the host of {} is not running: {} was written by a process that is gone, and another one answers at {}; start a \
+             host there with `wasmill run MANIFEST`, or name the one you mean with --url",
+            data.display(),
+            HostFile::path(data).display(),
+            self.url
+        )))
+    }
+
+    /// The request with the process that must answer it: another one refuses it.
+    fn identified<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.instance {
+            Some(instance) => request.header(INSTANCE, instance),
+            None => request,
+        }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Reply, Failure> {
@@ -68,12 +98,21 @@ impl Client {
 
     /// Sends a request and leaves the body of its answer to be read as it comes.
     pub(super) fn open(&self, path: &str) -> Result<(u16, impl Read + use<>), Failure> {
-        let response = self.agent.get(self.address(path)).call().map_err(|cause| self.unreachable(cause))?;
+        let response =
+            self.identified(self.agent.get(self.address(path))).call().map_err(|cause| self.unreachable(cause))?;
+        Ok((response.status().as_u16(), response.into_body().into_reader()))
+    }
+
+    /// Posts without a body and leaves the body of the answer to be read as it comes.
+    pub(super) fn open_post(&self, path: &str) -> Result<(u16, impl Read + use<>), Failure> {
+        let request = self.identified(self.agent.post(self.address(path)));
+        let response = request.send_empty().map_err(|cause| self.unreachable(cause))?;
         Ok((response.status().as_u16(), response.into_body().into_reader()))
     }
 
     pub(super) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Reply, Failure> {
-        let mut request = self.agent.post(self.address(path)).header("content-type", "application/json");
+        let request = self.agent.post(self.address(path)).header("content-type", "application/json");
+        let mut request = self.identified(request);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -113,13 +152,16 @@ pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-fn recorded_url(data: &Path) -> Result<String, Failure> {
-    let file = HostFile::read(data).map_err(|cause| {
-        let path = HostFile::path(data);
-        let remedy = "start a host there with `wasmill run MANIFEST` or name one with --url";
-        Failure::failed(format!("cannot read {}: {cause}; {remedy}", path.display()))
-    })?;
-    Ok(file.url)
+fn recorded(data: &Path) -> Result<HostFile, Failure> {
+    let path = HostFile::path(data);
+    let remedy = "start a host there with `wasmill run MANIFEST` or name one with --url";
+    let file = HostFile::read(data)
+        .map_err(|cause| Failure::failed(format!("cannot read {}: {cause}; {remedy}", path.display())))?;
+    if HostFile::place_of(data).ok() != Some(file.folder) {
+        let copied = format!("{} was written in another folder and copied here", path.display());
+        return Err(Failure::failed(format!("{copied}: no host serves this folder; {remedy}")));
+    }
+    Ok(file)
 }
 
 fn read(status: u16, body: &mut impl Read) -> std::io::Result<Reply> {

@@ -6,6 +6,7 @@ use super::table::{Align, Table, number, time};
 use super::{output, render};
 use crate::status::{DeadLetters, ParkedItem, Replayed};
 use serde_json::Value;
+use std::io::{BufRead, BufReader, IsTerminal};
 
 /// Letters asked for at once.
 const PAGE: usize = 1_000;
@@ -65,6 +66,7 @@ pub(super) fn dead_letters(command: Command, json: bool) -> Result<(), Failure> 
             let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
             Ok(format!("{number}: {outcome}{reason}"))
         }),
+        Command::Discard(selected) if selected.all => discard_all(&selected, json),
         Command::Discard(selected) => each(&selected, json, "discard", |reply| {
             let answer: Value = reply.decoded()?;
             Ok(format!("{}: discarded", answer["number"]))
@@ -111,14 +113,16 @@ fn page(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usi
 fn table(letters: &[ParkedItem]) -> Table {
     let mut table = Table::new([
         ("NUMBER", Align::Right),
-        ("TIME", Align::Left),
+        ("DEAD-LETTERED", Align::Left),
+        ("OF", Align::Left),
         ("CONSUMER", Align::Left),
         ("PLACE", Align::Left),
         ("KEY", Align::Left),
     ]);
-    for ParkedItem { number, consumer, place, key, reason, time_ms } in letters {
+    for ParkedItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms } in letters {
         let key = key.as_ref().map_or(String::new(), |key| format!("{key:?}"));
-        table.row([number.to_string(), time(*time_ms), consumer.clone(), place.clone(), key]);
+        let of = time_ms.map_or_else(|| "unknown".to_owned(), time);
+        table.row([number.to_string(), time(*dead_lettered_ms), of, consumer.clone(), place.clone(), key]);
         table.note(reason);
     }
     table
@@ -127,6 +131,33 @@ fn table(letters: &[ParkedItem]) -> Table {
 fn show(client: &Client, number: u64, json: bool) -> Result<(), Failure> {
     let reply = client.get(&format!("/v1/dead-letters/{number}"))?.successful()?;
     if json { output::line(&reply.text()) } else { output::text(&render::dead_letter(&reply.decoded()?)) }
+}
+
+/// Discards all letters of a consumer, or of all, in one request. Progress goes to the standard error.
+fn discard_all(selected: &Selected, json: bool) -> Result<(), Failure> {
+    let client = Client::new(&selected.target)?;
+    let consumer = selected.consumer.as_deref().map(|name| format!("?consumer={}", super::client::segment(name)));
+    let path = format!("/v1/dead-letters/discard{}", consumer.unwrap_or_default());
+    let (status, body) = client.open_post(&path)?;
+    let mut last = Value::Null;
+    for line in BufReader::new(body).lines() {
+        let line = line.map_err(|cause| client.unreadable(cause))?;
+        let reply = Reply { status, body: line.into_bytes() }.successful()?;
+        last = reply.decoded()?;
+        if !json && last["done"] != true && std::io::stderr().is_terminal() {
+            eprint!("\r{} of {} discarded", last["discarded"], last["of"]);
+        }
+    }
+    if !json && std::io::stderr().is_terminal() {
+        eprintln!();
+    }
+    let discarded = last["discarded"].as_u64().unwrap_or(0);
+    match last["error"].as_str() {
+        Some(error) => Err(Failure::failed(format!("{discarded} discarded, then: {error}"))),
+        None if last["done"] != true => Err(Failure::failed(format!("{discarded} discarded, then the host broke off"))),
+        None if json => output::line(&last.to_string()),
+        None => output::line(&format!("{} discarded", number(discarded))),
+    }
 }
 
 /// Does it to one letter after the other, says what came of each, and fails where one failed.

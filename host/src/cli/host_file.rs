@@ -1,7 +1,10 @@
 //! `host.json` in the data folder: which process serves it, and where.
 
+use crate::host::Host;
+use crate::manifest::Api;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The running host of a data folder. The file stays behind where a host is killed.
@@ -11,12 +14,34 @@ pub struct HostFile {
     pub pid: u32,
     /// Where its API serves.
     pub url: String,
+    /// What tells this process from every other: its answers carry it, and it refuses requests that name another.
+    pub instance: String,
+    /// The identity of its store.
+    pub store: String,
+    /// What tells the folder from a copy of it.
+    pub folder: u64,
 }
 
 impl HostFile {
+    /// What the file says of a host of this process.
+    pub fn of(host: &Host, data: &Path, settings: &Api) -> io::Result<Self> {
+        Ok(Self {
+            pid: std::process::id(),
+            url: format!("http://{}", settings.listen),
+            instance: host.instance().to_owned(),
+            store: host.store().identity().to_string(),
+            folder: Self::place_of(data)?,
+        })
+    }
+
     /// Where the file of a data folder is.
     pub fn path(data: &Path) -> PathBuf {
         data.join("host.json")
+    }
+
+    /// What tells a folder from a copy of it: its number in the file system.
+    pub fn place_of(data: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(data)?.ino())
     }
 
     /// Reads the file of a data folder.
@@ -46,8 +71,14 @@ mod tests {
     #[test]
     fn a_host_removes_only_its_own_file() {
         let data = tempfile::tempdir().unwrap();
-        let old = HostFile { pid: 1, url: "http://127.0.0.1:1".into() };
-        let new = HostFile { pid: 2, url: "http://127.0.0.1:2".into() };
+        let of = |pid: u32| HostFile {
+            pid,
+            url: format!("http://127.0.0.1:{pid}"),
+            instance: pid.to_string(),
+            store: "one".into(),
+            folder: HostFile::place_of(data.path()).unwrap(),
+        };
+        let (old, new) = (of(1), of(2));
         old.write(data.path()).unwrap();
         new.write(data.path()).unwrap();
         old.remove(data.path()).unwrap();

@@ -206,10 +206,12 @@ pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     };
     let mut text = String::new();
     for name in ["number", "consumer", "place", "reason"] {
-        text += &format!("{name:<10}{}\n", shown(&letter[name]));
+        text += &format!("{name:<15}{}\n", shown(&letter[name]));
     }
-    text += &format!("{:<10}{}\n", "time", time(letter["time_ms"].as_u64().unwrap_or_default()));
-    text += &format!("{:<10}{}\n", "holds", shown(&letter["kind"]));
+    let of = letter["time_ms"].as_u64().map_or_else(|| "unknown".to_owned(), time);
+    text += &format!("{:<15}{of}\n", "time");
+    text += &format!("{:<15}{}\n", "dead-lettered", time(letter["dead_lettered_ms"].as_u64().unwrap_or_default()));
+    text += &format!("{:<15}{}\n", "holds", shown(&letter["kind"]));
     for (name, value) in letter["content"].as_object().into_iter().flatten() {
         text += &format!("  {name:<16}{}\n", shown(value));
     }
@@ -222,10 +224,10 @@ fn parked(parked: &ParkedStatus) -> String {
         (total, shown) if shown as u64 == total => format!("{} parked, newest first\n", number(total)),
         (total, shown) => format!("{} parked, the newest {shown} first\n", number(total)),
     };
-    for ParkedItem { number, consumer, place, key, reason, time_ms } in &parked.newest {
+    for ParkedItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &parked.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
         let place = escape_lines(&format!("{consumer}: {place}{key}"));
-        text += &format!("  {}  {number}  {place}\n", time(*time_ms));
+        text += &format!("  {}  {number}  {place}\n", time(*dead_lettered_ms));
         reason.lines().for_each(|line| text += &format!("    {}\n", escape(line)));
     }
     text

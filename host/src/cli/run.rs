@@ -49,8 +49,8 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
     let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
-    let file = HostFile { pid: std::process::id(), url: format!("http://{}", settings.listen) };
     let host = start(manifest, &listener, &mut signals).await?;
+    let file = HostFile::of(&host, &data, &settings).map_err(|cause| unwritten(&data, &cause))?;
     let (served, deadline) = tokio::select! {
         ended = serve_api(listener, settings, host.clone(), (&file, &data), stop_max, &mut signals) => ended,
         lost = host.lost_store() => {
@@ -131,14 +131,13 @@ async fn serve_api(
     stop_max: Duration,
     signals: &mut Signals,
 ) -> (Result<(), Failure>, Instant) {
-    let unwritten = |cause| Failure::failed(format!("cannot write {}: {cause}", HostFile::path(data).display()));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = api::serve(listener, settings, host.clone(), async {
         // A sender that is gone means the same: stop.
         let _ = stopped.await;
     });
     let mut serving = std::pin::pin!(serving);
-    if let Err(failure) = file.write(data).map_err(unwritten) {
+    if let Err(failure) = file.write(data).map_err(|cause| unwritten(data, &cause)) {
         return (Err(failure), Instant::now() + stop_max);
     }
     tracing::info!("serving on {}", file.url);
@@ -154,6 +153,10 @@ async fn serve_api(
     };
     let served = served.map_err(|cause| Failure::failed(format!("the API failed: {cause}")));
     (served, deadline.unwrap_or_else(|| Instant::now() + stop_max))
+}
+
+fn unwritten(data: &Path, cause: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {cause}", HostFile::path(data).display()))
 }
 
 /// SIGINT, SIGTERM and SIGHUP: each has the host stop in order.

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Reply, Target, segment};
 use super::failure::Failure;
-use super::output;
+use super::{output, table};
 use crate::api::expected_version;
 use crate::model::{Outcome, StreamId};
 use std::io::Read;
@@ -37,11 +37,22 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), Failure> {
     headers.extend(args.expect.as_deref().map(|version| ("x-expected-version", version)));
     let path = format!("/v1/commands/{}", segments.join("/"));
     let reply = Client::new(&args.target)?.post(&path, &headers, payload.as_bytes())?;
-    match serde_json::from_slice::<Outcome>(&reply.body) {
-        Ok(outcome) if json => machine(&reply, &outcome),
-        Ok(outcome) => human(&stream, &outcome),
+    match serde_json::from_slice::<Answer>(&reply.body) {
+        Ok(answer) if json => machine(&reply, &answer.outcome),
+        Ok(Answer { outcome, remembered_from_ms: None }) => human(&stream, &outcome, ""),
+        Ok(Answer { outcome, remembered_from_ms: Some(since) }) => {
+            let note = format!(" (remembered from {}; nothing was decided or recorded now)", table::time(since));
+            human(&stream, &outcome, &note)
+        }
         Err(_) => Err(reply.refusal()),
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Answer {
+    #[serde(flatten)]
+    outcome: Outcome,
+    remembered_from_ms: Option<u64>,
 }
 
 fn expectation(text: &str) -> Result<String, String> {
@@ -67,7 +78,8 @@ fn machine(reply: &Reply, outcome: &Outcome) -> Result<(), Failure> {
     if matches!(outcome, Outcome::Accepted { .. }) { Ok(()) } else { Err(Failure::told()) }
 }
 
-fn human(stream: &StreamId, outcome: &Outcome) -> Result<(), Failure> {
+/// `note` goes to the end of what a command can be remembered for.
+fn human(stream: &StreamId, outcome: &Outcome, note: &str) -> Result<(), Failure> {
     match outcome {
         Outcome::Accepted { version, position, events } => {
             let events = match events {
@@ -75,10 +87,10 @@ fn human(stream: &StreamId, outcome: &Outcome) -> Result<(), Failure> {
                 1 => "1 event".to_owned(),
                 events => format!("{events} events"),
             };
-            output::line(&format!("accepted: {events}; {stream} is at version {version}, position {position}"))
+            output::line(&format!("accepted: {events}; {stream} is at version {version}, position {position}{note}"))
         }
-        Outcome::Rejected { reason } => Err(Failure::failed(format!("rejected: {reason}"))),
-        Outcome::Malformed { reason } => Err(Failure::failed(format!("malformed: {reason}"))),
+        Outcome::Rejected { reason } => Err(Failure::failed(format!("rejected: {reason}{note}"))),
+        Outcome::Malformed { reason } => Err(Failure::failed(format!("malformed: {reason}{note}"))),
         Outcome::Conflict { actual, expected } => {
             Err(Failure::failed(format!("conflict: {stream} is at version {actual}, expected {expected}")))
         }
@@ -88,5 +100,6 @@ fn human(stream: &StreamId, outcome: &Outcome) -> Result<(), Failure> {
         Outcome::Busy { retry_after_ms } => {
             Err(Failure::failed(format!("the host is busy; send again in {retry_after_ms} ms")))
         }
+        Outcome::Remembered(remembered) => human(stream, &remembered.outcome, note),
     }
 }

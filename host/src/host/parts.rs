@@ -7,8 +7,8 @@ use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
-    Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Source as SourceSettings, Target,
-    Transaction,
+    Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Refusals, Source as SourceSettings,
+    Target, Transaction, WhenFull,
 };
 use crate::model::IdRule;
 use crate::names::Name;
@@ -506,6 +506,13 @@ fn store_options(manifest: &Manifest, clock: &Clock) -> StoreOptions {
         log_bytes_max: settings.log_mib << 20,
         event_bytes_max: settings.event_bytes_max,
         outcomes_window_ms: settings.command_id_hours * 60 * 60 * 1_000,
+        remember_refusals: settings.refusals == Refusals::Remember,
+        letters: sqlite::LetterLimits {
+            count_max: settings.dead_letters_max,
+            bytes_max: settings.dead_letters_mib << 20,
+            age_max_ms: (settings.dead_letters_days > 0).then_some(settings.dead_letters_days * 24 * 60 * 60 * 1_000),
+            drops_oldest: settings.dead_letters_full == WhenFull::DropOldest,
+        },
         clock: clock.clone(),
         ..StoreOptions::default()
     }

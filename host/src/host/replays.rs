@@ -6,7 +6,7 @@
 
 use super::upkeep::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, Outcome, Parked};
+use crate::model::{Command, DeadLetter, KeptLetter, Outcome, Parked};
 use crate::status::Replayed;
 use crate::store::{self, letter_origin};
 use crate::subscriptions::ReplayError;
@@ -33,7 +33,8 @@ impl Host {
     /// Tries a dead letter again.
     pub async fn replay(self: &Arc<Self>, number: u64) -> Result<Replayed, Unreplayed> {
         let letter = self.read(move |reader| reader.dead_letter(number)).await?;
-        let letter = letter.ok_or_else(|| store::Error::NotFound(format!("there is no dead letter {number}")))?;
+        let KeptLetter { letter, .. } =
+            letter.ok_or_else(|| store::Error::NotFound(format!("there is no dead letter {number}")))?;
         match &letter.content {
             Parked::Gone => Err(Unreplayed::Impossible(format!(
                 "dead letter {number} holds nothing that could be tried again: discard it once you have seen it"
@@ -56,7 +57,7 @@ impl Host {
         // A person has looked at it: the count of its chain starts over.
         let command = Command { origin: Some(letter_origin(number)), durable_id: false, hops: 0, ..command };
         let done = |outcome: &str, reason| Ok(Replayed { number, outcome: outcome.into(), reason });
-        match self.send(command).await {
+        match self.send(command).await.map(|outcome| outcome.what().clone()) {
             Ok(Outcome::Accepted { .. }) => done("accepted", None),
             Ok(Outcome::Rejected { reason }) => done("rejected", Some(reason)),
             Ok(Outcome::Busy { retry_after_ms }) => {
@@ -71,6 +72,8 @@ impl Host {
                 | Outcome::Archived { reason }
                 | Outcome::IdReused { reason },
             ) => Err(Unreplayed::Again(reason)),
+            // Its id is that of the letter: none is remembered for it.
+            Ok(Outcome::Remembered(_)) => done("accepted", None),
             Err(Untaken::UnknownAggregate { known }) => Err(Unreplayed::Impossible(format!(
                 "no plugin serves aggregate type {aggregate_type}; served are: {}",
                 known.join(", ")

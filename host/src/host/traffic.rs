@@ -27,7 +27,7 @@ pub struct Traffic {
 impl Traffic {
     /// Counts a command by how it ended.
     pub fn count(&self, outcome: &Outcome) {
-        let index = match outcome {
+        let index = match outcome.what() {
             Outcome::Accepted { .. } => 0,
             Outcome::Rejected { .. } => 1,
             Outcome::Malformed { .. } => 2,
@@ -35,7 +35,7 @@ impl Traffic {
             Outcome::IdReused { .. } => 4,
             Outcome::Archived { .. } => 5,
             Outcome::Failed { .. } => 6,
-            Outcome::Busy { .. } => 7,
+            Outcome::Busy { .. } | Outcome::Remembered(_) => 7,
         };
         self.outcomes[index].fetch_add(1, Ordering::Relaxed);
     }

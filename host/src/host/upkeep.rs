@@ -1,7 +1,7 @@
 //! What people do to the store of a running host: looking into it, changing what they may change, copying it.
 
 use super::Host;
-use crate::store::{Backup, Done, Error, EventStore, Reader};
+use crate::store::{Backup, Discard, Done, Error, EventStore, Reader};
 use std::path::PathBuf;
 
 impl Host {
@@ -15,7 +15,10 @@ impl Host {
     }
 
     /// Has the store change something, and waits until that is durable.
-    pub async fn change(&self, ask: impl FnOnce(&dyn EventStore, Done<()>) + Send + 'static) -> Result<(), Error> {
+    pub async fn change<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn EventStore, Done<T>) + Send + 'static,
+    ) -> Result<T, Error> {
         let store = self.store().clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
         // The queue may be full: then asking waits.
@@ -29,6 +32,11 @@ impl Host {
         });
         asked.await?;
         answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Discards the oldest of these dead letters, and tells how many.
+    pub async fn discard_letters(&self, which: Discard) -> Result<u64, Error> {
+        self.change(move |store, done| store.discard_letters(which, done)).await
     }
 
     /// Copies the store into a new file, while it is written to.

@@ -74,7 +74,7 @@ pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<D
         place: record.place(),
         key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
-        time_ms: Clock::system().now_ms(),
+        time_ms: Some(record.time_ms),
         content: Parked::Record(record),
     })
 }

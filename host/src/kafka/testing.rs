@@ -188,7 +188,7 @@ impl Folder {
 
     pub(super) fn dead_letters(&self) -> Vec<DeadLetter> {
         let letters = self.store.reader().unwrap().dead_letters(&Letters::newest(1_000)).unwrap().0;
-        letters.into_iter().map(|(_, letter)| letter).collect()
+        letters.into_iter().map(|kept| kept.letter).collect()
     }
 }
 

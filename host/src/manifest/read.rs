@@ -171,6 +171,13 @@ fn store(mut section: Section<'_>) -> Store {
         event_bytes_max: section.number("event_bytes_max", 1..=256 << 20, default.event_bytes_max),
         id_bytes_max: section.number("id_bytes_max", 16..=32_768, default.id_bytes_max),
         command_id_hours: section.number("command_id_hours", 1..=87_600, default.command_id_hours),
+        refusals: section
+            .choice("refusals", &[("remember", Refusals::Remember), ("decide-again", Refusals::DecideAgain)]),
+        dead_letters_max: section.number("dead_letters_max", 1..=1_000_000_000, default.dead_letters_max),
+        dead_letters_mib: section.number("dead_letters_mib", 1..=1_048_576, default.dead_letters_mib),
+        dead_letters_days: section.number("dead_letters_days", 0..=36_500, default.dead_letters_days),
+        dead_letters_full: section
+            .choice("dead_letters_full", &[("stop", WhenFull::Stop), ("drop-oldest", WhenFull::DropOldest)]),
     };
     section.finish();
     store

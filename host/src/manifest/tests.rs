@@ -41,6 +41,11 @@ fn a_full_manifest_is_read_as_written() {
         event_bytes_max = 23
         id_bytes_max = 25
         command_id_hours = 24
+        refusals = "decide-again"
+        dead_letters_max = 25
+        dead_letters_mib = 26
+        dead_letters_days = 27
+        dead_letters_full = "drop-oldest"
         [kafka]
         brokers = "kafka-1:9092, kafka-2:9092"
         [kafka.properties]
@@ -148,6 +153,11 @@ fn a_full_manifest_is_read_as_written() {
             event_bytes_max: 23,
             id_bytes_max: 25,
             command_id_hours: 24,
+            refusals: Refusals::DecideAgain,
+            dead_letters_max: 25,
+            dead_letters_mib: 26,
+            dead_letters_days: 27,
+            dead_letters_full: WhenFull::DropOldest,
         },
         kafka: Some(Kafka {
             brokers: Brokers::Addresses("kafka-1:9092,kafka-2:9092".into()),

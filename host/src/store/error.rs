@@ -1,6 +1,6 @@
 //! Why a store did not do something, by what the caller does next.
 
-use crate::model::{ExpectedVersion, Outcome, StreamId, Version};
+use crate::model::{ExpectedVersion, Remembered, StreamId, Version};
 use std::sync::Arc;
 
 /// Why the store did not do something.
@@ -22,7 +22,7 @@ pub enum Error {
         /// The command's id.
         id: Arc<str>,
         /// The outcome as it was then; commands of ledgers keep none.
-        outcome: Option<Outcome>,
+        outcome: Option<Remembered>,
     },
     /// The sender used an id twice for different commands.
     #[error("command id {id} was used before for another command; use a new id for a new command")]
@@ -72,6 +72,9 @@ pub enum Error {
         /// The store's file.
         file: String,
     },
+    /// There is no room for what would be kept; the text names the limit. It can be asked again once there is room.
+    #[error("{0}")]
+    Full(String),
     /// The store is shut down.
     #[error("the store is closed")]
     Closed,

@@ -5,6 +5,7 @@
 //! checked against memory. The hot path only appends by position; the index from streams to positions is filled
 //! later, in sorted runs, and readers look in both places (`stream_index`).
 
+mod age;
 mod amendments;
 mod appends;
 mod backup;
@@ -14,6 +15,7 @@ mod files;
 mod folding;
 mod ids;
 mod ledgers;
+mod letter_room;
 mod letters;
 mod owner;
 mod places;
@@ -31,7 +33,9 @@ mod tail;
 mod verify;
 mod writer;
 
-use super::{Advanced, Append, Appended, Backup, Done, Error, EventStore, Measures, Part, Progress, Reader, Snapshot};
+use super::{
+    Advanced, Append, Appended, Backup, Discard, Done, Error, EventStore, Measures, Part, Progress, Reader, Snapshot,
+};
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Shared as _};
@@ -53,6 +57,25 @@ pub use verify::{Report, verify};
 
 /// The name of the store's file in a data folder.
 pub const FILE_NAME: &str = "events.sqlite";
+
+/// How many dead letters a store keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterLimits {
+    /// Letters at most.
+    pub count_max: u64,
+    /// Bytes of their contents, reasons and places at most.
+    pub bytes_max: u64,
+    /// Milliseconds after which a letter is dropped; `None` keeps it.
+    pub age_max_ms: Option<u64>,
+    /// Whether the oldest letters make room. Otherwise what comes is refused with [`Error::Full`].
+    pub drops_oldest: bool,
+}
+
+impl Default for LetterLimits {
+    fn default() -> Self {
+        Self { count_max: 1_000_000, bytes_max: 4 << 30, age_max_ms: None, drops_oldest: false }
+    }
+}
 
 /// Limits of the store. Each has a default and a name in the manifest.
 #[derive(Clone, Debug)]
@@ -81,6 +104,10 @@ pub struct Options {
     pub tail_bytes_max: usize,
     /// How long the outcome of a command with an id of its sender's is remembered, in milliseconds.
     pub outcomes_window_ms: u64,
+    /// Refusals are remembered like successes; else the repetition of a refused command is decided again.
+    pub remember_refusals: bool,
+    /// Of the dead letters.
+    pub letters: LetterLimits,
     /// The time.
     pub clock: Clock,
 }
@@ -102,6 +129,8 @@ impl Default for Options {
             event_bytes_max: 1 << 20,
             tail_bytes_max: 16 << 20,
             outcomes_window_ms: 24 * 60 * 60 * 1_000,
+            remember_refusals: true,
+            letters: LetterLimits::default(),
             clock: Clock::system(),
         }
     }
@@ -202,6 +231,10 @@ impl EventStore for SqliteStore {
         self.send(writer::Request::Amend(Amendment::Discard(number), done));
     }
 
+    fn discard_letters(&self, which: Discard, done: Done<u64>) {
+        self.send(writer::Request::DiscardMany(which, done));
+    }
+
     fn republish_letter(&self, number: u64, done: Done<()>) {
         self.send(writer::Request::Amend(Amendment::Republish(number), done));
     }
@@ -264,8 +297,16 @@ impl EventStore for SqliteStore {
 
     fn measures(&self) -> Measures {
         let queue = self.queue.held_shared();
+        let clock_jumps = self.meters.clock_jumps.load(std::sync::atomic::Ordering::Relaxed);
+        let letters_dropped = self.meters.letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
         let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
-        Measures { commit_time: self.meters.commit_time.read(), batch_size: self.meters.batch_size.read(), queued }
+        Measures {
+            commit_time: self.meters.commit_time.read(),
+            batch_size: self.meters.batch_size.read(),
+            queued,
+            clock_jumps,
+            letters_dropped,
+        }
     }
 
     fn close(&self) {

@@ -2,7 +2,6 @@
 //! caused it. What would make a chain of causes longer than it may be becomes a dead letter.
 
 use crate::bounds::Bounds;
-use crate::clock::Clock;
 use crate::model::{Command, DeadLetter, Header, Message, Parked, Record, RecordedEvent, StreamId};
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
 use crate::trace;
@@ -139,7 +138,7 @@ fn command_letter(subscription: &str, command: Command, reason: String) -> DeadL
         place: format!("command {} ({} to {})", command.id, command.name, command.stream),
         key: Some(command.stream.aggregate_id.to_string()),
         reason,
-        time_ms: Clock::system().now_ms(),
+        time_ms: Some(command.time_ms),
         content: Parked::Command(command),
     }
 }
@@ -150,7 +149,7 @@ fn message_letter(subscription: &str, message: Message, reason: String) -> DeadL
         place: format!("message {} to topic {}", message.id, message.topic),
         key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
-        time_ms: Clock::system().now_ms(),
+        time_ms: Some(message.time_ms),
         content: Parked::Message(OUTBOX.to_owned(), message),
     }
 }

@@ -128,7 +128,7 @@ impl Outbox {
             place: format!("command {}", command.id),
             key: Some(command.stream.aggregate_id.to_string()),
             reason,
-            time_ms: crate::clock::Clock::system().now_ms(),
+            time_ms: Some(command.time_ms),
             content: Parked::Command((*command).clone()),
         };
         let state = self.state.clone();

@@ -269,7 +269,7 @@ impl Worker {
             place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),
             key: Some(event.stream.aggregate_id.to_string()),
             reason,
-            time_ms: crate::clock::Clock::system().now_ms(),
+            time_ms: Some(event.time_ms),
             content: Parked::Event(event.position),
         };
         self.steps.take(to, Vec::new(), Vec::new(), vec![letter])

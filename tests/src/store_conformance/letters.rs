@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::requests::{command, *};
+use wasmill::clock::Clock;
 use wasmill::model::*;
 use wasmill::store::*;
 
@@ -16,7 +17,7 @@ fn discard(store: &dyn EventStore, number: u64) -> Result<(), Error> {
 fn numbers(store: &dyn EventStore) -> Vec<u64> {
     let (letters, total) = reader(store).dead_letters(&Letters::newest(usize::MAX)).expect("dead letters are read");
     assert_eq!(letters.len() as u64, total);
-    letters.into_iter().map(|(number, _)| number).collect()
+    letters.into_iter().map(|kept| kept.number).collect()
 }
 
 fn is_absent<T: std::fmt::Debug>(answer: Result<T, Error>) {
@@ -55,6 +56,8 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
         Parked::Event(Position(7)),
         Parked::Message("outbox".to_owned(), message("m")),
     ];
+    // When it happened is the letter's own; when it was dead-lettered is the store's.
+    let before_ms = Clock::system().now_ms();
     let kept: Vec<_> =
         contents.map(|content| DeadLetter { content, key: Some("k".to_owned()), ..letter("there") }).into();
     kept.iter().for_each(|letter| park(&*store, letter.clone()));
@@ -62,7 +65,9 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
     let store = place.open();
     let mut reader = reader(&*store);
     for (number, letter) in (1..).zip(&kept) {
-        assert_eq!(reader.dead_letter(number).unwrap().as_ref(), Some(letter));
+        let kept = reader.dead_letter(number).unwrap().expect("it is there");
+        assert_eq!((kept.number, &kept.letter), (number, letter));
+        assert!(kept.dead_lettered_ms >= before_ms && kept.dead_lettered_ms <= Clock::system().now_ms(), "{kept:?}");
     }
     for absent in [0, 7, u64::MAX] {
         assert_eq!(reader.dead_letter(absent).unwrap(), None);
@@ -98,10 +103,10 @@ pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
     let mut reader = reader(&*store);
     let mut list = |consumer, before, limit| -> (Vec<u64>, u64) {
         let (letters, total) = reader.dead_letters(&Letters { consumer, before, limit }).unwrap();
-        for (number, letter) in &letters {
-            assert_eq!(letter.place, (number - 1).to_string());
+        for kept in &letters {
+            assert_eq!(kept.letter.place, (kept.number - 1).to_string());
         }
-        (letters.into_iter().map(|(number, _)| number).collect(), total)
+        (letters.into_iter().map(|kept| kept.number).collect(), total)
     };
     assert_eq!(list(None, None, 3), (vec![10, 9, 7], 9));
     assert_eq!(list(None, Some(7), 3), (vec![6, 5, 4], 9));
@@ -146,13 +151,13 @@ pub fn a_command_that_fails_again_leaves_the_newest_reason<P: Place>() {
         append(&*store, command, ExpectedVersion::Any, Decision::Malformed(reason.to_owned())).unwrap();
         store.close();
         store = place.open();
-        let left = reader(&*store).dead_letter(1).unwrap().expect("the letter is there");
+        let left = reader(&*store).dead_letter(1).unwrap().expect("the letter is there").letter;
         assert!(left.reason.contains(reason), "{}", left.reason);
         assert_eq!(DeadLetter { reason: letter("first").reason, ..left }, letter("first"));
         assert_eq!(numbers(&*store), [1]);
     }
     ask(|done| store.explain_letter(1, "a reason of its own".to_owned(), done)).answer().unwrap();
-    assert_eq!(reader(&*store).dead_letter(1).unwrap().unwrap().reason, "a reason of its own");
+    assert_eq!(reader(&*store).dead_letter(1).unwrap().unwrap().letter.reason, "a reason of its own");
     is_absent(ask(|done| store.explain_letter(2, String::new(), done)).answer());
     // A conflict is no end either.
     let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
@@ -181,4 +186,21 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     store.close();
     let store = place.open();
     assert_eq!(reader(&*store).messages(2, 10).unwrap(), [(3, refused)]);
+}
+
+/// Some at a time, oldest first, of one consumer or of all.
+pub fn letters_are_discarded_together<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for n in 0..10 {
+        park(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
+    }
+    let discard = |consumer: Option<&str>, last, limit| {
+        let which = Discard { consumer: consumer.map(str::to_owned), last, limit };
+        ask(|done| store.discard_letters(which, done)).answer().unwrap()
+    };
+    assert_eq!((discard(Some("odd"), 8, 3), numbers(&*store)), (3, vec![10, 9, 8, 7, 5, 3, 1]));
+    assert_eq!(discard(Some("nobody"), u64::MAX, 3), 0);
+    assert_eq!((discard(None, 8, 3), numbers(&*store)), (3, vec![10, 9, 8, 7]));
+    assert_eq!((discard(None, u64::MAX, u64::MAX), numbers(&*store)), (4, vec![]));
 }

@@ -8,9 +8,11 @@ use wasmill::store::*;
 
 fn outcome(answer: Result<Appended, Error>) -> Outcome {
     match answer {
-        Err(Error::Duplicate { id, outcome: Some(outcome) }) => {
+        Err(Error::Duplicate { id, outcome: Some(Remembered { outcome, remembered_from_ms }) }) => {
             assert_eq!(&*id, "mine");
-            outcome
+            let age_ms = wasmill::clock::Clock::system().now_ms() - remembered_from_ms;
+            assert!(age_ms < PATIENCE.as_millis() as u64, "it says from when it is remembered");
+            *outcome
         }
         other => panic!("not a repetition: {other:?}"),
     }

@@ -136,7 +136,7 @@ pub fn letter(place: &str) -> DeadLetter {
         place: place.to_owned(),
         key: None,
         reason: "it does not decode".to_owned(),
-        time_ms: 1,
+        time_ms: Some(1),
         content: Parked::Gone,
     }
 }
@@ -144,7 +144,7 @@ pub fn letter(place: &str) -> DeadLetter {
 /// What was put aside, newest first and without its numbers, and how much there is in all.
 pub fn letters(store: &dyn EventStore, limit: usize) -> (Vec<DeadLetter>, u64) {
     let (letters, total) = reader(store).dead_letters(&Letters::newest(limit)).expect("dead letters are read");
-    (letters.into_iter().map(|(_, letter)| letter).collect(), total)
+    (letters.into_iter().map(|kept| kept.letter).collect(), total)
 }
 
 /// A view of the store.

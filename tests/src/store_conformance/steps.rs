@@ -203,8 +203,9 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     store = place.open();
     assert_eq!(*store.letters_head().borrow(), 4, "also where the newest is gone");
     let kept = reader(&*store).dead_letters_after(1, 10).unwrap();
-    assert_eq!(kept.into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [2, 3]);
-    assert_eq!(reader(&*store).dead_letters_after(0, 1).unwrap(), [(1, letter("1"))]);
+    assert_eq!(kept.into_iter().map(|kept| kept.number).collect::<Vec<_>>(), [2, 3]);
+    let oldest = reader(&*store).dead_letters_after(0, 1).unwrap();
+    assert_eq!(oldest.into_iter().map(|kept| (kept.number, kept.letter)).collect::<Vec<_>>(), [(1, letter("1"))]);
     for (sink, newest) in [("events/orders", end), ("dead-letters/till", 4), ("kafka", 2)] {
         let publish = |from, to| ask(|done| store.published(sink, from, to, Vec::new(), done)).answer();
         assert!(matches!(publish(0, newest + 1), Err(Error::Invalid(_))), "{sink}");

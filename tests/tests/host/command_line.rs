@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::process::Output;
-use wasmill_tests::setting::Setting;
+use wasmill_tests::setting::{ORDERS, Setting};
 
 const ORDER: &str = r#"{"household_id":"7","store_id":"9","placed_at":"2017-01-01T11:53:26Z",
     "items":[{"product_id":"3","quantity":2,"amount_cents":60000,"discount_cents":5}]}"#;
@@ -50,6 +50,38 @@ fn commands_queries_events_and_status() {
     assert!(format!("{plugins:?}").contains("households"), "{plugins:?}");
     assert_eq!(cli(&["plugins", "reload", "orders"]).status.code(), Some(0));
     assert_eq!(cli(&["plugins", "reload", "absent"]).status.code(), Some(1));
+}
+
+/// A host that was killed leaves its address behind, and another host may have its port since.
+#[test]
+fn a_data_folder_whose_address_another_host_has_is_refused() {
+    let (setting, other) = (Setting::new(ORDERS), Setting::new(ORDERS));
+    let host = setting.start();
+    let file = |setting: &Setting| -> Value {
+        serde_json::from_slice(&std::fs::read(setting.path("data/host.json")).expect("the host wrote it"))
+            .expect("JSON")
+    };
+    let mut killed = file(&setting);
+    assert_eq!(killed["store"], host.status()["store"]["identity"]);
+    assert_eq!(setting.wasmill(&["status", "--data", "data"]).status.code(), Some(0));
+    let copied = file(&setting);
+    // A process before this one had the address.
+    killed["instance"] = "another".into();
+    let folder = std::fs::metadata(other.path(".")).expect("a folder");
+    killed["folder"] = std::os::unix::fs::MetadataExt::ino(&folder).into();
+    for (content, words) in [(killed, "is not running"), (copied, "copied here")] {
+        std::fs::write(other.path("host.json"), content.to_string()).expect("write a file");
+        for command in [&["dead-letters", "discard", "--all"][..], &["send", "order", "1", "CreateOrder", ORDER]] {
+            let refused = other.wasmill(&[command, &["--data", "."]].concat());
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            let is_said = said.contains(words) && said.contains("wasmill run MANIFEST") && said.lines().count() == 1;
+            assert!(refused.status.code() == Some(1) && is_said, "{said}");
+        }
+    }
+    let meant = [("wasmill-instance", "another")];
+    assert_eq!(host.post("/v1/dead-letters/discard", &Value::Null, &meant).status, 421);
+    assert!(host.events("**").is_empty());
+    host.stop();
 }
 
 #[test]

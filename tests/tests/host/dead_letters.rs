@@ -109,8 +109,17 @@ fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
     assert_eq!(host.post(&format!("/v1/dead-letters/{half}/replay"), &Value::Null, &[]).status, 404);
     assert_eq!(created(&host), ["good", "half"]);
     assert_eq!(host.status()["parked"]["total"], 2);
-    let discarded = cli(&["dead-letters", "discard", &keyless.to_string(), &broken.to_string()]);
-    assert_eq!(discarded.status.code(), Some(0), "{discarded:?}");
+    let listed = &host.get("/v1/dead-letters").body["letters"][0];
+    assert!(listed["dead_lettered_ms"].as_u64() >= listed["time_ms"].as_u64(), "{listed}");
+    let none = cli(&["dead-letters", "discard", "--all", "--consumer", "nobody"]);
+    assert_eq!(lines(&none), [json!({ "discarded": 0, "of": 0, "done": true })]);
+    let discarded = cli(&["dead-letters", "discard", "--all", "--consumer", "baskets"]);
+    assert_eq!(
+        (discarded.status.code(), lines(&discarded)),
+        (Some(0), vec![json!({ "discarded": 2, "of": 2, "done": true })])
+    );
+    let logged = host.log().lines().filter(|line| line.contains("discarded 2 of 2 dead letters")).count();
+    assert_eq!(logged, 1, "{}", host.log());
     assert_eq!(cli(&["dead-letters", "show", &broken.to_string()]).status.code(), Some(1));
     assert_eq!((host.status()["parked"]["total"].clone(), letters(&host).len()), (json!(0), 0));
     host.stop();

@@ -22,8 +22,16 @@ fn the_same_command_gives_the_same_outcome_also_after_a_crash() {
     let refused = create(&host, "2", 0, "second");
     assert_eq!(refused.status, 422);
     for _ in 0..2 {
-        assert_eq!(create(&host, "1", 1, "first"), accepted);
-        assert_eq!(create(&host, "2", 0, "second"), refused);
+        for (again, first) in [(create(&host, "1", 1, "first"), &accepted), (create(&host, "2", 0, "second"), &refused)]
+        {
+            let Value::Object(mut body) = again.body else { panic!("no object: {again:?}") };
+            let since = body.remove("remembered_from_ms");
+            assert!(since.is_some_and(|since| since.as_u64() > Some(1_700_000_000_000)), "{body:?}");
+            assert_eq!((again.status, Value::Object(body)), (first.status, first.body.clone()));
+        }
+        let args = ["send", "order", "2", "CreateOrder", &order(0).to_string(), "--id", "second", "--data", "data"];
+        let said = String::from_utf8(setting.wasmill(&args).stderr).expect("text");
+        assert!(said.contains("rejected") && said.contains("remembered from 20"), "{said}");
         host.crash();
     }
     assert_eq!(host.events("order.*").len(), 1);

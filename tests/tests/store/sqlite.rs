@@ -5,9 +5,10 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use wasmill::model::{Command, ExpectedVersion};
-use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
-use wasmill::store::{Error, EventStore};
+use wasmill::clock::Clock;
+use wasmill::model::{Command, DeadLetter, ExpectedVersion, Position};
+use wasmill::store::sqlite::{FILE_NAME, LetterLimits, Options, SqliteStore, verify};
+use wasmill::store::{Appended, Decision, Error, EventStore, Letters, Progress};
 use wasmill_tests::store_conformance::Place;
 use wasmill_tests::store_conformance::requests::*;
 
@@ -67,35 +68,136 @@ impl Drop for Folder {
 
 wasmill_tests::store_conformance!(Folder);
 
-/// What is older than the window of the manifest is forgotten, whether or not it was cleaned up.
+fn durable_to(store: &SqliteStore, id: &str, content: &str, decision: Decision) -> Result<Appended, Error> {
+    let command = Command { id: id.into(), durable_id: true, payload: content.into(), ..command(&order(1), "c") };
+    append(store, command, ExpectedVersion::Any, decision)
+}
+
+/// A wall clock that is wrong must not let a repetition be a second event.
 #[test]
-fn an_outcome_is_remembered_for_its_window_and_not_longer() {
+fn an_outcome_is_forgotten_when_the_wall_clock_and_the_running_time_are_past_its_window() {
+    const HOUR_MS: u64 = 3_600_000;
     let folder = tempfile::tempdir().expect("make a temporary folder");
-    let open = |window_ms| {
-        let options = Options { outcomes_window_ms: window_ms, ..Options::default() };
+    let open = |clock: &Clock| {
+        let options = Options { outcomes_window_ms: 2 * HOUR_MS, clock: clock.clone(), ..Options::default() };
         SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
     };
-    let send = |store: &SqliteStore, id: &str, content: &str| {
-        let command = Command { id: id.into(), durable_id: true, payload: content.into(), ..command(&order(1), "c") };
-        append(store, command, ExpectedVersion::Any, happened(1))
-    };
+    let send = |store: &SqliteStore, id: &str, content: &str| durable_to(store, id, content, happened(1));
     let remembered = |store: &SqliteStore| reader(store).statistics(false).expect("statistics").outcomes;
-    let store = open(60_000);
+    let start_ms = 1_700_000_000_000;
+    let clock = Clock::manual(start_ms);
+    let store = open(&clock);
     for n in 0..30 {
         send(&store, &format!("old-{n}"), "content").expect("it is new");
     }
-    assert!(matches!(send(&store, "old-0", "content"), Err(Error::Duplicate { outcome: Some(_), .. })));
-    assert!(matches!(send(&store, "old-0", "other"), Err(Error::IdReused { .. })));
+    let is_remembered = |store: &SqliteStore| {
+        let again = send(store, "old-0", "content");
+        let since =
+            matches!(&again, Err(Error::Duplicate { outcome: Some(was), .. }) if was.remembered_from_ms == start_ms);
+        assert!(since, "{again:?}");
+        assert!(matches!(send(store, "old-0", "other"), Err(Error::IdReused { .. })));
+    };
+    // The wall alone, in this host and in later ones.
+    clock.jump_to_ms(start_ms + 48 * HOUR_MS);
+    is_remembered(&store);
+    clock.advance_ms(HOUR_MS);
+    is_remembered(&store);
     store.close();
-    let hours_ago = "UPDATE outcomes SET time_ms = time_ms - 3600000";
-    Connection::open(folder.path().join(FILE_NAME))
-        .and_then(|file| file.execute_batch(hours_ago))
-        .expect("time passes");
-    let store = open(60_000);
+    let clock = Clock::manual(start_ms + 480 * HOUR_MS);
+    let store = open(&clock);
+    is_remembered(&store);
+    // The running time alone.
+    clock.jump_to_ms(start_ms);
+    clock.advance_ms(HOUR_MS + 1);
+    is_remembered(&store);
+    clock.jump_to_ms(start_ms + 2 * HOUR_MS + 1);
     send(&store, "old-0", "other").expect("the id is free again");
-    assert_eq!(remembered(&store), 1, "the others went with the first one that was stored");
     store.close();
-    let store = open(60_000);
+    let store = open(&clock);
+    send(&store, "new", "content").expect("it is new");
+    assert_eq!(remembered(&store), 2, "the others went with the first one that this host stored");
     assert!(matches!(send(&store, "old-0", "other"), Err(Error::Duplicate { outcome: Some(_), .. })));
-    assert!(matches!(send(&store, "old-0", "content"), Err(Error::IdReused { .. })));
+}
+
+#[test]
+fn a_refusal_is_decided_again_where_the_manifest_says_so() {
+    let folder = tempfile::tempdir().expect("make a temporary folder");
+    let open = |remember_refusals| {
+        let options = Options { remember_refusals, ..Options::default() };
+        SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
+    };
+    let refused = || Decision::Rejected("not on Sundays".to_owned());
+    let store = open(true);
+    durable_to(&store, "before", "content", refused()).expect("it is recorded");
+    store.close();
+    let store = open(false);
+    for id in ["before", "now"] {
+        durable_to(&store, id, "content", refused()).expect("it is decided");
+        durable_to(&store, id, "content", happened(1)).expect("it is decided again");
+        let again = durable_to(&store, id, "content", refused());
+        assert!(matches!(again, Err(Error::Duplicate { .. })), "what was accepted stays so: {again:?}");
+    }
+    assert_eq!(all_events(&store).len(), 2);
+}
+
+#[test]
+fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
+    let place = || tempfile::tempdir().expect("make a temporary folder");
+    let open = |folder: &tempfile::TempDir, letters, clock: &Clock| {
+        let options = Options { letters, clock: clock.clone(), ..Options::default() };
+        SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
+    };
+    let numbers = |store: &SqliteStore| -> Vec<u64> {
+        let (letters, _) = reader(store).dead_letters(&Letters::newest(100)).expect("dead letters are read");
+        letters.into_iter().map(|kept| kept.number).collect()
+    };
+    let bytes_of = |reason: &str| DeadLetter { reason: reason.to_owned(), ..letter("there") };
+    let park = |store: &SqliteStore, letter, n| {
+        ask(|done| store.park(letter, Some(origin("kafka/a/a/0", n, n)), done)).answer()
+    };
+    // Stop: what is refused is not settled, and comes again once there is room.
+    let (clock, folder) = (Clock::manual(1_000_000_000_000), place());
+    let limits = LetterLimits { count_max: 3, ..LetterLimits::default() };
+    let mut store = open(&folder, limits, &clock);
+    (0..3).for_each(|n| park(&store, letter("there"), n).expect("there is room"));
+    for _ in 0..2 {
+        let full = park(&store, letter("there"), 3).expect_err("there is no room");
+        assert!(matches!(&full, Error::Full(said) if said.contains("dead_letters_max")), "{full:?}");
+        let parked = vec![letter("of a step")];
+        let messages = vec![message("with it")];
+        let refused = advance(&store, Progress { parked, messages, ..step("s", Position(0), Position(0)) });
+        assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
+        let malformed = Decision::Malformed("no".to_owned());
+        let refused = append(&store, numbered(&order(1), "kafka/a/a/0", 4), ExpectedVersion::Any, malformed);
+        assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
+        store.close();
+        store = open(&folder, limits, &clock);
+    }
+    assert_eq!((reader(&store).ledger("kafka/a/a/0").expect("it is read").next, *store.outbox_head().borrow()), (3, 0));
+    assert!(reader(&store).tallies().expect("they are read").is_empty());
+    ask(|done| store.discard_letter(1, done)).answer().expect("it is there");
+    park(&store, letter("there"), 3).expect("there is room again");
+    store.close();
+    // Drop the oldest, by number and by bytes.
+    let limits = LetterLimits { count_max: 4, bytes_max: 1_000, drops_oldest: true, ..limits };
+    let store = open(&folder, limits, &clock);
+    (4..7).for_each(|n| park(&store, letter("there"), n).expect("the oldest make room"));
+    assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![7, 6, 5, 4], 2));
+    park(&store, bytes_of(&"long ".repeat(190)), 7).expect("the oldest make room");
+    park(&store, bytes_of(&"longer ".repeat(1_000)), 8).expect("one letter always fits");
+    assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![9], 7));
+    store.close();
+    // By age, which a jump of the wall clock does not change.
+    let limits = LetterLimits { age_max_ms: Some(1_000_000), ..limits };
+    let store = open(&folder, limits, &clock);
+    clock.jump_to_ms(2_000_000_000_000);
+    clock.advance_ms(500_000);
+    record(&store, &order(1), 1);
+    assert_eq!(numbers(&store), [9]);
+    clock.advance_ms(600_000);
+    record(&store, &order(1), 1);
+    assert_eq!((numbers(&store), store.measures().clock_jumps), (vec![], 1));
+    store.close();
+    let report = verify(&folder.path().join(FILE_NAME)).expect("look the store over");
+    assert!(report.is_sound(), "{report:#?}");
 }

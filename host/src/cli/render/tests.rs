@@ -13,7 +13,7 @@ fn example() -> Status {
             data: "shop/data".into(),
             url: "http://127.0.0.1:7310".into(),
         },
-        store: StoreStatus { position: 57_570 },
+        store: StoreStatus { position: 57_570, ..StoreStatus::default() },
         plugins: vec![
             PluginStatus {
                 name: "orders".into(),
@@ -119,7 +119,8 @@ fn example() -> Status {
                 place: "topic baskets partition 0 offset 17".into(),
                 key: Some("a\nb".into()),
                 reason: "not JSON: expected value at line 1 column 1".into(),
-                time_ms: 1_700_000_000_000,
+                time_ms: Some(5),
+                dead_lettered_ms: 1_700_000_000_000,
             }],
         },
     }

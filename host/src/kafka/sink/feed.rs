@@ -3,7 +3,6 @@
 //! A feed reads; it keeps no position and knows nothing of producers. The outbox is the plainest.
 
 use super::publisher::Refused;
-use crate::clock::Clock;
 use crate::model::{DeadLetter, Message, Parked, Position};
 use crate::store::{self, EventStore, Reader};
 use tokio::sync::watch;
@@ -137,7 +136,7 @@ pub(super) fn dead_letter(feed: &dyn Feed, sink: &str, number: u64, message: &Me
         place: feed.place(number, message),
         key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
-        time_ms: Clock::system().now_ms(),
+        time_ms: Some(message.time_ms),
         content: Parked::Message(sink.to_owned(), message.clone()),
     }
 }

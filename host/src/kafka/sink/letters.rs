@@ -6,7 +6,7 @@
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
 use crate::manifest::Key;
-use crate::model::{Command, DeadLetter, Header, Message, Parked, Record};
+use crate::model::{Command, Header, KeptLetter, Message, Parked, Record};
 use crate::store::{self, EventStore, Reader};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -50,7 +50,8 @@ impl Letters {
     }
 
     /// The message of a letter; `None` where it is not of this source, or holds no record.
-    fn message(&self, number: u64, letter: DeadLetter) -> Option<Message> {
+    fn message(&self, kept: KeptLetter) -> Option<Message> {
+        let KeptLetter { number, dead_lettered_ms, letter } = kept;
         let record = match letter.content {
             Parked::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => record,
             Parked::Command(command) => self.from.record(command)?,
@@ -62,7 +63,7 @@ impl Letters {
             source: self.from.source.clone(),
             group: &self.from.group,
             reason: letter.reason,
-            time_ms: letter.time_ms,
+            dead_lettered_ms,
         };
         Some(about.message(record, self.topic.clone(), partition))
     }
@@ -76,8 +77,8 @@ pub(in crate::kafka) struct About<'a> {
     /// The consumer group of the source.
     pub(in crate::kafka) group: &'a str,
     pub(in crate::kafka) reason: String,
-    /// When it was put aside.
-    pub(in crate::kafka) time_ms: u64,
+    /// When it was dead-lettered: the message's time, and the header `dead-letter-time`.
+    pub(in crate::kafka) dead_lettered_ms: u64,
 }
 
 impl About<'_> {
@@ -91,6 +92,7 @@ impl About<'_> {
             ("partition", record.partition.to_string()),
             ("offset", record.offset.to_string()),
             ("timestamp", record.time_ms.to_string()),
+            ("time", self.dead_lettered_ms.to_string()),
             ("group", self.group.to_owned()),
             ("error", self.reason),
         ];
@@ -107,7 +109,7 @@ impl About<'_> {
             partition,
             headers,
             payload: record.payload,
-            time_ms: self.time_ms,
+            time_ms: self.dead_lettered_ms,
             source: self.source,
         }
     }
@@ -152,9 +154,9 @@ impl Feed for Letters {
         // Seen before it is read: letters up to here are read below, or are gone.
         let newest = self.head.newest();
         let letters = self.reader.dead_letters_after(number, limit)?;
-        let last = letters.last().map_or(number, |(last, _)| *last);
+        let last = letters.last().map_or(number, |last| last.number);
         let reached = if letters.len() < limit { last.max(newest) } else { last };
-        let messages = letters.into_iter().filter_map(|(number, letter)| Some((number, self.message(number, letter)?)));
+        let messages = letters.into_iter().filter_map(|kept| Some((kept.number, self.message(kept)?)));
         Ok(Page { messages: messages.collect(), reached, ..Page::default() })
     }
 

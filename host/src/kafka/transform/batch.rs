@@ -81,7 +81,7 @@ impl Batch {
             source: config.name.clone(),
             group: &config.group,
             reason,
-            time_ms: Clock::system().now_ms(),
+            dead_lettered_ms: Clock::system().now_ms(),
         };
         let message = about.message(record.clone(), config.dead_letter_topic.clone(), Some(record.partition));
         self.outputs[index] = Output::Letter(Box::new(message));

@@ -8,7 +8,7 @@ use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
 use crate::model::{Command, Origin, Parked, StreamId};
-use crate::store::{LETTER_LEDGER, Part};
+use crate::store::{Discard, LETTER_LEDGER, Part};
 use rusqlite::params;
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(super) enum Amendment {
 impl Writer {
     pub(super) fn amend(&mut self, batch: &mut Batch, amendment: Amendment) -> Result<(), Error> {
         match amendment {
-            Amendment::Discard(number) => letters::remove(&self.connection, number),
+            Amendment::Discard(number) => self.remove_letter(number),
             Amendment::Republish(number) => self.republish(batch, number),
             Amendment::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
             Amendment::Archive(stream) => self.archive(&stream),
@@ -50,14 +50,26 @@ impl Writer {
     }
 
     fn republish(&mut self, batch: &mut Batch, number: u64) -> Result<(), Error> {
-        let letter = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
-        let Parked::Message(_, mut message) = letter.content else {
+        let kept = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
+        let Parked::Message(_, mut message) = kept.letter.content else {
             return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
         };
         // A person has looked at it: the count of its chain starts over.
         message.hops = 0;
         self.add_messages(batch, &[message])?;
-        letters::remove(&self.connection, number)
+        self.remove_letter(number)
+    }
+
+    pub(super) fn remove_letter(&mut self, number: u64) -> Result<(), Error> {
+        let removed = letters::remove(&self.connection, number)?;
+        self.letter_room.give(removed);
+        Ok(())
+    }
+
+    pub(super) fn discard_many(&mut self, which: &Discard) -> Result<u64, Error> {
+        let removed = letters::remove_many(&self.connection, which)?;
+        self.letter_room.give(removed);
+        Ok(removed.count)
     }
 
     fn archive(&mut self, stream: &StreamId) -> Result<(), Error> {
@@ -135,7 +147,7 @@ impl Writer {
     /// Settles the item of an origin. Where it tried a dead letter again, the letter goes away.
     pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
         match replayed(origin) {
-            Some(number) => letters::remove(&self.connection, number),
+            Some(number) => self.remove_letter(number),
             None => self.ledgers.settle(&self.connection, origin),
         }
     }
@@ -144,7 +156,7 @@ impl Writer {
     /// letter, with the newest reason.
     pub(super) fn put_aside(&mut self, batch: &mut Batch, command: &Command, reason: &str) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
-        let letter = super::appends::dead_letter(command, reason, self.options.clock.now_ms());
+        let letter = super::appends::dead_letter(command, reason);
         match replayed(origin) {
             Some(number) => letters::explain(&self.connection, number, &letter.reason),
             None => {

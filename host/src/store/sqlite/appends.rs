@@ -1,11 +1,13 @@
 //! Appending: dedup, expected version, positions, rows.
 
+use super::age::Moment;
 use super::fault::{self, FaultPoint};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::writer::{Batch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
-    Command, DeadLetter, ExpectedVersion, Header, NewEvent, Outcome, Position, RecordedEvent, StreamId, Version,
+    Command, DeadLetter, ExpectedVersion, Header, NewEvent, Outcome, Position, RecordedEvent, Remembered, StreamId,
+    Version,
 };
 use crate::store::{Append, Appended, Decision};
 use rusqlite::{OptionalExtension, params};
@@ -83,8 +85,8 @@ impl Writer {
                 (self.nothing(), Outcome::Rejected { reason })
             }
             Decision::Malformed(reason) => {
-                batch.tally(&command)[2] += 1;
                 self.put_aside(batch, &command, &reason)?;
+                batch.tally(&command)[2] += 1;
                 (self.nothing(), Outcome::Malformed { reason })
             }
         };
@@ -214,42 +216,60 @@ impl Writer {
 
     /// A command id that was used before: the stored outcome for the same command, an error for another.
     fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
+        let since = self.remembered_since();
         let row = self
             .connection
-            .prepare_cached("SELECT fingerprint, outcome FROM outcomes WHERE id = ?1 AND time_ms >= ?2")
+            .prepare_cached(
+                "SELECT fingerprint, outcome, time_ms FROM outcomes WHERE id = ?1 AND (time_ms >= ?2 OR running_ms >= ?3)",
+            )
             .and_then(|mut select| {
                 select
-                    .query_row(params![command.id, self.remembered_since()], |row| {
-                        Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?))
+                    .query_row(params![command.id, since.wall_ms, since.running_ms], |row| {
+                        Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, u64>(2)?))
                     })
                     .optional()
             })
             .map_err(failed("looking for an earlier outcome"))?;
-        let Some((earlier, outcome)) = row else { return Ok(()) };
+        let Some((earlier, outcome, time_ms)) = row else { return Ok(()) };
         let id: Arc<str> = command.id.clone();
-        if earlier != fingerprint {
-            return Err(Error::IdReused { id });
-        }
         // Nothing that concerns the others in its transaction.
-        let outcome = serde_json::from_slice(&outcome).map_err(|error| {
+        let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| {
             Error::NotFound(format!(
                 "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its \
                  events, and let `wasmill store verify` say what else is damaged"
             ))
         })?;
-        Err(Error::Duplicate { id, outcome: Some(outcome) })
+        if !self.is_remembered(&outcome) {
+            return Ok(());
+        }
+        if earlier != fingerprint {
+            return Err(Error::IdReused { id });
+        }
+        Err(Error::Duplicate {
+            id,
+            outcome: Some(Remembered { outcome: Box::new(outcome), remembered_from_ms: time_ms }),
+        })
+    }
+
+    /// Whether the manifest wants an outcome to be remembered.
+    fn is_remembered(&self, outcome: &Outcome) -> bool {
+        self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
     }
 
     fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
+        if !self.is_remembered(outcome) {
+            return Ok(());
+        }
+        let (Moment { wall_ms, running_ms }, since) = (self.age.now(), self.remembered_since());
         let failed = failed("storing an outcome");
         let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
         self.connection
             // In the place of one that is not remembered any more.
             .prepare_cached(
-                "INSERT OR REPLACE INTO outcomes (id, fingerprint, outcome, time_ms) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO outcomes (id, fingerprint, outcome, time_ms, running_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
             )
             .and_then(|mut insert| {
-                insert.execute(params![command.id, fingerprint, outcome, self.options.clock.now_ms()])
+                insert.execute(params![command.id, fingerprint, outcome, wall_ms, running_ms])
             })
             .map_err(&failed)?;
         self.outcomes_stored += 1;
@@ -259,17 +279,20 @@ impl Writer {
             self.connection
                 .prepare_cached(
                     "DELETE FROM outcomes WHERE number IN (SELECT number FROM
-                     (SELECT number, time_ms FROM outcomes ORDER BY number LIMIT ?2) WHERE time_ms < ?1)",
+                     (SELECT number, time_ms, running_ms FROM outcomes ORDER BY number LIMIT ?3)
+                     WHERE time_ms < ?1 AND running_ms < ?2)",
                 )
-                .and_then(|mut delete| delete.execute(params![self.remembered_since(), 2 * OUTCOMES_PER_CLEAN_UP]))
+                .and_then(|mut delete| {
+                    delete.execute(params![since.wall_ms, since.running_ms, 2 * OUTCOMES_PER_CLEAN_UP])
+                })
                 .map_err(&failed)?;
         }
         Ok(())
     }
 
-    /// Outcomes from before are forgotten, also where they are still there.
-    fn remembered_since(&self) -> u64 {
-        self.options.clock.now_ms().saturating_sub(self.options.outcomes_window_ms)
+    /// Outcomes from before both of its times are forgotten, also while they are still there.
+    fn remembered_since(&self) -> Moment {
+        self.age.now().before(self.options.outcomes_window_ms)
     }
 }
 
@@ -324,7 +347,7 @@ fn clipped(name: &str) -> String {
 }
 
 /// A command from a ledger that can't be handled. The ledger's name tells the place.
-pub(super) fn dead_letter(command: &Command, reason: &str, now_ms: u64) -> DeadLetter {
+pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
     let (consumer, place) = match &command.origin {
         Some(origin) => (origin.consumer().to_owned(), origin.place()),
         None => (String::new(), String::new()),
@@ -334,7 +357,7 @@ pub(super) fn dead_letter(command: &Command, reason: &str, now_ms: u64) -> DeadL
         place,
         key: Some(command.stream.aggregate_id.to_string()),
         reason: format!("command {} to {}: {reason}", command.name, command.stream),
-        time_ms: now_ms,
+        time_ms: Some(command.time_ms),
         content: crate::model::Parked::Command(command.clone()),
     }
 }

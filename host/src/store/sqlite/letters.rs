@@ -3,12 +3,12 @@
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::{Error, failed, rows};
-use crate::model::DeadLetter;
-use crate::store::Letters;
-use rusqlite::{Connection, params};
+use crate::model::KeptLetter;
+use crate::store::{Discard, Letters};
+use rusqlite::{Connection, OptionalExtension, params};
 
 /// Those wanted, newest first, and how many the consumer has.
-pub(super) fn list(connection: &Connection, wanted: &Letters<'_>) -> Result<(Vec<(u64, DeadLetter)>, u64), Error> {
+pub(super) fn list(connection: &Connection, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
     let failed = failed("reading the dead letters");
     let Letters { consumer, before, limit } = wanted;
     // Two statements, not `?1 IS NULL OR …`: each is answered from an index of its own.
@@ -30,7 +30,7 @@ pub(super) fn list(connection: &Connection, wanted: &Letters<'_>) -> Result<(Vec
 }
 
 /// Those after a number, oldest first.
-pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, Error> {
+pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
     let failed = failed("reading the dead letters");
     let columns = rows::LETTER_COLUMNS;
     let sql = format!("SELECT {columns} FROM dead_letters WHERE number > ?1 ORDER BY number LIMIT ?2");
@@ -53,13 +53,13 @@ pub(super) fn newest(connection: &Connection) -> Result<u64, Error> {
 }
 
 /// The letter of a number.
-pub(super) fn find(connection: &Connection, number: u64) -> Result<Option<DeadLetter>, Error> {
+pub(super) fn find(connection: &Connection, number: u64) -> Result<Option<KeptLetter>, Error> {
     let failed = failed("reading a dead letter");
     let sql = format!("SELECT {} FROM dead_letters WHERE number = ?1", rows::LETTER_COLUMNS);
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
     let mut found = select.query([within_sqlite(number)]).map_err(&failed)?;
     let row = found.next().map_err(&failed)?;
-    row.map(|row| rows::letter(row).map(|(_, letter)| letter)).transpose()
+    row.map(rows::letter).transpose()
 }
 
 /// Whether there is a letter of a number.
@@ -70,14 +70,41 @@ pub(super) fn exists(connection: &Connection, number: u64) -> Result<bool, Error
         .map_err(failed("looking for a dead letter"))
 }
 
-/// Takes a letter away, in the writer's transaction. Refuses where there is none.
-pub(super) fn remove(connection: &Connection, number: u64) -> Result<(), Error> {
-    let removed = connection
-        .prepare_cached("DELETE FROM dead_letters WHERE number = ?1")
-        .and_then(|mut delete| delete.execute([within_sqlite(number)]))
+/// What letters took that are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Removed {
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+}
+
+/// Takes a letter away, in the writer's transaction.
+pub(super) fn remove(connection: &Connection, number: u64) -> Result<Removed, Error> {
+    let bytes = connection
+        .prepare_cached("DELETE FROM dead_letters WHERE number = ?1 RETURNING bytes")
+        .and_then(|mut delete| delete.query_row([within_sqlite(number)], |row| row.get(0)).optional())
         .map_err(failed("removing a dead letter"))?;
     fault::at(FaultPoint::LetterRemoved);
-    if removed > 0 { Ok(()) } else { Err(absent(number)) }
+    bytes.map(|bytes| Removed { count: 1, bytes }).ok_or_else(|| absent(number))
+}
+
+/// Takes the oldest of these letters away, in the writer's transaction.
+pub(super) fn remove_many(connection: &Connection, which: &Discard) -> Result<Removed, Error> {
+    let failed = failed("removing dead letters");
+    let of = if which.consumer.is_some() { "consumer = ?1" } else { "?1 IS NULL" };
+    let sql = format!(
+        "DELETE FROM dead_letters WHERE number IN
+         (SELECT number FROM dead_letters WHERE {of} AND number <= ?2 ORDER BY number LIMIT ?3) RETURNING bytes"
+    );
+    let mut delete = connection.prepare_cached(&sql).map_err(&failed)?;
+    let bounds = params![which.consumer, within_sqlite(which.last), within_sqlite(which.limit)];
+    let mut rows = delete.query(bounds).map_err(&failed)?;
+    let mut removed = Removed::default();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        removed.count += 1;
+        removed.bytes += row.get::<_, u64>(0).map_err(&failed)?;
+    }
+    fault::at(FaultPoint::LetterRemoved);
+    Ok(removed)
 }
 
 /// Keeps why a letter could not be handled the last time it was tried.

@@ -17,7 +17,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Gives a new store its identity.
 pub(super) fn name(connection: &Connection) -> rusqlite::Result<()> {
-    let insert = "INSERT INTO store (number, identity, owner_epoch) VALUES (1, ?1, 0)";
+    let insert = "INSERT INTO store (number, identity, owner_epoch, running_ms, wall_ms) VALUES (1, ?1, 0, 0, 0)";
     connection.execute(insert, params![Uuid::now_v7().as_bytes()]).map(drop)
 }
 

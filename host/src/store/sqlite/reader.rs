@@ -6,7 +6,7 @@ use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
 use super::{Error, failed, letters, places, rows, schema, statistics};
 use crate::filter::Filter;
-use crate::model::{Command, DeadLetter, Message, Position, RecordedEvent, StreamId, Version};
+use crate::model::{Command, KeptLetter, Message, Position, RecordedEvent, StreamId, Version};
 use crate::store::{Filling, Ledger, Letters, Page, Place, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
@@ -281,15 +281,15 @@ impl Reader for SqliteReader {
         Ok(found.first().copied())
     }
 
-    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<(u64, DeadLetter)>, u64), Error> {
+    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
         letters::list(&self.connection, wanted)
     }
 
-    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>, Error> {
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
         letters::after(&self.connection, after, limit)
     }
 
-    fn dead_letter(&mut self, number: u64) -> Result<Option<DeadLetter>, Error> {
+    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptLetter>, Error> {
         letters::find(&self.connection, number)
     }
 

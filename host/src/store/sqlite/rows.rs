@@ -1,7 +1,7 @@
 //! How values become columns and back.
 
 use super::{Error, failed};
-use crate::model::{DeadLetter, Header, Position, RecordedEvent, StreamId, Version};
+use crate::model::{DeadLetter, Header, KeptLetter, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, de::DeserializeOwned};
@@ -47,13 +47,13 @@ fn decode_headers(position: Position, bytes: &[u8]) -> Result<(Vec<Header>, u32)
 }
 
 /// The columns that [`letter`] reads, in its order.
-pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, content";
+pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, dead_lettered_ms, content";
 
-/// A row of [`LETTER_COLUMNS`], with the letter's number.
-pub(super) fn letter(row: &Row<'_>) -> Result<(u64, DeadLetter), Error> {
+/// A row of [`LETTER_COLUMNS`].
+pub(super) fn letter(row: &Row<'_>) -> Result<KeptLetter, Error> {
     let failed = failed("reading a dead letter");
     let number = row.get(0).map_err(&failed)?;
-    let content = row.get_ref(6).and_then(|content| Ok(content.as_blob()?)).map_err(&failed)?;
+    let content = row.get_ref(7).and_then(|content| Ok(content.as_blob()?)).map_err(&failed)?;
     let content = decode(&format!("the content of dead letter {number}"), content)?;
     let read = || -> rusqlite::Result<DeadLetter> {
         Ok(DeadLetter {
@@ -65,7 +65,7 @@ pub(super) fn letter(row: &Row<'_>) -> Result<(u64, DeadLetter), Error> {
             content,
         })
     };
-    Ok((number, read().map_err(&failed)?))
+    Ok(KeptLetter { number, dead_lettered_ms: row.get(6).map_err(&failed)?, letter: read().map_err(&failed)? })
 }
 
 /// A row of [`EVENT_COLUMNS`].

@@ -3,7 +3,9 @@
 CREATE TABLE store (
     number INTEGER PRIMARY KEY CHECK (number = 1),
     identity BLOB NOT NULL,         -- UUID version 7
-    owner_epoch INTEGER NOT NULL
+    owner_epoch INTEGER NOT NULL,
+    running_ms INTEGER NOT NULL,    -- how long hosts have run on it in all
+    wall_ms INTEGER NOT NULL        -- the wall's time when that was noted last
 );
 
 -- Names, each stored once.
@@ -73,7 +75,8 @@ CREATE TABLE outcomes (
     id TEXT NOT NULL UNIQUE,
     fingerprint BLOB NOT NULL,
     outcome BLOB NOT NULL,          -- JSON
-    time_ms INTEGER NOT NULL
+    time_ms INTEGER NOT NULL,
+    running_ms INTEGER NOT NULL     -- the store's running time when it was stored
 );
 
 -- How commands ended, since the store was made.
@@ -94,7 +97,10 @@ CREATE TABLE dead_letters (
     place TEXT NOT NULL,
     key TEXT,
     reason TEXT NOT NULL,
-    time_ms INTEGER NOT NULL,
+    time_ms INTEGER,                -- of what could not be handled; NULL if nobody knows
+    dead_lettered_ms INTEGER NOT NULL,
+    running_ms INTEGER NOT NULL,    -- the store's running time when it was dead-lettered
+    bytes INTEGER NOT NULL,         -- of the content, the reason and the place
     content BLOB NOT NULL           -- postcard
 );
 CREATE INDEX dead_letters_of ON dead_letters (consumer);

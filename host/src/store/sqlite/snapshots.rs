@@ -12,12 +12,13 @@ use crate::store::{Error, Reader, Snapshot};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The format of the file; any other is thrown away.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Snapshots that may wait for the thread; more are dropped.
 const QUEUE_MAX: usize = 64;
 /// Bytes of a state that is kept.
@@ -31,6 +32,7 @@ const SCHEMA: &str = "
         event BLOB NOT NULL, -- the id of the event at this version
         code TEXT NOT NULL,
         state BLOB NOT NULL,
+        digest BLOB NOT NULL, -- of all the others
         UNIQUE (aggregate_type, aggregate_id)
     );";
 
@@ -120,10 +122,19 @@ impl Keeper {
         for Snapshot { stream, version, code, state } in batch {
             let Some(event) = event_at(&mut self.reader, stream, *version)? else { continue };
             transaction
-                .prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+                .prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")
                 .and_then(|mut insert| {
                     let StreamId { aggregate_type, aggregate_id } = stream;
-                    insert.execute(params![aggregate_type, aggregate_id, version.0, event.as_bytes(), code, state])
+                    let digest = digest(stream, *version, &event, code, state);
+                    insert.execute(params![
+                        aggregate_type,
+                        aggregate_id,
+                        version.0,
+                        event.as_bytes(),
+                        code,
+                        state,
+                        digest
+                    ])
                 })
                 .map_err(&failed)?;
         }
@@ -155,15 +166,32 @@ impl SnapshotReader {
 
 fn select(connection: &Connection, stream: &StreamId, code: &str) -> rusqlite::Result<Option<(Snapshot, uuid::Uuid)>> {
     let mut select = connection.prepare_cached(
-        "SELECT version, event, state FROM snapshots WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND code = ?3",
+        "SELECT version, event, state, digest FROM snapshots WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND code = ?3",
     )?;
     let StreamId { aggregate_type, aggregate_id } = stream;
     let row = |row: &rusqlite::Row<'_>| {
         let snapshot =
             Snapshot { stream: stream.clone(), version: Version(row.get(0)?), code: code.into(), state: row.get(2)? };
-        Ok((snapshot, uuid::Uuid::from_bytes(row.get(1)?)))
+        let event = uuid::Uuid::from_bytes(row.get(1)?);
+        let is_whole = row.get::<_, [u8; 32]>(3)? == digest(stream, snapshot.version, &event, code, &snapshot.state);
+        // SQLite does not notice a bit that the disk has flipped in a value.
+        if !is_whole {
+            tracing::warn!("the snapshot of {stream} is damaged: the aggregate is rebuilt from its events");
+        }
+        Ok(is_whole.then_some((snapshot, event)))
     };
-    select.query_row(params![aggregate_type, aggregate_id, code], row).optional()
+    Ok(select.query_row(params![aggregate_type, aggregate_id, code], row).optional()?.flatten())
+}
+
+fn digest(stream: &StreamId, version: Version, event: &uuid::Uuid, code: &str, state: &[u8]) -> [u8; 32] {
+    let StreamId { aggregate_type, aggregate_id } = stream;
+    let mut digest = Sha256::new();
+    for part in [aggregate_type.as_bytes(), aggregate_id.as_bytes(), event.as_bytes(), code.as_bytes(), state] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.update(version.0.to_le_bytes());
+    digest.finalize().into()
 }
 
 /// The id of a stream's event.
@@ -198,8 +226,11 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
         Err(error) => {
             tracing::warn!("{} is made anew: {error}", path.display());
             for suffix in ["", "-wal", "-shm"] {
-                // What is not there need not be removed; what stays makes the next step fail.
-                let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+                let file = format!("{}{suffix}", path.display());
+                // What is no file is somebody's: it is only moved out of the way. What stays makes the next step fail.
+                if std::fs::remove_file(&file).is_err() {
+                    let _ = std::fs::rename(&file, format!("{file}.unusable"));
+                }
             }
             open(path).map_err(super::failed(&format!("opening {}", path.display())))
         }

@@ -27,6 +27,7 @@ impl Writer {
         let Progress { subscription, reached, mut commands, messages, parked } = progress;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
+        self.letter_room.refuse_if_full(parked.len(), &self.options.letters)?;
         if matches!(reached, Reached::Events { .. }) || !commands.is_empty() {
             self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
         }
@@ -36,7 +37,7 @@ impl Writer {
             Reached::Records { records, .. } => {
                 records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
-            Reached::Replayed(letter) => letters::remove(&self.connection, *letter)?,
+            Reached::Replayed(letter) => self.remove_letter(*letter)?,
         }
         self.add_commands(batch, &subscription, sent, &mut commands)?;
         fault::at(FaultPoint::CommandsKept);

@@ -341,6 +341,13 @@ impl Verifier<'_> {
     /// Each dead letter decodes, and its number was given to it.
     fn letters(&mut self) -> Result<(), Error> {
         let newest = letters::newest(self.connection)?;
+        let there = "SELECT count(*), coalesce(sum(bytes), 0) FROM dead_letters";
+        let there: Vec<(u64, u64)> = self.list(there, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let noted = (self.mark("letters")?, self.mark("letter_bytes")?);
+        if there.first() != Some(&noted) {
+            let (count, bytes) = noted;
+            self.report.problem(format!("{count} dead letters of {bytes} bytes are noted, and there are {there:?}"));
+        }
         for number in self.list("SELECT number FROM dead_letters ORDER BY number", |row| row.get::<_, u64>(0))? {
             self.report.letters += 1;
             if number > newest {

@@ -5,11 +5,13 @@
 //! that counts, so the others in its transaction are not touched. When the database itself fails, the whole transaction
 //! is rolled back, everybody in it is told, and the next one begins with reading from the file what memory knew.
 
+use super::age::{Age, Moment};
 use super::amendments::Amendment;
 use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
+use super::letter_room::LetterRoom;
 use super::owner::{self, Ownership};
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
@@ -17,7 +19,7 @@ use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows};
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap};
-use crate::store::{Advanced, Append, Appended, Counts, Decision, Done, Progress};
+use crate::store::{Advanced, Append, Appended, Counts, Decision, Discard, Done, Progress};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -26,6 +28,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -36,6 +39,7 @@ pub(super) enum Request {
     Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()> },
     Park(Box<DeadLetter>, Option<Origin>, Done<()>),
     StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
+    DiscardMany(Discard, Done<u64>),
     Amend(Amendment, Done<()>),
 }
 
@@ -69,6 +73,7 @@ impl Request {
         match self {
             Self::Append { done, .. } => done(Err(error)),
             Self::Advance { done, .. } => done(Err(error)),
+            Self::DiscardMany(_, done) => done(Err(error)),
             Self::Published { done, .. }
             | Self::Park(_, _, done)
             | Self::StartLedger { done, .. }
@@ -83,6 +88,7 @@ impl Request {
 enum Answer {
     Append(Done<Appended>, Result<Appended, Error>),
     Advance(Done<Advanced>, Result<Advanced, Error>),
+    Count(Done<u64>, Result<u64, Error>),
     Unit(Done<()>, Result<(), Error>),
 }
 
@@ -91,6 +97,7 @@ impl Answer {
         match self {
             Self::Append(done, result) => done(result),
             Self::Advance(done, result) => done(result),
+            Self::Count(done, result) => done(result),
             Self::Unit(done, result) => done(result),
         }
     }
@@ -99,6 +106,7 @@ impl Answer {
         match self {
             Self::Append(done, _) => done(Err(error)),
             Self::Advance(done, _) => done(Err(error)),
+            Self::Count(done, _) => done(Err(error)),
             Self::Unit(done, _) => done(Err(error)),
         }
     }
@@ -131,6 +139,10 @@ pub(super) struct Meters {
     pub(super) commit_time: Histogram,
     /// Requests of a transaction.
     pub(super) batch_size: Histogram,
+    /// Dead letters dropped to keep to a limit.
+    pub(super) letters_dropped: AtomicU64,
+    /// Jumps of the wall clock.
+    pub(super) clock_jumps: AtomicU64,
 }
 
 /// The thread's state. All of it but the connection can be rebuilt from the file.
@@ -153,6 +165,7 @@ pub(super) struct Writer {
     pub(super) rows: QuickMap<Arc<str>, u64>,
     pub(super) next_message: u64,
     newest_letter: u64,
+    pub(super) letter_room: LetterRoom,
     filler: Filler,
     /// The last transaction failed. What memory knows is of a history that is not there; and the index waits for the
     /// next request, so that a full disk does not keep the thread spinning.
@@ -166,6 +179,7 @@ pub(super) struct Writer {
     outbox_head: watch::Sender<u64>,
     letters_head: watch::Sender<u64>,
     ownership: Ownership,
+    pub(super) age: Age,
     owned: watch::Sender<bool>,
     pub(super) meters: Arc<Meters>,
     /// What is queued takes room in it.
@@ -185,6 +199,13 @@ impl Writer {
         room: Arc<Room>,
     ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
+        let meters = Meters {
+            commit_time: Histogram::new(meter::SECONDS),
+            batch_size: Histogram::new(meter::COUNTS),
+            letters_dropped: AtomicU64::new(0),
+            clock_jumps: AtomicU64::new(0),
+        };
+        let age = Age::open(&connection, options.clock.clone(), &meters.clock_jumps)?;
         let filler = Filler::open(&connection, index.clone(), &options)?;
         let log = files::log_of(Path::new(connection.path().unwrap_or_default()));
         // A stream's version must not leave memory before the transaction that changed it is committed.
@@ -208,6 +229,7 @@ impl Writer {
             rows: QuickMap::default(),
             next_message: 1,
             newest_letter: 0,
+            letter_room: LetterRoom::default(),
             filler,
             failed: false,
             log,
@@ -215,11 +237,9 @@ impl Writer {
             outbox_head: watch::Sender::new(0),
             letters_head: watch::Sender::new(0),
             ownership,
+            age,
             owned: watch::Sender::new(true),
-            meters: Arc::new(Meters {
-                commit_time: Histogram::new(meter::SECONDS),
-                batch_size: Histogram::new(meter::COUNTS),
-            }),
+            meters: Arc::new(meters),
             room,
             _lock: lock,
         };
@@ -250,6 +270,11 @@ impl Writer {
             tracing::error!("{lost}");
             self.owned.send_replace(false);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
+        }
+        if let Err(error) =
+            self.begin().and_then(|()| self.age.note(&self.connection)).and_then(|()| self.sql("COMMIT", "closing"))
+        {
+            tracing::warn!("the running time since it was noted last is lost: {error}");
         }
         if let Err(error) = self.fold_log() {
             tracing::warn!("closing the store: {error}; the next start goes on from the log");
@@ -290,13 +315,19 @@ impl Writer {
             match requests.recv_timeout(owner::LOOK_EVERY) {
                 Ok(request) => return Ok(Some(request)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => self.rest()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.rest()?;
+                    if self.age.is_due() && !self.failed {
+                        self.transaction(None, requests)?;
+                    }
+                }
             }
         }
     }
 
     /// Looks after the store while there is nothing else to do. A failure to look is left to the next transaction.
     fn rest(&mut self) -> Result<(), Error> {
+        self.age.watch(&self.meters.clock_jumps);
         match self.ownership.check(&self.connection) {
             Err(lost @ Error::TakenOver { .. }) => Err(lost),
             _ => Ok(()),
@@ -338,6 +369,7 @@ impl Writer {
         self.ledgers.write(&self.connection)?;
         fault::at(FaultPoint::LedgersWritten);
         self.write_tallies(batch)?;
+        self.keep_time()?;
         fault::at(FaultPoint::TalliesWritten);
         self.filler.insert_slice(&self.connection, batch.entries.len())?;
         fault::at(FaultPoint::BeforeCommit);
@@ -383,6 +415,10 @@ impl Writer {
             Request::StartLedger { ledger, next, done } => {
                 let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
                 (Answer::Unit(done, result), fatal)
+            }
+            Request::DiscardMany(which, done) => {
+                let (result, fatal) = split(self.discard_many(&which));
+                (Answer::Count(done, result), fatal)
             }
             Request::Amend(amendment, done) => {
                 let (result, fatal) = split(self.amend(batch, amendment));
@@ -447,25 +483,45 @@ impl Writer {
         letter: &DeadLetter,
         origin: Option<&Origin>,
     ) -> Result<(), Error> {
+        if let Some(origin) = origin
+            && self.is_settled(origin)?
+        {
+            return Ok(());
+        }
+        self.letter_room.refuse_if_full(1, &self.options.letters)?;
+        let content = rows::encode(&letter.content)?;
+        let (bytes, now) = (content.len() + letter.reason.len() + letter.place.len(), self.age.now());
+        self.letter_room.take(&self.connection, bytes as u64, &self.options.letters)?;
         if let Some(origin) = origin {
-            if self.is_settled(origin)? {
-                return Ok(());
-            }
             self.settle(origin)?;
         }
-        let content = rows::encode(&letter.content)?;
-        batch.bytes += content.len();
+        batch.bytes += bytes;
         self.connection
             .prepare_cached(
-                "INSERT INTO dead_letters (consumer, place, key, reason, time_ms, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO dead_letters (consumer, place, key, reason, time_ms, dead_lettered_ms, running_ms, bytes, content)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )
             .and_then(|mut insert| {
-                insert.execute(params![letter.consumer, letter.place, letter.key, letter.reason, letter.time_ms, content])
+                let DeadLetter { consumer, place, key, reason, time_ms, .. } = letter;
+                let Moment { wall_ms, running_ms } = now;
+                insert.execute(params![consumer, place, key, reason, time_ms, wall_ms, running_ms, bytes, content])
             })
             .map_err(failed("storing a dead letter"))?;
         self.newest_letter = self.connection.last_insert_rowid().unsigned_abs();
         fault::at(FaultPoint::LetterKept);
         Ok(())
+    }
+
+    /// Notes now and then how long hosts have run on the store.
+    fn keep_time(&mut self) -> Result<(), Error> {
+        if self.age.is_due() {
+            self.age.watch(&self.meters.clock_jumps);
+            self.age.note(&self.connection)?;
+            if let Some(age_max_ms) = self.options.letters.age_max_ms {
+                self.letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
+            }
+        }
+        self.letter_room.write(&self.connection)
     }
 
     fn write_tallies(&mut self, batch: &mut Batch) -> Result<(), Error> {
@@ -526,6 +582,7 @@ impl Writer {
         self.any_archived = number("SELECT count(*) FROM (SELECT 1 FROM archived_streams LIMIT 1)")? > 0;
         self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
         self.newest_letter = letters::newest(&self.connection)?;
+        self.letter_room = LetterRoom::read(&self.connection)?;
         Ok(())
     }
 
@@ -533,6 +590,7 @@ impl Writer {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.letters_head, self.newest_letter);
+        self.meters.letters_dropped.store(self.letter_room.dropped, Ordering::Relaxed);
     }
 
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {

@@ -8,7 +8,6 @@ use super::lanes::Lanes;
 use super::owed::Owed;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
-use crate::clock::Clock;
 use crate::follow::backoff;
 use crate::framing;
 use crate::model::{DeadLetter, Parked, Record};
@@ -345,7 +344,7 @@ impl<H: TakesRecords> Worker<H> {
             place,
             key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
             reason,
-            time_ms: Clock::system().now_ms(),
+            time_ms: Some(record.time_ms),
             content: Parked::Record(record.clone()),
         };
         self.step(run.into(), |progress| progress.parked.push(letter));

@@ -81,8 +81,8 @@ pub(super) struct Predicted(Result<Option<Version>, Refusal>);
 
 impl Predicted {
     pub(super) fn compare(self, answer: Result<Appended, Error>, outcomes: &Outcomes) {
-        if let Err(Error::Duplicate { id, outcome: Some(outcome) }) = &answer {
-            assert_eq!(*outcome, outcomes[&**id].1);
+        if let Err(Error::Duplicate { id, outcome: Some(remembered) }) = &answer {
+            assert_eq!(*remembered.outcome, outcomes[&**id].1);
         }
         match (answer, self.0) {
             (Ok(appended), Ok(version)) => assert!(version.is_none_or(|version| version == appended.version)),
@@ -232,7 +232,7 @@ impl Model {
         assert_eq!(*store.outbox_head().borrow(), self.messages.len() as u64);
         assert_eq!(reader.sink_position("kafka").unwrap().unwrap_or_default(), self.published);
         let (letters, total) = reader.dead_letters(&Letters::newest(usize::MAX)).unwrap();
-        assert!(letters.iter().map(|(number, _)| number).eq(self.letters.iter().rev()), "{letters:?}");
+        assert!(letters.iter().map(|kept| &kept.number).eq(self.letters.iter().rev()), "{letters:?}");
         assert_eq!(total, self.letters.len() as u64);
         assert_eq!(*store.letters_head().borrow(), self.newest_letter);
         for stream in events.iter().map(|event| &event.stream) {

@@ -50,7 +50,7 @@ fn record(folder: &Folder, id: &str, names: &[&str]) {
 
 fn park(folder: &Folder, consumer: &str, content: Parked) {
     let (consumer, place, reason) = (consumer.to_owned(), "somewhere".into(), "no such basket".into());
-    let letter = DeadLetter { consumer, place, key: None, reason, time_ms: 9, content };
+    let letter = DeadLetter { consumer, place, key: None, reason, time_ms: Some(9), content };
     wait_for(|done| folder.store.park(letter, None, done)).unwrap();
 }
 

@@ -259,7 +259,7 @@ fn park(work: &Work, command: &Command, reason: String, reply: Reply) {
         place: origin.place(),
         key: Some(command.stream.aggregate_id.to_string()),
         reason: reason.clone(),
-        time_ms: command.time_ms,
+        time_ms: Some(command.time_ms),
         content: Parked::Command(command.clone()),
     };
     tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {reason}");

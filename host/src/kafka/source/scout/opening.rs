@@ -6,7 +6,6 @@
 //! aside as a range, or the partition stands still; either way it is said.
 
 use super::{ANSWER_MAX, Finding, Opening, Scout};
-use crate::clock::Clock;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::wait_for;
 use crate::manifest::{Lost, Membership, Recreated};
@@ -240,8 +239,7 @@ impl Scout {
         let error = format!("{place}: {reason}");
         tracing::error!(source = &**source, "{error}");
         let consumer = source.to_string();
-        let letter =
-            DeadLetter { consumer, place, key: None, reason, time_ms: Clock::system().now_ms(), content: Parked::Gone };
+        let letter = DeadLetter { consumer, place, key: None, reason, time_ms: None, content: Parked::Gone };
         let origin = Origin { ledger: name.clone(), first, last };
         wait_for(|done| self.store.park(letter, Some(origin), done))?;
         Ok(error)

@@ -165,7 +165,7 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
     bench.told(1);
     assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
     let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::Letters::newest(1)).unwrap();
-    assert!(letters[0].1.reason.ends_with("(tried 3 times)"), "{}", letters[0].1.reason);
+    assert!(letters[0].letter.reason.ends_with("(tried 3 times)"), "{}", letters[0].letter.reason);
     bench.stop();
 }
 

@@ -1,0 +1,34 @@
+//! Which process answers: its answers say so, and it refuses what is meant for another.
+//!
+//! A client that found the host in a data folder names the process that it means. A host that was killed leaves its
+//! address behind, and another host, of another store, may listen there since.
+
+use super::answer::Refusal;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+/// The header that names a process, in requests and in answers.
+pub(crate) const INSTANCE: &str = "wasmill-instance";
+
+/// Refuses requests that name another process, and names this one in every answer.
+pub(super) async fn name(State(instance): State<HeaderValue>, request: Request, next: Next) -> Response {
+    let mut response = match request.headers().get(INSTANCE) {
+        Some(meant) if *meant != instance => another(meant).into_response(),
+        _ => next.run(request).await,
+    };
+    response.headers_mut().insert(HeaderName::from_static(INSTANCE), instance);
+    response
+}
+
+fn another(meant: &HeaderValue) -> Refusal {
+    let meant = meant.to_str().unwrap_or("another one");
+    let remedy = "read host.json in the data folder again, or start a host there";
+    Refusal::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        format!(
+            "the request is meant for the host process {meant}, which is gone, and another host answers here: {remedy}"
+        ),
+    )
+}

@@ -1,0 +1,135 @@
+//! How old something in the store is, whatever the wall clock does.
+//!
+//! A wall clock that jumps ahead must not make the store forget. So the store adds up how long hosts have run on it, and
+//! what is kept for a time is forgotten only when it is too old by both: by the wall clock and by the running time. What a
+//! crash loses of the running time makes things younger, never older.
+
+use super::{Error, failed};
+use crate::clock::Clock;
+use rusqlite::{Connection, params};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often the running time is noted in the store, in milliseconds.
+const NOTE_EVERY_MS: u64 = 60_000;
+
+/// Wall and running time may drift apart by so much between two looks before that is a jump.
+const JUMP_MS: u64 = 60_000;
+
+/// The two times of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) wall_ms: u64,
+    pub(super) running_ms: u64,
+}
+
+impl Moment {
+    /// The bound below which something is older than a time by one of the clocks. Forget it if it is below both.
+    pub(super) fn before(self, age_ms: u64) -> Self {
+        Self { wall_ms: self.wall_ms.saturating_sub(age_ms), running_ms: self.running_ms.saturating_sub(age_ms) }
+    }
+}
+
+/// The running time of a store, and a watch on the wall clock.
+pub(super) struct Age {
+    clock: Clock,
+    /// What hosts had run before this one, less the clock's running time when it opened the store.
+    offset_ms: i128,
+    noted_ms: u64,
+    seen: Moment,
+}
+
+impl Age {
+    /// Goes on where the last host ended.
+    pub(super) fn open(connection: &Connection, clock: Clock, jumps: &AtomicU64) -> Result<Self, Error> {
+        let (running_ms, wall_ms): (u64, u64) = connection
+            .query_row("SELECT running_ms, wall_ms FROM store", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .map_err(failed("reading the store's running time"))?;
+        let offset_ms = i128::from(running_ms) - i128::from(clock.running_ms());
+        let seen = Moment { wall_ms: clock.now_ms(), running_ms };
+        if seen.wall_ms.saturating_add(JUMP_MS) < wall_ms {
+            tell(wall_ms, seen.wall_ms, "since the last host ran on this store", jumps);
+        }
+        Ok(Self { clock, offset_ms, noted_ms: running_ms, seen })
+    }
+
+    /// The moment now.
+    pub(super) fn now(&self) -> Moment {
+        let running_ms = self.offset_ms + i128::from(self.clock.running_ms());
+        Moment { wall_ms: self.clock.now_ms(), running_ms: u64::try_from(running_ms).unwrap_or(0) }
+    }
+
+    /// Notices a wall clock that went another way than time did.
+    pub(super) fn watch(&mut self, jumps: &AtomicU64) {
+        let now = self.now();
+        let expected_ms = self.seen.wall_ms + now.running_ms.saturating_sub(self.seen.running_ms);
+        if now.wall_ms.abs_diff(expected_ms) > JUMP_MS {
+            tell(expected_ms, now.wall_ms, "while this host ran", jumps);
+        }
+        self.seen = now;
+    }
+
+    /// Whether it is time to note the running time.
+    pub(super) fn is_due(&self) -> bool {
+        self.now().running_ms >= self.noted_ms + NOTE_EVERY_MS
+    }
+
+    /// Notes the running time, in a transaction of the writer.
+    pub(super) fn note(&mut self, connection: &Connection) -> Result<(), Error> {
+        let Moment { wall_ms, running_ms } = self.now();
+        connection
+            .prepare_cached("UPDATE store SET running_ms = ?1, wall_ms = ?2")
+            .and_then(|mut update| update.execute(params![running_ms, wall_ms]))
+            .map_err(failed("noting the store's running time"))?;
+        self.noted_ms = running_ms;
+        Ok(())
+    }
+}
+
+fn tell(expected_ms: u64, found_ms: u64, when: &str, jumps: &AtomicU64) {
+    jumps.fetch_add(1, Ordering::Relaxed);
+    let (way, seconds) =
+        if found_ms > expected_ms { ("ahead", found_ms - expected_ms) } else { ("back", expected_ms - found_ms) };
+    tracing::warn!(
+        "the wall clock jumped {way} by {} s {when}, or the machine slept: times that are recorded from here on have the new \
+         clock, and nothing is forgotten earlier for it",
+        seconds / 1_000
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Connection {
+        let connection = Connection::open_in_memory().expect("a database");
+        let tables = "CREATE TABLE store (running_ms, wall_ms); INSERT INTO store VALUES (0, 0)";
+        connection.execute_batch(tables).expect("a table");
+        connection
+    }
+
+    #[test]
+    fn running_time_adds_up_over_hosts_and_a_jump_is_noticed() {
+        let (store, jumps) = (store(), AtomicU64::new(0));
+        for host in 1..=3 {
+            let clock = Clock::manual(1_000_000_000 * host);
+            clock.advance_ms(77);
+            let mut age = Age::open(&store, clock.clone(), &jumps).expect("it opens");
+            clock.advance_ms(NOTE_EVERY_MS);
+            assert!(age.is_due());
+            age.note(&store).expect("it is noted");
+            assert_eq!(age.now().running_ms, NOTE_EVERY_MS * host);
+            age.watch(&jumps);
+        }
+        assert_eq!(jumps.load(Ordering::Relaxed), 0, "a host that did not run for long is no jump");
+        let clock = Clock::manual(5_000_000_000);
+        let mut age = Age::open(&store, clock.clone(), &jumps).expect("it opens");
+        for wall_ms in [9_000_000_000, 2_000_000_000] {
+            clock.jump_to_ms(wall_ms);
+            age.watch(&jumps);
+            age.watch(&jumps);
+        }
+        assert_eq!(jumps.load(Ordering::Relaxed), 2, "each jump is told once");
+        Age::open(&store, Clock::manual(1_000), &jumps).expect("it opens");
+        assert_eq!(jumps.load(Ordering::Relaxed), 3, "a clock that is behind the last host's has gone back");
+    }
+}

@@ -1,0 +1,123 @@
+//! How much room the dead letters take, and what happens when there is none.
+//!
+//! Number and bytes are kept in the marks `letters`, `letter_bytes` and `letters_dropped`, written at the end of a
+//! transaction that changed them. So neither a letter nor a start has to count what is there.
+
+use super::age::Moment;
+use super::letters::Removed;
+use super::{Error, LetterLimits, failed};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Letters that are dropped in one transaction because they are too old.
+const DROPPED_AT_ONCE: usize = 1_000;
+
+/// What the dead letters take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LetterRoom {
+    count: u64,
+    bytes: u64,
+    /// Dropped since the store was made.
+    pub(super) dropped: u64,
+    is_changed: bool,
+}
+
+impl LetterRoom {
+    /// As the file has it.
+    pub(super) fn read(connection: &Connection) -> Result<Self, Error> {
+        let mark = |name: &str| -> Result<u64, Error> {
+            let found = connection
+                .prepare_cached("SELECT value FROM marks WHERE name = ?1")
+                .and_then(|mut select| select.query_row([name], |row| row.get(0)).optional())
+                .map_err(failed("reading how many dead letters there are"))?;
+            Ok(found.unwrap_or(0))
+        };
+        let (count, bytes) = (mark("letters")?, mark("letter_bytes")?);
+        Ok(Self { count, bytes, dropped: mark("letters_dropped")?, is_changed: false })
+    }
+
+    /// Writes what changed.
+    pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
+        if !std::mem::take(&mut self.is_changed) {
+            return Ok(());
+        }
+        for (name, value) in [("letters", self.count), ("letter_bytes", self.bytes), ("letters_dropped", self.dropped)]
+        {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, ?2)")
+                .and_then(|mut insert| insert.execute(params![name, value]))
+                .map_err(failed("writing how many dead letters there are"))?;
+        }
+        Ok(())
+    }
+
+    /// Says why there is no room for more letters, before anything is written.
+    pub(super) fn refuse_if_full(&self, coming: usize, limits: &LetterLimits) -> Result<(), Error> {
+        let fits = self.count + coming as u64 <= limits.count_max && self.bytes < limits.bytes_max;
+        if coming == 0 || fits || limits.drops_oldest {
+            return Ok(());
+        }
+        Err(Error::Full(format!(
+            "there are {} dead letters of {} bytes, and no more are kept: replay or discard some with `wasmill dead-letters`, \
+             raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \"drop-oldest\"",
+            self.count, self.bytes
+        )))
+    }
+
+    /// Takes room for a letter. Where the oldest make room, they go.
+    pub(super) fn take(&mut self, connection: &Connection, bytes: u64, limits: &LetterLimits) -> Result<(), Error> {
+        let is_beyond = |room: &Self| room.count >= limits.count_max || room.bytes + bytes > limits.bytes_max;
+        while limits.drops_oldest && self.count > 0 && is_beyond(self) {
+            self.drop_oldest(connection)?;
+        }
+        (self.count, self.bytes, self.is_changed) = (self.count + 1, self.bytes + bytes, true);
+        Ok(())
+    }
+
+    /// Gives back the room of letters that are gone.
+    pub(super) fn give(&mut self, removed: Removed) {
+        self.count = self.count.saturating_sub(removed.count);
+        self.bytes = self.bytes.saturating_sub(removed.bytes);
+        self.is_changed |= removed.count > 0;
+    }
+
+    /// Drops letters that are too old by the wall clock and by the running time.
+    pub(super) fn drop_older(&mut self, connection: &Connection, than: Moment) -> Result<(), Error> {
+        for _ in 0..DROPPED_AT_ONCE {
+            let oldest = connection
+                .prepare_cached("SELECT dead_lettered_ms, running_ms FROM dead_letters ORDER BY number LIMIT 1")
+                .and_then(|mut select| {
+                    select.query_row([], |row| Ok(Moment { wall_ms: row.get(0)?, running_ms: row.get(1)? })).optional()
+                })
+                .map_err(failed("looking for old dead letters"))?;
+            let is_too_old = |at: Moment| at.wall_ms < than.wall_ms && at.running_ms < than.running_ms;
+            if !oldest.is_some_and(is_too_old) {
+                break;
+            }
+            self.drop_oldest(connection)?;
+        }
+        Ok(())
+    }
+
+    fn drop_oldest(&mut self, connection: &Connection) -> Result<(), Error> {
+        let sql = "DELETE FROM dead_letters WHERE number = (SELECT min(number) FROM dead_letters) RETURNING bytes";
+        let bytes = connection
+            .prepare_cached(sql)
+            .and_then(|mut delete| delete.query_row([], |row| row.get(0)).optional())
+            .map_err(failed("dropping the oldest dead letter"))?;
+        match bytes {
+            Some(bytes) => {
+                if self.dropped == 0 {
+                    tracing::warn!(
+                        "the oldest dead letter is dropped, as the manifest's store.dead_letters_… ask for; further ones are \
+                         counted alone, in the metric wasmill_dead_letters_dropped"
+                    );
+                }
+                (self.dropped, self.is_changed) = (self.dropped + 1, true);
+                self.give(Removed { count: 1, bytes });
+            }
+            // Whatever the marks say, there is none.
+            None => (self.count, self.bytes, self.is_changed) = (0, 0, true),
+        }
+        Ok(())
+    }
+}
