@@ -146,8 +146,12 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(super) fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(&folder.path().join("store.db"), Options::default()).unwrap());
+        let store = Arc::new(SqliteStore::open(&folder.path().join("store.db"), options).unwrap());
         Self { folder, store }
     }
 

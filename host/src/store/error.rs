@@ -83,6 +83,13 @@ pub enum Error {
     Failed(String),
 }
 
+impl Error {
+    /// Whether the same request may succeed later, without anybody having changed it.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Full(_))
+    }
+}
+
 /// An id as a word for a shell, wherever it may be typed from an error.
 fn quoted(id: &str) -> String {
     // A NUL can't be typed at all.

@@ -1,12 +1,14 @@
 //! Sending the commands of a subscription once they are durable.
 
 use crate::aggregates::{Aggregates, Unaccepted};
+use crate::follow::backoff;
 use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
 use crate::store::EventStore;
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 /// Commands of one subscription that are sent and not settled; at the limit it waits until half of them are. They may all
 /// be to one aggregate, where each waits for the one before: they must leave room in its shard for others.
@@ -14,6 +16,9 @@ const IN_FLIGHT_MAX: usize = 1_024;
 
 /// Their bytes, with the same wait at the limit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// The pause before commands that came back are sent again a second time; it doubles each time.
+const RESEND_FIRST: Duration = Duration::from_millis(100);
 
 /// The commands of one subscription on their way to the aggregates.
 pub(super) struct Outbox {
@@ -28,9 +33,20 @@ struct State {
     in_flight: Load,
     /// A command came back unsettled: the store has it still.
     unsettled: AtomicBool,
+    /// Why commands came back, until all are settled.
+    trouble: Mutex<Option<Trouble>>,
     /// Whether the host is stopping: then nobody waits for room.
     stopping: Mutex<bool>,
     room: Condvar,
+}
+
+/// Why commands are not settled.
+struct Trouble {
+    reason: String,
+    /// How often they were sent again for it.
+    times: u32,
+    /// When they may be sent again.
+    again_at: Instant,
 }
 
 /// Whether one that waits for room has to wait on.
@@ -39,6 +55,38 @@ fn has_no_room(load: Loaded) -> bool {
 }
 
 impl State {
+    /// A command came back: it is sent again once no other is under way, after a pause.
+    fn came_back(&self, reason: String) {
+        let mut trouble = self.trouble.held();
+        let trouble =
+            trouble.get_or_insert_with(|| Trouble { reason: String::new(), times: 0, again_at: Instant::now() });
+        trouble.reason = reason;
+        self.unsettled.store(true, Ordering::Release);
+    }
+
+    /// Why commands are not settled, if any came back and is not settled since.
+    fn trouble(&self) -> Option<String> {
+        let mut trouble = self.trouble.held();
+        if self.in_flight.now().count() == 0 && !self.unsettled.load(Ordering::Acquire) {
+            *trouble = None;
+        }
+        trouble.as_ref().map(|trouble| trouble.reason.clone())
+    }
+
+    fn must_resend(&self) -> bool {
+        if self.in_flight.now().count() > 0 || !self.unsettled.load(Ordering::Acquire) {
+            return false;
+        }
+        if let Some(trouble) = &mut *self.trouble.held() {
+            if Instant::now() < trouble.again_at {
+                return false;
+            }
+            trouble.times += 1;
+            trouble.again_at = Instant::now() + backoff(RESEND_FIRST, trouble.times);
+        }
+        self.unsettled.swap(false, Ordering::AcqRel)
+    }
+
     /// A command is settled, or came back.
     fn ended(&self, weight: Weight) {
         let before = self.in_flight.remove(weight);
@@ -82,7 +130,7 @@ impl Outbox {
                     tracing::warn!(
                         "subscription {subscription}: command {id} ({name} to {stream}) is sent again later: {reason}"
                     );
-                    state.unsettled.store(true, Ordering::Release);
+                    state.came_back(reason);
                 }
                 state.ended(weight);
             });
@@ -109,10 +157,15 @@ impl Outbox {
         self.state.in_flight.now().count() > 0 || self.state.unsettled.load(Ordering::Acquire)
     }
 
-    /// Whether commands came back unsettled and all others are settled, so that they can be sent again in order.
-    /// Asking resets it.
+    /// Whether commands came back unsettled, all others are settled and the pause is over, so that they can be sent again
+    /// in order. Asking resets it.
     pub(super) fn must_resend(&self) -> bool {
-        self.state.in_flight.now().count() == 0 && self.state.unsettled.swap(false, Ordering::AcqRel)
+        self.state.must_resend()
+    }
+
+    /// Why commands are not settled, if any came back and is not settled since.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state.trouble()
     }
 
     /// What the store has could not be read: it is asked for again.
@@ -136,8 +189,8 @@ impl Outbox {
             letter,
             command.origin.clone(),
             Box::new(move |parked| {
-                if parked.is_err() {
-                    state.unsettled.store(true, Ordering::Release);
+                if let Err(error) = parked {
+                    state.came_back(error.to_string());
                 }
                 state.ended(weight);
             }),
@@ -148,6 +201,28 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_that_came_back_are_sent_again_after_a_pause_and_the_reason_is_shown_until_they_are_settled() {
+        let (outbox, weight) = (State::default(), Weight::of(1));
+        let sent = || outbox.in_flight.add(weight);
+        sent();
+        outbox.came_back("the disk is full".into());
+        assert!(!outbox.must_resend(), "one is under way");
+        outbox.ended(weight);
+        assert!(outbox.must_resend() && !outbox.must_resend(), "at once, and once");
+        sent();
+        outbox.came_back("it is full still".into());
+        outbox.ended(weight);
+        assert!(!outbox.must_resend(), "not without a pause");
+        assert_eq!(outbox.trouble().as_deref(), Some("it is full still"));
+        outbox.trouble.held().as_mut().unwrap().again_at = Instant::now();
+        assert!(outbox.must_resend());
+        sent();
+        assert!(outbox.trouble().is_some(), "it may come back");
+        outbox.ended(weight);
+        assert_eq!(outbox.trouble(), None);
+    }
 
     #[test]
     fn who_has_too_many_commands_under_way_waits_for_half_of_them_or_for_the_stop() {

@@ -62,14 +62,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Works until it is stopped. A store that fails, such as on a full disk, is tried again: from its checkpoint.
+    /// Works until it is stopped. A store that fails, such as on a full disk, or has no room for dead letters is tried
+    /// again: from its checkpoint.
     pub(super) fn run(&mut self) {
         for attempt in 1.. {
             match self.work() {
                 Ok(()) | Err(Error::Closed) => return,
-                Err(Error::Failed(reason)) => {
-                    tracing::error!("subscription {} is held up: {reason}", self.name);
-                    self.progress.is_because(State::Retrying, reason);
+                Err(error) if error.is_passing() => {
+                    tracing::error!("subscription {} is held up: {error}", self.name);
+                    self.progress.is_because(State::Retrying, error.to_string());
                     if self.follower.pause(backoff(self.options.backoff, attempt)) {
                         return;
                     }
@@ -97,7 +98,7 @@ impl Worker {
                 reached = self.steps.planned();
                 continue;
             }
-            self.progress.is(if reached < self.follower.head() { State::CatchingUp } else { State::Following });
+            self.show(reached);
             if self.outbox.must_resend() {
                 self.steps.finish()?;
                 self.resend()?;
@@ -122,6 +123,14 @@ impl Worker {
             reached = self.steps.planned().max(page.reached);
         }
         self.steps.finish()
+    }
+
+    fn show(&self, reached: Position) {
+        match self.outbox.trouble() {
+            Some(reason) => self.progress.is_because(State::Retrying, reason),
+            None if reached < self.follower.head() => self.progress.is(State::CatchingUp),
+            None => self.progress.is(State::Following),
+        }
     }
 
     /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect.

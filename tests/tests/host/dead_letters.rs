@@ -127,6 +127,43 @@ fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
     assert!(report.is_sound() && report.letters == 0, "{report:#?}");
 }
 
+/// Three that can't be handled and room for one: the others wait, say why, and take the room when there is some.
+#[test]
+fn what_has_no_room_among_the_dead_letters_waits_for_it() {
+    let setting = Setting::new(&format!(
+        "[store]\ndead_letters_max = 1\n{MANIFEST}[plugins.misbehaving]\nfile = {:?}\n[subscriptions.misbehaving]\n\
+         attempts_max = 1\n",
+        built::plugin("misbehaving")
+    ));
+    setting.write("orders.wasm", fs::read(built::plugin("orders")).expect("read the plugin"));
+    let host = setting.start();
+    topic::produce(&host.brokers(), "baskets", 0, &RECORDS[..1]);
+    host.until("there is one", |status| status["parked"]["total"] == 1);
+    topic::produce(&host.brokers(), "baskets", 0, &RECORDS[4..]);
+    let says_why = |part: &Value| {
+        let said = part["error"].as_str().unwrap_or_default();
+        part["state"] == "retrying" && said.contains("store.dead_letters_max") && said.contains("wasmill dead-letters")
+    };
+    host.until("the source says why it waits", |status| says_why(&status["sources"][0]));
+    host.send("misbehaving", "a", "Count", &json!({ "then": "CannotDecode" }));
+    host.until("the subscription says why it waits", |status| {
+        status["subscriptions"].as_array().expect("subscriptions").iter().any(says_why)
+    });
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        host.until("there is one", |status| status["parked"]["total"] == 1);
+        let (number, place) = letters(&host).remove(0);
+        places.push(place);
+        assert_eq!(host.post(&format!("/v1/dead-letters/{number}/discard"), &Value::Null, &[]).status, 200);
+    }
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), 3, "{places:?}");
+    host.drained();
+    assert_eq!(letters(&host), []);
+    host.stop();
+}
+
 #[test]
 fn an_event_that_was_put_aside_stays_until_its_subscriber_takes_it() {
     let setting = Setting::new(&format!(

@@ -29,7 +29,9 @@ fn the_same_command_gives_the_same_outcome_also_after_a_crash() {
             assert!(since.is_some_and(|since| since.as_u64() > Some(1_700_000_000_000)), "{body:?}");
             assert_eq!((again.status, Value::Object(body)), (first.status, first.body.clone()));
         }
-        let args = ["send", "order", "2", "CreateOrder", &order(0).to_string(), "--id", "second", "--data", "data"];
+        // Byte for byte what the client of the tests sends.
+        let pretty = serde_json::to_string_pretty(&order(0)).expect("it is JSON");
+        let args = ["send", "order", "2", "CreateOrder", &pretty, "--id", "second", "--data", "data"];
         let said = String::from_utf8(setting.wasmill(&args).stderr).expect("text");
         assert!(said.contains("rejected") && said.contains("remembered from 20"), "{said}");
         host.crash();

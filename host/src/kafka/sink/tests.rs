@@ -7,6 +7,7 @@ use super::*;
 use crate::kafka::testing::{Broker, Folder, eventually};
 use crate::kafka::wait_for;
 use crate::model::{Message, Position};
+use crate::store::sqlite::{LetterLimits, Options};
 use crate::store::{Progress, Reached};
 
 const TOPIC: &str = "notifications";
@@ -105,6 +106,33 @@ fn a_message_that_kafka_refuses_is_parked_and_the_rest_goes_on() {
     assert!(reasons[0].1.contains("too large for Kafka (3000 bytes)"), "{reasons:?}");
     assert!(reasons[1].1.contains("has no partition 9"), "{reasons:?}");
     assert!(reasons[2].1.contains("can't be the name of a topic"), "{reasons:?}");
+}
+
+#[test]
+fn a_sink_waits_for_room_for_its_dead_letters_and_publishes_nothing_again() {
+    let letters = LetterLimits { count_max: 1, ..LetterLimits::default() };
+    let folder = Folder::with(Options { letters, ..Options::default() });
+    let broker = Broker::with_topic(TOPIC, 1);
+    let nowhere = |id| Message { partition: Some(9), ..message(id) };
+    publish(&folder, vec![message("m0"), nowhere("first")]);
+    let sink = Sink::start(config(), broker.connection(&[]), folder.store.clone()).unwrap();
+    wait_until_empty(&sink);
+    publish(&folder, vec![message("m1"), nowhere("second"), message("m2")]);
+    eventually("the status says so", || sink.status().error.is_some());
+    let status = sink.status();
+    assert_eq!(status.state, State::Retrying);
+    let error = status.error.unwrap();
+    assert!(error.contains("store.dead_letters_max") && error.contains("wasmill dead-letters"), "{error}");
+    assert_eq!(folder.dead_letters().len(), 1);
+    wait_for(|done| folder.store.discard_letter(1, done)).unwrap();
+    wait_until_empty(&sink);
+    // Whatever went out again would be before it.
+    publish(&folder, vec![message("m3")]);
+    wait_until_empty(&sink);
+    assert_eq!(values(&broker, 4), ids(0..4));
+    let places: Vec<_> = folder.dead_letters().into_iter().map(|letter| letter.place).collect();
+    assert!(places.len() == 1 && places[0].contains("second"), "{places:?}");
+    eventually("nothing is in the way", || sink.status().error.is_none());
 }
 
 #[test]

@@ -109,9 +109,7 @@ impl Worker {
                     self.view.note(Some(error));
                 }
             }
-            let mut stopped = self.stopped.clone();
-            let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
-            if !self.runtime.block_on(waited) {
+            if !self.rest(pause) {
                 break;
             }
             pause = (pause * 2).min(RETRY_MAX);
@@ -260,8 +258,7 @@ impl Worker {
             }
             todo.sort_unstable();
         }
-        self.move_to(page.reached, page.letters.into_values().collect())?;
-        self.moved()?;
+        self.keep(page.reached, page.letters.into_values().collect())?;
         Ok(published)
     }
 
@@ -295,9 +292,8 @@ impl Worker {
                 let later = next.map(|next| page.letters.split_off(&next)).unwrap_or_default();
                 let letters = std::mem::replace(&mut page.letters, later);
                 let last = letters.last_key_value().map_or(0, |(number, _)| *number);
-                self.move_to(next.map_or(page.reached, |_| last), letters.into_values().collect())?;
                 // Kafka's position must not pass them before they are kept.
-                self.moved()?;
+                self.keep(next.map_or(page.reached, |_| last), letters.into_values().collect())?;
             } else {
                 return Ok(published);
             }
@@ -309,6 +305,34 @@ impl Worker {
         let letter = feed::dead_letter(&*self.feed, &self.config.name, number, message, reason);
         tracing::error!(sink = &*self.config.name, place = letter.place, "dead-lettered: {}", letter.reason);
         letter
+    }
+
+    /// Moves the position and keeps dead letters with it, durably. While the store has no room for them it waits here:
+    /// what went out before must not go out again.
+    fn keep(&mut self, to: u64, letters: Vec<DeadLetter>) -> Result<(), End> {
+        self.moved()?;
+        let (from, mut pause) = (self.stored, RETRY_FIRST);
+        loop {
+            self.move_to(to, letters.clone())?;
+            let reason = match self.moved() {
+                Err(store::Error::Full(reason)) => reason,
+                moved => return Ok(moved?),
+            };
+            self.stored = from;
+            tracing::error!(sink = &*self.config.name, "{reason}; it is tried again");
+            self.view.note(Some(reason));
+            if !self.rest(pause) {
+                return Err(End::Stopped);
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// False if it was stopped.
+    fn rest(&mut self, pause: Duration) -> bool {
+        let mut stopped = self.stopped.clone();
+        let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
+        self.runtime.block_on(waited)
     }
 
     /// Asks the store to move the position, and to keep dead letters with it, once it has done the move before. The next

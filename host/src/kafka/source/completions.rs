@@ -34,6 +34,8 @@ pub(super) struct Completions {
 struct Waiting {
     completions: Vec<Completion>,
     records: usize,
+    /// Why some of them are not settled, as the last one said.
+    why: Option<Box<str>>,
 }
 
 impl Completions {
@@ -54,21 +56,26 @@ impl Completions {
         }
     }
 
-    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
-    pub(super) fn take(&self, taken: &mut Vec<Completion>) {
+    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones. Says why some of them
+    /// are not settled, where that is known.
+    pub(super) fn take(&self, taken: &mut Vec<Completion>) -> Option<Box<str>> {
         let mut waiting = self.waiting.held();
         std::mem::swap(&mut waiting.completions, taken);
         waiting.records = 0;
+        waiting.why.take()
     }
 
     /// Who is told of the records of a lane.
     pub(super) fn tell(self: &Arc<Self>, lane: LaneId) -> Tell {
         let completions = self.clone();
-        Arc::new(move |told| completions.add(Completion { lane, told }))
+        Arc::new(move |told, why| completions.add(Completion { lane, told }, why))
     }
 
-    fn add(&self, completion: Completion) {
+    fn add(&self, completion: Completion, why: Option<&str>) {
         let mut waiting = self.waiting.held();
+        if let Some(why) = why {
+            waiting.why = Some(why.into());
+        }
         waiting.records += completion.told.records;
         waiting.completions.push(completion);
         let is_enough = waiting.records >= self.enough;

@@ -51,7 +51,7 @@ pub(super) enum Refused {
 
 impl Offer {
     pub(super) fn command(command: Command, receipt: Receipt) -> Self {
-        Self::Command(command.into(), Box::new(move |outcome| receipt.end(is_settled(&outcome))))
+        Self::Command(command.into(), Box::new(move |outcome| receipt.end(settled(&outcome))))
     }
 }
 
@@ -93,6 +93,10 @@ impl Way {
 }
 
 /// Everything but a failure of the host is settled in the ledger, with its outcome.
-fn is_settled(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::Failed { .. } | Outcome::Busy { .. })
+fn settled(outcome: &Outcome) -> Result<(), &str> {
+    match outcome {
+        Outcome::Failed { reason } => Err(reason),
+        Outcome::Busy { .. } => Err("its aggregate is busy"),
+        _ => Ok(()),
+    }
 }

@@ -52,7 +52,9 @@ impl LetterRoom {
 
     /// Says why there is no room for more letters, before anything is written.
     pub(super) fn refuse_if_full(&self, coming: usize, limits: &LetterLimits) -> Result<(), Error> {
-        let fits = self.count + coming as u64 <= limits.count_max && self.bytes < limits.bytes_max;
+        // Into an empty room everything fits, or a step with more letters than the limit would never be taken.
+        let has_room = self.count + coming as u64 <= limits.count_max && self.bytes < limits.bytes_max;
+        let fits = self.count == 0 || has_room;
         if coming == 0 || fits || limits.drops_oldest {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Snapshots: a cache in a file of its own, beside the store and never the truth.
 //!
 //! A thread writes them, so that no command and no transaction of the store waits for one. What it can't keep up with
-//! is dropped. A file that is damaged or of another format is made anew. Each snapshot names the last event that is in
+//! is dropped. A file that is damaged, of another format or not to be written is made again. Each snapshot names the last event that is in
 //! it: one of another history, as after a backup was restored, is not found.
 
 use super::reader::SqliteReader;
@@ -224,7 +224,7 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
     match open(path) {
         Ok(connection) => Ok(connection),
         Err(error) => {
-            tracing::warn!("{} is made anew: {error}", path.display());
+            tracing::warn!("{} can't be used and is made again: {error}", path.display());
             for suffix in ["", "-wal", "-shm"] {
                 let file = format!("{}{suffix}", path.display());
                 // What is no file is somebody's: it is only moved out of the way. What stays makes the next step fail.
@@ -240,6 +240,10 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(1))?;
+    // SQLite opens to read what it may not write, and says so at the first write only.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(rusqlite::Error::InvalidPath(path.to_owned()));
+    }
     // A cache may lose its last moments, but not its order.
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
     match format(&connection) {

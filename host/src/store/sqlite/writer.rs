@@ -453,6 +453,7 @@ impl Writer {
             Counts::Messages => self.next_message - 1,
         };
         refuse_beyond(&format!("the position of sink {sink}"), to, newest)?;
+        self.letter_room.refuse_if_full(refused.len(), &self.options.letters)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO sinks (name, position) VALUES (?1, ?2)")
             .and_then(|mut insert| insert.execute(params![sink, to]))

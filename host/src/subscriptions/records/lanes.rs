@@ -150,7 +150,7 @@ mod tests {
     fn run(records: &[(&str, u64)]) -> RecordRun {
         let mut records = records.iter().map(|&(key, offset)| (offset, record(key, offset)));
         let (first, record) = records.next().unwrap();
-        let mut run = RecordRun::new("kafka/s/t/0".into(), first, record, Arc::new(|_| {}));
+        let mut run = RecordRun::new("kafka/s/t/0".into(), first, record, Arc::new(|_, _| {}));
         records.for_each(|(first, record)| run.push(first, record).unwrap());
         run
     }

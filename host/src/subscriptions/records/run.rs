@@ -19,8 +19,8 @@ pub struct Told {
     pub settled: bool,
 }
 
-/// Is told of each record once, together with others that follow it.
-pub type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+/// Is told of each record once, together with others that follow it, and why they are not settled where that is known.
+pub type Tell = Arc<dyn Fn(Told, Option<&str>) + Send + Sync>;
 
 /// Records of one partition that follow one another: no offset between them is settled by another.
 pub struct RecordRun {
@@ -90,30 +90,32 @@ impl RecordRun {
 pub struct Receipt {
     tell: Tell,
     told: Told,
+    why: Option<Box<str>>,
 }
 
 impl Receipt {
     /// The receipt of one record, at `last`, that settles the offsets from `first` on.
     pub fn new(tell: Tell, first: u64, last: u64, bytes: usize) -> Self {
-        Self { tell, told: Told { first, last, records: 1, bytes, settled: false } }
+        Self { tell, told: Told { first, last, records: 1, bytes, settled: false }, why: None }
     }
 
-    /// Tells what became of them.
-    pub fn end(mut self, settled: bool) {
-        self.told.settled = settled;
+    /// Tells what became of them: settled, or why not.
+    pub fn end(mut self, result: Result<(), &str>) {
+        self.told.settled = result.is_ok();
+        self.why = result.err().map(Into::into);
     }
 
     fn take(&mut self, last: u64, records: usize, bytes: usize) -> Self {
         let told = Told { last, records, bytes, ..self.told };
         let (left, bytes) = (self.told.records - records, self.told.bytes - bytes);
         self.told = Told { first: last + 1, records: left, bytes, ..self.told };
-        Self { tell: self.tell.clone(), told }
+        Self { tell: self.tell.clone(), told, why: None }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        (self.tell)(self.told);
+        (self.tell)(self.told, self.why.as_deref());
     }
 }
 
@@ -219,7 +221,7 @@ pub(in crate::subscriptions) mod tests {
 
     #[test]
     fn a_run_ends_where_an_offset_is_missing() {
-        let mut run = run(&[5, 8], Arc::new(|_| {}));
+        let mut run = run(&[5, 8], Arc::new(|_, _| {}));
         assert_eq!(run.push(10, record("k", 10)).unwrap_err().offset, 10);
         run.push(9, record("k", 10)).unwrap();
         let (origins, _) = run.settle();
@@ -229,7 +231,7 @@ pub(in crate::subscriptions) mod tests {
     #[test]
     fn a_list_takes_what_fits_into_its_bytes_and_at_least_one() {
         let size = record("k", 5).size();
-        let runs = Runs::from(run(&[5, 6, 7, 8], Arc::new(|_| {})));
+        let runs = Runs::from(run(&[5, 6, 7, 8], Arc::new(|_, _| {})));
         for (count, bytes, expected) in
             [(9, 4 * size, 9), (9, 4 * size - 1, 4), (9, 2 * size, 2), (1, 2 * size, 1), (9, 1, 1), (9, 0, 1)]
         {
@@ -242,15 +244,15 @@ pub(in crate::subscriptions) mod tests {
     fn each_record_is_told_of_once_however_its_run_is_cut() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let all = told.clone();
-        let mut runs = Runs::from(run(&[5, 6, 9, 10, 11], Arc::new(move |part| all.lock().unwrap().push(part))));
+        let mut runs = Runs::from(run(&[5, 6, 9, 10, 11], Arc::new(move |part, _| all.lock().unwrap().push(part))));
         let mut head = runs.take(3);
         assert_eq!((head.len(), runs.len()), (3, 2));
         let (origins, receipt) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (5, vec![5, 6]));
-        receipt.end(true);
+        receipt.end(Ok(()));
         let (origins, receipt) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (7, vec![9]));
-        receipt.end(true);
+        receipt.end(Ok(()));
         drop((head, runs));
         let size = record("k", 5).size();
         let part = |first, last, records, settled| Told { first, last, records, bytes: records * size, settled };

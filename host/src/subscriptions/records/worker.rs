@@ -70,6 +70,8 @@ pub(super) struct Worker<H> {
     /// Steps whose answer is not dealt with, for those who ask whether anything is on its way.
     steps: Arc<AtomicUsize>,
     stopping: bool,
+    /// Whether its state is the trouble of its commands.
+    shows_outbox: bool,
 }
 
 impl<H: TakesRecords> Worker<H> {
@@ -104,6 +106,7 @@ impl<H: TakesRecords> Worker<H> {
             answers,
             steps,
             stopping: false,
+            shows_outbox: false,
         }
     }
 
@@ -143,6 +146,7 @@ impl<H: TakesRecords> Worker<H> {
             if self.in_flight() == 0 && self.outbox.must_resend() {
                 self.resend();
             }
+            self.show_outbox();
         }
         // What is on its way to the disk becomes durable in any case: so its commands can go now.
         while self.in_flight() > 0 {
@@ -385,9 +389,10 @@ impl<H: TakesRecords> Worker<H> {
         self.store.advance(
             progress,
             Box::new(move |result| {
-                let is_settled = result.is_ok();
+                let why = result.as_ref().err().map(ToString::to_string);
                 let _ = answer.send(Answer { result, firsts });
-                receipts.into_iter().for_each(|receipt| receipt.end(is_settled));
+                let ended = why.as_deref().map_or(Ok(()), Err);
+                receipts.into_iter().for_each(|receipt| receipt.end(ended));
             }),
         );
     }
@@ -440,6 +445,17 @@ impl<H: TakesRecords> Worker<H> {
                 self.outbox.resend_later();
             }
         }
+    }
+
+    /// Says why its commands are not settled, as long as that is so.
+    fn show_outbox(&mut self) {
+        let trouble = self.outbox.trouble();
+        match &trouble {
+            Some(reason) => self.is(State::Retrying, Some(reason.clone())),
+            None if self.shows_outbox => self.is(State::Running, None),
+            None => {}
+        }
+        self.shows_outbox = trouble.is_some();
     }
 
     fn is(&self, state: State, reason: Option<String>) {

@@ -97,7 +97,7 @@ impl Bench {
             Worker::new(code, options, subscription, store.clone(), outbox, pausing, condition, Arc::default(), ends);
         let thread = std::thread::spawn(move || worker.run());
         let (tell, told) = mpsc::channel();
-        let tell: Tell = Arc::new(move |part| tell.send(part).unwrap());
+        let tell: Tell = Arc::new(move |part, _| tell.send(part).unwrap());
         Self { store, runs, asks, told, tell, pausing: to_pause, condition: shown, thread, _folder: folder }
     }
 
