@@ -198,6 +198,8 @@ impl Transform {
 
     /// Asks the brokers for the ends of its partitions. Blocks up to their answer.
     pub fn refresh_ends(&self) -> Result<(), String> {
+        // Nobody else does: a token that is about to end is asked for by an event.
+        let _ = self.asker.poll(Duration::ZERO);
         for partition in self.view.partitions() {
             let found = self.asker.fetch_watermarks(&partition.topic, partition.partition, ANSWER_MAX);
             let (_, end) = found.map_err(|error| format!("{partition}: {error}"))?;

@@ -4,8 +4,8 @@ use serde_json::json;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use wasmill_tests::built;
 use wasmill_tests::setting::{ORDERS, Setting};
+use wasmill_tests::{built, topic};
 
 #[test]
 fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_some() {
@@ -13,12 +13,9 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
     // SAFETY: it is ignored here and in the processes that are started from here; nothing else is touched.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let host = setting.start();
-    let create = |id: usize| {
-        let item = json!({ "product_id": "3".repeat(1_000), "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
-        let order =
-            json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
-        host.send("order", &id.to_string(), "CreateOrder", &order)
-    };
+    let item = json!({ "product_id": "3".repeat(1_000), "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
+    let order = json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
+    let create = |id: usize| host.send("order", &id.to_string(), "CreateOrder", &order);
     assert_eq!(create(0).status, 200);
     host.drained();
     host.file_size_max(Some(1 << 20));
@@ -34,16 +31,21 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
         full,
         "what is there is read, and what was refused is not there"
     );
+    topic::produce_keyed(&host.brokers(), "baskets", &[("from-kafka".to_owned(), order.clone())]);
+    host.until("the source says why its record waits", |status| {
+        let source = &status["sources"][0];
+        source["state"] == "retrying" && source["error"].as_str().is_some_and(|error| error.contains("disk"))
+    });
     let logged = format!("the store {}", setting.path("data/events.sqlite").display());
     host.until_logged("where there is no room", |line| line.contains(&logged));
     host.file_size_max(None);
     assert_eq!(create(full).status, 200);
     host.drained();
     for (filter, what) in [("order.OrderCreated", "recorded"), ("order.OrderConfirmed", "confirmed")] {
-        assert_eq!(host.events(filter).len(), full + 1, "each is {what} once");
+        assert_eq!(host.events(filter).len(), full + 2, "each is {what} once");
     }
     let sales = host.query("sales", "store-sales", &json!({ "limit": 5 }));
-    assert_eq!(sales.body, json!([["1", 60 * (full + 1)]]));
+    assert_eq!(sales.body, json!([["1", 60 * (full + 2)]]));
     host.stop();
     let data = setting.path("data");
     let report = setting.wasmill(&["store", "verify", data.to_str().expect("a path")]);

@@ -11,9 +11,14 @@ use wasmill_tests::{built, module};
 const ORDERS: usize = 40;
 
 fn place(host: &TestHost, number: usize) {
+    place_for(host, &number.to_string(), "1");
+}
+
+fn place_for(host: &TestHost, id: &str, household: &str) {
     let item = json!({ "product_id": "3", "quantity": 1, "amount_cents": 50, "discount_cents": 0 });
-    let order = json!({ "household_id": "1", "store_id": "2", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
-    assert_eq!(host.send("order", &number.to_string(), "CreateOrder", &order).status, 200);
+    let order =
+        json!({ "household_id": household, "store_id": "2", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
+    assert_eq!(host.send("order", id, "CreateOrder", &order).status, 200);
 }
 
 fn placed(host: &TestHost) -> Value {
@@ -39,15 +44,21 @@ fn reload(host: &TestHost) -> Value {
     reloaded.body["digest"].clone()
 }
 
-#[test]
-fn changed_code_takes_over_with_the_whole_history() {
-    let setting = Setting::new(&manifest());
+/// A host whose read model has some orders, and the code that made it.
+fn with_orders(setting: &Setting) -> (Vec<u8>, TestHost) {
     let sales = fs::read(built::plugin("sales")).expect("read the plugin");
     setting.write("sales.wasm", &sales);
     let host = setting.start();
-    let first = answers(&host);
     (0..ORDERS).for_each(|number| place(&host, number));
     assert_eq!(placed(&host), ORDERS);
+    (sales, host)
+}
+
+#[test]
+fn changed_code_takes_over_with_the_whole_history() {
+    let setting = Setting::new(&manifest());
+    let (sales, host) = with_orders(&setting);
+    let first = answers(&host);
 
     setting.write("sales.wasm", module::rebuilt(sales.clone()));
     let second = reload(&host);
@@ -72,12 +83,8 @@ fn changed_code_takes_over_with_the_whole_history() {
 #[test]
 fn new_code_by_a_restart_leaves_the_answers_whole() {
     let setting = Setting::new(&manifest());
-    let sales = fs::read(built::plugin("sales")).expect("read the plugin");
-    setting.write("sales.wasm", &sales);
-    let host = setting.start();
+    let (sales, host) = with_orders(&setting);
     let first = answers(&host);
-    (0..ORDERS).for_each(|number| place(&host, number));
-    assert_eq!(placed(&host), ORDERS);
     host.stop();
 
     setting.write("sales.wasm", module::rebuilt(sales));
@@ -92,6 +99,36 @@ fn new_code_by_a_restart_leaves_the_answers_whole() {
     assert_eq!(status["projections"][0]["building"], Value::Null);
     assert!(host.log().contains("until that of sales"), "the code before it answered meanwhile");
     assert_eq!(placed(&host), ORDERS);
+    host.stop();
+}
+
+#[test]
+fn new_code_that_finds_no_room_for_its_read_model_is_tried_again_while_the_old_one_answers() {
+    // Enough for a guest, and not for a read model with all of the households.
+    const FILE_BYTES_MAX: u64 = 1 << 20;
+    let setting = Setting::new(&manifest());
+    // SAFETY: it is ignored here and in the processes that are started from here; nothing else is touched.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let (sales, host) = with_orders(&setting);
+    for number in 0..ORDERS {
+        let household = format!("{number}-{}", "long".repeat(10_000));
+        place_for(&host, &format!("long-{number}"), &household);
+    }
+    assert_eq!(placed(&host), 2 * ORDERS);
+    let first = answers(&host);
+    host.file_size_max(Some(FILE_BYTES_MAX));
+    setting.write("sales.wasm", module::rebuilt(sales));
+    host.until("the new code says why it waits", |status| {
+        status["projections"][0]["error"].as_str().is_some_and(|error| error.contains("disk"))
+    });
+    let asked = host.query("sales", "totals", &Value::Null).body["placed"].clone();
+    assert_eq!((answers(&host), asked), (first.clone(), json!(2 * ORDERS)));
+    host.file_size_max(None);
+    host.until("the new code answers", |status| {
+        let answers = &status["projections"][0]["answers"];
+        !answers.is_null() && *answers != first
+    });
+    assert_eq!(placed(&host), 2 * ORDERS);
     host.stop();
 }
 

@@ -35,6 +35,24 @@ impl Setting {
         Self::new(Options::default(), |_| Arc::new(|_| Ok(())))
     }
 
+    /// One whose shard decides on a command until it is told to go on.
+    fn held(options: Options) -> (Self, crossbeam_channel::Sender<()>) {
+        let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+        let (started, is_held) = crossbeam_channel::bounded(1);
+        let setting = Self::new(options, |_| {
+            Arc::new(move |command| {
+                if &*command.name == "held" {
+                    started.send(()).expect("the test waits");
+                    held.recv().expect("the test lets it go on");
+                }
+                Ok(())
+            })
+        });
+        setting.send(count("a", "held"));
+        is_held.recv().expect("it is decided on");
+        (setting, go_on)
+    }
+
     fn send(&self, command: Command) {
         self.outcomes.of(&self.aggregates, command);
     }
@@ -294,19 +312,7 @@ fn a_hot_aggregate_leaves_room_for_the_others() {
 /// While a shard is at work its queue takes so many more, and the next ones are handed back: to be told "busy".
 #[test]
 fn a_shard_hands_back_what_its_queue_has_no_room_for() {
-    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
-    let (started, is_held) = crossbeam_channel::bounded(1);
-    let setting = Setting::new(Options { queue_max: 4, ..Options::default() }, |_| {
-        Arc::new(move |command| {
-            if &*command.name == "held" {
-                started.send(()).expect("the test waits");
-                held.recv().expect("the test lets it go on");
-            }
-            Ok(())
-        })
-    });
-    setting.send(count("a", "held"));
-    is_held.recv().expect("it is decided on");
+    let (setting, go_on) = Setting::held(Options { queue_max: 4, ..Options::default() });
     let offer = |name: &str| setting.outcomes.offer(&setting.aggregates, count("a", name));
     assert!((0..4).all(|_| offer("queued")), "there is room for four");
     assert!(!offer("too many") && !offer("too many"));
@@ -368,19 +374,7 @@ fn a_shard_that_panics_answers_everybody_and_nothing_overtakes_what_failed() {
 #[test]
 fn a_flood_of_large_commands_is_bounded_by_its_bytes() {
     const BYTES: usize = 1 << 20;
-    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
-    let (started, is_held) = crossbeam_channel::bounded(1);
-    let setting = Setting::new(Options { queue_bytes_max: 8 * BYTES, ..Options::default() }, |_| {
-        Arc::new(move |command| {
-            if &*command.name == "held" {
-                started.send(()).expect("the test waits");
-                held.recv().expect("the test lets it go on");
-            }
-            Ok(())
-        })
-    });
-    setting.send(count("a", "held"));
-    is_held.recv().expect("it is decided on");
+    let (setting, go_on) = Setting::held(Options { queue_bytes_max: 8 * BYTES, ..Options::default() });
     let large = || wasmill::model::Command { payload: vec![0; BYTES], ..count("a", "large") };
     let taken = (0..1_000).filter(|_| setting.outcomes.offer(&setting.aggregates, large())).count();
     assert_eq!(taken, 8, "the last one may go beyond the limit");
