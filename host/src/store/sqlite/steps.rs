@@ -44,7 +44,7 @@ impl Writer {
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
         for letter in &parked {
-            self.park(batch, letter, None)?;
+            self.keep_letter(batch, letter, None)?;
         }
         Ok(Advanced { commands })
     }

@@ -460,7 +460,7 @@ impl Writer {
             .map_err(&failed)?;
         fault::at(FaultPoint::SinkMoved);
         for letter in refused {
-            self.park(batch, letter, None)?;
+            self.keep_letter(batch, letter, None)?;
         }
         if Counts::of(sink) == Counts::Messages {
             self.connection
@@ -490,6 +490,17 @@ impl Writer {
             return Ok(());
         }
         self.letter_room.refuse_if_full(1, &self.options.letters)?;
+        self.keep_letter(batch, letter, origin)
+    }
+
+    /// Keeps a letter that there is room for. Who has several asks for the room of all of them before it changes anything:
+    /// a refusal in the middle would be committed with what was changed before it.
+    pub(super) fn keep_letter(
+        &mut self,
+        batch: &mut Batch,
+        letter: &DeadLetter,
+        origin: Option<&Origin>,
+    ) -> Result<(), Error> {
         let content = rows::encode(&letter.content)?;
         let (bytes, now) = (content.len() + letter.reason.len() + letter.place.len(), self.age.now());
         self.letter_room.take(&self.connection, bytes as u64, &self.options.letters)?;
