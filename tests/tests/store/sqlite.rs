@@ -140,6 +140,40 @@ fn a_refusal_is_decided_again_where_the_manifest_says_so() {
     assert_eq!(all_events(&store).len(), 2);
 }
 
+/// A step or a page of a sink goes through whole or not at all, also if its first letter takes the last room.
+#[test]
+fn several_dead_letters_are_kept_together_or_not_at_all() {
+    let tight = [
+        LetterLimits { count_max: 1, ..LetterLimits::default() },
+        LetterLimits { bytes_max: 100, ..LetterLimits::default() },
+    ];
+    for limits in tight {
+        let folder = tempfile::tempdir().expect("make a temporary folder");
+        let options = Options { letters: limits, ..Options::default() };
+        let store = SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store");
+        record(&store, &order(1), 2);
+        let kept = || reader(&store).dead_letters(&Letters::newest(100)).expect("dead letters are read").0.len();
+        let long = || DeadLetter { reason: "long".repeat(100), ..letter("there") };
+        let discard = || {
+            let numbers: Vec<u64> = (1..100).collect();
+            numbers.iter().filter(|n| ask(|done| store.discard_letter(**n, done)).answer().is_ok()).count()
+        };
+        let to = |from, to| Progress { parked: vec![long(), long()], ..step("s", Position(from), Position(to)) };
+        advance(&store, to(0, 1)).expect("an empty room takes a whole step");
+        assert_eq!(kept(), 2);
+        assert!(matches!(advance(&store, to(1, 2)), Err(Error::Full(_))));
+        assert_eq!(reader(&store).checkpoint("s").expect("it is read"), Some(Position(1)));
+        assert_eq!((discard(), kept()), (2, 0));
+        let page = || ask(|done| store.published("events/sink", 0, 1, vec![long(), long()], done)).answer();
+        page().expect("an empty room takes a whole page");
+        assert_eq!(kept(), 2);
+        let again = ask(|done| store.published("events/sink", 1, 2, vec![long(), long()], done)).answer();
+        assert!(matches!(again, Err(Error::Full(_))), "{again:?}");
+        assert_eq!((reader(&store).sink_position("events/sink").expect("it is read"), kept()), (Some(1), 2));
+        store.close();
+    }
+}
+
 #[test]
 fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     let place = || tempfile::tempdir().expect("make a temporary folder");
