@@ -5,4 +5,8 @@ mod files;
 mod kills;
 mod live_instances;
 mod plugin_files;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod power;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod power_loss;
 mod sqlite;
