@@ -11,7 +11,6 @@ use std::sync::mpsc::sync_channel;
 use wasmill::model::*;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
 use wasmill::store::*;
-use wasmill_tests::store_conformance::PATIENCE;
 use wasmill_tests::store_conformance::requests::*;
 
 const SEED: &str = "WASMILL_TEST_SEED";

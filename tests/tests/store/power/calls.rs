@@ -47,7 +47,7 @@ unsafe fn path<'a>(path: *const c_char) -> &'a Path {
 /// # Safety
 /// As `write`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, length: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn write(file: c_int, bytes: *const c_void, length: size_t) -> ssize_t {
     // SAFETY: the caller's bytes are as many as it says, and it takes no pointers otherwise.
     let call = || unsafe { libc::syscall(libc::SYS_write, file, bytes, length) };
     let change = |done: c_long| unsafe {
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, length: size_t
 /// # Safety
 /// As `pwrite64`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwrite64(file: c_int, bytes: *const c_void, length: size_t, at: off_t) -> ssize_t {
+pub(super) unsafe extern "C" fn pwrite64(file: c_int, bytes: *const c_void, length: size_t, at: off_t) -> ssize_t {
     // SAFETY: as for `write`.
     let call = || unsafe { libc::syscall(libc::SYS_pwrite64, file, bytes, length, at) };
     // SAFETY: so many were read by the system itself.
@@ -73,14 +73,14 @@ pub unsafe extern "C" fn pwrite64(file: c_int, bytes: *const c_void, length: siz
 /// # Safety
 /// As `pwrite`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, length: size_t, at: off_t) -> ssize_t {
+pub(super) unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, length: size_t, at: off_t) -> ssize_t {
     // SAFETY: it is the same call.
     unsafe { pwrite64(file, bytes, length, at) }
 }
 
 /// Sets the length of a file.
 #[unsafe(no_mangle)]
-pub extern "C" fn ftruncate64(file: c_int, length: off_t) -> c_int {
+pub(super) extern "C" fn ftruncate64(file: c_int, length: off_t) -> c_int {
     // SAFETY: it takes no pointers.
     let call = || unsafe { libc::syscall(libc::SYS_ftruncate, file, length) };
     changing(file, call, |_| Change::Truncate(length as usize)) as c_int
@@ -88,20 +88,20 @@ pub extern "C" fn ftruncate64(file: c_int, length: off_t) -> c_int {
 
 /// Sets the length of a file.
 #[unsafe(no_mangle)]
-pub extern "C" fn ftruncate(file: c_int, length: off_t) -> c_int {
+pub(super) extern "C" fn ftruncate(file: c_int, length: off_t) -> c_int {
     ftruncate64(file, length)
 }
 
 /// Syncs a file or a folder.
 #[unsafe(no_mangle)]
-pub extern "C" fn fsync(file: c_int) -> c_int {
+pub(super) extern "C" fn fsync(file: c_int) -> c_int {
     // SAFETY: it takes no pointers.
     changing(file, || unsafe { libc::syscall(libc::SYS_fsync, file) }, |_| Change::Sync) as c_int
 }
 
 /// Syncs what a file holds.
 #[unsafe(no_mangle)]
-pub extern "C" fn fdatasync(file: c_int) -> c_int {
+pub(super) extern "C" fn fdatasync(file: c_int) -> c_int {
     // SAFETY: it takes no pointers.
     changing(file, || unsafe { libc::syscall(libc::SYS_fdatasync, file) }, |_| Change::Sync) as c_int
 }
@@ -109,7 +109,7 @@ pub extern "C" fn fdatasync(file: c_int) -> c_int {
 /// # Safety
 /// As `open64`. Without `O_CREAT` the caller gives no mode, and what is in its place is not looked at by the system.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn open64(name: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+pub(super) unsafe extern "C" fn open64(name: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     let mut recording = recording();
     // SAFETY: the caller's path is a string.
     let path = unsafe { path(name) };
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn open64(name: *const c_char, flags: c_int, mode: c_uint)
 /// # Safety
 /// As `open`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn open(name: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+pub(super) unsafe extern "C" fn open(name: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     // SAFETY: it is the same call.
     unsafe { open64(name, flags, mode) }
 }
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn open(name: *const c_char, flags: c_int, mode: c_uint) -
 /// # Safety
 /// As `unlink`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn unlink(name: *const c_char) -> c_int {
+pub(super) unsafe extern "C" fn unlink(name: *const c_char) -> c_int {
     let mut recording = recording();
     // SAFETY: the caller's path is a string, and the system gets what the caller gave.
     let (path, done) = unsafe { (path(name), libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, name, 0) as c_int) };
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn unlink(name: *const c_char) -> c_int {
 /// # Safety
 /// As `rename`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+pub(super) unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
     let mut recording = recording();
     // SAFETY: the caller's paths are strings, and the system gets what the caller gave.
     let done =
