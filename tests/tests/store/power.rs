@@ -139,7 +139,9 @@ impl Recorded {
         // How much of what is not synced arrives: nothing, all, or anything between.
         let share = [0.0, 0.1, 0.5, 0.9, 1.0][rng.usize(..5)];
         for (name, id) in names(past, rng) {
-            fs::write(to.join(name), content(past, id, share, rng)).expect("write a file");
+            let file = to.join(name);
+            fs::create_dir_all(file.parent().expect("it is in the folder")).expect("make the file's folder");
+            fs::write(file, content(past, id, share, rng)).expect("write a file");
         }
         past.iter().filter_map(|entry| if let Entry::Told(what) = entry { Some(*what) } else { None }).collect()
     }

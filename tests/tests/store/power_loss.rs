@@ -1,5 +1,6 @@
 //! The power goes, and with it what the disk was not told to keep: all that was acknowledged is there, once and in
-//! order, the store verifies, and it can be written to. `WASMILL_TEST_SEED` gives the seed, which is printed.
+//! order, the store verifies, and it can be written to; read models and compiled code are whole or made again.
+//! `WASMILL_TEST_SEED` gives the seed, which is printed.
 
 use crate::power::{self, Recorded, told};
 use fastrand::Rng;
@@ -7,14 +8,21 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use tokio::runtime::Runtime;
 use wasmill::model::*;
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Demand, Limits};
+use wasmill::projection::{self, Projection, Takeover};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
 use wasmill::store::*;
+use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
 
 const SEED: &str = "WASMILL_TEST_SEED";
-const CUTS: usize = 250;
+const CUTS: usize = 150;
+/// Each starts a projection and has it catch up.
+const READ_MODEL_CUTS: usize = 40;
 const STREAMS: u64 = 9;
 
 /// What is told: an append's number, or a step's position above this.
@@ -128,6 +136,110 @@ fn a_store_that_was_being_made_is_made() {
     });
     for moment in 0..=recorded.moments() {
         check(&recorded, moment, &mut rng);
+    }
+}
+
+/// A read model is not synced with each transaction: it may have lost its last ones, or be damaged and noticed to be.
+/// Either way it ends up with each event once.
+#[test]
+fn a_read_model_that_lost_power_answers_as_one_that_did_not() {
+    let (mut rng, place) = (seeded(), tempfile::tempdir().unwrap());
+    let store: Arc<dyn EventStore> = Arc::new(open(place.path()));
+    let sales = Sales::new(&store);
+    let mut expected = Vec::new();
+    let recorded = power::record(|folder| {
+        for orders in [0..10, 10..60, 60..90] {
+            let projection = sales.start(folder);
+            orders.for_each(|number| sell(&*store, number));
+            expected = sales.answers(&projection);
+            projection.stop();
+        }
+    });
+    for _ in 0..READ_MODEL_CUTS {
+        let (folder, moment) = (tempfile::tempdir().unwrap(), rng.usize(..=recorded.moments()));
+        recorded.lose_power(folder.path(), moment, &mut rng);
+        let projection = sales.start(folder.path());
+        let answers = sales.answers(&projection);
+        assert_eq!(answers, expected, "the power went at {moment} of {}", recorded.moments());
+        projection.stop();
+    }
+    store.close();
+}
+
+/// The plugin `sales` over a store.
+struct Sales {
+    store: Arc<dyn EventStore>,
+    catalog: Arc<Catalog>,
+    runtime: Runtime,
+}
+
+impl Sales {
+    fn new(store: &Arc<dyn EventStore>) -> Self {
+        let catalog = Arc::new(compiled("sales", None));
+        Self { store: store.clone(), catalog, runtime: Runtime::new().expect("a runtime") }
+    }
+
+    /// With small transactions, so that there are many moments between them.
+    fn start(&self, folder: &Path) -> Projection {
+        let options = projection::Options { batch_max: 3, ..projection::Options::default() };
+        let slot = self.catalog.slots().next().expect("the plugin");
+        let started = Projection::start(slot, &self.catalog, options, folder, &self.store, self.runtime.handle());
+        started.expect("it starts").expect("the plugin is a projection")
+    }
+
+    /// The answers once all events are in them.
+    fn answers(&self, projection: &Projection) -> Vec<String> {
+        let head = *self.store.head().borrow();
+        self.runtime.block_on(async {
+            let (mut reached, digest) = (projection.reached(), &self.catalog.slots().next().unwrap().current().digest);
+            let caught_up = async {
+                reached.wait_for(|reached| *reached >= head).await.expect("it is at work");
+                let answering = projection.takeover(digest, PATIENCE).await;
+                assert_eq!(answering, Takeover::Answers);
+            };
+            tokio::time::timeout(PATIENCE, caught_up).await.unwrap_or_else(|_| panic!("{:?}", projection.status()));
+            let mut answers = Vec::new();
+            for (query, params) in [("totals", "null"), ("store-sales", r#"{"limit":100}"#)] {
+                let answer = projection.query(query.to_owned(), params.into()).await.expect("it answers");
+                answers.push(String::from_utf8(answer).expect("text"));
+            }
+            answers
+        })
+    }
+}
+
+/// An order that is placed and confirmed.
+fn sell(store: &dyn EventStore, number: u64) {
+    let item = r#"{"quantity":2,"discount_cents":1}"#;
+    let placed = format!(
+        r#"{{"household_id":"{}","store_id":"{}","placed_at":"now","items":[{item}],"amount_cents":{number}}}"#,
+        number % 7,
+        number % 5
+    );
+    let events = vec![event("OrderCreated", placed), event("OrderConfirmed", "null")];
+    let command = command(&order(number), &format!("order-{number}"));
+    append(store, command, ExpectedVersion::Any, Decision::Events(events)).expect("it is recorded");
+}
+
+/// The catalog of one plugin, whose compiled code lies in `cache`.
+fn compiled(plugin: &str, cache: Option<&Path>) -> Catalog {
+    let compiler = Compiler::new(cache, Demand::default()).expect("an engine");
+    Catalog::open(compiler, [(plugin, built::plugin(plugin), Limits::default())])
+        .unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+/// What is left of compiled code is whole, or is compiled again.
+#[test]
+fn compiled_code_that_lost_power_is_never_run_in_part() {
+    let mut rng = seeded();
+    let recorded = power::record(|folder| drop(compiled("cart", Some(folder))));
+    assert!(recorded.moments() > 4, "it is kept");
+    for moment in 0..=recorded.moments() {
+        let folder = tempfile::tempdir().unwrap();
+        recorded.lose_power(folder.path(), moment, &mut rng);
+        let catalog = compiled("cart", Some(folder.path()));
+        let plugin = catalog.slots().next().expect("the plugin").current();
+        AggregateGuest::new(&plugin).and_then(|mut guest| guest.create("1")).expect("its code runs");
     }
 }
 
