@@ -53,6 +53,9 @@ fn totals_are_exact_through_kills_rebalances_sleep_and_a_broker_that_goes_away()
     host.until("the topics are made", |_| !kafka.ends("baskets").is_empty() && !kafka.ends("notifications").is_empty());
     let input = built::grocery().join("data/baskets.jsonl.gz");
     let records: Vec<(String, Value)> = baskets::read(&input).into_iter().map(keyed).collect();
+    // To have it publish for long enough to be caught.
+    let (spare, records) = records.split_at(records.len() / 2);
+    let mut spare = spare.chunks(spare.len().div_ceil(HOST_SLEEPS.len()));
 
     let (over, held) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -69,7 +72,8 @@ fn totals_are_exact_through_kills_rebalances_sleep_and_a_broker_that_goes_away()
             }
             let rest = &part[part.len() / 2..];
             if HOST_SLEEPS.contains(&round) {
-                sleep_in_a_transaction(&kafka, &host, rest, &held);
+                let work = [rest, spare.next().expect("a part for each sleep")].concat();
+                sleep_in_a_transaction(&kafka, &host, &work, &held);
             } else {
                 topic::produce_keyed(kafka.brokers(), "baskets", rest);
             }

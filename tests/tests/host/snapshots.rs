@@ -3,6 +3,7 @@
 //! The events of the plugin `misbehaving` carry its count, so a test that falsifies a snapshot sees whether it was used.
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use std::fs;
 use wasmill_tests::built;
 use wasmill_tests::host::TestHost;
@@ -40,10 +41,24 @@ fn snapshots(setting: &Setting) -> rusqlite::Connection {
     rusqlite::Connection::open(setting.path("data/snapshots.sqlite")).expect("there are snapshots")
 }
 
-/// Between two runs of the host.
+/// Between two runs of the host, with the digest that a host would have written.
 fn falsify(setting: &Setting, state: &str) {
-    let changed = snapshots(setting).execute("UPDATE snapshots SET state = ?1", [state.as_bytes()]);
-    assert_eq!(changed.expect("there is a snapshot"), 1);
+    let snapshots = snapshots(setting);
+    let whole = "SELECT aggregate_type, aggregate_id, event, code, version FROM snapshots";
+    let digest = snapshots.query_row(whole, [], |row| {
+        let [aggregate_type, aggregate_id, code] = [row.get(0)?, row.get(1)?, row.get(3)?].map(String::into_bytes);
+        let (event, version): (Vec<u8>, u64) = (row.get(2)?, row.get(4)?);
+        let mut digest = Sha256::new();
+        for part in [aggregate_type, aggregate_id, event, code, state.into()] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.update(version.to_le_bytes());
+        Ok(digest.finalize().to_vec())
+    });
+    let values = rusqlite::params![state.as_bytes(), digest.expect("there is a snapshot")];
+    let changed = snapshots.execute("UPDATE snapshots SET state = ?1, digest = ?2", values);
+    assert_eq!(changed.expect("it is changed"), 1);
 }
 
 #[test]
