@@ -217,8 +217,7 @@ impl TestHost {
         signal(self.host.place().pid, libc::SIGCONT);
     }
 
-    /// From now on the process can't write files beyond a size, as if the disk were full; `None` lets it again. The test
-    /// has to ignore SIGXFSZ before it starts the host.
+    /// From now on the process can't write files beyond a size, as if the disk were full; `None` lets it again.
     pub fn file_size_max(&self, bytes: Option<u64>) {
         let pid = self.host.place().pid.try_into().expect("a process id");
         let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY), rlim_max: libc::RLIM_INFINITY };

@@ -415,7 +415,7 @@ impl<H: Handlers> Shard<H> {
     fn put_aside(&mut self, order: Order, instance: Option<InstanceOf<H>>, reason: String) {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
-            tracing::warn!(command = &**id, "{name} to {stream} put aside: {reason}");
+            tracing::warn!(command = &**id, "{name} to {stream} can't be handled: {reason}");
         } else {
             tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
         }

@@ -169,6 +169,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|cause| Failure::failed(format!("cannot wait for signals: {cause}")));
+        // A limit on the size of files is then the error of a write, as a full disk is, and ends no process.
+        let _ = listen(SignalKind::from_raw(libc::SIGXFSZ))?;
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,

@@ -41,7 +41,7 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), Failure> {
         Ok(answer) if json => machine(&reply, &answer.outcome),
         Ok(Answer { outcome, remembered_from_ms: None }) => human(&stream, &outcome, ""),
         Ok(Answer { outcome, remembered_from_ms: Some(since) }) => {
-            let note = format!(" (remembered from {}; nothing was decided or recorded now)", table::time(since));
+            let note = format!(" (remembered from {}; nothing new was recorded)", table::time(since));
             human(&stream, &outcome, &note)
         }
         Err(_) => Err(reply.refusal()),

@@ -51,7 +51,9 @@ pub(super) fn decide(
             problems.push(format!("`{section}.was` names {old}, which this manifest still has: remove one of the two"));
         } else if let Some(old) = old.filter(|old| orphans.iter().any(|orphan| orphan.part == *old)) {
             if moves.iter().any(|(other, _)| *other == old) {
-                problems.push(format!("`{section}.was` names {old}, which another part was, too: keep one of them"));
+                problems.push(format!(
+                    "`{section}.was` names {old}, which another part also names in its `was`: keep one of them"
+                ));
             } else {
                 moves.push((old, part.name));
             }

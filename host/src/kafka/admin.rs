@@ -190,7 +190,7 @@ impl Admin {
     /// The development broker has no admin calls, and ends at some of them.
     fn need_a_real_cluster(&self, what: &str) -> Result<(), Error> {
         if self.connection.is_embedded() {
-            let cause = format!("{what} is not possible there: it is for trying things out; use a real cluster");
+            let cause = format!("{what} is not possible on the development broker: use a real cluster");
             return Err(Error::DevBroker(cause));
         }
         Ok(())

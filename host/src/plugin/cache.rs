@@ -1,6 +1,6 @@
 //! Compiled code on disk: never run unless it is what was written.
 //!
-//! A file has a header of ours, with the SHA-256 of what follows it, and is named by the digest of the plugin and the
+//! A file has a header of ours, with the SHA-256 of its name and of what follows it, and is named by the digest of the plugin and the
 //! engine's compatibility hash. Compiled code is machine code: what is not whole, byte for byte, is compiled again and
 //! never handed to the engine. A file is written beside its place, synced and renamed, so that a loss of power leaves the
 //! old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do leftovers of a host
@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 /// The first bytes of a file: what it is, and the version of this format.
-const MAGIC: &[u8; 16] = b"wasmill-code-v1\n";
+const MAGIC: &[u8; 16] = b"wasmill-code-v2\n";
 
 /// Bytes before the content.
 const HEADER_BYTES: usize = MAGIC.len() + 32;
@@ -48,7 +48,7 @@ impl Cache {
     pub(super) fn get(&self, name: &str, label: &str) -> Option<Vec<u8>> {
         let file = self.file(name);
         let found = match fs::read(&file) {
-            Ok(bytes) => opened(bytes),
+            Ok(bytes) => opened(name, bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(format!("it can't be read: {error}")),
         };
@@ -68,7 +68,7 @@ impl Cache {
     pub(super) fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let file = self.file(name);
         let unfinished = file.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
-        let written = write(&unfinished, content).and_then(|()| fs::rename(&unfinished, &file));
+        let written = write(&unfinished, name, content).and_then(|()| fs::rename(&unfinished, &file));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
@@ -127,26 +127,32 @@ impl Cache {
     }
 }
 
+/// The digest of content and of the name that it is kept under: whole code of another plugin is not what was written.
+fn digest(name: &str, content: &[u8]) -> [u8; 32] {
+    let named = Sha256::new_with_prefix((name.len() as u64).to_le_bytes()).chain_update(name);
+    named.chain_update(content).finalize().into()
+}
+
 /// The content of a file, if it is what was written. The error says what is wrong with the file.
-fn opened(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+fn opened(name: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let Some((header, content)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(format!("has {} bytes, which is less than its header", bytes.len()));
     };
-    let (magic, digest) = header.split_at(MAGIC.len());
+    let (magic, found) = header.split_at(MAGIC.len());
     if magic != MAGIC {
         return Err("was written by another version of wasmill, or is something else".to_owned());
     }
-    if digest != Sha256::digest(content).as_slice() {
-        return Err("is damaged: its content does not have the digest in its header".to_owned());
+    if found != digest(name, content) {
+        return Err("is damaged, or of another plugin: it does not have the digest in its header".to_owned());
     }
     bytes.drain(..HEADER_BYTES);
     Ok(bytes)
 }
 
-fn write(file: &Path, content: &[u8]) -> io::Result<()> {
+fn write(file: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(file)?;
     file.write_all(MAGIC)?;
-    file.write_all(&Sha256::digest(content))?;
+    file.write_all(&digest(name, content))?;
     file.write_all(content)?;
     file.sync_all()
 }
@@ -185,7 +191,7 @@ mod tests {
         let file = cache.file("code");
         let whole = fs::read(&file).unwrap();
         let mut other_version = whole.clone();
-        other_version[14] = b'2';
+        other_version[14] = b'1';
         let mut flipped = whole.clone();
         *flipped.last_mut().unwrap() ^= 1;
         let mut longer = whole.clone();
@@ -207,6 +213,16 @@ mod tests {
         assert_eq!(cache.get("none", "p"), None);
     }
 
+    #[test]
+    fn whole_code_of_another_plugin_is_not_handed_out() {
+        let (_folder, cache) = cache();
+        cache.put("one", b"machine code").unwrap();
+        cache.put("other", b"machine code of another").unwrap();
+        fs::copy(cache.file("other"), cache.file("one")).unwrap();
+        assert_eq!(cache.get("one", "p"), None);
+        assert!(cache.get("other", "p").is_some());
+    }
+
     proptest! {
         /// Whatever byte is changed, and wherever the file is cut.
         #[test]
@@ -215,17 +231,17 @@ mod tests {
             place in any::<prop::sample::Index>(),
             bit in 0..8_u8,
         ) {
-            let mut written = [MAGIC.as_slice(), &Sha256::digest(&content), &content].concat();
-            prop_assert_eq!(opened(written.clone()), Ok(content));
+            let mut written = [MAGIC.as_slice(), &digest("name", &content), &content].concat();
+            prop_assert_eq!(opened("name", written.clone()), Ok(content));
             let cut = place.index(written.len());
-            prop_assert!(opened(written[..cut].to_vec()).is_err());
+            prop_assert!(opened("name", written[..cut].to_vec()).is_err());
             written[cut] ^= 1 << bit;
-            prop_assert!(opened(written).is_err());
+            prop_assert!(opened("name", written).is_err());
         }
 
         #[test]
         fn any_bytes_are_looked_at_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert!(opened(bytes).is_err());
+            prop_assert!(opened("name", bytes).is_err());
         }
     }
 

@@ -126,7 +126,7 @@ impl Outgoing {
     /// Tells people what ends here.
     pub(super) fn logged(self, subscription: &str) -> Self {
         for letter in &self.parked {
-            tracing::warn!("subscription {subscription}: {} put aside: {}", letter.place, letter.reason);
+            tracing::warn!("subscription {subscription}: {} can't be sent: {}", letter.place, letter.reason);
         }
         self
     }

@@ -175,7 +175,7 @@ impl Outbox {
 
     /// No shard will ever take it: it would wait for ever.
     fn put_aside(&self, command: &Command, reason: String, weight: Weight) {
-        tracing::warn!("subscription {}: command {} put aside: {reason}", self.subscription, command.id);
+        tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
         let letter = DeadLetter {
             consumer: self.subscription.to_string(),
             place: format!("command {}", command.id),

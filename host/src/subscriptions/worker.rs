@@ -272,7 +272,7 @@ impl Worker {
     }
 
     fn park(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
-        tracing::warn!("subscription {}: event {} put aside: {reason}", self.name, event.position);
+        tracing::warn!("subscription {}: event {} can't be handled: {reason}", self.name, event.position);
         let letter = DeadLetter {
             consumer: self.name.to_string(),
             place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),

@@ -30,11 +30,7 @@ impl Disk {
         std::fs::create_dir_all(data).expect("make the data folder");
         match mount(&["-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs"], data) {
             true => Self::Mounted(data.to_path_buf()),
-            false => {
-                // SAFETY: the signal is ignored here and in the processes started from here; nothing else is touched.
-                unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-                Self::Shared
-            }
+            false => Self::Shared,
         }
     }
 

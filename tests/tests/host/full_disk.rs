@@ -10,8 +10,6 @@ use wasmill_tests::{built, topic};
 #[test]
 fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_some() {
     let setting = Setting::grocery();
-    // SAFETY: it is ignored here and in the processes that are started from here; nothing else is touched.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let host = setting.start();
     let item = json!({ "product_id": "3".repeat(1_000), "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
     let order = json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });

@@ -107,8 +107,6 @@ fn new_code_that_finds_no_room_for_its_read_model_is_tried_again_while_the_old_o
     // Enough for a guest, and not for a read model with all of the households.
     const FILE_BYTES_MAX: u64 = 1 << 20;
     let setting = Setting::new(&manifest());
-    // SAFETY: it is ignored here and in the processes that are started from here; nothing else is touched.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let (sales, host) = with_orders(&setting);
     for number in 0..ORDERS {
         let household = format!("{number}-{}", "long".repeat(10_000));

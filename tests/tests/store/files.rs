@@ -232,6 +232,19 @@ fn a_file_that_its_log_does_not_fit_is_refused_and_left_as_it_is() {
     assert_eq!(all_events(&store).len(), 124);
 }
 
+#[test]
+fn a_copy_takes_no_name_that_the_host_uses_in_its_folder() {
+    let stored = Stored::new();
+    let store = stored.open().unwrap();
+    for name in ["events.sqlite-journal", "events.sqlite-wal", "events.lock", "snapshots.sqlite", "host.json"] {
+        let refused = store.backup(&stored.folder.path().join(name)).unwrap_err().to_string();
+        assert!(refused.contains(name) && refused.contains("choose another name"), "{refused}");
+    }
+    store.backup(&stored.folder.path().join("copy.sqlite")).expect("any other name is taken");
+    let elsewhere = tempfile::tempdir().unwrap();
+    store.backup(&elsewhere.path().join(FILE_NAME)).expect("and any name in another folder");
+}
+
 /// A crash may come while the log is folded into the file: then what the file lacks is still in the log.
 #[test]
 fn a_file_that_its_log_makes_whole_is_opened() {

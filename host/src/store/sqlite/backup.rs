@@ -30,6 +30,12 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     let started = Instant::now();
     let doing = format!("copying the store to {}", to.display());
     let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
+    if is_used_by_the_host(Path::new(from.path().unwrap_or_default()), to) {
+        return Err(Error::Invalid(format!(
+            "{} is a name that the host or SQLite uses in the data folder: choose another name, such as copy.sqlite",
+            to.display()
+        )));
+    }
     if to.exists() {
         return Err(exists(to));
     }
@@ -52,6 +58,17 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)?;
     let bytes = file.metadata().map_err(io_failed)?.len();
     Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms: started.elapsed().as_millis() as u64 })
+}
+
+/// Names beside the store that are, or may become, files of the host: a copy there would be taken for one of them.
+fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
+    const BEGINNINGS: [&str; 4] = ["events.", "snapshots.", "host.json", "dev-broker"];
+    let folder = |file: &Path| {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        folder.canonicalize().ok()
+    };
+    let name = to.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    folder(store) == folder(to) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn exists(to: &Path) -> Error {

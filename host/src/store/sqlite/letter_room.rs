@@ -60,7 +60,7 @@ impl LetterRoom {
         }
         Err(Error::Full(format!(
             "there are {} dead letters of {} bytes, and no more are kept: replay or discard some with `wasmill dead-letters`, \
-             raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \"drop-oldest\"",
+             raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \"drop-oldest\", and restart",
             self.count, self.bytes
         )))
     }
@@ -111,7 +111,7 @@ impl LetterRoom {
                 if self.dropped == 0 {
                     tracing::warn!(
                         "the oldest dead letter is dropped, as the manifest's store.dead_letters_… ask for; further ones are \
-                         counted alone, in the metric wasmill_dead_letters_dropped"
+                         only counted, in the metric wasmill_dead_letters_dropped_total"
                     );
                 }
                 (self.dropped, self.is_changed) = (self.dropped + 1, true);

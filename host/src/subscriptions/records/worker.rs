@@ -342,7 +342,7 @@ impl<H: TakesRecords> Worker<H> {
     fn park(&mut self, run: RecordRun, reason: String) {
         let record = run.head();
         let place = record.place();
-        tracing::warn!("source {}: {place} put aside: {reason}", self.options.source);
+        tracing::warn!("source {}: {place} can't be handled: {reason}", self.options.source);
         let letter = DeadLetter {
             consumer: self.options.source.to_string(),
             place,
