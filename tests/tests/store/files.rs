@@ -13,12 +13,12 @@ use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
 
 /// A folder with a store that has a little of everything, and is closed.
-struct Stored {
-    folder: tempfile::TempDir,
+pub(super) struct Stored {
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Stored {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let stored = Self { folder: tempfile::tempdir().unwrap() };
         let store = stored.open().unwrap();
         let end = (0..120).map(|n| record(&store, &order(n % 7), 1)).last().unwrap().position;
@@ -39,25 +39,25 @@ impl Stored {
         stored
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join(FILE_NAME)
     }
 
-    fn open(&self) -> Result<SqliteStore, Error> {
+    pub(super) fn open(&self) -> Result<SqliteStore, Error> {
         SqliteStore::open(&self.file(), Options { index_run: 50, ..Options::default() })
     }
 
-    fn sql(&self, statements: &str) {
+    pub(super) fn sql(&self, statements: &str) {
         Connection::open(self.file()).unwrap().execute_batch(statements).unwrap();
     }
 
-    fn count(&self, table: &str) -> u64 {
+    pub(super) fn count(&self, table: &str) -> u64 {
         let sql = format!("SELECT count(*) FROM {table}");
         Connection::open(self.file()).unwrap().query_row(&sql, [], |row| row.get(0)).unwrap()
     }
 
     /// Opening fails with a sentence that names the place and has these words.
-    fn is_refused(&self, words: &[&str]) {
+    pub(super) fn is_refused(&self, words: &[&str]) {
         let said = refusal(self.open());
         let folder = self.folder.path().to_str().unwrap();
         assert!(words.iter().chain([&folder]).all(|word| said.contains(word)), "{said}");
@@ -264,7 +264,7 @@ fn a_file_that_its_log_makes_whole_is_opened() {
 }
 
 /// As a user who may not write there, whoever runs the tests.
-fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let nobody = scope.spawn(|| {
             // SAFETY: changes the identity of this thread alone, for access to files alone; without the right to
@@ -276,7 +276,7 @@ fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn allow(path: &Path, mode: u32) {
+pub(super) fn allow(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
@@ -480,137 +480,6 @@ fn statistics_say_what_is_there() {
     let absent = stored.folder.path().join("absent.sqlite");
     assert!(statistics(&absent, false).is_err() && backup(&absent, &absent).is_err());
     assert!(!absent.with_extension("lock").exists(), "asking makes no file");
-}
-
-/// What a disk, a person or another program may make of a file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Damage {
-    Truncated,
-    Flipped,
-    Empty,
-    Folder,
-    Unreadable,
-    AnotherStores,
-    Newer,
-}
-
-impl Damage {
-    const ALL: [Self; 7] =
-        [Self::Truncated, Self::Flipped, Self::Empty, Self::Folder, Self::Unreadable, Self::AnotherStores, Self::Newer];
-
-    /// Does it to a file; `other` is the same file of another store.
-    fn inflict(self, file: &Path, other: &Path) {
-        let content = fs::read(file).unwrap();
-        match self {
-            Self::Truncated => fs::write(file, &content[..content.len() / 2]).unwrap(),
-            // In the header: how pages are laid out.
-            Self::Flipped => fs::write(file, [&content[..16], &[content[16] ^ 0x41], &content[17..]].concat()).unwrap(),
-            Self::Empty => fs::write(file, b"").unwrap(),
-            Self::Folder => fs::remove_file(file).and_then(|()| fs::create_dir(file)).unwrap(),
-            Self::Unreadable => allow(file, 0o000),
-            Self::AnotherStores => drop(fs::copy(other, file).unwrap()),
-            Self::Newer => Connection::open(file).unwrap().execute_batch("PRAGMA user_version = 99").unwrap(),
-        }
-    }
-}
-
-fn is_left(damage: Damage, file: &Path, before: Option<Vec<u8>>) -> bool {
-    match damage {
-        Damage::Folder => file.is_dir(),
-        _ => fs::read(file).ok() == before,
-    }
-}
-
-#[test]
-fn a_hostile_store_is_refused_in_a_sentence_and_left_as_it_is() {
-    for (damage, words) in Damage::ALL.into_iter().zip([
-        ["damaged", "restore it from a backup"],
-        ["damaged", "restore it from a backup"],
-        ["damaged", "restore it from a backup"],
-        ["unable to open database file", "check that the folder exists and may be written to"],
-        ["unable to open database file", "check that the folder exists and may be written to"],
-        ["", ""],
-        ["format 99", "run a newer wasmill"],
-    ]) {
-        let (stored, other) = (Stored::new(), Stored::new());
-        allow(stored.folder.path(), 0o777);
-        allow(&stored.file().with_extension("lock"), 0o666);
-        damage.inflict(&stored.file(), &other.file());
-        let before = fs::read(stored.file()).ok();
-        if damage == Damage::AnotherStores {
-            // Whose it is can be told: everything that was made of a store keeps its identity.
-            let identity = other.open().unwrap().identity();
-            assert_eq!(stored.open().unwrap().identity(), identity);
-            continue;
-        }
-        println!("{damage:?}");
-        as_nobody(|| stored.is_refused(&words));
-        assert!(verify(&stored.file()).is_err() || damage == Damage::Unreadable, "{damage:?}");
-        assert!(is_left(damage, &stored.file(), before), "{damage:?}: nothing of it was changed");
-    }
-}
-
-/// Snapshots are a cache: whatever is in their file, the host starts, believes nothing that is not true, and keeps new ones.
-#[test]
-fn hostile_snapshots_are_never_believed_and_give_way() {
-    let with_snapshot = |state: &[u8]| {
-        let stored = Stored::new();
-        let store = stored.open().unwrap();
-        let snapshot = Snapshot { stream: order(1), version: Version(5), code: "code".into(), state: state.to_vec() };
-        store.keep_snapshot(snapshot.clone());
-        store.close();
-        (stored, snapshot)
-    };
-    let flipped_state = "UPDATE snapshots SET state = CAST('the stale' AS BLOB)";
-    for damage in Damage::ALL.map(Some).into_iter().chain([None]) {
-        println!("{damage:?}");
-        let ((stored, snapshot), (other, _)) = (with_snapshot(b"the state"), with_snapshot(b"of another"));
-        let file = |stored: &Stored| stored.folder.path().join("snapshots.sqlite");
-        allow(stored.folder.path(), 0o777);
-        for name in fs::read_dir(stored.folder.path()).unwrap().map(Result::unwrap) {
-            allow(&name.path(), 0o666);
-        }
-        match damage {
-            Some(damage) => damage.inflict(&file(&stored), &file(&other)),
-            None => Connection::open(file(&stored)).unwrap().execute_batch(flipped_state).unwrap(),
-        }
-        as_nobody(|| {
-            let store = stored.open().unwrap();
-            let found = reader(&store).snapshot(&order(1), "code").unwrap();
-            assert!(found.is_none(), "{damage:?}: {found:?}");
-            store.keep_snapshot(snapshot.clone());
-            store.close();
-            let found = reader(&stored.open().unwrap()).snapshot(&order(1), "code").unwrap();
-            assert_eq!(found.as_ref(), Some(&snapshot), "{damage:?}");
-        });
-        assert_eq!(all_events(&stored.open().unwrap()).len(), 124);
-    }
-}
-
-#[test]
-fn a_hostile_host_file_is_a_sentence_with_a_remedy() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("host.json");
-    let whole = r#"{"pid":1,"url":"http://127.0.0.1:1","instance":"a","store":"b","folder":1}"#;
-    let contents: [(&str, &[u8]); 6] = [
-        ("truncated", &whole.as_bytes()[..40]),
-        ("flipped", &[&whole.as_bytes()[..9], b"\xff", &whole.as_bytes()[10..]].concat()),
-        ("empty", b""),
-        ("of an older wasmill", br#"{"pid":1,"url":"http://127.0.0.1:1"}"#),
-        ("of another folder", whole.as_bytes()),
-        ("a folder", b""),
-    ];
-    for (what, content) in contents {
-        fs::write(&file, content).unwrap();
-        if what == "a folder" {
-            fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).unwrap();
-        }
-        let mut command = process::Command::new(built::program("wasmill"));
-        let output = command.args(["dead-letters", "discard", "--all", "--data"]).arg(folder.path()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        let is_told = ["host.json", "wasmill run MANIFEST", "--url"].iter().all(|word| said.contains(word));
-        assert!(output.status.code() == Some(1) && is_told && said.lines().count() == 1, "{what}: {said}");
-    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod aggregate_races;
 mod files;
+mod hostile_files;
 mod kills;
 mod live_instances;
 mod plugin_files;
