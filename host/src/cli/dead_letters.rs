@@ -2,7 +2,7 @@
 
 use super::client::{Client, Reply, Target};
 use super::failure::Failure;
-use super::table::{Align, Table, number, time};
+use super::table::{Align, Table, number, time, time_if_known};
 use super::{output, render};
 use crate::status::{DeadLetters, ParkedItem, Replayed};
 use serde_json::Value;
@@ -121,7 +121,7 @@ fn table(letters: &[ParkedItem]) -> Table {
     ]);
     for ParkedItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms } in letters {
         let key = key.as_ref().map_or(String::new(), |key| format!("{key:?}"));
-        let of = time_ms.map_or_else(|| "unknown".to_owned(), time);
+        let of = time_if_known(*time_ms);
         table.row([number.to_string(), time(*dead_lettered_ms), of, consumer.clone(), place.clone(), key]);
         table.note(reason);
     }

@@ -1,7 +1,7 @@
 //! The state of a host as people read it.
 
 use super::table::Align::{Left, Right};
-use super::table::{Table, duration, number, time};
+use super::table::{Table, duration, number, time, time_if_known};
 use crate::escape::{escape, escape_lines};
 use crate::status::*;
 
@@ -208,7 +208,7 @@ pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     for name in ["number", "consumer", "place", "reason"] {
         text += &format!("{name:<15}{}\n", shown(&letter[name]));
     }
-    let of = letter["time_ms"].as_u64().map_or_else(|| "unknown".to_owned(), time);
+    let of = time_if_known(letter["time_ms"].as_u64());
     text += &format!("{:<15}{of}\n", "time");
     text += &format!("{:<15}{}\n", "dead-lettered", time(letter["dead_lettered_ms"].as_u64().unwrap_or_default()));
     text += &format!("{:<15}{}\n", "holds", shown(&letter["kind"]));

@@ -90,6 +90,11 @@ pub(super) fn time(time_ms: u64) -> String {
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
 }
 
+/// A time that nobody may know.
+pub(super) fn time_if_known(time_ms: Option<u64>) -> String {
+    time_ms.map_or_else(|| "unknown".to_owned(), time)
+}
+
 /// A length of time, to the second.
 pub(super) fn duration(ms: u64) -> String {
     humantime::format_duration(Duration::from_secs(ms / 1000)).to_string()

@@ -1,10 +1,10 @@
 //! Compiled code on disk: never run unless it is what was written.
 //!
-//! A file has a header of ours, with the SHA-256 of its name and of what follows it, and is named by the digest of the plugin and the
-//! engine's compatibility hash. Compiled code is machine code: what is not whole, byte for byte, is compiled again and
-//! never handed to the engine. A file is written beside its place, synced and renamed, so that a loss of power leaves the
-//! old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do leftovers of a host
-//! that was killed. Nothing here knows what the content means.
+//! A file has a header of ours, with the SHA-256 of its name and of what follows it, and is named by the digest of the
+//! plugin and the engine's compatibility hash. Compiled code is machine code: what is not whole, byte for byte, is
+//! compiled again and never handed to the engine. A file is written beside its place, synced and renamed, so that a loss
+//! of power leaves the old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do
+//! leftovers of a host that was killed. Nothing here knows what the content means.
 
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;

@@ -54,8 +54,11 @@ impl Age {
 
     /// The moment now.
     pub(super) fn now(&self) -> Moment {
-        let running_ms = self.offset_ms + i128::from(self.clock.running_ms());
-        Moment { wall_ms: self.clock.now_ms(), running_ms: u64::try_from(running_ms).unwrap_or(0) }
+        Moment { wall_ms: self.clock.now_ms(), running_ms: self.running_ms() }
+    }
+
+    fn running_ms(&self) -> u64 {
+        u64::try_from(self.offset_ms + i128::from(self.clock.running_ms())).unwrap_or(0)
     }
 
     /// Notices a wall clock that went another way than time did.
@@ -70,7 +73,7 @@ impl Age {
 
     /// Whether it is time to note the running time.
     pub(super) fn is_due(&self) -> bool {
-        self.now().running_ms >= self.noted_ms + NOTE_EVERY_MS
+        self.running_ms() >= self.noted_ms + NOTE_EVERY_MS
     }
 
     /// Notes the running time, in a transaction of the writer.

@@ -260,7 +260,7 @@ impl Writer {
         if !self.is_remembered(outcome) {
             return Ok(());
         }
-        let (Moment { wall_ms, running_ms }, since) = (self.age.now(), self.remembered_since());
+        let Moment { wall_ms, running_ms } = self.age.now();
         let failed = failed("storing an outcome");
         let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
         self.connection
@@ -275,6 +275,7 @@ impl Writer {
         self.outcomes_stored += 1;
         if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
             self.outcomes_stored = 0;
+            let since = self.remembered_since();
             // Only the oldest are looked at: what this costs must not grow with what is remembered.
             self.connection
                 .prepare_cached(

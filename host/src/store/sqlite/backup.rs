@@ -39,7 +39,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     if to.exists() {
         return Err(exists(to));
     }
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(to);
     // Whoever may read the store may read the copy.
     let permissions = fs::metadata(from.path().unwrap_or_default()).map_err(io_failed)?.permissions();
     // Of a name that nobody else has, and gone where it does not become the copy.
@@ -63,12 +63,13 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
 /// Names beside the store that are, or may become, files of the host: a copy there would be taken for one of them.
 fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
     const BEGINNINGS: [&str; 4] = ["events.", "snapshots.", "host.json", "dev-broker"];
-    let folder = |file: &Path| {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        folder.canonicalize().ok()
-    };
+    let folder = |file: &Path| folder_of(file).canonicalize().ok();
     let name = to.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     folder(store) == folder(to) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn exists(to: &Path) -> Error {

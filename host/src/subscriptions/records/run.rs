@@ -2,6 +2,7 @@
 
 use crate::model::{Origins, Record};
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::Arc;
 
 /// What became of records that were handed on.
@@ -100,9 +101,9 @@ impl Receipt {
     }
 
     /// Tells what became of them: settled, or why not.
-    pub fn end(mut self, result: Result<(), &str>) {
+    pub fn end<E: Display + ?Sized>(mut self, result: Result<(), &E>) {
         self.told.settled = result.is_ok();
-        self.why = result.err().map(Into::into);
+        self.why = result.err().map(|why| why.to_string().into());
     }
 
     fn take(&mut self, last: u64, records: usize, bytes: usize) -> Self {
@@ -249,10 +250,10 @@ pub(in crate::subscriptions) mod tests {
         assert_eq!((head.len(), runs.len()), (3, 2));
         let (origins, receipt) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (5, vec![5, 6]));
-        receipt.end(Ok(()));
+        receipt.end(Ok::<_, &str>(()));
         let (origins, receipt) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (7, vec![9]));
-        receipt.end(Ok(()));
+        receipt.end(Ok::<_, &str>(()));
         drop((head, runs));
         let size = record("k", 5).size();
         let part = |first, last, records, settled| Told { first, last, records, bytes: records * size, settled };

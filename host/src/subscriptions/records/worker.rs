@@ -389,10 +389,9 @@ impl<H: TakesRecords> Worker<H> {
         self.store.advance(
             progress,
             Box::new(move |result| {
-                let why = result.as_ref().err().map(ToString::to_string);
+                let ended = result.as_ref().map(drop).map_err(ToString::to_string);
                 let _ = answer.send(Answer { result, firsts });
-                let ended = why.as_deref().map_or(Ok(()), Err);
-                receipts.into_iter().for_each(|receipt| receipt.end(ended));
+                receipts.into_iter().for_each(|receipt| receipt.end(ended.as_ref().copied()));
             }),
         );
     }

@@ -157,14 +157,7 @@ impl Reading {
     fn park(&mut self, work: &Work, letter: Box<DeadLetter>, origin: Origin, bytes: usize) {
         tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
         let receipt = Receipt::new(self.tell.clone(), origin.first, origin.last, bytes);
-        work.store.park(
-            *letter,
-            Some(origin),
-            Box::new(move |result| match result {
-                Ok(()) => receipt.end(Ok(())),
-                Err(error) => receipt.end(Err(&error.to_string())),
-            }),
-        );
+        work.store.park(*letter, Some(origin), Box::new(move |result| receipt.end(result.as_ref().copied())));
     }
 
     /// Adds a record to the run, or begins the next one with it.
