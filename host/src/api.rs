@@ -150,7 +150,7 @@ fn router(server: Server) -> Router {
         .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
         .layer(from_fn_with_state(server.clone(), body::refuse_long))
-        .layer(from_fn(guard::refuse_foreign_pages))
+        .layer(from_fn(guard::guard))
         .layer(from_fn_with_state(instance, instance::name))
         .with_state(server)
 }

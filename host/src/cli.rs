@@ -8,6 +8,7 @@
 mod check;
 mod client;
 mod dead_letters;
+mod descriptors;
 mod events;
 mod failure;
 mod host_file;

@@ -264,7 +264,7 @@ impl Host {
                 data: self.manifest.data.display().to_string(),
                 url: format!("http://{}", self.manifest.api.listen),
             },
-            store: StoreStatus { position, identity: parts.store.identity().to_string() },
+            store: StoreStatus { position, identity: parts.store.identity().to_string(), error: parts.store.trouble() },
             plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
             aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,

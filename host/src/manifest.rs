@@ -453,13 +453,18 @@ impl Manifest {
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // Any file can be named, also one without an end.
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > FILE_BYTES_MAX {
-        true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a mebibyte, as no manifest is")),
-        false => Ok(text),
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(wrong("it is longer than a mebibyte, as no manifest is".to_owned()));
     }
+    String::from_utf8(bytes).map_err(|error| {
+        let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;
+        wrong(format!("line {line} is not UTF-8: save the file as UTF-8"))
+    })
 }
 
 #[cfg(test)]

@@ -76,6 +76,9 @@ pub struct StoreStatus {
     /// What tells it from every other store: a UUID made with it, which its copies keep.
     #[serde(default)]
     pub identity: String,
+    /// Why nothing can be written at the moment. The host tries again by itself.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// One plugin of the manifest.

@@ -125,9 +125,14 @@ pub trait EventStore: Send + Sync + 'static {
     /// What tells this store from every other: made with the store, kept by its copies, and the same for ever.
     fn identity(&self) -> Uuid;
 
-    /// Turns false when another host has taken the store over, or its file was removed or replaced. Nothing is written
+    /// Turns false when another host has taken the store over, or its file was removed, replaced or cut. Nothing is written
     /// any more and every write fails with [`Error::TakenOver`]: the process should end.
     fn is_owned(&self) -> watch::Receiver<bool>;
+
+    /// Why nothing can be written at the moment, such as a full disk; `None` if writing works as far as is known. The store
+    /// tries again by itself.
+    fn trouble(&self) -> Option<String>;
+
     /// Gives the place that a part has in the store to another name, in one transaction: checkpoints, ledgers, the outbox,
     /// positions, dead letters and facts. Fails if the other name has a place. Before the part is at work.
     fn carry_over(&self, part: &Part, to: &str, done: Done<()>);

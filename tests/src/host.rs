@@ -2,7 +2,9 @@
 
 use grocery_demo::host::Host;
 use serde_json::Value;
+use std::ffi::CString;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -262,6 +264,13 @@ impl TestHost {
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.host.place().url)
     }
+}
+
+/// Makes a named pipe: whoever opens it waits for somebody at its other end.
+pub fn make_pipe(path: &Path) {
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    // SAFETY: the path is a text that ends with NUL.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "make a pipe");
 }
 
 /// Sends a signal to a child that nobody has waited for yet.

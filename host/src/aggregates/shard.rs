@@ -211,7 +211,10 @@ impl<H: Handlers> Shard<H> {
                 self.give_back(order, reason);
             }
             Err(Undone::History(reason)) => self.undone(order, reason, Duration::ZERO),
-            Err(Undone::Store(error)) => self.give_back(order, error.to_string()),
+            Err(Undone::Store(error)) => {
+                tracing::error!("{} can't be read: {error}", order.command.stream);
+                self.give_back(order, error.to_string());
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Keeps foreign web pages out of an API that asks for no password.
+//! Keeps out of the API what is foreign, and what can be read in two ways.
 //!
 //! A page that a browser on this machine shows can send requests to a loopback address. Browsers name the page in
 //! `Origin`; and where the page's own name was made to resolve to this machine (DNS rebinding), `Host` has that name.
@@ -10,11 +10,30 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 
-pub(super) async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
+/// Headers of which a request may have one at most: with two, what comes before this host may have read the other.
+const ONCE: [&str; 5] = ["host", "origin", "idempotency-key", "x-expected-version", "x-correlation-id"];
+
+pub(super) async fn guard(request: Request, next: Next) -> Response {
+    if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
+        return Refusal::malformed(reason).into_response();
+    }
     match foreign(request.headers()) {
         None => next.run(request).await,
         Some(reason) => Refusal::new(StatusCode::FORBIDDEN, reason).into_response(),
     }
+}
+
+/// Why a request can be read in more than one way.
+fn ambiguous(path: &str, headers: &HeaderMap) -> Option<String> {
+    if let Some(name) = ONCE.into_iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        return Some(format!("the request has more than one header {name}: send it once"));
+    }
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    let wrong = path.match_indices('%').find(|(at, _)| !is_escape(&path[at + 1..]))?;
+    let (at, _) = wrong;
+    Some(format!(
+        "the path has a percent sign at byte {at} that two hexadecimal digits do not follow: write the sign itself as %25"
+    ))
 }
 
 fn foreign(headers: &HeaderMap) -> Option<String> {
@@ -53,6 +72,31 @@ mod tests {
         host.map(|host| headers.insert(header::HOST, host.parse().unwrap()));
         origin.map(|origin| headers.insert(header::ORIGIN, origin.parse().unwrap()));
         foreign(&headers).is_some()
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let mut headers = HeaderMap::new();
+        for name in ONCE {
+            headers.append(name, "a".parse().unwrap());
+        }
+        for (path, words) in [
+            ("/v1/commands/a/1/C", None),
+            ("/v1/commands/a/%25zz%c3%a9/C", None),
+            ("/v1/commands/a/%zz/C", Some("at byte 15")),
+            ("/v1/commands/a/1/C%", Some("at byte 18")),
+            ("/v1/commands/a/%4", Some("at byte 15")),
+            ("/v1/commands/a/%aé", Some("at byte 15")),
+        ] {
+            let said = ambiguous(path, &headers);
+            assert_eq!(said.is_some(), words.is_some(), "{path}: {said:?}");
+            assert!(said.unwrap_or_default().contains(words.unwrap_or_default()), "{path}");
+        }
+        for name in ONCE {
+            let mut twice = headers.clone();
+            twice.append(name, "a".parse().unwrap());
+            assert!(ambiguous("/", &twice).unwrap().contains(name));
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn router(startup: Startup) -> Router {
         .route("/v1/live", get(operations::live))
         .route("/v1/ready", get(ready))
         .fallback(not_yet)
-        .layer(from_fn(guard::refuse_foreign_pages))
+        .layer(from_fn(guard::guard))
         .with_state(startup)
 }
 

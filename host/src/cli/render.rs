@@ -26,8 +26,10 @@ pub(super) fn status(status: &Status) -> String {
 fn host(status: &Status) -> String {
     let HostStatus { version, pid, uptime_ms, data, url } = &status.host;
     let (up, position) = (duration(*uptime_ms), number(status.store.position));
+    let error = status.store.error.as_ref();
+    let error = error.map_or(String::new(), |error| format!("error: the store can't be written: {}\n", escape(error)));
     format!(
-        "wasmill {version} at {url}, process {pid}, up {up}\ndata in {}, newest position {position}\n",
+        "wasmill {version} at {url}, process {pid}, up {up}\ndata in {}, newest position {position}\n{error}",
         escape(data)
     )
 }

@@ -1,5 +1,6 @@
 //! `wasmill run`: a host, from its manifest until a signal.
 
+use super::descriptors;
 use super::failure::{Failure, INTERRUPTED};
 use super::host_file::HostFile;
 use crate::api;
@@ -8,12 +9,16 @@ use crate::host::{Host, Startup};
 use crate::log;
 use crate::manifest::{Manifest, Overrides};
 use crate::supervise;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+
+/// How often the host looks whether its file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -48,6 +53,7 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
+    descriptors::allow(&manifest.api);
     let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
     let host = start(manifest, &listener, &mut signals).await?;
     let file = HostFile::of(&host, &data, &settings).map_err(|cause| unwritten(&data, &cause))?;
@@ -144,6 +150,7 @@ async fn serve_api(
     let mut deadline = None;
     let served = tokio::select! {
         served = &mut serving => served,
+        never = keep_written(file, data) => match never {},
         () = signals.next() => {
             deadline = Some(Instant::now() + stop_max);
             drop(stop);
@@ -153,6 +160,25 @@ async fn serve_api(
     };
     let served = served.map_err(|cause| Failure::failed(format!("the API failed: {cause}")));
     (served, deadline.unwrap_or_else(|| Instant::now() + stop_max))
+}
+
+/// Writes the host's file again when somebody has removed or changed it: until then no command finds the host.
+async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if HostFile::read(data).is_ok_and(|found| found == *file) {
+            continue;
+        }
+        let path = HostFile::path(data);
+        match file.write(data) {
+            Ok(()) => tracing::warn!("{} was removed or changed, and is written again", path.display()),
+            Err(cause) => tracing::error!(
+                "{} was removed or changed, and can't be written again: {cause}; commands need `--url {}` until it is",
+                path.display(),
+                file.url
+            ),
+        }
+    }
 }
 
 fn unwritten(data: &Path, cause: &std::io::Error) -> Failure {

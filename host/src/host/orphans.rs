@@ -65,9 +65,11 @@ pub(super) fn decide(
             problems.push(format!(
                 "{part} is new and would do everything from the beginning, and the store has what this manifest does \
                  not: {}; if it was renamed write `was = \"{}\"` in [{section}], else write its `{key}` there, or forget \
-                 the other with `wasmill store orphans --forget`",
+                 the other with `wasmill store orphans {} --forget {}`",
                 others.join(", "),
-                orphan.part.name
+                orphan.part.name,
+                manifest.path.display(),
+                orphan.part
             ));
         }
     }
@@ -89,7 +91,9 @@ pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn Ev
     }
     for orphan in orphans(manifest, &reader.places()?) {
         tracing::warn!(
-            "the store has {orphan}, which the manifest does not have; `wasmill store orphans` lists and forgets such parts"
+            "the store has {orphan}, which the manifest does not have; stop the host and forget it with `wasmill store orphans \
+             {place} --forget {}`, or leave it",
+            orphan.part
         );
     }
     Ok(())

@@ -87,6 +87,8 @@ pub struct Checked {
     pub plugins: Vec<String>,
     /// Parts that the store knows and the manifest does not, in words.
     pub orphans: Vec<String>,
+    /// Parts whose place the next start gives to another name, in words.
+    pub moves: Vec<String>,
     /// Why the store was not looked at, if there is one.
     pub unread: Option<String>,
 }
@@ -94,6 +96,10 @@ pub struct Checked {
 /// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read, without
 /// starting anything: what there is, or a line for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
+    if manifest.plugins.is_empty() {
+        let remedy = "add a section [plugins.NAME] with its `file`";
+        return Err(vec![format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display())]);
+    }
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let catalog = load_checked(manifest, compiler, &Startup::default())?;
     let lines = catalog.slots().map(|slot| {
@@ -106,8 +112,11 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     if file.exists() {
         match sqlite::places(&file) {
             Ok(places) => {
-                orphans::decide(manifest, &subscribers(&catalog), &places)?;
-                checked.orphans = orphans::orphans(manifest, &places).iter().map(ToString::to_string).collect();
+                let moves = orphans::decide(manifest, &subscribers(&catalog), &places)?;
+                let mut left = orphans::orphans(manifest, &places);
+                left.retain(|orphan| !moves.iter().any(|(old, _)| *old == orphan.part));
+                checked.orphans = left.iter().map(ToString::to_string).collect();
+                checked.moves = moves.iter().map(|(old, new)| format!("{old} will be named {new}")).collect();
             }
             Err(error) => checked.unread = Some(error.to_string()),
         }

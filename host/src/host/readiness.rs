@@ -9,9 +9,12 @@ pub(super) fn readiness(status: &Status, stalled: &Stalled) -> Readiness {
     Readiness { ready: reasons.is_empty(), reasons, ..Readiness::default() }
 }
 
-/// Parts that have stopped, and those that brokers keep from work.
+/// A store that can't be written, parts that have stopped, and those that brokers keep from work.
 fn standing(status: &Status, stalled: &Stalled) -> Vec<String> {
     let mut reasons = Vec::new();
+    if let Some(error) = &status.store.error {
+        reasons.push(format!("the store can't be written: {error}"));
+    }
     let mut note = |part: &str, name: &str, state: State, error: &Option<String>| {
         let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
         reasons.push(format!("{part} {name} is {state}{error}"));

@@ -246,11 +246,11 @@ impl Connection {
         ];
         self.set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true");
-        // librdkafka sends a message again, by itself, that a partition does not take. It tells why in lines of its debug
-        // log alone, one for each produce request; `context` reads them and passes none on.
-        let debug = self.properties.get("debug").filter(|facilities| !facilities.is_empty());
-        config.set("debug", debug.map_or("msg".to_owned(), |facilities| format!("{facilities},msg")));
-        config.set_log_level(RDKafkaLogLevel::Debug);
+        // librdkafka sends a message again, by itself, that a partition does not take, and tells why in debug lines of this
+        // context alone. `deliveries` has them logged when acknowledgements are slow.
+        let debug = self.properties.get("debug").filter(|contexts| !contexts.is_empty());
+        config.set("debug", debug.map_or("msg".to_owned(), |contexts| format!("{contexts},msg")));
+        config.set_log_level(if debug.is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config
     }
 

@@ -5,17 +5,21 @@
 //! down, on the producer's own thread, and the last one wakes the sender.
 
 use super::context::Context;
+use super::native;
 use crate::supervise::Held as _;
+use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest rest between looks at whether to go on waiting; acknowledgements end it early.
 const REST_MAX: Duration = Duration::from_millis(100);
+/// How long acknowledgements may take before the reason is asked for: see [`Listening`].
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Hears of acknowledgements, on the thread that polls the producer.
 pub(super) trait Deliveries: Send + Sync {
@@ -71,6 +75,8 @@ pub(super) type Failed = (usize, RDKafkaErrorCode);
 pub(super) struct OnTheirWay {
     sender: Thread,
     counts: Mutex<Counts>,
+    /// The level at which the producer logs.
+    log_level: RDKafkaLogLevel,
 }
 
 #[derive(Default)]
@@ -82,9 +88,9 @@ struct Counts {
 }
 
 impl OnTheirWay {
-    /// Of the calling thread, which acknowledgements wake.
-    pub(super) fn of_this_thread() -> Self {
-        Self { sender: std::thread::current(), counts: Mutex::default() }
+    /// Of the calling thread, which acknowledgements wake. `config` is that of the producers.
+    pub(super) fn of_this_thread(config: &ClientConfig) -> Self {
+        Self { sender: std::thread::current(), counts: Mutex::default(), log_level: config.log_level }
     }
 
     /// Hands a record to its producer. While the producer's queue is full, acknowledgements are waited for, unless
@@ -101,7 +107,7 @@ impl OnTheirWay {
             self.counts.held().pending -= 1;
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) if self.pending() > 0 => {
-                    self.wait_until(self.pending().saturating_sub(1), &check)?;
+                    self.wait_until(producer, self.pending().saturating_sub(1), &check)?;
                     record = unsent;
                 }
                 Some(code) => return Ok(Err(code)),
@@ -113,7 +119,7 @@ impl OnTheirWay {
 
     /// Waits until all records are acknowledged, or `check` wants to wait no longer.
     pub(super) fn wait_for_all<E>(&self, producer: &Producer, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
-        self.wait_until(0, &check)?;
+        self.wait_until(producer, 0, &check)?;
         // Whoever told of the last one is about to drop what it was told by. A commit flushes, and where that still finds
         // something it takes 100 ms.
         while producer.in_flight_count() > 0 {
@@ -128,11 +134,15 @@ impl OnTheirWay {
     }
 
     /// Waits until no more than `pending` records are not acknowledged, or `check` wants to wait no longer.
-    fn wait_until<E>(&self, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+    fn wait_until<E>(&self, producer: &Producer, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         self.counts.held().wake_at = pending;
+        let (started, mut listening) = (Instant::now(), None);
         while self.pending() > pending {
             check()?;
             std::thread::park_timeout(REST_MAX);
+            if listening.is_none() && started.elapsed() > SLOW {
+                listening = Some(Listening::to(producer, self.log_level));
+            }
         }
         Ok(())
     }
@@ -148,6 +158,27 @@ impl OnTheirWay {
         if counts.pending <= counts.wake_at {
             self.sender.unpark();
         }
+    }
+}
+
+/// While it lives, the producer logs each answer to a produce request, and [`Context`] keeps those that refuse one: the
+/// only place where librdkafka tells why it sends messages again. Nothing listens while all goes well, because the lines
+/// would take a tenth of the time that a message takes.
+struct Listening<'a> {
+    producer: &'a Producer,
+    before: RDKafkaLogLevel,
+}
+
+impl<'a> Listening<'a> {
+    fn to(producer: &'a Producer, before: RDKafkaLogLevel) -> Self {
+        native::set_log_level(producer.client(), RDKafkaLogLevel::Debug);
+        Self { producer, before }
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        native::set_log_level(self.producer.client(), self.before);
     }
 }
 

@@ -6,11 +6,14 @@ use crate::model::Message;
 use crate::store::EventStore;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
 const DEFAULT_TYPE: &str = "wasmill.message";
+
+/// The last millisecond of the year 9999.
+const LAST_MS: u64 = 253_402_300_799_999;
 
 /// What a record says beside the message itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +68,9 @@ fn headers(message: &Message, envelope: Envelope, host: &CloudEvents) -> OwnedHe
         return enveloped(message, envelope, host, message.headers.iter());
     }
     let others = message.headers.iter().filter(|header| !is_hops(&header.name));
-    let hops = itoa::Buffer::new().format(message.hops).to_owned();
-    enveloped(message, envelope, host, others).insert(Header { key: HOPS_HEADER, value: Some(hops.as_bytes()) })
+    let mut digits = itoa::Buffer::new();
+    let hops = Header { key: HOPS_HEADER, value: Some(digits.format(message.hops).as_bytes()) };
+    enveloped(message, envelope, host, others).insert(hops)
 }
 
 fn enveloped<'a>(
@@ -97,7 +101,7 @@ fn cloud_event<'a>(
     let own = |name: &str| message.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     let given_type =
         message.headers.iter().find(|header| header.name == "type").and_then(|header| header.value.as_deref());
-    let (time, source) = (rfc3339(message.time_ms), format!("{}#{}", host.source, message.source));
+    let (time, source) = (rfc3339(message.time_ms), [&host.source, "#", &*message.source].concat());
     let ours: [(&str, &[u8]); 8] = [
         ("ce_id", message.id.as_bytes()),
         ("ce_source", source.as_bytes()),
@@ -121,26 +125,11 @@ fn cloud_event<'a>(
     insert(headers, given.filter(|header| header.name != "ce_id"))
 }
 
-/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
+/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`. A time after the year 9999, which the format can't hold, is
+/// its last one.
 fn rfc3339(ms: u64) -> String {
-    let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second, rest) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1_000 % 60, in_day % 1_000);
-    let mut text = String::with_capacity(24);
-    write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{rest:03}Z").expect("text has room");
-    text
-}
-
-/// The date of a day since 1970-01-01, counted in years that start in March (Howard Hinnant's `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    let time = UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS));
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 #[cfg(test)]
@@ -156,6 +145,7 @@ mod tests {
             (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
             (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(rfc3339(ms), expected);
         }

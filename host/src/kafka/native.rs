@@ -1,11 +1,20 @@
-//! Admin calls of librdkafka that rdkafka does not have, through any client: how one is made, and what its answer is.
+//! Calls of librdkafka that rdkafka does not have, through any client: its log level, and how an admin call is made and
+//! what its answer is.
 //!
 //! Answers borrow from librdkafka's event; what leaves the callers' functions is owned.
 
 use rdkafka::bindings::*;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::RDKafkaErrorCode;
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
+
+/// Changes the level at which a client logs, which counts from its next line on.
+pub(super) fn set_log_level<C: ClientContext>(client: &Client<C>, level: RDKafkaLogLevel) {
+    // SAFETY: the client lives as long as its reference.
+    unsafe { rd_kafka_set_log_level(client.native_ptr(), level as i32) }
+}
 
 /// A broker that is there. Any of them knows the topics and the cluster; the controller, which librdkafka asks by itself,
 /// is another one for clients that have not met it yet.

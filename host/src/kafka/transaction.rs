@@ -296,7 +296,7 @@ impl<O: Owner> Transactions<O> {
     }
 
     fn make(&self) -> Result<Live, Error> {
-        let deliveries = Arc::new(OnTheirWay::of_this_thread());
+        let deliveries = Arc::new(OnTheirWay::of_this_thread(&self.config));
         let context = Context::new(self.client.as_str(), self.health.clone());
         let context = DeliveryContext { context, deliveries: deliveries.clone() };
         let producer = self.config.create_with_context(context);

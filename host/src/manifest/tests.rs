@@ -343,6 +343,14 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[kafka]\nbrokers = 'embedded'\n[sources.b]\ntopics = []\naggregate = 'order'\ncommand = 'C'\nattempts_max = 3",
+        &[
+            "4:10: `sources.b.topics` is empty: name a topic, or a pattern that begins with `^`",
+            "7:16: `sources.b.attempts_max` is for records that go to a subscriber, and there is no `subscriber` here: add one, \
+             or remove the key",
+        ],
+    ),
+    (
         "[sources.baskets]\ntopic = 'b'\naggregate = 'order'\ncommand = 'C'",
         &["1:10: `sources.baskets` reads from Kafka, but the manifest has no [kafka] section; add one with `brokers`"],
     ),

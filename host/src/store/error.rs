@@ -66,7 +66,7 @@ pub enum Error {
     Invalid(String),
     /// Another host has the store now: end the process, nothing that it does counts any more.
     #[error(
-        "another host took over the store {file}, or the file was replaced: this host no longer owns it and ends; start one host alone for each data folder, and never delete events.lock"
+        "another host took over the store {file}, or another program removed, replaced or cut the file: this host no longer owns it and ends; start one host alone for each data folder, never delete events.lock, and try `wasmill store verify` before the next start"
     )]
     TakenOver {
         /// The store's file.

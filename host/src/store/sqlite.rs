@@ -38,7 +38,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
-use crate::supervise::{self, Shared as _};
+use crate::supervise::{self, Held as _, Shared as _};
 use amendments::Amendment;
 use room::Room;
 use std::path::{Path, PathBuf};
@@ -267,6 +267,10 @@ impl EventStore for SqliteStore {
         self.owned.clone()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.meters.trouble.held().clone()
+    }
+
     fn carry_over(&self, part: &Part, to: &str, done: Done<()>) {
         self.send(writer::Request::Amend(Amendment::CarryOver(part.clone(), to.to_owned()), done));
     }
@@ -276,7 +280,9 @@ impl EventStore for SqliteStore {
     }
 
     fn backup(&self, to: &Path) -> Result<Backup, Error> {
-        backup::copy(&schema::open_for_inspection(&self.path)?, to)
+        // Not by way of an inspection, which looks at the file itself: a process that closes a file gives up SQLite's locks
+        // on it.
+        backup::copy(&schema::open_for_reading(&self.path)?, to)
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, Error> {

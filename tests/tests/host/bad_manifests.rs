@@ -37,7 +37,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let mut bom = b"\xef\xbb\xbf".to_vec();
     bom.extend(b"[store]\nqueue_mx = 1\n");
     vec![
-        ("not UTF-8", b"data = \"\xff\xfe\"".to_vec(), "UTF-8"),
+        ("not UTF-8", b"\ndata = \"\xff\xfe\"".to_vec(), "line 2 is not UTF-8"),
         ("UTF-16", "data = 1".encode_utf16().flat_map(u16::to_le_bytes).collect(), "wasmill.toml:1"),
         ("a byte order mark", bom, "store.queue_mx"),
         ("NUL", text("data = \"a\0b\""), "wasmill.toml:1"),
@@ -75,6 +75,15 @@ fn all_problems_are_told_at_once() {
     let refused = Setting::new("[api]\nlisten = 1\n[store]\nbatch_max = 0\n").start_refused();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("api.listen") && said.contains("store.batch_max"), "{said}");
+}
+
+#[test]
+fn a_manifest_without_a_plugin_is_not_valid() {
+    for text in ["", "data = \"data\"\n"] {
+        let checked = Setting::new(text).wasmill(&["check", "wasmill.toml"]);
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.code() == Some(1) && said.contains("add a section [plugins.NAME]"), "{checked:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::json;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use wasmill_tests::host::Answer;
 use wasmill_tests::setting::{ORDERS, Setting};
 use wasmill_tests::{built, topic};
 
@@ -34,9 +35,14 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
         let source = &status["sources"][0];
         source["state"] == "retrying" && source["error"].as_str().is_some_and(|error| error.contains("disk"))
     });
+    let is_told =
+        |answer: &Answer| answer.status == 503 && answer.body.to_string().contains("the store can't be written");
+    host.until_answered("/v1/ready", is_told);
     let logged = format!("the store {}", setting.path("data/events.sqlite").display());
     host.until_logged("where there is no room", |line| line.contains(&logged));
     host.file_size_max(None);
+    // Also while nobody sends anything.
+    host.until("the store finds out that there is room", |status| status["store"]["error"].is_null());
     assert_eq!(create(full).status, 200);
     host.drained();
     for (filter, what) in [("order.OrderCreated", "recorded"), ("order.OrderConfirmed", "confirmed")] {

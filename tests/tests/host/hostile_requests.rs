@@ -70,13 +70,23 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// What is HTTP and no good: the status, and a word of the answer.
-const REFUSED: [(&str, &str, &str, &str); 26] = [
+const REFUSED: [(&str, &str, &str, &str); 31] = [
     ("GET /", "", "404", "nothing is at /"),
     ("GET /../../etc/passwd", "", "404", "nothing is at"),
     ("GET /v1/%2e%2e/%2e%2e/etc", "", "404", "nothing is at"),
     ("GET /v1/live%00", "", "404", "nothing is at"),
     ("GET /v1/streams/order/%FF", "", "400", "is not UTF-8"),
-    ("GET /v1/streams/order/%", "", "404", "no stream"),
+    ("GET /v1/streams/order/%25", "", "404", "no stream"),
+    ("GET /v1/streams/order/%", "", "400", "a percent sign at byte 18"),
+    ("POST /v1/commands/order/%zz/CreateOrder", "", "400", "a percent sign at byte 19"),
+    ("GET /v1/live", "Host: localhost\r\n", "400", "more than one header host"),
+    ("GET /v1/live", "Origin: http://localhost\r\nOrigin: http://localhost\r\n", "400", "more than one header origin"),
+    (
+        "POST /v1/commands/order/1/CreateOrder",
+        "idempotency-key: a\r\nidempotency-key: b\r\n",
+        "400",
+        "more than one header idempotency-key",
+    ),
     ("DELETE /v1/events", "", "405", "wrong method"),
     ("BREW /v1/live", "", "405", "wrong method"),
     ("TRACE /v1/live", "", "405", "wrong method"),

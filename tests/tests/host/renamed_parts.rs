@@ -29,6 +29,12 @@ fn a_renamed_plugin_goes_on_where_it_was_once_a_person_says_so() {
     assert!(String::from_utf8_lossy(&checked.stderr).contains("was = \"old\""), "{checked:?}");
 
     setting.manifest(&manifest("new", "was = \"old\""));
+    let checked = setting.wasmill(&["check", "wasmill.toml"]);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        said.contains("at the next start: subscription/old will be named new") && !said.contains("only in"),
+        "{said}"
+    );
     let host = setting.start();
     host.drained();
     let status = host.status();

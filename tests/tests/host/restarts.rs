@@ -8,6 +8,42 @@ fn order(store: &str) -> Value {
     json!({ "household_id": "7", "store_id": store, "placed_at": "2017-01-01T11:53:26Z", "items": [item] })
 }
 
+/// Commands that are given the data folder find the host by its file.
+#[test]
+fn a_host_whose_file_is_removed_or_changed_writes_it_again() {
+    let setting = Setting::grocery();
+    let host = setting.start();
+    let file = setting.path("data/host.json");
+    let written = std::fs::read(&file).expect("the host wrote it");
+    for change in [None, Some("{"), Some("{}")] {
+        match change {
+            None => std::fs::remove_file(&file).expect("remove it"),
+            Some(content) => std::fs::write(&file, content).expect("write it"),
+        }
+        host.until("the file is there again", |_| std::fs::read(&file).is_ok_and(|found| found == written));
+    }
+    host.until_logged("what was done", |line| line.contains("host.json was removed or changed"));
+    host.stop();
+    assert!(!file.exists());
+}
+
+/// Whatever lies in the place of a folder or a file of the host is named, with what to do, and nothing waits for it.
+#[test]
+fn what_lies_in_the_place_of_a_folder_or_a_lock_is_named() {
+    for (name, words) in [("compiled", "remove what is there"), ("events.lock", "is no regular file: remove it")] {
+        let setting = Setting::grocery();
+        let path = setting.path("data").join(name);
+        std::fs::create_dir_all(setting.path("data")).expect("make the data folder");
+        match name {
+            "compiled" => std::fs::write(&path, "no folder").expect("write it"),
+            _ => wasmill_tests::host::make_pipe(&path),
+        }
+        let refused = setting.start_refused();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(&format!("data/{name}")) && said.contains(words), "{name}: {said}");
+    }
+}
+
 #[test]
 fn a_stopped_host_leaves_nothing_behind_and_the_next_one_goes_on() {
     let setting = Setting::grocery();

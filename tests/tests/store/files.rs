@@ -86,7 +86,7 @@ fn a_second_host_is_kept_away_until_the_first_has_closed() {
 #[test]
 fn a_file_of_another_format_is_left_as_it_is() {
     let stored = Stored::new();
-    for (format, words) in [(99, ["format 99", "run a newer wasmill"]), (4, ["format 4", "choose another data folder"])]
+    for (format, words) in [(99, ["format 99", "run a newer wasmill"]), (5, ["format 5", "choose another data folder"])]
     {
         stored.sql(&format!("PRAGMA user_version = {format}"));
         let before = fs::read(stored.file()).unwrap();
@@ -94,6 +94,34 @@ fn a_file_of_another_format_is_left_as_it_is() {
         assert!(verify(&stored.file()).unwrap_err().to_string().contains(words[1]));
         assert_eq!(fs::read(stored.file()).unwrap(), before);
     }
+}
+
+/// A copy of the file alone holds what was folded into it. A log that came later follows on another file.
+#[test]
+fn an_old_copy_beside_a_newer_log_is_refused() {
+    let stored = Stored::new();
+    let write = |events: usize| {
+        let store = stored.open().unwrap();
+        (0..events).for_each(|n| drop(record(&store, &order(n % 7), 1)));
+        store
+    };
+    let copy = fs::read(stored.file()).unwrap();
+    write(50).close();
+    let log = stored.folder.path().join(format!("{FILE_NAME}-wal"));
+    let store = write(5);
+    let newer = [fs::read(stored.file()).unwrap(), fs::read(&log).unwrap()];
+    drop(store);
+    let place = |file: &[u8], log_bytes: &[u8]| {
+        fs::write(stored.file(), file).unwrap();
+        fs::write(&log, log_bytes).unwrap();
+    };
+    place(&copy, &newer[1]);
+    stored.is_refused(&["put in the place of another", "delete the log"]);
+    // Nothing was changed by looking, and both ways out work.
+    fs::remove_file(&log).unwrap();
+    assert_eq!(all_events(&stored.open().unwrap()).len(), 124);
+    place(&newer[0], &newer[1]);
+    assert_eq!(all_events(&stored.open().unwrap()).len(), 124 + 55);
 }
 
 /// Waits until a store says that it is another host's.
@@ -143,20 +171,23 @@ fn of_two_hosts_without_a_lock_the_first_ends_and_no_version_is_given_twice() {
 
 /// What is written into a file that has no name any more is gone when the process ends.
 #[test]
-fn a_host_whose_file_was_removed_or_replaced_ends() {
-    for replaced in [false, true] {
+fn a_host_whose_file_was_removed_replaced_or_cut_ends() {
+    for change in ["removed", "replaced", "cut"] {
         let (stored, other) = (Stored::new(), Stored::new());
         let store = stored.open().unwrap();
         let mut owned = store.is_owned();
-        fs::remove_file(stored.file()).unwrap();
-        if replaced {
+        match change {
+            "cut" => fs::File::options().write(true).open(stored.file()).unwrap().set_len(8_192).unwrap(),
+            _ => fs::remove_file(stored.file()).unwrap(),
+        }
+        if change == "replaced" {
             fs::copy(other.file(), stored.file()).unwrap();
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let lost = async { tokio::time::timeout(PATIENCE, owned.wait_for(|owned| !owned)).await.is_ok() };
         assert!(runtime.block_on(lost));
         let refused = append(&store, command(&order(1), "c"), ExpectedVersion::Any, happened(1)).unwrap_err();
-        assert!(refused.to_string().contains("never delete events.lock"), "{refused}");
+        assert!(refused.to_string().contains("never delete events.lock"), "{change}: {refused}");
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Sender {
 impl Sender {
     /// On the thread that will send: it is the one that acknowledgements wake.
     pub(super) fn new(seat: Seat, config: ClientConfig, style: Style) -> Result<Self, Error> {
-        let deliveries = Arc::new(OnTheirWay::of_this_thread());
+        let deliveries = Arc::new(OnTheirWay::of_this_thread(&config));
         let mut sender = Self { seat, style, config, producer: None, deliveries };
         sender.producer()?;
         Ok(sender)

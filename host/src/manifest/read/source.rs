@@ -128,6 +128,12 @@ fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliv
 }
 
 fn commands(section: &mut Section<'_>) -> Option<Commands> {
+    let of_deliveries = ["batch_max", "attempts_max", "backoff_ms", "transaction"].map(|key| section.get(key));
+    for entry in of_deliveries.into_iter().flatten() {
+        entry.note(
+            "is for records that go to a subscriber, and there is no `subscriber` here: add one, or remove the key",
+        );
+    }
     let aggregate = section.need("aggregate", AGGREGATE).and_then(|entry| record_name(&entry, Rule::Part));
     let command = section.need("command", COMMAND).and_then(|entry| record_name(&entry, Rule::Message));
     let key = section.choice("key", &[("text", Key::Text), ("hex", Key::Hex), ("base64", Key::Base64)]);
@@ -166,7 +172,7 @@ fn topic_list(entry: &Entry<'_>) -> Option<Vec<String>> {
         topics.push(item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?);
     }
     if topics.is_empty() {
-        entry.expected(TOPICS);
+        entry.note("is empty: name a topic, or a pattern that begins with `^`");
         return None;
     }
     Some(topics)

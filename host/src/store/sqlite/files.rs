@@ -3,7 +3,8 @@
 //! SQLite replays a log onto whatever file it lies beside, and reads a page that is missing from a file as zeros. So
 //! this is looked at before SQLite opens them.
 
-use super::Error;
+use super::{Error, failed};
+use rusqlite::Connection;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -56,12 +57,7 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
     }
     // A store has a log from its first moment, and its header says so. A copy's does not.
     if header[18] == 1 {
-        return Err(Error::Failed(format!(
-            "the store {} was put in the place of another, and the log of that one, {}, is still there: delete the log \
-             and the file beside it that ends in -shm",
-            path.display(),
-            log.display()
-        )));
+        return Err(not_its_log(path));
     }
     let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
         1 => 65_536,
@@ -79,6 +75,30 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Refuses a store that ends before an event that it had once. Such is an old copy of the file beside a newer log: the log
+/// changes some of its pages, and what came between the two is not there.
+pub(super) fn refuse_loss(path: &Path, connection: &Connection) -> Result<(), Error> {
+    let select = "SELECT newest, (SELECT coalesce(max(position), 0) FROM events) FROM store";
+    let found = connection.query_row(select, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    match found.map_err(failed("looking where the store ends"))? {
+        (had, newest) if had <= newest => Ok(()),
+        _ if log_of(path).metadata().is_ok_and(|file| file.len() > 0) => Err(not_its_log(path)),
+        (had, newest) => Err(Error::Failed(format!(
+            "the store {} is damaged, it had event {had} and ends at {newest} now: {RESTORE}",
+            path.display()
+        ))),
+    }
+}
+
+fn not_its_log(path: &Path) -> Error {
+    Error::Failed(format!(
+        "the store {} was put in the place of another, and the log of that one, {}, is still there: delete the log and the \
+         file beside it that ends in -shm",
+        path.display(),
+        log_of(path).display()
+    ))
 }
 
 /// The numbers of the pages in a log that is valid as far as it goes. The form is SQLite's, and documented as fixed.

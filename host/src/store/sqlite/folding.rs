@@ -25,6 +25,7 @@ impl Writer {
     /// once all of it is folded.
     pub(super) fn fold_at_rest(&mut self) {
         self.unfolded_bytes = 0;
+        self.age.note_soon();
         if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
             tracing::warn!("the store's log is not folded for now: {error}");
         }
@@ -52,6 +53,8 @@ impl Writer {
         let busy: i64 = folded.map_err(&failed)?;
         fault::at(FaultPoint::Folded);
         self.unfolded_bytes = 0;
+        // The log begins with where the store ends: see `files::refuse_loss`.
+        self.age.note_soon();
         // A reader in the way: try again when the log has grown by half, not at every commit.
         let log_bytes = self.log_bytes();
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };

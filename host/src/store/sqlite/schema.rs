@@ -12,8 +12,8 @@ use std::time::Duration;
 /// The tables of a store.
 const TABLES: &str = include_str!("schema.sql");
 
-/// The format of the file. There is no way from another one to it: formats 1 to 4 were never released.
-const FORMAT: i64 = 5;
+/// The format of the file. There is no way from another one to it: formats 1 to 5 were never released.
+const FORMAT: i64 = 6;
 
 /// How long to wait for another program that has the file locked.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -35,6 +35,10 @@ pub(super) fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
 
 fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
     let lock_path = path.with_extension("lock");
+    // To open a pipe would wait for somebody at its other end.
+    if lock_path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(Error::Failed(format!("{} is no regular file: remove it", lock_path.display())));
+    }
     let file = how.open(&lock_path).map_err(|error| {
         let remedy = "check that the folder exists and may be written to";
         Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
@@ -64,7 +68,16 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         make(path)?;
     }
-    open_or_make(path)
+    let connection = open_or_make(path)?;
+    files::refuse_loss(path, &connection).inspect_err(|_| keep_log(&connection))?;
+    Ok(connection)
+}
+
+/// Leaves the log as it is when the connection is closed: the last one to close would write it into the file.
+pub(super) fn keep_log(connection: &Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::warn!("the store's log is written into its file: {error}");
+    }
 }
 
 /// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content

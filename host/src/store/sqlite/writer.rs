@@ -16,19 +16,19 @@ use super::owner::{self, Ownership};
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
-use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows};
+use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows, schema};
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Decision, Discard, Done, Progress};
-use crate::supervise;
+use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -143,6 +143,8 @@ pub(super) struct Meters {
     pub(super) letters_dropped: AtomicU64,
     /// Jumps of the wall clock.
     pub(super) clock_jumps: AtomicU64,
+    /// Why the last transaction failed, if it did.
+    pub(super) trouble: Mutex<Option<String>>,
 }
 
 /// The thread's state. All of it but the connection can be rebuilt from the file.
@@ -204,6 +206,7 @@ impl Writer {
             batch_size: Histogram::new(meter::COUNTS),
             letters_dropped: AtomicU64::new(0),
             clock_jumps: AtomicU64::new(0),
+            trouble: Mutex::default(),
         };
         let age = Age::open(&connection, options.clock.clone(), &meters.clock_jumps)?;
         let filler = Filler::open(&connection, index.clone(), &options)?;
@@ -269,11 +272,10 @@ impl Writer {
         if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
             self.owned.send_replace(false);
+            schema::keep_log(&self.connection);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
-        if let Err(error) =
-            self.begin().and_then(|()| self.age.note(&self.connection)).and_then(|()| self.sql("COMMIT", "closing"))
-        {
+        if let Err(error) = self.begin().and_then(|()| self.note_age()).and_then(|()| self.sql("COMMIT", "closing")) {
             tracing::warn!("the running time since it was noted last is lost: {error}");
         }
         if let Err(error) = self.fold_log() {
@@ -317,7 +319,8 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {
                     self.rest()?;
-                    if self.age.is_due() && !self.failed {
+                    // After a failure this finds out whether writing works again.
+                    if self.age.is_due() || self.failed {
                         self.transaction(None, requests)?;
                     }
                 }
@@ -526,14 +529,18 @@ impl Writer {
 
     /// Notes now and then how long hosts have run on the store.
     fn keep_time(&mut self) -> Result<(), Error> {
-        if self.age.is_due() {
+        if self.age.is_due() || self.failed {
             self.age.watch(&self.meters.clock_jumps);
-            self.age.note(&self.connection)?;
+            self.note_age()?;
             if let Some(age_max_ms) = self.options.letters.age_max_ms {
                 self.letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
             }
         }
         self.letter_room.write(&self.connection)
+    }
+
+    fn note_age(&mut self) -> Result<(), Error> {
+        self.age.note(&self.connection, self.next_position - 1)
     }
 
     fn write_tallies(&mut self, batch: &mut Batch) -> Result<(), Error> {
@@ -552,7 +559,10 @@ impl Writer {
 
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
-        self.failed = false;
+        if std::mem::take(&mut self.failed) {
+            *self.meters.trouble.held() = None;
+            tracing::info!("the store {} can be written again", self.connection.path().unwrap_or_default());
+        }
         self.unfolded_bytes += batch.bytes;
         self.filler.committed();
         fault::at(FaultPoint::RunForgotten);
@@ -573,6 +583,7 @@ impl Writer {
         let file = self.connection.path().unwrap_or_default();
         tracing::error!("the store {file} rolled a transaction back: {error}");
         self.failed = true;
+        *self.meters.trouble.held() = Some(error.to_string());
         // Fails when there is no transaction, which is as good.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
