@@ -46,7 +46,27 @@ pub(crate) fn consume(kafka: &Kafka, topic: &str, count: usize) -> f64 {
     count as f64 / began.expect("there are records").elapsed().as_secs_f64()
 }
 
-/// Records a second that bare clients pass on, each batch in a transaction with its offsets.
+/// The headers of a record that a host makes, as long as there: a CloudEvent, what it follows from, and how many
+/// steps it is away from the first record.
+const HEADERS: [(&str, &str); 9] = [
+    ("ce_id", "relay/transform-1000-0/3/166667/0"),
+    ("ce_source", "urn:uuid:0199f2a7-7d0c-7a52-9d3f-3d1c5f6a7b8c#relay"),
+    ("ce_specversion", "1.0"),
+    ("ce_type", "wasmill.message"),
+    ("ce_time", "2026-11-27T12:00:00.000Z"),
+    ("correlation-id", "transform-1000-0:3:166667"),
+    ("causation-id", "transform-1000-0:3:166667"),
+    ("content-type", "application/json"),
+    ("wasmill-hops", "1"),
+];
+
+fn headers() -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(HEADERS.len());
+    HEADERS.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }))
+}
+
+/// Records a second that bare clients pass on, each batch in a transaction with its offsets, as the same records that a host
+/// makes.
 pub(crate) fn pass_on(kafka: &Kafka, topic: &str, to: &str, count: usize, batch_max: usize) -> f64 {
     let group = format!("bare-{to}-{batch_max}");
     let consumer = consumer(kafka, topic, &group);
@@ -63,7 +83,7 @@ pub(crate) fn pass_on(kafka: &Kafka, topic: &str, to: &str, count: usize, batch_
         began.get_or_insert_with(Instant::now);
         producer.begin_transaction().expect("begin a transaction");
         for record in &batch {
-            let message = BaseRecord::to(to).key(record.key().unwrap_or_default());
+            let message = BaseRecord::to(to).key(record.key().unwrap_or_default()).headers(headers());
             send(&producer, message.payload(record.payload().unwrap_or_default()));
             let next = Offset::Offset(record.offset() + 1);
             match offsets.find_partition(topic, record.partition()) {
