@@ -3,7 +3,7 @@
 //! `run` and `check` work on a manifest, `test` on a plugin, `store` also on a store that no host has open; the others talk to a running
 //! host over its HTTP API and nothing else. Results go to the standard output, everything else to the standard
 //! error. `--json` prints what a program can read. Exit codes: 0 done; 1 what was asked for failed or was refused;
-//! 2 wrong usage or a bad manifest; 3 what was asked for is under way.
+//! 2 wrong usage or a bad manifest; 3 what was asked for is under way; 4 another host has the store; 130 interrupted.
 
 mod check;
 mod client;
@@ -45,8 +45,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or a bad manifest; 3 under way, not done yet.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or a bad manifest; 3 under way, not done yet; \
+     4 another host has the store; 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -23,6 +23,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const MESSAGE_WAIT_MS: &str = "30000";
 /// How long the console consumer is run again when it has given up.
 const READ_MAX: Duration = Duration::from_secs(90);
+/// How often something is asked again.
+const LOOK: Duration = Duration::from_millis(100);
 /// How the ids of the records begin that are put at the end of a topic to know when all of it is read.
 const END: &str = "end-of-reading/";
 
@@ -132,8 +134,7 @@ impl Kafka {
         let metadata = client.fetch_metadata(None, ANSWER_MAX).expect("Kafka answers");
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partitions = found.map_or(0, |topic| topic.partitions().len() as i32);
-        let end = |partition| client.fetch_watermarks(topic, partition, ANSWER_MAX).expect("Kafka answers").1;
-        (0..partitions).map(end).collect()
+        (0..partitions).map(|partition| end_of(&client, topic, partition)).collect()
     }
 
     /// The offsets that a group has committed of a topic, by partition; -1 if it has none.
@@ -272,5 +273,17 @@ fn shown(line: &str) -> Shown {
         offset: number(offset, "Offset:").expect("an offset"),
         id: id.expect("every message has an id").to_owned(),
         value: value.to_owned(),
+    }
+}
+
+/// The next offset of a partition. That of a topic that was just made may have no leader for a moment.
+fn end_of(client: &BaseConsumer, topic: &str, partition: i32) -> i64 {
+    let deadline = Instant::now() + ANSWER_MAX;
+    loop {
+        match client.fetch_watermarks(topic, partition, ANSWER_MAX) {
+            Ok((_, end)) => return end,
+            Err(error) => assert!(Instant::now() < deadline, "Kafka tells no end of {topic} [{partition}]: {error}"),
+        }
+        std::thread::sleep(LOOK);
     }
 }

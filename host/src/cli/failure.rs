@@ -75,7 +75,7 @@ impl Failure {
 }
 
 /// The exit code of a host whose store another host took over.
-pub(super) const TAKEN_OVER: u8 = 3;
+pub(super) const TAKEN_OVER: u8 = 4;
 
 /// The exit code when what was asked for is under way.
 const UNDER_WAY: u8 = 3;

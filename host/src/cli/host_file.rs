@@ -7,6 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// More than any such file has.
+const BYTES_MAX: u64 = 65_536;
+
 /// The running host of a data folder. The file stays behind where a host is killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFile {
@@ -46,7 +49,13 @@ impl HostFile {
 
     /// Reads the file of a data folder.
     pub fn read(data: &Path) -> io::Result<Self> {
-        let text = std::fs::read(Self::path(data))?;
+        let path = Self::path(data);
+        // Whatever lies there: to read a pipe would wait, and a large file would fill the memory.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+        }
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(path)?, BYTES_MAX), &mut text)?;
         serde_json::from_slice(&text).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))
     }
 
@@ -54,6 +63,11 @@ impl HostFile {
     pub fn write(&self, data: &Path) -> io::Result<()> {
         let path = Self::path(data);
         let aside = path.with_extension("json.new");
+        // It may be anything that somebody put there.
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         std::fs::write(&aside, serde_json::to_vec(self)?)?;
         std::fs::rename(aside, path)
     }

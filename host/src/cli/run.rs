@@ -164,19 +164,30 @@ async fn serve_api(
 
 /// Writes the host's file again when somebody has removed or changed it: until then no command finds the host.
 async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
+    let mut is_told = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if HostFile::read(data).is_ok_and(|found| found == *file) {
-            continue;
+        match HostFile::read(data) {
+            Ok(found) if found == *file => continue,
+            // The file is there, and this host is what lacks something.
+            Err(cause) if matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => continue,
+            _ => {}
         }
         let path = HostFile::path(data);
         match file.write(data) {
-            Ok(()) => tracing::warn!("{} was removed or changed, and is written again", path.display()),
-            Err(cause) => tracing::error!(
-                "{} was removed or changed, and can't be written again: {cause}; commands need `--url {}` until it is",
-                path.display(),
-                file.url
-            ),
+            Ok(()) => {
+                is_told = false;
+                tracing::warn!("{} was removed or changed, and is written again", path.display());
+            }
+            Err(_) if is_told => {}
+            Err(cause) => {
+                is_told = true;
+                tracing::error!(
+                    "{} was removed or changed, and can't be written again: {cause}; commands need `--url {}` until it is",
+                    path.display(),
+                    file.url
+                );
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ fn a_host_whose_store_was_taken_over_ends_by_itself() {
     assert_eq!(first.send("order", "1", "CreateOrder", &order()).status, 200);
     std::fs::remove_file(setting.path("data/events.lock")).expect("the lock's file is there");
     let second = setting.start();
-    assert_eq!(first.ended(), Some(3), "{}", second.log());
+    assert_eq!(first.ended(), Some(4), "{}", second.log());
     second.until_logged("of the first host", |line| line.starts_with("error: another host took over the store"));
     assert_eq!(second.send("order", "1", "CreateOrder", &order()).status, 422);
     assert_eq!(second.send("order", "2", "CreateOrder", &order()).status, 200);

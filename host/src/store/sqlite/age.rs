@@ -76,17 +76,12 @@ impl Age {
         self.running_ms() >= self.noted_ms + NOTE_EVERY_MS
     }
 
-    /// Has the running time noted with the next transaction.
-    pub(super) fn note_soon(&mut self) {
-        self.noted_ms = 0;
-    }
-
-    /// Notes the running time and the newest position, in a transaction of the writer.
-    pub(super) fn note(&mut self, connection: &Connection, newest: u64) -> Result<(), Error> {
+    /// Notes the running time, in a transaction of the writer.
+    pub(super) fn note(&mut self, connection: &Connection) -> Result<(), Error> {
         let Moment { wall_ms, running_ms } = self.now();
         connection
-            .prepare_cached("UPDATE store SET running_ms = ?1, wall_ms = ?2, newest = ?3")
-            .and_then(|mut update| update.execute(params![running_ms, wall_ms, newest]))
+            .prepare_cached("UPDATE store SET running_ms = ?1, wall_ms = ?2")
+            .and_then(|mut update| update.execute(params![running_ms, wall_ms]))
             .map_err(failed("noting the store's running time"))?;
         self.noted_ms = running_ms;
         Ok(())
@@ -110,7 +105,7 @@ mod tests {
 
     fn store() -> Connection {
         let connection = Connection::open_in_memory().expect("a database");
-        let tables = "CREATE TABLE store (running_ms, wall_ms, newest); INSERT INTO store VALUES (0, 0, 0)";
+        let tables = "CREATE TABLE store (running_ms, wall_ms); INSERT INTO store VALUES (0, 0)";
         connection.execute_batch(tables).expect("a table");
         connection
     }
@@ -124,7 +119,7 @@ mod tests {
             let mut age = Age::open(&store, clock.clone(), &jumps).expect("it opens");
             clock.advance_ms(NOTE_EVERY_MS);
             assert!(age.is_due());
-            age.note(&store, 0).expect("it is noted");
+            age.note(&store).expect("it is noted");
             assert_eq!(age.now().running_ms, NOTE_EVERY_MS * host);
             age.watch(&jumps);
         }

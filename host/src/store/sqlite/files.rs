@@ -3,8 +3,7 @@
 //! SQLite replays a log onto whatever file it lies beside, and reads a page that is missing from a file as zeros. So
 //! this is looked at before SQLite opens them.
 
-use super::{Error, failed};
-use rusqlite::Connection;
+use super::Error;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -16,6 +15,12 @@ pub(super) const RESTORE: &str = "restore it from a backup (put the copy in its 
 
 /// The header of a database file, as far as it is looked at.
 const HEADER: usize = 100;
+
+/// Where the header has the number that ties a log to its file: SQLite's application id.
+pub(super) const LOG_MARK_AT: usize = 68;
+
+/// At the head of a log.
+const LOG_HEADER: usize = 32;
 
 /// Before each page in a log: its number, and six more numbers.
 const FRAME_HEADER: usize = 24;
@@ -63,33 +68,21 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
         1 => 65_536,
         bytes => u64::from(bytes.max(512)),
     };
-    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    let in_log = Log::read(&log, page_bytes as usize).map_err(io_failed)?;
+    if !in_log.follows_on(be_u32(&header, LOG_MARK_AT)) {
+        return Err(not_its_log(path));
+    }
+    let pages = u64::from(be_u32(&header, 28));
     let there = length / page_bytes;
     if there < pages {
         // As it may be after a crash while the log was folded: then the log still has what is missing.
-        let in_log = pages_of_log(&log, page_bytes).map_err(io_failed)?;
         // The page in which other programs' locks are is never written.
         let locks = (1 << 30) / page_bytes + 1;
-        if let Some(missing) = (there + 1..=pages).find(|page| *page != locks && !in_log.contains(page)) {
+        if let Some(missing) = (there + 1..=pages).find(|page| *page != locks && !in_log.pages.contains(page)) {
             return damaged(&format!("its page {missing} of {pages} is missing"));
         }
     }
     Ok(())
-}
-
-/// Refuses a store that ends before an event that it had once. Such is an old copy of the file beside a newer log: the log
-/// changes some of its pages, and what came between the two is not there.
-pub(super) fn refuse_loss(path: &Path, connection: &Connection) -> Result<(), Error> {
-    let select = "SELECT newest, (SELECT coalesce(max(position), 0) FROM events) FROM store";
-    let found = connection.query_row(select, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-    match found.map_err(failed("looking where the store ends"))? {
-        (had, newest) if had <= newest => Ok(()),
-        _ if log_of(path).metadata().is_ok_and(|file| file.len() > 0) => Err(not_its_log(path)),
-        (had, newest) => Err(Error::Failed(format!(
-            "the store {} is damaged, it had event {had} and ends at {newest} now: {RESTORE}",
-            path.display()
-        ))),
-    }
 }
 
 fn not_its_log(path: &Path) -> Error {
@@ -101,18 +94,77 @@ fn not_its_log(path: &Path) -> Error {
     ))
 }
 
-/// The numbers of the pages in a log that is valid as far as it goes. The form is SQLite's, and documented as fixed.
-fn pages_of_log(log: &Path, page_bytes: u64) -> io::Result<HashSet<u64>> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(log)?);
-    let mut pages = HashSet::new();
-    let (mut header, mut frame) = ([0; 32], [0; FRAME_HEADER]);
-    if file.read_exact(&mut header).is_err() {
-        return Ok(pages);
+/// What the committed transactions of a log have changed. The form and the checksums are SQLite's, and documented as fixed
+/// (<https://sqlite.org/fileformat2.html#walformat>).
+#[derive(Default)]
+struct Log {
+    /// The numbers of the pages.
+    pages: HashSet<u64>,
+    /// The marks in the versions of the first page.
+    marks: Vec<u32>,
+}
+
+impl Log {
+    fn read(path: &Path, page_bytes: usize) -> io::Result<Self> {
+        let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+        let (mut log, mut pending) = (Self::default(), Self::default());
+        let (mut header, mut frame, mut page) = ([0; LOG_HEADER], [0; FRAME_HEADER], vec![0; page_bytes]);
+        if file.read_exact(&mut header).is_err() {
+            return Ok(log);
+        }
+        let mut sum = Checksum { is_big_endian: header[3] & 1 == 1, sums: (0, 0) };
+        sum.add(&header[..24]);
+        // Frames of an earlier round of the log have other salts, and what was not written whole has another sum.
+        let mut is_whole = sum.is(&header[24..]);
+        while is_whole && file.read_exact(&mut frame).is_ok() && file.read_exact(&mut page).is_ok() {
+            sum.add(&frame[..8]);
+            sum.add(&page);
+            is_whole = frame[8..16] == header[16..24] && sum.is(&frame[16..]);
+            if !is_whole {
+                break;
+            }
+            let number = be_u32(&frame, 0);
+            pending.pages.insert(u64::from(number));
+            pending.marks.extend((number == 1).then(|| be_u32(&page, LOG_MARK_AT)));
+            // The last frame of a transaction has the size of the file after it.
+            if be_u32(&frame, 4) != 0 {
+                log.pages.extend(pending.pages.drain());
+                log.marks.append(&mut pending.marks);
+            }
+        }
+        Ok(log)
     }
-    // Frames of an earlier round of the log have other salts.
-    while file.read_exact(&mut frame).is_ok() && frame[8..16] == header[16..24] {
-        pages.insert(u64::from(u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]])));
-        file.seek_relative(page_bytes as i64)?;
+
+    /// Whether the log follows on a file with this mark. Each log raises it in its first transaction.
+    fn follows_on(&self, mark: u32) -> bool {
+        let Some(first) = self.marks.first() else { return true };
+        first.wrapping_sub(1) == mark || self.marks.contains(&mark)
     }
-    Ok(pages)
+}
+
+fn be_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The checksum of a log up to a place.
+struct Checksum {
+    is_big_endian: bool,
+    sums: (u32, u32),
+}
+
+impl Checksum {
+    fn add(&mut self, bytes: &[u8]) {
+        for pair in bytes.chunks_exact(8) {
+            let [first, second] = [0, 4].map(|at| {
+                let word = be_u32(pair, at);
+                if self.is_big_endian { word } else { word.swap_bytes() }
+            });
+            self.sums.0 = self.sums.0.wrapping_add(first).wrapping_add(self.sums.1);
+            self.sums.1 = self.sums.1.wrapping_add(second).wrapping_add(self.sums.0);
+        }
+    }
+
+    fn is(&self, written: &[u8]) -> bool {
+        self.sums == (be_u32(written, 0), be_u32(written, 4))
+    }
 }

@@ -25,8 +25,12 @@ impl Writer {
     /// once all of it is folded.
     pub(super) fn fold_at_rest(&mut self) {
         self.unfolded_bytes = 0;
-        self.age.note_soon();
-        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+        let folded = self.ownership.check_files().and_then(|()| {
+            self.is_log_new = true;
+            let fold = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            fold.map_err(failed("folding the log into the store"))
+        });
+        if let Err(error) = folded {
             tracing::warn!("the store's log is not folded for now: {error}");
         }
     }
@@ -45,6 +49,11 @@ impl Writer {
     pub(super) fn fold_log(&mut self) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeFold);
         let started = Instant::now();
+        // What another program has cut or replaced must not be written into the file, or be written over.
+        // And the log of another host is not this one's to cut.
+        self.ownership.check(&self.connection)?;
+        self.ownership.check_files()?;
+        self.is_log_new = true;
         let failed = failed("folding the log into the store");
         // What is read for long, such as a backup, must not hold up what is written.
         self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
@@ -53,8 +62,7 @@ impl Writer {
         let busy: i64 = folded.map_err(&failed)?;
         fault::at(FaultPoint::Folded);
         self.unfolded_bytes = 0;
-        // The log begins with where the store ends: see `files::refuse_loss`.
-        self.age.note_soon();
+        self.ownership.log_cut();
         // A reader in the way: try again when the log has grown by half, not at every commit.
         let log_bytes = self.log_bytes();
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };

@@ -5,10 +5,10 @@
 //! begins with a look at the epoch. SQLite lets one connection write at a time, so a writer either commits before the
 //! next owner has read anything, or finds the new epoch and writes nothing more.
 //!
-//! An owner also loses a store whose file another program has removed, replaced or cut. SQLite would only find that some
+//! An owner also loses a store whose file or log another program has removed, replaced or cut. SQLite would only find that some
 //! page is wrong, and the next fold of the log would hide what was done.
 
-use super::{Error, failed};
+use super::{Error, failed, files};
 use rusqlite::{Connection, params};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,23 @@ use uuid::Uuid;
 /// How often a writer that has nothing to do looks whether the store is still its own.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Gives a new store its identity.
+/// The number in the header of the file, at [`files::LOG_MARK_AT`], that ties a log to the file that it follows on.
+const LOG_MARK: &str = "application_id";
+
+/// Raises the mark: in the first transaction of each log. So the file that the log follows on has the mark before it, or one
+/// that is in the log: see [`files::refuse_unfit`].
+pub(super) fn mark_log(connection: &Connection) -> Result<(), Error> {
+    connection
+        .pragma_query_value(None, LOG_MARK, |row| row.get::<_, i32>(0))
+        .and_then(|mark| connection.pragma_update(None, LOG_MARK, mark.wrapping_add(1)))
+        .map_err(failed("marking the store's log"))
+}
+
+/// Gives a new store its identity, and a mark that no other store is likely to have.
 pub(super) fn name(connection: &Connection) -> rusqlite::Result<()> {
-    let insert =
-        "INSERT INTO store (number, identity, owner_epoch, running_ms, wall_ms, newest) VALUES (1, ?1, 0, 0, 0, 0)";
-    connection.execute(insert, params![Uuid::now_v7().as_bytes()]).map(drop)
+    let insert = "INSERT INTO store (number, identity, owner_epoch, running_ms, wall_ms) VALUES (1, ?1, 0, 0, 0)";
+    connection.execute(insert, params![Uuid::now_v7().as_bytes()])?;
+    connection.pragma_update(None, LOG_MARK, fastrand::i32(..))
 }
 
 /// The identity of a store.
@@ -36,12 +48,13 @@ pub(super) fn identity(connection: &Connection) -> Result<Uuid, Error> {
 pub(super) struct Ownership {
     epoch: i64,
     file: PathBuf,
-    /// The file as it was last seen.
-    seen: Seen,
+    log: PathBuf,
+    /// File and log as they were last seen.
+    seen: [Seen; 2],
     next_look: Instant,
 }
 
-/// What is looked at of a store's file.
+/// What is looked at of a file.
 #[derive(Clone, Copy)]
 struct Seen {
     /// Device and inode.
@@ -52,12 +65,16 @@ struct Seen {
 impl Ownership {
     /// Takes the store over from every earlier opener.
     pub(super) fn take(connection: &Connection, file: &Path) -> Result<Self, Error> {
-        let update = "UPDATE store SET owner_epoch = owner_epoch + 1,
-                      newest = (SELECT coalesce(max(position), 0) FROM events) RETURNING owner_epoch";
-        let epoch = connection.query_row(update, [], |row| row.get(0)).map_err(failed("taking the store over"))?;
-        let seen = look(file)
+        let failed = failed("taking the store over");
+        let update = "UPDATE store SET owner_epoch = owner_epoch + 1 RETURNING owner_epoch";
+        let transaction = connection.unchecked_transaction().map_err(&failed)?;
+        let epoch = transaction.query_row(update, [], |row| row.get(0)).map_err(&failed)?;
+        mark_log(&transaction)?;
+        transaction.commit().map_err(&failed)?;
+        let log = files::log_of(file);
+        let seen = look([file, &log])
             .ok_or_else(|| Error::Failed(format!("the store {} was removed while it was opened", file.display())))?;
-        Ok(Self { epoch, file: file.to_owned(), seen, next_look: Instant::now() + LOOK_EVERY })
+        Ok(Self { epoch, file: file.to_owned(), log, seen, next_look: Instant::now() + LOOK_EVERY })
     }
 
     /// Fails if another opener has taken the store since. Exact within a write transaction.
@@ -69,14 +86,28 @@ impl Ownership {
         let now = Instant::now();
         if now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
-            // What is written into a file that has lost its name is lost when the process ends. The file of an open store
-            // grows only.
-            match look(&self.file) {
-                Some(there) if there.place == self.seen.place && there.bytes >= self.seen.bytes => self.seen = there,
-                _ => return Err(self.lost()),
-            }
+            self.check_files()?;
         }
         if epoch == self.epoch { Ok(()) } else { Err(self.lost()) }
+    }
+
+    /// Fails if another program has removed, replaced or cut the file or the log. What is written into a file that has lost
+    /// its name is lost when the process ends. Both only grow, but for [`Self::log_cut`].
+    pub(super) fn check_files(&mut self) -> Result<(), Error> {
+        let there = look([&self.file, &self.log]).ok_or_else(|| self.lost())?;
+        let is_same = |(there, seen): (&Seen, &Seen)| there.place == seen.place && there.bytes >= seen.bytes;
+        if !there.iter().zip(&self.seen).all(is_same) {
+            // The next transaction finds it too.
+            self.next_look = Instant::now();
+            return Err(self.lost());
+        }
+        self.seen = there;
+        Ok(())
+    }
+
+    /// The owner has cut the log itself.
+    pub(super) fn log_cut(&mut self) {
+        self.seen[1].bytes = 0;
     }
 
     fn lost(&self) -> Error {
@@ -84,8 +115,11 @@ impl Ownership {
     }
 }
 
-/// Looks at a store's file, without opening it: a process that closes a file gives up SQLite's locks on it.
-fn look(file: &Path) -> Option<Seen> {
-    let found = std::fs::metadata(file).ok()?;
-    Some(Seen { place: (found.dev(), found.ino()), bytes: found.len() })
+/// Looks at files, without opening them: a process that closes a file gives up SQLite's locks on it.
+fn look(files: [&Path; 2]) -> Option<[Seen; 2]> {
+    let look = |file: &Path| {
+        let found = std::fs::metadata(file).ok()?;
+        Some(Seen { place: (found.dev(), found.ino()), bytes: found.len() })
+    };
+    Some([look(files[0])?, look(files[1])?])
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 /// The tables of a store.
 const TABLES: &str = include_str!("schema.sql");
 
-/// The format of the file. There is no way from another one to it: formats 1 to 5 were never released.
-const FORMAT: i64 = 6;
+/// The format of the file. There is no way from another one to it: formats 1 to 4 were never released.
+const FORMAT: i64 = 5;
 
 /// How long to wait for another program that has the file locked.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -68,9 +68,7 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         make(path)?;
     }
-    let connection = open_or_make(path)?;
-    files::refuse_loss(path, &connection).inspect_err(|_| keep_log(&connection))?;
-    Ok(connection)
+    open_or_make(path)
 }
 
 /// Leaves the log as it is when the connection is closed: the last one to close would write it into the file.

@@ -5,8 +5,7 @@ CREATE TABLE store (
     identity BLOB NOT NULL,         -- UUID version 7
     owner_epoch INTEGER NOT NULL,
     running_ms INTEGER NOT NULL,    -- how long hosts have run on it in all
-    wall_ms INTEGER NOT NULL,       -- the wall's time when that was noted last
-    newest INTEGER NOT NULL         -- the position of the newest event then: one that ends before it has lost events
+    wall_ms INTEGER NOT NULL        -- the wall's time when that was noted last
 );
 
 -- Names, each stored once.

@@ -177,10 +177,12 @@ pub(super) struct Writer {
     pub(super) fold_at: u64,
     /// Bytes of events in the log since it was folded last.
     pub(super) unfolded_bytes: usize,
+    /// The log may begin anew with the next transaction, which marks it.
+    pub(super) is_log_new: bool,
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
     letters_head: watch::Sender<u64>,
-    ownership: Ownership,
+    pub(super) ownership: Ownership,
     pub(super) age: Age,
     owned: watch::Sender<bool>,
     pub(super) meters: Arc<Meters>,
@@ -217,6 +219,7 @@ impl Writer {
         let mut writer = Self {
             fold_at: options.log_bytes_max,
             unfolded_bytes: 0,
+            is_log_new: false,
             ids: Ids::new(options.clock.clone()),
             connection,
             options,
@@ -275,10 +278,13 @@ impl Writer {
             schema::keep_log(&self.connection);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
-        if let Err(error) = self.begin().and_then(|()| self.note_age()).and_then(|()| self.sql("COMMIT", "closing")) {
+        if let Err(error) =
+            self.begin().and_then(|()| self.age.note(&self.connection)).and_then(|()| self.sql("COMMIT", "closing"))
+        {
             tracing::warn!("the running time since it was noted last is lost: {error}");
         }
         if let Err(error) = self.fold_log() {
+            schema::keep_log(&self.connection);
             tracing::warn!("closing the store: {error}; the next start goes on from the log");
         }
     }
@@ -392,6 +398,9 @@ impl Writer {
     fn begin(&mut self) -> Result<(), Error> {
         self.sql("BEGIN IMMEDIATE", "beginning a transaction")?;
         self.ownership.check(&self.connection)?;
+        if self.is_log_new {
+            owner::mark_log(&self.connection)?;
+        }
         if self.failed { self.reload() } else { Ok(()) }
     }
 
@@ -531,16 +540,12 @@ impl Writer {
     fn keep_time(&mut self) -> Result<(), Error> {
         if self.age.is_due() || self.failed {
             self.age.watch(&self.meters.clock_jumps);
-            self.note_age()?;
+            self.age.note(&self.connection)?;
             if let Some(age_max_ms) = self.options.letters.age_max_ms {
                 self.letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
             }
         }
         self.letter_room.write(&self.connection)
-    }
-
-    fn note_age(&mut self) -> Result<(), Error> {
-        self.age.note(&self.connection, self.next_position - 1)
     }
 
     fn write_tallies(&mut self, batch: &mut Batch) -> Result<(), Error> {
@@ -564,6 +569,7 @@ impl Writer {
             tracing::info!("the store {} can be written again", self.connection.path().unwrap_or_default());
         }
         self.unfolded_bytes += batch.bytes;
+        self.is_log_new = false;
         self.filler.committed();
         fault::at(FaultPoint::RunForgotten);
         self.filler.publish(batch.entries);
