@@ -13,8 +13,8 @@ use wasmill_tests::store_workload;
 
 const KILLS: usize = 15;
 
-/// A worker passes every point at least once while it acknowledges so many requests.
-const ACKNOWLEDGEMENTS_MAX: usize = 20_000;
+/// A worker passes every point several times while it acknowledges so many requests.
+const ACKNOWLEDGEMENTS_MAX: usize = 200_000;
 
 /// The tests take turns: a process on its way from fork to exec holds what this one has open, the lock of a store too.
 static TURN: Mutex<()> = Mutex::new(());
