@@ -18,6 +18,14 @@ const OFFSET_LOOK: Duration = Duration::from_millis(50);
 /// What the file said last.
 static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
+/// The last millisecond of the year 9999, the last year that RFC 3339 can write.
+const LAST_MS: u64 = 253_402_300_799_999;
+
+/// Milliseconds since 1970 as a time that RFC 3339 can write. A later time becomes the last one.
+pub fn writable(ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))
+}
+
 /// A source of time. Clones of a manual clock show the same time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Kind);

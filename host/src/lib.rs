@@ -38,6 +38,7 @@ pub mod meter;
 pub mod metrics;
 pub mod model;
 pub mod names;
+pub mod paths;
 pub mod status;
 pub mod trace;
 

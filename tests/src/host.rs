@@ -266,7 +266,7 @@ impl TestHost {
     }
 }
 
-/// Makes a named pipe: whoever opens it waits for somebody at its other end.
+/// Makes a named pipe. Opening it blocks until another process opens its other end.
 pub fn make_pipe(path: &Path) {
     let path = CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
     // SAFETY: the path is a text that ends with NUL.

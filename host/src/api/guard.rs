@@ -29,8 +29,7 @@ fn ambiguous(path: &str, headers: &HeaderMap) -> Option<String> {
         return Some(format!("the request has more than one header {name}: send it once"));
     }
     let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
-    let wrong = path.match_indices('%').find(|(at, _)| !is_escape(&path[at + 1..]))?;
-    let (at, _) = wrong;
+    let (at, _) = path.match_indices('%').find(|(at, _)| !is_escape(&path[at + 1..]))?;
     Some(format!(
         "the path has a percent sign at byte {at} that two hexadecimal digits do not follow: write the sign itself as %25"
     ))

@@ -2,8 +2,10 @@
 
 use crate::host::Host;
 use crate::manifest::Api;
+use crate::paths;
 use serde::{Deserialize, Serialize};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -50,12 +52,9 @@ impl HostFile {
     /// Reads the file of a data folder.
     pub fn read(data: &Path) -> io::Result<Self> {
         let path = Self::path(data);
-        // Whatever lies there: to read a pipe would wait, and a large file would fill the memory.
-        if !std::fs::metadata(&path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
-        }
+        paths::require_file(&path)?;
         let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(path)?, BYTES_MAX), &mut text)?;
+        File::open(path)?.take(BYTES_MAX).read_to_end(&mut text)?;
         serde_json::from_slice(&text).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))
     }
 

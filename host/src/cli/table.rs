@@ -1,8 +1,9 @@
 //! Plain text in columns, and numbers and times as people read them.
 
+use crate::clock;
 use crate::escape::escape;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How the cells of a column stand.
 #[derive(Clone, Copy)]
@@ -85,9 +86,7 @@ pub(super) fn number(number: impl Into<u64>) -> String {
 
 /// A time in UTC, from milliseconds since 1970-01-01T00:00:00Z.
 pub(super) fn time(time_ms: u64) -> String {
-    // The formatter knows the years up to 9999.
-    let time_ms = time_ms.min(253_402_300_799_000);
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
+    humantime::format_rfc3339_seconds(clock::writable(time_ms)).to_string()
 }
 
 /// A time that nobody may know.

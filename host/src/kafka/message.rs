@@ -1,19 +1,16 @@
 //! A message as a Kafka record: a CloudEvent in binary mode, or the bare message.
 
 use crate::bounds::{HOPS_HEADER, is_hops};
+use crate::clock;
 use crate::manifest;
 use crate::model::Message;
 use crate::store::EventStore;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
 const DEFAULT_TYPE: &str = "wasmill.message";
-
-/// The last millisecond of the year 9999.
-const LAST_MS: u64 = 253_402_300_799_999;
 
 /// What a record says beside the message itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,11 +122,9 @@ fn cloud_event<'a>(
     insert(headers, given.filter(|header| header.name != "ce_id"))
 }
 
-/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`. A time after the year 9999, which the format can't hold, is
-/// its last one.
+/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
 fn rfc3339(ms: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS));
-    humantime::format_rfc3339_millis(time).to_string()
+    humantime::format_rfc3339_millis(clock::writable(ms)).to_string()
 }
 
 #[cfg(test)]

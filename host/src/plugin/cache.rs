@@ -6,6 +6,7 @@
 //! of power leaves the old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do
 //! leftovers of a host that was killed. Nothing here knows what the content means.
 
+use crate::paths;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -40,17 +41,14 @@ pub(super) struct Cache {
 impl Cache {
     /// The cache in a folder, which is made if it is not there.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder).map_err(|error| {
-            let remedy = "remove what is there, if it is no folder, and allow writing beside it";
-            io::Error::new(error.kind(), format!("no folder {}: {error}; {remedy}", folder.display()))
-        })?;
+        paths::make_folder(folder)?;
         Ok(Self { folder: folder.to_owned(), used: Mutex::default() })
     }
 
     /// The content that was kept under a name. None, and a warning, if it is not what was written.
     pub(super) fn get(&self, name: &str, label: &str) -> Option<Vec<u8>> {
         let file = self.file(name);
-        let found = match read(&file) {
+        let found = match paths::require_file(&file).and_then(|()| fs::read(&file)) {
             Ok(bytes) => opened(name, bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(format!("it can't be read: {error}")),
@@ -127,14 +125,6 @@ impl Cache {
         // A folder that can't be written to is no reason not to run what lies in it.
         let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(now));
         self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(file.to_owned());
-    }
-}
-
-/// Reads a file that is one: a pipe in its place would be waited for.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    match fs::metadata(file)?.is_file() {
-        true => fs::read(file),
-        false => Err(io::Error::other("it is no regular file")),
     }
 }
 

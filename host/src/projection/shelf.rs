@@ -5,6 +5,7 @@
 //! that made it. Only names that are made here are ever deleted. A file that can't be used is set aside, not deleted; the
 //! newest few of them stay.
 
+use crate::paths;
 use crate::plugin::Plugin;
 use crate::supervise::Held as _;
 use std::collections::BTreeSet;
@@ -76,10 +77,7 @@ impl Shelf {
 
     /// The read models that are there and may be opened, the newest first. Makes the folder.
     pub(super) fn titles(&self) -> std::io::Result<Vec<Title>> {
-        fs::create_dir_all(&self.folder).map_err(|error| {
-            let remedy = "remove what is there, if it is no folder, and allow writing beside it";
-            std::io::Error::new(error.kind(), format!("no folder {}: {error}; {remedy}", self.folder.display()))
-        })?;
+        paths::make_folder(&self.folder)?;
         let mut titles = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name().to_string_lossy().into_owned();

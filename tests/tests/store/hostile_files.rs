@@ -1,13 +1,13 @@
 //! Files as a disk, a person or another program may leave them: none is believed, each is answered by a sentence, and
 //! nothing of it is lost.
 
-use super::files::{Stored, allow, as_nobody};
+use super::files::{Stored, allow, as_nobody, is_lost};
 use rusqlite::Connection;
 use std::fs;
 use std::path::Path;
 use std::process;
 use wasmill::model::*;
-use wasmill::store::sqlite::verify;
+use wasmill::store::sqlite::{FILE_NAME, verify};
 use wasmill::store::*;
 use wasmill_tests::built;
 use wasmill_tests::store_conformance::requests::*;
@@ -140,5 +140,66 @@ fn a_hostile_host_file_is_a_sentence_with_a_remedy() {
         let said = String::from_utf8_lossy(&output.stderr);
         let is_told = ["host.json", "wasmill run MANIFEST", "--url"].iter().all(|word| said.contains(word));
         assert!(output.status.code() == Some(1) && is_told && said.lines().count() == 1, "{what}: {said}");
+    }
+}
+
+/// A log follows on one file. Beside an older copy of it, or beside the file of another store, it would change some pages and
+/// leave out what came between.
+#[test]
+fn a_file_beside_a_log_that_does_not_follow_on_it_is_refused_and_left_as_it_is() {
+    let stored = Stored::new();
+    let write = |events: usize| {
+        let store = stored.open().unwrap();
+        for n in 0..events {
+            record(&store, &order(n % 7), 1);
+        }
+        store
+    };
+    let log = stored.folder.path().join(format!("{FILE_NAME}-wal"));
+    let place = |file: &[u8], log_bytes: &[u8]| {
+        fs::write(stored.file(), file).unwrap();
+        fs::write(&log, log_bytes).unwrap();
+    };
+    let mut events = 124;
+    for (between, after) in [(50, 5), (1, 1), (0, 1), (300, 30), (2, 200), (0, 0)] {
+        let old = fs::read(stored.file()).unwrap();
+        write(between).close();
+        let store = write(after);
+        let [file, newer] = [fs::read(stored.file()).unwrap(), fs::read(&log).unwrap()];
+        drop(store);
+        for wrong in [&old, &fs::read(Stored::new().file()).unwrap()] {
+            place(wrong, &newer);
+            stored.is_refused(&["put in the place of another", "delete the log"]);
+            assert!(verify(&stored.file()).is_err());
+            assert!(fs::read(stored.file()).unwrap() == *wrong && fs::read(&log).unwrap() == newer);
+            // Both ways out work.
+            fs::remove_file(&log).unwrap();
+            assert!(all_events(&stored.open().unwrap()).len() >= 124);
+        }
+        place(&file, &newer);
+        events += between + after;
+        assert_eq!(all_events(&stored.open().unwrap()).len(), events);
+    }
+}
+
+/// What is written into a file that has no name any more is gone when the process ends.
+#[test]
+fn a_host_whose_file_was_removed_replaced_or_cut_ends() {
+    for change in ["removed", "replaced", "cut", "log removed", "log cut"] {
+        let (stored, other) = (Stored::new(), Stored::new());
+        let store = stored.open().unwrap();
+        let log = stored.file().with_file_name(format!("{FILE_NAME}-wal"));
+        match change {
+            "log removed" => fs::remove_file(log).unwrap(),
+            "log cut" => fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap(),
+            "cut" => fs::File::options().write(true).open(stored.file()).unwrap().set_len(8_192).unwrap(),
+            _ => fs::remove_file(stored.file()).unwrap(),
+        }
+        if change == "replaced" {
+            fs::copy(other.file(), stored.file()).unwrap();
+        }
+        is_lost(&store);
+        let refused = append(&store, command(&order(1), "c"), ExpectedVersion::Any, happened(1)).unwrap_err();
+        assert!(refused.to_string().contains("never delete events.lock"), "{change}: {refused}");
     }
 }

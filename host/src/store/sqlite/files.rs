@@ -68,12 +68,14 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
         1 => 65_536,
         bytes => u64::from(bytes.max(512)),
     };
-    let in_log = Log::read(&log, page_bytes as usize).map_err(io_failed)?;
-    if !in_log.follows_on(be_u32(&header, LOG_MARK_AT)) {
+    let (mark, pages) = (be_u32(&header, LOG_MARK_AT), u64::from(be_u32(&header, 28)));
+    let there = length / page_bytes;
+    // Of a log that is as it should be, the first transaction tells.
+    let is_enough = |log: &Log| there >= pages && log.follows_on(mark);
+    let in_log = Log::read(&log, page_bytes as usize, is_enough).map_err(io_failed)?;
+    if !in_log.follows_on(mark) {
         return Err(not_its_log(path));
     }
-    let pages = u64::from(be_u32(&header, 28));
-    let there = length / page_bytes;
     if there < pages {
         // As it may be after a crash while the log was folded: then the log still has what is missing.
         // The page in which other programs' locks are is never written.
@@ -105,7 +107,8 @@ struct Log {
 }
 
 impl Log {
-    fn read(path: &Path, page_bytes: usize) -> io::Result<Self> {
+    /// Reads a log, as far as `is_enough` does not say after a transaction that it has seen enough.
+    fn read(path: &Path, page_bytes: usize, is_enough: impl Fn(&Self) -> bool) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
         let (mut log, mut pending) = (Self::default(), Self::default());
         let (mut header, mut frame, mut page) = ([0; LOG_HEADER], [0; FRAME_HEADER], vec![0; page_bytes]);
@@ -130,6 +133,9 @@ impl Log {
             if be_u32(&frame, 4) != 0 {
                 log.pages.extend(pending.pages.drain());
                 log.marks.append(&mut pending.marks);
+                if is_enough(&log) {
+                    break;
+                }
             }
         }
         Ok(log)

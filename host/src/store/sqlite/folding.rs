@@ -25,8 +25,7 @@ impl Writer {
     /// once all of it is folded.
     pub(super) fn fold_at_rest(&mut self) {
         self.unfolded_bytes = 0;
-        let folded = self.ownership.check_files().and_then(|()| {
-            self.is_log_new = true;
+        let folded = self.before_fold().and_then(|()| {
             let fold = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
             fold.map_err(failed("folding the log into the store"))
         });
@@ -49,11 +48,7 @@ impl Writer {
     pub(super) fn fold_log(&mut self) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeFold);
         let started = Instant::now();
-        // What another program has cut or replaced must not be written into the file, or be written over.
-        // And the log of another host is not this one's to cut.
-        self.ownership.check(&self.connection)?;
-        self.ownership.check_files()?;
-        self.is_log_new = true;
+        self.before_fold()?;
         let failed = failed("folding the log into the store");
         // What is read for long, such as a backup, must not hold up what is written.
         self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
@@ -67,6 +62,15 @@ impl Writer {
         let log_bytes = self.log_bytes();
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
         tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
+        Ok(())
+    }
+
+    /// Fails if the store is not this host's any more: what another program has cut or replaced must not be written into the
+    /// file or over it, and the log of another host must not be cut.
+    fn before_fold(&mut self) -> Result<(), Error> {
+        self.ownership.check(&self.connection)?;
+        self.ownership.check_files()?;
+        self.is_log_new = true;
         Ok(())
     }
 

@@ -49,17 +49,30 @@ pub(super) struct Ownership {
     epoch: i64,
     file: PathBuf,
     log: PathBuf,
-    /// File and log as they were last seen.
-    seen: [Seen; 2],
+    file_seen: Seen,
+    log_seen: Seen,
     next_look: Instant,
 }
 
-/// What is looked at of a file.
+/// A file as it was when it was last looked at.
 #[derive(Clone, Copy)]
 struct Seen {
     /// Device and inode.
     place: (u64, u64),
     bytes: u64,
+}
+
+impl Seen {
+    /// Looks at a file, without opening it: a process that closes a file gives up SQLite's locks on it.
+    fn look(file: &Path) -> Option<Self> {
+        let found = std::fs::metadata(file).ok()?;
+        Some(Self { place: (found.dev(), found.ino()), bytes: found.len() })
+    }
+
+    /// Looks again. `None` if the file is another one, or shorter.
+    fn again(self, file: &Path) -> Option<Self> {
+        Self::look(file).filter(|there| there.place == self.place && there.bytes >= self.bytes)
+    }
 }
 
 impl Ownership {
@@ -72,9 +85,13 @@ impl Ownership {
         mark_log(&transaction)?;
         transaction.commit().map_err(&failed)?;
         let log = files::log_of(file);
-        let seen = look([file, &log])
-            .ok_or_else(|| Error::Failed(format!("the store {} was removed while it was opened", file.display())))?;
-        Ok(Self { epoch, file: file.to_owned(), log, seen, next_look: Instant::now() + LOOK_EVERY })
+        let look = |path: &Path| {
+            let removed = || Error::Failed(format!("the store {} was removed while it was opened", file.display()));
+            Seen::look(path).ok_or_else(removed)
+        };
+        let (file_seen, log_seen) = (look(file)?, look(&log)?);
+        let next_look = Instant::now() + LOOK_EVERY;
+        Ok(Self { epoch, file: file.to_owned(), log, file_seen, log_seen, next_look })
     }
 
     /// Fails if another opener has taken the store since. Exact within a write transaction.
@@ -94,32 +111,21 @@ impl Ownership {
     /// Fails if another program has removed, replaced or cut the file or the log. What is written into a file that has lost
     /// its name is lost when the process ends. Both only grow, but for [`Self::log_cut`].
     pub(super) fn check_files(&mut self) -> Result<(), Error> {
-        let there = look([&self.file, &self.log]).ok_or_else(|| self.lost())?;
-        let is_same = |(there, seen): (&Seen, &Seen)| there.place == seen.place && there.bytes >= seen.bytes;
-        if !there.iter().zip(&self.seen).all(is_same) {
+        let (Some(file), Some(log)) = (self.file_seen.again(&self.file), self.log_seen.again(&self.log)) else {
             // The next transaction finds it too.
             self.next_look = Instant::now();
             return Err(self.lost());
-        }
-        self.seen = there;
+        };
+        (self.file_seen, self.log_seen) = (file, log);
         Ok(())
     }
 
     /// The owner has cut the log itself.
     pub(super) fn log_cut(&mut self) {
-        self.seen[1].bytes = 0;
+        self.log_seen.bytes = 0;
     }
 
     fn lost(&self) -> Error {
         Error::TakenOver { file: self.file.display().to_string() }
     }
-}
-
-/// Looks at files, without opening them: a process that closes a file gives up SQLite's locks on it.
-fn look(files: [&Path; 2]) -> Option<[Seen; 2]> {
-    let look = |file: &Path| {
-        let found = std::fs::metadata(file).ok()?;
-        Some(Seen { place: (found.dev(), found.ino()), bytes: found.len() })
-    };
-    Some([look(files[0])?, look(files[1])?])
 }

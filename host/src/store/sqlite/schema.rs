@@ -2,6 +2,7 @@
 
 use super::fault::{self, FaultPoint};
 use super::{Error, failed, files, owner};
+use crate::paths;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File, OpenOptions};
@@ -35,9 +36,10 @@ pub(super) fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
 
 fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
     let lock_path = path.with_extension("lock");
-    // To open a pipe would wait for somebody at its other end.
-    if lock_path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(Error::Failed(format!("{} is no regular file: remove it", lock_path.display())));
+    match paths::require_file(&lock_path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Error::Failed(error.to_string())),
+        // What else is wrong, opening it tells.
+        _ => {}
     }
     let file = how.open(&lock_path).map_err(|error| {
         let remedy = "check that the folder exists and may be written to";

@@ -177,7 +177,7 @@ pub(super) struct Writer {
     pub(super) fold_at: u64,
     /// Bytes of events in the log since it was folded last.
     pub(super) unfolded_bytes: usize,
-    /// The log may begin anew with the next transaction, which marks it.
+    /// Whether the next transaction may be the first one of a log, and must mark it.
     pub(super) is_log_new: bool,
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
