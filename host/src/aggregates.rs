@@ -15,6 +15,7 @@ mod shard;
 
 pub use handlers::{Guest, Handlers};
 
+use crate::ack::{Ack, Unanswered};
 use crate::bounds::Bounds;
 use crate::model::{Command, IdRule, Outcome, QuickMap};
 use crate::plugin::{Role, Slot};
@@ -31,31 +32,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Told how a command ended: after the commit, where there was something to commit. Must not block.
-pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
-
 /// Takes commands without blocking.
 pub trait Inbox: Send + Sync {
     /// Queues a command.
     ///
-    /// For a command with an origin the reply is a notice: the store has settled its ledger, whatever the outcome,
-    /// and what could not be handled is in the dead letters. Only `Outcome::Failed` means that it is not settled,
-    /// because the store failed or closes.
-    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted>;
+    /// The acknowledgement is given after the commit, if there is something to commit. For a command with an origin it says
+    /// that the store has settled its ledger, whatever the outcome, and what could not be handled is in the dead letters.
+    /// Only `Outcome::Failed` means that it is not settled, because the store failed or closes.
+    fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted>;
 }
 
 /// A command that was not queued, handed back.
 pub enum Unaccepted {
     /// The shard's queue is full: offer it again when something has completed.
-    Full(Arc<Command>, Reply),
+    Full(Arc<Command>, Ack<Outcome>),
     /// No plugin serves its aggregate type.
     NoSuchAggregate {
         /// The types that are served.
         known: Vec<String>,
         /// The command.
         command: Arc<Command>,
-        /// Its reply, not called.
-        reply: Reply,
+        /// Its acknowledgement, not given.
+        ack: Ack<Outcome>,
     },
     /// Its aggregate's id or its name breaks the [`IdRule`]: it can never be taken.
     InvalidId {
@@ -63,9 +61,27 @@ pub enum Unaccepted {
         reason: String,
         /// The command.
         command: Arc<Command>,
-        /// Its reply, not called.
-        reply: Reply,
+        /// Its acknowledgement, not given.
+        ack: Ack<Outcome>,
     },
+}
+
+/// A command that nobody answered, as when its shard panics: its sender, or its source, sends it again.
+impl Unanswered for Outcome {
+    fn unanswered() -> Self {
+        let reason = "the host could not finish it: send the command again, under the same id where it has one";
+        Self::Failed { reason: reason.into() }
+    }
+}
+
+/// The acknowledgement of a command that is put aside, for the store that keeps it: malformed once it is kept.
+pub fn when_parked(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
+    Ack::new(move |parked| {
+        ack.give(match parked {
+            Ok(()) => Outcome::Malformed { reason },
+            Err(error) => Outcome::Failed { reason: error.to_string() },
+        });
+    })
 }
 
 /// How many shards serve a type where nothing is said: one for each core.
@@ -197,12 +213,12 @@ impl Aggregates {
 
     /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
     /// full: for threads that have nothing else to do.
-    pub fn send(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
+    pub fn send(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
         let entrance = match self.entrance(&command) {
             Ok(entrance) => entrance,
-            Err(closed) => return Err(self.unaccepted(closed, command, reply)),
+            Err(closed) => return Err(self.unaccepted(closed, command, ack)),
         };
-        entrance.with_queues(Order::new(command, reply, &entrance.gauges), |queues, order| {
+        entrance.with_queues(Order::new(command, ack, &entrance.gauges), |queues, order| {
             queues.follow_ups.send(order).map_err(|refused| refused.0)
         });
         Ok(())
@@ -256,10 +272,10 @@ impl Aggregates {
         Ok(&served.shards[(hash % served.shards.len() as u64) as usize])
     }
 
-    fn unaccepted(&self, closed: Closed, command: Arc<Command>, reply: Reply) -> Unaccepted {
+    fn unaccepted(&self, closed: Closed, command: Arc<Command>, ack: Ack<Outcome>) -> Unaccepted {
         match closed {
-            Closed::Unknown => Unaccepted::NoSuchAggregate { known: self.types(), command, reply },
-            Closed::Invalid(reason) => Unaccepted::InvalidId { reason, command, reply },
+            Closed::Unknown => Unaccepted::NoSuchAggregate { known: self.types(), command, ack },
+            Closed::Invalid(reason) => Unaccepted::InvalidId { reason, command, ack },
         }
     }
 }
@@ -273,16 +289,16 @@ enum Closed {
 }
 
 impl Inbox for Aggregates {
-    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
+    fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
         let entrance = match self.entrance(&command) {
             Ok(entrance) => entrance,
-            Err(closed) => return Err(self.unaccepted(closed, command, reply)),
+            Err(closed) => return Err(self.unaccepted(closed, command, ack)),
         };
         if entrance.gauges.pending.now().bytes() >= entrance.queue_bytes_max {
-            return Err(Unaccepted::Full(command, reply));
+            return Err(Unaccepted::Full(command, ack));
         }
         let mut full = None;
-        let order = Order::new(command, reply, &entrance.gauges);
+        let order = Order::new(command, ack, &entrance.gauges);
         entrance.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(order)) => {
@@ -294,8 +310,8 @@ impl Inbox for Aggregates {
         match full {
             None => Ok(()),
             Some(order) => {
-                let (command, reply) = order.withdraw();
-                Err(Unaccepted::Full(command, reply))
+                let (command, ack) = order.withdraw();
+                Err(Unaccepted::Full(command, ack))
             }
         }
     }

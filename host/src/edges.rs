@@ -1,7 +1,7 @@
-//! Invariant 1: which modules may name which library. What is not named can't be reached.
+//! Invariant 1: which modules may name which library, and which module of this crate. What is not named can't be reached.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A library, and where in `src` it may be named: a folder, or a file.
 const EDGES: [(&str, &[&str]); 3] =
@@ -47,6 +47,66 @@ fn threads_are_started_by_the_supervisor_alone() {
         strays.extend(found.map(|way| format!("{} names {way}: use `supervise`", place.display())));
     });
     assert!(strays.is_empty(), "{strays:#?}");
+}
+
+/// The libraries that the code map names beside modules of this crate.
+const LIBRARIES: [&str; 3] = ["rdkafka", "rusqlite", "wasmtime"];
+
+/// The last column of the code map in `ARCHITECTURE.md` is what a module must not know. What stands there as code is the
+/// name of a module or of a library.
+#[test]
+fn no_module_knows_what_the_code_map_forbids() {
+    let host = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).to_owned();
+    let text = fs::read_to_string(host.with_file_name("ARCHITECTURE.md")).expect("read ARCHITECTURE.md");
+    let map = text.split("## Code map").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the code map");
+    let rules: Vec<(PathBuf, Vec<&str>)> = map.lines().filter_map(rule).flatten().collect();
+    assert!(rules.len() > 20, "the table has a row for each module: {rules:?}");
+    let src = host.join("src");
+    let mut strays = Vec::new();
+    for_each_file(&src, &mut |file| {
+        let place = file.strip_prefix(&src).expect("it was found there").with_extension("");
+        if is_of_tests(&place) {
+            return;
+        }
+        let code = fs::read_to_string(file).expect("read a source file");
+        let code = code.split("mod tests {").next().unwrap_or_default();
+        for (_, forbidden) in rules.iter().filter(|(module, _)| place.starts_with(module)) {
+            let known = forbidden.iter().filter(|name| knows(code, name));
+            strays.extend(known.map(|name| format!("{} names {name}", place.display())));
+        }
+    });
+    assert!(strays.is_empty(), "{strays:#?}");
+}
+
+/// The modules of a row of the code map, each with the names that it must not know.
+fn rule(row: &str) -> Option<Vec<(PathBuf, Vec<&str>)>> {
+    let columns: Vec<&str> = row.trim_matches('|').split('|').collect();
+    let [places, _, forbidden] = columns[..] else { return None };
+    let mut folder = PathBuf::new();
+    let modules = quoted(places).into_iter().map(|place| {
+        let path = match place.strip_prefix("host/src/") {
+            Some(path) => {
+                folder = Path::new(path).parent().unwrap_or(Path::new("")).to_owned();
+                PathBuf::from(path)
+            }
+            None => folder.join(place),
+        };
+        (path.with_extension(""), quoted(forbidden))
+    });
+    places.contains("`host/src/").then(|| modules.collect())
+}
+
+/// The words that stand as code in a cell.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+fn knows(code: &str, name: &str) -> bool {
+    let uses = match LIBRARIES.contains(&name) {
+        true => [format!("{name}::"), format!("use {name};")],
+        false => [format!("crate::{name}::"), format!("use crate::{name};")],
+    };
+    code.lines().any(|line| !line.trim_start().starts_with("//") && uses.iter().any(|used| line.contains(used)))
 }
 
 /// This file, files of tests and what only they use.

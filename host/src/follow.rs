@@ -230,8 +230,9 @@ pub fn backoff(first: Duration, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ack;
     use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
-    use crate::store::{Append, Decision};
+    use crate::store::{Append, Decision, Events as _};
 
     fn happened() -> Append {
         let command = crate::model::Command {
@@ -264,9 +265,7 @@ mod tests {
         // It hears of nothing, and is not told that nobody will tell it.
         let (_silent, head) = watch::channel(Position(0));
         follower.head = head;
-        let (done, appended) = std::sync::mpsc::channel();
-        store.append(happened(), Box::new(move |result| done.send(result).unwrap()));
-        appended.recv().unwrap().unwrap();
+        ack::wait(|ack| store.append(happened(), ack)).unwrap();
         assert!(follower.wait(Position(0), Duration::from_millis(1)), "it looks by itself");
         assert_eq!(follower.page(Position(0), &Filter::all(), 10).unwrap().events.len(), 1);
     }

@@ -14,11 +14,12 @@ mod startup;
 mod traffic;
 mod upkeep;
 
+use crate::ack::{Ack, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};
 use crate::clock::Clock;
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
-use crate::model::{Command, Outcome, Position};
+use crate::model::{Command, Outcome, Position, SubscriptionName};
 use crate::plugin::{FileWatch, Plugin};
 use crate::projection::{self, SkipError, Takeover};
 use crate::status::{
@@ -137,16 +138,13 @@ impl Host {
     }
 
     async fn offer(&self, command: Command) -> Result<Outcome, Untaken> {
-        let (reply, outcome) = tokio::sync::oneshot::channel();
-        let reply = Box::new(move |outcome| {
+        let (sender, outcome) = tokio::sync::oneshot::channel();
+        let ack = Ack::new(move |outcome| {
             // A sender that no longer waits does not want to know.
-            let _ = reply.send(outcome);
+            let _ = sender.send(outcome);
         });
-        match self.parts.aggregates.offer(command.into(), reply) {
-            Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::Failed {
-                reason: "the host stopped before the outcome was known: send the command again under the same id"
-                    .into(),
-            })),
+        match self.parts.aggregates.offer(command.into(), ack) {
+            Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::unanswered())),
             Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
             Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(Untaken::UnknownAggregate { known }),
             Err(Unaccepted::InvalidId { reason, .. }) => Err(Untaken::InvalidId(reason)),
@@ -227,7 +225,7 @@ impl Host {
             }
         };
         lost.await;
-        let file = self.manifest.data.join(store::sqlite::FILE_NAME).display().to_string();
+        let file = store::Location::of_folder(&self.manifest.data).to_string();
         store::Error::TakenOver { file }.to_string()
     }
 
@@ -290,7 +288,8 @@ impl Host {
 
     fn measured(&self, status: &Status) -> Measured {
         let mut reader = self.reader.held();
-        let sources = status.sources.iter().flat_map(|one| [one.name.clone(), format!("source/{}", one.name)]);
+        let sources =
+            status.sources.iter().flat_map(|one| [one.name.clone(), SubscriptionName::Source(&one.name).to_string()]);
         let others = status.subscriptions.iter().map(|one| one.name.clone());
         let sinks = status.sinks.iter().map(|one| one.name.clone());
         let mut consumers: Vec<String> = sources.chain(others).chain(sinks).collect();

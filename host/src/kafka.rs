@@ -120,12 +120,3 @@ fn start_thread<W: 'static>(
         supervise::Unstarted::Needs(error) => error,
     })
 }
-
-/// Waits for the answer of the store.
-fn wait_for<T: Send + 'static>(write: impl FnOnce(crate::store::Done<T>)) -> Result<T, crate::store::Error> {
-    let (sender, answer) = crossbeam_channel::bounded(1);
-    write(Box::new(move |result| {
-        let _ = sender.send(result);
-    }));
-    answer.recv().unwrap_or(Err(crate::store::Error::Closed))
-}

@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod api;
 pub mod kafka;
 
+pub mod ack;
 pub mod aggregates;
 pub mod follow;
 pub mod projection;

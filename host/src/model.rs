@@ -3,8 +3,10 @@
 //! Plain data that every module shares. Nothing here knows SQL, Kafka or WebAssembly.
 
 mod ids;
+mod keys;
 
 pub use ids::{ID_BYTES_MAX, IdRule};
+pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -103,21 +105,23 @@ pub struct Origins {
 impl Origin {
     /// Whose ledger it is: the name of the source or subscription.
     pub fn consumer(&self) -> &str {
-        let name = self.ledger.strip_prefix("subscription/source/").or_else(|| self.ledger.split('/').nth(1));
-        name.unwrap_or(&self.ledger)
+        LedgerName::parse(&self.ledger).and_then(|name| name.owner()).unwrap_or(&self.ledger)
     }
 
     /// Where the item is, in words.
     pub fn place(&self) -> String {
-        let mut parts = self.ledger.splitn(3, '/');
-        match (parts.next(), parts.next(), parts.next().and_then(|rest| rest.rsplit_once('/'))) {
-            (Some("kafka"), _, Some((topic, partition))) => {
-                let partition = partition.split('@').next().unwrap_or(partition);
-                format!("topic {topic} partition {partition} offset {}", self.last)
+        let number = self.last;
+        match LedgerName::parse(&self.ledger) {
+            Some(LedgerName::Partition(PartitionName { topic, partition, .. })) => {
+                format!("topic {topic} partition {partition} offset {number}")
             }
-            (Some(_), Some("source"), _) => format!("command {} of source {}", self.last, self.consumer()),
-            (Some(_), Some(subscription), _) => format!("command {} of subscription {subscription}", self.last),
-            _ => format!("{} at {}", self.ledger, self.last),
+            Some(LedgerName::Commands(SubscriptionName::Source(source))) => {
+                format!("command {number} of source {source}")
+            }
+            Some(LedgerName::Commands(SubscriptionName::Plugin(subscription))) => {
+                format!("command {number} of subscription {subscription}")
+            }
+            Some(LedgerName::DeadLetters) | None => format!("{} at {number}", self.ledger),
         }
     }
 }

@@ -14,8 +14,7 @@ mod steps;
 mod transform;
 mod worker;
 
-pub use pausing::FACTS;
-pub use records::{Receipt, RecordInbox, RecordOptions, RecordRun, RecordSubscription, Tell, Told};
+pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription};
 pub use replay::ReplayError;
 pub use transform::{Transformer, Transforming, Untransformed};
 
@@ -26,7 +25,7 @@ use crate::manifest::Start;
 use crate::model::{Parked, Position};
 use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
-use crate::store::{self, Advanced, EventStore};
+use crate::store::{self, EventStore};
 use outbox::Outbox;
 use pausing::Pausing;
 use replay::Again;
@@ -150,12 +149,4 @@ impl Subscription {
         self.outbox.stop();
         self.running.stop();
     }
-}
-
-/// Makes a step durable, and waits for it.
-fn advance(store: &dyn EventStore, step: store::Progress) -> Result<Advanced, store::Error> {
-    let (answer, answered) = std::sync::mpsc::sync_channel(1);
-    // Who asked waits below: it is there.
-    store.advance(step, Box::new(move |result| drop(answer.send(result))));
-    answered.recv().map_err(|_| store::Error::Closed)?
 }

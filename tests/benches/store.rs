@@ -5,10 +5,11 @@ mod raw_inserts;
 
 use raw_inserts::raw_inserts;
 use std::time::Instant;
+use wasmill::ack::Ack;
 use wasmill::filter::Filter;
 use wasmill::model::{NewEvent, Position, StreamId};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
-use wasmill::store::{Append, Decision, EventStore};
+use wasmill::store::{Append, Appended, Decision, Error, EventStore, Events as _};
 use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, PAYLOAD, command};
 use wasmill_tests::report::{Report, in_turn};
 
@@ -48,7 +49,7 @@ fn append_and_read(read: &mut Vec<f64>) -> f64 {
         let done = done.clone();
         store.append(
             appended(&streams, number),
-            Box::new(move |result| {
+            Ack::new(move |result: Result<Appended, Error>| {
                 result.expect("nothing is in the way");
                 let _ = done.send(());
             }),

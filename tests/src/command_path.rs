@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Reply, Service, shards_by_default};
+use wasmill::ack::Ack;
+use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Service, shards_by_default};
 use wasmill::clock::Clock;
 use wasmill::model::{Command, Outcome, StreamId};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits};
@@ -212,7 +213,7 @@ impl Sender {
 
     fn send(&self, served: &Aggregates, number: u64, due: Instant, done: &crossbeam_channel::Sender<()>) {
         let (done, latencies) = (done.clone(), self.latencies.clone());
-        let reply: Reply = Box::new(move |outcome| {
+        let ack = Ack::new(move |outcome| {
             if !matches!(outcome, Outcome::Accepted { .. }) {
                 // A panic here would only end a shard.
                 eprintln!("a command was not accepted: {outcome:?}");
@@ -221,7 +222,7 @@ impl Sender {
             latencies.lock().expect("no holder panics").push(due.elapsed());
             let _ = done.send(());
         });
-        assert!(served.send(self.command(number), reply).is_ok(), "carts are served");
+        assert!(served.send(self.command(number), ack).is_ok(), "carts are served");
     }
 
     fn command(&self, number: u64) -> Arc<Command> {

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wasmill::aggregates::{Aggregates, Guest, Handlers, Inbox, Options, Reply, Service, Unaccepted};
+use wasmill::ack::Ack;
+use wasmill::aggregates::{Aggregates, Guest, Handlers, Inbox, Options, Service, Unaccepted};
 use wasmill::clock::Clock;
 use wasmill::model::{Command, NewEvent, Origin, Outcome, RecordedEvent, StreamId, Version};
 use wasmill::plugin::{Error, Failure, Refusal};
@@ -89,23 +90,23 @@ impl Default for Outcomes {
 impl Outcomes {
     /// Sends a command whose outcome will be here.
     pub fn of(&self, aggregates: &Aggregates, command: Command) {
-        let reply = self.reply(&command);
-        assert!(aggregates.send(command.into(), reply).is_ok(), "counters are served");
+        let ack = self.ack(&command);
+        assert!(aggregates.send(command.into(), ack).is_ok(), "counters are served");
     }
 
     /// Offers a command whose outcome will be here. False where there was no room for it.
     pub fn offer(&self, aggregates: &Aggregates, command: Command) -> bool {
-        let reply = self.reply(&command);
-        match aggregates.offer(command.into(), reply) {
+        let ack = self.ack(&command);
+        match aggregates.offer(command.into(), ack) {
             Ok(()) => true,
             Err(Unaccepted::Full(..)) => false,
             Err(Unaccepted::NoSuchAggregate { .. } | Unaccepted::InvalidId { .. }) => panic!("counters are served"),
         }
     }
 
-    fn reply(&self, command: &Command) -> Reply {
+    fn ack(&self, command: &Command) -> Ack<Outcome> {
         let (sender, name) = (self.sender.clone(), command.name.to_string());
-        Box::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"))
+        Ack::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"))
     }
 
     /// The next one.

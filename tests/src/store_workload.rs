@@ -12,6 +12,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::thread;
 use tokio::runtime::Builder;
+use wasmill::ack::Ack;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -94,9 +95,12 @@ fn close(store: &dyn EventStore, id: &str) {
         expected: ExpectedVersion::NoStream,
         decision: happened(1),
     };
-    store.append(append, Box::new(|recorded| assert!(recorded.is_ok(), "it is new: {recorded:?}")));
-    store.archive(stream.clone(), Box::new(|archived| archived.expect("it has an event")));
-    store.restore(stream.clone(), Box::new(|restored| restored.expect("it has an event")));
+    store.append(
+        append,
+        Ack::new(|recorded: Result<Appended, Error>| assert!(recorded.is_ok(), "it is new: {recorded:?}")),
+    );
+    store.archive(stream.clone(), Ack::new(|archived: Result<(), Error>| archived.expect("it has an event")));
+    store.restore(stream.clone(), Ack::new(|restored: Result<(), Error>| restored.expect("it has an event")));
     store.archive(stream, acknowledge(format!("archived {id}")));
 }
 
@@ -142,12 +146,12 @@ fn copy(store: &dyn EventStore) {
     let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read").unwrap_or_default();
     loop {
         let Page { events, reached } = reader.read_all(from, &filter, 50).expect("events are read");
-        let progress = Progress {
+        let step = Step {
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
             ..step(SUBSCRIPTION, from, reached)
         };
-        let advanced = advance(store, progress).expect("nobody else moves the checkpoint");
+        let advanced = advance(store, step).expect("nobody else moves the checkpoint");
         println(&format!("checkpoint {reached}"));
         from = reached;
         advanced.commands.into_iter().for_each(|command| send(store, command));
@@ -174,8 +178,8 @@ fn send(store: &dyn EventStore, command: Command) {
     );
 }
 
-fn acknowledge<T>(what: String) -> Done<T> {
-    Box::new(move |result| match result {
+fn acknowledge<T>(what: String) -> Ack<Result<T, Error>> {
+    Ack::new(move |result| match result {
         Ok(_) | Err(Error::Duplicate { .. }) => println(&what),
         Err(error) => panic!("{what}: {error}"),
     })
@@ -222,7 +226,7 @@ impl Left {
             counts,
             source: reader.ledger(SOURCE).unwrap(),
             checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default(),
-            copies: reader.ledger(&format!("{SUBSCRIPTION_LEDGER}{SUBSCRIPTION}")).unwrap(),
+            copies: reader.ledger(&SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string()).unwrap(),
             published: reader.sink_position(SINK).unwrap().unwrap_or_default(),
             places: letters(store, usize::MAX).0.into_iter().map(|letter| letter.place).collect(),
         }

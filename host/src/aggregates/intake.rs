@@ -53,6 +53,7 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ack::Ack;
     use crate::aggregates::order::Gauges;
     use crate::model::{Command, StreamId};
     use std::sync::Arc;
@@ -72,7 +73,7 @@ mod tests {
             hops: 0,
             expected: None,
         };
-        Order::new(Arc::new(command), Box::new(|_| {}), &Arc::new(Gauges::default()))
+        Order::new(Arc::new(command), Ack::new(|_| {}), &Arc::new(Gauges::default()))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A command on its way through a shard, and who waits for it.
 
-use super::Reply;
+use crate::ack::{Ack, Unanswered as _};
 use crate::load::{Load, Weight};
 use crate::model::{Command, Outcome};
 use crate::supervise::Held as _;
@@ -13,7 +13,7 @@ pub(super) struct Order {
     /// Shared with the store, which still needs it when the shard is done with it.
     pub(super) command: Arc<Command>,
     /// `None` once answered, or withdrawn.
-    reply: Option<Reply>,
+    ack: Option<Ack<Outcome>>,
     weight: Weight,
     gauges: Arc<Gauges>,
     /// How often it was tried.
@@ -34,17 +34,17 @@ pub(super) struct Gauges {
 }
 
 impl Order {
-    pub(super) fn new(command: Arc<Command>, reply: Reply, gauges: &Arc<Gauges>) -> Self {
+    pub(super) fn new(command: Arc<Command>, ack: Ack<Outcome>, gauges: &Arc<Gauges>) -> Self {
         let weight = Weight::of(command.size());
         gauges.pending.add(weight);
-        Self { command, reply: Some(reply), weight, gauges: gauges.clone(), attempts: 0 }
+        Self { command, ack: Some(ack), weight, gauges: gauges.clone(), attempts: 0 }
     }
 
     /// Back to the sender, as if it had never been sent.
-    pub(super) fn withdraw(mut self) -> (Arc<Command>, Reply) {
+    pub(super) fn withdraw(mut self) -> (Arc<Command>, Ack<Outcome>) {
         self.gauges.pending.remove(self.weight);
-        let reply = self.reply.take().expect("it is answered once, and then gone");
-        (self.command.clone(), reply)
+        let ack = self.ack.take().expect("it is answered once, and then gone");
+        (self.command.clone(), ack)
     }
 
     /// Tells the sender how it ended.
@@ -53,8 +53,8 @@ impl Order {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        if let Some(reply) = self.reply.take() {
-            reply(outcome);
+        if let Some(ack) = self.ack.take() {
+            ack.give(outcome);
             self.gauges.pending.remove(self.weight);
         }
     }
@@ -62,11 +62,10 @@ impl Order {
 
 impl Drop for Order {
     fn drop(&mut self) {
-        if self.reply.is_none() {
+        if self.ack.is_none() {
             return;
         }
         self.gauges.dropped.held().push(self.command.clone());
-        let reason = "the host could not finish it: send the command again, under the same id where it has one";
-        self.end(Outcome::Failed { reason: reason.into() });
+        self.end(Outcome::unanswered());
     }
 }

@@ -13,6 +13,7 @@ use super::instances::{InstanceOf, Instances, Undone};
 use super::intake::Intake;
 use super::order::{Gauges, Order};
 use super::owed::Owed;
+use crate::ack::Ack;
 use crate::framing;
 use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
 use crate::plugin::Refusal;
@@ -258,7 +259,7 @@ impl<H: Handlers> Shard<H> {
         let settled = self.settled.0.clone();
         self.store.append(
             append,
-            Box::new(move |result| {
+            Ack::new(move |result| {
                 // A shard that is gone has nobody left to tell.
                 let _ = settled.send(Settled { aggregate, result });
             }),

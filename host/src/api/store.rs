@@ -33,7 +33,7 @@ pub(super) async fn statistics(
     depth: Result<Query<Depth>, QueryRejection>,
 ) -> Result<Json<Statistics>, Refusal> {
     let Query(Depth { count }) = depth?;
-    let counting = server.host.read(move |reader| reader.statistics(count));
+    let counting = server.host.statistics(count);
     Ok(Json(server.unless_closing(counting).await??))
 }
 

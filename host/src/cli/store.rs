@@ -7,9 +7,10 @@ use super::client::{Client, Target};
 use super::failure::Failure;
 use super::output;
 use super::table::{Align, Table, number};
+use crate::ack;
 use crate::manifest::{Manifest, Overrides};
-use crate::store::sqlite::{self, Report, SqliteStore};
-use crate::store::{Backup, Counted, Error, EventStore, Part, Statistics, TypeCount};
+use crate::store::sqlite::{self, Report};
+use crate::store::{self, Backup, Counted, Error, Part, Statistics, TypeCount};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -66,12 +67,10 @@ fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) 
     if !forget.is_empty() {
         // It must be there: opening would make one.
         sqlite::places(&file).map_err(failure)?;
-        let store = SqliteStore::open(&file, sqlite::Options::default()).map_err(failure)?;
+        let store =
+            store::open(&store::Location::of_folder(&manifest.data), store::Options::default()).map_err(failure)?;
         for part in forget {
-            let (answer, answered) = std::sync::mpsc::sync_channel(1);
-            // The receiver cannot be dropped: this function waits on it below.
-            store.forget(part, Box::new(move |result| drop(answer.send(result))));
-            answered.recv().unwrap_or(Err(Error::Closed)).map_err(failure)?;
+            ack::wait(|ack| store.forget(part, ack)).map_err(failure)?;
         }
         store.close();
     }

@@ -4,8 +4,9 @@
 //! new part beside such an orphan asks for a decision: `was` carries the orphan's place over, once and in one
 //! transaction; a start that is written out begins there.
 
+use crate::ack;
 use crate::manifest::{Manifest, Target, Transaction};
-use crate::store::{self, EventStore, Part, PartKind, Place};
+use crate::store::{EventStore, Part, PartKind, Place};
 
 /// A part of the manifest that keeps its place in the store.
 struct Wanted<'m> {
@@ -83,10 +84,7 @@ pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn Ev
     let moves = decide(manifest, subscribers, &reader.places()?)
         .map_err(|problems| super::Error::Many(problems.iter().map(|text| format!("{place}: {text}")).collect()))?;
     for (old, new) in moves {
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        // The receiver cannot be dropped: this function waits on it below.
-        store.carry_over(&old, &new, Box::new(move |result| drop(answer.send(result))));
-        answered.recv().map_err(|_| store::Error::Closed)??;
+        ack::wait(|ack| store.carry_over(&old, &new, ack))?;
         tracing::info!("{old} is named {new} now, and goes on where it was");
     }
     for orphan in orphans(manifest, &reader.places()?) {

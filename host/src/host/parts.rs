@@ -15,7 +15,6 @@ use crate::names::Name;
 use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Demand, Limits, Role, Slot};
 use crate::projection::{self, Projection};
 use crate::status::SourceStatus;
-use crate::store::sqlite::{self, Options as StoreOptions, SqliteStore};
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
 use crate::supervise;
@@ -108,9 +107,9 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         format!("{}: {}", plugin.label(), roles.join(", "))
     });
     let mut checked = Checked { plugins: lines.collect(), ..Checked::default() };
-    let file = manifest.data.join(sqlite::FILE_NAME);
-    if file.exists() {
-        match sqlite::places(&file) {
+    let location = store::Location::of_folder(&manifest.data);
+    if store::exists(&location) {
+        match store::places(&location) {
             Ok(places) => {
                 let moves = orphans::decide(manifest, &subscribers(&catalog), &places)?;
                 let mut left = orphans::orphans(manifest, &places);
@@ -157,8 +156,7 @@ impl Parts {
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load_checked(manifest, compiler, startup).map_err(Error::Many)?);
         startup.does("opening the store".to_owned());
-        let store: Arc<dyn EventStore> =
-            Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);
+        let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
         // The store keeps other hosts out of the folder.
         catalog.clean();
         orphans::settle(manifest, &subscribers(&catalog), &*store)?;
@@ -505,9 +503,9 @@ fn services(slot: &Arc<Slot>, plugin: &PluginSettings, bounds: Bounds) -> Vec<Se
     Service::of_plugin(slot, shards, &options)
 }
 
-fn store_options(manifest: &Manifest, clock: &Clock) -> StoreOptions {
+fn store_options(manifest: &Manifest, clock: &Clock) -> store::Options {
     let settings = &manifest.store;
-    StoreOptions {
+    store::Options {
         queue_max: settings.queue_max,
         queue_bytes_max: settings.queue_mib << 20,
         batch_max: settings.batch_max,
@@ -516,14 +514,14 @@ fn store_options(manifest: &Manifest, clock: &Clock) -> StoreOptions {
         event_bytes_max: settings.event_bytes_max,
         outcomes_window_ms: settings.command_id_hours * 60 * 60 * 1_000,
         remember_refusals: settings.refusals == Refusals::Remember,
-        letters: sqlite::LetterLimits {
+        letters: store::LetterLimits {
             count_max: settings.dead_letters_max,
             bytes_max: settings.dead_letters_mib << 20,
             age_max_ms: (settings.dead_letters_days > 0).then_some(settings.dead_letters_days * 24 * 60 * 60 * 1_000),
             drops_oldest: settings.dead_letters_full == WhenFull::DropOldest,
         },
         clock: clock.clone(),
-        ..StoreOptions::default()
+        ..store::Options::default()
     }
 }
 

@@ -1,7 +1,8 @@
 //! What people do to the store of a running host: looking into it, changing what they may change, copying it.
 
 use super::Host;
-use crate::store::{Backup, Discard, Done, Error, EventStore, Reader};
+use crate::ack::Ack;
+use crate::store::{Backup, Discard, Error, EventStore, Maintenance, Reader, Statistics};
 use std::path::PathBuf;
 
 impl Host {
@@ -17,17 +18,17 @@ impl Host {
     /// Has the store change something, and waits until that is durable.
     pub async fn change<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&dyn EventStore, Done<T>) + Send + 'static,
+        ask: impl FnOnce(&dyn EventStore, Ack<Result<T, Error>>) + Send + 'static,
     ) -> Result<T, Error> {
         let store = self.store().clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
         // The queue may be full: then asking waits.
         let asked = blocking(move || {
-            let done = move |result| {
-                // Who does not wait any more does not want to know.
+            let ack = Ack::new(move |result| {
+                // Whoever does not wait any more does not want to know.
                 let _ = answer.send(result);
-            };
-            ask(&*store, Box::new(done));
+            });
+            ask(&*store, ack);
             Ok(())
         });
         asked.await?;
@@ -36,16 +37,32 @@ impl Host {
 
     /// Discards the oldest of these dead letters, and tells how many.
     pub async fn discard_letters(&self, which: Discard) -> Result<u64, Error> {
-        self.change(move |store, done| store.discard_letters(which, done)).await
+        self.change(move |store, ack| store.discard_letters(which, ack)).await
     }
 
     /// Copies the store into a new file, while it is written to.
     pub async fn backup(&self, to: PathBuf) -> Result<Backup, Error> {
-        let store = self.store().clone();
-        let backup = blocking(move || store.backup(&to)).await?;
+        let backup = self.maintain(move |store| store.backup(&to)).await?;
         let Backup { file, position, bytes, elapsed_ms } = &backup;
         tracing::info!("copied the store up to position {position} to {file}: {bytes} bytes in {elapsed_ms} ms");
         Ok(backup)
+    }
+
+    /// How much there is in the store. With `count` every event is read for it.
+    pub async fn statistics(&self, count: bool) -> Result<Statistics, Error> {
+        self.maintain(move |store| store.statistics(count)).await
+    }
+
+    async fn maintain<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn Maintenance) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let store = self.store().clone();
+        blocking(move || {
+            let none = || Error::Invalid("this store is maintained with the tools of its database".to_owned());
+            ask(store.maintenance().ok_or_else(none)?)
+        })
+        .await
     }
 }
 

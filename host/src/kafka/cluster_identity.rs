@@ -6,14 +6,14 @@
 //! the names of ledgers tell; it is not asked.
 
 use super::context::{Context, Health};
-use super::{Connection, client_error, ids, trouble, wait_for};
+use super::{Connection, client_error, ids, trouble};
+use crate::ack;
+use crate::model::FactName;
 use crate::store::{self, EventStore};
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::time::Duration;
 
-/// The name of the fact that holds the cluster's id.
-pub(super) const FACT: &str = "kafka/cluster";
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Why nothing may be read or written now.
@@ -52,7 +52,8 @@ pub(super) fn check<C: ClientContext>(
     match known(store).map_err(|error| Unfit::Unknown(error.to_string()))? {
         None => {
             tracing::info!(cluster = id, "works with this Kafka cluster from now on");
-            wait_for(|done| store.set_fact(FACT, Some(id), done)).map_err(|error| Unfit::Unknown(error.to_string()))
+            ack::wait(|ack| store.set_fact(&FactName::Cluster.to_string(), Some(id), ack))
+                .map_err(|error| Unfit::Unknown(error.to_string()))
         }
         Some(known) if known == id => Ok(()),
         Some(known) => Err(Unfit::Another(another(brokers, &id, &known))),
@@ -87,7 +88,7 @@ pub(super) fn check_first(
 
 /// The id of the cluster that a store has worked with.
 pub(super) fn known(store: &dyn EventStore) -> Result<Option<String>, store::Error> {
-    store.reader()?.fact(FACT)
+    store.reader()?.fact(&FactName::Cluster.to_string())
 }
 
 fn another(brokers: &str, id: &str, known: &str) -> String {
@@ -116,7 +117,7 @@ mod tests {
         let Err(Unfit::Another(text)) = check(&other) else { panic!("another cluster passed") };
         assert!(text.contains(&first) && text.contains("accept-cluster"), "{text}");
         assert_eq!(known(&*folder.store).unwrap(), Some(first), "it is not forgotten by itself");
-        wait_for(|done| folder.store.set_fact(FACT, None, done)).unwrap();
+        ack::wait(|ack| folder.store.set_fact(&FactName::Cluster.to_string(), None, ack)).unwrap();
         assert_eq!(check(&other), Ok(()));
     }
 }

@@ -1,10 +1,10 @@
 //! How a cluster is reached: addresses, properties, and what every client of the host is configured with.
 
-use super::admin::stored;
 use super::dev_broker::DevBroker;
 use super::ids::TopicId;
 use super::{Error, client_error, oauth, secret, statistics};
 use crate::manifest::{CloudEvents, OAuth, Properties, Value};
+use crate::model::PartitionName;
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
@@ -118,7 +118,8 @@ impl Connection {
     /// The name of the ledger of a partition of a source. It carries the topic's id: a topic that was recreated has other
     /// ledgers, and what is still in flight of the old one settles nothing of the new one.
     pub(super) fn ledger(&self, source: &str, topic: &str, partition: i32, id: Option<&TopicId>) -> Arc<str> {
-        stored::ledger(source, topic, partition, self.topic_mark(id))
+        let topic_id = self.topic_mark(id);
+        PartitionName { source, topic, partition, topic_id }.to_string().into()
     }
 
     /// What tells a topic from another of its name: its id, and on the development broker that of the broker, with which

@@ -22,8 +22,9 @@ use super::{Connection, Error, Statistics, start_thread};
 use crate::filter::Filter;
 use crate::manifest::{self, SinkKey, SinkMode, Start, Target, Transaction};
 use crate::meter::{self, Histogram};
+use crate::model::SinkName;
 use crate::status::{SinkStatus, State};
-use crate::store::{self, EVENT_SINK, EventStore, LETTER_SINK};
+use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _};
 use feed::{Feed, Head};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -134,9 +135,9 @@ impl Config {
     /// What its position in the store is kept under. Another name starts anew.
     fn position_name(&self) -> String {
         match &self.content {
-            Content::Outbox => self.name.to_string(),
-            Content::Events { .. } => format!("{EVENT_SINK}{}", self.name),
-            Content::Letters { source, .. } => format!("{LETTER_SINK}{source}"),
+            Content::Outbox => SinkName::Messages(&self.name).to_string(),
+            Content::Events { .. } => SinkName::Events(&self.name).to_string(),
+            Content::Letters { source, .. } => SinkName::DeadLetters(source).to_string(),
         }
     }
 

@@ -3,7 +3,8 @@
 
 use super::Connection;
 use super::dev_broker::tests::broker_at;
-use crate::aggregates::{Inbox, Reply, Unaccepted};
+use crate::ack::{self, Ack};
+use crate::aggregates::{Inbox, Unaccepted};
 use crate::filter::Filter;
 use crate::model::*;
 use crate::store::sqlite::{Options, SqliteStore};
@@ -183,7 +184,7 @@ impl Folder {
         };
         let decision = Decision::Events(vec![NewEvent { name: "OrderCreated".into(), payload: Vec::new() }]);
         let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision };
-        super::wait_for(|done| self.store.append(append, done)).unwrap();
+        ack::wait(|ack| self.store.append(append, ack)).unwrap();
     }
 
     pub(super) fn events(&self) -> Vec<RecordedEvent> {
@@ -203,7 +204,7 @@ pub(super) enum Mood {
     Willing,
     /// Is full.
     Full,
-    /// Takes them and loses every third, with its reply.
+    /// Takes them and loses every third, with its ack.
     Forgetful,
     /// Takes them and fails.
     Failing,
@@ -218,7 +219,7 @@ pub(super) struct Recorder {
     store: Arc<dyn EventStore>,
     pub(super) mood: Mutex<Mood>,
     offered: AtomicUsize,
-    kept: Mutex<Vec<(Arc<Command>, Reply)>>,
+    kept: Mutex<Vec<(Arc<Command>, Ack<Outcome>)>>,
 }
 
 impl Recorder {
@@ -238,34 +239,34 @@ impl Recorder {
     /// Records what it has kept.
     pub(super) fn release(&self) {
         let kept = std::mem::take(&mut *self.kept.lock().unwrap());
-        kept.into_iter().for_each(|(command, reply)| self.record(command, reply));
+        kept.into_iter().for_each(|(command, ack)| self.record(command, ack));
     }
 
-    fn record(&self, command: Arc<Command>, reply: Reply) {
+    fn record(&self, command: Arc<Command>, ack: Ack<Outcome>) {
         let event = NewEvent { name: "Taken".into(), payload: command.payload.clone() };
         let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
-        let done = |result: Result<crate::store::Appended, crate::store::Error>| {
-            reply(match result {
+        let recorded = |result: Result<crate::store::Appended, crate::store::Error>| {
+            ack.give(match result {
                 Ok(appended) => Outcome::Accepted { version: appended.version, position: appended.position, events: 1 },
                 Err(error) => Outcome::Failed { reason: error.to_string() },
             });
         };
-        self.store.append(append, Box::new(done));
+        self.store.append(append, Ack::new(recorded));
     }
 }
 
 impl Inbox for Recorder {
-    fn offer(&self, command: Arc<Command>, reply: Reply) -> Result<(), Unaccepted> {
+    fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
         let number = self.offered.fetch_add(1, Ordering::SeqCst);
         match *self.mood.lock().unwrap() {
-            Mood::Full => return Err(Unaccepted::Full(command, reply)),
+            Mood::Full => return Err(Unaccepted::Full(command, ack)),
             Mood::Foreign => {
-                return Err(Unaccepted::NoSuchAggregate { known: vec!["cart".into()], command, reply });
+                return Err(Unaccepted::NoSuchAggregate { known: vec!["cart".into()], command, ack });
             }
-            Mood::Forgetful if number.is_multiple_of(3) => drop(reply),
-            Mood::Failing => reply(Outcome::Failed { reason: "the disk is full".into() }),
-            Mood::Silent => self.kept.lock().unwrap().push((command, reply)),
-            Mood::Willing | Mood::Forgetful => self.record(command, reply),
+            Mood::Forgetful if number.is_multiple_of(3) => drop(ack),
+            Mood::Failing => ack.give(Outcome::Failed { reason: "the disk is full".into() }),
+            Mood::Silent => self.kept.lock().unwrap().push((command, ack)),
+            Mood::Willing | Mood::Forgetful => self.record(command, ack),
         }
         Ok(())
     }

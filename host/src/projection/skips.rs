@@ -3,7 +3,7 @@
 //! They are facts of the store, `projection/NAME/skipped/POSITION`, so a read model that is built again passes over them
 //! too. Each has the event's id: a store of another history has another event in its place, which is not skipped.
 
-use crate::model::{Position, RecordedEvent};
+use crate::model::{FactName, Position, RecordedEvent};
 use crate::status::SkippedEvent;
 use crate::store::{self, Reader};
 use crate::supervise::Held as _;
@@ -34,22 +34,17 @@ pub(super) struct Skips {
 
 /// The name of the fact.
 pub(super) fn fact(projection: &str, position: Position) -> String {
-    format!("{}{position}", prefix(projection))
-}
-
-fn prefix(projection: &str) -> String {
-    format!("projection/{projection}/skipped/")
+    FactName::Skipped { projection, position }.to_string()
 }
 
 impl Skips {
     /// Those that the store has.
     pub(super) fn load(reader: &mut dyn Reader, projection: &str) -> Result<Self, store::Error> {
-        let prefix = prefix(projection);
         let mut all = BTreeMap::new();
-        for (name, value) in reader.facts(&prefix)? {
-            match (name[prefix.len()..].parse(), serde_json::from_str::<Skip>(&value)) {
-                (Ok(position), Ok(skip)) => {
-                    all.insert(Position(position), skip);
+        for (name, value) in reader.facts(&FactName::prefix_of_skipped(projection))? {
+            match (FactName::parse(&name), serde_json::from_str::<Skip>(&value)) {
+                (Some(FactName::Skipped { position, .. }), Ok(skip)) => {
+                    all.insert(position, skip);
                 }
                 _ => tracing::error!("the store has {name}, which is no event to skip: {value}"),
             }

@@ -34,8 +34,10 @@ mod verify;
 mod writer;
 
 use super::{
-    Advanced, Append, Appended, Backup, Discard, Done, Error, EventStore, Measures, Part, Progress, Reader, Snapshot,
+    Advanced, Append, Appended, Backup, DeadLetters, Discard, Error, EventStore, Events, Maintenance, Measures, Part,
+    Progress, Reader, Snapshot, Statistics, Step,
 };
+use crate::ack::Ack;
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Held as _, Shared as _};
@@ -202,63 +204,101 @@ impl SqliteStore {
     }
 }
 
-impl EventStore for SqliteStore {
-    fn append(&self, append: Append, done: Done<Appended>) {
-        self.send(writer::Request::append(append, done));
+impl Events for SqliteStore {
+    fn append(&self, append: Append, ack: Ack<Result<Appended, Error>>) {
+        self.send(writer::Request::append(append, ack));
     }
 
-    fn advance(&self, progress: Progress, done: Done<Advanced>) {
-        self.send(writer::Request::advance(progress, done));
+    fn archive(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Archive(stream), ack));
     }
 
-    fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()>) {
-        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, refused, done });
+    fn restore(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Restore(stream), ack));
     }
 
-    fn park(&self, letter: DeadLetter, origin: Option<Origin>, done: Done<()>) {
-        self.send(writer::Request::Park(Box::new(letter), origin, done));
-    }
-
-    fn start_ledger(&self, ledger: &str, next: u64, done: Done<()>) {
-        self.send(writer::Request::StartLedger { ledger: ledger.into(), next, done });
+    fn head(&self) -> watch::Receiver<Position> {
+        self.head.clone()
     }
 
     fn keep_snapshot(&self, snapshot: Snapshot) {
         self.snapshots.keep(snapshot);
     }
+}
 
-    fn discard_letter(&self, number: u64, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Discard(number), done));
+impl Progress for SqliteStore {
+    fn advance(&self, step: Step, ack: Ack<Result<Advanced, Error>>) {
+        self.send(writer::Request::advance(step, ack));
     }
 
-    fn discard_letters(&self, which: Discard, done: Done<u64>) {
-        self.send(writer::Request::DiscardMany(which, done));
+    fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, refused, ack });
     }
 
-    fn republish_letter(&self, number: u64, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Republish(number), done));
+    fn start_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::StartLedger { ledger: ledger.into(), next, ack });
     }
 
-    fn explain_letter(&self, number: u64, reason: String, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Explain(number, reason), done));
+    fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::ResetLedger(ledger.into(), next), ack));
     }
 
-    fn archive(&self, stream: StreamId, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Archive(stream), done));
+    fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::SetFact(name.to_owned(), value), ack));
     }
 
-    fn reset_ledger(&self, ledger: &str, next: u64, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::ResetLedger(ledger.into(), next), done));
+    fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::CarryOver(part.clone(), to.to_owned()), ack));
     }
 
-    fn restore(&self, stream: StreamId, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Restore(stream), done));
+    fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Forget(part.clone()), ack));
     }
 
-    fn set_fact(&self, name: &str, value: Option<String>, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::SetFact(name.to_owned(), value), done));
+    fn outbox_head(&self) -> watch::Receiver<u64> {
+        self.outbox_head.clone()
+    }
+}
+
+impl DeadLetters for SqliteStore {
+    fn park(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Park(Box::new(letter), origin, ack));
     }
 
+    fn discard_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Discard(number), ack));
+    }
+
+    fn discard_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
+        self.send(writer::Request::DiscardMany(which, ack));
+    }
+
+    fn republish_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Republish(number), ack));
+    }
+
+    fn explain_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Amend(Amendment::Explain(number, reason), ack));
+    }
+
+    fn letters_head(&self) -> watch::Receiver<u64> {
+        self.letters_head.clone()
+    }
+}
+
+impl Maintenance for SqliteStore {
+    fn backup(&self, to: &Path) -> Result<Backup, Error> {
+        // Not by way of an inspection, which looks at the file itself: a process that closes a file gives up SQLite's locks
+        // on it.
+        backup::copy(&schema::open_for_reading(&self.path)?, to)
+    }
+
+    fn statistics(&self, count: bool) -> Result<Statistics, Error> {
+        statistics::of(&schema::open_for_reading(&self.path)?, &self.path, count)
+    }
+}
+
+impl EventStore for SqliteStore {
     fn identity(&self) -> Uuid {
         self.identity
     }
@@ -271,34 +311,8 @@ impl EventStore for SqliteStore {
         self.meters.trouble.held().clone()
     }
 
-    fn carry_over(&self, part: &Part, to: &str, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::CarryOver(part.clone(), to.to_owned()), done));
-    }
-
-    fn forget(&self, part: &Part, done: Done<()>) {
-        self.send(writer::Request::Amend(Amendment::Forget(part.clone()), done));
-    }
-
-    fn backup(&self, to: &Path) -> Result<Backup, Error> {
-        // Not by way of an inspection, which looks at the file itself: a process that closes a file gives up SQLite's locks
-        // on it.
-        backup::copy(&schema::open_for_reading(&self.path)?, to)
-    }
-
     fn reader(&self) -> Result<Box<dyn Reader>, Error> {
         Ok(Box::new(reader::SqliteReader::open(&self.path, self.index.clone(), self.tail.clone())?))
-    }
-
-    fn head(&self) -> watch::Receiver<Position> {
-        self.head.clone()
-    }
-
-    fn outbox_head(&self) -> watch::Receiver<u64> {
-        self.outbox_head.clone()
-    }
-
-    fn letters_head(&self) -> watch::Receiver<u64> {
-        self.letters_head.clone()
     }
 
     fn measures(&self) -> Measures {
@@ -313,6 +327,10 @@ impl EventStore for SqliteStore {
             clock_jumps,
             letters_dropped,
         }
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     fn close(&self) {

@@ -1,6 +1,7 @@
 //! Sending the commands of a subscription once they are durable.
 
-use crate::aggregates::{Aggregates, Unaccepted};
+use crate::ack::Ack;
+use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::follow::backoff;
 use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, Outcome, Parked};
@@ -125,7 +126,7 @@ impl Outbox {
             let state = self.state.clone();
             let subscription = self.subscription.clone();
             let (id, name, stream) = (command.id.clone(), command.name.clone(), command.stream.clone());
-            let reply = Box::new(move |outcome| {
+            let ack = Ack::new(move |outcome| {
                 if let Outcome::Failed { reason } = outcome {
                     tracing::warn!(
                         "subscription {subscription}: command {id} ({name} to {stream}) is sent again later: {reason}"
@@ -134,14 +135,14 @@ impl Outbox {
                 }
                 state.ended(weight);
             });
-            match self.aggregates.send(command.into(), reply) {
+            match self.aggregates.send(command.into(), ack) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
-                Err(Unaccepted::InvalidId { reason, command, .. }) => self.put_aside(&command, reason, weight),
-                Err(Unaccepted::NoSuchAggregate { known, command, .. }) => {
+                Err(Unaccepted::InvalidId { reason, command, ack }) => self.put_aside(&command, reason, ack),
+                Err(Unaccepted::NoSuchAggregate { known, command, ack }) => {
                     let (aggregate_type, known) = (&command.stream.aggregate_type, known.join(", "));
                     let reason = format!("no plugin serves aggregate type {aggregate_type}; served are: {known}");
-                    self.put_aside(&command, reason, weight);
+                    self.put_aside(&command, reason, ack);
                 }
             }
         }
@@ -174,27 +175,17 @@ impl Outbox {
     }
 
     /// No shard will ever take it: it would wait for ever.
-    fn put_aside(&self, command: &Command, reason: String, weight: Weight) {
+    fn put_aside(&self, command: &Command, reason: String, ack: Ack<Outcome>) {
         tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
         let letter = DeadLetter {
             consumer: self.subscription.to_string(),
             place: format!("command {}", command.id),
             key: Some(command.stream.aggregate_id.to_string()),
-            reason,
+            reason: reason.clone(),
             time_ms: Some(command.time_ms),
             content: Parked::Command((*command).clone()),
         };
-        let state = self.state.clone();
-        self.store.park(
-            letter,
-            command.origin.clone(),
-            Box::new(move |parked| {
-                if let Err(error) = parked {
-                    state.came_back(error.to_string());
-                }
-                state.ended(weight);
-            }),
-        );
+        self.store.park(letter, command.origin.clone(), aggregates::when_parked(reason, ack));
     }
 }
 

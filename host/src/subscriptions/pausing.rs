@@ -2,17 +2,16 @@
 //!
 //! The fact `subscription/NAME/paused` of the store, with the time at which it was paused; there is none while it runs.
 
+use crate::ack;
 use crate::clock::Clock;
+use crate::model::{FactName, SubscriptionName};
 use crate::store::{self, EventStore};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The facts of subscriptions in the store are named this, then the subscription's name, then what they are about.
-pub const FACTS: &str = "subscription/";
-
 /// The name of the fact that a subscription is paused.
 fn fact(subscription: &str) -> String {
-    format!("{FACTS}{subscription}/paused")
+    FactName::Paused(SubscriptionName::parse(subscription)).to_string()
 }
 
 /// Whether a subscription is paused, for the thread that does its work and for those who ask.
@@ -41,10 +40,7 @@ impl Pausing {
     /// Pauses or resumes it: durably, then for its thread. Blocks.
     pub(super) fn set(&self, paused: bool) -> Result<(), store::Error> {
         let value = paused.then(|| Clock::system().now_ms().to_string());
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        // The receiver cannot be dropped: this function waits on it below.
-        self.store.set_fact(&fact(&self.subscription), value, Box::new(move |result| drop(answer.send(result))));
-        answered.recv().map_err(|_| store::Error::Closed)??;
+        ack::wait(|ack| self.store.set_fact(&fact(&self.subscription), value, ack))?;
         self.is_paused.store(paused, Ordering::Release);
         let now = if paused { "paused" } else { "resumed" };
         tracing::info!("subscription {} is {now}", self.subscription);

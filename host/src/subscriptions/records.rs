@@ -17,13 +17,13 @@ use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
-use crate::model::Parked;
+use crate::model::{Parked, SubscriptionName};
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::Sender;
-pub use run::{Receipt, RecordRun, Tell, Told};
+pub use run::RecordRun;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -103,7 +103,7 @@ impl RecordSubscription {
         aggregates: &Arc<Aggregates>,
     ) -> Result<Self, store::Error> {
         let (source, bounds) = (options.source.clone(), options.bounds);
-        let subscription: Arc<str> = format!("source/{source}").into();
+        let subscription: Arc<str> = SubscriptionName::Source(&source).to_string().into();
         let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone()));
         let pausing = Arc::new(Pausing::load(subscription.clone(), store.clone())?);
         let condition = Arc::new(Mutex::new((State::Starting, None)));

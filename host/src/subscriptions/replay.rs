@@ -3,11 +3,12 @@
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled};
 use super::outbox::Outbox;
+use crate::ack;
 use crate::bounds::Bounds;
 use crate::filter::Filter;
 use crate::model::{Parked, Position, RecordedEvent};
 use crate::plugin::Slot;
-use crate::store::{self, EventStore, Progress, Reached};
+use crate::store::{self, EventStore, Reached, Step};
 use std::sync::Arc;
 
 /// Why a dead letter is still there.
@@ -40,14 +41,14 @@ impl Again<'_> {
     /// Blocks until it is done.
     pub(super) fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
         let Outgoing { commands, messages, parked } = self.handle(content)?.logged(self.consumer);
-        let progress = Progress {
+        let step = Step {
             subscription: self.subscription.clone(),
             reached: Reached::Replayed(number),
             commands,
             messages,
             parked,
         };
-        let advanced = super::advance(&**self.store, progress)?;
+        let advanced = ack::wait(|ack| self.store.advance(step, ack))?;
         self.outbox.send(advanced.commands);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! commands of a step are sent once it is durable, in the order of the steps.
 
 use super::outbox::Outbox;
+use crate::ack::Ack;
 use crate::model::{Command, DeadLetter, Message, Position};
 use crate::store::{self, Advanced, Error, EventStore, Reached};
 use std::collections::VecDeque;
@@ -73,7 +74,7 @@ impl Steps {
     ) -> Result<(), Error> {
         let bytes =
             commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
-        let step = store::Progress {
+        let step = store::Step {
             subscription: self.subscription.clone(),
             reached: Reached::Events { from: self.planned, to },
             commands,
@@ -82,7 +83,7 @@ impl Steps {
         };
         let (answer, answered) = oneshot::channel();
         // Nobody hears it where an earlier step has failed.
-        self.store.advance(step, Box::new(move |result| drop(answer.send(result))));
+        self.store.advance(step, Ack::new(move |result| drop(answer.send(result))));
         self.under_way.push_back((to, bytes, answered));
         self.bytes += bytes;
         self.planned = to;

@@ -3,10 +3,11 @@
 use crate::records::{PARTITIONS, publish, value};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wasmill::ack;
 use wasmill::kafka::{Connection, Sink, sink};
 use wasmill::model::{Message, Position};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
-use wasmill::store::{EventStore, Progress, Reached};
+use wasmill::store::{EventStore, Reached, Step};
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::{Budget, Report};
 
@@ -42,11 +43,8 @@ fn fill(store: &dyn EventStore, topic: &str) {
     for first in (0..MESSAGES).step_by(STEP) {
         let messages = (first..MESSAGES.min(first + STEP)).map(|number| message(topic, number)).collect();
         let reached = Reached::Events { from: Position(0), to: Position(0) };
-        let step =
-            Progress { subscription: "bench".into(), reached, commands: Vec::new(), messages, parked: Vec::new() };
-        let (done, answered) = std::sync::mpsc::sync_channel(1);
-        store.advance(step, Box::new(move |result| drop(done.send(result))));
-        answered.recv().expect("the store answers").expect("the store takes the step");
+        let step = Step { subscription: "bench".into(), reached, commands: Vec::new(), messages, parked: Vec::new() };
+        ack::wait(|ack| store.advance(step, ack)).expect("the store takes the step");
     }
 }
 

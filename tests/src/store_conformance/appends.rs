@@ -266,17 +266,17 @@ pub fn outcomes_are_counted_exactly<P: Place>() {
 pub fn statistics_say_what_is_there<P: Place>() {
     let place = P::new();
     let store = place.open();
-    assert_eq!(reader(&*store).statistics(true).unwrap().counted, Some(Counted::default()));
+    assert_eq!(statistics(&*store, true).counted, Some(Counted::default()));
     let recorded: Vec<_> = (0..12).map(|n| record(&*store, &order(n % 3), 2)).collect();
     let end = recorded[11].position;
     let chosen = durable(&StreamId::new("household", "1"), "chosen");
     append(&*store, chosen, ExpectedVersion::NoStream, happened(1)).unwrap();
     append(&*store, numbered(&order(1), "kafka/a/a/0", 0), ExpectedVersion::Any, happened(0)).unwrap();
     let (commands, messages) = (vec![command(&order(1), "sent")], vec![message("1"), message("2")]);
-    advance(&*store, Progress { commands, messages, ..step("warehouse", Position(0), end) }).unwrap();
+    advance(&*store, Step { commands, messages, ..step("warehouse", Position(0), end) }).unwrap();
     ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
     ask(|done| store.archive(order(1), done)).answer().unwrap();
-    let found = reader(&*store).statistics(true).unwrap();
+    let found = statistics(&*store, true);
     let counted = found.counted.unwrap();
     assert_eq!((found.position, counted.events, counted.streams), (end.0 + 1, 25, 4));
     let types: Vec<_> = counted.types.iter().map(|of| (&*of.aggregate_type, &*of.name, of.events)).collect();
@@ -285,5 +285,5 @@ pub fn statistics_say_what_is_there<P: Place>() {
     assert_eq!((found.archived_streams, found.subscriptions, found.ledgers), (1, 1, 1));
     assert_eq!((found.outbox_commands, found.outbox_messages), (1, 2));
     assert_eq!((found.outcomes, found.dead_letters), (1, 1));
-    assert_eq!(reader(&*store).statistics(false).unwrap().counted, None);
+    assert_eq!(statistics(&*store, false).counted, None);
 }

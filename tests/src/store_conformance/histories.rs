@@ -13,6 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use wasmill::ack::Ack;
 use wasmill::model::*;
 use wasmill::store::*;
 
@@ -286,7 +287,7 @@ impl Play {
 
     fn advance(&mut self, subscription: &'static str, stale: bool, by: u64, [commands, messages, letters]: [u8; 3]) {
         let actual = self.model.checkpoint(subscription).position.unwrap_or_default().0;
-        let progress = Progress {
+        let progress = Step {
             commands: (0..commands).map(|n| command(&order(n), "sent")).collect(),
             messages: (0..messages).map(|n| message(&n.to_string())).collect(),
             parked: (0..letters).map(|n| letter(&n.to_string())).collect(),
@@ -300,7 +301,11 @@ impl Play {
         }));
     }
 
-    fn expect(&mut self, request: impl FnOnce(&dyn EventStore, Done<()>), predicted: Result<(), model::Refusal>) {
+    fn expect(
+        &mut self,
+        request: impl FnOnce(&dyn EventStore, Ack<Result<(), Error>>),
+        predicted: Result<(), model::Refusal>,
+    ) {
         let pending = ask(|done| request(&*self.store, done));
         self.answers.push(Box::new(move || assert_eq!(pending.answer().map_err(model::Refusal::of), predicted)));
     }

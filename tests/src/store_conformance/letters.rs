@@ -171,7 +171,7 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     let place = P::new();
     let store = place.open();
     let refused = message("refused");
-    let progress = Progress { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
+    let progress = Step { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
     advance(&*store, progress).unwrap();
     ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
     park(&*store, DeadLetter { content: Parked::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });

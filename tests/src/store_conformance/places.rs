@@ -18,17 +18,19 @@ fn fill(store: &dyn EventStore) {
     let end = record(store, &order(1), 1).position;
     let letter = DeadLetter { content: Parked::Event(end), ..letter("event 1") };
     let commands = |id: &str| vec![command(&order(2), id), command(&order(3), id)];
-    let of_events = Progress { commands: commands("c"), parked: vec![letter], ..step("warehouse", Position(0), end) };
+    let of_events = Step { commands: commands("c"), parked: vec![letter], ..step("warehouse", Position(0), end) };
     advance(store, of_events).unwrap();
     let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: 0, items: vec![4] }];
-    let of_records = Progress {
+    let of_records = Step {
         reached: Reached::Records { number: 0, records },
         commands: commands("r"),
         ..step("source/taps", Position(0), Position(0))
     };
     advance(store, of_records).unwrap();
     ask(|done| store.published("events/feed", 0, end.0, Vec::new(), done)).answer().unwrap();
-    ask(|done| store.set_fact("subscription/warehouse/paused", Some("1".into()), done)).answer().unwrap();
+    for fact in ["subscription/warehouse/paused", "kafka/start/taps", "kafka/topic/taps/taps"] {
+        ask(|done| store.set_fact(fact, Some("1".into()), done)).answer().unwrap();
+    }
     assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed"]);
 }
 
@@ -48,7 +50,9 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
         assert_eq!(found.checkpoint("depot").unwrap(), Some(Position(1)));
         assert_eq!(found.sink_position("events/orders").unwrap(), Some(1));
         assert_eq!(found.ledger("kafka/tills/taps/0").unwrap().next, 5);
-        assert_eq!(found.fact("subscription/depot/paused").unwrap().as_deref(), Some("1"));
+        for fact in ["subscription/depot/paused", "kafka/start/tills", "kafka/topic/tills/taps"] {
+            assert_eq!(found.fact(fact).unwrap().as_deref(), Some("1"), "{fact}");
+        }
         let (letters, _) = letters(&*store, 1);
         assert_eq!(letters[0].consumer, "depot");
         for subscription in ["depot", "source/tills"] {
@@ -82,6 +86,6 @@ pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
     assert_eq!(found.checkpoint("warehouse").unwrap(), None);
     assert_eq!(found.pending_commands("source/taps").unwrap(), []);
     assert_eq!(found.ledger("kafka/taps/taps/0").unwrap(), Ledger::default());
-    assert_eq!(found.fact("subscription/warehouse/paused").unwrap(), None);
+    assert_eq!(found.facts("").unwrap(), []);
     assert_eq!(letters(&*store, 9).1, 1);
 }

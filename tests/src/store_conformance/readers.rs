@@ -9,6 +9,7 @@ use std::thread;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use wasmill::ack::Ack;
 use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -285,11 +286,11 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
             let append =
                 Append { command: command(&order(stream), "c").into(), expected, decision: happened(1 + n % 3) };
             let answered = answered.clone();
-            asked.push_back(ask(|told: Done<()>| {
-                let done = Box::new(move |result: Result<Appended, Error>| {
-                    told(result.map(|appended| answered[stream].store(appended.version.0, Ordering::Release)));
+            asked.push_back(ask(|ack: Ack<Result<(), Error>>| {
+                let appended = Ack::new(move |result: Result<Appended, Error>| {
+                    ack.give(result.map(|appended| answered[stream].store(appended.version.0, Ordering::Release)));
                 });
-                store.append(append, done);
+                store.append(append, appended);
             }));
             if asked.len() > 20 {
                 asked.pop_front().unwrap().answer().unwrap();

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
+use wasmill::ack::Ack;
 use wasmill::clock::Clock;
 use wasmill::filter::Filter;
 use wasmill::model::*;
@@ -21,10 +22,10 @@ impl<T> Pending<T> {
 }
 
 /// Asks without waiting: the request is queued when this returns.
-pub fn ask<T: Send + 'static>(request: impl FnOnce(Done<T>)) -> Pending<T> {
+pub fn ask<T: Send + 'static>(request: impl FnOnce(Ack<Result<T, Error>>)) -> Pending<T> {
     let (answer, answered) = sync_channel(1);
     // Nobody waits any more where a test has failed.
-    request(Box::new(move |result| drop(answer.send(result))));
+    request(Ack::new(move |result| drop(answer.send(result))));
     Pending(answered)
 }
 
@@ -54,8 +55,13 @@ pub fn record(store: &dyn EventStore, stream: &StreamId, count: usize) -> Append
 }
 
 /// Moves a checkpoint.
-pub fn advance(store: &dyn EventStore, progress: Progress) -> Result<Advanced, Error> {
+pub fn advance(store: &dyn EventStore, progress: Step) -> Result<Advanced, Error> {
     ask(|done| store.advance(progress, done)).answer()
+}
+
+/// How much there is in a store that offers maintenance.
+pub fn statistics(store: &dyn EventStore, count: bool) -> Statistics {
+    store.maintenance().expect("a store with maintenance").statistics(count).expect("it is counted")
 }
 
 /// A stream of the aggregates `order`.
@@ -107,9 +113,9 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 }
 
 /// A step of a subscription without effects.
-pub fn step(subscription: &str, from: Position, to: Position) -> Progress {
+pub fn step(subscription: &str, from: Position, to: Position) -> Step {
     let (commands, messages, parked) = Default::default();
-    Progress { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, parked }
+    Step { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, parked }
 }
 
 /// A message of the outbox.

@@ -40,7 +40,7 @@ pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() 
         let answers: Vec<_> = thread::scope(|scope| {
             let owners = [0, 1].map(|owner| {
                 let (store, barrier) = (&store, &barrier);
-                let progress = Progress {
+                let progress = Step {
                     commands: commands([owner]),
                     messages: messages([owner]),
                     parked: vec![letter(&owner.to_string())],
@@ -75,7 +75,7 @@ pub fn commands_get_consecutive_origins<P: Place>() {
     let mut sent = 0;
     for count in [3, 0, 1, 2] {
         let from = reader(&*store).checkpoint("warehouse").unwrap().unwrap_or_default();
-        let progress = Progress { commands: commands(sent..sent + count), ..step("warehouse", from, end) };
+        let progress = Step { commands: commands(sent..sent + count), ..step("warehouse", from, end) };
         let Advanced { commands } = advance(&*store, progress).unwrap();
         let expected = (sent..sent + count).map(|number| Some(origin(LEDGER, number, number)));
         assert!(commands.iter().map(|command| command.origin.clone()).eq(expected), "{commands:?}");
@@ -83,7 +83,7 @@ pub fn commands_get_consecutive_origins<P: Place>() {
         for command in commands {
             append(&*store, command, ExpectedVersion::Any, happened(1)).unwrap();
         }
-        let other = Progress { commands: commands_of_another(), ..step("other", Position(0), Position(0)) };
+        let other = Step { commands: commands_of_another(), ..step("other", Position(0), Position(0)) };
         let Advanced { commands } = advance(&*store, other).unwrap();
         assert_eq!(&*commands[0].origin.as_ref().unwrap().ledger, "subscription/other");
         store.close();
@@ -108,7 +108,7 @@ pub fn pending_commands_are_those_not_settled_in_order<P: Place>() {
             ..command
         };
         let commands = commands(numbers).into_iter().map(rich).collect();
-        advance(&*store, Progress { commands, ..step("warehouse", Position(0), Position(0)) }).unwrap();
+        advance(&*store, Step { commands, ..step("warehouse", Position(0), Position(0)) }).unwrap();
     }
     let all = reader(&*store).pending_commands("warehouse").unwrap();
     let mut left: Vec<u64> = (0..9).collect();
@@ -137,7 +137,7 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
     let (mut newest, mut published) = (0, 0);
     for (count, publish) in [(2, 0), (3, 1), (0, 3), (1, 6), (4, 6), (2, 12), (1, 13)] {
         let progress =
-            Progress { messages: messages(newest + 1..=newest + count), ..step("notifier", Position(0), Position(0)) };
+            Step { messages: messages(newest + 1..=newest + count), ..step("notifier", Position(0), Position(0)) };
         advance(&*store, progress).unwrap();
         newest += count;
         assert_eq!(*store.outbox_head().borrow(), newest);
@@ -163,7 +163,7 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
 pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
     let place = P::new();
     let store = place.open();
-    advance(&*store, Progress { messages: messages(1..=5), ..step("n", Position(0), Position(0)) }).unwrap();
+    advance(&*store, Step { messages: messages(1..=5), ..step("n", Position(0), Position(0)) }).unwrap();
     let publish = |from, to| ask(|done| store.published("kafka", from, to, Vec::new(), done)).answer();
     assert_eq!(moved(publish(1, 2)), (0, 1));
     publish(0, 2).unwrap();
@@ -177,7 +177,7 @@ pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
 pub fn what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all<P: Place>() {
     let place = P::new();
     let store = place.open();
-    advance(&*store, Progress { messages: messages(1..=3), ..step("n", Position(0), Position(0)) }).unwrap();
+    advance(&*store, Step { messages: messages(1..=3), ..step("n", Position(0), Position(0)) }).unwrap();
     let publish = |from, to, refused| ask(|done| store.published("kafka", from, to, refused, done)).answer();
     assert_eq!(moved(publish(1, 2, vec![letter("lost")])), (0, 1));
     assert_eq!(letters(&*store, 10), (vec![], 0));
@@ -194,7 +194,7 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     let end = record(&*store, &order(1), 3).position.0;
-    advance(&*store, Progress { messages: messages(1..=2), ..step("n", Position(0), Position(0)) }).unwrap();
+    advance(&*store, Step { messages: messages(1..=2), ..step("n", Position(0), Position(0)) }).unwrap();
     for number in 1..=4 {
         ask(|done| store.park(letter(&number.to_string()), None, done)).answer().unwrap();
     }
@@ -225,11 +225,11 @@ pub fn nothing_moves_past_the_end<P: Place>() {
     let place = P::new();
     let store = place.open();
     let end = record(&*store, &order(1), 3).position;
-    let beyond = Progress { messages: messages([1]), ..step("notifier", Position(0), Position(end.0 + 1)) };
+    let beyond = Step { messages: messages([1]), ..step("notifier", Position(0), Position(end.0 + 1)) };
     let refused = advance(&*store, beyond).unwrap_err();
     assert!(matches!(refused, Error::Invalid(_)), "{refused}");
     assert_eq!(reader(&*store).checkpoint("notifier").unwrap(), None);
-    advance(&*store, Progress { messages: messages([1]), ..step("notifier", Position(0), end) }).unwrap();
+    advance(&*store, Step { messages: messages([1]), ..step("notifier", Position(0), end) }).unwrap();
     let refused = ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap_err();
     assert!(matches!(refused, Error::Invalid(_)), "{refused}");
     ask(|done| store.published("kafka", 0, 1, Vec::new(), done)).answer().unwrap();
@@ -240,7 +240,7 @@ pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
     let place = P::new();
     let store = place.open();
     let parked = (0..10).map(|n| letter(&n.to_string())).collect();
-    advance(&*store, Progress { parked, ..step("warehouse", Position(0), Position(0)) }).unwrap();
+    advance(&*store, Step { parked, ..step("warehouse", Position(0), Position(0)) }).unwrap();
     ask(|done| store.park(letter("10"), None, done)).answer().unwrap();
     store.close();
     let store = place.open();
@@ -259,7 +259,7 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
         };
         Reached::Records { number: 0, records: runs.iter().map(origins).collect() }
     };
-    let step = |reached, number| Progress {
+    let step = |reached, number| Step {
         reached,
         commands: commands([number]),
         messages: messages([number]),
@@ -290,12 +290,9 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
 pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     let place = P::new();
     let store = place.open();
-    advance(
-        &*store,
-        Progress { parked: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) },
-    )
-    .unwrap();
-    let replay = |number, id| Progress {
+    advance(&*store, Step { parked: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) })
+        .unwrap();
+    let replay = |number, id| Step {
         reached: Reached::Replayed(number),
         commands: commands([id]),
         ..step("warehouse", Position(0), Position(0))
@@ -315,7 +312,7 @@ pub fn a_step_of_records_is_taken_only_directly_after_the_one_before_it<P: Place
     let step = |number, item| {
         let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: item, items: vec![item] }];
         let reached = Reached::Records { number, records };
-        ask(|done| store.advance(Progress { reached, ..step("source/taps", Position(0), Position(0)) }, done))
+        ask(|done| store.advance(Step { reached, ..step("source/taps", Position(0), Position(0)) }, done))
     };
     step(0, 0).answer().unwrap();
     // On their way together: the first of them fails.

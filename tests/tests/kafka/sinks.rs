@@ -10,7 +10,7 @@ use wasmill::manifest::{EventSink, SinkKey, Start};
 use wasmill::model::{Message, Position};
 use wasmill::status::{SinkStatus, State};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
-use wasmill::store::{EventStore, Progress};
+use wasmill::store::{EventStore, Step};
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::store_conformance::requests;
 use wasmill_tests::{baskets, built};
@@ -172,7 +172,7 @@ impl Outbox {
     }
 
     fn add(&self, messages: Vec<Message>) {
-        let progress = Progress { messages, ..requests::step("notifier", Position(0), Position(0)) };
+        let progress = Step { messages, ..requests::step("notifier", Position(0), Position(0)) };
         requests::advance(&*self.store, progress).unwrap();
     }
 

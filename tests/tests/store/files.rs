@@ -31,7 +31,7 @@ impl Stored {
         for (from, to) in [(Position(0), Position(9)), (Position(9), end)] {
             let commands = (0..3).map(|n| command(&order(n), "sent")).collect();
             let messages = (0..3).map(|n| message(&n.to_string())).collect();
-            advance(&store, Progress { commands, messages, ..step("warehouse", from, to) }).unwrap();
+            advance(&store, Step { commands, messages, ..step("warehouse", from, to) }).unwrap();
         }
         ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
         ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
@@ -451,7 +451,7 @@ fn statistics_say_what_is_there() {
     assert_eq!((at_rest.dead_letters, at_rest.outcomes), (1, 1));
     let store = stored.open().unwrap();
     append(&store, durable(&order(1), "mine"), ExpectedVersion::Any, happened(1)).unwrap();
-    let running = reader(&store).statistics(false).unwrap();
+    let running = wasmill_tests::store_conformance::requests::statistics(&store, false);
     assert_eq!((running.position, running.outcomes, running.counted), (125, 2, None));
     assert!(running.log_bytes > 0, "what was just written is in the log");
     assert!(statistics(&stored.file(), false).unwrap_err().to_string().contains("in use by another host"));

@@ -2,7 +2,8 @@
 //! where a command comes from.
 
 use std::sync::Arc;
-use wasmill::aggregates::{Aggregates, Options, Reply, Service};
+use wasmill::ack::Ack;
+use wasmill::aggregates::{Aggregates, Options, Service};
 use wasmill::model::{Command, Outcome, StreamId, Version};
 use wasmill::plugin::{AggregateGuest, Compiler, Demand, Limits, Refusal, Slot};
 use wasmill::store::EventStore;
@@ -25,11 +26,11 @@ fn alive_after_many(limits: Limits) -> usize {
     let (answer, answered) = crossbeam_channel::unbounded();
     let send = |number: usize| {
         let answer = answer.clone();
-        let reply: Reply = Box::new(move |outcome| answer.send(outcome).expect("the test waits"));
+        let ack = Ack::new(move |outcome| answer.send(outcome).expect("the test waits"));
         let mut command = scripted::count(&format!("cart-{number}"), "AddItems");
         command.stream = StreamId::new("cart", command.stream.aggregate_id);
         command.payload = PAYLOAD.into();
-        assert!(aggregates.send(command.into(), reply).is_ok(), "carts are served");
+        assert!(aggregates.send(command.into(), ack).is_ok(), "carts are served");
     };
     (0..CARTS).for_each(send);
     for outcome in answered.iter().take(CARTS) {

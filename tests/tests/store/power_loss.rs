@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use tokio::runtime::Runtime;
+use wasmill::ack::Ack;
 use wasmill::model::*;
 use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Demand, Limits};
 use wasmill::projection::{self, Projection, Takeover};
@@ -52,16 +53,16 @@ fn work(store: &SqliteStore, numbers: Range<u64>) {
         let stream = order(number % STREAMS);
         let command = numbered(&stream, "kafka/a/a/0", number);
         let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(2) };
-        let done = move |result: Result<Appended, Error>| {
+        let acknowledged = move |result: Result<Appended, Error>| {
             let appended = result.expect("the disk works");
             told(number);
             let _ = answer.send(appended);
         };
-        store.append(append, Box::new(done));
+        store.append(append, Ack::new(acknowledged));
         if number % 8 == 7 {
             let to = answered.recv_timeout(PATIENCE).expect("it is answered").position;
             let messages = vec![message(&to.to_string())];
-            advance(store, Progress { messages, ..step("warehouse", checkpoint, to) }).unwrap();
+            advance(store, Step { messages, ..step("warehouse", checkpoint, to) }).unwrap();
             told(STEPS + to.0);
             let state = format!("state at {}", to.0).into_bytes();
             store.keep_snapshot(Snapshot { stream, version: Version(2), code: "code".into(), state });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use wasmill::clock::Clock;
 use wasmill::model::{Command, DeadLetter, ExpectedVersion, Position};
 use wasmill::store::sqlite::{FILE_NAME, LetterLimits, Options, SqliteStore, verify};
-use wasmill::store::{Appended, Decision, Error, EventStore, Letters, Progress};
+use wasmill::store::{Appended, DeadLetters as _, Decision, Error, EventStore, Letters, Progress as _, Step};
 use wasmill_tests::store_conformance::Place;
 use wasmill_tests::store_conformance::requests::*;
 
@@ -83,7 +83,7 @@ fn an_outcome_is_forgotten_when_the_wall_clock_and_the_running_time_are_past_its
         SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
     };
     let send = |store: &SqliteStore, id: &str, content: &str| durable_to(store, id, content, happened(1));
-    let remembered = |store: &SqliteStore| reader(store).statistics(false).expect("statistics").outcomes;
+    let remembered = |store: &SqliteStore| statistics(store, false).outcomes;
     let start_ms = 1_700_000_000_000;
     let clock = Clock::manual(start_ms);
     let store = open(&clock);
@@ -158,7 +158,7 @@ fn several_dead_letters_are_kept_together_or_not_at_all() {
             let numbers: Vec<u64> = (1..100).collect();
             numbers.iter().filter(|n| ask(|done| store.discard_letter(**n, done)).answer().is_ok()).count()
         };
-        let to = |from, to| Progress { parked: vec![long(), long()], ..step("s", Position(from), Position(to)) };
+        let to = |from, to| Step { parked: vec![long(), long()], ..step("s", Position(from), Position(to)) };
         advance(&store, to(0, 1)).expect("an empty room takes a whole step");
         assert_eq!(kept(), 2);
         assert!(matches!(advance(&store, to(1, 2)), Err(Error::Full(_))));
@@ -199,7 +199,7 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
         assert!(matches!(&full, Error::Full(said) if said.contains("dead_letters_max")), "{full:?}");
         let parked = vec![letter("of a step")];
         let messages = vec![message("with it")];
-        let refused = advance(&store, Progress { parked, messages, ..step("s", Position(0), Position(0)) });
+        let refused = advance(&store, Step { parked, messages, ..step("s", Position(0), Position(0)) });
         assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
         let malformed = Decision::Malformed("no".to_owned());
         let refused = append(&store, numbered(&order(1), "kafka/a/a/0", 4), ExpectedVersion::Any, malformed);

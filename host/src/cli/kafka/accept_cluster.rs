@@ -7,7 +7,6 @@
 use super::offsets::{lasting, open, resets};
 use super::{At, Cluster, Failure, confirmed, json_line, output, place};
 use crate::kafka::admin::{Admin, stored};
-use crate::store::EventStore;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
@@ -23,7 +22,7 @@ pub(super) fn accept_cluster(cluster: &Cluster, args: &Args, json: bool) -> Resu
     let manifest = cluster.manifest()?;
     let store = open(&manifest)?;
     let admin = Admin::connect(&lasting(&manifest)?)?;
-    let (known, found) = (stored::cluster(&store)?, admin.cluster_id()?);
+    let (known, found) = (stored::cluster(&*store)?, admin.cluster_id()?);
     let Some(found) = found else {
         return Err(Failure::failed("the cluster has no id, so that none was kept: there is nothing to accept"));
     };
@@ -33,12 +32,12 @@ pub(super) fn accept_cluster(cluster: &Cluster, args: &Args, json: bool) -> Resu
         )));
     }
     let was = known.as_deref().unwrap_or("none");
-    let (moves, keep) = resets(&manifest, &admin, &store, args.to)?;
+    let (moves, keep) = resets(&manifest, &admin, &*store, args.to)?;
     let text = format!("the store works with cluster {found} from now on; so far with {was}\n{moves}");
     confirmed(args.yes, text.trim_end())?;
     // The cluster comes last: a host that was started in between would still refuse to work.
     keep()?;
-    stored::keep_cluster(&store, found.clone())?;
+    stored::keep_cluster(&*store, found.clone())?;
     store.close();
     if json {
         json_line(&serde_json::json!({ "ok": true, "cluster": found, "was": known }))

@@ -11,9 +11,10 @@ use crate::kafka::Connection;
 use crate::kafka::admin::stored::{self, Stored};
 use crate::kafka::admin::{Admin, Place};
 use crate::manifest::{Manifest, Target, Transaction};
-use crate::store::EventStore;
-use crate::store::sqlite::{self, Options, SqliteStore};
+use crate::model::PartitionName;
+use crate::store::{self, EventStore};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum Command {
@@ -75,19 +76,19 @@ impl Keeper {
         Ok(if is_transform { Self::Group(settings.group_of(source)) } else { Self::Store })
     }
 
-    fn stored(&self, admin: &Admin, store: &SqliteStore, source: &str) -> Result<Vec<Stored>, Failure> {
+    fn stored(&self, admin: &Admin, store: &dyn EventStore, source: &str) -> Result<Vec<Stored>, Failure> {
         Ok(match self {
             Self::Store => stored::stored(store, Some(source))?,
             Self::Group(group) => admin.committed_of(source, group)?,
         })
     }
 
-    fn keep(&self, admin: &Admin, store: &SqliteStore, source: &str, moves: &[Move]) -> Result<(), Failure> {
+    fn keep(&self, admin: &Admin, store: &dyn EventStore, source: &str, moves: &[Move]) -> Result<(), Failure> {
         match self {
             Self::Store => {
                 for Move { topic, topic_id, partition, to, .. } in moves {
-                    let ledger = stored::ledger(source, topic, *partition, topic_id.as_deref());
-                    stored::reset(store, &ledger, *to)?;
+                    let topic_id = topic_id.as_deref();
+                    stored::reset(store, PartitionName { source, topic, partition: *partition, topic_id }, *to)?;
                 }
             }
             Self::Group(group) => {
@@ -106,18 +107,18 @@ pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result
     let manifest = cluster.manifest()?;
     let store = open(&manifest)?;
     match command {
-        Command::Show { source } => show(&manifest, &store, source.as_deref(), json),
+        Command::Show { source } => show(&manifest, &*store, source.as_deref(), json),
         Command::Reset { source, to, topic, partition, yes } => {
             let admin = Admin::connect(&lasting(&manifest)?)?;
             let keeper = Keeper::of(&manifest, &source)?;
-            let stored = keeper.stored(&admin, &store, &source)?;
+            let stored = keeper.stored(&admin, &*store, &source)?;
             let topics = match topic {
                 Some(topic) => vec![topic],
                 None => topics(&manifest, &admin, &stored, &source)?,
             };
             let moves = moves(&admin, &stored, &keeper, &topics, &partition, to)?;
             confirmed(yes, consequence(&source, &moves).trim_end())?;
-            keeper.keep(&admin, &store, &source, &moves)?;
+            keeper.keep(&admin, &*store, &source, &moves)?;
             store.close();
             report(&source, &moves, json)
         }
@@ -138,7 +139,7 @@ pub(super) fn lasting(manifest: &Manifest) -> Result<Connection, Failure> {
 pub(super) fn resets<'a>(
     manifest: &'a Manifest,
     admin: &'a Admin,
-    store: &'a SqliteStore,
+    store: &'a dyn EventStore,
     to: At,
 ) -> Result<(String, impl FnOnce() -> Result<(), Failure> + 'a), Failure> {
     let (mut text, mut all) = (String::new(), Vec::new());
@@ -156,21 +157,21 @@ pub(super) fn resets<'a>(
 }
 
 /// The store of a host that does not run.
-pub(super) fn open(manifest: &Manifest) -> Result<SqliteStore, Failure> {
-    let file = manifest.data.join(sqlite::FILE_NAME);
+pub(super) fn open(manifest: &Manifest) -> Result<Arc<dyn EventStore>, Failure> {
+    let location = store::Location::of_folder(&manifest.data);
     let data = manifest.data.display();
-    if !file.exists() {
+    if !store::exists(&location) {
         return Err(Failure::failed(format!("there is no store in {data}: name the host's data folder with --data")));
     }
-    if sqlite::is_in_use(&file) {
+    if store::is_in_use(&location) {
         return Err(Failure::failed(format!(
             "a host runs on {data} and goes on from what it holds: stop it first; `wasmill status` shows its offsets"
         )));
     }
-    SqliteStore::open(&file, Options::default()).map_err(|cause| Failure::failed(cause.to_string()))
+    store::open(&location, store::Options::default()).map_err(|cause| Failure::failed(cause.to_string()))
 }
 
-fn show(manifest: &Manifest, store: &SqliteStore, source: Option<&str>, json: bool) -> Result<(), Failure> {
+fn show(manifest: &Manifest, store: &dyn EventStore, source: Option<&str>, json: bool) -> Result<(), Failure> {
     let mut stored = stored::stored(store, source)?;
     // Where the cluster is away, what the store says is worth showing all the same.
     let (admin, away) = match connection(manifest).and_then(|connection| Ok(Admin::connect(&connection)?)) {

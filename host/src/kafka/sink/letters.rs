@@ -6,7 +6,7 @@
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
 use crate::manifest::Key;
-use crate::model::{Command, Header, KeptLetter, Message, Parked, Record};
+use crate::model::{Command, Header, KeptLetter, Message, Parked, PartitionName, Record};
 use crate::store::{self, EventStore, Reader};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -119,12 +119,12 @@ impl From {
     /// The record that a command was made of, if this source made it.
     fn record(&self, command: Command) -> Option<Record> {
         let origin = command.origin?;
-        let rest = origin.ledger.strip_prefix("kafka/")?.strip_prefix(&*self.source)?.strip_prefix('/')?;
-        let (topic, partition) = rest.rsplit_once('/')?;
+        let PartitionName { topic, partition, .. } =
+            PartitionName::parse(&origin.ledger).filter(|name| name.source == &*self.source)?;
         let is_tombstone = self.tombstone.as_deref() == Some(&*command.name);
         Some(Record {
             topic: topic.into(),
-            partition: partition.split('@').next()?.parse().ok()?,
+            partition,
             offset: origin.last.try_into().ok()?,
             time_ms: command.time_ms,
             key: Some(self.key_bytes(&command.stream.aggregate_id)),

@@ -4,11 +4,11 @@ mod answers;
 mod feeds;
 
 use super::*;
+use crate::ack;
 use crate::kafka::testing::{Broker, Folder, eventually};
-use crate::kafka::wait_for;
 use crate::model::{Message, Position};
 use crate::store::sqlite::{LetterLimits, Options};
-use crate::store::{Progress, Reached};
+use crate::store::{Reached, Step};
 
 const TOPIC: &str = "notifications";
 
@@ -36,14 +36,14 @@ fn message(id: &str) -> Message {
 fn publish(folder: &Folder, messages: Vec<Message>) {
     folder.record_event();
     let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap().unwrap_or_default();
-    let progress = Progress {
+    let step = Step {
         subscription: "notifier".into(),
         reached: Reached::Events { from, to: Position(from.0 + 1) },
         commands: Vec::new(),
         messages,
         parked: Vec::new(),
     };
-    wait_for(|done| folder.store.advance(progress, done)).unwrap();
+    ack::wait(|ack| folder.store.advance(step, ack)).unwrap();
 }
 
 fn numbered(numbers: std::ops::Range<usize>) -> Vec<Message> {
@@ -124,7 +124,7 @@ fn a_sink_waits_for_room_for_its_dead_letters_and_publishes_nothing_again() {
     let error = status.error.unwrap();
     assert!(error.contains("store.dead_letters_max") && error.contains("wasmill dead-letters"), "{error}");
     assert_eq!(folder.dead_letters().len(), 1);
-    wait_for(|done| folder.store.discard_letter(1, done)).unwrap();
+    ack::wait(|ack| folder.store.discard_letter(1, ack)).unwrap();
     wait_until_empty(&sink);
     // Whatever went out again would be before it.
     publish(&folder, vec![message("m3")]);

@@ -6,8 +6,10 @@ use super::seat::Seat;
 use super::sender::Style;
 use super::transactional::{self, Transactional};
 use super::{Config, RETRY_FIRST, RETRY_MAX, View};
+use crate::ack;
+use crate::ack::Ack;
 use crate::kafka::message::{CloudEvents, Envelope};
-use crate::kafka::{Connection, Error, cluster_identity, wait_for};
+use crate::kafka::{Connection, Error, cluster_identity};
 use crate::manifest::SinkMode;
 use crate::model::{DeadLetter, Message};
 use crate::store::{self, EventStore};
@@ -178,7 +180,7 @@ impl Worker {
             None => {
                 let start = self.config.start(newest);
                 // Also where it is 0: that it has started there must not be forgotten.
-                wait_for(|done| self.store.published(&self.name, 0, start, Vec::new(), done))?;
+                ack::wait(|ack| self.store.published(&self.name, 0, start, Vec::new(), ack))?;
                 start
             }
         };
@@ -202,7 +204,7 @@ impl Worker {
             published,
             "went on from the position that Kafka has"
         );
-        wait_for(|done| self.store.published(&self.name, self.stored, published, Vec::new(), done))?;
+        ack::wait(|ack| self.store.published(&self.name, self.stored, published, Vec::new(), ack))?;
         self.stored = published;
         Ok(published)
     }
@@ -340,11 +342,11 @@ impl Worker {
     fn move_to(&mut self, to: u64, refused: Vec<DeadLetter>) -> Result<(), store::Error> {
         self.moved()?;
         let (answer, answered) = crossbeam_channel::bounded(1);
-        let done = Box::new(move |result| {
+        let ack = Ack::new(move |result| {
             // The receiver is there: the worker takes the answer before it asks again or ends.
             let _ = answer.send(result);
         });
-        self.store.published(&self.name, self.stored, to, refused, done);
+        self.store.published(&self.name, self.stored, to, refused, ack);
         self.stored = to;
         self.moving = Some(answered);
         Ok(())

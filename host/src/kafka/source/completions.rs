@@ -1,6 +1,6 @@
 //! How the reader learns that records are settled: any thread adds, the reader takes all at once.
 
-use crate::subscriptions::{Tell, Told};
+use crate::ack::{Settlement, SettlementReceiver};
 use crate::supervise::Held as _;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
@@ -19,7 +19,7 @@ pub(super) struct LaneId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
     pub(super) lane: LaneId,
-    pub(super) told: Told,
+    pub(super) settlement: Settlement,
 }
 
 /// Completions that the reader has not seen. Bounded by what is in flight.
@@ -65,10 +65,10 @@ impl Completions {
         waiting.why.take()
     }
 
-    /// Who is told of the records of a lane.
-    pub(super) fn tell(self: &Arc<Self>, lane: LaneId) -> Tell {
+    /// Receives the settlements of a lane.
+    pub(super) fn receiver(self: &Arc<Self>, lane: LaneId) -> SettlementReceiver {
         let completions = self.clone();
-        Arc::new(move |told, why| completions.add(Completion { lane, told }, why))
+        Arc::new(move |settlement, why| completions.add(Completion { lane, settlement }, why))
     }
 
     fn add(&self, completion: Completion, why: Option<&str>) {
@@ -76,7 +76,7 @@ impl Completions {
         if let Some(why) = why {
             waiting.why = Some(why.into());
         }
-        waiting.records += completion.told.records;
+        waiting.records += completion.settlement.records;
         waiting.completions.push(completion);
         let is_enough = waiting.records >= self.enough;
         drop(waiting);

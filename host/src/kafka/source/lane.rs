@@ -3,8 +3,8 @@
 //! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
 
 use super::outlet::Offer;
+use crate::ack::Settlement;
 use crate::store::Ledger;
-use crate::subscriptions::Told;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -89,13 +89,13 @@ impl Lane {
     }
 
     /// Records came back from the store.
-    pub(super) fn end(&mut self, told: Told) {
-        self.in_flight -= told.records;
-        let bytes = told.bytes.min(self.bytes);
+    pub(super) fn end(&mut self, settlement: Settlement) {
+        self.in_flight -= settlement.records;
+        let bytes = settlement.bytes.min(self.bytes);
         self.bytes -= bytes;
         self.bytes_of_all.fetch_sub(bytes, Ordering::Relaxed);
-        if told.settled {
-            self.ledger.settle(told.first, told.last);
+        if settlement.is_settled {
+            self.ledger.settle(settlement.first, settlement.last);
         }
     }
 
@@ -146,8 +146,8 @@ mod tests {
         lane.take(offset).map(|first| (first, offset))
     }
 
-    fn told(first: u64, last: u64, settled: bool) -> Told {
-        Told { first, last, records: 1, bytes: 0, settled }
+    fn settlement(first: u64, last: u64, is_settled: bool) -> Settlement {
+        Settlement { first, last, records: 1, bytes: 0, is_settled }
     }
 
     #[test]
@@ -156,9 +156,9 @@ mod tests {
         assert_eq!(take(&mut lane, 5), Some((5, 5)));
         assert_eq!(take(&mut lane, 9), Some((6, 9)));
         assert_eq!(take(&mut lane, 9), None);
-        lane.end(told(6, 9, true));
+        lane.end(settlement(6, 9, true));
         assert_eq!((lane.next(), lane.in_flight()), (5, 1));
-        lane.end(told(5, 5, true));
+        lane.end(settlement(5, 5, true));
         assert_eq!((lane.next(), lane.in_flight()), (10, 0));
     }
 
@@ -168,7 +168,7 @@ mod tests {
         let taken: Vec<_> = (4..=11).filter_map(|offset| take(&mut lane, offset)).collect();
         assert_eq!(taken, [(5, 5), (8, 8), (10, 10), (11, 11)]);
         for (first, last) in taken {
-            lane.end(told(first, last, true));
+            lane.end(settlement(first, last, true));
         }
         assert_eq!(lane.next(), 12);
     }
@@ -178,7 +178,7 @@ mod tests {
         let mut lane = lane(5, &[(7, 7)]);
         assert_eq!(take(&mut lane, 7), None);
         assert_eq!(take(&mut lane, 8), Some((5, 8)));
-        lane.end(told(5, 8, true));
+        lane.end(settlement(5, 8, true));
         assert_eq!(lane.next(), 9);
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let mut lane = lane(0, &[]);
         lane.take(0);
         assert!(!lane.skip_to(2));
-        lane.end(told(0, 0, true));
+        lane.end(settlement(0, 0, true));
         assert!(lane.skip_to(2));
         assert!(!lane.skip_to(2));
         assert_eq!(take(&mut lane, 2), Some((2, 2)));
@@ -198,8 +198,8 @@ mod tests {
         let mut lane = lane(0, &[]);
         lane.take(0);
         lane.take(1);
-        lane.end(told(1, 1, true));
-        lane.end(told(0, 0, false));
+        lane.end(settlement(1, 1, true));
+        lane.end(settlement(0, 0, false));
         assert_eq!((lane.next(), lane.in_flight()), (0, 0));
     }
 
@@ -222,7 +222,7 @@ mod tests {
                         let (first, last) = flying.swap_remove(random(flying.len() as u64) as usize);
                         assert!(settled.insert(last), "{last} was settled twice");
                         stored.settle(first, last);
-                        lane.end(told(first, last, true));
+                        lane.end(settlement(first, last, true));
                     }
                     if random(40) == 0 {
                         break; // A crash: what flies is lost.

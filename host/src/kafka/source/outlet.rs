@@ -1,11 +1,12 @@
 //! Where a source's records go: to the aggregates as commands, or to a subscriber as they are.
 
-use crate::aggregates::{Inbox, Reply, Unaccepted};
+use crate::ack::{Ack, RangeAck};
+use crate::aggregates::{Inbox, Unaccepted};
 use crate::bounds::Bounds;
 use crate::kafka::record::Mapping;
 use crate::manifest::Target;
 use crate::model::{Command, Outcome};
-use crate::subscriptions::{Receipt, RecordInbox, RecordRun};
+use crate::subscriptions::{RecordInbox, RecordRun};
 use std::sync::Arc;
 
 /// Who takes what a source reads.
@@ -27,7 +28,7 @@ pub(super) enum Way {
 
 /// Something to be handed on, with who is told when it is settled.
 pub(super) enum Offer {
-    Command(Arc<Command>, Reply),
+    Command(Arc<Command>, Ack<Outcome>),
     Records(RecordRun),
 }
 
@@ -39,19 +40,19 @@ pub(super) enum Refused {
         /// The types that are served.
         known: Vec<String>,
         command: Arc<Command>,
-        reply: Reply,
+        ack: Ack<Outcome>,
     },
     /// The command's id or name breaks the rule for ids.
     InvalidId {
         reason: String,
         command: Arc<Command>,
-        reply: Reply,
+        ack: Ack<Outcome>,
     },
 }
 
 impl Offer {
-    pub(super) fn command(command: Command, receipt: Receipt) -> Self {
-        Self::Command(command.into(), Box::new(move |outcome| receipt.end(settled(&outcome))))
+    pub(super) fn command(command: Command, ack: RangeAck) -> Self {
+        Self::Command(command.into(), Ack::new(move |outcome| ack.give(settled(&outcome))))
     }
 }
 
@@ -75,13 +76,13 @@ impl Way {
     /// Hands something on, without waiting.
     pub(super) fn offer(&self, offer: Offer) -> Result<(), Refused> {
         match (self, offer) {
-            (Self::Commands(_, inbox), Offer::Command(command, reply)) => {
-                inbox.offer(command, reply).map_err(|back| match back {
-                    Unaccepted::Full(command, reply) => Refused::Full(Offer::Command(command, reply)),
-                    Unaccepted::NoSuchAggregate { known, command, reply } => {
-                        Refused::NoSuchAggregate { known, command, reply }
+            (Self::Commands(_, inbox), Offer::Command(command, ack)) => {
+                inbox.offer(command, ack).map_err(|back| match back {
+                    Unaccepted::Full(command, ack) => Refused::Full(Offer::Command(command, ack)),
+                    Unaccepted::NoSuchAggregate { known, command, ack } => {
+                        Refused::NoSuchAggregate { known, command, ack }
                     }
-                    Unaccepted::InvalidId { reason, command, reply } => Refused::InvalidId { reason, command, reply },
+                    Unaccepted::InvalidId { reason, command, ack } => Refused::InvalidId { reason, command, ack },
                 })
             }
             (Self::Records(_, inbox), Offer::Records(run)) => {

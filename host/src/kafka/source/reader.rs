@@ -14,6 +14,7 @@ use super::scout::{Finding, Opening, Request};
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
+use crate::ack::Ack;
 use crate::kafka::Error;
 use crate::manifest::Membership;
 use crate::store::EventStore;
@@ -181,13 +182,13 @@ impl Reader {
     fn take_completions(&mut self, reads_again: bool) -> bool {
         let why = self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
-        for Completion { lane, told } in self.completed.drain(..) {
+        for Completion { lane, settlement } in self.completed.drain(..) {
             let reading = self.readings[lane.number].as_mut().filter(|reading| reading.id == lane);
             let Some(reading) = reading else { continue };
-            reading.lane.end(told);
-            if !told.settled && reads_again {
+            reading.lane.end(settlement);
+            if !settlement.is_settled && reads_again {
                 let why = why.as_deref().unwrap_or("it was not handled");
-                let reason = format!("offset {} could not be stored: {why}; it is tried again", told.last);
+                let reason = format!("offset {} could not be stored: {why}; it is tried again", settlement.last);
                 reading.stop_reading(&self.work, &reason);
             }
         }
@@ -269,7 +270,7 @@ impl Reader {
                         tracing::debug!("offsets without records are not settled yet: {error}");
                     }
                 };
-                self.work.store.start_ledger(&ledger, position as u64, Box::new(failed));
+                self.work.store.start_ledger(&ledger, position as u64, Ack::new(failed));
             }
         }
     }

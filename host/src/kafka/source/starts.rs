@@ -6,10 +6,12 @@
 //! at its beginning.
 
 use super::topics::Topics;
+use crate::ack;
 use crate::kafka::context::Context;
 use crate::kafka::ids::{self, TopicIds};
-use crate::kafka::{Connection, trouble, wait_for};
+use crate::kafka::{Connection, trouble};
 use crate::manifest::From;
+use crate::model::FactName;
 use crate::store::{self, EventStore};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -45,7 +47,7 @@ impl Starts {
     pub(in crate::kafka) fn fix(ask: &Ask<'_>, source: &str, store: &dyn EventStore) -> Result<Self, String> {
         let starts = ask.starts()?;
         let text = serde_json::to_string(&starts).expect("it has nothing that is not JSON");
-        wait_for(|done| store.set_fact(&fact(source), Some(text), done)).map_err(|error| error.to_string())?;
+        ack::wait(|ack| store.set_fact(&fact(source), Some(text), ack)).map_err(|error| error.to_string())?;
         let partitions: usize = starts.0.values().map(BTreeMap::len).sum();
         tracing::info!(source, partitions, "where it starts is fixed; what comes later starts at its beginning");
         Ok(starts)
@@ -58,7 +60,7 @@ impl Starts {
 }
 
 fn fact(source: &str) -> String {
-    format!("kafka/start/{source}")
+    FactName::Starts(source).to_string()
 }
 
 fn key(topic: &str, mark: Option<&str>) -> String {

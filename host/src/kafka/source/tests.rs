@@ -5,6 +5,7 @@ mod identity;
 mod places;
 
 use super::*;
+use crate::ack;
 use crate::kafka::testing::{Broker, Folder, Mood, Recorder, eventually};
 use crate::model::{Origin, Position};
 use crate::status::State;
@@ -213,7 +214,7 @@ fn records_that_retention_removed_are_parked_as_a_range() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     let connection = broker.connection(&[]);
     let ledger = connection.ledger("till", TOPIC, 0, None);
-    crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1, done)).unwrap();
+    ack::wait(|ack| folder.store.start_ledger(&ledger, 1, ack)).unwrap();
     // The mock cluster keeps 5 MiB.
     for _ in 0..80 {
         broker.produce(TOPIC, 0, Some(b"b"), Some(&[0; 100_000]));
@@ -281,7 +282,7 @@ fn a_partition_that_ends_before_the_stored_offset_is_given_up_and_the_others_go_
     produce(&broker, 2, 0..20);
     let connection = broker.connection(&[]);
     let ledger = connection.ledger("till", TOPIC, 0, None);
-    crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1_000, done)).unwrap();
+    ack::wait(|ack| folder.store.start_ledger(&ledger, 1_000, ack)).unwrap();
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let source = start_with(config(manifest::From::Beginning), connection, &folder, &inbox);
     eventually("the other partition is read", || folder.events().len() == 10);

@@ -5,12 +5,14 @@
 //! one's offsets.
 
 use super::{Broken, Config};
+use crate::ack;
 use crate::kafka::cluster_identity;
 use crate::kafka::context::Context;
 use crate::kafka::source::Topics;
 use crate::kafka::source::starts::{Ask, Starts};
-use crate::kafka::{Connection, ids, trouble, wait_for};
+use crate::kafka::{Connection, ids, trouble};
 use crate::manifest::Recreated;
+use crate::model::FactName;
 use crate::store::{self, EventStore};
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -138,12 +140,12 @@ impl Guard {
     }
 
     fn keep(&self, topic: &str, id: &str) -> Result<(), Broken> {
-        let kept = wait_for(|done| self.store.set_fact(&self.fact(topic), Some(id.to_owned()), done));
+        let kept = ack::wait(|ack| self.store.set_fact(&self.fact(topic), Some(id.to_owned()), ack));
         kept.map_err(|error| failed(&error))
     }
 
     fn fact(&self, topic: &str) -> String {
-        fact(&self.config.name, topic)
+        FactName::TopicId { source: &self.config.name, topic }.to_string()
     }
 
     fn recreated(&self, topic: &str, id: &str, was: &str) -> String {
@@ -154,11 +156,6 @@ impl Guard {
              an offset), and start it again; `recreated = \"beginning\"` in [sources.{name}] always starts from the beginning"
         )
     }
-}
-
-/// The name of the fact that holds the id of a topic.
-pub(in crate::kafka) fn fact(source: &str, topic: &str) -> String {
-    format!("kafka/topic/{source}/{topic}")
 }
 
 fn failed(error: &store::Error) -> Broken {

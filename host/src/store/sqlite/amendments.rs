@@ -7,8 +7,8 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
-use crate::model::{Command, Origin, Parked, StreamId};
-use crate::store::{Discard, LETTER_LEDGER, Part};
+use crate::model::{Command, LedgerName, Origin, Parked, StreamId};
+use crate::store::{Discard, Part};
 use rusqlite::params;
 use std::sync::Arc;
 
@@ -169,5 +169,5 @@ impl Writer {
 
 /// The dead letter that an origin's command tries again.
 fn replayed(origin: &Origin) -> Option<u64> {
-    (&*origin.ledger == LETTER_LEDGER).then_some(origin.last)
+    (LedgerName::parse(&origin.ledger) == Some(LedgerName::DeadLetters)).then_some(origin.last)
 }

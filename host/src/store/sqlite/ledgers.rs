@@ -3,7 +3,7 @@
 use super::fault::{self, FaultPoint};
 use super::rows;
 use super::{Error, failed};
-use crate::model::{Origin, Origins, QuickMap};
+use crate::model::{LedgerName, Origin, Origins, QuickMap};
 use crate::store::Ledger;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -77,11 +77,11 @@ impl Ledgers {
                 .and_then(|mut insert| insert.execute(params![name, open.ledger.next, ahead]))
                 .map_err(&failed)?;
             fault::at(FaultPoint::LedgerWritten);
-            if let Some(subscription) = name.strip_prefix(crate::store::SUBSCRIPTION_LEDGER) {
+            if let Some(LedgerName::Commands(subscription)) = LedgerName::parse(name) {
                 connection
                     // The bound on `first` follows from that on `last`, and keeps it from looking at all that is waiting.
                     .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND first < ?2 AND last < ?2")
-                    .and_then(|mut delete| delete.execute(params![subscription, open.ledger.next]))
+                    .and_then(|mut delete| delete.execute(params![subscription.to_string(), open.ledger.next]))
                     .map_err(&failed)?;
                 fault::at(FaultPoint::CommandsForgotten);
             }

@@ -2,18 +2,12 @@
 
 use super::writer::Writer;
 use super::{Error, failed, rows, schema};
-use crate::model::{Command, Parked};
-use crate::store::{EVENT_SINK, LETTER_SINK, Part, PartKind, Place, SUBSCRIPTION_LEDGER};
+use crate::model::{Command, FactName, LedgerName, Parked, PartitionName, SinkName, SubscriptionName};
+use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The subscription of a source's subscriber is named this, then the source.
-const OF_SOURCE: &str = "source/";
-
-/// A partition's ledger is named this, then source, topic and partition.
-const PARTITION: &str = "kafka/";
 
 /// The places in a store that no host has open.
 pub fn places(path: &Path) -> Result<Vec<Place>, Error> {
@@ -36,27 +30,24 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
         let at = part.as_ref().is_some_and(|part| part.kind == PartKind::Subscription);
         add(part, at.then(|| format!("at position {position}")), 0);
     }
-    for (name, next) in list(connection, "SELECT name, next FROM ledgers ORDER BY 1")? {
-        if let Some(partition) = name.strip_prefix(PARTITION).and_then(|rest| rest.split_once('/')) {
-            let part = Part { kind: PartKind::Source, name: partition.0.to_owned() };
-            add(Some(part), Some(format!("{} at offset {next}", partition.1)), 0);
-        } else {
-            add(name.strip_prefix(SUBSCRIPTION_LEDGER).and_then(of_subscription), None, 0);
-        }
+    let ledgers = list(connection, "SELECT name, next FROM ledgers ORDER BY 1")?;
+    for (name, next) in &ledgers {
+        let at = PartitionName::parse(name).map(|partition| {
+            let PartitionName { topic, partition, topic_id, .. } = partition;
+            let id = topic_id.map(|id| format!("@{id}")).unwrap_or_default();
+            format!("{topic}/{partition}{id} at offset {next}")
+        });
+        add(of_ledger(name), at, 0);
     }
     for (name, position) in list(connection, "SELECT name, position FROM sinks ORDER BY 1")? {
-        if let Some(name) = name.strip_prefix(EVENT_SINK) {
-            let part = Part { kind: PartKind::Sink, name: name.to_owned() };
-            add(Some(part), Some(format!("at position {position}")), 0);
-        } else if let Some(source) = name.strip_prefix(LETTER_SINK) {
-            add(Some(Part { kind: PartKind::Source, name: source.to_owned() }), None, 0);
-        }
+        let at = matches!(SinkName::parse(&name), SinkName::Events(_));
+        add(of_sink(&name), at.then(|| format!("at position {position}")), 0);
     }
-    let pending =
-        "SELECT o.subscription, coalesce(sum(o.last - max(o.first, coalesce(l.next, 0)) + 1), 0) FROM outbox_commands o
-         LEFT JOIN ledgers l ON l.name = ?1 || o.subscription WHERE o.last >= coalesce(l.next, 0) GROUP BY 1";
-    for (name, pending) in list_with(connection, pending, [SUBSCRIPTION_LEDGER])? {
-        add(of_subscription(&name), None, pending);
+    let ledgers: BTreeMap<String, u64> = ledgers.into_iter().collect();
+    for (subscription, first, last) in steps(connection)? {
+        let ledger = SubscriptionName::parse(&subscription).ledger().to_string();
+        let next = ledgers.get(&ledger).copied().unwrap_or(0);
+        add(of_subscription(&subscription), None, (last + 1).saturating_sub(first.max(next)));
     }
     let place = |(part, (at, pending)): (Part, (Vec<String>, u64))| Place { part, at: summary(&at), pending };
     Ok(places.into_iter().map(place).collect())
@@ -71,59 +62,104 @@ fn summary(at: &[String]) -> String {
     }
 }
 
-/// The part whose subscription it is.
+/// The part whose subscription has this name.
 fn of_subscription(name: &str) -> Option<Part> {
-    let (kind, name) = match name.strip_prefix(OF_SOURCE) {
-        Some(source) => (PartKind::Source, source),
-        None => (PartKind::Subscription, name),
-    };
-    Some(Part { kind, name: name.to_owned() })
+    Some(match SubscriptionName::parse(name) {
+        SubscriptionName::Plugin(name) => Part { kind: PartKind::Subscription, name: name.to_owned() },
+        SubscriptionName::Source(name) => source(name),
+    })
+}
+
+/// The part whose ledger has this name.
+fn of_ledger(name: &str) -> Option<Part> {
+    match LedgerName::parse(name)? {
+        LedgerName::Partition(partition) => Some(source(partition.source)),
+        LedgerName::Commands(subscription) => of_subscription(&subscription.to_string()),
+        LedgerName::DeadLetters => None,
+    }
+}
+
+/// The part that keeps a position under this name. A sink of messages is no part that can be renamed.
+fn of_sink(name: &str) -> Option<Part> {
+    match SinkName::parse(name) {
+        SinkName::Messages(_) => None,
+        SinkName::Events(name) => Some(Part { kind: PartKind::Sink, name: name.to_owned() }),
+        SinkName::DeadLetters(name) => Some(source(name)),
+    }
+}
+
+/// The part that keeps a fact under this name.
+fn of_fact(name: &str) -> Option<Part> {
+    match FactName::parse(name)? {
+        FactName::Starts(name) | FactName::TopicId { source: name, .. } => Some(source(name)),
+        FactName::Paused(subscription) => of_subscription(&subscription.to_string()),
+        FactName::Cluster | FactName::Skipped { .. } => None,
+    }
+}
+
+fn source(name: &str) -> Part {
+    Part { kind: PartKind::Source, name: name.to_owned() }
+}
+
+/// The commands of the outbox: subscription, first and last number of each step.
+fn steps(connection: &Connection) -> Result<Vec<(String, u64, u64)>, Error> {
+    connection
+        .prepare("SELECT subscription, first, last FROM outbox_commands")
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect())
+        .map_err(failed("listing the commands of the outbox"))
 }
 
 fn list(connection: &Connection, sql: &str) -> Result<Vec<(String, u64)>, Error> {
-    list_with(connection, sql, [])
-}
-
-fn list_with(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<(String, u64)>, Error> {
     connection
         .prepare(sql)
-        .and_then(|mut select| select.query_map(params, |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
         .map_err(failed("listing what parts have done"))
 }
 
-/// The names that a part has in the tables.
-struct Names {
-    /// Of its subscription, if it can have one.
-    subscription: Option<String>,
-    /// What its ledgers begin with, if it has some of its own.
-    ledgers: Option<String>,
-    sink: Option<String>,
-    /// What its facts begin with.
-    facts: Vec<String>,
+/// A column of names of parts.
+struct Column {
+    table: &'static str,
+    name: &'static str,
+    /// Whose a name is.
+    owner: fn(&str) -> Option<Part>,
+    /// The same name with another part as its owner.
+    with_owner: fn(&str, &str) -> Option<String>,
 }
 
-impl Names {
-    fn of(Part { kind, name }: &Part) -> Self {
-        match kind {
-            PartKind::Subscription => Self {
-                subscription: Some(name.clone()),
-                ledgers: None,
-                sink: None,
-                facts: vec![format!("{SUBSCRIPTION_LEDGER}{name}/")],
-            },
-            PartKind::Source => Self {
-                subscription: Some(format!("{OF_SOURCE}{name}")),
-                ledgers: Some(format!("{PARTITION}{name}/")),
-                sink: Some(format!("{LETTER_SINK}{name}")),
-                facts: vec![format!("{SUBSCRIPTION_LEDGER}{OF_SOURCE}{name}/"), format!("kafka/topic/{name}/")],
-            },
-            PartKind::Sink => Self {
-                subscription: None,
-                ledgers: None,
-                sink: Some(format!("{EVENT_SINK}{name}")),
-                facts: vec![format!("sink/{name}/")],
-            },
-        }
+/// All columns of names of parts.
+const COLUMNS: [Column; 5] = [
+    Column { table: "checkpoints", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "outbox_commands", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "ledgers", name: "name", owner: of_ledger, with_owner: ledger_of },
+    Column { table: "sinks", name: "name", owner: of_sink, with_owner: sink_of },
+    Column { table: "facts", name: "name", owner: of_fact, with_owner: fact_of },
+];
+
+fn subscription_of(name: &str, owner: &str) -> Option<String> {
+    Some(SubscriptionName::parse(name).with_owner(owner).to_string())
+}
+
+fn ledger_of(name: &str, owner: &str) -> Option<String> {
+    Some(LedgerName::parse(name)?.with_owner(owner).to_string())
+}
+
+fn sink_of(name: &str, owner: &str) -> Option<String> {
+    Some(SinkName::parse(name).with_owner(owner).to_string())
+}
+
+fn fact_of(name: &str, owner: &str) -> Option<String> {
+    Some(FactName::parse(name)?.with_owner(owner).to_string())
+}
+
+impl Column {
+    /// The names that are a part's.
+    fn names_of(&self, connection: &Connection, part: &Part) -> Result<Vec<String>, Error> {
+        let Self { table, name, owner, .. } = self;
+        let names: rusqlite::Result<Vec<String>> = connection
+            .prepare(&format!("SELECT DISTINCT {name} FROM {table}"))
+            .and_then(|mut select| select.query_map([], |row| row.get(0))?.collect());
+        let names = names.map_err(failed("listing the names of parts"))?;
+        Ok(names.into_iter().filter(|name| owner(name).as_ref() == Some(part)).collect())
     }
 }
 
@@ -147,46 +183,38 @@ impl Writer {
     }
 
     fn rename(&self, from: &Part, to: &Part) -> Result<(), Error> {
-        let (old, new) = (Names::of(from), Names::of(to));
-        if let (Some(old), Some(new)) = (&old.subscription, &new.subscription) {
-            self.change("UPDATE checkpoints SET subscription = ?2 WHERE subscription = ?1", &[old, new])?;
-            let ledgers = [old, new].map(|name| format!("{SUBSCRIPTION_LEDGER}{name}"));
-            self.change("UPDATE ledgers SET name = ?2 WHERE name = ?1", &[&ledgers[0], &ledgers[1]])?;
-            self.rename_commands(old, new, &ledgers[1])?;
-        }
-        if let (Some(old), Some(new)) = (&old.ledgers, &new.ledgers) {
-            self.change(&prefixed("ledgers"), &[old, new])?;
-        }
-        if let (Some(old), Some(new)) = (&old.sink, &new.sink) {
-            self.change("UPDATE sinks SET name = ?2 WHERE name = ?1", &[old, new])?;
-        }
-        for (old, new) in old.facts.iter().zip(&new.facts) {
-            self.change(&prefixed("facts"), &[old, new])?;
+        for column in &COLUMNS {
+            for old in column.names_of(&self.connection, from)? {
+                let new = (column.with_owner)(&old, &to.name).expect("a name with an owner can have another");
+                let Column { table, name, .. } = column;
+                self.change(&format!("UPDATE {table} SET {name} = ?2 WHERE {name} = ?1"), &[&old, &new])?;
+                if *table == "outbox_commands" {
+                    self.rename_commands(&new)?;
+                }
+            }
         }
         self.rename_letters(from, to)
     }
 
     /// The commands of the outbox say themselves which ledger they are of.
-    fn rename_commands(&self, old: &str, new: &str, ledger: &str) -> Result<(), Error> {
+    fn rename_commands(&self, subscription: &str) -> Result<(), Error> {
         let failed = failed("carrying commands over");
-        let ledger: Arc<str> = ledger.into();
+        let ledger: Arc<str> = SubscriptionName::parse(subscription).ledger().to_string().into();
         let mut select = self
             .connection
             .prepare("SELECT number, body FROM outbox_commands WHERE subscription = ?1")
             .map_err(&failed)?;
-        let found = select.query_map([old], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+        let found = select.query_map([subscription], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
         let found: Vec<_> = found.and_then(Iterator::collect).map_err(&failed)?;
         for (number, body) in found {
-            let mut commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {old}"), &body)?;
+            let mut commands: Vec<Command> =
+                rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
             commands.iter_mut().filter_map(|command| command.origin.as_mut()).for_each(|origin| {
                 origin.ledger = ledger.clone();
             });
             let body = rows::encode(&commands)?;
             self.connection
-                .execute(
-                    "UPDATE outbox_commands SET subscription = ?2, body = ?3 WHERE number = ?1",
-                    params![number, new, body],
-                )
+                .execute("UPDATE outbox_commands SET body = ?2 WHERE number = ?1", params![number, body])
                 .map_err(&failed)?;
         }
         Ok(())
@@ -216,21 +244,10 @@ impl Writer {
         if !of(&self.connection)?.iter().any(|place| place.part == *part) {
             return Err(Error::NotFound(format!("the store has no {part}")));
         }
-        let Names { subscription, ledgers, sink, facts } = Names::of(part);
-        if let Some(subscription) = &subscription {
-            let ledger = format!("{SUBSCRIPTION_LEDGER}{subscription}");
-            self.change("DELETE FROM checkpoints WHERE subscription = ?1", &[subscription])?;
-            self.change("DELETE FROM outbox_commands WHERE subscription = ?1", &[subscription])?;
-            self.change("DELETE FROM ledgers WHERE name = ?1", &[&ledger])?;
-        }
-        if let Some(ledgers) = &ledgers {
-            self.change("DELETE FROM ledgers WHERE substr(name, 1, length(?1)) = ?1", &[ledgers])?;
-        }
-        if let Some(sink) = &sink {
-            self.change("DELETE FROM sinks WHERE name = ?1", &[sink])?;
-        }
-        for facts in &facts {
-            self.change("DELETE FROM facts WHERE substr(name, 1, length(?1)) = ?1", &[facts])?;
+        for column in &COLUMNS {
+            for name in column.names_of(&self.connection, part)? {
+                self.change(&format!("DELETE FROM {} WHERE {} = ?1", column.table, column.name), &[&name])?;
+            }
         }
         self.ledgers.forget();
         self.rows.clear();
@@ -243,20 +260,15 @@ impl Writer {
     }
 }
 
-/// Gives names that begin with one text another beginning.
-fn prefixed(table: &str) -> String {
-    format!("UPDATE {table} SET name = ?2 || substr(name, length(?1) + 1) WHERE substr(name, 1, length(?1)) = ?1")
-}
-
 /// Whether a part of this kind puts such things aside.
 fn is_of(kind: PartKind, content: &Parked) -> bool {
     let is_of_source = match content {
         Parked::Record(_) | Parked::Gone => Some(true),
         Parked::Event(_) => Some(false),
-        Parked::Command(command) => command
-            .origin
-            .as_ref()
-            .map(|origin| !origin.ledger.starts_with(SUBSCRIPTION_LEDGER) || is_of_records(&origin.ledger)),
+        Parked::Command(command) => command.origin.as_ref().map(|origin| {
+            let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(_)));
+            !LedgerName::parse(&origin.ledger).is_some_and(plugin)
+        }),
         _ => None,
     };
     match kind {
@@ -264,8 +276,4 @@ fn is_of(kind: PartKind, content: &Parked) -> bool {
         PartKind::Source => is_of_source != Some(false),
         PartKind::Sink => false,
     }
-}
-
-fn is_of_records(ledger: &str) -> bool {
-    ledger.strip_prefix(SUBSCRIPTION_LEDGER).is_some_and(|name| name.starts_with(OF_SOURCE))
 }

@@ -4,10 +4,12 @@ use super::dictionary::Dictionary;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, failed, letters, places, rows, schema, statistics};
+use super::{Error, failed, letters, places, rows, schema};
 use crate::filter::Filter;
-use crate::model::{Command, KeptLetter, Message, Position, RecordedEvent, StreamId, Version};
-use crate::store::{Filling, Ledger, Letters, Page, Place, Reader, SUBSCRIPTION_LEDGER, Snapshot, Statistics, Tally};
+use crate::model::{Command, KeptLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version};
+use crate::store::{
+    DeadLetterReader, EventReader, Filling, Ledger, Letters, Page, Place, ProgressReader, Snapshot, Tally,
+};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -145,7 +147,7 @@ pub(super) fn within_sqlite(number: u64) -> u64 {
     number.min(i64::MAX as u64)
 }
 
-impl Reader for SqliteReader {
+impl EventReader for SqliteReader {
     fn read_stream(&mut self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>, Error> {
         let positions = self.positions(stream, after.0.saturating_add(1), u64::MAX, Order::Forwards, limit)?;
         self.events_at(&positions)
@@ -200,12 +202,6 @@ impl Reader for SqliteReader {
         Ok(newest.first().map_or(Version(0), |event| event.version))
     }
 
-    fn snapshot(&mut self, stream: &StreamId, code: &str) -> Result<Option<Snapshot>, Error> {
-        let Some((snapshot, last)) = self.snapshots.find(&self.path, stream, code) else { return Ok(None) };
-        let is_of_this_history = snapshots::event_at(self, stream, snapshot.version)? == Some(last);
-        Ok(is_of_this_history.then_some(snapshot))
-    }
-
     fn is_archived(&mut self, stream: &StreamId) -> Result<bool, Error> {
         let doing = "looking for an archived stream";
         let sql = "SELECT count(*) FROM archived_streams WHERE aggregate_id = ?2 AND aggregate_type =
@@ -213,6 +209,31 @@ impl Reader for SqliteReader {
         self.number(doing, sql, params![stream.aggregate_type, stream.aggregate_id]).map(|found| found > 0)
     }
 
+    fn snapshot(&mut self, stream: &StreamId, code: &str) -> Result<Option<Snapshot>, Error> {
+        let Some((snapshot, last)) = self.snapshots.find(&self.path, stream, code) else { return Ok(None) };
+        let is_of_this_history = snapshots::event_at(self, stream, snapshot.version)? == Some(last);
+        Ok(is_of_this_history.then_some(snapshot))
+    }
+
+    fn tallies(&mut self) -> Result<Vec<Tally>, Error> {
+        self.list(
+            "reading the outcomes",
+            "SELECT aggregate_type, command, accepted, rejected, malformed FROM tallies ORDER BY aggregate_type, command",
+            [],
+            |row| {
+                Ok(Tally {
+                    aggregate_type: row.get(0)?,
+                    command: row.get(1)?,
+                    accepted: row.get(2)?,
+                    rejected: row.get(3)?,
+                    malformed: row.get(4)?,
+                })
+            },
+        )
+    }
+}
+
+impl ProgressReader for SqliteReader {
     fn ledger(&mut self, name: &str) -> Result<Ledger, Error> {
         rows::ledger(&self.connection, name)
     }
@@ -247,7 +268,7 @@ impl Reader for SqliteReader {
         let doing = "reading the commands of a subscription";
         let sql = "SELECT body FROM outbox_commands WHERE subscription = ?1 ORDER BY first";
         let bodies: Vec<Vec<u8>> = self.list(doing, sql, [subscription], |row| row.get(0))?;
-        let ledger = rows::ledger(&self.connection, &format!("{SUBSCRIPTION_LEDGER}{subscription}"))?;
+        let ledger = rows::ledger(&self.connection, &SubscriptionName::parse(subscription).ledger().to_string())?;
         let mut pending = Vec::new();
         for body in bodies {
             let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
@@ -281,18 +302,6 @@ impl Reader for SqliteReader {
         Ok(found.first().copied())
     }
 
-    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
-        letters::list(&self.connection, wanted)
-    }
-
-    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
-        letters::after(&self.connection, after, limit)
-    }
-
-    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptLetter>, Error> {
-        letters::find(&self.connection, number)
-    }
-
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error> {
         let sql = "SELECT value FROM facts WHERE name = ?1";
         Ok(self.list("reading a fact", sql, [name], |row| row.get(0))?.into_iter().next())
@@ -302,25 +311,18 @@ impl Reader for SqliteReader {
         let sql = "SELECT name, value FROM facts WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
         self.list("listing facts", sql, [prefix], |row| Ok((row.get(0)?, row.get(1)?)))
     }
+}
 
-    fn statistics(&mut self, count: bool) -> Result<Statistics, Error> {
-        statistics::of(&self.connection, &self.path, count)
+impl DeadLetterReader for SqliteReader {
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
+        letters::after(&self.connection, after, limit)
     }
 
-    fn tallies(&mut self) -> Result<Vec<Tally>, Error> {
-        self.list(
-            "reading the outcomes",
-            "SELECT aggregate_type, command, accepted, rejected, malformed FROM tallies ORDER BY aggregate_type, command",
-            [],
-            |row| {
-                Ok(Tally {
-                    aggregate_type: row.get(0)?,
-                    command: row.get(1)?,
-                    accepted: row.get(2)?,
-                    rejected: row.get(3)?,
-                    malformed: row.get(4)?,
-                })
-            },
-        )
+    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
+        letters::list(&self.connection, wanted)
+    }
+
+    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptLetter>, Error> {
+        letters::find(&self.connection, number)
     }
 }

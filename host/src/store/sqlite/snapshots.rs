@@ -8,7 +8,7 @@ use super::reader::SqliteReader;
 use super::stream_index::StreamIndex;
 use super::tail::Tail;
 use crate::model::{StreamId, Version};
-use crate::store::{Error, Reader, Snapshot};
+use crate::store::{Error, EventReader as _, Snapshot};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, params};

@@ -3,28 +3,28 @@
 use super::fault::{self, FaultPoint};
 use super::writer::{Batch, Writer, refuse_beyond};
 use super::{Error, failed, letters, rows};
-use crate::model::{Command, Message, Origin};
-use crate::store::{Advanced, Progress, Reached, SUBSCRIPTION_LEDGER};
+use crate::model::{Command, Message, Origin, SubscriptionName};
+use crate::store::{Advanced, Reached, Step};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 
 impl Writer {
     /// Refuses before it writes anything.
-    pub(super) fn advance(&mut self, batch: &mut Batch, progress: Progress) -> Result<Advanced, Error> {
-        let Reached::Records { number, .. } = progress.reached else { return self.step(batch, progress) };
-        let subscription = progress.subscription.clone();
+    pub(super) fn advance(&mut self, batch: &mut Batch, step: Step) -> Result<Advanced, Error> {
+        let Reached::Records { number, .. } = step.reached else { return self.step(batch, step) };
+        let subscription = step.subscription.clone();
         // It ends here if the step fails; a rolled back transaction ends all rows.
         let next = self.rows.remove(&subscription);
         if number > 0 && next != Some(number) {
             return Err(Error::OutOfRow { subscription });
         }
-        let advanced = self.step(batch, progress)?;
+        let advanced = self.step(batch, step)?;
         self.rows.insert(subscription, number + 1);
         Ok(advanced)
     }
 
-    fn step(&mut self, batch: &mut Batch, progress: Progress) -> Result<Advanced, Error> {
-        let Progress { subscription, reached, mut commands, messages, parked } = progress;
+    fn step(&mut self, batch: &mut Batch, step: Step) -> Result<Advanced, Error> {
+        let Step { subscription, reached, mut commands, messages, parked } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         self.letter_room.refuse_if_full(parked.len(), &self.options.letters)?;
@@ -103,7 +103,7 @@ impl Writer {
         if commands.is_empty() {
             return Ok(());
         }
-        let ledger: Arc<str> = format!("{SUBSCRIPTION_LEDGER}{subscription}").into();
+        let ledger: Arc<str> = SubscriptionName::parse(subscription).ledger().to_string().into();
         for (number, command) in (first..).zip(commands.iter_mut()) {
             command.origin = Some(Origin { ledger: ledger.clone(), first: number, last: number });
         }

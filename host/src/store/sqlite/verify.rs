@@ -6,8 +6,8 @@ use super::dictionary::Dictionary;
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
 use super::{Error, failed, letters, rows, schema};
-use crate::model::{Command, Message, Origin, Outcome};
-use crate::store::{Counts, Ledger, SUBSCRIPTION_LEDGER};
+use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, SubscriptionName};
+use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -207,9 +207,9 @@ impl Verifier<'_> {
         for name in self.list("SELECT name FROM ledgers", |row| row.get::<_, String>(0))? {
             self.report.ledgers += 1;
             let Some(Ledger { next, ahead }) = self.ledger(&name)? else { continue };
-            if let Some(subscription) = name.strip_prefix(SUBSCRIPTION_LEDGER)
+            if let Some(LedgerName::Commands(subscription)) = LedgerName::parse(&name)
                 && (next > 0 || !ahead.is_empty())
-                && !self.has_checkpoint(subscription)?
+                && !self.has_checkpoint(&subscription.to_string())?
             {
                 // Its next commands would get numbers that are settled, and be taken for repetitions.
                 self.report
@@ -261,7 +261,7 @@ impl Verifier<'_> {
 
     /// Each command of a subscription that is not settled is in the outbox, under its number.
     fn commands(&mut self, subscription: &str, sent: u64) -> Result<(), Error> {
-        let name = format!("{SUBSCRIPTION_LEDGER}{subscription}");
+        let name = SubscriptionName::parse(subscription).ledger().to_string();
         let Some(ledger) = self.ledger(&name)? else { return Ok(()) };
         let settled = ledger.ahead.last_key_value().map_or(ledger.next, |(_, last)| last.saturating_add(1));
         if settled > sent {
@@ -324,17 +324,17 @@ impl Verifier<'_> {
         let sinks: Vec<(String, u64)> =
             self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
         for (sink, position) in &sinks {
-            let (newest, what) = match Counts::of(sink) {
-                Counts::Events => (self.report.position, "event"),
-                Counts::Letters => (newest_letter, "dead letter"),
-                Counts::Messages => (messages, "message"),
+            let (newest, what) = match SinkName::parse(sink) {
+                SinkName::Events(_) => (self.report.position, "event"),
+                SinkName::DeadLetters(_) => (newest_letter, "dead letter"),
+                SinkName::Messages(_) => (messages, "message"),
             };
             if *position > newest {
                 let place = format!("the position of sink {sink} is {position}");
                 self.report.problem(format!("{place}, past the newest {what}, {newest}"));
             }
         }
-        let of_outbox = sinks.iter().filter(|(sink, _)| Counts::of(sink) == Counts::Messages);
+        let of_outbox = sinks.iter().filter(|(sink, _)| matches!(SinkName::parse(sink), SinkName::Messages(_)));
         Ok(of_outbox.map(|(_, position)| *position).min().unwrap_or(0))
     }
 

@@ -17,9 +17,10 @@ use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows, schema};
+use crate::ack::Ack;
 use crate::meter::{self, Histogram};
-use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap};
-use crate::store::{Advanced, Append, Appended, Counts, Decision, Discard, Done, Progress};
+use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
+use crate::store::{Advanced, Append, Appended, Decision, Discard, Step};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -34,30 +35,30 @@ use tokio::sync::watch;
 
 /// What can be asked of the writer.
 pub(super) enum Request {
-    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, done: Done<Appended> },
-    Advance { progress: Box<Progress>, bytes: usize, done: Done<Advanced> },
-    Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, done: Done<()> },
-    Park(Box<DeadLetter>, Option<Origin>, Done<()>),
-    StartLedger { ledger: Arc<str>, next: u64, done: Done<()> },
-    DiscardMany(Discard, Done<u64>),
-    Amend(Amendment, Done<()>),
+    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, ack: Ack<Result<Appended, Error>> },
+    Advance { step: Box<Step>, bytes: usize, ack: Ack<Result<Advanced, Error>> },
+    Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>> },
+    Park(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
+    StartLedger { ledger: Arc<str>, next: u64, ack: Ack<Result<(), Error>> },
+    DiscardMany(Discard, Ack<Result<u64, Error>>),
+    Amend(Amendment, Ack<Result<(), Error>>),
 }
 
 impl Request {
     /// Hashes what needs hashing on the caller's thread.
-    pub(super) fn append(append: Append, done: Done<Appended>) -> Self {
+    pub(super) fn append(append: Append, ack: Ack<Result<Appended, Error>>) -> Self {
         let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
         let bytes = match &append.decision {
             Decision::Events(events) => events.iter().map(|event| event.payload.len()).sum(),
             Decision::Rejected(_) | Decision::Malformed(_) => 0,
         };
-        Self::Append { append: Box::new(append), fingerprint, bytes, done }
+        Self::Append { append: Box::new(append), fingerprint, bytes, ack }
     }
 
-    pub(super) fn advance(progress: Progress, done: Done<Advanced>) -> Self {
-        let commands: usize = progress.commands.iter().map(Command::size).sum();
-        let messages: usize = progress.messages.iter().map(Message::size).sum();
-        Self::Advance { progress: Box::new(progress), bytes: commands + messages, done }
+    pub(super) fn advance(step: Step, ack: Ack<Result<Advanced, Error>>) -> Self {
+        let commands: usize = step.commands.iter().map(Command::size).sum();
+        let messages: usize = step.messages.iter().map(Message::size).sum();
+        Self::Advance { step: Box::new(step), bytes: commands + messages, ack }
     }
 
     /// What it carries beside what its sender has to bound anyway.
@@ -71,14 +72,14 @@ impl Request {
     /// Answers without having done anything.
     pub(super) fn fail(self, error: Error) {
         match self {
-            Self::Append { done, .. } => done(Err(error)),
-            Self::Advance { done, .. } => done(Err(error)),
-            Self::DiscardMany(_, done) => done(Err(error)),
-            Self::Published { done, .. }
-            | Self::Park(_, _, done)
-            | Self::StartLedger { done, .. }
-            | Self::Amend(_, done) => {
-                done(Err(error));
+            Self::Append { ack, .. } => ack.give(Err(error)),
+            Self::Advance { ack, .. } => ack.give(Err(error)),
+            Self::DiscardMany(_, ack) => ack.give(Err(error)),
+            Self::Published { ack, .. }
+            | Self::Park(_, _, ack)
+            | Self::StartLedger { ack, .. }
+            | Self::Amend(_, ack) => {
+                ack.give(Err(error));
             }
         }
     }
@@ -86,28 +87,28 @@ impl Request {
 
 /// An answer that waits for the commit.
 enum Answer {
-    Append(Done<Appended>, Result<Appended, Error>),
-    Advance(Done<Advanced>, Result<Advanced, Error>),
-    Count(Done<u64>, Result<u64, Error>),
-    Unit(Done<()>, Result<(), Error>),
+    Append(Ack<Result<Appended, Error>>, Result<Appended, Error>),
+    Advance(Ack<Result<Advanced, Error>>, Result<Advanced, Error>),
+    Count(Ack<Result<u64, Error>>, Result<u64, Error>),
+    Unit(Ack<Result<(), Error>>, Result<(), Error>),
 }
 
 impl Answer {
     fn deliver(self) {
         match self {
-            Self::Append(done, result) => done(result),
-            Self::Advance(done, result) => done(result),
-            Self::Count(done, result) => done(result),
-            Self::Unit(done, result) => done(result),
+            Self::Append(ack, result) => ack.give(result),
+            Self::Advance(ack, result) => ack.give(result),
+            Self::Count(ack, result) => ack.give(result),
+            Self::Unit(ack, result) => ack.give(result),
         }
     }
 
     fn fail(self, error: Error) {
         match self {
-            Self::Append(done, _) => done(Err(error)),
-            Self::Advance(done, _) => done(Err(error)),
-            Self::Count(done, _) => done(Err(error)),
-            Self::Unit(done, _) => done(Err(error)),
+            Self::Append(ack, _) => ack.give(Err(error)),
+            Self::Advance(ack, _) => ack.give(Err(error)),
+            Self::Count(ack, _) => ack.give(Err(error)),
+            Self::Unit(ack, _) => ack.give(Err(error)),
         }
     }
 }
@@ -408,33 +409,33 @@ impl Writer {
     fn handle(&mut self, batch: &mut Batch, request: Request) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            Request::Append { append, fingerprint, done, .. } => {
+            Request::Append { append, fingerprint, ack, .. } => {
                 let (result, fatal) = split(self.append(batch, *append, fingerprint));
-                (Answer::Append(done, result), fatal)
+                (Answer::Append(ack, result), fatal)
             }
-            Request::Advance { progress, done, .. } => {
-                let (result, fatal) = split(self.advance(batch, *progress));
-                (Answer::Advance(done, result), fatal)
+            Request::Advance { step, ack, .. } => {
+                let (result, fatal) = split(self.advance(batch, *step));
+                (Answer::Advance(ack, result), fatal)
             }
-            Request::Published { sink, from, to, refused, done } => {
+            Request::Published { sink, from, to, refused, ack } => {
                 let (result, fatal) = split(self.published(batch, &sink, from, to, &refused));
-                (Answer::Unit(done, result), fatal)
+                (Answer::Unit(ack, result), fatal)
             }
-            Request::Park(letter, origin, done) => {
+            Request::Park(letter, origin, ack) => {
                 let (result, fatal) = split(self.park(batch, &letter, origin.as_ref()));
-                (Answer::Unit(done, result), fatal)
+                (Answer::Unit(ack, result), fatal)
             }
-            Request::StartLedger { ledger, next, done } => {
+            Request::StartLedger { ledger, next, ack } => {
                 let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
-                (Answer::Unit(done, result), fatal)
+                (Answer::Unit(ack, result), fatal)
             }
-            Request::DiscardMany(which, done) => {
+            Request::DiscardMany(which, ack) => {
                 let (result, fatal) = split(self.discard_many(&which));
-                (Answer::Count(done, result), fatal)
+                (Answer::Count(ack, result), fatal)
             }
-            Request::Amend(amendment, done) => {
+            Request::Amend(amendment, ack) => {
                 let (result, fatal) = split(self.amend(batch, amendment));
-                (Answer::Unit(done, result), fatal)
+                (Answer::Unit(ack, result), fatal)
             }
         };
         batch.answers.push(answer);
@@ -459,10 +460,11 @@ impl Writer {
         if actual != from {
             return Err(Error::CheckpointMoved { owner: format!("sink {sink}"), actual, expected: from });
         }
-        let newest = match Counts::of(sink) {
-            Counts::Events => self.next_position - 1,
-            Counts::Letters => self.newest_letter,
-            Counts::Messages => self.next_message - 1,
+        let name = SinkName::parse(sink);
+        let newest = match name {
+            SinkName::Events(_) => self.next_position - 1,
+            SinkName::DeadLetters(_) => self.newest_letter,
+            SinkName::Messages(_) => self.next_message - 1,
         };
         refuse_beyond(&format!("the position of sink {sink}"), to, newest)?;
         self.letter_room.refuse_if_full(refused.len(), &self.options.letters)?;
@@ -474,19 +476,28 @@ impl Writer {
         for letter in refused {
             self.keep_letter(batch, letter, None)?;
         }
-        if Counts::of(sink) == Counts::Messages {
-            self.connection
-                .prepare_cached(
-                    // Names of sinks that count something else have a slash.
-                    "WITH published (number) AS (SELECT min(position) FROM sinks WHERE instr(name, '/') = 0)
-                     DELETE FROM outbox_messages WHERE first <= (SELECT number FROM published)
-                     AND last <= (SELECT number FROM published)",
-                )
-                .and_then(|mut delete| delete.execute([]))
-                .map_err(&failed)?;
+        if matches!(name, SinkName::Messages(_)) {
+            self.forget_messages().map_err(&failed)?;
         }
         fault::at(FaultPoint::MessagesForgotten);
         Ok(())
+    }
+
+    /// Forgets the messages that all sinks of the outbox have published.
+    fn forget_messages(&self) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare_cached("SELECT name, position FROM sinks")?;
+        let mut rows = select.query([])?;
+        let mut published: Option<u64> = None;
+        while let Some(row) = rows.next()? {
+            if let SinkName::Messages(_) = SinkName::parse(row.get_ref(0)?.as_str()?) {
+                let position = row.get(1)?;
+                published = Some(published.map_or(position, |least| least.min(position)));
+            }
+        }
+        self.connection
+            .prepare_cached("DELETE FROM outbox_messages WHERE first <= ?1 AND last <= ?1")?
+            .execute([published])
+            .map(drop)
     }
 
     /// Puts something aside. Nothing where its origin is settled already: then it was put aside before.

@@ -1,51 +1,30 @@
 //! Records on their way to a subscriber: runs of one partition, so that what each of them needs is there once for all.
 
+use crate::ack::{RangeAck, SettlementReceiver};
 use crate::model::{Origins, Record};
 use std::collections::VecDeque;
-use std::fmt::Display;
 use std::sync::Arc;
-
-/// What became of records that were handed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The first offset that they settle.
-    pub first: u64,
-    /// The last one: of the last record.
-    pub last: u64,
-    /// How many records they are.
-    pub records: usize,
-    /// About how much memory they take.
-    pub bytes: usize,
-    /// Whether the store has them in its ledger.
-    pub settled: bool,
-}
-
-/// Is told of each record once, together with others that follow it, and why they are not settled where that is known.
-pub type Tell = Arc<dyn Fn(Told, Option<&str>) + Send + Sync>;
 
 /// Records of one partition that follow one another: no offset between them is settled by another.
 pub struct RecordRun {
     ledger: Arc<str>,
     records: VecDeque<Record>,
-    receipt: Receipt,
+    ack: RangeAck,
 }
 
 impl RecordRun {
     /// Begins with a record that settles the offsets from `first` on.
-    pub fn new(ledger: Arc<str>, first: u64, record: Record, tell: Tell) -> Self {
-        let receipt = Receipt::new(tell, first, record.offset as u64, record.size());
-        Self { ledger, records: [record].into(), receipt }
+    pub fn new(ledger: Arc<str>, first: u64, record: Record, receiver: SettlementReceiver) -> Self {
+        let ack = RangeAck::new(receiver, first, record.offset as u64, record.size());
+        Self { ledger, records: [record].into(), ack }
     }
 
     /// Adds the next record. `first`: the first offset that it settles; handed back where that does not follow.
     pub fn push(&mut self, first: u64, record: Record) -> Result<(), Record> {
-        let told = &mut self.receipt.told;
-        if first != told.last + 1 {
+        if first != self.ack.settlement().last + 1 {
             return Err(record);
         }
-        told.last = record.offset as u64;
-        told.records += 1;
-        told.bytes += record.size();
+        self.ack.extend(record.offset as u64, record.size());
         self.records.push_back(record);
         Ok(())
     }
@@ -58,7 +37,7 @@ impl RecordRun {
 
     /// About how much memory its records take.
     pub(super) fn bytes(&self) -> usize {
-        self.receipt.told.bytes
+        self.ack.settlement().bytes
     }
 
     pub(super) fn ledger(&self) -> &Arc<str> {
@@ -74,49 +53,15 @@ impl RecordRun {
     pub(super) fn take(&mut self, count: usize) -> Self {
         let records: VecDeque<_> = self.records.drain(..count).collect();
         let bytes = records.iter().map(Record::size).sum();
-        let receipt = self.receipt.take(records[count - 1].offset as u64, count, bytes);
-        Self { ledger: self.ledger.clone(), records, receipt }
+        let ack = self.ack.split(records[count - 1].offset as u64, count, bytes);
+        Self { ledger: self.ledger.clone(), records, ack }
     }
 
-    /// What it settles, and who is to be told.
-    pub(super) fn settle(self) -> (Origins, Receipt) {
-        let Self { ledger, records, receipt } = self;
+    /// What it settles, and its acknowledgement.
+    pub(super) fn settle(self) -> (Origins, RangeAck) {
+        let Self { ledger, records, ack } = self;
         let items = records.iter().map(|record| record.offset as u64).collect();
-        (Origins { ledger, first: receipt.told.first, items }, receipt)
-    }
-}
-
-/// Stands for records that are handed on. Dropped without an answer they count as not settled, so that a partition never
-/// waits for an answer that was lost.
-pub struct Receipt {
-    tell: Tell,
-    told: Told,
-    why: Option<Box<str>>,
-}
-
-impl Receipt {
-    /// The receipt of one record, at `last`, that settles the offsets from `first` on.
-    pub fn new(tell: Tell, first: u64, last: u64, bytes: usize) -> Self {
-        Self { tell, told: Told { first, last, records: 1, bytes, settled: false }, why: None }
-    }
-
-    /// Tells what became of them: settled, or why not.
-    pub fn end<E: Display + ?Sized>(mut self, result: Result<(), &E>) {
-        self.told.settled = result.is_ok();
-        self.why = result.err().map(|why| why.to_string().into());
-    }
-
-    fn take(&mut self, last: u64, records: usize, bytes: usize) -> Self {
-        let told = Told { last, records, bytes, ..self.told };
-        let (left, bytes) = (self.told.records - records, self.told.bytes - bytes);
-        self.told = Told { first: last + 1, records: left, bytes, ..self.told };
-        Self { tell: self.tell.clone(), told, why: None }
-    }
-}
-
-impl Drop for Receipt {
-    fn drop(&mut self) {
-        (self.tell)(self.told, self.why.as_deref());
+        (Origins { ledger, first: ack.settlement().first, items }, ack)
     }
 }
 
@@ -198,6 +143,7 @@ impl From<RecordRun> for Runs {
 #[cfg(test)]
 pub(in crate::subscriptions) mod tests {
     use super::*;
+    use crate::ack::Settlement;
     use std::sync::Mutex;
 
     pub(in crate::subscriptions) fn record(key: &str, offset: u64) -> Record {
@@ -212,8 +158,8 @@ pub(in crate::subscriptions) mod tests {
         }
     }
 
-    fn run(offsets: &[u64], tell: Tell) -> RecordRun {
-        let mut run = RecordRun::new("kafka/s/t/0".into(), 5, record("k", offsets[0]), tell);
+    fn run(offsets: &[u64], receiver: SettlementReceiver) -> RecordRun {
+        let mut run = RecordRun::new("kafka/s/t/0".into(), 5, record("k", offsets[0]), receiver);
         for pair in offsets.windows(2) {
             run.push(pair[0] + 1, record("k", pair[1])).unwrap();
         }
@@ -242,21 +188,22 @@ pub(in crate::subscriptions) mod tests {
     }
 
     #[test]
-    fn each_record_is_told_of_once_however_its_run_is_cut() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let all = told.clone();
+    fn each_record_is_acknowledged_once_however_its_run_is_cut() {
+        let settlements = Arc::new(Mutex::new(Vec::new()));
+        let all = settlements.clone();
         let mut runs = Runs::from(run(&[5, 6, 9, 10, 11], Arc::new(move |part, _| all.lock().unwrap().push(part))));
         let mut head = runs.take(3);
         assert_eq!((head.len(), runs.len()), (3, 2));
-        let (origins, receipt) = head.pop(2).unwrap().settle();
+        let (origins, ack) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (5, vec![5, 6]));
-        receipt.end(Ok::<_, &str>(()));
-        let (origins, receipt) = head.pop(2).unwrap().settle();
+        ack.give(Ok::<_, &str>(()));
+        let (origins, ack) = head.pop(2).unwrap().settle();
         assert_eq!((origins.first, origins.items), (7, vec![9]));
-        receipt.end(Ok::<_, &str>(()));
+        ack.give(Ok::<_, &str>(()));
         drop((head, runs));
         let size = record("k", 5).size();
-        let part = |first, last, records, settled| Told { first, last, records, bytes: records * size, settled };
-        assert_eq!(*told.lock().unwrap(), [part(5, 6, 2, true), part(7, 9, 1, true), part(10, 11, 2, false)]);
+        let part =
+            |first, last, records, is_settled| Settlement { first, last, records, bytes: records * size, is_settled };
+        assert_eq!(*settlements.lock().unwrap(), [part(5, 6, 2, true), part(7, 9, 1, true), part(10, 11, 2, false)]);
     }
 }

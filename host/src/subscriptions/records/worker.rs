@@ -8,12 +8,13 @@ use super::lanes::Lanes;
 use super::owed::Owed;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
+use crate::ack::Ack;
 use crate::follow::backoff;
 use crate::framing;
 use crate::model::{DeadLetter, Parked, Record};
 use crate::plugin::Effects;
 use crate::status::State;
-use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Progress, Reached};
+use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Reached, Step};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{TakesRecords, Unhandled, Verdict};
 use crate::subscriptions::outbox::Outbox;
@@ -365,7 +366,7 @@ impl<H: TakesRecords> Worker<H> {
         });
     }
 
-    fn step(&mut self, part: Runs, fill: impl FnOnce(&mut Progress)) {
+    fn step(&mut self, part: Runs, fill: impl FnOnce(&mut Step)) {
         while self.in_flight() >= STEPS_MAX {
             self.await_answer();
         }
@@ -373,25 +374,25 @@ impl<H: TakesRecords> Worker<H> {
             // It would not be taken. Dropped, its records count as not settled.
             return part.into_runs().for_each(|run| self.owed.add(run.ledger(), run.head().offset as u64));
         }
-        let (records, receipts): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
+        let (records, acks): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
-        let mut progress = Progress {
+        let mut step = Step {
             subscription: self.subscription.clone(),
             reached: Reached::Records { number: self.number, records },
             commands: Vec::new(),
             messages: Vec::new(),
             parked: Vec::new(),
         };
-        fill(&mut progress);
+        fill(&mut step);
         self.number += 1;
         let answer = self.answer.clone();
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.store.advance(
-            progress,
-            Box::new(move |result| {
+            step,
+            Ack::new(move |result: Result<Advanced, Error>| {
                 let ended = result.as_ref().map(drop).map_err(ToString::to_string);
                 let _ = answer.send(Answer { result, firsts });
-                receipts.into_iter().for_each(|receipt| receipt.end(ended.as_ref().copied()));
+                acks.into_iter().for_each(|ack| ack.give(ended.as_ref().copied()));
             }),
         );
     }

@@ -1,6 +1,7 @@
 //! What feeds hold besides the outbox: recorded events, and dead letters.
 
 use super::*;
+use crate::ack;
 use crate::filter::Filter;
 use crate::manifest::{EventSink, Key, SinkKey};
 use crate::model::*;
@@ -45,13 +46,13 @@ fn record(folder: &Folder, id: &str, names: &[&str]) {
     let event = |name: &&str| NewEvent { name: name.to_string(), payload: command.payload.clone() };
     let decision = Decision::Events(names.iter().map(event).collect());
     let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision };
-    wait_for(|done| folder.store.append(append, done)).unwrap();
+    ack::wait(|ack| folder.store.append(append, ack)).unwrap();
 }
 
 fn park(folder: &Folder, consumer: &str, content: Parked) {
     let (consumer, place, reason) = (consumer.to_owned(), "somewhere".into(), "no such basket".into());
     let letter = DeadLetter { consumer, place, key: None, reason, time_ms: Some(9), content };
-    wait_for(|done| folder.store.park(letter, None, done)).unwrap();
+    ack::wait(|ack| folder.store.park(letter, None, ack)).unwrap();
 }
 
 fn parked_record(partition: i32, offset: i64, payload: &str) -> Parked {

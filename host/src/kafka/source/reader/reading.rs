@@ -1,7 +1,8 @@
 //! One partition at work: its queue, its lane, and what becomes of each record.
 
 use super::Work;
-use crate::aggregates::Reply;
+use crate::ack::{Ack, RangeAck, SettlementReceiver};
+use crate::aggregates;
 use crate::kafka::context::Context;
 use crate::kafka::record::{self, Incoming};
 use crate::kafka::source::completions::{Completions, LaneId};
@@ -12,7 +13,7 @@ use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Until;
 use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
 use crate::store;
-use crate::subscriptions::{Receipt, RecordRun, Tell};
+use crate::subscriptions::RecordRun;
 use crossbeam_channel::Sender;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
@@ -35,7 +36,7 @@ pub(super) struct Reading {
     /// Records that are handed on together, once their turn ends. They come after what the lane holds.
     run: Option<RecordRun>,
     /// Who is told what became of records.
-    tell: Tell,
+    receiver: SettlementReceiver,
     /// `None` once it is not read any more, while what is in flight ends.
     queue: Option<PartitionQueue<Context>>,
     /// `Health::recreations` from before the topic's id was asked for.
@@ -65,8 +66,8 @@ impl Reading {
         recreations: u64,
         completions: &Arc<Completions>,
     ) -> Self {
-        let (queue, tell) = (Some(queue), completions.tell(id));
-        Self { partition, id, lane, run: None, tell, queue, recreations, is_assigned: true, shows_error: false }
+        let (queue, receiver) = (Some(queue), completions.receiver(id));
+        Self { partition, id, lane, run: None, receiver, queue, recreations, is_assigned: true, shows_error: false }
     }
 
     pub(super) fn is_read(&self) -> bool {
@@ -146,8 +147,8 @@ impl Reading {
         self.lane.weighs(bytes);
         match mapping.take(record, origin.clone()) {
             Ok(command) => {
-                let receipt = Receipt::new(self.tell.clone(), first, offset, bytes);
-                self.offer(work, Offer::command(command, receipt));
+                let ack = RangeAck::new(self.receiver.clone(), first, offset, bytes);
+                self.offer(work, Offer::command(command, ack));
             }
             Err(letter) => self.park(work, letter, origin, bytes),
         }
@@ -156,8 +157,12 @@ impl Reading {
     /// Puts a record aside that can't be handed on.
     fn park(&mut self, work: &Work, letter: Box<DeadLetter>, origin: Origin, bytes: usize) {
         tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
-        let receipt = Receipt::new(self.tell.clone(), origin.first, origin.last, bytes);
-        work.store.park(*letter, Some(origin), Box::new(move |result| receipt.end(result.as_ref().copied())));
+        let ack = RangeAck::new(self.receiver.clone(), origin.first, origin.last, bytes);
+        work.store.park(
+            *letter,
+            Some(origin),
+            Ack::new(move |result: Result<(), store::Error>| ack.give(result.as_ref().copied())),
+        );
     }
 
     /// Adds a record to the run, or begins the next one with it.
@@ -168,7 +173,7 @@ impl Reading {
         };
         if let Some(record) = refused {
             self.hand_run_on(work);
-            self.run = Some(RecordRun::new(self.lane.ledger_name().clone(), first, record, self.tell.clone()));
+            self.run = Some(RecordRun::new(self.lane.ledger_name().clone(), first, record, self.receiver.clone()));
         }
         if self.run.as_ref().is_some_and(|run| run.len() >= run_max) {
             self.hand_run_on(work);
@@ -189,16 +194,16 @@ impl Reading {
         match work.way.offer(offer) {
             Ok(()) => return true,
             Err(Refused::Full(offer)) => self.lane.hold(offer),
-            Err(Refused::InvalidId { reason, command, reply }) => {
-                park(work, &command, reason, reply);
+            Err(Refused::InvalidId { reason, command, ack }) => {
+                park(work, &command, reason, ack);
                 return true;
             }
-            Err(Refused::NoSuchAggregate { known, command, reply }) => {
+            Err(Refused::NoSuchAggregate { known, command, ack }) => {
                 let (aggregate, known) = (&command.stream.aggregate_type, known.join(", "));
                 if work.way.is_addressed_by_records() {
                     let reason =
                         format!("no plugin serves aggregate {aggregate}, which the record names; served are: {known}");
-                    park(work, &command, reason, reply);
+                    park(work, &command, reason, ack);
                     return true;
                 }
                 if !std::mem::replace(&mut self.shows_error, true) {
@@ -209,7 +214,7 @@ impl Reading {
                     tracing::error!(source = &**source, "{error}");
                     work.view.error(&self.partition, error, Until::Record);
                 }
-                self.lane.hold(Offer::Command(command, reply));
+                self.lane.hold(Offer::Command(command, ack));
             }
         }
         false
@@ -252,7 +257,7 @@ impl Reading {
 }
 
 /// Puts a command aside that nobody will ever serve.
-fn park(work: &Work, command: &Command, reason: String, reply: Reply) {
+fn park(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
     let origin = command.origin.clone().expect("commands of sources have one");
     let letter = DeadLetter {
         consumer: work.config.name.to_string(),
@@ -263,13 +268,7 @@ fn park(work: &Work, command: &Command, reason: String, reply: Reply) {
         content: Parked::Command(command.clone()),
     };
     tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {reason}");
-    let done = move |result: Result<(), store::Error>| {
-        reply(match result {
-            Ok(()) => Outcome::Malformed { reason },
-            Err(error) => Outcome::Failed { reason: error.to_string() },
-        });
-    };
-    work.store.park(letter, Some(origin), Box::new(done));
+    work.store.park(letter, Some(origin), aggregates::when_parked(reason, ack));
 }
 
 impl Work {

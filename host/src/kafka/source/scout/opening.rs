@@ -6,10 +6,10 @@
 //! aside as a range, or the partition stands still; either way it is said.
 
 use super::{ANSWER_MAX, Finding, Opening, Scout};
+use crate::ack;
 use crate::kafka::source::topics::TopicPartition;
-use crate::kafka::wait_for;
 use crate::manifest::{Lost, Membership, Recreated};
-use crate::model::{DeadLetter, Origin, Parked};
+use crate::model::{DeadLetter, Origin, Parked, PartitionName};
 use crate::store::{self, Ledger};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -129,7 +129,7 @@ impl Scout {
         if let Some(reason) = &lost {
             tracing::warn!(source = &*self.config.name, "{reason}");
         }
-        wait_for(|done| self.store.start_ledger(name, next, done))?;
+        ack::wait(|ack| self.store.start_ledger(name, next, ack))?;
         if !(extent.low..=extent.high).contains(&next) {
             // The group has been elsewhere: it is as if this host had.
             return self.find(partition, name, extent);
@@ -144,9 +144,9 @@ impl Scout {
         }
         let TopicPartition { topic, .. } = partition;
         let source = self.config.name.clone();
-        let mark = |ledger: &str| ledger.split_once('@').map(|(_, mark)| mark.to_owned());
+        let mark = |ledger: &str| Some(PartitionName::parse(ledger)?.topic_id?.to_owned());
         let now = mark(name);
-        let ledgers = self.ledgers(&format!("kafka/{source}/{topic}/"))?;
+        let ledgers = self.ledgers(&PartitionName::prefix_of_topic(&source, topic))?;
         if ledgers.is_empty() {
             return Ok(Past::None);
         }
@@ -241,7 +241,7 @@ impl Scout {
         let consumer = source.to_string();
         let letter = DeadLetter { consumer, place, key: None, reason, time_ms: None, content: Parked::Gone };
         let origin = Origin { ledger: name.clone(), first, last };
-        wait_for(|done| self.store.park(letter, Some(origin), done))?;
+        ack::wait(|ack| self.store.park(letter, Some(origin), ack))?;
         Ok(error)
     }
 }

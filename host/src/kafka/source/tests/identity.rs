@@ -1,9 +1,10 @@
 //! What a source's offsets are about: topics and a cluster that are told by their ids, and places that are fixed once.
 
 use super::*;
-use crate::kafka::admin::stored;
+use crate::ack;
 use crate::kafka::cluster_identity;
 use crate::manifest::{From as StartAt, Membership, Recreated};
+use crate::model::{FactName, PartitionName};
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::Instant;
@@ -33,8 +34,8 @@ fn a_topic_that_was_made_again_stops_whole_until_a_person_says_where_to_go_on() 
     produce(&broker, 2, 0..80);
     produce_to(&broker, "other", 0..5);
     // One partition was read of the topic that had the name before.
-    let old = stored::ledger("till", TOPIC, 0, Some("OLD"));
-    crate::kafka::wait_for(|done| folder.store.start_ledger(&old, 10, done)).unwrap();
+    let old = PartitionName { source: "till", topic: TOPIC, partition: 0, topic_id: Some("OLD") }.to_string();
+    ack::wait(|ack| folder.store.start_ledger(&old, 10, ack)).unwrap();
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let start = |recreated| {
         start_with(
@@ -158,7 +159,7 @@ fn another_cluster_is_not_read_and_the_right_one_is_once_it_is_back() {
     assert_eq!((source.is_caught_up(), folder.events().len()), (false, 5));
     source.stop();
     // A person says that it is right.
-    crate::kafka::wait_for(|done| folder.store.set_fact(cluster_identity::FACT, None, done)).unwrap();
+    ack::wait(|ack| folder.store.set_fact(&FactName::Cluster.to_string(), None, ack)).unwrap();
     let source = start(&other);
     wait_until_caught_up(&source);
     assert_eq!(taken(&folder), expected(0..25));

@@ -1,6 +1,7 @@
 //! Which topics a source reads, where it begins, and for whom its records are.
 
 use super::*;
+use crate::ack;
 use crate::manifest::{From as StartAt, Lost};
 
 fn reading(topics: &[&str], change: impl FnOnce(&mut manifest::Source)) -> Config {
@@ -91,7 +92,7 @@ fn a_partition_stands_still_where_nothing_may_be_lost() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 2), Folder::new());
     let connection = broker.connection(&[]);
     let ledger = connection.ledger("till", TOPIC, 0, None);
-    crate::kafka::wait_for(|done| folder.store.start_ledger(&ledger, 1, done)).unwrap();
+    ack::wait(|ack| folder.store.start_ledger(&ledger, 1, ack)).unwrap();
     // The mock cluster keeps 5 MiB.
     for _ in 0..80 {
         broker.produce(TOPIC, 0, Some(b"b"), Some(&[0; 100_000]));

@@ -1,13 +1,14 @@
 //! The worker with scripted code, on a real store.
 
 use super::*;
+use crate::ack::{self, Settlement, SettlementReceiver};
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
 use crate::model::{Header, Origins};
 use crate::plugin::{Effect, OutgoingMessage};
 use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
 use crate::subscriptions::records::run::tests::record;
-use crate::subscriptions::{Tell, Told};
+
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -64,8 +65,8 @@ struct Bench {
     store: Arc<dyn EventStore>,
     runs: Sender<RecordRun>,
     asks: Sender<Ask>,
-    told: mpsc::Receiver<Told>,
-    tell: Tell,
+    settlements: mpsc::Receiver<Settlement>,
+    receiver: SettlementReceiver,
     pausing: Arc<Pausing>,
     condition: Arc<Mutex<(State, Option<String>)>>,
     thread: JoinHandle<()>,
@@ -96,24 +97,24 @@ impl Bench {
         let mut worker =
             Worker::new(code, options, subscription, store.clone(), outbox, pausing, condition, Arc::default(), ends);
         let thread = std::thread::spawn(move || worker.run());
-        let (tell, told) = mpsc::channel();
-        let tell: Tell = Arc::new(move |part, _| tell.send(part).unwrap());
-        Self { store, runs, asks, told, tell, pausing: to_pause, condition: shown, thread, _folder: folder }
+        let (sender, settlements) = mpsc::channel();
+        let receiver: SettlementReceiver = Arc::new(move |part, _| sender.send(part).unwrap());
+        Self { store, runs, asks, settlements, receiver, pausing: to_pause, condition: shown, thread, _folder: folder }
     }
 
     /// Hands records on, each a run of its own.
     fn offer(&self, records: &[(&str, u64)]) {
         for &(key, offset) in records {
-            self.runs.send(RecordRun::new(LEDGER.into(), offset, record(key, offset), self.tell.clone())).unwrap();
+            self.runs.send(RecordRun::new(LEDGER.into(), offset, record(key, offset), self.receiver.clone())).unwrap();
         }
     }
 
     /// What became of so many records, by their offsets: settled, and not settled.
-    fn told(&self, records: usize) -> (Vec<u64>, Vec<u64>) {
+    fn settlements(&self, records: usize) -> (Vec<u64>, Vec<u64>) {
         let (mut settled, mut unsettled) = (Vec::new(), Vec::new());
         while settled.len() + unsettled.len() < records {
-            let told = self.told.recv_timeout(Duration::from_secs(60)).expect("each record is told of");
-            if told.settled { settled.push(told.last) } else { unsettled.push(told.last) }
+            let part = self.settlements.recv_timeout(Duration::from_secs(60)).expect("each record is acknowledged");
+            if part.is_settled { settled.push(part.last) } else { unsettled.push(part.last) }
         }
         unsettled.sort_unstable();
         (settled, unsettled)
@@ -136,7 +137,7 @@ impl Bench {
 fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
     let bench = Bench::start(Publishes::default(), 2, 5);
     // The store has record 1 already, so the step that has it fails, with record 0.
-    let settled = Progress {
+    let settled = Step {
         subscription: "source/taps".into(),
         reached: Reached::Records {
             number: 0,
@@ -146,12 +147,12 @@ fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
         messages: Vec::new(),
         parked: Vec::new(),
     };
-    crate::subscriptions::advance(&*bench.store, settled).unwrap();
+    ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
-    assert_eq!(bench.told(5), (vec![], vec![0, 1, 2, 3, 4]), "later records of a key passed what failed");
+    assert_eq!(bench.settlements(5), (vec![], vec![0, 1, 2, 3, 4]), "later records of a key passed what failed");
     // As the source does, once nothing is in flight.
     bench.offer(&[("a", 0), ("a", 2), ("b", 3), ("a", 4)]);
-    assert_eq!(bench.told(4), (vec![0, 2, 3, 4], vec![]));
+    assert_eq!(bench.settlements(4), (vec![0, 2, 3, 4], vec![]));
     assert_eq!(bench.published(), ["0", "2", "3", "4"]);
     bench.stop();
 }
@@ -162,7 +163,7 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
     let calls = code.calls.clone();
     let bench = Bench::start(code, 10, 3);
     bench.offer(&[("a", 0)]);
-    bench.told(1);
+    bench.settlements(1);
     assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
     let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::Letters::newest(1)).unwrap();
     assert!(letters[0].letter.reason.ends_with("(tried 3 times)"), "{}", letters[0].letter.reason);
@@ -182,7 +183,7 @@ fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_
     }
     bench.offer(&[("a", 0), ("a", 1)]);
     bench.pausing.set(false).unwrap();
-    assert_eq!(bench.told(2), (vec![0, 1], vec![]), "resumed, it goes on");
+    assert_eq!(bench.settlements(2), (vec![0, 1], vec![]), "resumed, it goes on");
     let handled = calls.lock().unwrap().len();
     bench.pausing.set(true).unwrap();
     while bench.condition.lock().unwrap().0 != State::Paused {
@@ -190,7 +191,7 @@ fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_
     }
     bench.offer(&[("a", 2), ("b", 3)]);
     bench.asks.send(Ask::GiveBack).unwrap();
-    assert_eq!(bench.told(2), (vec![], vec![2, 3]));
+    assert_eq!(bench.settlements(2), (vec![], vec![2, 3]));
     assert_eq!(calls.lock().unwrap().len(), handled, "nothing was handled while it was paused");
     bench.stop();
 }

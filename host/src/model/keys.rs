@@ -1,0 +1,319 @@
+//! The names under which parts keep their progress in a store: of subscriptions, ledgers, sinks and facts.
+//!
+//! A store has them as text, and so has an [`Origin`](super::Origin). They are written by `Display` and read by `parse`,
+//! here and nowhere else: nothing else takes a name apart for its meaning.
+
+use super::Position;
+use std::fmt::{self, Display, Formatter};
+
+/// What the names of the ledgers of partitions begin with.
+const KAFKA: &str = "kafka/";
+/// What the names of the ledgers of subscriptions, and of facts about them, begin with.
+const SUBSCRIPTION: &str = "subscription/";
+/// What the name of a source's subscription begins with.
+const SOURCE: &str = "source/";
+const EVENTS: &str = "events/";
+const DEAD_LETTERS: &str = "dead-letters";
+const CLUSTER: &str = "kafka/cluster";
+const STARTS: &str = "kafka/start/";
+const TOPIC_ID: &str = "kafka/topic/";
+const PAUSED: &str = "/paused";
+const PROJECTION: &str = "projection/";
+
+/// The name of a subscription. The subscriptions of plugins and those of sources never have the same name, since names
+/// in a manifest have no slash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscriptionName<'a> {
+    /// `NAME`: a plugin's subscription to recorded events.
+    Plugin(&'a str),
+    /// `source/NAME`: the subscription of a plugin to the records of this source.
+    Source(&'a str),
+}
+
+/// The name of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerName<'a> {
+    /// The records of a partition.
+    Partition(PartitionName<'a>),
+    /// `subscription/SUBSCRIPTION`: the commands that a subscription sends.
+    Commands(SubscriptionName<'a>),
+    /// `dead-letters`: commands that try dead letters again, each under the number of its dead letter.
+    ///
+    /// A number is open for as long as the dead letter is there. When the command is accepted or rejected, the dead letter
+    /// is removed in the same transaction, so it takes effect once however often it is tried. When the command is
+    /// malformed, the dead letter stays and says why.
+    DeadLetters,
+}
+
+/// The name of the ledger of a partition: `kafka/SOURCE/TOPIC/PARTITION`, then `@ID` if the topic has an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionName<'a> {
+    /// The source that reads it.
+    pub source: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+    /// The number of the partition.
+    pub partition: i32,
+    /// The topic's id: a topic that was recreated has other ledgers.
+    pub topic_id: Option<&'a str>,
+}
+
+/// The name under which a sink keeps its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkName<'a> {
+    /// `NAME`: a sink of the outbox's messages. It counts messages.
+    Messages(&'a str),
+    /// `events/NAME`: a sink of events. It counts positions.
+    Events(&'a str),
+    /// `dead-letters/SOURCE`: the sink of a source's dead letters. It counts the numbers of dead letters.
+    DeadLetters(&'a str),
+}
+
+/// The name of a fact: a text that a part keeps in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactName<'a> {
+    /// The id of the Kafka cluster that the store works with.
+    Cluster,
+    /// Where the partitions of a source start that were there when the source was first made.
+    Starts(&'a str),
+    /// The id of a topic whose offsets a consumer group has.
+    TopicId {
+        /// The source that reads it.
+        source: &'a str,
+        /// The topic.
+        topic: &'a str,
+    },
+    /// When a person paused a subscription; none if it is not paused.
+    Paused(SubscriptionName<'a>),
+    /// An event that a projection passes over.
+    Skipped {
+        /// The projection.
+        projection: &'a str,
+        /// The event's.
+        position: Position,
+    },
+}
+
+impl<'a> SubscriptionName<'a> {
+    /// Reads a name.
+    pub fn parse(text: &'a str) -> Self {
+        text.strip_prefix(SOURCE).map_or(Self::Plugin(text), Self::Source)
+    }
+
+    /// The plugin or the source.
+    pub fn owner(&self) -> &'a str {
+        match self {
+            Self::Plugin(name) | Self::Source(name) => name,
+        }
+    }
+
+    /// The name of the subscription of another plugin or source.
+    pub fn with_owner(self, owner: &'a str) -> Self {
+        match self {
+            Self::Plugin(_) => Self::Plugin(owner),
+            Self::Source(_) => Self::Source(owner),
+        }
+    }
+
+    /// The ledger of its commands.
+    pub fn ledger(self) -> LedgerName<'a> {
+        LedgerName::Commands(self)
+    }
+}
+
+impl<'a> PartitionName<'a> {
+    /// What the names of all partitions of a source begin with.
+    pub fn prefix_of_source(source: &str) -> String {
+        format!("{KAFKA}{source}/")
+    }
+
+    /// What the names of all partitions of a topic begin with.
+    pub fn prefix_of_topic(source: &str, topic: &str) -> String {
+        format!("{KAFKA}{source}/{topic}/")
+    }
+
+    /// Reads a name; `None` if it is of no partition.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.strip_prefix(KAFKA)?.splitn(3, '/');
+        let (source, topic, last) = (parts.next()?, parts.next()?, parts.next()?);
+        let (partition, topic_id) = match last.split_once('@') {
+            Some((partition, id)) => (partition, Some(id)),
+            None => (last, None),
+        };
+        Some(Self { source, topic, partition: partition.parse().ok()?, topic_id })
+    }
+}
+
+impl<'a> LedgerName<'a> {
+    /// Reads a name; `None` if it is of no kind of ledger that this host keeps.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if text == DEAD_LETTERS {
+            return Some(Self::DeadLetters);
+        }
+        match text.strip_prefix(SUBSCRIPTION) {
+            Some(subscription) => Some(Self::Commands(SubscriptionName::parse(subscription))),
+            None => PartitionName::parse(text).map(Self::Partition),
+        }
+    }
+
+    /// The source or the subscriber whose ledger it is; `None` for the ledger of dead letters, which is the host's.
+    pub fn owner(&self) -> Option<&'a str> {
+        match self {
+            Self::Partition(partition) => Some(partition.source),
+            Self::Commands(subscription) => Some(subscription.owner()),
+            Self::DeadLetters => None,
+        }
+    }
+
+    /// The same with another source or subscriber. The ledger of dead letters has none.
+    pub fn with_owner(self, owner: &'a str) -> Self {
+        match self {
+            Self::Partition(partition) => Self::Partition(PartitionName { source: owner, ..partition }),
+            Self::Commands(subscription) => Self::Commands(subscription.with_owner(owner)),
+            Self::DeadLetters => Self::DeadLetters,
+        }
+    }
+}
+
+impl<'a> SinkName<'a> {
+    /// Reads a name.
+    pub fn parse(text: &'a str) -> Self {
+        if let Some(name) = text.strip_prefix(EVENTS) {
+            return Self::Events(name);
+        }
+        match text.strip_prefix(DEAD_LETTERS).and_then(|rest| rest.strip_prefix('/')) {
+            Some(source) => Self::DeadLetters(source),
+            None => Self::Messages(text),
+        }
+    }
+
+    /// The same with the name of another sink or source.
+    pub fn with_owner(self, owner: &'a str) -> Self {
+        match self {
+            Self::Messages(_) => Self::Messages(owner),
+            Self::Events(_) => Self::Events(owner),
+            Self::DeadLetters(_) => Self::DeadLetters(owner),
+        }
+    }
+}
+
+impl<'a> FactName<'a> {
+    /// What the names of all events begin with that a projection passes over.
+    pub fn prefix_of_skipped(projection: &str) -> String {
+        format!("{PROJECTION}{projection}/skipped/")
+    }
+
+    /// Reads a name; `None` if it is of no kind of fact that this host keeps.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if text == CLUSTER {
+            return Some(Self::Cluster);
+        }
+        if let Some(source) = text.strip_prefix(STARTS) {
+            return Some(Self::Starts(source));
+        }
+        if let Some(rest) = text.strip_prefix(TOPIC_ID) {
+            return rest.split_once('/').map(|(source, topic)| Self::TopicId { source, topic });
+        }
+        if let Some(rest) = text.strip_prefix(SUBSCRIPTION) {
+            return rest.strip_suffix(PAUSED).map(|name| Self::Paused(SubscriptionName::parse(name)));
+        }
+        let (projection, position) = text.strip_prefix(PROJECTION)?.split_once("/skipped/")?;
+        Some(Self::Skipped { projection, position: Position(position.parse().ok()?) })
+    }
+
+    /// The same about another part. The cluster is no part's.
+    pub fn with_owner(self, owner: &'a str) -> Self {
+        match self {
+            Self::Cluster => Self::Cluster,
+            Self::Starts(_) => Self::Starts(owner),
+            Self::TopicId { topic, .. } => Self::TopicId { source: owner, topic },
+            Self::Paused(subscription) => Self::Paused(subscription.with_owner(owner)),
+            Self::Skipped { position, .. } => Self::Skipped { projection: owner, position },
+        }
+    }
+}
+
+impl Display for SubscriptionName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plugin(name) => f.write_str(name),
+            Self::Source(name) => write!(f, "{SOURCE}{name}"),
+        }
+    }
+}
+
+impl Display for PartitionName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{KAFKA}{}/{}/{}", self.source, self.topic, self.partition)?;
+        self.topic_id.map_or(Ok(()), |id| write!(f, "@{id}"))
+    }
+}
+
+impl Display for LedgerName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition(partition) => partition.fmt(f),
+            Self::Commands(subscription) => write!(f, "{SUBSCRIPTION}{subscription}"),
+            Self::DeadLetters => f.write_str(DEAD_LETTERS),
+        }
+    }
+}
+
+impl Display for SinkName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Messages(name) => f.write_str(name),
+            Self::Events(name) => write!(f, "{EVENTS}{name}"),
+            Self::DeadLetters(source) => write!(f, "{DEAD_LETTERS}/{source}"),
+        }
+    }
+}
+
+impl Display for FactName<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str(CLUSTER),
+            Self::Starts(source) => write!(f, "{STARTS}{source}"),
+            Self::TopicId { source, topic } => write!(f, "{TOPIC_ID}{source}/{topic}"),
+            Self::Paused(subscription) => write!(f, "{SUBSCRIPTION}{subscription}{PAUSED}"),
+            Self::Skipped { projection, position } => {
+                write!(f, "{}{position}", Self::prefix_of_skipped(projection))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_as_what_it_was() {
+        let subscriptions = [SubscriptionName::Plugin("warehouse"), SubscriptionName::Source("tills")];
+        let partition = PartitionName { source: "tills", topic: "baskets", partition: 3, topic_id: None };
+        let partitions = [partition, PartitionName { topic_id: Some("7f@2"), ..partition }];
+        let ledgers = partitions.map(LedgerName::Partition).into_iter().chain(subscriptions.map(LedgerName::Commands));
+        for ledger in ledgers.chain([LedgerName::DeadLetters]) {
+            assert_eq!(LedgerName::parse(&ledger.to_string()), Some(ledger));
+        }
+        for sink in [SinkName::Messages("out"), SinkName::Events("feed"), SinkName::DeadLetters("tills")] {
+            assert_eq!(SinkName::parse(&sink.to_string()), sink);
+        }
+        let [paused, of_source] = subscriptions.map(FactName::Paused);
+        let topic_id = FactName::TopicId { source: "tills", topic: "baskets" };
+        let skipped = FactName::Skipped { projection: "sales", position: Position(7) };
+        for fact in [FactName::Cluster, FactName::Starts("tills"), topic_id, paused, of_source, skipped] {
+            assert_eq!(FactName::parse(&fact.to_string()), Some(fact));
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_of_the_host_has_no_meaning() {
+        for text in ["", "kafka/", "kafka/tills/baskets", "kafka/tills/baskets/x", "kafka/tills/baskets/1x@7f"] {
+            assert_eq!(LedgerName::parse(text), None, "{text}");
+        }
+        for text in ["", "kafka/topic/tills", "subscription/warehouse", "projection/sales/skipped/x", "discarded"] {
+            assert_eq!(FactName::parse(text), None, "{text}");
+        }
+    }
+}
