@@ -8,9 +8,9 @@
 
 mod handlers;
 mod instances;
-mod intake;
-mod order;
-mod owed;
+mod mailbox;
+mod pending_command;
+mod redelivery;
 mod shard;
 
 pub use handlers::{Guest, Handlers};
@@ -24,8 +24,8 @@ use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _, Shared as _};
 use crossbeam_channel::TrySendError;
 use handlers::WasmHandlers;
-use intake::Entrances;
-use order::{Gauges, Order};
+use mailbox::Senders;
+use pending_command::{Gauges, PendingCommand};
 use shard::Shard;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -162,12 +162,12 @@ impl Service {
 struct Served {
     name: Arc<str>,
     threads: Vec<supervise::Thread>,
-    shards: Vec<Entrance>,
+    shards: Vec<Mailbox>,
 }
 
-struct Entrance {
+struct Mailbox {
     /// `None` once stopping.
-    queues: std::sync::RwLock<Option<Entrances>>,
+    queues: std::sync::RwLock<Option<Senders>>,
     gauges: Arc<Gauges>,
     queue_bytes_max: usize,
 }
@@ -214,11 +214,11 @@ impl Aggregates {
     /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
     /// full: for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
-        let entrance = match self.entrance(&command) {
-            Ok(entrance) => entrance,
+        let mailbox = match self.mailbox(&command) {
+            Ok(mailbox) => mailbox,
             Err(closed) => return Err(self.unaccepted(closed, command, ack)),
         };
-        entrance.with_queues(Order::new(command, ack, &entrance.gauges), |queues, order| {
+        mailbox.with_queues(PendingCommand::new(command, ack, &mailbox.gauges), |queues, order| {
             queues.follow_ups.send(order).map_err(|refused| refused.0)
         });
         Ok(())
@@ -241,7 +241,7 @@ impl Aggregates {
                 plugin: served.name.to_string(),
                 shards: served.shards.len(),
                 live: served.shards.iter().map(|shard| shard.gauges.live.load(Ordering::Relaxed)).sum(),
-                pending: served.shards.iter().map(Entrance::pending).sum(),
+                pending: served.shards.iter().map(Mailbox::pending).sum(),
                 condition: served.condition(),
             })
             .collect();
@@ -263,7 +263,7 @@ impl Aggregates {
         }
     }
 
-    fn entrance(&self, command: &Command) -> Result<&Entrance, Closed> {
+    fn mailbox(&self, command: &Command) -> Result<&Mailbox, Closed> {
         let Some(served) = self.served.get(&command.stream.aggregate_type) else { return Err(Closed::Unknown) };
         let id = &command.stream.aggregate_id;
         let checked = self.ids.check("aggregate id", id);
@@ -290,16 +290,16 @@ enum Closed {
 
 impl Inbox for Aggregates {
     fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
-        let entrance = match self.entrance(&command) {
-            Ok(entrance) => entrance,
+        let mailbox = match self.mailbox(&command) {
+            Ok(mailbox) => mailbox,
             Err(closed) => return Err(self.unaccepted(closed, command, ack)),
         };
-        if entrance.gauges.pending.now().bytes() >= entrance.queue_bytes_max {
+        if mailbox.gauges.pending.now().bytes() >= mailbox.queue_bytes_max {
             return Err(Unaccepted::Full(command, ack));
         }
         let mut full = None;
-        let order = Order::new(command, ack, &entrance.gauges);
-        entrance.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
+        let order = PendingCommand::new(command, ack, &mailbox.gauges);
+        mailbox.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(order)) => {
                 full = Some(order);
@@ -327,16 +327,16 @@ impl Served {
     ) -> Result<Self, StartError> {
         let mut served = Self { name: handlers.name(), threads: Vec::new(), shards: Vec::new() };
         for number in 0..shards.max(1) {
-            let (entrances, intake) = intake::queues(options.queue_max);
+            let (senders, receivers) = mailbox::queues(options.queue_max);
             let gauges = Arc::new(Gauges::default());
-            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), intake, gauges.clone())?;
+            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), receivers, gauges.clone())?;
             let name = format!("{aggregate_type}-{number}");
             let thread = supervise::restarting(name, || Ok(shard), Shard::begin_again, Shard::run);
             served
                 .threads
                 .push(thread.map_err(|error: supervise::Unstarted<StartError>| StartError::Thread(error.to_string()))?);
-            let (queues, queue_bytes_max) = (std::sync::RwLock::new(Some(entrances)), options.queue_bytes_max);
-            served.shards.push(Entrance { queues, gauges, queue_bytes_max });
+            let (queues, queue_bytes_max) = (std::sync::RwLock::new(Some(senders)), options.queue_bytes_max);
+            served.shards.push(Mailbox { queues, gauges, queue_bytes_max });
         }
         Ok(served)
     }
@@ -345,14 +345,18 @@ impl Served {
 impl Served {
     fn condition(&self) -> (State, Option<String>) {
         let trouble = self.threads.iter().find_map(|thread| thread.monitor().trouble());
-        let lacks = || self.shards.iter().find_map(Entrance::trouble).map(|reason| (State::Retrying, reason));
+        let lacks = || self.shards.iter().find_map(Mailbox::trouble).map(|reason| (State::Retrying, reason));
         trouble.or_else(lacks).map_or((State::Running, None), |(state, reason)| (state, Some(reason)))
     }
 }
 
-impl Entrance {
+impl Mailbox {
     /// Queues an order; one that can't be queued because the shard is gone is answered here.
-    fn with_queues(&self, order: Order, queue_it: impl FnOnce(&Entrances, Order) -> Result<(), Order>) {
+    fn with_queues(
+        &self,
+        order: PendingCommand,
+        queue_it: impl FnOnce(&Senders, PendingCommand) -> Result<(), PendingCommand>,
+    ) {
         let refused = match &*self.queues.held_shared() {
             Some(queues) => queue_it(queues, order).err(),
             None => Some(order),

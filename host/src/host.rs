@@ -4,6 +4,7 @@
 //! `projection`, and what people ask of a running host is answered from here.
 
 mod drain;
+mod maintenance;
 mod orphans;
 mod parts;
 mod pauses;
@@ -12,7 +13,6 @@ mod replays;
 mod stalls;
 mod startup;
 mod traffic;
-mod upkeep;
 
 use crate::ack::{Ack, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};

@@ -14,6 +14,7 @@ mod connection;
 mod context;
 mod deliveries;
 pub mod dev_broker;
+mod error_hints;
 mod headers;
 mod ids;
 mod message;
@@ -30,7 +31,6 @@ mod testing;
 pub mod topics;
 mod transaction;
 pub mod transform;
-mod trouble;
 mod watermarks;
 
 pub use check::check;

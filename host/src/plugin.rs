@@ -12,7 +12,7 @@ mod catalog;
 mod clock;
 mod engine;
 mod guarded;
-mod lend;
+mod lowering;
 mod pace;
 mod projection;
 mod sandbox;

@@ -27,7 +27,7 @@ type LiveOf<H> = <<H as Handlers>::Guest as Guest>::Live;
 pub(super) type InstanceOf<H> = Instance<LiveOf<H>>;
 
 /// Why a command could not be decided.
-pub(super) enum Undone {
+pub(super) enum HandleError {
     /// The guest is lost.
     Trap(String),
     /// The host could not have it decided, and the command is as good as before. The guest is lost, or there is none.
@@ -94,35 +94,35 @@ impl<H: Handlers> Instances<H> {
     }
 
     /// Takes an aggregate out, as it is or from its history.
-    pub(super) fn take(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+    pub(super) fn take(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         match self.at_rest.pop(&stream.aggregate_id) {
             Some(instance) => Ok(instance),
             None => self.rebuild(stream),
         }
     }
 
-    fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+    fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         match self.replay(stream, HISTORY_PAGE)? {
             Some(instance) => Ok(instance),
             // A page took longer than an event may: event by event it shows which one is at fault, if any is.
             None => {
                 self.renew();
                 let replayed = self.replay(stream, 1)?;
-                replayed.ok_or_else(|| Undone::Trap(format!("plugin {} can't rebuild {stream}", self.label())))
+                replayed.ok_or_else(|| HandleError::Trap(format!("plugin {} can't rebuild {stream}", self.label())))
             }
         }
     }
 
     /// The aggregate from its snapshot and history, with so many events to a call. None if that took too long for a
     /// call with several events: then the guest is lost.
-    fn replay(&mut self, stream: &StreamId, events_max: usize) -> Result<Option<InstanceOf<H>>, Undone> {
+    fn replay(&mut self, stream: &StreamId, events_max: usize) -> Result<Option<InstanceOf<H>>, HandleError> {
         let mut instance = match self.restore(stream)? {
             Some(instance) => instance,
             None => self.create(stream)?,
         };
         let from = instance.version;
         loop {
-            let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(Undone::Store)?;
+            let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(HandleError::Store)?;
             let Some(last) = events.last() else { break };
             instance.version = last.version;
             for events in events.chunks(events_max) {
@@ -151,7 +151,12 @@ impl<H: Handlers> Instances<H> {
     }
 
     /// Applies history. False if the list took too long: then the guest is lost.
-    fn apply(&mut self, stream: &StreamId, instance: &InstanceOf<H>, events: &[RecordedEvent]) -> Result<bool, Undone> {
+    fn apply(
+        &mut self,
+        stream: &StreamId,
+        instance: &InstanceOf<H>,
+        events: &[RecordedEvent],
+    ) -> Result<bool, HandleError> {
         let label = self.label();
         let history = |event: &RecordedEvent, cause: &dyn std::fmt::Display| {
             format!(
@@ -163,7 +168,7 @@ impl<H: Handlers> Instances<H> {
         match self.guest()?.apply(&instance.live, events) {
             Ok(Ok(())) => Ok(true),
             Ok(Err(failure)) => {
-                Err(Undone::History(history(&events[failure.index.min(events.len() - 1)], &failure.refusal)))
+                Err(HandleError::History(history(&events[failure.index.min(events.len() - 1)], &failure.refusal)))
             }
             Err(plugin::Error::Overrun { .. }) => {
                 self.lose();
@@ -171,24 +176,24 @@ impl<H: Handlers> Instances<H> {
             }
             Err(plugin::Error::Trap { cause, .. }) if events.len() == 1 => {
                 self.lose();
-                Err(Undone::Trap(history(&events[0], &cause)))
+                Err(HandleError::Trap(history(&events[0], &cause)))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn create(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, Undone> {
+    fn create(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         let live = self.guest()?.create(&stream.aggregate_id)?;
         Ok(Instance { live, version: Version(0), generation: self.generation })
     }
 
     /// The aggregate from a snapshot. None where there is none that helps: the history always does.
-    fn restore(&mut self, stream: &StreamId) -> Result<Option<InstanceOf<H>>, Undone> {
+    fn restore(&mut self, stream: &StreamId) -> Result<Option<InstanceOf<H>>, HandleError> {
         let code = self.guest()?.code();
         if self.snapshot_every == 0 || self.unfit_for_snapshots.as_ref() == Some(&code) {
             return Ok(None);
         }
-        let found = self.reader.snapshot(stream, &code).map_err(Undone::Store)?;
+        let found = self.reader.snapshot(stream, &code).map_err(HandleError::Store)?;
         let Some(Snapshot { version, state, .. }) = found else { return Ok(None) };
         let instance = self.create(stream)?;
         match self.guest()?.restore(&instance.live, &state) {
@@ -236,7 +241,7 @@ impl<H: Handlers> Instances<H> {
         &mut self,
         instance: &InstanceOf<H>,
         command: &Command,
-    ) -> Result<Result<Vec<NewEvent>, Refusal>, Undone> {
+    ) -> Result<Result<Vec<NewEvent>, Refusal>, HandleError> {
         Ok(self.guest()?.handle(&instance.live, command)?)
     }
 
@@ -336,11 +341,11 @@ impl<H: Handlers> Instances<H> {
         self.at_rest.clear();
     }
 
-    fn guest(&mut self) -> Result<&mut H::Guest, Undone> {
+    fn guest(&mut self) -> Result<&mut H::Guest, HandleError> {
         match (&mut self.guest, &self.trouble) {
             (Some(guest), _) => Ok(guest),
             (None, Some(error)) => Err(error.clone().into()),
-            (None, None) => Err(Undone::Host(format!("plugin {} has no guest", self.handlers.name()))),
+            (None, None) => Err(HandleError::Host(format!("plugin {} has no guest", self.handlers.name()))),
         }
     }
 
@@ -349,7 +354,7 @@ impl<H: Handlers> Instances<H> {
     }
 }
 
-impl From<plugin::Error> for Undone {
+impl From<plugin::Error> for HandleError {
     fn from(error: plugin::Error) -> Self {
         match error {
             plugin::Error::Host(_) | plugin::Error::Stopping => Self::Host(error.to_string()),

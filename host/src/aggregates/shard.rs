@@ -9,10 +9,10 @@
 
 use super::Options;
 use super::handlers::Handlers;
-use super::instances::{InstanceOf, Instances, Undone};
-use super::intake::Intake;
-use super::order::{Gauges, Order};
-use super::owed::Owed;
+use super::instances::{HandleError, InstanceOf, Instances};
+use super::mailbox::Receivers;
+use super::pending_command::{Gauges, PendingCommand};
+use super::redelivery::PendingRedeliveries;
 use crate::ack::Ack;
 use crate::framing;
 use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
@@ -46,11 +46,11 @@ struct Settled {
 }
 
 /// An aggregate that is at a command, and the commands that wait behind it.
-struct Engaged<H: Handlers> {
+struct Busy<H: Handlers> {
     /// What was decided, on its way to the disk. `None` while the command waits for its next try.
     decided: Option<Decided<H>>,
-    order: Order,
-    waiting: VecDeque<Order>,
+    order: PendingCommand,
+    waiting: VecDeque<PendingCommand>,
 }
 
 struct Decided<H: Handlers> {
@@ -71,14 +71,14 @@ pub(super) struct Shard<H: Handlers> {
     instances: Instances<H>,
     store: Arc<dyn EventStore>,
     options: Options,
-    engaged: QuickMap<Arc<str>, Engaged<H>>,
-    /// Commands in `engaged`, waiting ones included.
+    busy: QuickMap<Arc<str>, Busy<H>>,
+    /// Commands in `busy`, waiting ones included.
     in_flight: usize,
     /// When which aggregate's command is tried again.
     retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
-    owed: Owed,
+    redeliveries: PendingRedeliveries,
     settled: (Sender<Settled>, Receiver<Settled>),
-    intake: Intake,
+    receivers: Receivers,
     gauges: Arc<Gauges>,
     /// Whether the gauges tell of trouble.
     is_troubled: bool,
@@ -89,20 +89,20 @@ impl<H: Handlers> Shard<H> {
         handlers: Arc<H>,
         store: Arc<dyn EventStore>,
         options: Options,
-        intake: Intake,
+        receivers: Receivers,
         gauges: Arc<Gauges>,
     ) -> Result<Self, super::StartError> {
         Ok(Self {
             instances: Instances::new(handlers, store.clone(), options.snapshot_every)?,
-            engaged: QuickMap::default(),
+            busy: QuickMap::default(),
             in_flight: 0,
             retries: BinaryHeap::new(),
-            owed: Owed::default(),
+            redeliveries: PendingRedeliveries::default(),
             // The writer must never wait for a shard: what comes back is bounded by what is in flight.
             settled: crossbeam_channel::unbounded(),
             store,
             options,
-            intake,
+            receivers,
             gauges,
             is_troubled: false,
         })
@@ -111,12 +111,12 @@ impl<H: Handlers> Shard<H> {
     /// After a panic: whoever waits for what was begun is told that it failed, and live aggregates are rebuilt. What is
     /// on its way to the disk still becomes durable, but nobody here waits for it any more.
     pub(super) fn begin_again(&mut self) -> Result<(), super::StartError> {
-        self.engaged.clear();
+        self.busy.clear();
         self.in_flight = 0;
         self.retries.clear();
         self.settled = crossbeam_channel::unbounded();
         let dropped = std::mem::take(&mut *self.gauges.dropped.held());
-        dropped.iter().for_each(|command| self.owed.add(command));
+        dropped.iter().for_each(|command| self.redeliveries.add(command));
         self.instances.lose();
         Ok(())
     }
@@ -133,7 +133,7 @@ impl<H: Handlers> Shard<H> {
             self.try_again(open);
             self.gauges.live.store(self.instances.len(), Ordering::Relaxed);
             let room = open && self.in_flight < self.options.in_flight_max;
-            match if room { self.intake.next() } else { Err(TryRecvError::Empty) } {
+            match if room { self.receivers.next() } else { Err(TryRecvError::Empty) } {
                 Ok(order) => self.accept(order),
                 Err(TryRecvError::Disconnected) => open = false,
                 Err(TryRecvError::Empty) if room => self.wait(true),
@@ -146,7 +146,7 @@ impl<H: Handlers> Shard<H> {
     /// Until there is something to do, or the senders are gone.
     fn wait(&mut self, room: bool) {
         let never = crossbeam_channel::never();
-        let Intake { follow_ups, arrivals, .. } = &self.intake;
+        let Receivers { follow_ups, arrivals, .. } = &self.receivers;
         let (follow_ups, arrivals) = if room { (follow_ups, arrivals) } else { (&never, &never) };
         let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
             // A channel of one message, made when something waits for its next try.
@@ -160,16 +160,16 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    fn accept(&mut self, order: Order) {
-        match self.engaged.get_mut(&order.command.stream.aggregate_id) {
-            Some(engaged)
+    fn accept(&mut self, order: PendingCommand) {
+        match self.busy.get_mut(&order.command.stream.aggregate_id) {
+            Some(busy)
                 if order.command.origin.is_none()
-                    && engaged.waiting.len() >= (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
+                    && busy.waiting.len() >= (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
             {
                 order.answer(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS });
             }
-            Some(engaged) => {
-                engaged.waiting.push_back(order);
+            Some(busy) => {
+                busy.waiting.push_back(order);
                 self.in_flight += 1;
             }
             None => self.decide(order),
@@ -177,21 +177,21 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// Goes on with the commands that waited for an aggregate.
-    fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<Order>) {
-        while !self.engaged.contains_key(aggregate) {
+    fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<PendingCommand>) {
+        while !self.busy.contains_key(aggregate) {
             let Some(order) = waiting.pop_front() else { return };
             self.in_flight -= 1;
             self.decide(order);
         }
-        if let Some(engaged) = self.engaged.get_mut(aggregate) {
-            // It has just been engaged: nothing waits for it yet.
-            engaged.waiting = waiting;
+        if let Some(busy) = self.busy.get_mut(aggregate) {
+            // It has just been busy: nothing waits for it yet.
+            busy.waiting = waiting;
         }
     }
 
-    /// Decides on a command whose aggregate is not engaged.
-    fn decide(&mut self, order: Order) {
-        if self.owed.is_overtaken_by(&order.command, self.instances.reader()) {
+    /// Decides on a command whose aggregate is not busy.
+    fn decide(&mut self, order: PendingCommand) {
+        if self.redeliveries.is_overtaken_by(&order.command, self.instances.reader()) {
             return self.give_back(order, "an earlier command of its source has to be settled first".into());
         }
         self.instances.renew();
@@ -203,16 +203,16 @@ impl<H: Handlers> Shard<H> {
             }
             Ok((instance, Some(Err(refusal)))) => self.refused(order, instance, refusal),
             Ok((instance, None)) => self.append_events(order, instance, NOWHERE, Vec::new()),
-            Err(Undone::Trap(reason)) => {
+            Err(HandleError::Trap(reason)) => {
                 self.instances.lose();
                 self.undone(order, reason, Duration::ZERO);
             }
-            Err(Undone::Host(reason)) => {
+            Err(HandleError::Host(reason)) => {
                 self.instances.lose();
                 self.give_back(order, reason);
             }
-            Err(Undone::History(reason)) => self.undone(order, reason, Duration::ZERO),
-            Err(Undone::Store(error)) => {
+            Err(HandleError::History(reason)) => self.undone(order, reason, Duration::ZERO),
+            Err(HandleError::Store(error)) => {
                 tracing::error!("{} can't be read: {error}", order.command.stream);
                 self.give_back(order, error.to_string());
             }
@@ -231,7 +231,10 @@ impl<H: Handlers> Shard<H> {
 
     /// Has the live aggregate decide; `None` where it is not what the sender expects.
     #[allow(clippy::type_complexity)] // a decision and the aggregate that made it
-    fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Option<Result<Vec<NewEvent>, Refusal>>), Undone> {
+    fn ask(
+        &mut self,
+        command: &Command,
+    ) -> Result<(InstanceOf<H>, Option<Result<Vec<NewEvent>, Refusal>>), HandleError> {
         let instance = self.instances.take(&command.stream)?;
         if command.expected.is_some_and(|expected| !expected.allows(instance.version)) {
             return Ok((instance, None));
@@ -242,7 +245,7 @@ impl<H: Handlers> Shard<H> {
 
     fn append_events(
         &mut self,
-        order: Order,
+        order: PendingCommand,
         instance: InstanceOf<H>,
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
@@ -252,10 +255,10 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// Has the store record a decision. The aggregate waits for it.
-    fn append(&mut self, order: Order, expected: ExpectedVersion, decision: Decision, decided: Decided<H>) {
+    fn append(&mut self, order: PendingCommand, expected: ExpectedVersion, decision: Decision, decided: Decided<H>) {
         let aggregate = order.command.stream.aggregate_id.clone();
         let append = Append { command: order.command.clone(), expected, decision };
-        self.engage(aggregate.clone(), Engaged { decided: Some(decided), order, waiting: VecDeque::new() });
+        self.make_busy(aggregate.clone(), Busy { decided: Some(decided), order, waiting: VecDeque::new() });
         let settled = self.settled.0.clone();
         self.store.append(
             append,
@@ -266,15 +269,15 @@ impl<H: Handlers> Shard<H> {
         );
     }
 
-    fn engage(&mut self, aggregate: Arc<str>, engaged: Engaged<H>) {
-        self.engaged.insert(aggregate, engaged);
+    fn make_busy(&mut self, aggregate: Arc<str>, busy: Busy<H>) {
+        self.busy.insert(aggregate, busy);
         self.in_flight += 1;
     }
 
     /// An append has ended: put the live aggregate back, or throw it away; then go on with what waited.
     fn settled(&mut self, Settled { aggregate, result }: Settled) {
-        let Some(Engaged { decided: Some(decided), order, waiting }) = self.engaged.remove(&aggregate) else {
-            unreachable!("an aggregate stays engaged until its append is settled");
+        let Some(Busy { decided: Some(decided), order, waiting }) = self.busy.remove(&aggregate) else {
+            unreachable!("an aggregate stays busy until its append is settled");
         };
         self.in_flight -= 1;
         let Decided { instance, answer } = decided;
@@ -307,7 +310,7 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    fn not_appended(&mut self, mut order: Order, answer: Answer, error: store::Error) {
+    fn not_appended(&mut self, mut order: PendingCommand, answer: Answer, error: store::Error) {
         match (error, answer) {
             (error @ store::Error::Conflict { actual, .. }, _) => {
                 if let Some(expected) = order.command.expected
@@ -336,13 +339,13 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// The host could not do it. What has a source is sent again by it, before all later ones.
-    fn give_back(&mut self, order: Order, reason: String) {
-        self.owed.add(&order.command);
+    fn give_back(&mut self, order: PendingCommand, reason: String) {
+        self.redeliveries.add(&order.command);
         order.answer(Outcome::Failed { reason });
     }
 
     /// The aggregate said no.
-    fn refused(&mut self, order: Order, instance: InstanceOf<H>, refusal: Refusal) {
+    fn refused(&mut self, order: PendingCommand, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
                 // What a rule refuses is counted in the status; it is the sender's news, not the operator's.
@@ -367,7 +370,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// It was not decided at all: try again where a ledger waits for it, else tell the sender.
-    fn undone(&mut self, mut order: Order, reason: String, after: Duration) {
+    fn undone(&mut self, mut order: PendingCommand, reason: String, after: Duration) {
         order.attempts += 1;
         if order.command.origin.is_none() {
             tracing::error!(
@@ -381,7 +384,7 @@ impl<H: Handlers> Shard<H> {
             let aggregate = order.command.stream.aggregate_id.clone();
             let due = Instant::now() + after.min(self.options.retry_after_max);
             self.retries.push(Reverse((due, aggregate.clone())));
-            self.engage(aggregate, Engaged { decided: None, order, waiting: VecDeque::new() });
+            self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
         } else {
             let attempts = order.attempts;
             self.put_aside(order, None, format!("{reason} (tried {attempts} times)"));
@@ -402,8 +405,8 @@ impl<H: Handlers> Shard<H> {
             && *due <= now
         {
             let Some(Reverse((_, aggregate))) = self.retries.pop() else { return };
-            let Some(Engaged { order, waiting, .. }) = self.engaged.remove(&aggregate) else {
-                unreachable!("an aggregate stays engaged until its command is tried again");
+            let Some(Busy { order, waiting, .. }) = self.busy.remove(&aggregate) else {
+                unreachable!("an aggregate stays busy until its command is tried again");
             };
             self.in_flight -= 1;
             if open {
@@ -416,7 +419,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
-    fn put_aside(&mut self, order: Order, instance: Option<InstanceOf<H>>, reason: String) {
+    fn put_aside(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, reason: String) {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
             tracing::warn!(command = &**id, "{name} to {stream} can't be handled: {reason}");
@@ -433,7 +436,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// Has the store record a decision without events.
-    fn record(&mut self, order: Order, instance: Option<InstanceOf<H>>, decision: Decision, answer: Outcome) {
+    fn record(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, decision: Decision, answer: Outcome) {
         let version = instance.as_ref().map(|instance| instance.version);
         let expected = version.map_or(ExpectedVersion::Any, ExpectedVersion::Exact);
         self.append(order, expected, decision, Decided { instance, answer: Answer::Refused(answer) });

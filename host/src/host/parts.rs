@@ -247,11 +247,11 @@ impl Parts {
             }
             let mut config = kafka::source::Config::new(name, source, &written);
             config.bounds = manifest.bounds;
-            let outlet = kafka::source::Outlet {
+            let targets = kafka::source::Targets {
                 aggregates: self.aggregates.clone(),
                 subscriber: self.start_deliveries(name, source, manifest.bounds)?,
             };
-            let source = Source::start(config, connection, self.store.clone(), outlet)?;
+            let source = Source::start(config, connection, self.store.clone(), targets)?;
             self.sources.push(source);
         }
         self.await_starts();

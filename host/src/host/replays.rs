@@ -4,7 +4,7 @@
 //! takes the letter away with what came of it. A message goes into the outbox, an event or a record to its subscriber;
 //! both take the letter away in the same transaction. However often it is tried, it takes effect once.
 
-use super::upkeep::blocking;
+use super::maintenance::blocking;
 use super::{Host, Untaken};
 use crate::model::{Command, DeadLetter, KeptLetter, Outcome, Parked};
 use crate::status::Replayed;

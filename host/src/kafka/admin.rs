@@ -15,7 +15,7 @@ pub use groups::{Group, GroupDescription, GroupMember, GroupPartition};
 pub use topics::{ConfigEntry, PartitionDescription, TopicDescription, TopicSummary};
 
 use super::context::{Context, Health};
-use super::{Connection, Error, client_error, trouble};
+use super::{Connection, Error, client_error, error_hints};
 use crate::manifest::From;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -177,7 +177,7 @@ impl Admin {
                 Ok(partitions)
             }
             (code, _) => {
-                let cause = trouble::answer(code.unwrap_or(RDKafkaErrorCode::UnknownTopicOrPartition));
+                let cause = error_hints::answer(code.unwrap_or(RDKafkaErrorCode::UnknownTopicOrPartition));
                 Err(Error::Topic { topic: topic.to_owned(), cause })
             }
         }
@@ -233,7 +233,7 @@ fn is_moving(error: &KafkaError) -> bool {
 }
 
 fn cause_of(error: &KafkaError) -> String {
-    error.rdkafka_error_code().map_or_else(|| error.to_string(), trouble::answer)
+    error.rdkafka_error_code().map_or_else(|| error.to_string(), error_hints::answer)
 }
 
 fn refused(topic: &str, partition: i32, cause: &str) -> Error {

@@ -6,7 +6,7 @@
 //! the names of ledgers tell; it is not asked.
 
 use super::context::{Context, Health};
-use super::{Connection, client_error, ids, trouble};
+use super::{Connection, client_error, error_hints, ids};
 use crate::ack;
 use crate::model::FactName;
 use crate::store::{self, EventStore};
@@ -46,7 +46,7 @@ pub(super) fn check<C: ClientContext>(
     let brokers = connection.brokers();
     // SAFETY: the client outlives the call.
     let id = unsafe { ids::cluster_id(client.native_ptr(), ANSWER_MAX) }
-        .map_err(|code| Unfit::Unknown(format!("Kafka at {brokers} does not answer: {}", trouble::answer(code))))?;
+        .map_err(|code| Unfit::Unknown(format!("Kafka at {brokers} does not answer: {}", error_hints::answer(code))))?;
     // Brokers without an id are older than all that could be told apart.
     let Some(id) = id else { return Ok(()) };
     match known(store).map_err(|error| Unfit::Unknown(error.to_string()))? {

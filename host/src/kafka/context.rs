@@ -1,8 +1,8 @@
 //! What librdkafka tells the host outside of answers: its log, and whether the brokers can be reached.
 
+use super::error_hints;
 use super::source::Rebalances;
 use super::statistics::Statistics;
-use super::trouble;
 use crate::supervise::Held as _;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -81,7 +81,7 @@ impl Health {
         let mut trouble = self.0.held();
         match rest.split_once(" encountered error: ").and_then(|(_, rest)| rest.split_once(" (actions ")) {
             Some((error, actions)) if actions.contains("Retry") && !error.starts_with("Local: ") => {
-                trouble.refusals.insert(partition, trouble::refusal(error));
+                trouble.refusals.insert(partition, error_hints::refusal(error));
             }
             Some(_) => {}
             None => _ = trouble.refusals.remove(&partition),
@@ -116,9 +116,9 @@ impl Health {
             Some(AllBrokersDown) if matches!(trouble.down, Some(Down::Refused(_))) => {}
             Some(AllBrokersDown) => trouble.down = Some(Down::Away(reason.to_owned())),
             Some(Authentication | SSL | SaslAuthenticationFailed | Fatal) => {
-                trouble.down = Some(Down::Refused(trouble::connection(reason)));
+                trouble.down = Some(Down::Refused(error_hints::connection(reason)));
             }
-            _ => trouble.connection = Some(trouble::connection(reason)),
+            _ => trouble.connection = Some(error_hints::connection(reason)),
         }
     }
 }
@@ -163,7 +163,7 @@ impl ClientContext for Context {
         }
         // Connections that are closed at once are in the log alone, with what may be wrong.
         if facility == "FAIL" {
-            self.health.note(None, trouble::without_thread(message));
+            self.health.note(None, error_hints::without_thread(message));
         }
         match level {
             Emerg | Alert | Critical => tracing::error!(target: "librdkafka", client, facility, "{message}"),

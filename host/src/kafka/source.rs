@@ -1,7 +1,7 @@
 //! A Kafka topic as a stream of commands, each of which takes effect exactly once.
 //!
 //! Two threads. The *reader* owns the consumer's queues, one per partition: it turns records into commands, offers
-//! them to the aggregates and learns when they are settled. The *scout* asks the brokers the questions that block:
+//! them to the aggregates and learns when they are settled. *Partition discovery* asks the brokers the questions that block:
 //! which partitions there are, where they begin and end. It opens each partition where the store's ledger says.
 //!
 //! Promises: a record is settled in the transaction of its events, so redelivery adds nothing; a record that can't
@@ -9,11 +9,11 @@
 //! Back-pressure is not reading a partition whose records are not settled yet. Broker trouble never ends a source.
 
 mod completions;
-mod lane;
+mod destination;
+mod discovery;
 mod membership;
-mod outlet;
+mod partition_state;
 mod reader;
-mod scout;
 pub(super) mod starts;
 mod topics;
 mod view;
@@ -29,13 +29,13 @@ use crate::status::SourceStatus;
 use crate::store::EventStore;
 use crate::supervise;
 use completions::Completions;
+use destination::Destination;
+pub use destination::Targets;
+use discovery::Discovery;
 pub(super) use membership::{Rebalance, Rebalances};
-pub use outlet::Outlet;
-use outlet::Way;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reader::{Reader, Work};
-use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -116,7 +116,7 @@ pub struct Source {
     config: Arc<Config>,
     view: Arc<View>,
     completions: Arc<Completions>,
-    scout: crossbeam_channel::Sender<scout::Request>,
+    discovery: crossbeam_channel::Sender<discovery::Request>,
     /// Disconnected once it is fixed where partitions start.
     fixed: crossbeam_channel::Receiver<()>,
     /// Disconnected once the reader has nothing more to settle.
@@ -130,7 +130,7 @@ impl Source {
         config: Config,
         connection: Connection,
         store: Arc<dyn EventStore>,
-        outlet: Outlet,
+        targets: Targets,
     ) -> Result<Self, Error> {
         let give_back_max = config.give_back_max.min(connection.session_timeout() / 2);
         let config = Arc::new(Config { give_back_max, ..config });
@@ -151,28 +151,47 @@ impl Source {
                 let consumer = consumer(&config, &client, health, &completions)?;
                 let _ = consumer_out.send(consumer.clone());
                 let rebalances = consumer.context().rebalances().clone();
-                let way = Way::new(&config.name, &config.target, config.bounds, outlet);
+                let destination = Destination::new(&config.name, &config.target, config.bounds, targets);
                 let bytes_in_flight = Arc::default();
-                let work = Work { config, consumer, rebalances, way, store, view, completions, bytes_in_flight };
+                let work =
+                    Work { config, consumer, rebalances, destination, store, view, completions, bytes_in_flight };
                 Ok(Reader::new(
                     work,
-                    reader::Ends { scout: requests, findings: reader_findings, draining: Some(draining) },
+                    reader::Ends { discovery: requests, findings: reader_findings, draining: Some(draining) },
                 ))
             }
         };
         let reader = start_thread(format!("source-{}", config.name), reader, Reader::begin_again, Reader::run)?;
         let consumer = consumer_in.recv().expect("the reader's thread has sent it");
-        let scout = {
+        let discovery = {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
             move || {
-                Ok(Scout::new(config, connection, consumer, store, view, scout_requests, findings, completions, fixing))
+                Ok(Discovery::new(
+                    config,
+                    connection,
+                    consumer,
+                    store,
+                    view,
+                    scout_requests,
+                    findings,
+                    completions,
+                    fixing,
+                ))
             }
         };
-        let mut source =
-            Self { config: config.clone(), view, completions, scout: requests, fixed, drained, threads: vec![reader] };
+        let mut source = Self {
+            config: config.clone(),
+            view,
+            completions,
+            discovery: requests,
+            fixed,
+            drained,
+            threads: vec![reader],
+        };
         // From here on an error stops the reader, by dropping the source.
-        let scout = start_thread(format!("scout-{}", config.name), scout, Scout::begin_again, Scout::run)?;
-        source.threads.push(scout);
+        let discovery =
+            start_thread(format!("discovery-{}", config.name), discovery, Discovery::begin_again, Discovery::run)?;
+        source.threads.push(discovery);
         Ok(source)
     }
 
@@ -218,7 +237,7 @@ impl Source {
     /// worker. The error says what is in the way.
     pub fn refresh_ends(&self) -> Result<(), String> {
         let (sender, answer) = crossbeam_channel::bounded(1);
-        let asked = self.scout.send(scout::Request::Refresh(sender));
+        let asked = self.discovery.send(discovery::Request::Refresh(sender));
         asked
             .ok()
             .and_then(|()| answer.recv().ok())
@@ -240,7 +259,7 @@ impl Source {
         let deadline = deadline.min(Instant::now() + self.config.drain_max);
         self.view.stop(deadline);
         self.completions.wake();
-        let _ = self.scout.send(scout::Request::Stop);
+        let _ = self.discovery.send(discovery::Request::Stop);
         self.threads.iter().for_each(supervise::Thread::end);
         let _ = self.drained.recv_deadline(deadline + CLOSE_MAX);
         let closed_by = Instant::now() + CLOSE_MAX;

@@ -17,7 +17,7 @@
 use super::context::{Context, Health};
 use super::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer};
 use super::message::{self, CloudEvents, Envelope};
-use super::{Error, client_error, trouble};
+use super::{Error, client_error, error_hints};
 use crate::model::Message;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -219,7 +219,7 @@ impl<O: Owner> Transactions<O> {
             let Some(live) = &self.live else { return Err(self.no_producer()) };
             let Err(error) = call(&live.producer) else { return Ok(()) };
             let fatal = live.producer.client().fatal_error();
-            let text = format!("can't {what}: {}", trouble::call(&error));
+            let text = format!("can't {what}: {}", error_hints::call(&error));
             match Verdict::on(&error, fatal.as_ref().map(|(code, _)| *code)) {
                 Verdict::Retry => {
                     self.owner.trouble(text);

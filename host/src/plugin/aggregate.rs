@@ -2,7 +2,7 @@
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
-use super::lend::{Lender, lend_cause, lend_headers};
+use super::lowering::{Lender, lend_cause, lend_headers};
 use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
 use crate::model::{Command, NewEvent, RecordedEvent};
 use crate::names::{self, Rule};

@@ -1,7 +1,7 @@
 //! The projection role: events into a read model, answers out of it.
 
 use super::bindings::exports::wasmill::plugin::projection as export;
-use super::lend::Lender;
+use super::lowering::Lender;
 use super::{Error, Failure, Guarded, Plugin, ReadModel, failure};
 use crate::model::RecordedEvent;
 

@@ -2,7 +2,7 @@
 
 use super::bindings::exports::wasmill::plugin::subscriber as export;
 use super::bindings::wasmill::plugin::types::Delivery;
-use super::lend::{Lender, RecordLender};
+use super::lowering::{Lender, RecordLender};
 use super::{Effects, Error, Failure, Guarded, Plugin, failure};
 use crate::model::{Record, RecordedEvent};
 

@@ -5,14 +5,13 @@
 //! checked against memory. The hot path only appends by position; the index from streams to positions is filled
 //! later, in sorted runs, and readers look in both places (`stream_index`).
 
+mod administration;
 mod age;
-mod amendments;
 mod appends;
 mod backup;
 mod dictionary;
 mod fault;
 mod files;
-mod folding;
 mod ids;
 mod ledgers;
 mod letter_room;
@@ -31,6 +30,7 @@ mod steps;
 mod stream_index;
 mod tail;
 mod verify;
+mod wal_checkpoint;
 mod writer;
 
 use super::{
@@ -41,7 +41,7 @@ use crate::ack::Ack;
 use crate::clock::Clock;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Held as _, Shared as _};
-use amendments::Amendment;
+use administration::AdminRequest;
 use room::Room;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
@@ -210,11 +210,11 @@ impl Events for SqliteStore {
     }
 
     fn archive(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Archive(stream), ack));
+        self.send(writer::Request::Administer(AdminRequest::Archive(stream), ack));
     }
 
     fn restore(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Restore(stream), ack));
+        self.send(writer::Request::Administer(AdminRequest::Restore(stream), ack));
     }
 
     fn head(&self) -> watch::Receiver<Position> {
@@ -240,19 +240,19 @@ impl Progress for SqliteStore {
     }
 
     fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::ResetLedger(ledger.into(), next), ack));
+        self.send(writer::Request::Administer(AdminRequest::ResetLedger(ledger.into(), next), ack));
     }
 
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::SetFact(name.to_owned(), value), ack));
+        self.send(writer::Request::Administer(AdminRequest::SetFact(name.to_owned(), value), ack));
     }
 
     fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::CarryOver(part.clone(), to.to_owned()), ack));
+        self.send(writer::Request::Administer(AdminRequest::CarryOver(part.clone(), to.to_owned()), ack));
     }
 
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Forget(part.clone()), ack));
+        self.send(writer::Request::Administer(AdminRequest::Forget(part.clone()), ack));
     }
 
     fn outbox_head(&self) -> watch::Receiver<u64> {
@@ -266,7 +266,7 @@ impl DeadLetters for SqliteStore {
     }
 
     fn discard_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Discard(number), ack));
+        self.send(writer::Request::Administer(AdminRequest::Discard(number), ack));
     }
 
     fn discard_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
@@ -274,11 +274,11 @@ impl DeadLetters for SqliteStore {
     }
 
     fn republish_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Republish(number), ack));
+        self.send(writer::Request::Administer(AdminRequest::Republish(number), ack));
     }
 
     fn explain_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Amend(Amendment::Explain(number, reason), ack));
+        self.send(writer::Request::Administer(AdminRequest::Explain(number, reason), ack));
     }
 
     fn letters_head(&self) -> watch::Receiver<u64> {

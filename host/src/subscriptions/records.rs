@@ -6,8 +6,8 @@
 //!
 //! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
 
-mod lanes;
-mod owed;
+mod key_queues;
+mod redelivery;
 pub(super) mod run;
 mod worker;
 

@@ -7,7 +7,7 @@ use wasmill_tests::topic;
 /// A thread of each kind, and the round of its loop in which it panics: all of them in the middle of their work.
 const PANICS: [(&str, u32); 10] = [
     ("source-baskets", 40),
-    ("scout-baskets", 2),
+    ("discovery-baskets", 2),
     ("order-0", 150),
     ("household-0", 20),
     ("warehouse", 4),

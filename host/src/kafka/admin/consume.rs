@@ -4,7 +4,7 @@ use super::{Admin, Place};
 use crate::kafka::context::Context;
 use crate::kafka::headers::Dropped;
 use crate::kafka::record::Incoming;
-use crate::kafka::{Error, client_error, trouble};
+use crate::kafka::{Error, client_error, error_hints};
 use crate::manifest::From;
 use crate::model::Record;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -134,7 +134,8 @@ impl Reading {
             // It tries again.
             AllBrokersDown | BrokerTransportFailure | Resolve => None,
             code => {
-                let cause = self.consumer.context().health().final_trouble().unwrap_or_else(|| trouble::answer(code));
+                let cause =
+                    self.consumer.context().health().final_trouble().unwrap_or_else(|| error_hints::answer(code));
                 Some(Error::Topic { topic: self.topic.to_string(), cause })
             }
         }

@@ -5,7 +5,7 @@
 use super::{ANSWER_MAX, Admin};
 use crate::kafka::ids::{self, TopicIds};
 use crate::kafka::native::{self, Event, slice, text};
-use crate::kafka::{Error, trouble};
+use crate::kafka::{Error, error_hints};
 use rdkafka::bindings::*;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
@@ -140,7 +140,7 @@ impl Admin {
     }
 
     fn away(&self, code: RDKafkaErrorCode) -> Error {
-        Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause: trouble::answer(code) }
+        Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause: error_hints::answer(code) }
     }
 
     /// The ids of topics that exist.
@@ -205,7 +205,7 @@ fn not_set(what: String, code: RDKafkaErrorCode) -> Error {
              (`session.timeout.ms`, 45 s by default); `wasmill kafka groups describe` shows them"
                 .to_owned()
         }
-        code => trouble::answer(code),
+        code => error_hints::answer(code),
     };
     Error::Refused { what, cause }
 }
@@ -244,7 +244,7 @@ unsafe fn partitions<'a>(list: *const rd_kafka_topic_partition_list_t) -> &'a [r
 unsafe fn refused(what: &str, error: *const rd_kafka_error_t) -> Error {
     // SAFETY: the caller's promise.
     let code: RDKafkaErrorCode = unsafe { rd_kafka_error_code(error) }.into();
-    Error::Refused { what: what.to_owned(), cause: trouble::answer(code) }
+    Error::Refused { what: what.to_owned(), cause: error_hints::answer(code) }
 }
 
 fn c_string(what: &str, name: &str) -> Result<CString, Error> {

@@ -6,7 +6,7 @@
 use crate::kafka::admin::Admin;
 use crate::kafka::context::Context;
 use crate::kafka::deliveries::{Deliveries, DeliveryContext};
-use crate::kafka::{Connection, Error, client_error, message, trouble};
+use crate::kafka::{Connection, Error, client_error, error_hints, message};
 use crate::model::Header;
 use crate::supervise::Held as _;
 use rdkafka::consumer::Consumer;
@@ -109,7 +109,7 @@ impl Producer {
             let trouble = self.producer.context().context.health().trouble();
             let cause = match (code, trouble) {
                 (RDKafkaErrorCode::MessageTimedOut, Some(trouble)) => trouble,
-                (code, _) => trouble::answer(code),
+                (code, _) => error_hints::answer(code),
             };
             NotTaken { number, error: format!("topic {}: {cause}", self.topic) }
         });

@@ -1,7 +1,7 @@
 //! Topics: which there are, what they are like, and making and deleting them.
 
 use super::{Admin, options};
-use crate::kafka::{Error, topics, trouble};
+use crate::kafka::{Error, error_hints, topics};
 use crate::manifest::Topic;
 use rdkafka::admin::{ConfigSource, ResourceSpecifier};
 use rdkafka::error::RDKafkaErrorCode;
@@ -153,5 +153,5 @@ impl Admin {
 }
 
 fn failed(topic: &str, what: &str, code: RDKafkaErrorCode) -> Error {
-    Error::Topic { topic: topic.to_owned(), cause: format!("{what}: {}", trouble::answer(code)) }
+    Error::Topic { topic: topic.to_owned(), cause: format!("{what}: {}", error_hints::answer(code)) }
 }

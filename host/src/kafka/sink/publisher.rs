@@ -7,7 +7,7 @@ use super::seat::Seat;
 use super::sender::{Sender, Style};
 use super::{RETRY_FIRST, RETRY_MAX};
 use crate::kafka::deliveries::Failed;
-use crate::kafka::{Connection, Error, trouble};
+use crate::kafka::{Connection, Error, error_hints};
 use crate::model::Message;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -131,7 +131,7 @@ pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>, style: &St
 }
 
 pub(super) fn not_published(message: &Message, code: RDKafkaErrorCode) -> String {
-    let cause = refusal(code, message).unwrap_or_else(|| trouble::answer(code));
+    let cause = refusal(code, message).unwrap_or_else(|| error_hints::answer(code));
     format!("message {} to topic {} is not published yet: {cause}", message.id, message.topic)
 }
 

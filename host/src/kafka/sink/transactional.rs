@@ -16,7 +16,7 @@ use super::{RETRY_FIRST, RETRY_MAX};
 use crate::kafka::context::{Context, Health};
 use crate::kafka::deliveries::Failed;
 use crate::kafka::transaction::{Broken, Transactions};
-use crate::kafka::{Connection, Error, client_error, topics, trouble};
+use crate::kafka::{Connection, Error, client_error, error_hints, topics};
 use crate::manifest::Topic;
 use crate::model::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
@@ -115,7 +115,7 @@ impl Transactional {
         wanted.add_partition(POSITIONS, 0);
         let unreachable = |error: KafkaError| Error::Unreachable {
             brokers: self.connection.brokers().to_owned(),
-            cause: format!("the position of group {} can't be read: {}", self.names.group, trouble::call(&error)),
+            cause: format!("the position of group {} can't be read: {}", self.names.group, error_hints::call(&error)),
         };
         let committed = consumer.committed_offsets(wanted, OFFSETS_MAX).map_err(unreachable)?;
         let committed = committed.elements().first().map(|partition| partition.error().map(|()| partition.offset()));

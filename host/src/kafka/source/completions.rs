@@ -8,7 +8,7 @@ use std::thread::Thread;
 /// A partition while it is read by this host. Given back and got again it is another one: what was handed on before
 /// no longer counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LaneId {
+pub(super) struct AssignmentId {
     /// Its place in the reader's list.
     pub(super) number: usize,
     /// Tells it from those that had the place before.
@@ -18,7 +18,7 @@ pub(super) struct LaneId {
 /// What became of offsets that were handed on. Where they are not settled the partition is read again from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
-    pub(super) lane: LaneId,
+    pub(super) assignment: AssignmentId,
     pub(super) settlement: Settlement,
 }
 
@@ -65,10 +65,10 @@ impl Completions {
         waiting.why.take()
     }
 
-    /// Receives the settlements of a lane.
-    pub(super) fn receiver(self: &Arc<Self>, lane: LaneId) -> SettlementReceiver {
+    /// Receives the settlements of a partition, as long as it is assigned.
+    pub(super) fn receiver(self: &Arc<Self>, assignment: AssignmentId) -> SettlementReceiver {
         let completions = self.clone();
-        Arc::new(move |settlement, why| completions.add(Completion { lane, settlement }, why))
+        Arc::new(move |settlement, why| completions.add(Completion { assignment, settlement }, why))
     }
 
     fn add(&self, completion: Completion, why: Option<&str>) {

@@ -6,11 +6,11 @@
 mod group;
 mod reading;
 
-use super::completions::{Completion, Completions, LaneId};
-use super::lane::Lane;
+use super::completions::{AssignmentId, Completion, Completions};
+use super::destination::Destination;
+use super::discovery::{Finding, Opening, Request};
 use super::membership::Rebalances;
-use super::outlet::Way;
-use super::scout::{Finding, Opening, Request};
+use super::partition_state::PartitionState;
 use super::topics::TopicPartition;
 use super::view::View;
 use super::{Config, Context};
@@ -41,9 +41,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 /// the other costs a dozen looks at the clock.
 const SHOW_EVERY: Duration = Duration::from_millis(5);
 
-/// Ways to and from the scout.
+/// The channels to and from partition discovery.
 pub(super) struct Ends {
-    pub(super) scout: Sender<Request>,
+    pub(super) discovery: Sender<Request>,
     pub(super) findings: Receiver<Finding>,
     /// Dropped once nothing is in flight any more: the source's `stop` waits for it.
     pub(super) draining: Option<Sender<()>>,
@@ -53,9 +53,9 @@ pub(super) struct Ends {
 pub(super) struct Reader {
     work: Work,
     ends: Ends,
-    /// By the number of their lane.
+    /// Indexed by [`AssignmentId::number`].
     readings: Vec<Option<Reading>>,
-    /// Of the newest lane.
+    /// Of the newest assignment.
     epoch: u64,
     leaving: Option<Leaving>,
     completed: Vec<Completion>,
@@ -70,7 +70,7 @@ pub(super) struct Work {
     pub(super) config: Arc<Config>,
     pub(super) consumer: Arc<BaseConsumer<Context>>,
     pub(super) rebalances: Rebalances,
-    pub(super) way: Way,
+    pub(super) destination: Destination,
     pub(super) store: Arc<dyn EventStore>,
     pub(super) view: Arc<View>,
     pub(super) completions: Arc<Completions>,
@@ -99,7 +99,7 @@ impl Reader {
             closed.push(reading.partition.clone());
         }
         self.work.view.gone(&closed);
-        let _ = self.ends.scout.send(Request::Open);
+        let _ = self.ends.discovery.send(Request::Open);
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl Reader {
         self.close();
     }
 
-    /// Starts the partitions that the scout found.
+    /// Starts the partitions that partition discovery found.
     fn open(&mut self) -> bool {
         let mut opened = false;
         while let Ok(finding) = self.ends.findings.try_recv() {
@@ -143,27 +143,27 @@ impl Reader {
             if is_read || !self.work.view.is_ours(&partition) {
                 continue;
             }
-            let lane = Lane::new(ledger_name, ledger).counted_in(&self.work.bytes_in_flight);
-            self.read_from(partition, lane, recreations);
+            let state = PartitionState::new(ledger_name, ledger).counted_in(&self.work.bytes_in_flight);
+            self.read_from(partition, state, recreations);
             opened = true;
         }
         opened
     }
 
-    fn read_from(&mut self, partition: TopicPartition, lane: Lane, recreations: u64) {
-        let queue = match self.work.queue(&partition, lane.next()) {
+    fn read_from(&mut self, partition: TopicPartition, state: PartitionState, recreations: u64) {
+        let queue = match self.work.queue(&partition, state.next()) {
             Ok(queue) => queue,
-            Err(error) => return self.work.give_back(&self.ends.scout, &partition, &error.to_string()),
+            Err(error) => return self.work.give_back(&self.ends.discovery, &partition, &error.to_string()),
         };
-        tracing::info!(source = &*self.work.config.name, from = lane.next(), "reads {partition}");
+        tracing::info!(source = &*self.work.config.name, from = state.next(), "reads {partition}");
         let free = self.readings.iter().position(Option::is_none);
         let number = free.unwrap_or_else(|| {
             self.readings.push(None);
             self.readings.len() - 1
         });
         self.epoch += 1;
-        let id = LaneId { number, epoch: self.epoch };
-        let reading = Reading::new(partition, id, lane, queue, recreations, &self.work.completions);
+        let id = AssignmentId { number, epoch: self.epoch };
+        let reading = Reading::new(partition, id, state, queue, recreations, &self.work.completions);
         self.readings[number] = Some(reading);
     }
 
@@ -172,20 +172,20 @@ impl Reader {
         for slot in &mut self.readings {
             if let Some(reading) = slot.take_if(|reading| reading.is_ended()) {
                 self.work.view.close(&reading.partition);
-                let _ = self.ends.scout.send(Request::Reopen);
+                let _ = self.ends.discovery.send(Request::Reopen);
             }
         }
         any
     }
 
-    /// Completions of lanes that are gone count for nobody: the ledger has them.
+    /// Completions of partitions that are gone count for nobody: the ledger has them.
     fn take_completions(&mut self, reads_again: bool) -> bool {
         let why = self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
-        for Completion { lane, settlement } in self.completed.drain(..) {
-            let reading = self.readings[lane.number].as_mut().filter(|reading| reading.id == lane);
+        for Completion { assignment, settlement } in self.completed.drain(..) {
+            let reading = self.readings[assignment.number].as_mut().filter(|reading| reading.id == assignment);
             let Some(reading) = reading else { continue };
-            reading.lane.end(settlement);
+            reading.state.end(settlement);
             if !settlement.is_settled && reads_again {
                 let why = why.as_deref().unwrap_or("it was not handled");
                 let reason = format!("offset {} could not be stored: {why}; it is tried again", settlement.last);
@@ -246,9 +246,9 @@ impl Reader {
 
     fn show_progress(&mut self) {
         let readings = self.readings.iter().flatten();
-        let lanes = readings
-            .map(|reading| (reading.id.number, &reading.partition, reading.lane.next(), reading.lane.in_flight()));
-        self.work.view.settled(lanes, &mut self.at_rest);
+        let partitions = readings
+            .map(|reading| (reading.id.number, &reading.partition, reading.state.next(), reading.state.in_flight()));
+        self.work.view.settled(partitions, &mut self.at_rest);
     }
 
     /// At the end of a partition there may be offsets that hold no record, such as transaction markers: the consumer's
@@ -263,8 +263,8 @@ impl Reader {
             let TopicPartition { topic, partition } = &reading.partition;
             let position = positions.find_partition(topic, *partition).map(|found| found.offset());
             let Some(Offset::Offset(position)) = position else { continue };
-            if reading.is_read() && reading.lane.skip_to(position as u64) {
-                let ledger = reading.lane.ledger_name().clone();
+            if reading.is_read() && reading.state.skip_to(position as u64) {
+                let ledger = reading.state.ledger_name().clone();
                 let failed = move |result: Result<(), crate::store::Error>| {
                     if let Err(error) = result {
                         tracing::debug!("offsets without records are not settled yet: {error}");
@@ -277,13 +277,13 @@ impl Reader {
 
     /// Without waiting, and nobody reads it but lag tools.
     fn commit(&mut self) {
-        let sum = self.readings.iter().flatten().map(|reading| reading.lane.next()).sum();
+        let sum = self.readings.iter().flatten().map(|reading| reading.state.next()).sum();
         if sum == self.committed {
             return;
         }
         let mut offsets = TopicPartitionList::new();
         for reading in self.readings.iter().flatten() {
-            reading.partition.add_to(&mut offsets, Some(reading.lane.next()));
+            reading.partition.add_to(&mut offsets, Some(reading.state.next()));
         }
         match self.work.consumer.commit(&offsets, CommitMode::Async) {
             Ok(()) => self.committed = sum,
@@ -293,11 +293,11 @@ impl Reader {
 
     /// Whether a partition has a record for which there was no room.
     fn is_crowded(&self) -> bool {
-        self.readings.iter().flatten().any(|reading| reading.lane.is_held())
+        self.readings.iter().flatten().any(|reading| reading.state.is_held())
     }
 
     fn rest(&self) {
-        let awaits = self.readings.iter().flatten().any(|reading| reading.lane.in_flight() > 0);
+        let awaits = self.readings.iter().flatten().any(|reading| reading.state.in_flight() > 0);
         std::thread::park_timeout(if awaits { SHORT_REST } else { REST_MAX });
     }
 
@@ -307,7 +307,7 @@ impl Reader {
         self.readings.iter_mut().flatten().for_each(Reading::leave);
         loop {
             self.take_completions(false);
-            let in_flight: usize = self.readings.iter().flatten().map(|reading| reading.lane.in_flight()).sum();
+            let in_flight: usize = self.readings.iter().flatten().map(|reading| reading.state.in_flight()).sum();
             let now = Instant::now();
             if in_flight == 0 || now >= deadline {
                 if in_flight > 0 {

@@ -9,7 +9,7 @@ use super::topics::Topics;
 use crate::ack;
 use crate::kafka::context::Context;
 use crate::kafka::ids::{self, TopicIds};
-use crate::kafka::{Connection, trouble};
+use crate::kafka::{Connection, error_hints};
 use crate::manifest::From;
 use crate::model::FactName;
 use crate::store::{self, EventStore};
@@ -95,7 +95,7 @@ impl Ask<'_> {
         }
         // SAFETY: the client outlives the call.
         let ids = unsafe { ids::topic_ids(self.consumer.client().native_ptr(), topics, ANSWER_MAX) };
-        ids.map_err(|code| format!("the ids of topics are not known: {}", trouble::answer(code)))
+        ids.map_err(|code| format!("the ids of topics are not known: {}", error_hints::answer(code)))
     }
 
     /// All that are there now. A topic that does not exist comes later; any other trouble with one is an error.
@@ -113,7 +113,7 @@ impl Ask<'_> {
                     found.insert(name, topic.partitions().iter().map(|partition| partition.id()).collect());
                 }
                 Some(UnknownTopic | UnknownTopicOrPartition) => {}
-                Some(code) => return Err(format!("topic {name}: {}", trouble::answer(code))),
+                Some(code) => return Err(format!("topic {name}: {}", error_hints::answer(code))),
             }
         }
         Ok(found)

@@ -53,8 +53,8 @@ fn start(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
 }
 
 fn start_with(config: Config, connection: Connection, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
-    let outlet = Outlet { aggregates: inbox.clone(), subscriber: None };
-    Source::start(config, connection, folder.store.clone(), outlet).unwrap()
+    let targets = Targets { aggregates: inbox.clone(), subscriber: None };
+    Source::start(config, connection, folder.store.clone(), targets).unwrap()
 }
 
 fn produce(broker: &Broker, partitions: i32, numbers: std::ops::Range<usize>) {

@@ -1,4 +1,4 @@
-//! What reader and scout know, for everyone else to see.
+//! What the reader and partition discovery know, for everyone else to see.
 
 use super::topics::TopicPartition;
 use super::{Config, Measures};
@@ -168,7 +168,7 @@ impl View {
         self.change(|facts| facts.rebalances += 1);
     }
 
-    /// How the scout's last round went.
+    /// How partition discovery's last round went.
     pub(super) fn round(&self, error: Option<String>) {
         self.change(|facts| facts.topic_error = error);
     }
@@ -248,12 +248,12 @@ impl View {
     /// are at rest before their known end.
     pub(super) fn settled<'a>(
         &self,
-        lanes: impl Iterator<Item = (usize, &'a TopicPartition, u64, usize)>,
+        partitions: impl Iterator<Item = (usize, &'a TopicPartition, u64, usize)>,
         at_rest: &mut Vec<usize>,
     ) {
         at_rest.clear();
         self.change(|facts| {
-            for (number, partition, next, in_flight) in lanes {
+            for (number, partition, next, in_flight) in partitions {
                 let Some(found) = facts.partitions.get_mut(partition) else { continue };
                 if next > found.next || next >= found.end {
                     found.error.take_if(|error| error.lasts == Until::Settled);

@@ -10,7 +10,7 @@ use crate::kafka::cluster_identity;
 use crate::kafka::context::Context;
 use crate::kafka::source::Topics;
 use crate::kafka::source::starts::{Ask, Starts};
-use crate::kafka::{Connection, ids, trouble};
+use crate::kafka::{Connection, error_hints, ids};
 use crate::manifest::Recreated;
 use crate::model::FactName;
 use crate::store::{self, EventStore};
@@ -100,8 +100,9 @@ impl Guard {
         let topics: Vec<_> = topics.into_iter().collect();
         // SAFETY: the client outlives the call.
         let ids = unsafe { ids::topic_ids(consumer.client().native_ptr(), &topics, ANSWER_MAX) };
-        let ids = ids
-            .map_err(|code| Broken::StartOver(format!("the ids of topics are not known: {}", trouble::answer(code))))?;
+        let ids = ids.map_err(|code| {
+            Broken::StartOver(format!("the ids of topics are not known: {}", error_hints::answer(code)))
+        })?;
         let mut known = Known { ids, ..Known::default() };
         let mut reader = self.store.reader().map_err(|error| failed(&error))?;
         for topic in topics {

@@ -5,8 +5,8 @@
 //! that counts, so the others in its transaction are not touched. When the database itself fails, the whole transaction
 //! is rolled back, everybody in it is told, and the next one begins with reading from the file what memory knew.
 
+use super::administration::AdminRequest;
 use super::age::{Age, Moment};
-use super::amendments::Amendment;
 use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
@@ -41,7 +41,7 @@ pub(super) enum Request {
     Park(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
     StartLedger { ledger: Arc<str>, next: u64, ack: Ack<Result<(), Error>> },
     DiscardMany(Discard, Ack<Result<u64, Error>>),
-    Amend(Amendment, Ack<Result<(), Error>>),
+    Administer(AdminRequest, Ack<Result<(), Error>>),
 }
 
 impl Request {
@@ -78,7 +78,7 @@ impl Request {
             Self::Published { ack, .. }
             | Self::Park(_, _, ack)
             | Self::StartLedger { ack, .. }
-            | Self::Amend(_, ack) => {
+            | Self::Administer(_, ack) => {
                 ack.give(Err(error));
             }
         }
@@ -433,8 +433,8 @@ impl Writer {
                 let (result, fatal) = split(self.discard_many(&which));
                 (Answer::Count(ack, result), fatal)
             }
-            Request::Amend(amendment, ack) => {
-                let (result, fatal) = split(self.amend(batch, amendment));
+            Request::Administer(request, ack) => {
+                let (result, fatal) = split(self.administer(batch, request));
                 (Answer::Unit(ack, result), fatal)
             }
         };

@@ -4,8 +4,8 @@
 //! told by the store's answer, in order. A step that fails settles nothing, and neither does any that follows it: its
 //! records are read again, and all later records of their partitions go back to the source, so that none passes them.
 
-use super::lanes::Lanes;
-use super::owed::Owed;
+use super::key_queues::KeyQueues;
+use super::redelivery::PendingRedeliveries;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordOptions};
 use crate::ack::Ack;
@@ -59,9 +59,9 @@ pub(super) struct Worker<H> {
     ends: Ends,
     /// In the order in which they came.
     ready: Runs,
-    lanes: Lanes,
+    key_queues: KeyQueues,
     /// Records that failed with their step and come again, before all that follow them.
-    owed: Owed,
+    redeliveries: PendingRedeliveries,
     /// The number of the next step in its row.
     number: u64,
     /// A step of this row failed: all that follow it fail, and a new row begins once they have.
@@ -99,8 +99,8 @@ impl<H: TakesRecords> Worker<H> {
             condition,
             ends,
             ready: Runs::default(),
-            lanes: Lanes::default(),
-            owed: Owed::default(),
+            key_queues: KeyQueues::default(),
+            redeliveries: PendingRedeliveries::default(),
             number: 0,
             is_broken: false,
             answer,
@@ -113,10 +113,10 @@ impl<H: TakesRecords> Worker<H> {
 
     /// After a panic: what was taken over goes back unsettled to the source, which reads it again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
-        let (ready, gives_back) = (std::mem::take(&mut self.ready), self.lanes.gives_back());
-        self.lanes = Lanes::default();
+        let (ready, gives_back) = (std::mem::take(&mut self.ready), self.key_queues.gives_back());
+        self.key_queues = KeyQueues::default();
         if gives_back {
-            self.lanes.give_back();
+            self.key_queues.give_back();
         }
         drop(ready);
         // Those behind it must not pass it.
@@ -135,7 +135,7 @@ impl<H: TakesRecords> Worker<H> {
             self.wait();
             self.mend();
             if self.handler.renew() {
-                self.lanes.try_all_now();
+                self.key_queues.try_all_now();
             }
             if self.pausing.is_paused() {
                 self.stand_still();
@@ -188,7 +188,7 @@ impl<H: TakesRecords> Worker<H> {
     /// Until there is something to do, at most [`IDLE`].
     fn wait(&mut self) {
         if self.ready.is_empty() {
-            let longest = self.lanes.next_due().map_or(IDLE, |due| due.min(IDLE));
+            let longest = self.key_queues.next_due().map_or(IDLE, |due| due.min(IDLE));
             select! {
                 recv(self.ends.records) -> run => match run {
                     Ok(run) => self.take(run),
@@ -213,7 +213,7 @@ impl<H: TakesRecords> Worker<H> {
 
     fn take(&mut self, run: RecordRun) {
         self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
-        if !self.owed.is_passed_by(&run, &*self.store) {
+        if !self.redeliveries.is_passed_by(&run, &*self.store) {
             self.ready.push(run);
         }
     }
@@ -229,16 +229,16 @@ impl<H: TakesRecords> Worker<H> {
         }
         (self.number, self.is_broken) = (0, false);
         for run in std::mem::take(&mut self.ready).into_runs() {
-            if !self.owed.is_before(&run) {
+            if !self.redeliveries.is_before(&run) {
                 self.ready.push(run);
             }
         }
-        self.lanes.give_back_after(&self.owed);
+        self.key_queues.give_back_after(&self.redeliveries);
     }
 
     fn asked(&mut self, ask: Ask) {
         match ask {
-            Ask::GiveBack => self.lanes.give_back(),
+            Ask::GiveBack => self.key_queues.give_back(),
             Ask::Stop => self.stopping = true,
         }
     }
@@ -250,7 +250,7 @@ impl<H: TakesRecords> Worker<H> {
             let count = self.ready.fitting(self.options.batch_max - batch.len(), PAGE_BYTES_MAX - bytes);
             let Some(run) = self.ready.pop(count) else { break };
             bytes += run.bytes();
-            self.lanes.join(run, &mut batch);
+            self.key_queues.join(run, &mut batch);
         }
         batch
     }
@@ -272,7 +272,7 @@ impl<H: TakesRecords> Worker<H> {
                     let failed = rest.pop(1).expect("it was just handled");
                     self.failed(failed, 1, unhandled);
                     let mut free = Runs::default();
-                    rest.into_runs().for_each(|run| self.lanes.join(run, &mut free));
+                    rest.into_runs().for_each(|run| self.key_queues.join(run, &mut free));
                     rest = free;
                 }
                 Err(unhandled) => {
@@ -300,13 +300,13 @@ impl<H: TakesRecords> Worker<H> {
 
     /// The records whose pause is over, each alone.
     fn try_again(&mut self) {
-        while let Some(due) = self.lanes.due() {
+        while let Some(due) = self.key_queues.due() {
             let (record, attempts, behind) = due.take();
             match self.handle(std::iter::once(record.head())) {
                 Ok(effects) => self.keep(record.into(), effects),
                 Err(unhandled) => self.failed(record, attempts + 1, unhandled),
             }
-            behind.go_on(&mut self.lanes, &mut self.ready);
+            behind.go_on(&mut self.key_queues, &mut self.ready);
         }
     }
 
@@ -326,7 +326,7 @@ impl<H: TakesRecords> Worker<H> {
             }
             Verdict::Later(reason) => {
                 self.is(State::Retrying, Some(reason));
-                self.lanes.hold(record, attempts - 1, backoff(self.options.backoff, attempts));
+                self.key_queues.hold(record, attempts - 1, backoff(self.options.backoff, attempts));
             }
             Verdict::Again(reason, _) if attempts >= self.options.attempts_max => {
                 self.park(record, format!("{reason} (tried {attempts} times)"));
@@ -335,7 +335,7 @@ impl<H: TakesRecords> Worker<H> {
                 let pause = self.options.bounds.pause(backoff(self.options.backoff, attempts), wait);
                 tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
                 self.is(State::Retrying, Some(format!("{place}: {reason}")));
-                self.lanes.hold(record, attempts, pause);
+                self.key_queues.hold(record, attempts, pause);
             }
         }
     }
@@ -372,7 +372,7 @@ impl<H: TakesRecords> Worker<H> {
         }
         if self.is_broken {
             // It would not be taken. Dropped, its records count as not settled.
-            return part.into_runs().for_each(|run| self.owed.add(run.ledger(), run.head().offset as u64));
+            return part.into_runs().for_each(|run| self.redeliveries.add(run.ledger(), run.head().offset as u64));
         }
         let (records, acks): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
@@ -406,14 +406,14 @@ impl<H: TakesRecords> Worker<H> {
         match result {
             Ok(Advanced { commands }) => {
                 self.outbox.send(commands);
-                if self.lanes.is_empty() && !self.pausing.is_paused() {
+                if self.key_queues.is_empty() && !self.pausing.is_paused() {
                     self.is(State::Running, None);
                 }
             }
             Err(Error::Closed) => self.stopping = true,
             Err(error) => {
                 self.is_broken = true;
-                firsts.iter().for_each(|(ledger, first)| self.owed.add(ledger, *first));
+                firsts.iter().for_each(|(ledger, first)| self.redeliveries.add(ledger, *first));
                 // The first step of the row that failed has said why.
                 if !matches!(error, Error::OutOfRow { .. }) {
                     tracing::warn!("source {}: records are read again: {error}", self.options.source);

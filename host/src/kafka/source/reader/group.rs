@@ -1,12 +1,12 @@
 //! Taking partitions from the group, and giving them back so that nothing is done twice.
 //!
 //! What is given is opened as any partition: where the store's ledger says. What is taken is no longer read at once;
-//! then what is in flight may end, for a while; then it is fenced. Its lane is gone, so what completes later counts for
+//! then what is in flight may end, for a while; then it is fenced. Its state is gone, so what completes later counts for
 //! nobody, and the ledger still keeps it from being done again. Of what was lost nothing is waited for.
 
 use super::{Reader, Reading};
+use crate::kafka::source::discovery::Request;
 use crate::kafka::source::membership::Rebalance;
-use crate::kafka::source::scout::Request;
 use crate::kafka::source::topics::TopicPartition;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -40,7 +40,7 @@ impl Reader {
         }
     }
 
-    /// The answer says that the group's change is taken in. What it gave is added one by one, as the scout opens it: a
+    /// The answer says that the group's change is taken in. What it gave is added one by one, as partition discovery opens it: a
     /// partition in trouble keeps neither the group nor the others waiting.
     fn join(&mut self, partitions: Vec<TopicPartition>) {
         tracing::info!(source = &*self.work.config.name, partitions = list_of(&partitions), "got from the group");
@@ -50,7 +50,7 @@ impl Reader {
         if let Err(error) = self.work.consumer.incremental_assign(&TopicPartitionList::new()) {
             tracing::warn!(source = &*self.work.config.name, "the group was not answered: {error}");
         }
-        let _ = self.ends.scout.send(Request::Open);
+        let _ = self.ends.discovery.send(Request::Open);
     }
 
     fn begin_to_leave(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Leaving {
@@ -70,7 +70,7 @@ impl Reader {
 
     /// Gives partitions back once nothing of them is in flight, or it takes too long. Until then they stay `leaving`.
     fn leave(&mut self, leaving: Leaving, now: Instant) -> bool {
-        let in_flight: usize = self.of(&leaving.partitions).map(|reading| reading.lane.in_flight()).sum();
+        let in_flight: usize = self.of(&leaving.partitions).map(|reading| reading.state.in_flight()).sum();
         if in_flight > 0 && !leaving.lost && now < leaving.deadline {
             self.leaving = Some(leaving);
             return false;
@@ -88,7 +88,7 @@ impl Reader {
         let (mut assigned, mut offsets) = (TopicPartitionList::new(), TopicPartitionList::new());
         for reading in self.of(partitions).filter(|reading| reading.is_assigned) {
             reading.partition.add_to(&mut assigned, None);
-            reading.partition.add_to(&mut offsets, Some(reading.lane.next()));
+            reading.partition.add_to(&mut offsets, Some(reading.state.next()));
         }
         if !lost && offsets.count() > 0 {
             // For lag tools, and on its way before the group hears that the partitions are free.

@@ -1,14 +1,14 @@
-//! One partition at work: its queue, its lane, and what becomes of each record.
+//! One partition at work: its queue, its state, and what becomes of each record.
 
 use super::Work;
 use crate::ack::{Ack, RangeAck, SettlementReceiver};
 use crate::aggregates;
 use crate::kafka::context::Context;
 use crate::kafka::record::{self, Incoming};
-use crate::kafka::source::completions::{Completions, LaneId};
-use crate::kafka::source::lane::Lane;
-use crate::kafka::source::outlet::{Offer, Refused, Way};
-use crate::kafka::source::scout::{RECREATED, Request};
+use crate::kafka::source::completions::{AssignmentId, Completions};
+use crate::kafka::source::destination::{Delivery, Destination, Refused};
+use crate::kafka::source::discovery::{RECREATED, Request};
+use crate::kafka::source::partition_state::PartitionState;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Until;
 use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
@@ -31,9 +31,9 @@ const TURN: usize = 512;
 /// A partition that this host reads.
 pub(super) struct Reading {
     pub(super) partition: TopicPartition,
-    pub(super) id: LaneId,
-    pub(super) lane: Lane,
-    /// Records that are handed on together, once their turn ends. They come after what the lane holds.
+    pub(super) id: AssignmentId,
+    pub(super) state: PartitionState,
+    /// Records that are handed on together, once their turn ends. They come after what the partition's state holds.
     run: Option<RecordRun>,
     /// Who is told what became of records.
     receiver: SettlementReceiver,
@@ -60,14 +60,14 @@ pub(super) enum Turn {
 impl Reading {
     pub(super) fn new(
         partition: TopicPartition,
-        id: LaneId,
-        lane: Lane,
+        id: AssignmentId,
+        state: PartitionState,
         queue: PartitionQueue<Context>,
         recreations: u64,
         completions: &Arc<Completions>,
     ) -> Self {
         let (queue, receiver) = (Some(queue), completions.receiver(id));
-        Self { partition, id, lane, run: None, receiver, queue, recreations, is_assigned: true, shows_error: false }
+        Self { partition, id, state, run: None, receiver, queue, recreations, is_assigned: true, shows_error: false }
     }
 
     pub(super) fn is_read(&self) -> bool {
@@ -76,7 +76,7 @@ impl Reading {
 
     /// It was given up to be opened again, and nothing is in flight.
     pub(super) fn is_ended(&self) -> bool {
-        !self.is_assigned && self.lane.in_flight() == 0
+        !self.is_assigned && self.state.in_flight() == 0
     }
 
     pub(super) fn turn(&mut self, work: &mut Work) -> Turn {
@@ -87,7 +87,7 @@ impl Reading {
     }
 
     fn turn_with(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
-        if let Some(offer) = self.lane.held()
+        if let Some(offer) = self.state.held()
             && !self.offer(work, offer)
         {
             return Turn::Idle;
@@ -100,8 +100,8 @@ impl Reading {
     fn read(&mut self, queue: &PartitionQueue<Context>, work: &mut Work) -> Turn {
         let mut turn = Turn::Idle;
         for _ in 0..TURN {
-            if self.lane.in_flight() >= work.config.in_flight_max
-                || self.lane.is_held()
+            if self.state.in_flight() >= work.config.in_flight_max
+                || self.state.is_held()
                 || work.bytes_in_flight.load(Ordering::Relaxed) >= work.config.in_flight_bytes_max
             {
                 break;
@@ -126,15 +126,15 @@ impl Reading {
             work.view.no_error(&self.partition);
         }
         let offset = record.offset() as u64;
-        let Some(first) = self.lane.take(offset) else { return };
+        let Some(first) = self.state.take(offset) else { return };
         let record = Incoming::new(&self.partition.topic, record, &work.config.drop_headers);
-        let origin = Origin { ledger: self.lane.ledger_name().clone(), first, last: offset };
-        let mapping = match &mut work.way {
-            Way::Commands(mapping, _) => mapping,
-            &mut Way::Records(run_max, _) => {
+        let origin = Origin { ledger: self.state.ledger_name().clone(), first, last: offset };
+        let mapping = match &mut work.destination {
+            Destination::Commands(mapping, _) => mapping,
+            &mut Destination::Records(run_max, _) => {
                 let (record, wrong) = record.into_owned();
                 let bytes = record.size();
-                self.lane.weighs(bytes);
+                self.state.weighs(bytes);
                 return match wrong {
                     None => self.add(work, first, record, run_max),
                     Some(reason) => {
@@ -144,11 +144,11 @@ impl Reading {
             }
         };
         let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len);
-        self.lane.weighs(bytes);
+        self.state.weighs(bytes);
         match mapping.take(record, origin.clone()) {
             Ok(command) => {
                 let ack = RangeAck::new(self.receiver.clone(), first, offset, bytes);
-                self.offer(work, Offer::command(command, ack));
+                self.offer(work, Delivery::command(command, ack));
             }
             Err(letter) => self.park(work, letter, origin, bytes),
         }
@@ -173,7 +173,7 @@ impl Reading {
         };
         if let Some(record) = refused {
             self.hand_run_on(work);
-            self.run = Some(RecordRun::new(self.lane.ledger_name().clone(), first, record, self.receiver.clone()));
+            self.run = Some(RecordRun::new(self.state.ledger_name().clone(), first, record, self.receiver.clone()));
         }
         if self.run.as_ref().is_some_and(|run| run.len() >= run_max) {
             self.hand_run_on(work);
@@ -182,25 +182,25 @@ impl Reading {
 
     /// It waits while something before it is held.
     fn hand_run_on(&mut self, work: &Work) {
-        if !self.lane.is_held()
+        if !self.state.is_held()
             && let Some(run) = self.run.take()
         {
-            self.offer(work, Offer::Records(run));
+            self.offer(work, Delivery::Records(run));
         }
     }
 
     /// Hands something on, or holds it.
-    fn offer(&mut self, work: &Work, offer: Offer) -> bool {
-        match work.way.offer(offer) {
+    fn offer(&mut self, work: &Work, offer: Delivery) -> bool {
+        match work.destination.offer(offer) {
             Ok(()) => return true,
-            Err(Refused::Full(offer)) => self.lane.hold(offer),
+            Err(Refused::Full(offer)) => self.state.hold(offer),
             Err(Refused::InvalidId { reason, command, ack }) => {
                 park(work, &command, reason, ack);
                 return true;
             }
             Err(Refused::NoSuchAggregate { known, command, ack }) => {
                 let (aggregate, known) = (&command.stream.aggregate_type, known.join(", "));
-                if work.way.is_addressed_by_records() {
+                if work.destination.is_addressed_by_records() {
                     let reason =
                         format!("no plugin serves aggregate {aggregate}, which the record names; served are: {known}");
                     park(work, &command, reason, ack);
@@ -214,7 +214,7 @@ impl Reading {
                     tracing::error!(source = &**source, "{error}");
                     work.view.error(&self.partition, error, Until::Record);
                 }
-                self.lane.hold(Offer::Command(command, ack));
+                self.state.hold(Delivery::Command(command, ack));
             }
         }
         false
@@ -237,7 +237,7 @@ impl Reading {
     /// on: it is read again by whoever reads next.
     pub(super) fn leave(&mut self) {
         self.queue = None;
-        drop((self.lane.held(), self.run.take()));
+        drop((self.state.held(), self.run.take()));
     }
 
     /// Ends reading to begin anew: it is opened again once nothing is in flight.
@@ -247,7 +247,7 @@ impl Reading {
         }
         let partition = &self.partition;
         tracing::warn!(source = &*work.config.name, "opens {partition} again: {reason}");
-        drop((self.lane.held(), self.run.take()));
+        drop((self.state.held(), self.run.take()));
         work.unassign(partition);
         self.is_assigned = false;
         work.view.error(partition, format!("{partition}: {reason}"), Until::Settled);
@@ -296,10 +296,10 @@ impl Work {
         }
     }
 
-    pub(super) fn give_back(&self, scout: &Sender<Request>, partition: &TopicPartition, reason: &str) {
+    pub(super) fn give_back(&self, discovery: &Sender<Request>, partition: &TopicPartition, reason: &str) {
         self.view.close(partition);
         self.view.error(partition, format!("{partition}: {reason}"), Until::Record);
-        let _ = scout.send(Request::Reopen);
+        let _ = discovery.send(Request::Reopen);
     }
 }
 

@@ -67,7 +67,7 @@ fn partitions_that_go_with_work_in_flight_are_not_done_twice() {
     eventually("the other member gets one", || holds(&other) == 1);
     *inbox.mood.lock().unwrap() = Mood::Willing;
     drop(other);
-    // The completions of the lane that is gone count for nobody, and its records are read again.
+    // Completions of an assignment that has ended count for nobody, and its records are read again.
     eventually("what had gone is read again", || folder.events().len() >= 100);
     inbox.release();
     wait_until_caught_up(&source);
@@ -103,8 +103,8 @@ fn a_strategy_that_takes_all_partitions_at_each_change_is_refused() {
     let inbox = Recorder::new(&folder.store, Mood::Willing);
     let settings = manifest::Source { membership: manifest::Membership::Group, ..settings(manifest::From::Beginning) };
     let connection = broker.connection(&[("partition.assignment.strategy", "range")]);
-    let outlet = Outlet { aggregates: inbox, subscriber: None };
-    let refused = Source::start(Config::new("till", &settings, &[]), connection, folder.store.clone(), outlet);
+    let targets = Targets { aggregates: inbox, subscriber: None };
+    let refused = Source::start(Config::new("till", &settings, &[]), connection, folder.store.clone(), targets);
     let error = refused.err().unwrap().to_string();
     assert!(error.contains("`partition.assignment.strategy` must be cooperative-sticky"), "{error}");
 }

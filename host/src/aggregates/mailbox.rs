@@ -4,37 +4,37 @@
 //! commands, each hop of a flow would wait for the whole queue, and by then the aggregates that they are sent to would
 //! have made room for newer ones. So they have a queue of their own. What arrives from outside still gets its turn.
 
-use super::order::Order;
+use super::pending_command::PendingCommand;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 /// Commands of subscriptions in a row while others wait.
 const ROW_MAX: u32 = 16;
 
 /// Where commands go in.
-pub(super) struct Entrances {
+pub(super) struct Senders {
     /// For commands that follow from recorded events.
-    pub(super) follow_ups: Sender<Order>,
+    pub(super) follow_ups: Sender<PendingCommand>,
     /// For all others.
-    pub(super) arrivals: Sender<Order>,
+    pub(super) arrivals: Sender<PendingCommand>,
 }
 
 /// Where a shard takes them out.
-pub(super) struct Intake {
-    pub(super) follow_ups: Receiver<Order>,
-    pub(super) arrivals: Receiver<Order>,
+pub(super) struct Receivers {
+    pub(super) follow_ups: Receiver<PendingCommand>,
+    pub(super) arrivals: Receiver<PendingCommand>,
     in_a_row: u32,
 }
 
 /// Two queues of so many commands each.
-pub(super) fn queues(queue_max: usize) -> (Entrances, Intake) {
+pub(super) fn queues(queue_max: usize) -> (Senders, Receivers) {
     let (follow_ups, arrivals) = (bounded(queue_max), bounded(queue_max));
-    let entrances = Entrances { follow_ups: follow_ups.0, arrivals: arrivals.0 };
-    (entrances, Intake { follow_ups: follow_ups.1, arrivals: arrivals.1, in_a_row: 0 })
+    let senders = Senders { follow_ups: follow_ups.0, arrivals: arrivals.0 };
+    (senders, Receivers { follow_ups: follow_ups.1, arrivals: arrivals.1, in_a_row: 0 })
 }
 
-impl Intake {
+impl Receivers {
     /// The next command. `Disconnected` once all senders are gone and both queues are empty.
-    pub(super) fn next(&mut self) -> Result<Order, TryRecvError> {
+    pub(super) fn next(&mut self) -> Result<PendingCommand, TryRecvError> {
         if self.in_a_row < ROW_MAX
             && let Ok(order) = self.follow_ups.try_recv()
         {
@@ -54,11 +54,11 @@ impl Intake {
 mod tests {
     use super::*;
     use crate::ack::Ack;
-    use crate::aggregates::order::Gauges;
+    use crate::aggregates::pending_command::Gauges;
     use crate::model::{Command, StreamId};
     use std::sync::Arc;
 
-    fn order(name: &str) -> Order {
+    fn order(name: &str) -> PendingCommand {
         let command = Command {
             stream: StreamId::new("order", "1"),
             name: name.into(),
@@ -73,33 +73,33 @@ mod tests {
             hops: 0,
             expected: None,
         };
-        Order::new(Arc::new(command), Ack::new(|_| {}), &Arc::new(Gauges::default()))
+        PendingCommand::new(Arc::new(command), Ack::new(|_| {}), &Arc::new(Gauges::default()))
     }
 
     #[test]
     fn follow_ups_go_first_and_arrivals_get_their_turn() {
-        let (entrances, mut intake) = queues(100);
+        let (senders, mut receivers) = queues(100);
         for _ in 0..40 {
-            entrances.follow_ups.send(order("f")).unwrap();
+            senders.follow_ups.send(order("f")).unwrap();
         }
         for _ in 0..2 {
-            entrances.arrivals.send(order("a")).unwrap();
+            senders.arrivals.send(order("a")).unwrap();
         }
-        drop(entrances);
+        drop(senders);
         let taken: String =
-            std::iter::from_fn(|| intake.next().ok().map(|order| order.command.name.to_string())).collect();
+            std::iter::from_fn(|| receivers.next().ok().map(|order| order.command.name.to_string())).collect();
         assert_eq!(taken, format!("{0}a{0}a{1}", "f".repeat(16), "f".repeat(8)));
-        assert!(matches!(intake.next(), Err(TryRecvError::Disconnected)));
+        assert!(matches!(receivers.next(), Err(TryRecvError::Disconnected)));
     }
 
     #[test]
     fn nothing_is_lost_when_the_senders_go() {
-        let (entrances, mut intake) = queues(100);
-        assert!(matches!(intake.next(), Err(TryRecvError::Empty)));
-        entrances.follow_ups.send(order("f")).unwrap();
-        entrances.arrivals.send(order("a")).unwrap();
-        drop(entrances);
-        assert!(intake.next().is_ok() && intake.next().is_ok());
-        assert!(matches!(intake.next(), Err(TryRecvError::Disconnected)));
+        let (senders, mut receivers) = queues(100);
+        assert!(matches!(receivers.next(), Err(TryRecvError::Empty)));
+        senders.follow_ups.send(order("f")).unwrap();
+        senders.arrivals.send(order("a")).unwrap();
+        drop(senders);
+        assert!(receivers.next().is_ok() && receivers.next().is_ok());
+        assert!(matches!(receivers.next(), Err(TryRecvError::Disconnected)));
     }
 }

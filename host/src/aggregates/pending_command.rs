@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 /// A command and who waits for it. While it lives the command counts as pending. Dropped without an answer, as when its
 /// shard panics, it counts as failed: no sender waits for ever, and its source sends it again.
-pub(super) struct Order {
+pub(super) struct PendingCommand {
     /// Shared with the store, which still needs it when the shard is done with it.
     pub(super) command: Arc<Command>,
     /// `None` once answered, or withdrawn.
@@ -33,7 +33,7 @@ pub(super) struct Gauges {
     pub(super) trouble: Mutex<Option<String>>,
 }
 
-impl Order {
+impl PendingCommand {
     pub(super) fn new(command: Arc<Command>, ack: Ack<Outcome>, gauges: &Arc<Gauges>) -> Self {
         let weight = Weight::of(command.size());
         gauges.pending.add(weight);
@@ -60,7 +60,7 @@ impl Order {
     }
 }
 
-impl Drop for Order {
+impl Drop for PendingCommand {
     fn drop(&mut self) {
         if self.ack.is_none() {
             return;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// Who takes what a source reads.
 #[derive(Clone)]
-pub struct Outlet {
+pub struct Targets {
     /// Takes the commands.
     pub aggregates: Arc<dyn Inbox>,
     /// Takes the records of a source that delivers to a subscriber.
@@ -19,7 +19,7 @@ pub struct Outlet {
 }
 
 /// The way of a source's records.
-pub(super) enum Way {
+pub(super) enum Destination {
     /// Each becomes a command.
     Commands(Mapping, Arc<dyn Inbox>),
     /// As they are, so many in a run at most.
@@ -27,14 +27,14 @@ pub(super) enum Way {
 }
 
 /// Something to be handed on, with who is told when it is settled.
-pub(super) enum Offer {
+pub(super) enum Delivery {
     Command(Arc<Command>, Ack<Outcome>),
     Records(RecordRun),
 }
 
 /// Why something was not taken. It comes back.
 pub(super) enum Refused {
-    Full(Offer),
+    Full(Delivery),
     /// No plugin serves its aggregate.
     NoSuchAggregate {
         /// The types that are served.
@@ -50,20 +50,20 @@ pub(super) enum Refused {
     },
 }
 
-impl Offer {
+impl Delivery {
     pub(super) fn command(command: Command, ack: RangeAck) -> Self {
         Self::Command(command.into(), Ack::new(move |outcome| ack.give(settled(&outcome))))
     }
 }
 
-impl Way {
-    pub(super) fn new(source: &Arc<str>, target: &Target, bounds: Bounds, outlet: Outlet) -> Self {
+impl Destination {
+    pub(super) fn new(source: &Arc<str>, target: &Target, bounds: Bounds, targets: Targets) -> Self {
         match target {
             Target::Commands(commands) => {
-                Self::Commands(Mapping::new(source.clone(), commands, bounds), outlet.aggregates)
+                Self::Commands(Mapping::new(source.clone(), commands, bounds), targets.aggregates)
             }
             Target::Deliveries(deliveries) => {
-                Self::Records(deliveries.batch_max, outlet.subscriber.expect("who delivers has a subscriber"))
+                Self::Records(deliveries.batch_max, targets.subscriber.expect("who delivers has a subscriber"))
             }
         }
     }
@@ -74,19 +74,19 @@ impl Way {
     }
 
     /// Hands something on, without waiting.
-    pub(super) fn offer(&self, offer: Offer) -> Result<(), Refused> {
+    pub(super) fn offer(&self, offer: Delivery) -> Result<(), Refused> {
         match (self, offer) {
-            (Self::Commands(_, inbox), Offer::Command(command, ack)) => {
+            (Self::Commands(_, inbox), Delivery::Command(command, ack)) => {
                 inbox.offer(command, ack).map_err(|back| match back {
-                    Unaccepted::Full(command, ack) => Refused::Full(Offer::Command(command, ack)),
+                    Unaccepted::Full(command, ack) => Refused::Full(Delivery::Command(command, ack)),
                     Unaccepted::NoSuchAggregate { known, command, ack } => {
                         Refused::NoSuchAggregate { known, command, ack }
                     }
                     Unaccepted::InvalidId { reason, command, ack } => Refused::InvalidId { reason, command, ack },
                 })
             }
-            (Self::Records(_, inbox), Offer::Records(run)) => {
-                inbox.offer(run).map_err(|run| Refused::Full(Offer::Records(run)))
+            (Self::Records(_, inbox), Delivery::Records(run)) => {
+                inbox.offer(run).map_err(|run| Refused::Full(Delivery::Records(run)))
             }
             _ => unreachable!("what is offered was made for this way"),
         }

@@ -8,22 +8,22 @@ use crate::store::EventStore;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The first owed record of each ledger, by its number.
+/// The first pending record of each ledger, by its number.
 #[derive(Default)]
-pub(super) struct Owed(HashMap<Arc<str>, u64>);
+pub(super) struct PendingRedeliveries(HashMap<Arc<str>, u64>);
 
-impl Owed {
+impl PendingRedeliveries {
     /// Adds a record that was not settled.
     pub(super) fn add(&mut self, ledger: &Arc<str>, number: u64) {
         self.0.entry(ledger.clone()).and_modify(|first| *first = number.min(*first)).or_insert(number);
     }
 
-    /// Whether records that are here already would pass an owed one.
+    /// Whether records that are here already would pass a pending one.
     pub(super) fn is_before(&self, run: &RecordRun) -> bool {
         self.0.get(run.ledger()).is_some_and(|&first| first < run.head().offset as u64)
     }
 
-    /// Whether records that arrive would pass an owed one. What is owed no longer is, once it arrives itself.
+    /// Whether records that arrive would pass a pending one. What is pending no longer is, once it arrives itself.
     pub(super) fn is_passed_by(&mut self, run: &RecordRun, store: &dyn EventStore) -> bool {
         let Some(&first) = self.0.get(run.ledger()) else { return false };
         // It may have been settled elsewhere, such as by a range that retention removed: then it never comes again.

@@ -5,7 +5,7 @@
 //! under another, the partition stands still, or starts at its beginning. What retention removed before it was read is put
 //! aside as a range, or the partition stands still; either way it is said.
 
-use super::{ANSWER_MAX, Finding, Opening, Scout};
+use super::{ANSWER_MAX, Discovery, Finding, Opening};
 use crate::ack;
 use crate::kafka::source::topics::TopicPartition;
 use crate::manifest::{Lost, Membership, Recreated};
@@ -50,7 +50,7 @@ struct Extent {
     high: u64,
 }
 
-impl Scout {
+impl Discovery {
     pub(super) fn open(&mut self, partition: TopicPartition) -> Result<(), String> {
         let (low, high) = self.watermarks(&partition)?;
         let id = match self.ids.get(&partition.topic) {

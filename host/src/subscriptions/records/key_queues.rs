@@ -2,7 +2,7 @@
 //!
 //! Pure bookkeeping. Bounded by what the source has in flight.
 
-use super::owed::Owed;
+use super::redelivery::PendingRedeliveries;
 use super::run::{RecordRun, Runs};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 /// A key of a partition; records without a key of one partition are one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Lane {
+struct QueueKey {
     ledger: Arc<str>,
     key: Option<Vec<u8>>,
 }
 
-impl Lane {
+impl QueueKey {
     /// Of a record, which is a run of its own.
     fn of(record: &RecordRun) -> Self {
         Self { ledger: record.ledger().clone(), key: record.head().key.clone() }
@@ -39,13 +39,13 @@ pub(super) struct Due {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Lanes {
-    held: HashMap<Lane, Held>,
+pub(super) struct KeyQueues {
+    held: HashMap<QueueKey, Held>,
     /// Nothing is tried again any more. Keys that stand still stay so, or later records would pass those given back.
     gives_back: bool,
 }
 
-impl Lanes {
+impl KeyQueues {
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
@@ -67,7 +67,7 @@ impl Lanes {
     }
 
     fn join_one(&mut self, record: RecordRun, free: &mut Runs) {
-        match self.held.get_mut(&Lane::of(&record)) {
+        match self.held.get_mut(&QueueKey::of(&record)) {
             Some(_) if self.gives_back => drop(record),
             Some(held) => held.records.push_back(record),
             None => free.push(record),
@@ -76,9 +76,9 @@ impl Lanes {
 
     /// Lets a record wait, and all of its key behind it.
     pub(super) fn hold(&mut self, record: RecordRun, attempts: u32, pause: Duration) {
-        let lane = Lane::of(&record);
+        let key = QueueKey::of(&record);
         let records = if self.gives_back { VecDeque::new() } else { [record].into() };
-        self.held.insert(lane, Held { records, attempts, due: Instant::now() + pause });
+        self.held.insert(key, Held { records, attempts, due: Instant::now() + pause });
     }
 
     /// How long until a record is due.
@@ -90,11 +90,11 @@ impl Lanes {
     /// A record whose pause is over. Its key stands still until it is held again or released.
     pub(super) fn due(&mut self) -> Option<Due> {
         let now = Instant::now();
-        let is_due = |(_, held): &(&Lane, &Held)| held.due <= now && !held.records.is_empty();
-        let lane = self.held.iter().find(is_due).map(|(lane, _)| lane.clone())?;
-        let Held { mut records, attempts, .. } = self.held.remove(&lane)?;
+        let is_due = |(_, held): &(&QueueKey, &Held)| held.due <= now && !held.records.is_empty();
+        let key = self.held.iter().find(is_due).map(|(key, _)| key.clone())?;
+        let Held { mut records, attempts, .. } = self.held.remove(&key)?;
         let record = records.pop_front().expect("the record that failed is there");
-        Some(Due { record, attempts, behind: Behind { lane, records } })
+        Some(Due { record, attempts, behind: Behind { key, records } })
     }
 
     /// Ends all pauses, such as when there is new code.
@@ -103,8 +103,8 @@ impl Lanes {
         self.held.values_mut().for_each(|held| held.due = now);
     }
 
-    /// Gives back what waits and would pass a record that is owed.
-    pub(super) fn give_back_after(&mut self, owed: &Owed) {
+    /// Gives back what waits and would pass a record that is pending.
+    pub(super) fn give_back_after(&mut self, owed: &PendingRedeliveries) {
         self.held.retain(|_, held| {
             held.records.retain(|record| !owed.is_before(record));
             self.gives_back || !held.records.is_empty()
@@ -127,14 +127,14 @@ impl Due {
 
 /// The records of a key behind one that is being tried again.
 pub(super) struct Behind {
-    lane: Lane,
+    key: QueueKey,
     records: VecDeque<RecordRun>,
 }
 
 impl Behind {
     /// They wait on where the one before them failed again. Where it is done their turn is before what came later.
-    pub(super) fn go_on(self, lanes: &mut Lanes, ready: &mut Runs) {
-        match lanes.held.get_mut(&self.lane) {
+    pub(super) fn go_on(self, queues: &mut KeyQueues, ready: &mut Runs) {
+        match queues.held.get_mut(&self.key) {
             Some(held) => held.records.extend(self.records),
             None => self.records.into_iter().rev().for_each(|record| ready.push_front(record)),
         }
@@ -156,9 +156,9 @@ mod tests {
     }
 
     /// The offsets of those that are free.
-    fn join(lanes: &mut Lanes, records: &[(&str, u64)]) -> Vec<i64> {
+    fn join(queues: &mut KeyQueues, records: &[(&str, u64)]) -> Vec<i64> {
         let mut free = Runs::default();
-        lanes.join(run(records), &mut free);
+        queues.join(run(records), &mut free);
         offsets(&free)
     }
 
@@ -168,40 +168,40 @@ mod tests {
 
     #[test]
     fn records_of_a_key_wait_behind_the_one_that_failed_and_keep_their_order() {
-        let mut lanes = Lanes::default();
-        lanes.hold(run(&[("a", 1)]), 1, Duration::ZERO);
-        assert_eq!(join(&mut lanes, &[("b", 2), ("a", 3)]), [2]);
-        let (first, attempts, behind) = lanes.due().unwrap().take();
+        let mut queues = KeyQueues::default();
+        queues.hold(run(&[("a", 1)]), 1, Duration::ZERO);
+        assert_eq!(join(&mut queues, &[("b", 2), ("a", 3)]), [2]);
+        let (first, attempts, behind) = queues.due().unwrap().take();
         assert_eq!((first.head().offset, attempts), (1, 1));
 
         let mut ready = Runs::from(run(&[("a", 5)]));
-        lanes.hold(first, 2, Duration::ZERO);
-        behind.go_on(&mut lanes, &mut ready);
+        queues.hold(first, 2, Duration::ZERO);
+        behind.go_on(&mut queues, &mut ready);
         assert_eq!(ready.len(), 1);
-        assert!(join(&mut lanes, &[("a", 4)]).is_empty());
-        let (first, attempts, behind) = lanes.due().unwrap().take();
-        assert_eq!((first.head().offset, attempts, lanes.is_empty()), (1, 2, true));
+        assert!(join(&mut queues, &[("a", 4)]).is_empty());
+        let (first, attempts, behind) = queues.due().unwrap().take();
+        assert_eq!((first.head().offset, attempts, queues.is_empty()), (1, 2, true));
 
-        behind.go_on(&mut lanes, &mut ready);
+        behind.go_on(&mut queues, &mut ready);
         assert_eq!(offsets(&ready), [3, 4, 5]);
     }
 
     #[test]
     fn nothing_is_due_before_its_pause_is_over() {
-        let mut lanes = Lanes::default();
-        lanes.hold(run(&[("a", 1)]), 1, Duration::from_secs(3600));
-        assert!(lanes.due().is_none());
-        assert!(lanes.next_due().unwrap() > Duration::from_secs(3000));
+        let mut queues = KeyQueues::default();
+        queues.hold(run(&[("a", 1)]), 1, Duration::from_secs(3600));
+        assert!(queues.due().is_none());
+        assert!(queues.next_due().unwrap() > Duration::from_secs(3000));
     }
 
     #[test]
     fn what_is_given_back_is_not_passed_by_later_records_of_its_key() {
-        let mut lanes = Lanes::default();
-        lanes.hold(run(&[("a", 1)]), 1, Duration::ZERO);
-        lanes.give_back();
-        assert!(lanes.due().is_none() && lanes.next_due().is_none());
-        assert_eq!(join(&mut lanes, &[("a", 2), ("b", 3)]), [3]);
-        lanes.hold(run(&[("b", 3)]), 1, Duration::ZERO);
-        assert!(join(&mut lanes, &[("b", 4)]).is_empty() && lanes.due().is_none());
+        let mut queues = KeyQueues::default();
+        queues.hold(run(&[("a", 1)]), 1, Duration::ZERO);
+        queues.give_back();
+        assert!(queues.due().is_none() && queues.next_due().is_none());
+        assert_eq!(join(&mut queues, &[("a", 2), ("b", 3)]), [3]);
+        queues.hold(run(&[("b", 3)]), 1, Duration::ZERO);
+        assert!(join(&mut queues, &[("b", 4)]).is_empty() && queues.due().is_none());
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
 
-use super::outlet::Offer;
+use super::destination::Delivery;
 use crate::ack::Settlement;
 use crate::store::Ledger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A partition in work.
-pub(super) struct Lane {
+pub(super) struct PartitionState {
     ledger_name: Arc<str>,
     /// What the store has settled, as far as the reader knows.
     ledger: Ledger,
@@ -20,18 +20,18 @@ pub(super) struct Lane {
     in_flight: usize,
     /// Their bytes.
     bytes: usize,
-    /// The bytes of all lanes of the source.
+    /// The bytes of all partition states of the source.
     bytes_of_all: Arc<AtomicUsize>,
-    held: Option<Offer>,
+    held: Option<Delivery>,
 }
 
-impl Drop for Lane {
+impl Drop for PartitionState {
     fn drop(&mut self) {
         self.bytes_of_all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-impl Lane {
+impl PartitionState {
     /// A partition that goes on where its ledger says.
     pub(super) fn new(ledger_name: Arc<str>, ledger: Ledger) -> Self {
         let settled_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
@@ -40,7 +40,7 @@ impl Lane {
         Self { ledger_name, ledger, uncovered, settled_until, in_flight, bytes, bytes_of_all, held }
     }
 
-    /// The same, with its bytes counted among those of all lanes of a source.
+    /// The same, with its bytes counted among those of all partition states of a source.
     pub(super) fn counted_in(mut self, bytes_of_all: &Arc<AtomicUsize>) -> Self {
         self.bytes_of_all = bytes_of_all.clone();
         self
@@ -111,11 +111,11 @@ impl Lane {
     }
 
     /// Keeps that for which there was no room.
-    pub(super) fn hold(&mut self, offer: Offer) {
+    pub(super) fn hold(&mut self, offer: Delivery) {
         self.held = Some(offer);
     }
 
-    pub(super) fn held(&mut self) -> Option<Offer> {
+    pub(super) fn held(&mut self) -> Option<Delivery> {
         self.held.take()
     }
 
@@ -138,12 +138,12 @@ impl Lane {
 mod tests {
     use super::*;
 
-    fn lane(next: u64, ahead: &[(u64, u64)]) -> Lane {
-        Lane::new("kafka/s/t/0".into(), Ledger { next, ahead: ahead.iter().copied().collect() })
+    fn state(next: u64, ahead: &[(u64, u64)]) -> PartitionState {
+        PartitionState::new("kafka/s/t/0".into(), Ledger { next, ahead: ahead.iter().copied().collect() })
     }
 
-    fn take(lane: &mut Lane, offset: u64) -> Option<(u64, u64)> {
-        lane.take(offset).map(|first| (first, offset))
+    fn take(state: &mut PartitionState, offset: u64) -> Option<(u64, u64)> {
+        state.take(offset).map(|first| (first, offset))
     }
 
     fn settlement(first: u64, last: u64, is_settled: bool) -> Settlement {
@@ -152,55 +152,55 @@ mod tests {
 
     #[test]
     fn an_origin_reaches_back_over_offsets_without_records() {
-        let mut lane = lane(5, &[]);
-        assert_eq!(take(&mut lane, 5), Some((5, 5)));
-        assert_eq!(take(&mut lane, 9), Some((6, 9)));
-        assert_eq!(take(&mut lane, 9), None);
-        lane.end(settlement(6, 9, true));
-        assert_eq!((lane.next(), lane.in_flight()), (5, 1));
-        lane.end(settlement(5, 5, true));
-        assert_eq!((lane.next(), lane.in_flight()), (10, 0));
+        let mut state = state(5, &[]);
+        assert_eq!(take(&mut state, 5), Some((5, 5)));
+        assert_eq!(take(&mut state, 9), Some((6, 9)));
+        assert_eq!(take(&mut state, 9), None);
+        state.end(settlement(6, 9, true));
+        assert_eq!((state.next(), state.in_flight()), (5, 1));
+        state.end(settlement(5, 5, true));
+        assert_eq!((state.next(), state.in_flight()), (10, 0));
     }
 
     #[test]
     fn settled_records_are_skipped() {
-        let mut lane = lane(5, &[(6, 7), (9, 9)]);
-        let taken: Vec<_> = (4..=11).filter_map(|offset| take(&mut lane, offset)).collect();
+        let mut state = state(5, &[(6, 7), (9, 9)]);
+        let taken: Vec<_> = (4..=11).filter_map(|offset| take(&mut state, offset)).collect();
         assert_eq!(taken, [(5, 5), (8, 8), (10, 10), (11, 11)]);
         for (first, last) in taken {
-            lane.end(settlement(first, last, true));
+            state.end(settlement(first, last, true));
         }
-        assert_eq!(lane.next(), 12);
+        assert_eq!(state.next(), 12);
     }
 
     #[test]
     fn a_gap_that_compaction_made_before_a_settled_record_is_settled_with_the_next_one() {
-        let mut lane = lane(5, &[(7, 7)]);
-        assert_eq!(take(&mut lane, 7), None);
-        assert_eq!(take(&mut lane, 8), Some((5, 8)));
-        lane.end(settlement(5, 8, true));
-        assert_eq!(lane.next(), 9);
+        let mut state = state(5, &[(7, 7)]);
+        assert_eq!(take(&mut state, 7), None);
+        assert_eq!(take(&mut state, 8), Some((5, 8)));
+        state.end(settlement(5, 8, true));
+        assert_eq!(state.next(), 9);
     }
 
     #[test]
     fn offsets_at_the_end_without_records_are_skipped_once_nothing_is_in_work() {
-        let mut lane = lane(0, &[]);
-        lane.take(0);
-        assert!(!lane.skip_to(2));
-        lane.end(settlement(0, 0, true));
-        assert!(lane.skip_to(2));
-        assert!(!lane.skip_to(2));
-        assert_eq!(take(&mut lane, 2), Some((2, 2)));
+        let mut state = state(0, &[]);
+        state.take(0);
+        assert!(!state.skip_to(2));
+        state.end(settlement(0, 0, true));
+        assert!(state.skip_to(2));
+        assert!(!state.skip_to(2));
+        assert_eq!(take(&mut state, 2), Some((2, 2)));
     }
 
     #[test]
     fn what_is_not_settled_stays_below_next() {
-        let mut lane = lane(0, &[]);
-        lane.take(0);
-        lane.take(1);
-        lane.end(settlement(1, 1, true));
-        lane.end(settlement(0, 0, false));
-        assert_eq!((lane.next(), lane.in_flight()), (0, 0));
+        let mut state = state(0, &[]);
+        state.take(0);
+        state.take(1);
+        state.end(settlement(1, 1, true));
+        state.end(settlement(0, 0, false));
+        assert_eq!((state.next(), state.in_flight()), (0, 0));
     }
 
     /// Any mix of gaps, completions out of order and crashes hands every record on until it is settled, exactly once.
@@ -212,23 +212,23 @@ mod tests {
             let mut stored = Ledger::default();
             let mut settled = std::collections::BTreeSet::new();
             while records.iter().any(|&offset| !stored.has(offset)) {
-                let mut lane = lane(0, &[]);
-                lane = Lane::new(lane.ledger_name.clone(), stored.clone());
-                let start = lane.next();
+                let mut state = state(0, &[]);
+                state = PartitionState::new(state.ledger_name.clone(), stored.clone());
+                let start = state.next();
                 let mut flying = Vec::new();
                 for &offset in records.iter().filter(|&&offset| offset >= start) {
-                    flying.extend(take(&mut lane, offset));
+                    flying.extend(take(&mut state, offset));
                     while flying.len() > random(8) as usize {
                         let (first, last) = flying.swap_remove(random(flying.len() as u64) as usize);
                         assert!(settled.insert(last), "{last} was settled twice");
                         stored.settle(first, last);
-                        lane.end(settlement(first, last, true));
+                        state.end(settlement(first, last, true));
                     }
                     if random(40) == 0 {
                         break; // A crash: what flies is lost.
                     }
                 }
-                assert_eq!(lane.next(), stored.next);
+                assert_eq!(state.next(), stored.next);
             }
             assert_eq!(settled.into_iter().collect::<Vec<_>>(), records);
         }

@@ -10,7 +10,7 @@ use super::view::View;
 use super::{Config, Context};
 use crate::kafka::cluster_identity::{self, Unfit};
 use crate::kafka::ids::{self, TopicIds};
-use crate::kafka::{Connection, Error, trouble, watermarks};
+use crate::kafka::{Connection, Error, error_hints, watermarks};
 use crate::manifest::Membership;
 use crate::store::{self, EventStore, Ledger};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -31,7 +31,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Why a partition is opened again whose topic is another one now.
 pub(super) const RECREATED: &str = "the topic was deleted and made again";
 
-/// What the scout is asked.
+/// What partition discovery is asked.
 pub(super) enum Request {
     /// Look now, and say what is in the way.
     Refresh(Sender<Result<(), String>>),
@@ -59,7 +59,7 @@ pub(super) struct Opening {
 }
 
 /// See the module.
-pub(super) struct Scout {
+pub(super) struct Discovery {
     config: Arc<Config>,
     connection: Connection,
     consumer: Arc<BaseConsumer<Context>>,
@@ -83,7 +83,7 @@ pub(super) struct Scout {
     identified: Option<Instant>,
 }
 
-impl Scout {
+impl Discovery {
     #[expect(clippy::too_many_arguments, reason = "called once, next to the parts' making")]
     pub(super) fn new(
         config: Arc<Config>,
@@ -234,7 +234,7 @@ impl Scout {
         let recreations = self.consumer.context().health().recreations();
         // SAFETY: the client outlives the call.
         let ids = unsafe { ids::topic_ids(self.consumer.client().native_ptr(), &topics, ANSWER_MAX) };
-        let mut ids = ids.map_err(|code| format!("the ids of topics are not known: {}", trouble::answer(code)))?;
+        let mut ids = ids.map_err(|code| format!("the ids of topics are not known: {}", error_hints::answer(code)))?;
         for (topic, id) in std::mem::take(&mut self.ids) {
             match ids.get(&topic) {
                 Some(now) if *now != id => {
@@ -298,7 +298,7 @@ impl Scout {
                     self.connection.brokers()
                 ))
             }
-            (Some(code), _) => Some(format!("topic {topic}: {}", trouble::answer(code))),
+            (Some(code), _) => Some(format!("topic {topic}: {}", error_hints::answer(code))),
         }
     }
 

@@ -13,7 +13,7 @@ use rusqlite::params;
 use std::sync::Arc;
 
 /// Something that a person wants changed.
-pub(super) enum Amendment {
+pub(super) enum AdminRequest {
     /// Forget a dead letter.
     Discard(u64),
     /// Put the message of a dead letter into the outbox again.
@@ -35,17 +35,17 @@ pub(super) enum Amendment {
 }
 
 impl Writer {
-    pub(super) fn amend(&mut self, batch: &mut Batch, amendment: Amendment) -> Result<(), Error> {
-        match amendment {
-            Amendment::Discard(number) => self.remove_letter(number),
-            Amendment::Republish(number) => self.republish(batch, number),
-            Amendment::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
-            Amendment::Archive(stream) => self.archive(&stream),
-            Amendment::Restore(stream) => self.restore(&stream),
-            Amendment::CarryOver(part, to) => self.carry_over(&part, &to),
-            Amendment::Forget(part) => self.forget(&part),
-            Amendment::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
-            Amendment::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
+    pub(super) fn administer(&mut self, batch: &mut Batch, request: AdminRequest) -> Result<(), Error> {
+        match request {
+            AdminRequest::Discard(number) => self.remove_letter(number),
+            AdminRequest::Republish(number) => self.republish(batch, number),
+            AdminRequest::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
+            AdminRequest::Archive(stream) => self.archive(&stream),
+            AdminRequest::Restore(stream) => self.restore(&stream),
+            AdminRequest::CarryOver(part, to) => self.carry_over(&part, &to),
+            AdminRequest::Forget(part) => self.forget(&part),
+            AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
+            AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
         }
     }
 

@@ -12,11 +12,11 @@ use std::sync::Arc;
 /// An aggregate's id and a ledger's name.
 type Key = (Arc<str>, Arc<str>);
 
-/// By aggregate and ledger the first command that is owed, by its number.
+/// The number of the first pending command of each aggregate and ledger.
 #[derive(Default)]
-pub(super) struct Owed(HashMap<Key, u64>);
+pub(super) struct PendingRedeliveries(HashMap<Key, u64>);
 
-impl Owed {
+impl PendingRedeliveries {
     /// This command comes back to its source.
     pub(super) fn add(&mut self, command: &Command) {
         if let Some((key, number)) = place(command) {
@@ -24,7 +24,7 @@ impl Owed {
         }
     }
 
-    /// Whether this command would overtake one that is owed.
+    /// Whether this command would overtake one that is pending.
     pub(super) fn is_overtaken_by(&mut self, command: &Command, reader: &mut dyn Reader) -> bool {
         if self.0.is_empty() {
             return false;
