@@ -430,6 +430,41 @@ const REFUSED: &[(&str, &[&str])] = &[
             "4:11: unknown key `subscriptions.w.start.posit`; did you mean `position`? valid keys: position",
         ],
     ),
+    // Names that parts had before
+    (
+        "[plugins.w]\nfile = 'w'\n[plugins.x]\nfile = 'x'\n[subscriptions.w]\nwas = 'w'\n[subscriptions.x]\nwas = 'w'",
+        &[
+            "6:7: `subscriptions.w.was` is the name that the part has now: write the name that it had before, or remove \
+             the key",
+        ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sources.a]\ntopic = 't'\naggregate = 'x'\ncommand = 'C'\nwas = 'old'\n\
+         [sources.b]\ntopics = ['t', 'u', 't']\naggregate = 'x'\ncommand = 'C'\nwas = 'old'\n\
+         [sinks.a]\nevents = ['**']\ntopic = 'v'\nwas = 'old'\n[sinks.b]\nevents = ['**']\ntopic = 'v'\nwas = 'old'",
+        &[
+            "9:21: `sources.b.topics` lists \"t\" twice: remove one of them",
+            "12:7: `sources.b.was` is \"old\", as `sources.a.was` is, and progress is carried over to one part: remove one of \
+             them",
+            "20:7: `sinks.b.was` is \"old\", as `sinks.a.was` is, and progress is carried over to one part: remove one of \
+             them",
+        ],
+    ),
+    // Control characters
+    (
+        "data = \"a\\u0000b\"\n[plugins.w]\nfile = \"w\\u001b[2J.wasm\"\n[kafka]\nbrokers = 'embedded'\n\
+         [kafka.properties]\n'ssl.ca.location' = \"ca\\n.pem\"\n'ssl.ca.pem' = \"a\\u0000\"\n\
+         'ssl.key.pem' = \"two\\nlines\"\n'sasl.password' = { file = \"pass\\tword\" }\n\
+         [kafka.oauth]\ntoken = { command = [\"get\\u0000\"] }",
+        &[
+            "1:8: `data` has the control character '\\0' in it: remove it",
+            "3:8: `plugins.w.file` has the control character '\\u{1b}' in it: remove it",
+            "7:21: `kafka.properties.\"ssl.ca.location\"` has the control character '\\n' in it: remove it",
+            "8:16: `kafka.properties.\"ssl.ca.pem\"` has the control character '\\0' in it: remove it",
+            "10:28: `kafka.properties.\"sasl.password\".file` has the control character '\\t' in it: remove it",
+            "12:21: `kafka.oauth.token.command` has the control character '\\0' in it: remove it",
+        ],
+    ),
     // Columns count characters, and every problem is named, in the order of the text
     (
         "# é\nsink = { 'ü' = 1, batch_max = 0 }\n[store]\nbatch_max = 0",

@@ -166,10 +166,15 @@ fn topic_list(entry: &Entry<'_>) -> Option<Vec<String>> {
         entry.expected(TOPICS);
         return None;
     };
-    let mut topics = Vec::new();
+    let mut topics: Vec<String> = Vec::new();
     for item in items.iter() {
         let item = Entry { value: item, ..entry.clone() };
-        topics.push(item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?);
+        let topic = item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?;
+        if topics.contains(&topic) {
+            item.note(&format!("lists {topic:?} twice: remove one of them"));
+        } else {
+            topics.push(topic);
+        }
     }
     if topics.is_empty() {
         entry.note("is empty: name a topic, or a pattern that begins with `^`");
