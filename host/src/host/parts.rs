@@ -96,10 +96,7 @@ pub struct Checked {
 /// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read, without
 /// starting anything: what there is, or a line for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
-    if manifest.plugins.is_empty() {
-        let remedy = "add a section [plugins.NAME] with its `file`";
-        return Err(vec![format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display())]);
-    }
+    refuse_idle(manifest).map_err(|problem| vec![problem])?;
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let catalog = load_checked(manifest, compiler, &Startup::default())?;
     let lines = catalog.slots().map(|slot| {
@@ -122,6 +119,15 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         }
     }
     Ok(checked)
+}
+
+/// Refuses a manifest without a plugin: nothing would ever happen in its host.
+fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
+    if !manifest.plugins.is_empty() {
+        return Ok(());
+    }
+    let remedy = "add a section [plugins.NAME] with its `file`";
+    Err(format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display()))
 }
 
 /// The plugins that are subscribers.
@@ -150,6 +156,7 @@ impl Parts {
         runtime: &Handle,
         startup: &Startup,
     ) -> Result<Self, Error> {
+        refuse_idle(manifest).map_err(Error::One)?;
         let data = &manifest.data;
         std::fs::create_dir_all(data).map_err(|error| {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
