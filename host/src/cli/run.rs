@@ -53,7 +53,7 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
-    descriptors::allow(&manifest.api);
+    descriptors::allow(&manifest);
     let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
     let host = start(manifest, &listener, &mut signals).await?;
     let file = HostFile::of(&host, &data, &settings).map_err(|cause| unwritten(&data, &cause))?;

@@ -37,6 +37,7 @@ use super::{
     Advanced, Append, Appended, Backup, Discard, Done, Error, EventStore, Measures, Part, Progress, Reader, Snapshot,
 };
 use crate::clock::Clock;
+use crate::exhaustion;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Held as _, Shared as _};
 use amendments::Amendment;
@@ -332,6 +333,9 @@ impl Drop for SqliteStore {
 fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| {
         use rusqlite::ErrorCode::*;
+        if let Some(remedy) = exhausted(&error) {
+            return Error::Failed(format!("{doing}: {error}; {remedy}"));
+        }
         let remedy = match error.sqlite_error_code() {
             Some(DiskFull) => "; the disk is full: free some space, then send again",
             Some(ReadOnly) => "; the file or its folder is read-only: allow writing to it",
@@ -349,10 +353,40 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     }
 }
 
+/// What to do where SQLite met a limit of the process. It names neither: what it could not open may be any of a store's files.
+fn exhausted(error: &rusqlite::Error) -> Option<String> {
+    use rusqlite::ffi;
+    match error.sqlite_error()?.extended_code {
+        ffi::SQLITE_IOERR_NOMEM | ffi::SQLITE_IOERR_SHMMAP => Some(exhaustion::NO_MEMORY.to_owned()),
+        code if code & 0xff == ffi::SQLITE_NOMEM => Some(exhaustion::NO_MEMORY.to_owned()),
+        code if matches!(code & 0xff, ffi::SQLITE_CANTOPEN | ffi::SQLITE_IOERR) => exhaustion::remedy_now(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::failed;
+    use super::{Error, SqliteStore, failed, schema};
+    use crate::exhaustion;
     use rusqlite::Connection;
+
+    #[test]
+    fn a_limit_of_open_files_is_named_and_not_the_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(super::FILE_NAME);
+        drop(SqliteStore::open(&file, super::Options::default()).expect("a store"));
+        exhaustion::without_files("store::sqlite::tests::a_limit_of_open_files_is_named_and_not_the_folder", || {
+            let failures: [fn(&std::path::Path) -> Option<Error>; 3] = [
+                |file| schema::lock(file).err(),
+                |file| schema::open_for_writing(file).err(),
+                |file| schema::open_for_reading(file).err(),
+            ];
+            for failure in failures {
+                let said = failure(&file).expect("no file can be opened").to_string();
+                assert!(said.contains("all of the 3 files open") && !said.contains("folder exists"), "{said}");
+            }
+        });
+    }
 
     #[test]
     fn what_a_full_disk_and_a_locked_file_need_is_said() {

@@ -2,7 +2,7 @@
 
 use super::fault::{self, FaultPoint};
 use super::{Error, failed, files, owner};
-use crate::paths;
+use crate::{exhaustion, paths};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File, OpenOptions};
@@ -42,7 +42,8 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
         _ => {}
     }
     let file = how.open(&lock_path).map_err(|error| {
-        let remedy = "check that the folder exists and may be written to";
+        let folder = || "check that the folder exists and may be written to".to_owned();
+        let remedy = exhaustion::remedy(&error).unwrap_or_else(folder);
         Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
     })?;
     match file.try_lock() {
@@ -83,7 +84,7 @@ pub(super) fn keep_log(connection: &Connection) {
 /// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content
 /// is lost.
 fn make(path: &Path) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::Failed(format!("can't make the store {}: {error}", path.display()));
+    let failed = |error: io::Error| Error::Failed(format!("can't make the store {}: {}", path.display(), exhaustion::told(&error)));
     let aside = path.with_extension("new");
     if aside.exists() {
         fs::remove_file(&aside).map_err(failed)?;
