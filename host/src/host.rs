@@ -219,16 +219,13 @@ impl Host {
 
     /// Waits until the store is not this host's any more: what it does from then on has no effect, and it should end.
     pub async fn lost_store(&self) -> String {
-        let mut owned = self.parts.store.is_owned();
-        let lost = async {
+        let mut loss = self.parts.store.loss();
+        let lost = loss.wait_for(Option::is_some).await.ok().and_then(|lost| lost.as_ref().map(ToString::to_string));
+        match lost {
+            Some(lost) => lost,
             // A store that is gone was closed by this host.
-            if owned.wait_for(|owned| !owned).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        lost.await;
-        let file = self.manifest.data.join(store::sqlite::FILE_NAME).display().to_string();
-        store::Error::TakenOver { file }.to_string()
+            None => std::future::pending().await,
+        }
     }
 
     /// Everything a person needs to see whether the host does its work.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use error::Error;
+pub use error::{Error, Loss};
 pub use ledger::Ledger;
 pub use places::{Part, PartKind, Place};
 
@@ -125,9 +125,9 @@ pub trait EventStore: Send + Sync + 'static {
     /// What tells this store from every other: made with the store, kept by its copies, and the same for ever.
     fn identity(&self) -> Uuid;
 
-    /// Turns false when another host has taken the store over, or its file was removed, replaced or cut. Nothing is written
-    /// any more and every write fails with [`Error::TakenOver`]: the process should end.
-    fn is_owned(&self) -> watch::Receiver<bool>;
+    /// Becomes [`Error::Lost`] when another host has taken the store over, or its file was removed, replaced or cut. Nothing
+    /// is written any more and every write fails with that error: the process should end.
+    fn loss(&self) -> watch::Receiver<Option<Error>>;
 
     /// Why nothing can be written at the moment, such as a full disk; `None` if writing works as far as is known. The store
     /// tries again by itself.

@@ -150,7 +150,7 @@ pub struct SqliteStore {
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
     letters_head: watch::Receiver<u64>,
-    owned: watch::Receiver<bool>,
+    loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
     meters: Arc<writer::Meters>,
 }
@@ -170,7 +170,7 @@ impl SqliteStore {
         let writer =
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
-        let (owned, meters) = (writer.is_owned(), writer.meters.clone());
+        let (loss, meters) = (writer.loss(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
@@ -184,7 +184,7 @@ impl SqliteStore {
             head,
             outbox_head,
             letters_head,
-            owned,
+            loss,
             identity,
             meters,
         })
@@ -264,8 +264,8 @@ impl EventStore for SqliteStore {
         self.identity
     }
 
-    fn is_owned(&self) -> watch::Receiver<bool> {
-        self.owned.clone()
+    fn loss(&self) -> watch::Receiver<Option<Error>> {
+        self.loss.clone()
     }
 
     fn trouble(&self) -> Option<String> {

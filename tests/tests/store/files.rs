@@ -96,11 +96,12 @@ fn a_file_of_another_format_is_left_as_it_is() {
     }
 }
 
-/// Waits until a store says that it is another host's.
-pub(super) fn is_lost(store: &impl EventStore) {
-    let mut owned = store.is_owned();
+/// Waits until a store says that it is lost; returns how.
+pub(super) fn is_lost(store: &impl EventStore) -> Error {
+    let mut loss = store.loss();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, owned.wait_for(|owned| !owned)).await.unwrap().unwrap() });
+    let lost = async { tokio::time::timeout(PATIENCE, loss.wait_for(Option::is_some)).await.unwrap().unwrap().clone() };
+    runtime.block_on(lost).unwrap()
 }
 
 /// A second host can start once somebody deletes the lock's file, or on a file system without locks.
@@ -121,13 +122,13 @@ fn of_two_hosts_without_a_lock_the_first_ends_and_no_version_is_given_twice() {
             })
             .collect();
         for [old, new] in asked {
-            assert!(matches!(old.answer(), Err(Error::TakenOver { .. })), "an old owner writes nothing");
+            assert!(matches!(old.answer(), Err(Error::Lost { how: Loss::TakenOver, .. })), "an old owner writes nothing");
             new.answer().unwrap();
             recorded += 1;
         }
         // The answers come before its last words.
-        is_lost(&last);
-        assert!(*next.is_owned().borrow());
+        assert!(matches!(is_lost(&last), Error::Lost { how: Loss::TakenOver, .. }));
+        assert!(next.loss().borrow().is_none());
         lost.push(std::mem::replace(&mut last, next));
     }
     // An idle one finds out by itself.

@@ -184,7 +184,7 @@ pub(super) struct Writer {
     letters_head: watch::Sender<u64>,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
-    owned: watch::Sender<bool>,
+    loss: watch::Sender<Option<Error>>,
     pub(super) meters: Arc<Meters>,
     /// What is queued takes room in it.
     room: Arc<Room>,
@@ -244,7 +244,7 @@ impl Writer {
             letters_head: watch::Sender::new(0),
             ownership,
             age,
-            owned: watch::Sender::new(true),
+            loss: watch::Sender::new(None),
             meters: Arc::new(meters),
             room,
             _lock: lock,
@@ -266,15 +266,15 @@ impl Writer {
         self.letters_head.subscribe()
     }
 
-    pub(super) fn is_owned(&self) -> watch::Receiver<bool> {
-        self.owned.subscribe()
+    pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
+        self.loss.subscribe()
     }
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
-        if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
+        if let Err(lost @ Error::Lost { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
-            self.owned.send_replace(false);
+            self.loss.send_replace(Some(lost.clone()));
             schema::keep_log(&self.connection);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
@@ -289,7 +289,7 @@ impl Writer {
         }
     }
 
-    /// Makes transactions until every sender is gone. The only error is that the store is another host's now.
+    /// Makes transactions until every sender is gone. The only error is that the store is lost.
     fn work(&mut self, requests: &Receiver<Request>) -> Result<(), Error> {
         loop {
             let first = if self.filler.has_work() && !self.failed {
@@ -338,20 +338,20 @@ impl Writer {
     fn rest(&mut self) -> Result<(), Error> {
         self.age.watch(&self.meters.clock_jumps);
         match self.ownership.check(&self.connection) {
-            Err(lost @ Error::TakenOver { .. }) => Err(lost),
+            Err(lost @ Error::Lost { .. }) => Err(lost),
             _ => Ok(()),
         }
     }
 
     /// One transaction: begin, what is queued, a slice of the index, commit, answers. The only error is that the store
-    /// is another host's now.
+    /// is lost.
     fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         let mut batch = Batch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
             Err(error) => {
                 self.rolled_back(batch, &error);
-                if matches!(error, Error::TakenOver { .. }) {
+                if matches!(error, Error::Lost { .. }) {
                     return Err(error);
                 }
             }
@@ -645,7 +645,7 @@ pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> 
 /// Tells refusals, which concern one request, from failures of the database, which concern the transaction.
 fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
     match result {
-        Err(error @ (Error::Failed(_) | Error::TakenOver { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
+        Err(error @ (Error::Failed(_) | Error::Lost { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
         other => (other, None),
     }
 }
