@@ -129,8 +129,8 @@ pub trait EventStore: Send + Sync + 'static {
     /// is written any more and every write fails with that error: the process should end.
     fn loss(&self) -> watch::Receiver<Option<Error>>;
 
-    /// Why nothing can be written at the moment, such as a full disk; `None` if writing works as far as is known. The store
-    /// tries again by itself.
+    /// Why a write failed, such as a full disk; `None` if writing works as far as is known. The store tries again by itself.
+    /// While a disk is nearly full, what is small may be written although there is a reason here.
     fn trouble(&self) -> Option<String>;
 
     /// Gives the place that a part has in the store to another name, in one transaction: checkpoints, ledgers, the outbox,

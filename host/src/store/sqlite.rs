@@ -22,6 +22,7 @@ mod places;
 #[cfg(test)]
 mod properties;
 mod reader;
+mod recovery;
 mod room;
 mod rows;
 mod schema;

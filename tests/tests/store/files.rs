@@ -305,6 +305,17 @@ fn a_full_disk_refuses_what_does_not_fit_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_nearly_full_disk_is_told_until_what_was_refused_would_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE_NAME);
+    let args = ["nearly-full", file.to_str().unwrap()];
+    let output = process::Command::new(env!("CARGO_BIN_EXE_store-worker")).args(args).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().starts_with("events.")), "{left:?}");
+}
+
+#[test]
 fn an_event_beyond_the_limit_is_refused_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(FILE_NAME);

@@ -13,6 +13,7 @@ use super::ids::Ids;
 use super::ledgers::Ledgers;
 use super::letter_room::LetterRoom;
 use super::owner::{self, Ownership};
+use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
@@ -20,7 +21,7 @@ use super::{Error, Options, appends, dictionary::Dictionary, failed, files, lett
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap};
 use crate::store::{Advanced, Append, Appended, Counts, Decision, Discard, Done, Progress};
-use crate::supervise::{self, Held as _};
+use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -143,7 +144,7 @@ pub(super) struct Meters {
     pub(super) letters_dropped: AtomicU64,
     /// Jumps of the wall clock.
     pub(super) clock_jumps: AtomicU64,
-    /// Why the last transaction failed, if it did.
+    /// Why a transaction failed, until one like it would succeed.
     pub(super) trouble: Mutex<Option<String>>,
 }
 
@@ -172,6 +173,8 @@ pub(super) struct Writer {
     /// The last transaction failed. What memory knows is of a history that is not there; and the index waits for the
     /// next request, so that a full disk does not keep the thread spinning.
     failed: bool,
+    /// Whether a transaction like one that failed would succeed again.
+    pub(super) doubt: Option<Doubt>,
     pub(super) log: PathBuf,
     /// Size of the log at which it is folded next.
     pub(super) fold_at: u64,
@@ -238,6 +241,7 @@ impl Writer {
             letter_room: LetterRoom::default(),
             filler,
             failed: false,
+            doubt: None,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
@@ -326,7 +330,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {
                     self.rest()?;
                     // After a failure this finds out whether writing works again.
-                    if self.age.is_due() || self.failed {
+                    if self.age.is_due() || self.failed || self.doubt.is_some() {
                         self.transaction(None, requests)?;
                     }
                 }
@@ -564,10 +568,8 @@ impl Writer {
 
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
-        if std::mem::take(&mut self.failed) {
-            *self.meters.trouble.held() = None;
-            tracing::info!("the store {} can be written again", self.connection.path().unwrap_or_default());
-        }
+        self.failed = false;
+        self.end_doubt();
         self.unfolded_bytes += batch.bytes;
         self.is_log_new = false;
         self.filler.committed();
@@ -589,7 +591,7 @@ impl Writer {
         let file = self.connection.path().unwrap_or_default();
         tracing::error!("the store {file} rolled a transaction back: {error}");
         self.failed = true;
-        *self.meters.trouble.held() = Some(error.to_string());
+        self.begin_doubt(batch.bytes, error.to_string());
         // Fails when there is no transaction, which is as good.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
