@@ -94,8 +94,7 @@ impl Worker {
             self.steps.collect()?;
             self.progress.reach(self.steps.done(reached));
             if self.pausing.is_paused() {
-                self.stand_still()?;
-                reached = self.steps.planned();
+                self.stand_still(reached)?;
                 continue;
             }
             self.show(reached);
@@ -114,7 +113,8 @@ impl Worker {
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
                 if !self.deliver(&page.events, page.reached)? {
-                    reached = self.steps.planned();
+                    // What was looked at before the page and not wanted needed no step.
+                    reached = self.steps.planned().max(reached);
                     continue;
                 }
             } else if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
@@ -133,10 +133,14 @@ impl Worker {
         }
     }
 
-    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect.
-    fn stand_still(&mut self) -> Result<(), Error> {
+    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect. The
+    /// checkpoint becomes all that it has reached, so that it stands where it was paused over a restart too.
+    fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
+        if reached > self.steps.planned() {
+            self.steps.take(reached, Vec::new(), Vec::new(), Vec::new())?;
+        }
         self.steps.finish()?;
-        self.progress.reach(self.steps.done(self.steps.planned()));
+        self.progress.reach(self.steps.done(reached));
         self.progress.is_because(State::Paused, self.pausing.remedy());
         while self.pausing.is_paused() && !self.follower.pause(LOOK) {
             if self.outbox.must_resend() {
