@@ -16,10 +16,12 @@ pub(super) struct LaneId {
 }
 
 /// What became of offsets that were handed on. Where they are not settled the partition is read again from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
     pub(super) lane: LaneId,
     pub(super) told: Told,
+    /// Why they are not settled, where that is known.
+    pub(super) why: Option<Box<str>>,
 }
 
 /// Completions that the reader has not seen. Bounded by what is in flight.
@@ -34,8 +36,6 @@ pub(super) struct Completions {
 struct Waiting {
     completions: Vec<Completion>,
     records: usize,
-    /// Why some of them are not settled, as the last one said.
-    why: Option<Box<str>>,
 }
 
 impl Completions {
@@ -56,26 +56,21 @@ impl Completions {
         }
     }
 
-    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones. Says why some of them
-    /// are not settled, where that is known.
-    pub(super) fn take(&self, taken: &mut Vec<Completion>) -> Option<Box<str>> {
+    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
+    pub(super) fn take(&self, taken: &mut Vec<Completion>) {
         let mut waiting = self.waiting.held();
         std::mem::swap(&mut waiting.completions, taken);
         waiting.records = 0;
-        waiting.why.take()
     }
 
     /// Who is told of the records of a lane.
     pub(super) fn tell(self: &Arc<Self>, lane: LaneId) -> Tell {
         let completions = self.clone();
-        Arc::new(move |told, why| completions.add(Completion { lane, told }, why))
+        Arc::new(move |told, why| completions.add(Completion { lane, told, why: why.map(Box::from) }))
     }
 
-    fn add(&self, completion: Completion, why: Option<&str>) {
+    fn add(&self, completion: Completion) {
         let mut waiting = self.waiting.held();
-        if let Some(why) = why {
-            waiting.why = Some(why.into());
-        }
         waiting.records += completion.told.records;
         waiting.completions.push(completion);
         let is_enough = waiting.records >= self.enough;

@@ -179,16 +179,14 @@ impl Reader {
 
     /// Completions of lanes that are gone count for nobody: the ledger has them.
     fn take_completions(&mut self, reads_again: bool) -> bool {
-        let why = self.work.completions.take(&mut self.completed);
+        self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
-        for Completion { lane, told } in self.completed.drain(..) {
+        for Completion { lane, told, why } in self.completed.drain(..) {
             let reading = self.readings[lane.number].as_mut().filter(|reading| reading.id == lane);
             let Some(reading) = reading else { continue };
             reading.lane.end(told);
             if !told.settled && reads_again {
-                let why = why.as_deref().unwrap_or("it was not handled");
-                let reason = format!("offset {} could not be stored: {why}; it is tried again", told.last);
-                reading.stop_reading(&self.work, &reason);
+                reading.unsettled(&self.work, told.last, why.as_deref());
             }
         }
         any
