@@ -406,7 +406,16 @@ impl Host {
             reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(ParkedItem::from).collect();
-        (commands, ParkedStatus { total, newest })
+        let (limits, measures) = (&self.manifest.store, self.parts.store.measures());
+        let parked = ParkedStatus {
+            total,
+            total_max: limits.dead_letters_max,
+            bytes: measures.letter_bytes,
+            bytes_max: limits.dead_letters_mib << 20,
+            dropped: measures.letters_dropped,
+            newest,
+        };
+        (commands, parked)
     }
 }
 

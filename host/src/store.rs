@@ -281,6 +281,8 @@ pub struct Measures {
     pub queued: u64,
     /// How often the wall clock jumped, as far as it was noticed.
     pub clock_jumps: u64,
+    /// Bytes of the dead letters that there are: contents, reasons and places.
+    pub letter_bytes: u64,
     /// Dead letters that were dropped to keep to a limit, since the store was made.
     pub letters_dropped: u64,
 }

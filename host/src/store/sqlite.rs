@@ -307,12 +307,14 @@ impl EventStore for SqliteStore {
         let queue = self.queue.held_shared();
         let clock_jumps = self.meters.clock_jumps.load(std::sync::atomic::Ordering::Relaxed);
         let letters_dropped = self.meters.letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let letter_bytes = self.meters.letter_bytes.load(std::sync::atomic::Ordering::Relaxed);
         let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
         Measures {
             commit_time: self.meters.commit_time.read(),
             batch_size: self.meters.batch_size.read(),
             queued,
             clock_jumps,
+            letter_bytes,
             letters_dropped,
         }
     }

@@ -140,6 +140,8 @@ pub(super) struct Meters {
     pub(super) commit_time: Histogram,
     /// Requests of a transaction.
     pub(super) batch_size: Histogram,
+    /// Bytes of the dead letters that there are.
+    pub(super) letter_bytes: AtomicU64,
     /// Dead letters dropped to keep to a limit.
     pub(super) letters_dropped: AtomicU64,
     /// Jumps of the wall clock.
@@ -209,6 +211,7 @@ impl Writer {
         let meters = Meters {
             commit_time: Histogram::new(meter::SECONDS),
             batch_size: Histogram::new(meter::COUNTS),
+            letter_bytes: AtomicU64::new(0),
             letters_dropped: AtomicU64::new(0),
             clock_jumps: AtomicU64::new(0),
             trouble: Mutex::default(),
@@ -621,6 +624,7 @@ impl Writer {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.letters_head, self.newest_letter);
+        self.meters.letter_bytes.store(self.letter_room.bytes, Ordering::Relaxed);
         self.meters.letters_dropped.store(self.letter_room.dropped, Ordering::Relaxed);
     }
 
