@@ -4,6 +4,7 @@
 //! `projection`, and what people ask of a running host is answered from here.
 
 mod drain;
+mod idle_keys;
 mod orphans;
 mod parts;
 mod pauses;

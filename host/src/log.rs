@@ -107,7 +107,9 @@ mod tests {
         let mut writer = Command::new(std::env::current_exe().unwrap());
         writer.args(["--exact", "log::tests::colours_are_for_terminals_whose_user_wants_them", "--nocapture"]);
         writer.env(WRITES, "1").env_remove(LOG_VARIABLE).env_remove(NO_COLOR).stdout(Stdio::null());
-        no_color.map(|value| writer.env(NO_COLOR, value));
+        if let Some(value) = no_color {
+            writer.env(NO_COLOR, value);
+        }
         let (mut reading, writing) = if on_terminal { terminal() } else { file() };
         assert!(writer.stderr(writing).status().unwrap().success());
         // Or the terminal would have no end.

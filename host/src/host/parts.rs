@@ -1,5 +1,6 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
+use super::idle_keys::idle_keys;
 use super::orphans;
 use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Service};
@@ -85,6 +86,8 @@ pub enum Error {
 pub struct Checked {
     /// A line for each plugin.
     pub plugins: Vec<String>,
+    /// Keys of the manifest that have no effect, in words.
+    pub idle_keys: Vec<String>,
     /// Parts that the store knows and the manifest does not, in words.
     pub orphans: Vec<String>,
     /// Parts whose place the next start gives to another name, in words.
@@ -104,7 +107,8 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
         format!("{}: {}", plugin.label(), roles.join(", "))
     });
-    let mut checked = Checked { plugins: lines.collect(), ..Checked::default() };
+    let mut checked =
+        Checked { plugins: lines.collect(), idle_keys: idle_keys(manifest, &catalog), ..Checked::default() };
     let file = manifest.data.join(sqlite::FILE_NAME);
     if file.exists() {
         match sqlite::places(&file) {
@@ -163,6 +167,7 @@ impl Parts {
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load_checked(manifest, compiler, startup).map_err(Error::Many)?);
+        idle_keys(manifest, &catalog).iter().for_each(|sentence| tracing::warn!("{sentence}"));
         startup.does("opening the store".to_owned());
         let store: Arc<dyn EventStore> =
             Arc::new(SqliteStore::open(&data.join(sqlite::FILE_NAME), store_options(manifest, clock))?);

@@ -52,7 +52,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let subscriptions = named(of_subscriptions.clone(), is_plugin, |section| Some(subscription(section)));
     refuse_wrong_was(of_subscriptions);
     let projections = named(root.get("projections"), name, |section| Some(projection(section)));
-    let sink = root.section("sink").map(sink::sink).unwrap_or_default();
+    let sink = root.section("sink").map(|section| sink::sink(section, has_kafka)).unwrap_or_default();
     let of_sinks = root.get("sinks");
     let sinks = named(of_sinks.clone(), sink::sink_name, |section| sink::event_sink(section, has_kafka));
     sink::refuse_shared_ids(of_sinks.clone(), &sinks, &sink);
@@ -298,6 +298,12 @@ fn limits(mut section: Section<'_>) -> Limits {
         sql_memory_mib: section.number("sql_memory_mib", 1..=65_536, default.sql_memory_mib),
         read_model_mib: section.number("read_model_mib", 1..=1 << 20, default.read_model_mib),
     };
+    if limits.live_mib.is_some_and(|live_mib| live_mib > limits.memory_mib)
+        && let Some(entry) = section.again("live_mib")
+    {
+        let memory_mib = limits.memory_mib;
+        entry.note(&format!("has no effect above `memory_mib`, which is {memory_mib}: lower it, or raise that one"));
+    }
     section.finish();
     limits
 }

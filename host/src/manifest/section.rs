@@ -153,6 +153,11 @@ impl<'a> Section<'a> {
         self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
     }
 
+    /// The value of a key that the section was asked for before.
+    pub(super) fn again(&self, key: &str) -> Option<Entry<'a>> {
+        self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
+    }
+
     /// The value of a key that the section must have.
     pub(super) fn need(&mut self, key: &'static str, what: &str) -> Option<Entry<'a>> {
         let entry = self.get(key);

@@ -30,10 +30,11 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let drop_headers = drop_headers(&mut section);
     let in_flight_max = section.number("in_flight_max", 1..=MANY, in_flight_max(target.as_ref()));
     let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
-    if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
-        && dead_letter_topic.is_none()
-    {
-        section.missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+    if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target {
+        if dead_letter_topic.is_none() {
+            section.missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+        }
+        refuse_idle_in_kafka_transactions(&section);
     }
     section.finish();
     Some(Source {
@@ -52,6 +53,20 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
         in_flight_max,
         in_flight_mib,
     })
+}
+
+/// Refuses keys that have no effect for a source whose batches are Kafka transactions.
+fn refuse_idle_in_kafka_transactions(section: &Section<'_>) {
+    for (key, why) in [
+        ("membership", "the source is a member of its `group` in any case; remove the key"),
+        ("in_flight_max", "`batch_max` says how many records are handled at a time; remove the key"),
+        ("in_flight_mib", "`batch_max` says how many records are handled at a time; remove the key"),
+        ("was", "the progress of the source is that of its consumer group; write `group = \"wasmill-OLD\"` in its place"),
+    ] {
+        if let Some(entry) = section.again(key) {
+            entry.note(&format!("has no effect with `transaction = \"kafka\"`: {why}"));
+        }
+    }
 }
 
 fn drop_headers(section: &mut Section<'_>) -> Option<Vec<String>> {
