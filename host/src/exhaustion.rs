@@ -15,7 +15,8 @@ pub fn remedy(error: &io::Error) -> Option<String> {
             files_max().map_or("number".to_owned(), |max| max.to_string())
         )),
         libc::ENFILE => Some(
-            "the system has as many files open as it may have: raise the sysctl fs.file-max, or end other programs".to_owned(),
+            "the system has as many files open as it may have: raise the sysctl fs.file-max, or end other programs"
+                .to_owned(),
         ),
         libc::ENOMEM => Some(NO_MEMORY.to_owned()),
         _ => None,

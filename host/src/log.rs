@@ -154,7 +154,11 @@ mod tests {
         ] {
             let text = written(no_color, on_terminal);
             assert!(text.contains("a line"), "{text:?}");
-            assert_eq!(text.contains("\u{1b}["), has_colours, "NO_COLOR {no_color:?}, terminal {on_terminal}: {text:?}");
+            assert_eq!(
+                text.contains("\u{1b}["),
+                has_colours,
+                "NO_COLOR {no_color:?}, terminal {on_terminal}: {text:?}"
+            );
         }
     }
 }

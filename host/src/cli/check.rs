@@ -8,7 +8,8 @@ use std::path::Path;
 
 pub(super) fn check(path: &Path, json: bool) -> Result<(), Failure> {
     let manifest = Manifest::load(path)?;
-    let Checked { plugins, idle_keys, orphans, moves, unread } = crate::host::check(&manifest).map_err(Failure::all_failed)?;
+    let Checked { plugins, idle_keys, orphans, moves, unread } =
+        crate::host::check(&manifest).map_err(Failure::all_failed)?;
     let demand = crate::host::demand(&manifest);
     if json {
         let found = serde_json::json!({

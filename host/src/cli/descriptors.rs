@@ -84,7 +84,10 @@ mod tests {
             assert_eq!(too_few(needed, &manifest), None);
             let warning = too_few(needed - 1, &manifest).unwrap();
             let advised = format!("raise the limit to {} ", needed.next_power_of_two());
-            assert!(warning.contains(&advised) && warning.contains("`api.connections_max` to 511 or less"), "{warning}");
+            assert!(
+                warning.contains(&advised) && warning.contains("`api.connections_max` to 511 or less"),
+                "{warning}"
+            );
             assert_eq!(too_few(needed.next_power_of_two(), &manifest), None, "what is advised is enough");
         }
     }

@@ -209,11 +209,7 @@ fn a_full_manifest_is_read_as_written() {
         )]
         .into(),
         projections: [("sales".into(), Projection { batch_max: 12 })].into(),
-        sink: Sink {
-            batch_max: 13,
-            transactional_id: Some("shop".into()),
-            ..Sink::default()
-        },
+        sink: Sink { batch_max: 13, transactional_id: Some("shop".into()), ..Sink::default() },
         sinks: [(
             "orders".into(),
             EventSink {
@@ -278,7 +274,10 @@ const REFUSED: &[(&str, &[&str])] = &[
         "kafka = { brokers = 'embedded' }\n[sink]\nmode = 'once'",
         &["3:8: `sink.mode` must be \"transactional\" or \"idempotent\", found the string \"once\""],
     ),
-    ("kafka = { brokers = 'embedded' }\n[sink]\nbatch_max = 1.5", &["3:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"]),
+    (
+        "kafka = { brokers = 'embedded' }\n[sink]\nbatch_max = 1.5",
+        &["3:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"],
+    ),
     (
         "[projections.p]\nbatch_max = [1]",
         &["2:13: `projections.p.batch_max` must be a whole number from 1 to 100000, \

@@ -113,7 +113,10 @@ impl Opener {
     }
 
     fn no_folder(&self, error: &std::io::Error) -> Error {
-        Error::ReadModel { file: format!("of projection {}, its folder", self.projection), cause: exhaustion::told(error) }
+        Error::ReadModel {
+            file: format!("of projection {}, its folder", self.projection),
+            cause: exhaustion::told(error),
+        }
     }
 }
 

@@ -317,7 +317,9 @@ fn remedy(error: &rusqlite::Error) -> Option<String> {
         ErrorCode::DiskFull => Some("the disk is full: free some space".to_owned()),
         ErrorCode::OutOfMemory => Some(exhaustion::NO_MEMORY.to_owned()),
         ErrorCode::CannotOpen | ErrorCode::SystemIoFailure => exhaustion::remedy_now(),
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some("another program has the file open: end it".to_owned()),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+            Some("another program has the file open: end it".to_owned())
+        }
         _ => None,
     }
 }

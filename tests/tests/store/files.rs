@@ -122,7 +122,10 @@ fn of_two_hosts_without_a_lock_the_first_ends_and_no_version_is_given_twice() {
             })
             .collect();
         for [old, new] in asked {
-            assert!(matches!(old.answer(), Err(Error::Lost { how: Loss::TakenOver, .. })), "an old owner writes nothing");
+            assert!(
+                matches!(old.answer(), Err(Error::Lost { how: Loss::TakenOver, .. })),
+                "an old owner writes nothing"
+            );
             new.answer().unwrap();
             recorded += 1;
         }

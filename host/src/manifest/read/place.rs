@@ -41,7 +41,9 @@ pub(super) fn refuse_wrong_was(parts: Option<Entry<'_>>) {
         if old == name {
             was.note("is the name that the part has now: write the name that it had before, or remove the key");
         } else if let Some(other) = claimed.get(&**old) {
-            was.note(&format!("is {old:?}, as `{other}` is, and progress is carried over to one part: remove one of them"));
+            was.note(&format!(
+                "is {old:?}, as `{other}` is, and progress is carried over to one part: remove one of them"
+            ));
         } else {
             claimed.insert(old, was.path);
         }

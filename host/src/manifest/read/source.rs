@@ -32,7 +32,8 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target {
         if dead_letter_topic.is_none() {
-            section.missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+            section
+                .missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
         }
         refuse_idle_in_kafka_transactions(&section);
     }
@@ -61,7 +62,10 @@ fn refuse_idle_in_kafka_transactions(section: &Section<'_>) {
         ("membership", "the source is a member of its `group` in any case; remove the key"),
         ("in_flight_max", "`batch_max` says how many records are handled at a time; remove the key"),
         ("in_flight_mib", "`batch_max` says how many records are handled at a time; remove the key"),
-        ("was", "the progress of the source is that of its consumer group; write `group = \"wasmill-OLD\"` in its place"),
+        (
+            "was",
+            "the progress of the source is that of its consumer group; write `group = \"wasmill-OLD\"` in its place",
+        ),
     ] {
         if let Some(entry) = section.again(key) {
             entry.note(&format!("has no effect with `transaction = \"kafka\"`: {why}"));

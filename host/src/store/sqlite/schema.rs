@@ -84,7 +84,9 @@ pub(super) fn keep_log(connection: &Connection) {
 /// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content
 /// is lost.
 fn make(path: &Path) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::Failed(format!("can't make the store {}: {}", path.display(), exhaustion::told(&error)));
+    let failed = |error: io::Error| {
+        Error::Failed(format!("can't make the store {}: {}", path.display(), exhaustion::told(&error)))
+    };
     let aside = path.with_extension("new");
     if aside.exists() {
         fs::remove_file(&aside).map_err(failed)?;
