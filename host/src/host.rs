@@ -4,6 +4,7 @@
 //! `projection`, and what people ask of a running host is answered from here.
 
 mod drain;
+mod idle_keys;
 mod maintenance;
 mod orphans;
 mod parts;
@@ -217,16 +218,13 @@ impl Host {
 
     /// Waits until the store is not this host's any more: what it does from then on has no effect, and it should end.
     pub async fn lost_store(&self) -> String {
-        let mut owned = self.parts.store.is_owned();
-        let lost = async {
+        let mut loss = self.parts.store.loss();
+        let lost = loss.wait_for(Option::is_some).await.ok().and_then(|lost| lost.as_ref().map(ToString::to_string));
+        match lost {
+            Some(lost) => lost,
             // A store that is gone was closed by this host.
-            if owned.wait_for(|owned| !owned).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        lost.await;
-        let file = store::Location::of_folder(&self.manifest.data).to_string();
-        store::Error::TakenOver { file }.to_string()
+            None => std::future::pending().await,
+        }
     }
 
     /// Everything a person needs to see whether the host does its work.
@@ -408,7 +406,16 @@ impl Host {
             reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(ParkedItem::from).collect();
-        (commands, ParkedStatus { total, newest })
+        let (limits, measures) = (&self.manifest.store, self.parts.store.measures());
+        let parked = ParkedStatus {
+            total,
+            total_max: limits.dead_letters_max,
+            bytes: measures.letter_bytes,
+            bytes_max: limits.dead_letters_mib << 20,
+            dropped: measures.letters_dropped,
+            newest,
+        };
+        (commands, parked)
     }
 }
 

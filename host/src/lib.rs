@@ -31,6 +31,7 @@ pub mod plugin;
 pub mod bounds;
 pub mod clock;
 pub mod escape;
+pub mod exhaustion;
 pub mod filter;
 pub mod framing;
 mod load;

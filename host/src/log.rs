@@ -56,7 +56,11 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use std::fs::File;
+    use std::io::{self, Read as _};
+    use std::os::fd::FromRawFd as _;
+    use std::process::{Command, Stdio};
+    use std::ptr;
     use std::sync::{Arc, Mutex};
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -93,5 +97,68 @@ mod tests {
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let shown = "a\\u{1b}[2J\\nERROR forged\\u{202e}";
         assert_eq!(text, format!(" WARN parked: {shown} place={shown} key=\"{shown}\"\n"));
+    }
+
+    /// Set in the process that writes a line.
+    const WRITES: &str = "WASMILL_TEST_WRITES_A_LINE";
+
+    /// What a process writes to the standard error, which is a terminal or a file, with this value of `NO_COLOR`.
+    fn written(no_color: Option<&str>, on_terminal: bool) -> String {
+        let mut writer = Command::new(std::env::current_exe().unwrap());
+        writer.args(["--exact", "log::tests::colours_are_for_terminals_whose_user_wants_them", "--nocapture"]);
+        writer.env(WRITES, "1").env_remove(LOG_VARIABLE).env_remove(NO_COLOR).stdout(Stdio::null());
+        if let Some(value) = no_color {
+            writer.env(NO_COLOR, value);
+        }
+        let (mut reading, writing) = if on_terminal { terminal() } else { file() };
+        assert!(writer.stderr(writing).status().unwrap().success());
+        // Or the terminal would have no end.
+        drop(writer);
+        let mut text = Vec::new();
+        // A terminal that nobody has open any more ends with an error, after what was written to it.
+        let _ = reading.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// Both sides of a terminal.
+    fn terminal() -> (File, File) {
+        let (mut ours, mut theirs) = (-1, -1);
+        let (name, settings, size) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the call writes two descriptors, which nobody else owns, and reads nothing.
+        unsafe {
+            assert_eq!(libc::openpty(&raw mut ours, &raw mut theirs, name, settings, size), 0);
+            (File::from_raw_fd(ours), File::from_raw_fd(theirs))
+        }
+    }
+
+    /// A file to read, and to write.
+    fn file() -> (File, File) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        (file.reopen().unwrap(), file.reopen().unwrap())
+    }
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        if std::env::var_os(WRITES).is_some() {
+            start(false).unwrap();
+            tracing::warn!(place = 7, "a line");
+            return;
+        }
+        for (no_color, on_terminal, has_colours) in [
+            (None, true, true),
+            (Some(""), true, true),
+            (Some("1"), true, false),
+            (Some("0"), true, false),
+            (None, false, false),
+            (Some("1"), false, false),
+        ] {
+            let text = written(no_color, on_terminal);
+            assert!(text.contains("a line"), "{text:?}");
+            assert_eq!(
+                text.contains("\u{1b}["),
+                has_colours,
+                "NO_COLOR {no_color:?}, terminal {on_terminal}: {text:?}"
+            );
+        }
     }
 }

@@ -91,6 +91,9 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
             [(vec![], Value::Histogram(store.batch_size.clone()))],
         ),
         plain("dead_letters", "What was put aside and is still there", letters),
+        plain("dead_letters_max", "How many there may be in all", [(vec![], gauge(status.parked.total_max))]),
+        bytes("dead_letters_size", "What all of them take", [(vec![], gauge(status.parked.bytes))]),
+        bytes("dead_letters_size_max", "What they may take", [(vec![], gauge(status.parked.bytes_max))]),
         plain(
             "dead_letters_dropped",
             "Dead letters dropped to keep to a limit",

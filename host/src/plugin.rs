@@ -26,7 +26,7 @@ pub use engine::{Compiler, Demand};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use section::{API_VERSION, Description, Role};
-pub use slot::Slot;
+pub use slot::{Slot, Switch};
 pub use subscriber::SubscriberGuest;
 
 use crate::filter::Filter;

@@ -76,7 +76,7 @@ pub struct StoreStatus {
     /// What tells it from every other store: a UUID made with it, which its copies keep.
     #[serde(default)]
     pub identity: String,
-    /// Why nothing can be written at the moment. The host tries again by itself.
+    /// Why a write failed. The host tries again by itself; it is gone once more than what failed can be written.
     #[serde(default)]
     pub error: Option<String>,
 }
@@ -331,6 +331,18 @@ pub struct SinkStatus {
 pub struct ParkedStatus {
     /// How many in all.
     pub total: u64,
+    /// How many there may be: `store.dead_letters_max`.
+    #[serde(default)]
+    pub total_max: u64,
+    /// The bytes of all of them: contents, reasons and places.
+    #[serde(default)]
+    pub bytes: u64,
+    /// How many bytes they may have: `store.dead_letters_mib`.
+    #[serde(default)]
+    pub bytes_max: u64,
+    /// How many were dropped to keep to a limit, since the store was made.
+    #[serde(default)]
+    pub dropped: u64,
     /// The newest of them, newest first.
     pub newest: Vec<ParkedItem>,
 }

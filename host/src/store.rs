@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use dead_letters::{DeadLetterReader, DeadLetters, Discard, Letters, letter_origin};
-pub use error::Error;
+pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, Decision, EventReader, Events, Filling, PAGE_BYTES_MAX, Page, Snapshot, Tally, is_full,
 };
@@ -87,12 +87,12 @@ pub trait EventStore: Events + Progress + DeadLetters {
     /// What tells this store from every other: made with the store, kept by its copies, and the same for ever.
     fn identity(&self) -> Uuid;
 
-    /// Turns false when another host has taken the store over, or its file was removed, replaced or cut. Nothing is written
-    /// any more and every write fails with [`Error::TakenOver`]: the process should end.
-    fn is_owned(&self) -> watch::Receiver<bool>;
+    /// Becomes [`Error::Lost`] when another host has taken the store over, or its file was removed, replaced or cut. Nothing
+    /// is written any more and every write fails with that error: the process should end.
+    fn loss(&self) -> watch::Receiver<Option<Error>>;
 
-    /// Why nothing can be written at the moment, such as a full disk; `None` if writing works as far as is known. The store
-    /// tries again by itself.
+    /// Why a write failed, such as a full disk; `None` if writing works as far as is known. The store tries again by itself.
+    /// While a disk is nearly full, what is small may be written although there is a reason here.
     fn trouble(&self) -> Option<String>;
 
     /// A view for one thread. Every call on it sees all that was committed before the call.
@@ -133,6 +133,8 @@ pub struct Measures {
     pub queued: u64,
     /// How often the wall clock jumped, as far as it was noticed.
     pub clock_jumps: u64,
+    /// Bytes of the dead letters that there are: contents, reasons and places.
+    pub letter_bytes: u64,
     /// Dead letters that were dropped to keep to a limit, since the store was made.
     pub letters_dropped: u64,
 }

@@ -8,21 +8,23 @@ use std::path::Path;
 
 pub(super) fn check(path: &Path, json: bool) -> Result<(), Failure> {
     let manifest = Manifest::load(path)?;
-    let Checked { plugins, orphans, moves, unread } = crate::host::check(&manifest).map_err(Failure::all_failed)?;
+    let Checked { plugins, idle_keys, orphans, moves, unread } =
+        crate::host::check(&manifest).map_err(Failure::all_failed)?;
     let demand = crate::host::demand(&manifest);
     if json {
         let found = serde_json::json!({
-            "ok": true, "plugins": plugins, "orphans": orphans, "moves": moves, "unread": unread,
+            "ok": true, "plugins": plugins, "idle_keys": idle_keys, "orphans": orphans, "moves": moves, "unread": unread,
             "address_space_bytes": demand.address_bytes()
         });
         return output::line(&found.to_string());
     }
     let found: String = plugins.iter().map(|plugin| format!("  {plugin}\n")).collect();
+    let idle_keys: String = idle_keys.iter().map(|sentence| format!("  warning: {sentence}\n")).collect();
     let moves: String = moves.iter().map(|moved| format!("  at the next start: {moved}\n")).collect();
     let orphans: String = orphans.iter().map(|orphan| format!("  only in the store: {orphan}\n")).collect();
     let unread = unread.map_or(String::new(), |why| format!("  the store was not looked at: {why}\n"));
     output::text(&format!(
-        "{} is valid\n{found}  reserves {}\n{moves}{orphans}{unread}",
+        "{} is valid\n{found}  reserves {}\n{idle_keys}{moves}{orphans}{unread}",
         path.display(),
         demand.in_words()
     ))

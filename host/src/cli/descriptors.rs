@@ -1,12 +1,24 @@
 //! The limit of open files: raised as far as the system allows, and a warning where that is too little.
 
-use crate::manifest::Api;
+use crate::aggregates::shards_by_default;
+use crate::manifest::Manifest;
+use crate::projection;
 
-/// Open files beside the connections of the API, about: the store, read models, plugins, brokers.
-const OTHERS: u64 = 256;
+/// Files of a connection to a SQLite file: the file and its log, and one that they share.
+const OF_SQLITE: u64 = 3;
 
-/// Raises the soft limit to the hard one. Warns if the connections that the manifest allows do not fit.
-pub(super) fn allow(api: &Api) {
+/// Files of a client of Kafka: sockets to a few brokers, and pipes between its threads. A large cluster needs more, which is
+/// why all is counted generously.
+const OF_KAFKA_CLIENT: u64 = 64;
+
+/// Clients of a source or a sink at most.
+const CLIENTS: u64 = 3;
+
+/// What every host has open: the log, the runtime, the store, the plugins' folders, connections for probes.
+const OF_EVERY_HOST: u64 = 128;
+
+/// Raises the soft limit to the hard one. Warns if what the manifest asks for may not fit.
+pub(super) fn allow(manifest: &Manifest) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls read or write this value, and nothing else of ours.
     let raised = unsafe {
@@ -15,18 +27,37 @@ pub(super) fn allow(api: &Api) {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
         }
     };
-    if let Some(warning) = raised.then(|| too_few(limit.rlim_cur, api.connections_max as u64)).flatten() {
+    if let Some(warning) = raised.then(|| too_few(limit.rlim_cur, manifest)).flatten() {
         tracing::warn!("{warning}");
     }
 }
 
-fn too_few(files_max: u64, connections_max: u64) -> Option<String> {
-    let needed = connections_max + OTHERS;
+/// The files that a host of a manifest may have open beside the connections of its API, at most. Which roles a plugin has is
+/// not known yet: each is taken to have all of them, twice while its code is swapped.
+fn of_parts(manifest: &Manifest) -> u64 {
+    let queries = projection::Options::default().queries_max;
+    let connections = |shards: Option<usize>| 2 * (shards.unwrap_or_else(shards_by_default) + queries + 4) as u64;
+    let plugins: u64 = manifest.plugins.values().map(|plugin| OF_SQLITE * connections(plugin.shards)).sum();
+    let streams = OF_SQLITE * manifest.api.streams_max.min(manifest.api.connections_max) as u64;
+    // Each source may have a sink for its dead letters; the outbox has one.
+    let clients = CLIENTS * (2 * manifest.sources.len() + manifest.sinks.len() + 1) as u64;
+    let kafka = if manifest.kafka.is_some() { clients * OF_KAFKA_CLIENT } else { 0 };
+    OF_EVERY_HOST + plugins + streams + kafka
+}
+
+fn too_few(files_max: u64, manifest: &Manifest) -> Option<String> {
+    let (parts, connections) = (of_parts(manifest), manifest.api.connections_max as u64);
+    let needed = parts + connections;
     (files_max < needed).then(|| {
+        let lower = match files_max.saturating_sub(parts) {
+            0 => String::new(),
+            left => format!(", or lower `api.connections_max` to {left} or less"),
+        };
         format!(
-            "the system allows {files_max} open files, and `api.connections_max` = {connections_max} may need {needed}: raise \
-             the limit (ulimit -Hn), or lower the key to {} or less",
-            files_max.saturating_sub(OTHERS).max(1)
+            "the system allows {files_max} open files, and this host may need {needed}: {connections} for \
+             `api.connections_max`, {parts} for the store, plugins, event streams and Kafka; raise the limit to {} (`ulimit \
+             -Hn`, or `LimitNOFILE=` of a systemd unit){lower}",
+            needed.next_power_of_two()
         )
     })
 }
@@ -35,11 +66,35 @@ fn too_few(files_max: u64, connections_max: u64) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn manifest(text: &str) -> Manifest {
+        Manifest::parse(text, "wasmill.toml".as_ref()).unwrap()
+    }
+
     #[test]
-    fn connections_that_do_not_fit_are_told() {
-        assert_eq!(too_few(1_024, 768), None);
-        let warning = too_few(1_024, 769).unwrap();
-        assert!(warning.contains("1024 open files") && warning.contains("to 768 or less"), "{warning}");
-        assert!(too_few(64, 1).unwrap().contains("to 1 or less"));
+    fn what_does_not_fit_is_told_with_a_limit_that_is_enough() {
+        let small = "[plugins.orders]\nfile = 'o.wasm'\nshards = 2\n";
+        let kafka = "[kafka]\nbrokers = 'k:9'\n[sources.b]\ntopic = 'b'\naggregate = 'order'\ncommand = 'C'\n";
+        let sinks: String = (0..40).map(|n| format!("[sinks.s{n}]\nevents = ['**']\ntopic = 't'\n")).collect();
+        let mut needed = 0;
+        for text in [small.to_owned(), format!("{small}{kafka}"), format!("{small}{kafka}{sinks}")] {
+            let manifest = manifest(&text);
+            let more = of_parts(&manifest) + manifest.api.connections_max as u64;
+            assert!(more > needed, "each part takes files: {text}");
+            needed = more;
+            assert_eq!(too_few(needed, &manifest), None);
+            let warning = too_few(needed - 1, &manifest).unwrap();
+            let advised = format!("raise the limit to {} ", needed.next_power_of_two());
+            assert!(
+                warning.contains(&advised) && warning.contains("`api.connections_max` to 511 or less"),
+                "{warning}"
+            );
+            assert_eq!(too_few(needed.next_power_of_two(), &manifest), None, "what is advised is enough");
+        }
+    }
+
+    #[test]
+    fn no_connection_is_advised_where_the_parts_alone_do_not_fit() {
+        let warning = too_few(64, &manifest("[plugins.orders]\nfile = 'o.wasm'\n")).unwrap();
+        assert!(!warning.contains("lower"), "{warning}");
     }
 }

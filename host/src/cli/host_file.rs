@@ -1,5 +1,6 @@
 //! `host.json` in the data folder: which process serves it, and where.
 
+use crate::exhaustion;
 use crate::host::Host;
 use crate::manifest::Api;
 use crate::paths;
@@ -46,7 +47,10 @@ impl HostFile {
 
     /// What tells a folder from a copy of it: its number in the file system.
     pub fn place_of(data: &Path) -> io::Result<u64> {
-        Ok(std::fs::metadata(data)?.ino())
+        let found = std::fs::metadata(data).map_err(|error| {
+            io::Error::new(error.kind(), format!("can't look at the data folder {}: {error}", data.display()))
+        })?;
+        Ok(found.ino())
     }
 
     /// Reads the file of a data folder.
@@ -64,11 +68,11 @@ impl HostFile {
         let aside = path.with_extension("json.new");
         // It may be anything that somebody put there.
         match std::fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritten(&aside, &error)),
             _ => {}
         }
-        std::fs::write(&aside, serde_json::to_vec(self)?)?;
-        std::fs::rename(aside, path)
+        std::fs::write(&aside, serde_json::to_vec(self)?).map_err(|error| unwritten(&aside, &error))?;
+        std::fs::rename(&aside, &path).map_err(|error| unwritten(&path, &error))
     }
 
     /// Removes the file of a data folder, if this host wrote it.
@@ -77,9 +81,38 @@ impl HostFile {
     }
 }
 
+/// Why a file was not written, with its path and the remedy.
+fn unwritten(path: &Path, error: &io::Error) -> io::Error {
+    let remedy = match error.kind() {
+        _ if path.is_dir() => "a folder is in its place: remove it".to_owned(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full: free some space".to_owned(),
+        _ => exhaustion::remedy(error).unwrap_or_else(|| "allow writing to it and to its folder".to_owned()),
+    };
+    io::Error::new(error.kind(), format!("can't write {}: {error}; {remedy}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_in_the_place_of_the_file_is_named_with_the_remedy() {
+        for name in ["host.json", "host.json.new"] {
+            let data = tempfile::tempdir().unwrap();
+            let folder = data.path().join(name);
+            std::fs::create_dir_all(folder.join("more")).unwrap();
+            let file = HostFile {
+                pid: 1,
+                url: "http://127.0.0.1:1".into(),
+                instance: "one".into(),
+                store: "one".into(),
+                folder: HostFile::place_of(data.path()).unwrap(),
+            };
+            let said = file.write(data.path()).unwrap_err().to_string();
+            assert!(said.contains(&format!("can't write {}: ", folder.display())), "{said}");
+            assert!(said.contains("a folder is in its place: remove it"), "{said}");
+        }
+    }
 
     #[test]
     fn a_host_removes_only_its_own_file() {

@@ -222,10 +222,19 @@ pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
 
 fn parked(parked: &ParkedStatus) -> String {
     let mut text = match (parked.total, parked.newest.len()) {
-        (0, _) => return "nothing is parked\n".to_owned(),
+        (0, _) => "nothing is parked\n".to_owned(),
         (total, shown) if shown as u64 == total => format!("{} parked, newest first\n", number(total)),
         (total, shown) => format!("{} parked, the newest {shown} first\n", number(total)),
     };
+    let ParkedStatus { total, total_max, bytes, bytes_max, dropped, newest: _ } = parked;
+    // A host of an older version says nothing of its limits.
+    if *total > 0 && *total_max > 0 {
+        let [bytes, total_max, mib_max] = [*bytes, *total_max, bytes_max >> 20].map(number);
+        text += &format!("  they have {bytes} bytes; at most {total_max} letters of {mib_max} MiB are kept\n");
+    }
+    if *dropped > 0 {
+        text += &format!("  {} older ones were dropped to keep to `store.dead_letters_…`\n", number(*dropped));
+    }
     for ParkedItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &parked.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
         let place = escape_lines(&format!("{consumer}: {place}{key}"));

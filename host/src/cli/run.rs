@@ -53,10 +53,10 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
-    descriptors::allow(&manifest.api);
+    descriptors::allow(&manifest);
     let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
     let host = start(manifest, &listener, &mut signals).await?;
-    let file = HostFile::of(&host, &data, &settings).map_err(|cause| unwritten(&data, &cause))?;
+    let file = HostFile::of(&host, &data, &settings).map_err(|cause| Failure::failed(cause.to_string()))?;
     let (served, deadline) = tokio::select! {
         ended = serve_api(listener, settings, host.clone(), (&file, &data), stop_max, &mut signals) => ended,
         lost = host.lost_store() => {
@@ -143,7 +143,7 @@ async fn serve_api(
         let _ = stopped.await;
     });
     let mut serving = std::pin::pin!(serving);
-    if let Err(failure) = file.write(data).map_err(|cause| unwritten(data, &cause)) {
+    if let Err(failure) = file.write(data).map_err(|cause| Failure::failed(cause.to_string())) {
         return (Err(failure), Instant::now() + stop_max);
     }
     tracing::info!("serving on {}", file.url);
@@ -183,17 +183,13 @@ async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
             Err(cause) => {
                 is_told = true;
                 tracing::error!(
-                    "{} was removed or changed, and can't be written again: {cause}; commands need `--url {}` until it is",
+                    "{} was removed or changed: {cause}; until it is written again, commands need `--url {}`",
                     path.display(),
                     file.url
                 );
             }
         }
     }
-}
-
-fn unwritten(data: &Path, cause: &std::io::Error) -> Failure {
-    Failure::failed(format!("cannot write {}: {cause}", HostFile::path(data).display()))
 }
 
 /// SIGINT, SIGTERM and SIGHUP: each has the host stop in order.

@@ -1,5 +1,6 @@
 //! Building the parts of a host in order, checking that they fit together, and stopping them in order.
 
+use super::idle_keys::idle_keys;
 use super::orphans;
 use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Service};
@@ -84,6 +85,8 @@ pub enum Error {
 pub struct Checked {
     /// A line for each plugin.
     pub plugins: Vec<String>,
+    /// Keys of the manifest that have no effect, in words.
+    pub idle_keys: Vec<String>,
     /// Parts that the store knows and the manifest does not, in words.
     pub orphans: Vec<String>,
     /// Parts whose place the next start gives to another name, in words.
@@ -95,10 +98,7 @@ pub struct Checked {
 /// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read, without
 /// starting anything: what there is, or a line for each thing that is wrong.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
-    if manifest.plugins.is_empty() {
-        let remedy = "add a section [plugins.NAME] with its `file`";
-        return Err(vec![format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display())]);
-    }
+    refuse_idle(manifest).map_err(|problem| vec![problem])?;
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let catalog = load_checked(manifest, compiler, &Startup::default())?;
     let lines = catalog.slots().map(|slot| {
@@ -106,7 +106,8 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
         format!("{}: {}", plugin.label(), roles.join(", "))
     });
-    let mut checked = Checked { plugins: lines.collect(), ..Checked::default() };
+    let mut checked =
+        Checked { plugins: lines.collect(), idle_keys: idle_keys(manifest, &catalog), ..Checked::default() };
     let location = store::Location::of_folder(&manifest.data);
     if store::exists(&location) {
         match store::places(&location) {
@@ -121,6 +122,15 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         }
     }
     Ok(checked)
+}
+
+/// Refuses a manifest without a plugin: nothing would ever happen in its host.
+fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
+    if !manifest.plugins.is_empty() {
+        return Ok(());
+    }
+    let remedy = "add a section [plugins.NAME] with its `file`";
+    Err(format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display()))
 }
 
 /// The plugins that are subscribers.
@@ -149,12 +159,14 @@ impl Parts {
         runtime: &Handle,
         startup: &Startup,
     ) -> Result<Self, Error> {
+        refuse_idle(manifest).map_err(Error::One)?;
         let data = &manifest.data;
         std::fs::create_dir_all(data).map_err(|error| {
             Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load_checked(manifest, compiler, startup).map_err(Error::Many)?);
+        idle_keys(manifest, &catalog).iter().for_each(|sentence| tracing::warn!("{sentence}"));
         startup.does("opening the store".to_owned());
         let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
         // The store keeps other hosts out of the folder.

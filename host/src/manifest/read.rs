@@ -1,5 +1,6 @@
 //! From the text of a manifest to its types: which keys there are, their defaults and their ranges.
 
+mod place;
 mod property;
 mod sink;
 mod source;
@@ -7,6 +8,7 @@ mod source;
 use super::section::{Document, Entry, Section, nearest};
 use super::*;
 use crate::names::{self, Rule};
+use place::{refuse_wrong_was, start, was};
 use property::properties;
 #[cfg(test)]
 pub(crate) use source::IN_FLIGHT_MIB;
@@ -43,14 +45,18 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let has_kafka = kafka.is_some();
     let of_sources = root.get("sources");
     let sources = named(of_sources.clone(), name, |section| source::source(section, has_kafka));
-    source::refuse_circles(of_sources, &sources);
+    source::refuse_circles(of_sources.clone(), &sources);
+    refuse_wrong_was(of_sources);
     let is_plugin = |entry: &Entry<'_>, text: &str| known_plugin(entry, text, &plugins);
-    let subscriptions = named(root.get("subscriptions"), is_plugin, |section| Some(subscription(section)));
+    let of_subscriptions = root.get("subscriptions");
+    let subscriptions = named(of_subscriptions.clone(), is_plugin, |section| Some(subscription(section)));
+    refuse_wrong_was(of_subscriptions);
     let projections = named(root.get("projections"), name, |section| Some(projection(section)));
-    let sink = root.section("sink").map(sink::sink).unwrap_or_default();
-    let entry = root.get("sinks");
-    let sinks = named(entry.clone(), sink::sink_name, |section| sink::event_sink(section, has_kafka));
-    sink::refuse_shared_ids(entry, &sinks, &sink);
+    let sink = root.section("sink").map(|section| sink::sink(section, has_kafka)).unwrap_or_default();
+    let of_sinks = root.get("sinks");
+    let sinks = named(of_sinks.clone(), sink::sink_name, |section| sink::event_sink(section, has_kafka));
+    sink::refuse_shared_ids(of_sinks.clone(), &sinks, &sink);
+    refuse_wrong_was(of_sinks);
     root.finish();
     Manifest {
         path: path.to_owned(),
@@ -292,6 +298,12 @@ fn limits(mut section: Section<'_>) -> Limits {
         sql_memory_mib: section.number("sql_memory_mib", 1..=65_536, default.sql_memory_mib),
         read_model_mib: section.number("read_model_mib", 1..=1 << 20, default.read_model_mib),
     };
+    if limits.live_mib.is_some_and(|live_mib| live_mib > limits.memory_mib)
+        && let Some(entry) = section.again("live_mib")
+    {
+        let memory_mib = limits.memory_mib;
+        entry.note(&format!("has no effect above `memory_mib`, which is {memory_mib}: lower it, or raise that one"));
+    }
     section.finish();
     limits
 }
@@ -309,30 +321,6 @@ fn subscription(mut section: Section<'_>) -> Subscription {
     };
     section.finish();
     subscription
-}
-
-/// The name that a part had before.
-fn was(section: &mut Section<'_>) -> Option<String> {
-    let entry = section.get("was")?;
-    named_by(&entry, "the name that it had before", Rule::Part).map(str::to_owned)
-}
-
-fn start(entry: &Entry<'_>) -> Option<Start> {
-    match entry.value.get_ref() {
-        DeValue::String(text) if text == "beginning" => Some(Start::Beginning),
-        DeValue::String(text) if text == "now" => Some(Start::Now),
-        DeValue::Table(_) => {
-            let mut section = entry.section()?;
-            let first = section.need("position", "the first position wanted");
-            let first = first.and_then(|entry| entry.number(1..=i64::MAX as u64));
-            section.finish();
-            first.map(|first| Start::At(Position(first)))
-        }
-        _ => {
-            entry.expected("\"beginning\", \"now\" or { position = N }");
-            None
-        }
-    }
 }
 
 fn projection(mut section: Section<'_>) -> Projection {

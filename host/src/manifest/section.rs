@@ -70,9 +70,26 @@ impl<'a> Entry<'a> {
         self.document.problem(self.value.span(), text);
     }
 
+    /// A text on one line. No name, path or address has a control character in it: it would be cut at a NUL, or spoil the
+    /// log that shows it.
     pub(super) fn text(&self, expected: &str) -> Option<&'a str> {
+        self.text_without(expected, char::is_control)
+    }
+
+    /// A text that may have several lines, such as an argument of a program or a certificate.
+    pub(super) fn long_text(&self, expected: &str) -> Option<&'a str> {
+        self.text_without(expected, |found| found == '\0')
+    }
+
+    fn text_without(&self, expected: &str, is_refused: impl Fn(char) -> bool) -> Option<&'a str> {
         match self.value.get_ref() {
-            DeValue::String(text) if !text.is_empty() => Some(text),
+            DeValue::String(text) if !text.is_empty() => match text.chars().find(|found| is_refused(*found)) {
+                None => Some(text),
+                Some(found) => {
+                    self.note(&format!("has the control character {found:?} in it: remove it"));
+                    None
+                }
+            },
             _ => {
                 self.expected(expected);
                 None
@@ -133,6 +150,11 @@ impl<'a> Section<'a> {
     /// The value of a key that the section may have.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Entry<'a>> {
         self.keys.push(key);
+        self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
+    }
+
+    /// The value of a key that the section was asked for before.
+    pub(super) fn again(&self, key: &str) -> Option<Entry<'a>> {
         self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
     }
 

@@ -63,7 +63,7 @@ fn a_full_manifest_is_read_as_written() {
         in_flight_max = 4
         attempts_max = 5
         snapshot_every = 6
-        limits = { event_time_ms = 1, memory_mib = 2, live_mib = 7, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6, sql_value_mib = 7, sql_memory_mib = 8, read_model_mib = 9 }
+        limits = { event_time_ms = 1, memory_mib = 2, live_mib = 1, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6, sql_value_mib = 7, sql_memory_mib = 8, read_model_mib = 9 }
         [plugins.warehouse]
         file = "/plugins/warehouse.wasm"
         [sources.baskets]
@@ -93,7 +93,6 @@ fn a_full_manifest_is_read_as_written() {
         batch_max = 12
         [sink]
         batch_max = 13
-        mode = "idempotent"
         transactional_id = "shop"
         [sinks.orders]
         events = ["order.*", "**.Closed"]
@@ -102,6 +101,7 @@ fn a_full_manifest_is_read_as_written() {
         was = "feed"
         start = "now"
         batch_wait_ms = 14
+        mode = "idempotent"
         properties = { compression.type = "zstd" }
         "#,
     )
@@ -112,7 +112,7 @@ fn a_full_manifest_is_read_as_written() {
     let limits = Limits {
         event_time_ms: 1,
         memory_mib: 2,
-        live_mib: Some(7),
+        live_mib: Some(1),
         table_elements: 3,
         instances: 4,
         output_mib: 5,
@@ -209,12 +209,7 @@ fn a_full_manifest_is_read_as_written() {
         )]
         .into(),
         projections: [("sales".into(), Projection { batch_max: 12 })].into(),
-        sink: Sink {
-            batch_max: 13,
-            mode: SinkMode::Idempotent,
-            transactional_id: Some("shop".into()),
-            ..Sink::default()
-        },
+        sink: Sink { batch_max: 13, transactional_id: Some("shop".into()), ..Sink::default() },
         sinks: [(
             "orders".into(),
             EventSink {
@@ -226,6 +221,7 @@ fn a_full_manifest_is_read_as_written() {
                 was: Some("feed".into()),
                 settings: Sink {
                     batch_wait_ms: 14,
+                    mode: SinkMode::Idempotent,
                     properties: text(&[("compression.type", "zstd")]).into(),
                     ..Sink::default()
                 },
@@ -275,10 +271,13 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("[store]\nqueue_max = 0", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = -1", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found -1"]),
     (
-        "[sink]\nmode = 'once'",
-        &["2:8: `sink.mode` must be \"transactional\" or \"idempotent\", found the string \"once\""],
+        "kafka = { brokers = 'embedded' }\n[sink]\nmode = 'once'",
+        &["3:8: `sink.mode` must be \"transactional\" or \"idempotent\", found the string \"once\""],
     ),
-    ("[sink]\nbatch_max = 1.5", &["2:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"]),
+    (
+        "kafka = { brokers = 'embedded' }\n[sink]\nbatch_max = 1.5",
+        &["3:13: `sink.batch_max` must be a whole number from 1 to 100000, found 1.5"],
+    ),
     (
         "[projections.p]\nbatch_max = [1]",
         &["2:13: `projections.p.batch_max` must be a whole number from 1 to 100000, \
@@ -430,10 +429,64 @@ const REFUSED: &[(&str, &[&str])] = &[
             "4:11: unknown key `subscriptions.w.start.posit`; did you mean `position`? valid keys: position",
         ],
     ),
+    // Keys without effect
+    (
+        "[kafka]\nbrokers = 'k:9'\n[plugins.p]\nfile = 'p'\nlimits = { live_mib = 300 }\n[sources.b]\ntopic = 'b'\n\
+         subscriber = 'p'\ntransaction = 'kafka'\ndead_letter_topic = 'd'\nmembership = 'group'\nin_flight_max = 1\n\
+         in_flight_mib = 1\nwas = 'a'\n[sink]\nmode = 'idempotent'\ntransactional_id = 'x'",
+        &[
+            "5:23: `plugins.p.limits.live_mib` has no effect above `memory_mib`, which is 256: lower it, or raise that one",
+            "11:14: `sources.b.membership` has no effect with `transaction = \"kafka\"`: the source is a member of its `group` \
+             in any case; remove the key",
+            "12:17: `sources.b.in_flight_max` has no effect with `transaction = \"kafka\"`: `batch_max` says how many records \
+             are handled at a time; remove the key",
+            "13:17: `sources.b.in_flight_mib` has no effect with `transaction = \"kafka\"`: `batch_max` says how many records \
+             are handled at a time; remove the key",
+            "14:7: `sources.b.was` has no effect with `transaction = \"kafka\"`: the progress of the source is that of its \
+             consumer group; write `group = \"wasmill-OLD\"` in its place",
+            "17:20: `sink.transactional_id` has no effect with `mode = \"idempotent\"`: remove one of them",
+        ],
+    ),
+    // Names that parts had before
+    (
+        "[plugins.w]\nfile = 'w'\n[plugins.x]\nfile = 'x'\n[subscriptions.w]\nwas = 'w'\n[subscriptions.x]\nwas = 'w'",
+        &[
+            "6:7: `subscriptions.w.was` is the name that the part has now: write the name that it had before, or remove \
+             the key",
+        ],
+    ),
+    (
+        "[kafka]\nbrokers = 'embedded'\n[sources.a]\ntopic = 't'\naggregate = 'x'\ncommand = 'C'\nwas = 'old'\n\
+         [sources.b]\ntopics = ['t', 'u', 't']\naggregate = 'x'\ncommand = 'C'\nwas = 'old'\n\
+         [sinks.a]\nevents = ['**']\ntopic = 'v'\nwas = 'old'\n[sinks.b]\nevents = ['**']\ntopic = 'v'\nwas = 'old'",
+        &[
+            "9:21: `sources.b.topics` lists \"t\" twice: remove one of them",
+            "12:7: `sources.b.was` is \"old\", as `sources.a.was` is, and progress is carried over to one part: remove one of \
+             them",
+            "20:7: `sinks.b.was` is \"old\", as `sinks.a.was` is, and progress is carried over to one part: remove one of \
+             them",
+        ],
+    ),
+    // Control characters
+    (
+        "data = \"a\\u0000b\"\n[plugins.w]\nfile = \"w\\u001b[2J.wasm\"\n[kafka]\nbrokers = 'embedded'\n\
+         [kafka.properties]\n'ssl.ca.location' = \"ca\\n.pem\"\n'ssl.ca.pem' = \"a\\u0000\"\n\
+         'ssl.key.pem' = \"two\\nlines\"\n'sasl.password' = { file = \"pass\\tword\" }\n\
+         [kafka.oauth]\ntoken = { command = [\"get\\u0000\"] }",
+        &[
+            "1:8: `data` has the control character '\\0' in it: remove it",
+            "3:8: `plugins.w.file` has the control character '\\u{1b}' in it: remove it",
+            "7:21: `kafka.properties.\"ssl.ca.location\"` has the control character '\\n' in it: remove it",
+            "8:16: `kafka.properties.\"ssl.ca.pem\"` has the control character '\\0' in it: remove it",
+            "10:28: `kafka.properties.\"sasl.password\".file` has the control character '\\t' in it: remove it",
+            "12:21: `kafka.oauth.token.command` has the control character '\\0' in it: remove it",
+        ],
+    ),
     // Columns count characters, and every problem is named, in the order of the text
     (
         "# é\nsink = { 'ü' = 1, batch_max = 0 }\n[store]\nbatch_max = 0",
         &[
+            "2:1: `sink` publishes to Kafka, but the manifest has no [kafka] section; add one with `brokers`",
             "2:10: unknown key `sink.\"ü\"`; valid keys: batch_max, batch_wait_ms, mode, \
              transactional_id, properties",
             "2:31: `sink.batch_max` must be a whole number from 1 to 100000, found 0",

@@ -1,6 +1,6 @@
 //! All plugins of a manifest, and what makes them load anew: a changed file, or somebody who asks.
 
-use super::{Compiler, Error, FileIdentity, Limits, Plugin, Slot};
+use super::{Compiler, Error, FileIdentity, Limits, Plugin, Slot, Switch};
 use crate::supervise;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,18 +74,17 @@ impl Catalog {
             let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
             return Err(Error::Plugin(format!("no plugin is named {name}; the manifest has {}", known.join(", "))));
         };
-        let old = slot.current();
         match slot.reload(&self.compiler) {
-            Ok(new) if Arc::ptr_eq(&old, &new) => {
-                tracing::info!("plugin {} is unchanged", new.label());
-                Ok(new)
+            Ok(Switch::Unchanged(plugin)) => {
+                tracing::info!("plugin {} is unchanged", plugin.label());
+                Ok(plugin)
             }
-            Ok(new) => {
-                tracing::info!("plugin {} now serves, digest {}", new.label(), &new.digest[..12]);
-                Ok(new)
+            Ok(Switch::New(plugin)) => {
+                tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
+                Ok(plugin)
             }
             Err(error) => {
-                tracing::error!("plugin {} goes on serving: {error}", old.label());
+                tracing::error!("plugin {} goes on serving: {error}", slot.current().label());
                 Err(error)
             }
         }

@@ -23,6 +23,14 @@ pub struct Slot {
     error: Mutex<Option<String>>,
 }
 
+/// What came of a reload: the code that serves now.
+pub enum Switch {
+    /// It serves from now on.
+    New(Arc<Plugin>),
+    /// It served before: the file is the same.
+    Unchanged(Arc<Plugin>),
+}
+
 impl Slot {
     /// Loads the plugin for the first time.
     pub fn open(compiler: &Compiler, name: &str, file: PathBuf, limits: Limits) -> Result<Self, Error> {
@@ -49,19 +57,20 @@ impl Slot {
     }
 
     /// Loads the file aside and switches to it. When any step fails the old code goes on serving, and the reason is
-    /// kept for `status`. A file that is the same as before changes nothing.
-    pub fn reload(&self, compiler: &Compiler) -> Result<Arc<Plugin>, Error> {
+    /// kept for `status`. A file that is the same as before changes nothing. Of several that ask at the same time, one
+    /// switches, and for the others the file is the same.
+    pub fn reload(&self, compiler: &Compiler) -> Result<Switch, Error> {
         let _alone = self.loading.held();
         let result = self.load_beside(compiler);
         *self.error.held() = result.as_ref().err().map(ToString::to_string);
         result
     }
 
-    fn load_beside(&self, compiler: &Compiler) -> Result<Arc<Plugin>, Error> {
+    fn load_beside(&self, compiler: &Compiler) -> Result<Switch, Error> {
         let old = self.current();
         let new = Plugin::load(compiler, &self.name, &self.file, &self.limits)?;
         if new.digest == old.digest {
-            return Ok(old);
+            return Ok(Switch::Unchanged(old));
         }
         let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<Vec<_>>();
         if roles(&new) != roles(&old) {
@@ -75,7 +84,7 @@ impl Slot {
         let new = Arc::new(new);
         self.current.store(new.clone());
         self.loads.fetch_add(1, Ordering::Relaxed);
-        Ok(new)
+        Ok(Switch::New(new))
     }
 
     /// Where the plugin is read from.

@@ -7,6 +7,7 @@ use super::Error;
 use super::generation::Generation;
 use super::read_model::{About, Mark, Origin};
 use super::shelf::Shelf;
+use crate::exhaustion;
 use crate::filter::Filter;
 use crate::model::Position;
 use crate::plugin::{Plugin, Role};
@@ -112,7 +113,10 @@ impl Opener {
     }
 
     fn no_folder(&self, error: &std::io::Error) -> Error {
-        Error::ReadModel { file: format!("of projection {}, its folder", self.projection), cause: error.to_string() }
+        Error::ReadModel {
+            file: format!("of projection {}, its folder", self.projection),
+            cause: exhaustion::told(error),
+        }
     }
 }
 

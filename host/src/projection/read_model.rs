@@ -1,11 +1,12 @@
 //! The SQLite file of a projection: its rows, its checkpoint, and what history it is of.
 
 use super::memory;
+use crate::exhaustion;
 use crate::model::Position;
 use crate::plugin::{self, ReadModel, SqlError, SqlRows, SqlValue};
 use crate::supervise::Held as _;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, ToSql, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, params, params_from_iter};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -302,8 +303,24 @@ pub(super) fn fault(file: &Path, error: &rusqlite::Error) -> Fault {
     match Trouble::of(error) {
         Some(Trouble::Damaged) => Fault::Damaged(error.to_string()),
         Some(Trouble::Passing) if file.is_dir() => Fault::Damaged("it is a folder".to_owned()),
-        Some(Trouble::Passing) => Fault::Passing(error.to_string()),
+        Some(Trouble::Passing) => Fault::Passing(match remedy(error) {
+            Some(remedy) => format!("{error}; {remedy}"),
+            None => error.to_string(),
+        }),
         None => Fault::Statement(error.to_string()),
+    }
+}
+
+/// What a person can do about trouble that passes.
+fn remedy(error: &rusqlite::Error) -> Option<String> {
+    match error.sqlite_error_code()? {
+        ErrorCode::DiskFull => Some("the disk is full: free some space".to_owned()),
+        ErrorCode::OutOfMemory => Some(exhaustion::NO_MEMORY.to_owned()),
+        ErrorCode::CannotOpen | ErrorCode::SystemIoFailure => exhaustion::remedy_now(),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+            Some("another program has the file open: end it".to_owned())
+        }
+        _ => None,
     }
 }
 

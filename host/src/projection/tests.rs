@@ -192,3 +192,19 @@ fn no_name_is_used_twice_and_only_own_names_are_deleted() {
     aside.sort();
     assert_eq!(aside, ["unusable-000013-0123456789abcdef.sqlite", "unusable-000014-0123456789abcdef.sqlite"]);
 }
+
+#[test]
+fn a_read_model_that_cannot_be_opened_for_want_of_files_says_so() {
+    let (_folder, file, database) = made();
+    drop(database);
+    let test = "projection::tests::a_read_model_that_cannot_be_opened_for_want_of_files_says_so";
+    crate::exhaustion::without_files(test, || {
+        let opened = [
+            Database::open(&file, &Limits::default()).err(),
+            Database::open_read_only(&file, &Limits::default()).err(),
+        ];
+        for fault in opened {
+            assert!(matches!(&fault, Some(Fault::Passing(cause)) if cause.contains("ulimit -Hn")), "{fault:?}");
+        }
+    });
+}

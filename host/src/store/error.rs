@@ -64,12 +64,12 @@ pub enum Error {
     /// The caller broke a limit or a rule of the store; the text says which.
     #[error("{0}")]
     Invalid(String),
-    /// Another host has the store now: end the process, nothing that it does counts any more.
-    #[error(
-        "another host took over the store {file}, or another program removed, replaced or cut the file: this host no longer owns it and ends; start one host alone for each data folder, never delete events.lock, and try `wasmill store verify` before the next start"
-    )]
-    TakenOver {
-        /// The store's file.
+    /// The store is not this host's any more: end the process, nothing that it does counts.
+    #[error("{} {file}: this host no longer owns the store and ends; {}", .how.in_words(), .how.remedy())]
+    Lost {
+        /// How it was lost.
+        how: Loss,
+        /// What it happened to: the store's file, or its log.
         file: String,
     },
     /// There is no room for what would be kept; the text names the limit. It can be asked again once there is room.
@@ -87,6 +87,40 @@ impl Error {
     /// Whether the same request may succeed later, without anybody having changed it.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Full(_))
+    }
+}
+
+/// How a running host lost its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Another host has opened it for writing.
+    TakenOver,
+    /// The file is not there any more.
+    Removed,
+    /// Another file is in its place.
+    Replaced,
+    /// The file is shorter than it was.
+    Cut,
+}
+
+impl Loss {
+    /// What happened. The file's name completes the sentence.
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::TakenOver => "another host took over the store",
+            Self::Removed => "another program removed",
+            Self::Replaced => "another program put another file in the place of",
+            Self::Cut => "another program cut",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::TakenOver => "start one host alone for each data folder, and never delete events.lock",
+            Self::Removed | Self::Replaced | Self::Cut => {
+                "keep other programs out of the data folder, and try `wasmill store verify` before the next start"
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod places;
 #[cfg(test)]
 mod properties;
 mod reader;
+mod recovery;
 mod room;
 mod rows;
 mod schema;
@@ -39,6 +40,7 @@ use super::{
 };
 use crate::ack::Ack;
 use crate::clock::Clock;
+use crate::exhaustion;
 use crate::model::{DeadLetter, Origin, Position, StreamId};
 use crate::supervise::{self, Held as _, Shared as _};
 use administration::AdminRequest;
@@ -151,7 +153,7 @@ pub struct SqliteStore {
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
     letters_head: watch::Receiver<u64>,
-    owned: watch::Receiver<bool>,
+    loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
     meters: Arc<writer::Meters>,
 }
@@ -171,7 +173,7 @@ impl SqliteStore {
         let writer =
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
         let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
-        let (owned, meters) = (writer.is_owned(), writer.meters.clone());
+        let (loss, meters) = (writer.loss(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
@@ -185,7 +187,7 @@ impl SqliteStore {
             head,
             outbox_head,
             letters_head,
-            owned,
+            loss,
             identity,
             meters,
         })
@@ -303,8 +305,8 @@ impl EventStore for SqliteStore {
         self.identity
     }
 
-    fn is_owned(&self) -> watch::Receiver<bool> {
-        self.owned.clone()
+    fn loss(&self) -> watch::Receiver<Option<Error>> {
+        self.loss.clone()
     }
 
     fn trouble(&self) -> Option<String> {
@@ -319,12 +321,14 @@ impl EventStore for SqliteStore {
         let queue = self.queue.held_shared();
         let clock_jumps = self.meters.clock_jumps.load(std::sync::atomic::Ordering::Relaxed);
         let letters_dropped = self.meters.letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let letter_bytes = self.meters.letter_bytes.load(std::sync::atomic::Ordering::Relaxed);
         let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
         Measures {
             commit_time: self.meters.commit_time.read(),
             batch_size: self.meters.batch_size.read(),
             queued,
             clock_jumps,
+            letter_bytes,
             letters_dropped,
         }
     }
@@ -350,6 +354,9 @@ impl Drop for SqliteStore {
 fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| {
         use rusqlite::ErrorCode::*;
+        if let Some(remedy) = exhausted(&error) {
+            return Error::Failed(format!("{doing}: {error}; {remedy}"));
+        }
         let remedy = match error.sqlite_error_code() {
             Some(DiskFull) => "; the disk is full: free some space, then send again",
             Some(ReadOnly) => "; the file or its folder is read-only: allow writing to it",
@@ -367,10 +374,40 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     }
 }
 
+/// What to do where SQLite met a limit of the process. It names neither: what it could not open may be any of a store's files.
+fn exhausted(error: &rusqlite::Error) -> Option<String> {
+    use rusqlite::ffi;
+    match error.sqlite_error()?.extended_code {
+        ffi::SQLITE_IOERR_NOMEM | ffi::SQLITE_IOERR_SHMMAP => Some(exhaustion::NO_MEMORY.to_owned()),
+        code if code & 0xff == ffi::SQLITE_NOMEM => Some(exhaustion::NO_MEMORY.to_owned()),
+        code if matches!(code & 0xff, ffi::SQLITE_CANTOPEN | ffi::SQLITE_IOERR) => exhaustion::remedy_now(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::failed;
+    use super::{Error, SqliteStore, failed, schema};
+    use crate::exhaustion;
     use rusqlite::Connection;
+
+    #[test]
+    fn a_limit_of_open_files_is_named_and_not_the_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(super::FILE_NAME);
+        drop(SqliteStore::open(&file, super::Options::default()).expect("a store"));
+        exhaustion::without_files("store::sqlite::tests::a_limit_of_open_files_is_named_and_not_the_folder", || {
+            let failures: [fn(&std::path::Path) -> Option<Error>; 3] = [
+                |file| schema::lock(file).err(),
+                |file| schema::open_for_writing(file).err(),
+                |file| schema::open_for_reading(file).err(),
+            ];
+            for failure in failures {
+                let said = failure(&file).expect("no file can be opened").to_string();
+                assert!(said.contains("all of the 3 files open") && !said.contains("folder exists"), "{said}");
+            }
+        });
+    }
 
     #[test]
     fn what_a_full_disk_and_a_locked_file_need_is_said() {

@@ -54,6 +54,11 @@ impl Steps {
         self.bytes = 0;
     }
 
+    /// The checkpoint as the store has it.
+    pub(super) fn stored(&self) -> Position {
+        self.stored
+    }
+
     /// The checkpoint once all is through.
     pub(super) fn planned(&self) -> Position {
         self.planned

@@ -33,6 +33,9 @@ pub(super) struct Worker {
     pausing: Arc<Pausing>,
     follower: Follower,
     steps: Steps,
+    /// The checkpoint behind which nothing more is handled, because there is no room for another dead letter, and the
+    /// store's words for it. The event is tried again meanwhile, and what the guest says of it is not what is in the way.
+    no_room: Option<(Position, String)>,
 }
 
 impl Worker {
@@ -52,7 +55,7 @@ impl Worker {
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), store, outbox.clone());
-        Ok(Self { name, handler, filter, options, outbox, progress, pausing, follower, steps })
+        Ok(Self { name, handler, filter, options, outbox, progress, pausing, follower, steps, no_room: None })
     }
 
     /// After a panic: what the store has under way ends first, since what is durable is known only then.
@@ -70,6 +73,9 @@ impl Worker {
                 Ok(()) | Err(Error::Closed) => return,
                 Err(error) if error.is_passing() => {
                     tracing::error!("subscription {} is held up: {error}", self.name);
+                    if matches!(error, Error::Full(_)) {
+                        self.no_room = Some((self.steps.stored(), error.to_string()));
+                    }
                     self.progress.is_because(State::Retrying, error.to_string());
                     if self.follower.pause(backoff(self.options.backoff, attempt)) {
                         return;
@@ -94,8 +100,7 @@ impl Worker {
             self.steps.collect()?;
             self.progress.reach(self.steps.done(reached));
             if self.pausing.is_paused() {
-                self.stand_still()?;
-                reached = self.steps.planned();
+                self.stand_still(reached)?;
                 continue;
             }
             self.show(reached);
@@ -114,7 +119,8 @@ impl Worker {
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
                 if !self.deliver(&page.events, page.reached)? {
-                    reached = self.steps.planned();
+                    // What was looked at before the page and not wanted needed no step.
+                    reached = self.steps.planned().max(reached);
                     continue;
                 }
             } else if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
@@ -125,18 +131,25 @@ impl Worker {
         self.steps.finish()
     }
 
-    fn show(&self, reached: Position) {
-        match self.outbox.trouble() {
+    fn show(&mut self, reached: Position) {
+        let stored = self.steps.stored();
+        self.no_room.take_if(|(checkpoint, _)| stored > *checkpoint);
+        let no_room = self.no_room.as_ref().map(|(_, reason)| reason.clone());
+        match no_room.or_else(|| self.outbox.trouble()) {
             Some(reason) => self.progress.is_because(State::Retrying, reason),
             None if reached < self.follower.head() => self.progress.is(State::CatchingUp),
             None => self.progress.is(State::Following),
         }
     }
 
-    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect.
-    fn stand_still(&mut self) -> Result<(), Error> {
+    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect. The
+    /// checkpoint becomes all that it has reached, so that it stands where it was paused over a restart too.
+    fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
+        if reached > self.steps.planned() {
+            self.steps.take(reached, Vec::new(), Vec::new(), Vec::new())?;
+        }
         self.steps.finish()?;
-        self.progress.reach(self.steps.done(self.steps.planned()));
+        self.progress.reach(self.steps.done(reached));
         self.progress.is_because(State::Paused, self.pausing.remedy());
         while self.pausing.is_paused() && !self.follower.pause(LOOK) {
             if self.outbox.must_resend() {
@@ -243,7 +256,9 @@ impl Worker {
                         "subscription {}: event {position} is tried again in {pause:?}: {reason}",
                         self.name
                     );
-                    self.progress.is_because(State::Retrying, reason);
+                    if self.no_room.is_none() {
+                        self.progress.is_because(State::Retrying, reason);
+                    }
                     self.rest(pause);
                 }
             }

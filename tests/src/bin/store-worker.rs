@@ -1,13 +1,14 @@
 //! A process that works on a store, made to be killed or to meet a full disk. Its tests start it.
 //!
 //! `store-worker work FILE SEED` works until it is killed; `store-worker full FILE BYTES` may write files up to a size
-//! only, until its store is full.
+//! only, until its store is full; `store-worker nearly-full FILE` for a while has room for small transactions only.
 
 use std::path::Path;
 use std::sync::Arc;
-use wasmill::model::ExpectedVersion;
+use std::time::{Duration, Instant};
+use wasmill::model::{ExpectedVersion, NewEvent};
 use wasmill::store::sqlite::{Options, SqliteStore};
-use wasmill::store::{Error, EventStore};
+use wasmill::store::{Decision, Error, EventStore};
 use wasmill_tests::store_conformance::requests::*;
 use wasmill_tests::store_workload;
 
@@ -16,7 +17,8 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["work", file, seed] => store_workload::work(open(file), seed.parse().expect("the seed is a number")),
         ["full", file, bytes] => fill(file, bytes.parse().expect("the size is a number")),
-        _ => panic!("store-worker work FILE SEED | full FILE BYTES, not {args:?}"),
+        ["nearly-full", file] => fill_nearly(file),
+        _ => panic!("store-worker work FILE SEED | full FILE BYTES | nearly-full FILE, not {args:?}"),
     }
 }
 
@@ -63,6 +65,26 @@ fn fill(file: &str, bytes: u64) {
     assert_eq!(whole_stream(&mut *reader(&*store), &order("after")).len(), 1);
     store.close();
     println!("{}", there + 1);
+}
+
+/// Has room for small transactions and none for a large one, then for all.
+fn fill_nearly(file: &str) {
+    let store = SqliteStore::open(Path::new(file), Options::default()).expect("open the store");
+    let log = std::fs::metadata(format!("{file}-wal")).expect("a store has a log");
+    file_size_max(log.len() + (256 << 10));
+    let large = Decision::Events(vec![NewEvent { name: "Large".to_owned(), payload: vec![b'7'; 900_000] }]);
+    let refused = append(&store, command(&order(1), "c"), ExpectedVersion::Any, large).expect_err("there is no room");
+    assert!(matches!(refused, Error::Failed(_)), "{refused}");
+    record(&store, &order(2), 1);
+    let trouble = store.trouble().expect("what was refused would be refused again");
+    assert!(trouble.contains("disk"), "{trouble}");
+    file_size_max(libc::RLIM_INFINITY);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while store.trouble().is_some() {
+        assert!(Instant::now() < deadline, "it does not find out that there is room");
+        record(&store, &order(3), 1);
+    }
+    store.close();
 }
 
 /// A full disk, as far as the process can tell: writes beyond the size fail.

@@ -78,11 +78,14 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn a_manifest_without_a_plugin_is_not_valid() {
+fn a_manifest_without_a_plugin_is_refused_by_check_and_by_run() {
     for text in ["", "data = \"data\"\n"] {
-        let checked = Setting::new(text).wasmill(&["check", "wasmill.toml"]);
-        let said = String::from_utf8_lossy(&checked.stderr);
-        assert!(checked.status.code() == Some(1) && said.contains("add a section [plugins.NAME]"), "{checked:?}");
+        let setting = Setting::new(text);
+        for refused in [setting.wasmill(&["check", "wasmill.toml"]), setting.start_refused()] {
+            let said = String::from_utf8_lossy(&refused.stderr);
+            assert!(refused.status.code() == Some(1) && said.contains("add a section [plugins.NAME]"), "{refused:?}");
+        }
+        assert!(!setting.path("data").exists(), "{text}\nleft a data folder behind");
     }
 }
 

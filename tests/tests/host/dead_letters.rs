@@ -149,6 +149,17 @@ fn what_has_no_room_among_the_dead_letters_waits_for_it() {
     host.until("the subscription says why it waits", |status| {
         status["subscriptions"].as_array().expect("subscriptions").iter().any(says_why)
     });
+    let parked = host.status()["parked"].clone();
+    assert_eq!(
+        (&parked["total_max"], &parked["bytes_max"], &parked["dropped"]),
+        (&1.into(), &(4u64 << 30).into(), &0.into())
+    );
+    assert!(parked["bytes"].as_u64() > Some(0), "{parked}");
+    // It is tried again all the while, and says the same each time.
+    for status in (0..100).map(|_| host.status()) {
+        let mut subscriptions = status["subscriptions"].as_array().expect("subscriptions").iter();
+        assert!(says_why(&status["sources"][0]) && subscriptions.any(says_why), "{status}");
+    }
     let mut places = Vec::new();
     for _ in 0..3 {
         host.until("there is one", |status| status["parked"]["total"] == 1);

@@ -97,3 +97,18 @@ fn a_changed_plugin_serves_and_a_corrupt_one_does_not() {
     });
     assert_eq!(create(&host, "newest", TOO_MANY).status, 200);
 }
+
+#[test]
+fn of_many_that_ask_for_a_reload_one_switches_and_says_so() {
+    let setting = Setting::new(MANIFEST);
+    setting.write("orders.wasm", fs::read(built::plugin("orders")).expect("read the plugin"));
+    let host = setting.start();
+    setting.write("orders.wasm", fs::read(built::plugin("orders-limited")).expect("read the plugin"));
+    thread::scope(|scope| {
+        let ask = || assert_eq!(host.post("/v1/plugins/orders/reload", &Value::Null, &[]).status, 200);
+        (0..8).for_each(|_| _ = scope.spawn(ask));
+    });
+    let log = host.log();
+    assert_eq!(log.matches("plugin orders 0.2.0 now serves").count(), 1, "{log}");
+    assert_eq!(orders(&host.get("/v1/status").body)["loads"], 2);
+}

@@ -19,6 +19,7 @@ mod misbehaving_plugins;
 mod observability;
 mod odd_input;
 mod panics;
+mod pauses;
 mod plugin_cases;
 mod projection_rebuild;
 mod projection_stops;

@@ -96,11 +96,12 @@ fn a_file_of_another_format_is_left_as_it_is() {
     }
 }
 
-/// Waits until a store says that it is another host's.
-pub(super) fn is_lost(store: &impl EventStore) {
-    let mut owned = store.is_owned();
+/// Waits until a store says that it is lost; returns how.
+pub(super) fn is_lost(store: &impl EventStore) -> Error {
+    let mut loss = store.loss();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, owned.wait_for(|owned| !owned)).await.unwrap().unwrap() });
+    let lost = async { tokio::time::timeout(PATIENCE, loss.wait_for(Option::is_some)).await.unwrap().unwrap().clone() };
+    runtime.block_on(lost).unwrap()
 }
 
 /// A second host can start once somebody deletes the lock's file, or on a file system without locks.
@@ -121,13 +122,16 @@ fn of_two_hosts_without_a_lock_the_first_ends_and_no_version_is_given_twice() {
             })
             .collect();
         for [old, new] in asked {
-            assert!(matches!(old.answer(), Err(Error::TakenOver { .. })), "an old owner writes nothing");
+            assert!(
+                matches!(old.answer(), Err(Error::Lost { how: Loss::TakenOver, .. })),
+                "an old owner writes nothing"
+            );
             new.answer().unwrap();
             recorded += 1;
         }
         // The answers come before its last words.
-        is_lost(&last);
-        assert!(*next.is_owned().borrow());
+        assert!(matches!(is_lost(&last), Error::Lost { how: Loss::TakenOver, .. }));
+        assert!(next.loss().borrow().is_none());
         lost.push(std::mem::replace(&mut last, next));
     }
     // An idle one finds out by itself.
@@ -301,6 +305,17 @@ fn a_full_disk_refuses_what_does_not_fit_and_goes_on_when_there_is_room() {
         assert!(report.is_sound(), "{report:#?}");
         assert_eq!(report.events, lines[1].parse::<u64>().unwrap());
     }
+}
+
+#[test]
+fn a_nearly_full_disk_is_told_until_what_was_refused_would_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE_NAME);
+    let args = ["nearly-full", file.to_str().unwrap()];
+    let output = process::Command::new(env!("CARGO_BIN_EXE_store-worker")).args(args).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().starts_with("events.")), "{left:?}");
 }
 
 #[test]

@@ -184,22 +184,29 @@ fn a_file_beside_a_log_that_does_not_follow_on_it_is_refused_and_left_as_it_is()
 
 /// What is written into a file that has no name any more is gone when the process ends.
 #[test]
-fn a_host_whose_file_was_removed_replaced_or_cut_ends() {
-    for change in ["removed", "replaced", "cut", "log removed", "log cut"] {
+fn a_host_whose_file_was_removed_replaced_or_cut_ends_and_says_which() {
+    let log = format!("{FILE_NAME}-wal");
+    let cut = |file: &Path, bytes| fs::File::options().write(true).open(file).unwrap().set_len(bytes).unwrap();
+    for (file, how, words) in [
+        (FILE_NAME, Loss::Removed, "another program removed"),
+        (FILE_NAME, Loss::Replaced, "another program put another file in the place of"),
+        (FILE_NAME, Loss::Cut, "another program cut"),
+        (&log, Loss::Removed, "another program removed"),
+        (&log, Loss::Cut, "another program cut"),
+    ] {
         let (stored, other) = (Stored::new(), Stored::new());
         let store = stored.open().unwrap();
-        let log = stored.file().with_file_name(format!("{FILE_NAME}-wal"));
-        match change {
-            "log removed" => fs::remove_file(log).unwrap(),
-            "log cut" => fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap(),
-            "cut" => fs::File::options().write(true).open(stored.file()).unwrap().set_len(8_192).unwrap(),
-            _ => fs::remove_file(stored.file()).unwrap(),
+        let path = stored.file().with_file_name(file);
+        match how {
+            Loss::Removed => fs::remove_file(&path).unwrap(),
+            Loss::Replaced => fs::rename(other.file(), &path).unwrap(),
+            Loss::Cut => cut(&path, if file == FILE_NAME { 8_192 } else { 0 }),
+            Loss::TakenOver => unreachable!("no other host is there"),
         }
-        if change == "replaced" {
-            fs::copy(other.file(), stored.file()).unwrap();
-        }
-        is_lost(&store);
+        let lost = is_lost(&store).to_string();
+        let said = format!("{words} {}: this host no longer owns the store and ends; ", path.display());
+        assert!(lost.starts_with(&said) && lost.contains("`wasmill store verify`"), "{lost}");
         let refused = append(&store, command(&order(1), "c"), ExpectedVersion::Any, happened(1)).unwrap_err();
-        assert!(refused.to_string().contains("never delete events.lock"), "{change}: {refused}");
+        assert_eq!(refused.to_string(), lost);
     }
 }

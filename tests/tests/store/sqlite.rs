@@ -220,6 +220,7 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     park(&store, bytes_of(&"long ".repeat(190)), 7).expect("the oldest make room");
     park(&store, bytes_of(&"longer ".repeat(1_000)), 8).expect("one letter always fits");
     assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![9], 7));
+    assert!((7_000..8_000).contains(&store.measures().letter_bytes), "{}", store.measures().letter_bytes);
     store.close();
     // By age, which a jump of the wall clock does not change.
     let limits = LetterLimits { age_max_ms: Some(1_000_000), ..limits };
@@ -230,7 +231,7 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     assert_eq!(numbers(&store), [9]);
     clock.advance_ms(600_000);
     record(&store, &order(1), 1);
-    assert_eq!((numbers(&store), store.measures().clock_jumps), (vec![], 1));
+    assert_eq!((numbers(&store), store.measures().clock_jumps, store.measures().letter_bytes), (vec![], 1, 0));
     store.close();
     let report = verify(&folder.path().join(FILE_NAME)).expect("look the store over");
     assert!(report.is_sound(), "{report:#?}");

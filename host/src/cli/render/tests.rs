@@ -113,6 +113,10 @@ fn example() -> Status {
         },
         parked: ParkedStatus {
             total: 2,
+            total_max: 1_000,
+            bytes: 2_345,
+            bytes_max: 4 << 30,
+            dropped: 17,
             newest: vec![ParkedItem {
                 number: 9,
                 consumer: "baskets".into(),
@@ -169,6 +173,8 @@ SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0
 
 2 parked, the newest 1 first
+  they have 2,345 bytes; at most 1,000 letters of 4,096 MiB are kept
+  17 older ones were dropped to keep to `store.dead_letters_…`
   2023-11-14T22:13:20Z  9  baskets: topic baskets partition 0 offset 17, key "a\nb"
     not JSON: expected value at line 1 column 1
 "#;

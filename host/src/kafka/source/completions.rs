@@ -16,10 +16,12 @@ pub(super) struct AssignmentId {
 }
 
 /// What became of offsets that were handed on. Where they are not settled the partition is read again from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
     pub(super) assignment: AssignmentId,
     pub(super) settlement: Settlement,
+    /// Why they are not settled, if that is known.
+    pub(super) why: Option<Box<str>>,
 }
 
 /// Completions that the reader has not seen. Bounded by what is in flight.
@@ -34,8 +36,6 @@ pub(super) struct Completions {
 struct Waiting {
     completions: Vec<Completion>,
     records: usize,
-    /// Why some of them are not settled, as the last one said.
-    why: Option<Box<str>>,
 }
 
 impl Completions {
@@ -56,26 +56,23 @@ impl Completions {
         }
     }
 
-    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones. Says why some of them
-    /// are not settled, where that is known.
-    pub(super) fn take(&self, taken: &mut Vec<Completion>) -> Option<Box<str>> {
+    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
+    pub(super) fn take(&self, taken: &mut Vec<Completion>) {
         let mut waiting = self.waiting.held();
         std::mem::swap(&mut waiting.completions, taken);
         waiting.records = 0;
-        waiting.why.take()
     }
 
     /// Receives the settlements of a partition, as long as it is assigned.
     pub(super) fn receiver(self: &Arc<Self>, assignment: AssignmentId) -> SettlementReceiver {
         let completions = self.clone();
-        Arc::new(move |settlement, why| completions.add(Completion { assignment, settlement }, why))
+        Arc::new(move |settlement, why| {
+            completions.add(Completion { assignment, settlement, why: why.map(Box::from) });
+        })
     }
 
-    fn add(&self, completion: Completion, why: Option<&str>) {
+    fn add(&self, completion: Completion) {
         let mut waiting = self.waiting.held();
-        if let Some(why) = why {
-            waiting.why = Some(why.into());
-        }
         waiting.records += completion.settlement.records;
         waiting.completions.push(completion);
         let is_enough = waiting.records >= self.enough;

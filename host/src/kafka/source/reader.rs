@@ -180,16 +180,14 @@ impl Reader {
 
     /// Completions of partitions that are gone count for nobody: the ledger has them.
     fn take_completions(&mut self, reads_again: bool) -> bool {
-        let why = self.work.completions.take(&mut self.completed);
+        self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
-        for Completion { assignment, settlement } in self.completed.drain(..) {
+        for Completion { assignment, settlement, why } in self.completed.drain(..) {
             let reading = self.readings[assignment.number].as_mut().filter(|reading| reading.id == assignment);
             let Some(reading) = reading else { continue };
             reading.state.end(settlement);
             if !settlement.is_settled && reads_again {
-                let why = why.as_deref().unwrap_or("it was not handled");
-                let reason = format!("offset {} could not be stored: {why}; it is tried again", settlement.last);
-                reading.stop_reading(&self.work, &reason);
+                reading.unsettled(&self.work, settlement.last, why.as_deref());
             }
         }
         any

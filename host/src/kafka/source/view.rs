@@ -65,6 +65,14 @@ struct Partition {
 struct Trouble {
     text: String,
     lasts: Until,
+    /// The offset that it is about, and whether the text says why it is not settled.
+    at: Option<(u64, bool)>,
+}
+
+impl Trouble {
+    fn new(text: String, lasts: Until) -> Self {
+        Self { text, lasts, at: None }
+    }
 }
 
 /// When trouble of a partition is over.
@@ -207,7 +215,8 @@ impl View {
     pub(super) fn open(&self, partition: &TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change_partition(partition, |found| {
             let (ours, lost) = (found.ours, lost.or(found.lost.take()));
-            let error = found.error.take().filter(|error| error.lasts == Until::Settled && next < end);
+            let is_there = |error: &Trouble| next < end && error.at.is_none_or(|(first, _)| first >= next);
+            let error = found.error.take().filter(|error| error.lasts == Until::Settled && is_there(error));
             *found = Partition { next, end, stable: end, ours, opened: true, lost, error, ..Partition::default() };
         });
     }
@@ -220,7 +229,7 @@ impl View {
     /// It is given up until a person acts.
     pub(super) fn give_up(&self, partition: &TopicPartition, next: u64, end: u64, error: String) {
         self.change_partition(partition, |found| {
-            let (error, ours) = (Some(Trouble { text: error, lasts: Until::Record }), found.ours);
+            let (error, ours) = (Some(Trouble::new(error, Until::Record)), found.ours);
             *found =
                 Partition { next, end, stable: end, ours, opened: true, error, given_up: true, ..Partition::default() };
         });
@@ -236,7 +245,20 @@ impl View {
 
     /// Something is in the way of a partition.
     pub(super) fn error(&self, partition: &TopicPartition, text: String, lasts: Until) {
-        self.change_partition(partition, |found| found.error = Some(Trouble { text, lasts }));
+        self.change_partition(partition, |found| found.error = Some(Trouble::new(text, lasts)));
+    }
+
+    /// An offset of a partition is not settled, and is read again. Those behind it are not either, because they wait for it:
+    /// as long as the first one is in the way, the text is about that one. `says_why`: the text does.
+    pub(super) fn unsettled(&self, partition: &TopicPartition, offset: u64, text: String, says_why: bool) {
+        self.change_partition(partition, |found| {
+            let known = found.error.as_ref().and_then(|error| error.at);
+            let is_consequence =
+                known.is_some_and(|(first, said_why)| first < offset || (first == offset && said_why && !says_why));
+            if !is_consequence {
+                found.error = Some(Trouble { text, lasts: Until::Settled, at: Some((offset, says_why)) });
+            }
+        });
     }
 
     /// A record came through.
@@ -381,6 +403,28 @@ mod tests {
         view.give_up(&partition, 6, 9, "it was shortened".into());
         assert_eq!(state(&view), (State::Stalled, Some("it was shortened".to_owned())));
         assert!(!view.is_caught_up());
+    }
+
+    #[test]
+    fn the_reason_of_a_partition_that_waits_is_that_of_its_first_offset() {
+        let (view, partition) = view();
+        let says = |reason: &str| (State::Retrying, Some(reason.to_owned()));
+        // Its followers may be given back before it is known why it failed.
+        view.unsettled(&partition, 7, "7 was not handled".into(), false);
+        assert_eq!(state(&view), says("7 was not handled"));
+        for _ in 0..3 {
+            view.unsettled(&partition, 5, "5 finds no room".into(), true);
+            view.unsettled(&partition, 7, "7 waits for another".into(), true);
+            view.unsettled(&partition, 5, "5 was not handled".into(), false);
+            assert_eq!(state(&view), says("5 finds no room"));
+            view.close(&partition);
+            view.open(&partition, 5, 9, None);
+            assert_eq!(state(&view), says("5 finds no room"));
+        }
+        view.settled([(0, &partition, 6, 0)].into_iter(), &mut Vec::new());
+        assert_eq!(state(&view), (State::Running, None));
+        view.unsettled(&partition, 7, "7 finds no room".into(), true);
+        assert_eq!(state(&view), says("7 finds no room"));
     }
 
     #[test]

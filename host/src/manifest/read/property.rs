@@ -41,7 +41,8 @@ fn collect(prefix: &str, section: &Section<'_>, found: &mut Properties) {
                     None
                 }
             },
-            DeValue::String(text) => Some(Value::Text(located(&entry, &name, text))),
+            DeValue::String(text) if text.is_empty() => Some(Value::Text(String::new())),
+            DeValue::String(_) => text(&entry, &name).map(Value::Text),
             DeValue::Integer(digits) if digits.radix() == 10 => Some(Value::Text(digits.to_string())),
             DeValue::Float(digits) => Some(Value::Text(digits.to_string())),
             DeValue::Boolean(value) => Some(Value::Text(value.to_string())),
@@ -68,12 +69,14 @@ fn from_elsewhere(entry: &Entry<'_>) -> Option<Option<Value>> {
     }
 }
 
-/// Relative paths start from the manifest's folder, also those that librdkafka opens. `probe` is a word of its.
-fn located(entry: &Entry<'_>, name: &str, value: &str) -> String {
-    if name.ends_with(".location") && value != "probe" && !value.is_empty() {
-        return folder(entry).join(value).to_string_lossy().into_owned();
+/// The value of a property. Relative paths start from the manifest's folder, also those that librdkafka opens. `probe` is a
+/// word of its.
+fn text(entry: &Entry<'_>, name: &str) -> Option<String> {
+    if !name.ends_with(".location") {
+        return entry.long_text("a string").map(str::to_owned);
     }
-    value.to_owned()
+    let path = entry.text("the path of a file")?;
+    Some(if path == "probe" { path.to_owned() } else { folder(entry).join(path).to_string_lossy().into_owned() })
 }
 
 fn folder<'a>(entry: &Entry<'a>) -> &'a Path {
@@ -116,7 +119,7 @@ fn words(entry: &Entry<'_>) -> Option<Vec<String>> {
         entry.expected(WORDS);
         return None;
     };
-    let word = |value| Entry { value, ..entry.clone() }.text(WORDS).map(str::to_owned);
+    let word = |value| Entry { value, ..entry.clone() }.long_text(WORDS).map(str::to_owned);
     let words: Vec<String> = items.iter().map(word).collect::<Option<_>>()?;
     if words.is_empty() {
         entry.expected(WORDS);

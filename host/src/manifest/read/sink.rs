@@ -6,7 +6,8 @@ use crate::filter::Filter;
 const EVENTS: &str = "a list of patterns over `type.EventName`, such as [\"order.*\"]";
 const TOPIC: &str = "the topic that the events go to";
 
-pub(super) fn sink(mut section: Section<'_>) -> Sink {
+pub(super) fn sink(mut section: Section<'_>, has_kafka: bool) -> Sink {
+    require_kafka(&section, has_kafka);
     let sink = settings(&mut section);
     section.finish();
     sink
@@ -23,9 +24,7 @@ pub(super) fn sink_name(entry: &Entry<'_>, text: &str) -> bool {
 }
 
 pub(super) fn event_sink(mut section: Section<'_>, has_kafka: bool) -> Option<EventSink> {
-    if !has_kafka {
-        section.problem("publishes to Kafka, but the manifest has no [kafka] section; add one with `brokers`");
-    }
+    require_kafka(&section, has_kafka);
     let filter = section.need("events", EVENTS).and_then(|entry| filter(&entry));
     let topic = section
         .need("topic", TOPIC)
@@ -40,6 +39,12 @@ pub(super) fn event_sink(mut section: Section<'_>, has_kafka: bool) -> Option<Ev
     Some(EventSink { filter: filter?, topic: topic?, key, start, is_start_written, was, settings })
 }
 
+fn require_kafka(section: &Section<'_>, has_kafka: bool) {
+    if !has_kafka {
+        section.problem("publishes to Kafka, but the manifest has no [kafka] section; add one with `brokers`");
+    }
+}
+
 /// The topic for what a source puts aside.
 pub(super) fn dead_letter_topic(section: &mut Section<'_>) -> Option<String> {
     const TOPIC: &str = "the topic that dead letters go to";
@@ -51,13 +56,19 @@ fn settings(section: &mut Section<'_>) -> Sink {
     const ID: &str = "a name that no other producer of the cluster has";
     let default = Sink::default();
     let modes = [("transactional", SinkMode::Transactional), ("idempotent", SinkMode::Idempotent)];
-    Sink {
+    let settings = Sink {
         batch_max: section.number("batch_max", 1..=100_000, default.batch_max),
         batch_wait_ms: section.number("batch_wait_ms", 0..=60_000, default.batch_wait_ms),
         mode: section.choice("mode", &modes),
         transactional_id: section.get("transactional_id").and_then(|entry| entry.text(ID)).map(str::to_owned),
         properties: section.get("properties").map(|entry| properties(&entry)).unwrap_or_default(),
+    };
+    if settings.mode == SinkMode::Idempotent
+        && let Some(entry) = section.again("transactional_id")
+    {
+        entry.note("has no effect with `mode = \"idempotent\"`: remove one of them");
     }
+    settings
 }
 
 fn filter(entry: &Entry<'_>) -> Option<Filter> {

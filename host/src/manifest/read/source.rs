@@ -30,10 +30,12 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let drop_headers = drop_headers(&mut section);
     let in_flight_max = section.number("in_flight_max", 1..=MANY, in_flight_max(target.as_ref()));
     let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
-    if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target
-        && dead_letter_topic.is_none()
-    {
-        section.missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+    if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target {
+        if dead_letter_topic.is_none() {
+            section
+                .missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+        }
+        refuse_idle_in_kafka_transactions(&section);
     }
     section.finish();
     Some(Source {
@@ -52,6 +54,23 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
         in_flight_max,
         in_flight_mib,
     })
+}
+
+/// Refuses keys that have no effect for a source whose batches are Kafka transactions.
+fn refuse_idle_in_kafka_transactions(section: &Section<'_>) {
+    for (key, why) in [
+        ("membership", "the source is a member of its `group` in any case; remove the key"),
+        ("in_flight_max", "`batch_max` says how many records are handled at a time; remove the key"),
+        ("in_flight_mib", "`batch_max` says how many records are handled at a time; remove the key"),
+        (
+            "was",
+            "the progress of the source is that of its consumer group; write `group = \"wasmill-OLD\"` in its place",
+        ),
+    ] {
+        if let Some(entry) = section.again(key) {
+            entry.note(&format!("has no effect with `transaction = \"kafka\"`: {why}"));
+        }
+    }
 }
 
 fn drop_headers(section: &mut Section<'_>) -> Option<Vec<String>> {
@@ -166,10 +185,15 @@ fn topic_list(entry: &Entry<'_>) -> Option<Vec<String>> {
         entry.expected(TOPICS);
         return None;
     };
-    let mut topics = Vec::new();
+    let mut topics: Vec<String> = Vec::new();
     for item in items.iter() {
         let item = Entry { value: item, ..entry.clone() };
-        topics.push(item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?);
+        let topic = item.parse(TOPICS, |name| check_topic_or_pattern(name).map(|()| name.to_owned()))?;
+        if topics.contains(&topic) {
+            item.note(&format!("lists {topic:?} twice: remove one of them"));
+        } else {
+            topics.push(topic);
+        }
     }
     if topics.is_empty() {
         entry.note("is empty: name a topic, or a pattern that begins with `^`");

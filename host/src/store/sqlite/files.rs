@@ -4,6 +4,7 @@
 //! this is looked at before SQLite opens them.
 
 use super::Error;
+use crate::exhaustion;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -34,7 +35,9 @@ pub(super) fn log_of(path: &Path) -> PathBuf {
 
 /// Refuses files that must not be opened as a store.
 pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
-    let io_failed = |error: io::Error| Error::Failed(format!("can't read the store {}: {error}", path.display()));
+    let io_failed = |error: io::Error| {
+        Error::Failed(format!("can't read the store {}: {}", path.display(), exhaustion::told(&error)))
+    };
     let log = log_of(path);
     let has_log = log.metadata().is_ok_and(|file| file.len() > 0);
     let mut file = match File::open(path) {
@@ -47,6 +50,8 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
                 log.display()
             )));
         }
+        // SQLite might find a descriptor a moment later, and open what nobody has looked at.
+        Err(error) if exhaustion::remedy(&error).is_some() => return Err(io_failed(error)),
         // SQLite says what is wrong with it.
         _ => return Ok(()),
     };

@@ -15,7 +15,7 @@ const DROPPED_AT_ONCE: usize = 1_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LetterRoom {
     count: u64,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Dropped since the store was made.
     pub(super) dropped: u64,
     is_changed: bool,

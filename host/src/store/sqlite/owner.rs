@@ -9,6 +9,7 @@
 //! page is wrong, and the next fold of the log would hide what was done.
 
 use super::{Error, failed, files};
+use crate::store::Loss;
 use rusqlite::{Connection, params};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -69,9 +70,15 @@ impl Seen {
         Some(Self { place: (found.dev(), found.ino()), bytes: found.len() })
     }
 
-    /// Looks again. `None` if the file is another one, or shorter.
-    fn again(self, file: &Path) -> Option<Self> {
-        Self::look(file).filter(|there| there.place == self.place && there.bytes >= self.bytes)
+    /// Looks again, and fails if the file is gone, another one, or shorter.
+    fn again(self, file: &Path) -> Result<Self, Error> {
+        let how = match Self::look(file) {
+            None => Loss::Removed,
+            Some(there) if there.place != self.place => Loss::Replaced,
+            Some(there) if there.bytes < self.bytes => Loss::Cut,
+            Some(there) => return Ok(there),
+        };
+        Err(lost(how, file))
     }
 }
 
@@ -96,27 +103,28 @@ impl Ownership {
 
     /// Fails if another opener has taken the store since. Exact within a write transaction.
     pub(super) fn check(&mut self, connection: &Connection) -> Result<(), Error> {
-        let epoch: i64 = connection
+        let epoch: Result<i64, Error> = connection
             .prepare_cached("SELECT owner_epoch FROM store WHERE number = 1")
             .and_then(|mut select| select.query_row([], |row| row.get(0)))
-            .map_err(failed("looking whose the store is"))?;
+            .map_err(failed("looking whose the store is"));
+        // Before the files: a host that has taken the store over also cuts its log.
+        if epoch.as_ref().is_ok_and(|epoch| *epoch != self.epoch) {
+            return Err(lost(Loss::TakenOver, &self.file));
+        }
         let now = Instant::now();
-        if now >= self.next_look {
+        if now >= self.next_look || epoch.is_err() {
             self.next_look = now + LOOK_EVERY;
             self.check_files()?;
         }
-        if epoch == self.epoch { Ok(()) } else { Err(self.lost()) }
+        epoch.map(drop)
     }
 
     /// Fails if another program has removed, replaced or cut the file or the log. What is written into a file that has lost
     /// its name is lost when the process ends. Both only grow, but for [`Self::log_cut`].
     pub(super) fn check_files(&mut self) -> Result<(), Error> {
-        let (Some(file), Some(log)) = (self.file_seen.again(&self.file), self.log_seen.again(&self.log)) else {
-            // The next transaction finds it too.
-            self.next_look = Instant::now();
-            return Err(self.lost());
-        };
-        (self.file_seen, self.log_seen) = (file, log);
+        let look = || -> Result<_, Error> { Ok((self.file_seen.again(&self.file)?, self.log_seen.again(&self.log)?)) };
+        // If they are lost, the next transaction finds it too.
+        (self.file_seen, self.log_seen) = look().inspect_err(|_| self.next_look = Instant::now())?;
         Ok(())
     }
 
@@ -124,8 +132,8 @@ impl Ownership {
     pub(super) fn log_cut(&mut self) {
         self.log_seen.bytes = 0;
     }
+}
 
-    fn lost(&self) -> Error {
-        Error::TakenOver { file: self.file.display().to_string() }
-    }
+fn lost(how: Loss, file: &Path) -> Error {
+    Error::Lost { how, file: file.display().to_string() }
 }

@@ -2,7 +2,7 @@
 
 use super::fault::{self, FaultPoint};
 use super::{Error, failed, files, owner};
-use crate::paths;
+use crate::{exhaustion, paths};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File, OpenOptions};
@@ -19,22 +19,31 @@ const FORMAT: i64 = 5;
 /// How long to wait for another program that has the file locked.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Keeps every other host away from the store for as long as the file is held. It ends with the process, however
-/// the process ends.
-pub(super) fn lock(path: &Path) -> Result<File, Error> {
+/// A lock on the file beside a store. It ends with the process, however the process ends.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would not be enough: a program that this process starts just now has it open until it runs.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Keeps every other host away from the store for as long as the lock is held.
+pub(super) fn lock(path: &Path) -> Result<Lock, Error> {
     hold(path, File::options().create(true).truncate(false).write(true))
 }
 
 /// The same for a store that is only looked at: it must be there, and asking makes no file. So a copy may lie where
 /// nobody can write; `None` where no host ever had it open.
-pub(super) fn lock_existing(path: &Path) -> Result<Option<File>, Error> {
+pub(super) fn lock_existing(path: &Path) -> Result<Option<Lock>, Error> {
     if !path.is_file() {
         return Err(Error::Failed(format!("there is no store {}", path.display())));
     }
     path.with_extension("lock").exists().then(|| hold(path, File::options().read(true))).transpose()
 }
 
-fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
+fn hold(path: &Path, how: &OpenOptions) -> Result<Lock, Error> {
     let lock_path = path.with_extension("lock");
     match paths::require_file(&lock_path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Error::Failed(error.to_string())),
@@ -42,11 +51,12 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
         _ => {}
     }
     let file = how.open(&lock_path).map_err(|error| {
-        let remedy = "check that the folder exists and may be written to";
+        let folder = || "check that the folder exists and may be written to".to_owned();
+        let remedy = exhaustion::remedy(&error).unwrap_or_else(folder);
         Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Failed(format!(
             "the store {} is in use by another host or `wasmill store` command: stop that host, wait for the command to \
              end, or choose another data folder",
@@ -60,8 +70,13 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<File, Error> {
 
 /// Whether a host has a store open now.
 pub fn is_in_use(path: &Path) -> bool {
-    let file = File::open(path.with_extension("lock"));
-    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+    File::open(path.with_extension("lock")).is_ok_and(|file| match file.try_lock_shared() {
+        Ok(()) => {
+            drop(Lock(file));
+            false
+        }
+        Err(error) => matches!(error, std::fs::TryLockError::WouldBlock),
+    })
 }
 
 /// The writer's connection, on a file that is up to date.
@@ -83,7 +98,9 @@ pub(super) fn keep_log(connection: &Connection) {
 /// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content
 /// is lost.
 fn make(path: &Path) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::Failed(format!("can't make the store {}: {error}", path.display()));
+    let failed = |error: io::Error| {
+        Error::Failed(format!("can't make the store {}: {}", path.display(), exhaustion::told(&error)))
+    };
     let aside = path.with_extension("new");
     if aside.exists() {
         fs::remove_file(&aside).map_err(failed)?;

@@ -13,6 +13,7 @@ use super::ids::Ids;
 use super::ledgers::Ledgers;
 use super::letter_room::LetterRoom;
 use super::owner::{self, Ownership};
+use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
@@ -21,11 +22,10 @@ use crate::ack::Ack;
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
 use crate::store::{Advanced, Append, Appended, Decision, Discard, Step};
-use crate::supervise::{self, Held as _};
+use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,11 +140,13 @@ pub(super) struct Meters {
     pub(super) commit_time: Histogram,
     /// Requests of a transaction.
     pub(super) batch_size: Histogram,
+    /// Bytes of the dead letters that there are.
+    pub(super) letter_bytes: AtomicU64,
     /// Dead letters dropped to keep to a limit.
     pub(super) letters_dropped: AtomicU64,
     /// Jumps of the wall clock.
     pub(super) clock_jumps: AtomicU64,
-    /// Why the last transaction failed, if it did.
+    /// Why a transaction failed, until one like it would succeed.
     pub(super) trouble: Mutex<Option<String>>,
 }
 
@@ -173,6 +175,8 @@ pub(super) struct Writer {
     /// The last transaction failed. What memory knows is of a history that is not there; and the index waits for the
     /// next request, so that a full disk does not keep the thread spinning.
     failed: bool,
+    /// Whether a transaction like one that failed would succeed again.
+    pub(super) doubt: Option<Doubt>,
     pub(super) log: PathBuf,
     /// Size of the log at which it is folded next.
     pub(super) fold_at: u64,
@@ -185,18 +189,18 @@ pub(super) struct Writer {
     letters_head: watch::Sender<u64>,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
-    owned: watch::Sender<bool>,
+    loss: watch::Sender<Option<Error>>,
     pub(super) meters: Arc<Meters>,
     /// What is queued takes room in it.
     room: Arc<Room>,
     /// Held for the lock on it.
-    _lock: File,
+    _lock: schema::Lock,
 }
 
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        lock: File,
+        lock: schema::Lock,
         ownership: Ownership,
         options: Options,
         index: Arc<StreamIndex>,
@@ -207,6 +211,7 @@ impl Writer {
         let meters = Meters {
             commit_time: Histogram::new(meter::SECONDS),
             batch_size: Histogram::new(meter::COUNTS),
+            letter_bytes: AtomicU64::new(0),
             letters_dropped: AtomicU64::new(0),
             clock_jumps: AtomicU64::new(0),
             trouble: Mutex::default(),
@@ -239,13 +244,14 @@ impl Writer {
             letter_room: LetterRoom::default(),
             filler,
             failed: false,
+            doubt: None,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
             letters_head: watch::Sender::new(0),
             ownership,
             age,
-            owned: watch::Sender::new(true),
+            loss: watch::Sender::new(None),
             meters: Arc::new(meters),
             room,
             _lock: lock,
@@ -267,15 +273,15 @@ impl Writer {
         self.letters_head.subscribe()
     }
 
-    pub(super) fn is_owned(&self) -> watch::Receiver<bool> {
-        self.owned.subscribe()
+    pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
+        self.loss.subscribe()
     }
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<Request>) {
-        if let Err(lost @ Error::TakenOver { .. }) = self.work(&requests) {
+        if let Err(lost @ Error::Lost { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
-            self.owned.send_replace(false);
+            self.loss.send_replace(Some(lost.clone()));
             schema::keep_log(&self.connection);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
@@ -290,7 +296,7 @@ impl Writer {
         }
     }
 
-    /// Makes transactions until every sender is gone. The only error is that the store is another host's now.
+    /// Makes transactions until every sender is gone. The only error is that the store is lost.
     fn work(&mut self, requests: &Receiver<Request>) -> Result<(), Error> {
         loop {
             let first = if self.filler.has_work() && !self.failed {
@@ -327,7 +333,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {
                     self.rest()?;
                     // After a failure this finds out whether writing works again.
-                    if self.age.is_due() || self.failed {
+                    if self.age.is_due() || self.failed || self.doubt.is_some() {
                         self.transaction(None, requests)?;
                     }
                 }
@@ -339,20 +345,20 @@ impl Writer {
     fn rest(&mut self) -> Result<(), Error> {
         self.age.watch(&self.meters.clock_jumps);
         match self.ownership.check(&self.connection) {
-            Err(lost @ Error::TakenOver { .. }) => Err(lost),
+            Err(lost @ Error::Lost { .. }) => Err(lost),
             _ => Ok(()),
         }
     }
 
     /// One transaction: begin, what is queued, a slice of the index, commit, answers. The only error is that the store
-    /// is another host's now.
+    /// is lost.
     fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
         let mut batch = Batch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
             Err(error) => {
                 self.rolled_back(batch, &error);
-                if matches!(error, Error::TakenOver { .. }) {
+                if matches!(error, Error::Lost { .. }) {
                     return Err(error);
                 }
             }
@@ -575,10 +581,8 @@ impl Writer {
 
     /// Readers see it, then watchers are woken, then the callers are told.
     fn committed(&mut self, batch: Batch) {
-        if std::mem::take(&mut self.failed) {
-            *self.meters.trouble.held() = None;
-            tracing::info!("the store {} can be written again", self.connection.path().unwrap_or_default());
-        }
+        self.failed = false;
+        self.end_doubt();
         self.unfolded_bytes += batch.bytes;
         self.is_log_new = false;
         self.filler.committed();
@@ -600,7 +604,7 @@ impl Writer {
         let file = self.connection.path().unwrap_or_default();
         tracing::error!("the store {file} rolled a transaction back: {error}");
         self.failed = true;
-        *self.meters.trouble.held() = Some(error.to_string());
+        self.begin_doubt(batch.bytes, error.to_string());
         // Fails when there is no transaction, which is as good.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
@@ -630,6 +634,7 @@ impl Writer {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.letters_head, self.newest_letter);
+        self.meters.letter_bytes.store(self.letter_room.bytes, Ordering::Relaxed);
         self.meters.letters_dropped.store(self.letter_room.dropped, Ordering::Relaxed);
     }
 
@@ -656,7 +661,7 @@ pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> 
 /// Tells refusals, which concern one request, from failures of the database, which concern the transaction.
 fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
     match result {
-        Err(error @ (Error::Failed(_) | Error::TakenOver { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
+        Err(error @ (Error::Failed(_) | Error::Lost { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
         other => (other, None),
     }
 }

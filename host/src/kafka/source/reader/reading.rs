@@ -242,17 +242,34 @@ impl Reading {
 
     /// Ends reading to begin anew: it is opened again once nothing is in flight.
     pub(super) fn stop_reading(&mut self, work: &Work, reason: &str) {
+        if self.leave_to_open_again(work, reason) {
+            let partition = &self.partition;
+            work.view.error(partition, format!("{partition}: {reason}"), Until::Settled);
+        }
+    }
+
+    /// What was handed on up to an offset is not settled: it is read again.
+    pub(super) fn unsettled(&mut self, work: &Work, offset: u64, why: Option<&str>) {
+        let reason =
+            format!("offset {offset} could not be stored: {}; it is tried again", why.unwrap_or("it was not handled"));
+        self.leave_to_open_again(work, &reason);
+        let partition = &self.partition;
+        work.view.unsettled(partition, offset, format!("{partition}: {reason}"), why.is_some());
+    }
+
+    /// False if it was left before.
+    fn leave_to_open_again(&mut self, work: &Work, reason: &str) -> bool {
         if self.queue.take().is_none() {
-            return;
+            return false;
         }
         let partition = &self.partition;
         tracing::warn!(source = &*work.config.name, "opens {partition} again: {reason}");
         drop((self.state.held(), self.run.take()));
         work.unassign(partition);
         self.is_assigned = false;
-        work.view.error(partition, format!("{partition}: {reason}"), Until::Settled);
         self.shows_error = true;
         work.completions.wake();
+        true
     }
 }
 
