@@ -200,3 +200,20 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{is_in_use, lock};
+
+    #[test]
+    fn a_lock_ends_although_a_program_that_was_just_started_still_has_its_file_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = folder.path().join("events.sqlite");
+        let held = lock(&store).expect("nobody has it");
+        assert!(is_in_use(&store) && lock(&store).is_err());
+        let _of_the_program = held.0.try_clone().expect("a second descriptor of the open file");
+        drop(held);
+        assert!(!is_in_use(&store));
+        lock(&store).expect("nobody has it any more");
+    }
+}
