@@ -44,6 +44,12 @@ struct Settled {
     result: Result<Appended, store::Error>,
 }
 
+/// The way back from the store's writer, which must never wait for a shard.
+#[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
+fn settled_queue() -> (Sender<Settled>, Receiver<Settled>) {
+    crossbeam_channel::unbounded()
+}
+
 /// An aggregate that is at a command, and the commands that wait behind it.
 struct Engaged<H: Handlers> {
     /// What was decided, on its way to the disk. `None` while the command waits for its next try.
@@ -97,8 +103,7 @@ impl<H: Handlers> Shard<H> {
             in_flight: 0,
             retries: BinaryHeap::new(),
             owed: Owed::default(),
-            // The writer must never wait for a shard: what comes back is bounded by what is in flight.
-            settled: crossbeam_channel::unbounded(),
+            settled: settled_queue(),
             store,
             options,
             intake,
@@ -113,7 +118,7 @@ impl<H: Handlers> Shard<H> {
         self.engaged.clear();
         self.in_flight = 0;
         self.retries.clear();
-        self.settled = crossbeam_channel::unbounded();
+        self.settled = settled_queue();
         let dropped = std::mem::take(&mut *self.gauges.dropped.held());
         dropped.iter().for_each(|command| self.owed.add(command));
         self.instances.lose();

@@ -3,11 +3,11 @@
 use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
+use crate::clock::machine_time;
 use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Memory, MemoryType, Store};
 
@@ -92,7 +92,7 @@ impl Compiler {
     /// loaded.
     pub fn clean(&self) {
         if let Some(cache) = &self.cache {
-            cache.clean(SystemTime::now());
+            cache.clean(machine_time());
         }
     }
 
