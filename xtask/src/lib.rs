@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | kafka`.
+//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | deny | kafka`.
 //!
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
 //! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
@@ -6,6 +6,7 @@
 //! because the tests start the same broker, and [`root`] because tests and the example find
 //! their files by it.
 
+mod deny;
 mod guests;
 pub mod kafka;
 mod native;
@@ -74,6 +75,12 @@ enum Task {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Hold the dependencies against deny.toml: their licences, duplicate versions and sources.
+    Deny {
+        /// Look for security advisories instead; needs the database on GitHub.
+        #[arg(long)]
+        advisories: bool,
+    },
     /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
     Kafka {
         #[command(subcommand)]
@@ -101,12 +108,15 @@ pub fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    if let Task::Kafka { task } = task {
-        return match task {
-            KafkaTask::Up => kafka::background::up(),
-            KafkaTask::Down => kafka::background::down(),
-        };
+    match task {
+        Task::Kafka { task: KafkaTask::Up } => kafka::background::up(),
+        Task::Kafka { task: KafkaTask::Down } => kafka::background::down(),
+        Task::Deny { advisories } => deny::check(&Workspace::load()?, advisories),
+        task => build_and_perform(task),
     }
+}
+
+fn build_and_perform(task: Task) -> Result<()> {
     let workspace = Workspace::load()?;
     let toolchain = setup::ensure(if matches!(task, Task::Setup) { May::Install } else { May::AskRustup })?;
     match task {
@@ -122,7 +132,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Torture { kills, seconds, seed } => {
             build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
         }
-        Task::Kafka { .. } => unreachable!("done above, without a build"),
+        Task::Deny { .. } | Task::Kafka { .. } => unreachable!("done above, without a build"),
     }
 }
 

@@ -67,6 +67,11 @@ impl Workspace {
         self.root.join("target/guests")
     }
 
+    /// Where tools are that a task builds for itself.
+    pub(crate) fn tools_folder(&self) -> PathBuf {
+        self.root.join("target/tools")
+    }
+
     /// A native program of the workspace.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
