@@ -1,10 +1,10 @@
 //! The host as a child process: started, found, killed, started again, stopped.
 //!
-//! A [`Host`] outlives its processes. Who talks to it asks for its place each time and, where a call fails, asks
-//! whether it was restarted in between. Whatever happens, nothing that it started stays behind.
+//! A [`Host`] outlives its processes: [`Host::call`] calls again if the process was killed and restarted in between.
+//! Whatever happens, nothing that it started stays behind.
 
-use crate::process;
-use anyhow::{Context, Result, bail};
+use crate::{api, process};
+use anyhow::{Context, Result, anyhow, bail};
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ impl Leash {
     /// Ends whatever runs, for good.
     pub fn end(&self) {
         if let Held::Process(pid) = std::mem::replace(&mut *self.lock(), Held::Ended) {
-            process::signal(pid, libc::SIGKILL);
+            process::end(pid, libc::SIGKILL);
         }
         process::end_dev_broker(&self.data);
     }
@@ -133,9 +133,21 @@ impl Host {
         self.lock().place.clone()
     }
 
+    /// Calls the API at a path, which may happen more than once: until a host answers that was not killed in the middle.
+    pub fn call<T>(&self, path: &str, call: impl Fn(&str) -> Result<T, api::Error>) -> Result<T> {
+        loop {
+            // While the host is being restarted this waits.
+            let place = self.place();
+            match call(&format!("{}{path}", place.url)) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.explain(&place, anyhow!(error).context(format!("ask the host for {path}")))?,
+            }
+        }
+    }
+
     /// After a call to `place` failed: fine when the host was restarted since, or was killed by somebody and is
     /// restarted now; an error with the end of its log when it ended by itself.
-    pub fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
+    fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
         let mut serving = self.lock();
         if serving.place != *place {
             return Ok(());
@@ -167,7 +179,7 @@ impl Host {
     /// Lets the host finish its work and end.
     pub fn stop(&self) -> Result<()> {
         let mut serving = self.lock();
-        process::signal(serving.child.id(), libc::SIGTERM);
+        process::end(serving.child.id(), libc::SIGTERM);
         let status = process::wait(&mut serving.child, STOP_WAIT)?;
         let log = || log_end(&self.program.data);
         match status {
@@ -194,6 +206,14 @@ impl Host {
     /// The data folder.
     pub fn data(&self) -> &Path {
         &self.program.data
+    }
+
+    /// The address of its development broker, if it has one.
+    pub fn dev_broker(&self) -> Result<String> {
+        let file = self.data().join("dev-broker.json");
+        let failed = || format!("read {}, which names the development broker", file.display());
+        let lease: serde_json::Value = serde_json::from_slice(&fs::read(&file).with_context(failed)?)?;
+        lease["brokers"].as_str().map(str::to_owned).with_context(failed)
     }
 
     /// Kilobytes of memory that the running process used at most, where the system tells.
