@@ -17,6 +17,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use guests::Which;
 use setup::May;
 use std::process::ExitCode;
 use workspace::Workspace;
@@ -41,7 +42,7 @@ enum Task {
         #[arg(long, value_name = "NAME")]
         plugin: Option<String>,
     },
-    /// Build everything and run the grocery example; `cargo xtask demo --help` lists its options.
+    /// Build the host, the example and its plugins, and run the example; `cargo xtask demo --help` lists its options.
     #[command(disable_help_flag = true)]
     Demo {
         /// Passed on to the example.
@@ -121,9 +122,9 @@ fn build_and_perform(task: Task) -> Result<()> {
     let toolchain = setup::ensure(if matches!(task, Task::Setup) { May::Install } else { May::AskRustup })?;
     match task {
         Task::Setup => setup::report(&toolchain),
-        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),
+        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Which::One(&name)),
         Task::Build { plugin: None } => build_all(&workspace, &toolchain),
-        Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
+        Task::Demo { args } => build_demo(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
         Task::Test { repeat, args } => {
             build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, repeat, &args))
         }
@@ -137,6 +138,11 @@ fn build_and_perform(task: Task) -> Result<()> {
 }
 
 fn build_all(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
-    guests::build(workspace, toolchain, None)?;
+    guests::build(workspace, toolchain, Which::All)?;
     native::build(workspace)
+}
+
+fn build_demo(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
+    guests::build(workspace, toolchain, Which::Example)?;
+    native::build_demo(workspace)
 }
