@@ -4,6 +4,7 @@ use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
 use crate::clock::machine_time;
+use base16ct::lower;
 use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
@@ -171,7 +172,7 @@ fn reserve(engine: &Engine, guests: usize) -> wasmtime::Result<()> {
 
 /// The digest that names a plugin's code.
 pub(super) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    lower::encode_string(&Sha256::digest(bytes))
 }
 
 fn componentize(label: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
