@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use wait_timeout::ChildExt as _;
 
 /// The host's log in its data folder.
 pub const LOG: &str = "host.log";
@@ -153,7 +154,7 @@ impl Host {
             return Ok(());
         }
         // A process that is being killed loses its connections before it has ended.
-        match process::wait(&mut serving.child, END_WAIT)? {
+        match serving.child.wait_timeout(END_WAIT)? {
             None => Err(error),
             Some(status) if status.signal() == Some(libc::SIGKILL) => {
                 self.program.leash.release();
@@ -180,7 +181,7 @@ impl Host {
     pub fn stop(&self) -> Result<()> {
         let mut serving = self.lock();
         process::end(serving.child.id(), libc::SIGTERM);
-        let status = process::wait(&mut serving.child, STOP_WAIT)?;
+        let status = serving.child.wait_timeout(STOP_WAIT)?;
         let log = || log_end(&self.program.data);
         match status {
             Some(status) if status.success() => self.program.leash.release(),
@@ -192,7 +193,7 @@ impl Host {
 
     /// Waits until the host has ended by itself.
     pub fn ended(&self) -> Result<ExitStatus> {
-        let status = process::wait(&mut self.lock().child, STOP_WAIT)?;
+        let status = self.lock().child.wait_timeout(STOP_WAIT)?;
         let status = status.with_context(|| format!("the host does not end\n{}", log_end(&self.program.data)))?;
         self.program.leash.release();
         Ok(status)

@@ -4,7 +4,7 @@
 //! - [`api`]: one call of its HTTP API
 //! - [`topic`]: the partitions and offsets of a Kafka topic
 //! - [`messages`]: counts the different messages of a topic
-//! - [`process`]: signals, and waiting for the end of a process
+//! - [`process`]: signals for processes, and the end of a development broker
 //!
 //! It knows the program, its API and its topics, and nothing of the host's inside or of any plugin.
 

@@ -1,9 +1,8 @@
-//! Processes by their id: signals, and waiting for an end. Only for processes that this program started, or that a
+//! Processes by their id: signals, and the end of a development broker. Only for processes that this program started, or that a
 //! host started for it.
 
 use std::io;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How often a process that must end is looked at.
@@ -22,17 +21,6 @@ pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
 /// Sends a signal that ends a process. One that has ended already is as good.
 pub(crate) fn end(pid: u32, by: libc::c_int) {
     _ = signal(pid, by);
-}
-
-/// Waits for a child to end; `None` when it is still there after `wait`.
-pub(crate) fn wait(child: &mut Child, wait: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + wait;
-    loop {
-        match child.try_wait()? {
-            None if Instant::now() < deadline => std::thread::park_timeout(LOOK),
-            ended => return Ok(ended),
-        }
-    }
 }
 
 /// Ends the development broker of a data folder, if one runs: a killed host leaves it behind.
