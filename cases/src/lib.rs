@@ -21,10 +21,9 @@
 //! assert!(difference.starts_with("expected a rejection with `is open`, got 1 event"));
 //! ```
 
-mod diff;
-
 use serde::Deserialize;
 use serde_json::Value as Json;
+use similar::TextDiff;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -210,8 +209,16 @@ fn check_events(expected: &[Event], actual: &[(String, Vec<u8>)]) -> Result<(), 
     if expected == actual {
         return Ok(());
     }
-    let difference = diff::lines(&listed(expected), &listed(&actual));
+    let difference = difference(&listed(expected), &listed(&actual));
     Err(format!("the events are not those expected; missing are -, too much +:\n{difference}"))
+}
+
+/// Two texts line by line: what is in both stands after a space, in the first alone after `-`, in the second alone after `+`.
+fn difference(first: &str, second: &str) -> String {
+    let (first, second): (Vec<_>, Vec<_>) = (first.lines().collect(), second.lines().collect());
+    let diff = TextDiff::from_slices(&first, &second);
+    let lines = diff.iter_all_changes().map(|change| format!("{} {}", change.tag(), change.value()));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A payload as people compare it: what is not JSON is shown as text.

@@ -26,6 +26,13 @@ pub fn writable(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))
 }
 
+/// Reads the machine's time, which nothing here moves: for what is compared with the times of files, or with how long the
+/// machine was awake. Everything else asks a [`Clock`].
+#[expect(clippy::disallowed_methods, reason = "this is where the time is read")]
+pub fn machine_time() -> SystemTime {
+    SystemTime::now()
+}
+
 /// A source of time. Clones of a manual clock show the same time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Kind);
@@ -59,7 +66,7 @@ impl Clock {
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
             Kind::System => {
-                let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+                let wall = machine_time().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
                 wall.saturating_add_signed(OFFSET_MS.load(Ordering::Relaxed))
             }
             Kind::Manual(manual) => manual.wall_ms.load(Ordering::Relaxed),

@@ -27,28 +27,6 @@ fn a_library_is_named_in_its_modules_alone() {
     assert!(strays.is_empty(), "{strays:#?}");
 }
 
-/// Where threads may be started: what else would see to it that a panic in one is noticed?
-const STARTS_THREADS: &str = "supervise";
-
-#[test]
-fn threads_are_started_by_the_supervisor_alone() {
-    let src = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("src");
-    let ways = ["thread::spawn", "thread::Builder", "thread::scope"];
-    let mut strays = Vec::new();
-    for_each_file(&src, &mut |file| {
-        let place = file.strip_prefix(&src).expect("it was found there").with_extension("");
-        if place.starts_with(STARTS_THREADS) || is_of_tests(&place) {
-            return;
-        }
-        let code = fs::read_to_string(file).expect("read a source file");
-        // Tests beside the code come last in a file.
-        let code = code.split("mod tests {").next().unwrap_or_default();
-        let found = ways.iter().filter(|way| code.contains(**way));
-        strays.extend(found.map(|way| format!("{} names {way}: use `supervise`", place.display())));
-    });
-    assert!(strays.is_empty(), "{strays:#?}");
-}
-
 /// The libraries that the code map names beside modules of this crate.
 const LIBRARIES: [&str; 3] = ["rdkafka", "rusqlite", "wasmtime"];
 

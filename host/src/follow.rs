@@ -223,7 +223,7 @@ impl Running {
 /// The pause before a try: doubling, at most 30 seconds, with up to a quarter of jitter so that many do not come at once.
 pub fn backoff(first: Duration, attempt: u32) -> Duration {
     let pause = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(Duration::from_secs(30));
-    let jitter = uuid::Uuid::now_v7().as_u128() as u32 % 256;
+    let jitter = fastrand::u32(..256);
     pause + pause * jitter / 1024
 }
 

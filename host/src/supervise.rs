@@ -81,9 +81,14 @@ pub fn vital(name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) -> 
     spawn(name.into(), move |name, _| {
         if let Err(text) = caught(run) {
             tracing::error!(thread = name, "panicked, and nothing can replace it: the process ends: {text}");
-            std::process::abort();
+            end_at_once();
         }
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the store's writer is gone, and whoever waits for it can't be answered")]
+fn end_at_once() -> ! {
+    std::process::abort()
 }
 
 /// Starts a thread that makes its worker, on itself, and then works until it is asked to end.
@@ -146,6 +151,7 @@ fn begin_again<E: Display>(
 }
 
 /// Runs jobs at the same time, and returns when all have ended. A job that panics is logged.
+#[expect(clippy::disallowed_methods, reason = "this is where threads are started")]
 pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnOnce() + Send + 'job>>) {
     std::thread::scope(|scope| {
         for (number, job) in jobs.into_iter().enumerate() {
@@ -162,6 +168,7 @@ pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnO
     });
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is where threads are started")]
 fn spawn(name: Arc<str>, body: impl FnOnce(&str, &Monitor) + Send + 'static) -> std::io::Result<Thread> {
     let (end, ended) = crossbeam_channel::bounded::<Infallible>(0);
     let monitor = Monitor::default();
@@ -328,6 +335,7 @@ pub trait Held<T> {
 }
 
 impl<T> Held<T> for Mutex<T> {
+    #[expect(clippy::disallowed_methods, reason = "this is the way to take a lock")]
     fn held(&self) -> MutexGuard<'_, T> {
         self.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -341,6 +349,7 @@ pub trait Shared<T> {
     fn held_alone(&self) -> RwLockWriteGuard<'_, T>;
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the way to take a lock")]
 impl<T> Shared<T> for RwLock<T> {
     fn held_shared(&self) -> RwLockReadGuard<'_, T> {
         self.read().unwrap_or_else(PoisonError::into_inner)

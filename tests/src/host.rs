@@ -1,12 +1,13 @@
 //! A running host, spoken to over HTTP.
 
-use grocery_demo::host::Host;
 use serde_json::Value;
 use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+use wasmill_driver::host::Host;
+use wasmill_driver::{api, process};
 
 /// How long a condition may take to come true.
 const WAIT: Duration = Duration::from_secs(60);
@@ -16,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A host that serves. It ends with the value.
 pub struct TestHost {
     host: Host,
-    agent: ureq::Agent,
+    client: api::Client,
 }
 
 /// An answer of the API.
@@ -30,8 +31,7 @@ pub struct Answer {
 
 impl TestHost {
     pub(crate) fn new(host: Host) -> Self {
-        let config = ureq::Agent::config_builder().timeout_global(Some(WAIT * 2)).http_status_as_error(false);
-        Self { host, agent: config.proxy(None).build().into() }
+        Self { host, client: api::Client::new(WAIT * 2) }
     }
 
     /// Sends a command.
@@ -58,46 +58,26 @@ impl TestHost {
 
     /// Posts JSON.
     pub fn post(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
-        let mut request = self.agent.post(self.url(path));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        answer(request.send_json(body), path)
+        answer(self.client.post(&self.url(path), body, headers), path)
     }
 
     /// Gets JSON.
     pub fn get(&self, path: &str) -> Answer {
-        answer(self.agent.get(self.url(path)).call(), path)
+        answer(self.client.get(&self.url(path)), path)
     }
 
     /// Posts JSON, and again where the host was killed before it answered: for what may be sent twice.
     pub fn post_through_crashes(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
-        self.through_crashes(path, |url| {
-            let mut request = self.agent.post(url);
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            read(request.send_json(body)?)
-        })
+        self.through_crashes(path, |url| self.client.post(url, body, headers))
     }
 
     /// Gets JSON, and again where the host was killed before it answered.
     pub fn get_through_crashes(&self, path: &str) -> Answer {
-        self.through_crashes(path, |url| read(self.agent.get(url).call()?))
+        self.through_crashes(path, |url| self.client.get(url))
     }
 
-    fn through_crashes(&self, path: &str, call: impl Fn(&str) -> Result<Answer, ureq::Error>) -> Answer {
-        loop {
-            // While the host is being restarted this waits.
-            let place = self.host.place();
-            match call(&format!("{}{path}", place.url)) {
-                Ok(answer) => return answer,
-                Err(error) => self
-                    .host
-                    .explain(&place, error.into())
-                    .unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")),
-            }
-        }
+    fn through_crashes(&self, path: &str, call: impl Fn(&str) -> Result<api::Answer, api::Error>) -> Answer {
+        self.host.call(path, call).unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")).into()
     }
 
     /// Everything that the host says about itself.
@@ -108,8 +88,7 @@ impl TestHost {
     /// Recorded events after the filter, in order.
     pub fn events(&self, filter: &str) -> Vec<Value> {
         let path = format!("/v1/events?from=1&limit=100000&type={filter}");
-        let mut response = self.agent.get(self.url(&path)).call().expect("read events");
-        let text = response.body_mut().read_to_string().expect("read events");
+        let text = self.client.get(&self.url(&path)).expect("read events").text;
         text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
     }
 
@@ -168,8 +147,7 @@ impl TestHost {
     pub fn text_until(&self, path: &str, condition: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + WAIT;
         loop {
-            let mut response = self.agent.get(self.url(path)).call().expect("read a text");
-            let text = response.body_mut().read_to_string().expect("read a text");
+            let text = self.client.get(&self.url(path)).expect("read a text").text;
             if condition(&text) {
                 return text;
             }
@@ -194,9 +172,7 @@ impl TestHost {
 
     /// Where its Kafka is.
     pub fn brokers(&self) -> String {
-        let file = fs::read(self.host.data().join("dev-broker.json")).expect("the development broker writes a file");
-        let file: Value = serde_json::from_slice(&file).expect("the file is JSON");
-        file["brokers"].as_str().expect("the file names the brokers").to_owned()
+        self.host.dev_broker().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     /// Kills the host and starts it again on the same folder. Returns how long it took until it served.
@@ -275,17 +251,15 @@ pub fn make_pipe(path: &Path) {
 
 /// Sends a signal to a child that nobody has waited for yet.
 pub(crate) fn signal(pid: u32, signal: i32) {
-    let pid = pid.try_into().expect("a process id");
-    // SAFETY: kill has no preconditions; the caller knows the process.
-    let sent = unsafe { libc::kill(pid, signal) };
-    assert_eq!(sent, 0, "send signal {signal}: {}", std::io::Error::last_os_error());
+    process::signal(pid, signal).unwrap_or_else(|error| panic!("send signal {signal}: {error}"));
 }
 
-fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>, path: &str) -> Answer {
-    response.and_then(read).unwrap_or_else(|error| panic!("no answer to {path}: {error}"))
+fn answer(answer: Result<api::Answer, api::Error>, path: &str) -> Answer {
+    answer.unwrap_or_else(|error| panic!("no answer to {path}: {error}")).into()
 }
 
-fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
-    let text = response.body_mut().read_to_string()?;
-    Ok(Answer { status: response.status().as_u16(), body: serde_json::from_str(&text).unwrap_or(Value::Null) })
+impl From<api::Answer> for Answer {
+    fn from(answer: api::Answer) -> Self {
+        Self { status: answer.status, body: serde_json::from_str(&answer.text).unwrap_or(Value::Null) }
+    }
 }

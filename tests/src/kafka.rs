@@ -284,6 +284,6 @@ fn end_of(client: &BaseConsumer, topic: &str, partition: i32) -> i64 {
             Ok((_, end)) => return end,
             Err(error) => assert!(Instant::now() < deadline, "Kafka tells no end of {topic} [{partition}]: {error}"),
         }
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`built`]: where the programs and plugins are that `cargo xtask build` makes
 //! - [`setting`]: a folder with a manifest, gone after the test
-//! - [`host`]: a running host, spoken to over HTTP
+//! - [`host`]: a running host of [`wasmill_driver`], as tests speak to it
 //! - [`kafka`]: a real broker
 //! - [`secured`]: the same, asking who is there
 //! - [`topic`]: records into and out of a Kafka topic

@@ -2,12 +2,12 @@
 
 use crate::built;
 use crate::host::TestHost;
-use grocery_demo::host::{Host, Leash, Program};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use wasmill_driver::host::{Host, Leash, Program};
 
 /// In a manifest, the folder of the built plugins.
 pub const PLUGINS: &str = "PLUGINS";

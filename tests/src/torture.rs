@@ -19,7 +19,6 @@ use crate::kafka::Kafka;
 use crate::setting::Setting;
 use disk::Disk;
 use faults::{CLOCK, Fault, PLUGINS, Scene};
-use grocery_demo::notifications::Notifications;
 use load::Load;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -28,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasmill::clock::OFFSET_FILE;
+use wasmill_driver::messages::Messages;
 
 /// Threads that send commands over HTTP.
 const SENDERS: u64 = 2;
@@ -88,7 +88,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     let host = setting.start_in(vec![(OFFSET_FILE, setting.path(CLOCK))]);
     let began = Instant::now();
     let brokers = kafka.as_ref().map_or_else(|| host.brokers(), |kafka| kafka.brokers().to_owned());
-    let notifications = Notifications::new(&brokers, &BTreeMap::new()).expect("the topic is there");
+    let notifications = Messages::from(&brokers, "notifications", &BTreeMap::new()).expect("the topic is there");
     let load = Load { host: &host, brokers: &brokers, over: AtomicBool::new(false), sent: AtomicU64::new(0) };
     let scene = Scene { setting: &setting, host: &host, kafka: kafka.as_ref(), disk: &disk };
     let all_published = AtomicBool::new(false);

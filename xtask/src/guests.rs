@@ -9,9 +9,20 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 
-/// Builds all plugins of the workspace, or one, into `target/plugins`.
-pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, only: Option<&str>) -> Result<()> {
-    let plugins = chosen(workspace.plugins(), only)?;
+/// Which plugins to build.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// Those of the workspace.
+    All,
+    /// Those that the example runs.
+    Example,
+    /// One, by its name.
+    One(&'a str),
+}
+
+/// Builds plugins into `target/plugins`.
+pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, which: Which<'_>) -> Result<()> {
+    let plugins = chosen(workspace, which)?;
     let mut command = toolchain.cargo_build();
     command.arg("--target-dir").arg(workspace.guests_folder()).current_dir(&workspace.root);
     plugins.iter().for_each(|plugin| _ = command.args(["--package", plugin]));
@@ -25,12 +36,19 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, only: Option<&
     Ok(())
 }
 
-fn chosen(mut plugins: Vec<String>, only: Option<&str>) -> Result<Vec<String>> {
+fn chosen(workspace: &Workspace, which: Which<'_>) -> Result<Vec<String>> {
+    match which {
+        Which::All => Ok(workspace.plugins()),
+        Which::Example => Ok(workspace.plugins_in("plugins")),
+        Which::One(name) => one(workspace.plugins(), name),
+    }
+}
+
+fn one(mut plugins: Vec<String>, name: &str) -> Result<Vec<String>> {
     plugins.sort();
-    match only {
-        None => Ok(plugins),
-        Some(name) if plugins.iter().any(|plugin| plugin == name) => Ok(vec![name.to_owned()]),
-        Some(name) => bail!("there is no plugin {name} in this workspace, only {}", plugins.join(", ")),
+    match plugins.iter().any(|plugin| plugin == name) {
+        true => Ok(vec![name.to_owned()]),
+        false => bail!("there is no plugin {name} in this workspace, only {}", plugins.join(", ")),
     }
 }
 
@@ -67,8 +85,19 @@ mod tests {
     }
 
     #[test]
+    fn the_plugins_of_the_example_are_those_that_its_manifest_names() {
+        let workspace = Workspace::load().unwrap();
+        let manifest = fs::read_to_string(workspace.root.join("examples/grocery/wasmill.toml")).unwrap();
+        let plugins = chosen(&workspace, Which::Example).unwrap();
+        for named in manifest.lines().filter_map(|line| line.strip_prefix("[plugins.")?.strip_suffix(']')) {
+            assert!(plugins.iter().any(|plugin| plugin == named), "{named} is not among {plugins:?}");
+        }
+        assert!(plugins.len() < chosen(&workspace, Which::All).unwrap().len());
+    }
+
+    #[test]
     fn an_unknown_plugin_is_answered_with_the_known_ones() {
-        let error = chosen(vec!["sales".into(), "orders".into()], Some("order")).unwrap_err();
+        let error = one(vec!["sales".into(), "orders".into()], "order").unwrap_err();
         assert_eq!(error.to_string(), "there is no plugin order in this workspace, only orders, sales");
     }
 }

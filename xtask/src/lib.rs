@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | kafka`.
+//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | deny | kafka`.
 //!
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
 //! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
@@ -6,6 +6,7 @@
 //! because the tests start the same broker, and [`root`] because tests and the example find
 //! their files by it.
 
+mod deny;
 mod guests;
 pub mod kafka;
 mod native;
@@ -16,6 +17,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use guests::Which;
 use setup::May;
 use std::process::ExitCode;
 use workspace::Workspace;
@@ -40,7 +42,7 @@ enum Task {
         #[arg(long, value_name = "NAME")]
         plugin: Option<String>,
     },
-    /// Build everything and run the grocery example; `cargo xtask demo --help` lists its options.
+    /// Build the host, the example and its plugins, and run the example; `cargo xtask demo --help` lists its options.
     #[command(disable_help_flag = true)]
     Demo {
         /// Passed on to the example.
@@ -74,6 +76,12 @@ enum Task {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Hold the dependencies against deny.toml: their licences, duplicate versions and sources.
+    Deny {
+        /// Look for security advisories instead; needs the database on GitHub.
+        #[arg(long)]
+        advisories: bool,
+    },
     /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
     Kafka {
         #[command(subcommand)]
@@ -101,19 +109,22 @@ pub fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    if let Task::Kafka { task } = task {
-        return match task {
-            KafkaTask::Up => kafka::background::up(),
-            KafkaTask::Down => kafka::background::down(),
-        };
+    match task {
+        Task::Kafka { task: KafkaTask::Up } => kafka::background::up(),
+        Task::Kafka { task: KafkaTask::Down } => kafka::background::down(),
+        Task::Deny { advisories } => deny::check(&Workspace::load()?, advisories),
+        task => build_and_perform(task),
     }
+}
+
+fn build_and_perform(task: Task) -> Result<()> {
     let workspace = Workspace::load()?;
     let toolchain = setup::ensure(if matches!(task, Task::Setup) { May::Install } else { May::AskRustup })?;
     match task {
         Task::Setup => setup::report(&toolchain),
-        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Some(&name)),
+        Task::Build { plugin: Some(name) } => guests::build(&workspace, &toolchain, Which::One(&name)),
         Task::Build { plugin: None } => build_all(&workspace, &toolchain),
-        Task::Demo { args } => build_all(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
+        Task::Demo { args } => build_demo(&workspace, &toolchain).and_then(|()| native::demo(&workspace, &args)),
         Task::Test { repeat, args } => {
             build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, repeat, &args))
         }
@@ -122,11 +133,16 @@ fn perform(task: Task) -> Result<()> {
         Task::Torture { kills, seconds, seed } => {
             build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
         }
-        Task::Kafka { .. } => unreachable!("done above, without a build"),
+        Task::Deny { .. } | Task::Kafka { .. } => unreachable!("done above, without a build"),
     }
 }
 
 fn build_all(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
-    guests::build(workspace, toolchain, None)?;
+    guests::build(workspace, toolchain, Which::All)?;
     native::build(workspace)
+}
+
+fn build_demo(workspace: &Workspace, toolchain: &toolchain::Toolchain) -> Result<()> {
+    guests::build(workspace, toolchain, Which::Example)?;
+    native::build_demo(workspace)
 }

@@ -1,7 +1,8 @@
 //! Everything native: the host, the example, tests and benchmarks, all with the release profile.
 //!
-//! Every task selects the whole workspace, because cargo chooses the features of shared dependencies by what is
-//! selected: another selection would compile the heavy ones a second time.
+//! Every task but the demo selects the whole workspace, because cargo chooses the features of shared dependencies by what is
+//! selected: another selection may compile the heavy ones a second time. The demo selects only what it runs, and a test
+//! here sees to it that what it has compiled serves the other tasks too.
 
 use crate::workspace::Workspace;
 use crate::{kafka, process};
@@ -10,9 +11,19 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// What all tasks but the demo select.
+const EVERYTHING: [&str; 1] = ["--workspace"];
+/// What the demo runs: the host, and the program of the example.
+const DEMO: [&str; 4] = ["--package", "wasmill", "--package", "grocery-demo"];
+
 /// Builds the programs of the workspace.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
-    process::run(cargo(workspace, "build").arg("--bins"))
+    process::run(cargo(workspace, "build").args(EVERYTHING).arg("--bins"))
+}
+
+/// Builds the programs of the demo.
+pub(crate) fn build_demo(workspace: &Workspace) -> Result<()> {
+    process::run(cargo(workspace, "build").args(DEMO).arg("--bins"))
 }
 
 /// Becomes the grocery example.
@@ -36,6 +47,7 @@ pub(crate) fn test(workspace: &Workspace, repeat: u32, args: &[String]) -> Resul
             eprintln!("run {run} of {repeat}");
         }
         let mut cargo = cargo(workspace, "test");
+        cargo.args(EVERYTHING);
         cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
         match cargo.args(args).status().context("start cargo test")?.success() {
             true => {}
@@ -72,6 +84,7 @@ pub(crate) fn bench(workspace: &Workspace, benches: &[String]) -> Result<()> {
         fs::write(&results, "[]\n")?;
     }
     let mut cargo = cargo(workspace, "bench");
+    cargo.args(EVERYTHING);
     cargo.env("WASMILL_BENCH_RESULTS", &results);
     cargo.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
     benches.iter().for_each(|name| _ = cargo.args(["--bench", name]));
@@ -80,6 +93,31 @@ pub(crate) fn bench(workspace: &Workspace, benches: &[String]) -> Result<()> {
 
 fn cargo(workspace: &Workspace, task: &str) -> Command {
     let mut cargo = process::cargo();
-    cargo.args([task, "--workspace", "--profile", "release"]).current_dir(&workspace.root);
+    cargo.args([task, "--profile", "release"]).current_dir(&workspace.root);
     cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Each crate with the features that it is compiled with.
+    fn compiled(workspace: &Workspace, selection: &[&str]) -> BTreeSet<String> {
+        let mut cargo = process::cargo();
+        cargo.args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p} {f}"]);
+        let text = process::output(cargo.args(selection).current_dir(&workspace.root)).unwrap();
+        let lines = String::from_utf8(text).unwrap();
+        // A star stands at those whose dependencies were listed before.
+        lines.lines().map(|line| line.trim_end_matches("(*)").trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_demo_compiles_nothing_that_the_tests_would_compile_again() {
+        let workspace = Workspace::load().unwrap();
+        let (demo, everything) = (compiled(&workspace, &DEMO), compiled(&workspace, &EVERYTHING));
+        let alone: Vec<_> = demo.difference(&everything).collect();
+        assert!(alone.is_empty(), "compiled with other features for the demo: {alone:?}");
+        assert!(demo.len() < everything.len());
+    }
 }

@@ -4,10 +4,8 @@ use anyhow::{Context, Result, bail};
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-/// How often a program with a bounded wait is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+use std::time::Duration;
+use wait_timeout::ChildExt as _;
 
 /// The cargo that runs this program, or the one on the path.
 pub(crate) fn cargo() -> Command {
@@ -37,17 +35,13 @@ pub(crate) fn ask(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option
 /// Runs a program and kills it when it takes longer than `wait`.
 pub(crate) fn run_within(command: &mut Command, wait: Duration) -> Result<()> {
     let mut child = command.stdout(Stdio::from(io::stderr())).spawn().with_context(|| could_not_start(command))?;
-    let deadline = Instant::now() + wait;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return check(command, status);
-        }
-        if Instant::now() >= deadline {
+    match child.wait_timeout(wait)? {
+        Some(status) => check(command, status),
+        None => {
             child.kill()?;
             child.wait()?;
-            bail!("`{}` did not end within {} s", line(command), wait.as_secs());
+            bail!("`{}` did not end within {} s", line(command), wait.as_secs())
         }
-        std::thread::park_timeout(LOOK);
     }
 }
 

@@ -52,6 +52,17 @@ impl Workspace {
         self.packages_with_target("cdylib").map(|(package, _)| package).collect()
     }
 
+    /// Those in a folder of the workspace.
+    pub(crate) fn plugins_in(&self, folder: &str) -> Vec<String> {
+        let folder = self.root.join(folder);
+        let is_there = |name: &String| {
+            let package = self.packages.iter().find(|package| package["name"] == name.as_str());
+            let manifest = package.and_then(|package| package["manifest_path"].as_str());
+            manifest.is_some_and(|manifest| Path::new(manifest).starts_with(&folder))
+        };
+        self.plugins().into_iter().filter(is_there).collect()
+    }
+
     /// The benchmark targets: package and name.
     pub(crate) fn benches(&self) -> Vec<(String, String)> {
         self.packages_with_target("bench").collect()
@@ -65,6 +76,11 @@ impl Workspace {
     /// Guests have a target folder of their own, since another toolchain may build them.
     pub(crate) fn guests_folder(&self) -> PathBuf {
         self.root.join("target/guests")
+    }
+
+    /// Where tools are that a task builds for itself.
+    pub(crate) fn tools_folder(&self) -> PathBuf {
+        self.root.join("target/tools")
     }
 
     /// A native program of the workspace.

@@ -1,10 +1,11 @@
 //! The host's HTTP API as this program uses it: calls that go on after a restart of the host.
 
-use crate::host::Host;
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use wasmill_driver::api::Client;
+use wasmill_driver::host::Host;
 
 /// The source of the example's manifest.
 const SOURCE: &str = "baskets";
@@ -14,7 +15,7 @@ const CALL_WAIT: Duration = Duration::from_secs(60);
 /// A client of one host, through its restarts.
 pub(crate) struct Api<'a> {
     host: &'a Host,
-    agent: ureq::Agent,
+    client: Client,
 }
 
 /// How far a source has come.
@@ -108,9 +109,7 @@ pub(crate) struct ParkedItem {
 impl<'a> Api<'a> {
     /// A client.
     pub(crate) fn new(host: &'a Host) -> Self {
-        let config = ureq::Agent::config_builder().timeout_global(Some(CALL_WAIT)).http_status_as_error(false);
-        // The host listens on the loopback address only: no proxy can reach it.
-        Self { host, agent: config.proxy(None).build().into() }
+        Self { host, client: Client::new(CALL_WAIT) }
     }
 
     /// Returns as soon as the source has handled so many records, or after `wait`.
@@ -141,28 +140,14 @@ impl<'a> Api<'a> {
 
     /// Calls until a host answers that was not killed in the middle.
     fn call<T: DeserializeOwned>(&self, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
-        loop {
-            let place = self.host.place();
-            match self.try_call(&format!("{}{path}", place.url), body) {
-                Ok(answer) => return answer.with_context(|| format!("the host's answer to {path}")),
-                Err(error) => self.host.explain(&place, anyhow!(error).context(format!("ask the host for {path}")))?,
-            }
-        }
-    }
-
-    fn try_call<T: DeserializeOwned>(
-        &self,
-        url: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<Result<T>, ureq::Error> {
-        let mut response = match body {
-            None => self.agent.get(url).call()?,
-            Some(body) => self.agent.post(url).send_json(body)?,
+        let answer = self.host.call(path, |url| match body {
+            None => self.client.get(url),
+            Some(body) => self.client.post(url, body, &[]),
+        })?;
+        let read = match answer.is_success() {
+            true => serde_json::from_str(&answer.text).with_context(|| format!("unexpected: {}", answer.text)),
+            false => Err(anyhow!("{}: {}", answer.status, answer.text)),
         };
-        let text = response.body_mut().read_to_string()?;
-        Ok(match response.status().is_success() {
-            true => serde_json::from_str(&text).with_context(|| format!("unexpected: {text}")),
-            false => Err(anyhow!("{}: {text}", response.status())),
-        })
+        read.with_context(|| format!("the host's answer to {path}"))
     }
 }

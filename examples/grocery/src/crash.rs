@@ -2,10 +2,10 @@
 
 use crate::api::Api;
 use crate::flow;
-use crate::host::Host;
 use anyhow::{Result, bail};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use wasmill_driver::host::Host;
 
 /// How long one question to the host may take, so that the end of the run is noticed.
 const LOOK: Duration = Duration::from_millis(200);

@@ -2,8 +2,7 @@
 //!
 //! Starts a host on the example's manifest, produces the baskets, waits until everything is drained and prints what
 //! the read model, the store and the topic say. With `--crash N` it kills the host N times on the way. It knows the
-//! host only from outside; nothing it prints is counted by the producer. [`host`] and [`notifications`]
-//! are public because the project's tests start hosts and read the topic in the same way.
+//! host only from outside; nothing it prints is counted by the producer. [`wasmill_driver`] starts the host and calls it.
 
 mod api;
 mod baskets;
@@ -11,9 +10,6 @@ mod consumed;
 mod crash;
 mod figures;
 mod flow;
-pub mod host;
-pub mod notifications;
-mod process;
 mod producer;
 mod progress;
 mod run;

@@ -3,11 +3,9 @@
 use crate::api::Api;
 use crate::crash::{self, Crash, Work};
 use crate::figures::Figures;
-use crate::host::{self, Host, Leash, Program};
-use crate::notifications::Notifications;
 use crate::producer::{self, Producer};
 use crate::progress::Progress;
-use crate::start::{self, Start};
+use crate::start::{self, NOTIFICATIONS, Start};
 use crate::{Options, baskets, flow};
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -18,6 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use wasmill_driver::host::{self, Host, Leash, Program};
+use wasmill_driver::messages::Messages;
+use wasmill_driver::topic;
 
 /// What a run ended with.
 pub(crate) struct Outcome {
@@ -65,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     };
     end_on_signals(program.leash.clone(), options.keep.is_none())?;
     let host = Host::start(program)?;
-    let brokers = options.brokers.clone().map_or_else(|| embedded_brokers(host.data()), Ok)?;
+    let brokers = options.brokers.clone().map_or_else(|| host.dev_broker(), Ok)?;
     let run = Run { options, host: &host, api: Api::new(&host), brokers, start, records };
     let mut outcome = run.through()?;
     outcome.memory_peak_kib = host.memory_peak_kib();
@@ -111,8 +112,9 @@ impl Run<'_> {
         // may take a moment until they can be asked. A host that is drained has asked them all.
         flow::handled(&self.api, self.start.baskets)?;
         flow::drain(&self.api)?;
-        let work = Work { before: start::offsets(&self.brokers, producer::TOPIC)?, records: self.records };
-        let notifications = Notifications::new(&self.brokers, &self.start.notifications)?;
+        let baskets = topic::partitions_created(&self.brokers, producer::TOPIC)?;
+        let work = Work { before: topic::offsets(&baskets), records: self.records };
+        let notifications = Messages::from(&self.brokers, NOTIFICATIONS, &self.start.notifications)?;
         let progress = Progress::new(self.records)?;
         let shared = Shared::default();
         let outcome = thread::scope(|scope| {
@@ -197,14 +199,6 @@ fn wasmill(options: &Options) -> Result<PathBuf> {
         bail!("the host's program {} is not there: build it with `cargo xtask build`", program.display());
     }
     Ok(program)
-}
-
-fn embedded_brokers(data: &Path) -> Result<String> {
-    let file = data.join("dev-broker.json");
-    let text =
-        fs::read(&file).with_context(|| format!("read {}, which names the development broker", file.display()))?;
-    let file: serde_json::Value = serde_json::from_slice(&text)?;
-    Ok(file["brokers"].as_str().context("dev-broker.json names no brokers")?.to_owned())
 }
 
 /// Ends the host too when somebody ends this program.

@@ -4,21 +4,15 @@
 //! first run are noted in the data folder, and the host is told to begin there.
 
 use crate::producer;
-use anyhow::{Context, Result, bail};
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use wasmill_driver::topic::{offsets, partitions};
 
 /// Where the notifications are.
 pub(crate) const NOTIFICATIONS: &str = "notifications";
-/// How long Kafka may take for an answer.
-const KAFKA_WAIT: Duration = Duration::from_secs(15);
-/// How often a cluster is asked about a new topic.
-const LOOK: Duration = Duration::from_millis(50);
 /// The note in the data folder.
 const FILE: &str = "demo.json";
 
@@ -40,7 +34,7 @@ impl Start {
         }
         let notifications = partitions(brokers, NOTIFICATIONS)?.into_iter().map(|(number, (_, high))| (number, high));
         let start =
-            Self { baskets: sum(&partitions(brokers, producer::TOPIC)?), notifications: notifications.collect() };
+            Self { baskets: offsets(&partitions(brokers, producer::TOPIC)?), notifications: notifications.collect() };
         fs::write(&file, serde_json::to_string(&start)?).with_context(|| format!("write {}", file.display()))?;
         Ok(start)
     }
@@ -69,40 +63,4 @@ pub(crate) fn manifest_from_end(manifest: &Path, data: &Path) -> Result<PathBuf>
 fn tables<'t>(table: &'t mut toml::Table, key: &str) -> impl Iterator<Item = (&'t String, &'t mut toml::Table)> {
     let tables = table.get_mut(key).and_then(toml::Value::as_table_mut).into_iter().flatten();
     tables.filter_map(|(name, value)| Some((name, value.as_table_mut()?)))
-}
-
-/// How many offsets a topic that a host has made has given out so far, over all partitions.
-pub(crate) fn offsets(brokers: &str, topic: &str) -> Result<u64> {
-    Ok(sum(&partitions_made(brokers, topic)?))
-}
-
-/// The partitions of a topic with their first and next offset; none where there is no such topic.
-pub(crate) fn partitions(brokers: &str, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
-    let failed = || format!("ask the Kafka cluster {brokers} about the topic {topic}");
-    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().with_context(failed)?;
-    // Asked about all topics, a broker creates none.
-    let metadata = client.fetch_metadata(None, KAFKA_WAIT).with_context(failed)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let numbers = found.into_iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
-    numbers
-        .map(|number| Ok((number, client.fetch_watermarks(topic, number, KAFKA_WAIT).with_context(failed)?)))
-        .collect()
-}
-
-/// The partitions of a topic that a host has made. A cluster may take a moment until it tells of a new topic, and
-/// until its partitions have leaders.
-pub(crate) fn partitions_made(brokers: &str, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
-    let deadline = Instant::now() + KAFKA_WAIT;
-    loop {
-        match partitions(brokers, topic) {
-            Ok(found) if !found.is_empty() => return Ok(found),
-            Ok(_) if Instant::now() > deadline => bail!("there is no topic {topic} at {brokers}"),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Ok(_) | Err(_) => std::thread::park_timeout(LOOK),
-        }
-    }
-}
-
-fn sum(partitions: &BTreeMap<i32, (i64, i64)>) -> u64 {
-    partitions.values().map(|(_, high)| u64::try_from(*high).unwrap_or(0)).sum()
 }

@@ -45,6 +45,12 @@ struct Settled {
     result: Result<Appended, store::Error>,
 }
 
+/// The way back from the store's writer, which must never wait for a shard.
+#[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
+fn settled_queue() -> (Sender<Settled>, Receiver<Settled>) {
+    crossbeam_channel::unbounded()
+}
+
 /// An aggregate that is at a command, and the commands that wait behind it.
 struct Busy<H: Handlers> {
     /// What was decided, on its way to the disk. `None` while the command waits for its next try.
@@ -98,8 +104,7 @@ impl<H: Handlers> Shard<H> {
             in_flight: 0,
             retries: BinaryHeap::new(),
             redeliveries: PendingRedeliveries::default(),
-            // The writer must never wait for a shard: what comes back is bounded by what is in flight.
-            settled: crossbeam_channel::unbounded(),
+            settled: settled_queue(),
             store,
             options,
             receivers,
@@ -114,7 +119,7 @@ impl<H: Handlers> Shard<H> {
         self.busy.clear();
         self.in_flight = 0;
         self.retries.clear();
-        self.settled = crossbeam_channel::unbounded();
+        self.settled = settled_queue();
         let dropped = std::mem::take(&mut *self.gauges.dropped.held());
         dropped.iter().for_each(|command| self.redeliveries.add(command));
         self.instances.lose();

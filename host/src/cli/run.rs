@@ -49,6 +49,12 @@ pub(super) fn run(args: Args, json: bool) -> Result<(), Failure> {
     served
 }
 
+#[expect(clippy::disallowed_methods, reason = "who signals twice does not wait for the stop; what is durable is whole")]
+async fn end_at_next(mut signals: Signals) {
+    signals.next().await;
+    std::process::exit(INTERRUPTED.into());
+}
+
 async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
@@ -66,10 +72,7 @@ async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
         }
     };
     tracing::info!("stopping; a second signal ends at once, and the next start goes on from there");
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(INTERRUPTED.into());
-    });
+    tokio::spawn(end_at_next(signals));
     if tokio::time::timeout_at(deadline.into(), host.stop(deadline)).await.is_err() {
         return Err(Failure::failed(format!(
             "did not stop within {stop_max:?} (`host.stop_max_ms`), and ends now; the next start goes on from what is durable"

@@ -29,6 +29,7 @@ const LOG: &str = "dev-broker.log";
 /// A topic of this name, then the incarnation, tells one broker from another that got its port.
 const IDENTITY_TOPIC: &str = "__wasmill-dev-broker.";
 const CHECK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 const START_MAX: Duration = Duration::from_secs(15);
 
 /// A development broker that answers.
@@ -67,7 +68,7 @@ pub fn ensure(program: &Path, data: &Path, topics: &BTreeMap<String, i32>) -> Re
             end(child);
             return Err(Error::DevBroker(format!("{} did not make its topics in time", broker.brokers)));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        look_again_later();
     }
     Ok(broker)
 }
@@ -78,7 +79,7 @@ impl DevBroker {
         let _ = std::fs::remove_file(&self.lease);
         let deadline = Instant::now() + Duration::from_secs(2);
         while connects(&self.brokers) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+            look_again_later();
         }
         end(self.child.take());
     }
@@ -204,8 +205,14 @@ fn start(program: &Path, data: &Path) -> Result<DevBroker, Error> {
             let how = ended.map_or("did not start in time".to_owned(), |status| format!("ended with {status}"));
             return Err(Error::DevBroker(format!("it {how}; see {}", log_path.display())));
         }
-        std::thread::sleep(Duration::from_millis(5));
+        look_again_later();
     }
+}
+
+/// Pauses between two looks at another process, which tells nobody what it does.
+#[expect(clippy::disallowed_methods, reason = "each wait has a deadline of its own, before a host runs or after it")]
+fn look_again_later() {
+    std::thread::sleep(LOOK_EVERY);
 }
 
 fn end(child: Option<Child>) {

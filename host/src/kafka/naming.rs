@@ -6,11 +6,11 @@
 use super::record::Incoming;
 use crate::framing;
 use crate::manifest::{Commands, Key, Name};
+use base16ct::lower;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 /// Where a record goes.
@@ -79,7 +79,7 @@ impl Naming {
         };
         match self.key {
             Key::Text => self.text(key).map(Into::into),
-            Key::Hex => Ok(hex(key).into()),
+            Key::Hex => Ok(lower::encode_string(key).into()),
             Key::Base64 => Ok(BASE64_URL_SAFE_NO_PAD.encode(key).into()),
         }
     }
@@ -143,13 +143,6 @@ fn field_text<'a>(value: &'a [u8], path: &str) -> Result<Cow<'a, str>, &'static 
     }
     let text: Cow<'a, str> = serde_json::from_str(json).map_err(|_| "is no text")?;
     if text.is_empty() { Err("is empty") } else { Ok(text) }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("text has room");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -137,7 +137,15 @@ impl Source {
         let health = Health::default();
         let view = Arc::new(View::new(health.clone()));
         let completions = Arc::new(Completions::new((config.in_flight_max / WORTH_A_WAKE_UP).max(1)));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the reader asks a few times for each assignment, and a caller waits for its answer"
+        )]
         let (requests, scout_requests) = crossbeam_channel::unbounded();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the partitions bound what is found of them between two looks of the reader"
+        )]
         let (findings, reader_findings) = crossbeam_channel::unbounded();
         let (fixing, fixed) = crossbeam_channel::bounded(0);
         let (draining, drained) = crossbeam_channel::bounded(0);

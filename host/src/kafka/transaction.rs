@@ -18,6 +18,7 @@ use super::context::{Context, Health};
 use super::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer};
 use super::message::{self, CloudEvents, Envelope};
 use super::{Error, client_error, error_hints};
+use crate::clock::machine_time;
 use crate::model::Message;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -340,11 +341,11 @@ struct Since(Instant, SystemTime);
 
 impl Since {
     fn now() -> Self {
-        Self(Instant::now(), SystemTime::now())
+        Self(Instant::now(), machine_time())
     }
 
     fn elapsed(self) -> Duration {
-        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+        self.0.elapsed().max(machine_time().duration_since(self.1).unwrap_or_default())
     }
 }
 

@@ -5,10 +5,11 @@
 //! happens. Nothing is lost unseen: each interval with suppressed lines ends with a line that counts them and shows the
 //! first one.
 
+use crate::supervise::Held as _;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, callsite};
@@ -79,7 +80,7 @@ impl Limit {
         let lines_max = if metadata.target() == "guest" { GUEST_LINES_MAX } else { LINES_MAX };
         let mut identity = Identity::default();
         event.record(&mut identity);
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.held();
         let mut key = (metadata.callsite(), identity.0.finish());
         if kinds.len() >= KINDS_MAX && !kinds.contains_key(&key) {
             key.1 = 0;
@@ -102,7 +103,7 @@ impl Limit {
 
     /// Takes what is due to be reported.
     fn due(&self, now: Instant) -> Vec<Summary> {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.held();
         let mut due = Vec::new();
         kinds.retain(|_, kind| {
             if now.saturating_duration_since(kind.since) < INTERVAL {

@@ -6,7 +6,9 @@
 //! of power leaves the old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do
 //! leftovers of a host that was killed. Nothing here knows what the content means.
 
+use crate::clock::machine_time;
 use crate::paths;
+use crate::supervise::Held as _;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -86,7 +88,7 @@ impl Cache {
     }
 
     fn clean_to(&self, now: SystemTime, bytes_max: u64) {
-        let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let used = self.used.held();
         let mut files = Vec::new();
         let mut bytes = 0;
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -121,10 +123,10 @@ impl Cache {
 
     /// Its time of modification says when it was used last.
     fn is_used(&self, file: &Path) {
-        let now = SystemTime::now();
+        let now = machine_time();
         // A folder that can't be written to is no reason not to run what lies in it.
         let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(now));
-        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(file.to_owned());
+        self.used.held().insert(file.to_owned());
     }
 }
 

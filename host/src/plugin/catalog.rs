@@ -6,7 +6,7 @@ use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// How long a plugin's file must be left alone before it is read: a build writes it in several steps.
@@ -14,6 +14,9 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// How often the files are looked at, whether or not the system tells of changes.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Changed files that wait to be noted: a build may write many, and a plugin takes a while to load.
+const CHANGES_MAX: usize = 1_024;
 
 /// The plugins by name.
 pub struct Catalog {
@@ -25,7 +28,7 @@ pub struct Catalog {
 pub struct FileWatch {
     /// With these, the last who could tell the thread are gone.
     watcher: Option<notify::RecommendedWatcher>,
-    open: Option<Sender<PathBuf>>,
+    open: Option<SyncSender<PathBuf>>,
     thread: supervise::Thread,
 }
 
@@ -93,7 +96,7 @@ impl Catalog {
     /// Reloads plugins whose file changes. The system tells of changes, and the files are looked at as well: it may have no
     /// way left to tell, and some file systems never do.
     pub fn watch(self: &Arc<Self>) -> Result<FileWatch, Error> {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = sync_channel(CHANGES_MAX);
         let watcher = self
             .notified(tell.clone())
             .inspect_err(|error| {
@@ -111,14 +114,14 @@ impl Catalog {
     }
 
     /// Has the system tell of changes in the plugins' folders: a build replaces a file by another.
-    fn notified(&self, tell: Sender<PathBuf>) -> notify::Result<notify::RecommendedWatcher> {
+    fn notified(&self, tell: SyncSender<PathBuf>) -> notify::Result<notify::RecommendedWatcher> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if let Ok(event) = event
                 && !event.kind.is_access()
             {
                 for path in event.paths {
-                    // The receiver lives as long as the watcher.
-                    let _ = tell.send(path);
+                    // The receiver lives as long as the watcher. What finds no room is seen at the next look.
+                    let _ = tell.try_send(path);
                 }
             }
         })?;

@@ -6,7 +6,7 @@
 use crate::supervise;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use wasmtime::Engine;
 
@@ -90,7 +90,7 @@ pub(super) fn ticks(limit: Duration) -> u64 {
 
 /// The thread that ticks, until it is dropped.
 pub(super) struct Clock {
-    stop: Option<Sender<()>>,
+    stop: Option<SyncSender<()>>,
     thread: supervise::Thread,
 }
 
@@ -100,7 +100,7 @@ impl Clock {
         time: Arc<Time>,
     ) -> Result<Self, supervise::Unstarted<std::convert::Infallible>> {
         let engine = engine.weak();
-        let (stop, stopped) = channel::<()>();
+        let (stop, stopped) = sync_channel::<()>(0);
         let tick = move |_: &mut ()| {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
                 supervise::round();

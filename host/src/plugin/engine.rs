@@ -3,11 +3,12 @@
 use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
+use crate::clock::machine_time;
+use base16ct::lower;
 use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Memory, MemoryType, Store};
 
@@ -92,7 +93,7 @@ impl Compiler {
     /// loaded.
     pub fn clean(&self) {
         if let Some(cache) = &self.cache {
-            cache.clean(SystemTime::now());
+            cache.clean(machine_time());
         }
     }
 
@@ -171,7 +172,7 @@ fn reserve(engine: &Engine, guests: usize) -> wasmtime::Result<()> {
 
 /// The digest that names a plugin's code.
 pub(super) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    lower::encode_string(&Sha256::digest(bytes))
 }
 
 fn componentize(label: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {

@@ -5,8 +5,9 @@ use super::clock::{Deadline, Interrupted, Time};
 use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, Plugin, ReadModel, SqlError, SqlValue};
 use crate::model::Header;
 use crate::names::{self, Rule};
+use crate::supervise::Held as _;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use wasmtime::ResourceLimiter;
@@ -284,7 +285,7 @@ impl log::Host for Sandbox {
         }
         let (target, text) = (printable(target), printable(text));
         let plugin = &*self.label;
-        let (line, left_out) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
+        let (line, left_out) = self.lines.held().next(Instant::now());
         if left_out > 0 {
             tracing::warn!(target: "guest", plugin, "{left_out} lines were left out");
         }

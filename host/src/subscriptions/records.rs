@@ -110,7 +110,9 @@ impl RecordSubscription {
         // Room for the batch that is being handled and for the next one.
         let queued_max = 2 * options.batch_max;
         let queued = Arc::new(AtomicUsize::new(0));
+        #[expect(clippy::disallowed_methods, reason = "`offer` bounds it by records, which a run has many of")]
         let (runs, records) = crossbeam_channel::unbounded();
+        #[expect(clippy::disallowed_methods, reason = "its source asks twice: to give back, and to stop")]
         let (asks, asked) = crossbeam_channel::unbounded();
         let ends = Ends { records, queued: queued.clone(), asked };
         let steps = Arc::new(AtomicUsize::new(0));

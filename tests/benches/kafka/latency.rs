@@ -54,6 +54,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
 }
 
 /// Sends each record when it is due; returns when that was.
+#[expect(clippy::disallowed_methods, reason = "the load is steady: there is nothing to wait for but the time")]
 fn send_steadily(loader: &Loader, records: &[Record]) -> Vec<Instant> {
     let began = Instant::now();
     let due: Vec<Instant> =

@@ -6,6 +6,7 @@ mod bad_manifests;
 mod bad_plugins;
 mod circles;
 mod command_line;
+mod command_line_words;
 mod dead_letters;
 mod demo;
 mod demo_crashes;

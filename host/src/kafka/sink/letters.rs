@@ -8,6 +8,7 @@ use super::publisher::Refused;
 use crate::manifest::Key;
 use crate::model::{Command, Header, KeptLetter, Message, Parked, PartitionName, Record};
 use crate::store::{self, EventStore, Reader};
+use base16ct::lower;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::error::RDKafkaErrorCode;
@@ -138,15 +139,10 @@ impl From {
         let text = || id.as_bytes().to_vec();
         match self.key {
             Key::Text => text(),
-            Key::Hex => unhex(id).unwrap_or_else(text),
+            Key::Hex => lower::decode_vec(id).unwrap_or_else(|_| text()),
             Key::Base64 => URL_SAFE_NO_PAD.decode(id).unwrap_or_else(|_| text()),
         }
     }
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok().filter(|_| pair.len() == 2)).collect()
 }
 
 impl Feed for Letters {
@@ -187,6 +183,20 @@ impl Feed for Letters {
                 message.partition = partition;
                 false
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_back_as_the_bytes_that_its_id_was_made_of() {
+        let from = From { source: "till".into(), group: String::new(), key: Key::Hex, tombstone: None };
+        assert_eq!(from.key_bytes("00ff"), [0x00, 0xff]);
+        for of_another_manifest in ["+f", "0", "FF", "order 1"] {
+            assert_eq!(from.key_bytes(of_another_manifest), of_another_manifest.as_bytes());
         }
     }
 }

@@ -76,6 +76,12 @@ fn exists(to: &Path) -> Error {
     Error::Invalid(format!("{} exists: give the copy a name of its own", to.display()))
 }
 
+/// Leaves the disk to the writer for a moment.
+#[expect(clippy::disallowed_methods, reason = "a pause is a few milliseconds of a copy that is not interrupted")]
+fn give_way() {
+    std::thread::sleep(PAUSE);
+}
+
 /// Copies all pages of one moment, and says which event is the newest in it.
 fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
     let failed = failed(doing);
@@ -88,7 +94,7 @@ fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
     let position = view.query_row(newest, [], |row| row.get(0)).map_err(&failed)?;
     let backup = rusqlite::backup::Backup::new(&view, &mut copy).map_err(&failed)?;
     while backup.step(STEP_PAGES).map_err(&failed)? != StepResult::Done {
-        std::thread::sleep(PAUSE);
+        give_way();
     }
     drop(backup);
     // A file of its own, without a log beside it; whoever opens it for writing makes one.

@@ -88,6 +88,10 @@ impl<H: TakesRecords> Worker<H> {
         steps: Arc<AtomicUsize>,
         ends: Ends,
     ) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the steps under way bound it, and the writer must never wait for a worker"
+        )]
         let (answer, answers) = crossbeam_channel::unbounded();
         Self {
             handler,

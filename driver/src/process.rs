@@ -1,41 +1,38 @@
-//! Processes by their id: signals, and waiting for an end. Only for processes that this program started, or that a
+//! Processes by their id: signals, and the end of a development broker. Only for processes that this program started, or that a
 //! host started for it.
 
+use std::io;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How often a process that must end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Sends a signal. A process that has ended already is as good as one that ends now.
-pub(crate) fn signal(pid: u32, signal: libc::c_int) {
-    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+/// Sends a signal. Fails if there is no such process any more.
+pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: kill takes two numbers and touches no memory of ours; a positive pid names one process, not a group.
-    unsafe { libc::kill(pid, signal) };
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-/// Waits for a child to end; `None` when it is still there after `wait`.
-pub(crate) fn wait(child: &mut Child, wait: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + wait;
-    loop {
-        match child.try_wait()? {
-            None if Instant::now() < deadline => std::thread::park_timeout(LOOK),
-            ended => return Ok(ended),
-        }
-    }
+/// Sends a signal that ends a process. One that has ended already is as good.
+pub(crate) fn end(pid: u32, by: libc::c_int) {
+    _ = signal(pid, by);
 }
 
 /// Ends the development broker of a data folder, if one runs: a killed host leaves it behind.
 pub(crate) fn end_dev_broker(data: &Path) {
     let Some(pid) = dev_broker(data) else { return };
-    signal(pid, libc::SIGTERM);
+    end(pid, libc::SIGTERM);
     let deadline = Instant::now() + Duration::from_secs(5);
     while is_dev_broker(pid) && Instant::now() < deadline {
         std::thread::park_timeout(LOOK);
     }
     if is_dev_broker(pid) {
-        signal(pid, libc::SIGKILL);
+        end(pid, libc::SIGKILL);
     }
 }
 

@@ -1,8 +1,8 @@
-//! The reader of the topic `notifications`: counts the different messages in it.
+//! The reader of a topic that a host publishes to: counts the different messages in it.
 //!
 //! A message is told by the id in its header: a crash may repeat one on a broker without transactions.
 
-use crate::start::{self, NOTIFICATIONS};
+use crate::topic;
 use anyhow::{Context, Result, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -19,19 +19,20 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long reading up to the end may take once everything is published.
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// Reads the notifications of a run.
-pub struct Notifications {
+/// Reads the messages of a topic.
+pub struct Messages {
     kafka: BaseConsumer,
+    topic: String,
     /// The next offset of each partition.
     next: BTreeMap<i32, i64>,
     seen: HashSet<Vec<u8>>,
 }
 
-impl Notifications {
-    /// A reader that starts where the topic ended before the run.
-    pub fn new(brokers: &str, before: &BTreeMap<i32, i64>) -> Result<Self> {
+impl Messages {
+    /// A reader that starts at an offset of each partition; at the beginning of those that are not named.
+    pub fn from(brokers: &str, topic: &str, offsets: &BTreeMap<i32, i64>) -> Result<Self> {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("client.id", "grocery-demo").set("group.id", "grocery-demo");
+        config.set("bootstrap.servers", brokers).set("client.id", "wasmill-driver").set("group.id", "wasmill-driver");
         config
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
@@ -39,10 +40,10 @@ impl Notifications {
             .set("fetch.wait.max.ms", "20")
             .set("auto.offset.reset", "earliest");
         let kafka = config.create().context("create the Kafka consumer")?;
-        let partitions = start::partitions_made(brokers, NOTIFICATIONS)?;
+        let partitions = topic::partitions_created(brokers, topic)?;
         let next =
-            partitions.into_iter().map(|(number, (low, _))| (number, *before.get(&number).unwrap_or(&low))).collect();
-        Ok(Self { kafka, next, seen: HashSet::new() })
+            partitions.into_iter().map(|(number, (low, _))| (number, *offsets.get(&number).unwrap_or(&low))).collect();
+        Ok(Self { kafka, topic: topic.to_owned(), next, seen: HashSet::new() })
     }
 
     /// Reads until `finish`, then up to the end of the topic. `count` is how many different messages there were.
@@ -63,7 +64,7 @@ impl Notifications {
         while ended.len() < self.next.len() {
             ended.extend(self.look()?);
             if Instant::now() > deadline {
-                bail!("the end of the topic {NOTIFICATIONS} was not reached within {} s", END_WAIT.as_secs());
+                bail!("the end of the topic {} was not reached within {} s", self.topic, END_WAIT.as_secs());
             }
         }
         Ok(self.seen.len() as u64)
@@ -72,9 +73,9 @@ impl Notifications {
     fn assign(&self) -> Result<()> {
         let mut partitions = TopicPartitionList::new();
         for (number, next) in &self.next {
-            partitions.add_partition_offset(NOTIFICATIONS, *number, Offset::Offset(*next))?;
+            partitions.add_partition_offset(&self.topic, *number, Offset::Offset(*next))?;
         }
-        self.kafka.assign(&partitions).context("read the topic notifications")
+        self.kafka.assign(&partitions).with_context(|| format!("read the topic {}", self.topic))
     }
 
     /// Takes one message, or the number of a partition whose end is reached.
@@ -85,7 +86,8 @@ impl Notifications {
                 self.next.insert(message.partition(), message.offset() + 1);
                 let id = id(&message).with_context(|| {
                     format!(
-                        "topic {NOTIFICATIONS} partition {} offset {}: no header {ID}",
+                        "topic {} partition {} offset {}: no header {ID}",
+                        self.topic,
                         message.partition(),
                         message.offset()
                     )

@@ -1,16 +1,17 @@
 //! The host as a child process: started, found, killed, started again, stopped.
 //!
-//! A [`Host`] outlives its processes. Who talks to it asks for its place each time and, where a call fails, asks
-//! whether it was restarted in between. Whatever happens, nothing that it started stays behind.
+//! A [`Host`] outlives its processes: [`Host::call`] calls again if the process was killed and restarted in between.
+//! Whatever happens, nothing that it started stays behind.
 
-use crate::process;
-use anyhow::{Context, Result, bail};
+use crate::{api, process};
+use anyhow::{Context, Result, anyhow, bail};
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use wait_timeout::ChildExt as _;
 
 /// The host's log in its data folder.
 pub const LOG: &str = "host.log";
@@ -68,7 +69,7 @@ impl Leash {
     /// Ends whatever runs, for good.
     pub fn end(&self) {
         if let Held::Process(pid) = std::mem::replace(&mut *self.lock(), Held::Ended) {
-            process::signal(pid, libc::SIGKILL);
+            process::end(pid, libc::SIGKILL);
         }
         process::end_dev_broker(&self.data);
     }
@@ -133,15 +134,27 @@ impl Host {
         self.lock().place.clone()
     }
 
+    /// Calls the API at a path, which may happen more than once: until a host answers that was not killed in the middle.
+    pub fn call<T>(&self, path: &str, call: impl Fn(&str) -> Result<T, api::Error>) -> Result<T> {
+        loop {
+            // While the host is being restarted this waits.
+            let place = self.place();
+            match call(&format!("{}{path}", place.url)) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.explain(&place, anyhow!(error).context(format!("ask the host for {path}")))?,
+            }
+        }
+    }
+
     /// After a call to `place` failed: fine when the host was restarted since, or was killed by somebody and is
     /// restarted now; an error with the end of its log when it ended by itself.
-    pub fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
+    fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
         let mut serving = self.lock();
         if serving.place != *place {
             return Ok(());
         }
         // A process that is being killed loses its connections before it has ended.
-        match process::wait(&mut serving.child, END_WAIT)? {
+        match serving.child.wait_timeout(END_WAIT)? {
             None => Err(error),
             Some(status) if status.signal() == Some(libc::SIGKILL) => {
                 self.program.leash.release();
@@ -167,8 +180,8 @@ impl Host {
     /// Lets the host finish its work and end.
     pub fn stop(&self) -> Result<()> {
         let mut serving = self.lock();
-        process::signal(serving.child.id(), libc::SIGTERM);
-        let status = process::wait(&mut serving.child, STOP_WAIT)?;
+        process::end(serving.child.id(), libc::SIGTERM);
+        let status = serving.child.wait_timeout(STOP_WAIT)?;
         let log = || log_end(&self.program.data);
         match status {
             Some(status) if status.success() => self.program.leash.release(),
@@ -180,7 +193,7 @@ impl Host {
 
     /// Waits until the host has ended by itself.
     pub fn ended(&self) -> Result<ExitStatus> {
-        let status = process::wait(&mut self.lock().child, STOP_WAIT)?;
+        let status = self.lock().child.wait_timeout(STOP_WAIT)?;
         let status = status.with_context(|| format!("the host does not end\n{}", log_end(&self.program.data)))?;
         self.program.leash.release();
         Ok(status)
@@ -194,6 +207,14 @@ impl Host {
     /// The data folder.
     pub fn data(&self) -> &Path {
         &self.program.data
+    }
+
+    /// The address of its development broker, if it has one.
+    pub fn dev_broker(&self) -> Result<String> {
+        let file = self.data().join("dev-broker.json");
+        let failed = || format!("read {}, which names the development broker", file.display());
+        let lease: serde_json::Value = serde_json::from_slice(&fs::read(&file).with_context(failed)?)?;
+        lease["brokers"].as_str().map(str::to_owned).with_context(failed)
     }
 
     /// Kilobytes of memory that the running process used at most, where the system tells.

@@ -1,0 +1,47 @@
+//! The partitions and offsets of a Kafka topic, as the cluster tells them.
+
+use anyhow::{Context as _, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long Kafka may take for an answer.
+const KAFKA_WAIT: Duration = Duration::from_secs(15);
+/// How often a cluster is asked about a new topic.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The first and the next offset of each partition, by its number.
+pub type Partitions = BTreeMap<i32, (i64, i64)>;
+
+/// The partitions of a topic; none if there is no such topic.
+pub fn partitions(brokers: &str, topic: &str) -> Result<Partitions> {
+    let failed = || format!("ask the Kafka cluster {brokers} about the topic {topic}");
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().with_context(failed)?;
+    // Asked about all topics, a broker creates none.
+    let metadata = client.fetch_metadata(None, KAFKA_WAIT).with_context(failed)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let numbers = found.into_iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
+    numbers
+        .map(|number| Ok((number, client.fetch_watermarks(topic, number, KAFKA_WAIT).with_context(failed)?)))
+        .collect()
+}
+
+/// The partitions of a topic that a host has created. A cluster may take a moment until it tells of a new topic, and
+/// until its partitions have leaders.
+pub fn partitions_created(brokers: &str, topic: &str) -> Result<Partitions> {
+    let deadline = Instant::now() + KAFKA_WAIT;
+    loop {
+        match partitions(brokers, topic) {
+            Ok(found) if !found.is_empty() => return Ok(found),
+            Ok(_) if Instant::now() > deadline => bail!("there is no topic {topic} at {brokers}"),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Ok(_) | Err(_) => std::thread::park_timeout(LOOK),
+        }
+    }
+}
+
+/// How many offsets the partitions have given out so far.
+pub fn offsets(partitions: &Partitions) -> u64 {
+    partitions.values().map(|(_, high)| u64::try_from(*high).unwrap_or(0)).sum()
+}
