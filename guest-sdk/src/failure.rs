@@ -13,7 +13,7 @@ const SQL_RETRY: Duration = Duration::from_millis(100);
 pub enum Failure {
     /// A business rule said no. Nothing is retried.
     Rejected(String),
-    /// This input will never decode. It is parked where people can see it.
+    /// This input will never decode. It is dead-lettered where people can see it.
     Malformed(String),
     /// Something passing: the host tries again.
     Retry {

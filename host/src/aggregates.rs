@@ -74,10 +74,10 @@ impl Unanswered for Outcome {
     }
 }
 
-/// The acknowledgement of a command that is put aside, for the store that keeps it: malformed once it is kept.
-pub fn when_parked(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
-    Ack::new(move |parked| {
-        ack.give(match parked {
+/// The acknowledgement of a command that is dead-lettered, for the store that keeps it: malformed once it is kept.
+pub fn when_dead_lettered(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
+    Ack::new(move |dead_letters| {
+        ack.give(match dead_letters {
             Ok(()) => Outcome::Malformed { reason },
             Err(error) => Outcome::Failed { reason: error.to_string() },
         });
@@ -98,7 +98,7 @@ pub struct Options {
     pub queue_bytes_max: usize,
     /// Commands a shard works on at once: decided, and waiting for their commit or for their aggregate.
     pub in_flight_max: usize,
-    /// Times a command from a ledger is tried before it is put aside.
+    /// Times a command from a ledger is tried before it is dead-lettered.
     pub attempts_max: u32,
     /// Events of a stream after which a snapshot of its aggregate is kept; 0 is never.
     pub snapshot_every: u64,

@@ -73,7 +73,7 @@ enum Command {
     /// List projections, or have one pass over an event that it has stopped at.
     #[command(subcommand)]
     Projections(projections::Command),
-    /// See what was put aside, try it again or discard it.
+    /// See what was dead-lettered, try it again or discard it.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// List, pause or resume subscriptions.

@@ -24,7 +24,7 @@ use crate::model::{Command, Outcome, Position, SubscriptionName};
 use crate::plugin::{FileWatch, Plugin};
 use crate::projection::{self, SkipError, Takeover};
 use crate::status::{
-    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, ParkedItem, ParkedStatus, PluginStatus,
+    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, DeadLetterItem, DeadLetterStatus, PluginStatus,
     Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore, Letters};
@@ -248,7 +248,7 @@ impl Host {
     fn own_words(&self) -> Status {
         let parts = &self.parts;
         // It reads the store: a moment, but not one for a thread that others wait for.
-        let (commands, parked) = tokio::task::block_in_place(|| self.counts());
+        let (commands, dead_letters) = tokio::task::block_in_place(|| self.counts());
         // A statement of its own: in the expression below its lock would be held while parts look at the head again,
         // and a writer that came in between would wait for this thread, and this thread for the writer.
         let position = parts.store.head().borrow().0;
@@ -273,7 +273,7 @@ impl Host {
             projections: parts.projections.iter().map(|projection| projection.status()).collect(),
             sinks: parts.sinks.iter().map(|sink| sink.status()).collect(),
             api: self.traffic.status(),
-            parked,
+            dead_letters,
         }
     }
 
@@ -319,7 +319,7 @@ impl Host {
     pub async fn drained(&self, timeout: Duration) -> Drained {
         let mut drained = drain::drained(&self.parts, timeout).await;
         let (status, _) = self.judged(self.stalled_after());
-        drained.dead_letters = status.parked.total;
+        drained.dead_letters = status.dead_letters.total;
         drained.waiting_for = drained.waiting_for.map(|part| drain::explained(part, &status));
         drained.paused = pauses::paused(&self.subscriptions().await);
         drained
@@ -399,15 +399,15 @@ impl Host {
         }
     }
 
-    fn counts(&self) -> (Vec<CommandStatus>, ParkedStatus) {
+    fn counts(&self) -> (Vec<CommandStatus>, DeadLetterStatus) {
         let mut reader = self.reader.held();
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
         let (newest, total) =
             reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
-        let newest = newest.into_iter().map(ParkedItem::from).collect();
+        let newest = newest.into_iter().map(DeadLetterItem::from).collect();
         let (limits, measures) = (&self.manifest.store, self.parts.store.measures());
-        let parked = ParkedStatus {
+        let dead_letters = DeadLetterStatus {
             total,
             total_max: limits.dead_letters_max,
             bytes: measures.letter_bytes,
@@ -415,7 +415,7 @@ impl Host {
             dropped: measures.letters_dropped,
             newest,
         };
-        (commands, parked)
+        (commands, dead_letters)
     }
 }
 

@@ -92,11 +92,11 @@ mod tests {
         let lines = lines.with_target(false).fmt_fields(debug_fn(field).delimited(" "));
         let hostile = "a\u{1b}[2J\nERROR forged\u{202e}";
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
-            tracing::warn!(place = %hostile, key = hostile, "parked: {hostile}");
+            tracing::warn!(place = %hostile, key = hostile, "dead-lettered: {hostile}");
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let shown = "a\\u{1b}[2J\\nERROR forged\\u{202e}";
-        assert_eq!(text, format!(" WARN parked: {shown} place={shown} key=\"{shown}\"\n"));
+        assert_eq!(text, format!(" WARN dead-lettered: {shown} place={shown} key=\"{shown}\"\n"));
     }
 
     /// Set in the process that writes a line.

@@ -266,7 +266,7 @@ pub struct Plugin {
     pub queue_mib: usize,
     /// For aggregates: how many commands a shard works on at once.
     pub in_flight_max: usize,
-    /// For aggregates: how often a command from Kafka or a subscriber is tried before it is parked.
+    /// For aggregates: how often a command from Kafka or a subscriber is tried before it is dead_letters.
     pub attempts_max: u32,
     /// For aggregates: the events of a stream after which a snapshot is kept; 0 is never.
     pub snapshot_every: u64,
@@ -343,7 +343,7 @@ pub struct Subscription {
     pub was: Option<String>,
     /// How many events a call gets.
     pub batch_max: usize,
-    /// How often a failing event is tried before it is parked.
+    /// How often a failing event is tried before it is dead_letters.
     pub attempts_max: u32,
     /// The first pause between two tries; it doubles from try to try.
     pub backoff_ms: u64,

@@ -361,10 +361,10 @@ pub struct Message {
     pub source: Arc<str>,
 }
 
-/// Something that could not be handled and was put aside where people see it.
+/// Something that could not be handled and was dead-lettered where people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// Who put it aside: a source's or a subscription's name.
+    /// Who dead-letter it: a source's or a subscription's name.
     pub consumer: String,
     /// Where it is: `topic baskets partition 0 offset 17`, or `event 42 of order/1 version 3`.
     pub place: String,
@@ -376,7 +376,7 @@ pub struct DeadLetter {
     /// 1970-01-01T00:00:00Z. `None` if nobody knows, as of records that retention removed.
     pub time_ms: Option<u64>,
     /// What could not be handled, and what it takes to try again.
-    pub content: Parked,
+    pub content: DeadLetterContent,
 }
 
 /// A dead letter in the store.
@@ -394,17 +394,17 @@ impl DeadLetter {
     /// The bytes that could not be handled; none where they are kept elsewhere or gone.
     pub fn payload(&self) -> Option<&[u8]> {
         match &self.content {
-            Parked::Gone | Parked::Event(_) => None,
-            Parked::Record(record) => record.payload.as_deref(),
-            Parked::Command(command) => Some(&command.payload),
-            Parked::Message(_, message) => message.payload.as_deref(),
+            DeadLetterContent::Gone | DeadLetterContent::Event(_) => None,
+            DeadLetterContent::Record(record) => record.payload.as_deref(),
+            DeadLetterContent::Command(command) => Some(&command.payload),
+            DeadLetterContent::Message(_, message) => message.payload.as_deref(),
         }
     }
 }
 
 /// What a dead letter holds, so that it can be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Parked {
+pub enum DeadLetterContent {
     /// Nothing that could be tried again, such as records that retention removed.
     Gone,
     /// A record of a source.

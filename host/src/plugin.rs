@@ -131,7 +131,7 @@ impl Default for Limits {
 pub enum Refusal {
     /// A business rule: tell the sender, do not try again.
     Rejected(String),
-    /// It will never decode: park it.
+    /// It will never decode: dead-letter it.
     Malformed(String),
     /// Something passing: try again after a while.
     Retry {

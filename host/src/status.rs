@@ -32,8 +32,8 @@ pub struct Status {
     /// What came in over the API since the host started.
     #[serde(default)]
     pub api: ApiStatus,
-    /// What was put aside.
-    pub parked: ParkedStatus,
+    /// What was dead-lettered.
+    pub dead_letters: DeadLetterStatus,
 }
 
 /// What came in over the API since the host started.
@@ -326,9 +326,9 @@ pub struct SinkStatus {
     pub pending: u64,
 }
 
-/// What was put aside.
+/// What was dead-lettered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedStatus {
+pub struct DeadLetterStatus {
     /// How many in all.
     pub total: u64,
     /// How many there may be: `store.dead_letters_max`.
@@ -344,16 +344,16 @@ pub struct ParkedStatus {
     #[serde(default)]
     pub dropped: u64,
     /// The newest of them, newest first.
-    pub newest: Vec<ParkedItem>,
+    pub newest: Vec<DeadLetterItem>,
 }
 
-/// One thing that was put aside.
+/// One thing that was dead-lettered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedItem {
+pub struct DeadLetterItem {
     /// What `wasmill dead-letters` calls it.
     #[serde(default)]
     pub number: u64,
-    /// Who put it aside: a source's or a subscription's name.
+    /// Who dead-letter it: a source's or a subscription's name.
     pub consumer: String,
     /// Where it is, such as `topic baskets partition 0 offset 17`.
     pub place: String,
@@ -375,7 +375,7 @@ pub struct DeadLetters {
     /// How many there are of those asked for.
     pub total: u64,
     /// Newest first.
-    pub letters: Vec<ParkedItem>,
+    pub letters: Vec<DeadLetterItem>,
 }
 
 /// The answer of `POST /v1/dead-letters/NUMBER/replay`: the letter is gone.
@@ -413,7 +413,7 @@ pub struct Drained {
     pub drained: bool,
     /// Of the newest event.
     pub position: u64,
-    /// What was put aside and waits for a person.
+    /// What was dead-lettered and waits for a person.
     #[serde(default)]
     pub dead_letters: u64,
     /// What is not done yet, in words.
@@ -504,7 +504,7 @@ impl PartitionStatus {
     }
 }
 
-impl From<crate::model::KeptLetter> for ParkedItem {
+impl From<crate::model::KeptLetter> for DeadLetterItem {
     fn from(kept: crate::model::KeptLetter) -> Self {
         let crate::model::KeptLetter { number, dead_lettered_ms, letter } = kept;
         let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;

@@ -22,7 +22,7 @@ use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
 use crate::follow::{Progress, Running, Stop};
 use crate::manifest::Start;
-use crate::model::{Parked, Position};
+use crate::model::{DeadLetterContent, Position};
 use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
 use crate::store::{self, EventStore};
@@ -42,7 +42,7 @@ pub struct Options {
     pub start: Start,
     /// Events in one call at most.
     pub batch_max: usize,
-    /// Times an event is tried before it is put aside.
+    /// Times an event is tried before it is dead-lettered.
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff: Duration,
@@ -137,8 +137,8 @@ impl Subscription {
         self.pausing.set(paused)
     }
 
-    /// Tries an event again that was put aside; with its effects the dead letter goes. Blocks.
-    pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
+    /// Tries an event again that was dead-lettered; with its effects the dead letter goes. Blocks.
+    pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         let Self { slot, store, outbox, bounds, .. } = self;
         Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
             .replay(number, content)

@@ -65,7 +65,7 @@ impl Expected {
             "households": self.households.len(),
             "loyal_households": loyal,
             "notifications": self.placed + loyal as u64,
-            "parked": 0,
+            "dead_letters": 0,
             "top_stores": best(&self.stores, 5),
         })
     }

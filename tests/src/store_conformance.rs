@@ -11,7 +11,7 @@
 //! - [`archives`]: streams that take no more events
 //! - [`repetitions`]: command ids that their sender chose
 //! - [`ledgers`]: commands that a numbered sequence makes unique
-//! - [`letters`]: what was put aside, tried again or discarded
+//! - [`letters`]: what was dead-lettered, tried again or discarded
 //! - [`readers`]: what is read while others write
 //! - [`steps`]: checkpoints and the effects that move with them
 //! - [`facts`]: the identity of a store, and what it remembers of the world outside

@@ -2,7 +2,7 @@
 //!
 //! A source numbers items; what comes of an item follows from its number alone. A subscription copies each event that
 //! comes of them: with a command, and with a message that a sink publishes. Senders chose the ids of further commands.
-//! Somebody tries what was put aside again, or discards it, and archives streams.
+//! Somebody tries what was dead-lettered again, or discards it, and archives streams.
 //! So the marks of the store (ledgers, checkpoint, sink's position) tell exactly which effects must be there.
 
 use crate::store_conformance::requests::*;
@@ -29,12 +29,12 @@ enum Fate {
     Events(usize),
     Rejected,
     Malformed,
-    Parked,
+    DeadLetterContent,
 }
 
 fn fate(number: u64) -> Fate {
     match (number % 17, number % 10) {
-        (5, _) => Fate::Parked,
+        (5, _) => Fate::DeadLetterContent,
         (_, 3) => Fate::Malformed,
         (_, 7) => Fate::Rejected,
         _ => Fate::Events(1 + number as usize % 3),
@@ -77,10 +77,10 @@ fn handle(store: &dyn EventStore, number: u64) {
         Fate::Events(count) => happened(count),
         Fate::Rejected => Decision::Rejected("no".to_owned()),
         Fate::Malformed => Decision::Malformed("what?".to_owned()),
-        Fate::Parked => {
+        Fate::DeadLetterContent => {
             let command = item(number);
             let letter = letter(&command.origin.as_ref().expect("items have origins").place());
-            return store.park(letter, command.origin, acknowledge(format!("item-{number}")));
+            return store.dead_letter(letter, command.origin, acknowledge(format!("item-{number}")));
         }
     };
     let append = Append { command: item(number).into(), expected: ExpectedVersion::Any, decision };
@@ -108,7 +108,7 @@ fn closed(id: &str) -> StreamId {
     StreamId::new("closed", id)
 }
 
-/// Tries commands that were put aside again: some fail again first, then there is an event. Discards the rest.
+/// Tries commands that were dead-lettered again: some fail again first, then there is an event. Discards the rest.
 fn tend(store: &dyn EventStore) {
     let (mut reader, mut after) = (reader(store), 0);
     let (mut head, runtime) = (store.letters_head(), Builder::new_current_thread().build().expect("a runtime"));
@@ -117,7 +117,7 @@ fn tend(store: &dyn EventStore) {
         for KeptLetter { number, letter, .. } in reader.dead_letters_after(after, usize::MAX).expect("letters are read")
         {
             after = number;
-            let Parked::Command(command) = letter.content else {
+            let DeadLetterContent::Command(command) = letter.content else {
                 ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");
                 ask(|done| store.set_fact("discarded", Some(number.to_string()), done))
                     .answer()
@@ -129,7 +129,7 @@ fn tend(store: &dyn EventStore) {
             let id = again.id.clone();
             if number % 2 == 0 {
                 let malformed = Decision::Malformed("still".to_owned());
-                append(store, again.clone(), ExpectedVersion::Any, malformed).expect("it is put aside again");
+                append(store, again.clone(), ExpectedVersion::Any, malformed).expect("it is dead-lettered again");
             }
             append(store, again, ExpectedVersion::Any, happened(1)).expect("nobody else tries it");
             println(&format!("replayed {id}"));
@@ -211,7 +211,7 @@ struct Left {
     checkpoint: Position,
     copies: Ledger,
     published: u64,
-    /// Where what is put aside was.
+    /// Where what is dead-lettered was.
     places: HashSet<String>,
 }
 
@@ -243,13 +243,13 @@ impl Left {
         assert_eq!(whole, self.events.len(), "the streams together are all events");
     }
 
-    /// An item has its effects if it is settled, and none if it is not. One that was put aside still is, or has the
+    /// An item has its effects if it is settled, and none if it is not. One that was dead-lettered still is, or has the
     /// event of the command that tried it again, or was discarded.
     fn source(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let end = self.source.ahead.last_key_value().map_or(self.source.next, |(_, last)| last + 1) + 2 * WINDOW;
         let total = letters(store, 0).1;
-        assert_eq!(self.places.len() as u64, total, "nothing is put aside twice");
+        assert_eq!(self.places.len() as u64, total, "nothing is dead-lettered twice");
         let (mut ended, mut put_aside) = ([0; 3], 0);
         for number in 0..end {
             let (settled, command) = (self.source.has(number), item(number));
@@ -270,7 +270,7 @@ impl Left {
                     ended[2] += 1;
                     events + aside == 1
                 }
-                Fate::Parked => events == 0,
+                Fate::DeadLetterContent => events == 0,
             };
             assert!(holds, "item {number}, settled: {settled}, has {events} events and {aside} letters");
         }

@@ -176,7 +176,7 @@ fn figures(host: &TestHost, expected: &Expected, commands: u64, notified: u64) -
     figures["baskets"] = host.get("/v1/sources/baskets/wait?handled=0&timeout_ms=0").body["handled"].clone();
     figures["rejected"] = json!(accepted("CreateOrder", "rejected"));
     figures["notifications"] = json!(notified);
-    figures["parked"] = status["parked"]["total"].clone();
+    figures["dead_letters"] = status["dead_letters"]["total"].clone();
     figures["top_stores"] = query("store-sales", json!({ "limit": 5 }));
     assert_eq!(figures, expected.figures(), "what came of the baskets");
     assert_eq!(accepted("AddItems", "accepted"), commands, "commands to carts");

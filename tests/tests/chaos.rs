@@ -249,8 +249,8 @@ fn check(kafka: &Kafka, host: &TestHost, expected: &Value) {
         assert_eq!(totals[figure], expected[figure], "{figure}: {totals:#}");
     }
 
-    let letters = status["parked"]["newest"].as_array().expect("dead letters");
-    assert_eq!(status["parked"]["total"], PARTITIONS, "{letters:#?}");
+    let letters = status["dead_letters"]["newest"].as_array().expect("dead letters");
+    assert_eq!(status["dead_letters"]["total"], PARTITIONS, "{letters:#?}");
     for letter in letters {
         assert!(letter["reason"].as_str().is_some_and(|reason| reason.contains("has no key")), "{letter}");
     }

@@ -56,7 +56,7 @@ pub(crate) struct Status {
     pub(crate) subscriptions: Vec<Part>,
     pub(crate) projections: Vec<Part>,
     pub(crate) sinks: Vec<Sink>,
-    pub(crate) parked: Parked,
+    pub(crate) dead_letters: DeadLetterContent,
 }
 
 /// The event store.
@@ -92,16 +92,16 @@ pub(crate) struct Sink {
     pub(crate) pending: u64,
 }
 
-/// What was put aside.
+/// What was dead-lettered.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Parked {
+pub(crate) struct DeadLetterContent {
     pub(crate) total: u64,
-    pub(crate) newest: Vec<ParkedItem>,
+    pub(crate) newest: Vec<DeadLetterItem>,
 }
 
-/// One thing that was put aside.
+/// One thing that was dead-lettered.
 #[derive(Debug, Deserialize)]
-pub(crate) struct ParkedItem {
+pub(crate) struct DeadLetterItem {
     pub(crate) place: String,
     pub(crate) reason: String,
 }

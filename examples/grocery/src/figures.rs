@@ -33,8 +33,8 @@ pub(crate) struct Figures {
     pub(crate) loyal_households: u64,
     /// Different messages in the topic `notifications`.
     pub(crate) notifications: u64,
-    /// Records and events put aside.
-    pub(crate) parked: u64,
+    /// Records and events dead-lettered.
+    pub(crate) dead_letters: u64,
     /// The stores with the highest sales, in cents.
     pub(crate) top_stores: Vec<(String, i64)>,
 }
@@ -80,7 +80,7 @@ impl Figures {
             households: totals.households,
             loyal_households: totals.loyal_households,
             notifications,
-            parked: status.parked.total,
+            dead_letters: status.dead_letters.total,
             top_stores: top_stores.context("read the sales of the stores back")?,
         })
     }
@@ -97,11 +97,11 @@ impl Figures {
         for sink in status.sinks.iter().filter(|sink| sink.pending > 0) {
             left.push(format!("{} messages wait in the sink {}", sink.pending, sink.name));
         }
-        if self.parked > 0 {
-            let newest = status.parked.newest.first();
+        if self.dead_letters > 0 {
+            let newest = status.dead_letters.newest.first();
             let newest =
                 newest.map_or(String::new(), |item| format!("; the newest is {}: {}", item.place, item.reason));
-            left.push(format!("{} parked{newest}", self.parked));
+            left.push(format!("{} dead-lettered{newest}", self.dead_letters));
         }
         left
     }
@@ -125,12 +125,12 @@ mod tests {
             households: 9,
             loyal_households: 10,
             notifications: 11,
-            parked: 12,
+            dead_letters: 12,
             top_stores: vec![("367".into(), 1_815_929)],
         };
         let line = concat!(
             r#"{"baskets":1,"placed":2,"rejected":3,"confirmed":4,"units":5,"sales_cents":6,"discount_cents":7,"stores":8,"#,
-            r#""households":9,"loyal_households":10,"notifications":11,"parked":12,"top_stores":[["367",1815929]]}"#
+            r#""households":9,"loyal_households":10,"notifications":11,"dead_letters":12,"top_stores":[["367",1815929]]}"#
         );
         assert_eq!(serde_json::to_string(&figures).unwrap(), line);
     }

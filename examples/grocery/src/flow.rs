@@ -65,7 +65,7 @@ pub(crate) fn work(status: &Status) -> u64 {
     let checkpoints: u64 = parts.map(|part| part.checkpoint).sum();
     let tallies: u64 = status.commands.iter().map(|tally| tally.accepted + tally.rejected + tally.malformed).sum();
     let published: u64 = status.sinks.iter().map(|sink| sink.published).sum();
-    status.store.position + checkpoints + tallies + published + status.parked.total
+    status.store.position + checkpoints + tallies + published + status.dead_letters.total
 }
 
 /// What the host says is in the way, a line each.

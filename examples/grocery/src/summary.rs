@@ -15,9 +15,9 @@ pub(crate) fn print(outcome: &Outcome) {
     row("events in the store", &grouped(outcome.events), "");
     row("notifications", &grouped(figures.notifications), "topic notifications");
     row(
-        "parked",
-        &grouped(figures.parked),
-        if figures.parked == 0 { "nothing was put aside" } else { "see wasmill status" },
+        "dead letters",
+        &grouped(figures.dead_letters),
+        if figures.dead_letters == 0 { "nothing was dead-lettered" } else { "see wasmill status" },
     );
 
     println!("\n{}", heading.apply_to("What was sold"));

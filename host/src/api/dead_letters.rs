@@ -1,10 +1,10 @@
-//! `/v1/dead-letters`: what was put aside, one by one, and trying it again or discarding it.
+//! `/v1/dead-letters`: what was dead-lettered, one by one, and trying it again or discarding it.
 
 use super::Server;
 use super::answer::Refusal;
 use crate::host::Unreplayed;
-use crate::model::{Header, KeptLetter, Parked};
-use crate::status::{DeadLetters, ParkedItem, Replayed};
+use crate::model::{Header, KeptLetter, DeadLetterContent};
+use crate::status::{DeadLetters, DeadLetterItem, Replayed};
 use crate::store::{Discard, Letters};
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -44,7 +44,7 @@ pub(super) async fn list(
         reader.dead_letters(&wanted)
     });
     let (letters, total) = found.await?;
-    Ok(Json(DeadLetters { total, letters: letters.into_iter().map(ParkedItem::from).collect() }))
+    Ok(Json(DeadLetters { total, letters: letters.into_iter().map(DeadLetterItem::from).collect() }))
 }
 
 pub(super) async fn show(
@@ -131,17 +131,17 @@ fn line(value: &Value) -> Bytes {
 /// The letter and what it holds.
 fn whole(kept: KeptLetter) -> Value {
     let (kind, content) = content(&kept.letter.content);
-    let mut whole = json!(ParkedItem::from(kept));
+    let mut whole = json!(DeadLetterItem::from(kept));
     whole["kind"] = kind.into();
     whole["content"] = content;
     whole
 }
 
-fn content(content: &Parked) -> (&'static str, Value) {
+fn content(content: &DeadLetterContent) -> (&'static str, Value) {
     match content {
-        Parked::Gone => ("gone", Value::Null),
-        Parked::Event(position) => ("event", json!({ "position": position })),
-        Parked::Record(record) => {
+        DeadLetterContent::Gone => ("gone", Value::Null),
+        DeadLetterContent::Event(position) => ("event", json!({ "position": position })),
+        DeadLetterContent::Record(record) => {
             let shown = json!({
                 "topic": record.topic, "partition": record.partition, "offset": record.offset,
                 "time_ms": record.time_ms, "key": record.key.as_deref().map(bytes_shown),
@@ -149,7 +149,7 @@ fn content(content: &Parked) -> (&'static str, Value) {
             });
             ("record", shown)
         }
-        Parked::Command(command) => {
+        DeadLetterContent::Command(command) => {
             let shown = json!({
                 "type": command.stream.aggregate_type, "aggregate_id": command.stream.aggregate_id,
                 "name": command.name, "id": command.id, "time_ms": command.time_ms,
@@ -158,7 +158,7 @@ fn content(content: &Parked) -> (&'static str, Value) {
             });
             ("command", shown)
         }
-        Parked::Message(sink, message) => {
+        DeadLetterContent::Message(sink, message) => {
             let shown = json!({
                 "sink": sink, "topic": message.topic, "partition": message.partition, "id": message.id,
                 "time_ms": message.time_ms, "key": message.key.as_deref().map(bytes_shown),
@@ -205,7 +205,7 @@ mod tests {
             key: None,
             reason: "the key is not UTF-8".into(),
             time_ms: Some(5),
-            content: Parked::Record(record),
+            content: DeadLetterContent::Record(record),
         };
         assert_eq!(
             whole(KeptLetter { number: 7, dead_lettered_ms: 6, letter }),

@@ -1,10 +1,10 @@
-//! `wasmill dead-letters`: what was put aside, and what becomes of it.
+//! `wasmill dead-letters`: what was dead-lettered, and what becomes of it.
 
 use super::client::{Client, Reply, Target};
 use super::failure::Failure;
 use super::table::{Align, Table, number, time, time_if_known};
 use super::{output, render};
-use crate::status::{DeadLetters, ParkedItem, Replayed};
+use crate::status::{DeadLetters, DeadLetterItem, Replayed};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, IsTerminal};
 
@@ -13,12 +13,12 @@ const PAGE: usize = 1_000;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List what was put aside, newest first.
+    /// List what was dead-lettered, newest first.
     List {
-        /// Only what this source or subscription put aside.
+        /// Only what this source or subscription dead-lettered.
         #[arg(long, value_name = "NAME")]
         consumer: Option<String>,
-        /// Only what was put aside before the letter of this number.
+        /// Only what was dead-lettered before the letter of this number.
         #[arg(long, value_name = "N")]
         before: Option<u64>,
         /// At most so many.
@@ -90,7 +90,7 @@ fn list(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usi
         return letters.iter().try_for_each(|letter| output::line(&serde_json::json!(letter).to_string()));
     }
     if letters.is_empty() {
-        return output::line("nothing is parked");
+        return output::line("no dead letters");
     }
     output::text(&table(&letters).to_string())?;
     match total - letters.len().min(total as usize) as u64 {
@@ -110,7 +110,7 @@ fn page(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usi
     client.get(&path)?.successful()?.decoded()
 }
 
-fn table(letters: &[ParkedItem]) -> Table {
+fn table(letters: &[DeadLetterItem]) -> Table {
     let mut table = Table::new([
         ("NUMBER", Align::Right),
         ("DEAD-LETTERED", Align::Left),
@@ -119,7 +119,7 @@ fn table(letters: &[ParkedItem]) -> Table {
         ("PLACE", Align::Left),
         ("KEY", Align::Left),
     ]);
-    for ParkedItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms } in letters {
+    for DeadLetterItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms } in letters {
         let key = key.as_ref().map_or(String::new(), |key| format!("{key:?}"));
         let of = time_if_known(*time_ms);
         table.row([number.to_string(), time(*dead_lettered_ms), of, consumer.clone(), place.clone(), key]);

@@ -19,7 +19,7 @@ pub(super) fn status(status: &Status) -> String {
     part(!status.subscriptions.is_empty(), subscriptions(&status.subscriptions));
     part(!status.projections.is_empty(), projections(&status.projections));
     part(!status.sinks.is_empty(), sinks(&status.sinks));
-    parts.push(parked(&status.parked));
+    parts.push(dead_letters(&status.dead_letters));
     parts.join("\n")
 }
 
@@ -220,13 +220,13 @@ pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     text
 }
 
-fn parked(parked: &ParkedStatus) -> String {
-    let mut text = match (parked.total, parked.newest.len()) {
-        (0, _) => "nothing is parked\n".to_owned(),
-        (total, shown) if shown as u64 == total => format!("{} parked, newest first\n", number(total)),
-        (total, shown) => format!("{} parked, the newest {shown} first\n", number(total)),
+fn dead_letters(dead_letters: &DeadLetterStatus) -> String {
+    let mut text = match (dead_letters.total, dead_letters.newest.len()) {
+        (0, _) => "no dead letters\n".to_owned(),
+        (total, shown) if shown as u64 == total => format!("dead letters: {}, newest first\n", number(total)),
+        (total, shown) => format!("dead letters: {}, the newest {shown} first\n", number(total)),
     };
-    let ParkedStatus { total, total_max, bytes, bytes_max, dropped, newest: _ } = parked;
+    let DeadLetterStatus { total, total_max, bytes, bytes_max, dropped, newest: _ } = dead_letters;
     // A host of an older version says nothing of its limits.
     if *total > 0 && *total_max > 0 {
         let [bytes, total_max, mib_max] = [*bytes, *total_max, bytes_max >> 20].map(number);
@@ -235,7 +235,7 @@ fn parked(parked: &ParkedStatus) -> String {
     if *dropped > 0 {
         text += &format!("  {} older ones were dropped to keep to `store.dead_letters_…`\n", number(*dropped));
     }
-    for ParkedItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &parked.newest {
+    for DeadLetterItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &dead_letters.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
         let place = escape_lines(&format!("{consumer}: {place}{key}"));
         text += &format!("  {}  {number}  {place}\n", time(*dead_lettered_ms));

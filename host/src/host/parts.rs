@@ -441,7 +441,7 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
 }
 
 /// What is wrong with a source whose commands nobody would understand. Names that stand in the records are not known
-/// yet: a record with a wrong one is parked.
+/// yet: a record with a wrong one is dead_letters.
 fn command_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
     let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
     let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate) else {

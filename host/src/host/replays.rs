@@ -1,4 +1,4 @@
-//! Trying again what was put aside: each dead letter goes the way it came, and is gone once that is durable.
+//! Trying again what was dead-lettered: each dead letter goes the way it came, and is gone once that is durable.
 //!
 //! A command, and a record that becomes one, goes to its aggregate with the letter as its origin, so that the store
 //! takes the letter away with what came of it. A message goes into the outbox, an event or a record to its subscriber;
@@ -6,7 +6,7 @@
 
 use super::maintenance::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, KeptLetter, Outcome, Parked};
+use crate::model::{Command, DeadLetter, KeptLetter, Outcome, DeadLetterContent};
 use crate::status::Replayed;
 use crate::store::{self, letter_origin};
 use crate::subscriptions::ReplayError;
@@ -36,19 +36,19 @@ impl Host {
         let KeptLetter { letter, .. } =
             letter.ok_or_else(|| store::Error::NotFound(format!("there is no dead letter {number}")))?;
         match &letter.content {
-            Parked::Gone => Err(Unreplayed::Impossible(format!(
+            DeadLetterContent::Gone => Err(Unreplayed::Impossible(format!(
                 "dead letter {number} holds nothing that could be tried again: discard it once you have seen it"
             ))),
-            Parked::Message(..) => {
+            DeadLetterContent::Message(..) => {
                 self.change(move |store, done| store.republish_letter(number, done)).await?;
                 Ok(Replayed { number, outcome: "published".into(), reason: None })
             }
-            Parked::Command(command) => self.send_again(number, command.clone()).await,
-            Parked::Record(_) => match self.command_again(number, &letter).await? {
+            DeadLetterContent::Command(command) => self.send_again(number, command.clone()).await,
+            DeadLetterContent::Record(_) => match self.command_again(number, &letter).await? {
                 Some(command) => self.send_again(number, command).await,
                 None => self.deliver_again(number, letter).await,
             },
-            Parked::Event(_) => self.deliver_again(number, letter).await,
+            DeadLetterContent::Event(_) => self.deliver_again(number, letter).await,
         }
     }
 
@@ -84,7 +84,7 @@ impl Host {
 
     /// The command that a record becomes; `None` where its source has a subscriber.
     async fn command_again(&self, number: u64, letter: &DeadLetter) -> Result<Option<Command>, Unreplayed> {
-        let Parked::Record(record) = &letter.content else { return Ok(None) };
+        let DeadLetterContent::Record(record) = &letter.content else { return Ok(None) };
         let Some(source) = self.parts.sources.iter().find(|source| source.name() == letter.consumer) else {
             return Err(self.no_consumer("source", number, letter));
         };
@@ -102,7 +102,7 @@ impl Host {
             let of_records = || parts.records.iter().find(|records| records.source() == consumer);
             let of_events = || parts.subscriptions.iter().find(|subscription| **subscription.name() == *consumer);
             Ok(match content {
-                Parked::Record(_) => of_records().map(|records| records.replay(number, &content)),
+                DeadLetterContent::Record(_) => of_records().map(|records| records.replay(number, &content)),
                 _ => of_events().map(|subscription| subscription.replay(number, &content)),
             })
         });

@@ -5,7 +5,7 @@ use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::Commands;
-use crate::model::{Command, DeadLetter, Origin, Parked, Record, StreamId, write_record_id};
+use crate::model::{Command, DeadLetter, Origin, DeadLetterContent, Record, StreamId, write_record_id};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// A record that was put aside, as it was read.
+/// A record that was dead-lettered, as it was read.
 impl<'a> From<&'a Record> for Incoming<'a> {
     fn from(record: &'a Record) -> Self {
         Self {
@@ -75,7 +75,7 @@ pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<D
         key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
         time_ms: Some(record.time_ms),
-        content: Parked::Record(record),
+        content: DeadLetterContent::Record(record),
     })
 }
 
@@ -98,7 +98,7 @@ impl Mapping {
         self.naming.is_addressed_by_records()
     }
 
-    /// What a record that was put aside becomes, now that it is tried again.
+    /// What a record that was dead-lettered becomes, now that it is tried again.
     pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Command, Box<DeadLetter>> {
         let mut record = Incoming::from(record);
         // A person has looked at it: the count of its chain starts over.
@@ -223,7 +223,7 @@ mod tests {
         for too_many in ["101", "-1"] {
             let letter = map(&counted(too_many)).unwrap_err();
             assert!(letter.reason.contains("\"baskets:3:17\""), "{}", letter.reason);
-            let Parked::Record(record) = letter.content else { panic!("it holds the record") };
+            let DeadLetterContent::Record(record) = letter.content else { panic!("it holds the record") };
             let commands = Commands {
                 aggregate: Name::Fixed("order".into()),
                 command: Name::Fixed("CreateOrder".into()),
@@ -258,7 +258,7 @@ mod tests {
         incoming.headers.wrong = Some("the name of header 1 is not UTF-8".into());
         let letter = map_incoming(incoming).unwrap_err();
         assert!(letter.reason.contains("header 1"), "{}", letter.reason);
-        let Parked::Record(kept) = &letter.content else { panic!("{letter:?}") };
+        let DeadLetterContent::Record(kept) = &letter.content else { panic!("{letter:?}") };
         assert_eq!(kept, &record);
         assert_eq!(map(kept).unwrap().headers[0].name, "caf\\xe9");
     }

@@ -3,7 +3,7 @@
 //! There are three feeds: the outbox, where subscribers put messages; recorded events that pass a filter; and the dead
 //! letters of a source. A sink has a thread, a producer, a name for its transactions and a position of its own. It reads
 //! a batch after the position, publishes it, waits until it is safely in Kafka, and moves the position. A message that
-//! Kafka refuses for good is parked and the rest goes on; everything else is tried until it works.
+//! Kafka refuses for good is dead-lettered and the rest goes on; everything else is tried until it works.
 //!
 //! What a crash between Kafka and the store does is the publisher's promise: with the `transactional` one Kafka has the
 //! position too, so that nothing is lost or repeated; the idempotent one repeats a batch.
@@ -76,7 +76,7 @@ pub enum Content {
         /// Where it starts without a position.
         start: Start,
     },
-    /// What a source put aside.
+    /// What a source dead-lettered.
     Letters {
         /// The source.
         source: Arc<str>,
@@ -103,7 +103,7 @@ impl Config {
         Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, start }, &settings)
     }
 
-    /// The sink of what a source puts aside, where it has a topic for that. It is as the outbox's is, with a
+    /// The sink of what a source dead-letters, where it has a topic for that. It is as the outbox's is, with a
     /// transactional id of its own.
     pub fn letters(name: &str, source: &manifest::Source, outbox: &manifest::Sink) -> Option<Self> {
         let topic = source.dead_letter_topic.clone()?;

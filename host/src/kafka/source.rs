@@ -5,7 +5,7 @@
 //! which partitions there are, where they begin and end. It opens each partition where the store's ledger says.
 //!
 //! Promises: a record is settled in the transaction of its events, so redelivery adds nothing; a record that can't
-//! be a command is parked and its partition goes on; what retention removed unread is parked as a range and counted.
+//! be a command is dead-lettered and its partition goes on; what retention removed unread is dead-lettered as a range and counted.
 //! Back-pressure is not reading a partition whose records are not settled yet. Broker trouble never ends a source.
 
 mod completions;

@@ -206,7 +206,7 @@ mod tests {
     fn lines_of_a_kind_are_summed_up() {
         let (limit, written) = logged(|| {
             for number in 0..100_000 {
-                tracing::warn!(source = "baskets", "record {number} parked");
+                tracing::warn!(source = "baskets", "record {number} dead-lettered");
             }
             tracing::warn!(source = "other", "its own kind");
             (0..30).for_each(|number| tracing::warn!(source = format!("s-{number}").as_str(), "a kind each"));
@@ -216,7 +216,7 @@ mod tests {
         let summary = Summary {
             level: Level::WARN,
             suppressed: 100_000 - u64::from(LINES_MAX),
-            example: "record 0 parked".into(),
+            example: "record 0 dead-lettered".into(),
         };
         assert_eq!(limit.due(Instant::now() + INTERVAL), [summary]);
         assert_eq!(limit.due(Instant::now() + INTERVAL), [], "it is reported once");

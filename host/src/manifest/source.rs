@@ -23,7 +23,7 @@ pub struct Source {
     pub group: Option<String>,
     /// Properties of librdkafka for this source's client.
     pub properties: super::Properties,
-    /// The topic for what is put aside; the store has it too.
+    /// The topic for what is dead-lettered; the store has it too.
     pub dead_letter_topic: Option<String>,
     /// Headers that are not kept, in any case: they are for the sender's way here, and often secret.
     pub drop_headers: Vec<String>,
@@ -71,7 +71,7 @@ pub struct Deliveries {
     pub subscriber: String,
     /// Records in one call at most.
     pub batch_max: usize,
-    /// Times a record is tried before it is put aside.
+    /// Times a record is tried before it is dead-lettered.
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff_ms: u64,

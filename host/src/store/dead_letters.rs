@@ -1,4 +1,4 @@
-//! Dead letters: what was put aside, and why.
+//! Dead letters: what was dead-lettered, and why.
 
 use super::Error;
 use crate::ack::Ack;
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 /// Keeping dead letters.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Puts something aside and settles it in its ledger, if it has one.
-    fn park(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>);
+    /// Dead-letters something and settles it in its ledger, if it has one.
+    fn dead_letter(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>);
 
     /// Forgets a dead letter; [`Error::NotFound`] if there is none.
     fn discard_letter(&self, number: u64, ack: Ack<Result<(), Error>>);
@@ -61,7 +61,7 @@ pub struct Discard {
 pub struct Letters<'a> {
     /// Of this source or subscription alone.
     pub consumer: Option<&'a str>,
-    /// Only those put aside before the letter of this number.
+    /// Only those dead-lettered before the letter of this number.
     pub before: Option<u64>,
     /// At most so many.
     pub limit: usize,

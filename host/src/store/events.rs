@@ -79,7 +79,7 @@ pub enum Decision {
     Events(Vec<NewEvent>),
     /// A business rule said no.
     Rejected(String),
-    /// It can't be handled. Commands with an origin are put aside in the dead letters.
+    /// It can't be handled. Commands with an origin are dead-lettered in the dead letters.
     Malformed(String),
 }
 

@@ -50,7 +50,7 @@ pub struct Statistics {
     pub outbox_messages: u64,
     /// Remembered outcomes of commands whose sender chose the id.
     pub outcomes: u64,
-    /// What was put aside.
+    /// What was dead-lettered.
     pub dead_letters: u64,
     /// What is known only once every event was read; `None` where that was not asked for.
     pub counted: Option<Counted>,

@@ -80,8 +80,8 @@ pub struct Step {
     pub commands: Vec<Command>,
     /// Messages for the outbox, in order.
     pub messages: Vec<Message>,
-    /// What was put aside.
-    pub parked: Vec<DeadLetter>,
+    /// What was dead-lettered.
+    pub dead_letters: Vec<DeadLetter>,
 }
 
 /// What a step of a subscription has done.

@@ -263,8 +263,8 @@ impl Progress for SqliteStore {
 }
 
 impl DeadLetters for SqliteStore {
-    fn park(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Park(Box::new(letter), origin, ack));
+    fn dead_letter(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::DeadLetter(Box::new(letter), origin, ack));
     }
 
     fn discard_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {

@@ -2,7 +2,7 @@
 //! caused it. What would make a chain of causes longer than it may be becomes a dead letter.
 
 use crate::bounds::Bounds;
-use crate::model::{Command, DeadLetter, Header, Message, Parked, Record, RecordedEvent, StreamId};
+use crate::model::{Command, DeadLetter, Header, Message, DeadLetterContent, Record, RecordedEvent, StreamId};
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
 use crate::trace;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub(super) struct Outgoing {
     pub(super) commands: Vec<Command>,
     pub(super) messages: Vec<Message>,
     /// What ends a chain of causes that is too long.
-    pub(super) parked: Vec<DeadLetter>,
+    pub(super) dead_letters: Vec<DeadLetter>,
 }
 
 /// The effects of a call as commands and messages. `cause` finds the item of an index. The ids are the same however
@@ -107,14 +107,14 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
                 let command = command_from(traits, command);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
                     None => outgoing.commands.push(command),
-                    Some(reason) => outgoing.parked.push(command_letter(subscription, command, reason)),
+                    Some(reason) => outgoing.dead_letters.push(command_letter(subscription, command, reason)),
                 }
             }
             Effect::Message(message) => {
                 let message = message_from(traits, subscription, message);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
                     None => outgoing.messages.push(message),
-                    Some(reason) => outgoing.parked.push(message_letter(subscription, message, reason)),
+                    Some(reason) => outgoing.dead_letters.push(message_letter(subscription, message, reason)),
                 }
             }
         }
@@ -125,7 +125,7 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
 impl Outgoing {
     /// Tells people what ends here.
     pub(super) fn logged(self, subscription: &str) -> Self {
-        for letter in &self.parked {
+        for letter in &self.dead_letters {
             tracing::warn!("subscription {subscription}: {} can't be sent: {}", letter.place, letter.reason);
         }
         self
@@ -139,7 +139,7 @@ fn command_letter(subscription: &str, command: Command, reason: String) -> DeadL
         key: Some(command.stream.aggregate_id.to_string()),
         reason,
         time_ms: Some(command.time_ms),
-        content: Parked::Command(command),
+        content: DeadLetterContent::Command(command),
     }
 }
 
@@ -150,7 +150,7 @@ fn message_letter(subscription: &str, message: Message, reason: String) -> DeadL
         key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
         time_ms: Some(message.time_ms),
-        content: Parked::Message(OUTBOX.to_owned(), message),
+        content: DeadLetterContent::Message(OUTBOX.to_owned(), message),
     }
 }
 
@@ -251,17 +251,17 @@ mod tests {
                 .map(|hops: &str| Header { name: crate::bounds::HOPS_HEADER.into(), value: Some(hops.into()) })
                 .into_iter()
                 .collect();
-            let Outgoing { commands, messages, parked } = outgoing(&"loop".into(), effects(), bounds, |_| &cause);
+            let Outgoing { commands, messages, dead_letters } = outgoing(&"loop".into(), effects(), bounds, |_| &cause);
             match carried.map_or(Ok(0), str::parse::<u32>) {
                 Ok(hops) if hops < 3 => {
-                    assert_eq!((commands[0].hops, messages[0].hops, parked.len()), (hops + 1, hops + 1, 0));
+                    assert_eq!((commands[0].hops, messages[0].hops, dead_letters.len()), (hops + 1, hops + 1, 0));
                 }
                 _ => {
                     assert_eq!((commands.len(), messages.len()), (0, 0), "{carried:?}");
-                    assert!(parked.iter().all(|letter| letter.reason.contains("t:0:7")), "{parked:?}");
+                    assert!(dead_letters.iter().all(|letter| letter.reason.contains("t:0:7")), "{dead_letters:?}");
                     assert!(matches!(
-                        (&parked[0].content, &parked[1].content),
-                        (Parked::Command(_), Parked::Message(..))
+                        (&dead_letters[0].content, &dead_letters[1].content),
+                        (DeadLetterContent::Command(_), DeadLetterContent::Message(..))
                     ));
                 }
             }

@@ -29,9 +29,9 @@ pub(super) enum Unhandled {
 }
 
 /// What to do with an item that failed by itself.
-pub(super) enum Verdict {
-    /// Put it aside.
-    Park(String),
+pub(super) enum RetryDecision {
+    /// Dead-letter it.
+    DeadLetter(String),
     /// Try it again, after at least so long.
     Again(String, Duration),
     /// Try it again later, and do not count it: the host is in trouble, not the item.
@@ -148,12 +148,12 @@ impl Handler {
 
 impl Unhandled {
     /// The verdict on a list of one item.
-    pub(super) fn verdict(self) -> Verdict {
+    pub(super) fn verdict(self) -> RetryDecision {
         match self {
-            Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => Verdict::Again(reason, after),
-            Self::Trap(reason) | Self::Overrun(reason) => Verdict::Again(reason, Duration::ZERO),
-            Self::Host(reason) => Verdict::Later(reason),
-            Self::Refused(Failure { refusal, .. }) => Verdict::Park(refusal.to_string()),
+            Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => RetryDecision::Again(reason, after),
+            Self::Trap(reason) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
+            Self::Host(reason) => RetryDecision::Later(reason),
+            Self::Refused(Failure { refusal, .. }) => RetryDecision::DeadLetter(refusal.to_string()),
         }
     }
 

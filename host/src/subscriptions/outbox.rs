@@ -4,7 +4,7 @@ use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::follow::backoff;
 use crate::load::{Load, Loaded, Weight};
-use crate::model::{Command, DeadLetter, Outcome, Parked};
+use crate::model::{Command, DeadLetter, Outcome, DeadLetterContent};
 use crate::store::EventStore;
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -183,9 +183,9 @@ impl Outbox {
             key: Some(command.stream.aggregate_id.to_string()),
             reason: reason.clone(),
             time_ms: Some(command.time_ms),
-            content: Parked::Command((*command).clone()),
+            content: DeadLetterContent::Command((*command).clone()),
         };
-        self.store.park(letter, command.origin.clone(), aggregates::when_parked(reason, ack));
+        self.store.dead_letter(letter, command.origin.clone(), aggregates::when_dead_lettered(reason, ack));
     }
 }
 

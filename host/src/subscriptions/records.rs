@@ -2,7 +2,7 @@
 //!
 //! A source hands its records to a bounded queue and is told of each when it is settled: in one transaction with all
 //! that the subscriber asked for, so that a record has its effects once. Order holds within a key of a partition. A
-//! record that fails is tried again and then put aside; meanwhile records of other keys go on.
+//! record that fails is tried again and then dead-lettered; meanwhile records of other keys go on.
 //!
 //! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
 
@@ -17,7 +17,7 @@ use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
-use crate::model::{Parked, SubscriptionName};
+use crate::model::{DeadLetterContent, SubscriptionName};
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
@@ -42,7 +42,7 @@ pub struct RecordOptions {
     pub source: Arc<str>,
     /// Records in one call at most.
     pub batch_max: usize,
-    /// Times a record is tried before it is put aside.
+    /// Times a record is tried before it is dead-lettered.
     pub attempts_max: u32,
     /// The pause before the second try; it doubles with each.
     pub backoff: Duration,
@@ -186,8 +186,8 @@ impl RecordSubscription {
         self.steps.load(Ordering::Acquire) > 0 || self.outbox.is_busy()
     }
 
-    /// Tries a record again that was put aside; with its effects the dead letter goes. Blocks.
-    pub fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
+    /// Tries a record again that was dead-lettered; with its effects the dead letter goes. Blocks.
+    pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         Again {
             slot: &self.slot,
             bounds: self.bounds,

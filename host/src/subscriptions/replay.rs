@@ -1,4 +1,4 @@
-//! Trying again what a subscription put aside: the effects and the end of the dead letter are one transaction.
+//! Trying again what a subscription dead-lettered: the effects and the end of the dead letter are one transaction.
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled};
@@ -6,7 +6,7 @@ use super::outbox::Outbox;
 use crate::ack;
 use crate::bounds::Bounds;
 use crate::filter::Filter;
-use crate::model::{Parked, Position, RecordedEvent};
+use crate::model::{DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::Slot;
 use crate::store::{self, EventStore, Reached, Step};
 use std::sync::Arc;
@@ -39,29 +39,29 @@ pub(super) struct Again<'s> {
 
 impl Again<'_> {
     /// Blocks until it is done.
-    pub(super) fn replay(&self, number: u64, content: &Parked) -> Result<(), ReplayError> {
-        let Outgoing { commands, messages, parked } = self.handle(content)?.logged(self.consumer);
+    pub(super) fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
+        let Outgoing { commands, messages, dead_letters } = self.handle(content)?.logged(self.consumer);
         let step = Step {
             subscription: self.subscription.clone(),
             reached: Reached::Replayed(number),
             commands,
             messages,
-            parked,
+            dead_letters,
         };
         let advanced = ack::wait(|ack| self.store.advance(step, ack))?;
         self.outbox.send(advanced.commands);
         Ok(())
     }
 
-    fn handle(&self, content: &Parked) -> Result<Outgoing, ReplayError> {
+    fn handle(&self, content: &DeadLetterContent) -> Result<Outgoing, ReplayError> {
         let mut handler = Handler::new(self.slot.clone());
         match content {
-            Parked::Event(position) => {
+            DeadLetterContent::Event(position) => {
                 let event = self.event(*position)?;
                 let effects = handler.events(std::slice::from_ref(&event)).map_err(refused)?;
                 Ok(outgoing(self.consumer, effects, self.bounds, |_| &event))
             }
-            Parked::Record(record) => {
+            DeadLetterContent::Record(record) => {
                 let effects = handler.records(self.consumer, &[record]).map_err(refused)?;
                 Ok(outgoing(self.consumer, effects, self.bounds, |_| record))
             }

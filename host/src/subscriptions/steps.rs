@@ -75,7 +75,7 @@ impl Steps {
         to: Position,
         commands: Vec<Command>,
         messages: Vec<Message>,
-        parked: Vec<DeadLetter>,
+        dead_letters: Vec<DeadLetter>,
     ) -> Result<(), Error> {
         let bytes =
             commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
@@ -84,7 +84,7 @@ impl Steps {
             reached: Reached::Events { from: self.planned, to },
             commands,
             messages,
-            parked,
+            dead_letters,
         };
         let (answer, answered) = oneshot::channel();
         // Nobody hears it where an earlier step has failed.

@@ -1,7 +1,7 @@
 //! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
 
 use super::effects::{Outgoing, outgoing};
-use super::handler::{Handler, Unhandled, Verdict};
+use super::handler::{Handler, Unhandled, RetryDecision};
 use crate::bounds::Bounds;
 use crate::framing;
 use crate::model::{Message, Record};
@@ -76,12 +76,12 @@ impl Transforming for Transformer {
                 return Untransformed::Fewer(unhandled.fewer(records.len()));
             }
             match unhandled.verdict() {
-                Verdict::Later(reason) => Untransformed::Host(reason),
-                Verdict::Park(reason) => {
+                RetryDecision::Later(reason) => Untransformed::Host(reason),
+                RetryDecision::DeadLetter(reason) => {
                     let payload = records[0].payload.as_deref().unwrap_or_default();
                     Untransformed::Refused(framing::explained(reason, "value", payload))
                 }
-                Verdict::Again(reason, wait) => Untransformed::Again(reason, wait.min(self.bounds.retry_after_max)),
+                RetryDecision::Again(reason, wait) => Untransformed::Again(reason, wait.min(self.bounds.retry_after_max)),
             }
         })?;
         let command = effects.list.iter().find_map(|(index, effect)| match effect {
@@ -101,10 +101,10 @@ impl Transforming for Transformer {
             )));
         }
         let indices: Vec<usize> = effects.list.iter().map(|(index, _)| *index as usize).collect();
-        let Outgoing { messages, mut parked, .. } =
+        let Outgoing { messages, mut dead_letters, .. } =
             outgoing(&self.source, effects, self.bounds, |index| records[index]);
         // It is the record that ends the chain here: the dead-letter topic takes records.
-        if let Some(letter) = parked.pop() {
+        if let Some(letter) = dead_letters.pop() {
             return Err(match records.len() {
                 1 => Untransformed::Refused(letter.reason),
                 several => Untransformed::Fewer(several / 2),

@@ -2,13 +2,13 @@
 
 use super::Options;
 use super::effects::{Outgoing, outgoing};
-use super::handler::{Handler, Unhandled, Verdict};
+use super::handler::{Handler, Unhandled, RetryDecision};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::steps::Steps;
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
-use crate::model::{DeadLetter, Parked, Position, RecordedEvent};
+use crate::model::{DeadLetter, DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
 use crate::store::{Error, EventStore};
@@ -231,7 +231,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Tries one event that failed alone until it succeeds or its tries are used up; then puts it aside. False if it was
+    /// Tries one event that failed alone until it succeeds or its tries are used up; then Dead-letters it. False if it was
     /// not finished.
     fn insist(&mut self, event: &[RecordedEvent], to: Position, mut unhandled: Unhandled) -> Result<bool, Error> {
         let position = event[0].position;
@@ -240,16 +240,16 @@ impl Worker {
         let (mut attempt, mut held_up) = (0, 0);
         loop {
             match unhandled.verdict() {
-                Verdict::Park(reason) => return self.park(&event[0], to, reason).map(|()| true),
-                Verdict::Later(reason) => {
+                RetryDecision::DeadLetter(reason) => return self.dead_letter(&event[0], to, reason).map(|()| true),
+                RetryDecision::Later(reason) => {
                     held_up += 1;
                     self.held_up(&reason, held_up)?;
                 }
-                Verdict::Again(reason, wait) => {
+                RetryDecision::Again(reason, wait) => {
                     attempt += 1;
                     if attempt >= self.options.attempts_max {
                         let reason = format!("{reason} (tried {attempt} times)");
-                        return self.park(&event[0], to, reason).map(|()| true);
+                        return self.dead_letter(&event[0], to, reason).map(|()| true);
                     }
                     let pause = self.options.bounds.pause(backoff(self.options.backoff, attempt), wait);
                     tracing::warn!(
@@ -282,11 +282,11 @@ impl Worker {
     /// Has the effects made durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
         let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
-        let Outgoing { commands, messages, parked } = outgoing.logged(&self.name);
-        self.steps.take(reached, commands, messages, parked)
+        let Outgoing { commands, messages, dead_letters } = outgoing.logged(&self.name);
+        self.steps.take(reached, commands, messages, dead_letters)
     }
 
-    fn park(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
+    fn dead_letter(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
         tracing::warn!("subscription {}: event {} can't be handled: {reason}", self.name, event.position);
         let letter = DeadLetter {
             consumer: self.name.to_string(),
@@ -294,7 +294,7 @@ impl Worker {
             key: Some(event.stream.aggregate_id.to_string()),
             reason,
             time_ms: Some(event.time_ms),
-            content: Parked::Event(event.position),
+            content: DeadLetterContent::Event(event.position),
         };
         self.steps.take(to, Vec::new(), Vec::new(), vec![letter])
     }

@@ -274,7 +274,7 @@ pub fn statistics_say_what_is_there<P: Place>() {
     append(&*store, numbered(&order(1), "kafka/a/a/0", 0), ExpectedVersion::Any, happened(0)).unwrap();
     let (commands, messages) = (vec![command(&order(1), "sent")], vec![message("1"), message("2")]);
     advance(&*store, Step { commands, messages, ..step("warehouse", Position(0), end) }).unwrap();
-    ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
+    ask(|done| store.dead_letter(letter("there"), None, done)).answer().unwrap();
     ask(|done| store.archive(order(1), done)).answer().unwrap();
     let found = statistics(&*store, true);
     let counted = found.counted.unwrap();

@@ -90,7 +90,7 @@ pub fn what_was_asked_before_is_recorded_and_what_comes_after_is_not<P: Place>()
     assert_eq!(all_events(&*store).len(), 70);
 }
 
-/// It will be delivered again, or be put aside by whoever sent it.
+/// It will be delivered again, or be dead-lettered by whoever sent it.
 pub fn a_command_to_an_archived_stream_settles_nothing<P: Place>() {
     const LEDGER: &str = "kafka/baskets/baskets/0";
     let place = P::new();

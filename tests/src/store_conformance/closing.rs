@@ -31,7 +31,7 @@ pub fn a_closed_store_answers_that_it_is_closed<P: Place>() {
         append(&*store, command(&stream, "c"), ExpectedVersion::Any, happened(1)).err(),
         advance(&*store, step("warehouse", Position(0), Position(1))).err(),
         ask(|done| store.published("kafka", 0, 0, Vec::new(), done)).answer().err(),
-        ask(|done| store.park(letter("x"), None, done)).answer().err(),
+        ask(|done| store.dead_letter(letter("x"), None, done)).answer().err(),
         ask(|done| store.start_ledger("kafka/a/b/0", 1, done)).answer().err(),
         ask(|done| store.reset_ledger("kafka/a/b/0", 1, done)).answer().err(),
         ask(|done| store.archive(stream.clone(), done)).answer().err(),

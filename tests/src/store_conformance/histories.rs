@@ -47,7 +47,7 @@ enum Act {
         nth: usize,
         decides: Decides,
     },
-    Park {
+    DeadLetter {
         number: Option<(usize, u64)>,
     },
     /// Tries a dead letter again, which may be gone or never have been.
@@ -129,7 +129,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => advance,
         4 => (0..2usize, any::<usize>(), decides())
             .prop_map(|(subscription, nth, decides)| Act::Settle { subscription, nth, decides }),
-        1 => prop::option::of((0..2usize, numbers())).prop_map(|number| Act::Park { number }),
+        1 => prop::option::of((0..2usize, numbers())).prop_map(|number| Act::DeadLetter { number }),
         2 => (any::<u64>(), decides()).prop_map(|(nth, decides)| Act::Replay { nth, decides }),
         1 => any::<u64>().prop_map(|nth| Act::Discard { nth }),
         1 => (0..STREAMS, prop::bool::weighted(0.4)).prop_map(|(stream, archived)| Act::Archive { stream, archived }),
@@ -199,10 +199,10 @@ impl Play {
                     self.send(command, ExpectedVersion::Any, decides);
                 }
             }
-            Act::Park { number } => {
+            Act::DeadLetter { number } => {
                 let origin = number.map(|(ledger, number)| origin(LEDGERS[ledger], number, number));
-                self.model.park(letter("parked"), origin.as_ref());
-                self.expect(|store, done| store.park(letter("parked"), origin, done), Ok(()));
+                self.model.dead_letter(letter("dead-lettered"), origin.as_ref());
+                self.expect(|store, done| store.dead_letter(letter("dead-lettered"), origin, done), Ok(()));
             }
             Act::Replay { nth, decides } => {
                 let origin = letter_origin(self.letter(nth));
@@ -290,7 +290,7 @@ impl Play {
         let progress = Step {
             commands: (0..commands).map(|n| command(&order(n), "sent")).collect(),
             messages: (0..messages).map(|n| message(&n.to_string())).collect(),
-            parked: (0..letters).map(|n| letter(&n.to_string())).collect(),
+            dead_letters: (0..letters).map(|n| letter(&n.to_string())).collect(),
             ..step(subscription, Position(actual + u64::from(stale)), Position((actual + by).min(self.known.0)))
         };
         let predicted = self.model.advance(&progress);

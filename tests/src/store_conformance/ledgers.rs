@@ -149,7 +149,7 @@ pub fn parking_settles_its_origin_and_happens_once<P: Place>() {
     for _ in 0..3 {
         for number in [0, 5] {
             let origin = origin(LEDGER, number, number);
-            ask(|done| store.park(letter(&number.to_string()), Some(origin), done)).answer().unwrap();
+            ask(|done| store.dead_letter(letter(&number.to_string()), Some(origin), done)).answer().unwrap();
         }
         store.close();
         store = place.open();

@@ -1,4 +1,4 @@
-//! Dead letters: what was put aside stays until it is handled or discarded, and takes effect once.
+//! Dead letters: what was dead-lettered stays until it is handled or discarded, and takes effect once.
 
 use super::Place;
 use super::requests::{command, *};
@@ -6,8 +6,8 @@ use wasmill::clock::Clock;
 use wasmill::model::*;
 use wasmill::store::*;
 
-fn park(store: &dyn EventStore, letter: DeadLetter) {
-    ask(|done| store.park(letter, None, done)).answer().expect("a letter is put aside");
+fn dead_letter(store: &dyn EventStore, letter: DeadLetter) {
+    ask(|done| store.dead_letter(letter, None, done)).answer().expect("a letter is dead-lettered");
 }
 
 fn discard(store: &dyn EventStore, number: u64) -> Result<(), Error> {
@@ -50,17 +50,17 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
         ..command(&StreamId::new("order", "odd \u{0} id"), "c")
     };
     let contents = [
-        Parked::Gone,
-        Parked::Record(record_of("baskets")),
-        Parked::Command(rich),
-        Parked::Event(Position(7)),
-        Parked::Message("outbox".to_owned(), message("m")),
+        DeadLetterContent::Gone,
+        DeadLetterContent::Record(record_of("baskets")),
+        DeadLetterContent::Command(rich),
+        DeadLetterContent::Event(Position(7)),
+        DeadLetterContent::Message("outbox".to_owned(), message("m")),
     ];
     // When it happened is the letter's own; when it was dead-lettered is the store's.
     let before_ms = Clock::system().now_ms();
     let kept: Vec<_> =
         contents.map(|content| DeadLetter { content, key: Some("k".to_owned()), ..letter("there") }).into();
-    kept.iter().for_each(|letter| park(&*store, letter.clone()));
+    kept.iter().for_each(|letter| dead_letter(&*store, letter.clone()));
     store.close();
     let store = place.open();
     let mut reader = reader(&*store);
@@ -79,8 +79,8 @@ pub fn a_number_is_never_given_twice<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     for round in 0..3 {
-        park(&*store, letter("a"));
-        park(&*store, letter("b"));
+        dead_letter(&*store, letter("a"));
+        dead_letter(&*store, letter("b"));
         let newest = 2 * (round + 1);
         assert_eq!((numbers(&*store), *store.letters_head().borrow()), (vec![newest, newest - 1], newest));
         discard(&*store, newest).unwrap();
@@ -97,7 +97,7 @@ pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
     let place = P::new();
     let store = place.open();
     for n in 0..10 {
-        park(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
+        dead_letter(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
     }
     discard(&*store, 8).unwrap();
     let mut reader = reader(&*store);
@@ -121,7 +121,7 @@ pub fn a_command_tried_again_takes_the_letter_away_once<P: Place>() {
     let place = P::new();
     let store = place.open();
     for (number, decide) in (1..).zip([|| happened(2), || happened(0), || Decision::Rejected("no".to_owned())]) {
-        park(&*store, letter("a command"));
+        dead_letter(&*store, letter("a command"));
         let send = |store: &dyn EventStore| {
             let command = Command { origin: Some(letter_origin(number)), ..command(&order(1), "again") };
             ask_append(store, command, ExpectedVersion::Any, decide())
@@ -145,7 +145,7 @@ pub fn a_command_tried_again_takes_the_letter_away_once<P: Place>() {
 pub fn a_command_that_fails_again_leaves_the_newest_reason<P: Place>() {
     let place = P::new();
     let mut store = place.open();
-    park(&*store, letter("first"));
+    dead_letter(&*store, letter("first"));
     for reason in ["still not JSON", "not in this version either"] {
         let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
         append(&*store, command, ExpectedVersion::Any, Decision::Malformed(reason.to_owned())).unwrap();
@@ -174,8 +174,8 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     let progress = Step { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
     advance(&*store, progress).unwrap();
     ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
-    park(&*store, DeadLetter { content: Parked::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });
-    park(&*store, letter("no message"));
+    dead_letter(&*store, DeadLetter { content: DeadLetterContent::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });
+    dead_letter(&*store, letter("no message"));
     let republish = |number| ask(|done| store.republish_letter(number, done)).answer();
     let no_message = republish(2);
     assert!(matches!(no_message, Err(Error::Invalid(_))), "{no_message:?}");
@@ -193,7 +193,7 @@ pub fn letters_are_discarded_together<P: Place>() {
     let place = P::new();
     let store = place.open();
     for n in 0..10 {
-        park(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
+        dead_letter(&*store, DeadLetter { consumer: ["even", "odd"][n % 2].to_owned(), ..letter(&n.to_string()) });
     }
     let discard = |consumer: Option<&str>, last, limit| {
         let which = Discard { consumer: consumer.map(str::to_owned), last, limit };

@@ -16,9 +16,9 @@ fn names(store: &dyn EventStore) -> Vec<String> {
 /// A subscription, a source with a subscriber, and a sink, each with all that it can have.
 fn fill(store: &dyn EventStore) {
     let end = record(store, &order(1), 1).position;
-    let letter = DeadLetter { content: Parked::Event(end), ..letter("event 1") };
+    let letter = DeadLetter { content: DeadLetterContent::Event(end), ..letter("event 1") };
     let commands = |id: &str| vec![command(&order(2), id), command(&order(3), id)];
-    let of_events = Step { commands: commands("c"), parked: vec![letter], ..step("warehouse", Position(0), end) };
+    let of_events = Step { commands: commands("c"), dead_letters: vec![letter], ..step("warehouse", Position(0), end) };
     advance(store, of_events).unwrap();
     let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: 0, items: vec![4] }];
     let of_records = Step {

@@ -114,8 +114,8 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 
 /// A step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Step {
-    let (commands, messages, parked) = Default::default();
-    Step { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, parked }
+    let (commands, messages, dead_letters) = Default::default();
+    Step { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, dead_letters }
 }
 
 /// A message of the outbox.
@@ -135,7 +135,7 @@ pub fn message(id: &str) -> Message {
     }
 }
 
-/// Something put aside.
+/// Something dead-lettered.
 pub fn letter(place: &str) -> DeadLetter {
     DeadLetter {
         consumer: "warehouse".to_owned(),
@@ -143,11 +143,11 @@ pub fn letter(place: &str) -> DeadLetter {
         key: None,
         reason: "it does not decode".to_owned(),
         time_ms: Some(1),
-        content: Parked::Gone,
+        content: DeadLetterContent::Gone,
     }
 }
 
-/// What was put aside, newest first and without its numbers, and how much there is in all.
+/// What was dead-lettered, newest first and without its numbers, and how much there is in all.
 pub fn letters(store: &dyn EventStore, limit: usize) -> (Vec<DeadLetter>, u64) {
     let (letters, total) = reader(store).dead_letters(&Letters::newest(limit)).expect("dead letters are read");
     (letters.into_iter().map(|kept| kept.letter).collect(), total)

@@ -43,7 +43,7 @@ pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() 
                 let progress = Step {
                     commands: commands([owner]),
                     messages: messages([owner]),
-                    parked: vec![letter(&owner.to_string())],
+                    dead_letters: vec![letter(&owner.to_string())],
                     ..step("warehouse", from, end)
                 };
                 scope.spawn(move || {
@@ -118,7 +118,7 @@ pub fn pending_commands_are_those_not_settled_in_order<P: Place>() {
         match n % 3 {
             0 => drop(append(&*store, command, ExpectedVersion::Any, happened(1)).unwrap()),
             1 => drop(append(&*store, command, ExpectedVersion::Any, Decision::Rejected("no".to_owned())).unwrap()),
-            _ => ask(|done| store.park(letter("c"), command.origin, done)).answer().unwrap(),
+            _ => ask(|done| store.dead_letter(letter("c"), command.origin, done)).answer().unwrap(),
         }
         left.retain(|left| *left != number);
         for _ in 0..2 {
@@ -196,7 +196,7 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     let end = record(&*store, &order(1), 3).position.0;
     advance(&*store, Step { messages: messages(1..=2), ..step("n", Position(0), Position(0)) }).unwrap();
     for number in 1..=4 {
-        ask(|done| store.park(letter(&number.to_string()), None, done)).answer().unwrap();
+        ask(|done| store.dead_letter(letter(&number.to_string()), None, done)).answer().unwrap();
     }
     ask(|done| store.discard_letter(4, done)).answer().unwrap();
     store.close();
@@ -239,9 +239,9 @@ pub fn nothing_moves_past_the_end<P: Place>() {
 pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
     let place = P::new();
     let store = place.open();
-    let parked = (0..10).map(|n| letter(&n.to_string())).collect();
-    advance(&*store, Step { parked, ..step("warehouse", Position(0), Position(0)) }).unwrap();
-    ask(|done| store.park(letter("10"), None, done)).answer().unwrap();
+    let dead_letters = (0..10).map(|n| letter(&n.to_string())).collect();
+    advance(&*store, Step { dead_letters, ..step("warehouse", Position(0), Position(0)) }).unwrap();
+    ask(|done| store.dead_letter(letter("10"), None, done)).answer().unwrap();
     store.close();
     let store = place.open();
     assert_eq!(letters(&*store, 3), (["10", "9", "8"].map(letter).to_vec(), 11));
@@ -263,7 +263,7 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
         reached,
         commands: commands([number]),
         messages: messages([number]),
-        parked: vec![letter(&number.to_string())],
+        dead_letters: vec![letter(&number.to_string())],
         ..step("source/taps", Position(0), Position(0))
     };
     advance(&*store, step(records(&[(0, &[0, 2]), (5, &[5])]), 1)).unwrap();
@@ -290,7 +290,7 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
 pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     let place = P::new();
     let store = place.open();
-    advance(&*store, Step { parked: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) })
+    advance(&*store, Step { dead_letters: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) })
         .unwrap();
     let replay = |number, id| Step {
         reached: Reached::Replayed(number),

@@ -62,14 +62,14 @@ fn what_the_system_gives_no_memory_for_is_tried_again_and_charged_to_nobody() {
     let status = host.until("the subscription retries", |status| status["subscriptions"][0]["state"] == "retrying");
     let error = status["subscriptions"][0]["error"].as_str().unwrap_or_default().to_owned();
     assert!(error.contains("the system gives no memory"), "{error}");
-    assert_eq!(status["parked"]["total"], 0, "the event is not at fault");
+    assert_eq!(status["dead_letters"]["total"], 0, "the event is not at fault");
 
     host.address_space_max(None);
     let status = host.until("the subscriber has it", |status| {
         let subscription = &status["subscriptions"][0];
         subscription["checkpoint"].as_u64() > Some(0) && subscription["behind"] == 0
     });
-    assert_eq!(status["parked"]["total"], 0);
+    assert_eq!(status["dead_letters"]["total"], 0);
     assert_eq!(once().status, 200);
     assert_eq!(aggregate(&host.status())["state"], "running");
     host.stop();

@@ -21,7 +21,7 @@ fn count(host: &TestHost, id: &str, then: &str) {
 }
 
 fn newest_letter(host: &TestHost) -> Value {
-    host.status()["parked"]["newest"][0].clone()
+    host.status()["dead_letters"]["newest"][0].clone()
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn an_event_is_tried_as_often_as_its_dead_letter_says_and_a_long_pause_has_a_cei
     let host = setting.start();
     // The subscriber counts its deliveries, and asks for a pause of a day after each.
     count(&host, "a", "Retry");
-    host.until("it is put aside", |status| status["parked"]["total"] == 1);
+    host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == 1);
     let reason = newest_letter(&host)["reason"].as_str().expect("a reason").to_owned();
     assert!(reason.contains("delivery 3") && reason.ends_with("(tried 3 times)"), "{reason}");
     host.stop();

@@ -1,4 +1,4 @@
-//! What was put aside is seen, tried again once the code takes it, or discarded; and it takes effect once.
+//! What was dead-lettered is seen, tried again once the code takes it, or discarded; and it takes effect once.
 
 use serde_json::{Value, json};
 use std::fs;
@@ -60,12 +60,12 @@ fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
     topic::produce(&host.brokers(), "baskets", 0, &RECORDS);
     assert_eq!(host.get("/v1/sources/baskets/wait?handled=5&timeout_ms=60000").body["handled"], 5);
     host.drained();
-    let parked = letters(&host);
+    let dead_letters = letters(&host);
     let offsets = [0, 1, 2, 4].map(|offset| format!("\"topic baskets partition 0 offset {offset}\""));
-    assert!(parked.iter().map(|(_, place)| place).all(|place| offsets.contains(place)), "{parked:?}");
+    assert!(dead_letters.iter().map(|(_, place)| place).all(|place| offsets.contains(place)), "{dead_letters:?}");
     let number = |offset: usize| {
-        let found = parked.iter().find(|(_, place)| place.ends_with(&format!("offset {offset}\"")));
-        found.unwrap_or_else(|| panic!("no letter of offset {offset}: {parked:?}")).0
+        let found = dead_letters.iter().find(|(_, place)| place.ends_with(&format!("offset {offset}\"")));
+        found.unwrap_or_else(|| panic!("no letter of offset {offset}: {dead_letters:?}")).0
     };
     let [half, keyless, many, broken] = [0, 1, 2, 4].map(number);
 
@@ -108,7 +108,7 @@ fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
     host.drained();
     assert_eq!(host.post(&format!("/v1/dead-letters/{half}/replay"), &Value::Null, &[]).status, 404);
     assert_eq!(created(&host), ["good", "half"]);
-    assert_eq!(host.status()["parked"]["total"], 2);
+    assert_eq!(host.status()["dead_letters"]["total"], 2);
     let listed = &host.get("/v1/dead-letters").body["letters"][0];
     assert!(listed["dead_lettered_ms"].as_u64() >= listed["time_ms"].as_u64(), "{listed}");
     let none = cli(&["dead-letters", "discard", "--all", "--consumer", "nobody"]);
@@ -121,7 +121,7 @@ fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
     let logged = host.log().lines().filter(|line| line.contains("discarded 2 of 2 dead letters")).count();
     assert_eq!(logged, 1, "{}", host.log());
     assert_eq!(cli(&["dead-letters", "show", &broken.to_string()]).status.code(), Some(1));
-    assert_eq!((host.status()["parked"]["total"].clone(), letters(&host).len()), (json!(0), 0));
+    assert_eq!((host.status()["dead_letters"]["total"].clone(), letters(&host).len()), (json!(0), 0));
     host.stop();
     let report = verify(&setting.path("data/events.sqlite")).expect("look the store over");
     assert!(report.is_sound() && report.letters == 0, "{report:#?}");
@@ -138,7 +138,7 @@ fn what_has_no_room_among_the_dead_letters_waits_for_it() {
     setting.write("orders.wasm", fs::read(built::plugin("orders")).expect("read the plugin"));
     let host = setting.start();
     topic::produce(&host.brokers(), "baskets", 0, &RECORDS[..1]);
-    host.until("there is one", |status| status["parked"]["total"] == 1);
+    host.until("there is one", |status| status["dead_letters"]["total"] == 1);
     topic::produce(&host.brokers(), "baskets", 0, &RECORDS[4..]);
     let says_why = |part: &Value| {
         let said = part["error"].as_str().unwrap_or_default();
@@ -149,12 +149,12 @@ fn what_has_no_room_among_the_dead_letters_waits_for_it() {
     host.until("the subscription says why it waits", |status| {
         status["subscriptions"].as_array().expect("subscriptions").iter().any(says_why)
     });
-    let parked = host.status()["parked"].clone();
+    let dead_letters = host.status()["dead_letters"].clone();
     assert_eq!(
-        (&parked["total_max"], &parked["bytes_max"], &parked["dropped"]),
+        (&dead_letters["total_max"], &dead_letters["bytes_max"], &dead_letters["dropped"]),
         (&1.into(), &(4u64 << 30).into(), &0.into())
     );
-    assert!(parked["bytes"].as_u64() > Some(0), "{parked}");
+    assert!(dead_letters["bytes"].as_u64() > Some(0), "{dead_letters}");
     // It is tried again all the while, and says the same each time.
     for status in (0..100).map(|_| host.status()) {
         let mut subscriptions = status["subscriptions"].as_array().expect("subscriptions").iter();
@@ -162,7 +162,7 @@ fn what_has_no_room_among_the_dead_letters_waits_for_it() {
     }
     let mut places = Vec::new();
     for _ in 0..3 {
-        host.until("there is one", |status| status["parked"]["total"] == 1);
+        host.until("there is one", |status| status["dead_letters"]["total"] == 1);
         let (number, place) = letters(&host).remove(0);
         places.push(place);
         assert_eq!(host.post(&format!("/v1/dead-letters/{number}/discard"), &Value::Null, &[]).status, 200);
@@ -184,16 +184,16 @@ fn an_event_that_was_put_aside_stays_until_its_subscriber_takes_it() {
     let host = setting.start();
     let counted = host.send("misbehaving", "a", "Count", &json!({ "then": "CannotDecode" }));
     assert_eq!(counted.status, 200, "{counted:?}");
-    host.until("the event is put aside", |status| status["parked"]["total"] == 1);
+    host.until("the event is dead-lettered", |status| status["dead_letters"]["total"] == 1);
     let letter = host.get("/v1/dead-letters/1").body;
     assert_eq!((&letter["kind"], &letter["content"]["position"]), (&json!("event"), &json!(1)), "{letter}");
     let again = host.post("/v1/dead-letters/1/replay", &Value::Null, &[]);
     assert_eq!(again.status, 422, "{again:?}");
     assert!(again.body["error"].as_str().is_some_and(|error| error.contains("it makes no sense")), "{again:?}");
-    assert_eq!(host.status()["parked"]["total"], 1);
+    assert_eq!(host.status()["dead_letters"]["total"], 1);
     assert_eq!(host.events("**").len(), 1, "what a failing delivery asked for is not done");
     assert_eq!(host.post("/v1/dead-letters/1/discard", &Value::Null, &[]).status, 200);
     assert_eq!(host.post("/v1/dead-letters/1/discard", &Value::Null, &[]).status, 404);
-    assert_eq!(host.status()["parked"]["total"], 0);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
     host.stop();
 }

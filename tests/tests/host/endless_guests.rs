@@ -46,7 +46,7 @@ fn an_event_without_end_holds_its_subscription_for_about_one_limit() {
     // With a limit for each event of the list this would take longer than the harness waits.
     let status =
         host.until("all events are handled or set aside", |status| status["subscriptions"][0]["checkpoint"] == EVENTS);
-    assert_eq!(status["parked"]["total"], 1, "{status:#}");
+    assert_eq!(status["dead_letters"]["total"], 1, "{status:#}");
     host.stop();
 }
 

@@ -287,7 +287,7 @@ fn subscribers() {
     let host = setting.start();
     healthy(&host, "the start");
     let all = SUBSCRIBERS.len() as u64;
-    host.until("each hostile subscriber has a dead letter", |status| status["parked"]["total"] == all);
+    host.until("each hostile subscriber has a dead letter", |status| status["dead_letters"]["total"] == all);
     let letters = host.get("/v1/dead-letters?limit=100").body;
     let letters = letters["letters"].as_array().or(letters.as_array()).unwrap_or_else(|| panic!("a list: {letters:#}"));
     for Subscriber(name, _, reason) in &SUBSCRIBERS {

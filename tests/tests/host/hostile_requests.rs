@@ -136,7 +136,7 @@ fn no_bytes_at_the_port_do_harm() {
     }
     // None of it left anything.
     let status = host.status();
-    assert_eq!((&status["store"]["position"], &status["parked"]["total"]), (&json!(0), &json!(0)), "{status:#}");
+    assert_eq!((&status["store"]["position"], &status["dead_letters"]["total"]), (&json!(0), &json!(0)), "{status:#}");
     assert_eq!(status["commands"], json!([]), "{status:#}");
     assert!(!host.log().contains("panicked"), "{}", host.log());
     // A plugin that the manifest has since the start is named as that.

@@ -1,4 +1,4 @@
-//! A Kafka record that can't be a command is parked with its reason and place, and its partition goes on.
+//! A Kafka record that can't be a command is dead-lettered with its reason and place, and its partition goes on.
 
 use serde_json::json;
 use wasmill_tests::setting::Setting;
@@ -8,7 +8,7 @@ const GOOD: &[u8] = br#"{"basket_id":"b","household_id":"1","store_id":"2","plac
     "items":[{"product_id":"3","quantity":1,"amount_cents":50,"discount_cents":0}]}"#;
 
 #[test]
-fn malformed_records_are_parked_and_the_partition_goes_on() {
+fn malformed_records_are_dead_lettered_and_the_partition_goes_on() {
     let setting = Setting::grocery();
     let host = setting.start();
     let records: [(Option<&[u8]>, &[u8]); 6] = [
@@ -24,10 +24,10 @@ fn malformed_records_are_parked_and_the_partition_goes_on() {
     host.drained();
 
     let status = host.status();
-    assert_eq!(status["parked"]["total"], 5, "{status:#}");
+    assert_eq!(status["dead_letters"]["total"], 5, "{status:#}");
     for offset in 0..5 {
         let place = format!("topic baskets partition 3 offset {offset}");
-        let items = status["parked"]["newest"].as_array().expect("a list");
+        let items = status["dead_letters"]["newest"].as_array().expect("a list");
         let item = items.iter().find(|item| item["place"] == place).unwrap_or_else(|| panic!("{place}: {status:#}"));
         assert_eq!(item["consumer"], "baskets");
         assert!(item["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{item}");
@@ -35,10 +35,10 @@ fn malformed_records_are_parked_and_the_partition_goes_on() {
     let order = host.query("sales", "get-order", &json!({ "order_id": "good" })).body;
     assert_eq!(order["status"], "confirmed", "the record after them is handled");
 
-    // What is parked stays parked, and none of it is read again.
+    // What is dead-lettered stays dead_letters, and none of it is read again.
     host.crash();
     host.drained();
-    assert_eq!(host.status()["parked"]["total"], 5);
+    assert_eq!(host.status()["dead_letters"]["total"], 5);
     let shown = String::from_utf8(setting.wasmill(&["status", "--data", "data"]).stdout).expect("text");
     assert!(shown.contains("topic baskets partition 3 offset 4"), "{shown}");
 }

@@ -1,5 +1,5 @@
 //! A plugin that panics, loops or takes all memory costs its own wasm store: the host lives, the state is rebuilt from
-//! its events, and what nobody waits for is put aside.
+//! its events, and what nobody waits for is dead-lettered.
 
 use serde_json::{Value, json};
 use wasmill_tests::built;
@@ -44,14 +44,14 @@ fn a_failing_command_costs_one_wasm_store_and_no_state() {
 }
 
 #[test]
-fn an_event_that_a_subscriber_cannot_handle_is_parked_and_the_others_go_on() {
+fn an_event_that_a_subscriber_cannot_handle_is_dead_lettered_and_the_others_go_on() {
     let setting = Setting::new(&manifest());
     let host = setting.start();
     for (id, then) in [("a", "Nothing"), ("b", "CannotDecode"), ("c", "Panic"), ("d", "Nothing")] {
         count(&host, id, then);
     }
-    let status = host.until("both are parked", |status| status["parked"]["total"] == 2);
-    let newest = status["parked"]["newest"].as_array().expect("a list");
+    let status = host.until("both are dead-lettered", |status| status["dead_letters"]["total"] == 2);
+    let newest = status["dead_letters"]["newest"].as_array().expect("a list");
     let said = |key: &str, text: &str| {
         newest.iter().any(|item| {
             item["key"] == key

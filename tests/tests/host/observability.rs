@@ -51,7 +51,7 @@ fn dead_letters_go_to_their_topic_with_their_origin() {
     let host = setting.start();
     let brokers = host.brokers();
     topic::produce(&brokers, "baskets", 3, &[(Some(b"b1"), b"not JSON"), (Some(b"\xff"), b"{}")]);
-    host.until("both are parked", |status| status["parked"]["total"] == 2);
+    host.until("both are dead-lettered", |status| status["dead_letters"]["total"] == 2);
     host.drained();
     let mut found = topic::read(&brokers, "dead", 2);
     found.sort_by_key(|record| record.key.clone());
@@ -77,7 +77,7 @@ fn every_metric_is_documented_and_the_documented_ones_are_there() {
     let host = setting.start();
     create_order(&host);
     topic::produce(&host.brokers(), "baskets", 0, &[(None, b"{}")]);
-    host.until("it is parked", |status| status["parked"]["total"] == 1);
+    host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == 1);
     host.drained();
     // The clients report every few seconds.
     let text = host.text_until("/metrics", |text| {

@@ -17,7 +17,7 @@ fn a_refusal_is_answered_and_counted_and_no_line_of_the_log() {
         json!([{ "aggregate_type": "order", "command": "CreateOrder", "accepted": 0, "rejected": 1, "malformed": 0 }]);
     assert_eq!(status["commands"], counted);
     assert_eq!(status["store"]["position"], 0);
-    assert_eq!(status["parked"]["total"], 0);
+    assert_eq!(status["dead_letters"]["total"], 0);
     assert!(!host.log().contains("an order needs at least one item"), "it is the sender's news: {}", host.log());
 }
 

@@ -18,7 +18,7 @@ fn a_renamed_plugin_goes_on_where_it_was_once_a_person_says_so() {
     for id in ["a", "b"] {
         assert_eq!(host.send("misbehaving", id, "Count", &json!({ "then": "CannotDecode" })).status, 200);
     }
-    host.until("both are put aside", |status| status["parked"]["total"] == 2);
+    host.until("both are dead-lettered", |status| status["dead_letters"]["total"] == 2);
     host.stop();
 
     setting.manifest(&manifest("new", ""));
@@ -38,15 +38,15 @@ fn a_renamed_plugin_goes_on_where_it_was_once_a_person_says_so() {
     let host = setting.start();
     host.drained();
     let status = host.status();
-    assert_eq!(status["parked"]["total"], 2, "nothing was handled a second time");
-    assert!(status["parked"]["newest"].as_array().is_some_and(|all| all.iter().all(|one| one["consumer"] == "new")));
+    assert_eq!(status["dead_letters"]["total"], 2, "nothing was handled a second time");
+    assert!(status["dead_letters"]["newest"].as_array().is_some_and(|all| all.iter().all(|one| one["consumer"] == "new")));
     assert_eq!(status["subscriptions"][0]["checkpoint"], 2);
     host.stop();
 
     // Written out, it begins at the beginning, beside what is left behind, which a person then forgets.
     setting.manifest(&manifest("newest", "start = \"beginning\""));
     let host = setting.start();
-    host.until("both are put aside again", |status| status["parked"]["total"] == 4);
+    host.until("both are dead-lettered again", |status| status["dead_letters"]["total"] == 4);
     host.until_logged("what is left behind", |line| line.contains("subscription/new (at position 2)"));
     host.stop();
     let orphans = |more: &[&str]| {

@@ -1,4 +1,4 @@
-//! Kafka records as deliveries to a subscriber: each has its effects once, poison delays nobody, and what was put aside
+//! Kafka records as deliveries to a subscriber: each has its effects once, poison delays nobody, and what was dead-lettered
 //! can be tried again.
 
 use rdkafka::ClientConfig;
@@ -64,7 +64,7 @@ fn each_record_once(setting: &Setting, brokers: impl Fn(&TestHost) -> String, to
     handled(&host, 600);
     host.drained();
     assert_eq!(added(&host), expected(7, 600));
-    assert_eq!(host.status()["parked"]["total"], 0);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
     host.stop();
 }
 
@@ -103,12 +103,12 @@ fn poison_is_put_aside_with_its_place_and_delays_nobody() {
     let expected: BTreeMap<_, _> = (0..3).map(|cart| (format!("c{cart}"), vec![1, 2, 3])).collect();
     assert_eq!(added(&host), expected);
 
-    let parked = host.status()["parked"].clone();
-    assert_eq!(parked["total"], 3, "{parked:#}");
+    let dead_letters = host.status()["dead_letters"].clone();
+    assert_eq!(dead_letters["total"], 3, "{dead_letters:#}");
     for (partition, part) in (0..).zip(["as the record asked", "(tried 3 times)", "Add"]) {
         let place = format!("topic wishes partition {partition} offset 1");
-        let items = parked["newest"].as_array().expect("a list");
-        let item = items.iter().find(|item| item["place"] == place).unwrap_or_else(|| panic!("{place}: {parked:#}"));
+        let items = dead_letters["newest"].as_array().expect("a list");
+        let item = items.iter().find(|item| item["place"] == place).unwrap_or_else(|| panic!("{place}: {dead_letters:#}"));
         assert_eq!((&item["consumer"], &item["key"]), (&json!("wishes"), &json!(format!("c{partition}"))));
         assert!(item["reason"].as_str().expect("a reason").contains(part), "{item}");
     }
@@ -128,7 +128,7 @@ fn a_record_that_is_tried_again_holds_its_own_key_and_no_other() {
     let order: Vec<_> = host.events("cart.*").iter().map(|event| event["aggregate_id"].clone()).collect();
     assert_eq!(order, ["fast", "slow", "slow"]);
     assert_eq!(added(&host)["slow"], [1, 2]);
-    assert_eq!(host.status()["parked"]["total"], 0);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn what_was_put_aside_is_delivered_again_once() {
     let many = json!({ "AddMany": { "cart": "c", "count": 5 } });
     topic::produce_keyed(&host.brokers(), "wishes", &[("c".to_owned(), many)]);
     handled(&host, 1);
-    let letter = |host: &TestHost| host.status()["parked"]["newest"][0]["number"].as_u64().expect("a dead letter");
+    let letter = |host: &TestHost| host.status()["dead_letters"]["newest"][0]["number"].as_u64().expect("a dead letter");
     let replay =
         |host: &TestHost, number: u64| host.post(&format!("/v1/dead-letters/{number}/replay"), &json!({}), &[]);
     let number = letter(&host);
@@ -212,7 +212,7 @@ fn what_was_put_aside_is_delivered_again_once() {
     assert_eq!(replay(&host, number).status, 404);
     host.drained();
     assert_eq!(added(&host)["c"], [0, 1, 2, 3, 4]);
-    assert_eq!(host.status()["parked"]["total"], 0);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
 }
 
 #[test]

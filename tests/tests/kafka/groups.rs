@@ -128,7 +128,7 @@ fn what_retention_removed_is_counted_and_ends_nothing_or_the_partition() {
     handles(&host, 60);
     each_counts_once(&host, 45);
     let status = host.status();
-    assert_eq!(status["parked"]["newest"][0]["place"], format!("topic {topic} partition 0 offsets 10 to 24"));
+    assert_eq!(status["dead_letters"]["newest"][0]["place"], format!("topic {topic} partition 0 offsets 10 to 24"));
 }
 
 #[test]

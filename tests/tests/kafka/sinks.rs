@@ -88,7 +88,7 @@ fn what_kafka_has_is_not_published_again_when_the_store_is_behind() {
 }
 
 #[test]
-fn a_message_that_is_refused_is_parked_and_the_rest_of_its_transaction_goes_out_once() {
+fn a_message_that_is_refused_is_dead_lettered_and_the_rest_of_its_transaction_goes_out_once() {
     let Some(kafka) = Kafka::shared() else { return };
     let topic = kafka.topic("refused", 1);
     let outbox = Outbox::new(&topic);
@@ -100,10 +100,10 @@ fn a_message_that_is_refused_is_parked_and_the_rest_of_its_transaction_goes_out_
     assert_eq!((sink.status().published, sink.status().error), (3, None));
     let read: Vec<String> = kafka.read_committed(&topic).into_iter().map(|shown| shown.value).collect();
     assert_eq!(read, values("m", 0..3));
-    let (letters, parked) = requests::letters(&*outbox.store, 10);
+    let (letters, dead_letters) = requests::letters(&*outbox.store, 10);
     let reasons: BTreeMap<_, _> =
         letters.iter().map(|letter| (letter.place.as_str(), letter.reason.as_str())).collect();
-    assert_eq!(parked, 2, "{reasons:?}");
+    assert_eq!(dead_letters, 2, "{reasons:?}");
     assert!(reasons.values().any(|reason| reason.contains("too large for Kafka (1500000 bytes)")), "{reasons:?}");
     assert!(reasons.values().any(|reason| reason.contains("has no partition 9")), "{reasons:?}");
 }

@@ -84,7 +84,7 @@ fn a_reader_of_committed_messages_has_each_once_through_kills() {
     host.drained();
     assert_eq!(topics.told(&kafka), once_each(produced));
     let status = host.status();
-    assert_eq!((&status["store"]["position"], &status["parked"]["total"]), (&json!(0), &json!(0)), "{status:#}");
+    assert_eq!((&status["store"]["position"], &status["dead_letters"]["total"]), (&json!(0), &json!(0)), "{status:#}");
     host.stop();
     // In the next life there is nothing left to do.
     let host = setting.start();

@@ -34,7 +34,7 @@ impl Stored {
             advance(&store, Step { commands, messages, ..step("warehouse", from, to) }).unwrap();
         }
         ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
-        ask(|done| store.park(letter("there"), None, done)).answer().unwrap();
+        ask(|done| store.dead_letter(letter("there"), None, done)).answer().unwrap();
         store.close();
         stored
     }

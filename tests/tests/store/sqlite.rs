@@ -158,7 +158,7 @@ fn several_dead_letters_are_kept_together_or_not_at_all() {
             let numbers: Vec<u64> = (1..100).collect();
             numbers.iter().filter(|n| ask(|done| store.discard_letter(**n, done)).answer().is_ok()).count()
         };
-        let to = |from, to| Step { parked: vec![long(), long()], ..step("s", Position(from), Position(to)) };
+        let to = |from, to| Step { dead_letters: vec![long(), long()], ..step("s", Position(from), Position(to)) };
         advance(&store, to(0, 1)).expect("an empty room takes a whole step");
         assert_eq!(kept(), 2);
         assert!(matches!(advance(&store, to(1, 2)), Err(Error::Full(_))));
@@ -186,20 +186,20 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
         letters.into_iter().map(|kept| kept.number).collect()
     };
     let bytes_of = |reason: &str| DeadLetter { reason: reason.to_owned(), ..letter("there") };
-    let park = |store: &SqliteStore, letter, n| {
-        ask(|done| store.park(letter, Some(origin("kafka/a/a/0", n, n)), done)).answer()
+    let dead_letter = |store: &SqliteStore, letter, n| {
+        ask(|done| store.dead_letter(letter, Some(origin("kafka/a/a/0", n, n)), done)).answer()
     };
     // Stop: what is refused is not settled, and comes again once there is room.
     let (clock, folder) = (Clock::manual(1_000_000_000_000), place());
     let limits = LetterLimits { count_max: 3, ..LetterLimits::default() };
     let mut store = open(&folder, limits, &clock);
-    (0..3).for_each(|n| park(&store, letter("there"), n).expect("there is room"));
+    (0..3).for_each(|n| dead_letter(&store, letter("there"), n).expect("there is room"));
     for _ in 0..2 {
-        let full = park(&store, letter("there"), 3).expect_err("there is no room");
+        let full = dead_letter(&store, letter("there"), 3).expect_err("there is no room");
         assert!(matches!(&full, Error::Full(said) if said.contains("dead_letters_max")), "{full:?}");
-        let parked = vec![letter("of a step")];
+        let dead_letters = vec![letter("of a step")];
         let messages = vec![message("with it")];
-        let refused = advance(&store, Step { parked, messages, ..step("s", Position(0), Position(0)) });
+        let refused = advance(&store, Step { dead_letters, messages, ..step("s", Position(0), Position(0)) });
         assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
         let malformed = Decision::Malformed("no".to_owned());
         let refused = append(&store, numbered(&order(1), "kafka/a/a/0", 4), ExpectedVersion::Any, malformed);
@@ -210,15 +210,15 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     assert_eq!((reader(&store).ledger("kafka/a/a/0").expect("it is read").next, *store.outbox_head().borrow()), (3, 0));
     assert!(reader(&store).tallies().expect("they are read").is_empty());
     ask(|done| store.discard_letter(1, done)).answer().expect("it is there");
-    park(&store, letter("there"), 3).expect("there is room again");
+    dead_letter(&store, letter("there"), 3).expect("there is room again");
     store.close();
     // Drop the oldest, by number and by bytes.
     let limits = LetterLimits { count_max: 4, bytes_max: 1_000, drops_oldest: true, ..limits };
     let store = open(&folder, limits, &clock);
-    (4..7).for_each(|n| park(&store, letter("there"), n).expect("the oldest make room"));
+    (4..7).for_each(|n| dead_letter(&store, letter("there"), n).expect("the oldest make room"));
     assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![7, 6, 5, 4], 2));
-    park(&store, bytes_of(&"long ".repeat(190)), 7).expect("the oldest make room");
-    park(&store, bytes_of(&"longer ".repeat(1_000)), 8).expect("one letter always fits");
+    dead_letter(&store, bytes_of(&"long ".repeat(190)), 7).expect("the oldest make room");
+    dead_letter(&store, bytes_of(&"longer ".repeat(1_000)), 8).expect("one letter always fits");
     assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![9], 7));
     assert!((7_000..8_000).contains(&store.measures().letter_bytes), "{}", store.measures().letter_bytes);
     store.close();

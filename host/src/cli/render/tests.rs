@@ -111,13 +111,13 @@ fn example() -> Status {
             turned_away: 1_000,
             ..ApiStatus::default()
         },
-        parked: ParkedStatus {
+        dead_letters: DeadLetterStatus {
             total: 2,
             total_max: 1_000,
             bytes: 2_345,
             bytes_max: 4 << 30,
             dropped: 17,
-            newest: vec![ParkedItem {
+            newest: vec![DeadLetterItem {
                 number: 9,
                 consumer: "baskets".into(),
                 place: "topic baskets partition 0 offset 17".into(),
@@ -172,7 +172,7 @@ sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
 SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0
 
-2 parked, the newest 1 first
+dead letters: 2, the newest 1 first
   they have 2,345 bytes; at most 1,000 letters of 4,096 MiB are kept
   17 older ones were dropped to keep to `store.dead_letters_…`
   2023-11-14T22:13:20Z  9  baskets: topic baskets partition 0 offset 17, key "a\nb"
@@ -185,7 +185,7 @@ outbox  by message  running     19,502        0
 fn a_fresh_host_shows_only_what_it_has() {
     let fresh = Status { host: example().host, ..Status::default() };
     let expected = "wasmill 0.1.0 at http://127.0.0.1:7310, process 42, up 1m 5s\ndata in shop/data, newest position 0\n\n\
-                    nothing is parked\n";
+                    no dead letters\n";
     assert_eq!(status(&fresh), expected);
 }
 

@@ -3,7 +3,7 @@
 //! A feed reads; it keeps no position and knows nothing of producers. The outbox is the plainest.
 
 use super::publisher::Refused;
-use crate::model::{DeadLetter, Message, Parked, Position};
+use crate::model::{DeadLetter, Message, DeadLetterContent, Position};
 use crate::store::{self, EventStore, Reader};
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ pub(super) trait Feed: Send {
     /// The place of a message, in words.
     fn place(&self, number: u64, message: &Message) -> String;
 
-    /// Who a message that Kafka refused is put aside for.
+    /// Who a message that Kafka refused is dead-lettered for.
     fn consumer(&self, message: &Message) -> String;
 
     /// Changes a message that was refused so that it can be tried again; false where it can't.
@@ -129,7 +129,7 @@ impl Feed for Outbox {
     }
 }
 
-/// A message that is put aside.
+/// A message that is dead-lettered.
 pub(super) fn dead_letter(feed: &dyn Feed, sink: &str, number: u64, message: &Message, reason: String) -> DeadLetter {
     DeadLetter {
         consumer: feed.consumer(message),
@@ -137,6 +137,6 @@ pub(super) fn dead_letter(feed: &dyn Feed, sink: &str, number: u64, message: &Me
         key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
         reason,
         time_ms: Some(message.time_ms),
-        content: Parked::Message(sink.to_owned(), message.clone()),
+        content: DeadLetterContent::Message(sink.to_owned(), message.clone()),
     }
 }

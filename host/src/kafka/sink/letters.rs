@@ -1,4 +1,4 @@
-//! What a source put aside as a feed: its dead letters, for its `dead_letter_topic`.
+//! What a source dead-lettered as a feed: its dead letters, for its `dead_letter_topic`.
 //!
 //! A message is the record as it was, with headers that say where it came from and what was wrong. It goes to the
 //! partition of the same number where the topic has it. The letter stays in the store: the topic is a copy for others.
@@ -6,7 +6,7 @@
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
 use crate::manifest::Key;
-use crate::model::{Command, Header, KeptLetter, Message, Parked, PartitionName, Record};
+use crate::model::{Command, Header, KeptLetter, Message, DeadLetterContent, PartitionName, Record};
 use crate::store::{self, EventStore, Reader};
 use base16ct::lower;
 use base64::Engine as _;
@@ -54,8 +54,8 @@ impl Letters {
     fn message(&self, kept: KeptLetter) -> Option<Message> {
         let KeptLetter { number, dead_lettered_ms, letter } = kept;
         let record = match letter.content {
-            Parked::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => record,
-            Parked::Command(command) => self.from.record(command)?,
+            DeadLetterContent::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => record,
+            DeadLetterContent::Command(command) => self.from.record(command)?,
             _ => return None,
         };
         let partition = Some(record.partition).filter(|partition| *partition < self.partitions_max);
@@ -70,7 +70,7 @@ impl Letters {
     }
 }
 
-/// What is said of a record that was put aside.
+/// What is said of a record that was dead-lettered.
 pub(in crate::kafka) struct About<'a> {
     /// Of the letter: it tells a repetition.
     pub(in crate::kafka) id: Arc<str>,

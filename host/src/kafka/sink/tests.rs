@@ -41,7 +41,7 @@ fn publish(folder: &Folder, messages: Vec<Message>) {
         reached: Reached::Events { from, to: Position(from.0 + 1) },
         commands: Vec::new(),
         messages,
-        parked: Vec::new(),
+        dead_letters: Vec::new(),
     };
     ack::wait(|ack| folder.store.advance(step, ack)).unwrap();
 }
@@ -87,7 +87,7 @@ fn messages_are_published_in_order_and_not_again_after_a_restart() {
 }
 
 #[test]
-fn a_message_that_kafka_refuses_is_parked_and_the_rest_goes_on() {
+fn a_message_that_kafka_refuses_is_dead_lettered_and_the_rest_goes_on() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     let large = Message { payload: Some(vec![0; 3_000]), ..message("large") };
     let nowhere = Message { partition: Some(9), ..message("nowhere") };

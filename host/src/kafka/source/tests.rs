@@ -149,7 +149,7 @@ fn a_full_inbox_holds_the_source_and_loses_nothing() {
 }
 
 #[test]
-fn a_record_that_is_no_command_is_parked_and_its_partition_goes_on() {
+fn a_record_that_is_no_command_is_dead_lettered_and_its_partition_goes_on() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     produce(&broker, 1, 0..1);
     broker.produce(TOPIC, 0, None, Some(b"no key"));
@@ -210,7 +210,7 @@ fn a_broker_that_is_away_is_waited_for_at_the_start_and_later() {
 }
 
 #[test]
-fn records_that_retention_removed_are_parked_as_a_range() {
+fn records_that_retention_removed_are_dead_lettered_as_a_range() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     let connection = broker.connection(&[]);
     let ledger = connection.ledger("till", TOPIC, 0, None);
@@ -233,7 +233,7 @@ fn records_that_retention_removed_are_parked_as_a_range() {
 }
 
 #[test]
-fn records_that_are_removed_while_they_wait_to_be_read_are_parked_too() {
+fn records_that_are_removed_while_they_wait_to_be_read_are_dead_lettered_too() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     let connection = broker.connection(&[("queued.max.messages.kbytes", "1")]);
     let inbox = Recorder::new(&folder.store, Mood::Full);
@@ -323,7 +323,7 @@ fn offsets_are_committed_to_the_group_for_lag_tools() {
     assert_eq!(committed.elements()[0].offset(), rdkafka::Offset::Offset(10));
 }
 
-/// What a record is, and a part of why it is put aside; `None` where it is taken.
+/// What a record is, and a part of why it is dead-lettered; `None` where it is taken.
 type Hostile = (&'static str, &'static [u8], &'static [(&'static [u8], &'static [u8])], Option<&'static str>);
 
 const HOSTILE: &[Hostile] = &[

@@ -29,7 +29,7 @@ enum Output {
 }
 
 impl Batch {
-    /// Adds the next record. One whose headers can't be read is put aside at once, and nobody handles it.
+    /// Adds the next record. One whose headers can't be read is dead-lettered at once, and nobody handles it.
     pub(super) fn add(&mut self, config: &Config, record: Incoming<'_>) {
         let (record, wrong) = record.into_owned();
         self.records.push(record);
@@ -39,7 +39,7 @@ impl Batch {
         }
     }
 
-    /// The next records from one on that are to be handled, `max` at most: those that are put aside are left out. Empty at
+    /// The next records from one on that are to be handled, `max` at most: those that are dead-lettered are left out. Empty at
     /// the end of the batch.
     pub(super) fn part(&self, from: usize, max: usize) -> Range<usize> {
         let is_open = |output: &Output| matches!(output, Output::Messages(_));
@@ -75,7 +75,7 @@ impl Batch {
     /// A record failed for good: nothing it has led to counts.
     pub(super) fn put_aside(&mut self, config: &Config, index: usize, reason: String) {
         let record = &self.records[index];
-        tracing::warn!(source = &*config.name, "{} put aside: {reason}", record.place());
+        tracing::warn!(source = &*config.name, "{} dead-lettered: {reason}", record.place());
         let about = letters::About {
             id: format!("{}:{}", config.name, record.id()).into(),
             source: config.name.clone(),
@@ -126,7 +126,7 @@ impl Batch {
                     letter.partition = None;
                 }
                 Output::Letter(letter) => {
-                    return Err(format!("{} can't be put aside: {reason}", letter.id));
+                    return Err(format!("{} can't be dead-lettered: {reason}", letter.id));
                 }
             }
         }
@@ -258,7 +258,7 @@ mod tests {
         batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownPartition)]).unwrap();
         assert_eq!(batch.messages().next().unwrap().0.partition, None);
         let waits = batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownTopicOrPartition)]).unwrap_err();
-        assert!(waits.contains("taps:taps:3:10 can't be put aside: topic dead does not exist"), "{waits}");
+        assert!(waits.contains("taps:taps:3:10 can't be dead-lettered: topic dead does not exist"), "{waits}");
         assert_eq!(topics(&batch), ["dead", "out", "out", "out"]);
     }
 }

@@ -412,7 +412,7 @@ impl Worker {
         let at = batch.handled;
         let part = batch.part(at, self.transformer.list(count.min(batch.records.len() - at)));
         if part.start > at || part.is_empty() {
-            // These were put aside when they were read.
+            // These were dead-lettered when they were read.
             batch.handled = part.start;
             return Ok(());
         }

@@ -45,7 +45,7 @@ fn require_kafka(section: &Section<'_>, has_kafka: bool) {
     }
 }
 
-/// The topic for what a source puts aside.
+/// The topic for what a source dead-letters.
 pub(super) fn dead_letter_topic(section: &mut Section<'_>) -> Option<String> {
     const TOPIC: &str = "the topic that dead letters go to";
     let entry = section.get("dead_letter_topic")?;

@@ -33,7 +33,7 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target {
         if dead_letter_topic.is_none() {
             section
-                .missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are put aside there");
+                .missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are dead-lettered there");
         }
         refuse_idle_in_kafka_transactions(&section);
     }

@@ -7,7 +7,7 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
-use crate::model::{Command, LedgerName, Origin, Parked, StreamId};
+use crate::model::{Command, LedgerName, Origin, DeadLetterContent, StreamId};
 use crate::store::{Discard, Part};
 use rusqlite::params;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Writer {
 
     fn republish(&mut self, batch: &mut Batch, number: u64) -> Result<(), Error> {
         let kept = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
-        let Parked::Message(_, mut message) = kept.letter.content else {
+        let DeadLetterContent::Message(_, mut message) = kept.letter.content else {
             return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
         };
         // A person has looked at it: the count of its chain starts over.
@@ -152,7 +152,7 @@ impl Writer {
         }
     }
 
-    /// A command of a ledger that can't be handled is put aside and settled. One that was put aside before keeps its
+    /// A command of a ledger that can't be handled is dead-lettered and settled. One that was dead-lettered before keeps its
     /// letter, with the newest reason.
     pub(super) fn put_aside(&mut self, batch: &mut Batch, command: &Command, reason: &str) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
@@ -160,7 +160,7 @@ impl Writer {
         match replayed(origin) {
             Some(number) => letters::explain(&self.connection, number, &letter.reason),
             None => {
-                self.park(batch, &letter, None)?;
+                self.dead_letter(batch, &letter, None)?;
                 self.ledgers.settle(&self.connection, origin)
             }
         }

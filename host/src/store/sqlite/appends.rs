@@ -359,6 +359,6 @@ pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
         key: Some(command.stream.aggregate_id.to_string()),
         reason: format!("command {} to {}: {reason}", command.name, command.stream),
         time_ms: Some(command.time_ms),
-        content: crate::model::Parked::Command(command.clone()),
+        content: crate::model::DeadLetterContent::Command(command.clone()),
     }
 }

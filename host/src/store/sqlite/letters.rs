@@ -43,7 +43,7 @@ pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Resul
     Ok(letters)
 }
 
-/// The number of the newest letter that was ever put aside, also where it is gone.
+/// The number of the newest letter that was ever dead-lettered, also where it is gone.
 pub(super) fn newest(connection: &Connection) -> Result<u64, Error> {
     connection
         .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters'), 0)", [], |row| {

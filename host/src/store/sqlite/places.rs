@@ -2,7 +2,7 @@
 
 use super::writer::Writer;
 use super::{Error, failed, rows, schema};
-use crate::model::{Command, FactName, LedgerName, Parked, PartitionName, SinkName, SubscriptionName};
+use crate::model::{Command, FactName, LedgerName, DeadLetterContent, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
@@ -228,7 +228,7 @@ impl Writer {
         let found = select.query_map([&from.name], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
         let found: Vec<_> = found.and_then(Iterator::collect).map_err(&failed)?;
         for (number, content) in found {
-            let content: Parked = rows::decode(&format!("the content of dead letter {number}"), &content)?;
+            let content: DeadLetterContent = rows::decode(&format!("the content of dead letter {number}"), &content)?;
             if is_of(from.kind, &content) {
                 self.connection
                     .execute("UPDATE dead_letters SET consumer = ?2 WHERE number = ?1", params![number, to.name])
@@ -261,11 +261,11 @@ impl Writer {
 }
 
 /// Whether a part of this kind puts such things aside.
-fn is_of(kind: PartKind, content: &Parked) -> bool {
+fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
     let is_of_source = match content {
-        Parked::Record(_) | Parked::Gone => Some(true),
-        Parked::Event(_) => Some(false),
-        Parked::Command(command) => command.origin.as_ref().map(|origin| {
+        DeadLetterContent::Record(_) | DeadLetterContent::Gone => Some(true),
+        DeadLetterContent::Event(_) => Some(false),
+        DeadLetterContent::Command(command) => command.origin.as_ref().map(|origin| {
             let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(_)));
             !LedgerName::parse(&origin.ledger).is_some_and(plugin)
         }),

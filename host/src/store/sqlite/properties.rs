@@ -3,7 +3,7 @@
 
 use super::rows::{decode, encode};
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use crate::model::{Command, Header, Message, Origin, Parked, Record, StreamId};
+use crate::model::{Command, Header, Message, Origin, DeadLetterContent, Record, StreamId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -16,20 +16,20 @@ fn headers() -> impl Strategy<Value = Vec<Header>> {
     prop::collection::vec(header, 0..4)
 }
 
-fn record() -> impl Strategy<Value = Parked> {
+fn record() -> impl Strategy<Value = DeadLetterContent> {
     let fields =
         ("(?s:.{0,8})", any::<i32>(), any::<i64>(), any::<u64>(), prop::option::of(bytes()), headers(), bytes());
     fields.prop_map(|(topic, partition, offset, time_ms, key, headers, payload)| {
         let (topic, payload) = (topic.into(), Some(payload));
-        Parked::Record(Record { topic, partition, offset, time_ms, key, headers, payload })
+        DeadLetterContent::Record(Record { topic, partition, offset, time_ms, key, headers, payload })
     })
 }
 
-fn command() -> impl Strategy<Value = Parked> {
+fn command() -> impl Strategy<Value = DeadLetterContent> {
     let fields = ("(?s:.{0,8})", "(?s:.{0,8})", any::<u64>(), bytes(), headers(), any::<bool>());
     fields.prop_map(|(id, name, number, payload, headers, durable_id)| {
         let text: std::sync::Arc<str> = id.as_str().into();
-        Parked::Command(Command {
+        DeadLetterContent::Command(Command {
             stream: StreamId::new("order", id),
             name: name.into(),
             payload,
@@ -46,7 +46,7 @@ fn command() -> impl Strategy<Value = Parked> {
     })
 }
 
-fn message() -> impl Strategy<Value = Parked> {
+fn message() -> impl Strategy<Value = DeadLetterContent> {
     let fields = ("(?s:.{0,8})", prop::option::of(bytes()), prop::option::of(any::<i32>()), headers(), any::<u64>());
     fields.prop_map(|(topic, key, partition, headers, time_ms)| {
         let (payload, text): (_, std::sync::Arc<str>) = (key.clone(), topic.as_str().into());
@@ -64,7 +64,7 @@ fn message() -> impl Strategy<Value = Parked> {
             causation_id,
             source: text,
         };
-        Parked::Message("outbox".into(), message)
+        DeadLetterContent::Message("outbox".into(), message)
     })
 }
 
@@ -79,21 +79,21 @@ fn chunk(first: (u64, u64), more: Option<&[u8]>) -> Result<Chunk, super::Error> 
 
 proptest! {
     #[test]
-    fn what_was_parked_comes_back(parked in prop_oneof![record(), command(), message()]) {
-        let row = encode(&parked).unwrap();
-        prop_assert_eq!(decode::<Parked>("here", &row).unwrap(), parked);
+    fn what_was_dead_lettered_comes_back(dead_letters in prop_oneof![record(), command(), message()]) {
+        let row = encode(&dead_letters).unwrap();
+        prop_assert_eq!(decode::<DeadLetterContent>("here", &row).unwrap(), dead_letters);
     }
 
     #[test]
-    fn a_row_that_is_cut_short_is_an_error(parked in prop_oneof![record(), command(), message()], at in any::<prop::sample::Index>()) {
-        let row = encode(&parked).unwrap();
-        let cut = decode::<Parked>("dead letter 7", &row[..at.index(row.len())]);
+    fn a_row_that_is_cut_short_is_an_error(dead_letters in prop_oneof![record(), command(), message()], at in any::<prop::sample::Index>()) {
+        let row = encode(&dead_letters).unwrap();
+        let cut = decode::<DeadLetterContent>("dead letter 7", &row[..at.index(row.len())]);
         prop_assert!(cut.unwrap_err().to_string().contains("dead letter 7 does not decode"));
     }
 
     #[test]
     fn any_bytes_are_a_row_or_an_error(row in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode::<Parked>("here", &row);
+        let _ = decode::<DeadLetterContent>("here", &row);
         let _ = decode::<Vec<Header>>("here", &row);
         let _ = decode::<BTreeSet<u64>>("here", &row);
     }

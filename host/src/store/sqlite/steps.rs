@@ -24,10 +24,10 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut Batch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, parked } = step;
+        let Step { subscription, reached, mut commands, messages, dead_letters } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
-        self.letter_room.refuse_if_full(parked.len(), &self.options.letters)?;
+        self.letter_room.refuse_if_full(dead_letters.len(), &self.options.letters)?;
         if matches!(reached, Reached::Events { .. }) || !commands.is_empty() {
             self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
         }
@@ -43,7 +43,7 @@ impl Writer {
         fault::at(FaultPoint::CommandsKept);
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
-        for letter in &parked {
+        for letter in &dead_letters {
             self.keep_letter(batch, letter, None)?;
         }
         Ok(Advanced { commands })

@@ -38,7 +38,7 @@ pub(super) enum Request {
     Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, ack: Ack<Result<Appended, Error>> },
     Advance { step: Box<Step>, bytes: usize, ack: Ack<Result<Advanced, Error>> },
     Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>> },
-    Park(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
+    DeadLetter(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
     StartLedger { ledger: Arc<str>, next: u64, ack: Ack<Result<(), Error>> },
     DiscardMany(Discard, Ack<Result<u64, Error>>),
     Administer(AdminRequest, Ack<Result<(), Error>>),
@@ -76,7 +76,7 @@ impl Request {
             Self::Advance { ack, .. } => ack.give(Err(error)),
             Self::DiscardMany(_, ack) => ack.give(Err(error)),
             Self::Published { ack, .. }
-            | Self::Park(_, _, ack)
+            | Self::DeadLetter(_, _, ack)
             | Self::StartLedger { ack, .. }
             | Self::Administer(_, ack) => {
                 ack.give(Err(error));
@@ -427,8 +427,8 @@ impl Writer {
                 let (result, fatal) = split(self.published(batch, &sink, from, to, &refused));
                 (Answer::Unit(ack, result), fatal)
             }
-            Request::Park(letter, origin, ack) => {
-                let (result, fatal) = split(self.park(batch, &letter, origin.as_ref()));
+            Request::DeadLetter(letter, origin, ack) => {
+                let (result, fatal) = split(self.dead_letter(batch, &letter, origin.as_ref()));
                 (Answer::Unit(ack, result), fatal)
             }
             Request::StartLedger { ledger, next, ack } => {
@@ -506,8 +506,8 @@ impl Writer {
             .map(drop)
     }
 
-    /// Puts something aside. Nothing where its origin is settled already: then it was put aside before.
-    pub(super) fn park(
+    /// Dead-letters something. Nothing where its origin is settled already: then it was dead-lettered before.
+    pub(super) fn dead_letter(
         &mut self,
         batch: &mut Batch,
         letter: &DeadLetter,

@@ -11,12 +11,12 @@ use super::{Ask, RecordOptions};
 use crate::ack::Ack;
 use crate::follow::backoff;
 use crate::framing;
-use crate::model::{DeadLetter, Parked, Record};
+use crate::model::{DeadLetter, DeadLetterContent, Record};
 use crate::plugin::Effects;
 use crate::status::State;
 use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Reached, Step};
 use crate::subscriptions::effects::{Outgoing, outgoing};
-use crate::subscriptions::handler::{TakesRecords, Unhandled, Verdict};
+use crate::subscriptions::handler::{TakesRecords, Unhandled, RetryDecision};
 use crate::subscriptions::outbox::Outbox;
 use crate::subscriptions::pausing::Pausing;
 use crate::supervise::{self, Held as _};
@@ -319,23 +319,23 @@ impl<H: TakesRecords> Worker<H> {
         self.handler.records(&self.options.source, &records)
     }
 
-    /// Tries a record again later, or puts it aside.
+    /// Tries a record again later, or Dead-letters it.
     fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
         let (source, place) = (&self.options.source, record.head().place());
         match unhandled.verdict() {
-            Verdict::Park(reason) => {
+            RetryDecision::DeadLetter(reason) => {
                 let payload = record.head().payload.as_deref().unwrap_or_default();
                 let reason = framing::explained(reason, "value", payload);
-                self.park(record, reason);
+                self.dead_letter(record, reason);
             }
-            Verdict::Later(reason) => {
+            RetryDecision::Later(reason) => {
                 self.is(State::Retrying, Some(reason));
                 self.key_queues.hold(record, attempts - 1, backoff(self.options.backoff, attempts));
             }
-            Verdict::Again(reason, _) if attempts >= self.options.attempts_max => {
-                self.park(record, format!("{reason} (tried {attempts} times)"));
+            RetryDecision::Again(reason, _) if attempts >= self.options.attempts_max => {
+                self.dead_letter(record, format!("{reason} (tried {attempts} times)"));
             }
-            Verdict::Again(reason, wait) => {
+            RetryDecision::Again(reason, wait) => {
                 let pause = self.options.bounds.pause(backoff(self.options.backoff, attempts), wait);
                 tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
                 self.is(State::Retrying, Some(format!("{place}: {reason}")));
@@ -344,7 +344,7 @@ impl<H: TakesRecords> Worker<H> {
         }
     }
 
-    fn park(&mut self, run: RecordRun, reason: String) {
+    fn dead_letter(&mut self, run: RecordRun, reason: String) {
         let record = run.head();
         let place = record.place();
         tracing::warn!("source {}: {place} can't be handled: {reason}", self.options.source);
@@ -354,9 +354,9 @@ impl<H: TakesRecords> Worker<H> {
             key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
             reason,
             time_ms: Some(record.time_ms),
-            content: Parked::Record(record.clone()),
+            content: DeadLetterContent::Record(record.clone()),
         };
-        self.step(run.into(), |progress| progress.parked.push(letter));
+        self.step(run.into(), |progress| progress.dead_letters.push(letter));
     }
 
     /// Makes the effects durable, and the records settled with them.
@@ -364,9 +364,9 @@ impl<H: TakesRecords> Worker<H> {
         let records: Vec<&Record> = part.records().collect();
         let RecordOptions { source, bounds, .. } = &self.options;
         let outgoing = outgoing(source, effects, *bounds, |index| records[index]);
-        let Outgoing { commands, messages, parked } = outgoing.logged(source);
+        let Outgoing { commands, messages, dead_letters } = outgoing.logged(source);
         self.step(part, |progress| {
-            (progress.commands, progress.messages, progress.parked) = (commands, messages, parked);
+            (progress.commands, progress.messages, progress.dead_letters) = (commands, messages, dead_letters);
         });
     }
 
@@ -385,7 +385,7 @@ impl<H: TakesRecords> Worker<H> {
             reached: Reached::Records { number: self.number, records },
             commands: Vec::new(),
             messages: Vec::new(),
-            parked: Vec::new(),
+            dead_letters: Vec::new(),
         };
         fill(&mut step);
         self.number += 1;

@@ -151,7 +151,7 @@ impl Model {
         Ok(version)
     }
 
-    pub(super) fn park(&mut self, _letter: DeadLetter, origin: Option<&Origin>) {
+    pub(super) fn dead_letter(&mut self, _letter: DeadLetter, origin: Option<&Origin>) {
         if let Some(origin) = origin {
             if self.is_settled(origin) {
                 return;
@@ -196,7 +196,7 @@ impl Model {
             .collect();
         checkpoint.commands.extend(commands.iter().cloned());
         self.messages.extend(progress.messages.iter().cloned());
-        self.add_letters(progress.parked.len() as u64);
+        self.add_letters(progress.dead_letters.len() as u64);
         Ok(commands)
     }
 

@@ -49,17 +49,17 @@ fn record(folder: &Folder, id: &str, names: &[&str]) {
     ack::wait(|ack| folder.store.append(append, ack)).unwrap();
 }
 
-fn park(folder: &Folder, consumer: &str, content: Parked) {
+fn dead_letter(folder: &Folder, consumer: &str, content: DeadLetterContent) {
     let (consumer, place, reason) = (consumer.to_owned(), "somewhere".into(), "no such basket".into());
     let letter = DeadLetter { consumer, place, key: None, reason, time_ms: Some(9), content };
-    ack::wait(|ack| folder.store.park(letter, None, ack)).unwrap();
+    ack::wait(|ack| folder.store.dead_letter(letter, None, ack)).unwrap();
 }
 
-fn parked_record(partition: i32, offset: i64, payload: &str) -> Parked {
+fn dead_lettered_record(partition: i32, offset: i64, payload: &str) -> DeadLetterContent {
     let header = Header { name: "ce_id".into(), value: Some(b"theirs".to_vec()) };
     let payload = Some(payload.as_bytes().to_vec());
     let (key, headers) = (Some(vec![0xff]), vec![header]);
-    Parked::Record(Record { topic: "baskets".into(), partition, offset, time_ms: 5, key, headers, payload })
+    DeadLetterContent::Record(Record { topic: "baskets".into(), partition, offset, time_ms: 5, key, headers, payload })
 }
 
 fn wait_until_published(sink: &Sink) {
@@ -125,13 +125,13 @@ fn a_sink_that_starts_now_keeps_where_it_started() {
 }
 
 #[test]
-fn an_event_without_the_field_of_its_key_is_parked_and_the_rest_goes_on() {
+fn an_event_without_the_field_of_its_key_is_dead_lettered_and_the_rest_goes_on() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     record(&folder, "1", &["OrderCreated"]);
     let key = SinkKey::Field("household".into());
     let config = event_sink("**", key, Start::Beginning);
     let sink = Sink::start(config, broker.connection(&[]), folder.store.clone()).unwrap();
-    eventually("the event is parked", || !folder.dead_letters().is_empty());
+    eventually("the event is dead-lettered", || !folder.dead_letters().is_empty());
     wait_until_published(&sink);
     let letter = folder.dead_letters().remove(0);
     assert_eq!(
@@ -144,14 +144,14 @@ fn an_event_without_the_field_of_its_key_is_parked_and_the_rest_goes_on() {
 #[test]
 fn dead_letters_of_a_source_go_to_their_topic_as_the_records_they_were() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
-    park(&folder, "till", parked_record(0, 17, "first"));
-    park(&folder, "another", parked_record(0, 18, "not this one"));
+    dead_letter(&folder, "till", dead_lettered_record(0, 17, "first"));
+    dead_letter(&folder, "another", dead_lettered_record(0, 18, "not this one"));
     let origin = Origin { ledger: "kafka/till/baskets/0".into(), first: 19, last: 19 };
-    park(&folder, "till", Parked::Command(command("7", Some(origin))));
-    park(&folder, "till", parked_record(3, 20, "from a partition that is not there"));
+    dead_letter(&folder, "till", DeadLetterContent::Command(command("7", Some(origin))));
+    dead_letter(&folder, "till", dead_lettered_record(3, 20, "from a partition that is not there"));
     let sink = Sink::start(letters("shop"), broker.connection(&[]), folder.store.clone()).unwrap();
     wait_until_published(&sink);
-    park(&folder, "source/till", parked_record(0, 21, "later"));
+    dead_letter(&folder, "source/till", dead_lettered_record(0, 21, "later"));
     wait_until_published(&sink);
     let found = broker.consume(TOPIC, 4);
     let values: Vec<&str> = found.iter().map(|(value, _)| value.as_str()).collect();
@@ -168,7 +168,7 @@ fn dead_letters_of_a_source_go_to_their_topic_as_the_records_they_were() {
     assert_has(&found[0].1, &expected);
     assert_has(&found[1].1, &[("dead-letter-offset", "19"), ("ce_type", "of-the-command")]);
     assert_has(&found[2].1, &[("dead-letter-partition", "3")]);
-    assert_eq!(folder.dead_letters().len(), 5, "the topic has copies; nothing was parked because of it");
+    assert_eq!(folder.dead_letters().len(), 5, "the topic has copies; nothing was dead-lettered because of it");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{ANSWER_MAX, Discovery, Finding, Opening};
 use crate::ack;
 use crate::kafka::source::topics::TopicPartition;
 use crate::manifest::{Lost, Membership, Recreated};
-use crate::model::{DeadLetter, Origin, Parked, PartitionName};
+use crate::model::{DeadLetter, Origin, DeadLetterContent, PartitionName};
 use crate::store::{self, Ledger};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -239,9 +239,9 @@ impl Discovery {
         let error = format!("{place}: {reason}");
         tracing::error!(source = &**source, "{error}");
         let consumer = source.to_string();
-        let letter = DeadLetter { consumer, place, key: None, reason, time_ms: None, content: Parked::Gone };
+        let letter = DeadLetter { consumer, place, key: None, reason, time_ms: None, content: DeadLetterContent::Gone };
         let origin = Origin { ledger: name.clone(), first, last };
-        ack::wait(|ack| self.store.park(letter, Some(origin), ack))?;
+        ack::wait(|ack| self.store.dead_letter(letter, Some(origin), ack))?;
         Ok(error)
     }
 }

@@ -11,7 +11,7 @@ use crate::kafka::source::discovery::{RECREATED, Request};
 use crate::kafka::source::partition_state::PartitionState;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Until;
-use crate::model::{Command, DeadLetter, Origin, Outcome, Parked, Record};
+use crate::model::{Command, DeadLetter, Origin, Outcome, DeadLetterContent, Record};
 use crate::store;
 use crate::subscriptions::RecordRun;
 use crossbeam_channel::Sender;
@@ -138,7 +138,7 @@ impl Reading {
                 return match wrong {
                     None => self.add(work, first, record, run_max),
                     Some(reason) => {
-                        self.park(work, record::dead_letter(&work.config.name, record, reason), origin, bytes);
+                        self.dead_letter(work, record::dead_letter(&work.config.name, record, reason), origin, bytes);
                     }
                 };
             }
@@ -150,15 +150,15 @@ impl Reading {
                 let ack = RangeAck::new(self.receiver.clone(), first, offset, bytes);
                 self.offer(work, Delivery::command(command, ack));
             }
-            Err(letter) => self.park(work, letter, origin, bytes),
+            Err(letter) => self.dead_letter(work, letter, origin, bytes),
         }
     }
 
-    /// Puts a record aside that can't be handed on.
-    fn park(&mut self, work: &Work, letter: Box<DeadLetter>, origin: Origin, bytes: usize) {
-        tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {}", letter.reason);
+    /// Dead-letters a record that can't be handed on.
+    fn dead_letter(&mut self, work: &Work, letter: Box<DeadLetter>, origin: Origin, bytes: usize) {
+        tracing::warn!(source = &*letter.consumer, place = letter.place, "dead-lettered: {}", letter.reason);
         let ack = RangeAck::new(self.receiver.clone(), origin.first, origin.last, bytes);
-        work.store.park(
+        work.store.dead_letter(
             *letter,
             Some(origin),
             Ack::new(move |result: Result<(), store::Error>| ack.give(result.as_ref().copied())),
@@ -195,7 +195,7 @@ impl Reading {
             Ok(()) => return true,
             Err(Refused::Full(offer)) => self.state.hold(offer),
             Err(Refused::InvalidId { reason, command, ack }) => {
-                park(work, &command, reason, ack);
+                dead_letter(work, &command, reason, ack);
                 return true;
             }
             Err(Refused::NoSuchAggregate { known, command, ack }) => {
@@ -203,7 +203,7 @@ impl Reading {
                 if work.destination.is_addressed_by_records() {
                     let reason =
                         format!("no plugin serves aggregate {aggregate}, which the record names; served are: {known}");
-                    park(work, &command, reason, ack);
+                    dead_letter(work, &command, reason, ack);
                     return true;
                 }
                 if !std::mem::replace(&mut self.shows_error, true) {
@@ -273,8 +273,8 @@ impl Reading {
     }
 }
 
-/// Puts a command aside that nobody will ever serve.
-fn park(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
+/// Dead-letters a command that nobody will ever serve.
+fn dead_letter(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
     let origin = command.origin.clone().expect("commands of sources have one");
     let letter = DeadLetter {
         consumer: work.config.name.to_string(),
@@ -282,10 +282,10 @@ fn park(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
         key: Some(command.stream.aggregate_id.to_string()),
         reason: reason.clone(),
         time_ms: Some(command.time_ms),
-        content: Parked::Command(command.clone()),
+        content: DeadLetterContent::Command(command.clone()),
     };
-    tracing::warn!(source = &*letter.consumer, place = letter.place, "parked: {reason}");
-    work.store.park(letter, Some(origin), aggregates::when_parked(reason, ack));
+    tracing::warn!(source = &*letter.consumer, place = letter.place, "dead-lettered: {reason}");
+    work.store.dead_letter(letter, Some(origin), aggregates::when_dead_lettered(reason, ack));
 }
 
 impl Work {

@@ -55,7 +55,7 @@ fn a_topic_that_is_missing_does_not_hold_the_others() {
 }
 
 #[test]
-fn a_record_for_an_aggregate_that_nobody_serves_is_parked_and_its_partition_goes_on() {
+fn a_record_for_an_aggregate_that_nobody_serves_is_dead_lettered_and_its_partition_goes_on() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     broker.produce(TOPIC, 0, Some(b"1"), Some(br#"{"kind":"order"}"#));
     broker.produce(TOPIC, 0, Some(b"2"), Some(br#"{"kind":1}"#));

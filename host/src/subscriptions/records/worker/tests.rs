@@ -145,7 +145,7 @@ fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
         },
         commands: Vec::new(),
         messages: Vec::new(),
-        parked: Vec::new(),
+        dead_letters: Vec::new(),
     };
     ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
