@@ -24,7 +24,7 @@ use crate::model::{Command, Outcome, Position, SubscriptionName};
 use crate::plugin::{FileWatch, Plugin};
 use crate::projection::{self, SkipError, Takeover};
 use crate::status::{
-    AggregateStatus, CommandStatus, Drained, HostStatus, KafkaStatus, DeadLetterItem, DeadLetterStatus, PluginStatus,
+    AggregateStatus, CommandStatus, DeadLetterItem, DeadLetterStatus, Drained, HostStatus, KafkaStatus, PluginStatus,
     Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, EventStore, Letters};

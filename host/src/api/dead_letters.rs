@@ -3,8 +3,8 @@
 use super::Server;
 use super::answer::Refusal;
 use crate::host::Unreplayed;
-use crate::model::{Header, KeptLetter, DeadLetterContent};
-use crate::status::{DeadLetters, DeadLetterItem, Replayed};
+use crate::model::{DeadLetterContent, Header, KeptLetter};
+use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{Discard, Letters};
 use axum::Json;
 use axum::body::{Body, Bytes};

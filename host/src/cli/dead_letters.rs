@@ -4,7 +4,7 @@ use super::client::{Client, Reply, Target};
 use super::failure::Failure;
 use super::table::{Align, Table, number, time, time_if_known};
 use super::{output, render};
-use crate::status::{DeadLetters, DeadLetterItem, Replayed};
+use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, IsTerminal};
 

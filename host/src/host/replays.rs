@@ -6,7 +6,7 @@
 
 use super::maintenance::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, KeptLetter, Outcome, DeadLetterContent};
+use crate::model::{Command, DeadLetter, DeadLetterContent, KeptLetter, Outcome};
 use crate::status::Replayed;
 use crate::store::{self, letter_origin};
 use crate::subscriptions::ReplayError;

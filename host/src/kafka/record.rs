@@ -5,7 +5,7 @@ use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::Commands;
-use crate::model::{Command, DeadLetter, Origin, DeadLetterContent, Record, StreamId, write_record_id};
+use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Record, StreamId, write_record_id};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
 

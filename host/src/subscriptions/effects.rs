@@ -2,7 +2,7 @@
 //! caused it. What would make a chain of causes longer than it may be becomes a dead letter.
 
 use crate::bounds::Bounds;
-use crate::model::{Command, DeadLetter, Header, Message, DeadLetterContent, Record, RecordedEvent, StreamId};
+use crate::model::{Command, DeadLetter, DeadLetterContent, Header, Message, Record, RecordedEvent, StreamId};
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
 use crate::trace;
 use std::sync::Arc;

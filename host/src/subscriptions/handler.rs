@@ -150,7 +150,9 @@ impl Unhandled {
     /// The verdict on a list of one item.
     pub(super) fn verdict(self) -> RetryDecision {
         match self {
-            Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => RetryDecision::Again(reason, after),
+            Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => {
+                RetryDecision::Again(reason, after)
+            }
             Self::Trap(reason) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
             Self::Host(reason) => RetryDecision::Later(reason),
             Self::Refused(Failure { refusal, .. }) => RetryDecision::DeadLetter(refusal.to_string()),

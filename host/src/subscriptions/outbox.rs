@@ -4,7 +4,7 @@ use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::follow::backoff;
 use crate::load::{Load, Loaded, Weight};
-use crate::model::{Command, DeadLetter, Outcome, DeadLetterContent};
+use crate::model::{Command, DeadLetter, DeadLetterContent, Outcome};
 use crate::store::EventStore;
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
 
 use super::effects::{Outgoing, outgoing};
-use super::handler::{Handler, Unhandled, RetryDecision};
+use super::handler::{Handler, RetryDecision, Unhandled};
 use crate::bounds::Bounds;
 use crate::framing;
 use crate::model::{Message, Record};
@@ -81,7 +81,9 @@ impl Transforming for Transformer {
                     let payload = records[0].payload.as_deref().unwrap_or_default();
                     Untransformed::Refused(framing::explained(reason, "value", payload))
                 }
-                RetryDecision::Again(reason, wait) => Untransformed::Again(reason, wait.min(self.bounds.retry_after_max)),
+                RetryDecision::Again(reason, wait) => {
+                    Untransformed::Again(reason, wait.min(self.bounds.retry_after_max))
+                }
             }
         })?;
         let command = effects.list.iter().find_map(|(index, effect)| match effect {

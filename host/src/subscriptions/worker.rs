@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::effects::{Outgoing, outgoing};
-use super::handler::{Handler, Unhandled, RetryDecision};
+use super::handler::{Handler, RetryDecision, Unhandled};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::steps::Steps;

@@ -174,7 +174,10 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     let progress = Step { messages: vec![message("sent"), refused.clone()], ..step("n", Position(0), Position(0)) };
     advance(&*store, progress).unwrap();
     ask(|done| store.published("kafka", 0, 2, Vec::new(), done)).answer().unwrap();
-    dead_letter(&*store, DeadLetter { content: DeadLetterContent::Message("kafka".to_owned(), refused.clone()), ..letter("a message") });
+    dead_letter(
+        &*store,
+        DeadLetter { content: DeadLetterContent::Message("kafka".to_owned(), refused.clone()), ..letter("a message") },
+    );
     dead_letter(&*store, letter("no message"));
     let republish = |number| ask(|done| store.republish_letter(number, done)).answer();
     let no_message = republish(2);

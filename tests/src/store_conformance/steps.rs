@@ -290,8 +290,11 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
 pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     let place = P::new();
     let store = place.open();
-    advance(&*store, Step { dead_letters: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) })
-        .unwrap();
+    advance(
+        &*store,
+        Step { dead_letters: vec![letter("a"), letter("b")], ..step("warehouse", Position(0), Position(0)) },
+    )
+    .unwrap();
     let replay = |number, id| Step {
         reached: Reached::Replayed(number),
         commands: commands([id]),

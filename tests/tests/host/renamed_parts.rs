@@ -39,7 +39,9 @@ fn a_renamed_plugin_goes_on_where_it_was_once_a_person_says_so() {
     host.drained();
     let status = host.status();
     assert_eq!(status["dead_letters"]["total"], 2, "nothing was handled a second time");
-    assert!(status["dead_letters"]["newest"].as_array().is_some_and(|all| all.iter().all(|one| one["consumer"] == "new")));
+    assert!(
+        status["dead_letters"]["newest"].as_array().is_some_and(|all| all.iter().all(|one| one["consumer"] == "new"))
+    );
     assert_eq!(status["subscriptions"][0]["checkpoint"], 2);
     host.stop();
 

@@ -108,7 +108,8 @@ fn poison_is_put_aside_with_its_place_and_delays_nobody() {
     for (partition, part) in (0..).zip(["as the record asked", "(tried 3 times)", "Add"]) {
         let place = format!("topic wishes partition {partition} offset 1");
         let items = dead_letters["newest"].as_array().expect("a list");
-        let item = items.iter().find(|item| item["place"] == place).unwrap_or_else(|| panic!("{place}: {dead_letters:#}"));
+        let item =
+            items.iter().find(|item| item["place"] == place).unwrap_or_else(|| panic!("{place}: {dead_letters:#}"));
         assert_eq!((&item["consumer"], &item["key"]), (&json!("wishes"), &json!(format!("c{partition}"))));
         assert!(item["reason"].as_str().expect("a reason").contains(part), "{item}");
     }
@@ -195,7 +196,8 @@ fn what_was_put_aside_is_delivered_again_once() {
     let many = json!({ "AddMany": { "cart": "c", "count": 5 } });
     topic::produce_keyed(&host.brokers(), "wishes", &[("c".to_owned(), many)]);
     handled(&host, 1);
-    let letter = |host: &TestHost| host.status()["dead_letters"]["newest"][0]["number"].as_u64().expect("a dead letter");
+    let letter =
+        |host: &TestHost| host.status()["dead_letters"]["newest"][0]["number"].as_u64().expect("a dead letter");
     let replay =
         |host: &TestHost, number: u64| host.post(&format!("/v1/dead-letters/{number}/replay"), &json!({}), &[]);
     let number = letter(&host);

@@ -3,7 +3,7 @@
 //! A feed reads; it keeps no position and knows nothing of producers. The outbox is the plainest.
 
 use super::publisher::Refused;
-use crate::model::{DeadLetter, Message, DeadLetterContent, Position};
+use crate::model::{DeadLetter, DeadLetterContent, Message, Position};
 use crate::store::{self, EventStore, Reader};
 use tokio::sync::watch;
 

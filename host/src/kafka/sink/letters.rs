@@ -6,7 +6,7 @@
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
 use crate::manifest::Key;
-use crate::model::{Command, Header, KeptLetter, Message, DeadLetterContent, PartitionName, Record};
+use crate::model::{Command, DeadLetterContent, Header, KeptLetter, Message, PartitionName, Record};
 use crate::store::{self, EventStore, Reader};
 use base16ct::lower;
 use base64::Engine as _;
@@ -54,7 +54,9 @@ impl Letters {
     fn message(&self, kept: KeptLetter) -> Option<Message> {
         let KeptLetter { number, dead_lettered_ms, letter } = kept;
         let record = match letter.content {
-            DeadLetterContent::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => record,
+            DeadLetterContent::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => {
+                record
+            }
             DeadLetterContent::Command(command) => self.from.record(command)?,
             _ => return None,
         };

@@ -32,8 +32,10 @@ pub(super) fn source(mut section: Section<'_>, has_kafka: bool) -> Option<Source
     let in_flight_mib = section.number("in_flight_mib", 1..=65_536, IN_FLIGHT_MIB);
     if let Some(Target::Deliveries(Deliveries { transaction: Transaction::Kafka, .. })) = target {
         if dead_letter_topic.is_none() {
-            section
-                .missing("dead_letter_topic", "with `transaction = \"kafka\"` records that fail are dead-lettered there");
+            section.missing(
+                "dead_letter_topic",
+                "with `transaction = \"kafka\"` records that fail are dead-lettered there",
+            );
         }
         refuse_idle_in_kafka_transactions(&section);
     }

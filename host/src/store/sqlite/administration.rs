@@ -7,7 +7,7 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::writer::{Batch, Writer};
 use super::{Error, failed, letters};
-use crate::model::{Command, LedgerName, Origin, DeadLetterContent, StreamId};
+use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
 use crate::store::{Discard, Part};
 use rusqlite::params;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::writer::Writer;
 use super::{Error, failed, rows, schema};
-use crate::model::{Command, FactName, LedgerName, DeadLetterContent, PartitionName, SinkName, SubscriptionName};
+use crate::model::{Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use super::rows::{decode, encode};
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use crate::model::{Command, Header, Message, Origin, DeadLetterContent, Record, StreamId};
+use crate::model::{Command, DeadLetterContent, Header, Message, Origin, Record, StreamId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -16,7 +16,7 @@ use crate::plugin::Effects;
 use crate::status::State;
 use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Reached, Step};
 use crate::subscriptions::effects::{Outgoing, outgoing};
-use crate::subscriptions::handler::{TakesRecords, Unhandled, RetryDecision};
+use crate::subscriptions::handler::{RetryDecision, TakesRecords, Unhandled};
 use crate::subscriptions::outbox::Outbox;
 use crate::subscriptions::pausing::Pausing;
 use crate::supervise::{self, Held as _};

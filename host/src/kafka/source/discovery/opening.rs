@@ -9,7 +9,7 @@ use super::{ANSWER_MAX, Discovery, Finding, Opening};
 use crate::ack;
 use crate::kafka::source::topics::TopicPartition;
 use crate::manifest::{Lost, Membership, Recreated};
-use crate::model::{DeadLetter, Origin, DeadLetterContent, PartitionName};
+use crate::model::{DeadLetter, DeadLetterContent, Origin, PartitionName};
 use crate::store::{self, Ledger};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};

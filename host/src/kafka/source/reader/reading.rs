@@ -11,7 +11,7 @@ use crate::kafka::source::discovery::{RECREATED, Request};
 use crate::kafka::source::partition_state::PartitionState;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Until;
-use crate::model::{Command, DeadLetter, Origin, Outcome, DeadLetterContent, Record};
+use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Outcome, Record};
 use crate::store;
 use crate::subscriptions::RecordRun;
 use crossbeam_channel::Sender;
