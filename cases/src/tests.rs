@@ -1,3 +1,5 @@
+//! Cases from files: what passes, what fails, and how a difference is shown.
+
 use super::*;
 use proptest::prelude::*;
 

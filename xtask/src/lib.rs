@@ -12,6 +12,8 @@ pub mod kafka;
 mod native;
 mod process;
 mod setup;
+#[cfg(test)]
+mod tidy;
 mod toolchain;
 mod workspace;
 

@@ -30,12 +30,12 @@ impl PendingRedeliveries {
             return false;
         }
         let Some((key, number)) = place(command) else { return false };
-        let Some(&owed) = self.0.get(&key) else { return false };
-        match number.cmp(&owed) {
+        let Some(&pending) = self.0.get(&key) else { return false };
+        match number.cmp(&pending) {
             Ordering::Less => return false,
             Ordering::Equal => {}
             // It may have been settled elsewhere, and then it never comes again.
-            Ordering::Greater if !reader.ledger(&key.1).is_ok_and(|ledger| ledger.has(owed)) => return true,
+            Ordering::Greater if !reader.ledger(&key.1).is_ok_and(|ledger| ledger.has(pending)) => return true,
             Ordering::Greater => {}
         }
         self.0.remove(&key);

@@ -1,3 +1,5 @@
+//! Manifests that are accepted, and those that are refused, with the place and the remedy.
+
 use super::*;
 use crate::filter::Filter;
 

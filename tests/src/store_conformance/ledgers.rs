@@ -57,7 +57,7 @@ pub fn an_origin_settles_the_gap_before_it<P: Place>() {
     assert_eq!(all_events(&*store).len(), 3);
 }
 
-/// Many lanes finish in any order; what is ahead of the mark is known also after the store was opened anew.
+/// Many partitions finish in any order; what is ahead of the mark is known also after the store was opened anew.
 pub fn settling_out_of_order_leaves_the_ranges_ahead<P: Place>() {
     let place = P::new();
     let mut store = place.open();

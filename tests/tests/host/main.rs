@@ -34,4 +34,4 @@ mod stops;
 mod taken_over;
 mod torture;
 mod upcasting;
-mod upkeep;
+mod store_maintenance;

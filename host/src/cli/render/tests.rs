@@ -1,3 +1,5 @@
+//! What people see of a status.
+
 use super::*;
 
 fn partition(partition: i32, next: u64, end: u64, in_flight: u64) -> PartitionStatus {
