@@ -22,6 +22,7 @@ const END_WAIT: Duration = Duration::from_secs(30);
 /// Reads the messages of a topic.
 pub struct Messages {
     kafka: BaseConsumer,
+    brokers: String,
     topic: String,
     /// The next offset of each partition.
     next: BTreeMap<i32, i64>,
@@ -43,7 +44,7 @@ impl Messages {
         let partitions = topic::partitions_created(brokers, topic)?;
         let next =
             partitions.into_iter().map(|(number, (low, _))| (number, *offsets.get(&number).unwrap_or(&low))).collect();
-        Ok(Self { kafka, topic: topic.to_owned(), next, seen: HashSet::new() })
+        Ok(Self { kafka, brokers: brokers.to_owned(), topic: topic.to_owned(), next, seen: HashSet::new() })
     }
 
     /// Reads until `finish`, then up to the end of the topic. `count` is how many different messages there were.
@@ -58,6 +59,7 @@ impl Messages {
 
     /// A new assignment makes the client tell anew when a partition's end is reached.
     fn read_to_the_end(&mut self) -> Result<u64> {
+        topic::wait_until_committed(&self.brokers, &self.topic)?;
         self.assign()?;
         let deadline = Instant::now() + END_WAIT;
         let mut ended = BTreeSet::new();

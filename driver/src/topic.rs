@@ -14,10 +14,42 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The first and the next offset of each partition, by its number.
 pub type Partitions = BTreeMap<i32, (i64, i64)>;
 
-/// The partitions of a topic; none if there is no such topic.
+/// Where a partition ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// Before the first transaction that is still open: up to there a reader of committed messages comes.
+    Committed,
+    /// After the last record.
+    Written,
+}
+
+/// The partitions of a topic; none if there is no such topic. They end before the first transaction that is still open.
 pub fn partitions(brokers: &str, topic: &str) -> Result<Partitions> {
+    partitions_up_to(End::Committed, brokers, topic)
+}
+
+/// Waits until no transaction is open in a topic. A broker answers a commit before readers of committed messages see it: until
+/// then they find the end of a partition before its messages.
+pub fn wait_until_committed(brokers: &str, topic: &str) -> Result<()> {
+    let deadline = Instant::now() + KAFKA_WAIT;
+    while partitions_up_to(End::Committed, brokers, topic)? != partitions_up_to(End::Written, brokers, topic)? {
+        if Instant::now() > deadline {
+            bail!("a transaction in the topic {topic} at {brokers} does not end");
+        }
+        std::thread::park_timeout(LOOK);
+    }
+    Ok(())
+}
+
+fn partitions_up_to(end: End, brokers: &str, topic: &str) -> Result<Partitions> {
     let failed = || format!("ask the Kafka cluster {brokers} about the topic {topic}");
-    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().with_context(failed)?;
+    let isolation = match end {
+        End::Committed => "read_committed",
+        End::Written => "read_uncommitted",
+    };
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("isolation.level", isolation);
+    let client: BaseConsumer = config.create().with_context(failed)?;
     // Asked about all topics, a broker creates none.
     let metadata = client.fetch_metadata(None, KAFKA_WAIT).with_context(failed)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);

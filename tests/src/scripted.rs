@@ -99,7 +99,10 @@ impl Outcomes {
         let ack = self.ack(&command);
         match aggregates.offer(command.into(), ack) {
             Ok(()) => true,
-            Err(Unaccepted::Full(..)) => false,
+            Err(Unaccepted::Full(_, ack)) => {
+                ack.cancel();
+                false
+            }
             Err(Unaccepted::NoSuchAggregate { .. } | Unaccepted::InvalidId { .. }) => panic!("counters are served"),
         }
     }

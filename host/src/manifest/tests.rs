@@ -481,7 +481,7 @@ const REFUSED: &[(&str, &[&str])] = &[
             "7:21: `kafka.properties.\"ssl.ca.location\"` has the control character '\\n' in it: remove it",
             "8:16: `kafka.properties.\"ssl.ca.pem\"` has the control character '\\0' in it: remove it",
             "10:28: `kafka.properties.\"sasl.password\".file` has the control character '\\t' in it: remove it",
-            "12:21: `kafka.oauth.token.command` has the control character '\\0' in it: remove it",
+            "12:22: `kafka.oauth.token.command` has the control character '\\0' in it: remove it",
         ],
     ),
     // Columns count characters, and every problem is named, in the order of the text

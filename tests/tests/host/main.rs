@@ -31,7 +31,7 @@ mod restarts;
 mod slow_clients;
 mod snapshots;
 mod stops;
+mod store_maintenance;
 mod taken_over;
 mod torture;
 mod upcasting;
-mod store_maintenance;

@@ -104,9 +104,9 @@ impl KeyQueues {
     }
 
     /// Gives back what waits and would pass a record that is pending.
-    pub(super) fn give_back_after(&mut self, owed: &PendingRedeliveries) {
+    pub(super) fn give_back_after(&mut self, pending: &PendingRedeliveries) {
         self.held.retain(|_, held| {
-            held.records.retain(|record| !owed.is_before(record));
+            held.records.retain(|record| !pending.is_before(record));
             self.gives_back || !held.records.is_empty()
         });
     }
