@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub const GIVEN: &str = "WASMILL_TEST_KAFKA";
 
 /// How long a node may take until it answers.
-const START_WAIT: Duration = Duration::from_secs(60);
+const START_WAIT: Duration = Duration::from_secs(180);
 /// How often a starting node is asked.
 const LOOK: Duration = Duration::from_millis(50);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
