@@ -7,7 +7,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(120);
 
 /// Produces records to one partition, in order, and waits until Kafka has them.
 pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[u8]>, &[u8])]) {
@@ -20,7 +20,7 @@ pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[
         }
         producer.send(record).map_err(|(error, _)| error).expect("produce a record");
     }
-    producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
+    producer.flush(Duration::from_secs(120)).expect("Kafka takes the records");
 }
 
 /// Produces JSON by key, each record once, to the partitions that the Java clients would choose, and waits until Kafka

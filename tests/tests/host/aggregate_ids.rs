@@ -41,7 +41,7 @@ fn produce(host: &TestHost, topic: &str, records: &[(String, Value)]) {
         let payload = value.to_string();
         producer.send(BaseRecord::to(topic).key(key).payload(&payload)).map_err(|(error, _)| error).expect("produce");
     }
-    producer.flush(Duration::from_secs(30)).expect("Kafka takes the records");
+    producer.flush(Duration::from_secs(120)).expect("Kafka takes the records");
 }
 
 fn reasons(host: &TestHost) -> Vec<String> {

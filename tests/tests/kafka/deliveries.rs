@@ -171,7 +171,7 @@ fn keys_tombstones_and_headers_reach_the_subscriber_as_they_are() {
         .insert(header("correlation-id", Some(b"visit-7".as_slice())));
     let record = BaseRecord::<[u8], [u8]>::to("wishes").partition(2).key(b"\x00\xff").headers(headers).timestamp(1234);
     producer.send(record).map_err(|(error, _)| error).unwrap();
-    producer.flush(Duration::from_secs(30)).unwrap();
+    producer.flush(Duration::from_secs(120)).unwrap();
 
     let [echo] = &topic::read(&brokers, "echoes", 1)[..] else { panic!("one echo") };
     let value: Value = serde_json::from_slice(echo.value.as_deref().unwrap()).unwrap();
