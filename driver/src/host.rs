@@ -211,10 +211,8 @@ impl Host {
 
     /// The address of its development broker, if it has one.
     pub fn dev_broker(&self) -> Result<String> {
-        let file = self.data().join("dev-broker.json");
-        let failed = || format!("read {}, which names the development broker", file.display());
-        let lease: serde_json::Value = serde_json::from_slice(&fs::read(&file).with_context(failed)?)?;
-        lease["brokers"].as_str().map(str::to_owned).with_context(failed)
+        let file = process::dev_broker_file(self.data())?;
+        file["brokers"].as_str().map(str::to_owned).context("the development broker's file names no brokers")
     }
 
     /// Kilobytes of memory that the running process used at most, where the system tells.

@@ -1,6 +1,7 @@
 //! Processes by their id: signals, and the end of a development broker. Only for processes that this program started, or that a
 //! host started for it.
 
+use anyhow::{Context as _, Result};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,10 +37,15 @@ pub(crate) fn end_dev_broker(data: &Path) {
     }
 }
 
+/// What the development broker of a data folder says of itself.
+pub(crate) fn dev_broker_file(data: &Path) -> Result<serde_json::Value> {
+    let file = data.join("dev-broker.json");
+    let failed = || format!("read {}, which names the development broker", file.display());
+    serde_json::from_slice(&std::fs::read(&file).with_context(failed)?).with_context(failed)
+}
+
 fn dev_broker(data: &Path) -> Option<u32> {
-    let text = std::fs::read(data.join("dev-broker.json")).ok()?;
-    let file: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    let pid = u32::try_from(file["pid"].as_u64()?).ok()?;
+    let pid = u32::try_from(dev_broker_file(data).ok()?["pid"].as_u64()?).ok()?;
     is_dev_broker(pid).then_some(pid)
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// An outcome that can say that there is none.
 pub trait Unanswered {
@@ -50,6 +51,12 @@ impl<T: Unanswered> Drop for Ack<T> {
             self.end(T::unanswered());
         }
     }
+}
+
+/// An acknowledgement, and where its outcome arrives. An outcome that nobody waits for any more is dropped.
+pub fn channel<T: Unanswered + Send + 'static>() -> (Ack<T>, oneshot::Receiver<T>) {
+    let (sender, outcome) = oneshot::channel();
+    (Ack::new(move |outcome| drop(sender.send(outcome))), outcome)
 }
 
 /// Asks for something and blocks until it is acknowledged.

@@ -76,8 +76,8 @@ impl Unanswered for Outcome {
 
 /// The acknowledgement of a command that is dead-lettered, for the store that keeps it: malformed once it is kept.
 pub fn when_dead_lettered(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
-    Ack::new(move |dead_letters| {
-        ack.give(match dead_letters {
+    Ack::new(move |kept| {
+        ack.give(match kept {
             Ok(()) => Outcome::Malformed { reason },
             Err(error) => Outcome::Failed { reason: error.to_string() },
         });

@@ -43,11 +43,23 @@ fn files_max() -> Option<u64> {
     limit_of_files().map(|limit| limit.rlim_cur)
 }
 
+/// Raises that number as far as the system allows, and tells how far. `None` if it can't be known or set.
+pub fn raise_files_max() -> Option<u64> {
+    let limit = limit_of_files()?;
+    let highest = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    set_limit_of_files(highest).then_some(highest.rlim_cur)
+}
+
 fn limit_of_files() -> Option<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the call writes this value, and nothing else of ours.
     let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 };
     is_known.then_some(limit)
+}
+
+fn set_limit_of_files(limit: libc::rlimit) -> bool {
+    // SAFETY: the call reads this value, and nothing else of ours.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 }
 }
 
 /// Runs a part of a test in a process of its own that can open no file meanwhile. `test` is the whole name of the test that
@@ -63,13 +75,9 @@ pub(crate) fn without_files(test: &str, part: impl FnOnce()) {
         return assert!(ended.status.success() && said.contains("1 passed"), "{said}\n{failed}");
     }
     let before = limit_of_files().expect("a limit");
-    let set = |limit: libc::rlimit| {
-        // SAFETY: the call reads this value, and nothing else of ours.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-    };
-    set(libc::rlimit { rlim_cur: 3, ..before });
+    assert!(set_limit_of_files(libc::rlimit { rlim_cur: 3, ..before }));
     part();
-    set(before);
+    assert!(set_limit_of_files(before));
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod stalls;
 mod startup;
 mod traffic;
 
-use crate::ack::{Ack, Unanswered as _};
+use crate::ack::{self, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};
 use crate::clock::Clock;
 use crate::manifest::Manifest;
@@ -139,11 +139,7 @@ impl Host {
     }
 
     async fn offer(&self, command: Command) -> Result<Outcome, Untaken> {
-        let (sender, outcome) = tokio::sync::oneshot::channel();
-        let ack = Ack::new(move |outcome| {
-            // A sender that no longer waits does not want to know.
-            let _ = sender.send(outcome);
-        });
+        let (ack, outcome) = ack::channel();
         match self.parts.aggregates.offer(command.into(), ack) {
             Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::unanswered())),
             Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),

@@ -391,6 +391,18 @@ pub struct KeptLetter {
 }
 
 impl DeadLetter {
+    /// A command that could not be handled.
+    pub fn of_command(consumer: String, place: String, reason: String, command: Command) -> Self {
+        Self {
+            consumer,
+            place,
+            key: Some(command.stream.aggregate_id.to_string()),
+            reason,
+            time_ms: Some(command.time_ms),
+            content: DeadLetterContent::Command(command),
+        }
+    }
+
     /// The bytes that could not be handled; none where they are kept elsewhere or gone.
     pub fn payload(&self) -> Option<&[u8]> {
         match &self.content {

@@ -17,7 +17,7 @@ mod shelf;
 mod skips;
 mod worker;
 
-use crate::ack::Ack;
+use crate::ack;
 use crate::bounds::Bounds;
 use crate::follow::{Follower, Running, Stop};
 use crate::model::Position;
@@ -266,11 +266,7 @@ impl Projection {
         let skip = Skip { event: at.event.to_string(), what: at.what.clone(), reason: reason.clone(), time_ms };
         let failed = |error: &dyn std::fmt::Display| SkipError::Store(format!("the event is not skipped: {error}"));
         let value = serde_json::to_string(&skip).map_err(|error| failed(&error))?;
-        let (done, kept) = tokio::sync::oneshot::channel();
-        let ack = Ack::new(move |result| {
-            // Whoever asked and does not wait any more does not want to know.
-            let _ = done.send(result);
-        });
+        let (ack, kept) = ack::channel();
         store.set_fact(&skips::fact(self.name(), position), Some(value), ack);
         kept.await.map_err(|_| failed(&"the host is stopping"))?.map_err(|error| failed(&error))?;
         tracing::warn!("projection {} passes over {} ({position}), as it was asked to", self.name(), at.what);

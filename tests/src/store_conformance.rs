@@ -82,7 +82,7 @@ macro_rules! store_conformance {
                 a_ledger_starts_where_it_is_told_and_never_goes_back,
                 a_ledger_that_is_reset_settles_again_from_there,
                 a_refused_append_settles_nothing,
-                a_malformed_command_is_settled_and_put_aside_once,
+                a_malformed_command_is_settled_and_dead_lettered_once,
                 parking_settles_its_origin_and_happens_once,
                 ledgers_are_listed_by_how_they_begin,
             }
@@ -123,7 +123,7 @@ macro_rules! store_conformance {
                 what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all,
                 a_sink_counts_what_its_name_says,
                 nothing_moves_past_the_end,
-                what_a_step_puts_aside_is_kept_newest_first,
+                what_a_step_dead_letters_is_kept_newest_first,
             }
             facts {
                 a_store_keeps_its_identity,

@@ -250,12 +250,12 @@ impl Left {
         let end = self.source.ahead.last_key_value().map_or(self.source.next, |(_, last)| last + 1) + 2 * WINDOW;
         let total = letters(store, 0).1;
         assert_eq!(self.places.len() as u64, total, "nothing is dead-lettered twice");
-        let (mut ended, mut put_aside) = ([0; 3], 0);
+        let (mut ended, mut dead_lettered) = ([0; 3], 0);
         for number in 0..end {
             let (settled, command) = (self.source.has(number), item(number));
             let place = command.origin.expect("items have origins").place();
             let (events, aside) = (self.count(&command.id), usize::from(self.places.contains(&place)));
-            put_aside += aside as u64;
+            dead_lettered += aside as u64;
             let holds = match fate(number) {
                 _ if !settled => events + aside == 0,
                 Fate::Events(count) => {
@@ -274,7 +274,7 @@ impl Left {
             };
             assert!(holds, "item {number}, settled: {settled}, has {events} events and {aside} letters");
         }
-        assert_eq!(put_aside, total);
+        assert_eq!(dead_lettered, total);
         let tallies = reader.tallies().unwrap();
         let counted = tallies.iter().find(|tally| tally.command == "Item");
         assert_eq!(counted.map_or([0; 3], |tally| [tally.accepted, tally.rejected, tally.malformed]), ended);

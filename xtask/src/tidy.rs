@@ -52,10 +52,11 @@ fn walk(folder: &Path, look: &mut impl FnMut(&Path)) {
     }
 }
 
-/// Whether a text has a word that is not a part of a longer one.
+/// Whether a text has a word that is not a part of a longer one. An underscore is as good as a space.
 fn has_word(text: &str, word: &str) -> bool {
-    let is_part = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
-    text.match_indices(word).any(|(at, _)| {
+    let [text, word] = [text, word].map(|text| text.replace('_', " "));
+    let is_part = |found: Option<char>| found.is_some_and(char::is_alphanumeric);
+    text.match_indices(&word).any(|(at, _)| {
         let (before, after) = (text[..at].chars().next_back(), text[at + word.len()..].chars().next());
         let ends_inside = word.ends_with(char::is_alphanumeric) && is_part(after);
         !is_part(before) && !ends_inside
@@ -92,6 +93,7 @@ fn retired_words_do_not_come_back() {
 
 #[test]
 fn a_word_is_found_by_itself_alone() {
+    assert!(has_word("it_was_put_aside", "put aside") && has_word("it_is_parked()", "parked"));
     assert!(has_word("a parked record", "parked") && has_word("Done<T>", "Done<") && has_word("`lane`", "lane"));
     assert!(!has_word("unparked", "parked") && !has_word("plane, lanes", "lane") && !has_word("AllDone<T>", "Done<"));
 }

@@ -334,7 +334,7 @@ impl<H: Handlers> Shard<H> {
             (error @ (store::Error::Invalid(_) | store::Error::Archived { .. }), Answer::Accepted(_))
                 if order.command.origin.is_some() =>
             {
-                self.put_aside(order, None, error.to_string());
+                self.dead_letter(order, None, error.to_string());
             }
             (error, _) => match outcome_of(error) {
                 Outcome::Failed { reason } => self.give_back(order, reason),
@@ -365,7 +365,7 @@ impl<H: Handlers> Shard<H> {
             }
             Refusal::Malformed(reason) => {
                 let reason = framing::explained(reason, "payload", &order.command.payload);
-                self.put_aside(order, Some(instance), reason);
+                self.dead_letter(order, Some(instance), reason);
             }
             Refusal::Retry { after, reason } => {
                 self.put_back(&order.command.stream.aggregate_id, Some(instance));
@@ -392,7 +392,7 @@ impl<H: Handlers> Shard<H> {
             self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
         } else {
             let attempts = order.attempts;
-            self.put_aside(order, None, format!("{reason} (tried {attempts} times)"));
+            self.dead_letter(order, None, format!("{reason} (tried {attempts} times)"));
         }
     }
 
@@ -424,7 +424,7 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
-    fn put_aside(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, reason: String) {
+    fn dead_letter(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, reason: String) {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
             tracing::warn!(command = &**id, "{name} to {stream} can't be handled: {reason}");

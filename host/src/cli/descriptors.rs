@@ -1,6 +1,7 @@
 //! The limit of open files: raised as far as the system allows, and a warning where that is too little.
 
 use crate::aggregates::shards_by_default;
+use crate::exhaustion;
 use crate::manifest::Manifest;
 use crate::projection;
 
@@ -19,15 +20,7 @@ const OF_EVERY_HOST: u64 = 128;
 
 /// Raises the soft limit to the hard one. Warns if what the manifest asks for may not fit.
 pub(super) fn allow(manifest: &Manifest) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls read or write this value, and nothing else of ours.
-    let raised = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
-        }
-    };
-    if let Some(warning) = raised.then(|| too_few(limit.rlim_cur, manifest)).flatten() {
+    if let Some(warning) = exhaustion::raise_files_max().and_then(|max| too_few(max, manifest)) {
         tracing::warn!("{warning}");
     }
 }

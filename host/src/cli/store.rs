@@ -60,21 +60,20 @@ pub(super) fn store(command: Command, json: bool) -> Result<(), Failure> {
 
 fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) -> Result<(), Failure> {
     let manifest = Manifest::load(manifest)?.with(Overrides { data, ..Overrides::default() })?;
-    let file = manifest.data.join(sqlite::FILE_NAME);
+    let location = store::Location::of_folder(&manifest.data);
     if let Some(part) = forget.iter().find(|part| crate::host::is_named(&manifest, part)) {
         return Err(Failure::usage(format!("{part} is in the manifest: remove it there before it is forgotten")));
     }
     if !forget.is_empty() {
         // It must be there: opening would make one.
-        sqlite::places(&file).map_err(failure)?;
-        let store =
-            store::open(&store::Location::of_folder(&manifest.data), store::Options::default()).map_err(failure)?;
+        store::places(&location).map_err(failure)?;
+        let store = store::open(&location, store::Options::default()).map_err(failure)?;
         for part in forget {
             ack::wait(|ack| store.forget(part, ack)).map_err(failure)?;
         }
         store.close();
     }
-    let left = crate::host::orphans(&manifest, &sqlite::places(&file).map_err(failure)?);
+    let left = crate::host::orphans(&manifest, &store::places(&location).map_err(failure)?);
     if json {
         return output::line(&serde_json::json!(left).to_string());
     }

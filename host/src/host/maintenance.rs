@@ -1,7 +1,7 @@
 //! What people do to the store of a running host: looking into it, changing what they may change, copying it.
 
 use super::Host;
-use crate::ack::Ack;
+use crate::ack::{self, Ack};
 use crate::store::{Backup, Discard, Error, EventStore, Maintenance, Reader, Statistics};
 use std::path::PathBuf;
 
@@ -21,13 +21,9 @@ impl Host {
         ask: impl FnOnce(&dyn EventStore, Ack<Result<T, Error>>) + Send + 'static,
     ) -> Result<T, Error> {
         let store = self.store().clone();
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (ack, answered) = ack::channel();
         // The queue may be full: then asking waits.
         let asked = blocking(move || {
-            let ack = Ack::new(move |result| {
-                // Whoever does not wait any more does not want to know.
-                let _ = answer.send(result);
-            });
             ask(&*store, ack);
             Ok(())
         });

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_headers_cannot_be_read_is_put_aside_and_taken_when_it_is_tried_again() {
+    fn a_record_whose_headers_cannot_be_read_is_dead_lettered_and_taken_when_it_is_tried_again() {
         let record = record(Some(b"b1"), Some(b"{}"), vec![Header { name: "caf\\xe9".into(), value: None }]);
         let mut incoming = Incoming::from(&record);
         incoming.headers.wrong = Some("the name of header 1 is not UTF-8".into());

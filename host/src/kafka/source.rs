@@ -141,7 +141,7 @@ impl Source {
             clippy::disallowed_methods,
             reason = "the reader asks a few times for each assignment, and a caller waits for its answer"
         )]
-        let (requests, scout_requests) = crossbeam_channel::unbounded();
+        let (requests, discovery_requests) = crossbeam_channel::unbounded();
         #[expect(
             clippy::disallowed_methods,
             reason = "the partitions bound what is found of them between two looks of the reader"
@@ -180,7 +180,7 @@ impl Source {
                     consumer,
                     store,
                     view,
-                    scout_requests,
+                    discovery_requests,
                     findings,
                     completions,
                     fixing,

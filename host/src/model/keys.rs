@@ -147,13 +147,18 @@ impl<'a> PartitionName<'a> {
 impl<'a> LedgerName<'a> {
     /// Reads a name; `None` if it is of no kind of ledger that this host keeps.
     pub fn parse(text: &'a str) -> Option<Self> {
-        if text == DEAD_LETTERS {
+        if Self::is_of_dead_letters(text) {
             return Some(Self::DeadLetters);
         }
         match text.strip_prefix(SUBSCRIPTION) {
             Some(subscription) => Some(Self::Commands(SubscriptionName::parse(subscription))),
             None => PartitionName::parse(text).map(Self::Partition),
         }
+    }
+
+    /// Whether a name is that of the ledger of dead letters: each command with an origin is asked.
+    pub fn is_of_dead_letters(text: &str) -> bool {
+        text == DEAD_LETTERS
     }
 
     /// The source or the subscriber whose ledger it is; `None` for the ledger of dead letters, which is the host's.

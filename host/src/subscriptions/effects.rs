@@ -133,14 +133,8 @@ impl Outgoing {
 }
 
 fn command_letter(subscription: &str, command: Command, reason: String) -> DeadLetter {
-    DeadLetter {
-        consumer: subscription.to_owned(),
-        place: format!("command {} ({} to {})", command.id, command.name, command.stream),
-        key: Some(command.stream.aggregate_id.to_string()),
-        reason,
-        time_ms: Some(command.time_ms),
-        content: DeadLetterContent::Command(command),
-    }
+    let place = format!("command {} ({} to {})", command.id, command.name, command.stream);
+    DeadLetter::of_command(subscription.to_owned(), place, reason, command)
 }
 
 fn message_letter(subscription: &str, message: Message, reason: String) -> DeadLetter {
@@ -243,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn each_subscriber_adds_a_hop_and_what_is_too_long_is_put_aside() {
+    fn each_subscriber_adds_a_hop_and_what_is_too_long_is_dead_lettered() {
         let bounds = Bounds { hops_max: 3, ..Bounds::default() };
         let mut cause = record("k", 7);
         for carried in [None, Some("1"), Some("2"), Some("3"), Some("nonsense")] {

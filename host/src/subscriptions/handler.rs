@@ -148,7 +148,7 @@ impl Handler {
 
 impl Unhandled {
     /// The verdict on a list of one item.
-    pub(super) fn verdict(self) -> RetryDecision {
+    pub(super) fn decision(self) -> RetryDecision {
         match self {
             Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => {
                 RetryDecision::Again(reason, after)

@@ -4,7 +4,7 @@ use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::follow::backoff;
 use crate::load::{Load, Loaded, Weight};
-use crate::model::{Command, DeadLetter, DeadLetterContent, Outcome};
+use crate::model::{Command, DeadLetter, Outcome};
 use crate::store::EventStore;
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,11 +138,11 @@ impl Outbox {
             match self.aggregates.send(command.into(), ack) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
-                Err(Unaccepted::InvalidId { reason, command, ack }) => self.put_aside(&command, reason, ack),
+                Err(Unaccepted::InvalidId { reason, command, ack }) => self.dead_letter(&command, reason, ack),
                 Err(Unaccepted::NoSuchAggregate { known, command, ack }) => {
                     let (aggregate_type, known) = (&command.stream.aggregate_type, known.join(", "));
                     let reason = format!("no plugin serves aggregate type {aggregate_type}; served are: {known}");
-                    self.put_aside(&command, reason, ack);
+                    self.dead_letter(&command, reason, ack);
                 }
             }
         }
@@ -175,16 +175,10 @@ impl Outbox {
     }
 
     /// No shard will ever take it: it would wait for ever.
-    fn put_aside(&self, command: &Command, reason: String, ack: Ack<Outcome>) {
+    fn dead_letter(&self, command: &Command, reason: String, ack: Ack<Outcome>) {
         tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
-        let letter = DeadLetter {
-            consumer: self.subscription.to_string(),
-            place: format!("command {}", command.id),
-            key: Some(command.stream.aggregate_id.to_string()),
-            reason: reason.clone(),
-            time_ms: Some(command.time_ms),
-            content: DeadLetterContent::Command((*command).clone()),
-        };
+        let (consumer, place) = (self.subscription.to_string(), format!("command {}", command.id));
+        let letter = DeadLetter::of_command(consumer, place, reason.clone(), command.clone());
         self.store.dead_letter(letter, command.origin.clone(), aggregates::when_dead_lettered(reason, ack));
     }
 }

@@ -5,7 +5,7 @@
 //! commands of a step are sent once it is durable, in the order of the steps.
 
 use super::outbox::Outbox;
-use crate::ack::Ack;
+use crate::ack;
 use crate::model::{Command, DeadLetter, Message, Position};
 use crate::store::{self, Advanced, Error, EventStore, Reached};
 use std::collections::VecDeque;
@@ -86,9 +86,9 @@ impl Steps {
             messages,
             dead_letters,
         };
-        let (answer, answered) = oneshot::channel();
-        // Nobody hears it where an earlier step has failed.
-        self.store.advance(step, Ack::new(move |result| drop(answer.send(result))));
+        // Nobody hears it if an earlier step has failed.
+        let (ack, answered) = ack::channel();
+        self.store.advance(step, ack);
         self.under_way.push_back((to, bytes, answered));
         self.bytes += bytes;
         self.planned = to;

@@ -75,7 +75,7 @@ impl Transforming for Transformer {
             if records.len() > 1 {
                 return Untransformed::Fewer(unhandled.fewer(records.len()));
             }
-            match unhandled.verdict() {
+            match unhandled.decision() {
                 RetryDecision::Later(reason) => Untransformed::Host(reason),
                 RetryDecision::DeadLetter(reason) => {
                     let payload = records[0].payload.as_deref().unwrap_or_default();

@@ -239,7 +239,7 @@ impl Worker {
         self.steps.finish()?;
         let (mut attempt, mut held_up) = (0, 0);
         loop {
-            match unhandled.verdict() {
+            match unhandled.decision() {
                 RetryDecision::DeadLetter(reason) => return self.dead_letter(&event[0], to, reason).map(|()| true),
                 RetryDecision::Later(reason) => {
                     held_up += 1;

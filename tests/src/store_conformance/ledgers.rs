@@ -57,7 +57,7 @@ pub fn an_origin_settles_the_gap_before_it<P: Place>() {
     assert_eq!(all_events(&*store).len(), 3);
 }
 
-/// Many partitions finish in any order; what is ahead of the mark is known also after the store was opened anew.
+/// Many partitions finish in any order; what is ahead of the mark is known also after the store was reopened.
 pub fn settling_out_of_order_leaves_the_ranges_ahead<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -122,7 +122,7 @@ pub fn a_refused_append_settles_nothing<P: Place>() {
 }
 
 /// With the place of the record and the reason, and nothing else happens.
-pub fn a_malformed_command_is_settled_and_put_aside_once<P: Place>() {
+pub fn a_malformed_command_is_settled_and_dead_lettered_once<P: Place>() {
     let place = P::new();
     let store = place.open();
     for _ in 0..3 {

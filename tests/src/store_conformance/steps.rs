@@ -236,7 +236,7 @@ pub fn nothing_moves_past_the_end<P: Place>() {
 }
 
 /// And all of it is counted.
-pub fn what_a_step_puts_aside_is_kept_newest_first<P: Place>() {
+pub fn what_a_step_dead_letters_is_kept_newest_first<P: Place>() {
     let place = P::new();
     let store = place.open();
     let dead_letters = (0..10).map(|n| letter(&n.to_string())).collect();

@@ -1,7 +1,7 @@
 //! What the command line says: its help, its common errors, and how it exits. Each is held against a file in
 //! `command_line/`, so that a change to a text shows in review as the text itself.
 //!
-//! `INSTA_UPDATE=always cargo xtask test --test host command_line_words` writes the files anew.
+//! `INSTA_UPDATE=always cargo xtask test --test host command_line_words` rewrites the files.
 
 use insta::{Settings, assert_snapshot};
 use std::process::Command;

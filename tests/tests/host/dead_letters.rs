@@ -52,7 +52,7 @@ fn letters(host: &TestHost) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn records_that_were_put_aside_are_tried_again_by_changed_code_or_discarded() {
+fn records_that_were_dead_lettered_are_tried_again_by_changed_code_or_discarded() {
     let setting = Setting::new(MANIFEST);
     setting.write("orders.wasm", fs::read(built::plugin("orders")).expect("read the plugin"));
     let host = setting.start();
@@ -176,7 +176,7 @@ fn what_has_no_room_among_the_dead_letters_waits_for_it() {
 }
 
 #[test]
-fn an_event_that_was_put_aside_stays_until_its_subscriber_takes_it() {
+fn an_event_that_was_dead_lettered_stays_until_its_subscriber_takes_it() {
     let setting = Setting::new(&format!(
         "[plugins.misbehaving]\nfile = {:?}\nshards = 1\n[subscriptions.misbehaving]\nattempts_max = 1\n",
         built::plugin("misbehaving")

@@ -87,7 +87,7 @@ fn each_record_has_its_effects_once_on_a_real_broker() {
 }
 
 #[test]
-fn poison_is_put_aside_with_its_place_and_delays_nobody() {
+fn poison_is_dead_lettered_with_its_place_and_delays_nobody() {
     let setting = setting("attempts_max = 3\nbackoff_ms = 20", "");
     let host = setting.start();
     let poison = [json!("Refuse"), json!("Panic"), json!({ "Add": 1 })];
@@ -190,7 +190,7 @@ fn keys_tombstones_and_headers_reach_the_subscriber_as_they_are() {
 }
 
 #[test]
-fn what_was_put_aside_is_delivered_again_once() {
+fn what_was_dead_lettered_is_delivered_again_once() {
     let setting = setting("attempts_max = 1", "[plugins.courier.limits]\neffects_max = 3");
     let host = setting.start();
     let many = json!({ "AddMany": { "cart": "c", "count": 5 } });

@@ -7,18 +7,16 @@ use super::sender::Style;
 use super::transactional::{self, Transactional};
 use super::{Config, RETRY_FIRST, RETRY_MAX, View};
 use crate::ack;
-use crate::ack::Ack;
 use crate::kafka::message::{CloudEvents, Envelope};
 use crate::kafka::{Connection, Error, cluster_identity};
 use crate::manifest::SinkMode;
 use crate::model::{DeadLetter, Message};
 use crate::store::{self, EventStore};
-use crossbeam_channel::Receiver;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How often an idle sink looks whether brokers that were away are back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -38,7 +36,7 @@ pub(super) struct Worker {
     /// As the store has it, or will have once what is on its way is done.
     stored: u64,
     /// The store's answer to the last move, while Kafka already has the position.
-    moving: Option<Receiver<Result<(), store::Error>>>,
+    moving: Option<oneshot::Receiver<Result<(), store::Error>>>,
 }
 
 /// What of a page is not done.
@@ -341,11 +339,7 @@ impl Worker {
     /// batch need not wait for it if Kafka has the position too.
     fn move_to(&mut self, to: u64, refused: Vec<DeadLetter>) -> Result<(), store::Error> {
         self.moved()?;
-        let (answer, answered) = crossbeam_channel::bounded(1);
-        let ack = Ack::new(move |result| {
-            // The receiver is there: the worker takes the answer before it asks again or ends.
-            let _ = answer.send(result);
-        });
+        let (ack, answered) = ack::channel();
         self.store.published(&self.name, self.stored, to, refused, ack);
         self.stored = to;
         self.moving = Some(answered);
@@ -354,7 +348,7 @@ impl Worker {
 
     /// Waits until the store has the position.
     fn moved(&mut self) -> Result<(), store::Error> {
-        self.moving.take().map_or(Ok(()), |answered| answered.recv().unwrap_or(Err(store::Error::Closed)))
+        self.moving.take().map_or(Ok(()), |answered| answered.blocking_recv().unwrap_or(Err(store::Error::Closed)))
     }
 
     /// Until there may be a message, or the stop, or it is time to look after the brokers.

@@ -18,7 +18,7 @@ pub struct Targets {
     pub subscriber: Option<Arc<dyn RecordInbox>>,
 }
 
-/// The way of a source's records.
+/// Where a source's records go.
 pub(super) enum Destination {
     /// Each becomes a command.
     Commands(Mapping, Arc<dyn Inbox>),
@@ -26,28 +26,18 @@ pub(super) enum Destination {
     Records(usize, Arc<dyn RecordInbox>),
 }
 
-/// Something to be handed on, with who is told when it is settled.
+/// Something to be handed on, with its acknowledgement.
 pub(super) enum Delivery {
     Command(Arc<Command>, Ack<Outcome>),
     Records(RecordRun),
 }
 
-/// Why something was not taken. It comes back.
+/// What was not taken, handed back.
 pub(super) enum Refused {
-    Full(Delivery),
-    /// No plugin serves its aggregate.
-    NoSuchAggregate {
-        /// The types that are served.
-        known: Vec<String>,
-        command: Arc<Command>,
-        ack: Ack<Outcome>,
-    },
-    /// The command's id or name breaks the rule for ids.
-    InvalidId {
-        reason: String,
-        command: Arc<Command>,
-        ack: Ack<Outcome>,
-    },
+    /// A command, and why.
+    Command(Unaccepted),
+    /// Records for which there is no room.
+    Records(RecordRun),
 }
 
 impl Delivery {
@@ -74,21 +64,13 @@ impl Destination {
     }
 
     /// Hands something on, without waiting.
-    pub(super) fn offer(&self, offer: Delivery) -> Result<(), Refused> {
-        match (self, offer) {
+    pub(super) fn offer(&self, delivery: Delivery) -> Result<(), Refused> {
+        match (self, delivery) {
             (Self::Commands(_, inbox), Delivery::Command(command, ack)) => {
-                inbox.offer(command, ack).map_err(|back| match back {
-                    Unaccepted::Full(command, ack) => Refused::Full(Delivery::Command(command, ack)),
-                    Unaccepted::NoSuchAggregate { known, command, ack } => {
-                        Refused::NoSuchAggregate { known, command, ack }
-                    }
-                    Unaccepted::InvalidId { reason, command, ack } => Refused::InvalidId { reason, command, ack },
-                })
+                inbox.offer(command, ack).map_err(Refused::Command)
             }
-            (Self::Records(_, inbox), Delivery::Records(run)) => {
-                inbox.offer(run).map_err(|run| Refused::Full(Delivery::Records(run)))
-            }
-            _ => unreachable!("what is offered was made for this way"),
+            (Self::Records(_, inbox), Delivery::Records(run)) => inbox.offer(run).map_err(Refused::Records),
+            _ => unreachable!("what is delivered was made for this destination"),
         }
     }
 }

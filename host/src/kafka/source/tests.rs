@@ -346,7 +346,7 @@ const HOSTILE: &[Hostile] = &[
 ];
 
 #[test]
-fn hostile_records_are_taken_or_put_aside_with_a_reason_and_their_partition_goes_on() {
+fn hostile_records_are_taken_or_dead_lettered_with_a_reason_and_their_partition_goes_on() {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     for (_, key, headers, _) in HOSTILE {
         broker.produce_with(TOPIC, key, headers);

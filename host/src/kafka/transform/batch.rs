@@ -35,7 +35,7 @@ impl Batch {
         self.records.push(record);
         self.outputs.push(Output::Messages(Vec::new()));
         if let Some(reason) = wrong {
-            self.put_aside(config, self.records.len() - 1, reason);
+            self.dead_letter(config, self.records.len() - 1, reason);
         }
     }
 
@@ -73,7 +73,7 @@ impl Batch {
     }
 
     /// A record failed for good: nothing it has led to counts.
-    pub(super) fn put_aside(&mut self, config: &Config, index: usize, reason: String) {
+    pub(super) fn dead_letter(&mut self, config: &Config, index: usize, reason: String) {
         let record = &self.records[index];
         tracing::warn!(source = &*config.name, "{} dead-lettered: {reason}", record.place());
         let about = letters::About {
@@ -120,7 +120,7 @@ impl Batch {
         }
         for (index, (code, reason)) in of_records {
             match &mut self.outputs[index] {
-                Output::Messages(_) => self.put_aside(config, index, reason),
+                Output::Messages(_) => self.dead_letter(config, index, reason),
                 // The topic has fewer partitions than the record's.
                 Output::Letter(letter) if code == RDKafkaErrorCode::UnknownPartition && letter.partition.is_some() => {
                     letter.partition = None;
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_message_is_refused_is_put_aside_with_all_it_led_to() {
+    fn a_record_whose_message_is_refused_is_dead_lettered_with_all_it_led_to() {
         let mut batch = batch();
         // After one failure the others fail too, which says nothing about them.
         let failed = [(2, RDKafkaErrorCode::MessageSizeTooLarge), (3, RDKafkaErrorCode::PurgeQueue)];
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_headers_cannot_be_read_is_put_aside_and_not_handled() {
+    fn a_record_whose_headers_cannot_be_read_is_dead_lettered_and_not_handled() {
         let mut batch = batch();
         let records = batch.records.clone();
         for (index, record) in records.iter().enumerate() {
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_letter_goes_to_any_partition_where_the_topic_has_fewer_and_waits_where_there_is_no_topic() {
         let mut batch = batch();
-        batch.put_aside(&config(), 0, "no".into());
+        batch.dead_letter(&config(), 0, "no".into());
         batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownPartition)]).unwrap();
         assert_eq!(batch.messages().next().unwrap().0.partition, None);
         let waits = batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownTopicOrPartition)]).unwrap_err();

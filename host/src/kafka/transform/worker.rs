@@ -439,7 +439,7 @@ impl Worker {
                 Ok(Some(pause))
             }
             Decision::Letter(reason) => {
-                batch.put_aside(&self.config, at, reason);
+                batch.dead_letter(&self.config, at, reason);
                 batch.handled += 1;
                 Ok(None)
             }

@@ -154,7 +154,12 @@ impl Writer {
 
     /// A command of a ledger that can't be handled is dead-lettered and settled. One that was dead-lettered before keeps its
     /// letter, with the newest reason.
-    pub(super) fn put_aside(&mut self, batch: &mut Batch, command: &Command, reason: &str) -> Result<(), Error> {
+    pub(super) fn dead_letter_command(
+        &mut self,
+        batch: &mut Batch,
+        command: &Command,
+        reason: &str,
+    ) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
         let letter = super::appends::dead_letter(command, reason);
         match replayed(origin) {
@@ -169,5 +174,5 @@ impl Writer {
 
 /// The dead letter that an origin's command tries again.
 fn replayed(origin: &Origin) -> Option<u64> {
-    (LedgerName::parse(&origin.ledger) == Some(LedgerName::DeadLetters)).then_some(origin.last)
+    LedgerName::is_of_dead_letters(&origin.ledger).then_some(origin.last)
 }

@@ -85,7 +85,7 @@ impl Writer {
                 (self.nothing(), Outcome::Rejected { reason })
             }
             Decision::Malformed(reason) => {
-                self.put_aside(batch, &command, &reason)?;
+                self.dead_letter_command(batch, &command, &reason)?;
                 batch.tally(&command)[2] += 1;
                 (self.nothing(), Outcome::Malformed { reason })
             }
@@ -353,12 +353,6 @@ pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
         Some(origin) => (origin.consumer().to_owned(), origin.place()),
         None => (String::new(), String::new()),
     };
-    DeadLetter {
-        consumer,
-        place,
-        key: Some(command.stream.aggregate_id.to_string()),
-        reason: format!("command {} to {}: {reason}", command.name, command.stream),
-        time_ms: Some(command.time_ms),
-        content: crate::model::DeadLetterContent::Command(command.clone()),
-    }
+    let reason = format!("command {} to {}: {reason}", command.name, command.stream);
+    DeadLetter::of_command(consumer, place, reason, command.clone())
 }

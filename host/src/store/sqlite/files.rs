@@ -75,7 +75,7 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
     };
     let (mark, pages) = (be_u32(&header, LOG_MARK_AT), u64::from(be_u32(&header, 28)));
     let there = length / page_bytes;
-    // Of a log that is as it should be, the first transaction tells.
+    // In a sound log, the first transaction is enough to tell.
     let is_enough = |log: &Log| there >= pages && log.follows_on(mark);
     let in_log = Log::read(&log, page_bytes as usize, is_enough).map_err(io_failed)?;
     if !in_log.follows_on(mark) {

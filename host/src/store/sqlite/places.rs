@@ -64,17 +64,14 @@ fn summary(at: &[String]) -> String {
 
 /// The part whose subscription has this name.
 fn of_subscription(name: &str) -> Option<Part> {
-    Some(match SubscriptionName::parse(name) {
-        SubscriptionName::Plugin(name) => Part { kind: PartKind::Subscription, name: name.to_owned() },
-        SubscriptionName::Source(name) => source(name),
-    })
+    Some(subscriber(SubscriptionName::parse(name)))
 }
 
 /// The part whose ledger has this name.
 fn of_ledger(name: &str) -> Option<Part> {
     match LedgerName::parse(name)? {
         LedgerName::Partition(partition) => Some(source(partition.source)),
-        LedgerName::Commands(subscription) => of_subscription(&subscription.to_string()),
+        LedgerName::Commands(subscription) => Some(subscriber(subscription)),
         LedgerName::DeadLetters => None,
     }
 }
@@ -92,8 +89,15 @@ fn of_sink(name: &str) -> Option<Part> {
 fn of_fact(name: &str) -> Option<Part> {
     match FactName::parse(name)? {
         FactName::Starts(name) | FactName::TopicId { source: name, .. } => Some(source(name)),
-        FactName::Paused(subscription) => of_subscription(&subscription.to_string()),
+        FactName::Paused(subscription) => Some(subscriber(subscription)),
         FactName::Cluster | FactName::Skipped { .. } => None,
+    }
+}
+
+fn subscriber(name: SubscriptionName<'_>) -> Part {
+    match name {
+        SubscriptionName::Plugin(name) => Part { kind: PartKind::Subscription, name: name.to_owned() },
+        SubscriptionName::Source(name) => source(name),
     }
 }
 

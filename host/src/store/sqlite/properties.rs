@@ -79,14 +79,14 @@ fn chunk(first: (u64, u64), more: Option<&[u8]>) -> Result<Chunk, super::Error> 
 
 proptest! {
     #[test]
-    fn what_was_dead_lettered_comes_back(dead_letters in prop_oneof![record(), command(), message()]) {
-        let row = encode(&dead_letters).unwrap();
-        prop_assert_eq!(decode::<DeadLetterContent>("here", &row).unwrap(), dead_letters);
+    fn what_was_dead_lettered_comes_back(content in prop_oneof![record(), command(), message()]) {
+        let row = encode(&content).unwrap();
+        prop_assert_eq!(decode::<DeadLetterContent>("here", &row).unwrap(), content);
     }
 
     #[test]
-    fn a_row_that_is_cut_short_is_an_error(dead_letters in prop_oneof![record(), command(), message()], at in any::<prop::sample::Index>()) {
-        let row = encode(&dead_letters).unwrap();
+    fn a_row_that_is_cut_short_is_an_error(content in prop_oneof![record(), command(), message()], at in any::<prop::sample::Index>()) {
+        let row = encode(&content).unwrap();
         let cut = decode::<DeadLetterContent>("dead letter 7", &row[..at.index(row.len())]);
         prop_assert!(cut.unwrap_err().to_string().contains("dead letter 7 does not decode"));
     }

@@ -322,7 +322,7 @@ impl<H: TakesRecords> Worker<H> {
     /// Tries a record again later, or Dead-letters it.
     fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
         let (source, place) = (&self.options.source, record.head().place());
-        match unhandled.verdict() {
+        match unhandled.decision() {
             RetryDecision::DeadLetter(reason) => {
                 let payload = record.head().payload.as_deref().unwrap_or_default();
                 let reason = framing::explained(reason, "value", payload);

@@ -130,7 +130,7 @@ impl Model {
             Decision::Rejected(reason) => (1, None, Outcome::Rejected { reason: reason.clone() }),
             Decision::Malformed(reason) => {
                 match &command.origin {
-                    Some(origin) if !is_of_letters(origin) => self.add_letters(1),
+                    Some(origin) if !LedgerName::is_of_dead_letters(&origin.ledger) => self.add_letters(1),
                     _ => {}
                 }
                 (2, None, Outcome::Malformed { reason: reason.clone() })
@@ -139,7 +139,7 @@ impl Model {
         self.tallies.entry((command.stream.aggregate_type.to_string(), command.name.to_string())).or_default()
             [ended] += 1;
         match &command.origin {
-            Some(origin) if !is_of_letters(origin) => {
+            Some(origin) if !LedgerName::is_of_dead_letters(&origin.ledger) => {
                 self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
             }
             Some(origin) if ended != 2 => drop(self.letters.remove(&origin.last)),
@@ -201,7 +201,7 @@ impl Model {
     }
 
     fn is_settled(&self, origin: &Origin) -> bool {
-        if is_of_letters(origin) {
+        if LedgerName::is_of_dead_letters(&origin.ledger) {
             return !self.letters.contains(&origin.last);
         }
         self.ledgers.get(&*origin.ledger).is_some_and(|settled| settled.contains(&origin.last))
@@ -247,8 +247,4 @@ impl Model {
         });
         assert_eq!(reader.tallies().unwrap(), tallies.collect::<Vec<_>>());
     }
-}
-
-fn is_of_letters(origin: &Origin) -> bool {
-    LedgerName::parse(&origin.ledger) == Some(LedgerName::DeadLetters)
 }

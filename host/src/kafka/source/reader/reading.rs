@@ -2,7 +2,7 @@
 
 use super::Work;
 use crate::ack::{Ack, RangeAck, SettlementReceiver};
-use crate::aggregates;
+use crate::aggregates::{self, Unaccepted};
 use crate::kafka::context::Context;
 use crate::kafka::record::{self, Incoming};
 use crate::kafka::source::completions::{AssignmentId, Completions};
@@ -11,7 +11,7 @@ use crate::kafka::source::discovery::{RECREATED, Request};
 use crate::kafka::source::partition_state::PartitionState;
 use crate::kafka::source::topics::TopicPartition;
 use crate::kafka::source::view::Until;
-use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Outcome, Record};
+use crate::model::{Command, DeadLetter, Origin, Outcome, Record};
 use crate::store;
 use crate::subscriptions::RecordRun;
 use crossbeam_channel::Sender;
@@ -190,15 +190,16 @@ impl Reading {
     }
 
     /// Hands something on, or holds it.
-    fn offer(&mut self, work: &Work, offer: Delivery) -> bool {
-        match work.destination.offer(offer) {
+    fn offer(&mut self, work: &Work, delivery: Delivery) -> bool {
+        match work.destination.offer(delivery) {
             Ok(()) => return true,
-            Err(Refused::Full(offer)) => self.state.hold(offer),
-            Err(Refused::InvalidId { reason, command, ack }) => {
+            Err(Refused::Records(run)) => self.state.hold(Delivery::Records(run)),
+            Err(Refused::Command(Unaccepted::Full(command, ack))) => self.state.hold(Delivery::Command(command, ack)),
+            Err(Refused::Command(Unaccepted::InvalidId { reason, command, ack })) => {
                 dead_letter(work, &command, reason, ack);
                 return true;
             }
-            Err(Refused::NoSuchAggregate { known, command, ack }) => {
+            Err(Refused::Command(Unaccepted::NoSuchAggregate { known, command, ack })) => {
                 let (aggregate, known) = (&command.stream.aggregate_type, known.join(", "));
                 if work.destination.is_addressed_by_records() {
                     let reason =
@@ -276,14 +277,7 @@ impl Reading {
 /// Dead-letters a command that nobody will ever serve.
 fn dead_letter(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
     let origin = command.origin.clone().expect("commands of sources have one");
-    let letter = DeadLetter {
-        consumer: work.config.name.to_string(),
-        place: origin.place(),
-        key: Some(command.stream.aggregate_id.to_string()),
-        reason: reason.clone(),
-        time_ms: Some(command.time_ms),
-        content: DeadLetterContent::Command(command.clone()),
-    };
+    let letter = DeadLetter::of_command(work.config.name.to_string(), origin.place(), reason.clone(), command.clone());
     tracing::warn!(source = &*letter.consumer, place = letter.place, "dead-lettered: {reason}");
     work.store.dead_letter(letter, Some(origin), aggregates::when_dead_lettered(reason, ack));
 }
