@@ -1,8 +1,8 @@
-//! Given / when / then for aggregates, from a file.
+//! Given / when / then test cases for aggregates, from a file.
 //!
-//! One file says what an aggregate must do. The SDK's test kit holds the author's code against it, natively, and
-//! `wasmill test` the compiled plugin, in the real runtime. Here is what both share: the file, and the comparison of
-//! what was expected with what came. Nothing here knows how an aggregate is called.
+//! One file says what an aggregate must do. The SDK's test kit runs it against the author's code, natively, and
+//! `wasmill test` runs it against the compiled plugin, in the real runtime. This crate has the part that both share:
+//! reading the file, and comparing expected and actual results. Nothing here knows how to call an aggregate.
 //!
 //! ```
 //! # use wasmill_cases::{Answer, Suite};
@@ -27,17 +27,17 @@ use similar::TextDiff;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The id of the aggregate where a case names none.
+/// The default id of the aggregate in a case.
 pub const AGGREGATE_ID: &str = "test";
 
 /// A file of cases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suite {
-    /// Where it was read from.
+    /// The path of the file.
     pub file: PathBuf,
     /// The type of the aggregate.
     pub aggregate: String,
-    /// In their order, at least one, each with a name of its own.
+    /// The cases in the order of the file. There is at least one, and their names are unique.
     pub cases: Vec<Case>,
 }
 
@@ -45,78 +45,78 @@ pub struct Suite {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// What it shows, for people.
+    /// The name, which says what the case shows.
     pub name: String,
-    /// The history, as a store has it.
+    /// The history, as it is in a store.
     #[serde(default)]
     pub given: Vec<Event>,
-    /// The command that comes.
+    /// The command to decide on.
     pub when: Command,
-    /// What must come of it.
+    /// The expected result.
     pub then: Then,
 }
 
-/// An event by its name and JSON.
+/// An event, given by its name and JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// Its name.
+    /// The event's name.
     pub name: String,
-    /// Its content; none is `null`.
+    /// The payload. The default is `null`.
     #[serde(default)]
     pub payload: Json,
 }
 
-/// A command by its name and JSON.
+/// A command, given by its name and JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// Its name.
+    /// The command's name.
     pub name: String,
-    /// Its content; none is `null`.
+    /// The payload. The default is `null`.
     #[serde(default)]
     pub payload: Json,
-    /// The aggregate that gets it.
+    /// The id of the aggregate. The default is [`AGGREGATE_ID`].
     #[serde(default = "aggregate_id")]
     pub aggregate_id: String,
-    /// When it comes, in milliseconds since 1970-01-01T00:00:00Z.
+    /// The time of the command, in milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default)]
     pub time_ms: u64,
-    /// Its headers.
+    /// The headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
 
-/// What must come of a command.
+/// The expected result of a command.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// Exactly these events, in this order.
     Events(Vec<Event>),
-    /// A business rule says no, with this in its text.
+    /// The command is rejected with a reason that contains this text.
     Rejected(String),
-    /// It does not decode, with this in the text.
+    /// The command is malformed, with a reason that contains this text.
     Malformed(String),
-    /// It is to be tried again later, with this in the text.
+    /// The aggregate asks for a retry with a reason that contains this text.
     Retry(String),
 }
 
-/// What came of a command.
+/// The actual result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These events: names and payloads.
+    /// The names and payloads of the events.
     Events(Vec<(String, Vec<u8>)>),
-    /// A business rule says no.
+    /// The reason why the command is rejected.
     Rejected(String),
-    /// It does not decode.
+    /// The reason why the command is malformed.
     Malformed(String),
-    /// It is to be tried again later.
+    /// The reason why the aggregate asks for a retry.
     Retry(String),
-    /// The history can't be applied, or the code failed.
+    /// The reason why the history can't be applied or the code failed.
     Failed(String),
 }
 
-/// Why there are no cases to run.
+/// The reason why a file of cases can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the cases in {}: {cause}", .file.display())]
 pub struct Error {
@@ -136,7 +136,7 @@ fn aggregate_id() -> String {
 }
 
 impl Suite {
-    /// Reads a file: JSON where its name ends in `.json`, else TOML.
+    /// Reads a file. It is JSON if its name ends in `.json`, and TOML otherwise.
     pub fn read(file: impl AsRef<Path>) -> Result<Self, Error> {
         let file = file.as_ref();
         let text = std::fs::read_to_string(file)
@@ -144,7 +144,7 @@ impl Suite {
         Self::parse(file, &text)
     }
 
-    /// Reads text. The file is for errors, and its ending says what the text is.
+    /// Reads cases from text. The file's name says if the text is JSON or TOML, and errors show it.
     pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Self, Error> {
         let file = file.as_ref().to_owned();
         let decoded = if file.extension().is_some_and(|ending| ending == "json") {
@@ -162,11 +162,11 @@ impl Suite {
 impl Document {
     fn checked(self) -> Result<Self, String> {
         if self.case.is_empty() {
-            return Err("there is none: add a `[[case]]`".to_owned());
+            return Err("there is no case: add a `[[case]]`".to_owned());
         }
         let twice = self.case.iter().enumerate().find(|(n, case)| self.case[..*n].iter().any(|o| o.name == case.name));
         match twice {
-            Some((_, case)) => Err(format!("two are named `{}`: give each a name of its own", case.name)),
+            Some((_, case)) => Err(format!("two cases are named `{}`: give each case its own name", case.name)),
             None => Ok(self),
         }
     }
@@ -187,8 +187,8 @@ impl Command {
 }
 
 impl Case {
-    /// Holds what came against what must come. The error is text for people: what is missing with `-`, what is too
-    /// much with `+`.
+    /// Compares the actual result with the expected one. The error is a text that shows missing lines with `-` and
+    /// unexpected lines with `+`.
     pub fn check(&self, answer: &Answer) -> Result<(), String> {
         let (expected, part, reason) = match (&self.then, answer) {
             (Then::Events(expected), Answer::Events(actual)) => return check_events(expected, actual),
@@ -200,7 +200,7 @@ impl Case {
         if reason.contains(part.as_str()) {
             return Ok(());
         }
-        Err(format!("expected {expected} with this in its text, got another text:\n- {part}\n+ {reason}"))
+        Err(format!("expected {expected} with the text after -, got the text after +:\n- {part}\n+ {reason}"))
     }
 }
 
@@ -210,10 +210,11 @@ fn check_events(expected: &[Event], actual: &[(String, Vec<u8>)]) -> Result<(), 
         return Ok(());
     }
     let difference = difference(&listed(expected), &listed(&actual));
-    Err(format!("the events are not those expected; missing are -, too much +:\n{difference}"))
+    Err(format!("the events are not the expected ones; missing lines have -, unexpected lines have +:\n{difference}"))
 }
 
-/// Two texts line by line: what is in both stands after a space, in the first alone after `-`, in the second alone after `+`.
+/// Compares two texts line by line. Lines of both begin with a space, lines of only the first with `-`, and lines of
+/// only the second with `+`.
 fn difference(first: &str, second: &str) -> String {
     let (first, second): (Vec<_>, Vec<_>) = (first.lines().collect(), second.lines().collect());
     let diff = TextDiff::from_slices(&first, &second);
@@ -221,13 +222,13 @@ fn difference(first: &str, second: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A payload as people compare it: what is not JSON is shown as text.
+/// Returns an event in a readable form, with its payload as JSON if it is JSON, and as text otherwise.
 fn readable((name, payload): &(String, Vec<u8>)) -> Event {
     let payload = serde_json::from_slice(payload).unwrap_or_else(|_| String::from_utf8_lossy(payload).into());
     Event { name: name.clone(), payload }
 }
 
-/// Each event as its name and its indented content.
+/// Lists each event by its name and its indented content.
 fn listed(events: &[Event]) -> String {
     events.iter().map(|Event { name, payload }| format!("{name} {payload:#}\n")).collect()
 }

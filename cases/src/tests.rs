@@ -1,4 +1,4 @@
-//! Cases from files: what passes, what fails, and how a difference is shown.
+//! Tests of cases from files: which ones pass and fail, and how a difference is shown.
 
 use super::*;
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ fn toml_and_json_say_the_same() {
 #[test]
 fn what_is_wrong_with_a_file_is_said_with_its_place() {
     for (file, text, cause) in [
-        ("c.toml", "aggregate = \"a\"\ncase = []", "there is none"),
+        ("c.toml", "aggregate = \"a\"\ncase = []", "there is no case"),
         ("c.toml", "aggregate = \"a\"\n[[case]]\nname = \"x\"\nwhen.name = \"C\"\n", "line 2"),
         ("c.toml", "aggregate = \"a\"\n[[case]]\nname = \"x\"\nwhen.name = \"C\"\nthen.rejectd = \"\"\n", "rejectd"),
         ("c.json", "{\"aggregate\":\n1}", "line 2"),
@@ -46,7 +46,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         assert!(error.contains(file) && error.contains(cause), "{error}");
     }
     let twice = CASES.replace("refused", "made");
-    assert!(Suite::parse("c.toml", &twice).unwrap_err().to_string().contains("two are named `made`"));
+    assert!(Suite::parse("c.toml", &twice).unwrap_err().to_string().contains("two cases are named `made`"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_case_holds_or_the_difference_is_shown() {
 }
 
 proptest! {
-    /// Whatever a file holds, it is a suite whose every case has a name of its own, or an error that names the file.
+    /// Any text is either a suite whose cases have unique names, or an error that names the file.
     #[test]
     fn any_text_is_a_suite_or_told_what_is_wrong(
         text in "(?s:.{0,80})",

@@ -1,7 +1,7 @@
 //! The role that turns commands into events.
 //!
-//! An aggregate is pure: the same history and command give the same events. It knows nothing of the host, of storage
-//! or of other aggregates.
+//! An aggregate is pure: the same history and command give the same events. It knows nothing about the host, storage
+//! or other aggregates.
 
 use crate::Metadata;
 use crate::readback;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
 
-/// A consistency boundary: it decides on commands from the events of its own stream and nothing else.
+/// A consistency boundary. It decides on commands from the events of its own stream and nothing else.
 ///
 /// ```
 /// use wasmill_guest::prelude::*;
@@ -46,45 +46,48 @@ use std::fmt::Display;
 /// given::<Counter>([Event::Added { amount: u32::MAX }]).when(Command::Add { amount: 1 }).then_rejected("full");
 /// ```
 pub trait Aggregate: Default + 'static {
-    /// The aggregate's type: 1 to 64 characters of `a-z`, `0-9` and `-`. No two plugins of a host may have the same.
+    /// The aggregate's type: 1 to 64 characters of `a-z`, `0-9` and `-`. It must be unique among the plugins of a host.
     const TYPE: &'static str;
 
-    /// A plain serde enum. A command's name is the variant's, its payload the variant's content.
+    /// The commands: a plain serde enum. A command's name is the variant's name, and its payload is the variant's
+    /// content. A command that does not decode is malformed: [`handle`](Self::handle) is not called.
     type Command: DeserializeOwned;
 
-    /// A plain serde enum, as the commands are. Events live forever: new code must decode the old ones, by itself or
-    /// with [`UPCASTS`](Self::UPCASTS).
+    /// The events: a plain serde enum, like the commands. Events are kept forever, so new code must be able to decode
+    /// old ones, with serde's attributes or with [`UPCASTS`](Self::UPCASTS).
     type Event: Serialize + DeserializeOwned;
 
-    /// Why a command is refused. The sender reads its text.
+    /// The reason why a command is rejected. The sender gets its text.
     type Error: Display;
 
-    /// How snapshots are made. None by default: the host replays the history.
+    /// The way to make snapshots. By default there are none, and the host replays the history.
     ///
-    /// `const SNAPSHOTS: Snapshots<Self> = Snapshots::json();` keeps the state as JSON; worth it for long streams. The
-    /// host takes them where the manifest says how often (`plugins.NAME.snapshot_every`), and only for the code that
-    /// made them: a changed state needs no care.
+    /// `const SNAPSHOTS: Snapshots<Self> = Snapshots::json();` keeps the state as JSON, which is worth it for long
+    /// streams. The host takes a snapshot as often as the manifest says (`plugins.NAME.snapshot_every`). It restores a
+    /// snapshot only into the code that made it, so you can change the state's type freely.
     const SNAPSHOTS: Snapshots<Self> = Snapshots::none();
 
-    /// How events of older shapes become those that the code knows. None by default: every event is at schema version
-    /// 1. See [`upcast`](crate::upcast).
+    /// The upcasts, which turn events of older schema versions into events that the code knows. By default there are
+    /// none, and every event has schema version 1. See [`upcast`](crate::upcast).
     const UPCASTS: &'static [Upcasts] = &[];
 
-    /// Decides. The events count only once they are recorded; then they come back through [`apply`](Self::apply).
+    /// Decides on a command. The events, if any, are recorded in this order, all of them or none, and are then passed
+    /// to [`apply`](Self::apply). An error rejects the command, and nothing is recorded.
     fn handle(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
 
-    /// Changes the state by what has happened. Must not fail: what is recorded is true.
+    /// Updates the state with a recorded event. Events arrive in version order. This cannot fail, because the event has
+    /// already happened.
     fn apply(&mut self, event: Self::Event);
 
-    /// Decides with a look at the command's context: ids, time and headers. Leaves it to [`handle`](Self::handle) by
-    /// default, and is called in its place.
+    /// Decides on a command with its context: ids, time and headers. The host calls this instead of
+    /// [`handle`](Self::handle), and by default it just calls `handle`.
     fn handle_with(&self, command: Self::Command, context: &Context<'_>) -> Result<Vec<Self::Event>, Self::Error> {
         let _ = context;
         self.handle(command)
     }
 }
 
-/// What surrounds a command.
+/// The context of a command: the aggregate that it is for, and its metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub(crate) aggregate_id: &'a str,
@@ -106,22 +109,22 @@ impl<'a> Context<'a> {
 type Take<A> = fn(&A) -> Result<Option<Vec<u8>>, String>;
 type Restore<A> = fn(&[u8]) -> Result<A, String>;
 
-/// How an aggregate's state becomes bytes and comes back.
+/// The way to turn an aggregate's state into bytes and back.
 pub struct Snapshots<A> {
     pub(crate) take: Take<A>,
     pub(crate) restore: Restore<A>,
 }
 
 impl<A> Snapshots<A> {
-    /// No snapshots.
+    /// Makes no snapshots.
     pub const fn none() -> Self {
         Self { take: |_| Ok(None), restore: |_| Err("this aggregate keeps no snapshots".to_owned()) }
     }
 }
 
 impl<A: Serialize + DeserializeOwned> Snapshots<A> {
-    /// The state as JSON. A state that does not encode, or would not be restored as it is, has no snapshot, which the log
-    /// says once; the history is replayed instead.
+    /// Keeps the state as JSON. If a state does not encode, or would not be the same once it is restored, there is no
+    /// snapshot of it and the history is replayed instead. The log says so once.
     pub const fn json() -> Self {
         Self {
             take: |state| readback::encode_state(state).map(Some),

@@ -1,36 +1,36 @@
-//! The allocator of plugins: lists of free blocks of a few sizes, in front of talc.
+//! The allocator of plugins: free lists of a few block sizes, in front of talc.
 //!
-//! A command is a dozen small values that live as long as it does. To find room for one, talc looks through bins and cuts
-//! a block; to free one it joins neighbours. Here it is a block taken from a list and put back on it: a tenth less time
-//! for a command. Small blocks stay with their list for good, so a plugin holds what it once needed of each size; larger
-//! ones are talc's.
+//! A command allocates a dozen small values that live as long as it does. For each of them, talc searches bins, splits
+//! a block, and joins neighbours when it frees the block. Here a block is taken from a free list and put back on it,
+//! which saves a tenth of the time of a command. Small blocks stay on their list forever, so a plugin keeps the most
+//! that it ever needed of each size. Larger blocks come from talc.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr;
 
-/// Sizes are rounded up to a multiple of this. What wants to lie at a multiple of more is talc's.
+/// Sizes are rounded up to a multiple of this. Blocks with a larger alignment come from talc.
 const STEP: usize = 8;
 
-/// The largest small block.
+/// The size of the largest small block.
 const SMALL_MAX: usize = 512;
 
-/// What small blocks are cut from.
+/// The layout of the regions from which small blocks are cut.
 const REGION: Layout = match Layout::from_size_align(4096, STEP) {
     Ok(layout) => layout,
     Err(_) => panic!("a power of two"),
 };
 
-/// Small blocks by size, the rest from another allocator.
+/// An allocator with free lists of small blocks by size. Larger blocks come from another allocator.
 pub(crate) struct SizeClasses<A> {
-    /// The first free block of each size; it holds the address of the next.
+    /// The first free block of each size. A free block holds the address of the next one.
     free: [Cell<*mut u8>; SMALL_MAX / STEP + 1],
-    /// What is not cut up yet, and how many bytes it has.
+    /// The part of the current region that is not cut yet, and its length in bytes.
     region: Cell<(*mut u8, usize)>,
     large: A,
 }
 
-// SAFETY: only a guest has it as its allocator, and a guest has one thread.
+// SAFETY: only guests use it as their allocator, and a guest has one thread.
 unsafe impl<A> Sync for SizeClasses<A> {}
 
 impl<A> SizeClasses<A> {
@@ -42,7 +42,7 @@ impl<A> SizeClasses<A> {
         }
     }
 
-    /// The list that has blocks for this; none where it is large.
+    /// Returns the list with blocks for this layout, or none if it is large.
     #[inline]
     fn list(&self, layout: Layout) -> Option<usize> {
         (layout.size() <= SMALL_MAX && layout.align() <= STEP).then(|| layout.size().div_ceil(STEP))
@@ -50,7 +50,8 @@ impl<A> SizeClasses<A> {
 }
 
 impl<A: GlobalAlloc> SizeClasses<A> {
-    /// A new block for a list that is empty. What is left of a region that is too small for it goes to the list of its size.
+    /// Cuts a new block for a list that is empty. If the rest of the region is too small, it goes to the list of its
+    /// size, and a new region is allocated.
     #[cold]
     #[inline(never)]
     fn cut(&self, list: usize) -> *mut u8 {
@@ -60,7 +61,7 @@ impl<A: GlobalAlloc> SizeClasses<A> {
             if left > 0 {
                 self.put_back(region, left / STEP);
             }
-            // SAFETY: the layout has a size.
+            // SAFETY: the size of the layout is not zero.
             region = unsafe { self.large.alloc(REGION) };
             left = if region.is_null() { 0 } else { REGION.size() };
         }
@@ -68,7 +69,7 @@ impl<A: GlobalAlloc> SizeClasses<A> {
             self.region.set((ptr::null_mut(), 0));
             return ptr::null_mut();
         }
-        // SAFETY: at least as much is left of the region.
+        // SAFETY: the region has at least this many bytes left.
         self.region.set((unsafe { region.add(bytes) }, left - bytes));
         region
     }
@@ -76,13 +77,13 @@ impl<A: GlobalAlloc> SizeClasses<A> {
     #[inline]
     fn put_back(&self, block: *mut u8, list: usize) {
         let free = &self.free[list];
-        // SAFETY: the block is nobody's now, has room for an address and lies at a multiple of `STEP`.
+        // SAFETY: nobody uses the block any more, it has room for an address, and it is aligned to `STEP`.
         unsafe { block.cast::<*mut u8>().write(free.get()) };
         free.set(block);
     }
 }
 
-// SAFETY: a block of a list is as large as its layout wants, lies where it wants, and is on the list or in use, never both.
+// SAFETY: a block of a list has the size and the alignment of its layout, and is either on the list or in use.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for SizeClasses<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -111,13 +112,13 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for SizeClasses<A> {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the size fits.
+        // SAFETY: the caller promises that the size is valid for this alignment.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (self.list(layout), self.list(new)) {
             (Some(old), Some(new)) if old == new => block,
             // SAFETY: the caller's promises are passed on.
             (None, None) => unsafe { self.large.realloc(block, layout, size) },
-            // SAFETY: both blocks have room for what is copied, and do not overlap, since both are in use.
+            // SAFETY: both blocks have room for what is copied. Both are in use, so they do not overlap.
             _ => unsafe {
                 let moved = self.alloc(new);
                 if !moved.is_null() {
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
     use std::alloc::System;
 
-    /// A block that is in use: where, how it was asked for, and the byte that all of it holds.
+    /// A block that is in use: its address, its layout, and the byte that fills it.
     struct Block(*mut u8, Layout, u8);
 
     impl Block {

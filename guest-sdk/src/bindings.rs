@@ -1,7 +1,8 @@
-//! What wit-bindgen makes of `wit/`: one module per world, with the shared interfaces in the first.
+//! The bindings that wit-bindgen generates from `wit/`: one module per world, with the shared interfaces in the first.
 //!
-//! The only file that generates bindings. Authors never see these types, except where the SDK gives one a name of
-//! its own (`sql::Value`). Natively they compile too, so that the test kit runs the same glue; only the imports do not.
+//! This is the only file that generates bindings. Authors never see these types, except for those that the SDK
+//! re-exports (`sql::Value`). The bindings also compile natively, except for the imports, so that the test kit runs the
+//! same glue.
 
 /// The world of aggregates, and the interfaces that every world shares.
 pub mod aggregate {

@@ -1,8 +1,8 @@
-//! The codec: an event or a command is a variant of a serde enum. Its name is the variant's name, its payload the
-//! variant's content as JSON.
+//! The codec. An event or a command is a variant of a serde enum: its name is the variant's name, and its payload is
+//! the variant's content as JSON.
 //!
-//! Names and bytes go straight into the enum, without a wrapper document in between: this is the path that every
-//! command takes. Anything that does not decode is an error that says where, never a default.
+//! Every command passes through here, so a name and its payload are decoded directly into the enum, without an
+//! intermediate document. A payload that does not decode is an error that says where, never a default.
 
 mod decode;
 mod encode;
@@ -19,28 +19,28 @@ use serde::de;
 use serde::ser;
 use std::fmt;
 
-/// Why a payload does not decode or a value does not encode.
+/// The reason why a payload does not decode or a value does not encode.
 #[derive(Debug)]
 pub enum Error {
     /// The enum has no variant of this name.
     Unknown {
-        /// The name that came.
+        /// The unknown name.
         name: String,
-        /// The names it has.
+        /// The names of the enum's variants.
         known: &'static [&'static str],
     },
-    /// The payload is not the JSON that the type wants.
+    /// The payload is not valid JSON, or does not fit the type.
     Json {
-        /// The variant, or the type that was wanted; empty where a value does not encode.
+        /// The name of the variant or type to decode. It is empty if a value does not encode.
         name: String,
-        /// The place in the document, such as `items[0].quantity`; empty at the top.
+        /// The place in the document, such as `items[0].quantity`. It is empty at the top.
         path: String,
-        /// What serde_json says, with line and column.
+        /// The error of serde_json, with line and column.
         cause: serde_json::Error,
     },
     /// There is no payload: the record is a tombstone.
     Tombstone,
-    /// Anything else; the text says what.
+    /// Any other reason, as text.
     Other(String),
 }
 
@@ -69,7 +69,7 @@ impl std::error::Error for Error {
 }
 
 impl Error {
-    /// An error of serde_json, before its place is known.
+    /// Wraps an error of serde_json, before its place is known.
     fn unplaced(cause: serde_json::Error) -> Self {
         Error::Json { name: String::new(), path: String::new(), cause }
     }
@@ -91,12 +91,12 @@ impl ser::Error for Error {
     }
 }
 
-/// Any value as JSON.
+/// Encodes any value as JSON.
 pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     to_json_doubted(value).map(|(bytes, _)| bytes)
 }
 
-/// Any value as JSON, and whether only decoding it shows that it comes back.
+/// Encodes any value as JSON. Also says whether the value is doubtful: only decoding shows if it reads back the same.
 pub(crate) fn to_json_doubted(value: &(impl serde::Serialize + ?Sized)) -> Result<(Vec<u8>, bool), Error> {
     let mut text = json::Text::with_capacity(128, 0);
     text.append(value).map_err(Error::unplaced)?;

@@ -1,41 +1,45 @@
-//! Why something was not done, named by what the host does next.
+//! The failures of subscribers and projections, named by what the host does next.
 
 use crate::bindings::types;
 use crate::{codec, sql};
 use std::fmt;
 use std::time::Duration;
 
-/// How long the host waits at least before it repeats what SQLite refused.
+/// The shortest delay before a retry after an error of SQLite.
 const SQL_RETRY: Duration = Duration::from_millis(100);
 
-/// Why a subscriber or a projection did not handle an item. `?` makes one of a decoding or SQL error.
+/// The reason why a subscriber or a projection did not handle an item. The operator `?` turns a decoding error into
+/// `Malformed`, and an SQL error into `Retry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// A business rule said no. Nothing is retried.
+    /// A business rule refused the item. The host does not retry: a subscriber's delivery is dead-lettered, and a
+    /// projection stops.
     Rejected(String),
-    /// This input will never decode. It is dead-lettered where people can see it.
+    /// The item will never decode. The host does not retry: a subscriber's delivery is dead-lettered, and a projection
+    /// stops.
     Malformed(String),
-    /// Something passing: the host tries again.
+    /// The problem is temporary. The host retries with back-off, for a limited number of attempts. After that a
+    /// subscriber's delivery is dead-lettered, and a projection stops.
     Retry {
-        /// The shortest wait.
+        /// The shortest delay before the retry. The host caps it.
         after: Duration,
-        /// For the log.
+        /// The reason, for the log.
         reason: String,
     },
 }
 
 impl Failure {
-    /// A business rule said no.
+    /// Makes a failure for an item that a business rule refuses.
     pub fn rejected(reason: impl fmt::Display) -> Self {
         Failure::Rejected(reason.to_string())
     }
 
-    /// This input will never be understood.
+    /// Makes a failure for an item that will never decode.
     pub fn malformed(reason: impl fmt::Display) -> Self {
         Failure::Malformed(reason.to_string())
     }
 
-    /// Something passing: try again after at least this time.
+    /// Makes a failure for a temporary problem. The host retries after at least this time.
     pub fn retry(after: Duration, reason: impl fmt::Display) -> Self {
         Failure::Retry { after, reason: reason.to_string() }
     }
@@ -46,7 +50,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Rejected(reason) => write!(f, "rejected: {reason}"),
             Failure::Malformed(reason) => write!(f, "malformed: {reason}"),
-            Failure::Retry { after, reason } => write!(f, "to be tried again after {after:?}: {reason}"),
+            Failure::Retry { after, reason } => write!(f, "to be retried after {after:?}: {reason}"),
         }
     }
 }

@@ -1,6 +1,5 @@
-//! Between the generated exports and the traits: generic over the author's type, so that the export macros stay thin.
-//!
-//! Nothing of it is meant to be called by hand.
+//! The glue between the generated exports and the traits. It is generic over the author's type, so the export macros
+//! stay thin. Nothing in it is meant to be called directly.
 
 mod aggregate;
 mod macros;
@@ -16,7 +15,7 @@ pub use subscriber::SubscriberRole;
 use crate::Failure;
 use crate::bindings::types;
 
-/// Handles a list in its order, up to the first item that fails.
+/// Handles a list in order, up to the first item that fails.
 fn each<T>(items: Vec<T>, mut handle: impl FnMut(u32, T) -> Result<(), Failure>) -> Result<(), types::Failure> {
     (0..).zip(items).try_for_each(|(index, item)| {
         handle(index, item).map_err(|failure| types::Failure { index, outcome: failure.into() })

@@ -6,16 +6,17 @@
 //! - [`Subscriber`] reacts to events with commands and messages: [`export_subscriber!`]
 //! - [`Projection`] turns events into a read model and answers queries: [`export_projection!`]
 //!
-//! Each trait's page starts with a whole plugin. Commands, events and queries are serde enums: the variant's name is
-//! the name, the variant's content is the payload, as JSON ([`codec`]). Logging works as with `tracing` ([`log`]).
+//! Each trait's page starts with a complete plugin. Commands, events and queries are serde enums: the variant's name is
+//! the name, and the variant's content is the payload, as JSON ([`codec`]). Logging works as with `tracing` ([`log`]).
 //!
 //! Plugins are tested natively, without a host and without a wasm target: see [`testing`].
 //!
-//! The feature `allocator`, on by default, gives a plugin an allocator made for WebAssembly. Turn it off to bring your own.
+//! The feature `allocator`, on by default, gives a plugin an allocator that is optimised for WebAssembly. Turn it off
+//! to use your own.
 //!
-//! A plugin crate cannot depend on another plugin crate: its exports would come along. Share types through a crate
-//! that exports nothing, or name in a struct of your own just the fields you need, as the examples do. `cdylib` as the
-//! only crate type also keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
+//! A plugin crate cannot depend on another plugin crate, because it would export that plugin too. Share types through a
+//! crate that exports nothing, or define a struct with just the fields that you need, as the examples do. Make `cdylib`
+//! the only crate type: this keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
 
 pub mod aggregate;
 pub mod subscriber;
@@ -52,7 +53,7 @@ pub use metadata::Metadata;
 pub use projection::Projection;
 pub use subscriber::Subscriber;
 
-/// Of every plugin. A guest has one thread.
+/// The allocator of every plugin. It needs no locks, because a guest has one thread.
 #[cfg(all(feature = "allocator", target_family = "wasm", not(target_feature = "atomics")))]
 #[global_allocator]
 static ALLOCATOR: allocator::SizeClasses<talc::wasm::WasmDynamicTalc> =

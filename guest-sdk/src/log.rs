@@ -1,7 +1,8 @@
-//! The plugin's log: `tracing`-style macros that reach the host's log with level, target, message and fields.
+//! The plugin's log: macros in the style of `tracing`. The host's log shows a line with its level, target, message and
+//! fields, under the plugin's name and version.
 //!
-//! The host says what it listens to once; a line below that costs a comparison. Natively, lines from `info` on go to
-//! standard error, or to [`testing::logs`](crate::testing::logs).
+//! The host tells its level once, so a less severe line costs only a comparison. Natively, lines of level `info` and
+//! above go to standard error, or to [`testing::logs`](crate::testing::logs).
 
 mod sink;
 
@@ -10,18 +11,18 @@ pub(crate) use sink::install_panic_hook;
 pub(crate) use sink::native;
 pub use sink::{enabled, write};
 
-/// How severe a line is.
+/// The severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Every step.
+    /// A single step.
     Trace,
-    /// For the author.
+    /// A detail for the plugin's author.
     Debug,
-    /// What happened.
+    /// A normal event.
     Info,
-    /// Something to look at.
+    /// A condition that needs attention.
     Warn,
-    /// Something failed.
+    /// A failure.
     Error,
 }
 
@@ -58,7 +59,7 @@ macro_rules! warn { ($($line:tt)+) => { $crate::__log!($crate::log::Level::Warn,
 #[macro_export]
 macro_rules! error { ($($line:tt)+) => { $crate::__log!($crate::log::Level::Error, $($line)+) }; }
 
-/// Nothing is formatted unless somebody listens.
+/// Formats a line only if its level is enabled.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log {

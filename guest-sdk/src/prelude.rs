@@ -1,4 +1,4 @@
-//! What a plugin needs: `use wasmill_guest::prelude::*;`.
+//! Everything that a plugin needs: `use wasmill_guest::prelude::*;`.
 
 pub use crate::aggregate::{Aggregate, Context, Snapshots};
 pub use crate::failure::Failure;

@@ -10,9 +10,10 @@ use crate::Failure;
 use crate::sql::Sql;
 use serde::de::DeserializeOwned;
 
-/// Folds events into tables of its own and answers questions from them.
+/// A read model. It folds events into its own tables and answers queries from them.
 ///
-/// It has no state but the read model: the rows and the checkpoint are one transaction.
+/// A projection must keep no state outside of its read model. The host commits the rows and the checkpoint in one
+/// transaction.
 ///
 /// ```
 /// use wasmill_guest::prelude::*;
@@ -60,18 +61,21 @@ pub trait Projection: 'static {
     /// The projection's name: 1 to 64 characters of `a-z`, `0-9` and `-`.
     const NAME: &'static str;
 
-    /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.
+    /// The events that the projection receives: patterns over `aggregate-type.EventName`. In a pattern, `*` stands for
+    /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
-    /// SQL statements that create the read model in an empty database.
+    /// The SQL statements that create the read model in an empty database.
     const SCHEMA: &'static str;
 
-    /// A plain serde enum. A query's name is the variant's, its parameters the variant's content.
+    /// The queries: a plain serde enum. A query's name is the variant's name, and its parameters are the variant's
+    /// content.
     type Query: DeserializeOwned;
 
-    /// Folds one event into the read model.
+    /// Folds one event into the read model. Events arrive in position order. On failure the changes of this event are
+    /// undone. The projection stops at an event that is rejected or malformed, or that still fails after five attempts.
     fn project(event: &Event, sql: &Sql) -> Result<(), Failure>;
 
-    /// Answers a question. The read model is read-only here.
+    /// Answers a query. Here the read model is read-only.
     fn query(query: Self::Query, sql: &Sql) -> Result<Answer, QueryError>;
 }

@@ -1,8 +1,9 @@
-//! What is recorded must be read back: samples are decoded, and held against what was encoded, before they count.
+//! Read-back checks: before an event or a snapshot is recorded, samples are decoded and compared with what was encoded.
 //!
-//! The encoder refuses what it can see. It can't see what the author's own types do, such as a field that is left out and
-//! has no default. So the first [`FIRST`] events of each variant, and every [`EVERY`]th after them, are decoded as they will
-//! be when their aggregate is rebuilt; and so is whatever the encoder doubts. The test kit decodes everything.
+//! The encoder refuses values that never read back. It can't see what the author's own types do, for example that they
+//! leave out a field that has no default. So the first [`FIRST`] events of each variant, and every [`EVERY`]th after
+//! them, are decoded in the same way as when their aggregate is rebuilt. So is everything that the encoder marks as
+//! doubtful. The test kit checks all events.
 
 use crate::codec::{self, Encoded, Error};
 use crate::upcast::{self, Upcasts};
@@ -10,26 +11,26 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::{Cell, RefCell};
 
-/// Events of a variant that are decoded at the beginning.
+/// Number of events of each variant that are decoded at the beginning.
 const FIRST: u32 = 100;
 
-/// One event in so many is decoded after them.
+/// After the first ones, one event in this many is decoded.
 const EVERY: u32 = 1_000;
 
-/// Kinds that are counted apart. A variant beyond shares its count with the last one.
+/// Number of variants that are counted separately. Variants beyond it share the last count.
 const KINDS_MAX: usize = 1_024;
 
-/// Bytes of a payload that an error shows.
+/// Number of bytes of a payload that an error shows.
 const SHOWN: usize = 60;
 
 thread_local! {
-    /// How often each kind was encoded, by its number.
+    /// How often each variant was encoded, by its index.
     static ENCODED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static SNAPSHOTS: Cell<u32> = const { Cell::new(0) };
     static ALL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From here on everything is decoded on this thread: it is a test.
+/// Makes this thread decode everything from now on, for tests.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn check_all() {
     ALL.set(true);
@@ -39,7 +40,7 @@ fn is_sample(seen: u32) -> bool {
     seen < FIRST || seen.is_multiple_of(EVERY) || ALL.get()
 }
 
-/// Counts an event, and says whether it is to be decoded.
+/// Counts an event and returns whether it is a sample.
 #[inline]
 fn is_event_due(variant: u32) -> bool {
     ENCODED.with_borrow_mut(|encoded| {
@@ -53,7 +54,7 @@ fn is_event_due(variant: u32) -> bool {
     })
 }
 
-/// Encodes an event, and makes sure that it will be read back.
+/// Encodes an event. If it is a sample or doubtful, this checks that it reads back the same.
 #[inline]
 pub(crate) fn encode_event<E: Serialize + DeserializeOwned>(
     event: &E,
@@ -71,7 +72,7 @@ fn check_event<E: Serialize + DeserializeOwned>(encoded: &Encoded, upcasts: &'st
     let Encoded { name, payload, .. } = encoded;
     let refused = |cause: &str| {
         Error::Other(format!(
-            "the event {name} would not be read back, so nothing is recorded: {cause}; repair its type"
+            "the event {name} would not be read back, so nothing is recorded: {cause}; fix its serde attributes"
         ))
     };
     let decoded: E = upcast::decode(name, payload.clone(), upcasts).map_err(|error| refused(&error.to_string()))?;
@@ -82,7 +83,7 @@ fn check_event<E: Serialize + DeserializeOwned>(encoded: &Encoded, upcasts: &'st
     compare(payload, &again.payload).map_err(|difference| refused(&difference))
 }
 
-/// Encodes a state for a snapshot, and makes sure that it will be restored as it is.
+/// Encodes a state for a snapshot. If it is a sample or doubtful, this checks that it is restored the same.
 pub(crate) fn encode_state<S: Serialize + DeserializeOwned>(state: &S) -> Result<Vec<u8>, String> {
     let (bytes, is_doubtful) = codec::to_json_doubted(state).map_err(|error| error.to_string())?;
     let seen = SNAPSHOTS.get();
@@ -95,8 +96,8 @@ pub(crate) fn encode_state<S: Serialize + DeserializeOwned>(state: &S) -> Result
     Ok(bytes)
 }
 
-/// Holds a text against what it became once it was decoded and encoded again. The order of what has none, such as the
-/// members of a hash map, is no difference.
+/// Compares a text with the text after decoding and encoding again. A different order does not count, because hash maps
+/// have none.
 fn compare(before: &[u8], after: &[u8]) -> Result<(), String> {
     if is_same(before, after) {
         return Ok(());
@@ -109,7 +110,7 @@ fn compare(before: &[u8], after: &[u8]) -> Result<(), String> {
     Err(format!("it is written as `{}` and read as `{}`", shown(before), shown(after)))
 }
 
-/// Whether two texts are made of the same bytes: what is only in another order has nothing more and nothing less.
+/// Returns whether two texts have the same bytes in any order.
 pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
     fn counted(text: &[u8]) -> [u32; 256] {
         let mut counts = [0_u32; 256];
@@ -221,7 +222,7 @@ mod tests {
     fn a_state_that_would_not_be_restored_as_it_is_has_no_snapshot() {
         assert_eq!(encode_state(&State { mean: Some(1.5), seen: 0 }).unwrap(), br#"{"mean":1.5,"seen":0}"#);
         let nan = encode_state(&State { mean: Some(f64::NAN), seen: 0 }).unwrap_err();
-        assert!(nan.contains("is no number in JSON"), "{nan}");
+        assert!(nan.contains("is not a JSON number"), "{nan}");
         let lost = encode_state(&State { mean: None, seen: 3 }).unwrap_err();
         assert!(lost.contains(r#""seen":3"#) && lost.contains(r#""seen":0"#), "{lost}");
     }

@@ -1,24 +1,24 @@
-//! The custom section `wasmill:plugin`: what a module is, readable before anything is compiled.
+//! The custom section `wasmill:plugin`. It describes a module, and the host reads it before it compiles anything.
 //!
-//! One line of JSON per exported role; the linker joins the lines of several roles. Made at compile time, so that a
-//! name which does not fit is a compile error.
+//! It has one line of JSON for each exported role; the linker joins the lines of several roles. The lines are made at
+//! compile time, so an invalid name is a compile error.
 
 use wasmill_names::Rule;
 
-/// The version of the WIT package that these bindings speak.
+/// The version of the WIT package that these bindings implement.
 pub const API: &str = "0.3.0";
 
-/// What one line says.
+/// The content of one line.
 pub struct Line {
-    /// The plugin's name: its crate's.
+    /// The plugin's name, which is its crate's name.
     pub plugin: &'static str,
-    /// The plugin's version: its crate's.
+    /// The plugin's version, which is its crate's version.
     pub version: &'static str,
-    /// What it exports.
+    /// The role that it exports.
     pub role: Role,
 }
 
-/// What a role tells of itself.
+/// The description of a role.
 pub enum Role {
     /// An aggregate of this type.
     Aggregate(&'static str),
@@ -29,12 +29,12 @@ pub enum Role {
 }
 
 impl Line {
-    /// How many bytes the line has.
+    /// Returns the number of bytes of the line.
     pub const fn length(&self) -> usize {
         self.write::<0>().length
     }
 
-    /// The line itself, with `N` as its length.
+    /// Returns the line itself. `N` must be its length.
     pub const fn bytes<const N: usize>(&self) -> [u8; N] {
         self.write::<N>().bytes
     }
@@ -69,7 +69,7 @@ impl Line {
     }
 }
 
-/// Counts everything and keeps what fits, so that a first pass with no room measures.
+/// A writer that counts all bytes and keeps those that fit. With no room it measures the length.
 struct Writer<const N: usize> {
     bytes: [u8; N],
     length: usize,
@@ -101,17 +101,17 @@ impl<const N: usize> Writer<N> {
     }
 }
 
-/// The text, if it keeps to its rule; else the plugin does not compile.
+/// Returns the text if it follows the rule. Otherwise the plugin does not compile.
 const fn checked(text: &str, rule: Rule) -> &str {
     if !rule.allows(text) {
         match rule {
-            Rule::Part => panic!("TYPE and NAME are 1 to 64 characters of a-z, 0-9 and -"),
+            Rule::Part => panic!("TYPE and NAME must be 1 to 64 characters of a-z, 0-9 and -"),
             Rule::Pattern => panic!(
-                "a subscription is `aggregate-type.EventName`, made of letters, digits, -, _, . and *, without empty parts"
+                "a subscription must be `aggregate-type.EventName`: letters, digits, -, _, . and *, without empty parts"
             ),
-            Rule::Crate => panic!("the crate's name is 1 to 64 characters of a-z, A-Z, 0-9, _ and -"),
-            Rule::Version => panic!("the crate's version is 1 to 64 characters, and begins with a digit"),
-            Rule::Message => panic!("a name of a message is 1 to 128 characters of a-z, A-Z, 0-9, _, - and ."),
+            Rule::Crate => panic!("the crate's name must be 1 to 64 characters of a-z, A-Z, 0-9, _ and -"),
+            Rule::Version => panic!("the crate's version must be 1 to 64 characters and begin with a digit"),
+            Rule::Message => panic!("the name of a message must be 1 to 128 characters of a-z, A-Z, 0-9, _, - and ."),
         }
     }
     text

@@ -1,7 +1,8 @@
 //! A projection's access to its read model: typed parameters in, typed rows out.
 //!
-//! Statements run one by one, with positional parameters (`?1`, `?2`, …). They are prepared once: keep their text
-//! constant. Nothing here knows where the database is: the host's import on wasm, SQLite in memory in the test kit.
+//! Statements run one by one, with positional parameters (`?1`, `?2`, …). The host prepares each text once and keeps
+//! the prepared statement, so keep the texts constant. Nothing here knows where the database is: on wasm it is behind
+//! the host's import, and in the test kit it is SQLite in memory.
 
 mod row;
 mod value;
@@ -12,7 +13,8 @@ use crate::bindings::sql as wit;
 use serde::de::DeserializeOwned;
 use std::fmt;
 
-/// What SQLite said, and the statement it said it of.
+/// An error of a statement. `?` turns it into a [`Failure`](crate::Failure) that is retried, or into a
+/// [`QueryError`](crate::projection::QueryError).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// The reason.
@@ -35,7 +37,7 @@ impl From<wit::Error> for Error {
     }
 }
 
-/// Where statements run.
+/// A place to run statements.
 pub(crate) trait Database {
     fn execute(&self, statement: &str, parameters: &[Value]) -> Result<u64, Error>;
     fn query(&self, statement: &str, parameters: &[Value]) -> Result<wit::Rows, Error>;
@@ -58,25 +60,28 @@ impl Database for Host {
 pub struct Sql<'a>(pub(crate) &'a dyn Database);
 
 impl Sql<'_> {
-    /// Runs one statement and returns the number of rows it changed. Parameters come from [`params!`](crate::params).
+    /// Runs one statement and returns the number of rows that it changed. Make the parameters with
+    /// [`params!`](crate::params).
     pub fn execute(&self, statement: &str, parameters: &[Value]) -> Result<u64, Error> {
         self.0.execute(statement, parameters)
     }
 
-    /// All rows of a statement: as structs by the columns' names, as tuples by their order, or as the one column.
+    /// Runs one statement and returns all of its rows, in the statement's order. A struct takes the columns by name, a
+    /// tuple takes them in order, and any other type takes the only column.
     pub fn rows<T: DeserializeOwned>(&self, statement: &str, parameters: &[Value]) -> Result<Vec<T>, Error> {
         let wit::Rows { columns, rows } = self.0.query(statement, parameters)?;
         let of_statement = |cause: row::Error| Error { message: cause.to_string(), statement: statement.to_owned() };
         rows.into_iter().map(|values| row::decode(&columns, values).map_err(of_statement)).collect()
     }
 
-    /// The first row of a statement, if there is one.
+    /// Runs one statement and returns its first row, if there is one. All rows are read: add a `LIMIT` if there may be
+    /// many.
     pub fn row<T: DeserializeOwned>(&self, statement: &str, parameters: &[Value]) -> Result<Option<T>, Error> {
         Ok(self.rows(statement, parameters)?.into_iter().next())
     }
 }
 
-/// The parameters of a statement: anything that [`Value`] can be made from, by value or by reference.
+/// Makes the parameters of a statement, from anything that converts into a [`Value`].
 ///
 /// ```
 /// use wasmill_guest::{params, sql::Value};

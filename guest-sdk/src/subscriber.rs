@@ -1,4 +1,4 @@
-//! The role that reacts: to recorded events and to Kafka records, with commands and messages.
+//! The role that reacts to recorded events and Kafka records with commands and messages.
 
 mod delivery;
 mod outbox;
@@ -11,10 +11,11 @@ pub use record::Record;
 
 use crate::Failure;
 
-/// Reacts to deliveries. What it puts into the outbox becomes durable together with the delivery's checkpoint: all
-/// of it or none.
+/// A reaction to deliveries. The host makes the contents of the outbox durable in one transaction with the progress
+/// past the delivery: all of them or none.
 ///
-/// It has no state: a delivery may come again after a crash, and the next one may meet another instance.
+/// A subscriber must keep no state. A delivery may be redelivered after a crash, and the next one may go to another
+/// instance.
 ///
 /// ```
 /// use wasmill_guest::prelude::*;
@@ -48,8 +49,8 @@ use crate::Failure;
 /// deliver::<Audit>(event_json("order", "8", "OrderCreated", r#"{"amount_cents":1}"#)).then_nothing();
 /// ```
 ///
-/// A Kafka source delivers its records to the subscriber that the manifest names (`subscriber = "…"`). Its
-/// `SUBSCRIPTIONS` have no part in that, and are empty where it wants no events.
+/// A Kafka source delivers its records to the subscriber that the manifest names (`subscriber = "…"`). `SUBSCRIPTIONS`
+/// select events only, not records. Leave them empty if the subscriber wants no events.
 ///
 /// ```
 /// use wasmill_guest::prelude::*;
@@ -87,9 +88,11 @@ use crate::Failure;
 ///     .then_malformed("topic readings partition 2 offset 17: the key is not text");
 /// ```
 pub trait Subscriber: 'static {
-    /// What it wants to see: `aggregate-type.EventName`, by segments, `*` for one and `**` for many.
+    /// The events that the subscriber receives: patterns over `aggregate-type.EventName`. In a pattern, `*` stands for
+    /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
-    /// Handles one delivery. On failure nothing of this outbox is kept.
+    /// Handles one delivery. Deliveries with the same [key](Delivery::key) arrive in order. On failure the outbox is
+    /// discarded; the variant of [`Failure`] says what the host does next. A panic counts as a failure that is retried.
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
 }

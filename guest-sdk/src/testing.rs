@@ -1,13 +1,13 @@
 //! The test kit: given / when / then for plugins, natively and without a host.
 //!
-//! It drives the same glue and codec as the host does, so a test also proves that commands and events encode and
-//! decode. A projection runs against a real SQLite database in memory (feature `testing-sql`).
+//! It calls plugins through the same glue and codec as the host, so a test also checks that commands and events encode
+//! and decode. A projection runs against a real SQLite database in memory (feature `testing-sql`).
 //!
-//! - aggregates: [`given`] history, when a command comes, then these events; or [`cases()`] from a file, which the
-//!   compiled plugin can be held against too
-//! - subscribers: [`deliver`] an event or a Kafka record, then these commands and messages
-//! - projections: a `ReadModel` of events, asked queries
-//! - logs: [`logs`]
+//! - Aggregates: [`given`] a history, when a command arrives, then expect events. [`cases()`] reads such tests from a
+//!   file, which `wasmill test` can also run against the compiled plugin.
+//! - Subscribers: [`deliver`] an event or a Kafka record, then expect commands and messages.
+//! - Projections: fold events into a `ReadModel`, then query it.
+//! - Logs: [`logs`] returns the lines that a function writes.
 
 mod aggregate;
 mod cases;
@@ -26,12 +26,12 @@ pub use subscriber::{Delivered, deliver};
 
 use crate::bindings::types::Outcome;
 
-/// A payload as people compare it: what is not JSON is shown as text.
+/// Returns a payload in a readable form: as JSON if it is JSON, and as text otherwise.
 fn readable(payload: &[u8]) -> serde_json::Value {
     serde_json::from_slice(payload).unwrap_or_else(|_| String::from_utf8_lossy(payload).into())
 }
 
-/// Holds an outcome against the kind and a part of the text that are expected.
+/// Checks an outcome against the expected kind and a part of the expected text.
 #[track_caller]
 fn expect_outcome<T: std::fmt::Debug>(result: &Result<T, Outcome>, kind: &str, part: &str) {
     let (actual, reason) = match result {

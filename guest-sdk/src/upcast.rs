@@ -1,10 +1,10 @@
-//! Events that change their shape: old ones are brought up to what the code knows now, before they are decoded.
+//! Upcasting: events of an older schema version are migrated to the current one before they are decoded.
 //!
-//! A recorded event never changes, so code that gives an event another shape must still read the old one. Where serde's
-//! own means suffice (`#[serde(default)]` for a new field, `#[serde(alias = "…")]` for a new name of a field or of the
-//! event itself), use them. For the rest an aggregate lists [`Upcasts`]: an event starts at schema version 1, and each
-//! function that turns one version into the next raises it by one. They are found by the name that was recorded: an event
-//! that gets a new name keeps its [`Upcasts`] under the old one, beside those under the new.
+//! A recorded event never changes, so code that changes the shape of an event must still read the old shape. If serde's
+//! attributes suffice, use them: `#[serde(default)]` for a new field, `#[serde(alias = "…")]` for a new name of a field
+//! or of the event itself. For other changes an aggregate lists [`Upcasts`]. An event starts at schema version 1, and
+//! each function in the list migrates it from one version to the next. The host looks up [`Upcasts`] by the recorded
+//! name: if you rename an event, keep its [`Upcasts`] under the old name beside those under the new one.
 //!
 //! ```
 //! use wasmill_guest::prelude::*;
@@ -41,10 +41,10 @@
 //! assert_eq!(member.state().last_name, "Lovelace");
 //! ```
 //!
-//! From version 2 on the version stands in the payload, as the first member `@schema` of its object (content that is no
-//! object, or begins with such a member, moves into `@value`). Subscribers and projections that read the event see it as
-//! one more field. An event of a newer version than the code knows is an error, never a guess: the aggregate is not rebuilt
-//! until newer code is there.
+//! From version 2 on, the payload contains the version, as the first member `@schema` of its object. Content that is
+//! not an object, or that begins with a member `@value`, moves into a member `@value`. Events are not upcast for
+//! subscribers and projections, which see `@schema` as one more field. An event of a newer version than the code knows
+//! is an error, never a guess: its aggregate is not rebuilt until newer code is loaded.
 
 use crate::codec::{self, Encoded, Error};
 use serde::Serialize;
@@ -53,10 +53,11 @@ use std::cmp::Ordering;
 
 pub use serde_json::{Value as Json, json};
 
-/// Turns the content of an event into that of the next schema version. The text of an error says what it lacks.
+/// A function that migrates the content of an event to the next schema version. The text of its error says what is
+/// wrong with the content.
 pub type Upcast = fn(Json) -> Result<Json, String>;
 
-/// How old versions of one event become the present one.
+/// The steps that migrate old versions of one event to the current version.
 #[derive(Clone, Copy, Debug)]
 pub struct Upcasts {
     event: &'static str,
@@ -64,8 +65,8 @@ pub struct Upcasts {
 }
 
 impl Upcasts {
-    /// The event of this name: the first step takes version 1 to version 2, and so on. Steps are never removed while
-    /// events of their version are in a store.
+    /// Lists the steps for the event with this name. The first step migrates version 1 to version 2, the second one
+    /// version 2 to version 3, and so on. Never remove a step while a store has events of its version.
     pub const fn of(event: &'static str, steps: &'static [Upcast]) -> Self {
         Self { event, steps }
     }
@@ -78,7 +79,7 @@ impl Upcasts {
 const MARK: &[u8] = b"{\"@schema\":";
 const VALUE: &[u8] = b"\"@value\":";
 
-/// Encodes an event, with its schema version where that is not the first.
+/// Encodes an event, with its schema version if that is not 1.
 pub(crate) fn encode(event: &impl Serialize, upcasts: &[Upcasts]) -> Result<Encoded, Error> {
     let encoded = codec::encode_variant(event)?;
     match upcasts.iter().find(|upcasts| upcasts.event == encoded.name) {
@@ -109,7 +110,7 @@ fn marked(version: u64, payload: &[u8]) -> Vec<u8> {
 
 /// Decodes an event of any version up to the one that the code knows.
 ///
-/// Always inlined, and the list is constant: where it is empty, nothing of the JSON values gets into a plugin.
+/// This is always inlined and the list is constant, so a plugin without upcasts contains no code for JSON values.
 #[inline(always)]
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, mut payload: Vec<u8>, upcasts: &[Upcasts]) -> Result<T, Error> {
     let (version, content) = unmarked(name, &mut payload)?;
@@ -127,21 +128,22 @@ pub(crate) fn decode<T: DeserializeOwned>(name: &str, mut payload: Vec<u8>, upca
 
 fn newer(name: &str, version: u64, known: u64) -> Error {
     Error::Other(format!(
-        "{name}: it has schema version {version} and this code knows up to {known}: newer code recorded it, run that"
+        "{name}: the event has schema version {version} and this code knows up to {known}: run the newer code that \
+         recorded it"
     ))
 }
 
-/// The content after these steps, the first of which takes it from its version on.
+/// Applies these steps to the content. The first step is the one from `version`.
 fn brought_up(name: &str, version: u64, content: &[u8], steps: &[Upcast]) -> Result<Vec<u8>, Error> {
     let mut event: Json = codec::json(content)?;
     for (step, from) in steps.iter().zip(version..) {
         event = step(event)
-            .map_err(|why| Error::Other(format!("{name}: it can't be taken from schema version {from} on: {why}")))?;
+            .map_err(|why| Error::Other(format!("{name}: it can't be migrated from schema version {from}: {why}")))?;
     }
     codec::to_json(&event)
 }
 
-/// Takes the mark off, in place: the version, and the content as it was encoded.
+/// Removes the mark in place. Returns the version, and the content as it was encoded.
 fn unmarked<'a>(name: &str, payload: &'a mut [u8]) -> Result<(u64, &'a [u8]), Error> {
     if !payload.starts_with(MARK) {
         return Ok((1, payload));
@@ -149,7 +151,7 @@ fn unmarked<'a>(name: &str, payload: &'a mut [u8]) -> Result<(u64, &'a [u8]), Er
     let digits = payload[MARK.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let end = MARK.len() + digits;
     let version = str::from_utf8(&payload[MARK.len()..end]).ok().and_then(|digits| digits.parse().ok());
-    let refused = || Error::Other(format!("{name}: its `@schema` is no schema version, which is a number from 1 on"));
+    let refused = || Error::Other(format!("{name}: `@schema` is not a schema version: it must be a number from 1"));
     let Some(version @ 1..) = version else { return Err(refused()) };
     if payload.ends_with(b"}") && payload[end] == b',' && payload[end + 1..].starts_with(VALUE) {
         let last = payload.len() - 1;
@@ -238,12 +240,12 @@ mod tests {
             ("Named", r#"{"@schema":4,"name":"a"}"#, "schema version 4 and this code knows up to 3"),
             ("Plain", r#"{"@schema":2,"size":1}"#, "schema version 2 and this code knows up to 1"),
             ("Plain", r#"{"@schema":18446744073709551615}"#, "knows up to 1"),
-            ("Named", "7", "can't be taken from schema version 1 on: it is no text"),
-            ("Named", r#"{"@schema":0}"#, "no schema version"),
-            ("Named", r#"{"@schema":"2"}"#, "no schema version"),
-            ("Named", r#"{"@schema":2"#, "no schema version"),
-            ("Named", r#"{"@schema":2x}"#, "no schema version"),
-            ("Named", r#"{"@schema":2x"@value":"a"}"#, "no schema version"),
+            ("Named", "7", "can't be migrated from schema version 1: it is no text"),
+            ("Named", r#"{"@schema":0}"#, "not a schema version"),
+            ("Named", r#"{"@schema":"2"}"#, "not a schema version"),
+            ("Named", r#"{"@schema":2"#, "not a schema version"),
+            ("Named", r#"{"@schema":2x}"#, "not a schema version"),
+            ("Named", r#"{"@schema":2x"@value":"a"}"#, "not a schema version"),
             ("Named", r#"{"@schema":2,"#, "EOF"),
             ("Named", r#"{"@schema":2,"@value":"#, "EOF"),
             ("Named", r#"{"@schema":2,"@value":}"#, "EOF"),
@@ -256,13 +258,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_mark_is_taken_off_as_it_was_put_on(version in 2_u64.., content in "[{]?\\PC{0,40}[}]?", value in 0..3) {
-            // Objects as the encoder writes them, and content that is none.
+            // Objects as the encoder writes them, and other content.
             let content = match value {
                 0 => content.into_bytes(),
                 1 => serde_json::to_vec(&json!({ "a": content })).unwrap(),
                 _ => b"{}".to_vec(),
             };
-            // No object begins otherwise than JSON does.
+            // Content that begins with a brace must be valid JSON.
             let is_object = content.first() == Some(&b'{');
             prop_assume!(!is_object || serde_json::from_slice::<Json>(&content).is_ok());
             let mut payload = marked(version, &content);

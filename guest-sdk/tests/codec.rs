@@ -1,4 +1,4 @@
-//! Whatever encodes decodes to the same, and what does not decode says why.
+//! The codec's round trip: a value that encodes decodes to the same value, and a payload that does not decode says why.
 
 use serde::{Deserialize, Serialize};
 use wasmill_guest::codec::{decode, encode, json};
@@ -36,7 +36,7 @@ fn every_kind_of_variant_comes_back() {
     }
 }
 
-/// A live aggregate has the number that was recorded, and a rebuilt one the number that was read.
+/// A live aggregate has the number that was recorded, and a rebuilt one has the number that was read.
 #[test]
 fn every_number_comes_back_as_it_was() {
     let mut random = fastrand::Rng::with_seed(1);
@@ -49,7 +49,7 @@ fn every_number_comes_back_as_it_was() {
         assert_eq!(decode::<Event>(name, &payload).unwrap(), event);
     }
     let error = encode(&Event::Struct { text: String::new(), numbers: vec![f64::NAN] }).unwrap_err();
-    assert!(error.to_string().contains("NaN is no number in JSON"), "{error}");
+    assert!(error.to_string().contains("NaN is not a JSON number"), "{error}");
 }
 
 #[test]

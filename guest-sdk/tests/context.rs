@@ -1,4 +1,4 @@
-//! An aggregate that looks at its command's context.
+//! An aggregate that reads its command's context.
 
 use wasmill_guest::prelude::*;
 use wasmill_guest::testing::given;

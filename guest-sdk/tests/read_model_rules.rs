@@ -1,4 +1,4 @@
-//! The test kit refuses what a host refuses, in the same words.
+//! The rules of a read model: the test kit refuses the same statements as the host, with the same text.
 #![cfg(feature = "testing-sql")]
 
 use wasmill_guest::prelude::*;

@@ -1,4 +1,4 @@
-//! Values go into SQLite and come back as what they were.
+//! Rows: values that are written to SQLite are read back unchanged.
 #![cfg(feature = "testing-sql")]
 
 use wasmill_guest::prelude::*;

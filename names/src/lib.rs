@@ -1,30 +1,31 @@
-//! The rules for names, in one place: the host holds what comes from outside to them, and the guest SDK checks the same
-//! rules while a plugin compiles.
+//! The rules for names. The host checks names from outside against them, and the guest SDK checks the same rules while
+//! a plugin compiles.
 //!
-//! Every rule is a `const fn`. What passes a rule of this crate is safe as a part of a path, of a URL and of a log line:
-//! it is not empty, not `.` or `..`, and has neither separators nor control characters. Nothing here allocates, and
-//! nothing knows what a name is used for.
+//! Every rule is a `const fn`. A name that follows a rule of this crate is safe as a part of a path, a URL or a log
+//! line: it is not empty, not `.` or `..`, and has neither separators nor control characters. Nothing here allocates,
+//! and nothing here knows what a name is used for.
 #![no_std]
 
-/// A kind of name: what it is made of, and how long it may be.
+/// A kind of name, with the characters and the length that it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// A plugin, an aggregate type, a projection, a source, a sink or a subscription: 1 to 64 characters of `a-z`, `0-9`
-    /// and `-`.
+    /// The name of a plugin, an aggregate type, a projection, a source, a sink or a subscription: 1 to 64 characters of
+    /// `a-z`, `0-9` and `-`.
     Part,
-    /// A command, an event or a query: 1 to 128 characters of `A-Z`, `a-z`, `0-9`, `_`, `-` and `.`, with something
-    /// between any two dots, before the first one and after the last one.
+    /// The name of a command, an event or a query: 1 to 128 characters of `A-Z`, `a-z`, `0-9`, `_`, `-` and `.`. The
+    /// parts between the dots must not be empty.
     Message,
-    /// The crate of a plugin: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`.
+    /// The name of a plugin's crate: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`.
     Crate,
-    /// The version of a plugin: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `-` and `+`, the first one a digit.
+    /// The version of a plugin: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `-` and `+`. The first one is a digit.
     Version,
-    /// A pattern over `aggregate-type.EventName`: as a message's name, up to 194 characters, and with `*` too.
+    /// A pattern over `aggregate-type.EventName`: like the name of a message, but with up to 194 characters, of which
+    /// some may be `*`.
     Pattern,
 }
 
 impl Rule {
-    /// Whether a text keeps to the rule.
+    /// Returns whether a text follows the rule.
     ///
     /// ```
     /// use wasmill_names::Rule;
@@ -51,7 +52,7 @@ impl Rule {
         !matches!(self, Rule::Version) || bytes[0].is_ascii_digit()
     }
 
-    /// The most characters that it allows.
+    /// Returns the most characters that the rule allows.
     pub const fn length_max(self) -> usize {
         match self {
             Rule::Part | Rule::Crate | Rule::Version => 64,
@@ -61,7 +62,7 @@ impl Rule {
         }
     }
 
-    /// The rule in words, to follow "must be".
+    /// Returns the rule in words, for a sentence with "must be".
     pub const fn in_words(self) -> &'static str {
         match self {
             Rule::Part => "1 to 64 characters of a-z, 0-9 and `-`",

@@ -1,9 +1,9 @@
-//! What a projection's SQL may do: a SQLite connection whose guest keeps to its read model.
+//! The SQL that a projection may use: a SQLite connection that confines a guest to its read model.
 //!
-//! A plugin writes its SQL itself, so it counts as hostile. [`Guarded`] runs its statements one by one, under
-//! the rules (`rules.rs`) of what a statement may touch and under [`Limits`] of time, memory and disk. The owner of the
-//! connection, which is the host or the test kit, has transactions and tables of its own through [`Guarded::owner`].
-//! Nothing here knows WebAssembly, events or where a read model comes from.
+//! A plugin writes its own SQL, which is treated as hostile. [`Guarded`] runs its statements one by one. The rules
+//! (`rules.rs`) say what a statement may touch, and [`Limits`] bound its time, memory and disk space. The owner of the
+//! connection, which is the host or the test kit, uses [`Guarded::owner`] for its transactions and its own tables.
+//! Nothing here knows about WebAssembly, events or the origin of a read model.
 
 mod refused;
 mod rules;
@@ -18,33 +18,34 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// SQLite's steps between two looks at the clock and at the memory: about ten microseconds.
+/// SQLite's steps between two checks of time and memory: about ten microseconds.
 const STEPS_PER_LOOK: i32 = 1_000;
 
-/// How long a statement of the owner may take. Its statements are short; without an end, a fault of the disk or of the
-/// host would hold its thread for ever.
+/// The most time for a statement of the owner. These statements are short. Without a limit, a fault of the disk or of
+/// the host would block the thread forever.
 const OWNER_TIME: Duration = Duration::from_secs(60);
 
-/// Statements that are kept prepared.
+/// Number of prepared statements that are kept.
 const STATEMENTS_KEPT: usize = 128;
 
-/// What a guest's statements may use. Each limit that a person can set is named as in the manifest.
+/// The limits of a guest's statements. Each comment names the key of the manifest, if there is one.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of one text, blob or row: `limits.sql_value_mib`.
     pub value_bytes_max: usize,
-    /// Bytes that one statement may hold in memory, for sorting or for results on their way: `limits.sql_memory_mib`.
+    /// Bytes of memory that one statement may hold, for sorting and for intermediate results: `limits.sql_memory_mib`.
     pub memory_bytes_max: usize,
     /// Bytes of the read model's file: `limits.read_model_mib`.
     pub file_bytes_max: u64,
-    /// Bytes that the rows of one statement may have.
+    /// Bytes of all rows that one statement returns.
     pub rows_bytes_max: usize,
-    /// Bytes of memory that the calling thread holds, as far as the process knows. Only differences count.
+    /// A function that returns the bytes of memory that the calling thread holds. Only differences between its results
+    /// are used.
     pub memory_held: fn() -> u64,
 }
 
 impl Default for Limits {
-    /// The manifest's defaults, in a process that does not know how much memory a thread holds.
+    /// Returns the manifest's defaults, without counting memory.
     fn default() -> Self {
         Self {
             value_bytes_max: 1 << 20,
@@ -65,26 +66,27 @@ pub struct Rows<V> {
     pub rows: Vec<Vec<V>>,
 }
 
-/// A connection whose guest keeps to the rules.
+/// A connection that confines its guest to the rules and limits.
 pub struct Guarded {
     connection: Connection,
     watch: Arc<Watch>,
     limits: Limits,
 }
 
-/// How running statements are watched. A limit on the guest's own time does not reach into SQLite.
+/// The watch over running statements. The host's limit on a guest's computing time does not interrupt SQLite, so this
+/// does.
 struct Watch {
-    /// Whether statements are the guest's.
+    /// Whether the running statement is the guest's.
     guest: AtomicBool,
-    /// Whether a transaction was begun and not ended by the owner.
+    /// Whether the owner has begun a transaction and not ended it.
     begun: AtomicBool,
-    /// When the guest's time is over, and the owner's, in nanoseconds since the process began to count.
+    /// The deadlines of the guest and of the owner, in nanoseconds since the process began to count.
     deadline: AtomicU64,
     owner_deadline: AtomicU64,
-    /// Bytes of memory held at which a statement of the guest is interrupted.
+    /// The bytes of memory held at which a statement of the guest is interrupted.
     memory_max: AtomicU64,
     memory_held: fn() -> u64,
-    /// Why the last interrupted statement was interrupted.
+    /// The reason for the last interruption.
     interrupted: AtomicU8,
 }
 
@@ -118,7 +120,7 @@ impl Watch {
 }
 
 impl Guarded {
-    /// Guards a connection. Settings that the owner makes by PRAGMA must be made before.
+    /// Guards a connection. The owner must have made its settings by PRAGMA before.
     pub fn new(mut connection: Connection, limits: Limits) -> rusqlite::Result<Self> {
         let watch = Arc::new(Watch {
             guest: false.into(),
@@ -129,14 +131,14 @@ impl Guarded {
             memory_held: limits.memory_held,
             interrupted: 0.into(),
         });
-        // Else SQLite prepares a statement again each time that other values are bound to it.
+        // Otherwise SQLite prepares a statement again whenever other values are bound to it.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let pages = (limits.file_bytes_max / page_bytes).clamp(1, u64::from(u32::MAX - 1));
         connection.pragma_update(None, "max_page_count", pages)?;
-        // Sorting and temporary results are in memory, where they are counted.
+        // Temporary results stay in memory, where they are counted.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         for (limit, value) in [
             (Limit::SQLITE_LIMIT_LENGTH, i32::try_from(limits.value_bytes_max).unwrap_or(i32::MAX)),
@@ -159,20 +161,21 @@ impl Guarded {
         Ok(Self { connection, watch, limits })
     }
 
-    /// The connection for statements of its owner, which may do everything and must end soon.
+    /// Returns the connection for statements of its owner. They may do everything, for one minute at most.
     ///
-    /// What a statement may do is decided when it is prepared: never leave one in the cache that the guest uses.
+    /// SQLite checks a statement against the rules only when it prepares it. So never leave a statement of the owner in
+    /// the cache of prepared statements, which the guest uses too.
     pub fn owner(&self) -> &Connection {
         self.watch.owner_deadline.store(nanos_in(OWNER_TIME), Ordering::Relaxed);
         &self.connection
     }
 
-    /// Says that the owner has begun or ended a transaction: between the two the guest writes in it, or not at all.
+    /// Notes that the owner has begun or ended a transaction. In between, the guest writes only inside of it.
     pub fn in_transaction(&self, begun: bool) {
         self.watch.begun.store(begun, Ordering::Relaxed);
     }
 
-    /// Gives the guest so much time from now on, for all of its statements.
+    /// Gives the guest this much time from now on, for all of its statements together.
     pub fn allow(&self, time: Duration) {
         self.watch.deadline.store(nanos_in(time), Ordering::Relaxed);
     }
@@ -185,8 +188,8 @@ impl Guarded {
     /// Runs one statement of the guest and returns the number of rows that it changed.
     pub fn execute(&self, statement: &str, parameters: impl Params) -> Result<u64, Refused> {
         if self.watch.begun.load(Ordering::Relaxed) && self.connection.is_autocommit() {
-            // It would be there to stay, and what came before it is not.
-            return Err(Refused::new("an earlier error has undone the transaction: the plugin must not go on"));
+            // Outside of the transaction the change would stay, although the changes before it are undone.
+            return Err(Refused::new("an earlier error has undone the transaction: the plugin must return that error"));
         }
         self.as_guest(|connection| connection.prepare_cached(statement)?.execute(parameters))
             .map(|changed| changed as u64)
@@ -216,7 +219,7 @@ impl Guarded {
                 }
                 if bytes > self.limits.rows_bytes_max {
                     return Err(Refused::new(format!(
-                        "the rows of one statement have more than {} bytes: add a LIMIT",
+                        "the rows of one statement exceed {} bytes: add a LIMIT",
                         self.limits.rows_bytes_max
                     )));
                 }
@@ -243,15 +246,15 @@ impl Guarded {
     }
 }
 
-/// The value of a parameter that has no sign, for SQLite.
+/// Converts an unsigned parameter for SQLite.
 ///
 /// # Errors
-/// SQLite's numbers end at 2⁶³-1. A greater one would become a rounded number, so it is refused.
+/// SQLite's integers end at 2⁶³-1. A greater number would be rounded, so it is refused.
 pub fn unsigned(value: u64) -> rusqlite::Result<i64> {
     i64::try_from(value).map_err(|_| {
         rusqlite::Error::ToSqlConversionFailure(
             format!(
-                "{value} is no number for SQLite, whose greatest is {}: store it as text (`to_string()`) or as a blob \
+                "{value} exceeds SQLite's greatest integer, {}: store it as text (`to_string()`) or as a blob \
                  (`to_be_bytes()`, which sorts as the numbers do)",
                 i64::MAX
             )

@@ -1,4 +1,4 @@
-//! Why a statement did not run, in words that name the limit or the remedy.
+//! The reasons why statements fail, with the limit or the remedy.
 
 use crate::Limits;
 use crate::rules::NOT_ALLOWED;
@@ -6,24 +6,24 @@ use rusqlite::ErrorCode;
 use std::fmt;
 use std::path::Path;
 
-/// Bytes that tell a full disk from a full read model.
+/// Bytes that must be free on the disk. With less, the disk is full rather than the read model.
 const PROBE_BYTES: usize = 256 << 10;
 
-/// Why a statement did not run.
+/// The reason why a statement failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The reason, and the remedy where one is known.
+    /// The reason, and the remedy if one is known.
     pub text: String,
-    /// Set if neither the statement nor its values are at fault.
+    /// The problem of the file or machine. It is none if the statement or its values are at fault.
     pub trouble: Option<Trouble>,
 }
 
-/// What is wrong with the read model, or with the machine below it.
+/// A problem of the read model's file or of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The file is damaged. It does not get better.
+    /// The file is damaged. Retrying does not help.
     Damaged,
-    /// The disk is full or fails, memory is short, or another process holds the file: it may be over soon.
+    /// The disk is full or fails, memory is short, or another process has locked the file. Retrying may help.
     Passing,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Trouble {
-    /// What an error of SQLite says of the file and the machine.
+    /// Returns the problem of the file or machine that an error of SQLite shows, if it shows one.
     pub fn of(error: &rusqlite::Error) -> Option<Self> {
         match error.sqlite_error_code()? {
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Some(Self::Damaged),
@@ -92,7 +92,7 @@ pub(crate) fn explained(
     }
 }
 
-/// Whether there is room on the disk beside a file. SQLite says the same of a full disk and of a full read model.
+/// Returns whether a file's disk has free space. SQLite reports a full disk and a full read model with the same error.
 pub(crate) fn has_room(file: &Path) -> bool {
     let probe = file.with_extension("probe");
     let written = std::fs::write(&probe, [1; PROBE_BYTES]);

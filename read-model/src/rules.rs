@@ -1,11 +1,11 @@
-//! What a statement may touch, decided by SQLite's authorizer while it prepares the statement.
+//! The rules of what a statement may touch. SQLite's authorizer checks them when a statement is prepared.
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-/// How the names of the owner's tables begin. A guest neither reads nor writes them, and names nothing of its own so.
+/// The prefix of the owner's tables. A guest can neither read nor write them, and its own names can't have the prefix.
 pub(crate) const OWN: &str = "_wasmill";
 
-/// The refusal, as people read it.
+/// The text of the refusal.
 pub(crate) const NOT_ALLOWED: &str = "not allowed in a read model: no transaction control, ATTACH, VACUUM, PRAGMA, ALTER \
     TABLE, temporary or virtual tables, and nothing whose name begins with `_wasmill`";
 
@@ -17,18 +17,19 @@ pub(crate) const COLUMNS_MAX: i32 = 256;
 pub(crate) const EXPRESSION_DEPTH_MAX: i32 = 100;
 /// SELECTs joined by UNION and the like.
 pub(crate) const COMPOUND_SELECTS_MAX: i32 = 50;
-/// Bytes of a pattern for LIKE or GLOB. Matching takes as long as pattern times text, and can't be interrupted.
+/// Bytes of a pattern for LIKE or GLOB. The time for a match grows with pattern length times text length, and a match
+/// can't be interrupted.
 pub(crate) const LIKE_PATTERN_BYTES_MAX: i32 = 500;
-/// Triggers that set off one another.
+/// Nested triggers.
 pub(crate) const TRIGGER_DEPTH_MAX: i32 = 20;
 
 pub(crate) fn authorize(is_guest: bool, context: &AuthContext<'_>) -> Authorization {
-    // `CREATE TABLE temp.t` is no CREATE TEMP TABLE to SQLite.
+    // To SQLite, `CREATE TABLE temp.t` is not a CREATE TEMP TABLE.
     let is_temporary = context.database_name == Some("temp");
     if !is_guest || !is_temporary && is_allowed(&context.action) { Authorization::Allow } else { Authorization::Deny }
 }
 
-/// What is not named here is refused.
+/// Returns whether an action is allowed. Actions that are not listed here are refused.
 fn is_allowed(action: &AuthAction<'_>) -> bool {
     match action {
         AuthAction::Select | AuthAction::Recursive => true,
@@ -39,7 +40,7 @@ fn is_allowed(action: &AuthAction<'_>) -> bool {
         | AuthAction::Update { table_name, .. }
         | AuthAction::CreateTable { table_name }
         | AuthAction::DropTable { table_name } => is_foreign(table_name),
-        // Counts rows, of all tables unless one is named.
+        // It gathers statistics, of all tables unless one is named.
         AuthAction::Analyze { .. } => true,
         AuthAction::CreateView { view_name } | AuthAction::DropView { view_name } => is_foreign(view_name),
         AuthAction::Reindex { index_name } => is_foreign(index_name),
@@ -52,7 +53,7 @@ fn is_allowed(action: &AuthAction<'_>) -> bool {
     }
 }
 
-/// Whether a name is not one of the owner's, in any case of letters.
+/// Returns whether a name does not have the owner's prefix, in upper or lower case.
 fn is_foreign(name: &str) -> bool {
     !name.as_bytes().get(..OWN.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN.as_bytes()))
 }

@@ -1,10 +1,10 @@
-//! SQL as hostile guests write it: a line for each case.
+//! SQL of hostile guests, one line for each case.
 
 use super::*;
 
 const TIME: Duration = Duration::from_secs(20);
 
-/// A model with a table of its owner's and one of its guest's.
+/// Makes a read model with a table of the owner and a table of the guest.
 fn guarded(limits: Limits) -> Guarded {
     let connection = Connection::open_in_memory().unwrap();
     connection
@@ -44,14 +44,14 @@ fn a_guest_touches_its_own_tables_alone() {
         "PRAGMA max_page_count = 1000000",
         "PRAGMA temp_store = FILE",
         "PRAGMA page_count",
-        // What outlives a statement outside of the file.
+        // Objects that are outside of the file and outlive a statement.
         "CREATE TEMP TABLE a (n)",
         "CREATE TABLE temp.a (n)",
         "CREATE TEMP VIEW a AS SELECT 1",
         "CREATE TEMP TRIGGER a AFTER INSERT ON t BEGIN SELECT 1; END",
         "CREATE VIRTUAL TABLE a USING fts5(x)",
         "CREATE VIRTUAL TABLE a USING rtree(id, x, y)",
-        // The owner's tables, in any quoting and case, and what is named like them.
+        // The owner's tables, in any quoting and case, and objects with the owner's prefix.
         "SELECT * FROM _wasmill_checkpoint",
         "SELECT position FROM \"_WASMILL_CHECKPOINT\"",
         "UPDATE _wasmill_checkpoint SET position = 9",
@@ -89,7 +89,7 @@ fn a_guest_touches_its_own_tables_alone() {
     ] {
         guarded.execute(statement, []).expect_err(statement);
     }
-    // By way of a view or a trigger of its own.
+    // Access through a view or a trigger of the guest.
     guarded.execute("CREATE VIEW v AS SELECT position FROM _wasmill_checkpoint", []).unwrap();
     guarded.query("SELECT * FROM v", [], |_| ()).expect_err("a view over the owner's table");
     let trigger = "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE _wasmill_checkpoint SET position = 9; END";

@@ -1,4 +1,4 @@
-//! The host's HTTP API as this program uses it: calls that go on after a restart of the host.
+//! The client of the host's HTTP API, whose calls survive a restart of the host.
 
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use wasmill_driver::host::Host;
 
 /// The source of the example's manifest.
 const SOURCE: &str = "baskets";
-/// Beyond the longest wait that is asked of the host.
+/// The time-out of a call. It is longer than any wait that is requested from the host.
 const CALL_WAIT: Duration = Duration::from_secs(60);
 
 /// A client of one host, through its restarts.
@@ -18,36 +18,36 @@ pub(crate) struct Api<'a> {
     client: Client,
 }
 
-/// How far a source has come.
+/// The progress of a source.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Progress {
     /// The sum of the partitions' `next`.
     pub(crate) handled: u64,
-    /// By number.
+    /// The partitions, by number.
     pub(crate) partitions: Vec<Partition>,
 }
 
-/// How far a partition of a source has come.
+/// The progress of a partition of a source.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Partition {
-    /// Its number.
+    /// The number of the partition.
     pub(crate) partition: i32,
-    /// Every record below this offset is handled.
+    /// The offset below which every record is processed.
     pub(crate) next: u64,
 }
 
 /// Whether the host has nothing left to do.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Drained {
-    /// Nothing is left.
+    /// Whether nothing is left.
     pub(crate) drained: bool,
-    /// The store's newest position, when it is drained.
+    /// The store's newest position, if the host is drained.
     pub(crate) position: Option<u64>,
-    /// What is left, when it is not.
+    /// The work that is left, if the host is not drained.
     pub(crate) waiting_for: Option<String>,
 }
 
-/// What the host says about itself, as far as it is of use here.
+/// The part of the host's status that this program uses.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Status {
     pub(crate) store: Store,
@@ -65,7 +65,7 @@ pub(crate) struct Store {
     pub(crate) position: u64,
 }
 
-/// How the commands of one name ended.
+/// The number of commands with one name that ended in each way.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Tally {
     pub(crate) command: String,
@@ -107,12 +107,12 @@ pub(crate) struct DeadLetterItem {
 }
 
 impl<'a> Api<'a> {
-    /// A client.
+    /// Makes a client.
     pub(crate) fn new(host: &'a Host) -> Self {
         Self { host, client: Client::new(CALL_WAIT) }
     }
 
-    /// Returns as soon as the source has handled so many records, or after `wait`.
+    /// Returns as soon as the source has processed this many records, or after `wait`.
     pub(crate) fn wait_source(&self, handled: u64, wait: Duration) -> Result<Progress> {
         let wait_ms = wait.as_millis();
         self.call(&format!("/v1/sources/{SOURCE}/wait?handled={handled}&timeout_ms={wait_ms}"), None)
@@ -123,12 +123,12 @@ impl<'a> Api<'a> {
         self.call(&format!("/v1/drained?timeout_ms={}", wait.as_millis()), None)
     }
 
-    /// What the host says about itself.
+    /// Returns the host's status.
     pub(crate) fn status(&self) -> Result<Status> {
         self.call("/v1/status", None)
     }
 
-    /// A query to the projection `sales` that sees everything up to a position.
+    /// Sends a query to the projection `sales`, which first waits until it has reached a position.
     pub(crate) fn query<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -138,7 +138,7 @@ impl<'a> Api<'a> {
         self.call(&format!("/v1/queries/sales/{name}?position={position}&timeout_ms=10000"), Some(params))
     }
 
-    /// Calls until a host answers that was not killed in the middle.
+    /// Calls the host. If it is killed during the call, the call is repeated.
     fn call<T: DeserializeOwned>(&self, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
         let answer = self.host.call(path, |url| match body {
             None => self.client.get(url),

@@ -1,4 +1,5 @@
-//! The input: one basket a line, as text or gzip. Lines are passed on as they are, also those that are no baskets.
+//! The input: one basket per line, as text or gzip. Lines are passed on unchanged, including those that are not
+//! baskets.
 
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
@@ -10,19 +11,19 @@ use std::path::Path;
 /// A line of the input as a Kafka record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The basket's id; none where the line has none.
+    /// The basket's id, if the line has one.
     pub(crate) key: Option<String>,
     /// The line.
     pub(crate) value: Vec<u8>,
 }
 
-/// Reads a file's records. Empty lines are none.
+/// Reads a file's records. Empty lines are skipped.
 pub(crate) fn read(input: &Path) -> Result<impl Iterator<Item = io::Result<Record>>> {
     let file = BufReader::new(File::open(input).with_context(|| format!("open the input {}", input.display()))?);
     Ok(records(decompressed(file).with_context(|| format!("read the input {}", input.display()))?))
 }
 
-/// How many records a file holds.
+/// Counts the records of a file.
 pub(crate) fn count(input: &Path) -> Result<u64> {
     read(input)?
         .try_fold(0, |count, record| record.map(|_| count + 1))

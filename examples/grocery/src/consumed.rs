@@ -1,9 +1,9 @@
-//! What was produced and is not consumed yet, by partition: what the producer holds back to.
+//! The records that are produced and not consumed yet, by partition. The producer limits itself by them.
 
 use crate::api::Progress;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Records that Kafka has and the host has not handled.
+/// The records that Kafka has and the host has not processed.
 #[derive(Debug, Default)]
 pub(crate) struct Unconsumed {
     partitions: BTreeMap<i32, Waiting>,
@@ -11,15 +11,15 @@ pub(crate) struct Unconsumed {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Offset and size, in order of the offsets.
+    /// The offset and the size of each record, in order of the offsets.
     records: VecDeque<(u64, usize)>,
     bytes: usize,
-    /// Every record below is handled.
+    /// The offset below which every record is processed.
     next: u64,
 }
 
 impl Unconsumed {
-    /// Kafka has acknowledged a record.
+    /// Adds a record that Kafka has acknowledged.
     pub(crate) fn delivered(&mut self, partition: i32, offset: u64, bytes: usize) {
         let waiting = self.partitions.entry(partition).or_default();
         if offset >= waiting.next {
@@ -28,7 +28,7 @@ impl Unconsumed {
         }
     }
 
-    /// The host has told how far it is.
+    /// Removes the records that the host has processed.
     pub(crate) fn handled(&mut self, progress: &Progress) {
         for found in &progress.partitions {
             let waiting = self.partitions.entry(found.partition).or_default();
@@ -39,12 +39,12 @@ impl Unconsumed {
         }
     }
 
-    /// How many records wait, in all partitions.
+    /// Returns the number of records that wait, in all partitions.
     pub(crate) fn records(&self) -> u64 {
         self.partitions.values().map(|waiting| waiting.records.len() as u64).sum()
     }
 
-    /// The bytes of the fullest partition.
+    /// Returns the bytes of the fullest partition.
     pub(crate) fn bytes_max(&self) -> usize {
         self.partitions.values().map(|waiting| waiting.bytes).max().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! Crashes on purpose: the host is killed at random moments of its work and started again on the same folder.
+//! Deliberate crashes: the host is killed at random moments of its work and restarted on the same folder.
 
 use crate::api::Api;
 use crate::flow;
@@ -7,28 +7,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wasmill_driver::host::Host;
 
-/// How long one question to the host may take, so that the end of the run is noticed.
+/// The longest time of one request to the host, after which the end of the run is noticed.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a host that was started again may take until work goes on.
+/// The longest time until a restarted host resumes its work.
 const RESUME_WAIT: Duration = Duration::from_secs(50);
 
-/// What a crash cost.
+/// The times of a crash.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crash {
-    /// How many records were handled when the host came back.
+    /// The number of processed records when the host came back.
     pub(crate) handled: u64,
-    /// From the kill until it served again.
+    /// The time from the kill until the host served again.
     pub(crate) served: Duration,
-    /// From the kill until new work was done.
+    /// The time from the kill until the host had done new work.
     pub(crate) resumed: Duration,
 }
 
 /// The work of one run.
 #[derive(Clone, Copy)]
 pub(crate) struct Work {
-    /// Records handled before it.
+    /// The number of records that were processed before the run.
     pub(crate) before: u64,
-    /// Records that it adds.
+    /// The number of records that the run adds.
     pub(crate) records: u64,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn crash(
     Ok(crashes)
 }
 
-/// Random numbers of handled records, in order. Some lie at the end, where only what follows is still at work.
+/// Draws random numbers of processed records, in order. Some are at the end, when only the follow-up work is left.
 fn moments(records: u64, times: usize) -> Vec<u64> {
     if records == 0 {
         return Vec::new();
@@ -67,7 +67,8 @@ fn moments(records: u64, times: usize) -> Vec<u64> {
     moments
 }
 
-/// `known`: how many records were handled before it. They are durable, so the next host starts no lower.
+/// Crashes the host once. `known` is the number of records that were processed before. They are durable, so the next
+/// host does not start lower.
 fn once(host: &Host, api: &Api<'_>, work: Work, known: u64) -> Result<Crash> {
     let killed = Instant::now();
     let served = host.crash()?;
@@ -88,7 +89,7 @@ fn goes_on(host: &Host, api: &Api<'_>, target: u64) -> Result<u64> {
     Ok(handled)
 }
 
-/// All records are handled: what is left is the work that follows from them.
+/// Waits until the host makes progress when all records are processed, so that only the follow-up work is left.
 fn until_something_moves(api: &Api<'_>) -> Result<()> {
     let before = flow::work(&api.status()?);
     let deadline = Instant::now() + RESUME_WAIT;

@@ -1,39 +1,39 @@
-//! The figures of a run, each read back: from the read model, the store or the topic.
+//! The figures of a run, which are all read back from the read model, the store or the topic.
 
 use crate::api::{Api, Status};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// How many stores are named.
+/// The number of stores that are listed.
 const TOP_STORES: usize = 5;
 
-/// What came of the baskets. The order of the fields is that of the line of JSON.
+/// The results of the baskets. The line of JSON has the fields in this order.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
-    /// Records that the source has handled: the store's ledger.
+    /// The records that the source has processed, from the store's ledger.
     pub(crate) baskets: u64,
-    /// Orders placed: the read model.
+    /// The orders that were placed, from the read model.
     pub(crate) placed: u64,
-    /// Orders refused: the store.
+    /// The orders that were refused, from the store.
     pub(crate) rejected: u64,
-    /// Orders confirmed: the read model.
+    /// The orders that were confirmed, from the read model.
     pub(crate) confirmed: u64,
-    /// Pieces sold.
+    /// The number of units sold.
     pub(crate) units: i64,
-    /// Money taken.
+    /// The sum that was paid.
     pub(crate) sales_cents: i64,
-    /// Money not taken.
+    /// The sum of the discounts.
     pub(crate) discount_cents: i64,
-    /// Stores that sold something.
+    /// The number of stores that sold something.
     pub(crate) stores: u64,
-    /// Households that bought something.
+    /// The number of households that bought something.
     pub(crate) households: u64,
-    /// Households that became loyal.
+    /// The number of households that became loyal.
     pub(crate) loyal_households: u64,
-    /// Different messages in the topic `notifications`.
+    /// The number of different messages in the topic `notifications`.
     pub(crate) notifications: u64,
-    /// Records and events dead-lettered.
+    /// The number of dead letters.
     pub(crate) dead_letters: u64,
     /// The stores with the highest sales, in cents.
     pub(crate) top_stores: Vec<(String, i64)>,
@@ -53,7 +53,7 @@ struct Totals {
 }
 
 impl Figures {
-    /// Asks the host, which must be drained up to `position`.
+    /// Reads the figures from the host, which must be drained up to `position`.
     pub(crate) fn read(
         api: &Api<'_>,
         status: &Status,
@@ -85,7 +85,7 @@ impl Figures {
         })
     }
 
-    /// A sentence for everything that should be done and is not.
+    /// Returns a sentence for everything that should be done and is not.
     pub(crate) fn left_undone(&self, status: &Status, produced: u64, handled: u64) -> Vec<String> {
         let mut left = Vec::new();
         if produced != handled {

@@ -1,15 +1,15 @@
-//! Waiting until all work is done, and noticing when it stands still.
+//! Waiting until all work is done, with a check that it makes progress.
 
 use crate::api::{Api, Status};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
-/// Without any progress for so long, the work counts as stuck.
+/// The time without any progress after which the work counts as stalled.
 const STALL_MAX: Duration = Duration::from_secs(60);
-/// How long one question to the host may take, so that standing still is noticed.
+/// The longest time of one request to the host, after which a stall is noticed.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Notices when a measure of progress stands still.
+/// A check that a measure of progress keeps changing.
 pub(crate) struct Stall {
     seen: u64,
     since: Instant,
@@ -21,7 +21,7 @@ impl Stall {
         Self { seen: 0, since: Instant::now() }
     }
 
-    /// Fails when `measure` has not changed for too long; the host's own troubles are in the error.
+    /// Fails if `measure` has not changed for too long. The error has the problems that the host reports.
     pub(crate) fn check(&mut self, measure: u64, api: &Api<'_>, waiting_for: impl FnOnce() -> String) -> Result<()> {
         if self.seen != measure {
             *self = Self { seen: measure, since: Instant::now() };
@@ -34,7 +34,7 @@ impl Stall {
     }
 }
 
-/// Waits until the source has handled so many records.
+/// Waits until the source has processed this many records.
 pub(crate) fn handled(api: &Api<'_>, records: u64) -> Result<()> {
     let mut stall = Stall::new();
     loop {
@@ -59,7 +59,7 @@ pub(crate) fn drain(api: &Api<'_>) -> Result<u64> {
     }
 }
 
-/// A number that changes whenever any part of the host gets something done.
+/// Returns a number that changes whenever any part of the host makes progress.
 pub(crate) fn work(status: &Status) -> u64 {
     let parts = status.subscriptions.iter().chain(&status.projections);
     let checkpoints: u64 = parts.map(|part| part.checkpoint).sum();
@@ -68,7 +68,7 @@ pub(crate) fn work(status: &Status) -> u64 {
     status.store.position + checkpoints + tallies + published + status.dead_letters.total
 }
 
-/// What the host says is in the way, a line each.
+/// Lists the problems that the host reports, one per line.
 fn troubles(status: &Status) -> String {
     let parts = status.sources.iter().chain(&status.subscriptions).chain(&status.projections);
     let errors = parts.filter_map(|part| part.error.as_ref().map(|error| (part.name.as_str(), error)));

@@ -1,8 +1,9 @@
-//! The grocery example from end to end: baskets into Kafka, and what came of them read back.
+//! The grocery example from end to end: it writes baskets to Kafka and reads the results back.
 //!
-//! Starts a host on the example's manifest, produces the baskets, waits until everything is drained and prints what
-//! the read model, the store and the topic say. With `--crash N` it kills the host N times on the way. It knows the
-//! host only from outside; nothing it prints is counted by the producer. [`wasmill_driver`] starts the host and calls it.
+//! It starts a host on the example's manifest, produces the baskets, waits until everything is drained, and prints the
+//! figures of the read model, the store and the topic. With `--crash N` it kills the host N times on the way. It knows
+//! the host only from outside, and the producer counts nothing of what it prints. [`wasmill_driver`] starts the host
+//! and calls it.
 
 mod api;
 mod baskets;
@@ -53,7 +54,7 @@ fn folder() -> PathBuf {
     xtask::root().join("examples/grocery")
 }
 
-/// Does what the command line asks for.
+/// Runs the program with the arguments of the command line.
 pub fn main() -> ExitCode {
     match demo(&Options::parse()) {
         Ok(left_undone) if left_undone.is_empty() => ExitCode::SUCCESS,

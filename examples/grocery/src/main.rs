@@ -1,4 +1,4 @@
-//! The program of the grocery example; see the library.
+//! The program of the grocery example, which is in the library.
 
 fn main() -> std::process::ExitCode {
     grocery_demo::main()

@@ -1,7 +1,8 @@
-//! The producer: every line of the input to the topic `baskets`, in order, and not too far ahead of the host.
+//! The producer, which writes every line of the input to the topic `baskets`, in order and not too far ahead of the
+//! host.
 //!
-//! The embedded development broker keeps only the newest 5 MiB of a partition and drops the rest without a word, so
-//! the producer holds back to what the host has consumed. A real broker keeps everything and needs no holding back.
+//! The embedded development broker keeps only the newest 5 MiB of a partition and drops the rest silently. So the
+//! producer waits for the host to consume. A real broker keeps everything, so there the producer does not wait.
 
 use crate::api::{Api, Progress};
 use crate::baskets::Record;
@@ -16,24 +17,24 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Where the baskets go.
+/// The topic of the baskets.
 pub(crate) const TOPIC: &str = "baskets";
-/// How far a partition may run ahead of the host on the embedded broker: well under what it keeps.
+/// The most bytes of a partition ahead of the host on the embedded broker, well below what it keeps.
 const AHEAD_BYTES_MAX: usize = 3 << 20;
-/// What a record costs beside key and value.
+/// The bytes of a record besides its key and value.
 const RECORD_OVERHEAD: usize = 64;
-/// How long one look at the host's progress may take.
+/// The longest time of one request for the host's progress.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long one look at deliveries takes: rdkafka's poll uses up its time even when events came.
+/// The time of one poll for deliveries. rdkafka's poll always takes all of its time, even if events arrive.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Sends baskets to Kafka.
+/// A producer that sends baskets to Kafka.
 pub(crate) struct Producer {
     kafka: BaseProducer<Deliveries>,
     ahead_bytes_max: Option<usize>,
 }
 
-/// What Kafka has said about the records that were sent.
+/// The deliveries that Kafka has reported.
 #[derive(Default)]
 struct Deliveries(Mutex<State>);
 
@@ -45,17 +46,17 @@ struct State {
 }
 
 impl Producer {
-    /// A producer; `embedded` makes it hold back.
+    /// Makes a producer. With `embedded` it waits for the host to consume.
     pub(crate) fn new(brokers: &str, embedded: bool) -> Result<Self> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "grocery-demo").set("enable.idempotence", "true");
-        // The partitioner of the Java clients, so that a basket goes where they would put it.
+        // This is the partitioner of the Java clients, so a basket goes to the same partition as with them.
         config.set("partitioner", "murmur2_random").set("linger.ms", "5");
         let kafka = config.create_with_context(Deliveries::default()).context("create the Kafka producer")?;
         Ok(Self { kafka, ahead_bytes_max: embedded.then_some(AHEAD_BYTES_MAX) })
     }
 
-    /// Sends all records and waits until Kafka has acknowledged them. Returns how many there were.
+    /// Sends all records and waits until Kafka has acknowledged them. Returns their number.
     pub(crate) fn produce(&self, records: impl Iterator<Item = io::Result<Record>>, api: &Api<'_>) -> Result<u64> {
         let mut produced = 0;
         for record in records {
@@ -77,7 +78,8 @@ impl Producer {
         let mut stall = Stall::new();
         let mut progress = Progress::default();
         while !self.fits(bytes) {
-            // A quarter of what waits, so that the wait is neither one call per record nor an empty pipe.
+            // This waits for a quarter of the waiting records, so that there is neither a call per record nor an idle
+            // host.
             let target = progress.handled + self.state().unconsumed.records().div_ceil(4);
             progress = api.wait_source(target, LOOK)?;
             self.state().unconsumed.handled(&progress);
@@ -86,11 +88,11 @@ impl Producer {
         Ok(())
     }
 
-    /// A record that is too large for the bound still goes out when nothing else waits.
+    /// Returns whether a record fits. A record that exceeds the limit is still sent if nothing else waits.
     fn fits(&self, bytes: usize) -> bool {
         let Some(max) = self.ahead_bytes_max else { return true };
         let state = self.state();
-        // Where a record in flight will go is known once it is delivered, so it counts for every partition.
+        // The partition of a record in flight is not known until it is delivered, so it counts for every partition.
         let ahead = state.unconsumed.bytes_max() + state.in_flight_bytes;
         ahead == 0 || ahead + bytes <= max
     }

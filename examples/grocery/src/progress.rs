@@ -1,4 +1,4 @@
-//! The progress bar on standard error; silent where that is no terminal.
+//! The progress bar on standard error. It is hidden if standard error is not a terminal.
 
 use crate::api::Api;
 use crate::crash::{Crash, Work};
@@ -8,9 +8,9 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often the bar is drawn.
+/// The interval at which the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
-/// How long one question to the host may take, so that the end of the run is noticed.
+/// The longest time of one request to the host, after which the end of the run is noticed.
 const LOOK: Duration = Duration::from_millis(200);
 const TEMPLATE: &str = "{spinner} {wide_bar:.green/dim} {human_pos}/{human_len} baskets  {rate}  {msg}";
 
@@ -20,7 +20,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A bar for so many records.
+    /// Makes a bar for this many records.
     pub(crate) fn new(records: u64) -> Result<Self> {
         let bar = ProgressBar::new(records).with_style(ProgressStyle::with_template(TEMPLATE)?.with_key("rate", rate));
         bar.enable_steady_tick(TICK);
@@ -40,7 +40,7 @@ impl Progress {
         Ok(())
     }
 
-    /// Tells of a crash, above the bar.
+    /// Prints a crash above the bar.
     pub(crate) fn crashed(&self, crash: Crash) {
         let Crash { handled, served, resumed } = crash;
         let line = format!(
@@ -51,7 +51,7 @@ impl Progress {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }

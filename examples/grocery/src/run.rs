@@ -20,23 +20,23 @@ use wasmill_driver::host::{self, Host, Leash, Program};
 use wasmill_driver::messages::Messages;
 use wasmill_driver::topic;
 
-/// What a run ended with.
+/// The outcome of a run.
 pub(crate) struct Outcome {
-    /// What was read back.
+    /// The figures that were read back.
     pub(crate) figures: Figures,
-    /// Events in the store.
+    /// The number of events in the store.
     pub(crate) events: u64,
-    /// From the first record until everything was drained.
+    /// The time from the first record until everything was drained.
     pub(crate) elapsed: Duration,
-    /// Records of this run.
+    /// The number of records of this run.
     pub(crate) records: u64,
-    /// The crashes on purpose.
+    /// The deliberate crashes.
     pub(crate) crashes: Vec<Crash>,
-    /// What the last host process used at most.
+    /// The peak memory of the last host process.
     pub(crate) memory_peak_kib: Option<u64>,
-    /// The data folder, where it was kept.
+    /// The data folder, if it was kept.
     pub(crate) kept: Option<PathBuf>,
-    /// What should be done and is not, a sentence each.
+    /// A sentence for everything that should be done and is not.
     pub(crate) left_undone: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// One run on a host that serves.
+/// One run on a host that is serving.
 struct Run<'a> {
     options: &'a Options,
     host: &'a Host,
@@ -85,18 +85,18 @@ struct Run<'a> {
     records: u64,
 }
 
-/// What the threads of a run share.
+/// The state that the threads of a run share.
 #[derive(Default)]
 struct Shared {
-    /// Everything is published: read up to the end.
+    /// Whether everything is published, so that the reader must finish at the end of the topic.
     finish: AtomicBool,
-    /// Nothing is left to watch.
+    /// Whether the run is over.
     over: AtomicBool,
-    /// Different messages so far.
+    /// The number of different messages so far.
     notifications: AtomicU64,
 }
 
-/// Ends the threads of a run, also when it fails.
+/// A guard that ends the threads of a run, even if the run fails.
 struct Over<'a>(&'a Shared);
 
 impl Drop for Over<'_> {
@@ -108,8 +108,8 @@ impl Drop for Over<'_> {
 
 impl Run<'_> {
     fn through(&self) -> Result<Outcome> {
-        // Where the host begins must be settled in every partition before there is anything new; those of a new topic
-        // may take a moment until they can be asked. A host that is drained has asked them all.
+        // The host must know where to begin in every partition before there are new records. The partitions of a new
+        // topic may take a moment until they answer. A drained host has asked all of them.
         flow::handled(&self.api, self.start.baskets)?;
         flow::drain(&self.api)?;
         let baskets = topic::partitions_created(&self.brokers, producer::TOPIC)?;
@@ -147,7 +147,7 @@ impl Run<'_> {
         producer.produce(baskets::read(&self.options.input)?, &self.api)
     }
 
-    /// `produced`: how many records the topic has got, with those of earlier runs.
+    /// Reads the results back. `produced` is the number of records in the topic, including those of earlier runs.
     fn read_back(&self, position: u64, produced: u64, notifications: u64) -> Result<Outcome> {
         let status = self.api.status()?;
         let handled = self.api.wait_source(0, Duration::ZERO)?.handled;
@@ -171,7 +171,7 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread of the demo panicked"))?
 }
 
-/// A data folder: the one that was asked for, or one that goes away.
+/// A data folder: the requested one, or a temporary one.
 enum Folder {
     Kept(PathBuf),
     Temporary(tempfile::TempDir),
@@ -201,14 +201,14 @@ fn wasmill(options: &Options) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Ends the host too when somebody ends this program.
+/// Ends the host if a signal ends this program.
 fn end_on_signals(leash: Arc<Leash>, remove_data: bool) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen to signals")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             leash.end();
             if remove_data {
-                // What can't be removed from the folder for temporary files, the system removes.
+                // If something can't be removed from the temporary folder, the system removes it.
                 _ = fs::remove_dir_all(leash.data());
             }
             std::process::exit(128 + signal);

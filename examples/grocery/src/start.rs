@@ -1,7 +1,7 @@
-//! Where a run begins on a cluster that may hold the records of other runs.
+//! The start of a run on a cluster that may have the records of other runs.
 //!
-//! The embedded broker is made for its data folder and starts empty. On a real one, the ends of the topics before the
-//! first run are noted in the data folder, and the host is told to begin there.
+//! The embedded broker belongs to its data folder and starts empty. On a real cluster, the ends of the topics before
+//! the first run are written to the data folder, and the host begins there.
 
 use crate::producer;
 use anyhow::{Context, Result};
@@ -11,22 +11,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use wasmill_driver::topic::{offsets, partitions};
 
-/// Where the notifications are.
+/// The topic of the notifications.
 pub(crate) const NOTIFICATIONS: &str = "notifications";
-/// The note in the data folder.
+/// The file in the data folder that has the ends of the topics.
 const FILE: &str = "demo.json";
 
 /// The ends of the topics before the first run.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Start {
-    /// Of the topic `baskets`, over all partitions.
+    /// The sum of the ends of all partitions of the topic `baskets`.
     pub(crate) baskets: u64,
-    /// Of the topic `notifications`, by partition.
+    /// The ends of the topic `notifications`, by partition.
     pub(crate) notifications: BTreeMap<i32, i64>,
 }
 
 impl Start {
-    /// Reads the note, or makes it for a new folder. Call it before a host starts its work on the folder.
+    /// Reads the file, or creates it in a new folder. Call it before a host starts its work on the folder.
     pub(crate) fn of(brokers: &str, data: &Path) -> Result<Self> {
         let file = data.join(FILE);
         if let Ok(text) = fs::read(&file) {
@@ -40,8 +40,8 @@ impl Start {
     }
 }
 
-/// Writes the manifest anew into the data folder: its source begins at the end of the topic. The host notes where that
-/// is when it first sees the topic.
+/// Writes a copy of the manifest to the data folder, in which the source begins at the end of the topic. The host
+/// stores that offset when it first sees the topic.
 pub(crate) fn manifest_from_end(manifest: &Path, data: &Path) -> Result<PathBuf> {
     let read = || format!("read the manifest {}", manifest.display());
     let mut table: toml::Table = fs::read_to_string(manifest).with_context(read)?.parse().with_context(read)?;

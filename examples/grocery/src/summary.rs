@@ -3,7 +3,7 @@
 use crate::run::Outcome;
 use console::{Style, style};
 
-/// Prints what came of a run to standard output.
+/// Prints the outcome of a run to standard output.
 pub(crate) fn print(outcome: &Outcome) {
     let figures = &outcome.figures;
     let heading = Style::new().bold();
@@ -61,7 +61,7 @@ fn row(name: &str, value: &str, note: &str) {
 fn bar(value: i64, longest: i64) -> String {
     const WIDTH: f64 = 24.0;
     let share = if longest > 0 { value as f64 / longest as f64 } else { 0.0 };
-    // A cast from a float takes what is below zero for zero.
+    // A cast from a float turns negative values into zero.
     "▇".repeat((share * WIDTH).round() as usize)
 }
 
@@ -72,7 +72,7 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", part as f64 * 100.0 / whole as f64)
 }
 
-/// What a discount took off, of what would have been paid without it.
+/// Returns the discount as a share of the price without it.
 fn off(discount: i64, paid: i64) -> String {
     let unsigned = |cents: i64| u64::try_from(cents).unwrap_or(0);
     share(unsigned(discount), unsigned(discount.saturating_add(paid)))

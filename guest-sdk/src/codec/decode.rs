@@ -1,4 +1,4 @@
-//! From a name and bytes to a variant of an enum.
+//! Decoding: from a name and bytes to a variant of an enum.
 
 use super::{Error, place};
 use serde::de::{
@@ -7,7 +7,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use std::any::type_name;
 
-/// Decodes the variant `name` of the enum `T` from its payload.
+/// Decodes the variant `name` of the enum `T` from its payload. `T` must be a plain enum, without `tag` or `untagged`.
 ///
 /// ```
 /// # use serde::Deserialize;
@@ -29,7 +29,7 @@ pub fn json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     exact(payload, |json| T::deserialize(json)).map_err(|error| located(error, short_name::<T>(), payload))
 }
 
-/// The names of the enum's variants, in the order of their definition; none where `T` is no plain enum.
+/// Returns the names of the enum's variants, in the order of their definition, or none if `T` is not a plain enum.
 pub(crate) fn variants<T: DeserializeOwned>() -> &'static [&'static str] {
     match T::deserialize(Variant { name: "", payload: b"" }) {
         Err(Error::Unknown { known, .. }) => known,
@@ -37,7 +37,7 @@ pub(crate) fn variants<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 }
 
-/// Says where in the payload the error is. Only here, because only failures pay for it.
+/// Adds the place in the payload to an error. The place is computed here, so that only failures pay for it.
 #[cold]
 fn located(error: Error, name: &str, payload: &[u8]) -> Error {
     match error {
@@ -54,9 +54,9 @@ fn short_name<T>() -> &'static str {
     plain.rsplit("::").next().unwrap_or(plain)
 }
 
-/// Runs one read over the whole payload and refuses what follows it.
+/// Runs one read over the whole payload and refuses trailing content.
 ///
-/// The payload is checked to be text once, which costs less than once for each string in it.
+/// The payload is checked for UTF-8 once, which is cheaper than a check of each string in it.
 fn exact<'a, T>(
     payload: &'a [u8],
     read: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::StrRead<'a>>) -> serde_json::Result<T>,
@@ -112,7 +112,7 @@ impl<'a> EnumAccess<'a> for Variant<'_, 'a> {
 impl<'a> VariantAccess<'a> for Variant<'_, 'a> {
     type Error = Error;
 
-    /// A variant without content: no payload, `null` or `{}`.
+    /// Decodes a variant without content, whose payload is empty, `null` or `{}`.
     fn unit_variant(self) -> Result<(), Error> {
         match self.payload.trim_ascii() {
             b"" | b"null" | b"{}" => Ok(()),
@@ -128,7 +128,7 @@ impl<'a> VariantAccess<'a> for Variant<'_, 'a> {
         exact(self.payload, |json| json.deserialize_tuple(length, visitor))
     }
 
-    /// No payload is a document without fields: what has no default is missing.
+    /// Decodes a variant with named fields. An empty payload counts as `{}`, so fields without a default are missing.
     fn struct_variant<V: Visitor<'a>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         let payload = if matches!(self.payload.trim_ascii(), b"" | b"null") { b"{}" } else { self.payload };
         exact(payload, |json| json.deserialize_struct("", fields, visitor))

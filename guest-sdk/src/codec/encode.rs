@@ -1,10 +1,10 @@
-//! From a variant of an enum to its name and bytes.
+//! Encoding: from a variant of an enum to its name and bytes.
 
 use super::Error;
 use super::json::Text;
 use serde::ser::{Impossible, Serialize, SerializeStructVariant, SerializeTupleVariant, Serializer};
 
-/// Encodes a variant of an enum: its name, and its content as JSON (`null` for a variant without content).
+/// Encodes a variant of an enum as its name and its content in JSON (`null` for a variant without content).
 ///
 /// ```
 /// # use serde::Serialize;
@@ -22,11 +22,11 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<(&'static str, Vec<u8>
 
 /// A variant of an enum as JSON.
 pub(crate) struct Encoded {
-    /// The variant's place in its enum.
+    /// The variant's index in its enum.
     pub(crate) variant: u32,
     pub(crate) name: &'static str,
     pub(crate) payload: Vec<u8>,
-    /// Whether only decoding it shows that it comes back.
+    /// Whether only decoding shows if the payload reads back the same.
     pub(crate) is_doubtful: bool,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn encode_variant<T: Serialize + ?Sized>(value: &T) -> Result<Encoded
     value.serialize(Variant)
 }
 
-/// Bytes that are enough for most payloads, so that a buffer grows seldom.
+/// Bytes that are enough for most payloads, so that a buffer rarely grows.
 const CAPACITY: usize = 256;
 
 fn append<T: Serialize + ?Sized>(text: &mut Text, value: &T) -> Result<(), Error> {
@@ -46,7 +46,7 @@ fn unsuitable<T>() -> Result<T, Error> {
     Err(Error::Other("only plain enums have names: derive Serialize without `tag` or `untagged`".to_owned()))
 }
 
-/// Everything but a variant is refused.
+/// Refuses every value that is not a variant.
 macro_rules! no_variant {
     ($($method:ident($value:ty))*) => {
         $(fn $method(self, _: $value) -> Result<Self::Ok, Error> {
@@ -148,7 +148,7 @@ impl Serializer for Variant {
     }
 }
 
-/// The members of a variant, written as they come.
+/// The fields of a variant, which are written one by one.
 struct Content {
     variant: u32,
     name: &'static str,

@@ -1,9 +1,9 @@
-//! Values as JSON: byte for byte what serde_json writes, and by serde_json wherever it takes more than copying. Two things
-//! are refused that serde_json lets pass, because they do not come back: NaN and infinity, for which it writes `null`, and
-//! lists and objects nested deeper than it reads.
+//! JSON encoding. The output is byte for byte that of serde_json, which still does everything that takes more than
+//! copying. Two kinds of values are refused here that serde_json accepts, because they do not read back: NaN and
+//! infinity, for which it writes `null`, and lists and objects that are nested deeper than it reads.
 //!
-//! A payload is mostly text that needs no escape. serde_json looks at it byte by byte and copies each piece by a call out
-//! of the guest; here it is looked at and copied a word at a time, which takes a twentieth off a command.
+//! A payload is mostly text without escapes. serde_json scans it byte by byte and copies each piece by a call out of
+//! the guest. Here it is scanned and copied a word at a time, which saves a twentieth of the time of a command.
 
 use serde::ser::{
     Error as _, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
@@ -11,18 +11,18 @@ use serde::ser::{
 };
 use serde_json::{Error, Result};
 
-/// A text that is being written.
+/// A JSON text that is being written.
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,
-    /// Lists and objects that the next value is in.
+    /// The number of lists and objects around the next value.
     depth: u32,
-    /// Whether it has something that decoders do not always take: numbers beyond 64 bits, which flattened and tagged
-    /// content loses, or JSON of somebody else's. Decoding it shows.
+    /// Whether the text has something that decoders do not always accept: numbers beyond 64 bits, which flattened and
+    /// tagged content loses, or raw JSON. Only decoding shows if it reads back the same.
     pub(super) is_doubtful: bool,
 }
 
 impl Text {
-    /// An empty text with room for so many bytes, whose values are in so many lists and objects.
+    /// Makes an empty text with room for this many bytes. Its values will be inside `depth` lists and objects.
     pub(super) fn with_capacity(bytes: usize, depth: u32) -> Self {
         Self { bytes: Vec::with_capacity(bytes), depth, is_doubtful: false }
     }
@@ -37,16 +37,16 @@ fn append<T: Serialize + ?Sized>(text: &mut Text, value: &T) -> Result<()> {
     value.serialize(Json(text))
 }
 
-/// Lists and objects in one another that a text may have. serde_json reads 127; envelopes take some of them.
+/// The deepest nesting of lists and objects in a text. serde_json reads 127 levels, and envelopes take some of them.
 pub(super) const DEPTH_MAX: u32 = 120;
 
-/// The names of serde_json's own values, such as `RawValue`, which only it can write, begin so.
+/// The prefix of the names of serde_json's own types, such as `RawValue`, which only serde_json can write.
 const OF_SERDE_JSON: &str = "$serde_json::";
 
 struct Json<'b>(&'b mut Text);
 
 impl<'b> Json<'b> {
-    /// What is rare, or no mere copy.
+    /// Writes a value with serde_json: it is rare, or takes more than copying.
     fn by_serde_json<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
         value.serialize(&mut serde_json::Serializer::new(&mut self.0.bytes))
     }
@@ -88,7 +88,7 @@ impl<'b> Json<'b> {
         Ok(Members { text, is_first: true, end, foreign: None })
     }
 
-    /// The object around the content of a variant.
+    /// Begins the object around the content of a variant.
     fn variant(self, name: &str) -> Result<Self> {
         self.0.depth += 1;
         if self.0.depth > DEPTH_MAX {
@@ -103,17 +103,17 @@ impl<'b> Json<'b> {
 
 #[cold]
 fn too_deep() -> Error {
-    Error::custom(format_args!("more than {DEPTH_MAX} lists and objects in one another, which would not be read back"))
+    Error::custom(format_args!("more than {DEPTH_MAX} lists and objects are nested, which would not be read back"))
 }
 
-/// Appends bytes, a word at a time, and says whether all of them stand for themselves.
+/// Appends bytes, a word at a time, and returns whether none of them needs an escape.
 #[inline]
 fn copy(bytes: &mut Vec<u8>, more: &[u8]) -> bool {
     let length = more.len();
     bytes.reserve(length);
     let pair = Pair { from: more.as_ptr(), to: bytes.spare_capacity_mut().as_mut_ptr().cast() };
-    // SAFETY: there is room for as many bytes, and each offset ends within them: those of the last word and the last half
-    // reach back over bytes that are copied already, where the length is no multiple. So all of the room is written.
+    // SAFETY: there is room for all bytes, and every word lies within them. If the length is not a multiple of a word,
+    // the last word or half word reaches back over bytes that are already copied. So all of the room is written.
     unsafe {
         let mut plain = true;
         if let Some(last) = length.checked_sub(8) {
@@ -135,13 +135,13 @@ fn copy(bytes: &mut Vec<u8>, more: &[u8]) -> bool {
     }
 }
 
-/// Bytes, and room for as many.
+/// The bytes to copy, and the room for them.
 struct Pair {
     from: *const u8,
     to: *mut u8,
 }
 
-/// Each copies what is at an offset and says whether it stands for itself. It must lie within the bytes.
+/// Each method copies the word at an offset and returns whether it needs no escape. The word must lie within the bytes.
 impl Pair {
     #[inline]
     unsafe fn copy_word(&self, at: usize) -> bool {
@@ -174,16 +174,16 @@ impl Pair {
     }
 }
 
-/// Eight bytes of one kind.
+/// Returns eight times the same byte.
 const fn eight(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// Eight bytes that stand for themselves, and below which all are control characters.
+/// Eight spaces. A space needs no escape, and all bytes below it are control characters.
 const PLAIN: u64 = eight(b' ');
 
-/// Whether eight bytes stand for themselves: no quote, no backslash, no control character. It may call some others
-/// special, never the reverse: a borrow from one byte reaches only those above, when there is a special one below them.
+/// Returns whether eight bytes need no escape: none is a quote, a backslash or a control character. If one needs an
+/// escape, the bytes above it may be misjudged through a borrow; the result is false in any case.
 #[inline]
 fn is_plain(word: u64) -> bool {
     let zero = |word: u64| word.wrapping_sub(eight(1)) & !word;
@@ -192,12 +192,12 @@ fn is_plain(word: u64) -> bool {
     (control | quote | backslash) & eight(0x80) == 0
 }
 
-/// What comes one by one into a list or an object.
+/// The members of a list or an object, which are written one by one.
 struct Members<'b> {
     text: &'b mut Text,
     is_first: bool,
     end: &'static [u8],
-    /// The name of a value of serde_json's own: its one field is the value.
+    /// The name of one of serde_json's own types, if it is one. Its only field is the value.
     foreign: Option<&'static str>,
 }
 
@@ -233,7 +233,7 @@ impl Members<'_> {
     #[inline]
     fn close(self) -> Result<()> {
         self.text.bytes.extend_from_slice(self.end);
-        // Each closing bracket leaves a list or an object.
+        // Each closing bracket ends one list or object.
         self.text.depth -= self.end.len() as u32;
         Ok(())
     }
@@ -254,7 +254,7 @@ macro_rules! floats {
             if value.is_finite() {
                 serde_json::Serializer::new(&mut self.0.bytes).$method(value)
             } else {
-                Err(Error::custom(format_args!("{value} is no number in JSON: use an option, or a text")))
+                Err(Error::custom(format_args!("{value} is not a JSON number: use an option or a string")))
             }
         })*
     };
@@ -439,7 +439,7 @@ impl SerializeMap for Members<'_> {
     type Ok = ();
     type Error = Error;
 
-    /// What may be a key, and how it is written, serde_json knows: it begins an object with it.
+    /// Writes a key with serde_json, which knows what may be a key and how to write it: it begins an object with it.
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         self.separate();
         let start = self.text.bytes.len();
@@ -573,11 +573,11 @@ mod tests {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let said =
                 [written(&Some(value)), written(&[value as f32])].map(|written| written.unwrap_err().to_string());
-            assert!(said.iter().all(|said| said.contains("is no number in JSON")), "{said:?}");
+            assert!(said.iter().all(|said| said.contains("is not a JSON number")), "{said:?}");
         }
     }
 
-    /// Lists in one another.
+    /// Nested lists.
     struct Nested(u32);
 
     impl Serialize for Nested {

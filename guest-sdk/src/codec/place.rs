@@ -1,4 +1,4 @@
-//! Where in a JSON document an error is: serde_json gives line and column, people want `items[0].quantity`.
+//! The place of an error in a JSON document. serde_json gives line and column; people want `items[0].quantity`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ enum Step {
     Element(usize),
 }
 
-/// The path of the value that ends at this line and column (both from 1, as serde_json counts them).
+/// Returns the path of the value that ends at this line and column. Both count from 1, as in serde_json.
 pub(super) fn path(json: &[u8], line: usize, column: usize) -> String {
     let start =
         json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum::<usize>();

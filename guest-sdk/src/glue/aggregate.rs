@@ -1,4 +1,4 @@
-//! An aggregate as the host sees it: a resource that holds the state.
+//! The exports of an aggregate: a resource that holds the state.
 
 use crate::aggregate::{Aggregate, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
@@ -9,7 +9,7 @@ use crate::{Failure, Metadata, codec, readback, upcast};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-/// Exports the aggregate `A`.
+/// The exports of the aggregate `A`.
 pub struct AggregateRole<A>(PhantomData<A>);
 
 impl<A: Aggregate> wit::Guest for AggregateRole<A> {
@@ -25,7 +25,7 @@ impl<A: Aggregate> wit::Guest for AggregateRole<A> {
     }
 }
 
-/// One live aggregate: the state, and the events of the last command, which are durable when it is called again.
+/// One live aggregate: its state, and the events of its last command, which are durable when it is called again.
 pub struct Live<A: Aggregate> {
     id: String,
     state: RefCell<A>,
@@ -67,26 +67,26 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
 }
 
 impl<A: Aggregate> Live<A> {
-    /// Applies the events of the last command: they are durable.
+    /// Applies the events of the last command, which are durable by now.
     fn settle(&self) {
         let mut state = self.state.borrow_mut();
         self.decided.take().into_iter().for_each(|event| state.apply(event));
     }
 
-    /// The state as bytes, if the aggregate keeps snapshots; or why it can't be kept.
+    /// Returns the state as bytes if the aggregate has snapshots, or an error that says why this state can't have one.
     pub(crate) fn try_snapshot(&self) -> Result<Option<Vec<u8>>, String> {
         self.settle();
         (A::SNAPSHOTS.take)(&self.state.borrow())
     }
 
-    /// A look at the state, for tests.
+    /// Borrows the state, for tests.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn state(&self) -> std::cell::Ref<'_, A> {
         self.settle();
         self.state.borrow()
     }
 
-    /// The events, typed to be applied later and encoded to be recorded now.
+    /// Decides on a command. Returns the events twice: typed, to apply them later, and encoded, to record them now.
     fn decide(&self, command: &types::Command) -> Result<(Vec<A::Event>, Vec<types::NewEvent>), Failure> {
         let context = Context { aggregate_id: &self.id, metadata: Metadata(&command.metadata) };
         let decoded = codec::decode(&command.name, &command.payload)?;
@@ -101,11 +101,14 @@ fn new_event<A: Aggregate>(event: &A::Event) -> Result<types::NewEvent, codec::E
     Ok(types::NewEvent { name: name.to_owned(), payload })
 }
 
-/// Says why states have no snapshot: once, since there are many.
+/// Logs why a state has no snapshot, but only once, because every other state may have the same problem.
 #[cold]
 fn say_once<A: Aggregate>(cause: &str) {
     thread_local!(static SAID: Cell<bool> = const { Cell::new(false) });
     if !SAID.replace(true) {
-        crate::warn!("no snapshot is kept of a {}, and its history is replayed instead: the state {cause}", A::TYPE);
+        crate::warn!(
+            "a {} has no snapshot, and its history is replayed instead: its state can't be kept: {cause}",
+            A::TYPE
+        );
     }
 }

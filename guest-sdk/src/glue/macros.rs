@@ -1,7 +1,7 @@
-//! The export macros. On wasm they export a role and describe it in the module's custom section; natively they only
-//! check the description, so that a plugin's tests build like any crate.
+//! The export macros. On wasm they export a role and describe it in the module's custom section. Natively they only
+//! check the description, so a plugin's tests build like those of any crate.
 
-/// Exports a type that implements [`Aggregate`](crate::Aggregate). Once per crate; the crate is a `cdylib`.
+/// Exports a type that implements [`Aggregate`](crate::Aggregate). Use it once per crate. The crate must be a `cdylib`.
 #[macro_export]
 macro_rules! export_aggregate {
     ($aggregate:ty) => {
@@ -15,7 +15,8 @@ macro_rules! export_aggregate {
     };
 }
 
-/// Exports a type that implements [`Subscriber`](crate::Subscriber). Once per crate; the crate is a `cdylib`.
+/// Exports a type that implements [`Subscriber`](crate::Subscriber). Use it once per crate. The crate must be a
+/// `cdylib`.
 #[macro_export]
 macro_rules! export_subscriber {
     ($subscriber:ty) => {
@@ -29,7 +30,8 @@ macro_rules! export_subscriber {
     };
 }
 
-/// Exports a type that implements [`Projection`](crate::Projection). Once per crate; the crate is a `cdylib`.
+/// Exports a type that implements [`Projection`](crate::Projection). Use it once per crate. The crate must be a
+/// `cdylib`.
 #[macro_export]
 macro_rules! export_projection {
     ($projection:ty) => {
@@ -46,7 +48,7 @@ macro_rules! export_projection {
     };
 }
 
-/// The line of the custom section, made while compiling.
+/// Makes the line of the custom section at compile time.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __describe {

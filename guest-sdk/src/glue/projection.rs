@@ -1,4 +1,4 @@
-//! A projection as the host sees it.
+//! The exports of a projection.
 
 use crate::bindings::projection::exports::wasmill::plugin::projection as wit;
 use crate::bindings::types;
@@ -8,7 +8,7 @@ use crate::projection::{Answer, Event, Projection, QueryError};
 use crate::sql::{Host, Sql};
 use std::marker::PhantomData;
 
-/// Exports the projection `P`.
+/// The exports of the projection `P`.
 pub struct ProjectionRole<P>(PhantomData<P>);
 
 impl<P: Projection> wit::Guest for ProjectionRole<P> {
@@ -28,7 +28,7 @@ impl<P: Projection> wit::Guest for ProjectionRole<P> {
     }
 }
 
-/// Decodes a query and asks it.
+/// Decodes a query and answers it.
 pub(crate) fn answer<P: Projection>(name: &str, params: &[u8], sql: &Sql) -> Result<Answer, QueryError> {
     P::query(codec::decode(name, params)?, sql)
 }

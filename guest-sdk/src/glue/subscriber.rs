@@ -1,4 +1,4 @@
-//! A subscriber as the host sees it.
+//! The exports of a subscriber.
 
 use crate::bindings::subscriber::exports::wasmill::plugin::subscriber as wit;
 use crate::bindings::{bus, types};
@@ -6,7 +6,7 @@ use crate::log::install_panic_hook;
 use crate::subscriber::{Delivery, Effect, Outbox, Subscriber};
 use std::marker::PhantomData;
 
-/// Exports the subscriber `S`.
+/// The exports of the subscriber `S`.
 pub struct SubscriberRole<S>(PhantomData<S>);
 
 impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
@@ -21,7 +21,8 @@ impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
     }
 }
 
-/// Only what a delivery did in full is handed over, each effect with the delivery that caused it.
+/// Passes an effect to the host, with the index of the delivery that caused it. It is called only for deliveries that
+/// succeeded.
 fn hand_over(cause: u32, effect: Effect) {
     match effect {
         Effect::Send(command) => bus::send_command(cause, &command.0),

@@ -1,20 +1,21 @@
-//! Where lines go: the host's import on wasm; standard error or a test's list natively.
+//! The destination of log lines: the host's import on wasm; standard error or a test's list natively.
 
 use super::{Field, Level};
 
-/// Whether anybody listens to this level.
+/// Returns whether the host records lines of this level.
 #[inline]
 pub fn enabled(level: Level) -> bool {
     target::enabled(level)
 }
 
-/// Writes one line. Call it through the macros: they ask first whether anybody listens.
+/// Writes one line. Call it through the macros, which check the level first.
 #[cold]
 pub fn write(level: Level, target: &str, message: String, fields: Vec<Field>) {
     target::write(level, target, message, fields);
 }
 
-/// Makes a panic reach the host's log, with its message and place, before it traps. Cheap to repeat.
+/// Installs a panic hook that writes the panic's message and place to the host's log before the guest traps. Calling it
+/// again costs little.
 #[inline]
 pub(crate) fn install_panic_hook() {
     #[cfg(target_family = "wasm")]
@@ -31,7 +32,7 @@ mod target {
     use std::panic::{PanicHookInfo, set_hook};
     use std::sync::{Once, OnceLock};
 
-    /// The host promises that it stays the same while the instance lives.
+    /// The host's level. The host promises that it stays the same while the instance lives.
     static MAX_LEVEL: OnceLock<Level> = OnceLock::new();
 
     #[inline]
@@ -80,13 +81,13 @@ pub(crate) mod target {
     /// A line as the macros wrote it.
     #[derive(Clone, Debug)]
     pub struct Line {
-        /// How severe.
+        /// The severity.
         pub level: Level,
-        /// The module that wrote it.
+        /// The module that wrote the line.
         pub target: String,
         /// The text.
         pub message: String,
-        /// What stands beside the text, in its order.
+        /// The fields, in the order in which they were written.
         pub fields: Vec<Field>,
     }
 
@@ -113,7 +114,7 @@ pub(crate) mod target {
         });
     }
 
-    /// Runs something and returns the lines that it wrote on this thread.
+    /// Runs a function and returns its result with the lines that it wrote on this thread.
     pub fn logs<T>(run: impl FnOnce() -> T) -> (T, Vec<Line>) {
         let outer = CAPTURED.replace(Some(Vec::new()));
         let value = run();

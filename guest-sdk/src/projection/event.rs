@@ -1,4 +1,4 @@
-//! What a projection gets: an event in the store.
+//! The input of a projection: an event in the store.
 
 use crate::bindings::types;
 use crate::{Metadata, codec};
@@ -9,32 +9,32 @@ use serde::Deserialize;
 pub struct Event(pub(crate) types::RecordedEvent);
 
 impl Event {
-    /// What happened, such as `OrderCreated`.
+    /// The event's name, such as `OrderCreated`.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Place in the whole store: strictly increasing, with possible gaps.
+    /// The place in the whole store. Positions increase in commit order and may have gaps.
     pub fn position(&self) -> u64 {
         self.0.position
     }
 
-    /// The type of the aggregate that it is of.
+    /// The type of the event's aggregate.
     pub fn aggregate_type(&self) -> &str {
         &self.0.aggregate_type
     }
 
-    /// The id of the aggregate that it is of.
+    /// The id of the event's aggregate.
     pub fn aggregate_id(&self) -> &str {
         &self.0.aggregate_id
     }
 
-    /// Place in its stream: from 1, without gaps.
+    /// The place in the event's stream. Versions start at 1 and have no gaps.
     pub fn version(&self) -> u64 {
         self.0.version
     }
 
-    /// Ids, time and headers.
+    /// The id, time, causes and headers.
     pub fn metadata(&self) -> Metadata<'_> {
         Metadata(&self.0.metadata)
     }
@@ -44,12 +44,13 @@ impl Event {
         &self.0.payload
     }
 
-    /// The payload as JSON. Fields that `T` does not have are ignored, so it may name only what it needs.
+    /// Decodes the payload as JSON. Fields that `T` does not have are ignored, so `T` needs only the fields that you
+    /// use.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, codec::Error> {
         codec::json(self.bytes())
     }
 
-    /// The variant of the enum `T` that has this event's name.
+    /// Decodes the event as the variant of the enum `T` that has its name. It is an error if `T` has no such variant.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, codec::Error> {
         codec::decode(self.name(), self.bytes())
     }

@@ -1,39 +1,39 @@
-//! What a query gives: an answer, or why there is none.
+//! The result of a query: an answer, or the reason why there is none.
 
 use crate::bindings::projection::exports::wasmill::plugin::projection as wit;
 use crate::{codec, sql};
 use serde::Serialize;
 use std::fmt;
 
-/// The answer to a query: JSON.
+/// The answer to a query, in JSON.
 #[derive(Clone, Debug)]
 pub struct Answer(pub(crate) Vec<u8>);
 
 impl Answer {
-    /// The value as JSON.
+    /// Makes an answer from a value. It is an error if the value does not encode as JSON.
     pub fn json(value: &(impl Serialize + ?Sized)) -> Result<Self, QueryError> {
         codec::to_json(value).map(Self).map_err(QueryError::failed)
     }
 }
 
-/// Why a query has no answer.
+/// The reason why a query has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryError {
-    /// There is no query of that name; these there are.
+    /// The projection has no query of this name. The list has the names of its queries.
     Unknown(Vec<String>),
-    /// The parameters do not decode, or make no sense.
+    /// The parameters do not decode or are invalid.
     Malformed(String),
-    /// Anything else.
+    /// Any other reason.
     Failed(String),
 }
 
 impl QueryError {
-    /// The parameters make no sense.
+    /// Makes an error for parameters that are invalid.
     pub fn malformed(reason: impl fmt::Display) -> Self {
         QueryError::Malformed(reason.to_string())
     }
 
-    /// Something else went wrong.
+    /// Makes an error for any other reason.
     pub fn failed(reason: impl fmt::Display) -> Self {
         QueryError::Failed(reason.to_string())
     }
@@ -57,7 +57,7 @@ impl From<sql::Error> for QueryError {
     }
 }
 
-/// For the decoding of the query itself.
+/// Turns an error from decoding the query itself into the error that the host reports.
 impl From<codec::Error> for QueryError {
     fn from(error: codec::Error) -> Self {
         match error {

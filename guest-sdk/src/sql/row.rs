@@ -1,4 +1,4 @@
-//! From a row of values to any serde type.
+//! Decoding of rows: from a row of values to any serde type.
 
 use super::Value;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
@@ -7,7 +7,8 @@ use serde::forward_to_deserialize_any;
 
 pub(super) use serde::de::value::Error;
 
-/// A struct takes the columns by name, a tuple takes them in order, anything else takes the only column.
+/// Decodes one row. A struct takes the columns by name, a tuple takes them in order, and any other type takes the only
+/// column.
 pub(super) fn decode<T: DeserializeOwned>(columns: &[String], values: Vec<Value>) -> Result<T, Error> {
     T::deserialize(Row { columns, values })
 }
@@ -26,7 +27,7 @@ impl Row<'_> {
     }
 }
 
-/// What takes the only column.
+/// The methods that take the only column.
 macro_rules! only_column {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -1,4 +1,4 @@
-//! What Rust values are in SQL.
+//! The conversion of Rust values into SQL values.
 
 use super::Value;
 
@@ -30,7 +30,7 @@ from! {
     Vec<u8> => |value| Value::Blob(value);
 }
 
-/// SQLite has no unsigned 64-bit numbers: with one that does not fit, the statement is refused.
+/// SQLite has no unsigned 64-bit numbers. A statement with a number above 2^63-1 is refused.
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
         i64::try_from(value).map_or(Value::Unsigned(value), Value::Integer)

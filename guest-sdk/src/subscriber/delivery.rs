@@ -1,4 +1,4 @@
-//! What a subscriber gets: one envelope for a recorded event and for a Kafka record alike.
+//! The input of a subscriber: one envelope for recorded events and Kafka records.
 
 use super::Record;
 use crate::bindings::types;
@@ -15,48 +15,50 @@ impl Delivery {
         &self.0.name
     }
 
-    /// The aggregate's id, or the raw key of a record.
+    /// The aggregate's id if this is an event; the key of the record, if it has one.
     pub fn key(&self) -> Option<&[u8]> {
         self.0.key.as_deref()
     }
 
-    /// Ids, time and headers.
+    /// The id, time, causes and headers.
     pub fn metadata(&self) -> Metadata<'_> {
         Metadata(&self.0.metadata)
     }
 
-    /// The id of the aggregate that the event is of. A Kafka record has none: that is malformed here.
+    /// The id of the event's aggregate. If this is a Kafka record, the result is a malformed failure.
     pub fn aggregate_id(&self) -> Result<&str, Failure> {
         self.event().map(|event| event.aggregate_id.as_str())
     }
 
-    /// The type of the aggregate that the event is of. A Kafka record has none: that is malformed here.
+    /// The type of the event's aggregate. If this is a Kafka record, the result is a malformed failure.
     pub fn aggregate_type(&self) -> Result<&str, Failure> {
         self.event().map(|event| event.aggregate_type.as_str())
     }
 
-    /// The Kafka record that this is. A recorded event is none: that is malformed here.
+    /// The delivery as a Kafka record. If this is a recorded event, the result is a malformed failure.
     pub fn record(&self) -> Result<Record<'_>, Failure> {
         match &self.0.origin {
             types::Origin::Kafka(place) => Ok(Record { delivery: self, place }),
             types::Origin::Event(event) => Err(Failure::malformed(format_args!(
-                "event {} of {}/{} is no Kafka record",
+                "event {} of {}/{} is not a Kafka record",
                 self.0.name, event.aggregate_type, event.aggregate_id
             ))),
         }
     }
 
-    /// The payload's bytes; none is a tombstone.
+    /// The payload's bytes, or none if it is a tombstone.
     pub fn bytes(&self) -> Option<&[u8]> {
         self.0.payload.as_deref()
     }
 
-    /// The payload as JSON. Fields that `T` does not have are ignored, so it may name only what it needs.
+    /// Decodes the payload as JSON. Fields that `T` does not have are ignored, so `T` needs only the fields that you
+    /// use. A tombstone is an error.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, codec::Error> {
         codec::json(self.bytes().ok_or(codec::Error::Tombstone)?)
     }
 
-    /// The variant of the enum `T` that has this event's name.
+    /// Decodes the event as the variant of the enum `T` that has its name. A tombstone, or a name that `T` does not
+    /// have, is an error.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, codec::Error> {
         codec::decode(self.name(), self.bytes().ok_or(codec::Error::Tombstone)?)
     }
@@ -64,9 +66,10 @@ impl Delivery {
     fn event(&self) -> Result<&types::EventOrigin, Failure> {
         match &self.0.origin {
             types::Origin::Event(event) => Ok(event),
-            types::Origin::Kafka(place) => {
-                Err(Failure::malformed(format_args!("a record of topic {} is no event of an aggregate", place.topic)))
-            }
+            types::Origin::Kafka(place) => Err(Failure::malformed(format_args!(
+                "a record of topic {} is not an event of an aggregate",
+                place.topic
+            ))),
         }
     }
 }

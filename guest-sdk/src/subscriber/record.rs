@@ -1,4 +1,4 @@
-//! A Kafka record as a subscriber reads it. What it refuses names the record's place.
+//! A Kafka record as a subscriber reads it. Its failures name the record's topic, partition and offset.
 
 use super::Delivery;
 use crate::bindings::types;
@@ -6,7 +6,7 @@ use crate::{Failure, Metadata, codec};
 use serde::Deserialize;
 use std::fmt;
 
-/// A Kafka record.
+/// A Kafka record, as [`Delivery::record`] returns it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'d> {
     pub(super) delivery: &'d Delivery,
@@ -14,59 +14,60 @@ pub struct Record<'d> {
 }
 
 impl<'d> Record<'d> {
-    /// The source in the host's manifest that read it.
+    /// The name of the source in the host's manifest that read the record.
     pub fn source(&self) -> &'d str {
         self.delivery.name()
     }
 
-    /// The topic it was read from.
+    /// The topic that the record was read from.
     pub fn topic(&self) -> &'d str {
         &self.place.topic
     }
 
-    /// Its partition.
+    /// The partition of the topic.
     pub fn partition(&self) -> i32 {
         self.place.partition
     }
 
-    /// Its place in the partition.
+    /// The offset in the partition.
     pub fn offset(&self) -> i64 {
         self.place.offset
     }
 
-    /// Its time and its headers. Its id is `topic:partition:offset`.
+    /// The id, which is `topic:partition:offset`, and the time and headers.
     pub fn metadata(&self) -> Metadata<'d> {
         self.delivery.metadata()
     }
 
-    /// Its key, if it has one: any bytes.
+    /// The key, if there is one. It may be any bytes.
     pub fn key(&self) -> Option<&'d [u8]> {
         self.delivery.key()
     }
 
-    /// Its key as text. No key, or one that is not UTF-8, is malformed.
+    /// The key as text. If there is no key, or it is not UTF-8, the result is a malformed failure.
     pub fn key_text(&self) -> Result<&'d str, Failure> {
         let key = self.key().ok_or_else(|| self.malformed("there is no key"))?;
         std::str::from_utf8(key).map_err(|_| self.malformed("the key is not text (UTF-8)"))
     }
 
-    /// Its value's bytes; none is a tombstone.
+    /// The value's bytes, or none if the record is a tombstone.
     pub fn bytes(&self) -> Option<&'d [u8]> {
         self.delivery.bytes()
     }
 
-    /// Its value as JSON; none is a tombstone. Fields that `T` does not have are ignored, so it may name only what it
-    /// needs. What does not decode is malformed.
+    /// Decodes the value as JSON. The result is none if the record is a tombstone, and a malformed failure if the value
+    /// does not decode. Fields that `T` does not have are ignored, so `T` needs only the fields that you use.
     pub fn value<T: Deserialize<'d>>(&self) -> Result<Option<T>, Failure> {
         self.bytes().map(|bytes| codec::json(bytes).map_err(|error| self.malformed(error))).transpose()
     }
 
-    /// Its value as JSON. A tombstone is malformed, and so is what does not decode.
+    /// Decodes the value as JSON. If the record is a tombstone, or the value does not decode, the result is a malformed
+    /// failure.
     pub fn json<T: Deserialize<'d>>(&self) -> Result<T, Failure> {
         self.value()?.ok_or_else(|| self.malformed(codec::Error::Tombstone))
     }
 
-    /// A failure that names its place.
+    /// Makes a failure that names the record's place.
     fn malformed(&self, why: impl fmt::Display) -> Failure {
         let types::KafkaOrigin { topic, partition, offset } = self.place;
         Failure::malformed(format_args!("topic {topic} partition {partition} offset {offset}: {why}"))

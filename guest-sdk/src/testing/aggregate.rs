@@ -1,4 +1,4 @@
-//! Given events, when a command comes, then these events or this refusal.
+//! Tests of aggregates: given events, when a command arrives, then these events or this refusal.
 
 use super::{envelope, expect_outcome, readable};
 use crate::Aggregate;
@@ -10,7 +10,7 @@ use crate::log::native;
 use crate::{readback, upcast};
 use serde::Serialize;
 
-/// An aggregate with this history.
+/// Makes an aggregate with this history.
 ///
 /// ```
 /// # use wasmill_guest::prelude::*;
@@ -39,7 +39,7 @@ use serde::Serialize;
 /// ```
 ///
 /// # Panics
-/// When an event of the history does not survive encoding and decoding.
+/// If an event of the history is not the same after encoding and decoding.
 #[must_use = "add `when`"]
 #[track_caller]
 pub fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given<A> {
@@ -52,10 +52,11 @@ pub fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given
     with_history(events.unwrap_or_else(|error| panic!("an event does not encode: {error}")))
 }
 
-/// An aggregate with this history, by names and JSON as a store has them: for events of an older shape.
+/// Makes an aggregate with this history, given as names and JSON, as they are in a store. Use it for events of an older
+/// schema version.
 ///
 /// # Panics
-/// When an event does not decode.
+/// If an event does not decode.
 #[must_use = "add `when`"]
 #[track_caller]
 pub fn given_json<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, &'e str)>) -> Given<A> {
@@ -70,7 +71,7 @@ fn with_history<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, Ve
     Given { live, history, command: envelope::metadata("command-1", 0) }
 }
 
-/// An aggregate that is made from its events, as after a restart.
+/// Rebuilds an aggregate from its events, as after a restart.
 #[track_caller]
 fn rebuilt<A: Aggregate>(history: &[Recorded]) -> Live<A> {
     let live = Live::new("test".to_owned());
@@ -83,13 +84,13 @@ fn rebuilt<A: Aggregate>(history: &[Recorded]) -> Live<A> {
     live
 }
 
-/// The name and the payload of an event that counts.
+/// The name and the payload of a recorded event.
 type Recorded = (String, Vec<u8>);
 
 /// An aggregate that waits for a command.
 ///
-/// Each command is decided twice: by the live aggregate, and by one that is rebuilt from its encoded events. Where the two
-/// differ the test fails, since a restart of the host would change the aggregate.
+/// Each command is decided twice: by the live aggregate, and by one that is rebuilt from its encoded events. If the two
+/// differ the test fails, because a restart of the host would change the aggregate.
 pub struct Given<A: Aggregate> {
     live: Live<A>,
     history: Vec<Recorded>,
@@ -97,40 +98,40 @@ pub struct Given<A: Aggregate> {
 }
 
 impl<A: Aggregate> Given<A> {
-    /// A look at the state.
+    /// Borrows the state.
     pub fn state(&self) -> std::cell::Ref<'_, A> {
         self.live.state()
     }
 
-    /// The next command comes at this time, in milliseconds since 1970-01-01T00:00:00Z.
+    /// Sets the time of the next command, in milliseconds since 1970-01-01T00:00:00Z.
     pub fn at(mut self, time_ms: u64) -> Self {
         self.command.time = time_ms;
         self
     }
 
-    /// The next command carries this header.
+    /// Adds a header to the next command.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
         envelope::add_header(&mut self.command, name, Some(value));
         self
     }
 
-    /// The state goes through a snapshot.
+    /// Takes a snapshot of the state and restores it into a new instance.
     ///
     /// # Panics
-    /// When the aggregate takes no snapshot or does not restore it.
+    /// If the aggregate takes no snapshot or does not restore it.
     #[track_caller]
     pub fn through_a_snapshot(self) -> Self {
-        let state = self.live.try_snapshot().unwrap_or_else(|error| panic!("the state has no snapshot: it {error}"));
+        let state = self.live.try_snapshot().unwrap_or_else(|error| panic!("the state has no snapshot: {error}"));
         let state = state.expect("the aggregate takes no snapshot");
         let live = Live::new("test".to_owned());
         live.restore(state).unwrap_or_else(|error| panic!("the snapshot does not restore: {error}"));
         Self { live, ..self }
     }
 
-    /// A command comes.
+    /// Lets the aggregate decide on a command.
     ///
     /// # Panics
-    /// When it does not encode.
+    /// If the command does not encode, or if a rebuilt aggregate decides differently.
     #[track_caller]
     pub fn when(self, command: A::Command) -> When<A>
     where
@@ -141,7 +142,7 @@ impl<A: Aggregate> Given<A> {
         self.handle(name, payload)
     }
 
-    /// A command comes by its name and JSON, as from the outside.
+    /// Lets the aggregate decide on a command, given by its name and JSON, as a sender writes it.
     pub fn when_json(self, name: &str, payload: &str) -> When<A> {
         self.handle(name, payload.as_bytes().to_vec())
     }
@@ -151,19 +152,19 @@ impl<A: Aggregate> Given<A> {
         let Self { live, history, command: metadata } = self;
         let command = types::Command { name: name.to_owned(), payload, metadata };
         let rebuilt = rebuilt::<A>(&history);
-        // Its lines are those of the live one over again.
+        // The rebuilt aggregate repeats the log lines of the live one, so they are dropped.
         let (by_rebuilt, _) = native::logs(|| rebuilt.handle(command.clone()));
         let result = live.handle(command);
         assert_eq!(
             comparable(&by_rebuilt),
             comparable(&result),
-            "an aggregate that is rebuilt from its events decides otherwise (left) than the live one (right)"
+            "an aggregate that is rebuilt from its events decides differently (left) than the live one (right)"
         );
         When { result, live, history }
     }
 }
 
-/// What an aggregate decided. Each `then_` goes on with what follows from it.
+/// A decision of an aggregate. Each `then_` method checks it and returns the aggregate after the decision.
 #[must_use = "add a `then_`"]
 pub struct When<A: Aggregate> {
     live: Live<A>,
@@ -172,10 +173,10 @@ pub struct When<A: Aggregate> {
 }
 
 impl<A: Aggregate> When<A> {
-    /// Exactly these events, which then are recorded.
+    /// Expects exactly these events, in this order, and records them.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the decision is anything else.
     #[track_caller]
     pub fn then_events(self, expected: impl IntoIterator<Item = A::Event>) -> Given<A> {
         let actual = match &self.result {
@@ -194,37 +195,37 @@ impl<A: Aggregate> When<A> {
         self.next()
     }
 
-    /// The command is accepted and nothing happens.
+    /// Expects the command to be accepted without events.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the decision is anything else.
     #[track_caller]
     pub fn then_nothing(self) -> Given<A> {
         self.then_events([])
     }
 
-    /// The command is refused, with this in the reason.
+    /// Expects the command to be rejected with a reason that contains this text.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the decision is anything else.
     #[track_caller]
     pub fn then_rejected(self, part_of_the_reason: &str) -> Given<A> {
         expect_outcome(&self.result, "rejected", part_of_the_reason);
         self.next()
     }
 
-    /// The command does not decode, with this in the reason.
+    /// Expects the command to be malformed, with a reason that contains this text.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the decision is anything else.
     #[track_caller]
     pub fn then_malformed(self, part_of_the_reason: &str) -> Given<A> {
         expect_outcome(&self.result, "malformed", part_of_the_reason);
         self.next()
     }
 
-    /// The events are recorded, and the live aggregate applies them. If it takes snapshots, they tell whether it is then
-    /// what its events make of it.
+    /// Records the events and lets the live aggregate apply them. If the aggregate takes snapshots, this compares its
+    /// state with that of a rebuilt one.
     #[track_caller]
     fn next(self) -> Given<A> {
         let Self { live, mut history, result } = self;
@@ -233,7 +234,7 @@ impl<A: Aggregate> When<A> {
         if let (Some(of_live), Some(of_rebuilt)) = (state(&live), state(&rebuilt(&history))) {
             assert!(
                 readback::is_same(&of_live, &of_rebuilt),
-                "an aggregate that is rebuilt from its events is not what the live one is:\n{}\n{}",
+                "an aggregate that is rebuilt from its events has another state than the live one:\n{}\n{}",
                 readable(&of_rebuilt),
                 readable(&of_live)
             );
@@ -242,7 +243,7 @@ impl<A: Aggregate> When<A> {
     }
 }
 
-/// A decision as people compare it.
+/// Returns a decision in a form that compares by content and is easy to read.
 fn comparable(result: &Result<Vec<types::NewEvent>, types::Outcome>) -> Result<Vec<(&str, serde_json::Value)>, String> {
     match result {
         Ok(events) => Ok(events.iter().map(|event| (event.name.as_str(), readable(&event.payload))).collect()),
@@ -256,7 +257,7 @@ mod tests {
     use crate::aggregate::Snapshots;
     use serde::Deserialize;
 
-    /// Counts in a way that its events do not tell.
+    /// An aggregate that counts something that its events do not contain.
     #[derive(Default, Serialize, Deserialize)]
     struct Tally {
         sum: f64,
@@ -300,9 +301,9 @@ mod tests {
         given::<Tally>([]).when(Command::Add(2.0)).then_events([Event::Added { amount: 2.0 }]);
     }
 
-    /// The event decodes to what was encoded: only the live aggregate knows more.
+    /// The event decodes to what was encoded, but the live aggregate has more state than its events give.
     #[test]
-    #[should_panic(expected = "an aggregate that is rebuilt from its events is not what the live one is")]
+    #[should_panic(expected = "an aggregate that is rebuilt from its events has another state than the live one")]
     fn a_live_aggregate_that_knows_more_than_its_events_fails() {
         given::<Tally>([]).when(Command::Add(2.4)).then_events([Event::Added { amount: 2.4 }]);
     }

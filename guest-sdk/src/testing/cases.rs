@@ -1,4 +1,4 @@
-//! Cases from a file, natively.
+//! Test cases from a file, run natively.
 
 use super::envelope;
 use crate::Aggregate;
@@ -9,32 +9,33 @@ use crate::readback;
 use std::path::Path;
 use wasmill_cases::{Answer, Case, Command, Suite};
 
-/// Holds an aggregate against the cases of a file, which `wasmill test PLUGIN.wasm FILE` holds against the compiled
-/// plugin. A relative path starts from the crate's folder. The file is TOML, or JSON where its name ends so:
+/// Runs the cases of a file against an aggregate. `wasmill test PLUGIN.wasm FILE` runs the same file against the
+/// compiled plugin. A relative path starts from the crate's folder. The file is TOML, or JSON if its name ends in
+/// `.json`:
 ///
 /// ```toml
 /// aggregate = "door"
 ///
 /// [[case]]
 /// name = "an open door is not opened"
-/// given = [{ name = "Opened", payload = { by = "Ada" } }]    # the history; none where it is left out
+/// given = [{ name = "Opened", payload = { by = "Ada" } }]    # the history; empty by default
 /// when = { name = "Open", payload = { by = "Bob" } }         # also: aggregate_id, time_ms, headers
 /// then = { rejected = "is open" }                            # or: events = […], malformed = "…", retry = "…"
 /// ```
 ///
 /// # Panics
-/// When the file can't be read, is about another aggregate, or a case does not hold. Says so of each that does not.
+/// If the file can't be read, if it is about another aggregate, or if a case fails. The message lists all failed cases.
 #[track_caller]
 pub fn cases<A: Aggregate>(file: impl AsRef<Path>) {
     let suite = Suite::read(file).unwrap_or_else(|error| panic!("{error}"));
     let Suite { file, aggregate, cases } = &suite;
-    assert_eq!(aggregate, A::TYPE, "the cases in {} are of another aggregate", file.display());
+    assert_eq!(aggregate, A::TYPE, "the cases in {} are for another aggregate", file.display());
     let failed: Vec<String> = cases
         .iter()
         .filter_map(|case| case.check(&answer::<A>(case)).err().map(|difference| (case, difference)))
         .map(|(case, difference)| format!("{}: {}\n{difference}", file.display(), case.name))
         .collect();
-    assert!(failed.is_empty(), "{} of {} cases do not hold\n\n{}", failed.len(), cases.len(), failed.join("\n\n"));
+    assert!(failed.is_empty(), "{} of {} cases failed\n\n{}", failed.len(), cases.len(), failed.join("\n\n"));
 }
 
 fn answer<A: Aggregate>(Case { given, when, .. }: &Case) -> Answer {

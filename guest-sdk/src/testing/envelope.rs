@@ -1,11 +1,11 @@
-//! What surrounds a payload in tests.
+//! The envelopes of payloads in tests: recorded events, deliveries and their metadata.
 
 use crate::bindings::types;
 use crate::codec;
 use crate::subscriber::Delivery;
 use serde::Serialize;
 
-/// Metadata with ids of its own and this time.
+/// Makes metadata with this id and time, as of a first cause.
 pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
     types::Metadata {
         id: id.to_owned(),
@@ -18,13 +18,13 @@ pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
     }
 }
 
-/// One header more.
+/// Adds a header.
 pub(super) fn add_header(metadata: &mut types::Metadata, name: &str, value: Option<&[u8]>) {
     let header = types::Header { name: name.to_owned(), value: value.map(<[u8]>::to_vec) };
     metadata.headers.get_or_insert_default().push(header);
 }
 
-/// An event as the store has it.
+/// Makes an event as it is in the store.
 pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Vec<u8>) -> types::RecordedEvent {
     types::RecordedEvent {
         position: place,
@@ -37,22 +37,22 @@ pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Ve
     }
 }
 
-/// The event of an aggregate as a subscriber gets it.
+/// Makes the delivery of an aggregate's event to a subscriber.
 ///
 /// # Panics
-/// When the event does not encode.
+/// If the event does not encode.
 #[track_caller]
 pub fn event(aggregate_type: &str, aggregate_id: &str, event: &impl Serialize) -> Delivery {
     let (name, payload) = codec::encode(event).unwrap_or_else(|error| panic!("the event does not encode: {error}"));
     delivery(aggregate_type, aggregate_id, name, payload)
 }
 
-/// The event of an aggregate as a subscriber gets it, by its name and JSON.
+/// Makes the delivery of an aggregate's event to a subscriber, from the event's name and JSON.
 pub fn event_json(aggregate_type: &str, aggregate_id: &str, name: &str, payload: &str) -> Delivery {
     delivery(aggregate_type, aggregate_id, name, payload.as_bytes().to_vec())
 }
 
-/// A record of a Kafka topic as a subscriber gets it; no payload is a tombstone.
+/// Makes the delivery of a Kafka record to a subscriber. Without a payload it is a tombstone.
 pub fn record(topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>) -> Delivery {
     Delivery(types::Delivery {
         name: topic.to_owned(),
@@ -63,10 +63,10 @@ pub fn record(topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>) -> Delive
     })
 }
 
-/// A record of a Kafka topic as a subscriber gets it, with this key and this value as JSON.
+/// Makes the delivery of a Kafka record to a subscriber, with this key and this value as JSON.
 ///
 /// # Panics
-/// When the value does not encode.
+/// If the value does not encode.
 #[track_caller]
 pub fn record_json(topic: &str, key: &str, value: &impl Serialize) -> Delivery {
     let value = codec::to_json(value).unwrap_or_else(|error| panic!("the value does not encode: {error}"));
@@ -88,12 +88,12 @@ fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u
     })
 }
 
-/// For tests: an envelope with another time or place, or more headers.
+/// Methods for tests, which change the time, the place or the headers of a delivery.
 impl Delivery {
-    /// From this partition and offset.
+    /// Sets the partition and the offset.
     ///
     /// # Panics
-    /// When it is no Kafka record.
+    /// If this is not a Kafka record.
     #[track_caller]
     pub fn from_place(mut self, partition: i32, offset: i64) -> Self {
         let types::Origin::Kafka(place) = &mut self.0.origin else { panic!("an event has no partition") };
@@ -102,19 +102,19 @@ impl Delivery {
         self
     }
 
-    /// With one header more, that has no value.
+    /// Adds a header without a value.
     pub fn with_empty_header(mut self, name: &str) -> Self {
         add_header(&mut self.0.metadata, name, None);
         self
     }
 
-    /// At this time, in milliseconds since 1970-01-01T00:00:00Z.
+    /// Sets the time, in milliseconds since 1970-01-01T00:00:00Z.
     pub fn at(mut self, time_ms: u64) -> Self {
         self.0.metadata.time = time_ms;
         self
     }
 
-    /// With one header more.
+    /// Adds a header.
     pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
         add_header(&mut self.0.metadata, name, Some(value));
         self

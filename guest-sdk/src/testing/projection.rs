@@ -1,4 +1,4 @@
-//! A read model in memory: real SQLite, the projection's own schema and statements.
+//! Tests of projections: a read model in memory, with real SQLite and the projection's own schema and statements.
 
 use super::{envelope, readable};
 use crate::Projection;
@@ -16,18 +16,18 @@ use std::marker::PhantomData;
 use std::time::Duration;
 use wasmill_read_model::{Guarded, Limits};
 
-/// Bytes that an answer may have: the default of `limits.output_mib`.
+/// The most bytes of an answer: the default of `limits.output_mib`.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
 
-/// Time for the statements of one call. More than in a host, since tests run on busy machines.
+/// The most time for the statements of one call. It is longer than in a host, because tests run on busy machines.
 const EVENT_TIME: Duration = Duration::from_secs(10);
 const SCHEMA_TIME: Duration = EVENT_TIME;
 
 /// The read model of a projection, for tests.
 ///
-/// Statements run as the host runs them and under the same rules: an event's rows are one transaction, a query cannot
-/// write, and what the host refuses is refused here with the same words. The limits are the manifest's defaults, but for
-/// memory, which is not counted here, and time, of which there is more.
+/// Statements run in the same way as in the host and under the same rules: the rows of an event are one transaction, a
+/// query cannot write, and a statement that the host refuses is refused here with the same text. The limits are the
+/// manifest's defaults, with two exceptions: memory is not counted here, and statements have more time.
 pub struct ReadModel<P> {
     database: Sqlite,
     position: u64,
@@ -42,10 +42,10 @@ impl<P: Projection> Default for ReadModel<P> {
 }
 
 impl<P: Projection> ReadModel<P> {
-    /// An empty read model with the projection's schema.
+    /// Makes an empty read model with the projection's schema.
     ///
     /// # Panics
-    /// When SQLite refuses the schema.
+    /// If SQLite refuses the schema.
     #[track_caller]
     pub fn new() -> Self {
         let connection = Connection::open_in_memory().expect("SQLite opens a database in memory");
@@ -55,16 +55,16 @@ impl<P: Projection> ReadModel<P> {
         Self { database: Sqlite(guarded), position: 0, time_ms: 0, projection: PhantomData }
     }
 
-    /// The next events come at this time, in milliseconds since 1970-01-01T00:00:00Z.
+    /// Sets the time of the next events, in milliseconds since 1970-01-01T00:00:00Z.
     pub fn at(&mut self, time_ms: u64) -> &mut Self {
         self.time_ms = time_ms;
         self
     }
 
-    /// Folds in an event.
+    /// Folds an event into the read model.
     ///
     /// # Panics
-    /// When the projection fails.
+    /// If the projection fails.
     #[track_caller]
     pub fn project(&mut self, aggregate_type: &str, aggregate_id: &str, event: &impl Serialize) -> &mut Self {
         let (name, payload) = codec::encode(event).unwrap_or_else(|error| panic!("the event does not encode: {error}"));
@@ -73,10 +73,10 @@ impl<P: Projection> ReadModel<P> {
         self
     }
 
-    /// Folds in an event by its name and JSON.
+    /// Folds an event into the read model, given by its name and JSON.
     ///
     /// # Panics
-    /// When the projection fails.
+    /// If the projection fails.
     #[track_caller]
     pub fn project_json(&mut self, aggregate_type: &str, aggregate_id: &str, name: &str, payload: &str) -> &mut Self {
         self.try_project(aggregate_type, aggregate_id, name, payload)
@@ -84,7 +84,7 @@ impl<P: Projection> ReadModel<P> {
         self
     }
 
-    /// Folds in an event by its name and bytes. On failure the read model stays as it was.
+    /// Folds an event into the read model, given by its name and bytes. On failure the read model stays unchanged.
     pub fn try_project(
         &mut self,
         aggregate_type: &str,
@@ -101,7 +101,7 @@ impl<P: Projection> ReadModel<P> {
         let result = P::project(&Event(event), &Sql(&self.database));
         self.database.0.in_transaction(false);
         if self.database.0.owner().is_autocommit() {
-            // SQLite has undone it already.
+            // SQLite has already rolled back the transaction.
             return result.and_then(|()| {
                 Err(Failure::retry(Duration::ZERO, "it passed over an error that had undone its transaction"))
             });
@@ -110,17 +110,17 @@ impl<P: Projection> ReadModel<P> {
         result
     }
 
-    /// Asks a query and returns its answer.
+    /// Runs a query and returns its answer.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// If the query fails.
     #[track_caller]
     pub fn query(&self, query: &impl Serialize) -> serde_json::Value {
         let (name, params) = codec::encode(query).unwrap_or_else(|error| panic!("the query does not encode: {error}"));
         self.try_query(name, &params).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Asks a query by its name and bytes.
+    /// Runs a query, given by its name and its parameters as bytes.
     pub fn try_query(&self, name: &str, params: impl AsRef<[u8]>) -> Result<serde_json::Value, QueryError> {
         self.database.owner("PRAGMA query_only = ON")?;
         self.database.0.allow(EVENT_TIME);

@@ -1,4 +1,4 @@
-//! Deliver an event, then these commands and messages.
+//! Tests of subscribers: deliver an event or a record, then expect these commands and messages.
 
 use super::{expect_outcome, readable};
 use crate::bindings::{bus, types};
@@ -7,24 +7,24 @@ use crate::subscriber::{Delivery, Effect, Message, Outbox, OutgoingCommand, Subs
 use serde::Serialize;
 use std::collections::VecDeque;
 
-/// Delivers an event or a record, made with [`event`](super::event) or [`record`](super::record).
+/// Delivers an event or a record, which [`event`](super::event) or [`record`](super::record) makes.
 pub fn deliver<S: Subscriber>(delivery: Delivery) -> Delivered {
     let mut outbox = Outbox::default();
     let result = S::handle(&delivery, &mut outbox).map_err(types::Outcome::from);
     Delivered { result: result.map(|()| outbox.effects.into()) }
 }
 
-/// What a subscriber did. Each `then_` takes the next thing, in the order of the calls.
+/// The result of a delivery. Each `then_` method checks the next effect, in the order of the calls.
 #[must_use = "add a `then_`"]
 pub struct Delivered {
     result: Result<VecDeque<Effect>, types::Outcome>,
 }
 
 impl Delivered {
-    /// The next thing is this command.
+    /// Expects this command as the next effect.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the next effect is anything else.
     #[track_caller]
     pub fn then_command(self, aggregate_type: &str, aggregate_id: &str, command: &impl Serialize) -> Self {
         let command = OutgoingCommand::new(aggregate_type, aggregate_id, command);
@@ -32,19 +32,19 @@ impl Delivered {
         self.then(Effect::Send(command))
     }
 
-    /// The next thing is this message.
+    /// Expects this message as the next effect.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the next effect is anything else.
     #[track_caller]
     pub fn then_message(self, message: Message) -> Self {
         self.then(Effect::Publish(message))
     }
 
-    /// There is nothing more.
+    /// Expects no more effects.
     ///
     /// # Panics
-    /// When there is something, or the delivery failed.
+    /// If there is another effect, or if the delivery failed.
     #[track_caller]
     pub fn then_nothing(mut self) {
         if let Some(effect) = self.effects().pop_front() {
@@ -52,28 +52,28 @@ impl Delivered {
         }
     }
 
-    /// The delivery is refused, with this in the reason.
+    /// Expects the delivery to be rejected with a reason that contains this text.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the result is anything else.
     #[track_caller]
     pub fn then_rejected(self, part_of_the_reason: &str) {
         expect_outcome(&self.result, "rejected", part_of_the_reason);
     }
 
-    /// The delivery does not decode, with this in the reason.
+    /// Expects the delivery to be malformed, with a reason that contains this text.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the result is anything else.
     #[track_caller]
     pub fn then_malformed(self, part_of_the_reason: &str) {
         expect_outcome(&self.result, "malformed", part_of_the_reason);
     }
 
-    /// The delivery is to be tried again, with this in the reason.
+    /// Expects the delivery to ask for a retry with a reason that contains this text.
     ///
     /// # Panics
-    /// When it is anything else.
+    /// If the result is anything else.
     #[track_caller]
     pub fn then_retry(self, part_of_the_reason: &str) {
         expect_outcome(&self.result, "retry", part_of_the_reason);
@@ -96,7 +96,7 @@ impl Delivered {
     }
 }
 
-/// An effect as JSON, so that payloads compare by content and differences are easy to read.
+/// Returns an effect as JSON, so that payloads compare by content and differences are easy to read.
 fn comparable(effect: &Effect) -> serde_json::Value {
     match effect {
         Effect::Send(OutgoingCommand(bus::OutgoingCommand {

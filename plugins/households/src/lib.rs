@@ -1,14 +1,14 @@
-//! Aggregate `household`: what it has bought, and when it becomes loyal.
+//! The aggregate `household`: its purchases, and when it becomes loyal.
 //!
 //! A purchase counts once, however often it is reported.
 
 use std::collections::BTreeSet;
 use wasmill_guest::prelude::*;
 
-/// Who has bought for this much is loyal.
+/// The sum of purchases from which a household is loyal.
 const LOYAL_FROM_CENTS: i64 = 50_000;
 
-/// What a household has bought so far.
+/// A household with its purchases so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Household {
     orders: BTreeSet<String>,
@@ -16,26 +16,26 @@ struct Household {
     loyal: bool,
 }
 
-/// What a household can be asked.
+/// The commands to a household.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum HouseholdCommand {
     RecordPurchase { order_id: String, amount_cents: i64 },
 }
 
-/// What can have happened to a household.
+/// The events of a household.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum HouseholdEvent {
     PurchaseRecorded {
         order_id: String,
         amount_cents: i64,
     },
-    /// Once in the life of a household.
+    /// The household became loyal, which happens only once.
     HouseholdBecameLoyal {
         total_cents: i64,
     },
 }
 
-/// The household's purchases no longer fit into a number.
+/// The error if the sum of a household's purchases would overflow.
 #[derive(Debug, thiserror::Error)]
 #[error("the purchases add up to more than a household can hold")]
 struct TooMuch;

@@ -1,4 +1,4 @@
-//! When a household becomes loyal, and that a purchase counts once.
+//! Tests of when a household becomes loyal, and that a purchase counts once.
 
 use super::*;
 use wasmill_guest::testing::given;

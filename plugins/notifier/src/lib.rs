@@ -1,10 +1,10 @@
-//! Subscriber `notifier`: publishes what customers are told to the Kafka topic `notifications`.
+//! The subscriber `notifier`: publishes messages to customers to the Kafka topic `notifications`.
 //!
-//! A message's key is the order's or the household's id, its `type` header and its JSON say what it is about.
+//! The key of a message is the id of the order or the household. Its `type` header and its JSON say what it is about.
 
 use wasmill_guest::prelude::*;
 
-/// Reacts to confirmed orders and loyal households.
+/// The subscriber, which reacts to confirmed orders and loyal households.
 struct Notifier;
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! What is published.
+//! Tests of the published messages.
 
 use super::*;
 use serde_json::json;

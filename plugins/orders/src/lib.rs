@@ -1,10 +1,10 @@
-//! Aggregate `order`: created from a basket, then confirmed.
+//! The aggregate `order`, which is created from a basket and then confirmed.
 //!
-//! It decides whether a basket makes an order. It knows neither households nor stores beyond their ids.
+//! It decides whether a basket becomes an order. Of households and stores it knows only the ids.
 
 use wasmill_guest::prelude::*;
 
-/// What has become of an order.
+/// An order with its state.
 #[derive(Debug, Default)]
 struct Order {
     status: Status,
@@ -23,26 +23,26 @@ enum Status {
 struct Item {
     product_id: String,
     quantity: i64,
-    /// What was paid for the whole line.
+    /// The price paid for the whole line.
     amount_cents: i64,
     discount_cents: i64,
 }
 
-/// What an order can be asked.
+/// The commands to an order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum OrderCommand {
     CreateOrder { household_id: String, store_id: String, placed_at: String, items: Vec<Item> },
     ConfirmOrder,
 }
 
-/// What can have happened to an order.
+/// The events of an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum OrderEvent {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
     OrderConfirmed,
 }
 
-/// Why an order says no.
+/// The reason why an order rejects a command.
 #[derive(Debug, thiserror::Error)]
 enum OrderError {
     #[error("the order exists")]
@@ -86,7 +86,7 @@ impl Aggregate for Order {
 }
 export_aggregate!(Order);
 
-/// The sum of a basket that can be ordered.
+/// Returns the sum of a basket, or an error if it can't be ordered.
 fn amount(items: &[Item]) -> Result<i64, OrderError> {
     if items.is_empty() {
         return Err(OrderError::NoItems);

@@ -1,4 +1,4 @@
-//! What an order accepts and refuses.
+//! Tests of what an order accepts and refuses.
 
 use super::*;
 use wasmill_guest::testing::{cases, given};

@@ -1,11 +1,11 @@
-//! Projection `sales`: order summaries, and sales per store and household.
+//! The projection `sales`: order summaries, and sales per store and household.
 
 mod query;
 
 use query::SalesQuery;
 use wasmill_guest::prelude::*;
 
-/// The read model of what was sold.
+/// The read model of sales.
 struct Sales;
 
 #[derive(Deserialize)]
@@ -70,8 +70,8 @@ const CONFIRM_IN_STORE: &str = "UPDATE store_sales SET confirmed = confirmed + 1
     WHERE store_id = (SELECT store_id FROM orders WHERE order_id = ?1)";
 const BECOME_LOYAL: &str = "INSERT INTO household_sales VALUES (?1, 0, 0, TRUE) ON CONFLICT DO UPDATE SET loyal = TRUE";
 
-/// What one order may add to a sum: ten billion euros. The aggregate has no bound of its own. With this one, sums over
-/// nine million orders fit into a number whatever is in them, so no order makes a query fail that adds orders up.
+/// The most that one order may add to a sum: ten billion euros. The aggregate has no such limit. With it, any sum of
+/// nine million orders fits into a number, so no order can make a query fail that adds up orders.
 const ORDER_MAX: i64 = 1_000_000_000_000;
 
 fn sum(of: &str, mut numbers: impl Iterator<Item = i64>) -> Result<i64, Failure> {

@@ -1,4 +1,4 @@
-//! What can be asked of the read model.
+//! The queries of the read model.
 
 use wasmill_guest::prelude::*;
 
@@ -11,13 +11,13 @@ pub(crate) enum SalesQuery {
         /// The basket's id.
         order_id: String,
     },
-    /// The stores that sold most, as pairs of store and cents.
+    /// The stores with the highest sales, as pairs of store and cents.
     StoreSales {
-        /// How many; 10 by default.
+        /// The number of stores. The default is 10.
         #[serde(default = "ten")]
         limit: u32,
     },
-    /// Everything added up.
+    /// The totals of all orders.
     Totals,
 }
 

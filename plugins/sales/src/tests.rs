@@ -1,4 +1,4 @@
-//! What the read model answers.
+//! Tests of the read model's answers.
 
 use super::*;
 use serde_json::json;
@@ -13,7 +13,8 @@ fn created(household: &str, store: &str, amount_cents: i64) -> String {
     .to_string()
 }
 
-/// Three orders of two households in two stores; one confirmed, one household loyal.
+/// Makes a read model with three orders of two households in two stores. One order is confirmed, and one household is
+/// loyal.
 fn sales() -> ReadModel<Sales> {
     let mut sales = ReadModel::new();
     sales.at(1000).project_json("order", "1", "OrderCreated", &created("900", "330", 100));

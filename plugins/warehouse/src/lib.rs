@@ -1,10 +1,11 @@
-//! Subscriber `warehouse`: confirms every created order and records the purchase with its household.
+//! The subscriber `warehouse`: confirms every created order and records the purchase with its household.
 //!
-//! It names only what it needs of the other plugins' events and commands; its tests hold it against the real ones.
+//! Of the other plugins' events and commands it defines only the fields that it needs. Its tests compare them with the
+//! real ones.
 
 use wasmill_guest::prelude::*;
 
-/// Reacts to created orders.
+/// The subscriber, which reacts to created orders.
 struct Warehouse;
 
 #[derive(Deserialize)]

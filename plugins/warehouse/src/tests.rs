@@ -1,4 +1,4 @@
-//! That an order is confirmed and its purchase recorded.
+//! Tests that an order is confirmed and its purchase recorded.
 
 use super::*;
 use wasmill_guest::testing::{deliver, event_json};
