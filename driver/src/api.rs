@@ -1,14 +1,14 @@
-//! One call of the HTTP API of a host: its status and its text. What they mean is for the caller to say.
+//! Calls of the HTTP API of a host. They return the status and the text, which the caller interprets.
 
 use serde_json::Value;
 use std::time::Duration;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 pub use ureq::Error;
 
-/// A client. It keeps connections open between calls.
+/// A client, which keeps connections open between calls.
 pub struct Client {
     agent: Agent,
 }
@@ -23,19 +23,19 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A client whose calls end after `wait`.
+    /// Makes a client whose calls time out after `wait`.
     pub fn new(wait: Duration) -> Self {
         let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false);
         // The host listens on the loopback address only: no proxy can reach it.
         Self { agent: config.proxy(None).build().into() }
     }
 
-    /// Gets what is at a URL.
+    /// Sends a GET request to a URL.
     pub fn get(&self, url: &str) -> Result<Answer, Error> {
         read(self.agent.get(url).call()?)
     }
 
-    /// Posts JSON to a URL.
+    /// Sends a POST request with JSON to a URL.
     pub fn post(&self, url: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Answer, Error> {
         let mut request = self.agent.post(url);
         for (name, value) in headers {
@@ -46,7 +46,7 @@ impl Client {
 }
 
 impl Answer {
-    /// Whether the status is one of success.
+    /// Returns whether the status is a success.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }

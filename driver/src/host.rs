@@ -1,7 +1,7 @@
-//! The host as a child process: started, found, killed, started again, stopped.
+//! The host as a child process, which is started, killed, restarted and stopped.
 //!
-//! A [`Host`] outlives its processes: [`Host::call`] calls again if the process was killed and restarted in between.
-//! Whatever happens, nothing that it started stays behind.
+//! A [`Host`] outlives its processes: [`Host::call`] repeats a call if the process was killed and restarted meanwhile.
+//! Whatever happens, no process that it started stays behind.
 
 use crate::{api, process};
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,20 +13,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use wait_timeout::ChildExt as _;
 
-/// The host's log in its data folder.
+/// The name of the host's log in its data folder.
 pub const LOG: &str = "host.log";
-/// How long a host may take to start. It compiles the plugins the first time.
+/// The longest time for a start. The first start compiles the plugins.
 const START_WAIT: Duration = Duration::from_secs(120);
-/// How long a host may take to finish its work and end.
+/// The longest time for a stop, in which the host finishes its work.
 const STOP_WAIT: Duration = Duration::from_secs(60);
-/// How long a host that lost its connections may take to have ended.
+/// The longest time from the loss of a host's connections to the end of its process.
 const END_WAIT: Duration = Duration::from_secs(2);
-/// How often a starting host is looked at.
+/// The interval at which a starting host is checked.
 const LOOK: Duration = Duration::from_millis(5);
-/// How much of the log is shown when something went wrong.
+/// The number of log lines that an error shows.
 const LOG_LINES_SHOWN: usize = 15;
 
-/// What a host is started with.
+/// The program of a host, with all that it is started with.
 pub struct Program {
     /// The program.
     pub wasmill: PathBuf,
@@ -34,39 +34,39 @@ pub struct Program {
     pub manifest: PathBuf,
     /// The data folder.
     pub data: PathBuf,
-    /// Kafka, where it is not the manifest's.
+    /// The Kafka brokers, if they are not those of the manifest.
     pub brokers: Option<String>,
     /// More arguments of `wasmill run`.
     pub args: Vec<String>,
-    /// Variables of its environment beside those of this program.
+    /// More environment variables, besides those of this program.
     pub environment: Vec<(&'static str, PathBuf)>,
-    /// Ends what it starts.
+    /// The leash that can end its processes.
     pub leash: Arc<Leash>,
 }
 
-/// What is needed to end a host and its development broker at once, whatever else goes on. What has ended by it
-/// starts no more.
+/// A handle that can end a host and its development broker at once, from any thread. After that it does not start
+/// again.
 pub struct Leash {
     held: Mutex<Held>,
     data: PathBuf,
 }
 
 enum Held {
-    /// No process runs.
+    /// No process is running.
     Nothing,
-    /// The process that runs.
+    /// This process is running.
     Process(u32),
-    /// Nothing may run any more.
+    /// No process may run any more.
     Ended,
 }
 
 impl Leash {
-    /// Of a host on a data folder.
+    /// Makes the leash of a host on this data folder.
     pub fn new(data: &Path) -> Self {
         Self { held: Mutex::new(Held::Nothing), data: data.to_path_buf() }
     }
 
-    /// Ends whatever runs, for good.
+    /// Ends all running processes. No new ones are started.
     pub fn end(&self) {
         if let Held::Process(pid) = std::mem::replace(&mut *self.lock(), Held::Ended) {
             process::end(pid, libc::SIGKILL);
@@ -89,7 +89,7 @@ impl Leash {
         Ok(child)
     }
 
-    /// The process has ended or is about to: its id may soon be another's.
+    /// Forgets the process, which has ended or is about to: its id may soon belong to another process.
     fn release(&self) {
         let mut held = self.lock();
         if matches!(*held, Held::Process(_)) {
@@ -113,12 +113,12 @@ struct Serving {
     place: Place,
 }
 
-/// Where a host serves now.
+/// The current process of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Of its HTTP API.
+    /// The URL of its HTTP API.
     pub url: String,
-    /// Tells one process from the next.
+    /// The process id.
     pub pid: u32,
 }
 
@@ -129,15 +129,15 @@ impl Host {
         Ok(Self { program, serving: Mutex::new(serving) })
     }
 
-    /// Where it serves; waits for the end of a restart.
+    /// Returns the current process. If the host is restarting, this waits.
     pub fn place(&self) -> Place {
         self.lock().place.clone()
     }
 
-    /// Calls the API at a path, which may happen more than once: until a host answers that was not killed in the middle.
+    /// Calls the API at a path. If the host is killed during the call, the call is repeated.
     pub fn call<T>(&self, path: &str, call: impl Fn(&str) -> Result<T, api::Error>) -> Result<T> {
         loop {
-            // While the host is being restarted this waits.
+            // This waits while the host is restarted.
             let place = self.place();
             match call(&format!("{}{path}", place.url)) {
                 Ok(answer) => return Ok(answer),
@@ -146,8 +146,8 @@ impl Host {
         }
     }
 
-    /// After a call to `place` failed: fine when the host was restarted since, or was killed by somebody and is
-    /// restarted now; an error with the end of its log when it ended by itself.
+    /// Finds out why a call to `place` failed. It is no error if the host was restarted since, or if somebody killed
+    /// it, in which case it is restarted now. If the host ended by itself, the error has the end of its log.
     fn explain(&self, place: &Place, error: anyhow::Error) -> Result<()> {
         let mut serving = self.lock();
         if serving.place != *place {
@@ -159,14 +159,14 @@ impl Host {
             Some(status) if status.signal() == Some(libc::SIGKILL) => {
                 self.program.leash.release();
                 *serving = start(&self.program)?;
-                eprintln!("somebody killed the host: it was started again");
+                eprintln!("somebody killed the host, and it was restarted");
                 Ok(())
             }
             Some(status) => Err(error.context(format!("the host ended: {status}\n{}", log_end(&self.program.data)))),
         }
     }
 
-    /// Kills the host as a power cut would, starts it again, and tells how long it took until it served.
+    /// Kills the host without warning and restarts it. Returns the time until it served again.
     pub fn crash(&self) -> Result<Duration> {
         let mut serving = self.lock();
         let killed = Instant::now();
@@ -177,7 +177,7 @@ impl Host {
         Ok(killed.elapsed())
     }
 
-    /// Lets the host finish its work and end.
+    /// Stops the host, which finishes its work first.
     pub fn stop(&self) -> Result<()> {
         let mut serving = self.lock();
         process::end(serving.child.id(), libc::SIGTERM);
@@ -185,7 +185,7 @@ impl Host {
         let log = || log_end(&self.program.data);
         match status {
             Some(status) if status.success() => self.program.leash.release(),
-            Some(status) => bail!("the host did not end well: {status}\n{}", log()),
+            Some(status) => bail!("the host failed to stop: {status}\n{}", log()),
             None => bail!("the host did not end within {} s after SIGTERM\n{}", STOP_WAIT.as_secs(), log()),
         }
         Ok(())
@@ -199,7 +199,7 @@ impl Host {
         Ok(status)
     }
 
-    /// The newest lines of its log.
+    /// Returns the newest lines of its log.
     pub fn log_end(&self) -> String {
         log_end(&self.program.data)
     }
@@ -209,13 +209,13 @@ impl Host {
         &self.program.data
     }
 
-    /// The address of its development broker, if it has one.
+    /// Returns the address of its development broker. It is an error if it has none.
     pub fn dev_broker(&self) -> Result<String> {
         let file = process::dev_broker_file(self.data())?;
         file["brokers"].as_str().map(str::to_owned).context("the development broker's file names no brokers")
     }
 
-    /// Kilobytes of memory that the running process used at most, where the system tells.
+    /// Returns the peak memory of the running process in KiB, if the system reports it.
     pub fn memory_peak_kib(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.place().pid)).ok()?;
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok())
@@ -229,7 +229,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.program.leash.end();
-        // Nothing can be done about a child that is gone already.
+        // If the child has already ended, there is nothing to do.
         _ = self.lock().child.wait();
     }
 }
@@ -243,7 +243,7 @@ fn start(program: &Program) -> Result<Serving> {
     }
     command.args(&program.args);
     let log = File::options().create(true).append(true).open(program.data.join(LOG)).context("open the host's log")?;
-    // A group of its own: Ctrl-C reaches this program, which ends the host in its own way.
+    // The host has its own process group, so Ctrl-C reaches only this program, which then stops the host.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let failed = || format!("start {}: build it with `cargo xtask build`", program.wasmill.display());
     let mut child = program.leash.spawn(&mut command).with_context(failed)?;
@@ -251,7 +251,8 @@ fn start(program: &Program) -> Result<Serving> {
     Ok(Serving { place: Place { url, pid: child.id() }, child })
 }
 
-/// The host writes the file when it serves; a file of an earlier process names another pid.
+/// Waits until the host has written its file, which means that it serves. The file of an earlier process has another
+/// pid.
 fn wait_until_it_serves(child: &mut Child, data: &Path) -> Result<String> {
     let deadline = Instant::now() + START_WAIT;
     loop {

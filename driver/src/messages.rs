@@ -1,6 +1,6 @@
-//! The reader of a topic that a host publishes to: counts the different messages in it.
+//! The reader of a topic that a host publishes to. It counts the different messages.
 //!
-//! A message is told by the id in its header: a crash may repeat one on a broker without transactions.
+//! The id in its header identifies a message, because a crash may repeat messages on a broker without transactions.
 
 use crate::topic;
 use anyhow::{Context, Result, bail};
@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 /// The header with a message's id.
 const ID: &str = "ce_id";
-/// How long one look for messages may take, so that a stop is noticed.
+/// The longest wait for a message, after which a stop is noticed.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long reading up to the end may take once everything is published.
+/// The longest time to read up to the end when everything is published.
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// Reads the messages of a topic.
+/// A reader of the messages of a topic.
 pub struct Messages {
     kafka: BaseConsumer,
     brokers: String,
@@ -30,14 +30,14 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// A reader that starts at an offset of each partition; at the beginning of those that are not named.
+    /// Makes a reader that starts at these offsets. Partitions without an offset are read from the beginning.
     pub fn from(brokers: &str, topic: &str, offsets: &BTreeMap<i32, i64>) -> Result<Self> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "wasmill-driver").set("group.id", "wasmill-driver");
         config
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
-            // The embedded development broker does not wake a waiting fetch when a record comes.
+            // The embedded development broker does not wake a waiting fetch when a record arrives.
             .set("fetch.wait.max.ms", "20")
             .set("auto.offset.reset", "earliest");
         let kafka = config.create().context("create the Kafka consumer")?;
@@ -47,7 +47,8 @@ impl Messages {
         Ok(Self { kafka, brokers: brokers.to_owned(), topic: topic.to_owned(), next, seen: HashSet::new() })
     }
 
-    /// Reads until `finish`, then up to the end of the topic. `count` is how many different messages there were.
+    /// Reads until `finish` is set, then up to the end of the topic. `count` is the number of different messages so
+    /// far.
     pub fn read(mut self, finish: &AtomicBool, count: &AtomicU64) -> Result<u64> {
         self.assign()?;
         while !finish.load(Ordering::Relaxed) {
@@ -57,7 +58,8 @@ impl Messages {
         self.read_to_the_end()
     }
 
-    /// A new assignment makes the client tell anew when a partition's end is reached.
+    /// Reads up to the end of the topic. A new assignment makes the client report again when a partition's end is
+    /// reached.
     fn read_to_the_end(&mut self) -> Result<u64> {
         topic::wait_until_committed(&self.brokers, &self.topic)?;
         self.assign()?;
@@ -80,7 +82,7 @@ impl Messages {
         self.kafka.assign(&partitions).with_context(|| format!("read the topic {}", self.topic))
     }
 
-    /// Takes one message, or the number of a partition whose end is reached.
+    /// Reads one message, or returns the number of a partition whose end is reached.
     fn look(&mut self) -> Result<Option<i32>> {
         match self.kafka.poll(LOOK) {
             None => Ok(None),
@@ -98,7 +100,7 @@ impl Messages {
                 Ok(None)
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Some(partition)),
-            // The client reconnects by itself; a broker that stays away is noticed at the end.
+            // The client reconnects by itself. If the broker stays away, the end is never reached, which is an error.
             Some(Err(_)) => Ok(None),
         }
     }

@@ -1,15 +1,15 @@
-//! Processes by their id: signals, and the end of a development broker. Only for processes that this program started, or that a
-//! host started for it.
+//! Signals to processes by their id, and the end of a development broker. Use this only for processes that this
+//! program, or a host for it, has started.
 
 use anyhow::{Context as _, Result};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often a process that must end is looked at.
+/// The interval at which a process that must end is checked.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Sends a signal. Fails if there is no such process any more.
+/// Sends a signal. Fails if the process no longer exists.
 pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: kill takes two numbers and touches no memory of ours; a positive pid names one process, not a group.
@@ -19,12 +19,12 @@ pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Sends a signal that ends a process. One that has ended already is as good.
+/// Sends a signal that ends a process. It is no error if the process has already ended.
 pub(crate) fn end(pid: u32, by: libc::c_int) {
     _ = signal(pid, by);
 }
 
-/// Ends the development broker of a data folder, if one runs: a killed host leaves it behind.
+/// Ends the development broker of a data folder, if one is running. A killed host leaves it behind.
 pub(crate) fn end_dev_broker(data: &Path) {
     let Some(pid) = dev_broker(data) else { return };
     end(pid, libc::SIGTERM);
@@ -37,7 +37,7 @@ pub(crate) fn end_dev_broker(data: &Path) {
     }
 }
 
-/// What the development broker of a data folder says of itself.
+/// Reads the file of a data folder's development broker.
 pub(crate) fn dev_broker_file(data: &Path) -> Result<serde_json::Value> {
     let file = data.join("dev-broker.json");
     let failed = || format!("read {}, which names the development broker", file.display());
@@ -49,7 +49,8 @@ fn dev_broker(data: &Path) -> Option<u32> {
     is_dev_broker(pid).then_some(pid)
 }
 
-/// The file may outlive its process, and another process may have its id by now.
+/// Returns whether a process is a development broker. The file may outlive its process, and another process may have
+/// its id by now.
 fn is_dev_broker(pid: u32) -> bool {
     let words = std::process::Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output();
     words.is_ok_and(|words| String::from_utf8_lossy(&words.stdout).contains("dev-broker"))

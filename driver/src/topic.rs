@@ -1,4 +1,4 @@
-//! The partitions and offsets of a Kafka topic, as the cluster tells them.
+//! The partitions and offsets of a Kafka topic, from the cluster.
 
 use anyhow::{Context as _, Result, bail};
 use rdkafka::ClientConfig;
@@ -6,30 +6,30 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long Kafka may take for an answer.
+/// The longest wait for an answer of Kafka.
 const KAFKA_WAIT: Duration = Duration::from_secs(15);
-/// How often a cluster is asked about a new topic.
+/// The interval at which a cluster is asked about a new topic.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The first and the next offset of each partition, by its number.
 pub type Partitions = BTreeMap<i32, (i64, i64)>;
 
-/// Where a partition ends.
+/// The end of a partition.
 #[derive(Clone, Copy)]
 enum End {
-    /// Before the first transaction that is still open: up to there a reader of committed messages comes.
+    /// The end for a reader of committed messages: before the first transaction that is still open.
     Committed,
-    /// After the last record.
+    /// The end after the last record.
     Written,
 }
 
-/// The partitions of a topic; none if there is no such topic. They end before the first transaction that is still open.
+/// Returns the partitions of a topic, or none if the topic does not exist. They end before the first open transaction.
 pub fn partitions(brokers: &str, topic: &str) -> Result<Partitions> {
     partitions_up_to(End::Committed, brokers, topic)
 }
 
-/// Waits until no transaction is open in a topic. A broker answers a commit before readers of committed messages see it: until
-/// then they find the end of a partition before its messages.
+/// Waits until no transaction is open in a topic. A broker answers a commit before readers of committed messages see
+/// the messages. Until then they find the end of the partition before these messages.
 pub fn wait_until_committed(brokers: &str, topic: &str) -> Result<()> {
     let deadline = Instant::now() + KAFKA_WAIT;
     while partitions_up_to(End::Committed, brokers, topic)? != partitions_up_to(End::Written, brokers, topic)? {
@@ -50,7 +50,7 @@ fn partitions_up_to(end: End, brokers: &str, topic: &str) -> Result<Partitions> 
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("isolation.level", isolation);
     let client: BaseConsumer = config.create().with_context(failed)?;
-    // Asked about all topics, a broker creates none.
+    // The request is for all topics, because a broker may create a topic that it is asked for by name.
     let metadata = client.fetch_metadata(None, KAFKA_WAIT).with_context(failed)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let numbers = found.into_iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
@@ -59,8 +59,8 @@ fn partitions_up_to(end: End, brokers: &str, topic: &str) -> Result<Partitions> 
         .collect()
 }
 
-/// The partitions of a topic that a host has created. A cluster may take a moment until it tells of a new topic, and
-/// until its partitions have leaders.
+/// Returns the partitions of a topic that a host has created. It may take a moment until the cluster reports a new
+/// topic and its partitions have leaders.
 pub fn partitions_created(brokers: &str, topic: &str) -> Result<Partitions> {
     let deadline = Instant::now() + KAFKA_WAIT;
     loop {
@@ -73,7 +73,7 @@ pub fn partitions_created(brokers: &str, topic: &str) -> Result<Partitions> {
     }
 }
 
-/// How many offsets the partitions have given out so far.
+/// Returns how many offsets the partitions have assigned so far.
 pub fn offsets(partitions: &Partitions) -> u64 {
     partitions.values().map(|(_, high)| u64::try_from(*high).unwrap_or(0)).sum()
 }

@@ -1,10 +1,10 @@
-//! Aggregates: commands in, outcomes out.
+//! Aggregates: they turn commands into events and outcomes.
 //!
-//! Every aggregate type is served by one plugin on a few shards. A shard is a thread with a wasm store of its own
-//! and the live aggregates in it; an aggregate's id decides its shard, so one aggregate is only ever in one place.
+//! One plugin serves each aggregate type, on a few shards. A shard is a thread with its own wasm store and the live
+//! aggregates in it. The id of an aggregate decides its shard, so an aggregate is only ever live in one place.
 //!
-//! The code of a type is a plugin's, or native [`Handlers`] of the caller: the same host without WebAssembly, for
-//! benchmarks and for embedding it.
+//! The code of a type is a plugin, or native [`Handlers`] of the caller. The latter run the same host without
+//! WebAssembly, for benchmarks and for embedding it.
 
 mod handlers;
 mod instances;
@@ -13,17 +13,15 @@ mod pending_command;
 mod redelivery;
 mod shard;
 
-pub use handlers::{Guest, Handlers};
+pub use handlers::{Guest, GuestError, Handlers};
 
 use crate::ack::{Ack, Unanswered};
 use crate::bounds::Bounds;
 use crate::model::{Command, IdRule, Outcome, QuickMap};
-use crate::plugin::{Role, Slot};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _, Shared as _};
 use crossbeam_channel::TrySendError;
-use handlers::WasmHandlers;
 use mailbox::Senders;
 use pending_command::{Gauges, PendingCommand};
 use shard::Shard;
@@ -32,19 +30,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Takes commands without blocking.
+/// A receiver of commands that does not block.
 pub trait Inbox: Send + Sync {
     /// Queues a command.
     ///
-    /// The acknowledgement is given after the commit, if there is something to commit. For a command with an origin it says
-    /// that the store has settled its ledger, whatever the outcome, and what could not be handled is in the dead letters.
-    /// Only `Outcome::Failed` means that it is not settled, because the store failed or closes.
+    /// The acknowledgement is given after the commit, if there is something to commit. A command with an origin is then
+    /// settled in its ledger, whatever the outcome, and one that could not be handled is a dead letter. Only
+    /// `Outcome::Failed` means that it is not settled, because the store failed or is closing.
     fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted>;
 }
 
-/// A command that was not queued, handed back.
+/// A command that was not queued and is handed back.
 pub enum Unaccepted {
-    /// The shard's queue is full: offer it again when something has completed.
+    /// The shard's queue is full. The command may be offered again when another one has completed.
     Full(Arc<Command>, Ack<Outcome>),
     /// No plugin serves its aggregate type.
     NoSuchAggregate {
@@ -52,29 +50,31 @@ pub enum Unaccepted {
         known: Vec<String>,
         /// The command.
         command: Arc<Command>,
-        /// Its acknowledgement, not given.
+        /// Its acknowledgement, which is not given yet.
         ack: Ack<Outcome>,
     },
-    /// Its aggregate's id or its name breaks the [`IdRule`]: it can never be taken.
+    /// The aggregate id or the command name breaks the [`IdRule`], so the command can never be accepted.
     InvalidId {
-        /// What is wrong with it, as a sentence.
+        /// A sentence that says what is wrong with it.
         reason: String,
         /// The command.
         command: Arc<Command>,
-        /// Its acknowledgement, not given.
+        /// Its acknowledgement, which is not given yet.
         ack: Ack<Outcome>,
     },
 }
 
-/// A command that nobody answered, as when its shard panics: its sender, or its source, sends it again.
+/// The outcome of a command that nobody answered, for example because its shard panicked. Its sender or its source
+/// sends it again.
 impl Unanswered for Outcome {
     fn unanswered() -> Self {
-        let reason = "the host could not finish it: send the command again, under the same id where it has one";
+        let reason = "the host could not finish it: send the command again, with the same id if it has one";
         Self::Failed { reason: reason.into() }
     }
 }
 
-/// The acknowledgement of a command that is dead-lettered, for the store that keeps it: malformed once it is kept.
+/// Wraps the acknowledgement of a command that is being dead-lettered: its outcome is malformed once the store has kept
+/// it.
 pub fn when_dead_lettered(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
     Ack::new(move |kept| {
         ack.give(match kept {
@@ -84,7 +84,7 @@ pub fn when_dead_lettered(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), s
     })
 }
 
-/// How many shards serve a type where nothing is said: one for each core.
+/// Returns the default number of shards of a type: one for each core.
 pub fn shards_by_default() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -94,15 +94,16 @@ pub fn shards_by_default() -> usize {
 pub struct Options {
     /// Commands that may wait for a shard.
     pub queue_max: usize,
-    /// Bytes of commands that a shard has accepted and not answered; at the limit it takes none from outside.
+    /// Bytes of a shard's pending commands. At the limit it accepts no commands that are offered.
     pub queue_bytes_max: usize,
-    /// Commands a shard works on at once: decided, and waiting for their commit or for their aggregate.
+    /// Commands a shard works on at the same time: those that wait for their commit or behind a busy aggregate.
     pub in_flight_max: usize,
-    /// Times a command from a ledger is tried before it is dead-lettered.
+    /// Attempts to handle a command with an origin before it is dead-lettered.
     pub attempts_max: u32,
-    /// Events of a stream after which a snapshot of its aggregate is kept; 0 is never.
+    /// Events of a stream after which a snapshot of its aggregate is kept; 0 keeps none.
     pub snapshot_every: u64,
-    /// The longest pause before a command is tried again, whatever its aggregate asks for: others wait behind it.
+    /// The longest pause before a retry of a command, whatever its aggregate asks for, because other commands wait
+    /// behind it.
     pub retry_after_max: Duration,
 }
 
@@ -122,15 +123,15 @@ impl Default for Options {
 /// All aggregate types that are served.
 pub struct Aggregates {
     served: QuickMap<Arc<str>, Served>,
-    /// Decides the shard of an aggregate, for as long as the host runs.
+    /// The hash that decides the shard of an aggregate. It stays the same while the host runs.
     shard_of: foldhash::quality::RandomState,
     ids: IdRule,
 }
 
-/// An aggregate type to be served: by a plugin, or by native handlers.
+/// An aggregate type to be served, by a plugin or by native handlers.
 pub struct Service {
     aggregate_type: String,
-    /// Who serves it.
+    /// The name of the plugin or handlers.
     name: Arc<str>,
     start: Start,
 }
@@ -138,19 +139,9 @@ pub struct Service {
 type Start = Box<dyn FnOnce(&str, &Arc<dyn EventStore>) -> Result<Served, StartError>>;
 
 impl Service {
-    /// The aggregate types of a plugin, each on so many shards. None where it has no aggregate role.
-    pub fn of_plugin(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Self> {
-        let roles = slot.current();
-        let types = roles.description.roles.iter().filter_map(|role| match role {
-            Role::Aggregate { aggregate_type } => Some(aggregate_type),
-            _ => None,
-        });
-        types.map(|name| Self::native(name, WasmHandlers(slot.clone()), shards, options.clone())).collect()
-    }
-
-    /// An aggregate type with handlers of the caller's. They run in the shards' threads, without a sandbox: no limit
-    /// of time or memory holds for them. After a panic the shard begins again, and its senders are told.
-    pub fn native(aggregate_type: &str, handlers: impl Handlers, shards: usize, options: Options) -> Self {
+    /// Creates an aggregate type with native handlers. They run in the shards' threads without a sandbox, so no limit
+    /// of time or memory holds for them. If they panic, the shard restarts and its senders are told.
+    pub fn new(aggregate_type: &str, handlers: impl Handlers, shards: usize, options: Options) -> Self {
         Self {
             aggregate_type: aggregate_type.to_owned(),
             name: handlers.name(),
@@ -172,20 +163,20 @@ struct Mailbox {
     queue_bytes_max: usize,
 }
 
-/// How one aggregate type is doing.
+/// The state of one aggregate type.
 #[derive(Clone, Debug)]
 pub struct TypeStatus {
     /// The type.
     pub aggregate_type: String,
     /// The plugin that serves it.
     pub plugin: String,
-    /// Its shards.
+    /// The number of its shards.
     pub shards: usize,
-    /// Live aggregates.
+    /// The number of live aggregates.
     pub live: usize,
-    /// Commands that are accepted and not answered.
+    /// The number of pending commands.
     pub pending: usize,
-    /// What its shards are doing, and what is in the way.
+    /// The state of its shards, and what is in the way.
     pub condition: (State, Option<String>),
 }
 
@@ -211,8 +202,8 @@ impl Aggregates {
         Self { ids, ..self }
     }
 
-    /// Queues a command that follows from recorded events, before those that are offered. Waits while its queue is
-    /// full: for threads that have nothing else to do.
+    /// Queues a command that follows from recorded events, ahead of those that are offered. This blocks while the queue
+    /// is full, so it is for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
         let mailbox = match self.mailbox(&command) {
             Ok(mailbox) => mailbox,
@@ -224,14 +215,14 @@ impl Aggregates {
         Ok(())
     }
 
-    /// The types that are served, in order.
+    /// Returns the types that are served, in alphabetical order.
     pub fn types(&self) -> Vec<String> {
         let mut types: Vec<_> = self.served.keys().map(ToString::to_string).collect();
         types.sort();
         types
     }
 
-    /// How each type is doing, in order.
+    /// Returns the state of each type, in alphabetical order.
     pub fn status(&self) -> Vec<TypeStatus> {
         let mut status: Vec<_> = self
             .served
@@ -249,10 +240,11 @@ impl Aggregates {
         status
     }
 
-    /// Takes no more commands, finishes those it has, and ends the shards.
+    /// Stops accepting commands, finishes the pending ones, and ends the shards.
     pub fn stop(&self) {
         for served in self.served.values() {
-            // One that waits for its restart takes nothing out: whoever waits for room in its queue must not wait for it.
+            // A shard that waits for its restart does not dequeue. Ending it first keeps senders from waiting for room
+            // in its queue for ever.
             served.threads.iter().for_each(supervise::Thread::end);
             for shard in &served.shards {
                 drop(shard.queues.held_alone().take());
@@ -280,11 +272,11 @@ impl Aggregates {
     }
 }
 
-/// Why no shard takes a command.
+/// Why no shard accepts a command.
 enum Closed {
-    /// Nobody serves its type.
+    /// No plugin serves its aggregate type.
     Unknown,
-    /// Its id or its name breaks the rule.
+    /// The aggregate id or the command name breaks the rule.
     Invalid(String),
 }
 
@@ -351,7 +343,7 @@ impl Served {
 }
 
 impl Mailbox {
-    /// Queues an order; one that can't be queued because the shard is gone is answered here.
+    /// Queues a command. If the shard has ended, the command is answered here.
     fn with_queues(
         &self,
         order: PendingCommand,
@@ -366,7 +358,7 @@ impl Mailbox {
         }
     }
 
-    /// Why the host can't have the shard decide.
+    /// Returns why the shard can't decide, if the host is at fault.
     fn trouble(&self) -> Option<String> {
         self.gauges.trouble.held().clone()
     }
@@ -379,7 +371,7 @@ impl Mailbox {
 /// Why the shards did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Two plugins want the same commands.
+    /// Two plugins serve the same aggregate type.
     #[error(
         "plugins {first} and {second} both serve aggregate type {aggregate_type}: remove one of them from the manifest"
     )]
@@ -393,7 +385,7 @@ pub enum StartError {
     },
     /// The plugin can't be instantiated.
     #[error(transparent)]
-    Plugin(#[from] crate::plugin::Error),
+    Guest(#[from] GuestError),
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] store::Error),

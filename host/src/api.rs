@@ -1,7 +1,7 @@
 //! The HTTP API: commands, queries, events and the state of the host, for programs on the same machine.
 //!
-//! It translates between HTTP and [`Host`] and decides nothing else. It asks nobody for a password: it must be given
-//! a loopback listener, and refuses what a browser sends on behalf of a foreign page. Every error is JSON,
+//! It translates between HTTP and [`Host`] and decides nothing else. It has no authentication, so its listener must be
+//! on a loopback address, and it refuses what a browser sends on behalf of a foreign page. Every error is JSON,
 //! `{"error": "…"}`.
 
 mod answer;
@@ -26,7 +26,7 @@ pub use starting::serve_starting;
 
 use crate::host::Host;
 use crate::manifest;
-use answer::Refusal;
+use answer::HttpError;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode};
@@ -39,41 +39,41 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-/// How long requests that are under way may take to end once the host stops.
+/// The longest time that running requests may take to end when the host stops.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The longest time that a request may ask to wait.
 const WAIT_MS_MAX: u64 = 3_600_000;
 
-/// What every handler needs.
+/// The state that every handler needs.
 #[derive(Clone)]
 struct Server {
     host: Arc<Host>,
     settings: manifest::Api,
     /// One permit for each open event stream.
     streams: Arc<Semaphore>,
-    /// One permit for each read of a few events, while it is under way.
+    /// One permit for each running read of a few events.
     pages: Arc<Semaphore>,
-    /// Turns true when the API stops, so that what would wait for ever ends.
+    /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
 
 impl Server {
-    /// Waits with a request that changes nothing, but not longer than the API serves.
-    async fn unless_closing<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Refusal> {
+    /// Waits for a request that changes nothing, but no longer than until the API stops.
+    async fn unless_closing<T>(&self, waiting: impl Future<Output = T>) -> Result<T, HttpError> {
         let mut closing = self.closing.clone();
         tokio::select! {
             answer = waiting => Ok(answer),
             _ = closing.wait_for(|closing| *closing) => {
-                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the host is stopping"))
+                Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the host is stopping"))
             }
         }
     }
 }
 
-/// Serves until `shutdown` is ready, then ends event streams and lets other requests end.
+/// Serves until `shutdown` is ready, then ends event streams and lets other requests finish.
 ///
-/// Fails at once where the listener is not on a loopback address.
+/// It fails at once if the listener is not on a loopback address.
 pub async fn serve(
     listener: TcpListener,
     settings: manifest::Api,
@@ -88,14 +88,14 @@ pub async fn serve(
     let asked = async move {
         shutdown.await;
         close.send_replace(true);
-        // What is served may take its time; how long is decided below.
+        // The server itself sets no limit; the time for running requests is limited below.
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = connections.serve(listener, closing.clone()) => {}
         () = asked => {}
         () = out_of_patience(closing) => {
-            tracing::warn!("requests were still under way {STOP_TIME_MAX:?} after the API was stopped");
+            tracing::warn!("requests were still running {STOP_TIME_MAX:?} after the API was stopped, and were cut off");
         }
     }
     Ok(())
@@ -108,12 +108,12 @@ fn refuse_foreign(listener: &TcpListener) -> io::Result<()> {
     }
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
-        format!("the API must listen on a loopback address, not on {address}: it asks nobody for a password"),
+        format!("the API must listen on a loopback address, not on {address}: it has no authentication"),
     ))
 }
 
 async fn out_of_patience(mut closing: watch::Receiver<bool>) {
-    // A sender that is gone means the same: the API is closing.
+    // A dropped sender also means that the API is closing.
     let _ = closing.wait_for(|closing| *closing).await;
     tokio::time::sleep(STOP_TIME_MAX).await;
 }
@@ -146,8 +146,8 @@ fn router(server: Server) -> Router {
         .route("/v1/streams/{type}/{id}/restore", post(store::restore))
         .route("/v1/store/stats", get(store::statistics))
         .route("/v1/store/backup", post(store::backup))
-        .method_not_allowed_fallback(async || Refusal::method_not_allowed())
-        .fallback(async |uri: axum::http::Uri| Refusal::no_such_path(uri.path()))
+        .method_not_allowed_fallback(async || HttpError::method_not_allowed())
+        .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
         .layer(from_fn_with_state(server.clone(), body::refuse_long))
         .layer(from_fn(guard::guard))

@@ -1,16 +1,15 @@
-//! What bounds every chain of causes and every pause of a host, whichever part they go through.
+//! The bounds that hold in every part of a host: the length of a chain of causes, and the pauses that guests ask for.
 
 use crate::model::Header;
 use std::time::Duration;
 
-/// The header of a Kafka record that carries the hops of what it was published for, so that a circle through Kafka is
-/// counted on.
+/// The header of a Kafka record that carries the number of hops of its cause, so that a loop through Kafka is detected.
 pub const HOPS_HEADER: &str = "wasmill-hops";
 
 /// Bounds that all parts share, from the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many subscribers a chain of causes may pass. Longer ones are taken for circles.
+    /// How many subscribers a chain of causes may pass through. A longer chain is treated as a loop.
     pub hops_max: u32,
     /// The longest pause that a guest may ask for before it is called again.
     pub retry_after_max: Duration,
@@ -23,12 +22,13 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// The pause before a try: what the guest asks for, as far as it may, and never less than the host's own.
+    /// Returns the pause before a retry: what the guest asks for, up to the limit, but never less than the host's own
+    /// pause.
     pub fn pause(&self, own: Duration, asked_for: Duration) -> Duration {
         own.max(asked_for.min(self.retry_after_max))
     }
 
-    /// Why a chain of causes ends with what would be its next hop, if it does.
+    /// Returns why a chain of causes must end before its next hop, or `None` if it may go on.
     pub fn refusal(&self, hops: u32, correlation_id: &str) -> Option<String> {
         let Self { hops_max, .. } = self;
         if hops <= *hops_max {
@@ -45,13 +45,13 @@ impl Bounds {
     }
 }
 
-/// The hops that headers carry, the most where several do; `u32::MAX` where one is no number.
+/// Returns the number of hops in the headers: the highest if several carry one, and `u32::MAX` if one is not a number.
 pub fn hops(headers: &[Header]) -> u32 {
     let own = headers.iter().filter(|header| is_hops(&header.name));
     own.map(|header| number(header.value.as_deref())).max().unwrap_or(0)
 }
 
-/// Whether a header is the host's own count.
+/// Whether a header is the host's own hop count.
 pub fn is_hops(name: &str) -> bool {
     name.eq_ignore_ascii_case(HOPS_HEADER)
 }

@@ -1,9 +1,9 @@
 //! The command line: its commands, what they print and how they exit.
 //!
-//! `run` and `check` work on a manifest, `test` on a plugin, `store` also on a store that no host has open; the others talk to a running
-//! host over its HTTP API and nothing else. Results go to the standard output, everything else to the standard
-//! error. `--json` prints what a program can read. Exit codes: 0 done; 1 what was asked for failed or was refused;
-//! 2 wrong usage or a bad manifest; 3 what was asked for is under way; 4 another host has the store; 130 interrupted.
+//! `run` and `check` work on a manifest, `test` works on a plugin, and `store` also works on a store that no host has
+//! open. All others talk to a running host, only through its HTTP API. Results go to standard output, everything else
+//! goes to standard error. `--json` prints machine-readable output. Exit codes: 0 done; 1 failed or refused; 2 wrong
+//! usage or a bad manifest; 3 under way, not done yet; 4 another host has the store; 130 interrupted.
 
 mod check;
 mod client;
@@ -30,7 +30,7 @@ pub use host_file::HostFile;
 
 use clap::{Parser, Subcommand};
 use client::{Client, Target};
-use failure::Failure;
+use failure::CommandFailure;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,7 +38,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "wasmill", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
-    /// Print what a program can read: JSON, one value a line.
+    /// Print machine-readable output: JSON, one value per line.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -57,23 +57,23 @@ enum Command {
         /// The manifest, such as wasmill.toml.
         manifest: PathBuf,
     },
-    /// Hold a compiled aggregate against files of cases: given, when, then.
+    /// Run test cases (given, when, then) from files against a compiled aggregate.
     Test(test::Args),
     /// Send a command to an aggregate and wait until its events are durable.
     Send(send::Args),
-    /// Ask a projection.
+    /// Query a projection.
     Query(query::Args),
     /// Show recorded events.
     Events(events::Args),
-    /// Show what the host does, what was refused and what is in the way.
+    /// Show what the host is doing, what was refused, and what is blocked.
     Status(Target),
     /// List or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
-    /// List projections, or have one pass over an event that it has stopped at.
+    /// List projections, or make one skip the event that it stopped at.
     #[command(subcommand)]
     Projections(projections::Command),
-    /// See what was dead-lettered, try it again or discard it.
+    /// List, show, replay or discard dead letters.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// List, pause or resume subscriptions.
@@ -85,9 +85,9 @@ enum Command {
     /// Check, copy or measure a store.
     #[command(subcommand)]
     Store(store::Command),
-    /// Look at a Kafka cluster and change it: topics, groups, records, offsets.
+    /// Inspect and change a Kafka cluster: topics, groups, records, offsets.
     Kafka(kafka::Args),
-    /// Run the development broker in the foreground; `brokers = "embedded"` does so by itself.
+    /// Run the development broker in the foreground. With `brokers = "embedded"` the host starts one by itself.
     DevBroker {
         /// The data folder whose dev-broker.json names the broker.
         #[arg(long, value_name = "DIR")]
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
 }
 
 impl Command {
-    fn execute(self, json: bool) -> Result<(), Failure> {
+    fn execute(self, json: bool) -> Result<(), CommandFailure> {
         match self {
             Self::Run(args) => run::run(args, json),
             Self::Check { manifest } => check::check(&manifest, json),
@@ -122,13 +122,13 @@ impl Command {
             Self::Store(command) => store::store(command, json),
             Self::Kafka(args) => kafka::kafka(args, json),
             Self::DevBroker { data } => {
-                crate::kafka::dev_broker::run(&data).map_err(|cause| Failure::failed(cause.to_string()))
+                crate::kafka::dev_broker::run(&data).map_err(|cause| CommandFailure::failed(cause.to_string()))
             }
         }
     }
 }
 
-fn status(target: &Target, json: bool) -> Result<(), Failure> {
+fn status(target: &Target, json: bool) -> Result<(), CommandFailure> {
     let reply = Client::new(target)?.get("/v1/status")?.successful()?;
     if json { output::line(&reply.text()) } else { output::text(&render::status(&reply.decoded()?)) }
 }

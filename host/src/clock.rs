@@ -1,33 +1,33 @@
-//! The time: what the wall says, and how long the process has been running.
+//! Time: the wall clock, and the running time of the process.
 //!
-//! Everything in the host that reads the time asks a [`Clock`], so that a test can set it. The wall's time may jump
-//! in both directions; the running time only ever grows. Nothing here knows what the time is used for.
+//! Everything in the host reads the time from a [`Clock`], so that a test can set it. The wall clock may jump in both
+//! directions, and the running time only ever grows. Nothing here knows what the time is used for.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The environment variable that names a file with the milliseconds by which the wall clock of the host differs from the
-/// machine's. A test moves the clock of a running host by it; without the variable the host has the machine's time.
+/// The environment variable that names a file with the milliseconds by which the host's wall clock differs from the
+/// machine's. A test uses it to move the clock of a running host. Without it the host has the machine's time.
 pub const OFFSET_FILE: &str = "WASMILL_CLOCK_OFFSET_FILE";
 
-/// How often the file is read.
+/// The interval at which the file is read.
 const OFFSET_LOOK: Duration = Duration::from_millis(50);
 
-/// What the file said last.
+/// The last value of the file.
 static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
 /// The last millisecond of the year 9999, the last year that RFC 3339 can write.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// Milliseconds since 1970 as a time that RFC 3339 can write. A later time becomes the last one.
+/// Converts milliseconds since 1970 into a time that RFC 3339 can write. A later time becomes the last one.
 pub fn writable(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))
 }
 
-/// Reads the machine's time, which nothing here moves: for what is compared with the times of files, or with how long the
-/// machine was awake. Everything else asks a [`Clock`].
+/// Reads the machine's time, which tests do not move. Use it only to compare with the times of files or with the time
+/// that the machine was awake. Everything else reads a [`Clock`].
 #[expect(clippy::disallowed_methods, reason = "this is where the time is read")]
 pub fn machine_time() -> SystemTime {
     SystemTime::now()
@@ -51,12 +51,12 @@ struct Manual {
 }
 
 impl Clock {
-    /// The clock of the machine.
+    /// Returns the clock of the machine.
     pub const fn system() -> Self {
         Self(Kind::System)
     }
 
-    /// A clock that stands at a time until it is moved.
+    /// Makes a clock that stays at a time until it is moved.
     pub fn manual(wall_ms: u64) -> Self {
         let (wall_ms, running_ms) = (AtomicU64::new(wall_ms), AtomicU64::new(0));
         Self(Kind::Manual(Arc::new(Manual { wall_ms, running_ms })))
@@ -73,8 +73,8 @@ impl Clock {
         }
     }
 
-    /// Reads the running time: milliseconds since some moment of this process. It never goes back, and a change of
-    /// the wall clock does not move it.
+    /// Reads the running time, in milliseconds since some moment of this process. It never goes back, and a change of
+    /// the wall clock does not affect it.
     pub fn running_ms(&self) -> u64 {
         static BEGIN: OnceLock<Instant> = OnceLock::new();
         match &self.0 {
@@ -91,7 +91,7 @@ impl Clock {
         }
     }
 
-    /// Sets the wall of a manual clock without letting time pass. Does nothing to the clock of the machine.
+    /// Sets the wall time of a manual clock without letting time pass. Does nothing to the clock of the machine.
     pub fn jump_to_ms(&self, wall_ms: u64) {
         if let Kind::Manual(manual) = &self.0 {
             manual.wall_ms.store(wall_ms, Ordering::Relaxed);
@@ -99,8 +99,9 @@ impl Clock {
     }
 }
 
-/// Moves the machine's clock of this process as the file of [`OFFSET_FILE`] says, from now on, where there is one. A
-/// file that is missing or holds no number changes nothing. Call it in a runtime, before anything reads the time.
+/// From now on moves this process's view of the machine's clock by the value in the file of [`OFFSET_FILE`], if the
+/// variable is set. A file that is missing or has no number changes nothing. Call this in a runtime, before anything
+/// reads the time.
 pub fn follow_offset_file() {
     let Some(file) = std::env::var_os(OFFSET_FILE).map(PathBuf::from) else { return };
     tracing::warn!("the wall clock is moved by {OFFSET_FILE}, {}: for tests only", file.display());

@@ -1,9 +1,10 @@
-//! Invariant 1: which modules may name which library, and which module of this crate. What is not named can't be reached.
+//! Invariant 1: which modules may name which libraries and which modules of this crate. Code that is not named can't be
+//! reached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A library, and where in `src` it may be named: a folder, or a file.
+/// Each library, with the folders and files in `src` where it may be named.
 const EDGES: [(&str, &[&str]); 3] =
     [("rdkafka", &["kafka"]), ("rusqlite", &["store/sqlite", "projection"]), ("wasmtime", &["plugin"])];
 
@@ -23,8 +24,8 @@ fn a_library_is_named_in_its_modules_alone() {
     assert!(strays.is_empty(), "{strays:#?}");
 }
 
-/// The last column of the code map in `ARCHITECTURE.md` is what a module must not know. What stands there as code is the
-/// name of a module or of a library.
+/// The last column of the code map in `ARCHITECTURE.md` says what a module must not know. Names in code style there are
+/// modules or libraries.
 #[test]
 fn no_module_knows_what_the_code_map_forbids() {
     let host = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).to_owned();
@@ -49,7 +50,7 @@ fn no_module_knows_what_the_code_map_forbids() {
     assert!(strays.is_empty(), "{strays:#?}");
 }
 
-/// The modules of a row of the code map, each with the names that it must not know.
+/// Returns the modules of a row of the code map, each with the names that it must not know.
 fn rule(row: &str) -> Option<Vec<(PathBuf, Vec<&str>)>> {
     let columns: Vec<&str> = row.trim_matches('|').split('|').collect();
     let [places, _, forbidden] = columns[..] else { return None };
@@ -67,12 +68,12 @@ fn rule(row: &str) -> Option<Vec<(PathBuf, Vec<&str>)>> {
     places.contains("`host/src/").then(|| modules.collect())
 }
 
-/// The words that stand as code in a cell.
+/// Returns the words in code style of a cell.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-/// Whether code names a library, or a module of this crate.
+/// Returns whether code names a library, or a module of this crate.
 fn knows(code: &str, name: &str) -> bool {
     let uses = match EDGES.iter().any(|(library, _)| *library == name) {
         true => [format!("{name}::"), format!("use {name};")],
@@ -81,7 +82,7 @@ fn knows(code: &str, name: &str) -> bool {
     code.lines().any(|line| !line.trim_start().starts_with("//") && uses.iter().any(|used| line.contains(used)))
 }
 
-/// This file, files of tests and what only they use.
+/// Returns whether a file is this one, has tests, or is used only by tests.
 fn is_of_tests(place: &Path) -> bool {
     place.components().any(|part| ["edges", "tests", "testing"].iter().any(|name| part.as_os_str() == *name))
 }

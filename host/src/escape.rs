@@ -1,13 +1,13 @@
-//! Text from outside as a person may read it: on a terminal, in a table or in a line of the log.
+//! Escaping of text from outside, before a person reads it on a terminal, in a table or in the log.
 //!
-//! Ids, keys, reasons and payloads are the words of senders and plugins. Printed as they are, a line break forges a line,
-//! ESC drives the terminal, and a direction mark shows text in another order than it has. [`escape`] is the one function
-//! that tables, sentences and log fields use. JSON for programs has its own escapes and does not come through here.
+//! Ids, keys, reasons and payloads come from senders and plugins. Without escaping, a line break would forge a line,
+//! ESC would control the terminal, and a direction mark would show text in another order. [`escape`] is the only
+//! function that tables, messages and log fields use. JSON for programs has its own escapes and does not use it.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The text with what a terminal would obey, or would hide, written out: `\n`, `\u{1b}`, `\u{202e}`.
+/// Writes out all characters that a terminal would obey or hide: `\n`, `\u{1b}`, `\u{202e}`.
 ///
 /// ```
 /// assert_eq!(wasmill::escape::escape("a\u{1b}[2J\nb"), "a\\u{1b}[2J\\nb");
@@ -36,8 +36,8 @@ pub fn escape_lines(text: &str) -> String {
     text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
-/// Control characters; marks, embeddings, overrides and isolates of direction; separators of lines and paragraphs; tags;
-/// and characters without width that make two texts look alike.
+/// Returns whether a character must be escaped: control characters; marks, embeddings, overrides and isolates of
+/// direction; separators of lines and paragraphs; tags; and characters without width, which make two texts look alike.
 fn is_hostile(char: char) -> bool {
     char.is_control()
         || matches!(char,

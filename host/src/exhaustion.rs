@@ -1,12 +1,10 @@
-//! What a process may run out of while it opens a file: open files, and memory. The error of a library, or the folder that a
-//! file is in, says nothing of that.
-//!
-//! Nothing here knows which files are opened.
+//! The limits that a process may reach when it opens a file: open files and memory. The errors of libraries often do
+//! not name them. Nothing here knows which files are opened.
 
 use std::fs::File;
 use std::io;
 
-/// What to do about an error of the system that says that something has run out. `None` is another error.
+/// Returns the remedy for an error of the system that says that a limit is reached, or `None` for any other error.
 pub fn remedy(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => Some(format!(
@@ -23,27 +21,27 @@ pub fn remedy(error: &io::Error) -> Option<String> {
     }
 }
 
-/// What to do when the system has no memory for a process.
+/// The remedy if the system has no memory for a process.
 pub const NO_MEMORY: &str = "the system has no memory left for this process: end other programs, or raise its limit \
                              (`ulimit -v`, or that of its container)";
 
-/// What to do about a library that could not open a file and keeps the system's error to itself: tries whether any file can
-/// be opened now. `None` if one can, so that the file itself is why.
+/// Returns the remedy if a library could not open a file and does not show the system's error. This tests if any file
+/// can be opened now. If one can, the file itself is the cause and the result is `None`.
 pub fn remedy_now() -> Option<String> {
     File::open("/").err().as_ref().and_then(remedy)
 }
 
-/// An error of the system, with the remedy if something has run out.
+/// Formats an error of the system, with the remedy if a limit is reached.
 pub fn told(error: &io::Error) -> String {
     remedy(error).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"))
 }
 
-/// How many files this process may have open.
+/// Returns how many files this process may have open.
 fn files_max() -> Option<u64> {
     limit_of_files().map(|limit| limit.rlim_cur)
 }
 
-/// Raises that number as far as the system allows, and tells how far. `None` if it can't be known or set.
+/// Raises that number as far as the system allows, and returns it. The result is `None` if it can't be read or set.
 pub fn raise_files_max() -> Option<u64> {
     let limit = limit_of_files()?;
     let highest = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
@@ -62,8 +60,8 @@ fn set_limit_of_files(limit: libc::rlimit) -> bool {
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 }
 }
 
-/// Runs a part of a test in a process of its own that can open no file meanwhile. `test` is the whole name of the test that
-/// calls this.
+/// Runs a part of a test in its own process, which can't open any file meanwhile. `test` is the full name of the test
+/// that calls this.
 #[cfg(test)]
 pub(crate) fn without_files(test: &str, part: impl FnOnce()) {
     const INSIDE: &str = "WASMILL_TEST_WITHOUT_FILES";

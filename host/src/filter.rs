@@ -1,12 +1,12 @@
-//! Which events a consumer wants: patterns over `aggregate-type.EventName`.
+//! Filters of events: patterns over `aggregate-type.EventName`.
 
 use crate::names::{self, Rule};
 use std::fmt;
 
-/// Patterns such as `order.OrderCreated`, `order.*` or `**`. An event passes when any pattern matches.
+/// A list of patterns such as `order.OrderCreated`, `order.*` or `**`. An event passes if any pattern matches.
 ///
-/// A pattern is matched segment by segment, segments being separated by `.`: `*` stands for exactly one segment,
-/// `**` for any number of them, also none.
+/// A pattern is matched segment by segment. Segments are separated by `.`: `*` stands for exactly one segment, and `**`
+/// for any number of segments, including none.
 ///
 /// ```
 /// let filter = wasmill::filter::Filter::parse(["order.*"]).unwrap();
@@ -25,7 +25,7 @@ enum Segment {
     Many,
 }
 
-/// Why a pattern is not one.
+/// The reason why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pattern `{}` {cause}; write for example `order.OrderCreated`, `order.*` or `**`", .pattern.escape_debug())]
 pub struct PatternError {
@@ -34,17 +34,17 @@ pub struct PatternError {
 }
 
 impl Filter {
-    /// A filter that every event passes.
+    /// Makes a filter that every event passes.
     pub fn all() -> Self {
         Self { patterns: vec![vec![Segment::Many]] }
     }
 
-    /// Reads patterns; none at all match nothing.
+    /// Reads patterns. Without any pattern nothing matches.
     pub fn parse<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
         Ok(Self { patterns: patterns.into_iter().map(parse_pattern).collect::<Result<_, _>>()? })
     }
 
-    /// Whether an event of this aggregate type and name passes.
+    /// Returns whether an event of this aggregate type and name passes.
     pub fn matches(&self, aggregate_type: &str, event: &str) -> bool {
         let segments: Vec<&str> = aggregate_type.split('.').chain(event.split('.')).collect();
         self.patterns.iter().any(|pattern| matches(pattern, &segments))
@@ -68,11 +68,11 @@ fn parse_pattern(pattern: &str) -> Result<Vec<Segment>, PatternError> {
         .collect()
 }
 
-/// Goes through both once. Where they part, the last `**` takes one segment more: those before it need not be looked at
-/// again, so the time is bounded by the product of the lengths.
+/// Matches by walking through both lists. On a mismatch, only the last `**` takes one segment more; earlier ones need
+/// not change. So the time is bounded by the product of the lengths.
 fn matches(pattern: &[Segment], segments: &[&str]) -> bool {
     let (mut at, mut next) = (0, 0);
-    // After the last `**` of the pattern, and the first segment that is not its.
+    // The place after the last `**` of the pattern, and the first segment that it does not cover.
     let mut again: Option<(usize, usize)> = None;
     while at < segments.len() {
         match pattern.get(next) {
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    /// What a pattern means, as its definition says it.
+    /// Matches a pattern exactly as its definition says.
     fn means(pattern: &[Segment], segments: &[&str]) -> bool {
         match (pattern.split_first(), segments.split_first()) {
             (None, None) => true,

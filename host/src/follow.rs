@@ -1,4 +1,4 @@
-//! Reading the store as it grows: what subscriptions and projections have in common.
+//! The reading of the store as it grows, which subscriptions and projections share.
 
 use crate::filter::Filter;
 use crate::model::Position;
@@ -10,35 +10,36 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Where nothing was wanted, a checkpoint is written only once in so many positions: scanning again is harmless.
+/// The positions between two checkpoint writes while no event matches the filter. Scanning these again is harmless.
 pub const IDLE_STRIDE: u64 = 10_000;
 
-/// How often a thread that waits looks whether what it waits for has another end, such as new code.
+/// How often a waiting thread checks whether something else ends its wait, such as new code.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Asks threads to end.
+/// The signal that asks threads to end.
 #[derive(Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    /// The asking side and the side to hand out. Dropping the asking side asks too.
+    /// Creates the sender of the signal and the receiving side, which can be cloned. Dropping the sender also gives the
+    /// signal.
     pub fn new() -> (watch::Sender<bool>, Self) {
         let (ask, asked) = watch::channel(false);
         (ask, Self(asked))
     }
 
-    /// Whether it was asked for.
+    /// Whether the signal was given.
     pub fn is_asked(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Returns when it is asked for.
+    /// Returns once the signal is given.
     pub async fn asked(&mut self) {
-        // An error means that the asking side is gone.
+        // An error means that the sender is gone.
         let _ = self.0.wait_for(|asked| *asked).await;
     }
 
-    /// Waits for so long; true where it was asked for meanwhile. For threads outside the runtime.
+    /// Waits for at most `time` and returns whether the signal was given. This is for threads outside the runtime.
     pub fn asked_within(&mut self, runtime: &Handle, time: Duration) -> bool {
         runtime.block_on(async {
             let _ = tokio::time::timeout(time, self.asked()).await;
@@ -47,7 +48,7 @@ impl Stop {
     }
 }
 
-/// A thread's place in the store.
+/// A thread's reader of the store, with the means to wait for new events.
 pub struct Follower {
     reader: Box<dyn Reader>,
     head: watch::Receiver<Position>,
@@ -56,43 +57,43 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower of a store, until it is stopped.
+    /// Creates a follower that reads the store until `stop` is given.
     pub fn new(store: &dyn EventStore, stop: Stop, runtime: Handle) -> Result<Self, Error> {
         Ok(Self { reader: store.reader()?, head: store.head(), stop, runtime })
     }
 
-    /// The store as this thread reads it.
+    /// Returns this thread's reader of the store.
     pub fn reader(&mut self) -> &mut dyn Reader {
         &mut *self.reader
     }
 
-    /// The newest position.
+    /// Returns the newest position.
     pub fn head(&self) -> Position {
         *self.head.borrow()
     }
 
-    /// Events after a position, without waiting; the page is empty at the end of the store.
+    /// Reads events after a position without waiting. The page is empty at the end of the store.
     pub fn page(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error> {
         self.reader.read_all(after, filter, limit)
     }
 
-    /// Waits until there is something after a position. False where it is time to end, true also when `time` is up.
+    /// Waits until there is an event after a position or `time` is up. Returns false if the thread must end.
     pub fn wait(&mut self, after: Position, time: Duration) -> bool {
         self.wait_or(after, time, std::future::pending::<()>());
         !self.is_stopped()
     }
 
-    /// Waits until there is something after a position, until it is time to end, or until `time` is up; or until
-    /// `other` is ready, which is then the result.
+    /// Waits until there is an event after a position, the thread must end, `time` is up, or `other` is ready. Only the
+    /// result of `other` is returned.
     pub fn wait_or<T>(&mut self, after: Position, time: Duration, other: impl Future<Output = T>) -> Option<T> {
         let Self { head, stop, runtime, .. } = self;
-        // Under load there is: then a timer would be made and thrown away for nothing.
+        // Under load there usually is a newer event: this avoids creating a timer for nothing.
         if stop.is_asked() || *head.borrow() > after {
             return None;
         }
         runtime.block_on(async {
             tokio::select! {
-                // An error means that the store is closed: the next read tells.
+                // An error means that the store is closed: the next read reports it.
                 _ = head.wait_for(|head| *head > after) => None,
                 () = stop.asked() => None,
                 () = tokio::time::sleep(time) => None,
@@ -101,12 +102,12 @@ impl Follower {
         })
     }
 
-    /// Waits for so long; true where it is time to end.
+    /// Waits for at most `time`. Returns true if the thread must end.
     pub fn pause(&mut self, time: Duration) -> bool {
         self.stop.asked_within(&self.runtime, time)
     }
 
-    /// Waits for so long, or until `is_over`, which is asked now and then. True if it is time to end.
+    /// Waits for at most `time`, or until `is_over`, which is polled. Returns true if the thread must end.
     pub fn pause_unless(&mut self, time: Duration, mut is_over: impl FnMut() -> bool) -> bool {
         let until = Instant::now() + time;
         loop {
@@ -120,67 +121,67 @@ impl Follower {
         }
     }
 
-    /// Whether it is time to end.
+    /// Whether the thread must end.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_asked()
     }
 }
 
-/// How far a follower is, for those who watch it.
-pub struct Progress {
+/// The position and state of a follower, as others may see them.
+pub struct FollowerProgress {
     reached: watch::Sender<Position>,
     condition: Mutex<(State, Option<String>)>,
 }
 
-impl Default for Progress {
+impl Default for FollowerProgress {
     fn default() -> Self {
         Self { reached: watch::Sender::new(Position(0)), condition: Mutex::new((State::Starting, None)) }
     }
 }
 
-impl Progress {
-    /// Everything up to a position is done, durably.
+impl FollowerProgress {
+    /// Records that everything up to a position is durably processed.
     pub fn reach(&self, position: Position) {
         self.reached.send_if_modified(|reached| std::mem::replace(reached, position) != position);
     }
 
-    /// How far it is.
+    /// Subscribes to the position that was reached.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.reached.subscribe()
     }
 
-    /// What it is doing.
+    /// Sets the state, without an error.
     pub fn is(&self, state: State) {
         *self.condition.held() = (state, None);
     }
 
-    /// What it is doing, and why that is not well.
+    /// Sets the state and the reason why it is not a healthy one.
     pub fn is_because(&self, state: State, reason: String) {
         *self.condition.held() = (state, Some(reason));
     }
 
-    /// What it is doing, and what is in the way.
+    /// Returns the state, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
         self.condition.held().clone()
     }
 }
 
-/// A thread that follows the store, for those who watch it and end it.
+/// The handle of a thread that follows the store: to observe it and to stop it.
 pub struct Running {
     name: Arc<str>,
-    progress: Arc<Progress>,
+    progress: Arc<FollowerProgress>,
     head: watch::Receiver<Position>,
     stop: watch::Sender<bool>,
     thread: supervise::Thread,
 }
 
 impl Running {
-    /// Starts the thread. `stop` asks it to end. After a panic `again` prepares the worker to work again from what is
-    /// durable.
+    /// Starts the thread. `stop` asks it to end. After a panic, `again` prepares the worker to resume from durable
+    /// state.
     pub fn start<W: Send + 'static>(
         name: Arc<str>,
         store: &dyn EventStore,
-        progress: Arc<Progress>,
+        progress: Arc<FollowerProgress>,
         stop: watch::Sender<bool>,
         worker: W,
         again: impl Fn(&mut W) -> Result<(), Error> + Send + 'static,
@@ -191,36 +192,71 @@ impl Running {
         Ok(Self { name, progress, head: store.head(), stop, thread })
     }
 
-    /// Its name.
+    /// Returns the name of the part.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// How far it is.
+    /// Subscribes to the position that was reached.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.progress.reached()
     }
 
-    /// What it is doing, and what is in the way.
+    /// Returns the state, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
         self.thread.monitor().state(self.progress.condition())
     }
 
-    /// How far it is, and how far behind the store.
+    /// Returns the position that was reached, and by how many positions it lags behind the store.
     pub fn place(&self) -> (u64, u64) {
         let reached = self.reached().borrow().0;
         (reached, self.head.borrow().0.saturating_sub(reached))
     }
 
-    /// Asks it to end and waits for it.
+    /// Asks the thread to end and waits for it.
     pub fn stop(&self) {
-        // Nobody left to tell is as good.
+        // An error means that the thread has already dropped its side.
         let _ = self.stop.send(true);
         self.thread.join();
     }
 }
 
-/// The pause before a try: doubling, at most 30 seconds, with up to a quarter of jitter so that many do not come at once.
+/// The pauses of work that fails and is begun again: they double while failures come soon after each other.
+pub struct Pauses {
+    first: Duration,
+    /// Number of failures, each of which came soon after the one before it.
+    failures: u32,
+    /// When the work was begun, or is begun again.
+    begun: Instant,
+}
+
+impl Pauses {
+    /// Work that lasted this long failed for a reason of its own: the pauses start again from the first.
+    const CALM: Duration = Duration::from_secs(120);
+
+    /// For work that begins now, with this as its first pause.
+    pub fn new(first: Duration) -> Self {
+        Self { first, failures: 0, begun: Instant::now() }
+    }
+
+    /// Counts a failure. Returns the pause after which the work begins again.
+    pub fn next(&mut self) -> Duration {
+        self.next_at(Instant::now())
+    }
+
+    fn next_at(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.begun) > Self::CALM {
+            self.failures = 0;
+        }
+        self.failures += 1;
+        let pause = backoff(self.first, self.failures);
+        self.begun = now + pause;
+        pause
+    }
+}
+
+/// Returns the pause before a retry. It doubles with each attempt up to 30 seconds, plus up to a quarter of jitter, so
+/// that many retries do not come at once.
 pub fn backoff(first: Duration, attempt: u32) -> Duration {
     let pause = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(Duration::from_secs(30));
     let jitter = fastrand::u32(..256);
@@ -230,6 +266,22 @@ pub fn backoff(first: Duration, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_while_failures_come_soon_and_start_again_after_a_calm() {
+        let mut pauses = Pauses::new(Duration::from_millis(100));
+        let mut now = pauses.begun;
+        let mut next = |after: Duration| {
+            now += after;
+            let pause = pauses.next_at(now);
+            now += pause;
+            // Without the jitter.
+            [100, 200, 400, 800].into_iter().rfind(|&ms| Duration::from_millis(ms) <= pause).unwrap()
+        };
+        let soon = Duration::from_secs(1);
+        assert_eq!([next(soon), next(soon), next(soon)], [100, 200, 400]);
+        assert_eq!([next(Pauses::CALM), next(Pauses::CALM + soon)], [800, 100]);
+    }
     use crate::ack;
     use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
     use crate::store::{Append, Decision, Events as _};
@@ -254,7 +306,7 @@ mod tests {
         Append { command: command.into(), expected, decision: Decision::Events(vec![event]) }
     }
 
-    /// The store is the only truth: the bus may lose a wake-up and nothing is lost.
+    /// The store is the only truth: if the bus loses a wake-up, no event is lost.
     #[test]
     fn an_event_whose_wake_up_was_lost_is_found() {
         let folder = tempfile::tempdir().unwrap();
@@ -262,7 +314,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
         let (_ask, stop) = Stop::new();
         let mut follower = Follower::new(&store, stop, runtime.handle().clone()).unwrap();
-        // It hears of nothing, and is not told that nobody will tell it.
+        // This watch never changes, and its sender lives on, so the follower gets no wake-up and no error.
         let (_silent, head) = watch::channel(Position(0));
         follower.head = head;
         ack::wait(|ack| store.append(happened(), ack)).unwrap();

@@ -1,18 +1,19 @@
-//! What stands before the content that a sender meant: a schema id, or a byte order mark.
+//! Bytes before the actual content of a payload: a schema id, or a byte order mark.
 //!
-//! The host passes payloads on as they are, since their codec is the guest's. Where a guest can't read one, its own words
-//! ("expected value at line 1 column 1") do not say that the first bytes are no part of the content. This does.
+//! The host passes payloads on unchanged, because only the guest knows their encoding. If a guest can't read a payload,
+//! its error ("expected value at line 1 column 1") does not say that the first bytes are not content. This does.
 
 /// UTF-8's byte order mark.
 pub const BOM: &[u8] = "\u{feff}".as_bytes();
 
-/// What bytes begin with that is not content, and the remedy: the end of a sentence about `what`.
+/// Returns the framing that bytes begin with, and the remedy, as the end of a sentence about `what`.
 pub fn hint(what: &str, bytes: &[u8]) -> Option<String> {
     if bytes.starts_with(BOM) {
-        return Some(format!("the {what} begins with a byte order mark: produce it without"));
+        return Some(format!("the {what} begins with a byte order mark: produce it without one"));
     }
     match bytes {
-        // Registries write a zero byte and the number of the schema, in network order, before the content.
+        // Serializers of registries write a zero byte and the number of the schema, in network order, before the
+        // content.
         [0, a, b, c, d, _, ..] => Some(format!(
             "the {what} begins with a zero byte and {}, as serializers of a schema registry write the number of a \
              schema (Confluent's wire format): produce it without",
@@ -23,7 +24,7 @@ pub fn hint(what: &str, bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// A reason, with what the bytes that it is about begin with.
+/// Adds a hint to a reason if the bytes that it is about begin with framing.
 pub fn explained(reason: String, what: &str, bytes: &[u8]) -> String {
     match hint(what, bytes) {
         Some(hint) => format!("{reason}; {hint}"),

@@ -1,7 +1,7 @@
-//! The host: everything a manifest asks for, started in order, and stopped in order.
+//! The host: everything that a manifest asks for, started and stopped in order.
 //!
-//! It builds the parts and hands each what it needs; the work is theirs. Commands go to `aggregates`, queries to
-//! `projection`, and what people ask of a running host is answered from here.
+//! It builds the parts and gives each what it needs. It passes commands to `aggregates` and queries to `projection`,
+//! and answers what people ask of a running host.
 
 mod drain;
 mod idle_keys;
@@ -9,6 +9,7 @@ mod maintenance;
 mod orphans;
 mod parts;
 mod pauses;
+mod plugin_handlers;
 mod readiness;
 mod replays;
 mod stalls;
@@ -27,7 +28,7 @@ use crate::status::{
     AggregateStatus, CommandStatus, DeadLetterItem, DeadLetterStatus, Drained, HostStatus, KafkaStatus, PluginStatus,
     Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
 };
-use crate::store::{self, EventStore, Letters};
+use crate::store::{self, DeadLetterQuery, EventStore};
 use crate::supervise::Held as _;
 use parts::Parts;
 use stalls::Stalled;
@@ -38,17 +39,18 @@ use tokio::runtime::Handle;
 pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
 pub use pauses::Unpaused;
+pub use plugin_handlers::aggregate_services;
 pub use replays::Unreplayed;
 pub use startup::Startup;
 pub use traffic::{Counted, Traffic};
 
-/// Dead letters shown in the status.
-const PARKED_SHOWN: usize = 20;
+/// Number of dead letters shown in the status.
+const DEAD_LETTERS_SHOWN: usize = 20;
 
-/// How often the parts are looked at, unasked, for those that make no progress.
+/// Interval at which the parts are checked for progress, even if nobody asks for the status.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a sender should wait when a queue is full.
+/// Time for which a sender should wait if a queue is full.
 const BUSY_RETRY_AFTER_MS: u64 = 50;
 
 /// A running host.
@@ -58,15 +60,15 @@ pub struct Host {
     clock: Clock,
     instance: String,
     started: Instant,
-    /// Ends when the host stops.
+    /// The watch on plugin files, which ends when the host stops.
     watch: Mutex<Option<FileWatch>>,
-    /// A reader for the questions that are asked now and then.
+    /// A reader of the store for occasional questions.
     reader: Mutex<Box<dyn store::Reader>>,
     stalls: stalls::Stalls,
     traffic: Traffic,
 }
 
-/// Why a command was not taken.
+/// Reason for which a command was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Untaken {
     /// Nobody serves its aggregate type.
@@ -74,20 +76,20 @@ pub enum Untaken {
         /// The types that are served.
         known: Vec<String>,
     },
-    /// Its aggregate's id or its name breaks the rule for ids; the text says what is wrong with it.
+    /// The id of its aggregate or its name breaks the rule for ids. The text says what is wrong.
     InvalidId(String),
 }
 
-/// Why a query has no answer.
+/// Reason for which a query has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// No projection has this name.
     #[error("no projection of that name; there are {}", .known.join(", "))]
     UnknownProjection {
-        /// The projections there are.
+        /// The names of all projections.
         known: Vec<String>,
     },
-    /// The projection has no such query; names those it has.
+    /// The projection has no such query. The text names those it has.
     #[error("{0}")]
     UnknownQuery(String),
     /// The parameters do not decode.
@@ -96,7 +98,7 @@ pub enum QueryError {
     /// The position was not reached in time.
     #[error("{0}")]
     TimedOut(String),
-    /// Nothing can answer now; tells how far the read model is.
+    /// Nothing can answer now. The text says how far the read model is.
     #[error("{0}")]
     Unavailable(String),
     /// The plugin or the read model failed.
@@ -105,8 +107,7 @@ pub enum QueryError {
 }
 
 impl Host {
-    /// Starts everything in the manifest, or nothing, and tells `startup` what is being done. Serving the API is left to
-    /// the caller.
+    /// Starts everything in the manifest, or nothing, and reports its steps to `startup`. The caller serves the API.
     pub async fn start(manifest: Manifest, startup: Startup) -> Result<Arc<Self>, Error> {
         let runtime = Handle::current();
         let started = Instant::now();
@@ -126,7 +127,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Interrupts guests that are called for long: the host will stop, and waits for nothing that might never end.
+    /// Interrupts long calls of guests, because a host that stops must not wait for calls that may never end.
     pub fn interrupt(&self) {
         self.parts.catalog.interrupt();
     }
@@ -148,7 +149,8 @@ impl Host {
         }
     }
 
-    /// Asks a projection. With `after`, waits until its read model has that position, so that a sender reads its writes.
+    /// Runs a query of a projection. With `after` it first waits until the read model has reached that position, so
+    /// that a sender reads its own writes.
     pub async fn query(
         &self,
         projection: &str,
@@ -157,8 +159,8 @@ impl Host {
         after: Option<Position>,
         timeout: Duration,
     ) -> Result<Vec<u8>, QueryError> {
-        let Some(found) = self.parts.projections.iter().find(|other| other.name() == projection) else {
-            let known = self.parts.projections.iter().map(|projection| projection.name().to_string()).collect();
+        let Some(found) = self.parts.projections.get(projection) else {
+            let known = self.parts.projections.keys().map(ToString::to_string).collect();
             return Err(QueryError::UnknownProjection { known });
         };
         if let Some(after) = after {
@@ -192,38 +194,39 @@ impl Host {
         })
     }
 
-    /// What comes in over the API.
+    /// Returns the counters of the API's requests.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// The event store.
+    /// Returns the event store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.parts.store
     }
 
-    /// What tells this process from every other host, before and after it.
+    /// Returns an id of this process, which no other host has or had.
     pub fn instance(&self) -> &str {
         &self.instance
     }
 
-    /// The time, for all parts of this host.
+    /// Returns the clock of all parts of this host.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Waits until the store is not this host's any more: what it does from then on has no effect, and it should end.
+    /// Waits until this host has lost the store, and returns why. From then on its work has no effect, and its process
+    /// should end.
     pub async fn lost_store(&self) -> String {
         let mut loss = self.parts.store.loss();
         let lost = loss.wait_for(Option::is_some).await.ok().and_then(|lost| lost.as_ref().map(ToString::to_string));
         match lost {
             Some(lost) => lost,
-            // A store that is gone was closed by this host.
+            // This host itself has closed the store.
             None => std::future::pending().await,
         }
     }
 
-    /// Everything a person needs to see whether the host does its work.
+    /// Returns everything that a person needs to see whether the host does its work.
     pub async fn status(&self) -> Status {
         self.judged(self.stalled_after()).0
     }
@@ -232,7 +235,7 @@ impl Host {
         Duration::from_millis(self.manifest.host.stalled_after_ms)
     }
 
-    /// The status, in which parts that have made no progress for so long are stalled.
+    /// Returns the status, with the state *stalled* for parts that have made no progress for `stalled_after`.
     fn judged(&self, stalled_after: Duration) -> (Status, Stalled) {
         let mut status = self.own_words();
         let stalled = self.stalls.look(&status, stalled_after);
@@ -240,13 +243,13 @@ impl Host {
         (status, stalled)
     }
 
-    /// What each part says of itself.
+    /// Returns the status as the parts report it.
     fn own_words(&self) -> Status {
         let parts = &self.parts;
-        // It reads the store: a moment, but not one for a thread that others wait for.
+        // This reads the store, so it may block for a moment.
         let (commands, dead_letters) = tokio::task::block_in_place(|| self.counts());
-        // A statement of its own: in the expression below its lock would be held while parts look at the head again,
-        // and a writer that came in between would wait for this thread, and this thread for the writer.
+        // This must be a statement of its own. In the expression below its lock would be held while parts read the head
+        // again. If a writer came in between, it and this thread would wait for each other.
         let position = parts.store.head().borrow().0;
         Status {
             host: HostStatus {
@@ -265,15 +268,15 @@ impl Host {
                 .as_ref()
                 .map(|topics| KafkaStatus { brokers: topics.brokers().to_owned(), topics: topics.notes() }),
             sources: parts.source_statuses(),
-            subscriptions: parts.subscriptions.iter().map(|subscription| subscription.status()).collect(),
-            projections: parts.projections.iter().map(|projection| projection.status()).collect(),
-            sinks: parts.sinks.iter().map(|sink| sink.status()).collect(),
+            subscriptions: parts.subscriptions.values().map(|subscription| subscription.status()).collect(),
+            projections: parts.projections.values().map(|projection| projection.status()).collect(),
+            sinks: parts.sinks.values().map(|sink| sink.status()).collect(),
             api: self.traffic.status(),
             dead_letters,
         }
     }
 
-    /// What Prometheus is shown.
+    /// Returns the metrics for Prometheus.
     pub async fn metrics(&self) -> Vec<Family> {
         let status = self.status().await;
         let measured = tokio::task::block_in_place(|| self.measured(&status));
@@ -290,20 +293,20 @@ impl Host {
         consumers.sort();
         consumers.dedup();
         let count = |consumer: String| {
-            let wanted = Letters { consumer: Some(&consumer), before: None, limit: 0 };
+            let wanted = DeadLetterQuery { consumer: Some(&consumer), before: None, limit: 0 };
             let (_, count) = reader.dead_letters(&wanted).unwrap_or_else(|error| unreadable(&error));
             (consumer, count)
         };
         Measured {
             store: self.parts.store.measures(),
             dead_letters: consumers.into_iter().map(count).collect(),
-            sources: self.parts.sources.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
-            sinks: self.parts.sinks.iter().map(|one| (one.name().to_owned(), one.measures())).collect(),
+            sources: self.parts.sources.iter().map(|(name, source)| (name.to_string(), source.measures())).collect(),
+            sinks: self.parts.sinks.iter().map(|(name, sink)| (name.to_string(), sink.measures())).collect(),
         }
     }
 
-    /// Whether it does its work. `stalled_after`: how long a part with work may make no progress; by default as the
-    /// manifest says.
+    /// Returns whether the host does its work. A part with work is stalled if it makes no progress for `stalled_after`,
+    /// by default the manifest's value.
     pub async fn readiness(&self, stalled_after: Option<Duration>) -> Readiness {
         let (status, stalled) = self.judged(stalled_after.unwrap_or_else(|| self.stalled_after()));
         let mut readiness = readiness::readiness(&status, &stalled);
@@ -311,7 +314,7 @@ impl Host {
         readiness
     }
 
-    /// Waits until everything that is there has gone all its way, or the time is up.
+    /// Waits until the host is drained or the time is up.
     pub async fn drained(&self, timeout: Duration) -> Drained {
         let mut drained = drain::drained(&self.parts, timeout).await;
         let (status, _) = self.judged(self.stalled_after());
@@ -321,17 +324,18 @@ impl Host {
         drained
     }
 
-    /// Waits until a source has handled so many records in all, or the time is up. `None` where there is no such source.
+    /// Waits until the sum of a source's next offsets is at least `handled`, or the time is up. Returns `None` if there
+    /// is no such source.
     pub async fn wait_source(&self, name: &str, handled: u64, timeout: Duration) -> Option<SourceProgress> {
         let mut progress = self.parts.source_progress(name)?;
-        // In either case the answer is where it is now.
+        // In either case the answer is its present progress.
         let _ = tokio::time::timeout(timeout, progress.wait_for(|sum| *sum >= handled)).await;
         let status = self.parts.source_statuses().into_iter().find(|source| source.name == name)?;
         Some(drain::source_progress(status))
     }
 
-    /// Loads a plugin's file again. If the plugin has a projection, waits until that one answers with the new code, can't,
-    /// or the time is up.
+    /// Loads a plugin's file again. If the plugin has a projection, it waits until that answers with the new code,
+    /// fails, or the time is up.
     pub async fn reload(self: &Arc<Self>, plugin: &str, timeout: Duration) -> Result<Reloaded, String> {
         let (host, name) = (self.clone(), plugin.to_owned());
         let reloaded = tokio::task::spawn_blocking(move || host.parts.catalog.reload(&name));
@@ -344,9 +348,9 @@ impl Host {
         })
     }
 
-    /// What the projection of a plugin makes of new code.
+    /// Waits for the projection of a plugin to take over new code. Returns its progress if it is still building.
     async fn taken_over(&self, plugin: &Plugin, timeout: Duration) -> Result<Option<Rebuilding>, String> {
-        let Some(found) = self.parts.projections.iter().find(|other| other.plugin() == &*plugin.name) else {
+        let Some(found) = self.parts.projections.values().find(|other| other.plugin() == &*plugin.name) else {
             return Ok(None);
         };
         let projection = found.name().to_owned();
@@ -360,13 +364,13 @@ impl Host {
         }
     }
 
-    /// Has a projection pass over an event that it has stopped at. `None` if there is no such projection.
+    /// Makes a projection skip the event at which it has stopped. Returns `None` if there is no such projection.
     pub async fn skip_event(&self, projection: &str, position: Position) -> Option<Result<SkippedEvent, SkipError>> {
-        let found = self.parts.projections.iter().find(|other| other.name() == projection)?;
+        let found = self.parts.projections.get(projection)?;
         Some(found.skip(position, self.clock.now_ms(), &*self.parts.store).await)
     }
 
-    /// Why a plugin can't be reloaded that this host does not have; `None` where it has it.
+    /// Returns why a plugin can't be reloaded that this host does not have, or `None` if the host has it.
     pub fn unknown_plugin(&self, name: &str) -> Option<String> {
         let known: Vec<String> = self.parts.catalog.slots().map(|slot| slot.name.to_string()).collect();
         if known.iter().any(|other| other == name) {
@@ -383,7 +387,7 @@ impl Host {
         })
     }
 
-    /// Stops in order, finishing what has begun as far as there is time.
+    /// Stops all parts in order. They finish what they have begun as far as there is time.
     pub async fn stop(self: &Arc<Self>, deadline: Instant) {
         let host = self.clone();
         let stopped = tokio::task::spawn_blocking(move || {
@@ -398,24 +402,25 @@ impl Host {
     fn counts(&self) -> (Vec<CommandStatus>, DeadLetterStatus) {
         let mut reader = self.reader.held();
         let tallies = reader.tallies().unwrap_or_else(|error| unreadable(&error));
-        let (newest, total) =
-            reader.dead_letters(&Letters::newest(PARKED_SHOWN)).unwrap_or_else(|error| unreadable(&error));
+        let (newest, total) = reader
+            .dead_letters(&DeadLetterQuery::newest(DEAD_LETTERS_SHOWN))
+            .unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(DeadLetterItem::from).collect();
         let (limits, measures) = (&self.manifest.store, self.parts.store.measures());
         let dead_letters = DeadLetterStatus {
             total,
             total_max: limits.dead_letters_max,
-            bytes: measures.letter_bytes,
+            bytes: measures.dead_letter_bytes,
             bytes_max: limits.dead_letters_mib << 20,
-            dropped: measures.letters_dropped,
+            dropped: measures.dead_letters_dropped,
             newest,
         };
         (commands, dead_letters)
     }
 }
 
-/// Looks at the parts again and again, so that whoever asks is told since when one stands.
+/// Checks the progress of the parts regularly, so that the status can say since when one is stalled.
 async fn watch(host: Weak<Host>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,11 +1,11 @@
-//! Kafka: records in as commands, messages out of the outbox, and the topics they need.
+//! Kafka: sources read records, sinks publish messages, and the host creates the topics that they need.
 //!
-//! The only place that knows rdkafka. A [`Source`] turns the records of a topic into commands and promises that each
-//! takes effect exactly once: the store settles the record's offset in the transaction of its events, and the source
-//! starts where the store says. A [`Sink`] publishes the outbox; its position is in the store too. A [`Transform`] needs no
-//! store: a batch, what came of it and the group's offsets are one Kafka transaction. Offsets that the others commit
-//! to Kafka are for lag tools, and for members of a group whose store does not know a partition. Nothing here knows SQL or
-//! WebAssembly.
+//! This is the only module that uses rdkafka. A [`Source`] turns the records of a topic into commands, and each takes
+//! effect exactly once: the store settles the record's offset in the transaction of its events, and the source resumes
+//! where the store says. A [`Sink`] publishes messages, and its position is also in the store. A [`Transform`] does not
+//! need the store for its progress: a batch of records, their messages and the group's offsets are one Kafka
+//! transaction. Offsets that sources commit to Kafka are for lag tools, and for members of a group whose store does not
+//! know a partition. This module uses neither SQL nor WebAssembly.
 
 pub mod admin;
 mod check;
@@ -22,6 +22,7 @@ mod naming;
 mod native;
 mod oauth;
 mod record;
+mod rivalry;
 mod secret;
 pub mod sink;
 pub mod source;
@@ -43,52 +44,52 @@ pub use transform::Transform;
 use crate::supervise;
 use rdkafka::error::KafkaError;
 
-/// Why something about Kafka can't be started or done.
+/// Why an operation on Kafka failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Change the manifest.
+    /// A property in the manifest is wrong.
     #[error("[{section}] `{property}` {cause}")]
     Property {
-        /// Where the manifest has it, such as `kafka.properties`.
+        /// The section of the manifest that has it, such as `kafka.properties`.
         section: String,
         /// The librdkafka property.
         property: String,
-        /// What is wrong with it and what to do. Never its value: it may be a secret.
+        /// What is wrong with it, and the remedy. The text never has the value, which may be a secret.
         cause: String,
     },
-    /// Try again later: the cluster may come back.
+    /// The cluster does not answer. A retry may succeed.
     #[error("Kafka at {brokers} does not answer: {cause}")]
     Unreachable {
-        /// As in the manifest.
+        /// The addresses, as in the manifest.
         brokers: String,
-        /// In the words of librdkafka.
+        /// The cause, in the words of librdkafka.
         cause: String,
     },
-    /// The broker refused something about a topic.
+    /// The broker refused a request about a topic.
     #[error("topic {topic}: {cause}")]
     Topic {
         /// The topic.
         topic: String,
-        /// What was refused, why, and what to do.
+        /// What was refused, the cause, and the remedy.
         cause: String,
     },
-    /// The cluster did not do what it was asked for.
+    /// The cluster refused another request.
     #[error("{what}: {cause}")]
     Refused {
-        /// What it is about, such as `group tills` or `topic baskets partition 3`.
+        /// The object of the request, such as `group tills` or `topic baskets partition 3`.
         what: String,
-        /// Why, and what to do.
+        /// The cause and the remedy.
         cause: String,
     },
-    /// The development broker did not start, or does not go on.
+    /// The development broker did not start, or failed.
     #[error("development broker: {0}")]
     DevBroker(String),
-    /// librdkafka or the operating system refused to make a client.
+    /// librdkafka or the operating system refused to create a client.
     #[error("can't start a Kafka client for {client}: {cause}")]
     Client {
-        /// Whose client it is.
+        /// The owner of the client.
         client: String,
-        /// In the words of librdkafka.
+        /// The cause, in the words of librdkafka.
         cause: String,
     },
     /// The store failed.
@@ -96,7 +97,7 @@ pub enum Error {
     Store(#[from] crate::store::Error),
 }
 
-/// The error of making a client, without values of properties in its text.
+/// Converts an error from the creation of a client. Its text has no values of properties.
 fn client_error(client: &str, error: KafkaError) -> Error {
     match error {
         KafkaError::ClientConfig(_, cause, property, _) => {
@@ -107,8 +108,8 @@ fn client_error(client: &str, error: KafkaError) -> Error {
     }
 }
 
-/// Starts a thread that makes its worker on itself and has it work. Fails when making it fails. After a panic `again`
-/// has the worker begin again.
+/// Starts a thread that creates its worker with `first` and then runs `work`. If `first` fails, the thread does not
+/// start. After a panic, `again` resets the worker.
 fn start_thread<W: 'static>(
     name: String,
     first: impl FnOnce() -> Result<W, Error> + Send + 'static,

@@ -1,17 +1,17 @@
 //! A WebAssembly plugin host for event handlers.
 //!
-//! One process owns Kafka consumption, the event store and the bus; all business logic is in WebAssembly components.
-//! A command goes, in this order, through:
+//! One process owns Kafka consumption, the event store and the bus. All business logic is in WebAssembly components. A
+//! command passes, in this order, through:
 //!
-//! - [`kafka`] or [`api`]: takes it in,
-//! - [`aggregates`]: has the live aggregate decide, in a guest of [`plugin`],
-//! - [`store`]: records its events, the only truth,
-//! - [`subscriptions`]: reacts with more commands, and with messages for [`kafka`],
-//! - [`projection`]: folds events into read models and answers queries.
+//! - [`kafka`] or [`api`], which accepts it,
+//! - [`aggregates`], where the live aggregate decides on it, in a guest of [`plugin`],
+//! - [`store`], which records its events and is the source of truth,
+//! - [`subscriptions`], which react with more commands, and with messages for [`kafka`],
+//! - [`projection`], which folds the events into read models and answers queries.
 //!
 //! [`host`] builds the parts from a [`manifest`]; [`cli`] is the program. `ARCHITECTURE.md` has the whole picture.
 
-// Tests start threads and wait as they like; the bans of clippy.toml hold in what is built without them.
+// Tests may start threads and sleep. The bans of clippy.toml apply to all other code.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod cli;
@@ -47,7 +47,8 @@ pub mod paths;
 pub mod status;
 pub mod trace;
 
-/// Commands and events are made by one thread and freed by another. Benchmarks that link the host measure with it too.
+/// The allocator. jemalloc suits commands and events, which one thread allocates and another frees. Benchmarks that
+/// link the host use it too.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The cells of a row, without those of titles and rulers.
+/// The cells of a row.
 type Row = Vec<String>;
 
 /// The folder of the host's package, in the checkout that is tested.
@@ -24,8 +24,8 @@ fn page() -> [Vec<Row>; 2] {
     })
 }
 
-/// The limits of the manifest with their defaults. A new field of a section does not compile until it is here, or is named
-/// as one that is no limit.
+/// Returns the limits of the manifest with their defaults. A new field of a section does not compile until it is listed
+/// here, or is named as one that is not a limit.
 fn keys() -> BTreeMap<String, String> {
     let mut keys = Keys(BTreeMap::new());
     let crate::bounds::Bounds { hops_max, retry_after_max } = Default::default();
@@ -86,7 +86,7 @@ fn keys() -> BTreeMap<String, String> {
     let Topic { partitions, replication, config: _ } = Topic::default();
     let of_topic = [("partitions", partitions as u64), ("replication", replication as u64)];
     keys.add("kafka.topics.TOPIC.", &of_topic);
-    // By what becomes of the records: `manifest/read/source.rs`.
+    // The default depends on the destination; see `manifest/read/source.rs`.
     keys.say("sources.NAME.in_flight_max", "256; 1,024 to a subscriber");
     keys.add("sources.NAME.", &[("in_flight_mib", crate::manifest::IN_FLIGHT_MIB as u64)]);
     let Deliveries { subscriber: _, batch_max, attempts_max, backoff_ms, transaction: _ } = Deliveries::to("");
@@ -98,7 +98,7 @@ fn keys() -> BTreeMap<String, String> {
     keys.add("projections.PROJECTION.", &[("batch_max", batch_max as u64)]);
     let Sink { batch_max, batch_wait_ms, mode: _, transactional_id: _, properties: _ } = Sink::default();
     keys.add("sink.", &[("batch_max", batch_max as u64), ("batch_wait_ms", batch_wait_ms)]);
-    // It has no limits of its own.
+    // This section has no limits of its own.
     let _ =
         |EventSink { filter: _, topic: _, key: _, start: _, is_start_written: _, was: _, settings: _ }: EventSink| {};
     keys.0
@@ -151,7 +151,7 @@ impl Keys {
     }
 }
 
-/// A number with commas, as the page has it.
+/// Formats a number with commas, as in the page.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -164,7 +164,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// A value of the page as bytes, milliseconds or a count.
+/// Parses a value of the page, as bytes, milliseconds or a count.
 fn value(text: &str) -> Option<u64> {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
     let number: u64 = number.replace(',', "").parse().ok()?;
@@ -182,7 +182,7 @@ fn value(text: &str) -> Option<u64> {
     Some(number * scale)
 }
 
-/// What a constant's expression comes to: sums, products and shifts of numbers, or a duration in milliseconds.
+/// Evaluates a constant's expression: sums, products and shifts of numbers, or a duration in milliseconds.
 fn evaluate(expression: &str) -> Option<u64> {
     let expression = expression.trim();
     for (call, scale) in [("Duration::from_secs(", 1_000), ("Duration::from_millis(", 1)] {
@@ -199,7 +199,7 @@ fn evaluate(expression: &str) -> Option<u64> {
     expression.replace('_', "").parse().ok()
 }
 
-/// The constants of the host's code, by `FILE::NAME`, with what they come to if they are numbers.
+/// Returns the constants of the host's code, by `FILE::NAME`, with their values if they are numbers.
 fn constants() -> BTreeMap<String, Option<u64>> {
     let root = package().join("src");
     let mut files = Vec::new();

@@ -1,26 +1,26 @@
-//! How much is on its way: a count and its bytes, kept together in one word, so that bounding both costs one atomic step.
+//! The load of items in flight: their count and bytes in one word, so that limiting both costs one atomic operation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits of the bytes; the count has the others.
+/// The bits for the bytes. The count has the other bits.
 const BYTES_BITS: u32 = 40;
 
-/// Items that are on their way, and their bytes.
+/// The count and bytes of the items in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicU64);
 
-/// An item's part in a load: what is added is taken off again.
+/// The share of one item in a load, which is added and later removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Weight(u64);
 
-/// What a load is at one moment.
+/// The value of a load at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loaded(u64);
 
 impl Weight {
-    /// One item of so many bytes.
+    /// Makes the weight of one item with this many bytes.
     pub(crate) fn of(bytes: usize) -> Self {
-        // Of a payload, which is bounded: an item is never taken for several.
+        // Payloads are limited, so the bytes of an item never overflow into the count.
         Self((1 << BYTES_BITS) | (bytes as u64).min(u32::MAX.into()))
     }
 }
@@ -31,34 +31,34 @@ impl Load {
         self.0.fetch_add(weight.0, Ordering::Relaxed);
     }
 
-    /// Takes an item off; the answer is what the load was with it.
+    /// Removes an item, and returns the load before that.
     pub(crate) fn remove(&self, weight: Weight) -> Loaded {
         Loaded(self.0.fetch_sub(weight.0, Ordering::Release))
     }
 
-    /// What it is now.
+    /// Returns the current load.
     pub(crate) fn now(&self) -> Loaded {
         Loaded(self.0.load(Ordering::Acquire))
     }
 }
 
 impl Loaded {
-    /// The items.
+    /// Returns the number of items.
     pub(crate) fn count(self) -> usize {
         (self.0 >> BYTES_BITS) as usize
     }
 
-    /// Their bytes.
+    /// Returns the bytes of the items.
     pub(crate) fn bytes(self) -> usize {
         (self.0 & ((1 << BYTES_BITS) - 1)) as usize
     }
 
-    /// The same without an item that was in it.
+    /// Returns the load without one of its items.
     pub(crate) fn without(self, weight: Weight) -> Self {
         Self(self.0 - weight.0)
     }
 
-    /// Whether it has so many items or bytes.
+    /// Returns whether there are at least this many items or bytes.
     pub(crate) fn reaches(self, count: usize, bytes: usize) -> bool {
         self.count() >= count || self.bytes() >= bytes
     }

@@ -1,8 +1,8 @@
-//! The log of a running host: where it goes, how a line looks, and how lines of one kind are summed up.
+//! The log of a running host: its destination, the format of a line, and the summary of similar lines.
 //!
-//! A line for people is one line: what came from outside is [escaped](crate::escape). A line for programs is JSON. The
-//! first lines of a kind are written, the rest are counted ([`limit`]). `debug` and `trace` are what somebody asked for
-//! and are never summed up.
+//! A line for people is always one line, because text from outside is [escaped](crate::escape). A line for programs is
+//! JSON. The first lines of a kind are written, and the rest are counted ([`limit`]). Lines of level `debug` and
+//! `trace` are never summarised, because somebody has requested them.
 
 pub mod limit;
 
@@ -17,20 +17,20 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Which log lines are written, such as `info` or `wasmill=debug`.
+/// The environment variable with the filter of log lines, such as `info` or `wasmill=debug`.
 const LOG_VARIABLE: &str = "WASMILL_LOG";
 
-/// Turns colours off where it is set to anything but nothing: <https://no-color.org>.
+/// The environment variable that turns colours off if it is not empty: <https://no-color.org>.
 const NO_COLOR: &str = "NO_COLOR";
 
-/// Sends the log of this process to the standard error: in words, or as JSON for programs. Returns the side that must
-/// report what is summed up. Fails when the environment asks for what is no filter.
+/// Sends the log of this process to standard error, as text, or as JSON for programs. Returns the handle that must
+/// report the summaries. Fails if the filter in the environment is invalid.
 pub fn start(json: bool) -> Result<Limit, String> {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&wanted)
         .map_err(|cause| format!("{LOG_VARIABLE} is not a log filter such as `info`: {cause}"))?;
     let limit = Limit::default();
-    // A line that can't be written, as on a full disk, is lost. Reported to the standard error, it would be a panic there.
+    // A line that can't be written, as on a full disk, is lost. A report to standard error would panic there.
     let lines = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(std::io::stderr);
     let log = tracing_subscriber::registry().with(filter).with(Limiter::new(limit.clone()));
     if json {
@@ -42,7 +42,7 @@ pub fn start(json: bool) -> Result<Limit, String> {
     Ok(limit)
 }
 
-/// Writes a field of a line: the message as it is, others with their names.
+/// Writes a field of a line: the message without its name, and other fields with their names.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     let value = escape(&value);
@@ -99,10 +99,10 @@ mod tests {
         assert_eq!(text, format!(" WARN dead-lettered: {shown} place={shown} key=\"{shown}\"\n"));
     }
 
-    /// Set in the process that writes a line.
+    /// The environment variable of the process that writes a line.
     const WRITES: &str = "WASMILL_TEST_WRITES_A_LINE";
 
-    /// What a process writes to the standard error, which is a terminal or a file, with this value of `NO_COLOR`.
+    /// Returns what a process writes to standard error, which is a terminal or a file, with this value of `NO_COLOR`.
     fn written(no_color: Option<&str>, on_terminal: bool) -> String {
         let mut writer = Command::new(std::env::current_exe().unwrap());
         writer.args(["--exact", "log::tests::colours_are_for_terminals_whose_user_wants_them", "--nocapture"]);
@@ -112,15 +112,16 @@ mod tests {
         }
         let (mut reading, writing) = if on_terminal { terminal() } else { file() };
         assert!(writer.stderr(writing).status().unwrap().success());
-        // Or the terminal would have no end.
+        // Otherwise reading from the terminal would never end.
         drop(writer);
         let mut text = Vec::new();
-        // A terminal that nobody has open any more ends with an error, after what was written to it.
+        // Reading from a terminal that nobody else has open ends with an error, after everything that was written to
+        // it.
         let _ = reading.read_to_end(&mut text);
         String::from_utf8(text).unwrap()
     }
 
-    /// Both sides of a terminal.
+    /// Opens both sides of a terminal.
     fn terminal() -> (File, File) {
         let (mut ours, mut theirs) = (-1, -1);
         let (name, settings, size) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
@@ -131,7 +132,7 @@ mod tests {
         }
     }
 
-    /// A file to read, and to write.
+    /// Opens a file for reading and for writing.
     fn file() -> (File, File) {
         let file = tempfile::NamedTempFile::new().unwrap();
         (file.reopen().unwrap(), file.reopen().unwrap())

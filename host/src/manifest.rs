@@ -1,8 +1,8 @@
-//! The manifest: everything that a person configures, read from one TOML file.
+//! The manifest: everything that a person configures, in one TOML file.
 //!
-//! Every limit of the host has a name and a default here. A manifest is taken as a whole or not at all: unknown
-//! keys are refused, ranges are checked, and [`Error`] lists everything that is wrong, each with its place. Nothing
-//! here opens a plugin, a database or a connection; what needs them is checked by whoever opens them.
+//! Every limit of the host has a name and a default here. A manifest is accepted as a whole or not at all: unknown keys
+//! are refused, ranges are checked, and [`Error`] lists all problems with their places. Nothing here opens a plugin, a
+//! database or a connection; whoever opens them also checks what depends on them.
 
 mod error;
 mod property;
@@ -27,42 +27,42 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// The longest file that is read as a manifest.
+/// The most bytes of a manifest.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A manifest whose every value is known to be in range. Paths are resolved against its folder.
+/// A manifest whose values are all valid. Relative paths are resolved against its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// The file it was read from.
+    /// The path of the manifest.
     pub path: PathBuf,
-    /// The data folder: everything that the host keeps.
+    /// The data folder, which has everything that the host stores.
     pub data: PathBuf,
-    /// What bounds chains of causes and the pauses that guests ask for.
+    /// The limits of chains of causes, and of the pauses that guests ask for.
     pub bounds: Bounds,
-    /// How long the host as a whole may take.
+    /// The time limits of the host as a whole.
     pub host: Host,
-    /// Where and how the HTTP API serves.
+    /// The settings of the HTTP API.
     pub api: Api,
-    /// Limits of the event store.
+    /// The limits of the event store.
     pub store: Store,
-    /// How Kafka is reached; `None` is a host without Kafka.
+    /// The connection to Kafka. `None` is a host without Kafka.
     pub kafka: Option<Kafka>,
-    /// The plugins by the name they have in the manifest.
+    /// The plugins, by their name in the manifest.
     pub plugins: BTreeMap<String, Plugin>,
-    /// What is read from Kafka, by name.
+    /// The sources, which read from Kafka, by name.
     pub sources: BTreeMap<String, Source>,
-    /// Settings of subscriptions, by plugin name. A subscription without an entry has the defaults.
+    /// The settings of subscriptions, by plugin name. A subscription without an entry has the defaults.
     pub subscriptions: BTreeMap<String, Subscription>,
-    /// Settings of projections, by projection name. A projection without an entry has the defaults.
+    /// The settings of projections, by projection name. A projection without an entry has the defaults.
     pub projections: BTreeMap<String, Projection>,
-    /// How the outbox is published to Kafka.
+    /// The settings of the sink that publishes the outbox to Kafka.
     pub sink: Sink,
-    /// What else is published to Kafka, by name.
+    /// The sinks that publish events to Kafka, by name.
     pub sinks: BTreeMap<String, EventSink>,
 }
 
 impl Manifest {
-    /// The topics that the host itself writes to, as far as the manifest says.
+    /// Returns the topics that the host itself writes to, as far as the manifest names them.
     pub fn written_topics(&self) -> Vec<String> {
         let letters = self.sources.values().filter_map(|source| source.dead_letter_topic.clone());
         let events = self.sinks.values().map(|sink| sink.topic.clone());
@@ -70,15 +70,15 @@ impl Manifest {
     }
 }
 
-/// The topic of the sinks' positions.
+/// The topic that has the positions of the sinks.
 pub const POSITIONS_TOPIC: &str = "wasmill-sink-positions";
 
-/// How long the host as a whole may take.
+/// The time limits of the host as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// How long a part with work may make no progress before it counts as stalled.
+    /// The time without progress after which a part with work counts as stalled.
     pub stalled_after_ms: u64,
-    /// How long a stop may take, from the signal to the end of the process.
+    /// The longest time of a stop, from the signal to the end of the process.
     pub stop_max_ms: u64,
 }
 
@@ -89,26 +89,26 @@ impl Default for Host {
 }
 
 impl Host {
-    /// How long a stop may take.
+    /// Returns the longest time of a stop.
     pub fn stop_max(&self) -> std::time::Duration {
         std::time::Duration::from_millis(self.stop_max_ms)
     }
 }
 
-/// Where and how the HTTP API serves.
+/// The settings of the HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
-    /// A loopback address; port 0 takes a free one.
+    /// The address to listen on, which is a loopback address. With port 0 the system chooses a free port.
     pub listen: SocketAddr,
-    /// The longest request body.
+    /// The largest request body.
     pub body_mib: usize,
-    /// How many connections may be open at the same time.
+    /// The most connections that are open at the same time.
     pub connections_max: usize,
-    /// How many event streams may be open at the same time.
+    /// The most event streams that are open at the same time.
     pub streams_max: usize,
-    /// How long a connection may be without a request, and a request without its whole body.
+    /// The longest time that a connection may be without a request, and a request without its complete body.
     pub idle_seconds: u64,
-    /// How long a client may read nothing of an answer that waits for it.
+    /// The longest time that a client may leave an answer unread.
     pub stall_seconds: u64,
 }
 
@@ -125,54 +125,54 @@ impl Default for Api {
     }
 }
 
-/// Limits of the event store.
+/// The limits of the event store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// How many requests may wait for the writer.
+    /// The most requests that may wait for the writer.
     pub queue_max: usize,
-    /// The bytes of what may wait for the writer.
+    /// The most mebibytes of requests that may wait for the writer.
     pub queue_mib: usize,
-    /// How many requests share a transaction.
+    /// The most requests in one transaction.
     pub batch_max: usize,
-    /// How many bytes close a transaction.
+    /// The size at which a transaction is committed.
     pub transaction_mib: usize,
-    /// The size at which the log is folded into the store.
+    /// The size of the write-ahead log that starts a WAL checkpoint.
     pub log_mib: u64,
-    /// What one event may have, with its names, ids and headers.
+    /// The most bytes of one event, with its names, ids and headers.
     pub event_bytes_max: usize,
-    /// The longest id of an aggregate, and the longest name of a command.
+    /// The most bytes of an aggregate's id, and of a command's name.
     pub id_bytes_max: usize,
-    /// How long the outcome of a command with an id of its sender's is kept, at least.
+    /// The shortest time for which the outcome of a command is kept if its sender chose its id.
     pub command_id_hours: u64,
-    /// What becomes of the outcome of a command that was refused.
+    /// Whether the outcomes of refused commands are kept.
     pub refusals: Refusals,
-    /// How many dead letters there may be.
+    /// The most dead letters.
     pub dead_letters_max: u64,
-    /// How many mebibytes the dead letters may have.
+    /// The most mebibytes of all dead letters.
     pub dead_letters_mib: u64,
-    /// How many days a dead letter is kept; 0 keeps it for ever.
+    /// The number of days for which a dead letter is kept. 0 keeps it forever.
     pub dead_letters_days: u64,
-    /// What happens when there are as many dead letters as there may be.
+    /// The behaviour when a limit of the dead letters is reached.
     pub dead_letters_full: WhenFull,
 }
 
-/// What becomes of the outcome of a refused command whose sender chose the id.
+/// Whether the store keeps the outcome of a refused command whose sender chose its id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Refusals {
-    /// It is remembered, as that of an accepted one.
+    /// The outcome is remembered, like that of an accepted command.
     #[default]
     Remember,
-    /// It is not remembered: a repetition is decided again.
+    /// The outcome is not remembered, so a repeated command is decided again.
     DecideAgain,
 }
 
-/// What happens when a limit of the dead letters is reached.
+/// The behaviour when a limit of the dead letters is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Nothing more is dead-lettered: what can't be handled is tried again until there is room.
+    /// Nothing more is dead-lettered. An item that can't be handled is retried until there is room.
     #[default]
     Stop,
-    /// The oldest letters are dropped, and counted.
+    /// The oldest dead letters are dropped and counted.
     DropOldest,
 }
 
@@ -196,28 +196,28 @@ impl Default for Store {
     }
 }
 
-/// How Kafka is reached.
+/// The connection to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kafka {
     /// The cluster.
     pub brokers: Brokers,
-    /// Properties of librdkafka for all clients.
+    /// The properties of librdkafka for all clients.
     pub properties: Properties,
-    /// Login by token; `None` leaves it to the properties.
+    /// The login by token. With `None` the properties decide on the login.
     pub oauth: Option<OAuth>,
-    /// What the records say that are published as CloudEvents.
+    /// The attributes of records that are published as CloudEvents.
     pub cloud_events: CloudEvents,
-    /// Topics that must be there before the host starts its work, by name.
+    /// The topics that must exist before the host starts its work, by name.
     pub topics: BTreeMap<String, Topic>,
 }
 
-/// What the CloudEvents of a host have in common.
+/// The attributes that all CloudEvents of a host share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloudEvents {
-    /// The beginning of `ce_source`, in front of `#` and the aggregate's type or the subscriber. `None` is
+    /// The beginning of `ce_source`, before `#` and the type of the aggregate or the name of the subscriber. `None` is
     /// `urn:uuid:` and the identity of the store.
     pub source: Option<String>,
-    /// The `content-type` of payloads whose messages do not have one.
+    /// The `content-type` of messages that do not have their own.
     pub content_type: String,
 }
 
@@ -236,14 +236,14 @@ pub enum Brokers {
     Addresses(String),
 }
 
-/// A topic that the host ensures.
+/// A topic that the host creates if it does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// How many partitions it is made with.
+    /// The number of partitions.
     pub partitions: i32,
-    /// On how many brokers.
+    /// The number of brokers that keep each partition.
     pub replication: i32,
-    /// Topic properties of the broker.
+    /// The properties of the topic.
     pub config: BTreeMap<String, String>,
 }
 
@@ -256,26 +256,26 @@ impl Default for Topic {
 /// A plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plugin {
-    /// A core module or a component.
+    /// The file, which is a core module or a component.
     pub file: PathBuf,
-    /// For aggregates: how many shards; `None` is as many as there are processor cores.
+    /// The number of shards, for aggregates. `None` is the number of processor cores.
     pub shards: Option<usize>,
-    /// For aggregates: how many commands may wait for a shard.
+    /// The most commands that may wait for a shard, for aggregates.
     pub queue_max: usize,
-    /// For aggregates: the bytes of the commands that a shard has accepted and not answered.
+    /// The most mebibytes of commands that a shard has accepted and not answered, for aggregates.
     pub queue_mib: usize,
-    /// For aggregates: how many commands a shard works on at once.
+    /// The most commands that a shard works on at the same time, for aggregates.
     pub in_flight_max: usize,
-    /// For aggregates: how often a command from Kafka or a subscriber is tried before it is dead_letters.
+    /// The number of attempts at a command from Kafka or a subscriber before it is dead-lettered, for aggregates.
     pub attempts_max: u32,
-    /// For aggregates: the events of a stream after which a snapshot is kept; 0 is never.
+    /// The number of events of a stream after which a snapshot is taken, for aggregates. 0 is never.
     pub snapshot_every: u64,
-    /// What a call of it may use.
+    /// The limits of the plugin's calls and memory.
     pub limits: Limits,
 }
 
 impl Plugin {
-    /// The plugin in a file, with the defaults for all else.
+    /// Makes a plugin from a file, with the defaults for everything else.
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self {
             file: file.into(),
@@ -290,28 +290,29 @@ impl Plugin {
     }
 }
 
-/// What a plugin may use, per shard or per call.
+/// The limits of a plugin, per shard or per call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Running time per event or command of a call.
+    /// The running time for each event or command of a call.
     pub event_time_ms: u64,
-    /// Linear memory of one wasm store.
+    /// The linear memory of one guest.
     pub memory_mib: usize,
-    /// What of it live aggregates may take before the least recently used ones leave; `None` is half of it.
+    /// The part of that memory that live aggregates may use before the least recently used ones are evicted. `None` is
+    /// half of it.
     pub live_mib: Option<usize>,
-    /// Entries of each table of one wasm store.
+    /// The number of entries in each table of one guest.
     pub table_elements: usize,
-    /// Live aggregates of one shard.
+    /// The number of live aggregates of one shard.
     pub instances: usize,
-    /// What the answer of one query may have.
+    /// The size of the answer to one query.
     pub output_mib: usize,
-    /// Commands and messages of one call.
+    /// The number of commands and messages of one call.
     pub effects_max: usize,
-    /// One text, blob or row of a read model.
+    /// The size of one text, blob or row of a read model.
     pub sql_value_mib: usize,
-    /// Memory of one SQL statement.
+    /// The memory of one SQL statement.
     pub sql_memory_mib: usize,
-    /// The file of a read model.
+    /// The size of a read model's file.
     pub read_model_mib: u64,
 }
 
@@ -332,20 +333,20 @@ impl Default for Limits {
     }
 }
 
-/// Settings of a subscription.
+/// The settings of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// Where it starts when it has no checkpoint.
+    /// The place where it starts if it has no checkpoint.
     pub start: Start,
-    /// Whether the manifest says where it starts.
+    /// Whether the manifest has the key `start`.
     pub is_start_written: bool,
-    /// The name that it had before: where it was under that name is where it goes on.
+    /// The name that it had before. It takes over the progress that is stored under that name.
     pub was: Option<String>,
-    /// How many events a call gets.
+    /// The most events of one call.
     pub batch_max: usize,
-    /// How often a failing event is tried before it is dead_letters.
+    /// The number of attempts at a failing event before it is dead-lettered.
     pub attempts_max: u32,
-    /// The first pause between two tries; it doubles from try to try.
+    /// The pause between the first two attempts. It doubles with each further attempt.
     pub backoff_ms: u64,
 }
 
@@ -356,20 +357,20 @@ impl Default for Subscription {
     }
 }
 
-/// Where a subscription without a checkpoint starts.
+/// The place where a subscription without a checkpoint starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// At the first event.
+    /// The first event.
     #[default]
     Beginning,
-    /// After the newest event.
+    /// The first event after the current newest one.
     Now,
-    /// At the event with this position, or the first one after it.
+    /// The event with this position, or the first one after it.
     At(Position),
 }
 
 impl Start {
-    /// The checkpoint that a new subscription gets, while the store's newest event is at `head`.
+    /// Returns the checkpoint of a new subscription, when the store's newest event is at `head`.
     pub fn checkpoint(self, head: Position) -> Position {
         match self {
             Self::Beginning => Position(0),
@@ -379,10 +380,10 @@ impl Start {
     }
 }
 
-/// Settings of a projection.
+/// The settings of a projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projection {
-    /// How many events share a transaction.
+    /// The most events of one transaction.
     pub batch_max: usize,
 }
 
@@ -392,14 +393,14 @@ impl Default for Projection {
     }
 }
 
-/// What the command line may set in the manifest's place. `None` leaves the manifest's value.
+/// The values that the command line may override. `None` keeps the manifest's value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// The data folder, relative to the working folder.
     pub data: Option<PathBuf>,
-    /// `embedded` or `host:port,…`; the manifest must have a `[kafka]` section.
+    /// The brokers: `embedded` or `host:port,…`. The manifest must have a `[kafka]` section.
     pub brokers: Option<String>,
-    /// Where the API listens.
+    /// The address of the API.
     pub listen: Option<String>,
 }
 
@@ -412,7 +413,7 @@ impl Manifest {
         Self::parse(&text, path)
     }
 
-    /// Reads a manifest from its text. The path is named in errors, and relative paths start from its folder.
+    /// Reads a manifest from its text. Errors name the path, and relative paths start from its folder.
     ///
     /// ```
     /// let text = "[plugins.orders]\nfile = 'orders.wasm'\nshard = 2";
@@ -427,7 +428,7 @@ impl Manifest {
         read::manifest(text, path)
     }
 
-    /// Puts the command line's values in place of the manifest's.
+    /// Replaces values of the manifest by those of the command line.
     pub fn with(mut self, overrides: Overrides) -> Result<Self, Error> {
         let refused = |option: &'static str, cause: String| Error::Override { option, cause };
         if let Some(data) = overrides.data {
@@ -454,7 +455,7 @@ impl Manifest {
 
 fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    // Any file can be named, also one without an end.
+    // The path may name any file, even an endless one.
     std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     if bytes.len() as u64 > FILE_BYTES_MAX {

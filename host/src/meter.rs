@@ -1,68 +1,69 @@
-//! Measurements that are taken where the work is done and read by whoever asks: counters in buckets, without locks.
+//! Histograms, which count values in buckets without locks.
 //!
 //! Nothing here knows how they are shown; `api/metrics` does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds in seconds for what takes from a tenth of a millisecond to some seconds.
+/// The upper bounds, in seconds, for durations from a tenth of a millisecond to some seconds.
 pub const SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Upper bounds for how many are done together.
+/// The upper bounds for sizes of batches.
 pub const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
 
-/// How often a value fell between two bounds.
+/// A count of values between each two bounds.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One for each bound, and one for what is beyond the last.
+    /// The counts: one for each bound, and one for values beyond the last bound.
     buckets: Box<[AtomicU64]>,
-    /// The bits of an `f64`.
+    /// The sum, as the bits of an `f64`.
     sum: AtomicU64,
 }
 
-/// What a histogram held at one look.
+/// The content of a histogram at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reading {
-    /// Upper bound and how many fell between the bound before it and this one. The last bound is infinite.
+pub struct HistogramReading {
+    /// The upper bound of each bucket, with the number of values between the previous bound and this one. The last
+    /// bound is infinite.
     pub buckets: Vec<(f64, u64)>,
-    /// Of all values.
+    /// The sum of all values.
     pub sum: f64,
 }
 
-impl Reading {
-    /// How many values there were.
+impl HistogramReading {
+    /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
 }
 
 impl Histogram {
-    /// An empty one. The bounds go up.
+    /// Makes an empty histogram. The bounds must increase.
     pub fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, buckets: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), sum: AtomicU64::new(0) }
     }
 
-    /// Takes a value.
+    /// Adds a value.
     pub fn observe(&self, value: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         let added = |sum: u64| Some((f64::from_bits(sum) + value).to_bits());
-        // The closure always has an answer.
+        // The closure always returns a value, so this never fails.
         let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
     }
 
-    /// Takes a time, in seconds.
+    /// Adds a duration, in seconds.
     pub fn observe_time(&self, time: Duration) {
         self.observe(time.as_secs_f64());
     }
 
-    /// What it holds.
-    pub fn read(&self) -> Reading {
+    /// Returns the current content.
+    pub fn read(&self) -> HistogramReading {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         let buckets = bounds.zip(self.buckets.iter().map(|count| count.load(Ordering::Relaxed))).collect();
-        Reading { buckets, sum: f64::from_bits(self.sum.load(Ordering::Relaxed)) }
+        HistogramReading { buckets, sum: f64::from_bits(self.sum.load(Ordering::Relaxed)) }
     }
 }
 

@@ -1,27 +1,27 @@
-//! What a host shows to Prometheus: families of numbers, made when they are asked for.
+//! The metrics that a host shows to Prometheus, built on each request.
 //!
-//! Plain data. The numbers are those of the status and what the parts measured; nothing here is counted on the way of a
-//! command or an event. How the families are written is for `api/metrics.rs` to know. `docs/operations.md` lists them.
+//! These types are plain data. The numbers come from the status and from what the parts measured: nothing here counts
+//! while a command or an event is handled. `api/metrics.rs` writes the families, and `docs/operations.md` lists them.
 
 use crate::kafka::{Statistics, sink, source};
-use crate::meter::Reading;
+use crate::meter::HistogramReading;
 use crate::status::{State, Status};
 use crate::store;
 
 /// One metric with all its labels.
 #[derive(Clone, Debug)]
 pub struct Family {
-    /// Without the prefix `wasmill_` and without its unit.
+    /// The name, without the prefix `wasmill_` and without the unit.
     pub name: &'static str,
-    /// What it counts, as a sentence without its point.
+    /// What it counts, as a sentence without a full stop.
     pub help: &'static str,
-    /// The end of the name.
+    /// The unit, with which the name ends.
     pub unit: Option<Unit>,
     /// Its values by labels, all of the same kind.
     pub samples: Vec<Sample>,
 }
 
-/// What a number counts, where that is more than things.
+/// The unit of a metric that does not count items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Seconds.
@@ -33,21 +33,21 @@ pub enum Unit {
 /// A value with its labels.
 pub type Sample = (Labels, Value);
 
-/// Names and values.
+/// The names and values of labels.
 pub type Labels = Vec<(&'static str, String)>;
 
-/// What a metric shows.
+/// The value of a metric.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Grows until the host, or its store, begins anew.
+    /// A number that only grows, until the host restarts or its store is recreated.
     Counter(f64),
-    /// Goes up and down.
+    /// A number that goes up and down.
     Gauge(f64),
-    /// How often values fell between bounds.
-    Histogram(Reading),
+    /// How many values fell between bounds.
+    Histogram(HistogramReading),
 }
 
-/// What the parts of a host measured, beside its status.
+/// What the parts of a host measured, in addition to the status.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// The store's writer.
@@ -56,11 +56,11 @@ pub struct Measured {
     pub sources: Vec<(String, source::Measures)>,
     /// Sinks by name.
     pub sinks: Vec<(String, sink::Measures)>,
-    /// Dead letters by who put them aside.
+    /// Dead letters by the part that dead-lettered them.
     pub dead_letters: Vec<(String, u64)>,
 }
 
-/// Everything there is to show.
+/// Builds all families that have a value.
 pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
     let mut families = host(status, measured);
     families.extend(commands(status));
@@ -90,25 +90,25 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
             "Requests that shared a transaction of the store",
             [(vec![], Value::Histogram(store.batch_size.clone()))],
         ),
-        plain("dead_letters", "What was dead-lettered and is still there", letters),
-        plain("dead_letters_max", "How many there may be in all", [(vec![], gauge(status.dead_letters.total_max))]),
-        bytes("dead_letters_size", "What all of them take", [(vec![], gauge(status.dead_letters.bytes))]),
-        bytes("dead_letters_size_max", "What they may take", [(vec![], gauge(status.dead_letters.bytes_max))]),
+        plain("dead_letters", "Dead letters in the store, by consumer", letters),
+        plain("dead_letters_max", "Limit of dead letters in all", [(vec![], gauge(status.dead_letters.total_max))]),
+        bytes("dead_letters_size", "Size of all of them", [(vec![], gauge(status.dead_letters.bytes))]),
+        bytes("dead_letters_size_max", "Limit of the size", [(vec![], gauge(status.dead_letters.bytes_max))]),
         plain(
             "dead_letters_dropped",
             "Dead letters dropped to keep to a limit",
-            [(vec![], Value::Counter(store.letters_dropped as f64))],
+            [(vec![], Value::Counter(store.dead_letters_dropped as f64))],
         ),
         plain(
             "clock_jumps",
             "Times that the wall clock was seen to jump",
             [(vec![], Value::Counter(store.clock_jumps as f64))],
         ),
-        plain("part_working", "Whether a part does its work: 1, or 0 where it retries or has stopped", parts(status)),
+        plain("part_working", "Whether a part does its work: 1, or 0 if it retries or has stopped", parts(status)),
     ]
 }
 
-/// Each part that may stand still, and whether it does.
+/// Lists the parts that can stop working, each with whether it works.
 fn parts(status: &Status) -> Vec<Sample> {
     let aggregates = status.aggregates.iter().map(|part| ("aggregate", &part.aggregate_type, part.state));
     let sources = status.sources.iter().map(|part| ("source", &part.name, part.state));
@@ -135,10 +135,10 @@ fn commands(status: &Status) -> Vec<Family> {
         status.aggregates.iter().map(move |found| (label("type", &found.aggregate_type), gauge(value(found))))
     };
     vec![
-        plain("commands", "Commands by how they ended, since the store was made", outcomes),
-        plain("api_commands", "Commands that came over the API, by how they ended", of_api),
+        plain("commands", "Commands by outcome, since the store was created", outcomes),
+        plain("api_commands", "Commands that came over the API, by outcome", of_api),
         plain("aggregates_live", "Live aggregates in all shards", of_types(|found| found.live)),
-        plain("aggregates_queued", "Commands accepted and not answered", of_types(|found| found.queued)),
+        plain("aggregates_queued", "Commands that are pending", of_types(|found| found.queued)),
         plain("aggregates_shards", "Shards that serve the type", of_types(|found| found.shards as u64)),
     ]
 }
@@ -216,15 +216,15 @@ fn sinks(status: &Status, measured: &Measured) -> Vec<Family> {
     let size = of_sinks(|measures| Value::Histogram(measures.batch_size.clone()));
     let aborted = of_sinks(|measures| counter(measures.aborted));
     vec![
-        plain("sink_published", "Messages that Kafka has, since the host started", published),
-        plain("sink_pending", "What is yet to be published or passed by", pending),
+        plain("sink_published", "Messages acknowledged since the host started", published),
+        plain("sink_pending", "What is still to be published or skipped", pending),
         seconds("sink_batch", "Time of a batch, which is a transaction in the transactional mode", time),
         plain("sink_batch_messages", "Messages of a batch", size),
-        plain("sink_aborted_transactions", "Transactions that were aborted and tried again", aborted),
+        plain("sink_aborted_transactions", "Transactions that were aborted and retried", aborted),
     ]
 }
 
-/// What librdkafka counts for each client.
+/// Builds the families of librdkafka's statistics for each client.
 fn clients(measured: &Measured) -> Vec<Family> {
     let of_sources = measured.sources.iter().map(|(name, found)| (format!("source {name}"), &found.statistics));
     let of_sinks = measured.sinks.iter().map(|(name, found)| (format!("sink {name}"), &found.statistics));

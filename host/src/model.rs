@@ -1,27 +1,30 @@
-//! The words of the domain: commands, events and their places.
+//! The types of the domain: commands, events and their places.
 //!
-//! Plain data that every module shares. Nothing here knows SQL, Kafka or WebAssembly.
+//! They are plain data that all modules share. Nothing here knows SQL, Kafka or WebAssembly.
 
 mod ids;
 mod keys;
+mod refusal;
 
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
+pub use refusal::{Failure, Refusal};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// A map for hot paths: as the standard one, with a hash function that is several times as quick on short keys, and
-/// seeded at random.
+/// A map for hot paths. It is the standard map with a hash function that is several times faster on short keys and has
+/// a random seed.
 pub(crate) type QuickMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
-/// The place of an event in the whole store: strictly increasing in commit order. Zero is before the first event.
+/// The place of an event in the whole store. Positions increase in commit order. Zero is before the first event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(pub u64);
 
-/// The place of an event in its stream: from 1, without gaps. Zero is the version of a stream without events.
+/// The place of an event in its stream. Versions start at 1 and have no gaps. Zero is the version of a stream without
+/// events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
@@ -38,17 +41,17 @@ impl fmt::Display for Version {
     }
 }
 
-/// The name of a stream: the type and the id of the aggregate whose events it holds.
+/// The name of a stream: the type and the id of the aggregate whose events it has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StreamId {
-    /// Shared by all aggregates of the type, so cloning costs no allocation.
+    /// The type of the aggregate. The text is shared, so cloning needs no allocation.
     pub aggregate_type: Arc<str>,
-    /// Chosen by the sender of the first command, within [`IdRule`].
+    /// The id of the aggregate. The sender of the first command chose it, within [`IdRule`].
     pub aggregate_id: Arc<str>,
 }
 
 impl StreamId {
-    /// The stream of one aggregate.
+    /// Makes the name of an aggregate's stream.
     pub fn new(aggregate_type: impl Into<Arc<str>>, aggregate_id: impl Into<Arc<str>>) -> Self {
         Self { aggregate_type: aggregate_type.into(), aggregate_id: aggregate_id.into() }
     }
@@ -60,55 +63,56 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// Free text beside a payload. Names may repeat and keep their order; Kafka allows a header without a value.
+/// A header: a name and any bytes beside a payload. Names may repeat, and headers keep their order. A Kafka header may
+/// have no value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Case-sensitive, as Kafka has it.
+    /// The name, which is case-sensitive, as in Kafka.
     pub name: String,
-    /// Any bytes, or none.
+    /// The value, which is any bytes or none.
     #[serde(with = "serde_bytes")]
     pub value: Option<Vec<u8>>,
 }
 
 impl Header {
-    /// Of its name and its value.
+    /// Returns the bytes of the name and the value.
     pub fn bytes(&self) -> usize {
         self.name.len() + self.value.as_ref().map_or(0, Vec::len)
     }
 }
 
-/// Where a command comes from, for commands that a ledger numbers: it makes redelivery harmless.
+/// The item of a ledger from which a command comes. It makes redelivery harmless.
 ///
-/// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, or the commands
-/// of a subscription. The store marks `first..=last` as settled in the same transaction as the command's events.
+/// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, or the commands of a
+/// subscription. The store settles `first..=last` in the same transaction that records the command's events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The ledger's name, for example `kafka/baskets/baskets/0` or `subscription/warehouse`.
     pub ledger: Arc<str>,
-    /// The item's own number, or a lower one where Kafka left out offsets before it.
+    /// The item's own number, or a lower one if Kafka left out offsets before it.
     pub first: u64,
     /// The item's own number.
     pub last: u64,
 }
 
-/// Where several items of one ledger come from that follow one another. They are settled together.
+/// Several successive items of one ledger, which are settled together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origins {
     /// The ledger's name.
     pub ledger: Arc<str>,
-    /// The first item's number, or a lower one where Kafka left out offsets before it.
+    /// The first item's number, or a lower one if Kafka left out offsets before it.
     pub first: u64,
-    /// The items' own numbers, increasing; at least one.
+    /// The items' own numbers in increasing order. There is at least one.
     pub items: Vec<u64>,
 }
 
 impl Origin {
-    /// Whose ledger it is: the name of the source or subscription.
+    /// Returns the owner of the ledger: the name of the source or subscription.
     pub fn consumer(&self) -> &str {
         LedgerName::parse(&self.ledger).and_then(|name| name.owner()).unwrap_or(&self.ledger)
     }
 
-    /// Where the item is, in words.
+    /// Returns the place of the item as text.
     pub fn place(&self) -> String {
         let number = self.last;
         match LedgerName::parse(&self.ledger) {
@@ -129,82 +133,83 @@ impl Origin {
 /// A request to an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// The aggregate it is sent to.
+    /// The aggregate that the command is sent to.
     pub stream: StreamId,
-    /// What is asked for, such as `CreateOrder`.
+    /// The command's name, such as `CreateOrder`.
     pub name: Arc<str>,
-    /// Bytes in the codec of the guest; JSON with the SDK.
+    /// The payload, in the encoding of the guest. With the SDK this is JSON.
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
-    /// Unique among all commands. Redelivery repeats it.
+    /// The unique id of the command. A redelivery has the same id.
     pub id: Arc<str>,
-    /// When the host accepted it: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time of the command, in milliseconds since 1970-01-01T00:00:00Z: when the host accepted it, or the time of
+    /// the record or event that caused it.
     pub time_ms: u64,
-    /// The same for everything that follows from one first cause.
+    /// The correlation id, which is the same for everything that follows from one first cause.
     pub correlation_id: Arc<str>,
-    /// The id of the direct cause; the command's own id where it has none.
+    /// The id of the direct cause, or the command's own id if it has none.
     pub causation_id: Arc<str>,
-    /// Copied to the events.
+    /// The headers, which are copied to the events.
     pub headers: Vec<Header>,
-    /// Set for commands that a ledger numbers.
+    /// The origin, if the command comes from a ledger.
     pub origin: Option<Origin>,
-    /// How many subscribers the chain of causes has passed; 0 for what comes from outside.
+    /// The number of subscribers in the chain of causes. It is 0 for commands from outside.
     pub hops: u32,
-    /// The sender chose the id, so the store remembers the outcome under it and answers a repetition with it.
+    /// Whether the sender chose the id. If so, the store remembers the outcome and answers a repeated command with it.
     pub durable_id: bool,
-    /// What the sender expects of the stream; `None` leaves it to the aggregate's own state.
+    /// The version that the sender expects of the stream. `None` leaves the check to the aggregate's own state.
     pub expected: Option<ExpectedVersion>,
 }
 
-/// An event that an aggregate wants recorded.
+/// An event to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// What happened, such as `OrderCreated`.
+    /// The event's name, such as `OrderCreated`.
     pub name: String,
-    /// Bytes in the codec of the guest; JSON with the SDK.
+    /// The payload, in the encoding of the guest. With the SDK this is JSON.
     pub payload: Vec<u8>,
 }
 
 /// An event in the store. It never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// Minted by the host: UUID version 7.
+    /// The id, which the host assigns: a UUID of version 7.
     pub id: uuid::Uuid,
-    /// Place in the whole store.
+    /// The place in the whole store.
     pub position: Position,
-    /// Place in its stream, with `version`.
+    /// The stream that it belongs to.
     pub stream: StreamId,
-    /// Place in its stream.
+    /// The place in its stream.
     pub version: Version,
-    /// What happened.
+    /// The event's name.
     pub name: Arc<str>,
-    /// Bytes in the codec of the guest.
+    /// The payload, in the encoding of the guest.
     pub payload: Vec<u8>,
-    /// When its command was accepted: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time of its command, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
-    /// The same for everything that follows from one first cause.
+    /// The correlation id, which is the same for everything that follows from one first cause.
     pub correlation_id: Arc<str>,
-    /// The id of the command that made it.
+    /// The id of its command.
     pub causation_id: Arc<str>,
-    /// Those of its command.
+    /// The hops of its command.
     pub hops: u32,
-    /// Copied from the command.
+    /// The headers of its command.
     pub headers: Vec<Header>,
 }
 
 impl Command {
-    /// About how much memory it takes.
+    /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        /// Beside its texts and its payload.
+        /// The bytes besides its texts and its payload.
         const FIXED: usize = 320;
         FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + self.payload.len()
     }
 }
 
 impl Message {
-    /// About how much memory it takes.
+    /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        /// Beside its texts and its payload.
+        /// The bytes besides its texts and its payload.
         const FIXED: usize = 320;
         let payload = self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len);
         FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + payload
@@ -212,15 +217,15 @@ impl Message {
 }
 
 impl RecordedEvent {
-    /// About how much memory it takes.
+    /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        /// Beside its texts and its payload.
+        /// The bytes besides its texts and its payload.
         const FIXED: usize = 320;
         FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + self.payload.len()
     }
 }
 
-/// What an append expects of its stream. Strict by default: an aggregate's append is always `Exact`.
+/// The version that an append expects of its stream. An aggregate's append is always `Exact`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpectedVersion {
@@ -235,7 +240,7 @@ pub enum ExpectedVersion {
 }
 
 impl ExpectedVersion {
-    /// Whether a stream at `actual` meets the expectation.
+    /// Returns whether a stream at version `actual` meets the expectation.
     pub fn allows(self, actual: Version) -> bool {
         match self {
             Self::Exact(version) => version == actual,
@@ -257,73 +262,73 @@ impl fmt::Display for ExpectedVersion {
     }
 }
 
-/// How a command ended, as its sender is told.
+/// The outcome of a command, as its sender gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// Its events are durable. No events is a success that changed nothing.
+    /// The command's events are durable. A command without events is a success that changed nothing.
     Accepted {
-        /// The stream's version after it.
+        /// The version of the stream after the command.
         version: Version,
-        /// The position of its last event, or of the store's newest event where it made none: what to pass to a query that must
-        /// see it.
+        /// The position of its last event, or of the store's newest event if it has none. A query that waits for this
+        /// position sees the effects of the command.
         position: Position,
-        /// How many events it made.
+        /// The number of its events.
         events: u32,
     },
-    /// A business rule said no. Nothing was recorded.
+    /// A business rule refused the command. No event was recorded.
     Rejected {
-        /// In the words of the aggregate.
+        /// The reason, from the aggregate.
         reason: String,
     },
-    /// The command does not decode, or nobody serves it. Nothing was recorded.
+    /// The command does not decode, or no aggregate handles it. No event was recorded.
     Malformed {
-        /// Names the place in the payload.
+        /// The reason, with the place in the payload.
         reason: String,
     },
-    /// The sender's expected version was not the stream's.
+    /// The stream does not have the version that the sender expected.
     Conflict {
-        /// The stream's version.
+        /// The version of the stream.
         actual: Version,
-        /// What the sender expected.
+        /// The version that the sender expected.
         expected: ExpectedVersion,
     },
     /// The id was used before for another command.
     IdReused {
-        /// What to do about it.
+        /// The reason, with the remedy.
         reason: String,
     },
-    /// The stream is archived and takes no more events. Nothing was recorded.
+    /// The stream is archived and accepts no more events. Nothing was recorded.
     Archived {
-        /// How to open it again.
+        /// The reason, with the command that restores the stream.
         reason: String,
     },
-    /// The plugin or the host failed. Nothing was recorded; the same command may be sent again.
+    /// The plugin or the host failed. Nothing was recorded, and the same command may be sent again.
     Failed {
-        /// Names the plugin and its version.
+        /// The reason, with the plugin and its version.
         reason: String,
     },
-    /// A queue is full. Nothing was recorded; send again after the time given.
+    /// A queue is full. Nothing was recorded. Send the command again after a pause.
     Busy {
-        /// Milliseconds to wait before sending again.
+        /// The pause in milliseconds.
         retry_after_ms: u64,
     },
-    /// The command was recorded before: its outcome as it was then. The API tells it as that outcome, with its time.
+    /// The command was recorded before. This is its first outcome, which the API returns together with its time.
     #[serde(skip)]
     Remembered(Remembered),
 }
 
-/// What was answered to a command when it came first.
+/// The first outcome of a repeated command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
-    /// The outcome as it was then.
+    /// The outcome.
     pub outcome: Box<Outcome>,
-    /// When it was recorded: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time when it was recorded, in milliseconds since 1970-01-01T00:00:00Z.
     pub remembered_from_ms: u64,
 }
 
 impl Outcome {
-    /// What came of the command, now or when it came first.
+    /// Returns the outcome itself, or the first outcome if the command is a repetition.
     pub fn what(&self) -> &Self {
         match self {
             Self::Remembered(remembered) => &remembered.outcome,
@@ -332,66 +337,66 @@ impl Outcome {
     }
 }
 
-/// A message that a subscriber wants published.
+/// A message that a subscriber publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Stable over redelivery: it tells a repetition from a new message.
+    /// The id. A redelivered message has the same id, so readers can recognise a repetition.
     pub id: Arc<str>,
     /// The Kafka topic.
     pub topic: String,
-    /// Raw bytes, or none.
+    /// The key, which is any bytes or none.
     #[serde(with = "serde_bytes")]
     pub key: Option<Vec<u8>>,
-    /// `None`: the partitioner decides.
+    /// The partition. If it is `None`, the partitioner chooses one.
     pub partition: Option<i32>,
-    /// As the subscriber gave them.
+    /// The headers from the subscriber.
     pub headers: Vec<Header>,
-    /// `None` is a tombstone.
+    /// The payload. `None` is a tombstone.
     #[serde(with = "serde_bytes")]
     pub payload: Option<Vec<u8>>,
-    /// The time of the event or record that caused it: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time of the event or record that caused it, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
-    /// From the event or record that caused it.
+    /// The correlation id of the event or record that caused it.
     pub correlation_id: Arc<str>,
     /// The id of the event or record that caused it.
     pub causation_id: Arc<str>,
-    /// How many subscribers the chain of causes has passed, with the one that published it.
+    /// The number of subscribers in the chain of causes, including the one that published it.
     pub hops: u32,
     /// The subscription that published it.
     pub source: Arc<str>,
 }
 
-/// Something that could not be handled and was dead-lettered where people see it.
+/// An item that could not be handled, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// Who dead-letter it: a source's or a subscription's name.
+    /// The name of the source or subscription that dead-lettered it.
     pub consumer: String,
-    /// Where it is: `topic baskets partition 0 offset 17`, or `event 42 of order/1 version 3`.
+    /// The place of the item: `topic baskets partition 0 offset 17`, or `event 42 of order/1 version 3`.
     pub place: String,
     /// The record's key or the aggregate's id, if it is text.
     pub key: Option<String>,
-    /// The cause, and the remedy where one is known.
+    /// The cause, and the remedy if one is known.
     pub reason: String,
-    /// When the record was produced, the command accepted, the event recorded or the message caused: milliseconds since
-    /// 1970-01-01T00:00:00Z. `None` if nobody knows, as of records that retention removed.
+    /// The time of the record, command, event or message, in milliseconds since 1970-01-01T00:00:00Z. `None` if it is
+    /// not known, as for records that retention has deleted.
     pub time_ms: Option<u64>,
-    /// What could not be handled, and what it takes to try again.
+    /// The item, with all that a retry needs.
     pub content: DeadLetterContent,
 }
 
 /// A dead letter in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptLetter {
-    /// What people and replays call it.
+pub struct KeptDeadLetter {
+    /// The number, by which people and replays refer to it.
     pub number: u64,
-    /// When it was dead-lettered, by the clock of the store: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time of the dead-lettering by the store's clock, in milliseconds since 1970-01-01T00:00:00Z.
     pub dead_lettered_ms: u64,
-    /// What could not be handled, and why.
+    /// The item and the reason.
     pub letter: DeadLetter,
 }
 
 impl DeadLetter {
-    /// A command that could not be handled.
+    /// Makes the dead letter of a command.
     pub fn of_command(consumer: String, place: String, reason: String, command: Command) -> Self {
         Self {
             consumer,
@@ -403,7 +408,7 @@ impl DeadLetter {
         }
     }
 
-    /// The bytes that could not be handled; none where they are kept elsewhere or gone.
+    /// Returns the payload of the item, or none if it is kept elsewhere or lost.
     pub fn payload(&self) -> Option<&[u8]> {
         match &self.content {
             DeadLetterContent::Gone | DeadLetterContent::Event(_) => None,
@@ -414,10 +419,10 @@ impl DeadLetter {
     }
 }
 
-/// What a dead letter holds, so that it can be tried again.
+/// The content of a dead letter, from which it can be retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeadLetterContent {
-    /// Nothing that could be tried again, such as records that retention removed.
+    /// Nothing that could be retried, such as records that retention has deleted.
     Gone,
     /// A record of a source.
     Record(Record),
@@ -438,58 +443,58 @@ pub struct Record {
     pub partition: i32,
     /// The offset.
     pub offset: i64,
-    /// When it was produced, or received where it does not say: milliseconds since 1970-01-01T00:00:00Z.
+    /// The time when it was produced, or received if it has no time, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
-    /// Raw bytes, or none.
+    /// The key, which is any bytes or none.
     #[serde(with = "serde_bytes")]
     pub key: Option<Vec<u8>>,
-    /// In their order; names may repeat.
+    /// The headers in their order. Names may repeat.
     pub headers: Vec<Header>,
-    /// `None` is a tombstone.
+    /// The value. `None` is a tombstone.
     #[serde(with = "serde_bytes")]
     pub payload: Option<Vec<u8>>,
 }
 
 impl Record {
-    /// As the id of a cause: the same however often the record is read.
+    /// Returns the id of the record. It is the same each time that the record is read.
     pub fn id(&self) -> String {
         let mut id = String::new();
         self.write_id(&mut id);
         id
     }
 
-    /// Adds its id to a text.
+    /// Appends the id of the record to a text.
     pub fn write_id(&self, text: &mut String) {
         write_record_id(text, &self.topic, self.partition, self.offset);
     }
 
-    /// Where it is, in words.
+    /// Returns the place of the record as text.
     pub fn place(&self) -> String {
         format!("topic {} partition {} offset {}", self.topic, self.partition, self.offset)
     }
 
-    /// About how much memory it takes.
+    /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        /// Beside its texts and its payload.
+        /// The bytes besides its texts and its payload.
         const FIXED: usize = 160;
         let payload = self.payload.as_ref().map_or(0, Vec::len) + self.key.as_ref().map_or(0, Vec::len);
         FIXED + self.headers.iter().map(Header::bytes).sum::<usize>() + payload
     }
 
-    /// The hops that its headers carry.
+    /// Returns the hops in its headers.
     pub fn hops(&self) -> u32 {
         crate::bounds::hops(&self.headers)
     }
 
-    /// The correlation id that its headers carry.
+    /// Returns the correlation id in its headers.
     pub fn correlation_id(&self) -> Option<&str> {
         correlation_id(&self.headers)
     }
 }
 
-/// Adds the id of the record at a place to a text.
+/// Appends the id of the record at this place to a text.
 pub fn write_record_id(text: &mut String, topic: &str, partition: i32, offset: i64) {
-    // Made for each record, so without the machinery of formatting.
+    // This runs for each record, so it avoids the cost of `format!`.
     text.push_str(topic);
     text.push(':');
     text.push_str(itoa::Buffer::new().format(partition));
@@ -497,10 +502,10 @@ pub fn write_record_id(text: &mut String, topic: &str, partition: i32, offset: i
     text.push_str(itoa::Buffer::new().format(offset));
 }
 
-/// Headers that may carry a correlation id, in order of preference.
+/// The headers that may have a correlation id, in order of preference.
 const CORRELATION_HEADERS: [&str; 3] = ["correlation-id", "x-correlation-id", "ce_correlationid"];
 
-/// The correlation id that headers carry, if one does.
+/// Returns the correlation id in these headers, if there is one.
 pub fn correlation_id(headers: &[Header]) -> Option<&str> {
     CORRELATION_HEADERS.iter().find_map(|name| {
         let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;

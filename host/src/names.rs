@@ -1,7 +1,7 @@
-//! Names that come from outside, parsed once: what is a [`Name`] or a [`MessageName`] keeps to its rule, which the guest
-//! SDK shares (`wasmill_names`).
+//! Names from outside, which are parsed once. A [`Name`] or a [`MessageName`] always follows its rule. The guest SDK
+//! has the same rules (`wasmill_names`).
 //!
-//! A name is safe as a part of a path, of a URL and of a log line. Nothing here knows what is named.
+//! A name is safe as a part of a path, a URL or a log line. Nothing here knows what is named.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 pub use wasmill_names::Rule;
 
-/// Characters of a refused text that an error shows.
+/// The most characters of a refused text that an error shows.
 const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of a part: a plugin, an aggregate type, a projection, a source, a sink or a subscription.
@@ -21,7 +21,7 @@ pub struct Name(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageName(Arc<str>);
 
-/// A text that is no name. Its text completes a sentence about what should have been one.
+/// The error for a text that is not a name. Its message completes a sentence about what should be a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be {}, found {}", .rule.in_words(), shown(.found))]
 pub struct NameError {
@@ -29,7 +29,7 @@ pub struct NameError {
     found: String,
 }
 
-/// The text, if it keeps to the rule.
+/// Returns the text if it follows the rule.
 pub fn checked(text: &str, rule: Rule) -> Result<&str, NameError> {
     if rule.allows(text) { Ok(text) } else { Err(NameError { rule, found: text.to_owned() }) }
 }
@@ -47,7 +47,8 @@ impl Name {
         checked(text, Rule::Part).map(|text| Self(text.into()))
     }
 
-    /// The file or folder of this name in a folder. A name has no separators and is no `..`, so it is never outside.
+    /// Returns the path of this name in a folder. It is never outside of the folder, because a name has no separators
+    /// and is not `..`.
     pub fn within(&self, folder: &Path) -> PathBuf {
         folder.join(&*self.0)
     }
@@ -94,7 +95,7 @@ macro_rules! is_text {
 
 is_text! { Name MessageName }
 
-/// A text as errors show it: escaped, and cut if it is long.
+/// Formats a text for an error: escaped, and cut if it is long.
 fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARACTERS) {
         Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),

@@ -1,9 +1,9 @@
-//! The plugin runtime: the only place that knows wasmtime.
+//! The plugin runtime: the only module that uses wasmtime.
 //!
-//! A plugin is read, its section is checked, it is compiled (or found in the cache), linked against what its roles
-//! may import, and instantiated once to see that it starts. Each thread that works with it makes a guest of its own
-//! ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`]): one wasm store, called by nobody else.
-//! [`Slot`] is where the threads find the code that serves now.
+//! The host reads a plugin's file, checks its section, compiles it or takes it from the cache, links it against the
+//! imports of its roles, and instantiates it once as a test. Each thread that works with a plugin then creates its own
+//! guest ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`]): one wasm store, which no other thread calls.
+//! The threads find the code that serves now in a [`Slot`].
 
 mod aggregate;
 mod bindings;
@@ -30,7 +30,7 @@ pub use slot::{Slot, Switch};
 pub use subscriber::SubscriberGuest;
 
 use crate::filter::Filter;
-use crate::model::Header;
+use crate::model::{Failure, Header, Refusal};
 use bindings::exports::wasmill::plugin as exports;
 use clock::Time;
 use guarded::Guarded;
@@ -41,65 +41,65 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-/// Bytes that the file of a plugin may have.
+/// The maximum size of a plugin's file, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Why a plugin can't be had, or why a call into it did not end.
+/// Why a plugin can't be loaded, or why a call into it failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The plugin is at fault; the sentence names it and tells what to do.
+    /// The plugin is at fault. The text names it and the remedy.
     #[error("{0}")]
     Plugin(String),
-    /// The host is at fault, for example because the system gives it no memory. What was to be done is as good as before:
-    /// it is tried again later. A wasm store that was called must not be used again.
+    /// The host is at fault, for example because the system gives it no memory. The operation is retried later. A wasm
+    /// store that was called must not be used again.
     #[error("{0}")]
     Host(String),
-    /// The host is stopping, and has interrupted the guest. Its wasm store must not be used again.
+    /// The host is stopping and has interrupted the guest. Its wasm store must not be used again.
     #[error("the host is stopping")]
     Stopping,
-    /// A list of items took longer than one item may: it is not known whether one of them is at fault. The wasm store must
-    /// not be used again; [`Pace`] says how to go on.
-    #[error("plugin {label} took longer than {limit:?} for a list")]
+    /// A batch of items took longer than one item may. It is not known whether one of them is at fault. The wasm store
+    /// must not be used again; [`Pace`] decides the size of the next batch.
+    #[error("plugin {label} took longer than {limit:?} for a batch of items")]
     Overrun {
         /// Name and version.
         label: Arc<str>,
-        /// The time for one item, which lists have too.
+        /// The time limit of one item, which also holds for a batch.
         limit: Duration,
     },
-    /// The guest trapped, ran out of time or memory. Its wasm store must not be used again.
+    /// The guest trapped or exceeded its time or memory. Its wasm store must not be used again.
     #[error("plugin {label} failed: {cause}")]
     Trap {
         /// Name and version.
         label: Arc<str>,
-        /// What happened, with the guest's own message where it left one.
+        /// What happened, with the guest's own message if there is one.
         cause: String,
     },
 }
 
 impl Error {
-    /// Whether it says nothing about the plugin or the data: what was to be done is tried again later.
+    /// Whether neither the plugin nor the data is at fault, so that the operation is to be retried later.
     pub fn is_of_host(&self) -> bool {
         matches!(self, Self::Host(_) | Self::Stopping)
     }
 }
 
-/// What a guest may use. Each limit has a name in the manifest.
+/// The limits of a guest. Each has a key in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Time for one call: a command, a query, an event, or a list of events. A list that takes longer is handled event by
-    /// event.
+    /// Time for one call: a command, a query, an event, or a batch of events. If a batch takes longer, its events are
+    /// handled one by one.
     pub event_time: Duration,
     /// Linear memory of one wasm store, in bytes.
     pub memory_bytes_max: usize,
-    /// Size of the linear memory at which live aggregates begin to leave, in bytes.
+    /// Size of the linear memory at which live aggregates begin to be evicted, in bytes.
     pub live_bytes_max: usize,
-    /// Elements in one table.
+    /// Elements in all tables of one wasm store.
     pub table_elements_max: usize,
     /// Live aggregates in one wasm store.
     pub instances_max: usize,
     /// Effects of one call of a subscriber.
     pub effects_max: usize,
-    /// Bytes that one call may hand over: what it returns, and what it asks for.
+    /// Bytes that one call may hand over: its result and the effects it asks for.
     pub output_bytes_max: usize,
     /// Bytes of one text, blob or row of a read model.
     pub sql_value_bytes_max: usize,
@@ -126,60 +126,25 @@ impl Default for Limits {
     }
 }
 
-/// What a guest said no with, named by what the host does next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A business rule: tell the sender, do not try again.
-    Rejected(String),
-    /// It will never decode: dead-letter it.
-    Malformed(String),
-    /// Something passing: try again after a while.
-    Retry {
-        /// At least so long.
-        after: Duration,
-        /// For the log.
-        reason: String,
-    },
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Rejected(reason) => write!(f, "rejected: {reason}"),
-            Self::Malformed(reason) => write!(f, "malformed: {reason}"),
-            Self::Retry { reason, .. } => write!(f, "to be tried again: {reason}"),
-        }
-    }
-}
-
-/// The first item of a list that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Its index; the items before it succeeded, those after it were not tried.
-    pub index: usize,
-    /// Why.
-    pub refusal: Refusal,
-}
-
-/// What a subscriber asked for in one call: the index of the delivery that caused it, and the effect.
+/// The effects that a subscriber asked for in one call.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// How many deliveries the call has.
+    /// The number of deliveries in the call.
     deliveries: u32,
-    /// In the order of the calls.
+    /// The effects, each with the index of the delivery that caused it, in the order in which the guest asked for them.
     pub list: Vec<(u32, Effect)>,
 }
 
-/// A thing a subscriber may ask for.
+/// An effect that a subscriber may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a command.
+    /// A command to send.
     Command(OutgoingCommand),
-    /// Publish a message.
+    /// A message to publish.
     Message(OutgoingMessage),
 }
 
-/// A command as a subscriber gives it.
+/// A command that a subscriber sends.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // as in wit/bus.wit
 pub struct OutgoingCommand {
@@ -190,7 +155,7 @@ pub struct OutgoingCommand {
     pub headers: Vec<Header>,
 }
 
-/// A message as a subscriber gives it.
+/// A message that a subscriber publishes.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // as in wit/bus.wit
 pub struct OutgoingMessage {
@@ -201,15 +166,15 @@ pub struct OutgoingMessage {
     pub payload: Option<Vec<u8>>,
 }
 
-/// The database of a projection, as its guest sees it. `projection` implements it.
+/// The database of a projection, as its guest uses it. The module `projection` implements it.
 pub trait ReadModel: Send {
-    /// Runs one statement; returns the number of changed rows.
+    /// Runs one statement and returns the number of changed rows.
     fn execute(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlError>;
-    /// Runs one statement; returns its rows.
+    /// Runs one statement and returns its rows.
     fn query(&mut self, statement: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlError>;
 }
 
-/// A value of the read model.
+/// An SQL value of a read model.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // SQLite's own five kinds
 pub enum SqlValue {
@@ -221,16 +186,16 @@ pub enum SqlValue {
     Blob(Vec<u8>),
 }
 
-/// What a statement found.
+/// The result of a query.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SqlRows {
     /// Names of the columns.
     pub columns: Vec<String>,
-    /// In the statement's order.
+    /// The rows, in the order of the statement.
     pub rows: Vec<Vec<SqlValue>>,
 }
 
-/// What SQLite said.
+/// The error text of SQLite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlError(pub String);
 
@@ -238,24 +203,24 @@ pub struct SqlError(pub String);
 pub struct Plugin {
     /// Its name in the manifest.
     pub name: Arc<str>,
-    /// What it says of itself.
+    /// The description in its file.
     pub description: Description,
     /// SHA-256 of its file, in hexadecimal.
     pub digest: String,
-    /// What its file was when it was read.
+    /// The identity of its file at the time it was read.
     file_identity: FileIdentity,
-    /// What its guests may use.
+    /// The limits of its guests.
     pub limits: Limits,
     label: Arc<str>,
     file: PathBuf,
     pre: InstancePre<Sandbox>,
     time: Arc<Time>,
-    /// What its guests write to the log.
+    /// The count of log lines that its guests have written, for their limit.
     lines: Arc<Mutex<Lines>>,
 }
 
 impl Plugin {
-    /// Reads, checks, compiles, links and starts the plugin in a file. When any step fails nothing is left behind.
+    /// Reads, checks, compiles, links and starts the plugin in a file. If any step fails, nothing is left behind.
     pub fn load(compiler: &Compiler, name: &str, file: &Path, limits: &Limits) -> Result<Self, Error> {
         let (bytes, file_identity) = read(file).map_err(|cause| {
             Error::Plugin(format!(
@@ -276,18 +241,18 @@ impl Plugin {
         Ok(plugin)
     }
 
-    /// Name and version, as errors and the log show them.
+    /// Returns name and version, as errors and the log show them.
     pub fn label(&self) -> &Arc<str> {
         &self.label
     }
 
-    /// Where it was read from.
+    /// Returns the path that it was read from.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Writes the code to another file, whole or not at all. An error says why not, such as that the plugin's own file has
-    /// changed since.
+    /// Copies the code to another file, completely or not at all. It fails if, for example, the plugin's own file has
+    /// changed since it was loaded.
     pub fn copy_code(&self, to: &Path) -> Result<(), String> {
         let (bytes, _) = read(&self.file)?;
         if engine::digest(&bytes) != self.digest {
@@ -300,12 +265,12 @@ impl Plugin {
             .map_err(|error| format!("{}: {error}", to.display()))
     }
 
-    /// The events that its subscriber wants.
+    /// Returns the filter of the events that its subscriber wants.
     pub fn subscriber_filter(&self) -> Filter {
         self.filter(|role| matches!(role, Role::Subscriber { .. }))
     }
 
-    /// The events that its projection wants.
+    /// Returns the filter of the events that its projection wants.
     pub fn projection_filter(&self) -> Filter {
         self.filter(|role| matches!(role, Role::Projection { .. }))
     }
@@ -315,7 +280,7 @@ impl Plugin {
         Filter::parse(patterns.map(String::as_str)).expect("patterns are checked when a plugin is loaded")
     }
 
-    /// Instantiates each role once, and asks what can be asked without effects.
+    /// Instantiates each role once, and makes the calls that have no effects.
     fn smoke_test(&self) -> Result<(), Error> {
         for role in &self.description.roles {
             match role {
@@ -335,13 +300,14 @@ impl Plugin {
 
     fn lacks(&self, role: &str, error: &wasmtime::Error) -> Error {
         Error::Plugin(format!(
-            "plugin {} says it is {role}, but does not export that role ({error:#}): export it with the SDK's macro",
+            "the description of plugin {} says that it is {role}, but it does not export that role ({error:#}): \
+             export it with the SDK's macro",
             self.label
         ))
     }
 }
 
-/// What tells one content of a file from another without reading it.
+/// The metadata that shows whether a file has changed, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileIdentity {
     device: u64,
@@ -361,7 +327,7 @@ impl FileIdentity {
     }
 }
 
-/// The bytes of a plugin's file. What is no file might never end.
+/// Reads a plugin's file. Anything but a regular file is refused, because reading it might never end.
 fn read(file: &Path) -> Result<(Vec<u8>, FileIdentity), String> {
     let about = std::fs::metadata(file).map_err(|error| error.to_string())?;
     if !about.is_file() {
@@ -374,7 +340,7 @@ fn read(file: &Path) -> Result<(Vec<u8>, FileIdentity), String> {
     Ok((bytes, FileIdentity::from(&about)))
 }
 
-/// Links a component to what its roles may import; a role's world is all it can reach.
+/// Links a component to the imports of its roles, which are all that it can reach.
 fn link(
     compiler: &Compiler,
     label: &Arc<str>,
@@ -406,7 +372,7 @@ fn link(
         .map_err(|error| Error::Plugin(format!("plugin {label} does not fit this host's contract: {error:#}")))
 }
 
-/// A guest's own words for an outcome.
+/// Converts an outcome of a guest.
 fn refusal(outcome: exports::aggregate::Outcome) -> Refusal {
     match outcome {
         exports::aggregate::Outcome::Rejected(reason) => Refusal::Rejected(reason),

@@ -1,10 +1,11 @@
-//! Projections: events into read models, and the answers to queries.
+//! Projections: they fold events into read models and answer queries.
 //!
-//! A projection has a thread that folds events into its read model: a SQLite file of its own, whose rows and whose
-//! checkpoint are one transaction. A read model belongs to the code that made it and to one history of one store. Changed
-//! code therefore starts with an empty one; the old code and its read model keep answering until the new one has caught up,
-//! also over a restart, and then the switch is one step. A read model that can't be used is set aside and built again:
-//! nothing of it is lost, since all of it comes from the store. Nothing here knows Kafka or wasmtime.
+//! A projection has a thread that folds events into its read model: its own SQLite file, in which rows and checkpoint
+//! change in one transaction. A read model belongs to the code that built it and to one history of one store. Changed
+//! code therefore starts with an empty read model. The old code and its read model keep answering, even after a
+//! restart, until the new one has caught up, and then the host switches in one step. A read model that can't be used is
+//! set aside and rebuilt. Nothing is lost by that, because all of its content comes from the store. This module uses
+//! neither Kafka nor wasmtime.
 
 mod board;
 mod builder;
@@ -24,7 +25,7 @@ use crate::model::Position;
 use crate::plugin::{self, Catalog, Role, Slot};
 use crate::status::{BuildingStatus, ProjectionStatus, SkippedEvent};
 use crate::store::{self, EventStore};
-use board::View;
+use board::BoardView;
 use builder::EventAt;
 use folding::Folding;
 use opening::Opener;
@@ -35,22 +36,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use worker::{Shared, Worker};
+use worker::{ProjectionWorker, Shared};
 
 pub use board::Takeover;
 
 /// Settings of a projection, from the manifest.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Events in one transaction at most.
+    /// The maximum number of events in one transaction.
     pub batch_max: usize,
-    /// Times an event is tried before the projection stops.
+    /// The number of attempts to fold an event before the projection stops.
     pub attempts_max: u32,
-    /// The pause before the second try; it doubles with each.
+    /// The pause before the first retry. It doubles with each further one.
     pub backoff: Duration,
-    /// What bounds the pauses that it asks for.
+    /// The bounds of the pauses that it asks for.
     pub bounds: Bounds,
-    /// Queries that run at the same time.
+    /// The maximum number of queries that run at the same time.
     pub queries_max: usize,
 }
 
@@ -69,7 +70,7 @@ pub struct Projection {
     running: Running,
 }
 
-/// Why a projection does not do its work.
+/// Why a projection can't work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store can't be read.
@@ -78,7 +79,7 @@ pub enum Error {
     /// The plugin failed.
     #[error(transparent)]
     Plugin(#[from] plugin::Error),
-    /// The read model can't be used now: the disk is full or fails, or something else holds the file.
+    /// The read model can't be used now, because the disk is full or fails, or another process holds the file.
     #[error("read model {file}: {cause}")]
     ReadModel {
         /// The file.
@@ -86,7 +87,7 @@ pub enum Error {
         /// What SQLite said.
         cause: String,
     },
-    /// The read model is damaged: it is to be built again from the store.
+    /// The read model is damaged and must be rebuilt from the store.
     #[error("read model {file} is damaged: {cause}")]
     Damaged {
         /// The file.
@@ -97,13 +98,13 @@ pub enum Error {
     /// The plugin's schema can't be used.
     #[error("{0}")]
     Schema(String),
-    /// A call has undone those before it in its transaction: begin again at the checkpoint.
+    /// A call has rolled back the calls before it in its transaction. Folding restarts at the checkpoint.
     #[error("the transaction was undone")]
     Undone,
-    /// An event can't be folded in. Nothing is skipped.
+    /// An event can't be folded into the read model. It is not skipped.
     #[error("{reason}")]
     Event {
-        /// Which one.
+        /// The event.
         at: EventAt,
         /// Why, and what can be done.
         reason: String,
@@ -111,7 +112,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is the host's trouble, which may be over soon: nothing of the data is at fault.
+    /// Whether the host is at fault, not the data, so that the problem may be temporary.
     fn is_passing(&self) -> bool {
         match self {
             Self::Store(_) | Self::ReadModel { .. } => true,
@@ -128,28 +129,28 @@ impl Error {
 /// Why a query has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// The plugin has none.
+    /// The plugin has no answer.
     #[error(transparent)]
     Plugin(#[from] plugin::QueryError),
-    /// Nothing can answer now.
+    /// No code can answer now.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// Why an event is not passed over.
+/// Why an event is not skipped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SkipError {
-    /// The projection has not stopped at it.
+    /// The projection has not stopped at this event.
     #[error("{0}")]
     NotThere(String),
-    /// The store does not keep the decision.
+    /// The store did not record the decision.
     #[error("{0}")]
     Store(String),
 }
 
 impl Projection {
-    /// Starts the projection of a plugin, if it has the role. Read models lie in the folder `read_models`. What is wrong
-    /// with a read model or with the plugin's schema keeps nothing else from starting: the status tells.
+    /// Starts the projection of a plugin, if it has the role. Read models lie in the folder `read_models`. A damaged
+    /// read model or an invalid schema does not keep the rest of the host from starting: the status shows it.
     pub fn start(
         slot: &Arc<Slot>,
         catalog: &Arc<Catalog>,
@@ -176,7 +177,7 @@ impl Projection {
         let (projection, slot) = (name.clone(), slot.clone());
         let (catalog, skips) = (catalog.clone(), Default::default());
         let folding = Folding { projection, slot: slot.clone(), options, progress: progress.clone(), follower, skips };
-        let mut worker = Worker {
+        let mut worker = ProjectionWorker {
             name: name.clone(),
             catalog,
             opener,
@@ -189,21 +190,21 @@ impl Projection {
             looks_for_older: true,
         };
         worker.begin();
-        let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), Worker::run)?;
+        let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), ProjectionWorker::run)?;
         Ok(Some(Self { slot, shared, queries, running }))
     }
 
-    /// What queries call it.
+    /// Returns the name that queries use.
     pub fn name(&self) -> &str {
         self.running.name()
     }
 
-    /// The plugin that serves it.
+    /// Returns the name of the plugin that serves it.
     pub fn plugin(&self) -> &str {
         &self.slot.name
     }
 
-    /// Answers a query from what serves now, on a thread that may block.
+    /// Answers a query with the code that serves now, on a thread that may block.
     pub async fn query(&self, query: String, params: Vec<u8>) -> Result<Vec<u8>, QueryError> {
         let failed = |what: &str| plugin::QueryError::Failed(format!("projection {}: {what}", self.name()));
         let permit = self.queries.clone().acquire_owned().await.map_err(|_| failed("the host is stopping"))?;
@@ -217,7 +218,7 @@ impl Projection {
         answered.await.map_err(|error| failed(&error.to_string()))?
     }
 
-    /// Why nothing answers, in words.
+    /// Describes why no code answers.
     pub fn unanswered(&self) -> String {
         let view = self.shared.view.borrow();
         let why = match (&view.building, &view.refused) {
@@ -231,7 +232,7 @@ impl Projection {
         format!("projection {} does not answer yet: {why}", self.name())
     }
 
-    /// Whether something answers queries.
+    /// Whether any code answers queries.
     pub fn answers(&self) -> bool {
         self.shared.answering.load().is_some()
     }
@@ -241,21 +242,22 @@ impl Projection {
         checkpoint + behind
     }
 
-    /// How far its read model is.
+    /// Subscribes to the position of its read model.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.running.reached()
     }
 
-    /// Waits until code answers or can't, and tells what became of it; after the time, how far its read model is.
+    /// Waits until code answers or has failed, and returns which. After `timeout` it returns the progress of the read
+    /// model.
     pub async fn takeover(&self, digest: &str, timeout: Duration) -> Takeover {
         let mut view = self.shared.view.subscribe();
-        let is_decided = |view: &View| !matches!(view.takeover(digest), Takeover::Building { .. });
-        // In either case the answer is what there is to see now.
+        let is_decided = |view: &BoardView| !matches!(view.takeover(digest), Takeover::Building { .. });
+        // The result is what the view shows now, whether or not the time is up.
         let _ = tokio::time::timeout(timeout, view.wait_for(is_decided)).await;
         view.borrow().takeover(digest)
     }
 
-    /// Has the projection pass over an event that it has stopped at, now and each time that it is built again.
+    /// Has the projection skip an event that it has stopped at, now and each time that it is rebuilt.
     pub async fn skip(
         &self,
         position: Position,
@@ -290,7 +292,7 @@ impl Projection {
         Err(SkipError::NotThere(format!("projection {} has not stopped at position {position}: {at}", self.name())))
     }
 
-    /// How it is doing.
+    /// Returns its status.
     pub fn status(&self) -> ProjectionStatus {
         let (state, error) = self.running.condition();
         let (checkpoint, behind) = self.running.place();
@@ -315,10 +317,10 @@ impl Projection {
         }
     }
 
-    /// Ends after the transaction it is at.
+    /// Stops the projection after its current transaction.
     pub fn stop(&self) {
         self.running.stop();
-        // Once no query uses it, its log is folded into its file.
+        // Once no query uses the read model, SQLite copies its write-ahead log into its file.
         self.shared.answering.store(None);
     }
 }

@@ -1,8 +1,10 @@
-//! Properties of what reads text from outside: whatever comes, it is read as the rules say or refused, and nothing panics.
+//! Property tests of everything that reads text from outside: any text is either read by the rules or refused, and
+//! nothing panics.
 //!
-//! Each property is held by some hundred random cases. A failure prints its smallest case and a line `cc …`, the seed: put
-//! into the file of `proptest-regressions` that the message names, it is tried first from then on. `PROPTEST_CASES` makes
-//! more cases, `PROPTEST_RNG_SEED` other ones. What is private to a module has its properties beside it.
+//! Each property is tested with some hundred random cases. A failure prints its smallest case and its seed, as a line
+//! `cc …`. If you put that line into the file of `proptest-regressions` that the message names, it is always tried
+//! first. `PROPTEST_CASES` sets the number of cases, and `PROPTEST_RNG_SEED` selects other ones. The property tests of
+//! private code are in its module.
 
 use crate::filter::Filter;
 use crate::manifest::{Error, Manifest};
@@ -21,7 +23,7 @@ fn parse(text: &str) -> Result<Manifest, Error> {
     Manifest::parse(text, Path::new("m.toml"))
 }
 
-/// Text that is much like a manifest: the one above with pieces taken out, put in and put twice.
+/// Makes text that is similar to a manifest: the one above with pieces removed, inserted and repeated.
 fn nearly_a_manifest() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[\\[\\]{}=\",.'#\\n a-z0-9_-]{0,12}",
@@ -41,7 +43,7 @@ fn nearly_a_manifest() -> impl Strategy<Value = String> {
     })
 }
 
-/// What a pattern means, written down as simply as can be: without a bound on its time.
+/// Matches a pattern in the simplest way, without a bound on the time.
 fn matches(pattern: &[&str], segments: &[&str]) -> bool {
     match (pattern, segments) {
         ([], []) => true,

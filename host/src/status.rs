@@ -1,11 +1,12 @@
-//! What a host says about itself: the answer of `GET /v1/status` and of `wasmill status`.
+//! The status of a host: the answer of `GET /v1/status` and the input of `wasmill status`.
 //!
-//! Plain data, written by the host's parts and read back by the command line. Field names are part of the API.
+//! These types are plain data. The host's parts write them and the command line reads them back. Field names are part
+//! of the API.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything a person needs to see whether a host does its work, and why not where it does not.
+/// Everything a person needs to see whether a host does its work, and if not, why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The process.
@@ -16,9 +17,9 @@ pub struct Status {
     pub plugins: Vec<PluginStatus>,
     /// The aggregate types that are served, by name.
     pub aggregates: Vec<AggregateStatus>,
-    /// How commands ended since the store was made, by aggregate type and name.
+    /// The outcomes of commands since the store was created, by aggregate type and name.
     pub commands: Vec<CommandStatus>,
-    /// The Kafka cluster; none without `[kafka]`.
+    /// The Kafka cluster; `None` without `[kafka]`.
     #[serde(default)]
     pub kafka: Option<KafkaStatus>,
     /// The Kafka sources of the manifest, by name.
@@ -29,17 +30,17 @@ pub struct Status {
     pub projections: Vec<ProjectionStatus>,
     /// The Kafka sinks: `outbox` first, then those of the manifest, then `dead-letters-SOURCE`. None without Kafka.
     pub sinks: Vec<SinkStatus>,
-    /// What came in over the API since the host started.
+    /// The traffic of the API since the host started.
     #[serde(default)]
     pub api: ApiStatus,
-    /// What was dead-lettered.
+    /// The dead letters.
     pub dead_letters: DeadLetterStatus,
 }
 
-/// What came in over the API since the host started.
+/// The traffic of the API since the host started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiStatus {
-    /// Commands by how they ended, as in the API; `refused` are requests that never became one.
+    /// Commands by outcome, as in the API; `refused` counts requests that never became a command.
     pub commands: BTreeMap<String, u64>,
     /// Connections that are open now.
     pub connections: u64,
@@ -56,27 +57,27 @@ pub struct ApiStatus {
 /// The process that answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStatus {
-    /// Of wasmill.
+    /// The version of wasmill.
     pub version: String,
-    /// Of the operating system.
+    /// The process id.
     pub pid: u32,
     /// Milliseconds since the host started.
     pub uptime_ms: u64,
     /// The data folder.
     pub data: String,
-    /// Where the API listens.
+    /// The address at which the API listens.
     pub url: String,
 }
 
 /// The event store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// Of the newest event; 0 in an empty store.
+    /// The position of the newest event; 0 in an empty store.
     pub position: u64,
-    /// What tells it from every other store: a UUID made with it, which its copies keep.
+    /// The UUID that tells it from every other store. It is created with the store, and copies of the store keep it.
     #[serde(default)]
     pub identity: String,
-    /// Why a write failed. The host tries again by itself; it is gone once more than what failed can be written.
+    /// Why a write failed. The host retries by itself. The error goes away once the store can write again.
     #[serde(default)]
     pub error: Option<String>,
 }
@@ -88,15 +89,15 @@ pub struct PluginStatus {
     pub name: String,
     /// The file it is loaded from.
     pub file: String,
-    /// The version its author gave it, of the code that serves now.
+    /// The version of the code that serves now, as its author set it.
     pub version: String,
-    /// `sha256:…` of the file that serves now.
+    /// The digest of the file that serves now: `sha256:…`.
     pub digest: String,
-    /// What it serves, such as `aggregate order` or `projection sales`.
+    /// The roles that it serves, such as `aggregate order` or `projection sales`.
     pub roles: Vec<String>,
-    /// How many times code of it was put into service: 1 after the start.
+    /// The number of times that its code was put into service: 1 after the start.
     pub loads: u64,
-    /// Why the newest file is not the one that serves.
+    /// Why the newest file does not serve.
     pub error: Option<String>,
 }
 
@@ -108,57 +109,57 @@ pub struct AggregateStatus {
     pub aggregate_type: String,
     /// The plugin that serves it.
     pub plugin: String,
-    /// How many shards, each with a thread and a wasm store of its own.
+    /// The number of its shards, each with its own thread and wasm store.
     pub shards: usize,
-    /// Live instances in all shards.
+    /// Live aggregates in all shards.
     pub live: u64,
     /// Commands that wait for a shard.
     pub queued: u64,
-    /// What its shards are doing: that of the one that is worst off.
+    /// The state of its shards: the worst of them.
     #[serde(default)]
     pub state: State,
-    /// What is in the way.
+    /// The problem that is in the way, if there is one.
     #[serde(default)]
     pub error: Option<String>,
 }
 
-/// How the commands of one name ended.
+/// The outcomes of the commands of one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandStatus {
     /// The aggregate type they were sent to.
     pub aggregate_type: String,
     /// Their name.
     pub command: String,
-    /// Accepted, with or without events.
+    /// Commands that were accepted, with or without events.
     pub accepted: u64,
-    /// Refused by a business rule.
+    /// Commands that a business rule refused.
     pub rejected: u64,
-    /// Not decodable, or not handled after all tries.
+    /// Commands that did not decode, or that failed at every attempt.
     pub malformed: u64,
 }
 
-/// What a part of the host is doing.
+/// The state of a part of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not yet at work: connecting, or loading.
+    /// It does not work yet: it is connecting or loading.
     #[default]
     Starting,
-    /// At work.
+    /// It works.
     Running,
-    /// At work on events of the past.
+    /// It works on events of the past.
     CatchingUp,
-    /// At the end, waiting for what comes next.
+    /// It has reached the end and waits for new events.
     Following,
-    /// Something passing is in the way; it tries again. The error says what.
+    /// A temporary problem is in the way, and it retries. The error names the problem.
     Retrying,
-    /// It has work and makes no progress, or some of its work stands still. The error says where.
+    /// It has work and makes no progress, or some of its work makes none. The error says where.
     Stalled,
-    /// Its thread panicked, and begins again from what is durable. The error has the panic's text.
+    /// Its thread panicked and restarts from durable state. The error has the panic's text.
     Restarting,
     /// A person has paused it. The error says how to resume it.
     Paused,
-    /// It gave up and does no more work until a person acts. The error says what happened.
+    /// It has given up and does not work until a person acts. The error says what happened.
     Stopped,
 }
 
@@ -183,7 +184,7 @@ impl std::fmt::Display for State {
 pub struct KafkaStatus {
     /// Its addresses.
     pub brokers: String,
-    /// How its topics differ from what the manifest says of them, a sentence each. None is ever changed.
+    /// How its topics differ from the manifest, a sentence for each topic. The host never changes a topic that exists.
     pub topics: Vec<String>,
 }
 
@@ -194,20 +195,20 @@ pub struct SourceStatus {
     pub name: String,
     /// The topics it reads: names, and patterns, which begin with `^`.
     pub topics: Vec<String>,
-    /// The consumer group that it is a member of; none where it reads all partitions by itself.
+    /// The consumer group that it is a member of; `None` if it reads all partitions by itself.
     pub group: Option<String>,
-    /// The plugin that gets its records; none where they become commands.
+    /// The plugin that gets its records; `None` if they become commands.
     #[serde(default)]
     pub subscriber: Option<String>,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// What is in the way.
+    /// The problem that is in the way, if there is one.
     pub error: Option<String>,
-    /// Records settled in all: the sum of the partitions' `next`.
+    /// The number of settled records: the sum of the partitions' `next`.
     pub handled: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,
-    /// How often the group has given or taken partitions since the host started.
+    /// The number of rebalances of the group since the host started.
     pub rebalances: u64,
     /// The partitions it reads, or has read since the host started, by topic and number.
     pub partitions: Vec<PartitionStatus>,
@@ -224,12 +225,12 @@ pub struct PartitionStatus {
     pub next: u64,
     /// The offset that the next produced record will get, as last seen.
     pub end: u64,
-    /// Below this offset no transaction is open, as last seen: what follows can't be read yet.
+    /// The last stable offset, as last seen: no transaction is open below it, and records from it on can't be read yet.
     #[serde(default)]
     pub stable: u64,
     /// Records handed on and not settled yet.
     pub in_flight: u64,
-    /// Whether it is this host's to read. The group may have given it to another member since.
+    /// Whether the partition is assigned to this host. The group may have assigned it to another member meanwhile.
     pub assigned: bool,
 }
 
@@ -240,13 +241,13 @@ pub struct SubscriptionStatus {
     pub name: String,
     /// The plugin that serves it.
     pub plugin: String,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// What is in the way.
+    /// The problem that is in the way, if there is one.
     pub error: Option<String>,
-    /// Everything up to this position is handled.
+    /// Every event up to this position is processed.
     pub checkpoint: u64,
-    /// How many positions the checkpoint is behind the store.
+    /// The number of positions by which the checkpoint lags behind the store.
     pub behind: u64,
 }
 
@@ -257,112 +258,112 @@ pub struct ProjectionStatus {
     pub name: String,
     /// The plugin that serves it.
     pub plugin: String,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// What is in the way.
+    /// The problem that is in the way, if there is one.
     pub error: Option<String>,
-    /// Everything up to this position is in its read model.
+    /// Every event up to this position is in its read model.
     pub checkpoint: u64,
-    /// How many positions the checkpoint is behind the store.
+    /// The number of positions by which the checkpoint lags behind the store.
     pub behind: u64,
-    /// `sha256:…` of the code that answers queries; none while nothing does.
+    /// The digest of the code that answers queries, `sha256:…`; `None` while there is none.
     #[serde(default)]
     pub answers: Option<String>,
     /// Name and version of that code.
     #[serde(default)]
     pub answers_plugin: Option<String>,
-    /// The code whose read model is being built; it answers once that has caught up.
+    /// The code whose read model is being built. It answers queries once its read model has caught up.
     #[serde(default)]
     pub building: Option<BuildingStatus>,
     /// Why the last read model that could not be used was set aside, since the host started.
     #[serde(default)]
     pub set_aside: Option<String>,
-    /// The events that it passes over because a person said so.
+    /// The events that it skips because a person decided so.
     #[serde(default)]
     pub skipped: Vec<SkippedEvent>,
 }
 
-/// A read model on its way.
+/// A read model that is being built.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildingStatus {
     /// Name and version of the code.
     pub plugin: String,
-    /// `sha256:…` of the code.
+    /// The digest of the code: `sha256:…`.
     pub digest: String,
-    /// Everything up to this position is in it.
+    /// Every event up to this position is in it.
     pub position: u64,
 }
 
-/// An event that a projection passes over. The answer of `POST /v1/projections/NAME/skip`.
+/// An event that a projection skips: the answer of `POST /v1/projections/NAME/skip`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedEvent {
-    /// Its place in the store.
+    /// Its position in the store.
     pub position: u64,
     /// Its name and stream.
     pub event: String,
     /// Why the projection stopped at it.
     pub reason: String,
-    /// When it was decided: milliseconds since 1970-01-01T00:00:00Z.
+    /// When a person decided to skip it: milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
 }
 
 /// One Kafka sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {
-    /// `outbox`, its name in the manifest, or `dead-letters-SOURCE`.
+    /// Its name: `outbox`, the name in the manifest, or `dead-letters-SOURCE`.
     pub name: String,
-    /// The topic it publishes to; none where each message names its own.
+    /// The topic it publishes to; `None` if each message names its own.
     pub topic: Option<String>,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// What is in the way.
+    /// The problem that is in the way, if there is one.
     pub error: Option<String>,
     /// Messages that Kafka has acknowledged since the host started.
     pub published: u64,
-    /// Everything up to this number is published or passed by.
+    /// The number up to which everything is published or skipped.
     #[serde(default)]
     pub reached: u64,
-    /// What it has yet to publish or pass by: messages of the outbox, positions of events, numbers of dead letters.
+    /// What it has yet to publish or skip: messages of the outbox, positions of events, or numbers of dead letters.
     pub pending: u64,
 }
 
-/// What was dead-lettered.
+/// The dead letters of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterStatus {
-    /// How many in all.
+    /// The number of dead letters.
     pub total: u64,
-    /// How many there may be: `store.dead_letters_max`.
+    /// The limit of their number: `store.dead_letters_max`.
     #[serde(default)]
     pub total_max: u64,
-    /// The bytes of all of them: contents, reasons and places.
+    /// The size of all dead letters in bytes: contents, reasons and places.
     #[serde(default)]
     pub bytes: u64,
-    /// How many bytes they may have: `store.dead_letters_mib`.
+    /// The limit of their size in bytes: `store.dead_letters_mib`.
     #[serde(default)]
     pub bytes_max: u64,
-    /// How many were dropped to keep to a limit, since the store was made.
+    /// The number of dead letters that were dropped to keep to a limit, since the store was created.
     #[serde(default)]
     pub dropped: u64,
-    /// The newest of them, newest first.
+    /// The newest dead letters, newest first.
     pub newest: Vec<DeadLetterItem>,
 }
 
-/// One thing that was dead-lettered.
+/// One dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterItem {
-    /// What `wasmill dead-letters` calls it.
+    /// The number that `wasmill dead-letters` takes.
     #[serde(default)]
     pub number: u64,
-    /// Who dead-letter it: a source's or a subscription's name.
+    /// The source or subscription that dead-lettered it.
     pub consumer: String,
-    /// Where it is, such as `topic baskets partition 0 offset 17`.
+    /// The place of the item, such as `topic baskets partition 0 offset 17`.
     pub place: String,
     /// The record's key or the aggregate's id, if it is text.
     pub key: Option<String>,
-    /// The cause, and the remedy where one is known.
+    /// The cause, and the remedy if one is known.
     pub reason: String,
     /// When the record was produced, the command accepted, the event recorded or the message caused: milliseconds since
-    /// 1970-01-01T00:00:00Z; null if nobody knows.
+    /// 1970-01-01T00:00:00Z; null if it is not known.
     pub time_ms: Option<u64>,
     /// When it was dead-lettered: milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default)]
@@ -372,18 +373,18 @@ pub struct DeadLetterItem {
 /// The answer of `GET /v1/dead-letters`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetters {
-    /// How many there are of those asked for.
+    /// The number of dead letters that match the request.
     pub total: u64,
-    /// Newest first.
+    /// The dead letters, newest first.
     pub letters: Vec<DeadLetterItem>,
 }
 
-/// The answer of `POST /v1/dead-letters/NUMBER/replay`: the letter is gone.
+/// The answer of `POST /v1/dead-letters/NUMBER/replay`: the dead letter is deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
-    /// The letter's number.
+    /// The dead letter's number.
     pub number: u64,
-    /// What came of it: `accepted` or `rejected` by its aggregate, `handled` by its subscriber, or `published`.
+    /// The outcome: `accepted` or `rejected` by its aggregate, `handled` by its subscriber, or `published`.
     pub outcome: String,
     /// Why it was rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -400,26 +401,26 @@ pub struct StreamStatus {
     pub aggregate_type: String,
     /// The aggregate's id.
     pub aggregate_id: String,
-    /// Of its newest event.
+    /// The version of its newest event.
     pub version: u64,
-    /// Whether it takes no more events.
+    /// Whether the stream is archived: it takes no more events.
     pub archived: bool,
 }
 
-/// The answer of `GET /v1/drained`: whether everything that was there has gone all its way.
+/// The answer of `GET /v1/drained`: whether everything that arrived is completely processed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
     /// Whether nothing is left to do.
     pub drained: bool,
-    /// Of the newest event.
+    /// The position of the newest event.
     pub position: u64,
-    /// What was dead-lettered and waits for a person.
+    /// The number of dead letters, which wait for a person.
     #[serde(default)]
     pub dead_letters: u64,
-    /// What is not done yet, in words.
+    /// A sentence that says what is not done yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// What does not move until a person resumes it, a sentence each. It counts as drained.
+    /// The parts that a person has paused, a sentence each. They count as drained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<String>,
 }
@@ -429,9 +430,9 @@ pub struct Drained {
 pub struct Readiness {
     /// Whether nothing is in the way.
     pub ready: bool,
-    /// What is in the way, a sentence each.
+    /// The problems that are in the way, a sentence each.
     pub reasons: Vec<String>,
-    /// What a person has paused, a sentence each. It is not in the way.
+    /// The parts that a person has paused, a sentence each. They do not keep the host from being ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<String>,
 }
@@ -445,16 +446,16 @@ pub struct Paused {
     pub paused: bool,
 }
 
-/// The answer of `GET /v1/sources/NAME/wait`: how far a source has come.
+/// The answer of `GET /v1/sources/NAME/wait`: the progress of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceProgress {
     /// The sum of the partitions' `next`.
     pub handled: u64,
-    /// By number.
+    /// The progress in each partition, ordered by its number.
     pub partitions: Vec<PartitionProgress>,
 }
 
-/// How far a source has come in one partition.
+/// The progress of a source in one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
     /// Its topic.
@@ -465,33 +466,33 @@ pub struct PartitionProgress {
     pub next: u64,
 }
 
-/// The answer of `POST /v1/plugins/NAME/reload`: what serves now.
+/// The answer of `POST /v1/plugins/NAME/reload`: the code that serves now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The plugin's name in the manifest.
     pub plugin: String,
-    /// The version its author gave it.
+    /// The version that its author set.
     pub version: String,
-    /// `sha256:…` of the file.
+    /// The digest of the file: `sha256:…`.
     pub digest: String,
-    /// How far its projection is, if the plugin has one that does not answer with the new code yet.
+    /// The progress of its projection, if the plugin has one that does not answer with the new code yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building: Option<Rebuilding>,
 }
 
-/// How far the read model of reloaded code is.
+/// The progress of the read model of reloaded code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuilding {
     /// The projection.
     pub projection: String,
-    /// Everything up to this position is in the read model.
+    /// Every event up to this position is in the read model.
     pub position: u64,
-    /// Of the newest event.
+    /// The position of the newest event.
     pub of: u64,
 }
 
 impl PartitionStatus {
-    /// What waits behind a transaction that is neither committed nor aborted, where all before it is done.
+    /// Describes the offsets that wait behind an open transaction, if everything before them is settled.
     pub fn behind_transaction(&self) -> Option<String> {
         let Self { topic, partition, next, end, stable, .. } = self;
         (stable <= next && next < end).then(|| {
@@ -504,9 +505,9 @@ impl PartitionStatus {
     }
 }
 
-impl From<crate::model::KeptLetter> for DeadLetterItem {
-    fn from(kept: crate::model::KeptLetter) -> Self {
-        let crate::model::KeptLetter { number, dead_lettered_ms, letter } = kept;
+impl From<crate::model::KeptDeadLetter> for DeadLetterItem {
+    fn from(kept: crate::model::KeptDeadLetter) -> Self {
+        let crate::model::KeptDeadLetter { number, dead_lettered_ms, letter } = kept;
         let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;
         Self { number, consumer, place, key, reason, time_ms, dead_lettered_ms }
     }

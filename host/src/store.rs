@@ -1,8 +1,8 @@
-//! The event store: the only truth.
+//! The event store: the source of truth.
 //!
-//! Everything durable goes through [`EventStore`], which is split by caller: [`Events`], [`Progress`] and [`DeadLetters`].
-//! Writes are queued and acknowledged after their commit; each thread that reads takes a [`Reader`] of its own. Outside
-//! of `sqlite`, only the functions of this file that take a [`Location`] know the embedded store.
+//! Everything durable goes through [`EventStore`], which is split by caller: [`Events`], [`Progress`] and
+//! [`DeadLetters`]. Writes are queued and acknowledged after their commit. Each thread that reads has its own
+//! [`Reader`]. Outside of `sqlite`, only the functions of this file that take a [`Location`] know the embedded store.
 
 mod dead_letters;
 mod error;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use dead_letters::{DeadLetterReader, DeadLetters, Discard, Letters, letter_origin};
+pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
 pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, Decision, EventReader, Events, Filling, PAGE_BYTES_MAX, Page, Snapshot, Tally, is_full,
@@ -30,9 +30,9 @@ pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
 pub use progress::{Advanced, Progress, ProgressReader, Reached, Step};
-pub use sqlite::{LetterLimits, Options};
+pub use sqlite::{DeadLetterLimits, Options};
 
-/// Where a store is.
+/// The location of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// The embedded store, in this file.
@@ -40,7 +40,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// The embedded store of a data folder.
+    /// Returns the location of a data folder's embedded store.
     pub fn of_folder(data: &Path) -> Self {
         Self::Sqlite(data.join(sqlite::FILE_NAME))
     }
@@ -54,28 +54,29 @@ impl fmt::Display for Location {
     }
 }
 
-/// Opens a store, or makes it. Fails if another host has it open, if it is damaged, or if it is from a newer wasmill.
+/// Opens a store, and creates it if it does not exist. Fails if another host has it open, if it is damaged, or if it is
+/// from a newer wasmill.
 pub fn open(location: &Location, options: Options) -> Result<Arc<dyn EventStore>, Error> {
     match location {
         Location::Sqlite(file) => Ok(Arc::new(sqlite::SqliteStore::open(file, options)?)),
     }
 }
 
-/// Whether there is a store. Its server is asked only when it is opened.
+/// Returns whether a store exists. A database server would be asked only when the store is opened.
 pub fn exists(location: &Location) -> bool {
     match location {
         Location::Sqlite(file) => file.exists(),
     }
 }
 
-/// Whether a host has the store for itself now.
+/// Returns whether a host has the store open now.
 pub fn is_in_use(location: &Location) -> bool {
     match location {
         Location::Sqlite(file) => sqlite::is_in_use(file),
     }
 }
 
-/// The parts that have a place in a store that no host has open. Changes nothing and makes no store.
+/// Returns the parts that have a place in a store that no host has open. This changes nothing and creates no store.
 pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
     match location {
         Location::Sqlite(file) => sqlite::places(file),
@@ -84,29 +85,29 @@ pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
 
 /// The writing side of a store.
 pub trait EventStore: Events + Progress + DeadLetters {
-    /// What tells this store from every other: made with the store, kept by its copies, and the same for ever.
+    /// The unique id of the store. It is made when the store is created and never changes. Copies of the store keep it.
     fn identity(&self) -> Uuid;
 
-    /// Becomes [`Error::Lost`] when another host has taken the store over, or its file was removed, replaced or cut. Nothing
-    /// is written any more and every write fails with that error: the process should end.
+    /// Becomes [`Error::Lost`] when another host has taken over the store, or when its file was removed, replaced or
+    /// cut. From then on nothing is written and every write fails with that error, so the process should exit.
     fn loss(&self) -> watch::Receiver<Option<Error>>;
 
-    /// Why a write failed, such as a full disk; `None` if writing works as far as is known. The store tries again by itself.
-    /// While a disk is nearly full, what is small may be written although there is a reason here.
+    /// The reason why the last writes failed, such as a full disk, or `None` if writing works as far as is known. The
+    /// store retries by itself. While a disk is nearly full, small writes may succeed although there is a reason here.
     fn trouble(&self) -> Option<String>;
 
-    /// A view for one thread. Every call on it sees all that was committed before the call.
+    /// Makes a reader for one thread. Each of its calls sees everything that was committed before the call.
     fn reader(&self) -> Result<Box<dyn Reader>, Error>;
 
-    /// What the writer measured since the store was opened. Costs next to nothing.
+    /// Returns what the writer has measured since the store was opened. The call is cheap.
     fn measures(&self) -> Measures;
 
-    /// What it can do for its operators; `None` if its database has tools of its own for that.
+    /// Returns the maintenance functions, or `None` if the store's database has its own tools for that.
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
 
-    /// Finishes what is queued and closes. Later writes fail with [`Error::Closed`].
+    /// Finishes the queued writes and closes the store. Later writes fail with [`Error::Closed`].
     fn close(&self);
 }
 
@@ -115,26 +116,26 @@ pub trait Reader: EventReader + ProgressReader + DeadLetterReader {}
 
 impl<R: EventReader + ProgressReader + DeadLetterReader> Reader for R {}
 
-/// A write that was never answered: the store ended before.
+/// The result of a write that was never answered, because the store has stopped.
 impl<T> Unanswered for Result<T, Error> {
     fn unanswered() -> Self {
         Err(Error::Closed)
     }
 }
 
-/// What the writer of a store measured.
+/// The measurements of a store's writer.
 #[derive(Clone, Debug, Default)]
 pub struct Measures {
-    /// Transactions, by how long their commit took in seconds: mostly the disk's time.
-    pub commit_time: meter::Reading,
-    /// The same transactions, by how many requests they had.
-    pub batch_size: meter::Reading,
-    /// Requests that wait for the writer now.
+    /// The transactions by the duration of their commit in seconds, which is mostly the time of the disk.
+    pub commit_time: meter::HistogramReading,
+    /// The same transactions by their number of requests.
+    pub batch_size: meter::HistogramReading,
+    /// The number of requests that now wait for the writer.
     pub queued: u64,
-    /// How often the wall clock jumped, as far as it was noticed.
+    /// The number of jumps of the wall clock that were noticed.
     pub clock_jumps: u64,
-    /// Bytes of the dead letters that there are: contents, reasons and places.
-    pub letter_bytes: u64,
-    /// Dead letters that were dropped to keep to a limit, since the store was made.
-    pub letters_dropped: u64,
+    /// The bytes of the current dead letters: contents, reasons and places.
+    pub dead_letter_bytes: u64,
+    /// The number of dead letters that were dropped because of a limit, since the store was created.
+    pub dead_letters_dropped: u64,
 }

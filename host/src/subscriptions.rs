@@ -1,8 +1,8 @@
-//! Subscriptions: events out of the store and records of Kafka sources, through a subscriber, into commands and messages.
+//! Subscriptions: a subscriber turns recorded events, or records of Kafka sources, into commands and messages.
 //!
-//! Each subscriber has a thread with a wasm store of its own. It reads from its checkpoint, and what the subscriber
-//! asked for becomes durable in one transaction with the next checkpoint (the outbox). Only then are the commands
-//! sent, each under a number of the subscription's ledger: sent twice after a crash, they count once.
+//! Each subscription has a thread with a guest of its own. It reads from its checkpoint. What the subscriber asks for
+//! goes into the outbox in one transaction with the next checkpoint. Only then are the commands sent, each under a
+//! number of the subscription's ledger, so a command that is sent twice after a crash takes effect once.
 
 mod effects;
 mod handler;
@@ -20,7 +20,7 @@ pub use transform::{Transformer, Transforming, Untransformed};
 
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
-use crate::follow::{Progress, Running, Stop};
+use crate::follow::{FollowerProgress, Running, Stop};
 use crate::manifest::Start;
 use crate::model::{DeadLetterContent, Position};
 use crate::plugin::{Role, Slot};
@@ -33,20 +33,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use worker::Worker;
+use worker::SubscriptionWorker;
 
 /// Settings of a subscription, from the manifest.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it begins when it has no checkpoint.
+    /// Start of a subscription without a checkpoint.
     pub start: Start,
-    /// Events in one call at most.
+    /// Largest number of events in one call.
     pub batch_max: usize,
-    /// Times an event is tried before it is dead-lettered.
+    /// Number of tries before an event is dead-lettered.
     pub attempts_max: u32,
-    /// The pause before the second try; it doubles with each.
+    /// The pause before the second try. It doubles with each further one.
     pub backoff: Duration,
-    /// What bounds its pauses and its chains of causes.
+    /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }
 
@@ -65,11 +65,18 @@ impl Default for Options {
 /// A running subscription.
 pub struct Subscription {
     slot: Arc<Slot>,
+    bounds: Bounds,
+    shared: SubscriptionLinks,
+    running: Running,
+}
+
+/// The parts that a subscription and its worker share.
+#[derive(Clone)]
+struct SubscriptionLinks {
     store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
-    bounds: Bounds,
+    progress: Arc<FollowerProgress>,
     pausing: Arc<Pausing>,
-    running: Running,
 }
 
 impl Subscription {
@@ -86,25 +93,28 @@ impl Subscription {
         }
         let name = slot.name.clone();
         let (stop, stopped) = Stop::new();
-        let progress = Arc::new(Progress::default());
-        let outbox = Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone()));
-        let pausing = Arc::new(Pausing::load(name.clone(), store.clone())?);
+        let shared = SubscriptionLinks {
+            store: store.clone(),
+            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone())),
+            progress: Arc::default(),
+            pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
+        };
         let bounds = options.bounds;
-        let worker = Worker::new(
-            slot.clone(),
-            options,
-            store.clone(),
-            outbox.clone(),
-            progress.clone(),
-            pausing.clone(),
-            stopped,
-            runtime.clone(),
+        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), stopped, runtime.clone())?;
+        let progress = shared.progress.clone();
+        let running = Running::start(
+            name,
+            &**store,
+            progress,
+            stop,
+            worker,
+            SubscriptionWorker::begin_again,
+            SubscriptionWorker::run,
         )?;
-        let running = Running::start(name, &**store, progress, stop, worker, Worker::begin_again, Worker::run)?;
-        Ok(Some(Self { slot: slot.clone(), store: store.clone(), outbox, bounds, pausing, running }))
+        Ok(Some(Self { slot: slot.clone(), bounds, shared, running }))
     }
 
-    /// How it is doing.
+    /// Returns its status.
     pub fn status(&self) -> SubscriptionStatus {
         let (state, error) = self.running.condition();
         let (checkpoint, behind) = self.running.place();
@@ -112,41 +122,41 @@ impl Subscription {
         SubscriptionStatus { name, plugin: self.slot.name.to_string(), state, error, checkpoint, behind }
     }
 
-    /// How far it is.
+    /// Returns a watch on the position that it has reached.
     pub fn reached(&self) -> watch::Receiver<Position> {
         self.running.reached()
     }
 
-    /// Whether commands are on their way to the aggregates.
+    /// Returns whether commands to the aggregates are in flight.
     pub fn has_commands(&self) -> bool {
-        self.outbox.is_busy()
+        self.shared.outbox.is_busy()
     }
 
-    /// Its name: that of its plugin.
+    /// Returns its name, which is that of its plugin.
     pub fn name(&self) -> &Arc<str> {
         self.running.name()
     }
 
-    /// Whether a person has paused it.
+    /// Returns whether a person has paused it.
     pub fn is_paused(&self) -> bool {
-        self.pausing.is_paused()
+        self.shared.pausing.is_paused()
     }
 
-    /// Pauses or resumes it, also over restarts. Blocks.
+    /// Pauses or resumes it. The setting survives restarts. It blocks.
     pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
-        self.pausing.set(paused)
+        self.shared.pausing.set(paused)
     }
 
-    /// Tries an event again that was dead-lettered; with its effects the dead letter goes. Blocks.
+    /// Retries a dead-lettered event. The dead letter is deleted in the transaction of its effects. It blocks.
     pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
-        let Self { slot, store, outbox, bounds, .. } = self;
+        let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, .. }, .. } = self;
         Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
             .replay(number, content)
     }
 
-    /// Ends after the step it is at.
+    /// Stops after the current step.
     pub fn stop(&self) {
-        self.outbox.stop();
+        self.shared.outbox.stop();
         self.running.stop();
     }
 }

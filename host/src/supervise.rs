@@ -1,14 +1,14 @@
 //! Supervision: the one place that starts threads, and that decides what a panic in one of them means.
 //!
-//! A thread has a name, and its panic is caught here. What follows depends on what the thread does:
+//! Every thread has a name, and this module catches its panic. What happens next depends on the kind of the thread:
 //!
-//! - [`restarting`]: the part begins again from what is durable, after a pause that doubles. Meanwhile its state is
+//! - [`restarting`]: the part restarts from durable state, after a pause that doubles. Meanwhile its state is
 //!   *restarting*, with the panic's text. Nearly all parts are of this kind.
-//! - [`once`]: the part has stopped, and its state says so. For threads that serve one call of somebody who waits.
-//! - [`vital`]: the process ends. For the store's writer, which nothing can replace.
+//! - [`once`]: the part has stopped, and its state says so. This is for threads that serve one call.
+//! - [`vital`]: the process ends. This is for the store's writer, which nothing can replace.
 //!
-//! Nothing here knows what a part does. Whoever waits for an answer of a part that panicked is told by a `Drop` of what
-//! the part had taken over, never by this module.
+//! This module does not know what a part does. If a part panics, those who wait for its answers are told when what it
+//! had taken over is dropped, never by this module.
 
 use crate::status::State;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -19,13 +19,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-/// The environment variable that has threads panic, each once: `THREAD:N,…`, in the N-th round of its loop.
+/// The environment variable that makes threads panic once each, for tests: `THREAD:N,…`, in the N-th round of the loop.
 pub const PANIC_AT: &str = "WASMILL_PANIC_AT";
 
-/// The pause before the first restart; it doubles with each that follows.
+/// The pause before the first restart. It doubles with each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
-/// A part that has worked for so long after a restart has got over its panic.
+/// How long a part must work after a restart before its panic no longer counts.
 const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 /// A supervised thread. Dropping the handle leaves the thread running; a part ends its thread with [`Thread::join`].
@@ -37,22 +37,22 @@ pub struct Thread {
     ended: Receiver<Infallible>,
 }
 
-/// What is known of a thread, for those who show it. Cheap to clone.
+/// The panics of a thread, for those who report its state. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct Monitor(Arc<Watched>);
 
 #[derive(Default)]
 struct Watched {
-    /// The part is to end: it is not restarted any more.
+    /// Whether the part is to end: it is then not restarted any more.
     ending: AtomicBool,
     panicked: Mutex<Option<Panicked>>,
 }
 
 struct Panicked {
     text: String,
-    /// How often in a row.
+    /// How often the thread has panicked in a row.
     times: u32,
-    /// When the part began to work again; `None` while it does not.
+    /// When the part was restarted; `None` until it is.
     restarted: Option<Instant>,
     restarts: bool,
 }
@@ -60,13 +60,13 @@ struct Panicked {
 /// Why a thread did not start.
 #[derive(Debug)]
 pub enum Unstarted<E> {
-    /// The system gave no thread, or what the thread began with panicked.
+    /// The operating system gave no thread, or the thread panicked during its set-up.
     Thread(String),
-    /// What the thread needs could not be made.
+    /// The worker could not be created.
     Needs(E),
 }
 
-/// Starts a thread that runs to its end. After a panic its part counts as stopped.
+/// Starts a thread that runs once. After a panic its part counts as stopped.
 pub fn once(name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
     spawn(name.into(), move |name, monitor| {
         if let Err(text) = caught(run) {
@@ -76,7 +76,7 @@ pub fn once(name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) -> s
     })
 }
 
-/// Starts a thread without which the process can't go on: the process ends when it panics.
+/// Starts a thread that the process can't do without: if it panics, the process ends.
 pub fn vital(name: impl Into<Arc<str>>, run: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
     spawn(name.into(), move |name, _| {
         if let Err(text) = caught(run) {
@@ -91,10 +91,10 @@ fn end_at_once() -> ! {
     std::process::abort()
 }
 
-/// Starts a thread that makes its worker, on itself, and then works until it is asked to end.
+/// Starts a thread that creates its worker with `first`, on that thread, and then runs `work` until it returns.
 ///
-/// When it panics, `again` has the worker begin again from what is durable, and it works again: after a pause, and as
-/// often as it takes. `first` must succeed.
+/// When `work` panics, the thread pauses, has `again` reset the worker to durable state, and runs `work` again, as
+/// often as needed. If `first` fails, the thread does not start.
 pub fn restarting<W: 'static, E: Display + Send + 'static>(
     name: impl Into<Arc<str>>,
     first: impl FnOnce() -> Result<W, E> + Send + 'static,
@@ -123,7 +123,7 @@ pub fn restarting<W: 'static, E: Display + Send + 'static>(
     beginning.recv().unwrap_or_else(|_| gone()).map(|()| thread)
 }
 
-/// Has a worker begin again that panicked. False once it is to end.
+/// Resets a worker that panicked, after a pause. Returns false if its part is to end instead.
 fn begin_again<E: Display>(
     name: &str,
     monitor: &Monitor,
@@ -135,7 +135,7 @@ fn begin_again<E: Display>(
         if monitor.is_ending() {
             return false;
         }
-        tracing::error!(thread = name, "begins again in {pause:?}: {}", monitor.text());
+        tracing::error!(thread = name, "restarts in {pause:?}: {}", monitor.text());
         if monitor.pause(pause) {
             return false;
         }
@@ -144,13 +144,13 @@ fn begin_again<E: Display>(
                 monitor.restarted();
                 return true;
             }
-            Ok(Err(error)) => text = format!("it could not begin again: {error}"),
+            Ok(Err(error)) => text = format!("it could not restart: {error}"),
             Err(panic) => text = panic,
         }
     }
 }
 
-/// Runs jobs at the same time, and returns when all have ended. A job that panics is logged.
+/// Runs jobs concurrently, and returns when all have ended. If a job panics, that is logged.
 #[expect(clippy::disallowed_methods, reason = "this is where threads are started")]
 pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnOnce() + Send + 'job>>) {
     std::thread::scope(|scope| {
@@ -162,7 +162,7 @@ pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnO
             };
             let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
             if let Err(error) = thread.spawn_scoped(scope, job) {
-                tracing::error!("{name} is left out, the system gives no thread: {error}");
+                tracing::error!("{name} is skipped because the system gives no thread: {error}");
             }
         }
     });
@@ -182,8 +182,8 @@ fn spawn(name: Arc<str>, body: impl FnOnce(&str, &Monitor) + Send + 'static) -> 
 }
 
 fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    // What is used again after a panic is made again from durable state, or is behind a lock whose poison is ignored
-    // because every change below it is whole.
+    // What is used after a panic is either recreated from durable state, or guarded by a lock whose poison can be
+    // ignored, because every change under the lock is complete.
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| text_of(&*payload))
 }
 
@@ -193,33 +193,35 @@ fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 impl Thread {
-    /// Its name.
+    /// Returns the name of the thread.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Ends its rest, or its next one.
+    /// Ends the thread's park, or makes its next one return at once.
     pub fn unpark(&self) {
         self.thread.unpark();
     }
 
-    /// For those who wake it.
+    /// Returns the thread, for those who unpark it.
     pub fn thread(&self) -> &std::thread::Thread {
         &self.thread
     }
 
-    /// What is known of it.
+    /// Returns the monitor of the thread.
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
     }
 
-    /// Waits until it has ended; the part has been asked to. One that panicked is not restarted any more.
+    /// Waits until the thread has ended. Its part must have been asked to end before. After a panic it is not restarted
+    /// any more.
     pub fn join(&self) {
         self.end();
         let _ = self.ended.recv();
     }
 
-    /// As [`Thread::join`], but gives up after a while: dropping a client of librdkafka can block. Whether it has ended.
+    /// Waits as [`Thread::join`] does, but at most for `max`, because dropping a client of librdkafka can block.
+    /// Returns whether the thread has ended.
     pub fn join_within(&self, max: Duration) -> bool {
         self.end();
         let has_ended = self.ended.recv_timeout(max) == Err(RecvTimeoutError::Disconnected);
@@ -229,7 +231,7 @@ impl Thread {
         has_ended
     }
 
-    /// Has it not be restarted any more, and ends a pause before a restart. One that works is not touched.
+    /// Prevents further restarts, and ends a pause before a restart. A thread that works is not affected.
     pub fn end(&self) {
         self.monitor.0.ending.store(true, Ordering::Release);
         self.thread.unpark();
@@ -237,12 +239,12 @@ impl Thread {
 }
 
 impl Monitor {
-    /// The state of a part, which is its own unless its thread has panicked.
+    /// Returns the state of a part: its own state, unless its thread has panicked.
     pub fn state(&self, own: (State, Option<String>)) -> (State, Option<String>) {
         self.trouble().map_or(own, |(state, reason)| (state, Some(reason)))
     }
 
-    /// What a panic means for the part; `None` where there was none or it is over.
+    /// Returns the state that a panic puts the part into; `None` if there was no panic or the part has recovered.
     pub fn trouble(&self) -> Option<(State, String)> {
         let panicked = self.0.panicked.held();
         let panicked = panicked.as_ref().filter(|panicked| !panicked.is_over())?;
@@ -254,7 +256,7 @@ impl Monitor {
         self.0.panicked.held().as_ref().map_or_else(String::new, ToString::to_string)
     }
 
-    /// Notes a panic. Returns the pause before the next restart.
+    /// Records a panic and returns the pause before the next restart.
     fn panicked(&self, text: String, restarts: bool) -> Duration {
         let mut panicked = self.0.panicked.held();
         let times = 1 + panicked.as_ref().filter(|before| !before.is_over()).map_or(0, |before| before.times);
@@ -272,7 +274,7 @@ impl Monitor {
         self.0.ending.load(Ordering::Acquire)
     }
 
-    /// Waits on the part's own thread. True where it is to end.
+    /// Waits on the part's own thread. Returns true if the part is to end.
     fn pause(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while !self.is_ending() {
@@ -297,8 +299,8 @@ impl Display for Panicked {
         let Self { text, times, restarts, .. } = self;
         match (restarts, times) {
             (false, _) => write!(f, "its thread panicked: {text}; restart the host, and report this"),
-            (true, 1) => write!(f, "its thread panicked and begins again: {text}"),
-            (true, times) => write!(f, "its thread panicked {times} times in a row and begins again: {text}"),
+            (true, 1) => write!(f, "its thread panicked and restarts: {text}"),
+            (true, times) => write!(f, "its thread panicked {times} times in a row and restarts: {text}"),
         }
     }
 }
@@ -312,7 +314,7 @@ impl<E: Display> Display for Unstarted<E> {
     }
 }
 
-/// Has panics written to the log, where programs read them too, in place of the standard error.
+/// Installs a hook that writes panics to the log, which programs read too, instead of to the standard error.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -327,10 +329,10 @@ pub fn log_panics() {
     }));
 }
 
-/// Locks that hold on after a panic of a holder: what they guard is changed in whole steps, and a part that panics must
-/// not take others with it.
+/// Locking that ignores poison: guarded values change only in complete steps, and a part that panics must not take
+/// others down with it.
 pub trait Held<T> {
-    /// The value, exclusively.
+    /// Locks the value.
     fn held(&self) -> MutexGuard<'_, T>;
 }
 
@@ -341,11 +343,11 @@ impl<T> Held<T> for Mutex<T> {
     }
 }
 
-/// As [`Held`], for locks that many may read.
+/// The same as [`Held`], for reader-writer locks.
 pub trait Shared<T> {
-    /// The value, beside other readers.
+    /// Locks the value for reading, shared with other readers.
     fn held_shared(&self) -> RwLockReadGuard<'_, T>;
-    /// The value, exclusively.
+    /// Locks the value for writing, exclusively.
     fn held_alone(&self) -> RwLockWriteGuard<'_, T>;
 }
 
@@ -367,8 +369,8 @@ struct Armed {
 
 static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
 
-/// The calling thread begins a round of its loop. Tests have it panic here ([`PANIC_AT`]); unarmed, it costs a load and
-/// a branch.
+/// Marks the beginning of a round of the calling thread's loop. Tests can make the thread panic here ([`PANIC_AT`]). If
+/// none is armed, the call costs a load and a branch.
 #[inline]
 pub fn round() {
     let armed = ARMED.get_or_init(arm);

@@ -1,21 +1,21 @@
-//! W3C trace context: two headers that travel with everything that follows from one first cause.
+//! W3C trace context: two headers that are passed to everything that follows from one first cause.
 //!
-//! A command has them from its sender or its record, its events from the command, and what a subscriber asks for from
-//! the event or record that it handled. They are stored with the events, so a trace goes on after a crash, or a day
-//! later. The host makes no spans of its own: the parent stays the sender's.
+//! A command gets them from its sender or its record, an event from its command, and a command or message of a
+//! subscriber from the event or record that it handled. They are stored with the events, so a trace continues after a
+//! crash, or a day later. The host makes no spans of its own, so the parent is always that of the sender.
 
 use crate::model::Header;
 
-/// Whose work this is.
+/// The header with the trace and the parent span.
 pub const PARENT: &str = "traceparent";
 
-/// What tracing systems add.
+/// The header with additional data of tracing systems.
 pub const STATE: &str = "tracestate";
 
-/// Longer states need not be kept, and nobody else keeps them.
+/// The longest state that is kept. The standard requires no more, and others keep no more either.
 const STATE_BYTES_MAX: usize = 512;
 
-/// The headers of a trace; none where the parent is not one: then, as the standard says, there is no trace.
+/// Returns the headers of a trace. If the parent is invalid there are none: by the standard there is no trace then.
 pub fn headers(parent: Option<&str>, state: Option<&str>) -> Vec<Header> {
     let Some(parent) = parent.filter(|parent| is_parent(parent)) else { return Vec::new() };
     let state = state.filter(|state| !state.is_empty() && state.len() <= STATE_BYTES_MAX);
@@ -23,7 +23,7 @@ pub fn headers(parent: Option<&str>, state: Option<&str>) -> Vec<Header> {
     std::iter::once(header(PARENT, parent)).chain(state.map(|state| header(STATE, state))).collect()
 }
 
-/// Gives headers the trace of what caused them, unless they have one of their own.
+/// Adds the trace of the cause to headers, unless they have their own.
 pub fn inherit(headers: &mut Vec<Header>, cause: &[Header]) {
     if headers.iter().any(|header| is(header, PARENT)) {
         return;
@@ -35,7 +35,8 @@ fn is(header: &Header, name: &str) -> bool {
     header.name.eq_ignore_ascii_case(name)
 }
 
-/// `version-trace-parent-flags`, in lower-case hexadecimal digits; a later version may say more behind them.
+/// Returns whether a text is `version-trace-parent-flags` in lower-case hexadecimal digits. A later version may have
+/// more text after them.
 fn is_parent(text: &str) -> bool {
     let mut parts = text.split('-');
     let mut hex = |digits: usize| {
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(headers(Some(GOOD), Some(&"x".repeat(513))).len(), 1);
     }
 
-    /// A parent with some of its characters changed, added or gone.
+    /// Makes a parent with some characters changed, added or removed.
     fn nearly_a_parent() -> impl Strategy<Value = String> {
         let other = prop::sample::select(vec!['0', 'f', 'F', 'g', '-', '\0', 'é', ' ']);
         let edits = prop::collection::vec((0..3u8, any::<prop::sample::Index>(), other), 0..4);

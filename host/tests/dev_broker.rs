@@ -1,4 +1,4 @@
-//! The development broker as a process of its own: started, found again by another host, and ended.
+//! The development broker as its own process, which is started, found again by another host, and ended.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn a_broker_outlives_its_host_is_adopted_and_ends_when_told() {
     let first = ensure_in(data.path(), &[("baskets", 6)]);
     assert_ne!(first.pid, std::process::id());
     let (pid, incarnation) = (first.pid, first.incarnation.clone());
-    // What is left when a host is killed: the process and its file.
+    // When a host is killed, the process and its file are left.
     drop(first);
 
     let adopted = ensure_in(data.path(), &[("baskets", 6), ("notifications", 1)]);

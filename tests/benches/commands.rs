@@ -1,6 +1,6 @@
 //! Durable commands through WebAssembly, as ratios to raw inserts of the same event rows.
 //!
-//! Baselines are measured in turn with what they are the baseline of. Every command is answered after its commit.
+//! Values and their baselines are measured in turn. Every command is answered after its commit.
 
 #[path = "support/raw_inserts.rs"]
 mod raw_inserts;
@@ -9,27 +9,27 @@ use raw_inserts::raw_inserts;
 use wasmill_tests::command_path::{CommandPath, Handlers, Load, Pace, Setup};
 use wasmill_tests::report::{Budget, Report, median, middle, rounds};
 
-/// Commands in one measurement.
+/// Number of commands in one measurement.
 const COMMANDS: u64 = 100_000;
-/// Commands of a long measurement: seconds of work, in which the log is folded into the file and the stream index filled
-/// again and again. In a shorter one neither the store nor raw inserts pay for what they put off.
+/// Number of commands in a long measurement. It takes seconds, in which the log is checkpointed and the stream index
+/// filled again and again. In a shorter one neither the store nor raw inserts pay for their deferred work.
 const LONG: u64 = 400_000;
-/// Many aggregates. Each gets two commands, and the first makes it.
+/// Number of aggregates for the measurement of many. Each gets two commands, and the first creates it.
 const MANY: u64 = 100_000;
-/// Aggregates that take them in turn, where nothing else is said.
+/// Default number of aggregates, which get the commands in turn.
 const AGGREGATES: u64 = 1_000;
-/// Commands to one aggregate: each waits for the commit of the one before it.
+/// Number of commands to one aggregate. Each waits for the commit of the one before it.
 const HOT_COMMANDS: u64 = 5_000;
-/// As many of them are under way: more to one aggregate are answered "busy".
+/// Number of commands to one aggregate in flight. More would be answered "busy".
 const HOT_IN_FLIGHT: usize = 64;
-/// Aggregates with a thousand events each.
+/// Number of aggregates with a thousand events each.
 const COLD_AGGREGATES: u64 = 200;
-/// Measurements of one thing.
+/// Number of measurements of one thing.
 const ROUNDS: usize = 9;
-/// Measurements of the rates that are judged against something near them. The machine's speed changes from second to
-/// second, and it strikes a baseline of fewer threads less: a round can be off by a tenth, the middle of many is not.
+/// Number of measurements of rates with a baseline close to them. The machine's speed changes from second to second,
+/// which affects a baseline with fewer threads less. A round can be off by a tenth; the median of many is not.
 const MANY_ROUNDS: usize = 61;
-/// Measurements of what growing costs, which is a few percent.
+/// Number of measurements of the cost of growth, which is a few percent.
 const GROWTH_ROUNDS: usize = 21;
 
 fn main() {
@@ -41,7 +41,7 @@ fn main() {
     report.write();
 }
 
-/// Returns the commands a second of the usual load.
+/// Measures throughput. Returns the commands per second of the usual load.
 fn throughput(report: &mut Report) -> f64 {
     let usual = Load::new(COMMANDS, AGGREGATES);
     let [raw, wasm, native] = rounds(
@@ -76,7 +76,7 @@ fn judge(report: &mut Report, name: &str, rates: &[f64], baselines: &[f64], budg
     report.judge(name, rate, "1/s", baseline, Budget::AtLeast(budget));
 }
 
-/// One aggregate that gets everything, and aggregates that are not live when their command comes.
+/// Measures one aggregate that gets all commands, and aggregates that are not live when their command comes.
 fn cold(report: &mut Report) {
     let usual = CommandPath::wasm().run(&Load::new(COMMANDS, AGGREGATES)).rate;
     let hot_load = Load { pace: Pace::InFlight(HOT_IN_FLIGHT), ..Load::new(HOT_COMMANDS, 1) };
@@ -89,13 +89,13 @@ fn cold(report: &mut Report) {
     report.ratio("commands/cold-snapshot", after_a_thousand_events(100), "1/s", replayed);
 }
 
-/// Commands a second to aggregates that have a thousand events each and are not live.
+/// Returns the commands per second to aggregates that have a thousand events each and are not live.
 fn after_a_thousand_events(snapshot_every: u64) -> f64 {
     let mut path = CommandPath::new(Setup { handlers: Handlers::Wasm, snapshot_every });
     path.run(&Load::new(COLD_AGGREGATES * 1_000, COLD_AGGREGATES));
     path.cool();
     if snapshot_every > 0 {
-        // Under the load before many were dropped, since they came too fast. What is rebuilt is kept, too.
+        // The load before was too fast, so many snapshots were dropped. Rebuilding an aggregate keeps a snapshot too.
         let slowly = Load { pace: Pace::PerSecond(200.0), ..Load::new(COLD_AGGREGATES, COLD_AGGREGATES) };
         path.run(&slowly);
         path.cool();
@@ -104,14 +104,14 @@ fn after_a_thousand_events(snapshot_every: u64) -> f64 {
     path.run(&Load::new(COLD_AGGREGATES, COLD_AGGREGATES)).rate
 }
 
-/// How many carts have a snapshot at a version or past it.
+/// Returns how many carts have a snapshot at a version or past it.
 fn snapshots_from(path: &CommandPath, version: u64) -> u64 {
     let file = path.store_file().with_file_name("snapshots.sqlite");
     let sql = "SELECT count(*) FROM snapshots WHERE version >= ?1";
     rusqlite::Connection::open(file).unwrap().query_row(sql, [version], |row| row.get(0)).unwrap()
 }
 
-/// From when a command was due until it is answered, at half of the rate.
+/// Measures the time from when a command was due until it is answered, at half of the rate.
 fn latency(report: &mut Report, rate: f64) {
     let pace = Pace::PerSecond(rate / 2.0);
     let half = CommandPath::wasm().run(&Load { pace, ..Load::new(COMMANDS, AGGREGATES) });
@@ -119,8 +119,8 @@ fn latency(report: &mut Report, rate: f64) {
     report.figure("commands/latency-p99", half.p99.as_secs_f64() * 1e3, "ms");
 }
 
-/// The same load on a store that holds 10⁴, 10⁵ and 10⁶ events when it begins: one store, measured as it grows, since
-/// it alone is to differ. One made for the occasion has memory that was never used, next to one that has run for long.
+/// Measures the same load on a store that holds 10⁴, 10⁵ and 10⁶ events when it begins. It is one store, measured as it
+/// grows, so that only its size differs. A new store would have fresh memory, unlike one that has run for long.
 fn growth(report: &mut Report) {
     let [mut small, mut middle_sized, mut large] = [const { Vec::new() }; 3];
     for _ in 0..GROWTH_ROUNDS {
@@ -128,7 +128,7 @@ fn growth(report: &mut Report) {
         let grow = |events| path.run(&Load::new(events, AGGREGATES)).rate;
         grow(10_000);
         small.push(grow(COMMANDS));
-        // It holds 110,000 events now.
+        // The store holds 110,000 events now.
         middle_sized.push(grow(COMMANDS));
         grow(790_000);
         large.push(grow(COMMANDS));

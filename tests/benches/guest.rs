@@ -1,7 +1,7 @@
-//! What a call into a guest costs, as ratios to bare typed calls of wasmtime with the same engine settings.
+//! The cost of a call into a guest, as ratios to plain typed calls of wasmtime with the same engine settings.
 //!
-//! The bare side has no limits on memory, no deadline per call, no headers to lend and no outcome to translate: what
-//! is above it is what the host's care costs.
+//! The plain side has no limits on memory, no deadline per call, no headers to lend and no outcome to translate. The
+//! difference is the cost of what the host adds.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,13 +13,13 @@ use wasmill_tests::report::{Budget, Report, middle, rounds};
 use wasmtime::component::{Component, Linker, ResourceAny};
 use wasmtime::{Config, Engine, Store};
 
-/// Calls in one measurement.
+/// Number of calls in one measurement.
 const CALLS: u32 = 20_000;
-/// Measurements of one thing.
+/// Number of measurements of one thing.
 const ROUNDS: usize = 21;
 
 mod bare {
-    //! The bindings of a bare call.
+    //! The bindings of a plain call.
     wasmtime::component::bindgen!({
         path: "../wit",
         inline: "
@@ -55,14 +55,14 @@ fn main() {
     report.write();
 }
 
-/// Nanoseconds of one call.
+/// Returns the nanoseconds of one call.
 fn timed(mut call: impl FnMut()) -> f64 {
     let started = Instant::now();
     (0..CALLS).for_each(|_| call());
     started.elapsed().div_f64(f64::from(CALLS)).as_secs_f64() * 1e9
 }
 
-/// The host's way: `wasmill::plugin`.
+/// A guest called as the host calls it, by `wasmill::plugin`.
 struct Hosted {
     guest: AggregateGuest,
     live: Live,
@@ -105,7 +105,7 @@ impl Hosted {
     }
 }
 
-/// wasmtime's way.
+/// A guest called by wasmtime alone.
 struct Bare {
     store: Store<()>,
     guest: Guest,
@@ -119,7 +119,7 @@ impl Bare {
         let engine = Engine::new(&config).expect("an engine");
         let component = Component::new(&engine, component()).expect("a component");
         let mut linker = Linker::new(&engine);
-        // It has nothing to log.
+        // The guest logs nothing, so it needs no imports.
         linker.define_unknown_imports_as_traps(&component).expect("a linker");
         let mut store = Store::new(&engine, ());
         store.set_epoch_deadline(u64::MAX / 2);

@@ -1,4 +1,4 @@
-//! The event store alone: appends through its trait, reading everything back, and what it takes of disk and memory.
+//! The event store alone: appends through its trait, reading everything back, and its use of disk and memory.
 
 #[path = "support/raw_inserts.rs"]
 mod raw_inserts;
@@ -13,15 +13,15 @@ use wasmill::store::{Append, Appended, Decision, Error, EventStore, Events as _}
 use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, PAYLOAD, command};
 use wasmill_tests::report::{Report, in_turn};
 
-/// Events in one measurement.
+/// Number of events in one measurement.
 const EVENTS: u64 = 200_000;
-/// Streams that take them in turn.
+/// Number of streams, which get the events in turn.
 const STREAMS: u64 = 1_000;
-/// Events read at once.
+/// Number of events read at once.
 const PAGE: usize = 500;
-/// Live aggregates that are added to see what they take.
+/// Number of live aggregates that are added to measure their memory.
 const LIVE: u64 = 100_000;
-/// Measurements of one thing.
+/// Number of measurements of one thing.
 const ROUNDS: usize = 3;
 
 fn main() {
@@ -35,7 +35,7 @@ fn main() {
     report.write();
 }
 
-/// Returns the appends a second; adds the events a second of reading them back.
+/// Returns the appends per second, and adds to `read` the events per second of reading them back.
 fn append_and_read(read: &mut Vec<f64>) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store");
@@ -84,7 +84,7 @@ fn read_all(store: &SqliteStore) -> f64 {
     events as f64 / started.elapsed().as_secs_f64()
 }
 
-/// The file of a store with 200,000 events, whose streams are indexed as far as the writer does it.
+/// Measures the file of a store with 200,000 events, whose streams are indexed as far as the writer has done it.
 fn size(report: &mut Report) {
     let path = CommandPath::wasm();
     path.run(&Load::new(EVENTS, STREAMS));
@@ -93,7 +93,7 @@ fn size(report: &mut Report) {
     report.figure("store/size-per-million", bytes as f64 / EVENTS as f64, "MB");
 }
 
-/// Memory of the process for each 10,000 live aggregates, when its caches are full already.
+/// Measures the memory of the process for each 10,000 live aggregates, when its caches are full already.
 fn live(report: &mut Report) {
     let path = CommandPath::wasm();
     path.run(&Load::new(3 * LIVE, STREAMS));
@@ -103,7 +103,7 @@ fn live(report: &mut Report) {
     report.figure("store/live-10000", grown as f64 / (LIVE / 10_000) as f64 / f64::from(1 << 20), "MiB");
 }
 
-/// Resident memory of this process.
+/// Returns the resident memory of this process.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells of a process's memory");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");

@@ -1,4 +1,4 @@
-//! What must come of a file of baskets, worked out without the host.
+//! The expected results of a file of baskets, computed without the host.
 
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
@@ -8,23 +8,23 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 
-/// What a household must have bought for to become loyal.
+/// Total of its purchases from which a household is loyal.
 const LOYAL_CENTS: i64 = 50_000;
 
-/// The figures that the grocery demo must print for a gzip file of baskets.
+/// Returns the figures that the grocery demo must print for a gzip file of baskets.
 pub fn figures(input: &Path) -> Value {
     let mut expected = Expected::default();
     read(input).iter().for_each(|basket| expected.add(basket));
     expected.figures()
 }
 
-/// The baskets of a gzip file.
+/// Reads the baskets of a gzip file.
 pub fn read(input: &Path) -> Vec<Value> {
     let file = BufReader::new(GzDecoder::new(File::open(input).expect("open the baskets")));
     file.lines().map(|line| serde_json::from_str(&line.expect("read a basket")).expect("a basket is JSON")).collect()
 }
 
-/// What must come of the baskets that were added, whose ids all differ.
+/// Expected results of the baskets that were added, whose ids all differ.
 #[derive(Default)]
 pub struct Expected {
     baskets: u64,
@@ -50,7 +50,7 @@ impl Expected {
         }
     }
 
-    /// As the grocery demo prints them.
+    /// Returns the figures as the grocery demo prints them.
     pub fn figures(&self) -> Value {
         let loyal = self.households.values().filter(|cents| **cents >= LOYAL_CENTS).count();
         json!({
@@ -89,7 +89,7 @@ fn best(stores: &BTreeMap<String, i64>, count: usize) -> Vec<(&str, i64)> {
     sorted.into_iter().take(count).map(|(cents, store)| (store, -cents)).collect()
 }
 
-/// Runs the grocery demo, which must end well, and returns the line of JSON that it ends with.
+/// Runs the grocery demo, which must succeed, and returns its last line, which is JSON.
 pub fn demo_figures(demo: &mut Command) -> Value {
     let output = demo.arg("--json").output().expect("run the demo");
     let errors = String::from_utf8_lossy(&output.stderr);

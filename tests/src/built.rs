@@ -1,31 +1,31 @@
-//! Where the programs and plugins are that `cargo xtask build` makes.
+//! The paths of the programs and plugins that `cargo xtask build` makes.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// A program of the workspace, such as `wasmill`.
+/// Returns the path of a program of the workspace, such as `wasmill`.
 pub fn program(name: &str) -> PathBuf {
     let host =
         std::env::var_os("WASMILL_BIN").map_or_else(|| workspace().join("target/release/wasmill"), PathBuf::from);
     there(host.with_file_name(name))
 }
 
-/// The file of a plugin.
+/// Returns the file of a plugin.
 pub fn plugin(name: &str) -> PathBuf {
     there(plugins().join(name).with_extension("wasm"))
 }
 
-/// The folder of the plugins.
+/// Returns the folder of the plugins.
 pub fn plugins() -> PathBuf {
     std::env::var_os("WASMILL_PLUGINS").map_or_else(|| workspace().join("target/plugins"), PathBuf::from)
 }
 
-/// The example's folder.
+/// Returns the example's folder.
 pub fn grocery() -> PathBuf {
     workspace().join("examples/grocery")
 }
 
-/// The folder of the workspace.
+/// Returns the folder of the workspace.
 pub fn workspace() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(xtask::root);
     &ROOT

@@ -1,7 +1,7 @@
 //! The command path without a host around it: an event store, the shards of one plugin, and a sender that loads them.
 //!
-//! Every command is answered after its commit, and one that is not accepted ends the benchmark: a figure is only a
-//! figure when all the work was done.
+//! Every command is answered after its commit. One that is not accepted ends the benchmark, because a figure counts
+//! only if all the work was done.
 
 use crate::built;
 use crate::native::Native;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use wasmill::ack::Ack;
 use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Service, shards_by_default};
 use wasmill::clock::Clock;
+use wasmill::host::aggregate_services;
 use wasmill::model::{Command, Outcome, StreamId};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits};
 use wasmill::store::EventStore;
@@ -22,13 +23,13 @@ use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 /// A command of three items, as JSON.
 pub const PAYLOAD: &str = r#"{"items":[{"product_id":"1095275","quantity":1,"amount_cents":50},{"product_id":"9878513","quantity":2,"amount_cents":198},{"product_id":"1041453","quantity":1,"amount_cents":143}]}"#;
 
-/// Commands that are sent and not answered, where a load says nothing else.
+/// Number of commands in flight, if a load says nothing else.
 pub const IN_FLIGHT: usize = 2_000;
 
-/// Live carts of a shard: more than any load has.
+/// Largest number of live carts in a shard, which is more than any load has.
 const LIVE_MAX: usize = 400_000;
 
-/// How long a paced sender rests before it looks whether commands are due.
+/// Interval at which a paced sender checks whether commands are due.
 const REST: Duration = Duration::from_micros(500);
 
 /// A store and shards of carts, in a folder of their own.
@@ -39,16 +40,16 @@ pub struct CommandPath {
     setup: Setup,
 }
 
-/// How carts are served.
+/// How the carts are served.
 #[derive(Clone, Copy)]
 pub struct Setup {
-    /// In WebAssembly, or the same code compiled for this machine.
+    /// The handlers of the carts.
     pub handlers: Handlers,
-    /// Events after which a snapshot is kept; 0 is never.
+    /// Number of events after which a snapshot is kept, or 0 for none.
     pub snapshot_every: u64,
 }
 
-/// Where the handlers run.
+/// The kind of the handlers.
 #[derive(Clone, Copy)]
 pub enum Handlers {
     /// The plugin `cart`.
@@ -57,54 +58,54 @@ pub enum Handlers {
     Native,
 }
 
-/// What is sent.
+/// The commands to send.
 pub struct Load {
-    /// How many commands.
+    /// Number of commands.
     pub commands: u64,
     /// The numbers of the aggregates that get them, in turn.
     pub aggregates: Range<u64>,
-    /// How fast.
+    /// The speed of sending.
     pub pace: Pace,
 }
 
-/// How fast commands are sent.
+/// The speed at which commands are sent.
 #[derive(Clone, Copy)]
 pub enum Pace {
-    /// So many are always under way.
+    /// Commands are sent so that this many are always in flight.
     InFlight(usize),
-    /// So many a second, whether answered or not. Latencies count from when a command was due.
+    /// This many commands are sent in a second, answered or not. A latency counts from when its command was due.
     PerSecond(f64),
 }
 
-/// What came of a load.
+/// Measurements of a load.
 pub struct Measured {
-    /// Commands a second.
+    /// Commands per second.
     pub rate: f64,
-    /// Half of the commands were answered within this.
+    /// Median of the latencies.
     pub p50: Duration,
-    /// All but a hundredth were.
+    /// 99th percentile of the latencies.
     pub p99: Duration,
 }
 
 impl Load {
-    /// So many commands to so many aggregates, as fast as they are answered.
+    /// Makes a load of commands to aggregates, as fast as they are answered.
     pub fn new(commands: u64, aggregates: u64) -> Self {
         Self { commands, aggregates: 0..aggregates, pace: Pace::InFlight(IN_FLIGHT) }
     }
 }
 
 impl CommandPath {
-    /// A new store and shards with handlers in WebAssembly, without snapshots.
+    /// Makes a new store and shards with handlers in WebAssembly, without snapshots.
     pub fn wasm() -> Self {
         Self::new(Setup { handlers: Handlers::Wasm, snapshot_every: 0 })
     }
 
-    /// The same with native handlers.
+    /// Makes a new store and shards with native handlers, without snapshots.
     pub fn native() -> Self {
         Self::new(Setup { handlers: Handlers::Native, snapshot_every: 0 })
     }
 
-    /// A new store and as many shards as a host has by default.
+    /// Makes a new store and as many shards as a host has by default.
     pub fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = open(&folder);
@@ -112,7 +113,7 @@ impl CommandPath {
         Self { folder, store, served, setup }
     }
 
-    /// As after a new start of the host: no cart is live, and all snapshots are kept that were on their way.
+    /// Restarts the shards, as a restart of the host would: no cart is live, and all pending snapshots are written.
     pub fn cool(&mut self) {
         self.finish();
         self.store = open(&self.folder);
@@ -130,12 +131,12 @@ impl CommandPath {
         sender.measured(load.commands, started.elapsed())
     }
 
-    /// The store's file.
+    /// Returns the store's file.
     pub fn store_file(&self) -> PathBuf {
         self.folder.path().join(FILE_NAME)
     }
 
-    /// Finishes what is queued and folds the store into its file.
+    /// Finishes what is queued and checkpoints the store's log into its file.
     pub fn finish(&self) {
         self.served.stop();
         self.store.close();
@@ -151,13 +152,13 @@ impl Setup {
         let options = AggregateOptions { snapshot_every: self.snapshot_every, ..AggregateOptions::default() };
         let shards = shards_by_default();
         let services = match self.handlers {
-            Handlers::Native => vec![Service::native("cart", Native::<Cart>::new(LIVE_MAX), shards, options)],
+            Handlers::Native => vec![Service::new("cart", Native::<Cart>::new(LIVE_MAX), shards, options)],
             Handlers::Wasm => {
                 let limits = Limits { instances_max: LIVE_MAX, ..Limits::default() };
                 let compiler = Compiler::new(None, Demand::default()).expect("an engine");
                 let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), limits)])
                     .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
-                catalog.slots().flat_map(|slot| Service::of_plugin(slot, shards, &options)).collect()
+                catalog.slots().flat_map(|slot| aggregate_services(slot, shards, &options)).collect()
             }
         };
         Aggregates::start(services, store).expect("shards")
@@ -215,7 +216,7 @@ impl Sender {
         let (done, latencies) = (done.clone(), self.latencies.clone());
         let ack = Ack::new(move |outcome| {
             if !matches!(outcome, Outcome::Accepted { .. }) {
-                // A panic here would only end a shard.
+                // The process ends here, because a panic would only end a shard.
                 eprintln!("a command was not accepted: {outcome:?}");
                 std::process::exit(1);
             }
@@ -239,7 +240,7 @@ impl Sender {
     }
 }
 
-/// A command with the payload of all measurements and an id of its own.
+/// Makes a command with [`PAYLOAD`] and an id of its own.
 pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
     let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
     Arc::new(Command {

@@ -1,4 +1,4 @@
-//! A running host, spoken to over HTTP.
+//! A running host, which tests use over HTTP.
 
 use serde_json::Value;
 use std::ffi::CString;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use wasmill_driver::host::Host;
 use wasmill_driver::{api, process};
 
-/// How long a condition may take to come true.
+/// Longest wait for a condition.
 const WAIT: Duration = Duration::from_secs(60);
-/// How often a condition is looked at that nothing tells of.
+/// Interval at which a condition is checked that nothing announces.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A host that serves. It ends with the value.
+/// A host that serves. It ends when the value is dropped.
 pub struct TestHost {
     host: Host,
     client: api::Client,
@@ -25,7 +25,7 @@ pub struct TestHost {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON; null where there is none.
+    /// The JSON, or null if there is none.
     pub body: Value,
 }
 
@@ -51,7 +51,7 @@ impl TestHost {
         self.post(&format!("/v1/commands/{aggregate}/{id}/{command}"), payload, headers)
     }
 
-    /// Asks a projection.
+    /// Sends a query to a projection.
     pub fn query(&self, projection: &str, query: &str, params: &Value) -> Answer {
         self.post(&format!("/v1/queries/{projection}/{query}"), params, &[])
     }
@@ -66,12 +66,12 @@ impl TestHost {
         answer(self.client.get(&self.url(path)), path)
     }
 
-    /// Posts JSON, and again where the host was killed before it answered: for what may be sent twice.
+    /// Posts JSON, and posts it again if the host was killed before it answered. It must be safe to send twice.
     pub fn post_through_crashes(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
         self.through_crashes(path, |url| self.client.post(url, body, headers))
     }
 
-    /// Gets JSON, and again where the host was killed before it answered.
+    /// Gets JSON, and asks again if the host was killed before it answered.
     pub fn get_through_crashes(&self, path: &str) -> Answer {
         self.through_crashes(path, |url| self.client.get(url))
     }
@@ -80,19 +80,19 @@ impl TestHost {
         self.host.call(path, call).unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")).into()
     }
 
-    /// Everything that the host says about itself.
+    /// Returns the host's status.
     pub fn status(&self) -> Value {
         self.get("/v1/status").body
     }
 
-    /// Recorded events after the filter, in order.
+    /// Returns the recorded events that pass the filter, in order.
     pub fn events(&self, filter: &str) -> Vec<Value> {
         let path = format!("/v1/events?from=1&limit=100000&type={filter}");
         let text = self.client.get(&self.url(&path)).expect("read events").text;
         text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
     }
 
-    /// Waits until the host has nothing left to do.
+    /// Waits until the host is drained.
     pub fn drained(&self) {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -104,7 +104,7 @@ impl TestHost {
         }
     }
 
-    /// Waits until the host says that it does its work.
+    /// Waits until the host says that it is ready.
     pub fn until_ready(&self) {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -165,22 +165,22 @@ impl TestHost {
         }
     }
 
-    /// The whole log.
+    /// Returns the whole log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.host.data().join("host.log")).expect("read the host's log")
     }
 
-    /// Where its Kafka is.
+    /// Returns the address of its Kafka.
     pub fn brokers(&self) -> String {
         self.host.dev_broker().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// Kills the host and starts it again on the same folder. Returns how long it took until it served.
+    /// Kills the host and restarts it on the same folder. Returns how long it took until it served.
     pub fn crash(&self) -> Duration {
         self.host.crash().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// Stops the process where it stands, as a machine that pauses would.
+    /// Freezes the process, as a machine that is suspended would.
     pub fn freeze(&self) {
         signal(self.host.place().pid, libc::SIGSTOP);
     }
@@ -190,12 +190,12 @@ impl TestHost {
         signal(self.host.place().pid, libc::SIGHUP);
     }
 
-    /// Lets a frozen process go on.
+    /// Lets a frozen process resume.
     pub fn wake(&self) {
         signal(self.host.place().pid, libc::SIGCONT);
     }
 
-    /// From now on the process can't write files beyond a size, as if the disk were full; `None` lets it again.
+    /// Prevents the process from writing files beyond a size, as if the disk were full. `None` removes the limit.
     pub fn file_size_max(&self, bytes: Option<u64>) {
         let pid = self.host.place().pid.try_into().expect("a process id");
         let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY), rlim_max: libc::RLIM_INFINITY };
@@ -204,12 +204,12 @@ impl TestHost {
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
 
-    /// Waits until the host has ended by itself: its exit code, unless a signal ended it.
+    /// Waits until the host has ended by itself. Returns its exit code, unless a signal ended it.
     pub fn ended(self) -> Option<i32> {
         self.host.ended().unwrap_or_else(|error| panic!("{error:?}")).code()
     }
 
-    /// From now on the process may have only so many bytes of address space more than it has; `None` lets it have all again.
+    /// Limits the address space of the process to this many bytes more than it has. `None` removes the limit.
     pub fn address_space_max(&self, more: Option<u64>) {
         let pid = self.host.place().pid;
         let pages = fs::read_to_string(format!("/proc/{pid}/statm")).expect("read the process's size");
@@ -222,17 +222,17 @@ impl TestHost {
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
 
-    /// Asks the process to stop in order, and does not wait for it.
+    /// Asks the process to stop in order and does not wait for it.
     pub fn terminate(&self) {
         signal(self.host.place().pid, libc::SIGTERM);
     }
 
-    /// Lets the host end in order; it must end well.
+    /// Stops the host in order. It must succeed.
     pub fn stop(self) {
         self.host.stop().unwrap_or_else(|error| panic!("{error:?}"));
     }
 
-    /// Where its API listens, for a connection of one's own.
+    /// Returns the address of its API, for a connection of the test's own.
     pub fn address(&self) -> String {
         self.host.place().url.trim_start_matches("http://").to_owned()
     }
@@ -242,7 +242,7 @@ impl TestHost {
     }
 }
 
-/// Makes a named pipe. Opening it blocks until another process opens its other end.
+/// Makes a named pipe. Opening it blocks until another process opens the other end.
 pub fn make_pipe(path: &Path) {
     let path = CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
     // SAFETY: the path is a text that ends with NUL.

@@ -1,21 +1,22 @@
 //! Guests that do what the SDK can't express: WebAssembly text with one function replaced by something hostile.
 //!
-//! Each role has a skeleton that keeps to the contract: [`aggregate`] knows the command `Go` and decides on the event
-//! `Done`, [`subscriber`] does nothing, [`projection`] has an empty table and answers `null`. Their functions are named, so
-//! that a case replaces the body of one.
+//! Each role has a skeleton that keeps to the contract. [`aggregate`] knows the command `Go` and decides on the event
+//! `Done`, [`subscriber`] does nothing, and [`projection`] has an empty table and answers `null`. Their functions have
+//! names, so that a case can replace the body of one.
 
 use crate::built;
 use crate::module::with_section;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A function's name in the skeleton, and the body that takes the place of its own.
+/// The name of a function in the skeleton, and the body that replaces its own.
 pub type Replaced<'t> = (&'t str, &'t str);
 
-/// What the skeletons share: memory with the words at fixed places, and an allocator that never frees.
+/// The common part of the skeletons: memory with the words at fixed addresses, and an allocator that never frees.
 ///
-/// From 1024: `Go`; 1032: `Done`; 1040: `null`; 1056: a description; 1104: a decision for one event; 1200: zeros, which are
-/// the result "fine" or "none"; 1300: an SQL schema; 1400: the answer to a query.
+/// The memory has at 1024 `Go`, at 1032 `Done`, at 1040 `null`, at 1056 a description, at 1104 a decision for one
+/// event, at 1200 zeros, which are the result "fine" or "none", at 1300 an SQL schema, and at 1400 the answer to a
+/// query.
 const SHARED: &str = r#"
   (memory (export "memory") 64)
   (table $table 1 funcref)
@@ -37,7 +38,7 @@ const REALLOC: &str = "(local $at i32)
     (global.set $free (i32.add (local.get $at) (local.get $size)))
     (local.get $at)";
 
-/// Functions: a name to replace it by, its type in the contract, and its body.
+/// A function: the name by which it can be replaced, its type in the contract, and its body.
 type Function = (&'static str, &'static str, &'static str);
 
 const AGGREGATE: [Function; 7] = [
@@ -99,30 +100,30 @@ const PROJECTION: [Function; 3] = [
     ),
 ];
 
-/// A plugin with an aggregate of this type.
+/// Makes a plugin with an aggregate of this type.
 pub fn aggregate(name: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let text = text(AGGREGATE_IMPORTS, &AGGREGATE, replaced);
     component("aggregate-plugin", &text, &line(&format!(r#""role":"aggregate","type":"{name}""#)))
 }
 
-/// A plugin with a subscriber to these events.
+/// Makes a plugin with a subscriber to these events.
 pub fn subscriber(events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let text = text(SUBSCRIBER_IMPORTS, &SUBSCRIBER, replaced);
     component("subscriber-plugin", &text, &line(&format!(r#""role":"subscriber","subscriptions":["{events}"]"#)))
 }
 
-/// A plugin with a projection of these events.
+/// Makes a plugin with a projection of these events.
 pub fn projection(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let role = format!(r#""role":"projection","name":"{name}","subscriptions":["{events}"]"#);
     component("projection-plugin", &text("", &PROJECTION, replaced), &line(&role))
 }
 
-/// A line of the custom section.
+/// Makes a line of the custom section.
 pub fn line(role: &str) -> String {
     format!(r#"{{"api":"0.3.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
 }
 
-/// The module of a skeleton. `module` is a place of its own for whatever else a module may have.
+/// Makes the module of a skeleton. A case can add other parts of a module by replacing the name `module`.
 fn text(imports: &str, functions: &[Function], replaced: &[Replaced<'_>]) -> String {
     let body = |name: &str, own: &str| {
         let found = replaced.iter().find(|(replaced, _)| *replaced == name);
@@ -138,7 +139,7 @@ fn text(imports: &str, functions: &[Function], replaced: &[Replaced<'_>]) -> Str
     text + &body("module", "") + ")"
 }
 
-/// A module in text form, with what makes it a component of a world, and a description.
+/// Makes a component of a world from a module in text form and a description.
 pub fn component(world: &str, text: &str, description: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut contract = Resolve::default();

@@ -1,8 +1,8 @@
 //! A real Kafka for tests: the cluster named in `WASMILL_TEST_KAFKA`, or one node that the tests of a program share.
 //!
-//! The node starts with its first user and ends with its last. Tests name their topics themselves: nothing is cleaned
-//! up in a cluster that was given. Where neither a cluster nor Java is there the tests are left out; `cargo xtask test`
-//! says so, and with `CI=true` it is an error.
+//! The node starts with its first user and ends with its last. Tests use topics of their own, and nothing is cleaned up
+//! in a given cluster. If there is neither a cluster nor Java, the tests are skipped. `cargo xtask test` says so, and
+//! with `CI=true` it is an error.
 
 use crate::host;
 use rdkafka::ClientConfig;
@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use xtask::kafka::{GIVEN, Node, missing, missing_for_node, tool};
 
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// How long the console consumer may wait for a message, its own start included.
+/// Longest time for which the console consumer waits for a message, its own start included.
 const MESSAGE_WAIT_MS: &str = "30000";
-/// How long the console consumer is run again when it has given up.
+/// Longest time for which the console consumer is run again when it has given up.
 const READ_MAX: Duration = Duration::from_secs(90);
-/// How often something is asked again.
+/// Interval at which a question is repeated.
 const LOOK: Duration = Duration::from_millis(100);
-/// How the ids of the records begin that are put at the end of a topic to know when all of it is read.
+/// Prefix of the ids of the records that mark the end of a topic, so that a reader knows when it has read all.
 const END: &str = "end-of-reading/";
 
 static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
@@ -33,7 +33,7 @@ static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
 /// A real Kafka.
 pub struct Kafka {
     brokers: String,
-    // In this order: the node ends before its folder goes.
+    // Fields are dropped in this order, so the node ends before its folder is removed.
     node: Option<Mutex<Node>>,
     _folder: tempfile::TempDir,
 }
@@ -52,7 +52,7 @@ pub struct Shown {
 }
 
 impl Kafka {
-    /// The Kafka of this program; `None` where there can be none.
+    /// Returns the Kafka of this program, or `None` if there can be none.
     pub fn shared() -> Option<Arc<Self>> {
         if left_out(missing()) {
             return None;
@@ -78,7 +78,7 @@ impl Kafka {
         Self { brokers: node.brokers().to_owned(), node: Some(Mutex::new(node)), _folder: folder }
     }
 
-    /// A node that is the test's alone, which it may stop; `None` where none can be started.
+    /// Starts a node for one test, which may stop it. Returns `None` if none can be started.
     pub fn own() -> Option<Self> {
         if left_out(missing_for_node()) {
             return None;
@@ -86,7 +86,7 @@ impl Kafka {
         Some(Self::start_node(tempfile::tempdir().expect("make a temporary folder")))
     }
 
-    /// Ends a node of the test's own as a power cut would, and starts it again after `meanwhile`.
+    /// Ends a node of the test's own as a power cut would, and restarts it after `meanwhile`.
     pub fn restart(&self, meanwhile: impl FnOnce()) {
         let mut node = self.node().expect("a node of the test's own");
         node.kill().expect("end Kafka");
@@ -94,7 +94,7 @@ impl Kafka {
         node.start_again().expect("start Kafka again");
     }
 
-    /// Stops a node of the test's own where it stands, as a machine that pauses would.
+    /// Freezes a node of the test's own, as a machine that is suspended would.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
@@ -112,32 +112,32 @@ impl Kafka {
         self.node.as_ref().map(|node| node.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
 
-    /// The process of its node, where it was started here.
+    /// Returns the process of its node, if the node was started here.
     pub fn broker(&self) -> Option<u32> {
         self.node().map(|node| node.pid())
     }
 
-    /// Makes a topic that is this test's own, and returns its name.
+    /// Creates a topic for this test, and returns its name.
     pub fn topic(&self, name: &str, partitions: i32) -> String {
         make_topic(&self.brokers, name, partitions)
     }
 
-    /// The next offsets of a topic, by partition; none where there is no such topic.
+    /// Returns the next offsets of a topic, by partition. There are none if there is no such topic.
     pub fn ends(&self, topic: &str) -> Vec<i64> {
         let client: BaseConsumer = self.client().create().expect("make a client");
-        // Asked about all topics, a broker makes none.
+        // A broker that is asked about all topics creates none.
         let metadata = client.fetch_metadata(None, ANSWER_MAX).expect("Kafka answers");
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partitions = found.map_or(0, |topic| topic.partitions().len() as i32);
         (0..partitions).map(|partition| end_of(&client, topic, partition)).collect()
     }
 
-    /// The offsets that a group has committed of a topic, by partition; -1 if it has none.
+    /// Returns the offsets of a topic that a group has committed, by partition. An offset is -1 if it has none.
     pub fn committed(&self, group: &str, topic: &str) -> Vec<i64> {
         let mut config = self.client();
         let client: BaseConsumer = config.set("group.id", group).create().expect("make a client");
@@ -151,8 +151,8 @@ impl Kafka {
         committed.elements().iter().map(offset).collect()
     }
 
-    /// Whether a transaction that has messages in a topic is neither committed nor aborted: then readers of what is
-    /// committed have an end before the others'.
+    /// Returns whether a transaction with messages in a topic is neither committed nor aborted. Then the end for
+    /// `read_committed` readers is before the end for others.
     pub fn has_open_transaction(&self, topic: &str) -> bool {
         let ends = |isolation: &str| {
             let mut config = self.client();
@@ -161,14 +161,14 @@ impl Kafka {
             let end = |partition| client.fetch_watermarks(topic, partition, ANSWER_MAX).expect("Kafka answers").1;
             (0..partitions).map(end).collect::<Vec<_>>()
         };
-        // In this order: a transaction that ends in between is none.
+        // The order matters: a transaction that ends in between must not count as open.
         let all = ends("read_uncommitted");
         ends("read_committed").iter().zip(all).any(|(committed, all)| *committed < all)
     }
 
-    /// What a foreign client reads that takes only what is committed: Kafka's own console consumer, up to a record that
-    /// is put at the end of each partition. The tool gives up by itself when it has waited too long, its own start and the
-    /// joining of its group included: on a busy machine it is run again, which reads the same.
+    /// Returns the committed messages of a topic as Kafka's own console consumer reads them, up to a record that is put
+    /// at the end of each partition. The tool gives up when it has waited too long, its start and the joining of its
+    /// group included. On a busy machine it is therefore run again, which reads the same.
     pub fn read_committed(&self, topic: &str) -> Vec<Shown> {
         let end = format!("{END}{}/{}", std::process::id(), wasmill::clock::Clock::system().now_ms());
         let partitions = self.mark_ends(topic, &end);
@@ -182,7 +182,7 @@ impl Kafka {
         }
     }
 
-    /// Runs the console consumer once. An error is why it ended early.
+    /// Runs the console consumer once. The error says why it ended early.
     fn read_to(&self, topic: &str, end: &str, partitions: usize) -> Result<Vec<Shown>, String> {
         let mut consumer = tool("org.apache.kafka.tools.consumer.ConsoleConsumer").expect("find Kafka's tools");
         consumer.args(["--bootstrap-server", &self.brokers, "--topic", topic, "--from-beginning"]);
@@ -220,7 +220,7 @@ impl Kafka {
         ))
     }
 
-    /// Returns how many partitions there are.
+    /// Puts a record at the end of each partition. Returns how many partitions there are.
     fn mark_ends(&self, topic: &str, id: &str) -> usize {
         let producer: BaseProducer = self.client().create().expect("make a producer");
         let partitions = self.ends(topic).len();
@@ -240,7 +240,7 @@ impl Kafka {
     }
 }
 
-/// Makes a topic whose name no other process of tests has.
+/// Creates a topic whose name no other test process uses.
 pub(crate) fn make_topic(brokers: &str, name: &str, partitions: i32) -> String {
     let name = format!("{name}-{}", std::process::id());
     let mut config = ClientConfig::new();
@@ -262,7 +262,7 @@ pub(crate) fn left_out(reason: Option<String>) -> bool {
     reason.is_some()
 }
 
-/// Reads `Partition:0 <tab> Offset:7 <tab> name:value,name:value <tab> value`.
+/// Parses `Partition:0 <tab> Offset:7 <tab> name:value,name:value <tab> value`.
 fn shown(line: &str) -> Shown {
     let fields: Vec<_> = line.splitn(4, '\t').collect();
     let [partition, offset, headers, value] = fields[..] else { panic!("not four fields: {line}") };
@@ -276,7 +276,7 @@ fn shown(line: &str) -> Shown {
     }
 }
 
-/// The next offset of a partition. That of a topic that was just made may have no leader for a moment.
+/// Returns the next offset of a partition. A partition of a new topic may have no leader for a moment.
 fn end_of(client: &BaseConsumer, topic: &str, partition: i32) -> i64 {
     let deadline = Instant::now() + ANSWER_MAX;
     loop {

@@ -1,14 +1,14 @@
 //! The harness of the tests of the whole host.
 //!
-//! - [`built`]: where the programs and plugins are that `cargo xtask build` makes
-//! - [`setting`]: a folder with a manifest, gone after the test
-//! - [`host`]: a running host of [`wasmill_driver`], as tests speak to it
+//! - [`built`]: the paths of the programs and plugins that `cargo xtask build` makes
+//! - [`setting`]: a folder with a manifest, removed after the test
+//! - [`host`]: a running host of [`wasmill_driver`], as tests use it
 //! - [`kafka`]: a real broker
-//! - [`secured`]: the same, asking who is there
-//! - [`topic`]: records into and out of a Kafka topic
+//! - [`secured`]: a real broker with TLS, logins and an authorizer
+//! - [`topic`]: writing records to a Kafka topic and reading them
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`hostile`]: guests that do what the SDK cannot express
-//! - [`baskets`]: what must come of a file of baskets, worked out without the host
+//! - [`baskets`]: the expected results of a file of baskets, computed without the host
 //! - [`mod@store_conformance`]: what every event store must do
 //! - [`store_workload`]: work for a store that is going to be killed
 //! - [`torture`]: a whole host, killed under load
@@ -17,12 +17,13 @@
 //! - [`scripted`]: a native aggregate that does what a test tells it
 //! - [`report`]: what benchmarks report
 //!
-//! Hosts are processes, brokers are brokers, and tests wait on conditions. What the harness can't do, it panics
-//! about: a test has nothing better to do with an error.
+//! Hosts are processes, brokers are real, and tests wait on conditions. The harness panics on errors, because a test
+//! could do nothing better with them.
 
 pub mod baskets;
 pub mod built;
 pub mod command_path;
+mod compiled;
 pub mod host;
 pub mod hostile;
 pub mod kafka;

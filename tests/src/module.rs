@@ -1,19 +1,19 @@
 //! WebAssembly modules made to be refused.
 
-/// A module with nothing in it.
+/// An empty module.
 pub const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
-/// A module with nothing in it but its description as a plugin.
+/// Makes a module that has only its description as a plugin.
 pub fn described(description: &str) -> Vec<u8> {
     with_section(EMPTY.to_vec(), b"wasmill:plugin", description.as_bytes())
 }
 
-/// A component with nothing in it but an import and its description as a plugin.
+/// Makes a component that has only an import and its description as a plugin.
 pub fn importing(import: &str, description: &str) -> Vec<u8> {
     const PREAMBLE: &[u8] = b"\0asm\x0d\0\x01\0";
-    /// Of one instance type, without exports.
+    /// A section with one instance type, which has no exports.
     const TYPES: &[u8] = b"\x07\x03\x01\x42\x00";
-    // One import: its name, and that it is an instance of type 0.
+    // There is one import: its name, and that it is an instance of type 0.
     let mut imports = vec![1, 0];
     imports.extend(leb128(import.len()));
     imports.extend(import.as_bytes());
@@ -22,12 +22,12 @@ pub fn importing(import: &str, description: &str) -> Vec<u8> {
     with_section(component, b"wasmill:plugin", description.as_bytes())
 }
 
-/// The same code under another digest: a module with a custom section more.
+/// Returns the same code under another digest, by adding a custom section.
 pub fn rebuilt(module: Vec<u8>) -> Vec<u8> {
     with_section(module, b"build", b"another")
 }
 
-/// A module with one custom section more.
+/// Adds a custom section to a module.
 pub fn with_section(mut module: Vec<u8>, name: &[u8], content: &[u8]) -> Vec<u8> {
     let mut section = leb128(name.len());
     section.extend_from_slice(name);

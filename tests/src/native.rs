@@ -3,9 +3,9 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use wasmill::aggregates::{Guest, Handlers};
+use wasmill::aggregates::{Guest, GuestError, Handlers};
 use wasmill::model::{Command, Header, NewEvent, RecordedEvent};
-use wasmill::plugin::{Error, Failure, Refusal};
+use wasmill::model::{Failure, Refusal};
 use wasmill_guest::Aggregate;
 use wasmill_guest::bindings::aggregate::exports::wasmill::plugin::aggregate::GuestInstance;
 use wasmill_guest::bindings::types;
@@ -17,19 +17,19 @@ pub mod cart;
 
 /// Native handlers that run the aggregate `A`.
 pub struct Native<A> {
-    /// Live aggregates of one shard at rest.
+    /// Largest number of live aggregates that a shard keeps.
     pub instances_max: usize,
     aggregate: PhantomData<fn() -> A>,
 }
 
-/// The live aggregates of a shard. There is no memory of a guest: each is a value in this process.
+/// The live aggregates of a shard. There is no guest memory; each aggregate is a value in this process.
 pub struct NativeGuest<A> {
     instances_max: usize,
     aggregate: PhantomData<fn() -> A>,
 }
 
 impl<A> Native<A> {
-    /// With so many live aggregates of one shard at rest.
+    /// Makes handlers with this largest number of live aggregates in a shard.
     pub fn new(instances_max: usize) -> Self {
         Self { instances_max, aggregate: PhantomData }
     }
@@ -45,7 +45,7 @@ where
         format!("native-{}", A::TYPE).into()
     }
 
-    fn guest(&self) -> Result<NativeGuest<A>, Error> {
+    fn guest(&self) -> Result<NativeGuest<A>, GuestError> {
         Ok(NativeGuest { instances_max: self.instances_max, aggregate: PhantomData })
     }
 
@@ -84,16 +84,16 @@ where
         false
     }
 
-    fn create(&mut self, id: &str) -> Result<Live<A>, Error> {
+    fn create(&mut self, id: &str) -> Result<Live<A>, GuestError> {
         Ok(Live::new(id.to_owned()))
     }
 
-    fn apply(&mut self, live: &Live<A>, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
+    fn apply(&mut self, live: &Live<A>, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {
         let applied = live.apply(events.iter().map(recorded).collect());
         Ok(applied.map_err(|failure| Failure { index: failure.index as usize, refusal: refusal(failure.outcome) }))
     }
 
-    fn handle(&mut self, live: &Live<A>, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
+    fn handle(&mut self, live: &Live<A>, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, GuestError> {
         let metadata = types::Metadata {
             id: command.id.to_string(),
             time: command.time_ms,
@@ -109,15 +109,15 @@ where
         })
     }
 
-    fn snapshot(&mut self, live: &Live<A>) -> Result<Option<Vec<u8>>, Error> {
+    fn snapshot(&mut self, live: &Live<A>) -> Result<Option<Vec<u8>>, GuestError> {
         Ok(live.snapshot())
     }
 
-    fn restore(&mut self, live: &Live<A>, state: &[u8]) -> Result<Result<(), String>, Error> {
+    fn restore(&mut self, live: &Live<A>, state: &[u8]) -> Result<Result<(), String>, GuestError> {
         Ok(live.restore(state.to_vec()))
     }
 
-    fn discard(&mut self, live: Live<A>) -> Result<(), Error> {
+    fn discard(&mut self, live: Live<A>) -> Result<(), GuestError> {
         drop(live);
         Ok(())
     }

@@ -1,18 +1,18 @@
-//! What benchmarks report: rows with a ratio, as a table and in a file.
+//! Reports of benchmarks: rows with a ratio, as a table and in a file.
 //!
-//! A ratio is the value over the baseline of the same run: absolute figures depend on the machine, ratios hardly.
-//! The file is the JSON list that `WASMILL_BENCH_RESULTS` names; a row replaces the one of its name, and rows of
+//! A ratio is the value divided by the baseline of the same run. Absolute figures depend on the machine, ratios hardly
+//! do. The file is the JSON list that `WASMILL_BENCH_RESULTS` names. A row replaces the one with its name, and rows of
 //! other benchmarks stay. Nothing here knows what is measured.
 
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What a ratio must be.
+/// The bound that a ratio must keep.
 #[derive(Clone, Copy, Debug)]
 pub enum Budget {
-    /// Rates.
+    /// A lower bound, for rates.
     AtLeast(f64),
-    /// Times and sizes.
+    /// An upper bound, for times and sizes.
     AtMost(f64),
 }
 
@@ -26,24 +26,24 @@ impl Budget {
     }
 }
 
-/// Rows of one benchmark, printed as they come and written at the end.
+/// Rows of one benchmark. They are printed as they come and written at the end.
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Value>,
 }
 
 impl Report {
-    /// A row that is judged: `value` and `baseline` were measured in this run, in the same unit.
+    /// Adds a row that is judged. `value` and `baseline` were measured in this run, in the same unit.
     pub fn judge(&mut self, name: &str, value: f64, unit: &str, baseline: f64, budget: Budget) {
         self.compare(name, value, unit, baseline, &budget.verdict(value / baseline));
     }
 
-    /// A row with a baseline of the same run that nothing is demanded of.
+    /// Adds a row with a baseline of the same run and without a bound.
     pub fn ratio(&mut self, name: &str, value: f64, unit: &str, baseline: f64) {
         self.compare(name, value, unit, baseline, "");
     }
 
-    /// A row without a baseline.
+    /// Adds a row without a baseline.
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
         println!("{name:<26} {:>12} {unit:<6}", shown(value));
         self.rows.push(json!({"name": name, "value": value, "unit": unit, "baseline": null, "ratio": null}));
@@ -56,7 +56,7 @@ impl Report {
         self.rows.push(json!({"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}));
     }
 
-    /// Adds the rows to the results file, where one is named.
+    /// Adds the rows to the results file, if one is named.
     pub fn write(self) {
         let Some(path) = std::env::var_os("WASMILL_BENCH_RESULTS") else { return };
         let path = Path::new(&path);
@@ -66,14 +66,14 @@ impl Report {
     }
 }
 
-/// Rows of earlier benchmarks that were not measured anew, then the new ones.
+/// Returns the earlier rows that were not measured again, then the new ones.
 fn merged(mut rows: Vec<Value>, new: Vec<Value>) -> Vec<Value> {
     rows.retain(|row| new.iter().all(|new| new["name"] != row["name"]));
     rows.extend(new);
     rows
 }
 
-/// Three digits that matter.
+/// Formats a value with three significant digits.
 fn shown(value: f64) -> String {
     let decimals = match value.abs() {
         0.0..10.0 => 2,
@@ -83,13 +83,13 @@ fn shown(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Measures several things in turn, a few times, and returns the median of each: what else the machine does
-/// strikes all of them alike.
+/// Measures several things in turn, a few times, and returns the median of each. So other load of the machine affects
+/// all of them alike.
 pub fn in_turn<const N: usize>(times: usize, things: [&mut dyn FnMut() -> f64; N]) -> [f64; N] {
     rounds(times, things).map(median)
 }
 
-/// Measures several things in turn, a few times, and returns what was measured, by round.
+/// Measures several things in turn, a few times, and returns the measurements of each, by round.
 pub fn rounds<const N: usize>(times: usize, mut things: [&mut dyn FnMut() -> f64; N]) -> [Vec<f64>; N] {
     let mut measured = [const { Vec::new() }; N];
     for _ in 0..times {
@@ -100,15 +100,15 @@ pub fn rounds<const N: usize>(times: usize, mut things: [&mut dyn FnMut() -> f64
     measured
 }
 
-/// Value and baseline of the round whose ratio is in the middle. On a machine whose load comes and goes this says more
-/// than two medians: both were measured at nearly the same time.
+/// Returns value and baseline of the round with the median ratio. On a machine with changing load this says more than
+/// two medians, because both were measured at nearly the same time.
 pub fn middle(values: &[f64], baselines: &[f64]) -> (f64, f64) {
     let mut pairs: Vec<_> = values.iter().copied().zip(baselines.iter().copied()).collect();
     pairs.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
     pairs[pairs.len() / 2]
 }
 
-/// The value in the middle.
+/// Returns the median.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -1,24 +1,24 @@
-//! A native aggregate that counts, and does what a test tells it: for races that no plugin could be made to lose.
+//! A native aggregate that counts and does what a test tells it. With it tests provoke races that a plugin can't.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmill::ack::Ack;
-use wasmill::aggregates::{Aggregates, Guest, Handlers, Inbox, Options, Service, Unaccepted};
+use wasmill::aggregates::{Aggregates, Guest, GuestError, Handlers, Inbox, Options, Service, Unaccepted};
 use wasmill::clock::Clock;
 use wasmill::model::{Command, NewEvent, Origin, Outcome, RecordedEvent, StreamId, Version};
-use wasmill::plugin::{Error, Failure, Refusal};
+use wasmill::model::{Failure, Refusal};
 use wasmill::store::EventStore;
 
 /// The type of the aggregates.
 pub const TYPE: &str = "counter";
 
-/// What a test does while the aggregate decides on a command. Refuses it, or lets it count.
+/// Code of a test that runs while the aggregate decides on a command. It refuses the command or lets it count.
 pub type Script = Arc<dyn Fn(&Command) -> Result<(), Refusal> + Send + Sync>;
 
-/// Counters: each accepted command records an event with the count as its payload.
+/// The handlers of counters. Each accepted command records an event with the count as its payload.
 pub struct Counters {
     script: Script,
-    /// Looks at what is durable when events are applied.
+    /// The store, for checking what is durable when events are applied.
     store: Arc<dyn EventStore>,
 }
 
@@ -31,7 +31,7 @@ pub struct Shard {
 /// One counter.
 pub struct Counter {
     stream: StreamId,
-    /// What it has counted, and what it decided last: one or nothing.
+    /// The count, and the last decision: one or nothing.
     count: Mutex<(u64, u64)>,
 }
 
@@ -39,16 +39,16 @@ impl Counters {
     /// Serves counters on one shard.
     pub fn serve(store: &Arc<dyn EventStore>, options: Options, script: Script) -> Aggregates {
         let counters = Self { script, store: store.clone() };
-        Aggregates::start([Service::native(TYPE, counters, 1, options)], store).expect("a shard")
+        Aggregates::start([Service::new(TYPE, counters, 1, options)], store).expect("a shard")
     }
 }
 
-/// The stream of a counter.
+/// Returns the stream of a counter.
 pub fn counter(id: &str) -> StreamId {
     StreamId::new(TYPE, id)
 }
 
-/// A command to a counter, for which nobody waits but its sender.
+/// Makes a command to a counter, without origin.
 pub fn count(id: &str, name: &str) -> Command {
     let command_id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
     Command {
@@ -67,13 +67,13 @@ pub fn count(id: &str, name: &str) -> Command {
     }
 }
 
-/// The command that a ledger has at a number.
+/// Makes a command whose origin is this number of a ledger.
 pub fn numbered(id: &str, name: &str, number: u64) -> Command {
     let origin = Origin { ledger: "kafka/counts/counts/0".into(), first: number, last: number };
     Command { origin: Some(origin), ..count(id, name) }
 }
 
-/// Outcomes in the order in which they came, each with the name of its command.
+/// Outcomes in the order of their arrival, each with the name of its command.
 #[derive(Clone)]
 pub struct Outcomes {
     sender: crossbeam_channel::Sender<(String, Outcome)>,
@@ -88,13 +88,13 @@ impl Default for Outcomes {
 }
 
 impl Outcomes {
-    /// Sends a command whose outcome will be here.
+    /// Sends a command whose outcome will arrive here.
     pub fn of(&self, aggregates: &Aggregates, command: Command) {
         let ack = self.ack(&command);
         assert!(aggregates.send(command.into(), ack).is_ok(), "counters are served");
     }
 
-    /// Offers a command whose outcome will be here. False where there was no room for it.
+    /// Offers a command whose outcome will arrive here. Returns false if there was no room for it.
     pub fn offer(&self, aggregates: &Aggregates, command: Command) -> bool {
         let ack = self.ack(&command);
         match aggregates.offer(command.into(), ack) {
@@ -112,7 +112,7 @@ impl Outcomes {
         Ack::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"))
     }
 
-    /// The next one.
+    /// Waits for the next outcome.
     pub fn next(&self) -> (String, Outcome) {
         self.receiver.recv_timeout(Duration::from_secs(60)).expect("an outcome")
     }
@@ -125,7 +125,7 @@ impl Handlers for Counters {
         "counters".into()
     }
 
-    fn guest(&self) -> Result<Shard, Error> {
+    fn guest(&self) -> Result<Shard, GuestError> {
         Ok(Shard { script: self.script.clone(), store: self.store.clone() })
     }
 
@@ -161,16 +161,16 @@ impl Guest for Shard {
         false
     }
 
-    fn create(&mut self, id: &str) -> Result<Counter, Error> {
+    fn create(&mut self, id: &str) -> Result<Counter, GuestError> {
         Ok(Counter { stream: counter(id), count: Mutex::default() })
     }
 
-    fn apply(&mut self, live: &Counter, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
+    fn apply(&mut self, live: &Counter, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {
         live.count.lock().expect("one thread").0 += events.len() as u64;
         Ok(Ok(()))
     }
 
-    fn handle(&mut self, live: &Counter, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
+    fn handle(&mut self, live: &Counter, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, GuestError> {
         let mut counter = live.count.lock().expect("one thread");
         let (count, decided) = &mut *counter;
         *count += std::mem::take(decided);
@@ -182,15 +182,15 @@ impl Guest for Shard {
         }))
     }
 
-    fn snapshot(&mut self, _: &Counter) -> Result<Option<Vec<u8>>, Error> {
+    fn snapshot(&mut self, _: &Counter) -> Result<Option<Vec<u8>>, GuestError> {
         Ok(None)
     }
 
-    fn restore(&mut self, _: &Counter, _: &[u8]) -> Result<Result<(), String>, Error> {
+    fn restore(&mut self, _: &Counter, _: &[u8]) -> Result<Result<(), String>, GuestError> {
         Ok(Err("counters keep no snapshots".into()))
     }
 
-    fn discard(&mut self, _: Counter) -> Result<(), Error> {
+    fn discard(&mut self, _: Counter) -> Result<(), GuestError> {
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A real Kafka that asks who is there: TLS with certificates made for the test, logins, and an authorizer.
+//! A real Kafka with security: TLS with certificates made for the test, logins, and an authorizer.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use std::path::PathBuf;
@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use xtask::kafka::missing_for_node;
 use xtask::kafka::secured::{SecuredNode, Security};
 
-/// May do everything.
+/// Login of a user who may do everything.
 pub const ADMIN: (&str, &str) = ("admin", "the-admins-secret");
-/// Comes in and may do nothing.
+/// Login of a user who may do nothing.
 pub const GUEST: (&str, &str) = ("guest", "the-guests-secret");
 
 static SHARED: Mutex<Weak<Secured>> = Mutex::new(Weak::new());
 
 /// A node that starts with its first user and ends with its last.
 pub struct Secured {
-    // In this order: the node ends before its folder goes.
+    // Fields are dropped in this order, so the node ends before its folder is removed.
     node: SecuredNode,
     folder: tempfile::TempDir,
 }
 
 impl Secured {
-    /// The node that the tests of this program share; `None` where none can be started.
+    /// Returns the node that the tests of this program share, or `None` if none can be started.
     pub fn shared() -> Option<Arc<Self>> {
         if crate::kafka::left_out(missing_for_node()) {
             return None;
@@ -38,7 +38,7 @@ impl Secured {
         let folder = tempfile::tempdir().expect("make a temporary folder");
         let authority = authority("the test's authority");
         let key = KeyPair::generate().expect("make a key");
-        // For the address alone: by its name the node is not to be trusted.
+        // The certificate is for the address only, so the node is not trusted by its name.
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
         let certificate = params.signed_by(&key, &authority).expect("sign a certificate");
         let keystore = [key.serialize_pem(), certificate.pem(), authority.pem()].concat();
@@ -51,32 +51,32 @@ impl Secured {
         Self { node, folder }
     }
 
-    /// Makes a topic that nobody has read, and returns its name.
+    /// Creates a topic that nobody has read, and returns its name.
     pub fn topic(&self, name: &str) -> String {
         crate::kafka::make_topic(self.node.node.brokers(), name, 1)
     }
 
-    /// Login without TLS.
+    /// Returns the address of the listener with login and without TLS.
     pub fn sasl(&self) -> String {
         self.node.sasl_plaintext.to_string()
     }
 
-    /// Login with TLS.
+    /// Returns the address of the listener with login and TLS.
     pub fn sasl_tls(&self) -> String {
         self.node.sasl_ssl.to_string()
     }
 
-    /// The same by a name that the node's certificate does not have.
+    /// Returns the same address by a name that the node's certificate does not have.
     pub fn sasl_tls_by_name(&self) -> String {
         format!("localhost:{}", self.node.sasl_ssl.port())
     }
 
-    /// The certificate of the authority that signed the node's.
+    /// Returns the certificate of the authority that signed the node's.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// The certificate of another authority.
+    /// Returns the certificate of another authority.
     pub fn other_ca(&self) -> PathBuf {
         self.folder.path().join("other-ca.pem")
     }

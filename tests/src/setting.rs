@@ -1,7 +1,7 @@
-//! A folder with a manifest, gone after the test.
+//! A folder with a manifest, removed after the test.
 
-use crate::built;
 use crate::host::TestHost;
+use crate::{built, compiled};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use wasmill_driver::host::{Host, Leash, Program};
 
-/// In a manifest, the folder of the built plugins.
+/// Placeholder in a manifest for the folder of the built plugins.
 pub const PLUGINS: &str = "PLUGINS";
 
-/// A manifest with the plugin `orders` alone.
+/// A manifest with only the plugin `orders`.
 pub const ORDERS: &str = "[plugins.orders]\nfile = \"PLUGINS/orders.wasm\"\n";
 
 /// A folder with a manifest `wasmill.toml`.
@@ -21,7 +21,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Writes the manifest; the word `PLUGINS` in it stands for the folder of the built plugins.
+    /// Writes the manifest. The word `PLUGINS` in it stands for the folder of the built plugins.
     pub fn new(manifest: &str) -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
         let setting = Self { folder };
@@ -34,19 +34,19 @@ impl Setting {
         self.write("wasmill.toml", manifest.replace(PLUGINS, &built::plugins().to_string_lossy()));
     }
 
-    /// The example's own manifest.
+    /// Makes a folder with the example's own manifest.
     pub fn grocery() -> Self {
         Self::grocery_on("brokers = \"embedded\"\n")
     }
 
-    /// The same with other keys of `[kafka]` in place of its brokers.
+    /// Makes a folder with the example's manifest, with other keys of `[kafka]` in place of its brokers.
     pub fn grocery_on(kafka: &str) -> Self {
         let manifest = fs::read_to_string(built::grocery().join("wasmill.toml")).expect("read the example's manifest");
         let manifest = manifest.replace("brokers = \"embedded\"\n", kafka);
         Self::new(&manifest.replace("../../target/plugins", PLUGINS).replace("../../target/grocery", "data"))
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -69,14 +69,13 @@ impl Setting {
         self.start_with(&[], environment)
     }
 
-    /// The same, with more arguments of `wasmill run`.
+    /// Starts a host that must serve, with more variables and more arguments of `wasmill run`.
     pub fn start_with(&self, args: &[&str], environment: Vec<(&'static str, PathBuf)>) -> TestHost {
         let args = args.iter().map(ToString::to_string).collect();
-        let program = Program { args, environment, ..self.program() };
-        TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
+        self.serve(Program { args, environment, ..self.program() })
     }
 
-    /// Starts a host that must serve, after a line of the shell that limits it.
+    /// Starts a host that must serve, after a shell command that limits it.
     pub fn start_under(&self, limit: &str) -> TestHost {
         let mut program = self.program();
         let script = self.path("limited-wasmill");
@@ -84,10 +83,16 @@ impl Setting {
         fs::write(&script, text).expect("write a script");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("make it a program");
         program.wasmill = script;
-        TestHost::new(Host::start(program).unwrap_or_else(|error| panic!("{error:?}")))
+        self.serve(program)
     }
 
-    /// Starts a host that must not: the end of its log, and how it ended, as an error.
+    fn serve(&self, program: Program) -> TestHost {
+        let host = Host::start(program).unwrap_or_else(|error| panic!("{error:?}"));
+        compiled::keep(&self.path("data"));
+        TestHost::new(host)
+    }
+
+    /// Starts a host that must be refused, and returns its output.
     pub fn start_refused(&self) -> Output {
         self.wasmill(&["run", "wasmill.toml", "--data", "data", "--listen", "127.0.0.1:0"])
     }
@@ -101,6 +106,7 @@ impl Setting {
     fn program(&self) -> Program {
         let data = self.path("data");
         fs::create_dir_all(&data).expect("make the data folder");
+        compiled::provide(&data);
         Program {
             wasmill: built::program("wasmill"),
             manifest: self.path("wasmill.toml"),

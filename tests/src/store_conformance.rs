@@ -1,20 +1,20 @@
-//! What every event store must do, whatever is behind it.
+//! The test suite of every event store.
 //!
-//! The suite knows `trait EventStore` alone. A store runs all of it by naming its [`Place`]:
+//! The suite knows only `trait EventStore`. A store runs all of it by naming its [`Place`]:
 //!
 //! ```text
 //! wasmill_tests::store_conformance!(MyPlace);
 //! ```
 //!
-//! - [`requests`]: asking a store, and the commands to ask with
+//! - [`requests`]: requests to a store, and the commands for them
 //! - [`appends`]: expected versions, atomicity, order
 //! - [`archives`]: streams that take no more events
 //! - [`repetitions`]: command ids that their sender chose
-//! - [`ledgers`]: commands that a numbered sequence makes unique
-//! - [`letters`]: what was dead-lettered, tried again or discarded
-//! - [`readers`]: what is read while others write
+//! - [`ledgers`]: commands of numbered sequences, which are settled once
+//! - [`dead_letters`]: dead letters, retried or discarded
+//! - [`readers`]: what readers see while others write
 //! - [`steps`]: checkpoints and the effects that move with them
-//! - [`facts`]: the identity of a store, and what it remembers of the world outside
+//! - [`facts`]: the identity of a store, and the facts that it keeps
 //! - [`places`]: parts of a manifest that are renamed or forgotten
 //! - [`snapshots`]: a cache that is never wrong
 //! - [`closing`]: the end of a store
@@ -23,10 +23,10 @@
 pub mod appends;
 pub mod archives;
 pub mod closing;
+pub mod dead_letters;
 pub mod facts;
 pub mod histories;
 pub mod ledgers;
-pub mod letters;
 pub mod places;
 pub mod readers;
 pub mod repetitions;
@@ -38,21 +38,21 @@ use std::any::Any;
 use std::sync::Arc;
 use wasmill::store::EventStore;
 
-/// Where a store lives: empty when it is made, gone with the value.
+/// The place of a store. It is empty when it is made, and removed when the value is dropped.
 ///
 /// Its limits should be small, so that whatever a store puts off has to be done during the suite.
 pub trait Place {
-    /// An empty one.
+    /// Makes an empty place.
     fn new() -> Self;
 
     /// Opens the store. The suite closes one before it opens the next.
     fn open(&self) -> Arc<dyn EventStore>;
 
-    /// While the value lives, no write of the open store comes to its end; then they go on.
+    /// Holds up all writes of the open store until the returned value is dropped.
     fn standstill(&self) -> Box<dyn Any>;
 }
 
-/// Tests of all behaviours, for the [`Place`] given.
+/// Defines the tests of all behaviours for a [`Place`].
 #[macro_export]
 macro_rules! store_conformance {
     ($place:ty) => {
@@ -83,17 +83,17 @@ macro_rules! store_conformance {
                 a_ledger_that_is_reset_settles_again_from_there,
                 a_refused_append_settles_nothing,
                 a_malformed_command_is_settled_and_dead_lettered_once,
-                parking_settles_its_origin_and_happens_once,
+                dead_lettering_settles_its_origin_and_happens_once,
                 ledgers_are_listed_by_how_they_begin,
             }
-            letters {
+            dead_letters {
                 a_letter_keeps_what_it_takes_to_try_it_again,
                 a_number_is_never_given_twice,
-                letters_are_listed_newest_first_by_consumer,
+                dead_letters_are_listed_newest_first_by_consumer,
                 a_command_tried_again_takes_the_letter_away_once,
                 a_command_that_fails_again_leaves_the_newest_reason,
                 a_message_goes_into_the_outbox_again_once,
-                letters_are_discarded_together,
+                dead_letters_are_discarded_together,
             }
             archives {
                 an_archived_stream_takes_no_more_events_and_reads_as_before,

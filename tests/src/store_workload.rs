@@ -1,9 +1,9 @@
-//! Work for a store that is going to be killed, made so that what is left can be checked without knowing when.
+//! Work for a store that is going to be killed, made so that the result can be checked without knowing when.
 //!
-//! A source numbers items; what comes of an item follows from its number alone. A subscription copies each event that
-//! comes of them: with a command, and with a message that a sink publishes. Senders chose the ids of further commands.
-//! Somebody tries what was dead-lettered again, or discards it, and archives streams.
-//! So the marks of the store (ledgers, checkpoint, sink's position) tell exactly which effects must be there.
+//! A source numbers items, and the outcome of an item follows from its number alone. A subscription copies each of
+//! their events, with a command and with a message that a sink publishes. Senders choose the ids of further commands.
+//! Dead letters are retried or discarded, and streams are archived. So the marks of the store (ledgers, checkpoint,
+//! sink's position) tell exactly which effects must be there.
 
 use crate::store_conformance::requests::*;
 use fastrand::Rng;
@@ -21,20 +21,20 @@ const SOURCE: &str = "kafka/items/items/0";
 const SUBSCRIPTION: &str = "copier";
 const SINK: &str = "kafka";
 
-/// Items sent before their order is mixed anew.
+/// Number of consecutive items whose order is shuffled.
 const WINDOW: u64 = 100;
 
-/// What comes of an item of the source.
+/// The outcome of an item of the source.
 enum Fate {
     Events(usize),
     Rejected,
     Malformed,
-    DeadLetterContent,
+    DeadLettered,
 }
 
 fn fate(number: u64) -> Fate {
     match (number % 17, number % 10) {
-        (5, _) => Fate::DeadLetterContent,
+        (5, _) => Fate::DeadLettered,
         (_, 3) => Fate::Malformed,
         (_, 7) => Fate::Rejected,
         _ => Fate::Events(1 + number as usize % 3),
@@ -77,7 +77,7 @@ fn handle(store: &dyn EventStore, number: u64) {
         Fate::Events(count) => happened(count),
         Fate::Rejected => Decision::Rejected("no".to_owned()),
         Fate::Malformed => Decision::Malformed("what?".to_owned()),
-        Fate::DeadLetterContent => {
+        Fate::DeadLettered => {
             let command = item(number);
             let letter = letter(&command.origin.as_ref().expect("items have origins").place());
             return store.dead_letter(letter, command.origin, acknowledge(format!("item-{number}")));
@@ -108,24 +108,25 @@ fn closed(id: &str) -> StreamId {
     StreamId::new("closed", id)
 }
 
-/// Tries commands that were dead-lettered again: some fail again first, then there is an event. Discards the rest.
+/// Retries dead-lettered commands: some fail again first, then there is an event. Discards the rest.
 fn tend(store: &dyn EventStore) {
     let (mut reader, mut after) = (reader(store), 0);
-    let (mut head, runtime) = (store.letters_head(), Builder::new_current_thread().build().expect("a runtime"));
+    let (mut head, runtime) = (store.dead_letters_head(), Builder::new_current_thread().build().expect("a runtime"));
     loop {
         let newest = *runtime.block_on(head.wait_for(|newest| *newest > after)).expect("the store is open");
-        for KeptLetter { number, letter, .. } in reader.dead_letters_after(after, usize::MAX).expect("letters are read")
+        for KeptDeadLetter { number, letter, .. } in
+            reader.dead_letters_after(after, usize::MAX).expect("letters are read")
         {
             after = number;
             let DeadLetterContent::Command(command) = letter.content else {
-                ask(|done| store.discard_letter(number, done)).answer().expect("nobody else discards");
+                ask(|done| store.discard_dead_letter(number, done)).answer().expect("nobody else discards");
                 ask(|done| store.set_fact("discarded", Some(number.to_string()), done))
                     .answer()
                     .expect("a fact is kept");
                 println(&format!("discarded {}", letter.place));
                 continue;
             };
-            let again = Command { name: "Again".into(), origin: Some(letter_origin(number)), ..command };
+            let again = Command { name: "Again".into(), origin: Some(dead_letter_origin(number)), ..command };
             let id = again.id.clone();
             if number % 2 == 0 {
                 let malformed = Decision::Malformed("still".to_owned());
@@ -134,12 +135,12 @@ fn tend(store: &dyn EventStore) {
             append(store, again, ExpectedVersion::Any, happened(1)).expect("nobody else tries it");
             println(&format!("replayed {id}"));
         }
-        // Those before it may be gone.
+        // Earlier dead letters may be gone.
         after = after.max(newest);
     }
 }
 
-/// Follows the store from its checkpoint on, sends what is pending first, and publishes.
+/// Sends pending commands first, then follows the store from the checkpoint on, and publishes.
 fn copy(store: &dyn EventStore) {
     let (mut reader, filter) = (reader(store), Filter::parse(["order.*"]).expect("a filter"));
     reader.pending_commands(SUBSCRIPTION).expect("pending commands are read").into_iter().for_each(|c| send(store, c));
@@ -185,7 +186,7 @@ fn acknowledge<T>(what: String) -> Ack<Result<T, Error>> {
     })
 }
 
-/// Nobody to tell means that the test is over.
+/// Prints a line. An error means that the test is over.
 fn println(line: &str) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         std::process::exit(1);
@@ -202,16 +203,16 @@ pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
     acknowledged.iter().for_each(|line| left.holds(&mut *reader, line));
 }
 
-/// What the kill has left.
+/// The state of the store after the kill.
 struct Left {
     events: Vec<RecordedEvent>,
-    /// By the id of their command.
+    /// Number of events by the id of their command.
     counts: HashMap<String, usize>,
     source: Ledger,
     checkpoint: Position,
     copies: Ledger,
     published: u64,
-    /// Where what is dead-lettered was.
+    /// The places of the dead letters.
     places: HashSet<String>,
 }
 
@@ -243,8 +244,8 @@ impl Left {
         assert_eq!(whole, self.events.len(), "the streams together are all events");
     }
 
-    /// An item has its effects if it is settled, and none if it is not. One that was dead-lettered still is, or has the
-    /// event of the command that tried it again, or was discarded.
+    /// Checks that an item has its effects if and only if it is settled. One that was dead-lettered still is, or has
+    /// the event of the command that retried it, or was discarded.
     fn source(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let end = self.source.ahead.last_key_value().map_or(self.source.next, |(_, last)| last + 1) + 2 * WINDOW;
@@ -270,7 +271,7 @@ impl Left {
                     ended[2] += 1;
                     events + aside == 1
                 }
-                Fate::DeadLetterContent => events == 0,
+                Fate::DeadLettered => events == 0,
             };
             assert!(holds, "item {number}, settled: {settled}, has {events} events and {aside} letters");
         }
@@ -280,7 +281,7 @@ impl Left {
         assert_eq!(counted.map_or([0; 3], |tally| [tally.accepted, tally.rejected, tally.malformed]), ended);
     }
 
-    /// Each event up to the checkpoint has sent its command and its message, and none above it.
+    /// Checks that each event up to the checkpoint has sent its command and its message, and none above it.
     fn subscription(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let handled =

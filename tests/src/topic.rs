@@ -1,4 +1,4 @@
-//! Records into a Kafka topic, and out of it.
+//! Writing records to a Kafka topic and reading them.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message};
@@ -28,7 +28,7 @@ pub fn produce(brokers: &str, topic: &str, partition: i32, records: &[(Option<&[
 pub fn produce_keyed(brokers: &str, topic: &str, records: &[(String, Value)]) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("partitioner", "murmur2_random");
-    // A broker that goes away in between may have records that it did not acknowledge.
+    // A broker that goes away in between may have records that it did not acknowledge; they must not be written twice.
     config.set("enable.idempotence", "true");
     let producer: BaseProducer = config.create().expect("make a producer");
     for (key, value) in records {
@@ -54,7 +54,7 @@ pub fn abort(brokers: &str, topic: &str, partition: i32, records: usize) {
     producer.abort_transaction(WAIT).expect("abort the transaction");
 }
 
-/// A record as any consumer reads it.
+/// A record as a consumer reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// Its key.
@@ -66,14 +66,14 @@ pub struct Read {
 }
 
 impl Read {
-    /// The value of a header, as text.
+    /// Returns the value of a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let value = self.headers.iter().find(|(other, _)| other == name)?.1.as_deref()?;
         std::str::from_utf8(value).ok()
     }
 }
 
-/// Reads a topic from its beginning: so many committed records, of all partitions.
+/// Reads this many committed records of all partitions of a topic, from its beginning.
 pub fn read(brokers: &str, topic: &str, count: usize) -> Vec<Read> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "wasmill-tests").set("auto.offset.reset", "earliest");

@@ -1,13 +1,12 @@
 //! A whole host under load, killed again and again at random moments, and what must hold afterwards.
 //!
-//! Baskets come in through Kafka and go the way of the grocery example: aggregates, subscriptions, outbox, projection.
-//! Beside them senders with ids of their own put items into carts over HTTP, and send again what was not answered.
-//! The broker is frozen and restarted, the disk is full for seconds, plugins are swapped, and the clock is moved. At
-//! the end everything must have happened exactly once, and the store's file must verify.
+//! Baskets come in through Kafka and take the way of the grocery example: aggregates, subscriptions, outbox,
+//! projection. At the same time senders put items into carts over HTTP, with command ids of their own, and send again
+//! what was not answered. The broker is frozen and restarted, the disk is full for seconds, plugins are swapped, and
+//! the clock is moved. At the end everything must have happened exactly once, and the store's file must verify.
 //!
-//! Kafka is a node of Apache Kafka; on a machine without one, the development broker, which is left alone. The faults
-//! are drawn from a seed, which is printed first and can be given again. It panics at the first thing that is not as it
-//! must be.
+//! Kafka is a node of Apache Kafka. On a machine without one it is the development broker, which gets no faults. The
+//! faults are drawn from a seed, which is printed first and can be given again. The run panics at the first violation.
 
 mod disk;
 mod faults;
@@ -29,9 +28,9 @@ use std::time::{Duration, Instant};
 use wasmill::clock::OFFSET_FILE;
 use wasmill_driver::messages::Messages;
 
-/// Threads that send commands over HTTP.
+/// Number of threads that send commands over HTTP.
 const SENDERS: u64 = 2;
-/// Without any progress for so long, the host is stuck.
+/// Time without any progress after which the host counts as stuck.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
 const NOTIFICATIONS: &str = "notifications";
@@ -54,31 +53,31 @@ command = "CreateOrder"
 
 "#;
 
-/// What to do.
+/// The plan of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// How often the host is killed.
+    /// Number of kills.
     pub kills: usize,
-    /// Over how long the kills are spread. Faults that last longer than their part of it make it longer.
+    /// Time over which the kills are spread. Faults that last longer than their part of it make it longer.
     pub time: Duration,
-    /// What the moments of the kills and the faults beside them are drawn from.
+    /// Seed from which the moments of the kills and the faults are drawn.
     pub seed: u64,
 }
 
-/// What was done, and found to be right.
+/// The account of a successful run.
 #[derive(Debug)]
 pub struct Account {
     kills: usize,
     elapsed: Duration,
-    /// From a kill until the host served again, at most.
+    /// Longest time from a kill until the host served again.
     served_max: Duration,
     commands: u64,
     figures: Value,
-    /// What `wasmill store verify` said.
+    /// The output of `wasmill store verify`.
     verified: String,
 }
 
-/// Does it all. `tell` is called with a line for the seed and for each kill.
+/// Executes a plan. `tell` is called with a line for the seed and for each kill.
 pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     tell(&format!("seed {}", plan.seed));
     let kafka = Kafka::own();
@@ -93,7 +92,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     let scene = Scene { setting: &setting, host: &host, kafka: kafka.as_ref(), disk: &disk };
     let all_published = AtomicBool::new(false);
     let (expected, served_max, notified) = thread::scope(|scope| {
-        // Also when something fails below, so that the threads end.
+        // The flags are also raised if something fails below, so that the threads end.
         let (over, finish) = (Raised(&load.over), Raised(&all_published));
         let reader = scope.spawn(|| notifications.read(&all_published, &AtomicU64::new(0)));
         let feeder = scope.spawn(|| load.feed());
@@ -118,7 +117,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     Account { kills: plan.kills, elapsed: began.elapsed(), served_max, commands, figures, verified }
 }
 
-/// The grocery example with the plugin `cart` beside it, whose plugins can be swapped.
+/// Makes a folder with the grocery example and the plugin `cart`, whose plugins can be swapped.
 fn setting(kafka: Option<&Kafka>) -> Setting {
     let plugins: String =
         PLUGINS.iter().map(|plugin| format!("[plugins.{plugin}]\nfile = \"{}\"\n", faults::file(plugin))).collect();
@@ -128,7 +127,7 @@ fn setting(kafka: Option<&Kafka>) -> Setting {
     setting
 }
 
-/// Raises a flag when it goes.
+/// A guard that raises a flag when it is dropped.
 struct Raised<'a>(&'a AtomicBool);
 
 impl Drop for Raised<'_> {
@@ -137,8 +136,8 @@ impl Drop for Raised<'_> {
     }
 }
 
-/// One kill at a random moment of each of so many equal parts of the time, with a fault around it or none. Returns
-/// the longest time until the host served again.
+/// Divides the time into equal parts and kills the host at a random moment of each, with or without a fault around it.
+/// Returns the longest time until the host served again.
 fn kill(scene: &Scene<'_>, plan: Plan, began: Instant, tell: &impl Fn(&str)) -> Duration {
     let mut rng = fastrand::Rng::with_seed(plan.seed);
     let mut served_max = Duration::ZERO;
@@ -159,7 +158,7 @@ fn kill(scene: &Scene<'_>, plan: Plan, began: Instant, tell: &impl Fn(&str)) -> 
     served_max
 }
 
-/// What the host says came of it all, which must be what was expected.
+/// Returns the figures of the host, after checking that they are the expected ones.
 fn figures(host: &TestHost, expected: &Expected, commands: u64, notified: u64) -> Value {
     let status = host.status();
     let accepted = |command: &str, how: &str| {

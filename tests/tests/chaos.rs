@@ -1,7 +1,7 @@
-//! The whole grocery flow as a member of a group on a real broker, through everything that may happen to the host, to
-//! the group and to the broker, again and again. At the end every total is exact, and no part of the host has stopped.
+//! The whole grocery flow as a member of a group on a real broker, through all kinds of faults of the host, the group
+//! and the broker, again and again. At the end every total is exact, and no part of the host has stopped.
 //!
-//! When the kills come is drawn from a seed, which is printed; `WASMILL_TEST_SEED` gives it.
+//! The times of the kills are drawn from a seed, which is printed and can be given by `WASMILL_TEST_SEED`.
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};

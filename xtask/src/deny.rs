@@ -1,7 +1,7 @@
-//! `cargo deny`, which holds the dependencies against `deny.toml`.
+//! `cargo deny`, which checks the dependencies against `deny.toml`.
 //!
-//! It is built once from crates.io into `target/tools`, at the version that is named here, so that a machine needs nothing
-//! installed by hand. What can't be checked is an error, never a check that is left out.
+//! It is built once from crates.io into `target/tools`, at the version that is named here, so that nothing must be
+//! installed by hand. If something can't be checked, that is an error; a check is never skipped.
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -12,9 +12,9 @@ use std::process::Command;
 
 /// The version of cargo-deny.
 const VERSION: &str = "0.20.2";
-/// What needs nothing but the registry.
+/// Checks that need only the registry.
 const CHECKS: [&str; 3] = ["bans", "licenses", "sources"];
-/// What needs the database of advisories: a Git repository on GitHub, which is fetched each time.
+/// Check that needs the database of advisories: a Git repository on GitHub, which is fetched each time.
 const ADVISORIES: [&str; 1] = ["advisories"];
 
 /// Checks licences, duplicate versions and sources, or whether there are advisories.
@@ -33,12 +33,13 @@ fn found_or_built(folder: &Path) -> Result<PathBuf> {
     eprintln!("building cargo-deny {VERSION} into {}", folder.display());
     let build = folder.join("build");
     process::run(&mut install(folder, &build))?;
-    // Twenty times as large as the program, and of use for nothing else.
+    // The build folder is twenty times as large as the program and of no further use.
     fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))?;
     Ok(program)
 }
 
-/// Without optimisation: it is built for longer than it will ever run.
+/// Returns the command that installs cargo-deny. It builds without optimisation, because an optimised build would take
+/// longer than the program will ever run.
 fn install(folder: &Path, build: &Path) -> Command {
     let mut cargo = process::cargo();
     cargo.args(["install", "cargo-deny", "--locked", "--force", "--version", VERSION, "--profile", "dev", "--root"]);

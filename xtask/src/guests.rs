@@ -9,14 +9,14 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 
-/// Which plugins to build.
+/// The plugins to build.
 #[derive(Clone, Copy)]
 pub(crate) enum Which<'a> {
-    /// Those of the workspace.
+    /// All plugins of the workspace.
     All,
-    /// Those that the example runs.
+    /// The plugins that the example runs.
     Example,
-    /// One, by its name.
+    /// The plugin with this name.
     One(&'a str),
 }
 
@@ -52,7 +52,7 @@ fn one(mut plugins: Vec<String>, name: &str) -> Result<Vec<String>> {
     }
 }
 
-/// Renames a finished copy over the old file; leaves a file with the same content alone.
+/// Renames a finished copy over the old file, unless that has the same content. Returns whether the file changed.
 fn publish(module: &Path, folder: &Path, plugin: &str) -> Result<bool> {
     let content = fs::read(module).with_context(|| format!("read {}", module.display()))?;
     let file = folder.join(plugin).with_extension("wasm");

@@ -1,8 +1,8 @@
 //! A real Kafka: one node of Apache Kafka on loopback ports, as the tests and `cargo xtask kafka up` start it.
 //!
-//! Maven fetches the jars that `tests/kafka/pom.xml` names into `target/kafka`, once. A [`Node`] is formatted anew in a
-//! folder of its own and ends with its value or with the process that holds it, however that ends. Whoever has a
-//! cluster already names it in `WASMILL_TEST_KAFKA` and needs none of this.
+//! Maven fetches the jars that `tests/kafka/pom.xml` names into `target/kafka`, once. A [`Node`] is formatted in a
+//! folder of its own. It ends when its value is dropped or when the process that holds it ends, however that ends. If
+//! `WASMILL_TEST_KAFKA` names a cluster, none of this is needed.
 
 pub(crate) mod background;
 mod jars;
@@ -17,23 +17,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Names a cluster that is there already, as `host:port`.
+/// Environment variable that names an existing cluster, as `host:port`.
 pub const GIVEN: &str = "WASMILL_TEST_KAFKA";
 
-/// How long a node may take until it answers.
+/// Longest time until a started node answers.
 const START_WAIT: Duration = Duration::from_secs(180);
-/// How often a starting node is asked.
+/// Interval at which a starting node is asked.
 const LOOK: Duration = Duration::from_millis(50);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Any 16 bytes, as Kafka writes them.
 const CLUSTER_ID: &str = "d2FzbWlsbC10ZXN0LW9uZQ";
-/// A Metadata request, version 4: all topics, make none. Its length stands first.
+/// A Metadata request, version 4, preceded by its length. It asks for all topics and creates none.
 const METADATA: &[u8] = b"\0\0\0\x16\0\x03\0\x04\0\0\0\x01\0\x07wasmill\xff\xff\xff\xff\0";
-/// Becomes the program that it is given, and kills it when standard input ends: when the holder of the other end has
-/// closed it or is gone.
+/// Shell script that becomes the given program and kills it when standard input ends, because the holder of the other
+/// end has closed it or is gone.
 const GUARDED: &str = r#"exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec "$@" </dev/null 3<&-"#;
 
-/// What is in the way of having a Kafka on this machine, with the remedy.
+/// Returns what is in the way of using a Kafka on this machine, with the remedy, or `None`.
 pub fn missing() -> Option<String> {
     if std::env::var_os(GIVEN).is_some() {
         return None;
@@ -41,7 +41,7 @@ pub fn missing() -> Option<String> {
     missing_for_node()
 }
 
-/// What is in the way of starting a node on this machine, with the remedy.
+/// Returns what is in the way of starting a node on this machine, with the remedy, or `None`.
 pub fn missing_for_node() -> Option<String> {
     if process::find("java").is_none() {
         return Some(format!("There is no java: install a Java runtime (17 or newer), or name a cluster in {GIVEN}."));
@@ -58,7 +58,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts an empty node in a folder, which it makes, and waits until it answers.
+    /// Makes a folder, starts an empty node in it, and waits until it answers.
     pub fn start(folder: &Path) -> Result<Self> {
         Self::start_prepared(Prepared::new(folder)?)
     }
@@ -69,25 +69,25 @@ impl Node {
         Ok(node)
     }
 
-    /// Ends it as a power cut would. Its folder and address stay.
+    /// Ends the node as a power cut would. Its folder and address stay.
     pub fn kill(&mut self) -> Result<()> {
         drop(self.child.stdin.take());
         self.child.wait().context("wait for the end of Kafka")?;
         Ok(())
     }
 
-    /// Starts it again after [`Self::kill`], with what it had, and waits until it answers.
+    /// Restarts the node after [`Self::kill`], with its data, and waits until it answers.
     pub fn start_again(&mut self) -> Result<()> {
         self.child = self.prepared.spawn_guarded()?;
         self.prepared.wait_until_it_answers(&mut self.child)
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
 
-    /// Its process.
+    /// Returns the id of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -101,7 +101,8 @@ impl Drop for Node {
     }
 }
 
-/// One of Kafka's own command-line tools by its class, such as `org.apache.kafka.tools.consumer.ConsoleConsumer`.
+/// Returns one of Kafka's own command-line tools by its class, such as
+/// `org.apache.kafka.tools.consumer.ConsoleConsumer`.
 pub fn tool(class: &str) -> Result<Command> {
     let mut java = Command::new("java");
     java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).arg(log_config()).arg("-cp").arg(jars::class_path()?);
@@ -109,7 +110,7 @@ pub fn tool(class: &str) -> Result<Command> {
     Ok(java)
 }
 
-/// A formatted folder.
+/// A formatted folder in which a node can start.
 struct Prepared {
     folder: PathBuf,
     address: SocketAddr,
@@ -121,8 +122,8 @@ impl Prepared {
         Self::with(folder, free_addresses()?, "", [])
     }
 
-    /// At these addresses, its own and its controller's, with more properties after those of the template, and more
-    /// arguments for formatting.
+    /// Formats a folder for a node at these addresses, its own and its controller's. The properties are added to those
+    /// of the template, and the arguments to those of the formatting.
     fn with(
         folder: &Path,
         [address, controller]: [SocketAddr; 2],
@@ -160,7 +161,7 @@ impl Prepared {
         java
     }
 
-    /// As a process that ends with this one.
+    /// Starts the node as a process that ends with this one.
     fn spawn_guarded(&self) -> Result<Child> {
         let (mut guarded, java) = (Command::new("sh"), self.broker());
         guarded.args(["-c", GUARDED, "kafka"]).arg(java.get_program()).args(java.get_args()).stdin(Stdio::piped());
@@ -193,14 +194,13 @@ impl Prepared {
     }
 }
 
-/// Whether a broker answers what it knows of the cluster, and knows of a broker that is ready. An open port is not
-/// enough.
+/// Returns whether a broker answers with metadata that names a ready broker. An open port is not enough.
 fn answers(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<i32> {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
         stream.set_read_timeout(Some(ANSWER_MAX))?;
         stream.write_all(METADATA)?;
-        // Length, correlation id, throttle time, number of brokers.
+        // The answer begins with length, correlation id, throttle time and number of brokers.
         let mut answer = [0; 16];
         stream.read_exact(&mut answer)?;
         Ok(i32::from_be_bytes(answer[12..].try_into().expect("four bytes")))
@@ -208,7 +208,8 @@ fn answers(address: SocketAddr) -> bool {
     ask().is_ok_and(|brokers| brokers > 0)
 }
 
-/// As many as a node needs, all at once: one that was given back may be given again.
+/// Returns as many free addresses as a node needs. They are taken at once, because an address that was released may be
+/// given again.
 fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     let listeners: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
     let addresses: Vec<_> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
@@ -219,12 +220,12 @@ fn log_config() -> String {
     format!("-Dlog4j2.configurationFile={}", ours("log4j2.xml").display())
 }
 
-/// A file of `tests/kafka`.
+/// Returns the path of a file in `tests/kafka`.
 fn ours(name: &str) -> PathBuf {
     root().join("tests/kafka").join(name)
 }
 
-/// Where jars and nodes are.
+/// Returns the folder of jars and nodes.
 fn kept() -> PathBuf {
     root().join("target/kafka")
 }

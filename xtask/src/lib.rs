@@ -1,10 +1,9 @@
 //! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | deny | kafka`.
 //!
-//! Each task checks what it needs, builds it, and says in a sentence what is missing. Guests are compiled to
-//! WebAssembly here and nowhere else; everything native shares the release profile and the workspace's target
-//! folder, so that a heavy dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public
-//! because the tests start the same broker, and [`root`] because tests and the example find
-//! their files by it.
+//! Each task checks what it needs, builds it, and says in a sentence what is missing. Only this crate compiles guests
+//! to WebAssembly. Everything native shares the release profile and the workspace's target folder, so that a heavy
+//! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public because the tests start the
+//! same broker, and [`root`] because tests and the example find their files by it.
 
 mod deny;
 mod guests;
@@ -53,7 +52,8 @@ enum Task {
     },
     /// Build everything and run all tests.
     Test {
-        /// Run them so often, up to the first run that fails: it finds tests that fail by chance. Stands before the rest.
+        /// Run them so often, up to the first run that fails: it finds tests that fail by chance. Stands before the
+        /// rest.
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
         /// Passed on to `cargo test`, such as `--test host` or a part of the name of a test.

@@ -1,4 +1,4 @@
-//! The program behind `cargo xtask`; all of it is in the library beside it.
+//! The program behind `cargo xtask`. All its code is in the library.
 
 fn main() -> std::process::ExitCode {
     xtask::main()

@@ -1,8 +1,8 @@
 //! Everything native: the host, the example, tests and benchmarks, all with the release profile.
 //!
-//! Every task but the demo selects the whole workspace, because cargo chooses the features of shared dependencies by what is
-//! selected: another selection may compile the heavy ones a second time. The demo selects only what it runs, and a test
-//! here sees to it that what it has compiled serves the other tasks too.
+//! Every task but the demo selects the whole workspace, because cargo chooses the features of shared dependencies by
+//! what is selected. Another selection may compile the heavy ones a second time. The demo selects only what it runs. A
+//! test here ensures that the other tasks can use what it has compiled.
 
 use crate::workspace::Workspace;
 use crate::{kafka, process};
@@ -11,9 +11,9 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// What all tasks but the demo select.
+/// Selection of all tasks but the demo.
 const EVERYTHING: [&str; 1] = ["--workspace"];
-/// What the demo runs: the host, and the program of the example.
+/// Selection of the demo: the host, and the program of the example.
 const DEMO: [&str; 4] = ["--package", "wasmill", "--package", "grocery-demo"];
 
 /// Builds the programs of the workspace.
@@ -26,7 +26,7 @@ pub(crate) fn build_demo(workspace: &Workspace) -> Result<()> {
     process::run(cargo(workspace, "build").args(DEMO).arg("--bins"))
 }
 
-/// Becomes the grocery example.
+/// Replaces this process by the grocery example.
 pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
     let program = workspace.program("grocery-demo");
     Err(Command::new(&program).args(args).exec()).with_context(|| format!("start {}", program.display()))
@@ -58,7 +58,7 @@ pub(crate) fn test(workspace: &Workspace, repeat: u32, args: &[String]) -> Resul
     Ok(())
 }
 
-/// Becomes the torture of a host.
+/// Replaces this process by the torture of a host.
 pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64, seed: Option<u64>) -> Result<()> {
     let program = workspace.program("torture");
     let mut torture = Command::new(&program);
@@ -67,7 +67,7 @@ pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64, seed: O
     Err(torture.exec()).with_context(|| format!("start {}", program.display()))
 }
 
-/// The benchmarks of these groups, or all; a group that is none is an error.
+/// Returns the benchmarks of these groups, or all if there are none. An unknown group is an error.
 pub(crate) fn benches(workspace: &Workspace, groups: &[String]) -> Result<Vec<String>> {
     let all: Vec<String> = workspace.benches().into_iter().map(|(_, name)| name).collect();
     match groups.iter().find(|group| !all.contains(group)) {
@@ -77,7 +77,7 @@ pub(crate) fn benches(workspace: &Workspace, groups: &[String]) -> Result<Vec<St
     }
 }
 
-/// Runs benchmarks. Each replaces its own rows of the results; where all run, none are left of earlier ones.
+/// Runs benchmarks. Each replaces its own rows of the results. If all run, no earlier rows are left.
 pub(crate) fn bench(workspace: &Workspace, benches: &[String]) -> Result<()> {
     let results = workspace.root.join("target/bench.json");
     if benches.len() == workspace.benches().len() {
@@ -102,13 +102,13 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Each crate with the features that it is compiled with.
+    /// Returns each crate with its enabled features.
     fn compiled(workspace: &Workspace, selection: &[&str]) -> BTreeSet<String> {
         let mut cargo = process::cargo();
         cargo.args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p} {f}"]);
         let text = process::output(cargo.args(selection).current_dir(&workspace.root)).unwrap();
         let lines = String::from_utf8(text).unwrap();
-        // A star stands at those whose dependencies were listed before.
+        // Cargo marks a crate with `(*)` if its dependencies were listed before.
         lines.lines().map(|line| line.trim_end_matches("(*)").trim().to_owned()).collect()
     }
 

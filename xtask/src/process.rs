@@ -1,4 +1,4 @@
-//! Running other programs: their output goes to standard error, so that a task's standard output is its own.
+//! Running other programs. Their output goes to standard error, so that only the task itself writes standard output.
 
 use anyhow::{Context, Result, bail};
 use std::io;
@@ -7,12 +7,12 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use wait_timeout::ChildExt as _;
 
-/// The cargo that runs this program, or the one on the path.
+/// Returns the cargo that runs this program, or the one on the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs a program to its end and fails when it fails.
+/// Runs a program to its end and fails if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.stdout(Stdio::from(io::stderr())).status().with_context(|| could_not_start(command))?;
     check(command, status)
@@ -25,14 +25,14 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Asks a program a question; no answer where it is missing or fails.
+/// Returns what a program prints, or `None` if it is missing or fails.
 pub(crate) fn ask(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Runs a program and kills it when it takes longer than `wait`.
+/// Runs a program and kills it if it takes longer than `wait`.
 pub(crate) fn run_within(command: &mut Command, wait: Duration) -> Result<()> {
     let mut child = command.stdout(Stdio::from(io::stderr())).spawn().with_context(|| could_not_start(command))?;
     match child.wait_timeout(wait)? {
@@ -45,7 +45,7 @@ pub(crate) fn run_within(command: &mut Command, wait: Duration) -> Result<()> {
     }
 }
 
-/// Where a program is on the path.
+/// Returns the path of a program that is on the `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())

@@ -1,4 +1,4 @@
-//! What a build needs from the machine: checked before each task, with a sentence for each thing that is missing.
+//! Checks of what a build needs from the machine, before each task. Each missing thing gets a sentence.
 
 use crate::process;
 use crate::toolchain::{TARGET, Toolchain};
@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 /// What a task may do about a wasm target that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum May {
-    /// Add it with rustup, which changes nothing but the user's own toolchain.
+    /// It may add the target with rustup, which changes only the user's own toolchain.
     AskRustup,
-    /// Also install packages of the system, as root or with sudo: the task was started for that.
+    /// It may also install system packages, as root or with sudo, because the task was started for that.
     Install,
 }
 
@@ -19,7 +19,7 @@ pub(crate) fn ensure(may: May) -> Result<Toolchain> {
     Toolchain::find().map_or_else(|| Toolchain::install(may), Ok)
 }
 
-/// Says what was found.
+/// Prints what was found.
 pub(crate) fn report(toolchain: &Toolchain) -> Result<()> {
     match toolchain {
         Toolchain::Installed => println!("ready: the Rust toolchain has the target {TARGET}"),

@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lines of a source file.
+/// Largest number of lines of a source file.
 const LINES_MAX: usize = 700;
 
 /// Words that the project no longer uses, each with the word that it uses instead.
-const RETIRED: [(&str, &str); 11] = [
+const RETIRED: [(&str, &str); 13] = [
     ("parked", "dead-lettered"),
+    ("parks", "dead-letters"),
+    ("parking", "dead-lettering"),
     ("put aside", "dead-lettered"),
     ("puts aside", "dead-letters"),
     ("scout", "partition discovery"),
@@ -25,7 +27,7 @@ const RETIRED: [(&str, &str); 11] = [
 /// Files that name retired words for a reason: this one, and the history of the project.
 const EXEMPT: [&str; 2] = ["xtask/src/tidy.rs", "CHANGELOG.md"];
 
-/// The files of the project with one of these extensions, by their path from its root.
+/// Returns the project's files with one of these extensions: each path from the root, and its text.
 fn files(extensions: &[&str]) -> Vec<(String, String)> {
     let root = crate::root();
     let mut found = Vec::new();
@@ -38,7 +40,7 @@ fn files(extensions: &[&str]) -> Vec<(String, String)> {
     found
 }
 
-/// Goes through a folder, without what cargo builds and what is hidden.
+/// Visits the files of a folder, except those that cargo builds and those that are hidden.
 fn walk(folder: &Path, look: &mut impl FnMut(&Path)) {
     let entries = fs::read_dir(folder).expect("list a folder of the project");
     let paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry of it").path()).collect();
@@ -52,7 +54,7 @@ fn walk(folder: &Path, look: &mut impl FnMut(&Path)) {
     }
 }
 
-/// Whether a text has a word that is not a part of a longer one. An underscore is as good as a space.
+/// Returns whether a text has a word that is not part of a longer one. An underscore counts as a space.
 fn has_word(text: &str, word: &str) -> bool {
     let [text, word] = [text, word].map(|text| text.replace('_', " "));
     let is_part = |found: Option<char>| found.is_some_and(char::is_alphanumeric);

@@ -1,8 +1,8 @@
 //! The toolchain that compiles guests to WebAssembly.
 //!
-//! Two kinds serve: one that has the target's standard library, as `rustup target add` installs it, and one that
-//! has the sources of the standard library and builds it along, as Debian's packages do. What is there is looked
-//! up each time; it costs a few milliseconds.
+//! There are two kinds. One has the target's standard library, as `rustup target add` installs it. The other has the
+//! sources of the standard library and builds it too, as Debian's packages do. The toolchain is looked up each time,
+//! which costs a few milliseconds.
 
 use crate::process;
 use crate::setup::May;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What guests are compiled for.
+/// Target for which guests are compiled.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
-/// A blocked network must not hold the build for ever.
+/// Longest time for rustup, because a blocked network must not hold up the build forever.
 const RUSTUP_WAIT: Duration = Duration::from_secs(180);
-/// Compiler, cargo and standard library sources of Debian and its relatives, and a linker for WebAssembly.
+/// Packages of Debian and its relatives: compiler, cargo, sources of the standard library, and a WebAssembly linker.
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
-/// What an outer cargo or rustup sets, and another toolchain must not inherit.
+/// Environment variables that an outer cargo or rustup sets and that another toolchain must not inherit.
 const FOREIGN_ENVIRONMENT: [&str; 9] = [
     "RUSTUP_TOOLCHAIN",
     "CARGO",
@@ -35,19 +35,19 @@ const FOREIGN_ENVIRONMENT: [&str; 9] = [
 pub(crate) enum Toolchain {
     /// The active toolchain has the target.
     Installed,
-    /// Builds the standard library along from its sources.
+    /// The standard library is built too, from its sources.
     FromSource {
-        /// Beside `rustc`.
+        /// The cargo beside `rustc`.
         cargo: PathBuf,
-        /// Its sysroot holds the sources.
+        /// The compiler, whose sysroot holds the sources.
         rustc: PathBuf,
-        /// Links WebAssembly.
+        /// The linker for WebAssembly.
         linker: PathBuf,
     },
 }
 
 impl Toolchain {
-    /// The way that is there now.
+    /// Returns the way that this machine has now, if any.
     pub(crate) fn find() -> Option<Self> {
         let library = process::ask("rustc", &["--print", "target-libdir", "--target", TARGET])?;
         if Path::new(&library).is_dir() {
@@ -57,7 +57,7 @@ impl Toolchain {
         rustc.filter_map(Self::from_source).next()
     }
 
-    /// Installs the target: by rustup, else, if the task may, by Debian's packages.
+    /// Installs the target with rustup. If that fails and the task may do it, it installs Debian's packages.
     pub(crate) fn install(may: May) -> Result<Self> {
         let by_rustup = rustup_target_add();
         if let (Ok(()), Some(toolchain)) = (&by_rustup, Self::find()) {
@@ -83,7 +83,7 @@ impl Toolchain {
         )
     }
 
-    /// A `cargo build` for guests that lacks only the packages.
+    /// Returns a `cargo build` for guests that lacks only the packages.
     pub(crate) fn cargo_build(&self) -> Command {
         let mut command = match self {
             Self::Installed => process::cargo(),
@@ -93,7 +93,7 @@ impl Toolchain {
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::FromSource { rustc, linker, .. } = self {
             FOREIGN_ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));
-            // Building the standard library is unstable; this variable allows it in a stable compiler.
+            // Building the standard library is unstable. This variable allows it in a stable compiler.
             command.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1").env("RUSTC", rustc);
             command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
         }
@@ -109,7 +109,8 @@ impl Toolchain {
     }
 }
 
-/// The linker of a Rust toolchain is as new as its compiler, so it comes before the system's.
+/// Returns the linker for WebAssembly. That of the Rust toolchain is as new as its compiler, so it comes before the
+/// system's.
 fn wasm_linker(sysroot: &Path) -> Option<PathBuf> {
     let active = process::ask("rustc", &["--print", "sysroot"]).map(PathBuf::from);
     let of_rust = [Some(sysroot.to_path_buf()), active].into_iter().flatten().find_map(|root| rust_lld(&root));
@@ -153,7 +154,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A machine with every program that could install something, each of which only notes that it was run.
+    /// Simulates a machine with every program that could install something. Each only notes that it was run.
     #[test]
     fn only_setup_installs_packages_of_the_system() {
         let folder = tempfile::tempdir().unwrap();
@@ -188,7 +189,7 @@ mod tests {
         assert!(said.contains("apt-get install rustc-web"), "{said}");
     }
 
-    /// What the test above runs with an environment of its own; alone it has nothing to do.
+    /// Runs in a process of the test above, with its own environment. By itself it does nothing.
     #[test]
     fn installs() {
         let may = match std::env::var("INSTALL_AS").as_deref() {

@@ -1,15 +1,15 @@
-//! What the workspace holds, as cargo tells it: where it is, its plugins and its benchmarks.
+//! The workspace as cargo describes it: its place, its plugins and its benchmarks.
 
 use crate::process;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The root of the workspace that this run belongs to.
+/// Returns the root of the workspace that this run belongs to.
 ///
-/// A checkout can be moved or copied together with its target folder, and cargo then does not build its programs again. So
-/// the run decides: the package that cargo runs, else the place of the program, else the working folder. The path that was
-/// compiled in comes last.
+/// A checkout can be moved or copied together with its target folder, and cargo then does not build its programs again.
+/// So the run decides: first the package that cargo runs, then the place of the program, then the working folder. The
+/// path that was compiled in comes last.
 pub fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let candidates = [package, std::env::current_exe().ok(), std::env::current_dir().ok()];
@@ -18,7 +18,7 @@ pub fn root() -> PathBuf {
     })
 }
 
-/// The workspace above the first path that is in one.
+/// Returns the workspace above the first of the paths that is in one.
 fn root_among<const N: usize>(candidates: [Option<PathBuf>; N]) -> Option<PathBuf> {
     candidates.iter().flatten().find_map(|path| {
         let is_root = |folder: &&Path| folder.join("xtask/Cargo.toml").is_file() && folder.join("Cargo.lock").is_file();
@@ -30,13 +30,13 @@ fn root_among<const N: usize>(candidates: [Option<PathBuf>; N]) -> Option<PathBu
 pub(crate) struct Workspace {
     /// The folder of the root `Cargo.toml`.
     pub(crate) root: PathBuf,
-    /// Where cargo puts what it builds.
+    /// Cargo's target folder.
     target: PathBuf,
     packages: Vec<Value>,
 }
 
 impl Workspace {
-    /// Asks cargo; needs no network.
+    /// Asks cargo, which needs no network.
     pub(crate) fn load() -> Result<Self> {
         let root = root();
         let mut cargo = process::cargo();
@@ -47,12 +47,12 @@ impl Workspace {
         Ok(Self { root, target, packages })
     }
 
-    /// Every package that makes a `cdylib` is a plugin, wherever in the workspace it stands.
+    /// Returns all plugins. Every package with a `cdylib` is one, wherever it is in the workspace.
     pub(crate) fn plugins(&self) -> Vec<String> {
         self.packages_with_target("cdylib").map(|(package, _)| package).collect()
     }
 
-    /// Those in a folder of the workspace.
+    /// Returns the plugins in a folder of the workspace.
     pub(crate) fn plugins_in(&self, folder: &str) -> Vec<String> {
         let folder = self.root.join(folder);
         let is_there = |name: &String| {
@@ -63,27 +63,27 @@ impl Workspace {
         self.plugins().into_iter().filter(is_there).collect()
     }
 
-    /// The benchmark targets: package and name.
+    /// Returns package and name of each benchmark target.
     pub(crate) fn benches(&self) -> Vec<(String, String)> {
         self.packages_with_target("bench").collect()
     }
 
-    /// Where finished plugins are: what manifests and tests name.
+    /// Returns the folder of finished plugins, which manifests and tests name.
     pub(crate) fn plugins_folder(&self) -> PathBuf {
         self.root.join("target/plugins")
     }
 
-    /// Guests have a target folder of their own, since another toolchain may build them.
+    /// Returns the target folder of guests. They have their own, because another toolchain may build them.
     pub(crate) fn guests_folder(&self) -> PathBuf {
         self.root.join("target/guests")
     }
 
-    /// Where tools are that a task builds for itself.
+    /// Returns the folder of tools that a task builds for itself.
     pub(crate) fn tools_folder(&self) -> PathBuf {
         self.root.join("target/tools")
     }
 
-    /// A native program of the workspace.
+    /// Returns the path of a native program of the workspace.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
     }

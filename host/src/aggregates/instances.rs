@@ -1,38 +1,38 @@
-//! The live aggregates of one shard: at hand, or rebuilt from their history.
+//! The live aggregates of one shard, which are kept in memory or rebuilt from their history.
 //!
-//! A live aggregate belongs to the guest that made it. When a guest is lost or replaced, its aggregates are gone, and
-//! the next command to each rebuilds it from the store: from a snapshot, if there is one, and the events after it.
+//! A live aggregate belongs to the guest that created it. When a guest is lost or replaced, its live aggregates are
+//! gone. The next command to each of them rebuilds it from the store: from a snapshot, if there is one, and the events
+//! after it.
 
-use super::handlers::{Guest, Handlers};
-use crate::model::{Command, NewEvent, RecordedEvent, StreamId, Version};
-use crate::plugin::{self, Refusal};
+use super::handlers::{Guest, GuestDecision, GuestError, Handlers};
+use crate::model::{Command, RecordedEvent, StreamId, Version};
 use crate::store::{self, EventStore, Reader, Snapshot};
 use lru::LruCache;
 use std::sync::Arc;
 
-/// Events read and applied at once when an aggregate is rebuilt.
+/// The events that are read and applied at once when an aggregate is rebuilt.
 const HISTORY_PAGE: usize = 500;
 
-/// A live aggregate and the version that it is at.
+/// A live aggregate and the version of its state.
 pub(super) struct Instance<L> {
     live: L,
     pub(super) version: Version,
-    /// The guest that made it.
+    /// The number of the guest that created it.
     generation: u64,
 }
 
 type LiveOf<H> = <<H as Handlers>::Guest as Guest>::Live;
 
-/// An instance of this code.
+/// An instance of these handlers.
 pub(super) type InstanceOf<H> = Instance<LiveOf<H>>;
 
 /// Why a command could not be decided.
 pub(super) enum HandleError {
     /// The guest is lost.
     Trap(String),
-    /// The host could not have it decided, and the command is as good as before. The guest is lost, or there is none.
+    /// The host is at fault, and the command can be retried. The guest is lost, or there is none.
     Host(String),
-    /// The aggregate can't be built from its history.
+    /// The aggregate can't be rebuilt from its history.
     History(String),
     /// The store can't be read.
     Store(store::Error),
@@ -40,23 +40,23 @@ pub(super) enum HandleError {
 
 pub(super) struct Instances<H: Handlers> {
     handlers: Arc<H>,
-    /// `None` when the last one was lost and none could be made since.
+    /// The guest. `None` if the last one was lost and no other could be created since.
     guest: Option<H::Guest>,
-    /// Why no guest could be made, until one is.
-    trouble: Option<plugin::Error>,
-    /// Counts the guests.
+    /// Why no guest could be created, until one is.
+    trouble: Option<GuestError>,
+    /// The number of the current guest.
     generation: u64,
-    /// Those that wait for nothing.
+    /// The idle live aggregates.
     at_rest: LruCache<Arc<str>, InstanceOf<H>>,
-    /// How many may be at rest in this guest.
+    /// How many idle live aggregates this guest may keep.
     instances_max: usize,
-    /// The guest's memory when it was last looked at.
+    /// The size of the guest's memory when it was last checked.
     memory_bytes_seen: usize,
     reader: Box<dyn Reader>,
     store: Arc<dyn EventStore>,
-    /// Events after which a snapshot is kept; 0 is never.
+    /// The events after which a snapshot is kept; 0 keeps none.
     snapshot_every: u64,
-    /// Code that trapped while it took or restored a snapshot: it does neither any more.
+    /// The code that trapped while it took or restored a snapshot. It does neither any more.
     unfit_for_snapshots: Option<Arc<str>>,
 }
 
@@ -74,7 +74,7 @@ impl<H: Handlers> Instances<H> {
             trouble: None,
             handlers,
             generation: 0,
-            // Unbounded by the guest's limit: `keep` discards what it pushes out.
+            // Unbounded here, because `keep` must discard in the guest what it evicts.
             at_rest: LruCache::unbounded(),
             reader: store.reader()?,
             store,
@@ -83,17 +83,17 @@ impl<H: Handlers> Instances<H> {
         })
     }
 
-    /// The thread's view of the store.
+    /// Returns the shard's reader of the store.
     pub(super) fn reader(&mut self) -> &mut dyn Reader {
         &mut *self.reader
     }
 
-    /// How many are at rest.
+    /// Returns the number of idle live aggregates.
     pub(super) fn len(&self) -> usize {
         self.at_rest.len()
     }
 
-    /// Takes an aggregate out, as it is or from its history.
+    /// Takes a live aggregate out, or rebuilds it from its history.
     pub(super) fn take(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         match self.at_rest.pop(&stream.aggregate_id) {
             Some(instance) => Ok(instance),
@@ -104,7 +104,7 @@ impl<H: Handlers> Instances<H> {
     fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         match self.replay(stream, HISTORY_PAGE)? {
             Some(instance) => Ok(instance),
-            // A page took longer than an event may: event by event it shows which one is at fault, if any is.
+            // A page took longer than one event may. Applying event by event shows which one is at fault, if any is.
             None => {
                 self.renew();
                 let replayed = self.replay(stream, 1)?;
@@ -113,8 +113,8 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    /// The aggregate from its snapshot and history, with so many events to a call. None if that took too long for a
-    /// call with several events: then the guest is lost.
+    /// Rebuilds an aggregate from its snapshot and history, with up to `events_max` events in a call. Returns `None` if
+    /// a call with several events took too long: then the guest is lost.
     fn replay(&mut self, stream: &StreamId, events_max: usize) -> Result<Option<InstanceOf<H>>, HandleError> {
         let mut instance = match self.restore(stream)? {
             Some(instance) => instance,
@@ -139,7 +139,7 @@ impl<H: Handlers> Instances<H> {
                 break;
             }
         }
-        // What took so many events to rebuild is quicker the next time.
+        // A snapshot makes the next rebuild quicker.
         if self.snapshot_every > 0
             && instance.version.0 - from.0 >= self.snapshot_every
             && !self.keep_snapshot(stream, &instance.live, instance.version)
@@ -150,7 +150,7 @@ impl<H: Handlers> Instances<H> {
         Ok(Some(instance))
     }
 
-    /// Applies history. False if the list took too long: then the guest is lost.
+    /// Applies recorded events. Returns false if several took too long: then the guest is lost.
     fn apply(
         &mut self,
         stream: &StreamId,
@@ -170,11 +170,11 @@ impl<H: Handlers> Instances<H> {
             Ok(Err(failure)) => {
                 Err(HandleError::History(history(&events[failure.index.min(events.len() - 1)], &failure.refusal)))
             }
-            Err(plugin::Error::Overrun { .. }) => {
+            Err(GuestError::Overrun(_)) => {
                 self.lose();
                 Ok(false)
             }
-            Err(plugin::Error::Trap { cause, .. }) if events.len() == 1 => {
+            Err(GuestError::Failed { cause, .. }) if events.len() == 1 => {
                 self.lose();
                 Err(HandleError::Trap(history(&events[0], &cause)))
             }
@@ -187,7 +187,8 @@ impl<H: Handlers> Instances<H> {
         Ok(Instance { live, version: Version(0), generation: self.generation })
     }
 
-    /// The aggregate from a snapshot. None where there is none that helps: the history always does.
+    /// Restores an aggregate from its snapshot. Returns `None` if there is no usable one, and then its whole history is
+    /// applied.
     fn restore(&mut self, stream: &StreamId) -> Result<Option<InstanceOf<H>>, HandleError> {
         let code = self.guest()?.code();
         if self.snapshot_every == 0 || self.unfit_for_snapshots.as_ref() == Some(&code) {
@@ -211,7 +212,7 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    /// Hands the state to the store. False where the guest was lost over it, with all its live aggregates.
+    /// Hands the state to the store as a snapshot. Returns false if the guest was lost, with all its live aggregates.
     fn keep_snapshot(&mut self, stream: &StreamId, live: &LiveOf<H>, version: Version) -> bool {
         let Some(guest) = &mut self.guest else { return false };
         let code = guest.code();
@@ -229,23 +230,19 @@ impl<H: Handlers> Instances<H> {
         true
     }
 
-    /// The guest is lost over one, and its code gets none any more.
-    fn give_up_snapshots(&mut self, doing: &str, error: &plugin::Error, code: Arc<str>) {
+    /// Drops a guest that failed with a snapshot. Its code takes and restores none any more.
+    fn give_up_snapshots(&mut self, doing: &str, error: &GuestError, code: Arc<str>) {
         tracing::error!("{doing}: {error}; this code gets no snapshots any more");
         self.unfit_for_snapshots = Some(code);
         self.lose();
     }
 
-    /// Has it decide.
-    pub(super) fn handle(
-        &mut self,
-        instance: &InstanceOf<H>,
-        command: &Command,
-    ) -> Result<Result<Vec<NewEvent>, Refusal>, HandleError> {
+    /// Has the live aggregate decide on a command.
+    pub(super) fn handle(&mut self, instance: &InstanceOf<H>, command: &Command) -> Result<GuestDecision, HandleError> {
         Ok(self.guest()?.handle(&instance.live, command)?)
     }
 
-    /// Puts it back, now that what it decided last is durable: the guest applies that when it is called again.
+    /// Puts a live aggregate back whose last decision is now durable. The guest applies that decision at its next call.
     pub(super) fn recorded(&mut self, stream: &StreamId, instance: InstanceOf<H>, version: Version) {
         if instance.generation != self.generation {
             return;
@@ -257,7 +254,8 @@ impl<H: Handlers> Instances<H> {
         self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });
     }
 
-    /// Puts it back. Those that were used longest ago go when there are too many, or when they take too much.
+    /// Puts a live aggregate back. The least recently used ones are evicted if there are too many or they take too much
+    /// memory.
     pub(super) fn keep(&mut self, aggregate: Arc<str>, instance: InstanceOf<H>) {
         if instance.generation != self.generation {
             return;
@@ -271,8 +269,8 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    /// Lowers how many may be at rest while the guest's memory grows beyond what they may take. It never shrinks, but
-    /// what leaves makes room for those that come.
+    /// Lowers the number of idle live aggregates while the guest's memory grows beyond its limit for them. The memory
+    /// never shrinks, but evicted aggregates make room for others.
     fn limit(&mut self) {
         let Some(guest) = &self.guest else { return };
         let grown_to = guest.memory_bytes();
@@ -288,23 +286,23 @@ impl<H: Handlers> Instances<H> {
         self.memory_bytes_seen = grown_to;
     }
 
-    /// Frees it. The next command rebuilds it.
+    /// Frees a live aggregate. The next command rebuilds it.
     pub(super) fn discard(&mut self, instance: InstanceOf<H>) {
         if instance.generation == self.generation
             && let Some(guest) = &mut self.guest
             && let Err(error) = guest.discard(instance.live)
         {
-            tracing::error!("discarding an aggregate: {error}; the shard's aggregates will be rebuilt");
+            tracing::error!("a live aggregate can't be freed: {error}; all aggregates of its shard will be rebuilt");
             self.lose();
         }
     }
 
-    /// Whether there is newer code than that of its guest.
+    /// Whether there is newer code than that of the guest.
     pub(super) fn is_outdated(&self) -> bool {
         self.guest.as_ref().is_some_and(|guest| !self.handlers.is_current(guest))
     }
 
-    /// A fresh guest where the old one is lost, worn, or of code that no longer serves.
+    /// Recreates the guest if it is lost, worn or has outdated code.
     pub(super) fn renew(&mut self) {
         if self.guest.as_ref().is_some_and(|guest| self.handlers.is_current(guest) && !guest.is_worn()) {
             return;
@@ -319,7 +317,8 @@ impl<H: Handlers> Instances<H> {
                     tracing::info!("a shard of plugin {} has a guest again", self.handlers.name());
                 }
             }
-            // The old one, if there is one, goes on serving. It is tried with each command, and said once.
+            // The old guest, if there is one, keeps serving. Each command retries, but only the first failure is
+            // logged.
             Err(error) => {
                 if self.trouble.is_none() {
                     tracing::error!("a shard can't instantiate plugin {}: {error}", self.handlers.name());
@@ -329,12 +328,12 @@ impl<H: Handlers> Instances<H> {
         }
     }
 
-    /// Why the shard has no guest, or goes on with an old one.
-    pub(super) fn trouble(&self) -> Option<&plugin::Error> {
+    /// Returns why the shard has no guest, or still uses an old one.
+    pub(super) fn trouble(&self) -> Option<&GuestError> {
         self.trouble.as_ref()
     }
 
-    /// The live aggregates go with their guest.
+    /// Drops the guest with all its live aggregates.
     pub(super) fn lose(&mut self) {
         self.guest = None;
         self.generation += 1;
@@ -354,13 +353,11 @@ impl<H: Handlers> Instances<H> {
     }
 }
 
-impl From<plugin::Error> for HandleError {
-    fn from(error: plugin::Error) -> Self {
+impl From<GuestError> for HandleError {
+    fn from(error: GuestError) -> Self {
         match error {
-            plugin::Error::Host(_) | plugin::Error::Stopping => Self::Host(error.to_string()),
-            plugin::Error::Plugin(_) | plugin::Error::Trap { .. } | plugin::Error::Overrun { .. } => {
-                Self::Trap(error.to_string())
-            }
+            GuestError::Host(text) => Self::Host(text),
+            GuestError::Overrun(text) | GuestError::Failed { text, .. } => Self::Trap(text),
         }
     }
 }

@@ -1,31 +1,31 @@
-//! The queues in front of a shard: what follows from recorded events goes before what arrives from outside.
+//! The queues in front of a shard: commands of subscriptions go ahead of commands that arrive from outside.
 //!
-//! A source that has much to read fills whatever room there is. If the commands of subscriptions stood behind its
-//! commands, each hop of a flow would wait for the whole queue, and by then the aggregates that they are sent to would
-//! have made room for newer ones. So they have a queue of their own. What arrives from outside still gets its turn.
+//! A source that has much to read fills any queue. If the commands of subscriptions waited behind its commands, each
+//! hop of a flow would wait for the whole queue, and by then the aggregates that they are sent to would have been
+//! evicted for newer ones. So they have their own queue. Commands from outside still get their turn.
 
 use super::pending_command::PendingCommand;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
-/// Commands of subscriptions in a row while others wait.
+/// The number of subscriptions' commands in a row while others wait.
 const ROW_MAX: u32 = 16;
 
-/// Where commands go in.
+/// The sending ends of the queues.
 pub(super) struct Senders {
-    /// For commands that follow from recorded events.
+    /// The queue of commands that follow from recorded events.
     pub(super) follow_ups: Sender<PendingCommand>,
-    /// For all others.
+    /// The queue of all other commands.
     pub(super) arrivals: Sender<PendingCommand>,
 }
 
-/// Where a shard takes them out.
+/// The receiving ends of the queues.
 pub(super) struct Receivers {
     pub(super) follow_ups: Receiver<PendingCommand>,
     pub(super) arrivals: Receiver<PendingCommand>,
     in_a_row: u32,
 }
 
-/// Two queues of so many commands each.
+/// Creates both queues, with room for `queue_max` commands each.
 pub(super) fn queues(queue_max: usize) -> (Senders, Receivers) {
     let (follow_ups, arrivals) = (bounded(queue_max), bounded(queue_max));
     let senders = Senders { follow_ups: follow_ups.0, arrivals: arrivals.0 };
@@ -33,7 +33,7 @@ pub(super) fn queues(queue_max: usize) -> (Senders, Receivers) {
 }
 
 impl Receivers {
-    /// The next command. `Disconnected` once all senders are gone and both queues are empty.
+    /// Takes the next command. Returns `Disconnected` once all senders are dropped and both queues are empty.
     pub(super) fn next(&mut self) -> Result<PendingCommand, TryRecvError> {
         if self.in_a_row < ROW_MAX
             && let Ok(order) = self.follow_ups.try_recv()

@@ -1,4 +1,4 @@
-//! A command on its way through a shard, and who waits for it.
+//! A command on its way through a shard, with its acknowledgement.
 
 use crate::ack::{Ack, Unanswered as _};
 use crate::load::{Load, Weight};
@@ -7,29 +7,30 @@ use crate::supervise::Held as _;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
-/// A command and who waits for it. While it lives the command counts as pending. Dropped without an answer, as when its
-/// shard panics, it counts as failed: no sender waits for ever, and its source sends it again.
+/// A command with its acknowledgement. The command counts as pending until this is answered or dropped. If it is
+/// dropped without an answer, for example because its shard panics, the command has failed: no sender waits for ever,
+/// and its source sends it again.
 pub(super) struct PendingCommand {
-    /// Shared with the store, which still needs it when the shard is done with it.
+    /// The command. It is shared with the store, which may need it longer than the shard.
     pub(super) command: Arc<Command>,
-    /// `None` once answered, or withdrawn.
+    /// The acknowledgement. `None` once the command is answered or withdrawn.
     ack: Option<Ack<Outcome>>,
     weight: Weight,
     gauges: Arc<Gauges>,
-    /// How often it was tried.
+    /// The number of attempts so far.
     pub(super) attempts: u32,
 }
 
-/// What others may know of a shard.
+/// The measurements of a shard that other threads read.
 #[derive(Default)]
 pub(super) struct Gauges {
-    /// Live aggregates.
+    /// The number of live aggregates.
     pub(super) live: AtomicUsize,
-    /// Commands that are accepted and not answered.
+    /// The number and bytes of pending commands.
     pub(super) pending: Load,
-    /// Commands that were dropped without an answer, for the shard to keep later ones from overtaking them.
+    /// Commands that were dropped without an answer. The shard keeps later ones from overtaking them.
     pub(super) dropped: Mutex<Vec<Arc<Command>>>,
-    /// Why the host can't have the shard decide, until it can again.
+    /// Why the shard can't decide, if the host is at fault; `None` once it can again.
     pub(super) trouble: Mutex<Option<String>>,
 }
 
@@ -40,14 +41,14 @@ impl PendingCommand {
         Self { command, ack: Some(ack), weight, gauges: gauges.clone(), attempts: 0 }
     }
 
-    /// Back to the sender, as if it had never been sent.
+    /// Hands the command back to its sender, as if it had never been sent.
     pub(super) fn withdraw(mut self) -> (Arc<Command>, Ack<Outcome>) {
         self.gauges.pending.remove(self.weight);
         let ack = self.ack.take().expect("it is answered once, and then gone");
         (self.command.clone(), ack)
     }
 
-    /// Tells the sender how it ended.
+    /// Gives the outcome to the sender.
     pub(super) fn answer(mut self, outcome: Outcome) {
         self.end(outcome);
     }

@@ -1,22 +1,23 @@
-//! One shard: a thread, a guest, its live aggregates.
+//! One shard: a thread with a guest and its live aggregates.
 //!
-//! A command is decided by the live aggregate, appended with the version it was decided on, and answered after the
-//! commit. Only then may its events be applied ([`Shard::settled`]): a live aggregate never knows more than the store.
-//! While one aggregate waits for its commit, or for the time of its next try, the shard works on others; commands to
-//! the waiting one queue up behind it, in their order. A refusal is recorded like events, on the version that it was
-//! decided on, and waited for: where others wrote to the stream the command is decided again, and where it could not be
-//! recorded nothing that came after it is durable when its source sends it again.
+//! The live aggregate decides on a command, the store appends the events at the version of the decision, and the sender
+//! is answered after the commit. Only then may the events be applied ([`Shard::settled`]), so that a live aggregate
+//! never knows more than the store. While one aggregate waits for its commit or for a retry, the shard works on others,
+//! and commands to the waiting one queue up behind it in their order.
+//!
+//! A refusal is recorded in the same way, at the version of the decision. If others wrote to the stream meanwhile, the
+//! command is decided again. If the refusal could not be recorded, no later command to the aggregate is durable when
+//! the source sends this one again.
 
 use super::Options;
-use super::handlers::Handlers;
+use super::handlers::{GuestDecision, Handlers};
 use super::instances::{HandleError, InstanceOf, Instances};
 use super::mailbox::Receivers;
 use super::pending_command::{Gauges, PendingCommand};
-use super::redelivery::PendingRedeliveries;
+use super::redelivery::CommandRedeliveries;
 use crate::ack::Ack;
 use crate::framing;
-use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Version};
-use crate::plugin::Refusal;
+use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Refusal, Version};
 use crate::store::{self, Append, Appended, Decision, EventStore};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
@@ -26,50 +27,51 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often a shard with commands that wait for their next try looks for new code, which ends their pauses.
+/// How often a shard with commands that wait for a retry checks for new code, which ends their pauses.
 const LOOK_FOR_CODE: Duration = Duration::from_millis(250);
 
-/// How long a sender should wait that has too many commands waiting for one aggregate.
+/// How long a sender should wait if too many commands wait for one aggregate.
 const BUSY_RETRY_AFTER_MS: u64 = 50;
 
-/// The share of `in_flight_max` that senders' commands to one aggregate may take up.
+/// The divisor of `in_flight_max`: senders' commands to one aggregate may take up this fraction of it.
 const SHARE_OF_ONE: usize = 4;
 
-/// What no stream is at. A live aggregate that is not at the version its sender expects is not asked, and appending at
-/// this one has the store say what happened instead: the outcome if it knows the command, else where the stream is.
+/// A version that no stream has. If a live aggregate is not at the version that the sender expects, it is not asked.
+/// Instead, an append at this version makes the store answer: with the outcome if it knows the command's id, or else
+/// with the version of the stream.
 const NOWHERE: ExpectedVersion = ExpectedVersion::Exact(Version(u64::MAX));
 
-/// The news that an append is durable, or failed.
+/// The result of an append: it is durable, or it failed.
 struct Settled {
     aggregate: Arc<str>,
     result: Result<Appended, store::Error>,
 }
 
-/// The way back from the store's writer, which must never wait for a shard.
+/// Creates the queue of results from the store's writer, which must never wait for a shard.
 #[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
 fn settled_queue() -> (Sender<Settled>, Receiver<Settled>) {
     crossbeam_channel::unbounded()
 }
 
-/// An aggregate that is at a command, and the commands that wait behind it.
+/// A busy aggregate with its command, and the commands that wait behind it.
 struct Busy<H: Handlers> {
-    /// What was decided, on its way to the disk. `None` while the command waits for its next try.
+    /// The decision that is being appended. `None` while the command waits for a retry.
     decided: Option<Decided<H>>,
     order: PendingCommand,
     waiting: VecDeque<PendingCommand>,
 }
 
 struct Decided<H: Handlers> {
-    /// The live aggregate; `None` where none could decide.
+    /// The live aggregate; `None` if none could decide.
     instance: Option<InstanceOf<H>>,
-    answer: Answer,
+    answer: SenderAnswer,
 }
 
-/// What the sender is told once it is durable.
-enum Answer {
-    /// So many events.
+/// What the sender is told once the decision is durable.
+enum SenderAnswer {
+    /// The command was accepted, with this number of events.
     Accepted(u32),
-    /// There are none.
+    /// The command was refused, with this outcome.
     Refused(Outcome),
 }
 
@@ -80,13 +82,13 @@ pub(super) struct Shard<H: Handlers> {
     busy: QuickMap<Arc<str>, Busy<H>>,
     /// Commands in `busy`, waiting ones included.
     in_flight: usize,
-    /// When which aggregate's command is tried again.
+    /// The times of the retries, with the aggregate of each.
     retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
-    redeliveries: PendingRedeliveries,
+    redeliveries: CommandRedeliveries,
     settled: (Sender<Settled>, Receiver<Settled>),
     receivers: Receivers,
     gauges: Arc<Gauges>,
-    /// Whether the gauges tell of trouble.
+    /// Whether the gauges show trouble.
     is_troubled: bool,
 }
 
@@ -103,7 +105,7 @@ impl<H: Handlers> Shard<H> {
             busy: QuickMap::default(),
             in_flight: 0,
             retries: BinaryHeap::new(),
-            redeliveries: PendingRedeliveries::default(),
+            redeliveries: CommandRedeliveries::default(),
             settled: settled_queue(),
             store,
             options,
@@ -113,8 +115,9 @@ impl<H: Handlers> Shard<H> {
         })
     }
 
-    /// After a panic: whoever waits for what was begun is told that it failed, and live aggregates are rebuilt. What is
-    /// on its way to the disk still becomes durable, but nobody here waits for it any more.
+    /// Resets the shard after a panic. The senders of unfinished commands are told that these failed, and live
+    /// aggregates are rebuilt. Appends that are under way still become durable, but the shard does not wait for them
+    /// any more.
     pub(super) fn begin_again(&mut self) -> Result<(), super::StartError> {
         self.busy.clear();
         self.in_flight = 0;
@@ -126,12 +129,12 @@ impl<H: Handlers> Shard<H> {
         Ok(())
     }
 
-    /// Works until the senders are gone and everything is answered.
+    /// Works until the senders are dropped and every command is answered.
     pub(super) fn run(&mut self) {
         let mut open = true;
         while open || self.in_flight > 0 {
             supervise::round();
-            // What is settled first: it frees aggregates and makes room.
+            // Settled appends go first: they free aggregates and make room.
             while let Ok(settled) = self.settled.1.try_recv() {
                 self.settled(settled);
             }
@@ -148,13 +151,13 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Until there is something to do, or the senders are gone.
+    /// Waits until there is something to do or the senders are dropped.
     fn wait(&mut self, room: bool) {
         let never = crossbeam_channel::never();
         let Receivers { follow_ups, arrivals, .. } = &self.receivers;
         let (follow_ups, arrivals) = if room { (follow_ups, arrivals) } else { (&never, &never) };
         let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
-            // A channel of one message, made when something waits for its next try.
+            // This creates a channel, but only while a command waits for a retry.
             crossbeam_channel::at((*due).min(Instant::now() + LOOK_FOR_CODE))
         });
         select! {
@@ -181,7 +184,7 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Goes on with the commands that waited for an aggregate.
+    /// Decides the commands that waited for an aggregate, until it is busy again.
     fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<PendingCommand>) {
         while !self.busy.contains_key(aggregate) {
             let Some(order) = waiting.pop_front() else { return };
@@ -189,7 +192,7 @@ impl<H: Handlers> Shard<H> {
             self.decide(order);
         }
         if let Some(busy) = self.busy.get_mut(aggregate) {
-            // It has just been busy: nothing waits for it yet.
+            // It has just become busy, so no command waits for it yet.
             busy.waiting = waiting;
         }
     }
@@ -224,7 +227,7 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Tells others why there is no guest, and that there is one again.
+    /// Shows in the gauges why there is no guest, or that there is one again.
     fn show_trouble(&mut self) {
         let trouble = self.instances.trouble();
         if trouble.is_some() || self.is_troubled {
@@ -234,12 +237,9 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Has the live aggregate decide; `None` where it is not what the sender expects.
-    #[allow(clippy::type_complexity)] // a decision and the aggregate that made it
-    fn ask(
-        &mut self,
-        command: &Command,
-    ) -> Result<(InstanceOf<H>, Option<Result<Vec<NewEvent>, Refusal>>), HandleError> {
+    /// Has the live aggregate decide. The decision is `None` if the aggregate is not at the version that the sender
+    /// expects.
+    fn ask(&mut self, command: &Command) -> Result<(InstanceOf<H>, Option<GuestDecision>), HandleError> {
         let instance = self.instances.take(&command.stream)?;
         if command.expected.is_some_and(|expected| !expected.allows(instance.version)) {
             return Ok((instance, None));
@@ -255,11 +255,11 @@ impl<H: Handlers> Shard<H> {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) {
-        let answer = Answer::Accepted(events.len() as u32);
+        let answer = SenderAnswer::Accepted(events.len() as u32);
         self.append(order, expected, Decision::Events(events), Decided { instance: Some(instance), answer });
     }
 
-    /// Has the store record a decision. The aggregate waits for it.
+    /// Has the store record a decision. The aggregate is busy until then.
     fn append(&mut self, order: PendingCommand, expected: ExpectedVersion, decision: Decision, decided: Decided<H>) {
         let aggregate = order.command.stream.aggregate_id.clone();
         let append = Append { command: order.command.clone(), expected, decision };
@@ -268,7 +268,7 @@ impl<H: Handlers> Shard<H> {
         self.store.append(
             append,
             Ack::new(move |result| {
-                // A shard that is gone has nobody left to tell.
+                // An error means that the shard has ended or restarted.
                 let _ = settled.send(Settled { aggregate, result });
             }),
         );
@@ -279,7 +279,7 @@ impl<H: Handlers> Shard<H> {
         self.in_flight += 1;
     }
 
-    /// An append has ended: put the live aggregate back, or throw it away; then go on with what waited.
+    /// Ends an append: puts the live aggregate back or discards it, and then decides the commands that waited.
     fn settled(&mut self, Settled { aggregate, result }: Settled) {
         let Some(Busy { decided: Some(decided), order, waiting }) = self.busy.remove(&aggregate) else {
             unreachable!("an aggregate stays busy until its append is settled");
@@ -287,14 +287,14 @@ impl<H: Handlers> Shard<H> {
         self.in_flight -= 1;
         let Decided { instance, answer } = decided;
         match (result, answer) {
-            (Ok(Appended { version, position }), Answer::Accepted(events)) => {
+            (Ok(Appended { version, position }), SenderAnswer::Accepted(events)) => {
                 let stream = order.command.stream.clone();
                 order.answer(Outcome::Accepted { version, position, events });
                 if let Some(instance) = instance {
                     self.instances.recorded(&stream, instance, version);
                 }
             }
-            (Ok(_), Answer::Refused(outcome)) => {
+            (Ok(_), SenderAnswer::Refused(outcome)) => {
                 order.answer(outcome);
                 self.put_back(&aggregate, instance);
             }
@@ -308,14 +308,14 @@ impl<H: Handlers> Shard<H> {
         self.go_on(&aggregate, waiting);
     }
 
-    /// A live aggregate that is as it was, if there is one.
+    /// Puts a live aggregate back whose state has not changed, if there is one.
     fn put_back(&mut self, aggregate: &Arc<str>, instance: Option<InstanceOf<H>>) {
         if let Some(instance) = instance {
             self.instances.keep(aggregate.clone(), instance);
         }
     }
 
-    fn not_appended(&mut self, mut order: PendingCommand, answer: Answer, error: store::Error) {
+    fn not_appended(&mut self, mut order: PendingCommand, answer: SenderAnswer, error: store::Error) {
         match (error, answer) {
             (error @ store::Error::Conflict { actual, .. }, _) => {
                 if let Some(expected) = order.command.expected
@@ -323,7 +323,7 @@ impl<H: Handlers> Shard<H> {
                 {
                     return order.answer(Outcome::Conflict { actual, expected });
                 }
-                // Another host wrote to the stream: decide again on what it is now.
+                // Others wrote to the stream, so the command is decided again on its new state.
                 order.attempts += 1;
                 if order.attempts < self.options.attempts_max {
                     return self.decide(order);
@@ -331,7 +331,7 @@ impl<H: Handlers> Shard<H> {
                 let reason = format!("{error}: others write to it at the same time; send the command again");
                 self.give_back(order, reason);
             }
-            (error @ (store::Error::Invalid(_) | store::Error::Archived { .. }), Answer::Accepted(_))
+            (error @ (store::Error::Invalid(_) | store::Error::Archived { .. }), SenderAnswer::Accepted(_))
                 if order.command.origin.is_some() =>
             {
                 self.dead_letter(order, None, error.to_string());
@@ -343,17 +343,18 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// The host could not do it. What has a source is sent again by it, before all later ones.
+    /// Gives a command back that the host could not handle. If it has an origin, its source sends it again, before all
+    /// later ones.
     fn give_back(&mut self, order: PendingCommand, reason: String) {
         self.redeliveries.add(&order.command);
         order.answer(Outcome::Failed { reason });
     }
 
-    /// The aggregate said no.
+    /// Handles a refusal of the aggregate.
     fn refused(&mut self, order: PendingCommand, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
-                // What a rule refuses is counted in the status; it is the sender's news, not the operator's.
+                // A rejection concerns the sender, not the operator. The status counts it.
                 tracing::debug!(
                     command = &*order.command.id,
                     "{} to {} rejected: {reason}",
@@ -374,7 +375,7 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// It was not decided at all: try again where a ledger waits for it, else tell the sender.
+    /// Handles a command that was not decided: it is retried if it has an origin; otherwise the sender is told.
     fn undone(&mut self, mut order: PendingCommand, reason: String, after: Duration) {
         order.attempts += 1;
         if order.command.origin.is_none() {
@@ -396,7 +397,8 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// Tries again what is due, and with new code all that waits; when the host stops, gives it back instead.
+    /// Retries the commands that are due, and all waiting ones if there is new code. If the host is stopping, it gives
+    /// them back instead.
     fn try_again(&mut self, open: bool) {
         if self.retries.is_empty() {
             return;
@@ -423,7 +425,7 @@ impl<H: Handlers> Shard<H> {
         }
     }
 
-    /// It can't be handled. Where a sender waits, the sender is told; else the store keeps it as a dead letter.
+    /// Ends a command that can't be handled. If it has an origin, it is dead-lettered; otherwise the sender is told.
     fn dead_letter(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, reason: String) {
         let Command { id, name, stream, .. } = &*order.command;
         if order.command.origin.is_some() {
@@ -432,7 +434,7 @@ impl<H: Handlers> Shard<H> {
             tracing::info!(command = &**id, "{name} to {stream} is malformed: {reason}");
         }
         if order.command.origin.is_none() && !order.command.durable_id {
-            // Nothing is remembered of it: its name may be anything, and counting it would fill the store with names.
+            // The store does not record it: its name may be anything, and counting it would fill the store with names.
             self.put_back(&stream.aggregate_id, instance);
             return order.answer(Outcome::Malformed { reason });
         }
@@ -444,11 +446,11 @@ impl<H: Handlers> Shard<H> {
     fn record(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, decision: Decision, answer: Outcome) {
         let version = instance.as_ref().map(|instance| instance.version);
         let expected = version.map_or(ExpectedVersion::Any, ExpectedVersion::Exact);
-        self.append(order, expected, decision, Decided { instance, answer: Answer::Refused(answer) });
+        self.append(order, expected, decision, Decided { instance, answer: SenderAnswer::Refused(answer) });
     }
 }
 
-/// What the sender is told of a store's error.
+/// Converts a store's error to the outcome for the sender.
 fn outcome_of(error: store::Error) -> Outcome {
     match error {
         store::Error::Duplicate { outcome: Some(remembered), .. } => Outcome::Remembered(remembered),

@@ -1,4 +1,4 @@
-//! What goes back to a client: JSON, or a refusal in words.
+//! The answers to clients: JSON, or a refusal as text.
 
 use crate::escape::escape;
 use axum::Json;
@@ -7,14 +7,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::error::Error;
 
-/// Why a request is not served: a status and `{"error": "…"}`.
+/// The reason why a request is refused: a status and `{"error": "…"}`.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct HttpError {
     pub(super) status: StatusCode,
     pub(super) text: String,
 }
 
-impl Refusal {
+impl HttpError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
@@ -23,7 +23,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 
-    /// Nothing has the name that the path gives; `known` are the names there are.
+    /// Makes the refusal of a name in the path that does not exist. `known` has the existing names.
     pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Self {
         let known = if known.is_empty() { "there is none".to_owned() } else { format!("known: {}", known.join(", ")) };
         Self::new(StatusCode::NOT_FOUND, format!("no {kind} `{name}`; {known}"))
@@ -46,19 +46,19 @@ impl Refusal {
     pub(super) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "wrong method; commands, queries and what changes something are POST, the rest GET",
+            "wrong method; commands, queries and other changes are POST, everything else is GET",
         )
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         (self.status, Json(serde_json::json!({ "error": self.text }))).into_response()
     }
 }
 
-/// The framework's words are about its own types; these are about the request.
-impl From<QueryRejection> for Refusal {
+/// The framework's messages describe its own types, so they are reworded to describe the request.
+impl From<QueryRejection> for HttpError {
     fn from(rejection: QueryRejection) -> Self {
         let cause = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
         Self::malformed(wrong_query(&cause))
@@ -78,7 +78,7 @@ fn wrong_query(cause: &str) -> String {
     format!("the query string is wrong: {cause}")
 }
 
-impl From<PathRejection> for Refusal {
+impl From<PathRejection> for HttpError {
     fn from(rejection: PathRejection) -> Self {
         use axum::extract::path::ErrorKind::{InvalidUtf8InPathParam, ParseError, ParseErrorAtIndex, ParseErrorAtKey};
         let PathRejection::FailedToDeserializePathParams(failed) = &rejection else {
@@ -96,7 +96,7 @@ impl From<PathRejection> for Refusal {
     }
 }
 
-impl From<BytesRejection> for Refusal {
+impl From<BytesRejection> for HttpError {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_long(),
@@ -105,7 +105,7 @@ impl From<BytesRejection> for Refusal {
     }
 }
 
-/// Bytes that are JSON already.
+/// Makes an answer from bytes that are JSON already.
 pub(super) fn json(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

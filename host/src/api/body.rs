@@ -1,10 +1,10 @@
-//! The body of a request: whole, in time, and not longer than the limit.
+//! The body of a request: complete, in time, and within the limit of its length.
 //!
-//! A sender that is cut off while it still writes sees a broken connection, not the answer. So what is too long is read
-//! first, up to a bound, and thrown away.
+//! A sender that is cut off while it still writes sees a broken connection instead of the answer. So a body that is too
+//! long is first read up to a limit and discarded.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
@@ -14,28 +14,29 @@ use axum::response::{IntoResponse, Response};
 use std::time::Duration;
 use tokio_stream::StreamExt;
 
-/// Bytes that are read only to be thrown away. A sender of more is cut off.
+/// The most bytes that are read only to be discarded. If a sender sends more, it is cut off.
 const DISCARDED_MAX: usize = 256 << 20;
 
-/// All bytes of a body.
+/// The complete bytes of a body.
 pub(super) struct Whole(pub(super) Bytes);
 
 impl FromRequest<Server> for Whole {
-    type Rejection = Refusal;
+    type Rejection = HttpError;
 
-    async fn from_request(request: Request, server: &Server) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, server: &Server) -> Result<Self, HttpError> {
         let seconds = server.settings.idle_seconds;
         match tokio::time::timeout(Duration::from_secs(seconds), Bytes::from_request(request, server)).await {
             Ok(bytes) => Ok(Self(bytes?)),
             Err(_) => {
                 let text = format!("the body did not arrive within {seconds} s (the manifest's `api.idle_seconds`)");
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text))
+                Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, text))
             }
         }
     }
 }
 
-/// Refuses a request that says that its body is too long, in a way that its sender hears of it.
+/// Refuses a request whose header says that its body is too long. The body is discarded first, so that the sender reads
+/// the answer.
 pub(super) async fn refuse_long(State(server): State<Server>, request: Request, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if length.is_none_or(|length| length <= server.settings.body_mib << 20) {
@@ -50,7 +51,7 @@ pub(super) async fn refuse_long(State(server): State<Server>, request: Request, 
             left = left.saturating_sub(bytes.len());
         }
     };
-    // A sender that is too slow for this is cut off.
+    // If the sender is too slow, it is cut off.
     let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), discard).await;
-    Refusal::body_too_long().into_response()
+    HttpError::body_too_long().into_response()
 }

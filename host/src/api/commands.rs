@@ -1,7 +1,7 @@
 //! `POST /v1/commands/TYPE/ID/COMMAND`: one command, answered after its events are durable.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use super::body::Whole;
 use crate::clock::Clock;
 use crate::host::Untaken;
@@ -24,7 +24,7 @@ struct Answer {
     command_id: Arc<str>,
     #[serde(flatten)]
     outcome: Outcome,
-    /// When the outcome was recorded, if that was before.
+    /// The time when the outcome was recorded, if it is that of an earlier request with the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
     remembered_from_ms: Option<u64>,
 }
@@ -33,9 +33,9 @@ pub(super) async fn send(
     State(server): State<Server>,
     path: Result<Path<(String, String, String)>, PathRejection>,
     headers: HeaderMap,
-    body: Result<Whole, Refusal>,
-) -> Result<Response, Refusal> {
-    let made = path.map_err(Refusal::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
+    body: Result<Whole, HttpError>,
+) -> Result<Response, HttpError> {
+    let made = path.map_err(HttpError::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
         command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?.0, server.host.clock())
     });
     let sent = match made {
@@ -44,12 +44,12 @@ pub(super) async fn send(
     };
     if let Err(refusal) = &sent {
         server.host.traffic().count_refused();
-        tracing::info!("a request that is no command: {}", refusal.text);
+        tracing::info!("a request is not a valid command: {}", refusal.text);
     }
     sent
 }
 
-async fn take(server: &Server, command: Command) -> Result<Response, Refusal> {
+async fn take(server: &Server, command: Command) -> Result<Response, HttpError> {
     let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
     match server.host.send(command).await {
         Ok(Outcome::Remembered(Remembered { outcome, remembered_from_ms })) => {
@@ -57,9 +57,9 @@ async fn take(server: &Server, command: Command) -> Result<Response, Refusal> {
         }
         Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None })),
         Err(Untaken::UnknownAggregate { known }) => {
-            Err(Refusal::unknown("plugin serves aggregates of type", &aggregate_type, &known))
+            Err(HttpError::unknown("plugin serves aggregates of type", &aggregate_type, &known))
         }
-        Err(Untaken::InvalidId(reason)) => Err(Refusal::malformed(reason)),
+        Err(Untaken::InvalidId(reason)) => Err(HttpError::malformed(reason)),
     }
 }
 
@@ -69,7 +69,7 @@ fn command(
     headers: &HeaderMap,
     body: Bytes,
     clock: &Clock,
-) -> Result<Command, Refusal> {
+) -> Result<Command, HttpError> {
     let chosen = id(headers, "idempotency-key")?;
     let durable_id = chosen.is_some();
     let id_of_command = chosen.unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
@@ -86,30 +86,31 @@ fn command(
         origin: None,
         hops: 0,
         durable_id,
-        expected: expected.map_err(|cause| Refusal::malformed(format!("header x-expected-version {cause}")))?,
+        expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
     })
 }
 
-/// Tracing must not get in the way: what can't be read counts as absent.
+/// Reads a tracing header. If it can't be read, it counts as absent, because tracing must not make a command fail.
 fn trace_text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, Refusal> {
+fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, HttpError> {
     match text(headers, name)? {
-        Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX => {
-            Err(Refusal::malformed(format!("header {name} must be 1 to {ID_BYTES_MAX} bytes long, found {}", id.len())))
-        }
+        Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX => Err(HttpError::malformed(format!(
+            "header {name} must be 1 to {ID_BYTES_MAX} bytes long, found {}",
+            id.len()
+        ))),
         id => Ok(id.map(Arc::from)),
     }
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Refusal> {
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, HttpError> {
     let text = headers.get(name).map(|value| value.to_str()).transpose();
-    text.map_err(|_| Refusal::malformed(format!("header {name} must be printable ASCII")))
+    text.map_err(|_| HttpError::malformed(format!("header {name} must be printable ASCII")))
 }
 
-/// What a sender may expect of a stream, as text. The error completes a sentence about the header or option.
+/// Parses the version that a sender expects of a stream. The error completes a sentence about the header or option.
 pub(crate) fn expected_version(text: &str) -> Result<ExpectedVersion, String> {
     match text {
         "any" => Ok(ExpectedVersion::Any),
@@ -130,7 +131,7 @@ fn answer(answer: Answer) -> Response {
         Outcome::Conflict { .. } | Outcome::IdReused { .. } | Outcome::Archived { .. } => StatusCode::CONFLICT,
         Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        // What is remembered was fresh when it was recorded.
+        // A remembered outcome is never itself of this kind.
         Outcome::Remembered(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     match answer.outcome {
@@ -146,7 +147,7 @@ fn answer(answer: Answer) -> Response {
 mod tests {
     use super::*;
 
-    fn make(pairs: &[(&'static str, &str)], body: &'static str) -> Result<Command, Refusal> {
+    fn make(pairs: &[(&'static str, &str)], body: &'static str) -> Result<Command, HttpError> {
         let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         command(StreamId::new("order", "1"), "Create".into(), &headers, Bytes::from(body), &Clock::system())
     }

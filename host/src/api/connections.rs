@@ -1,10 +1,10 @@
-//! The connections of the API: how many there are, and when one ends.
+//! The connections of the API: their number, and their end.
 //!
-//! A connection costs a descriptor and memory, so there is a limit, and none is kept for a client that does nothing: one
-//! that sends no request, or reads no answer, for too long is closed. Beyond the limit there is room for probes alone, so
-//! that a host that has no room still says so.
+//! A connection costs a descriptor and memory, so their number is limited. A connection is closed if its client sends
+//! no request, or does not read its answer, for too long. Beyond the limit there is room for probes only, so a host
+//! that is full can still say so.
 
-use super::answer::Refusal;
+use super::answer::HttpError;
 use super::stall::Patient;
 use crate::host::{Counted, Host};
 use crate::manifest;
@@ -28,16 +28,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// Connections beyond `api.connections_max`, for probes.
 pub(super) const PROBES_MAX: usize = 16;
 
-/// How long a connection beyond the limit may take for its one request and the answer.
+/// The longest time that a connection beyond the limit may take for its only request and the answer.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// The pause after the system gave no connection: there are no descriptors, and trying at once gives none either.
+/// The pause after the system could not accept a connection. It has no free descriptors, so an immediate retry would
+/// fail.
 const NO_CONNECTION_PAUSE: Duration = Duration::from_millis(100);
 
-/// What answers when there is no other room.
+/// The paths that are served beyond the limit.
 const PROBES: [&str; 3] = ["/v1/live", "/v1/ready", "/metrics"];
 
-/// Accepts connections and serves them.
+/// The part that accepts connections and serves them.
 pub(super) struct Connections {
     settings: manifest::Api,
     host: Arc<Host>,
@@ -45,16 +46,16 @@ pub(super) struct Connections {
     room: Arc<Semaphore>,
     /// One permit for each connection beyond these.
     reserve: Arc<Semaphore>,
-    /// Serves everything.
+    /// The router of all paths.
     all: Router,
-    /// Serves probes.
+    /// The router of the probes.
     probes: Router,
     open: GracefulShutdown,
 }
 
 /// The place of a connection.
 struct Place {
-    /// It is beyond the limit.
+    /// Whether it is beyond the limit.
     is_reserve: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -78,13 +79,13 @@ impl Connections {
         }
     }
 
-    /// Serves until closing is asked for, then lets requests end.
+    /// Serves until closing is requested, then lets running requests finish.
     pub(super) async fn serve(self, listener: TcpListener, mut closing: watch::Receiver<bool>) {
         tokio::select! {
             _ = closing.wait_for(|closing| *closing) => {}
             () = self.accept(&listener) => {}
         }
-        // New connections are refused from here on.
+        // From here on new connections are refused.
         drop(listener);
         self.open.shutdown().await;
     }
@@ -102,7 +103,7 @@ impl Connections {
                 Err(cause) => {
                     let open = self.host.traffic().connections.load(Ordering::Relaxed);
                     tracing::error!(
-                        "the API got no connection from the system, {open} are open: {cause}; raise the limit of open files \
+                        "the API can't accept a connection, {open} are open: {cause}; raise the limit of open files \
                          (ulimit -n) or lower api.connections_max"
                     );
                     tokio::time::sleep(NO_CONNECTION_PAUSE).await;
@@ -117,7 +118,7 @@ impl Connections {
         }
         let max = self.settings.connections_max;
         tracing::warn!(
-            "{max} connections are open, as many as api.connections_max allows: there is room for probes alone"
+            "{max} connections are open, as many as api.connections_max allows: only probes are served beyond them"
         );
         let closed = "no semaphore of the API is closed";
         tokio::select! {
@@ -133,7 +134,7 @@ impl Connections {
 
     fn connected(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
         if let Err(cause) = stream.set_nodelay(true) {
-            tracing::debug!(%cause, "a connection of the API keeps Nagle's delay");
+            tracing::debug!(%cause, "Nagle's algorithm stays on for a connection of the API");
         }
         let (router, idle) = match place.is_reserve {
             false => (&self.all, Duration::from_secs(self.settings.idle_seconds)),
@@ -153,7 +154,7 @@ impl Connections {
             let _counted = Counted::new(&traffic.connections);
             let served = match place.is_reserve {
                 false => connection.await,
-                // Whatever it does, its place is for the next probe.
+                // After this time it is closed in any case, to make room for the next probe.
                 true => tokio::time::timeout(PROBE_TIME_MAX, connection).await.unwrap_or(Ok(())),
             };
             drop(place);
@@ -168,14 +169,14 @@ impl Connections {
                     traffic.idle.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!("a client at {peer} sent no request for {idle:?}: its connection is closed");
                 }
-                Err(cause) => tracing::debug!("the connection of a client at {peer} broke off: {cause}"),
+                Err(cause) => tracing::debug!("the connection of a client at {peer} failed: {cause}"),
                 Ok(()) => {}
             }
         });
     }
 }
 
-/// Lets probes through, and answers everything else that there is no room.
+/// Serves probes, and answers every other request that the host has no room.
 async fn only_probes(max: usize, host: &Host, request: Request, next: Next) -> Response {
     let mut answer = if PROBES.contains(&request.uri().path()) {
         next.run(request).await
@@ -183,7 +184,7 @@ async fn only_probes(max: usize, host: &Host, request: Request, next: Next) -> R
         host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
         let text =
             format!("{max} connections are open, as many as the manifest's `api.connections_max` allows: try again");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     };
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer

@@ -1,11 +1,11 @@
-//! `/v1/dead-letters`: what was dead-lettered, one by one, and trying it again or discarding it.
+//! `/v1/dead-letters`: lists, shows, replays and discards dead letters.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use crate::host::Unreplayed;
-use crate::model::{DeadLetterContent, Header, KeptLetter};
+use crate::model::{DeadLetterContent, Header, KeptDeadLetter};
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
-use crate::store::{Discard, Letters};
+use crate::store::{DeadLetterQuery, Discard};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Letters in an answer unless the request says otherwise, and at most.
+/// The default and the largest number of letters in an answer.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
-/// Letters that one transaction of the store discards.
+/// The number of letters that one transaction of the store discards.
 const DISCARDED_AT_ONCE: u64 = 5_000;
 
 #[derive(Deserialize)]
@@ -36,11 +36,11 @@ pub(super) struct Wanted {
 pub(super) async fn list(
     State(server): State<Server>,
     wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<DeadLetters>, Refusal> {
+) -> Result<Json<DeadLetters>, HttpError> {
     let Query(Wanted { consumer, before, limit }) = wanted?;
     let limit = limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     let found = server.host.read(move |reader| {
-        let wanted = Letters { consumer: consumer.as_deref(), before, limit };
+        let wanted = DeadLetterQuery { consumer: consumer.as_deref(), before, limit };
         reader.dead_letters(&wanted)
     });
     let (letters, total) = found.await?;
@@ -50,23 +50,23 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(server): State<Server>,
     number: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, HttpError> {
     let Path(number) = number?;
     match server.host.read(move |reader| reader.dead_letter(number)).await? {
         Some(kept) => Ok(Json(whole(kept))),
-        None => Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no dead letter {number}"))),
+        None => Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no dead letter {number}"))),
     }
 }
 
 pub(super) async fn replay(
     State(server): State<Server>,
     number: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Replayed>, Refusal> {
+) -> Result<Json<Replayed>, HttpError> {
     let Path(number) = number?;
     server.host.replay(number).await.map(Json).map_err(|unreplayed| match unreplayed {
-        Unreplayed::Impossible(text) => Refusal::new(StatusCode::CONFLICT, text),
-        Unreplayed::Again(text) => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text),
-        Unreplayed::Busy(text) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text),
+        Unreplayed::Impossible(text) => HttpError::new(StatusCode::CONFLICT, text),
+        Unreplayed::Again(text) => HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, text),
+        Unreplayed::Busy(text) => HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text),
         Unreplayed::Store(error) => error.into(),
     })
 }
@@ -74,9 +74,9 @@ pub(super) async fn replay(
 pub(super) async fn discard(
     State(server): State<Server>,
     number: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, HttpError> {
     let Path(number) = number?;
-    server.host.change(move |store, done| store.discard_letter(number, done)).await?;
+    server.host.change(move |store, done| store.discard_dead_letter(number, done)).await?;
     Ok(Json(json!({ "number": number })))
 }
 
@@ -86,20 +86,21 @@ pub(super) struct Discarded {
     consumer: Option<String>,
 }
 
-/// Discards all letters that there are now, oldest first. The answer has a line of JSON for each step, and the last one
-/// says `"done":true`, or has the error.
+/// Discards all current letters, oldest first. The answer has a line of JSON for each step. The last line has
+/// `"done":true` or the error.
 pub(super) async fn discard_all(
     State(server): State<Server>,
     which: Result<Query<Discarded>, QueryRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let Query(Discarded { consumer }) = which?;
     let wanted = consumer.clone();
-    let newest = Letters { consumer: None, before: None, limit: 1 };
+    let newest = DeadLetterQuery { consumer: None, before: None, limit: 1 };
     let (newest, total) = server
         .host
         .read(move |reader| {
             let (letters, _) = reader.dead_letters(&newest)?;
-            let (_, total) = reader.dead_letters(&Letters { consumer: wanted.as_deref(), before: None, limit: 0 })?;
+            let (_, total) =
+                reader.dead_letters(&DeadLetterQuery { consumer: wanted.as_deref(), before: None, limit: 0 })?;
             Ok((letters.first().map_or(0, |kept| kept.number), total))
         })
         .await?;
@@ -108,16 +109,16 @@ pub(super) async fn discard_all(
         let mut discarded = 0;
         let ended = loop {
             let which = Discard { consumer: consumer.clone(), last: newest, limit: DISCARDED_AT_ONCE };
-            let step = server.host.discard_letters(which).await;
+            let step = server.host.discard_dead_letters(which).await;
             match step {
                 Ok(0) => break json!({ "discarded": discarded, "of": total, "done": true }),
                 Ok(count) => discarded += count,
                 Err(error) => break json!({ "discarded": discarded, "of": total, "error": error.to_string() }),
             }
-            // Who does not listen any more has asked for it all the same.
+            // If the client no longer listens, the letters are discarded nevertheless, as it requested.
             let _ = lines.send(Ok(line(&json!({ "discarded": discarded, "of": total })))).await;
         };
-        tracing::info!(consumer, "discarded {discarded} of {total} dead letters, as somebody asked for");
+        tracing::info!(consumer, "discarded {discarded} of {total} dead letters, as a client requested");
         let _ = lines.send(Ok(line(&ended))).await;
     });
     let body = Body::from_stream(ReceiverStream::new(answer));
@@ -128,8 +129,8 @@ fn line(value: &Value) -> Bytes {
     format!("{value}\n").into()
 }
 
-/// The letter and what it holds.
-fn whole(kept: KeptLetter) -> Value {
+/// Formats a letter with its content.
+fn whole(kept: KeptDeadLetter) -> Value {
     let (kind, content) = content(&kept.letter.content);
     let mut whole = json!(DeadLetterItem::from(kept));
     whole["kind"] = kind.into();
@@ -175,7 +176,7 @@ fn headers_shown(headers: &[Header]) -> Vec<Value> {
     headers.iter().map(shown).collect()
 }
 
-/// Text where it is text: what did not decode is most often JSON with a mistake in it.
+/// Formats bytes as text if they are UTF-8: a payload that did not decode is usually JSON with a mistake in it.
 fn bytes_shown(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.into(),
@@ -208,7 +209,7 @@ mod tests {
             content: DeadLetterContent::Record(record),
         };
         assert_eq!(
-            whole(KeptLetter { number: 7, dead_lettered_ms: 6, letter }),
+            whole(KeptDeadLetter { number: 7, dead_lettered_ms: 6, letter }),
             json!({
                 "number": 7, "consumer": "till", "place": "topic baskets partition 3 offset 17", "key": null,
                 "reason": "the key is not UTF-8", "time_ms": 5, "dead_lettered_ms": 6, "kind": "record",

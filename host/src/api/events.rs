@@ -1,7 +1,7 @@
-//! `GET /v1/events`: the store's events as lines of JSON, from a position on, and on as they come.
+//! `GET /v1/events`: the store's events as lines of JSON, from a position on, followed by new ones if requested.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use crate::filter::Filter;
 use crate::host::Counted;
 use crate::model::{Header, Position, RecordedEvent};
@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// How many events are read at once. A slow client holds at most two such pages.
+/// The most events of one page. A slow client holds at most two pages in memory.
 const PAGE_EVENTS_MAX: usize = 500;
 
 #[derive(Deserialize)]
@@ -38,10 +38,12 @@ pub(super) struct Wanted {
 pub(super) async fn stream(
     State(server): State<Server>,
     wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let Query(wanted) = wanted?;
     let filter = match &wanted.types {
-        Some(patterns) => Filter::parse(patterns.split(',')).map_err(|cause| Refusal::malformed(cause.to_string()))?,
+        Some(patterns) => {
+            Filter::parse(patterns.split(',')).map_err(|cause| HttpError::malformed(cause.to_string()))?
+        }
         None => Filter::all(),
     };
     let limit = wanted.limit.unwrap_or(u64::MAX);
@@ -68,15 +70,15 @@ pub(super) async fn stream(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// What a read takes up. A few events are read at once, whatever their client does; everything else is a stream, which
-/// lasts as long as its client reads.
+/// The permit that a read holds. A small read runs at once and does not wait for its client. Every other read is a
+/// stream, which lasts as long as its client reads.
 enum Place {
     Page { _permit: OwnedSemaphorePermit },
     Stream(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
 }
 
 impl Place {
-    async fn of(server: &Server, limit: u64, follow: bool) -> Result<Self, Refusal> {
+    async fn of(server: &Server, limit: u64, follow: bool) -> Result<Self, HttpError> {
         if !follow && limit <= PAGE_EVENTS_MAX as u64 {
             let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
             return Ok(Self::Page { _permit: permit.expect("no semaphore of the API is closed") });
@@ -85,15 +87,15 @@ impl Place {
             server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
             let max = server.settings.streams_max;
             let text = format!(
-                "{max} event streams are open, as many as the manifest's `api.streams_max` allows; a read of at most \
-                 {PAGE_EVENTS_MAX} events (limit) needs none"
+                "{max} event streams are open, as many as the manifest's `api.streams_max` allows; a request with \
+                 `limit` of at most {PAGE_EVENTS_MAX} needs no stream"
             );
             tracing::warn!("{text}");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
+            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)
         })
     }
 
-    /// How many pages may wait for the client: all of a read that must not wait for it.
+    /// Returns how many pages may wait for the client. A small read must not wait for it, so all of its pages may.
     fn pages_max(&self) -> usize {
         match self {
             Self::Page { .. } => PAGE_EVENTS_MAX,
@@ -102,14 +104,14 @@ impl Place {
     }
 }
 
-/// Reads pages for one client until it has what it wants or goes away.
+/// The reader of one client. It reads pages until the client has all that it wants, or disconnects.
 struct Follower {
     store: Arc<dyn EventStore>,
     head: watch::Receiver<Position>,
     filter: Arc<Filter>,
-    /// Everything up to here is sent or not wanted.
+    /// The position up to which all events are sent or not wanted.
     after: Position,
-    /// How many more events are wanted.
+    /// The number of events that are still wanted.
     left: u64,
     follow: bool,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
@@ -119,8 +121,8 @@ struct Follower {
 impl Follower {
     async fn run(mut self) {
         if let Err(cause) = self.send_pages().await {
-            tracing::error!(%cause, after = %self.after, "an event stream of the API broke off");
-            // The status line is long gone: the last line says what happened.
+            tracing::error!(%cause, after = %self.after, "an event stream of the API failed");
+            // The status line is already sent, so the last line has the error.
             let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
             let _ = self.lines.send(Ok(line.into())).await;
         }
@@ -143,7 +145,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads a page on a thread that may block, with a reader of this stream's own.
+    /// Reads a page on a thread that may block, with this stream's own reader.
     async fn read(&self, reader: Option<Box<dyn Reader>>) -> Result<(Page, Box<dyn Reader>), Error> {
         let (store, filter, after) = (self.store.clone(), self.filter.clone(), self.after);
         let limit = PAGE_EVENTS_MAX.min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -155,7 +157,7 @@ impl Follower {
         joined.unwrap_or_else(|panic| Err(Error::Failed(format!("reading events: {panic}"))))
     }
 
-    /// Waits until there is something new; false when the client or the host goes away before.
+    /// Waits until there is something new. Returns false if the client disconnects or the host stops before.
     async fn wait(&mut self) -> bool {
         let after = self.after;
         tokio::select! {
@@ -166,7 +168,7 @@ impl Follower {
     }
 }
 
-/// One event as a line; its fields are part of the API.
+/// One event as a line. The names of its fields are part of the API.
 #[derive(Serialize)]
 struct Line<'e> {
     position: u64,
@@ -191,7 +193,7 @@ struct LineHeader<'e> {
     value: Option<Text<'e>>,
 }
 
-/// Bytes as text where they are text.
+/// Bytes, as text if they are UTF-8.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Text<'e> {
@@ -209,7 +211,7 @@ enum Payload<'e> {
 fn lines(events: &[RecordedEvent]) -> Bytes {
     let mut text = Vec::with_capacity(events.len() * 512);
     for event in events {
-        // Writing to memory fails for no value of these types.
+        // Writing these types to memory never fails.
         serde_json::to_writer(&mut text, &line(event)).expect("an event is JSON");
         text.push(b'\n');
     }
@@ -240,7 +242,7 @@ fn line_header(header: &Header) -> LineHeader<'_> {
 
 fn payload(bytes: &[u8]) -> Payload<'_> {
     match serde_json::from_slice::<&RawValue>(bytes) {
-        // A line break in JSON is white space: strings have it escaped.
+        // A line break in JSON is always white space, because strings have it escaped.
         Ok(json) if json.get().contains(['\n', '\r']) => {
             let line = json.get().replace(['\n', '\r'], " ");
             RawValue::from_string(line).map_or_else(|_| encoded(bytes), |json| Payload::Json(Cow::Owned(json)))

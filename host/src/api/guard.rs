@@ -1,29 +1,29 @@
-//! Keeps out of the API what is foreign, and what can be read in two ways.
+//! The guard of the API. It refuses requests from foreign web pages, and requests that are ambiguous.
 //!
 //! A page that a browser on this machine shows can send requests to a loopback address. Browsers name the page in
-//! `Origin`; and where the page's own name was made to resolve to this machine (DNS rebinding), `Host` has that name.
+//! `Origin`. If the page's own name resolves to this machine (DNS rebinding), `Host` has that name.
 
-use super::answer::Refusal;
+use super::answer::HttpError;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 
-/// Headers of which a request may have one at most: with two, what comes before this host may have read the other.
+/// Headers that a request may have only once. With two of them, a proxy in front of this host may have used the other.
 const ONCE: [&str; 5] = ["host", "origin", "idempotency-key", "x-expected-version", "x-correlation-id"];
 
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
-        return Refusal::malformed(reason).into_response();
+        return HttpError::malformed(reason).into_response();
     }
     match foreign(request.headers()) {
         None => next.run(request).await,
-        Some(reason) => Refusal::new(StatusCode::FORBIDDEN, reason).into_response(),
+        Some(reason) => HttpError::new(StatusCode::FORBIDDEN, reason).into_response(),
     }
 }
 
-/// Why a request can be read in more than one way.
+/// Returns why a request is ambiguous, if it is.
 fn ambiguous(path: &str, headers: &HeaderMap) -> Option<String> {
     if let Some(name) = ONCE.into_iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         return Some(format!("the request has more than one header {name}: send it once"));
@@ -31,7 +31,7 @@ fn ambiguous(path: &str, headers: &HeaderMap) -> Option<String> {
     let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     let (at, _) = path.match_indices('%').find(|(at, _)| !is_escape(&path[at + 1..]))?;
     Some(format!(
-        "the path has a percent sign at byte {at} that two hexadecimal digits do not follow: write the sign itself as %25"
+        "the path has a percent sign at byte {at} without two hexadecimal digits after it: write the sign itself as %25"
     ))
 }
 
@@ -48,11 +48,11 @@ fn foreign(headers: &HeaderMap) -> Option<String> {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     match authority {
         Some(authority) if is_loopback(authority) => None,
-        _ => Some(format!("requests from web pages of other machines are refused, this one is from `{origin}`")),
+        _ => Some(format!("requests from web pages of other machines are refused; this one is from `{origin}`")),
     }
 }
 
-/// Whether `host` or `host:port` is this machine whatever a name server says.
+/// Returns whether `host` or `host:port` is this machine, whatever a name server says.
 fn is_loopback(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,

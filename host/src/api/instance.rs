@@ -1,9 +1,10 @@
-//! Which process answers: its answers say so, and it refuses what is meant for another.
+//! The identity of the process that answers. Every answer names it, and requests that are meant for another process are
+//! refused.
 //!
-//! A client that found the host in a data folder names the process that it means. A host that was killed leaves its
-//! address behind, and another host, of another store, may listen there since.
+//! A client that finds the host through a data folder names the process that it means. A host that was killed leaves
+//! its address behind, and another host, with another store, may listen there by now.
 
-use super::answer::Refusal;
+use super::answer::HttpError;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -22,13 +23,11 @@ pub(super) async fn name(State(instance): State<HeaderValue>, request: Request, 
     response
 }
 
-fn another(meant: &HeaderValue) -> Refusal {
+fn another(meant: &HeaderValue) -> HttpError {
     let meant = meant.to_str().unwrap_or("another one");
     let remedy = "read host.json in the data folder again, or start a host there";
-    Refusal::new(
+    HttpError::new(
         StatusCode::MISDIRECTED_REQUEST,
-        format!(
-            "the request is meant for the host process {meant}, which is gone, and another host answers here: {remedy}"
-        ),
+        format!("the request is meant for host process {meant}, which is gone; another host answers here: {remedy}"),
     )
 }

@@ -1,8 +1,8 @@
-//! `GET /metrics`: the host's numbers for Prometheus, in the OpenMetrics text format. The only place that knows its
-//! encoder.
+//! `GET /metrics`: the host's metrics for Prometheus, in the OpenMetrics text format. This is the only place that knows
+//! the encoder of that format.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use crate::metrics::{Family, Unit, Value};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -15,10 +15,10 @@ use std::fmt;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) async fn metrics(State(server): State<Server>) -> Result<Response, Refusal> {
+pub(super) async fn metrics(State(server): State<Server>) -> Result<Response, HttpError> {
     let families = server.host.metrics().await;
     let text = write(families);
-    let text = text.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written"))?;
+    let text = text.map_err(|_| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 

@@ -1,7 +1,7 @@
-//! What operators and scripts ask: the state of the host, waiting for its work, reloading a plugin.
+//! Requests of operators and scripts: the state of the host, waiting for its work, and reloading a plugin.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use super::queries::timeout;
 use crate::model::Position;
 use crate::projection::SkipError;
@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-/// How long the waiting requests wait unless they say otherwise.
+/// The default time of requests that wait.
 const TIMEOUT_MS: u64 = 30_000;
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ pub(super) async fn status(State(server): State<Server>) -> Json<Status> {
     Json(server.host.status().await)
 }
 
-/// The API answers, so the process lives.
+/// Answers that the process is alive, which the answer itself shows.
 pub(super) async fn live() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "live": true }))
 }
@@ -46,7 +46,7 @@ pub(super) async fn live() -> Json<serde_json::Value> {
 pub(super) async fn ready(
     State(server): State<Server>,
     stalled: Result<Query<Stalled>, QueryRejection>,
-) -> Result<(StatusCode, Json<Readiness>), Refusal> {
+) -> Result<(StatusCode, Json<Readiness>), HttpError> {
     let Query(Stalled { stalled_ms }) = stalled?;
     let after = stalled_ms.map(|ms| timeout(Some(ms), ms)).transpose()?;
     let mut readiness = server.host.readiness(after).await;
@@ -61,7 +61,7 @@ pub(super) async fn ready(
 pub(super) async fn drained(
     State(server): State<Server>,
     wait: Result<Query<Wait>, QueryRejection>,
-) -> Result<Json<Drained>, Refusal> {
+) -> Result<Json<Drained>, HttpError> {
     let Query(wait) = wait?;
     let draining = server.host.drained(timeout(wait.timeout_ms, TIMEOUT_MS)?);
     Ok(Json(server.unless_closing(draining).await?))
@@ -71,14 +71,14 @@ pub(super) async fn wait_source(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
     wait: Result<Query<WaitHandled>, QueryRejection>,
-) -> Result<Json<SourceProgress>, Refusal> {
+) -> Result<Json<SourceProgress>, HttpError> {
     let (Path(name), Query(wait)) = (name?, wait?);
     let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
     match server.unless_closing(server.host.wait_source(&name, wait.handled, timeout)).await? {
         Some(progress) => Ok(Json(progress)),
         None => {
             let known: Vec<String> = server.host.status().await.sources.into_iter().map(|source| source.name).collect();
-            Err(Refusal::unknown("source", &name, &known))
+            Err(HttpError::unknown("source", &name, &known))
         }
     }
 }
@@ -87,14 +87,14 @@ pub(super) async fn reload(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
     wait: Result<Query<Wait>, QueryRejection>,
-) -> Result<(StatusCode, Json<Reloaded>), Refusal> {
+) -> Result<(StatusCode, Json<Reloaded>), HttpError> {
     let (Path(name), Query(wait)) = (name?, wait?);
     let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
     if let Some(unknown) = tokio::task::block_in_place(|| server.host.unknown_plugin(&name)) {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, unknown));
+        return Err(HttpError::new(StatusCode::NOT_FOUND, unknown));
     }
     let reloaded = server.unless_closing(server.host.reload(&name, timeout)).await?;
-    let reloaded = reloaded.map_err(|cause| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, cause))?;
+    let reloaded = reloaded.map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))?;
     let status = if reloaded.building.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(reloaded)))
 }
@@ -109,15 +109,15 @@ pub(super) async fn skip_event(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
     at: Result<Query<SkipAt>, QueryRejection>,
-) -> Result<Json<SkippedEvent>, Refusal> {
+) -> Result<Json<SkippedEvent>, HttpError> {
     let (Path(name), Query(SkipAt { position })) = (name?, at?);
     match server.host.skip_event(&name, Position(position)).await {
         Some(Ok(skipped)) => Ok(Json(skipped)),
-        Some(Err(SkipError::NotThere(text))) => Err(Refusal::new(StatusCode::CONFLICT, text)),
-        Some(Err(SkipError::Store(text))) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)),
+        Some(Err(SkipError::NotThere(text))) => Err(HttpError::new(StatusCode::CONFLICT, text)),
+        Some(Err(SkipError::Store(text))) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)),
         None => {
             let known = server.host.status().await.projections.into_iter().map(|one| one.name).collect::<Vec<_>>();
-            Err(Refusal::unknown("projection", &name, &known))
+            Err(HttpError::unknown("projection", &name, &known))
         }
     }
 }

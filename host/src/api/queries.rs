@@ -1,6 +1,6 @@
-//! `POST /v1/queries/PROJECTION/QUERY`: one question to a read model, which may wait for a position first.
+//! `POST /v1/queries/PROJECTION/QUERY`: one query to a read model, which may first wait for a position.
 
-use super::answer::{Refusal, json};
+use super::answer::{HttpError, json};
 use super::body::Whole;
 use super::{Server, WAIT_MS_MAX};
 use crate::host::QueryError;
@@ -12,7 +12,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How long a query waits for its position unless it says otherwise.
+/// The default time that a query waits for its position.
 const TIMEOUT_MS: u64 = 5_000;
 
 #[derive(Deserialize)]
@@ -26,8 +26,8 @@ pub(super) async fn query(
     State(server): State<Server>,
     path: Result<Path<(String, String)>, PathRejection>,
     wait: Result<Query<Wait>, QueryRejection>,
-    body: Result<Whole, Refusal>,
-) -> Result<Response, Refusal> {
+    body: Result<Whole, HttpError>,
+) -> Result<Response, HttpError> {
     let (Path((projection, query)), Query(wait), Whole(body)) = (path?, wait?, body?);
     let params = if body.is_empty() { b"null".to_vec() } else { body.into() };
     let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
@@ -35,21 +35,21 @@ pub(super) async fn query(
     server.unless_closing(asking).await?.map(json).map_err(|error| refusal(error, &projection))
 }
 
-/// How long a request may wait: what it asks for within the limit, or a default.
-pub(super) fn timeout(asked_ms: Option<u64>, default_ms: u64) -> Result<Duration, Refusal> {
+/// Returns how long a request may wait: the time that it asks for, within the limit, or the default.
+pub(super) fn timeout(asked_ms: Option<u64>, default_ms: u64) -> Result<Duration, HttpError> {
     match asked_ms.unwrap_or(default_ms) {
         ms if ms <= WAIT_MS_MAX => Ok(Duration::from_millis(ms)),
-        ms => Err(Refusal::malformed(format!("timeout_ms must be at most {WAIT_MS_MAX}, found {ms}"))),
+        ms => Err(HttpError::malformed(format!("timeout_ms must be at most {WAIT_MS_MAX}, found {ms}"))),
     }
 }
 
-fn refusal(error: QueryError, projection: &str) -> Refusal {
+fn refusal(error: QueryError, projection: &str) -> HttpError {
     match error {
-        QueryError::UnknownProjection { known } => Refusal::unknown("projection", projection, &known),
-        QueryError::UnknownQuery(text) => Refusal::new(StatusCode::NOT_FOUND, text),
-        QueryError::Malformed(text) => Refusal::malformed(text),
-        QueryError::TimedOut(text) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, text),
-        QueryError::Unavailable(text) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text),
-        QueryError::Failed(text) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+        QueryError::UnknownProjection { known } => HttpError::unknown("projection", projection, &known),
+        QueryError::UnknownQuery(text) => HttpError::new(StatusCode::NOT_FOUND, text),
+        QueryError::Malformed(text) => HttpError::malformed(text),
+        QueryError::TimedOut(text) => HttpError::new(StatusCode::GATEWAY_TIMEOUT, text),
+        QueryError::Unavailable(text) => HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text),
+        QueryError::Failed(text) => HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, text),
     }
 }

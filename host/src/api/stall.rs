@@ -1,7 +1,7 @@
-//! A connection whose client must go on reading.
+//! Connections whose client must keep reading.
 //!
-//! An answer waits in memory until its client takes it. A client that takes nothing for a while would hold that memory,
-//! and its place, for as long as it likes; so writing fails then, which ends the connection and whatever filled it.
+//! An answer waits in memory until its client reads it. A client that reads nothing could hold that memory, and its
+//! connection, for any time. So after a while writing fails, which ends the connection and the request behind it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,23 +12,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream whose writes fail once the other side has read nothing for so long.
+/// A stream whose writes fail if the client has read nothing for a given time.
 pub(super) struct Patient<S> {
     stream: S,
     time_max: Duration,
-    /// Runs while a write waits.
+    /// The deadline of a write that waits.
     deadline: Option<Pin<Box<Sleep>>>,
     stalled: Arc<AtomicBool>,
 }
 
 impl<S> Patient<S> {
-    /// The stream, and what tells whether it failed because nobody read.
+    /// Wraps a stream. The flag turns true if a write fails because the client does not read.
     pub(super) fn new(stream: S, time_max: Duration) -> (Self, Arc<AtomicBool>) {
         let stalled = Arc::<AtomicBool>::default();
         (Self { stream, time_max, deadline: None, stalled: stalled.clone() }, stalled)
     }
 
-    /// What a write comes to: it waits no longer than the limit.
+    /// Limits the time that a write may wait.
     fn within<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.deadline = None;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    /// A stream whose every write waits for so many looks at it; for ever after the last.
+    /// A stream whose writes each wait for a given number of polls, and after the last one forever.
     struct Reader {
         looks: Vec<usize>,
     }

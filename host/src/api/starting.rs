@@ -1,6 +1,6 @@
-//! The API of a host that is not there yet: it lives, it is not ready, and it says what it is doing.
+//! The API of a host that is starting. It answers that the process is alive but not ready, and what the host is doing.
 
-use super::answer::Refusal;
+use super::answer::HttpError;
 use super::{guard, operations, refuse_foreign};
 use crate::host::Startup;
 use crate::status::Readiness;
@@ -14,14 +14,14 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// How long requests that are under way may take to end once the host has started.
+/// The longest time that running requests may take to end when the host has started.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 
 /// Seconds after which a client may ask again.
 const RETRY_AFTER_S: &str = "1";
 
-/// Serves from the moment that the port is bound until `started` is ready, which hands over to [`super::serve`] on
-/// another handle of the same listener: a connection that comes in between waits for it.
+/// Serves from the moment that the port is bound until `started` is ready. Then [`super::serve`] takes over, on another
+/// handle of the same listener. A connection that arrives in between waits for it.
 pub async fn serve_starting(
     listener: TcpListener,
     startup: Startup,
@@ -34,7 +34,7 @@ pub async fn serve_starting(
         end.send_replace(true);
     });
     let overdue = async {
-        // A sender that is gone means the same.
+        // A dropped sender also means that the host has started.
         let _ = ending.wait_for(|ending| *ending).await;
         tokio::time::sleep(HAND_OVER_MAX).await;
     };
@@ -60,7 +60,7 @@ async fn ready(State(startup): State<Startup>) -> Response {
 
 async fn not_yet(State(startup): State<Startup>) -> Response {
     let text = format!("the host is starting: {}; send the request again when /v1/ready answers 200", startup.doing());
-    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+    let refusal = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text);
     ([(header::RETRY_AFTER, RETRY_AFTER_S)], refusal).into_response()
 }
 

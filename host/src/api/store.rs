@@ -1,7 +1,7 @@
-//! `/v1/store` and `/v1/streams`: how much there is, a copy of it, and streams that take no more events.
+//! `/v1/store` and `/v1/streams`: statistics and backups of the store; showing, archiving and restoring streams.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use super::body::Whole;
 use crate::model::{StreamId, Version};
 use crate::status::StreamStatus;
@@ -31,7 +31,7 @@ type Stream = Result<Path<(String, String)>, PathRejection>;
 pub(super) async fn statistics(
     State(server): State<Server>,
     depth: Result<Query<Depth>, QueryRejection>,
-) -> Result<Json<Statistics>, Refusal> {
+) -> Result<Json<Statistics>, HttpError> {
     let Query(Depth { count }) = depth?;
     let counting = server.host.statistics(count);
     Ok(Json(server.unless_closing(counting).await??))
@@ -39,26 +39,26 @@ pub(super) async fn statistics(
 
 pub(super) async fn backup(
     State(server): State<Server>,
-    body: Result<Whole, Refusal>,
-) -> Result<Json<Backup>, Refusal> {
+    body: Result<Whole, HttpError>,
+) -> Result<Json<Backup>, HttpError> {
     let wanted = serde_json::from_slice(&body?.0);
     let Wanted { file } = wanted.map_err(|cause| {
-        Refusal::malformed(format!("the body must be JSON such as {{\"file\":\"/absolute/path\"}}: {cause}"))
+        HttpError::malformed(format!("the body must be JSON such as {{\"file\":\"/absolute/path\"}}: {cause}"))
     })?;
     if !file.is_absolute() {
         let text =
-            format!("`file` must be an absolute path, found {}: the host has a folder of its own", file.display());
-        return Err(Refusal::malformed(text));
+            format!("`file` must be an absolute path, found {}: the host runs in another folder", file.display());
+        return Err(HttpError::malformed(text));
     }
     Ok(Json(server.host.backup(file).await?))
 }
 
-pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {
     let Path((aggregate_type, aggregate_id)) = stream?;
     status(&server, StreamId::new(aggregate_type, aggregate_id)).await
 }
 
-pub(super) async fn archive(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+pub(super) async fn archive(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {
     let Path((aggregate_type, aggregate_id)) = stream?;
     let stream = StreamId::new(aggregate_type, aggregate_id);
     let archived = stream.clone();
@@ -66,7 +66,7 @@ pub(super) async fn archive(State(server): State<Server>, stream: Stream) -> Res
     status(&server, stream).await
 }
 
-pub(super) async fn restore(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, Refusal> {
+pub(super) async fn restore(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {
     let Path((aggregate_type, aggregate_id)) = stream?;
     let stream = StreamId::new(aggregate_type, aggregate_id);
     let restored = stream.clone();
@@ -74,11 +74,11 @@ pub(super) async fn restore(State(server): State<Server>, stream: Stream) -> Res
     status(&server, stream).await
 }
 
-async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>, Refusal> {
+async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>, HttpError> {
     let asked = stream.clone();
     let found = server.host.read(move |reader| Ok((reader.stream_version(&asked)?, reader.is_archived(&asked)?)));
     match found.await? {
-        (Version(0), _) => Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}"))),
+        (Version(0), _) => Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}"))),
         (version, archived) => Ok(Json(StreamStatus {
             stream: stream.to_string(),
             aggregate_type: stream.aggregate_type.to_string(),
@@ -89,7 +89,7 @@ async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>,
     }
 }
 
-impl From<store::Error> for Refusal {
+impl From<store::Error> for HttpError {
     fn from(error: store::Error) -> Self {
         let status = match &error {
             store::Error::NotFound(_) => StatusCode::NOT_FOUND,

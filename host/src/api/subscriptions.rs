@@ -1,7 +1,7 @@
-//! `/v1/subscriptions`: what there is, and pausing and resuming one.
+//! `/v1/subscriptions`: lists, pauses and resumes subscriptions.
 
 use super::Server;
-use super::answer::Refusal;
+use super::answer::HttpError;
 use crate::host::Unpaused;
 use crate::status::{Paused, SubscriptionStatus};
 use axum::Json;
@@ -16,20 +16,20 @@ pub(super) async fn list(State(server): State<Server>) -> Json<Vec<SubscriptionS
 pub(super) async fn pause(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Paused>, Refusal> {
+) -> Result<Json<Paused>, HttpError> {
     set_paused(&server, &name?.0, true).await
 }
 
 pub(super) async fn resume(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Paused>, Refusal> {
+) -> Result<Json<Paused>, HttpError> {
     set_paused(&server, &name?.0, false).await
 }
 
-async fn set_paused(server: &Server, name: &str, paused: bool) -> Result<Json<Paused>, Refusal> {
+async fn set_paused(server: &Server, name: &str, paused: bool) -> Result<Json<Paused>, HttpError> {
     server.host.set_paused(name, paused).await.map(Json).map_err(|error| match error {
-        Unpaused::Unknown { known } => Refusal::unknown("subscription", name, &known),
-        Unpaused::Store(error) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Unpaused::Unknown { known } => HttpError::unknown("subscription", name, &known),
+        Unpaused::Store(error) => HttpError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })
 }

@@ -1,15 +1,15 @@
-//! `wasmill check`: a manifest and its plugins, before anything is started.
+//! `wasmill check`: checks a manifest and its plugins before anything is started.
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
 use crate::host::Checked;
 use crate::manifest::Manifest;
 use std::path::Path;
 
-pub(super) fn check(path: &Path, json: bool) -> Result<(), Failure> {
+pub(super) fn check(path: &Path, json: bool) -> Result<(), CommandFailure> {
     let manifest = Manifest::load(path)?;
     let Checked { plugins, idle_keys, orphans, moves, unread } =
-        crate::host::check(&manifest).map_err(Failure::all_failed)?;
+        crate::host::check(&manifest).map_err(CommandFailure::all_failed)?;
     let demand = crate::host::demand(&manifest);
     if json {
         let found = serde_json::json!({
@@ -22,7 +22,7 @@ pub(super) fn check(path: &Path, json: bool) -> Result<(), Failure> {
     let idle_keys: String = idle_keys.iter().map(|sentence| format!("  warning: {sentence}\n")).collect();
     let moves: String = moves.iter().map(|moved| format!("  at the next start: {moved}\n")).collect();
     let orphans: String = orphans.iter().map(|orphan| format!("  only in the store: {orphan}\n")).collect();
-    let unread = unread.map_or(String::new(), |why| format!("  the store was not looked at: {why}\n"));
+    let unread = unread.map_or(String::new(), |why| format!("  the store was not checked: {why}\n"));
     output::text(&format!(
         "{} is valid\n{found}  reserves {}\n{idle_keys}{moves}{orphans}{unread}",
         path.display(),

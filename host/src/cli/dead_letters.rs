@@ -1,61 +1,61 @@
-//! `wasmill dead-letters`: what was dead-lettered, and what becomes of it.
+//! `wasmill dead-letters`: lists, shows, replays and discards dead letters.
 
 use super::client::{Client, Reply, Target};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::table::{Align, Table, number, time, time_if_known};
 use super::{output, render};
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, IsTerminal};
 
-/// Letters asked for at once.
+/// Number of letters per request.
 const PAGE: usize = 1_000;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List what was dead-lettered, newest first.
+    /// List dead letters, newest first.
     List {
-        /// Only what this source or subscription dead-lettered.
+        /// Only dead letters of this source or subscription.
         #[arg(long, value_name = "NAME")]
         consumer: Option<String>,
-        /// Only what was dead-lettered before the letter of this number.
+        /// Only dead letters with a lower number than this.
         #[arg(long, value_name = "N")]
         before: Option<u64>,
-        /// At most so many.
+        /// At most this many.
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
         target: Target,
     },
-    /// Show one letter with what it holds.
+    /// Show one dead letter with its content.
     Show {
-        /// The letter's number.
+        /// The number of the dead letter.
         number: u64,
         #[command(flatten)]
         target: Target,
     },
-    /// Try letters again, the way they came; those that succeed are gone.
+    /// Retry dead letters, each in the way that it first came. Those that succeed are removed.
     Replay(Selected),
-    /// Discard letters. What they hold is lost.
+    /// Discard dead letters. Their content is lost.
     Discard(Selected),
 }
 
 #[derive(clap::Args)]
 pub(super) struct Selected {
-    /// The letters' numbers.
+    /// The numbers of the dead letters.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     numbers: Vec<u64>,
-    /// All letters there are now, oldest first.
+    /// All current dead letters, oldest first.
     #[arg(long)]
     all: bool,
-    /// With --all: only those of this source or subscription.
+    /// With --all: only dead letters of this source or subscription.
     #[arg(long, value_name = "NAME", requires = "all")]
     consumer: Option<String>,
     #[command(flatten)]
     target: Target,
 }
 
-pub(super) fn dead_letters(command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn dead_letters(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::List { consumer, before, limit, target } => {
             list(&Client::new(&target)?, consumer.as_deref(), before, limit, json)
@@ -74,7 +74,13 @@ pub(super) fn dead_letters(command: Command, json: bool) -> Result<(), Failure> 
     }
 }
 
-fn list(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usize, json: bool) -> Result<(), Failure> {
+fn list(
+    client: &Client,
+    consumer: Option<&str>,
+    before: Option<u64>,
+    limit: usize,
+    json: bool,
+) -> Result<(), CommandFailure> {
     let (mut before, mut left) = (before, limit);
     let mut letters = Vec::new();
     let total = loop {
@@ -99,7 +105,12 @@ fn list(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usi
     }
 }
 
-fn page(client: &Client, consumer: Option<&str>, before: Option<u64>, limit: usize) -> Result<DeadLetters, Failure> {
+fn page(
+    client: &Client,
+    consumer: Option<&str>,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<DeadLetters, CommandFailure> {
     let mut path = format!("/v1/dead-letters?limit={limit}");
     if let Some(consumer) = consumer {
         path += &format!("&consumer={}", super::client::segment(consumer));
@@ -128,13 +139,13 @@ fn table(letters: &[DeadLetterItem]) -> Table {
     table
 }
 
-fn show(client: &Client, number: u64, json: bool) -> Result<(), Failure> {
+fn show(client: &Client, number: u64, json: bool) -> Result<(), CommandFailure> {
     let reply = client.get(&format!("/v1/dead-letters/{number}"))?.successful()?;
     if json { output::line(&reply.text()) } else { output::text(&render::dead_letter(&reply.decoded()?)) }
 }
 
-/// Discards all letters of a consumer, or of all, in one request. Progress goes to the standard error.
-fn discard_all(selected: &Selected, json: bool) -> Result<(), Failure> {
+/// Discards all letters of one consumer, or of all consumers, in one request. Progress goes to standard error.
+fn discard_all(selected: &Selected, json: bool) -> Result<(), CommandFailure> {
     let client = Client::new(&selected.target)?;
     let consumer = selected.consumer.as_deref().map(|name| format!("?consumer={}", super::client::segment(name)));
     let path = format!("/v1/dead-letters/discard{}", consumer.unwrap_or_default());
@@ -153,20 +164,22 @@ fn discard_all(selected: &Selected, json: bool) -> Result<(), Failure> {
     }
     let discarded = last["discarded"].as_u64().unwrap_or(0);
     match last["error"].as_str() {
-        Some(error) => Err(Failure::failed(format!("{discarded} discarded, then: {error}"))),
-        None if last["done"] != true => Err(Failure::failed(format!("{discarded} discarded, then the host broke off"))),
+        Some(error) => Err(CommandFailure::failed(format!("{discarded} discarded, then: {error}"))),
+        None if last["done"] != true => {
+            Err(CommandFailure::failed(format!("{discarded} discarded, then the host's answer ended early")))
+        }
         None if json => output::line(&last.to_string()),
         None => output::line(&format!("{} discarded", number(discarded))),
     }
 }
 
-/// Does it to one letter after the other, says what came of each, and fails where one failed.
+/// Applies an action to one letter after the other and prints the result of each. It fails if one of them failed.
 fn each(
     selected: &Selected,
     json: bool,
     verb: &str,
-    told: impl Fn(&Reply) -> Result<String, Failure>,
-) -> Result<(), Failure> {
+    told: impl Fn(&Reply) -> Result<String, CommandFailure>,
+) -> Result<(), CommandFailure> {
     let client = Client::new(&selected.target)?;
     let mut failed = 0;
     for number in numbers(&client, selected)? {
@@ -180,13 +193,13 @@ fn each(
                 output::line(&serde_json::json!({ "number": number, "error": error["error"] }).to_string())?;
             }
             (false, true) => output::line(&told(&reply)?)?,
-            (false, false) => output::line(&format!("{number}: not done: {}", reply.refusal().text()))?,
+            (false, false) => output::line(&format!("{number}: failed: {}", reply.refusal().text()))?,
         }
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::told()) }
+    if failed == 0 { Ok(()) } else { Err(CommandFailure::told()) }
 }
 
-fn numbers(client: &Client, selected: &Selected) -> Result<Vec<u64>, Failure> {
+fn numbers(client: &Client, selected: &Selected) -> Result<Vec<u64>, CommandFailure> {
     if !selected.all {
         return Ok(selected.numbers.clone());
     }

@@ -1,38 +1,39 @@
-//! The limit of open files: raised as far as the system allows, and a warning where that is too little.
+//! The limit of open files. It is raised as far as the system allows, with a warning if that is too low.
 
 use crate::aggregates::shards_by_default;
 use crate::exhaustion;
 use crate::manifest::Manifest;
 use crate::projection;
 
-/// Files of a connection to a SQLite file: the file and its log, and one that they share.
+/// Files of a connection to a SQLite file: the file, its write-ahead log, and their shared memory.
 const OF_SQLITE: u64 = 3;
 
-/// Files of a client of Kafka: sockets to a few brokers, and pipes between its threads. A large cluster needs more, which is
-/// why all is counted generously.
+/// Files of a Kafka client: sockets to a few brokers, and pipes between its threads. A large cluster needs more, so all
+/// of this is a generous estimate.
 const OF_KAFKA_CLIENT: u64 = 64;
 
-/// Clients of a source or a sink at most.
+/// The most Kafka clients of a source or a sink.
 const CLIENTS: u64 = 3;
 
-/// What every host has open: the log, the runtime, the store, the plugins' folders, connections for probes.
+/// The files that every host has open: the log, the runtime, the store, the plugins' folders, connections for probes.
 const OF_EVERY_HOST: u64 = 128;
 
-/// Raises the soft limit to the hard one. Warns if what the manifest asks for may not fit.
+/// Raises the soft limit to the hard limit. It warns if the host of this manifest may need more.
 pub(super) fn allow(manifest: &Manifest) {
     if let Some(warning) = exhaustion::raise_files_max().and_then(|max| too_few(max, manifest)) {
         tracing::warn!("{warning}");
     }
 }
 
-/// The files that a host of a manifest may have open beside the connections of its API, at most. Which roles a plugin has is
-/// not known yet: each is taken to have all of them, twice while its code is swapped.
+/// Returns the most files that a host of this manifest may have open, without the connections of its API. The roles of
+/// the plugins are not known yet, so each plugin counts as having all roles. It counts twice, because its code may be
+/// swapped.
 fn of_parts(manifest: &Manifest) -> u64 {
     let queries = projection::Options::default().queries_max;
     let connections = |shards: Option<usize>| 2 * (shards.unwrap_or_else(shards_by_default) + queries + 4) as u64;
     let plugins: u64 = manifest.plugins.values().map(|plugin| OF_SQLITE * connections(plugin.shards)).sum();
     let streams = OF_SQLITE * manifest.api.streams_max.min(manifest.api.connections_max) as u64;
-    // Each source may have a sink for its dead letters; the outbox has one.
+    // Each source may have a sink for its dead letters, and the outbox has one.
     let clients = CLIENTS * (2 * manifest.sources.len() + manifest.sinks.len() + 1) as u64;
     let kafka = if manifest.kafka.is_some() { clients * OF_KAFKA_CLIENT } else { 0 };
     OF_EVERY_HOST + plugins + streams + kafka

@@ -1,7 +1,7 @@
-//! `wasmill events`: the recorded events, line by line, and on as they come.
+//! `wasmill events`: shows recorded events, one per line, and follows new ones.
 
 use super::client::{Client, Reply, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::{output, table};
 use crate::escape::escape;
 use crate::filter::Filter;
@@ -11,13 +11,13 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The first position wanted.
+    /// The position to start from.
     #[arg(long, value_name = "N", default_value_t = 1)]
     from: u64,
-    /// Go on with new events as they are recorded.
+    /// Keep showing new events as they are recorded.
     #[arg(long)]
     follow: bool,
-    /// Only these, such as `order.OrderCreated` or `order.*`; several with commas between them.
+    /// Only these events, such as `order.OrderCreated` or `order.*`; separate several with commas.
     #[arg(long = "type", value_name = "FILTER", value_parser = patterns)]
     types: Option<String>,
     /// At most this many.
@@ -31,7 +31,7 @@ fn patterns(text: &str) -> Result<String, crate::filter::PatternError> {
     Filter::parse(text.split(',')).map(|_| text.to_owned())
 }
 
-/// What a line for people shows of an event.
+/// The fields of an event that a line for people shows.
 #[derive(Deserialize)]
 struct Event {
     position: u64,
@@ -50,7 +50,7 @@ struct Header {
     value: Option<Box<RawValue>>,
 }
 
-pub(super) fn events(args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn events(args: Args, json: bool) -> Result<(), CommandFailure> {
     let client = Client::new(&args.target)?;
     let (status, mut body) = client.open(&path(&args))?;
     if status != 200 {
@@ -63,7 +63,7 @@ pub(super) fn events(args: Args, json: bool) -> Result<(), Failure> {
     while body.read_line(&mut line).map_err(|cause| client.unreadable(cause))? > 0 {
         print(&line, json, &mut out)?;
         line.clear();
-        // What has come so far is shown before waiting for more.
+        // Show the events that have arrived before waiting for more.
         if body.buffer().is_empty() {
             out.flush().map_err(output::failure)?;
         }
@@ -82,7 +82,7 @@ fn path(args: &Args) -> String {
     path
 }
 
-fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), CommandFailure> {
     let shown = match serde_json::from_str::<Event>(line) {
         Ok(_) if json => line.to_owned(),
         Ok(event) => human(&event),

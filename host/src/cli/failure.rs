@@ -1,4 +1,4 @@
-//! How a command fails: an exit code, and what the person or the program is told.
+//! The failures of commands: an exit code, and a message for the person or the program.
 
 use super::output;
 use crate::escape::escape;
@@ -6,68 +6,69 @@ use crate::manifest;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Why a command did not do what it was asked for.
+/// The reason why a command failed.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandFailure {
     code: u8,
-    /// One problem each.
+    /// The messages, one for each problem.
     texts: Vec<String>,
 }
 
-impl Failure {
-    /// What was asked for failed or was refused.
+impl CommandFailure {
+    /// Makes a failure for a request that failed or was refused.
     pub(super) fn failed(text: impl Into<String>) -> Self {
         Self { code: 1, texts: vec![text.into()] }
     }
 
-    /// Several things failed.
+    /// Makes a failure for several problems.
     pub(super) fn all_failed(texts: Vec<String>) -> Self {
         Self { code: 1, texts }
     }
 
-    /// The command line or the manifest is wrong.
+    /// Makes a failure for a wrong command line or manifest.
     pub(super) fn usage(text: impl Into<String>) -> Self {
         Self { code: 2, texts: vec![text.into()] }
     }
 
-    /// The host must end: another one has its store.
+    /// Makes a failure for a host that must exit because another host has taken over its store.
     pub(super) fn taken_over(text: impl Into<String>) -> Self {
         Self { code: TAKEN_OVER, texts: vec![text.into()] }
     }
 
-    /// It failed, and what there is to say has been printed.
+    /// Makes a failure whose message is already printed.
     pub(super) fn told() -> Self {
         Self { code: 1, texts: Vec::new() }
     }
 
-    /// Nobody reads the output any more, as in `wasmill events | head`: a reason to end, not an error.
+    /// Makes a failure for output that nobody reads any more, as in `wasmill events | head`. The command then ends
+    /// without an error message.
     pub(super) fn nobody_reads() -> Self {
         Self { code: 0, texts: Vec::new() }
     }
 
-    /// It is under way, and was not done when the time was up.
+    /// Makes a failure for a request that is under way and was not done in time.
     pub(super) fn under_way(text: impl Into<String>) -> Self {
         Self { code: UNDER_WAY, texts: vec![text.into()] }
     }
 
-    /// A signal ended it before it was done.
+    /// Makes a failure for a command that a signal interrupted.
     pub(super) fn interrupted() -> Self {
         Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }
     }
 
-    /// What there is to say.
+    /// Returns the messages, one per line.
     pub(super) fn text(&self) -> String {
         self.texts.join("\n")
     }
 
-    /// Says it, on the standard output as JSON or on the standard error in words.
+    /// Prints the messages, as JSON on standard output or as text on standard error, and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let text = self.text();
         if json && !text.is_empty() {
-            // Where even this can't be written, the exit code is all that is left.
+            // If even this can't be written, only the exit code is left.
             let _ = output::line(&serde_json::json!({ "error": text }).to_string());
         } else {
-            // Without a standard error that takes it, the exit code has to do.
+            // If standard error can't be written, only the exit code is left.
             text.lines().for_each(|line| _ = writeln!(std::io::stderr(), "error: {}", escape(line)));
         }
         ExitCode::from(self.code)
@@ -77,13 +78,13 @@ impl Failure {
 /// The exit code of a host whose store another host took over.
 pub(super) const TAKEN_OVER: u8 = 4;
 
-/// The exit code when what was asked for is under way.
+/// The exit code if the request is still under way.
 const UNDER_WAY: u8 = 3;
 
-/// The exit code of a process that SIGINT ended, as shells have it.
+/// The exit code of a process that SIGINT ended, as in shells.
 pub(super) const INTERRUPTED: u8 = 130;
 
-impl From<manifest::Error> for Failure {
+impl From<manifest::Error> for CommandFailure {
     fn from(error: manifest::Error) -> Self {
         Self::usage(error.to_string())
     }

@@ -1,4 +1,4 @@
-//! `host.json` in the data folder: which process serves it, and where.
+//! `host.json` in the data folder: it names the process that serves the folder, and the URL of its API.
 
 use crate::exhaustion;
 use crate::host::Host;
@@ -10,26 +10,26 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// More than any such file has.
+/// The most bytes of such a file. Real ones are far smaller.
 const BYTES_MAX: u64 = 65_536;
 
-/// The running host of a data folder. The file stays behind where a host is killed.
+/// The running host of a data folder. If a host is killed, its file stays behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFile {
-    /// Of the operating system.
+    /// The process id.
     pub pid: u32,
-    /// Where its API serves.
+    /// The URL of its API.
     pub url: String,
-    /// What tells this process from every other: its answers carry it, and it refuses requests that name another.
+    /// The unique id of this process. Its answers carry the id, and it refuses requests that name another one.
     pub instance: String,
     /// The identity of its store.
     pub store: String,
-    /// What tells the folder from a copy of it.
+    /// The identity of the folder, which a copy of the folder does not share.
     pub folder: u64,
 }
 
 impl HostFile {
-    /// What the file says of a host of this process.
+    /// Makes the content of the file for a host of this process.
     pub fn of(host: &Host, data: &Path, settings: &Api) -> io::Result<Self> {
         Ok(Self {
             pid: std::process::id(),
@@ -40,15 +40,15 @@ impl HostFile {
         })
     }
 
-    /// Where the file of a data folder is.
+    /// Returns the path of the file of a data folder.
     pub fn path(data: &Path) -> PathBuf {
         data.join("host.json")
     }
 
-    /// What tells a folder from a copy of it: its number in the file system.
+    /// Returns the inode number of a folder, which tells it from a copy.
     pub fn place_of(data: &Path) -> io::Result<u64> {
         let found = std::fs::metadata(data).map_err(|error| {
-            io::Error::new(error.kind(), format!("can't look at the data folder {}: {error}", data.display()))
+            io::Error::new(error.kind(), format!("can't read the data folder {}: {error}", data.display()))
         })?;
         Ok(found.ino())
     }
@@ -62,11 +62,11 @@ impl HostFile {
         serde_json::from_slice(&text).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))
     }
 
-    /// Writes the file of a data folder. A reader sees the old file or the new one, never half of it.
+    /// Writes the file of a data folder. A reader sees either the old file or the new one, never a part of it.
     pub fn write(&self, data: &Path) -> io::Result<()> {
         let path = Self::path(data);
         let aside = path.with_extension("json.new");
-        // It may be anything that somebody put there.
+        // Somebody may have put anything in this place.
         match std::fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritten(&aside, &error)),
             _ => {}
@@ -81,7 +81,7 @@ impl HostFile {
     }
 }
 
-/// Why a file was not written, with its path and the remedy.
+/// Makes the error for a file that can't be written, with its path and the remedy.
 fn unwritten(path: &Path, error: &io::Error) -> io::Error {
     let remedy = match error.kind() {
         _ if path.is_dir() => "a folder is in its place: remove it".to_owned(),

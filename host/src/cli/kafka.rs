@@ -1,7 +1,7 @@
-//! `wasmill kafka`: topics, groups and records of a cluster, and the offsets that a store keeps of it.
+//! `wasmill kafka`: topics, groups and records of a cluster, and the offsets of its topics in a store.
 //!
-//! Only this part of the command line talks to Kafka itself, through `kafka::admin`. Which cluster, and how it is
-//! reached, comes from a manifest or from `--brokers`; what deletes or repeats something wants `--yes`.
+//! Only this part of the command line talks to Kafka itself, through `kafka::admin`. The connection to the cluster
+//! comes from a manifest or from `--brokers`. Commands that delete or repeat something require `--yes`.
 
 mod accept_cluster;
 mod consume;
@@ -12,7 +12,7 @@ mod offsets;
 mod produce;
 mod topics;
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
 use crate::kafka::admin::Admin;
 use crate::kafka::{self, Connection, dev_broker};
@@ -29,38 +29,38 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List, describe, make or delete topics.
+    /// List, describe, create or delete topics.
     #[command(subcommand)]
     Topics(topics::Command),
     /// List or describe consumer groups, with members and lag.
     #[command(subcommand)]
     Groups(groups::Command),
-    /// Write records to a topic, and wait until all are acknowledged.
+    /// Write records to a topic and wait until all are acknowledged.
     Produce(produce::Args),
-    /// Read records of a topic, and go on as they come.
+    /// Read records of a topic, and keep reading new ones.
     Consume(consume::Args),
-    /// Show or reset what a source has handled, while its host is stopped.
+    /// Show or reset the offsets of a source, while its host is stopped.
     #[command(subcommand)]
     Offsets(offsets::Command),
-    /// Let a stopped host work with another cluster than before: its sources go on from a place there.
+    /// Accept another cluster than before for a stopped host: its sources resume at a given place there.
     AcceptCluster(accept_cluster::Args),
 }
 
-/// Which cluster is meant.
+/// The cluster that a command talks to.
 #[derive(clap::Args)]
 pub(super) struct Cluster {
-    /// The brokers: HOST:PORT,…; in place of the manifest's.
+    /// The brokers, instead of the manifest's: HOST:PORT,….
     #[arg(long, global = true, value_name = "BROKERS")]
     brokers: Option<String>,
-    /// The manifest whose [kafka] says how the cluster is reached, TLS and login included.
+    /// The manifest whose [kafka] section has the connection to the cluster, with TLS and login.
     #[arg(long, global = true, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// The data folder, in place of the manifest's.
+    /// The data folder, instead of the manifest's.
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
-pub(super) fn kafka(args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn kafka(args: Args, json: bool) -> Result<(), CommandFailure> {
     let Args { cluster, command } = args;
     match command {
         Command::Topics(command) => topics::topics(&cluster, command, json),
@@ -73,32 +73,35 @@ pub(super) fn kafka(args: Args, json: bool) -> Result<(), Failure> {
 }
 
 impl Cluster {
-    /// Reaches the cluster.
-    fn admin(&self) -> Result<Admin, Failure> {
+    /// Connects to the cluster.
+    fn admin(&self) -> Result<Admin, CommandFailure> {
         let connection = match (&self.manifest, &self.brokers) {
             (Some(_), _) => connection(&self.manifest()?)?,
             (None, Some(brokers)) => Connection::new(brokers, &Properties::default())?,
             (None, None) => {
-                return Err(Failure::usage("which cluster? name it with --brokers HOST:PORT or --manifest FILE"));
+                return Err(CommandFailure::usage(
+                    "which cluster? name it with --brokers HOST:PORT or --manifest FILE",
+                ));
             }
         };
         Ok(Admin::connect(&connection)?)
     }
 
-    /// The manifest, which must be there.
-    fn manifest(&self) -> Result<Manifest, Failure> {
+    /// Reads the manifest, which is required.
+    fn manifest(&self) -> Result<Manifest, CommandFailure> {
         let path = self.manifest.as_ref();
-        let path = path.ok_or_else(|| Failure::usage("whose offsets? name the manifest with --manifest FILE"))?;
+        let path =
+            path.ok_or_else(|| CommandFailure::usage("whose offsets? name the manifest with --manifest FILE"))?;
         let overrides = Overrides { data: self.data.clone(), brokers: self.brokers.clone(), listen: None };
         Ok(Manifest::load(path)?.with(overrides)?)
     }
 }
 
-/// How a manifest's cluster is reached.
-fn connection(manifest: &Manifest) -> Result<Connection, Failure> {
+/// Returns the connection to a manifest's cluster.
+fn connection(manifest: &Manifest) -> Result<Connection, CommandFailure> {
     let place = manifest.path.display();
     let Some(kafka) = &manifest.kafka else {
-        return Err(Failure::usage(format!("{place} has no [kafka] section; add one, or use --brokers")));
+        return Err(CommandFailure::usage(format!("{place} has no [kafka] section; add one, or use --brokers")));
     };
     match &kafka.brokers {
         Brokers::Addresses(brokers) => {
@@ -108,14 +111,14 @@ fn connection(manifest: &Manifest) -> Result<Connection, Failure> {
             let data = manifest.data.display();
             let broker = dev_broker::find(&manifest.data).ok_or_else(|| {
                 let remedy = "start the host with `wasmill run`, or name a cluster with --brokers";
-                Failure::failed(format!("no development broker runs for {data}: {remedy}"))
+                CommandFailure::failed(format!("no development broker runs for {data}: {remedy}"))
             })?;
             Ok(Connection::embedded(&broker, &kafka.properties)?)
         }
     }
 }
 
-impl From<kafka::Error> for Failure {
+impl From<kafka::Error> for CommandFailure {
     fn from(error: kafka::Error) -> Self {
         match error {
             kafka::Error::Property { .. } => Self::usage(error.to_string()),
@@ -124,7 +127,7 @@ impl From<kafka::Error> for Failure {
     }
 }
 
-/// A place in a partition, as people write it.
+/// Parses a place in a partition, as people write it.
 fn place(text: &str) -> Result<At, String> {
     match text {
         "beginning" => return Ok(At::Beginning),
@@ -140,13 +143,17 @@ fn place(text: &str) -> Result<At, String> {
     Ok(At::Time(time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)))
 }
 
-/// Refuses what can't be undone until it is asked for twice.
-fn confirmed(yes: bool, consequence: &str) -> Result<(), Failure> {
-    if yes { Ok(()) } else { Err(Failure::failed(format!("{consequence}\nnothing was changed; add --yes to do it"))) }
+/// Refuses a change that can't be undone unless `--yes` confirms it.
+fn confirmed(yes: bool, consequence: &str) -> Result<(), CommandFailure> {
+    if yes {
+        Ok(())
+    } else {
+        Err(CommandFailure::failed(format!("{consequence}\nnothing was changed; add --yes to do it")))
+    }
 }
 
-/// A value as a line of JSON.
-fn json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+/// Prints a value as a line of JSON.
+fn json_line(value: &impl serde::Serialize) -> Result<(), CommandFailure> {
     output::line(&serde_json::json!(value).to_string())
 }
 

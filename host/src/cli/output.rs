@@ -1,23 +1,23 @@
-//! Writing to the standard output without falling over where nobody reads it.
+//! Writing to standard output. If nobody reads the output any more, the command ends quietly.
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use std::io::{self, Write};
 
 /// Writes a line.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+pub(super) fn line(text: &str) -> Result<(), CommandFailure> {
     self::text(&format!("{text}\n"))
 }
 
-/// Writes text as it is.
-pub(super) fn text(text: &str) -> Result<(), Failure> {
+/// Writes text without adding a line end.
+pub(super) fn text(text: &str) -> Result<(), CommandFailure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failure)
 }
 
-/// What a failed write means.
-pub(super) fn failure(cause: io::Error) -> Failure {
+/// Turns a failed write into a failure.
+pub(super) fn failure(cause: io::Error) -> CommandFailure {
     match cause.kind() {
-        io::ErrorKind::BrokenPipe => Failure::nobody_reads(),
-        _ => Failure::failed(format!("cannot write to the standard output: {cause}")),
+        io::ErrorKind::BrokenPipe => CommandFailure::nobody_reads(),
+        _ => CommandFailure::failed(format!("cannot write to standard output: {cause}")),
     }
 }

@@ -1,49 +1,51 @@
-//! `wasmill projections`: who answers, and passing over an event that a projection can't take.
+//! `wasmill projections`: lists the projections, and lets one skip an event that it can't handle.
 
 use super::client::{Client, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::{output, render};
 use crate::status::{SkippedEvent, Status};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List the projections: which code answers, what is being built, and what is in the way.
+    /// List the projections: which code answers queries, which read models are being built, and what is blocked.
     List(Target),
-    /// Have a projection pass over the event that it has stopped at, now and each time that it is built again.
+    /// Make a projection skip the event that it stopped at, now and each time that it is rebuilt.
     ///
-    /// The read model then misses that event. The decision is kept in the store and shown by `list`.
+    /// The read model then lacks that event. The store keeps this decision, and `list` shows it.
     Skip {
         /// The projection, such as sales.
         name: String,
-        /// The event's position, as the projection's error says it.
+        /// The position of the event, which the projection's error shows.
         position: u64,
         #[command(flatten)]
         target: Target,
     },
 }
 
-pub(super) fn projections(command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn projections(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::List(target) => list(&target, json),
         Command::Skip { name, position, target } => skip(&name, position, &target, json),
     }
 }
 
-fn list(target: &Target, json: bool) -> Result<(), Failure> {
+fn list(target: &Target, json: bool) -> Result<(), CommandFailure> {
     let status: Status = Client::new(target)?.get("/v1/status")?.successful()?.decoded()?;
     if json {
-        output::line(&serde_json::to_string(&status.projections).map_err(|cause| Failure::failed(cause.to_string()))?)
+        output::line(
+            &serde_json::to_string(&status.projections).map_err(|cause| CommandFailure::failed(cause.to_string()))?,
+        )
     } else {
         output::text(&render::projections(&status.projections).to_string())
     }
 }
 
-fn skip(name: &str, position: u64, target: &Target, json: bool) -> Result<(), Failure> {
+fn skip(name: &str, position: u64, target: &Target, json: bool) -> Result<(), CommandFailure> {
     let path = format!("/v1/projections/{}/skip?position={position}", segment(name));
     let reply = Client::new(target)?.post(&path, &[], b"")?.successful()?;
     if json {
         return output::line(&reply.text());
     }
     let SkippedEvent { position, event, .. } = reply.decoded()?;
-    output::line(&format!("projection {name} passes over {event} ({position})"))
+    output::line(&format!("projection {name} skips {event} ({position})"))
 }

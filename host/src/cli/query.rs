@@ -1,7 +1,7 @@
-//! `wasmill query`: one question to a projection.
+//! `wasmill query`: sends one query to a projection.
 
 use super::client::{Client, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
 use super::send::payload;
 
@@ -11,20 +11,20 @@ pub(super) struct Args {
     projection: String,
     /// The query's name, such as totals.
     name: String,
-    /// Its parameters; `-` reads them from the standard input.
+    /// The query's parameters; `-` reads them from standard input.
     #[arg(value_name = "JSON", default_value = "null", allow_negative_numbers = true)]
     payload: String,
     /// Wait until the projection has reached this position, such as the one that `send` printed.
     #[arg(long, value_name = "N")]
     position: Option<u64>,
-    /// How long to wait for the position.
+    /// The longest time to wait for the position.
     #[arg(long, value_name = "MS", requires = "position")]
     timeout_ms: Option<u64>,
     #[command(flatten)]
     target: Target,
 }
 
-pub(super) fn query(args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn query(args: Args, json: bool) -> Result<(), CommandFailure> {
     let params = payload(args.payload)?;
     let mut path = format!("/v1/queries/{}/{}", segment(&args.projection), segment(&args.name));
     let position = args.position.map(|position| format!("position={position}"));
@@ -37,7 +37,7 @@ pub(super) fn query(args: Args, json: bool) -> Result<(), Failure> {
     if json { output::line(&reply.text()) } else { output::line(&pretty(&reply.text())) }
 }
 
-/// JSON with indentation and its keys in the order they came, or text that is not JSON as it is.
+/// Indents JSON without changing the order of its keys. Text that is not JSON is returned unchanged.
 fn pretty(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() * 2);
     let mut to = serde_json::Serializer::pretty(&mut out);

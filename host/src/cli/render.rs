@@ -1,11 +1,11 @@
-//! The state of a host as people read it.
+//! The state of a host, formatted for people.
 
 use super::table::Align::{Left, Right};
 use super::table::{Table, duration, number, time, time_if_known};
 use crate::escape::{escape, escape_lines};
 use crate::status::*;
 
-/// Everything that [`Status`] says, a table for each kind of part that the host has.
+/// Formats everything in a [`Status`], with a table for each kind of part that the host has.
 pub(super) fn status(status: &Status) -> String {
     let mut parts = vec![host(status)];
     let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
@@ -47,13 +47,13 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
         table.row([name.clone(), version.clone(), number(*loads), short_digest(digest), roles.join(", ")]);
         if let Some(error) = error {
             table.note(&format!("error: {error}"));
-            table.note(&format!("file: {file}; version {version} goes on serving"));
+            table.note(&format!("file: {file}; version {version} keeps running"));
         }
     }
     table
 }
 
-/// Enough of a digest to tell two files apart.
+/// Shortens a digest to what is enough to tell two files apart.
 pub(super) fn short_digest(digest: &str) -> String {
     digest.trim_start_matches("sha256:").chars().take(12).collect()
 }
@@ -120,7 +120,7 @@ fn sources(sources: &[SourceStatus]) -> Table {
             rebalances: _,
             partitions,
         } = source;
-        // What another member of the group reads is not this host's to be behind with.
+        // Only own partitions count: another member of the group reads the others.
         let own = || partitions.iter().filter(|partition| partition.assigned);
         let behind: u64 = own().map(|partition| partition.end.saturating_sub(partition.next)).sum();
         let several = own().any(|partition| partition.topic != partitions[0].topic);
@@ -170,10 +170,10 @@ pub(super) fn projections(projections: &[ProjectionStatus]) -> Table {
             table.note(&format!("building: {plugin} ({digest}), at position {}", number(*position)));
         }
         if let Some(reason) = &projection.set_aside {
-            table.note(&format!("built again: {reason}"));
+            table.note(&format!("rebuilt: {reason}"));
         }
         for SkippedEvent { position, event, reason, time_ms } in &projection.skipped {
-            table.note(&format!("passes over {event} ({position}) since {}: {reason}", time(*time_ms)));
+            table.note(&format!("skips {event} ({position}) since {}: {reason}", time(*time_ms)));
         }
     }
     table
@@ -200,7 +200,7 @@ fn note_error(table: &mut Table, error: &Option<String>) {
     }
 }
 
-/// One dead letter with what it holds, as `GET /v1/dead-letters/NUMBER` says it.
+/// Formats one dead letter with its content, from the answer to `GET /v1/dead-letters/NUMBER`.
 pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     let shown = |value: &serde_json::Value| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -227,13 +227,13 @@ fn dead_letters(dead_letters: &DeadLetterStatus) -> String {
         (total, shown) => format!("dead letters: {}, the newest {shown} first\n", number(total)),
     };
     let DeadLetterStatus { total, total_max, bytes, bytes_max, dropped, newest: _ } = dead_letters;
-    // A host of an older version says nothing of its limits.
+    // A host of an older version does not report its limits.
     if *total > 0 && *total_max > 0 {
         let [bytes, total_max, mib_max] = [*bytes, *total_max, bytes_max >> 20].map(number);
-        text += &format!("  they have {bytes} bytes; at most {total_max} letters of {mib_max} MiB are kept\n");
+        text += &format!("  they have {bytes} bytes; at most {total_max} dead letters of {mib_max} MiB are kept\n");
     }
     if *dropped > 0 {
-        text += &format!("  {} older ones were dropped to keep to `store.dead_letters_…`\n", number(*dropped));
+        text += &format!("  {} older ones were dropped because of `store.dead_letters_…`\n", number(*dropped));
     }
     for DeadLetterItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &dead_letters.newest {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));

@@ -1,7 +1,7 @@
-//! `wasmill run`: a host, from its manifest until a signal.
+//! `wasmill run`: runs the host of a manifest until a signal.
 
 use super::descriptors;
-use super::failure::{Failure, INTERRUPTED};
+use super::failure::{CommandFailure, INTERRUPTED};
 use super::host_file::HostFile;
 use crate::api;
 use crate::clock;
@@ -17,107 +17,113 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// How often the host looks whether its file is still there.
+/// The interval at which the host checks if its file is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The manifest, such as wasmill.toml.
     manifest: PathBuf,
-    /// The data folder, in place of the manifest's.
+    /// The data folder, instead of the manifest's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The Kafka brokers, in place of the manifest's: `embedded` or HOST:PORT,…
+    /// The Kafka brokers, instead of the manifest's: `embedded` or HOST:PORT,…
     #[arg(long, value_name = "BROKERS")]
     brokers: Option<String>,
-    /// Where the API listens, in place of the manifest's address; port 0 takes a free one.
+    /// The address of the API, instead of the manifest's; with port 0 the system chooses a free port.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
 }
 
-pub(super) fn run(args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn run(args: Args, json: bool) -> Result<(), CommandFailure> {
     let overrides = Overrides { data: args.data, brokers: args.brokers, listen: args.listen };
     let manifest = Manifest::load(&args.manifest)?.with(overrides)?;
-    let limit = log::start(json).map_err(Failure::usage)?;
+    let limit = log::start(json).map_err(CommandFailure::usage)?;
     supervise::log_panics();
-    let runtime = tokio::runtime::Runtime::new().map_err(|cause| Failure::failed(format!("no threads: {cause}")))?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|cause| CommandFailure::failed(format!("can't start threads: {cause}")))?;
     runtime.spawn(limit.clone().report_each_interval());
     let served = runtime.block_on(serve(manifest));
     limit.report_rest();
-    // After a stop nothing is left to wait for; after an interrupted start there may be, and the next one copes.
+    // After a stop there is nothing to wait for. An interrupted start may leave work behind, which the next start can
+    // handle.
     runtime.shutdown_background();
     served
 }
 
-#[expect(clippy::disallowed_methods, reason = "who signals twice does not wait for the stop; what is durable is whole")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "after a second signal nobody waits for the stop; durable data is consistent"
+)]
 async fn end_at_next(mut signals: Signals) {
     signals.next().await;
     std::process::exit(INTERRUPTED.into());
 }
 
-async fn serve(mut manifest: Manifest) -> Result<(), Failure> {
+async fn serve(mut manifest: Manifest) -> Result<(), CommandFailure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
     descriptors::allow(&manifest);
     let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
     let host = start(manifest, &listener, &mut signals).await?;
-    let file = HostFile::of(&host, &data, &settings).map_err(|cause| Failure::failed(cause.to_string()))?;
+    let file = HostFile::of(&host, &data, &settings).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let (served, deadline) = tokio::select! {
         ended = serve_api(listener, settings, host.clone(), (&file, &data), stop_max, &mut signals) => ended,
         lost = host.lost_store() => {
-            // As after a crash: whatever the parts would finish could not be kept.
+            // This is like a crash: the parts could not make durable what they would finish.
             std::mem::forget(host);
-            return Err(Failure::taken_over(lost));
+            return Err(CommandFailure::taken_over(lost));
         }
     };
-    tracing::info!("stopping; a second signal ends at once, and the next start goes on from there");
+    tracing::info!("stopping; a second signal exits at once, and the next start resumes from what is durable");
     tokio::spawn(end_at_next(signals));
     if tokio::time::timeout_at(deadline.into(), host.stop(deadline)).await.is_err() {
-        return Err(Failure::failed(format!(
-            "did not stop within {stop_max:?} (`host.stop_max_ms`), and ends now; the next start goes on from what is durable"
+        return Err(CommandFailure::failed(format!(
+            "the host did not stop within {stop_max:?} (`host.stop_max_ms`) and exits now; the next start resumes from \
+             what is durable"
         )));
     }
-    // Last: who waits for the file to go finds the data folder free.
+    // This comes last: whoever waits for the file to disappear finds the data folder free.
     if let Err(cause) = file.remove(&data) {
-        tracing::warn!(%cause, "{} stays behind", HostFile::path(&data).display());
+        tracing::warn!(%cause, "{} could not be removed", HostFile::path(&data).display());
     }
     tracing::info!("stopped");
     served
 }
 
-/// Starts the host, and meanwhile answers that it is starting.
-async fn start(manifest: Manifest, listener: &TcpListener, signals: &mut Signals) -> Result<Arc<Host>, Failure> {
+/// Starts the host. Until it has started, the API answers that it is starting.
+async fn start(manifest: Manifest, listener: &TcpListener, signals: &mut Signals) -> Result<Arc<Host>, CommandFailure> {
     let startup = Startup::default();
     let (started, is_started) = oneshot::channel::<()>();
     let meanwhile = tokio::spawn(api::serve_starting(again(listener)?, startup.clone(), async {
-        // A sender that is gone means the same: it is over.
+        // A dropped sender also means that the start is over.
         let _ = is_started.await;
     }));
     let host = tokio::select! {
-        host = Host::start(manifest, startup) => host.map_err(|cause| Failure::failed(cause.to_string()))?,
-        () = signals.next() => return Err(Failure::interrupted()),
+        host = Host::start(manifest, startup) => host.map_err(|cause| CommandFailure::failed(cause.to_string()))?,
+        () = signals.next() => return Err(CommandFailure::interrupted()),
     };
     drop(started);
     match meanwhile.await {
         Ok(Ok(())) => {}
-        Ok(Err(cause)) => tracing::warn!("while it started the API failed: {cause}"),
-        Err(cause) => tracing::warn!("while it started the API failed: {cause}"),
+        Ok(Err(cause)) => tracing::warn!("the API failed during the start: {cause}"),
+        Err(cause) => tracing::warn!("the API failed during the start: {cause}"),
     }
     Ok(host)
 }
 
-/// Another handle of the same listener: what comes in after one is dropped waits for the other.
-fn again(listener: &TcpListener) -> Result<TcpListener, Failure> {
+/// Makes another handle of the same listener. Connections that arrive after one handle is dropped wait for the other.
+fn again(listener: &TcpListener) -> Result<TcpListener, CommandFailure> {
     let again = || {
         let fd = std::os::fd::AsFd::as_fd(listener).try_clone_to_owned()?;
         TcpListener::from_std(fd.into())
     };
-    again().map_err(|cause: std::io::Error| Failure::failed(format!("cannot listen while starting: {cause}")))
+    again().map_err(|cause: std::io::Error| CommandFailure::failed(format!("cannot listen while starting: {cause}")))
 }
 
-/// Takes the address before anything is started, and notes in the manifest which port it became.
-async fn listen(manifest: &mut Manifest) -> Result<TcpListener, Failure> {
+/// Binds the address before anything is started, and writes the actual port into the manifest.
+async fn listen(manifest: &mut Manifest) -> Result<TcpListener, CommandFailure> {
     let wanted = manifest.api.listen;
     let bound = async {
         let listener = TcpListener::bind(wanted).await?;
@@ -126,12 +132,11 @@ async fn listen(manifest: &mut Manifest) -> Result<TcpListener, Failure> {
     };
     bound.await.map_err(|cause: std::io::Error| {
         let remedy = "stop what listens there, or name another address with --listen";
-        Failure::failed(format!("cannot listen on {wanted}: {cause}; {remedy}"))
+        CommandFailure::failed(format!("cannot listen on {wanted}: {cause}; {remedy}"))
     })
 }
 
-/// Serves the API until a signal, and lets the requests that are under way end. Returns by when the host must have
-/// stopped as well.
+/// Serves the API until a signal, then lets the running requests finish. Returns the deadline for the stop of the host.
 async fn serve_api(
     listener: TcpListener,
     settings: crate::manifest::Api,
@@ -139,14 +144,14 @@ async fn serve_api(
     (file, data): (&HostFile, &Path),
     stop_max: Duration,
     signals: &mut Signals,
-) -> (Result<(), Failure>, Instant) {
+) -> (Result<(), CommandFailure>, Instant) {
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = api::serve(listener, settings, host.clone(), async {
-        // A sender that is gone means the same: stop.
+        // A dropped sender also means that the API must stop.
         let _ = stopped.await;
     });
     let mut serving = std::pin::pin!(serving);
-    if let Err(failure) = file.write(data).map_err(|cause| Failure::failed(cause.to_string())) {
+    if let Err(failure) = file.write(data).map_err(|cause| CommandFailure::failed(cause.to_string())) {
         return (Err(failure), Instant::now() + stop_max);
     }
     tracing::info!("serving on {}", file.url);
@@ -161,18 +166,18 @@ async fn serve_api(
             serving.await
         }
     };
-    let served = served.map_err(|cause| Failure::failed(format!("the API failed: {cause}")));
+    let served = served.map_err(|cause| CommandFailure::failed(format!("the API failed: {cause}")));
     (served, deadline.unwrap_or_else(|| Instant::now() + stop_max))
 }
 
-/// Writes the host's file again when somebody has removed or changed it: until then no command finds the host.
+/// Writes the host's file again if somebody has removed or changed it, because commands find the host through it.
 async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
     let mut is_told = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         match HostFile::read(data) {
             Ok(found) if found == *file => continue,
-            // The file is there, and this host is what lacks something.
+            // The file may be there: this process has too many open files to read it.
             Err(cause) if matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => continue,
             _ => {}
         }
@@ -180,7 +185,7 @@ async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
         match file.write(data) {
             Ok(()) => {
                 is_told = false;
-                tracing::warn!("{} was removed or changed, and is written again", path.display());
+                tracing::warn!("{} was removed or changed, and was written again", path.display());
             }
             Err(_) if is_told => {}
             Err(cause) => {
@@ -195,7 +200,7 @@ async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP: each has the host stop in order.
+/// The signals SIGINT, SIGTERM and SIGHUP, each of which stops the host in order.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -203,9 +208,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|cause| Failure::failed(format!("cannot wait for signals: {cause}")));
-        // A limit on the size of files is then the error of a write, as a full disk is, and ends no process.
+    fn new() -> Result<Self, CommandFailure> {
+        let listen =
+            |kind| signal(kind).map_err(|cause| CommandFailure::failed(format!("cannot wait for signals: {cause}")));
+        // With a handler for it, a limit on the size of files becomes the error of a write, like a full disk. Otherwise
+        // the signal would end the process.
         let _ = listen(SignalKind::from_raw(libc::SIGXFSZ))?;
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

@@ -1,7 +1,7 @@
-//! `wasmill send`: one command to one aggregate.
+//! `wasmill send`: sends one command to one aggregate.
 
 use super::client::{Client, Reply, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::{output, table};
 use crate::api::expected_version;
 use crate::model::{Outcome, StreamId};
@@ -11,24 +11,24 @@ use std::io::Read;
 pub(super) struct Args {
     /// The type of the aggregate, such as order.
     aggregate: String,
-    /// Its id, such as 42.
+    /// The aggregate's id, such as 42.
     id: String,
     /// The command's name, such as ConfirmOrder.
     command: String,
-    /// The payload; `-` reads it from the standard input.
+    /// The payload; `-` reads it from standard input.
     #[arg(value_name = "JSON", default_value = "null", allow_negative_numbers = true)]
     payload: String,
-    /// An id of your own for the command: sending it again gives the first outcome again.
+    /// Your own id for the command. If you send the same id again, you get the first outcome again.
     #[arg(long = "id", value_name = "COMMAND_ID")]
     command_id: Option<String>,
-    /// What the stream must be at: a version, no-stream, stream-exists or any.
+    /// The expected state of the stream: a version, no-stream, stream-exists or any.
     #[arg(long, value_name = "VERSION", value_parser = expectation)]
     expect: Option<String>,
     #[command(flatten)]
     target: Target,
 }
 
-pub(super) fn send(args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
     let payload = payload(args.payload)?;
     let stream = StreamId::new(args.aggregate, args.id);
     let segments = [&stream.aggregate_type, &stream.aggregate_id, &*args.command].map(segment);
@@ -59,27 +59,27 @@ fn expectation(text: &str) -> Result<String, String> {
     expected_version(text).map(|_| text.to_owned())
 }
 
-/// A JSON argument as it was given, or from the standard input.
-pub(super) fn payload(argument: String) -> Result<String, Failure> {
+/// Returns a JSON argument as it was given, or reads it from standard input if it is `-`.
+pub(super) fn payload(argument: String) -> Result<String, CommandFailure> {
     let mut text = argument;
     if text == "-" {
         text.clear();
         let read = std::io::stdin().read_to_string(&mut text);
-        read.map_err(|cause| Failure::usage(format!("cannot read the standard input: {cause}")))?;
+        read.map_err(|cause| CommandFailure::usage(format!("cannot read standard input: {cause}")))?;
     }
     match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
         Ok(_) => Ok(text),
-        Err(cause) => Err(Failure::usage(format!("the argument JSON is not JSON: {cause}"))),
+        Err(cause) => Err(CommandFailure::usage(format!("the argument JSON is not JSON: {cause}"))),
     }
 }
 
-fn machine(reply: &Reply, outcome: &Outcome) -> Result<(), Failure> {
+fn machine(reply: &Reply, outcome: &Outcome) -> Result<(), CommandFailure> {
     output::line(&reply.text())?;
-    if matches!(outcome, Outcome::Accepted { .. }) { Ok(()) } else { Err(Failure::told()) }
+    if matches!(outcome, Outcome::Accepted { .. }) { Ok(()) } else { Err(CommandFailure::told()) }
 }
 
-/// `note` goes to the end of what a command can be remembered for.
-fn human(stream: &StreamId, outcome: &Outcome, note: &str) -> Result<(), Failure> {
+/// Prints an outcome for people. `note` is added to outcomes that the host can remember.
+fn human(stream: &StreamId, outcome: &Outcome, note: &str) -> Result<(), CommandFailure> {
     match outcome {
         Outcome::Accepted { version, position, events } => {
             let events = match events {
@@ -89,16 +89,16 @@ fn human(stream: &StreamId, outcome: &Outcome, note: &str) -> Result<(), Failure
             };
             output::line(&format!("accepted: {events}; {stream} is at version {version}, position {position}{note}"))
         }
-        Outcome::Rejected { reason } => Err(Failure::failed(format!("rejected: {reason}{note}"))),
-        Outcome::Malformed { reason } => Err(Failure::failed(format!("malformed: {reason}{note}"))),
+        Outcome::Rejected { reason } => Err(CommandFailure::failed(format!("rejected: {reason}{note}"))),
+        Outcome::Malformed { reason } => Err(CommandFailure::failed(format!("malformed: {reason}{note}"))),
         Outcome::Conflict { actual, expected } => {
-            Err(Failure::failed(format!("conflict: {stream} is at version {actual}, expected {expected}")))
+            Err(CommandFailure::failed(format!("conflict: {stream} is at version {actual}, expected {expected}")))
         }
         Outcome::IdReused { reason } | Outcome::Archived { reason } | Outcome::Failed { reason } => {
-            Err(Failure::failed(reason))
+            Err(CommandFailure::failed(reason))
         }
         Outcome::Busy { retry_after_ms } => {
-            Err(Failure::failed(format!("the host is busy; send again in {retry_after_ms} ms")))
+            Err(CommandFailure::failed(format!("the host is busy; send again in {retry_after_ms} ms")))
         }
         Outcome::Remembered(remembered) => human(stream, &remembered.outcome, note),
     }

@@ -1,10 +1,10 @@
-//! `wasmill store`: checking, copying and measuring a store.
+//! `wasmill store`: checks, copies and measures a store.
 //!
-//! `verify` needs a store that no host has open. The others ask the host that has it open; where none has, and the
-//! data folder is named, they read the file themselves.
+//! `verify` needs a store that no host has open. The others ask the host that has it open. If no host has it open and
+//! the data folder was given, they read the file themselves.
 
 use super::client::{Client, Target};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
 use super::table::{Align, Table, number};
 use crate::ack;
@@ -15,33 +15,34 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Check that everything in a store fits together. Changes nothing.
+    /// Check that a store is consistent. This changes nothing.
     Verify {
         /// The data folder, or the store's file.
         #[arg(value_name = "DATA|FILE")]
         place: PathBuf,
     },
-    /// Copy a store into a new file, also while a host writes to it.
+    /// Copy a store into a new file. A host may be writing to it meanwhile.
     Backup {
-        /// The file to make.
+        /// The new file.
         file: PathBuf,
         #[command(flatten)]
         target: Target,
     },
-    /// List the parts that a store knows and its manifest does not, or forget one.
+    /// List parts that are in the store but not in the manifest, or forget some.
     Orphans {
         /// The manifest, such as wasmill.toml.
         manifest: PathBuf,
-        /// The data folder, in place of the manifest's.
+        /// The data folder, instead of the manifest's.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
-        /// Forget this part, as it is listed, with what it never sent: it can't be carried over any more.
+        /// Forget this part, named as in the list, with everything that it has not sent; it can't be carried over
+        /// afterwards.
         #[arg(long, value_name = "PART")]
         forget: Vec<Part>,
     },
-    /// Show how much there is in a store.
+    /// Show the size of a store.
     Stats {
-        /// Count streams and events by type too. This reads every event.
+        /// Also count streams and events by type. This reads every event.
         #[arg(long)]
         count: bool,
         #[command(flatten)]
@@ -49,7 +50,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn store(command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn store(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::Verify { place } => verify(place, json),
         Command::Backup { file, target } => backup(&file, &target, json),
@@ -58,14 +59,14 @@ pub(super) fn store(command: Command, json: bool) -> Result<(), Failure> {
     }
 }
 
-fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) -> Result<(), Failure> {
+fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) -> Result<(), CommandFailure> {
     let manifest = Manifest::load(manifest)?.with(Overrides { data, ..Overrides::default() })?;
     let location = store::Location::of_folder(&manifest.data);
     if let Some(part) = forget.iter().find(|part| crate::host::is_named(&manifest, part)) {
-        return Err(Failure::usage(format!("{part} is in the manifest: remove it there before it is forgotten")));
+        return Err(CommandFailure::usage(format!("{part} is in the manifest: remove it there before you forget it")));
     }
     if !forget.is_empty() {
-        // It must be there: opening would make one.
+        // This checks that the store exists, because `open` would create one.
         store::places(&location).map_err(failure)?;
         let store = store::open(&location, store::Options::default()).map_err(failure)?;
         for part in forget {
@@ -83,19 +84,19 @@ fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) 
     output::text(if text.is_empty() { "the manifest has every part that the store knows\n" } else { &text })
 }
 
-/// The store's file, where the data folder is named and no host has it open.
+/// Returns the store's file if the data folder was given and no host has it open.
 fn at_rest(target: &Target) -> Option<PathBuf> {
     let file = target.folder()?.join(sqlite::FILE_NAME);
     (!sqlite::is_in_use(&file)).then_some(file)
 }
 
-fn failure(error: Error) -> Failure {
-    Failure::failed(error.to_string())
+fn failure(error: Error) -> CommandFailure {
+    CommandFailure::failed(error.to_string())
 }
 
-fn backup(file: &Path, target: &Target, json: bool) -> Result<(), Failure> {
+fn backup(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure> {
     let absolute = std::path::absolute(file)
-        .map_err(|cause| Failure::usage(format!("{} is no file to make: {cause}", file.display())))?;
+        .map_err(|cause| CommandFailure::usage(format!("can't create {}: {cause}", file.display())))?;
     let backup = match at_rest(target) {
         Some(store) => sqlite::backup(&store, &absolute).map_err(failure)?,
         None => {
@@ -111,7 +112,7 @@ fn backup(file: &Path, target: &Target, json: bool) -> Result<(), Failure> {
     output::line(&format!("{file}: {bytes} bytes, up to position {position}, in {elapsed_ms} ms"))
 }
 
-fn stats(count: bool, target: &Target, json: bool) -> Result<(), Failure> {
+fn stats(count: bool, target: &Target, json: bool) -> Result<(), CommandFailure> {
     let statistics = match at_rest(target) {
         Some(store) => sqlite::statistics(&store, count).map_err(failure)?,
         None => Client::new(target)?.get(&format!("/v1/store/stats?count={count}"))?.successful()?.decoded()?,
@@ -166,9 +167,9 @@ fn statistics_text(statistics: &Statistics) -> String {
     text
 }
 
-fn verify(place: PathBuf, json: bool) -> Result<(), Failure> {
+fn verify(place: PathBuf, json: bool) -> Result<(), CommandFailure> {
     let file = if place.is_dir() { place.join(sqlite::FILE_NAME) } else { place };
-    let report = sqlite::verify(&file).map_err(|cause| Failure::failed(cause.to_string()))?;
+    let report = sqlite::verify(&file).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     if json {
         let mut line = serde_json::json!(report);
         line["ok"] = report.is_sound().into();
@@ -176,7 +177,7 @@ fn verify(place: PathBuf, json: bool) -> Result<(), Failure> {
     } else {
         output::text(&format!("{}\n{}", file.display(), text(&report)))?;
     }
-    if report.is_sound() { Ok(()) } else { Err(Failure::told()) }
+    if report.is_sound() { Ok(()) } else { Err(CommandFailure::told()) }
 }
 
 fn text(report: &Report) -> String {
@@ -189,12 +190,13 @@ fn text(report: &Report) -> String {
         checkpoints,
         commands,
         messages,
-        letters,
+        dead_letters,
         problems,
         more_problems,
     } = report;
     let [events, streams, position, indexed] = [events, streams, position, indexed].map(|value| number(*value));
-    let [commands, messages, letters, more] = [commands, messages, letters, more_problems].map(|value| number(*value));
+    let [commands, messages, letters, more] =
+        [commands, messages, dead_letters, more_problems].map(|value| number(*value));
     let mut text = format!(
         "  {events} events in {streams} streams, the newest at position {position}, indexed up to {indexed}\n  \
          {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n  \

@@ -1,18 +1,18 @@
-//! `wasmill streams`: one stream, and whether it takes events.
+//! `wasmill streams`: shows, archives and restores a stream.
 
 use super::client::{Client, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
 use super::table::number;
 use crate::status::StreamStatus;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Show a stream's version, and whether it is archived.
+    /// Show a stream's version and whether it is archived.
     Show(Stream),
-    /// Let a stream take no more events. What is in it stays, and is read as before.
+    /// Archive a stream: it accepts no more events. Its events stay and are read as before.
     Archive(Stream),
-    /// Let an archived stream take events again.
+    /// Restore an archived stream: it accepts events again.
     Restore(Stream),
 }
 
@@ -20,13 +20,13 @@ pub(super) enum Command {
 pub(super) struct Stream {
     /// The type of the aggregate.
     aggregate: String,
-    /// Its id.
+    /// The aggregate's id.
     id: String,
     #[command(flatten)]
     target: Target,
 }
 
-pub(super) fn streams(command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn streams(command: Command, json: bool) -> Result<(), CommandFailure> {
     let (Command::Show(stream) | Command::Archive(stream) | Command::Restore(stream)) = &command;
     let client = Client::new(&stream.target)?;
     let path = format!("/v1/streams/{}/{}", segment(&stream.aggregate), segment(&stream.id));

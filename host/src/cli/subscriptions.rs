@@ -1,17 +1,17 @@
-//! `wasmill subscriptions`: what they do, and pausing and resuming one.
+//! `wasmill subscriptions`: lists, pauses and resumes subscriptions.
 
 use super::client::{Client, Target, segment};
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::{output, render};
 use crate::status::{Paused, SubscriptionStatus};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// List the subscriptions; those of the records of a source are named source/NAME.
+    /// List the subscriptions. A subscription to the records of a source is named source/NAME.
     List(Target),
-    /// Let a subscription handle nothing, also over restarts, until it is resumed.
+    /// Pause a subscription until it is resumed, even after a restart of the host.
     Pause(Subscription),
-    /// Let a paused subscription go on.
+    /// Resume a paused subscription.
     Resume(Subscription),
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Subscription {
     target: Target,
 }
 
-pub(super) fn subscriptions(command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn subscriptions(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::List(target) => list(&target, json),
         Command::Pause(subscription) => set(&subscription, "pause", json),
@@ -31,7 +31,7 @@ pub(super) fn subscriptions(command: Command, json: bool) -> Result<(), Failure>
     }
 }
 
-fn list(target: &Target, json: bool) -> Result<(), Failure> {
+fn list(target: &Target, json: bool) -> Result<(), CommandFailure> {
     let reply = Client::new(target)?.get("/v1/subscriptions")?.successful()?;
     if json {
         return output::line(&reply.text());
@@ -40,7 +40,7 @@ fn list(target: &Target, json: bool) -> Result<(), Failure> {
     output::text(&render::subscriptions(&found).to_string())
 }
 
-fn set(Subscription { name, target }: &Subscription, what: &str, json: bool) -> Result<(), Failure> {
+fn set(Subscription { name, target }: &Subscription, what: &str, json: bool) -> Result<(), CommandFailure> {
     let path = format!("/v1/subscriptions/{}/{what}", segment(name));
     let reply = Client::new(target)?.post(&path, &[], b"")?.successful()?;
     if json {

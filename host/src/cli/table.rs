@@ -1,19 +1,19 @@
-//! Plain text in columns, and numbers and times as people read them.
+//! Tables in plain text, and the format of numbers and times for people.
 
 use crate::clock;
 use crate::escape::escape;
 use std::fmt;
 use std::time::Duration;
 
-/// How the cells of a column stand.
+/// The alignment of a column's cells.
 #[derive(Clone, Copy)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// Rows under a heading. Columns are as wide as their widest cell; notes stand under their row, outside the columns.
-/// Cells and notes are escaped: what is in them may come from anywhere.
+/// A table with a heading. A column is as wide as its widest cell. Notes stand under their row, outside the columns.
+/// Cells and notes are escaped, because their content may come from outside.
 pub(super) struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Row>,
@@ -33,7 +33,7 @@ impl Table {
         self.rows.push(Row::Cells(cells.into_iter().map(|cell| escape(&cell).into_owned()).collect()));
     }
 
-    /// Lines under the row before.
+    /// Adds lines under the previous row.
     pub(super) fn note(&mut self, text: &str) {
         self.rows.extend(text.lines().map(|line| Row::Note(escape(line).into_owned())));
     }
@@ -71,7 +71,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A whole number with its thousands apart.
+/// Formats a whole number with separators between thousands.
 pub(super) fn number(number: impl Into<u64>) -> String {
     let digits = number.into().to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -84,17 +84,17 @@ pub(super) fn number(number: impl Into<u64>) -> String {
     text
 }
 
-/// A time in UTC, from milliseconds since 1970-01-01T00:00:00Z.
+/// Formats a time in UTC, from milliseconds since 1970-01-01T00:00:00Z.
 pub(super) fn time(time_ms: u64) -> String {
     humantime::format_rfc3339_seconds(clock::writable(time_ms)).to_string()
 }
 
-/// A time that nobody may know.
+/// Formats a time that may be unknown.
 pub(super) fn time_if_known(time_ms: Option<u64>) -> String {
     time_ms.map_or_else(|| "unknown".to_owned(), time)
 }
 
-/// A length of time, to the second.
+/// Formats a duration in whole seconds.
 pub(super) fn duration(ms: u64) -> String {
     humantime::format_duration(Duration::from_secs(ms / 1000)).to_string()
 }

@@ -1,12 +1,13 @@
-//! `wasmill test`: given, when, then for a compiled plugin, in the real runtime and without a host.
+//! `wasmill test`: runs given/when/then cases against a compiled plugin, in the real runtime and without a host.
 //!
-//! Each case has an aggregate of its own: its history is applied, the command comes, and what comes of it is held
-//! against what must. The same files run natively in the SDK's test kit.
+//! Each case has its own aggregate: the history is applied, the aggregate decides on the command, and the result is
+//! compared with the expected one. The SDK's test kit runs the same files natively.
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use super::output;
+use crate::model::Refusal;
 use crate::model::{Command, Header, Position, RecordedEvent, StreamId, Version};
-use crate::plugin::{AggregateGuest, Compiler, Demand, Error, Limits, Plugin, Refusal, Role};
+use crate::plugin::{AggregateGuest, Compiler, Demand, Error, Limits, Plugin, Role};
 use std::path::PathBuf;
 use wasmill_cases::{Answer, Case, Suite};
 
@@ -14,14 +15,14 @@ use wasmill_cases::{Answer, Case, Suite};
 pub(super) struct Args {
     /// The compiled plugin.
     plugin: PathBuf,
-    /// Files of cases: TOML, or JSON where the name ends in .json.
+    /// The files of cases: TOML, or JSON if the name ends in .json.
     #[arg(required = true)]
     cases: Vec<PathBuf>,
 }
 
-pub(super) fn test(args: &Args, json: bool) -> Result<(), Failure> {
+pub(super) fn test(args: &Args, json: bool) -> Result<(), CommandFailure> {
     let suites = args.cases.iter().map(Suite::read).collect::<Result<Vec<_>, _>>();
-    let suites = suites.map_err(|error| Failure::usage(error.to_string()))?;
+    let suites = suites.map_err(|error| CommandFailure::usage(error.to_string()))?;
     let name = args.plugin.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
     let compiler = Compiler::new(None, Demand::default()).map_err(failure)?;
     let plugin = Plugin::load(&compiler, &name, &args.plugin, &Limits::default()).map_err(failure)?;
@@ -40,23 +41,23 @@ pub(super) fn test(args: &Args, json: bool) -> Result<(), Failure> {
     if !json {
         output::line(&format!("{held} held, {failed} failed"))?;
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::told()) }
+    if failed == 0 { Ok(()) } else { Err(CommandFailure::told()) }
 }
 
-fn failure(error: Error) -> Failure {
-    Failure::failed(error.to_string())
+fn failure(error: Error) -> CommandFailure {
+    CommandFailure::failed(error.to_string())
 }
 
-/// The cases must be of an aggregate that the plugin has.
-fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), Failure> {
+/// Checks that the cases are for the plugin's aggregate.
+fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), CommandFailure> {
     let is_served =
         |role: &Role| matches!(role, Role::Aggregate { aggregate_type } if **aggregate_type == *suite.aggregate);
     if plugin.description.roles.iter().any(is_served) {
         return Ok(());
     }
     let roles: Vec<String> = plugin.description.roles.iter().map(Role::to_string).collect();
-    Err(Failure::usage(format!(
-        "the cases in {} are of aggregate {}, and plugin {} is {}: name the plugin that they are of",
+    Err(CommandFailure::usage(format!(
+        "the cases in {} are for aggregate {}, but plugin {} is {}: name the plugin that they are for",
         suite.file.display(),
         suite.aggregate,
         plugin.label(),
@@ -64,7 +65,7 @@ fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), Failure> {
     )))
 }
 
-fn report(suite: &Suite, case: &Case, result: Result<(), String>, json: bool) -> Result<(), Failure> {
+fn report(suite: &Suite, case: &Case, result: Result<(), String>, json: bool) -> Result<(), CommandFailure> {
     if json {
         let line = serde_json::json!({
             "file": suite.file, "case": case.name, "held": result.is_ok(), "difference": result.err(),
@@ -80,8 +81,9 @@ fn report(suite: &Suite, case: &Case, result: Result<(), String>, json: bool) ->
     }
 }
 
-/// In a guest of its own, so that a case that traps costs no other. An error is the host's, not the case's.
-fn answer(plugin: &Plugin, suite: &Suite, case: &Case) -> Result<Answer, Failure> {
+/// Runs a case in its own guest, so that a trap does not affect other cases. An error is a problem of the host, not of
+/// the case.
+fn answer(plugin: &Plugin, suite: &Suite, case: &Case) -> Result<Answer, CommandFailure> {
     match decide(plugin, suite, case) {
         Ok(answer) => Ok(answer),
         Err(trap @ (Error::Trap { .. } | Error::Overrun { .. })) => Ok(Answer::Failed(trap.to_string())),

@@ -1,4 +1,4 @@
-//! Knowing when everything that is there has gone all its way.
+//! Waiting until the host is drained.
 
 use super::parts::Parts;
 use crate::kafka::{Source, Transform};
@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often counters that wake nobody are looked at.
+/// Interval at which counters without a watch are read.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// How long a source that does not move is left alone.
+/// Longest pause between two questions to the brokers about a source that makes no progress.
 const LOOK_AT_BROKERS_AGAIN: Duration = Duration::from_millis(200);
 
-/// Waits part by part, in the direction of the data. New work that appears meanwhile starts the round anew, so that
-/// in the end one look finds nothing anywhere.
+/// Waits until nothing is in flight, or the time is up. It waits part by part, in the direction of the data. If new
+/// work appears meanwhile, it starts another round.
 pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
     let deadline = Instant::now() + timeout;
     let mut waiting_for = "the first look".to_owned();
@@ -24,7 +24,7 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
         loop {
             let head = *parts.store.head().borrow();
             round(parts, head, &mut waiting_for).await;
-            // The look is over, and its lock let go, before the parts look themselves.
+            // The borrow must end before `is_quiet`, because it holds a lock and the parts read the head themselves.
             let stands_still = *parts.store.head().borrow() == head;
             if stands_still && parts.is_quiet() {
                 return head;
@@ -39,7 +39,7 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
     }
 }
 
-/// A part that was waited for, with what it says of itself.
+/// Adds the error of a part to its name, if it has one.
 pub(super) fn explained(part: String, status: &Status) -> String {
     let sources = status.sources.iter().map(|found| ("source", &found.name, &found.error));
     let subscriptions = status.subscriptions.iter().map(|found| ("subscription", &found.name, &found.error));
@@ -57,7 +57,7 @@ pub(super) fn explained(part: String, status: &Status) -> String {
     }
 }
 
-/// How far a source has come.
+/// Returns the progress of a source.
 pub(super) fn source_progress(source: SourceStatus) -> SourceProgress {
     let partitions = source.partitions.into_iter();
     let partitions: Vec<_> = partitions
@@ -67,48 +67,48 @@ pub(super) fn source_progress(source: SourceStatus) -> SourceProgress {
 }
 
 async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
-    for source in parts.sources.iter().filter(|source| !parts.is_paused(source)) {
+    for source in parts.sources.values().filter(|source| !parts.is_paused(source)) {
         *waiting_for = format!("source {}", source.name());
         tokio::select! {
             () = catch_up(source, waiting_for) => {}
             () = until(|| parts.is_paused(source)) => {}
         }
     }
-    for transform in &parts.transforms {
-        *waiting_for = format!("source {}", transform.name());
+    for (name, transform) in &parts.transforms {
+        *waiting_for = format!("source {name}");
         commit_all(transform, waiting_for).await;
     }
     "aggregates".clone_into(waiting_for);
     until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
-    for subscription in &parts.records {
-        *waiting_for = format!("the commands of the subscriber of source {}", subscription.source());
+    for (source, subscription) in &parts.records {
+        *waiting_for = format!("the commands of the subscriber of source {source}");
         until(|| !subscription.has_commands()).await;
     }
-    for subscription in &parts.subscriptions {
-        let name = subscription.status().name;
+    for (name, subscription) in &parts.subscriptions {
         *waiting_for = format!("subscription {name}");
         reach_unless(subscription.reached(), head, || subscription.is_paused()).await;
         *waiting_for = format!("the commands of subscription {name}");
         until(|| !subscription.has_commands()).await;
     }
-    for projection in &parts.projections {
-        *waiting_for = format!("projection {}", projection.name());
+    for (name, projection) in &parts.projections {
+        *waiting_for = format!("projection {name}");
         reach(projection.reached(), head).await;
     }
-    for sink in &parts.sinks {
-        *waiting_for = format!("sink {}", sink.name());
+    for (name, sink) in &parts.sinks {
+        *waiting_for = format!("sink {name}");
         until(|| sink.pending() == 0).await;
     }
 }
 
-/// Up to the ends of its partitions as the brokers tell them now.
+/// Waits until a source has settled everything up to the present ends of its partitions.
 async fn catch_up(source: &Source, waiting_for: &mut String) {
     let mut progress = source.progress();
     loop {
         match tokio::task::block_in_place(|| source.refresh_ends()) {
             Ok(()) if source.is_caught_up() => return,
             Ok(()) => {
-                // Each look asks the brokers, so not at every record; an error means that the source is gone.
+                // Each round asks the brokers, so it is not made for every record. An error means that the source is
+                // gone.
                 let _ = tokio::time::timeout(LOOK_AT_BROKERS_AGAIN, progress.changed()).await;
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -120,7 +120,7 @@ async fn catch_up(source: &Source, waiting_for: &mut String) {
     }
 }
 
-/// Up to the ends of its partitions as the brokers tell them now.
+/// Waits until a transform has committed everything up to the present ends of its partitions.
 async fn commit_all(transform: &Transform, waiting_for: &mut String) {
     loop {
         match tokio::task::block_in_place(|| transform.refresh_ends()) {
@@ -132,7 +132,7 @@ async fn commit_all(transform: &Transform, waiting_for: &mut String) {
     }
 }
 
-/// Up to a position, as long as nobody pauses it.
+/// Waits until a part has reached a position or is paused.
 async fn reach_unless(reached: watch::Receiver<Position>, head: Position, is_paused: impl Fn() -> bool) {
     tokio::select! {
         () = reach(reached, head) => {}
@@ -141,7 +141,7 @@ async fn reach_unless(reached: watch::Receiver<Position>, head: Position, is_pau
 }
 
 async fn reach(mut reached: watch::Receiver<Position>, head: Position) {
-    // A part that is gone reaches nothing: the time-out tells.
+    // A part that is gone never reaches it, so the caller's time-out ends the wait.
     if reached.wait_for(|reached| *reached >= head).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -154,18 +154,18 @@ async fn until(done: impl Fn() -> bool) {
 }
 
 impl Parts {
-    /// Whether a person has paused the subscriber of a source.
+    /// Returns whether a person has paused the subscriber of a source.
     fn is_paused(&self, source: &Source) -> bool {
-        self.records.iter().any(|records| records.source() == source.name() && records.is_paused())
+        self.records.get(source.name()).is_some_and(RecordSubscription::is_paused)
     }
 
-    /// Whether nothing is on its way, at one look.
+    /// Returns whether nothing is in flight at this moment.
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
-            && !self.records.iter().any(RecordSubscription::has_commands)
-            && !self.subscriptions.iter().any(Subscription::has_commands)
-            && self.sources.iter().all(|source| source.is_caught_up() || self.is_paused(source))
-            && self.transforms.iter().all(Transform::is_caught_up)
-            && self.sinks.iter().all(|sink| sink.pending() == 0)
+            && !self.records.values().any(RecordSubscription::has_commands)
+            && !self.subscriptions.values().any(Subscription::has_commands)
+            && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
+            && self.transforms.values().all(Transform::is_caught_up)
+            && self.sinks.values().all(|sink| sink.pending() == 0)
     }
 }

@@ -1,13 +1,13 @@
-//! Keys of the manifest that have no effect, because their plugin lacks the role that they are for. Roles are known only once
-//! a plugin is loaded.
+//! Keys of the manifest that have no effect, because their plugin lacks the role that they are for. Roles are known
+//! only once a plugin is loaded.
 //!
-//! They are told, not refused: a host does what it should without them, and another version of the plugin may have the role.
-//! A key that is written with its default value is not noticed.
+//! Such keys are reported, not refused: the host works without them, and another version of the plugin may have the
+//! role. A key that is written with its default value is not detected.
 
 use crate::manifest::{Manifest, Plugin as Settings};
 use crate::plugin::{Catalog, Role};
 
-/// A sentence for each such key.
+/// Returns a sentence for each such key.
 pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let place = manifest.path.display();
     let plugins = catalog.slots().map(|slot| slot.current());
@@ -22,7 +22,7 @@ pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     keys.map(sentence).collect()
 }
 
-/// The keys that have no effect for these roles, and the role that each is for.
+/// Returns the keys that have no effect for these roles, each with the role that it is for.
 fn of_plugin(settings: &Settings, roles: &[Role]) -> Vec<(&'static str, &'static str)> {
     let default = Settings::new("");
     let (own, usual) = (&settings.limits, &default.limits);

@@ -1,4 +1,4 @@
-//! What people do to the store of a running host: looking into it, changing what they may change, copying it.
+//! The maintenance of a running host's store: reading it, changing what people may change, and copying it.
 
 use super::Host;
 use crate::ack::{self, Ack};
@@ -6,7 +6,7 @@ use crate::store::{Backup, Discard, Error, EventStore, Maintenance, Reader, Stat
 use std::path::PathBuf;
 
 impl Host {
-    /// Asks the store on a thread that may block, with a reader of the question's own.
+    /// Reads the store on a thread that may block, with a new reader.
     pub async fn read<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut dyn Reader) -> Result<T, Error> + Send + 'static,
@@ -22,7 +22,7 @@ impl Host {
     ) -> Result<T, Error> {
         let store = self.store().clone();
         let (ack, answered) = ack::channel();
-        // The queue may be full: then asking waits.
+        // The store's queue may be full, and then this waits.
         let asked = blocking(move || {
             ask(&*store, ack);
             Ok(())
@@ -31,12 +31,12 @@ impl Host {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Discards the oldest of these dead letters, and tells how many.
-    pub async fn discard_letters(&self, which: Discard) -> Result<u64, Error> {
-        self.change(move |store, ack| store.discard_letters(which, ack)).await
+    /// Discards the oldest of these dead letters, and returns how many.
+    pub async fn discard_dead_letters(&self, which: Discard) -> Result<u64, Error> {
+        self.change(move |store, ack| store.discard_dead_letters(which, ack)).await
     }
 
-    /// Copies the store into a new file, while it is written to.
+    /// Copies the store into a new file while it is in use.
     pub async fn backup(&self, to: PathBuf) -> Result<Backup, Error> {
         let backup = self.maintain(move |store| store.backup(&to)).await?;
         let Backup { file, position, bytes, elapsed_ms } = &backup;
@@ -44,7 +44,7 @@ impl Host {
         Ok(backup)
     }
 
-    /// How much there is in the store. With `count` every event is read for it.
+    /// Returns statistics of the store. With `count` it reads every event.
     pub async fn statistics(&self, count: bool) -> Result<Statistics, Error> {
         self.maintain(move |store| store.statistics(count)).await
     }
@@ -66,5 +66,5 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|panic| Err(Error::Failed(format!("asking the store: {panic}"))))
+    joined.unwrap_or_else(|panic| Err(Error::Failed(format!("the request to the store panicked: {panic}"))))
 }

@@ -1,8 +1,9 @@
-//! Parts that the store knows and the manifest does not, and parts of the manifest that are new beside them.
+//! Orphans: parts that the store knows and the manifest does not, and new parts of the manifest that may be renamed
+//! ones.
 //!
-//! A part keeps its place under its name. One that is renamed would begin at the beginning and do everything again, so a
-//! new part beside such an orphan asks for a decision: `was` carries the orphan's place over, once and in one
-//! transaction; a start that is written out begins there.
+//! A part keeps its place under its name. A renamed part would start at the beginning and do everything again. So if
+//! there are orphans, a new part needs a decision: `was` carries the orphan's place over, once and in one transaction,
+//! and a start that is written out makes the part start there.
 
 use crate::ack;
 use crate::manifest::{Manifest, Target, Transaction};
@@ -11,14 +12,14 @@ use crate::store::{EventStore, Part, PartKind, Place};
 /// A part of the manifest that keeps its place in the store.
 struct Wanted<'m> {
     part: Part,
-    /// The section of the manifest that is about it.
+    /// Its section in the manifest.
     section: String,
     was: Option<&'m str>,
-    /// The key that says where it starts, and whether it is written out.
+    /// The key that says where it starts, and whether the manifest has it.
     start: (&'static str, bool),
 }
 
-/// What the store knows and the manifest does not.
+/// Lists the places of parts that the store knows and the manifest does not.
 pub(crate) fn orphans(manifest: &Manifest, places: &[Place]) -> Vec<Place> {
     places.iter().filter(|place| !is_named(manifest, &place.part)).cloned().collect()
 }
@@ -32,8 +33,8 @@ pub(crate) fn is_named(manifest: &Manifest, part: &Part) -> bool {
     }
 }
 
-/// What to carry over before a host starts, as old part and new name; or a sentence for each part that asks for a
-/// decision. `subscribers` are the plugins that are one.
+/// Returns what to carry over before a host starts, as old part and new name, or a sentence for each part that needs a
+/// decision. `subscribers` are the plugins that have a subscriber.
 pub(super) fn decide(
     manifest: &Manifest,
     subscribers: &[String],
@@ -64,9 +65,9 @@ pub(super) fn decide(
             let others: Vec<String> =
                 orphans.iter().filter(|other| other.part.kind == part.kind).map(ToString::to_string).collect();
             problems.push(format!(
-                "{part} is new and would do everything from the beginning, and the store has what this manifest does \
-                 not: {}; if it was renamed write `was = \"{}\"` in [{section}], else write its `{key}` there, or forget \
-                 the other with `wasmill store orphans {} --forget {}`",
+                "{part} is new and would do everything from the beginning, and the store has parts that this manifest \
+                 does not have: {}; if it was renamed, write `was = \"{}\"` in [{section}]; otherwise write its `{key}` \
+                 there, or forget the old part with `wasmill store orphans {} --forget {}`",
                 others.join(", "),
                 orphan.part.name,
                 manifest.path.display(),
@@ -77,7 +78,7 @@ pub(super) fn decide(
     if problems.is_empty() { Ok(moves) } else { Err(problems) }
 }
 
-/// Carries over what was renamed, and says what is left.
+/// Carries over the places of renamed parts, and logs the remaining orphans.
 pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn EventStore) -> Result<(), super::Error> {
     let mut reader = store.reader()?;
     let place = manifest.path.display();
@@ -85,12 +86,12 @@ pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn Ev
         .map_err(|problems| super::Error::Many(problems.iter().map(|text| format!("{place}: {text}")).collect()))?;
     for (old, new) in moves {
         ack::wait(|ack| store.carry_over(&old, &new, ack))?;
-        tracing::info!("{old} is named {new} now, and goes on where it was");
+        tracing::info!("{old} is now named {new} and resumes where it was");
     }
     for orphan in orphans(manifest, &reader.places()?) {
         tracing::warn!(
-            "the store has {orphan}, which the manifest does not have; stop the host and forget it with `wasmill store orphans \
-             {place} --forget {}`, or leave it",
+            "the store has {orphan}, which the manifest does not have; to forget it, stop the host and run `wasmill store orphans \
+             {place} --forget {}`",
             orphan.part
         );
     }

@@ -2,6 +2,7 @@
 
 use super::idle_keys::idle_keys;
 use super::orphans;
+use super::plugin_handlers;
 use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Service};
 use crate::bounds::Bounds;
@@ -20,41 +21,45 @@ use crate::store::{self, EventStore};
 use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
 use crate::supervise;
 use crate::supervise::Held as _;
+use std::collections::BTreeMap;
 use std::iter;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// The share of the time for a stop that sources may wait for what they handed on.
+/// Share of the time for a stop during which sources may wait for records in flight.
 const SOURCES_SHARE: f64 = 0.4;
 
-/// What is left of the time for a stop when sinks give up: for closing their clients, and the store.
+/// Time that is left for a stop when sinks give up. Their clients and the store are closed in it.
 const AFTER_SINKS: Duration = Duration::from_secs(8);
 
-/// How long a host waits for Kafka to say where new sources start.
+/// Longest time for which a host waits until Kafka says where new sources start.
 const STARTS_MAX: Duration = Duration::from_secs(5);
 
-/// The parts, in the order in which data goes through them.
+/// Parts of one kind, by their names.
+pub(super) type ByName<P> = BTreeMap<Arc<str>, P>;
+
+/// The parts, in the order in which data goes through them. Each can be started and stopped by itself.
 pub(super) struct Parts {
     pub(super) catalog: Arc<Catalog>,
     pub(super) store: Arc<dyn EventStore>,
     pub(super) aggregates: Arc<Aggregates>,
-    pub(super) subscriptions: Vec<Subscription>,
-    /// One for each source that delivers to a subscriber.
-    pub(super) records: Vec<RecordSubscription>,
-    pub(super) projections: Vec<Projection>,
-    pub(super) sources: Vec<Source>,
+    pub(super) subscriptions: ByName<Subscription>,
+    /// One for each source that delivers to a subscriber, by the name of the source.
+    pub(super) records: ByName<RecordSubscription>,
+    pub(super) projections: ByName<Projection>,
+    pub(super) sources: ByName<Source>,
     /// Sources whose batches are Kafka transactions.
-    pub(super) transforms: Vec<Transform>,
-    pub(super) sinks: Vec<Sink>,
-    /// Makes missing topics as soon as the cluster answers, for as long as it is held.
+    pub(super) transforms: ByName<Transform>,
+    pub(super) sinks: ByName<Sink>,
+    /// The task that creates missing topics as soon as the cluster answers. It ends when this is dropped.
     pub(super) topics: Option<kafka::topics::Pending>,
-    /// Behind a mutex only to be taken at the end.
+    /// The development broker. The mutex is there only because `stop` takes it out.
     broker: Mutex<Option<DevBroker>>,
 }
 
-/// Why a host does not start. Nothing is left running.
+/// Reason for which a host does not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Several things are wrong, a sentence each.
@@ -80,23 +85,23 @@ pub enum Error {
     Kafka(#[from] kafka::Error),
 }
 
-/// What a manifest comes to, before anything is started.
+/// Result of checking a manifest before anything is started.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
-    /// A line for each plugin.
+    /// One line for each plugin.
     pub plugins: Vec<String>,
     /// Keys of the manifest that have no effect, in words.
     pub idle_keys: Vec<String>,
     /// Parts that the store knows and the manifest does not, in words.
     pub orphans: Vec<String>,
-    /// Parts whose place the next start gives to another name, in words.
+    /// Parts whose place the next start renames, in words.
     pub moves: Vec<String>,
-    /// Why the store was not looked at, if there is one.
+    /// Why the store could not be checked, if there is one.
     pub unread: Option<String>,
 }
 
-/// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read, without
-/// starting anything: what there is, or a line for each thing that is wrong.
+/// Loads every plugin of a manifest and checks that all fits together, also with the store if it can be read. It starts
+/// nothing. It returns what there is, or a line for each problem.
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     refuse_idle(manifest).map_err(|problem| vec![problem])?;
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
@@ -124,7 +129,7 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     Ok(checked)
 }
 
-/// Refuses a manifest without a plugin: nothing would ever happen in its host.
+/// Refuses a manifest without a plugin, because its host would never do anything.
 fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
     if !manifest.plugins.is_empty() {
         return Ok(());
@@ -133,12 +138,12 @@ fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
     Err(format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display()))
 }
 
-/// The plugins that are subscribers.
+/// Returns the plugins that are subscribers.
 fn subscribers(catalog: &Catalog) -> Vec<String> {
     catalog.slots().filter(|slot| is_subscriber(&slot.current())).map(|slot| slot.name.to_string()).collect()
 }
 
-/// Loads the plugins and checks the properties of Kafka: what is wrong with either is told together.
+/// Loads the plugins and checks the properties of Kafka. The problems of both are reported together.
 fn load_checked(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Catalog, Vec<String>> {
     let problems = kafka::check(manifest);
     match load(manifest, compiler, startup) {
@@ -152,7 +157,8 @@ fn load_checked(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> R
 }
 
 impl Parts {
-    /// Plugins first, since most mistakes are there and nothing is running yet; what produces work comes last.
+    /// Starts all parts. Plugins come first, because most mistakes are there and nothing is running yet. Parts that
+    /// produce work come last.
     pub(super) fn start(
         manifest: &Manifest,
         clock: &Clock,
@@ -169,7 +175,7 @@ impl Parts {
         idle_keys(manifest, &catalog).iter().for_each(|sentence| tracing::warn!("{sentence}"));
         startup.does("opening the store".to_owned());
         let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
-        // The store keeps other hosts out of the folder.
+        // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
         orphans::settle(manifest, &subscribers(&catalog), &*store)?;
         startup.does("starting the aggregates".to_owned());
@@ -180,12 +186,12 @@ impl Parts {
             catalog,
             store,
             aggregates,
-            subscriptions: Vec::new(),
-            records: Vec::new(),
-            projections: Vec::new(),
-            sources: Vec::new(),
-            transforms: Vec::new(),
-            sinks: Vec::new(),
+            subscriptions: ByName::new(),
+            records: ByName::new(),
+            projections: ByName::new(),
+            sources: ByName::new(),
+            transforms: ByName::new(),
+            sinks: ByName::new(),
             topics: None,
             broker: Mutex::default(),
         };
@@ -208,23 +214,18 @@ impl Parts {
         for slot in self.catalog.slots() {
             let options = projection_options(manifest, &slot.current());
             startup.does(format!("starting what plugin {} follows", slot.name));
-            self.projections.extend(Projection::start(
-                slot,
-                &self.catalog,
-                options,
-                &read_models,
-                &self.store,
-                runtime,
-            )?);
+            let started = Projection::start(slot, &self.catalog, options, &read_models, &self.store, runtime)?;
+            self.projections.extend(started.map(|projection| (projection.name().into(), projection)));
         }
         for slot in self.catalog.slots() {
             let options = subscription_options(manifest, &slot.name);
-            self.subscriptions.extend(Subscription::start(slot, options, &self.store, &self.aggregates, runtime)?);
+            let started = Subscription::start(slot, options, &self.store, &self.aggregates, runtime)?;
+            self.subscriptions.extend(started.map(|subscription| (subscription.name().clone(), subscription)));
         }
         Ok(())
     }
 
-    /// Nothing here waits for a real cluster: it may come later.
+    /// Starts the parts that use Kafka. Nothing here waits for a real cluster, which may start later.
     fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka) -> Result<(), Error> {
         let connection = match &kafka.brokers {
             Brokers::Addresses(brokers) => {
@@ -244,43 +245,50 @@ impl Parts {
         let connection = connection.with_cloud_events(&kafka.cloud_events);
         self.topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
         self.start_sinks(manifest, &connection)?;
-        let written = manifest.written_topics();
-        for (name, source) in &manifest.sources {
-            let section = format!("sources.{name}.properties");
-            let connection = connection.with_properties(&section, &source.properties)?;
-            if let Target::Deliveries(deliveries) = &source.target
-                && deliveries.transaction == Transaction::Kafka
-            {
-                let mut config = kafka::transform::Config::new(name, source, deliveries, &written);
-                config.bounds = manifest.bounds;
-                let slot = self.subscriber(&deliveries.subscriber);
-                self.transforms.push(Transform::start(config, connection, self.store.clone(), slot)?);
-                continue;
-            }
-            let mut config = kafka::source::Config::new(name, source, &written);
-            config.bounds = manifest.bounds;
-            let targets = kafka::source::Targets {
-                aggregates: self.aggregates.clone(),
-                subscriber: self.start_deliveries(name, source, manifest.bounds)?,
-            };
-            let source = Source::start(config, connection, self.store.clone(), targets)?;
-            self.sources.push(source);
+        for name in manifest.sources.keys() {
+            self.start_source(manifest, name, &connection)?;
         }
         self.await_starts();
         Ok(())
     }
 
-    /// Whatever is written once the host says that it serves is read: where sources start is fixed before, if Kafka answers.
+    fn start_source(&mut self, manifest: &Manifest, name: &str, connection: &Connection) -> Result<(), Error> {
+        let (source, written) = (&manifest.sources[name], manifest.written_topics());
+        let section = format!("sources.{name}.properties");
+        let connection = connection.with_properties(&section, &source.properties)?;
+        if let Target::Deliveries(deliveries) = &source.target
+            && deliveries.transaction == Transaction::Kafka
+        {
+            let mut config = kafka::transform::Config::new(name, source, deliveries, &written);
+            config.bounds = manifest.bounds;
+            let slot = self.subscriber(&deliveries.subscriber);
+            let transform = Transform::start(config, connection, self.store.clone(), slot)?;
+            self.transforms.insert(name.into(), transform);
+            return Ok(());
+        }
+        let mut config = kafka::source::Config::new(name, source, &written);
+        config.bounds = manifest.bounds;
+        let targets = kafka::source::Targets {
+            aggregates: self.aggregates.clone(),
+            subscriber: self.start_deliveries(name, source, manifest.bounds)?,
+        };
+        let source = Source::start(config, connection, self.store.clone(), targets)?;
+        self.sources.insert(name.into(), source);
+        Ok(())
+    }
+
+    /// Waits until the start offsets of sources are fixed, if Kafka answers. So every record is read that is written
+    /// after the host says that it serves.
     fn await_starts(&self) {
         let deadline = Instant::now() + STARTS_MAX;
-        let sources = self.sources.iter().filter(|source| !source.is_fixed_by(deadline)).map(Source::name);
-        let transforms = self.transforms.iter().filter(|source| !source.is_fixed_by(deadline)).map(Transform::name);
+        let sources = self.sources.values().filter(|source| !source.is_fixed_by(deadline)).map(Source::name);
+        let transforms = self.transforms.values().filter(|source| !source.is_fixed_by(deadline)).map(Transform::name);
         for source in sources.chain(transforms) {
             tracing::warn!(source, "Kafka does not answer: where it starts (`from`) is fixed once it does");
         }
     }
 
-    /// Who takes the records of a source that delivers to a subscriber.
+    /// Starts the subscription that takes the records of a source, if the source delivers to a subscriber.
     fn start_deliveries(
         &mut self,
         name: &str,
@@ -292,7 +300,7 @@ impl Parts {
         let options = record_options(name, deliveries, bounds);
         let subscription = RecordSubscription::start(slot, options, &self.store, &self.aggregates)?;
         let inbox = subscription.inbox();
-        self.records.push(subscription);
+        self.records.insert(name.into(), subscription);
         Ok(Some(inbox))
     }
 
@@ -312,49 +320,50 @@ impl Parts {
         for (config, settings) in iter::once(outbox).chain(events).chain(letters) {
             let section = format!("{}.properties", config.section);
             let connection = connection.with_properties(&section, &settings.properties)?;
-            self.sinks.push(Sink::start(config, connection, self.store.clone())?);
+            let sink = Sink::start(config, connection, self.store.clone())?;
+            self.sinks.insert(sink.name().into(), sink);
         }
         Ok(())
     }
 
-    /// Wakes its holder when a source has handled more.
+    /// Returns a watch on a source's progress, if there is such a source.
     pub(super) fn source_progress(&self, name: &str) -> Option<watch::Receiver<u64>> {
-        let source = self.sources.iter().find(|source| source.name() == name).map(Source::progress);
-        source.or_else(|| self.transforms.iter().find(|transform| transform.name() == name).map(Transform::progress))
+        let source = self.sources.get(name).map(Source::progress);
+        source.or_else(|| self.transforms.get(name).map(Transform::progress))
     }
 
-    /// What the sources do, and what is in the way of those that get their records.
+    /// Returns the status of all sources, with the problems of the subscribers that take their records.
     pub(super) fn source_statuses(&self) -> Vec<SourceStatus> {
-        let mut statuses: Vec<_> = self.sources.iter().map(Source::status).collect();
+        let mut statuses: Vec<_> = self.sources.values().map(Source::status).collect();
         for status in &mut statuses {
-            let records = self.records.iter().find(|records| records.source() == status.name);
+            let records = self.records.get(&*status.name);
             let (state, error) = records.map(RecordSubscription::condition).unwrap_or_default();
             if status.error.is_none() && error.is_some() {
                 (status.state, status.error) = (state, error);
             }
         }
-        statuses.extend(self.transforms.iter().map(Transform::status));
+        statuses.extend(self.transforms.values().map(Transform::status));
         statuses.sort_by(|one, other| one.name.cmp(&other.name));
         statuses
     }
 
-    /// What makes work ends first, what keeps it last. Subscriptions end before the aggregates that they send to. Parts
-    /// of one stage end side by side, and what waits for brokers gives up in time for the rest: what it leaves undone is
-    /// done after the next start.
+    /// Stops all parts: those that produce work first, the store near the end. Subscriptions end before the aggregates
+    /// to which they send. Parts of one stage stop side by side. Parts that wait for brokers give up early enough to
+    /// leave time for the others, and what they leave undone is done after the next start.
     pub(super) fn stop(&self, deadline: Instant) {
         self.catalog.interrupt();
-        self.records.iter().for_each(RecordSubscription::give_back);
+        self.records.values().for_each(RecordSubscription::give_back);
         let sources_by = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(SOURCES_SHARE);
-        let sources = self.sources.iter().map(|source| job(move || source.stop_by(sources_by)));
-        let transforms = self.transforms.iter().map(|transform| job(|| transform.stop()));
+        let sources = self.sources.values().map(|source| job(move || source.stop_by(sources_by)));
+        let transforms = self.transforms.values().map(|transform| job(|| transform.stop()));
         supervise::side_by_side("stop-sources", sources.chain(transforms));
-        let records = self.records.iter().map(|records| job(|| records.stop()));
-        let subscriptions = self.subscriptions.iter().map(|subscription| job(|| subscription.stop()));
+        let records = self.records.values().map(|records| job(|| records.stop()));
+        let subscriptions = self.subscriptions.values().map(|subscription| job(|| subscription.stop()));
         supervise::side_by_side("stop-subscriptions", records.chain(subscriptions));
         self.aggregates.stop();
         let sinks_by = deadline.checked_sub(AFTER_SINKS).unwrap_or(deadline);
-        let projections = self.projections.iter().map(|projection| job(|| projection.stop()));
-        let sinks = self.sinks.iter().map(|sink| job(move || sink.stop_by(sinks_by)));
+        let projections = self.projections.values().map(|projection| job(|| projection.stop()));
+        let sinks = self.sinks.values().map(|sink| job(move || sink.stop_by(sinks_by)));
         supervise::side_by_side("stop-sinks", projections.chain(sinks));
         self.store.close();
         if let Some(broker) = self.broker.held().take() {
@@ -367,8 +376,8 @@ fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'jo
     Box::new(stop)
 }
 
-/// The guests that a host may have at the same time: one for each shard, for each follower and for each query of a
-/// projection; and as many again while code is swapped.
+/// Returns how many guests a host may have at the same time: one for each shard, for each follower and for each query
+/// of a projection, and as many again while code is swapped.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
     let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 2 + queries;
@@ -377,7 +386,7 @@ pub fn demand(manifest: &Manifest) -> Demand {
     Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }
 }
 
-/// Loads the plugins and checks them against each other and against the rest of the manifest.
+/// Loads the plugins and checks that they fit each other and the rest of the manifest.
 fn load(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Catalog, Vec<String>> {
     let plugins = manifest.plugins.iter().map(|(name, plugin)| (name.as_str(), plugin.file.clone(), limits(plugin)));
     let count = plugins.len();
@@ -440,8 +449,8 @@ fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     problems
 }
 
-/// What is wrong with a source whose commands nobody would understand. Names that stand in the records are not known
-/// yet: a record with a wrong one is dead_letters.
+/// Returns what is wrong with a source whose commands no aggregate would take. Names that come from the records are not
+/// known yet; a record with a wrong one is dead-lettered later.
 fn command_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
     let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
     let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate) else {
@@ -460,7 +469,7 @@ fn command_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plug
     unknown.map(problem).collect()
 }
 
-/// What is wrong with a source that wants transactions where there are none.
+/// Returns what is wrong with a source that uses Kafka transactions although the development broker has none.
 fn transaction_problem(source: &str, deliveries: &Deliveries, kafka: Option<&Kafka>) -> Option<String> {
     let is_embedded = kafka.is_some_and(|kafka| kafka.brokers == Brokers::Embedded);
     (is_embedded && deliveries.transaction == Transaction::Kafka).then(|| {
@@ -471,7 +480,7 @@ fn transaction_problem(source: &str, deliveries: &Deliveries, kafka: Option<&Kaf
     })
 }
 
-/// What is wrong with a source whose records nobody would take.
+/// Returns what is wrong with a source whose records no subscriber would take.
 fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option<String> {
     let subscribers: Vec<&Arc<Slot>> = catalog.slots().filter(|slot| is_subscriber(&slot.current())).collect();
     if subscribers.iter().any(|slot| &*slot.name == subscriber) {
@@ -512,7 +521,7 @@ fn services(slot: &Arc<Slot>, plugin: &PluginSettings, bounds: Bounds) -> Vec<Se
         snapshot_every: plugin.snapshot_every,
         retry_after_max: bounds.retry_after_max,
     };
-    Service::of_plugin(slot, shards, &options)
+    plugin_handlers::aggregate_services(slot, shards, &options)
 }
 
 fn store_options(manifest: &Manifest, clock: &Clock) -> store::Options {
@@ -526,7 +535,7 @@ fn store_options(manifest: &Manifest, clock: &Clock) -> store::Options {
         event_bytes_max: settings.event_bytes_max,
         outcomes_window_ms: settings.command_id_hours * 60 * 60 * 1_000,
         remember_refusals: settings.refusals == Refusals::Remember,
-        letters: store::LetterLimits {
+        dead_letters: store::DeadLetterLimits {
             count_max: settings.dead_letters_max,
             bytes_max: settings.dead_letters_mib << 20,
             age_max_ms: (settings.dead_letters_days > 0).then_some(settings.dead_letters_days * 24 * 60 * 60 * 1_000),

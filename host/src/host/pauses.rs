@@ -1,30 +1,30 @@
-//! Pausing and resuming subscriptions: those of recorded events, and those of the records of sources.
+//! Pausing and resuming subscriptions, those of recorded events and those of the records of sources.
 
 use super::Host;
 use crate::status::{Paused, State, SubscriptionStatus};
 use crate::store;
 use std::sync::Arc;
 
-/// Why a subscription was neither paused nor resumed.
+/// Reason for which a subscription was neither paused nor resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum Unpaused {
-    /// There is none of this name.
+    /// No subscription has this name.
     #[error("no subscription of that name; there are {}", .known.join(", "))]
     Unknown {
-        /// Those that there are.
+        /// The names of all subscriptions.
         known: Vec<String>,
     },
-    /// The store does not take it.
+    /// The store could not record it.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Host {
-    /// All subscriptions, those of sources last.
+    /// Returns all subscriptions, those of sources last.
     pub async fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let status = self.status().await;
-        let of_sources = self.parts.records.iter().filter_map(|records| {
-            let source = status.sources.iter().find(|source| source.name == records.source())?;
+        let of_sources = self.parts.records.iter().filter_map(|(name, records)| {
+            let source = status.sources.iter().find(|source| *source.name == **name)?;
             let own = source.partitions.iter().filter(|partition| partition.assigned);
             Some(SubscriptionStatus {
                 name: records.name().to_string(),
@@ -39,18 +39,18 @@ impl Host {
         status.subscriptions.into_iter().chain(of_sources).collect()
     }
 
-    /// Pauses or resumes a subscription, also over restarts.
+    /// Pauses or resumes a subscription. The setting survives restarts.
     pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unpaused> {
         let (host, name) = (self.clone(), name.to_owned());
         let set = move || {
             let parts = &host.parts;
-            if let Some(found) = parts.subscriptions.iter().find(|found| **found.name() == *name) {
+            if let Some(found) = parts.subscriptions.get(&*name) {
                 found.set_paused(paused)?;
-            } else if let Some(found) = parts.records.iter().find(|found| **found.name() == *name) {
+            } else if let Some(found) = parts.records.values().find(|found| **found.name() == *name) {
                 found.set_paused(paused)?;
             } else {
-                let of_events = parts.subscriptions.iter().map(|found| found.name().to_string());
-                let of_records = parts.records.iter().map(|found| found.name().to_string());
+                let of_events = parts.subscriptions.keys().map(ToString::to_string);
+                let of_records = parts.records.values().map(|found| found.name().to_string());
                 return Err(Unpaused::Unknown { known: of_events.chain(of_records).collect() });
             }
             Ok(Paused { name, paused })
@@ -60,7 +60,7 @@ impl Host {
     }
 }
 
-/// The paused ones, a sentence each.
+/// Returns a sentence for each paused subscription.
 pub(super) fn paused(statuses: &[SubscriptionStatus]) -> Vec<String> {
     let paused = statuses.iter().filter(|status| status.state == State::Paused);
     let sentence = |status: &SubscriptionStatus| {

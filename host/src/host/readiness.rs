@@ -1,15 +1,15 @@
-//! Whether a host does its work, for those who watch over many: what stands in the way, in words.
+//! The readiness of a host: whether it does its work, and if not, what is in the way.
 
 use super::stalls::Stalled;
 use crate::status::{Readiness, State, Status};
 
-/// What is in the way.
+/// Returns the readiness of a host with this status.
 pub(super) fn readiness(status: &Status, stalled: &Stalled) -> Readiness {
     let reasons = standing(status, stalled);
     Readiness { ready: reasons.is_empty(), reasons, ..Readiness::default() }
 }
 
-/// A store that can't be written, parts that have stopped, and those that brokers keep from work.
+/// Lists a store that can't be written to, parts that have stopped, and parts that wait for brokers.
 fn standing(status: &Status, stalled: &Stalled) -> Vec<String> {
     let mut reasons = Vec::new();
     if let Some(error) = &status.store.error {
@@ -30,7 +30,7 @@ fn standing(status: &Status, stalled: &Stalled) -> Vec<String> {
     for sink in status.sinks.iter().filter(|sink| without_brokers(sink.state)) {
         note("sink", &sink.name, sink.state, &sink.error);
     }
-    // A follower that retries is at work on one event, unless that has lasted for too long.
+    // A follower that retries still works on one event, unless that takes too long.
     let holds = |kind, name: &str, state| stands(state) || (state == State::Retrying && stalled.has(kind, name));
     for part in status.subscriptions.iter().filter(|part| holds("subscription", &part.name, part.state)) {
         note("subscription", &part.name, part.state, &part.error);
@@ -67,19 +67,19 @@ mod tests {
         let stopped = State::Stopped;
         let sinks = vec![SinkStatus { name: "outbox".into(), state: stopped, ..Default::default() }];
         let subscriptions = vec![subscription("a", State::Retrying), subscription("b", stopped)];
-        let (error, state) = (Some("its thread panicked and begins again: oh".into()), State::Restarting);
+        let (error, state) = (Some("its thread panicked and restarts: oh".into()), State::Restarting);
         let aggregate = AggregateStatus { aggregate_type: "order".into(), state, error, ..Default::default() };
         let aggregates = vec![aggregate];
         let status = Status { aggregates, sources: vec![source], sinks, subscriptions, ..Default::default() };
         let stalls = Stalls::default();
         let expected = [
-            "aggregate order is restarting: its thread panicked and begins again: oh",
+            "aggregate order is restarting: its thread panicked and restarts: oh",
             "source baskets is retrying: no broker can be reached",
             "sink outbox is stopped",
             "subscription b is stopped",
         ];
         assert_eq!(readiness(&status, &stalls.look(&status, Duration::from_secs(30))).reasons, expected);
-        // An event that is tried again for too long is in the way as well.
+        // An event that is retried for too long is also in the way.
         let late = readiness(&status, &stalls.look(&status, Duration::ZERO)).reasons;
         assert!(late.contains(&"subscription a is retrying".to_owned()), "{late:?}");
     }

@@ -1,46 +1,47 @@
-//! Trying again what was dead-lettered: each dead letter goes the way it came, and is gone once that is durable.
+//! Retries of dead letters. Each dead letter takes its original way again and is deleted when its effect is durable.
 //!
-//! A command, and a record that becomes one, goes to its aggregate with the letter as its origin, so that the store
-//! takes the letter away with what came of it. A message goes into the outbox, an event or a record to its subscriber;
-//! both take the letter away in the same transaction. However often it is tried, it takes effect once.
+//! A command, or a record that becomes one, goes to its aggregate with the dead letter as its origin, so the store
+//! deletes the dead letter in the transaction of its outcome. A message goes into the outbox, and an event or a record
+//! to its subscriber; both delete the dead letter in the transaction of the effect. However often a dead letter is
+//! retried, it takes effect once.
 
 use super::maintenance::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, DeadLetterContent, KeptLetter, Outcome};
+use crate::model::{Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome};
 use crate::status::Replayed;
-use crate::store::{self, letter_origin};
+use crate::store::{self, dead_letter_origin};
 use crate::subscriptions::ReplayError;
 use std::sync::Arc;
 
-/// Why a dead letter is still there.
+/// Reason for which a dead letter is still there.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreplayed {
-    /// It can't be tried again, or not with this manifest; the text says why.
+    /// It can't be retried, or not with this manifest. The text says why.
     #[error("{0}")]
     Impossible(String),
     /// It failed again.
     #[error("{0}")]
     Again(String),
-    /// A queue is full: try later.
+    /// A queue is full. A later retry may succeed.
     #[error("{0}")]
     Busy(String),
-    /// The store has no such letter, or failed.
+    /// The store has no such dead letter, or it failed.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Host {
-    /// Tries a dead letter again.
+    /// Retries a dead letter.
     pub async fn replay(self: &Arc<Self>, number: u64) -> Result<Replayed, Unreplayed> {
         let letter = self.read(move |reader| reader.dead_letter(number)).await?;
-        let KeptLetter { letter, .. } =
+        let KeptDeadLetter { letter, .. } =
             letter.ok_or_else(|| store::Error::NotFound(format!("there is no dead letter {number}")))?;
         match &letter.content {
             DeadLetterContent::Gone => Err(Unreplayed::Impossible(format!(
                 "dead letter {number} holds nothing that could be tried again: discard it once you have seen it"
             ))),
             DeadLetterContent::Message(..) => {
-                self.change(move |store, done| store.republish_letter(number, done)).await?;
+                self.change(move |store, done| store.republish_dead_letter(number, done)).await?;
                 Ok(Replayed { number, outcome: "published".into(), reason: None })
             }
             DeadLetterContent::Command(command) => self.send_again(number, command.clone()).await,
@@ -54,8 +55,8 @@ impl Host {
 
     async fn send_again(&self, number: u64, command: Command) -> Result<Replayed, Unreplayed> {
         let aggregate_type = command.stream.aggregate_type.clone();
-        // A person has looked at it: the count of its chain starts over.
-        let command = Command { origin: Some(letter_origin(number)), durable_id: false, hops: 0, ..command };
+        // A person has decided to retry it, so its chain of causes starts again.
+        let command = Command { origin: Some(dead_letter_origin(number)), durable_id: false, hops: 0, ..command };
         let done = |outcome: &str, reason| Ok(Replayed { number, outcome: outcome.into(), reason });
         match self.send(command).await.map(|outcome| outcome.what().clone()) {
             Ok(Outcome::Accepted { .. }) => done("accepted", None),
@@ -72,7 +73,7 @@ impl Host {
                 | Outcome::Archived { reason }
                 | Outcome::IdReused { reason },
             ) => Err(Unreplayed::Again(reason)),
-            // Its id is that of the letter: none is remembered for it.
+            // The command has `durable_id: false`, so no outcome is kept under its id.
             Ok(Outcome::Remembered(_)) => done("accepted", None),
             Err(Untaken::UnknownAggregate { known }) => Err(Unreplayed::Impossible(format!(
                 "no plugin serves aggregate type {aggregate_type}; served are: {}",
@@ -82,13 +83,13 @@ impl Host {
         }
     }
 
-    /// The command that a record becomes; `None` where its source has a subscriber.
+    /// Returns the command that a record becomes. It is `None` if its source delivers to a subscriber.
     async fn command_again(&self, number: u64, letter: &DeadLetter) -> Result<Option<Command>, Unreplayed> {
         let DeadLetterContent::Record(record) = &letter.content else { return Ok(None) };
-        let Some(source) = self.parts.sources.iter().find(|source| source.name() == letter.consumer) else {
+        let Some(source) = self.parts.sources.get(&*letter.consumer) else {
             return Err(self.no_consumer("source", number, letter));
         };
-        match source.command(record, letter_origin(number)) {
+        match source.command(record, dead_letter_origin(number)) {
             Ok(command) => Ok(command),
             Err(reason) => Err(self.failed_again(number, reason).await?),
         }
@@ -99,11 +100,11 @@ impl Host {
         let content = letter.content.clone();
         let delivered = blocking(move || {
             let parts = &host.parts;
-            let of_records = || parts.records.iter().find(|records| records.source() == consumer);
-            let of_events = || parts.subscriptions.iter().find(|subscription| **subscription.name() == *consumer);
             Ok(match content {
-                DeadLetterContent::Record(_) => of_records().map(|records| records.replay(number, &content)),
-                _ => of_events().map(|subscription| subscription.replay(number, &content)),
+                DeadLetterContent::Record(_) => {
+                    parts.records.get(&*consumer).map(|records| records.replay(number, &content))
+                }
+                _ => parts.subscriptions.get(&*consumer).map(|subscription| subscription.replay(number, &content)),
             })
         });
         match delivered.await? {
@@ -115,10 +116,10 @@ impl Host {
         }
     }
 
-    /// Keeps the newest reason with the letter.
+    /// Keeps the newest reason with the dead letter.
     async fn failed_again(&self, number: u64, reason: String) -> Result<Unreplayed, Unreplayed> {
         let kept = reason.clone();
-        self.change(move |store, done| store.explain_letter(number, kept, done)).await?;
+        self.change(move |store, done| store.explain_dead_letter(number, kept, done)).await?;
         Ok(Unreplayed::Again(reason))
     }
 

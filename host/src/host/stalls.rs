@@ -1,8 +1,8 @@
-//! Parts that have work and make no progress, noticed by looking at all of them again and again.
+//! The detection of parts that have work and make no progress, by comparing the status at intervals.
 //!
-//! A part says what it is doing, but not what keeps it from saying more: a guest that never returns, a broker that
-//! neither acknowledges nor refuses, another producer's transaction that stays open. So each part is held against what
-//! it was at the last looks. One watch for all parts; nothing is counted on the way of a command, record or event.
+//! A part reports its state, but it can't report that it is blocked: by a guest that never returns, by a broker that
+//! neither acknowledges nor refuses, or by another producer's open transaction. So each part is compared with what it
+//! was before. One watch serves all parts, and nothing is counted while a command, record or event is handled.
 
 use crate::status::{PartitionStatus, State, Status};
 use crate::supervise::Held as _;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// What parts looked like when they were looked at before.
+/// The progress of each part when it was last checked.
 #[derive(Default)]
 pub(super) struct Stalls(Mutex<HashMap<Part, Seen>>);
 
@@ -19,7 +19,7 @@ pub(super) struct Stalls(Mutex<HashMap<Part, Seen>>);
 struct Part {
     kind: &'static str,
     name: String,
-    /// Topic and number.
+    /// Topic and number of the partition.
     partition: Option<(String, i32)>,
 }
 
@@ -28,21 +28,21 @@ struct Seen {
     since: Instant,
 }
 
-/// A part with work at a look.
+/// A part that has work, at one check.
 struct Look {
     part: Part,
-    /// Whatever changes when the part makes progress.
+    /// A number that changes when the part makes progress.
     mark: u64,
-    /// What it stands at, as the end of a sentence that begins with the part and its time.
+    /// What the part is blocked at, as the end of a sentence that begins with the part and the time.
     at: String,
 }
 
-/// Parts that have stood for too long, each with the reason.
+/// The parts that have made no progress for too long, each with the reason.
 pub(super) struct Stalled(Vec<(Part, String)>);
 
 impl Stalls {
-    /// Looks at every part that has work, and returns those that have made no progress for so long, as far as they were
-    /// looked at.
+    /// Checks every part that has work, and returns those that have made no progress for `after`, as far as the checks
+    /// show.
     pub(super) fn look(&self, status: &Status, after: Duration) -> Stalled {
         let mut before = self.0.held();
         let (mut now, mut stalled) = (HashMap::new(), Vec::new());
@@ -62,7 +62,7 @@ impl Stalls {
 }
 
 impl Stalled {
-    /// Says so in the status of parts that think they are at work.
+    /// Marks as stalled the parts in the status that report that they work.
     pub(super) fn mark(&self, status: &mut Status) {
         for part in &mut status.aggregates {
             self.mark_one("aggregate", &part.aggregate_type, &mut part.state, &mut part.error);
@@ -89,7 +89,7 @@ impl Stalled {
         }
     }
 
-    /// Whether it has stood for too long.
+    /// Whether a part has made no progress for too long.
     pub(super) fn has(&self, kind: &str, name: &str) -> bool {
         self.of(kind, name).next().is_some()
     }
@@ -100,7 +100,7 @@ impl Stalled {
     }
 }
 
-/// Every part that has work.
+/// Lists every part that has work.
 fn looks(status: &Status) -> Vec<Look> {
     let mut looks = Vec::new();
     let mut add = |kind, name: &str, partition, mark, at| {
@@ -126,23 +126,23 @@ fn looks(status: &Status) -> Vec<Look> {
         add("projection", &part.name, None, part.checkpoint, after_position(part.checkpoint, part.behind));
     }
     for sink in status.sinks.iter().filter(|sink| sink.pending > 0) {
-        let at = format!("{} are to be published, and Kafka acknowledges none", sink.pending);
-        // What is pending grows when there is more to do: it is no progress, and less of it is.
+        let at = format!("{} are pending, and Kafka acknowledges none", sink.pending);
+        // The mark is not `pending`, which also grows when there is more to do.
         add("sink", &sink.name, None, sink.reached, at);
     }
     looks
 }
 
 fn after_position(checkpoint: u64, behind: u64) -> String {
-    format!("it stands at position {checkpoint}, {behind} behind; the log says what its plugin does")
+    format!("it stands at position {checkpoint}, {behind} behind the store; the log shows what its plugin does")
 }
 
-/// What there is to do in a partition.
+/// Describes the work in a partition, if there is any.
 fn work_of(status: &PartitionStatus) -> Option<String> {
     let PartitionStatus { topic, partition, next, end, in_flight, .. } = status;
     if *in_flight > 0 {
         return Some(format!(
-            "topic {topic} partition {partition} stands at offset {next} with {in_flight} records under way; the log says \
+            "topic {topic} partition {partition} stands at offset {next} with {in_flight} records in flight; the log shows \
              what their plugin does"
         ));
     }
@@ -171,13 +171,13 @@ mod tests {
     fn a_part_with_work_that_does_not_move_is_stalled() {
         let (stalls, at_once) = (Stalls::default(), Duration::ZERO);
         let long = Duration::from_secs(60);
-        assert!(!stalls.look(&under_way(5, 1), long).has("source", "baskets"), "it was never seen before");
+        assert!(!stalls.look(&under_way(5, 1), long).has("source", "baskets"), "this is the first check");
         assert!(!stalls.look(&under_way(5, 1), long).has("source", "baskets"), "not for so long");
         let mut status = under_way(5, 1);
         stalls.look(&status, at_once).mark(&mut status);
         assert_eq!(status.sources[0].state, State::Stalled);
         let reason = status.sources[0].error.as_deref().unwrap();
-        assert!(reason.contains("topic b partition 0 stands at offset 5 with 1 records under way"), "{reason}");
+        assert!(reason.contains("topic b partition 0 stands at offset 5 with 1 records in flight"), "{reason}");
         assert!(!stalls.look(&under_way(6, 0), at_once).has("source", "baskets"), "nothing is under way");
     }
 
@@ -185,7 +185,7 @@ mod tests {
     fn a_part_that_moved_since_the_last_look_is_not_stalled() {
         let (stalls, long) = (Stalls::default(), Duration::from_secs(60));
         stalls.look(&under_way(5, 1), long);
-        // It stood for as long as anybody likes: then it moved.
+        // However long a part made no progress, it is not stalled once it moves.
         stalls.0.held().values_mut().for_each(|seen| seen.since -= long);
         assert!(stalls.look(&under_way(5, 1), long).has("source", "baskets"));
         assert!(!stalls.look(&under_way(6, 1), long).has("source", "baskets"));

@@ -1,8 +1,8 @@
-//! What a starting host is doing, for those who ask while it starts.
+//! The progress of a host's start, for those who ask meanwhile.
 
 use tokio::sync::watch;
 
-/// Told what is being done; read by whoever asks. Cheap to clone.
+/// The step that a starting host is at. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Startup(watch::Sender<String>);
 
@@ -13,13 +13,13 @@ impl Default for Startup {
 }
 
 impl Startup {
-    /// Notes what is being done from now on, also in the log.
+    /// Notes the next step, also in the log.
     pub fn does(&self, what: String) {
         tracing::info!("starting: {what}");
         self.0.send_replace(what);
     }
 
-    /// What is being done, as a phrase.
+    /// Returns the current step, as a phrase.
     pub fn doing(&self) -> String {
         self.0.borrow().clone()
     }

@@ -1,14 +1,14 @@
-//! What comes in over the API, in numbers: how commands ended, connections, event streams, and who was turned away.
+//! The counts of the API: outcomes of commands, connections, event streams, and requests that were turned away.
 
 use crate::model::Outcome;
 use crate::status::ApiStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The names of the outcomes, as in the API. The last one is that of requests that never became a command.
+/// The names of the outcomes, as in the API. The last one is for requests that never became a command.
 const OUTCOMES: [&str; 9] =
     ["accepted", "rejected", "malformed", "conflict", "id_reused", "archived", "failed", "busy", "refused"];
 
-/// Counts since the host started. The API writes them, status and metrics show them.
+/// The counts since the host started. The API updates them, and status and metrics show them.
 #[derive(Default)]
 pub struct Traffic {
     outcomes: [AtomicU64; OUTCOMES.len()],
@@ -16,7 +16,7 @@ pub struct Traffic {
     pub connections: AtomicU64,
     /// Open event streams.
     pub streams: AtomicU64,
-    /// Requests that found no room: answered with 503.
+    /// Requests that found no room and were answered with 503.
     pub turned_away: AtomicU64,
     /// Connections that were closed because their client read nothing for too long.
     pub stalled: AtomicU64,
@@ -25,7 +25,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts a command by how it ended.
+    /// Counts a command by its outcome.
     pub fn count(&self, outcome: &Outcome) {
         let index = match outcome.what() {
             Outcome::Accepted { .. } => 0,
@@ -45,7 +45,7 @@ impl Traffic {
         self.outcomes[OUTCOMES.len() - 1].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The counts as the status has them.
+    /// Returns the counts for the status.
     pub fn status(&self) -> ApiStatus {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = OUTCOMES.into_iter().map(str::to_owned).zip(self.outcomes.iter().map(read));
@@ -60,11 +60,11 @@ impl Traffic {
     }
 }
 
-/// One more in a gauge for as long as it lives.
+/// A guard that counts one in a gauge for as long as it lives.
 pub struct Counted<'g>(&'g AtomicU64);
 
 impl<'g> Counted<'g> {
-    /// Counts one in.
+    /// Increments a gauge until the guard is dropped.
     pub fn new(gauge: &'g AtomicU64) -> Self {
         gauge.fetch_add(1, Ordering::Relaxed);
         Self(gauge)

@@ -1,8 +1,8 @@
-//! What people and tools ask of a cluster: its topics and groups, records in and out.
+//! The administration of a cluster by people and tools: topics, groups, and reading and producing records.
 //!
-//! An [`Admin`] knows that the cluster answers: making one fails with what is in the way of reaching it, such as a wrong
-//! password, and does so at once where waiting would not help. Everything here blocks; nothing here changes what a host
-//! keeps. Types are plain data, made to be shown as tables and as JSON.
+//! An [`Admin`] is connected to a cluster that answers. Its creation fails with what is in the way, such as a wrong
+//! password, and fails at once if waiting would not help. All functions here block. Except for [`stored`], none of them
+//! changes what a host keeps. The types are plain data, to be shown as tables and as JSON.
 
 pub mod consume;
 mod groups;
@@ -26,41 +26,41 @@ use std::time::{Duration, Instant};
 use stored::Stored;
 use tokio::runtime::Runtime;
 
-/// How long a cluster may take for an answer.
+/// How long a cluster may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// How long a cluster that can't be reached is tried.
+/// How long connecting to a cluster is retried.
 const REACH_MAX: Duration = Duration::from_secs(10);
-/// The same once a connection to every known broker has failed.
+/// How long connecting is retried once the connection to every known broker has failed.
 const DOWN_MAX: Duration = Duration::from_secs(2);
-/// How often what is in the way is looked at meanwhile.
+/// How often the cause is checked meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long is waited before a partition without a leader is looked at again.
+/// The pause before a partition without a leader is checked again.
 const LEADER_WAIT: Duration = Duration::from_millis(50);
 
 /// A cluster that answers.
 pub struct Admin {
     connection: Connection,
-    /// Asks; it never reads records.
+    /// The client for requests. It never reads records.
     client: BaseConsumer<Context>,
     changer: AdminClient<Context>,
     runtime: Runtime,
 }
 
-/// Where one partition is, and a place in it.
+/// The beginning and end of a partition, and an offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its number.
     pub partition: i32,
-    /// Of the oldest record that is there.
+    /// The offset of the oldest record.
     pub beginning: u64,
-    /// Of the next record that will be written.
+    /// The offset of the next record that will be written.
     pub end: u64,
-    /// What was asked for; never outside of the two.
+    /// The offset that was asked for, within beginning and end.
     pub offset: u64,
 }
 
 impl Admin {
-    /// Reaches a cluster.
+    /// Connects to a cluster.
     pub fn connect(connection: &Connection) -> Result<Self, Error> {
         let health = Health::default();
         let failed = |error| client_error("admin", error);
@@ -75,7 +75,8 @@ impl Admin {
         Ok(Self { connection: connection.clone(), client, changer, runtime })
     }
 
-    /// The id of a topic, as the names of ledgers have it. None where there is no such topic, or the broker has no ids.
+    /// Returns the id of a topic, as the names of ledgers have it. It is `None` if the topic does not exist or the
+    /// broker gives topics no ids.
     pub fn topic_id(&self, topic: &str) -> Result<Option<String>, Error> {
         if self.connection.is_embedded() {
             return Ok(self.connection.topic_mark(None).map(str::to_owned));
@@ -84,7 +85,7 @@ impl Admin {
         Ok(ids.into_values().flatten().next().map(|id| id.as_str().to_owned()))
     }
 
-    /// What a group has committed, as if a source of this name had handled it.
+    /// Returns the offsets that a group has committed, in the form of a source's stored offsets.
     pub fn committed_of(&self, source: &str, group: &str) -> Result<Vec<Stored>, Error> {
         self.need_a_real_cluster("looking at a group's offsets")?;
         let committed = self.committed(group)?.into_iter().map(|(topic, partition, next)| Stored {
@@ -98,13 +99,13 @@ impl Admin {
         Ok(committed.collect())
     }
 
-    /// Sets offsets of a group without members: topic, partition and offset.
+    /// Sets offsets of a group without members, each with topic, partition and offset.
     pub fn set_committed(&self, group: &str, offsets: &[(&str, i32, u64)]) -> Result<(), Error> {
         self.need_a_real_cluster("setting a group's offsets")?;
         self.commit(group, offsets)
     }
 
-    /// The places of partitions where reading would begin: all partitions of the topic where none is named.
+    /// Returns where reading of partitions would begin. If no partition is named, it returns all of the topic.
     pub fn places(&self, topic: &str, partitions: &[i32], at: From) -> Result<Vec<Place>, Error> {
         let all = self.partitions(topic)?;
         if let Some(absent) = partitions.iter().find(|partition| !all.contains(partition)) {
@@ -131,7 +132,7 @@ impl Admin {
         Ok(places)
     }
 
-    /// The first record that is not older; the end where there is none.
+    /// Sets the offsets to the first record that is not older than a time, or to the end if there is none.
     fn at_time(&self, topic: &str, time_ms: u64, places: &mut [Place]) -> Result<(), Error> {
         let mut asked = TopicPartitionList::new();
         for place in &*places {
@@ -153,7 +154,7 @@ impl Admin {
         loop {
             match self.client.fetch_watermarks(topic, partition, ANSWER_MAX) {
                 Ok((low, high)) => return Ok((low.try_into().unwrap_or(0), high.try_into().unwrap_or(0))),
-                // A topic that was just made, or a broker that was just lost.
+                // The topic was just created, or a broker was just lost.
                 Err(error) if is_moving(&error) && start.elapsed() < REACH_MAX => {
                     std::thread::park_timeout(LEADER_WAIT)
                 }
@@ -162,7 +163,7 @@ impl Admin {
         }
     }
 
-    /// The partitions of a topic that must be there.
+    /// Returns the partitions of a topic, which must exist.
     fn partitions(&self, topic: &str) -> Result<Vec<i32>, Error> {
         let metadata = self.metadata(Some(topic))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -187,7 +188,7 @@ impl Admin {
         self.client.fetch_metadata(topic, ANSWER_MAX).map_err(|error| self.unanswered(&error))
     }
 
-    /// The development broker has no admin calls, and ends at some of them.
+    /// Fails on the development broker, which has no admin calls and crashes at some of them.
     fn need_a_real_cluster(&self, what: &str) -> Result<(), Error> {
         if self.connection.is_embedded() {
             let cause = format!("{what} is not possible on the development broker: use a real cluster");
@@ -197,14 +198,14 @@ impl Admin {
     }
 
     fn unanswered(&self, error: &KafkaError) -> Error {
-        // What the client has heard meanwhile tells more than a time-out.
+        // What the client has heard meanwhile says more than a time-out.
         let _ = self.client.poll(Duration::ZERO);
         let cause = self.client.context().health().trouble().unwrap_or_else(|| cause_of(error));
         Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause }
     }
 }
 
-/// Waits until brokers answer, or until waiting does not help.
+/// Waits until brokers answer. It fails when waiting does not help.
 fn reach(connection: &Connection, client: &BaseConsumer<Context>, health: &Health) -> Result<(), Error> {
     let start = Instant::now();
     loop {
@@ -226,7 +227,7 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX))
 }
 
-/// Whether the partition is about to have another leader.
+/// Whether the partition is changing its leader.
 fn is_moving(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
     matches!(error.rdkafka_error_code(), Some(LeaderNotAvailable | NotLeaderForPartition))

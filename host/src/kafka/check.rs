@@ -1,8 +1,8 @@
-//! What is wrong with the librdkafka properties of a manifest: all of it at once, and without a connection.
+//! The check of a manifest's librdkafka properties, which reports all problems at once, without a connection.
 //!
-//! librdkafka itself is asked. It knows the names and the values of properties, and what was left out of the build. A
-//! client is made for each source and sink, with no broker to connect to, because some properties are refused only
-//! together, and files are read only then.
+//! librdkafka itself does the check. It knows the names and values of properties, and what was left out of the build. A
+//! client is created for each source and sink, without a broker to connect to, because librdkafka refuses some
+//! properties only in combination, and reads files only then.
 
 use super::{Connection, Error};
 use crate::manifest::{Brokers, Manifest, Membership, Properties, SinkMode, Source, Target, Transaction};
@@ -11,10 +11,10 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::producer::BaseProducer;
 use std::collections::BTreeSet;
 
-/// An address that is never connected to.
+/// An address that no client connects to.
 const NOWHERE: &str = "127.0.0.1:9";
 
-/// A sentence for each property that can't be used, and for each client that can't be made.
+/// Returns a sentence for each property that can't be used, and for each client that can't be created.
 pub fn check(manifest: &Manifest) -> Vec<String> {
     let Some(kafka) = &manifest.kafka else { return Vec::new() };
     let brokers = match &kafka.brokers {
@@ -24,9 +24,9 @@ pub fn check(manifest: &Manifest) -> Vec<String> {
     let mut found = Found::default();
     let none = Connection::new(brokers, &Properties::default()).expect("no properties are no problem");
     found.all(none.problems("kafka.properties", &kafka.properties));
-    // What stands in a section of its own is told once; the other sections are looked at all the same.
+    // A problem of the base section is reported once, and the other sections are checked all the same.
     let base = none.with_properties("kafka.properties", &kafka.properties);
-    let base = base.and_then(|base| base.with_oauth(kafka.oauth.as_ref()).map(|_| base));
+    let base = base.and_then(|base| base.with_oauth(kafka.oauth.as_ref()));
     found.all(base.as_ref().err().into_iter().cloned());
     let base = base.unwrap_or(none);
     for (name, source) in &manifest.sources {
@@ -47,7 +47,7 @@ pub fn check(manifest: &Manifest) -> Vec<String> {
     found.sentences
 }
 
-/// Sentences, each once.
+/// The problems that were found, without repetitions.
 #[derive(Default)]
 struct Found {
     sentences: Vec<String>,
@@ -63,7 +63,7 @@ impl Found {
         }
     }
 
-    /// Checks the properties of a section. If each is right, clients are made.
+    /// Checks the properties of a section. If each is valid, it creates clients with them.
     fn client(
         &mut self,
         base: &Connection,
@@ -115,6 +115,17 @@ mod tests {
 
     fn found(manifest: &str) -> Vec<String> {
         check(&Manifest::parse(manifest, Path::new("wasmill.toml")).unwrap())
+    }
+
+    #[test]
+    fn a_login_by_token_needs_no_mechanism() {
+        let found = found(
+            "[kafka]\nbrokers = 'k:9'\n[kafka.properties]\n'security.protocol' = 'sasl_plaintext'\n\
+             [kafka.oauth]\ntoken = { unsecured = 'admin' }\n\
+             [plugins.orders]\nfile = 'orders.wasm'\n\
+             [sources.b]\ntopic = 'b'\naggregate = 'order'\ncommand = 'C'\n",
+        );
+        assert_eq!(found, Vec::<String>::new());
     }
 
     #[test]

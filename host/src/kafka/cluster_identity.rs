@@ -1,9 +1,9 @@
-//! Whether the cluster is the one that a store has worked with so far.
+//! The check that the cluster is the one that a store has worked with so far.
 //!
-//! Offsets and positions mean nothing on another cluster, and an address does not tell one from another. The store keeps
-//! the id of its cluster in the fact `kafka/cluster`, from the first answer on. Where another one answers, sources,
-//! transforms and sinks stop until a person has said which is right. The development broker ends with its data, which
-//! the names of ledgers tell; it is not asked.
+//! Offsets and positions mean nothing on another cluster, and an address does not identify a cluster. The store keeps
+//! the id of its cluster in the fact `kafka/cluster`, from the first answer on. If another cluster answers, sources,
+//! transforms and sinks do not work until a person has decided which one is right. The development broker is not
+//! checked, because the names of its ledgers have its id.
 
 use super::context::{Context, Health};
 use super::{Connection, client_error, error_hints, ids};
@@ -16,17 +16,17 @@ use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Why nothing may be read or written now.
+/// Why the cluster may not be read or written now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
-    /// Nobody says which cluster it is: ask again.
+    /// The id of the cluster is not known. The check is to be repeated.
     Unknown(String),
-    /// It is another one: a person must say which is right.
+    /// It is another cluster. A person must decide which one is right.
     Another(String),
 }
 
 impl Unfit {
-    /// The sentence.
+    /// Returns the sentence.
     pub(super) fn text(self) -> String {
         match self {
             Self::Unknown(text) | Self::Another(text) => text,
@@ -34,7 +34,7 @@ impl Unfit {
     }
 }
 
-/// Asks the cluster for its id and holds it against the store's. Blocks up to the answer.
+/// Asks the cluster for its id and compares it with the store's. This blocks until the answer.
 pub(super) fn check<C: ClientContext>(
     client: &Client<C>,
     connection: &Connection,
@@ -47,11 +47,11 @@ pub(super) fn check<C: ClientContext>(
     // SAFETY: the client outlives the call.
     let id = unsafe { ids::cluster_id(client.native_ptr(), ANSWER_MAX) }
         .map_err(|code| Unfit::Unknown(format!("Kafka at {brokers} does not answer: {}", error_hints::answer(code))))?;
-    // Brokers without an id are older than all that could be told apart.
+    // Brokers without a cluster id are too old to be told apart.
     let Some(id) = id else { return Ok(()) };
     match known(store).map_err(|error| Unfit::Unknown(error.to_string()))? {
         None => {
-            tracing::info!(cluster = id, "works with this Kafka cluster from now on");
+            tracing::info!(cluster = id, "the store works with this Kafka cluster from now on");
             ack::wait(|ack| store.set_fact(&FactName::Cluster.to_string(), Some(id), ack))
                 .map_err(|error| Unfit::Unknown(error.to_string()))
         }
@@ -60,7 +60,7 @@ pub(super) fn check<C: ClientContext>(
     }
 }
 
-/// The same with a client that is made for it, for parts whose own clients are not to do anything before.
+/// Runs [`check`] with a temporary client, for parts whose own clients must not do anything before the check.
 pub(super) fn check_first(
     connection: &Connection,
     purpose: &str,
@@ -75,7 +75,7 @@ pub(super) fn check_first(
         .map_err(|error| Unfit::Unknown(client_error(purpose, error).to_string()))?;
     connection.log_in(client.client()).map_err(|error| Unfit::Unknown(error.to_string()))?;
     check(client.client(), connection, store).map_err(|unfit| {
-        // What the client has heard meanwhile tells more than a time-out.
+        // What the client has heard meanwhile says more than a time-out.
         while client.poll(Duration::ZERO).is_some() {}
         match (unfit, health.trouble()) {
             (Unfit::Unknown(_), Some(cause)) => {
@@ -86,7 +86,7 @@ pub(super) fn check_first(
     })
 }
 
-/// The id of the cluster that a store has worked with.
+/// Returns the id of the cluster that a store has worked with.
 pub(super) fn known(store: &dyn EventStore) -> Result<Option<String>, store::Error> {
     store.reader()?.fact(&FactName::Cluster.to_string())
 }

@@ -1,4 +1,4 @@
-//! How a cluster is reached: addresses, properties, and what every client of the host is configured with.
+//! The connection to a cluster: addresses, properties, and the configuration of every client of the host.
 
 use super::dev_broker::DevBroker;
 use super::ids::TopicId;
@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Properties that the host's promises rest on, with what to do instead of setting them.
+/// Properties that the host must set itself, because its guarantees depend on them, each with the remedy.
 const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "is set from [kafka] brokers: write the addresses there"),
     ("metadata.broker.list", "is set from [kafka] brokers: write the addresses there"),
@@ -31,11 +31,11 @@ const RESERVED: &[(&str, &str)] = &[
     ),
 ];
 
-/// A Kafka cluster and how to talk to it. Cheap to clone.
+/// A Kafka cluster with the configuration of its clients. It is cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
     brokers: Arc<str>,
-    /// With secrets in them.
+    /// The properties, including secrets.
     properties: Arc<BTreeMap<String, String>>,
     oauth: Option<Arc<OAuth>>,
     cloud_events: Arc<CloudEvents>,
@@ -43,16 +43,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A cluster at `host:port,…` with properties of librdkafka for all clients. Nothing is connected yet, but
-    /// properties that librdkafka does not know or the host must set itself are refused.
+    /// Creates the connection to a cluster at `host:port,…`, with properties of librdkafka for all clients. This does
+    /// not connect yet, but it refuses properties that librdkafka does not know or that the host must set itself.
     pub fn new(brokers: &str, properties: &Properties) -> Result<Self, Error> {
         let (properties_of_none, oauth, cloud_events, incarnation) = Default::default();
         let none = Self { brokers: brokers.into(), properties: properties_of_none, oauth, cloud_events, incarnation };
         none.with_properties("kafka.properties", properties)
     }
 
-    /// The same cluster with more properties, which overrule those that are there. `section` is where the manifest has
-    /// them. Values in the environment and in files are read now.
+    /// Returns the same cluster with more properties, which override existing ones. `section` is their section of the
+    /// manifest. Values in the environment and in files are read now.
     pub fn with_properties(&self, section: &str, more: &Properties) -> Result<Self, Error> {
         if let Some(problem) = self.problems(section, more).into_iter().next() {
             return Err(problem);
@@ -65,18 +65,19 @@ impl Connection {
         Ok(Self { properties: Arc::new(properties), ..self.clone() })
     }
 
-    /// What is wrong with properties, each looked at alone.
+    /// Returns what is wrong with properties, each checked by itself.
     pub(super) fn problems(&self, section: &str, properties: &Properties) -> Vec<Error> {
         properties.iter().filter_map(|(property, value)| problem(section, property, value)).collect()
     }
 
-    /// The development broker. Its data does not outlive it, so ledgers are kept apart for each of its lives.
+    /// Creates the connection to the development broker. Its data ends with it, so each of its processes has its own
+    /// ledgers.
     pub fn embedded(broker: &DevBroker, properties: &Properties) -> Result<Self, Error> {
         let connection = Self::new(&broker.brokers, properties)?;
         Ok(Self { incarnation: Some(broker.incarnation.as_str().into()), ..connection })
     }
 
-    /// The same with login by token, where the manifest has it.
+    /// Returns the same connection with login by token, if the manifest has it.
     pub fn with_oauth(&self, oauth: Option<&OAuth>) -> Result<Self, Error> {
         let Some(oauth) = oauth else { return Ok(self.clone()) };
         let other = ["sasl.mechanism", "sasl.mechanisms"].iter().find_map(|name| {
@@ -90,49 +91,50 @@ impl Connection {
         Ok(Self { oauth: Some(oauth.clone().into()), ..self.clone() })
     }
 
-    /// The same with what the manifest says of the CloudEvents that are published.
+    /// Returns the same connection with the manifest's settings for published CloudEvents.
     pub fn with_cloud_events(&self, settings: &CloudEvents) -> Self {
         Self { cloud_events: settings.clone().into(), ..self.clone() }
     }
 
-    /// What the manifest says of the CloudEvents that are published.
+    /// Returns the manifest's settings for published CloudEvents.
     pub(super) fn cloud_events(&self) -> &CloudEvents {
         &self.cloud_events
     }
 
-    /// Gives a client its token, where the connection has login by token. Needed by clients whose events nobody polls.
+    /// Gives a client its token, if the connection has login by token. Clients whose events are not polled need this
+    /// call.
     pub(super) fn log_in<C: ClientContext>(&self, client: &Client<C>) -> Result<(), Error> {
         self.oauth.as_ref().map_or(Ok(()), |oauth| oauth::log_in(client, oauth))
     }
 
-    /// The addresses, as given.
+    /// Returns the addresses, as given.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
 
-    /// Whether it is the development broker: no admin calls and no transactions there.
+    /// Whether it is the development broker, which has no admin calls and no transactions.
     pub fn is_embedded(&self) -> bool {
         self.incarnation.is_some()
     }
 
-    /// The name of the ledger of a partition of a source. It carries the topic's id: a topic that was recreated has other
-    /// ledgers, and what is still in flight of the old one settles nothing of the new one.
+    /// Returns the name of the ledger of a source's partition. The name has the topic's id, so a recreated topic has
+    /// other ledgers, and records of the old topic that are still in flight settle nothing of the new one.
     pub(super) fn ledger(&self, source: &str, topic: &str, partition: i32, id: Option<&TopicId>) -> Arc<str> {
         let topic_id = self.topic_mark(id);
         PartitionName { source, topic, partition, topic_id }.to_string().into()
     }
 
-    /// What tells a topic from another of its name: its id, and on the development broker that of the broker, with which
-    /// its topics end.
+    /// Returns the mark that tells a topic from another of the same name: its id, or the development broker's id,
+    /// because its topics end with it.
     pub(super) fn topic_mark<'a>(&'a self, id: Option<&'a TopicId>) -> Option<&'a str> {
         self.incarnation.as_deref().or_else(|| id.map(TopicId::as_str))
     }
 
-    /// What every client starts from; `purpose` is seen in the logs and metrics of the brokers.
+    /// Returns the configuration that all clients share. `purpose` appears in the logs and metrics of the brokers.
     pub(super) fn client(&self, purpose: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("client.id", format!("wasmill-{purpose}"));
-        // Small packets must not wait for each other, and a broker that is back must be found soon.
+        // Small packets must not be delayed, and a broker that is back must be found soon.
         config.set("socket.nagle.disable", "true").set("reconnect.backoff.max.ms", "1000");
         for (property, value) in self.properties.iter() {
             config.set(property, value);
@@ -145,25 +147,25 @@ impl Connection {
         config
     }
 
-    /// The consumer of a source that reads by manual assignment: the group holds offsets for lag tools only.
+    /// Returns the configuration of a consumer with manual assignment. Its group's offsets are for lag tools only.
     pub(super) fn consumer(&self, source: &str, group: &str) -> ClientConfig {
         let mut config = self.client(&format!("source-{source}"));
         let defaults = [
-            // Each partition has a queue of its own, and this counts for each.
+            // Each partition has its own queue, and this limit holds for each.
             ("queued.max.messages.kbytes", "2048"),
-            // How long a partition whose queue was full is not fetched from; 1,000 by default.
+            // How long a partition with a full queue is not fetched from; the default is 1,000.
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
             ("statistics.interval.ms", statistics::INTERVAL_MS),
-            // While a partition's queue is full it is left out of the fetch, and waits as long as that one does: with
-            // other partitions at their end, up to this long. The development broker does not wake a waiting fetch when a
-            // record comes: it must ask often.
+            // A partition with a full queue is left out of a fetch, and waits until that fetch returns, which takes up
+            // to this time if the other partitions are at their end. The development broker does not end a waiting
+            // fetch when a record arrives, so its fetches must be short.
             ("fetch.wait.max.ms", if self.is_embedded() { "5" } else { "20" }),
-            // The development broker makes topics when they are asked for.
+            // The development broker creates topics on demand.
             ("allow.auto.create.topics", if self.is_embedded() { "true" } else { "false" }),
         ];
         self.set_defaults(&mut config, &defaults);
-        // Where a topic is recreated the client says so in these lines alone, and reads on at the old offset: see
+        // If a topic is recreated, the client reports it only in these log lines, and reads on at the old offset: see
         // `Health::recreations`.
         let debug = self.properties.get("debug").map_or(String::new(), |contexts| format!("{contexts},"));
         config.set("debug", format!("{debug}metadata")).set_log_level(RDKafkaLogLevel::Debug);
@@ -172,13 +174,13 @@ impl Connection {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "false")
-            // An offset that is not there must be reported, not stepped over.
+            // A missing offset must be reported, not skipped.
             .set("auto.offset.reset", "error");
         config
     }
 
-    /// The consumer of a source that is a member of a group. `instance` names it for as long as its store lives.
-    /// No pattern finds the topics in `written`.
+    /// Returns the configuration of a consumer that is a member of a group. `instance` is its static id, which stays
+    /// the same as long as its store exists. Patterns do not match the topics in `written`.
     pub(super) fn member(
         &self,
         source: &str,
@@ -189,12 +191,12 @@ impl Connection {
         const STRATEGY: &str = "partition.assignment.strategy";
         const COOPERATIVE: &str = "cooperative-sticky";
         let mut config = self.consumer(source, group);
-        // New topics that a pattern finds are looked for in this rhythm.
+        // New topics that match a pattern are looked for at this interval.
         self.set_defaults(&mut config, &[("topic.metadata.refresh.interval.ms", "5000")]);
         let own = self.properties.get("topic.blacklist").map_or("^__.*", String::as_str);
         let unread = written.iter().map(|topic| format!("^{}$", regex::escape(topic)));
         config.set("topic.blacklist", std::iter::once(own.to_owned()).chain(unread).collect::<Vec<_>>().join(","));
-        // The new group protocol shares out on the broker.
+        // With the new group protocol, the broker assigns the partitions.
         if self.properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer") {
             return Ok(config);
         }
@@ -203,32 +205,32 @@ impl Connection {
                 section: format!("sources.{source}.properties"),
                 property: STRATEGY.into(),
                 cause: format!(
-                    "must be {COOPERATIVE}: with others a member loses all its partitions whenever another one comes; \
+                    "must be {COOPERATIVE}: with others a member loses all its partitions whenever another one joins; \
                      leave it out"
                 ),
             });
         }
-        // A static member that is killed has its partitions back as soon as it is there again.
+        // A static member that is killed gets its partitions back as soon as it is restarted.
         self.set_defaults(&mut config, &[(STRATEGY, COOPERATIVE), ("group.instance.id", instance)]);
         Ok(config)
     }
 
-    /// How long a member of a group may be silent until it counts as gone.
+    /// Returns how long a member of a group may be silent before it counts as gone.
     pub(super) fn session_timeout(&self) -> Duration {
         let configured = self.properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
         Duration::from_millis(configured.unwrap_or(45_000))
     }
 
-    /// The producer of an idempotent sink.
+    /// Returns the configuration of an idempotent sink's producer.
     pub(super) fn producer(&self, sink: &str) -> ClientConfig {
-        // An outbox message is tried until it is delivered or refused for good.
+        // A message is retried until it is delivered or refused for good.
         self.any_producer(sink, &[("retry.backoff.ms", "20"), ("message.timeout.ms", "0")])
     }
 
-    /// The producer of a transactional sink.
+    /// Returns the configuration of a transactional sink's producer.
     pub(super) fn transactional_producer(&self, sink: &str, transactional_id: &str) -> ClientConfig {
-        // A broker that still ends the last transaction refuses the next one for a moment, which is waited out in
-        // steps of this length: the default of 100 ms would be most of a transaction's time.
+        // A broker that still completes the last transaction refuses the next one for a moment, and the producer
+        // retries at this interval. With the default of 100 ms, the wait would be most of a transaction's time.
         let mut config = self.any_producer(sink, &[("retry.backoff.ms", "1")]);
         config.set("transactional.id", transactional_id);
         config
@@ -238,24 +240,25 @@ impl Connection {
         let mut config = self.client(&format!("sink-{sink}"));
         self.set_defaults(&mut config, defaults);
         let defaults = [
-            // Agrees with Java and most other clients, so that equal keys meet in one partition.
+            // The same partitioner as in Java and most other clients, so that equal keys go to one partition.
             ("partitioner", "murmur2_random"),
-            // Whole batches are handed over at once: waiting for more only adds latency.
+            // Whole batches are handed over at once, so waiting for more only adds latency.
             ("linger.ms", "1"),
             ("topic.metadata.propagation.max.ms", "10000"),
             ("statistics.interval.ms", statistics::INTERVAL_MS),
         ];
         self.set_defaults(&mut config, &defaults);
         config.set("enable.idempotence", "true");
-        // librdkafka sends a message again, by itself, that a partition does not take, and tells why in debug lines of this
-        // context alone. `deliveries` has them logged when acknowledgements are slow.
+        // librdkafka resends a refused message by itself, and reports the reason only in debug lines of this context.
+        // `deliveries` turns them on when acknowledgements are slow.
         let debug = self.properties.get("debug").filter(|contexts| !contexts.is_empty());
         config.set("debug", debug.map_or("msg".to_owned(), |contexts| format!("{contexts},msg")));
         config.set_log_level(if debug.is_some() { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config
     }
 
-    /// Reads the position of a transactional sink; waits while a transaction that may change it is open.
+    /// Returns the configuration of a consumer that reads the position of a transactional sink. It waits while a
+    /// transaction that may change the position is open.
     pub(super) fn position_reader(&self, group: &str) -> ClientConfig {
         let mut config = self.client("sink-position");
         config.set("group.id", group).set("isolation.level", "read_committed").set("enable.auto.commit", "false");
@@ -271,8 +274,8 @@ impl Connection {
     }
 }
 
-/// Why a property can't be used: it is the host's to set, its value is not where the manifest says, or librdkafka does
-/// not know it or its value.
+/// Returns why a property can't be used: the host must set it, its value is missing in the environment or file, or
+/// librdkafka does not accept it.
 fn problem(section: &str, property: &str, value: &Value) -> Option<Error> {
     if let Some((_, cause)) = RESERVED.iter().find(|(reserved, _)| *reserved == property) {
         return Some(refused(section, property, (*cause).to_owned()));
@@ -292,7 +295,7 @@ fn refused(section: &str, property: &str, cause: String) -> Error {
     Error::Property { section: section.to_owned(), property: property.to_owned(), cause }
 }
 
-/// Without the properties' values, which may be secrets.
+/// The output has no values of properties, because they may be secrets.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let properties: Vec<&String> = self.properties.keys().collect();

@@ -1,4 +1,4 @@
-//! What librdkafka tells the host outside of answers: its log, and whether the brokers can be reached.
+//! The callbacks of librdkafka: its log, its errors, its statistics and its rebalances.
 
 use super::error_hints;
 use super::source::Rebalances;
@@ -14,28 +14,28 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Whether the brokers can be reached, as far as a client knows, and what it counts. Cheap to clone.
+/// Whether a client can reach the brokers, with its statistics. It is cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Health(Arc<Mutex<Trouble>>, Arc<Mutex<Option<Statistics>>>, Arc<AtomicU64>);
 
 #[derive(Default)]
 struct Trouble {
-    /// The newest error of a single connection: more telling than "all brokers are down".
+    /// The newest error of a single connection, which says more than "all brokers are down".
     connection: Option<String>,
     down: Option<Down>,
-    /// Partitions that take no messages now, with the broker's own answer. librdkafka sends again by itself.
+    /// Partitions that refuse messages now, with the broker's answer. librdkafka resends by itself.
     refusals: BTreeMap<String, String>,
 }
 
 enum Down {
-    /// All brokers are away, in the words of librdkafka.
+    /// No broker can be reached; the text is librdkafka's.
     Away(String),
-    /// Waiting does not help: a person must change something.
+    /// The brokers refuse this client until a person changes something.
     Refused(String),
 }
 
 impl Health {
-    /// What is in the way of every request, if something is.
+    /// Returns what is in the way of every request, if anything is.
     pub(super) fn trouble(&self) -> Option<String> {
         let trouble = self.0.held();
         match &trouble.down {
@@ -51,7 +51,7 @@ impl Health {
         }
     }
 
-    /// What is in the way and stays there until a person has changed something.
+    /// Returns what is in the way until a person changes something, if anything is.
     pub(super) fn final_trouble(&self) -> Option<String> {
         match &self.0.held().down {
             Some(Down::Refused(reason)) => Some(reason.clone()),
@@ -59,23 +59,23 @@ impl Health {
         }
     }
 
-    /// A request was answered.
+    /// Notes that a request was answered.
     pub(super) fn answered(&self) {
         let mut trouble = self.0.held();
         (trouble.connection, trouble.down) = (None, None);
     }
 
-    /// Every message was taken, or will not be sent again.
+    /// Notes that every message was accepted, or will not be sent again.
     pub(super) fn settled(&self) {
         self.0.held().refusals.clear();
     }
 
-    /// Keeps what librdkafka logs about the produce requests of a partition, which is the only place where it tells why
-    /// it sends messages again. True if the line was of this kind.
+    /// Keeps what librdkafka logs about the produce requests of a partition, because only this log says why it resends
+    /// messages. Returns whether the line was of this kind.
     fn produced(&self, line: &str) -> bool {
         let Some((partition, rest)) = line.split_once("]: MessageSet with ") else { return false };
         let Some((topic, partition)) = partition.rsplit_once(" [") else { return false };
-        // In front of the topic there may be the name of the thread and of the broker.
+        // The names of the thread and of the broker may precede the topic.
         let topic = topic.rsplit(": ").next().unwrap_or(topic);
         let partition = format!("topic {topic} partition {partition}");
         let mut trouble = self.0.held();
@@ -89,19 +89,19 @@ impl Health {
         true
     }
 
-    /// How many times the client has found a topic recreated. It goes up before the client reads any record of the new
-    /// topic, and it reads on at the old one's offset: whoever gets a record and sees another number than at the start must
-    /// not take it.
+    /// Returns how many times the client has found a topic recreated. The number grows before the client reads any
+    /// record of the new topic, which it does at the old topic's offset. So a record that comes after a change of this
+    /// number must not be handled.
     pub(super) fn recreations(&self) -> u64 {
         self.2.load(Ordering::Acquire)
     }
 
-    /// What the client counted, as of its last report.
+    /// Returns the statistics of the client's last report.
     pub(super) fn statistics(&self) -> Option<Statistics> {
         self.1.held().clone()
     }
 
-    /// A report of the client.
+    /// Keeps a report of the client.
     pub(super) fn counted(&self, json: &[u8]) {
         if let Some(statistics) = Statistics::read(json) {
             *self.1.held() = Some(statistics);
@@ -112,7 +112,7 @@ impl Health {
         use RDKafkaErrorCode::{AllBrokersDown, Authentication, Fatal, SSL, SaslAuthenticationFailed};
         let mut trouble = self.0.held();
         match code {
-            // A refused login says more than that all brokers are down.
+            // A refused login says more than "all brokers are down".
             Some(AllBrokersDown) if matches!(trouble.down, Some(Down::Refused(_))) => {}
             Some(AllBrokersDown) => trouble.down = Some(Down::Away(reason.to_owned())),
             Some(Authentication | SSL | SaslAuthenticationFailed | Fatal) => {
@@ -123,7 +123,7 @@ impl Health {
     }
 }
 
-/// The context of every client.
+/// The context of every client, which receives its callbacks.
 pub(super) struct Context {
     client: String,
     health: Health,
@@ -131,12 +131,12 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// `client` says whose client it is, as in `source baskets`.
+    /// Creates a context. `client` names the owner, such as `source baskets`.
     pub(super) fn new(client: impl Into<String>, health: Health) -> Self {
         Self { client: client.into(), health, rebalances: Rebalances::default() }
     }
 
-    /// What the group gives and takes; empty for clients that are no members.
+    /// Returns the rebalances of the client's group; none if the client is not a member of one.
     pub(super) fn rebalances(&self) -> &Rebalances {
         &self.rebalances
     }
@@ -161,13 +161,13 @@ impl ClientContext for Context {
             }
             return tracing::trace!(target: "librdkafka", client, facility, "{message}");
         }
-        // Connections that are closed at once are in the log alone, with what may be wrong.
+        // Connections that are closed at once are reported only in the log, with the possible cause.
         if facility == "FAIL" {
             self.health.note(None, error_hints::without_thread(message));
         }
         match level {
             Emerg | Alert | Critical => tracing::error!(target: "librdkafka", client, facility, "{message}"),
-            // A broker that is away: the host goes on, and its status says so.
+            // For example, a broker can't be reached: the host keeps working, and its status shows it.
             Error | Warning => tracing::warn!(target: "librdkafka", client, facility, "{message}"),
             Notice | Info => tracing::info!(target: "librdkafka", client, facility, "{message}"),
             Debug => unreachable!("handled above"),
@@ -193,7 +193,7 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    /// The whole of it: what is to be read, and from where, is for the store's ledgers to say.
+    /// Replaces rdkafka's own handling, because the store's ledgers decide from where partitions are read.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         self.rebalances.note(consumer, kind, partitions);
     }
@@ -205,8 +205,8 @@ impl ConsumerContext for Context {
     }
 }
 
-/// Whether a line of librdkafka's log (of its context `metadata`) says that a topic has another id than before. It is the
-/// only way in which librdkafka tells. At its first look the topic had none, which are as many zeros.
+/// Whether a line of librdkafka's log (of its context `metadata`) says that the id of a topic has changed. librdkafka
+/// does not report it in any other way. Before its first look, the id is all zeros.
 fn is_recreation(message: &str) -> bool {
     const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     let changed = message.split_once(" changed id from ").and_then(|(_, ids)| ids.split_once(" to "));

@@ -1,8 +1,7 @@
-//! The context of a producer: that of every client, and somebody who hears of acknowledgements; and how whoever sends
-//! waits for them.
+//! The context of a producer, which receives acknowledgements, and the sender's wait for them.
 //!
-//! librdkafka's own `flush` waits in steps of 100 ms, and a poll takes all of its time: here each acknowledgement counts
-//! down, on the producer's own thread, and the last one wakes the sender.
+//! librdkafka's own `flush` waits in steps of 100 ms, and a poll always takes its whole time. Here each acknowledgement
+//! counts down on the producer's own thread, and the last one wakes the sender.
 
 use super::context::Context;
 use super::native;
@@ -16,18 +15,18 @@ use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// The longest rest between looks at whether to go on waiting; acknowledgements end it early.
+/// The interval at which a waiting sender checks whether to wait further. Acknowledgements wake it early.
 const REST_MAX: Duration = Duration::from_millis(100);
-/// How long acknowledgements may take before the reason is asked for: see [`Listening`].
+/// How long acknowledgements may take before the reason is logged: see [`Listening`].
 const SLOW: Duration = Duration::from_millis(300);
 
-/// Hears of acknowledgements, on the thread that polls the producer.
+/// A receiver of acknowledgements, called on the thread that polls the producer.
 pub(super) trait Deliveries: Send + Sync {
-    /// The record that was sent with this number was acknowledged, or Kafka did not take it.
+    /// Receives the acknowledgement or the failure of the record that was sent with this number.
     fn ended(&self, context: &Context, number: usize, failure: Option<RDKafkaErrorCode>);
 }
 
-/// See the module.
+/// The context of a producer: that of every client, with a receiver of acknowledgements.
 pub(super) struct DeliveryContext<D> {
     pub(super) context: Context,
     pub(super) deliveries: D,
@@ -68,10 +67,10 @@ impl<D: Deliveries> ProducerContext for DeliveryContext<D> {
 /// A producer whose acknowledgements one thread waits for.
 pub(super) type Producer = ThreadedProducer<DeliveryContext<Arc<OnTheirWay>>>;
 
-/// A record that was not taken: its number, and why.
+/// A record that Kafka did not accept: its number and the reason.
 pub(super) type Failed = (usize, RDKafkaErrorCode);
 
-/// What one thread has sent and is not acknowledged.
+/// The records that one thread has sent and that are not acknowledged yet.
 pub(super) struct OnTheirWay {
     sender: Thread,
     counts: Mutex<Counts>,
@@ -82,19 +81,19 @@ pub(super) struct OnTheirWay {
 #[derive(Default)]
 struct Counts {
     pending: usize,
-    /// The sender is woken when no more than these are pending.
+    /// The number of pending records at which the sender is woken.
     wake_at: usize,
     failed: Vec<Failed>,
 }
 
 impl OnTheirWay {
-    /// Of the calling thread, which acknowledgements wake. `config` is that of the producers.
+    /// Creates the bookkeeping of the calling thread, which acknowledgements wake. `config` is that of the producers.
     pub(super) fn of_this_thread(config: &ClientConfig) -> Self {
         Self { sender: std::thread::current(), counts: Mutex::default(), log_level: config.log_level }
     }
 
-    /// Hands a record to its producer. While the producer's queue is full, acknowledgements are waited for, unless
-    /// `check` wants to wait no longer. The inner error is why it will not be taken.
+    /// Hands a record to its producer. While the producer's queue is full, this waits for acknowledgements, until
+    /// `check` fails. The inner error says why the record will not be accepted.
     pub(super) fn send<E>(
         &self,
         producer: &Producer,
@@ -111,17 +110,17 @@ impl OnTheirWay {
                     record = unsent;
                 }
                 Some(code) => return Ok(Err(code)),
-                // A topic name with a NUL.
+                // The topic name has a NUL.
                 None => return Ok(Err(RDKafkaErrorCode::InvalidTopic)),
             }
         }
     }
 
-    /// Waits until all records are acknowledged, or `check` wants to wait no longer.
+    /// Waits until all records are acknowledged, or `check` fails.
     pub(super) fn wait_for_all<E>(&self, producer: &Producer, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         self.wait_until(producer, 0, &check)?;
-        // Whoever told of the last one is about to drop what it was told by. A commit flushes, and where that still finds
-        // something it takes 100 ms.
+        // The producer's thread is about to drop the last message. A commit flushes, and if it still finds a message,
+        // it takes 100 ms.
         while producer.in_flight_count() > 0 {
             check()?;
             std::thread::yield_now();
@@ -133,7 +132,7 @@ impl OnTheirWay {
         self.counts.held().pending
     }
 
-    /// Waits until no more than `pending` records are not acknowledged, or `check` wants to wait no longer.
+    /// Waits until at most `pending` records are not acknowledged, or `check` fails.
     fn wait_until<E>(&self, producer: &Producer, pending: usize, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         self.counts.held().wake_at = pending;
         let (started, mut listening) = (Instant::now(), None);
@@ -161,9 +160,9 @@ impl OnTheirWay {
     }
 }
 
-/// While it lives, the producer logs each answer to a produce request, and [`Context`] keeps those that refuse one: the
-/// only place where librdkafka tells why it sends messages again. Nothing listens while all goes well, because the lines
-/// would take a tenth of the time that a message takes.
+/// A guard during which the producer logs each answer to a produce request, and [`Context`] keeps the refusals. Only
+/// these lines say why librdkafka resends messages. They are off normally, because they would take a tenth of a
+/// message's time.
 struct Listening<'a> {
     producer: &'a Producer,
     before: RDKafkaLogLevel,

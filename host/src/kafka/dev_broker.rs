@@ -1,12 +1,12 @@
-//! The development broker: librdkafka's mock cluster as a process of its own, so that a host can be killed and
-//! started again while the broker goes on.
+//! The development broker: librdkafka's mock cluster in its own process, so that a host can be killed and restarted
+//! while the broker keeps running.
 //!
-//! Two files in the data folder are all that hosts and broker share. `dev-broker.json` is written by the broker and
-//! is its lease: the broker ends when the file is gone or names another one. `dev-broker-topics.json` is written by
-//! hosts and lists the topics they need; the broker makes those that are missing.
+//! Hosts and broker share only two files in the data folder. The broker writes `dev-broker.json`, which is its lease:
+//! the broker ends when the file is gone or names another broker. Hosts write `dev-broker-topics.json`, which lists the
+//! topics that they need, and the broker creates the missing ones.
 //!
-//! It is not: durable (its data ends with it), transactional, or a proof of exactly-once. It keeps the newest 5 MiB
-//! of a partition and drops the rest.
+//! It is not: durable (its data ends with it), transactional, or a proof of exactly-once. It keeps the newest 5 MiB of
+//! a partition and drops the rest.
 
 use super::context::{Context, Health};
 use super::{Error, client_error};
@@ -26,23 +26,23 @@ use std::time::{Duration, Instant};
 const LEASE: &str = "dev-broker.json";
 const TOPICS: &str = "dev-broker-topics.json";
 const LOG: &str = "dev-broker.log";
-/// A topic of this name, then the incarnation, tells one broker from another that got its port.
+/// The prefix of a topic that ends with the incarnation. It tells this broker from another one that got its port.
 const IDENTITY_TOPIC: &str = "__wasmill-dev-broker.";
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const START_MAX: Duration = Duration::from_secs(15);
 
-/// A development broker that answers.
+/// A development broker that is running.
 #[derive(Debug)]
 pub struct DevBroker {
-    /// Where it listens.
+    /// The address at which it listens.
     pub brokers: String,
-    /// Differs from that of every other development broker: its data is a new world.
+    /// The id that tells it, and with it its data, from every other development broker.
     pub incarnation: String,
-    /// Its process.
+    /// The id of its process.
     pub pid: u32,
     lease: PathBuf,
-    /// Set when this process started it.
+    /// Its process, if this process started it.
     child: Option<Child>,
 }
 
@@ -53,8 +53,8 @@ struct Lease {
     incarnation: String,
 }
 
-/// Finds the development broker of a data folder, or starts `program dev-broker --data …`, and waits until it
-/// answers and has the topics (name and number of partitions). Topics that it has already keep their partitions.
+/// Finds the development broker of a data folder, or starts `program dev-broker --data …`, and waits until it answers
+/// and has the topics (name and number of partitions). Existing topics keep their partitions.
 pub fn ensure(program: &Path, data: &Path, topics: &BTreeMap<String, i32>) -> Result<DevBroker, Error> {
     write(&data.join(TOPICS), topics)?;
     let mut broker = match find(data) {
@@ -66,7 +66,7 @@ pub fn ensure(program: &Path, data: &Path, topics: &BTreeMap<String, i32>) -> Re
         if Instant::now() > deadline {
             let child = broker.child.take();
             end(child);
-            return Err(Error::DevBroker(format!("{} did not make its topics in time", broker.brokers)));
+            return Err(Error::DevBroker(format!("{} did not create its topics in time", broker.brokers)));
         }
         look_again_later();
     }
@@ -74,7 +74,7 @@ pub fn ensure(program: &Path, data: &Path, topics: &BTreeMap<String, i32>) -> Re
 }
 
 impl DevBroker {
-    /// Ends it, and its data with it.
+    /// Ends the broker, and its data with it.
     pub fn stop(mut self) {
         let _ = std::fs::remove_file(&self.lease);
         let deadline = Instant::now() + Duration::from_secs(2);
@@ -89,12 +89,12 @@ impl DevBroker {
     }
 }
 
-/// Runs a development broker until SIGINT, SIGTERM, or the end of its lease. Refuses when there is one already.
+/// Runs a development broker until SIGINT, SIGTERM, or the end of its lease. It fails if there already is one.
 pub fn run(data: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(data).map_err(|error| file_error("make", data, &error))?;
     if let Some(other) = find(data) {
         let (pid, brokers) = (other.pid, other.brokers);
-        return Err(Error::DevBroker(format!("one runs for {} already: process {pid} at {brokers}", data.display())));
+        return Err(Error::DevBroker(format!("one already runs for {}: process {pid} at {brokers}", data.display())));
     }
     let mut config = ClientConfig::new();
     config.set("client.id", "wasmill-dev-broker").set("test.mock.num.brokers", "1");
@@ -111,7 +111,7 @@ pub fn run(data: &Path) -> Result<(), Error> {
     make_topics(&cluster, data);
     let lease = Lease { pid: std::process::id(), brokers: cluster.bootstrap_servers(), incarnation };
     write(&data.join(LEASE), &lease)?;
-    tracing::info!(brokers = lease.brokers, "development broker serves");
+    tracing::info!(brokers = lease.brokers, "the development broker is running");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::DevBroker(error.to_string()))?;
@@ -162,16 +162,16 @@ async fn stop_signal() {
 fn make_topics<C: ClientContext>(cluster: &MockCluster<'_, C>, data: &Path) {
     let topics: BTreeMap<String, i32> = read(&data.join(TOPICS)).unwrap_or_default();
     for (topic, partitions) in topics {
-        // The answer for a topic that exists is an error: nothing to do.
+        // For an existing topic this returns an error, which is ignored.
         let _ = cluster.create_topic(&topic, partitions, 1);
     }
 }
 
-/// The development broker of a data folder, where one runs and answers.
+/// Finds the development broker of a data folder, if one is running and answers.
 pub fn find(data: &Path) -> Option<DevBroker> {
     let lease: Lease = read(&data.join(LEASE))?;
     let identity = format!("{IDENTITY_TOPIC}{}", lease.incarnation);
-    // A connection is tried first: librdkafka would go on trying a dead one until the time-out.
+    // This tries a connection first, because librdkafka would retry a dead broker until the time-out.
     let answers = connects(&lease.brokers) && topics_of(&lease.brokers).contains(&identity);
     answers.then(|| broker(data, lease, None))
 }
@@ -182,13 +182,13 @@ fn broker(data: &Path, lease: Lease, child: Option<Child>) -> DevBroker {
 }
 
 fn start(program: &Path, data: &Path) -> Result<DevBroker, Error> {
-    // A process with the number in an old lease may be this one's.
+    // The process id in an old lease may now be that of the new broker.
     let _ = std::fs::remove_file(data.join(LEASE));
     let log_path = data.join(LOG);
     let log = std::fs::File::create(&log_path).map_err(|error| file_error("make", &log_path, &error))?;
     let mut command = Command::new(program);
     command.arg("dev-broker").arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    // It must outlive a host that is killed, and not get the ctrl-c that its terminal sends to the host.
+    // The broker must outlive a host that is killed, and must not get the ctrl-c that the terminal sends to the host.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child =
@@ -209,7 +209,7 @@ fn start(program: &Path, data: &Path) -> Result<DevBroker, Error> {
     }
 }
 
-/// Pauses between two looks at another process, which tells nobody what it does.
+/// Pauses between two checks of another process, which sends no signal.
 #[expect(clippy::disallowed_methods, reason = "each wait has a deadline of its own, before a host runs or after it")]
 fn look_again_later() {
     std::thread::sleep(LOOK_EVERY);
@@ -239,7 +239,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// Whole or not at all: a reader never sees half a file.
+/// Writes a file completely or not at all, so that a reader never sees half of it.
 fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).expect("plain data becomes JSON");
     let aside = path.with_extension(format!("{}.tmp", std::process::id()));
@@ -252,7 +252,7 @@ fn file_error(doing: &str, path: &Path, error: &std::io::Error) -> Error {
     Error::DevBroker(format!("can't {doing} {}: {error}", path.display()))
 }
 
-/// The broker's own client only carries the cluster and its log; it sends nothing.
+/// The context of the broker's own client, which only holds the cluster and its log, and sends nothing.
 struct BrokerContext(Context);
 
 impl ClientContext for BrokerContext {
@@ -278,7 +278,7 @@ pub(super) mod tests {
     use crate::kafka::{Connection, topics};
     use crate::manifest::Topic;
 
-    /// Stands for a broker that a test runs itself.
+    /// Returns a handle for a broker that a test runs itself.
     pub(in crate::kafka) fn broker_at(brokers: &str) -> DevBroker {
         let lease = Lease { pid: 0, brokers: brokers.into(), incarnation: "test".into() };
         broker(Path::new("no folder"), lease, None)

@@ -1,12 +1,12 @@
-//! From what librdkafka and brokers say to what a person can do about it.
+//! Error hints: the remedies for errors of librdkafka and of brokers.
 //!
-//! Texts are matched, because a code such as "authentication failed" or "SSL error" has many causes. What is not known
-//! here is passed on as it came.
+//! Texts are matched, because a code such as "authentication failed" or "SSL error" has many causes. An unknown text is
+//! passed on as it is.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// Words of librdkafka or of a broker, in lower case, and the remedy; none where the words have one. The first that fits
-/// counts.
+/// Texts of librdkafka or of a broker, in lower case, each with its remedy. The remedy is empty if the text already has
+/// one. The first match counts.
 const CONNECTION: &[(&str, &str)] = &[
     (
         "connecting to a ssl listener?",
@@ -47,22 +47,16 @@ const CONNECTION: &[(&str, &str)] = &[
         "if the broker's port wants a login, set security.protocol = \"sasl_plaintext\" or \"sasl_ssl\", sasl.mechanism, \
          sasl.username and sasl.password in [kafka.properties]",
     ),
-    (
-        "mechanism handshake failed",
-        "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
-    ),
-    (
-        "unsupported sasl mechanism",
-        "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to one that it has",
-    ),
+    ("mechanism handshake failed", NO_MECHANISM),
+    ("unsupported sasl mechanism", NO_MECHANISM),
     ("connection closed by peer", HANDSHAKE),
-    // A port that speaks another protocol hangs up in the middle of the handshake: which words come depends on who was
+    // A port with another protocol closes the connection during the handshake. The text depends on which side was
     // faster.
     ("in state apiversion_query", HANDSHAKE),
     ("in state ssl_handshake", HANDSHAKE),
     ("in state auth_legacy", HANDSHAKE),
     ("token of [kafka.oauth]", ""),
-    ("oauthbearer", "see that [kafka.oauth] gives a token that the broker takes, and that it has not ended"),
+    ("oauthbearer", "check that [kafka.oauth] gives a token that the broker accepts, and that it has not expired"),
     (
         "sasl authentication error",
         "check sasl.username, sasl.password and sasl.mechanism in [kafka.properties], and that the broker knows the user",
@@ -76,12 +70,14 @@ const CONNECTION: &[(&str, &str)] = &[
     ("connection setup timed out", "check that the broker can be reached from here, and its address in `brokers`"),
 ];
 
+const NO_MECHANISM: &str = "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to \
+                            one that it has, without [kafka.oauth] unless it is OAUTHBEARER";
 const HANDSHAKE: &str = "the broker closed the connection: check that security.protocol in [kafka.properties] is what its port speaks \
      (plaintext, ssl, sasl_plaintext or sasl_ssl), and that it is not older than 0.10";
 
-/// A failed connection in the words of librdkafka, and the remedy where one is known.
+/// Returns librdkafka's text for a failed connection, with the remedy if one is known.
 pub(super) fn connection(reason: &str) -> String {
-    // The state of the connection is among what differs from try to try.
+    // The match needs the state of the connection, which is removed from the text because it differs between attempts.
     let lower = reason.to_ascii_lowercase();
     let reason = without_counts(reason);
     match CONNECTION.iter().find(|(words, _)| lower.contains(words)) {
@@ -90,7 +86,7 @@ pub(super) fn connection(reason: &str) -> String {
     }
 }
 
-/// A line of librdkafka's log without the thread that wrote it, and with the name of its broker once.
+/// Returns a line of librdkafka's log without its thread, and with the name of its broker only once.
 pub(super) fn without_thread(line: &str) -> &str {
     let line = line.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(line, |(_, rest)| rest);
     match line.split_once(": ") {
@@ -99,7 +95,7 @@ pub(super) fn without_thread(line: &str) -> &str {
     }
 }
 
-/// Without how long it took and how often it happened, which differ from try to try.
+/// Removes the duration and the count, which differ between attempts.
 fn without_counts(reason: &str) -> &str {
     match reason.rfind(" (after ") {
         Some(end) if reason.ends_with(')') => &reason[..end],
@@ -107,7 +103,7 @@ fn without_counts(reason: &str) -> &str {
     }
 }
 
-/// An answer of a broker about something: its words, and the remedy where one is known.
+/// Returns the text of a broker's answer, with the remedy if one is known.
 pub(super) fn answer(code: Code) -> String {
     match remedy(code) {
         Some(remedy) => format!("{code}; {remedy}"),
@@ -115,7 +111,7 @@ pub(super) fn answer(code: Code) -> String {
     }
 }
 
-/// A failed call: its words, and the remedy where one is known.
+/// Returns the text of a failed call, with the remedy if one is known.
 pub(super) fn call(error: &KafkaError) -> String {
     match error.rdkafka_error_code().and_then(remedy) {
         Some(remedy) => format!("{error}; {remedy}"),
@@ -123,13 +119,13 @@ pub(super) fn call(error: &KafkaError) -> String {
     }
 }
 
-/// A broker's answer to messages in the words of librdkafka, and the remedy where one is known.
+/// Returns librdkafka's text for a broker's refusal of messages, with the remedy if one is known.
 pub(super) fn refusal(error: &str) -> String {
     let lower = error.to_ascii_lowercase();
     let remedy = if lower.contains("in-sync replicas") {
         "fewer replicas than min.insync.replicas are in sync: bring the brokers back that are missing"
     } else if lower.contains("leader") {
-        "the partition is changing its leader, or has none: see that its brokers run"
+        "the partition is changing its leader, or has none: check that its brokers run"
     } else if lower.contains("disk error") {
         "check the disks of the broker"
     } else {

@@ -1,8 +1,8 @@
 //! The headers of a record, read by pointer and length.
 //!
-//! Kafka's headers have names of any bytes. rdkafka takes them for text that ends with NUL: its iterator panics on a name
-//! that is not UTF-8 and cuts one that holds a NUL. So this is the only place that reads them. A name that is not UTF-8
-//! is written escaped, and the record says what is wrong with it: it is never handed on as if nothing had happened.
+//! The names of Kafka's headers may have any bytes. rdkafka treats them as text that ends with NUL: its iterator panics
+//! on a name that is not UTF-8, and truncates a name that has a NUL. So only this module reads headers. A name that is
+//! not UTF-8 is escaped, and the record is marked as wrong, so that it is not handled by mistake.
 
 use crate::model::Header;
 use rdkafka::bindings::*;
@@ -11,12 +11,12 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
-/// Names of headers that are not kept, in lower case. Cheap to clone.
+/// The names of headers that are dropped, in lower case. It is cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped(Arc<[String]>);
 
 impl Dropped {
-    /// Names in any case.
+    /// Takes names in any case.
     pub(super) fn new(names: &[String]) -> Self {
         Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
     }
@@ -29,9 +29,9 @@ impl Dropped {
 /// The headers of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Headers {
-    /// In their order, without those that are dropped.
+    /// The headers in their order, without those that are dropped.
     pub(super) list: Vec<Header>,
-    /// Why the record can't be handled, where a name can't be read. The list has it escaped.
+    /// Why the record can't be handled, if a name is not UTF-8. The list has that name escaped.
     pub(super) wrong: Option<String>,
 }
 
@@ -73,12 +73,12 @@ unsafe fn read(native: *const rd_kafka_headers_t, dropped: &Dropped) -> Headers 
 fn reason(index: usize, name: &str) -> String {
     format!(
         "the name of header {} is not UTF-8: `{name}`, where `\\xNN` stands for a byte; produce the record with names that \
-         are text, or try it again, which takes the name as it is written here",
+         are text, or retry the dead letter, which uses the name as it is written here",
         index + 1
     )
 }
 
-/// Bytes as text: what is UTF-8 as it is, every other byte as `\xNN`.
+/// Converts bytes to text: UTF-8 stays as it is, and every other byte becomes `\xNN`.
 pub(super) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -90,13 +90,13 @@ pub(super) fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// The name and value at an index.
+/// Returns the name and value at an index.
 ///
 /// # Safety
 /// The headers live for `'a`.
 unsafe fn header<'a>(native: *const rd_kafka_headers_t, index: usize) -> Option<(&'a [u8], Option<&'a [u8]>)> {
     let (mut name, mut value, mut size) = (std::ptr::null::<c_char>(), std::ptr::null::<c_void>(), 0);
-    // SAFETY: the caller's promise; the three are written where the call succeeds. A name ends with NUL, behind the
+    // SAFETY: the caller's promise; the three are written if the call succeeds. A name ends with NUL, after the
     // length that `name_length` says, and a value has as many bytes as its size says.
     unsafe {
         let code = rd_kafka_header_get_all(native, index, &mut name, &mut value, &mut size);
@@ -109,7 +109,7 @@ unsafe fn header<'a>(native: *const rd_kafka_headers_t, index: usize) -> Option<
     }
 }
 
-/// The length of a name, which librdkafka's interface does not tell: it stands two words before the name.
+/// Returns the length of a name. librdkafka's interface does not return it, but stores it two words before the name.
 ///
 /// # Safety
 /// The name is one of librdkafka's headers, and they are laid out as [`IS_LENGTH_KNOWN`] has found.
@@ -118,12 +118,12 @@ unsafe fn name_length(name: *const c_char) -> usize {
     unsafe { name.cast::<usize>().sub(2).read_unaligned() }
 }
 
-/// Whether the library that is linked lays headers out as `name_length` reads them. Where it does not, a name that
-/// holds a NUL is cut at it.
+/// Whether the linked library lays headers out as `name_length` reads them. If not, a name that has a NUL is truncated
+/// there.
 static IS_LENGTH_KNOWN: LazyLock<bool> = LazyLock::new(|| {
     const NAME: &[u8] = b"a\0bc";
-    // SAFETY: the headers are made, read and freed here. Every layout has more than two words before a name: at least the
-    // sizes of the name and of the value, and a pointer to the value.
+    // SAFETY: the headers are created, read and freed here. Every layout has more than two words before a name: at
+    // least the sizes of the name and of the value, and a pointer to the value.
     unsafe {
         let native = rd_kafka_headers_new(1);
         let (name, none) = (NAME.as_ptr().cast::<c_char>(), std::ptr::null());

@@ -1,7 +1,7 @@
-//! What tells topics and clusters from others of the same name or address: the ids that Kafka gives them.
+//! The ids of topics and clusters, which tell them from others of the same name or address.
 //!
-//! A topic that is deleted and made again has another id (KIP-516), and a cluster behind the same address another one. What
-//! the host knows of offsets holds for one id alone.
+//! A topic that is deleted and recreated gets another id (KIP-516), and another cluster at the same address has another
+//! id. What the host knows about offsets is valid for one id only.
 
 use super::native::{self, slice, text};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
@@ -13,18 +13,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The id of a topic, as Kafka's own tools print it. It holds no `/` and no `@`. Cheap to clone.
+/// The id of a topic, as Kafka's own tools print it. It has no `/` and no `@`, and is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TopicId(Arc<str>);
 
 impl TopicId {
-    /// From its halves; none where both are zero: the broker gives topics no ids.
+    /// Creates an id from its halves; `None` if both are zero, which means that the broker gives topics no ids.
     fn new(most: i64, least: i64) -> Option<Self> {
         let bytes = (u128::from(most as u64) << 64) | u128::from(least as u64);
         (bytes != 0).then(|| Self(BASE64_URL_SAFE_NO_PAD.encode(bytes.to_be_bytes()).into()))
     }
 
-    /// Its text.
+    /// Returns its text.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
@@ -36,10 +36,10 @@ impl fmt::Display for TopicId {
     }
 }
 
-/// The ids of topics that exist; `None` where the broker has none.
+/// The ids of existing topics; `None` if the broker gives topics no ids.
 pub(super) type TopicIds = BTreeMap<Arc<str>, Option<TopicId>>;
 
-/// Asks for the ids of topics. Those that do not exist, or may not be described, are not in the answer.
+/// Asks for the ids of topics. Topics that do not exist or may not be described are missing from the answer.
 ///
 /// # Safety
 /// The client lives during the call.
@@ -48,15 +48,15 @@ pub(super) unsafe fn topic_ids(
     topics: &[Arc<str>],
     answer_max: Duration,
 ) -> Result<TopicIds, RDKafkaErrorCode> {
-    // Kafka has no topic whose name holds a NUL.
+    // Kafka has no topic with a NUL in its name.
     let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(&**topic).ok()).collect();
     if names.is_empty() {
         return Ok(TopicIds::new());
     }
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let op = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    // SAFETY: the client lives by the caller's promise; the names are copied by the call, and their collection is destroyed
-    // once. Everything in the answer lives as long as the event, and is copied before that is dropped.
+    // SAFETY: the client lives by the caller's promise; the names are copied by the call, and their collection is
+    // destroyed once. Everything in the answer lives as long as the event, and is copied before that is dropped.
     unsafe {
         let broker = native::some_broker(client, answer_max)?;
         let event = native::ask(client, op, Some(broker), answer_max, |options, queue| {
@@ -83,7 +83,7 @@ pub(super) unsafe fn topic_ids(
     }
 }
 
-/// Asks for the id of the cluster; `None` where it has none.
+/// Asks for the id of the cluster; `None` if it has none.
 ///
 /// # Safety
 /// The client lives during the call.

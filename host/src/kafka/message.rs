@@ -1,4 +1,4 @@
-//! A message as a Kafka record: a CloudEvent in binary mode, or the bare message.
+//! The conversion of a message to a Kafka record: a CloudEvent in binary mode, or the bare message.
 
 use crate::bounds::{HOPS_HEADER, is_hops};
 use crate::clock;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The `ce_type` of a message whose subscriber gave no `type` header: CloudEvents require one.
 const DEFAULT_TYPE: &str = "wasmill.message";
 
-/// What a record says beside the message itself.
+/// The headers that a record has in addition to those of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Envelope {
     /// The record is a CloudEvent.
@@ -21,18 +21,18 @@ pub(super) enum Envelope {
     Bare,
 }
 
-/// What the CloudEvents of a host have in common.
+/// The attributes that all CloudEvents of a host share.
 #[derive(Clone, Debug)]
 pub(super) struct CloudEvents {
-    /// The beginning of `ce_source`. No other store may have it, because numbers of events and messages tell a
-    /// repetition only together with the store that gave them.
+    /// The beginning of `ce_source`. No other store may have the same one, because the numbers of events and messages
+    /// are unique only within their store.
     source: Arc<str>,
     /// The media type of payloads whose messages do not name one.
     content_type: Arc<str>,
 }
 
 impl CloudEvents {
-    /// The values of the manifest, with the identity of the store where it names no source.
+    /// Takes the values of the manifest, or the identity of the store if the manifest names no source.
     pub(super) fn new(settings: &manifest::CloudEvents, store: &dyn EventStore) -> Self {
         let source = match &settings.source {
             Some(source) => source.as_str().into(),
@@ -42,7 +42,7 @@ impl CloudEvents {
     }
 }
 
-/// The record. Its acknowledgement comes with the number.
+/// Returns the record of a message. Its acknowledgement has the number.
 pub(super) fn record<'m>(
     number: usize,
     message: &'m Message,
@@ -56,7 +56,7 @@ pub(super) fn record<'m>(
 }
 
 fn headers(message: &Message, envelope: Envelope, host: &CloudEvents) -> OwnedHeaders {
-    // A bare message carries on a count that its record had, and begins none: it has the headers of its guest.
+    // A bare message continues a hop count that its record had, but does not start one.
     let counted_from = match envelope {
         Envelope::CloudEvent => 1,
         Envelope::Bare => 2,
@@ -87,9 +87,10 @@ pub(super) fn insert<'a>(headers: OwnedHeaders, more: impl Iterator<Item = &'a c
     more.fold(headers, |headers, header| headers.insert(Header { key: &header.name, value: header.value.as_deref() }))
 }
 
-/// The headers of the record, by the CloudEvents binding for Kafka in binary mode: attributes as `ce_…`, and the media
-/// type of a payload as `content-type`. After them come correlation and causation, then the guest's own. If the guest set
-/// one of the host's headers itself, the guest's stands. The exception is `ce_id`, which tells a repetition.
+/// Returns the headers of the record, by the CloudEvents binding for Kafka in binary mode: attributes as `ce_…`, and
+/// the media type of a payload as `content-type`. Correlation and causation follow, then the guest's own headers. If
+/// the guest sets one of the host's headers, the guest's value is used, except for `ce_id`, by which readers detect a
+/// repetition.
 fn cloud_event<'a>(
     message: &'a Message,
     host: &CloudEvents,
@@ -112,7 +113,7 @@ fn cloud_event<'a>(
     let mut headers = OwnedHeaders::new_with_capacity(ours.len() + message.headers.len() + 1);
     let wanted = |key: &str| match key {
         "ce_id" => true,
-        // A record without a value has no data whose type could be told.
+        // A record without a value has no data, and so no type of data.
         "content-type" => message.payload.is_some() && !own(key),
         _ => !own(key),
     };
@@ -122,7 +123,7 @@ fn cloud_event<'a>(
     insert(headers, given.filter(|header| header.name != "ce_id"))
 }
 
-/// Milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
+/// Formats milliseconds since 1970 as `2024-02-29T12:00:00.123Z`.
 fn rfc3339(ms: u64) -> String {
     humantime::format_rfc3339_millis(clock::writable(ms)).to_string()
 }

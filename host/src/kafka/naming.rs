@@ -1,7 +1,7 @@
-//! Which aggregate a record is for and which command it is: from the manifest, a header, or a field of its value.
+//! The address of a record: its aggregate and its command, taken from the manifest, a header, or a field of its value.
 //!
-//! The key is the aggregate's id, as text or written as text. A record that does not say what it must is told what is
-//! missing and how to produce it better.
+//! The key is the aggregate's id, either as text or encoded as text. If a record lacks a part of its address, the error
+//! says what is missing and how to produce the record correctly.
 
 use super::record::Incoming;
 use crate::framing;
@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where a record goes.
+/// The aggregate and the command of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) aggregate: Arc<str>,
@@ -21,7 +21,7 @@ pub(super) struct Address {
     pub(super) command: Arc<str>,
 }
 
-/// How the records of a source are addressed.
+/// The rules by which the records of a source are addressed.
 pub(super) struct Naming {
     source: Arc<str>,
     aggregate: From,
@@ -47,12 +47,12 @@ impl Naming {
         }
     }
 
-    /// Whether the type of the aggregate stands in each record.
+    /// Whether each record names the type of its aggregate.
     pub(super) fn is_addressed_by_records(&self) -> bool {
         !matches!(self.aggregate, From::Manifest(_))
     }
 
-    /// Where a record goes; or what is wrong with it, and the remedy.
+    /// Returns the address of a record, or what is wrong with it and the remedy.
     pub(super) fn address(&self, record: &Incoming<'_>) -> Result<Address, String> {
         let id = self.id(record)?;
         let command = match (record.payload, &self.tombstone) {
@@ -87,7 +87,7 @@ impl Naming {
     fn text<'a>(&self, key: &'a [u8]) -> Result<&'a str, String> {
         let remedy = || {
             format!(
-                "produce the record with the aggregate's id, as text, as its key, or have keys written as text with \
+                "produce the record with the aggregate's id, as text, as its key, or have keys encoded as text with \
                  `key = \"hex\"` in [sources.{}]",
                 self.source
             )
@@ -108,7 +108,7 @@ impl From {
         }
     }
 
-    /// `what`: the key of the manifest that asks for it.
+    /// Finds the name in a record. `what` is the manifest's key for it.
     fn find(&self, record: &Incoming<'_>, what: &str) -> Result<Arc<str>, String> {
         match self {
             Self::Manifest(name) => Ok(name.clone()),
@@ -123,13 +123,13 @@ impl From {
     }
 }
 
-/// The last header of a name counts, as with other clients.
+/// Returns the text of a header. The last header of a name counts, as in other clients.
 fn header_text<'a>(record: &'a Incoming<'_>, name: &str) -> Option<&'a str> {
     let last = record.headers.list.iter().rfind(|header| header.name == name)?;
     std::str::from_utf8(last.value.as_deref()?).ok().filter(|text| !text.is_empty())
 }
 
-/// A field of the object, or with `/outer/inner` a field of an object in it. The rest of the value is not decoded.
+/// Returns a field of a JSON object, or with `/outer/inner` a field of an object in it. The rest is not decoded.
 fn field_text<'a>(value: &'a [u8], path: &str) -> Result<Cow<'a, str>, &'static str> {
     let names: Vec<&str> = match path.strip_prefix('/') {
         Some(rest) => rest.split('/').collect(),

@@ -1,7 +1,6 @@
-//! Calls of librdkafka that rdkafka does not have, through any client: its log level, and how an admin call is made and
-//! what its answer is.
+//! Calls of librdkafka that rdkafka does not have, for any client: its log level, and admin calls with their answers.
 //!
-//! Answers borrow from librdkafka's event; what leaves the callers' functions is owned.
+//! Answers borrow from librdkafka's event. Callers return owned values.
 
 use rdkafka::bindings::*;
 use rdkafka::client::{Client, ClientContext};
@@ -10,24 +9,26 @@ use rdkafka::error::RDKafkaErrorCode;
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
-/// Changes the level at which a client logs, which counts from its next line on.
+/// Changes the log level of a client, from its next line on.
 pub(super) fn set_log_level<C: ClientContext>(client: &Client<C>, level: RDKafkaLogLevel) {
     // SAFETY: the client lives as long as its reference.
     unsafe { rd_kafka_set_log_level(client.native_ptr(), level as i32) }
 }
 
-/// A broker that is there. Any of them knows the topics and the cluster; the controller, which librdkafka asks by itself,
-/// is another one for clients that have not met it yet.
+/// Returns a broker that exists. Any broker knows the topics and the cluster. By itself librdkafka would ask the
+/// controller, which a new client may not know yet.
 ///
 /// # Safety
 /// The client lives during the call.
 pub(super) unsafe fn some_broker(client: *mut rd_kafka_t, answer_max: Duration) -> Result<i32, RDKafkaErrorCode> {
     let mut metadata = std::ptr::null();
-    // SAFETY: the client lives by the caller's promise; the metadata is there where the call succeeds, and is destroyed once.
+    // SAFETY: the client lives by the caller's promise; the metadata is set if the call succeeds, and is destroyed
+    // once.
     unsafe {
         match rd_kafka_metadata(client, 0, std::ptr::null_mut(), &mut metadata, wait_ms(answer_max)) {
             rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                // Not the one that has answered: of a bootstrap address it is not known yet which broker it is.
+                // This need not be the broker that answered, because the id behind a bootstrap address is not known
+                // yet.
                 let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
                 let broker = slice((*metadata).brokers, count).first().map(|broker| broker.id);
                 rd_kafka_metadata_destroy(metadata);
@@ -42,7 +43,7 @@ fn wait_ms(max: Duration) -> i32 {
     i32::try_from(max.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// Makes a call and waits for its answer: of one broker, or of that which librdkafka chooses.
+/// Makes a call and waits for the answer: of the given broker, or of one that librdkafka chooses.
 ///
 /// # Safety
 /// The client lives during the call, and `call` passes its arguments to an admin call of librdkafka.
@@ -53,8 +54,8 @@ pub(super) unsafe fn ask(
     answer_max: Duration,
     call: impl FnOnce(*const rd_kafka_AdminOptions_t, *mut rd_kafka_queue_t),
 ) -> Result<Event, RDKafkaErrorCode> {
-    // SAFETY: the client lives by the caller's promise, and options and queue are destroyed once, after their last use. The
-    // queue gets one event, or none where the answer does not come.
+    // SAFETY: the client lives by the caller's promise, and options and queue are destroyed once, after their last use.
+    // The queue gets one event, or none if there is no answer.
     let event = unsafe {
         let queue = rd_kafka_queue_new(client);
         let options = rd_kafka_AdminOptions_new(client, op);
@@ -80,7 +81,7 @@ pub(super) unsafe fn ask(
     }
 }
 
-/// An answer, which is freed with its value.
+/// An answer, which is freed when this is dropped.
 pub(super) struct Event(*mut rd_kafka_event_t);
 
 impl Event {
@@ -91,13 +92,13 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: the event is owned by this value alone.
+        // SAFETY: only this value owns the event.
         unsafe { rd_kafka_event_destroy(self.0) }
     }
 }
 
 /// # Safety
-/// The array has so many elements that live for `'a`, or is null.
+/// The array has `count` elements that live for `'a`, or is null.
 pub(super) unsafe fn slice<'a, T>(array: *const T, count: usize) -> &'a [T] {
     // SAFETY: the caller's promise.
     if array.is_null() || count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(array, count) } }

@@ -1,4 +1,4 @@
-//! A Kafka record as what it is handed on as: a command to an aggregate, or itself.
+//! The conversion of a Kafka record into a command, or into an owned record that is delivered as it is.
 
 use super::headers::{self, Dropped, Headers};
 use super::naming::{Address, Naming};
@@ -9,7 +9,7 @@ use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Record, Strea
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
 
-/// A record as it was read, before it is handed on. Its key and value are still Kafka's.
+/// A record that was read and is not handed on yet. Its key and value are borrowed from librdkafka.
 pub(super) struct Incoming<'a> {
     pub(super) topic: &'a Arc<str>,
     pub(super) partition: i32,
@@ -37,7 +37,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The record, and why it can't be handled where its headers can't be read.
+    /// Returns the record, and the reason if it can't be handled because its headers can't be read.
     pub(super) fn into_owned(self) -> (Record, Option<String>) {
         let record = Record {
             topic: self.topic.clone(),
@@ -52,7 +52,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// A record that was dead-lettered, as it was read.
+/// A dead-lettered record, as it was read.
 impl<'a> From<&'a Record> for Incoming<'a> {
     fn from(record: &'a Record) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl<'a> From<&'a Record> for Incoming<'a> {
     }
 }
 
-/// The dead letter of a record that can't be handed on.
+/// Returns the dead letter of a record that can't be handed on.
 pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<DeadLetter> {
     Box::new(DeadLetter {
         consumer: source.to_owned(),
@@ -79,12 +79,12 @@ pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<D
     })
 }
 
-/// Which commands the records of a source become.
+/// The mapping of a source's records to commands.
 pub(super) struct Mapping {
     source: Arc<str>,
     naming: Naming,
     bounds: Bounds,
-    /// Reused for the text of ids.
+    /// A buffer for the text of ids.
     text: String,
 }
 
@@ -93,20 +93,20 @@ impl Mapping {
         Self { naming: Naming::new(&source, commands), bounds, source, text: String::new() }
     }
 
-    /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
+    /// Whether each record names the type of its aggregate, so that a single record may be wrong.
     pub(super) fn is_addressed_by_records(&self) -> bool {
         self.naming.is_addressed_by_records()
     }
 
-    /// What a record that was dead-lettered becomes, now that it is tried again.
+    /// Converts a dead-lettered record that is replayed.
     pub(super) fn take_again(&mut self, record: &Record, origin: Origin) -> Result<Command, Box<DeadLetter>> {
         let mut record = Incoming::from(record);
-        // A person has looked at it: the count of its chain starts over.
+        // A person has seen the dead letter, so the hops are counted from 0 again.
         record.headers.list.retain(|header| !is_hops(&header.name));
         self.take(record, origin)
     }
 
-    /// What a record becomes; or the dead letter of one that can't be a command.
+    /// Converts a record to a command, or to a dead letter if that is not possible.
     pub(super) fn take(&mut self, record: Incoming<'_>, origin: Origin) -> Result<Command, Box<DeadLetter>> {
         let address = match &record.headers.wrong {
             None => self.naming.address(&record).and_then(|address| {
@@ -122,7 +122,7 @@ impl Mapping {
         }
     }
 
-    /// Why the chain of causes of a record ends here, if it does.
+    /// Returns why the chain of causes of a record must end here, if so.
     fn refusal(&self, record: &Incoming<'_>, hops: u32) -> Option<String> {
         if hops == 0 {
             return None;
@@ -136,7 +136,7 @@ impl Mapping {
     fn command(&mut self, address: Address, hops: u32, mut record: Incoming<'_>, origin: Origin) -> Command {
         let id = self.id(&record);
         if hops > 0 {
-            // It stands in the command itself.
+            // The command has its own field for it.
             record.headers.list.retain(|header| !is_hops(&header.name));
         }
         let correlation_id = crate::model::correlation_id(&record.headers.list).map(Into::into);

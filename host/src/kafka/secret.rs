@@ -1,14 +1,14 @@
-//! Values that are not in the manifest: read from the environment or a file when a client is made.
+//! Values that are not in the manifest, but are read from the environment or a file when a client is created.
 //!
-//! What is read here is a secret, as far as anybody knows: no error contains it.
+//! Such a value may be a secret, so no error contains it.
 
 use crate::manifest::Value;
 use std::path::Path;
 
-/// A file with a secret is a line, or the text of a certificate or key.
+/// The maximum size of a file with a secret, which is a line, or the text of a certificate or key.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// The value of a property. The error completes a sentence about the property.
+/// Returns the value of a property. The error completes a sentence about the property.
 pub(super) fn value(value: &Value) -> Result<String, String> {
     match value {
         Value::Text(text) => Ok(text.clone()),
@@ -17,7 +17,7 @@ pub(super) fn value(value: &Value) -> Result<String, String> {
     }
 }
 
-/// The value of an environment variable.
+/// Returns the value of an environment variable.
 pub(super) fn from_env(variable: &str) -> Result<String, String> {
     use std::env::VarError;
     match std::env::var(variable) {
@@ -32,7 +32,7 @@ pub(super) fn from_env(variable: &str) -> Result<String, String> {
     }
 }
 
-/// The content of a file, without the end of its last line.
+/// Returns the content of a file, without the line break at its end.
 pub(super) fn from_file(path: &Path) -> Result<String, String> {
     let place = path.display();
     let unreadable = |cause: std::io::Error| {

@@ -1,16 +1,17 @@
-//! Messages into Kafka: what a feed holds, in order, each with the id that tells a repetition.
+//! Sinks: each publishes the messages of a feed to Kafka, in order. Each message has an id by which readers detect a
+//! repetition.
 //!
-//! There are three feeds: the outbox, where subscribers put messages; recorded events that pass a filter; and the dead
-//! letters of a source. A sink has a thread, a producer, a name for its transactions and a position of its own. It reads
-//! a batch after the position, publishes it, waits until it is safely in Kafka, and moves the position. A message that
-//! Kafka refuses for good is dead-lettered and the rest goes on; everything else is tried until it works.
+//! There are three feeds: the outbox with the messages of subscribers, recorded events that pass a filter, and the dead
+//! letters of a source. A sink has its own thread, producer, transactional id and position. It reads a batch after the
+//! position, publishes it, waits until Kafka has acknowledged it, and moves the position. A message that Kafka refuses
+//! for good is dead-lettered, and everything else is retried until it succeeds.
 //!
-//! What a crash between Kafka and the store does is the publisher's promise: with the `transactional` one Kafka has the
-//! position too, so that nothing is lost or repeated; the idempotent one repeats a batch.
+//! The publisher decides what happens after a crash between Kafka and the store. With the transactional publisher Kafka
+//! has the position too, so that nothing is lost or repeated. The idempotent publisher repeats a batch.
 
+pub(super) mod dead_letters;
 mod events;
 mod feed;
-pub(super) mod letters;
 pub(super) mod publisher;
 mod seat;
 mod sender;
@@ -32,31 +33,33 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use worker::Worker;
+use worker::SinkWorker;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long closing a producer may take.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// What a sink is called, what it publishes, and how much at a time.
+/// The configuration of a sink.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What people call it, and part of its transactional id.
+    /// Its name, which is also part of its transactional id.
     pub name: Arc<str>,
     /// The section of the manifest that it is from, such as `sinks.orders`.
     pub section: String,
     /// What it publishes.
     pub content: Content,
-    /// How many messages are published and acknowledged together.
+    /// The maximum number of messages that are published and acknowledged together.
     pub batch_max: usize,
     /// How long a batch that is not full waits for more.
     pub batch_wait: Duration,
-    /// What a crash may do to readers. The development broker has no transactions: there it is always idempotent.
+    /// Whether batches are transactions. The development broker has no transactions, so there the mode is always
+    /// idempotent.
     pub mode: SinkMode,
-    /// Tells hosts that must not publish both; by default made from the store's identity.
+    /// The transactional id, which only one of several hosts may use at a time. The default derives from the store's
+    /// identity.
     pub transactional_id: Option<String>,
-    /// How long `stop` waits for the batch in work.
+    /// How long `stop` waits for the current batch.
     pub drain_max: Duration,
 }
 
@@ -67,54 +70,54 @@ pub enum Content {
     Outbox,
     /// Recorded events.
     Events {
-        /// Which ones.
+        /// The filter of the events.
         filter: Filter,
-        /// Where to.
+        /// The topic to publish to.
         topic: String,
-        /// What their records have as key.
+        /// The key of their records.
         key: SinkKey,
-        /// Where it starts without a position.
+        /// Where the sink starts if it has no position yet.
         start: Start,
     },
-    /// What a source dead-lettered.
-    Letters {
+    /// The dead letters of a source.
+    DeadLetters {
         /// The source.
         source: Arc<str>,
         /// Its consumer group, which the records name.
         group: String,
-        /// How the bytes of its keys became ids of aggregates.
+        /// How the bytes of its keys are encoded as ids of aggregates.
         key: manifest::Key,
-        /// The command that its records without a value became.
+        /// The command that its records without a value become.
         tombstone: Option<String>,
-        /// Where to.
+        /// The topic to publish to.
         topic: String,
     },
 }
 
 impl Config {
-    /// The sink of the outbox.
+    /// Returns the configuration of the outbox's sink.
     pub fn new(sink: &manifest::Sink) -> Self {
         Self::with("outbox", "sink".to_owned(), Content::Outbox, sink)
     }
 
-    /// A sink of recorded events, by its name in the manifest.
+    /// Returns the configuration of a sink of recorded events, by its name in the manifest.
     pub fn events(name: &str, sink: &manifest::EventSink) -> Self {
         let manifest::EventSink { filter, topic, key, start, settings, .. } = sink.clone();
         Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, start }, &settings)
     }
 
-    /// The sink of what a source dead-letters, where it has a topic for that. It is as the outbox's is, with a
-    /// transactional id of its own.
+    /// Returns the configuration of the sink of a source's dead letters, if it has a topic for them. The settings are
+    /// those of the outbox's sink, with another transactional id.
     pub fn letters(name: &str, source: &manifest::Source, outbox: &manifest::Sink) -> Option<Self> {
         let topic = source.dead_letter_topic.clone()?;
         let (key, tombstone) = match &source.target {
             Target::Commands(commands) => (commands.key, commands.tombstone.clone()),
-            // It writes to the topic itself; the store has none of its dead letters.
+            // A transform writes to the topic itself, and the store has none of its dead letters.
             Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka => return None,
             Target::Deliveries(_) => Default::default(),
         };
         let group = source.group_of(name);
-        let content = Content::Letters { source: name.into(), group, key, tombstone, topic };
+        let content = Content::DeadLetters { source: name.into(), group, key, tombstone, topic };
         let settings = manifest::Sink { transactional_id: None, ..outbox.clone() };
         Some(Self::with(&format!("dead-letters-{name}"), "sink".to_owned(), content, &settings))
     }
@@ -132,12 +135,12 @@ impl Config {
         }
     }
 
-    /// What its position in the store is kept under. Another name starts anew.
+    /// Returns the name under which the store keeps its position. A sink with another name starts without a position.
     fn position_name(&self) -> String {
         match &self.content {
             Content::Outbox => SinkName::Messages(&self.name).to_string(),
             Content::Events { .. } => SinkName::Events(&self.name).to_string(),
-            Content::Letters { source, .. } => SinkName::DeadLetters(source).to_string(),
+            Content::DeadLetters { source, .. } => SinkName::DeadLetters(source).to_string(),
         }
     }
 
@@ -145,28 +148,28 @@ impl Config {
         match &self.content {
             Content::Outbox => Head::Numbers(store.outbox_head()),
             Content::Events { .. } => Head::Positions(store.head()),
-            Content::Letters { .. } => Head::Numbers(store.letters_head()),
+            Content::DeadLetters { .. } => Head::Numbers(store.dead_letters_head()),
         }
     }
 
-    /// Where it starts when it never had a position.
+    /// Returns where it starts if it never had a position.
     fn start(&self, newest: u64) -> u64 {
         match &self.content {
             Content::Events { start, .. } => start.checkpoint(crate::model::Position(newest)).0.min(newest),
-            Content::Outbox | Content::Letters { .. } => 0,
+            Content::Outbox | Content::DeadLetters { .. } => 0,
         }
     }
 
-    /// On the thread that will read it.
+    /// Opens the feed. This must be called on the thread that will read it.
     fn open(&self, store: &dyn EventStore) -> Result<Box<dyn Feed>, store::Error> {
         Ok(match self.content.clone() {
-            Content::Outbox => Box::new(feed::Outbox::open(store)?),
+            Content::Outbox => Box::new(feed::OutboxFeed::open(store)?),
             Content::Events { filter, topic, key, .. } => {
-                Box::new(events::Events::open(store, self.name.clone(), filter, topic, key)?)
+                Box::new(events::EventFeed::open(store, self.name.clone(), filter, topic, key)?)
             }
-            Content::Letters { source, group, key, tombstone, topic } => {
-                let from = letters::From { source, group, key, tombstone };
-                Box::new(letters::Letters::open(store, self.name.clone(), from, topic)?)
+            Content::DeadLetters { source, group, key, tombstone, topic } => {
+                let from = dead_letters::From { source, group, key, tombstone };
+                Box::new(dead_letters::DeadLetterFeed::open(store, self.name.clone(), from, topic)?)
             }
         })
     }
@@ -175,31 +178,31 @@ impl Config {
 /// A running sink.
 pub struct Sink {
     config: Config,
-    view: Arc<View>,
+    view: Arc<SinkView>,
     stop: watch::Sender<bool>,
     thread: supervise::Thread,
     head: Head,
 }
 
-/// What the sink's thread knows, for everyone else to see.
-struct View {
+/// The state of a sink's thread, as others may see it.
+struct SinkView {
     health: Health,
     stopping: AtomicBool,
-    /// When acknowledgements are waited for no longer; none before it is to stop.
+    /// The time until which a stopping sink waits for acknowledgements; not set before it stops.
     gives_up_at: OnceLock<Instant>,
-    /// It publishes no more until a person acts.
+    /// Whether it has stopped publishing until a person acts.
     ended: AtomicBool,
     error: Mutex<Option<String>>,
     published: AtomicU64,
     position: AtomicU64,
     aborted: AtomicU64,
-    /// From the first message of a batch handed over to all of it safely in Kafka.
+    /// The time from handing over a batch until all of it is acknowledged.
     batch_time: Histogram,
     batch_size: Histogram,
     thread: OnceLock<Thread>,
 }
 
-impl Default for View {
+impl Default for SinkView {
     fn default() -> Self {
         Self {
             health: Health::default(),
@@ -217,7 +220,7 @@ impl Default for View {
     }
 }
 
-impl View {
+impl SinkView {
     fn stop_by(&self, deadline: Instant) {
         let _ = self.gives_up_at.set(deadline);
         self.stopping.store(true, Ordering::Release);
@@ -232,28 +235,28 @@ impl View {
     }
 }
 
-/// What a sink measured since it started.
+/// The measurements of a sink since it started.
 #[derive(Clone, Debug)]
 pub struct Measures {
-    /// Batches that were published, by how long it took in seconds.
-    pub batch_time: meter::Reading,
-    /// The same batches, by how many messages they had.
-    pub batch_size: meter::Reading,
+    /// The times of the published batches, in seconds.
+    pub batch_time: meter::HistogramReading,
+    /// The numbers of messages of the same batches.
+    pub batch_size: meter::HistogramReading,
     /// Transactions that were aborted.
     pub aborted: u64,
-    /// Of its client, as of its last report.
+    /// The statistics of its client's last report.
     pub statistics: Option<Statistics>,
 }
 
 impl Sink {
-    /// Starts to publish. The brokers need not be there yet; only a wrong configuration is an error.
+    /// Starts the sink. The brokers need not be reachable yet; only a wrong configuration is an error.
     pub fn start(config: Config, connection: Connection, store: Arc<dyn EventStore>) -> Result<Self, Error> {
-        let view = Arc::new(View::default());
+        let view = Arc::new(SinkView::default());
         let head = config.head(&*store);
         let (stop, stopped) = watch::channel(false);
         let make = {
             let (config, view) = (config.clone(), view.clone());
-            move || Worker::new(config.clone(), connection.clone(), store.clone(), view.clone(), stopped.clone())
+            move || SinkWorker::new(config.clone(), connection.clone(), store.clone(), view.clone(), stopped.clone())
         };
         let first = {
             let (make, view) = (make.clone(), view.clone());
@@ -262,21 +265,22 @@ impl Sink {
                 make()
             }
         };
-        // From the position that is durable, with a new producer, which ends what the old one had begun.
-        let again = move |worker: &mut Worker| {
+        // After a panic it resumes at the durable position, with a new producer, which aborts what the old one had
+        // begun.
+        let again = move |worker: &mut SinkWorker| {
             *worker = make()?;
             Ok(())
         };
-        let thread = start_thread(format!("sink-{}", config.name), first, again, Worker::run)?;
+        let thread = start_thread(format!("sink-{}", config.name), first, again, SinkWorker::run)?;
         Ok(Self { config, view, stop, thread, head })
     }
 
-    /// Its name in the status.
+    /// Returns its name in the status.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// What it is doing.
+    /// Returns its status.
     pub fn status(&self) -> SinkStatus {
         let error = self.view.error.held().clone().or_else(|| self.view.health.trouble());
         let ended = self.view.stopping.load(Ordering::Acquire) || self.view.ended.load(Ordering::Acquire);
@@ -288,7 +292,7 @@ impl Sink {
         let (state, error) = self.thread.monitor().state((state, error));
         let topic = match &self.config.content {
             Content::Outbox => None,
-            Content::Events { topic, .. } | Content::Letters { topic, .. } => Some(topic.clone()),
+            Content::Events { topic, .. } | Content::DeadLetters { topic, .. } => Some(topic.clone()),
         };
         SinkStatus {
             name: self.config.name.to_string(),
@@ -301,12 +305,12 @@ impl Sink {
         }
     }
 
-    /// How many numbers of the feed are not published yet.
+    /// Returns how many numbers of the feed are not published yet.
     pub fn pending(&self) -> u64 {
         self.head.newest().saturating_sub(self.view.position.load(Ordering::Acquire))
     }
 
-    /// What it measured.
+    /// Returns its measurements.
     pub fn measures(&self) -> Measures {
         Measures {
             batch_time: self.view.batch_time.read(),
@@ -316,12 +320,12 @@ impl Sink {
         }
     }
 
-    /// Stops after the batch in work, or when `drain_max` is over. Blocks.
+    /// Stops the sink after the current batch, or when `drain_max` is over. This blocks.
     pub fn stop(&self) {
         self.stop_by(Instant::now() + self.config.drain_max);
     }
 
-    /// The same, with another end to waiting.
+    /// Stops the sink as [`Sink::stop`] does, but not later than `deadline`.
     pub fn stop_by(&self, deadline: Instant) {
         let deadline = deadline.min(Instant::now() + self.config.drain_max);
         self.view.stop_by(deadline);

@@ -1,12 +1,15 @@
 //! A Kafka topic as a stream of commands, each of which takes effect exactly once.
 //!
-//! Two threads. The *reader* owns the consumer's queues, one per partition: it turns records into commands, offers
-//! them to the aggregates and learns when they are settled. *Partition discovery* asks the brokers the questions that block:
-//! which partitions there are, where they begin and end. It opens each partition where the store's ledger says.
+//! A source has two threads. The *reader* owns the consumer's queues, one per partition. It turns records into
+//! commands, offers them to the aggregates and learns when they are settled. *Partition discovery* asks the brokers the
+//! questions that block: which partitions exist, and where they begin and end. It opens each partition at the offset
+//! that the store's ledger gives.
 //!
-//! Promises: a record is settled in the transaction of its events, so redelivery adds nothing; a record that can't
-//! be a command is dead-lettered and its partition goes on; what retention removed unread is dead-lettered as a range and counted.
-//! Back-pressure is not reading a partition whose records are not settled yet. Broker trouble never ends a source.
+//! - A record is settled in the transaction of its events, so a redelivery adds nothing.
+//! - A record that can't become a command is dead-lettered, and reading of its partition continues.
+//! - Records that retention removed unread are dead-lettered as a range and counted.
+//! - Back-pressure means that a partition is not read while too many of its records are in flight.
+//! - Broker trouble never ends a source.
 
 mod completions;
 mod destination;
@@ -31,7 +34,7 @@ use crate::supervise;
 use completions::Completions;
 use destination::Destination;
 pub use destination::Targets;
-use discovery::Discovery;
+use discovery::{Discovery, DiscoveryState};
 pub(super) use membership::{Rebalance, Rebalances};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -41,47 +44,48 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 pub(super) use topics::TopicPartition;
 pub(super) use topics::Topics;
-use view::View;
+use view::SourceView;
 
-/// How long closing the consumer may take: with a commit on its way and the broker away it would take for ever.
+/// Longest time for closing the consumer. While a commit is in flight and the broker is away, it would take forever.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
-/// The share of `in_flight_max` that must complete before the reader is woken to read on.
+/// Divisor of `in_flight_max`. The quotient is the number of completions that wakes the reader.
 const WORTH_A_WAKE_UP: usize = 8;
 
-/// What a source reads, and into which commands it turns it.
+/// Configuration of a source: what it reads, and what it turns records into.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The source's name; part of its ledgers' names, so another name starts anew.
+    /// The source's name. It is part of the names of its ledgers, so a source with another name starts from scratch.
     pub name: Arc<str>,
     topics: Topics,
-    /// What bounds the chains of causes that come back through Kafka.
+    /// Bounds of the chains of causes that come back through Kafka.
     pub bounds: Bounds,
-    /// What records become.
+    /// Destination of the records.
     pub target: manifest::Target,
-    /// Where a partition without a ledger starts.
+    /// Start of a partition that has no ledger yet.
     pub from: manifest::From,
-    /// What to do about records that retention removed before they were read.
+    /// Reaction to records that retention removed before they were read.
     pub lost: manifest::Lost,
-    /// What to do about a topic that was recreated.
+    /// Reaction to a recreated topic.
     pub recreated: manifest::Recreated,
-    /// How it gets its partitions.
+    /// How the source gets its partitions.
     pub membership: manifest::Membership,
-    /// The consumer group: of the members, or of the offsets for lag tools alone.
+    /// The consumer group. If the source assigns itself its partitions, only the offsets for lag tools are in it.
     pub group: Arc<str>,
-    /// Headers of records that are not kept.
+    /// Record headers that are not kept.
     drop_headers: Dropped,
-    /// How many records of a partition may be handed on and not settled.
+    /// Largest number of records of one partition that may be in flight.
     pub in_flight_max: usize,
-    /// The bytes of the records of all partitions that may be handed on and not settled.
+    /// Largest size of the records of all partitions that may be in flight, in bytes.
     pub in_flight_bytes_max: usize,
-    /// How long `stop` waits for records that are handed on.
+    /// Longest time for which `stop` waits for records in flight.
     pub drain_max: Duration,
-    /// How long partitions that the group takes wait for records that are handed on. At most half the session.
+    /// Longest time for which partitions that the group takes wait for records in flight. At most half the session.
     pub give_back_max: Duration,
 }
 
 impl Config {
-    /// A source of the manifest. `written`: the topics that the host writes to, which no pattern finds.
+    /// Makes the configuration of a source of the manifest. `written` are the topics that the host writes to, which no
+    /// pattern matches.
     pub fn new(name: &str, source: &manifest::Source, written: &[String]) -> Self {
         Self {
             name: name.into(),
@@ -102,30 +106,30 @@ impl Config {
     }
 }
 
-/// What a source measured since it started.
+/// Measurements of a source since its start.
 #[derive(Clone, Debug)]
 pub struct Measures {
-    /// How long some partition had a record for which there was no room.
+    /// Time during which some partition had a record for which there was no room.
     pub back_pressure: Duration,
-    /// Of its client, as of its last report.
+    /// The last statistics of its Kafka client.
     pub statistics: Option<Statistics>,
 }
 
 /// A running source.
 pub struct Source {
     config: Arc<Config>,
-    view: Arc<View>,
+    view: Arc<SourceView>,
     completions: Arc<Completions>,
     discovery: crossbeam_channel::Sender<discovery::Request>,
-    /// Disconnected once it is fixed where partitions start.
+    /// Disconnected as soon as the start offsets of partitions are fixed.
     fixed: crossbeam_channel::Receiver<()>,
-    /// Disconnected once the reader has nothing more to settle.
+    /// Disconnected as soon as the reader has nothing more to settle.
     drained: crossbeam_channel::Receiver<()>,
     threads: Vec<supervise::Thread>,
 }
 
 impl Source {
-    /// Starts to read. The brokers need not be there yet; only a wrong configuration is an error.
+    /// Starts to read. The brokers need not be reachable yet; only a wrong configuration is an error.
     pub fn start(
         config: Config,
         connection: Connection,
@@ -135,7 +139,7 @@ impl Source {
         let give_back_max = config.give_back_max.min(connection.session_timeout() / 2);
         let config = Arc::new(Config { give_back_max, ..config });
         let health = Health::default();
-        let view = Arc::new(View::new(health.clone()));
+        let view = Arc::new(SourceView::new(health.clone()));
         let completions = Arc::new(Completions::new((config.in_flight_max / WORTH_A_WAKE_UP).max(1)));
         #[expect(
             clippy::disallowed_methods,
@@ -152,11 +156,12 @@ impl Source {
         let (consumer_out, consumer_in) = crossbeam_channel::bounded(1);
 
         let client = client(&config, &connection, &*store)?;
+        let consumers = Consumers { config: config.clone(), client, health, completions: completions.clone() };
         let reader = {
             let (config, store, view) = (config.clone(), store.clone(), view.clone());
             let (completions, requests) = (completions.clone(), requests.clone());
             move || {
-                let consumer = consumer(&config, &client, health, &completions)?;
+                let consumer = consumers.make()?;
                 let _ = consumer_out.send(consumer.clone());
                 let rebalances = consumer.context().rebalances().clone();
                 let destination = Destination::new(&config.name, &config.target, config.bounds, targets);
@@ -165,6 +170,7 @@ impl Source {
                     Work { config, consumer, rebalances, destination, store, view, completions, bytes_in_flight };
                 Ok(Reader::new(
                     work,
+                    consumers,
                     reader::Ends { discovery: requests, findings: reader_findings, draining: Some(draining) },
                 ))
             }
@@ -174,17 +180,18 @@ impl Source {
         let discovery = {
             let (config, view, completions) = (config.clone(), view.clone(), completions.clone());
             move || {
-                Ok(Discovery::new(
+                Ok(Discovery {
                     config,
                     connection,
                     consumer,
                     store,
                     view,
-                    discovery_requests,
+                    requests: discovery_requests,
                     findings,
                     completions,
-                    fixing,
-                ))
+                    fixed: Some(fixing),
+                    known: DiscoveryState::default(),
+                })
             }
         };
         let mut source = Self {
@@ -196,38 +203,38 @@ impl Source {
             drained,
             threads: vec![reader],
         };
-        // From here on an error stops the reader, by dropping the source.
+        // From here on, an error drops the source, which stops the reader.
         let discovery =
             start_thread(format!("discovery-{}", config.name), discovery, Discovery::begin_again, Discovery::run)?;
         source.threads.push(discovery);
         Ok(source)
     }
 
-    /// The source's name.
+    /// Returns the source's name.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// The command that a record of this source becomes, or why it can't be one. `None` where a subscriber gets the
-    /// records as they are.
+    /// Returns the command that a record of this source becomes, or why it can't become one. It is `None` if a
+    /// subscriber gets the records as they are.
     pub fn command(&self, record: &Record, origin: Origin) -> Result<Option<Command>, String> {
         let manifest::Target::Commands(commands) = &self.config.target else { return Ok(None) };
         let mut mapping = Mapping::new(self.config.name.clone(), commands, self.config.bounds);
         mapping.take_again(record, origin).map(Some).map_err(|letter| letter.reason)
     }
 
-    /// What it measured.
+    /// Returns what the source measured.
     pub fn measures(&self) -> Measures {
         self.view.measures()
     }
 
-    /// Waits until it is fixed where the partitions start that are there now, for as long as the brokers may take to say
-    /// so. Whatever is written afterwards is read. False where it is not fixed yet: then it is as soon as they answer.
+    /// Waits until the start offsets of the present partitions are fixed, at most until the deadline. Whatever is
+    /// written afterwards is read. If the result is false, they are fixed as soon as the brokers answer.
     pub fn is_fixed_by(&self, deadline: Instant) -> bool {
         self.fixed.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
     }
 
-    /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
+    /// Returns the source's status. The `end` of a partition is the last known one; `refresh_ends` updates it.
     pub fn status(&self) -> SourceStatus {
         let mut status = self.view.status(&self.config);
         if let Some((state, reason)) = self.threads.iter().find_map(|thread| thread.monitor().trouble()) {
@@ -236,13 +243,13 @@ impl Source {
         status
     }
 
-    /// Wakes its holder when records were settled: the sum of `next` of all partitions.
+    /// Returns a watch on the sum of `next` of all partitions, which wakes its holder when records are settled.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.view.progress()
     }
 
-    /// Asks the brokers for the partitions and their ends now. Blocks up to the brokers' answer: not for an async
-    /// worker. The error says what is in the way.
+    /// Asks the brokers for the partitions and their ends now. It blocks until they answer, so an async worker must not
+    /// call it. The error says what is in the way.
     pub fn refresh_ends(&self) -> Result<(), String> {
         let (sender, answer) = crossbeam_channel::bounded(1);
         let asked = self.discovery.send(discovery::Request::Refresh(sender));
@@ -252,17 +259,17 @@ impl Source {
             .unwrap_or_else(|| Err(format!("source {} is stopped", self.name())))
     }
 
-    /// Whether everything up to the ends as last seen is settled.
+    /// Returns whether everything up to the last known ends is settled.
     pub fn is_caught_up(&self) -> bool {
         self.view.is_caught_up()
     }
 
-    /// Stops reading, waits for what is handed on (up to `drain_max`), commits for lag tools, and closes. Blocks.
+    /// Stops reading, waits for records in flight (up to `drain_max`), commits for lag tools, and closes. It blocks.
     pub fn stop(&self) {
         self.stop_by(Instant::now() + self.config.drain_max);
     }
 
-    /// The same, with another end to waiting.
+    /// Stops like [`Source::stop`], but waits no longer than until the deadline.
     pub fn stop_by(&self, deadline: Instant) {
         let deadline = deadline.min(Instant::now() + self.config.drain_max);
         self.view.stop(deadline);
@@ -293,24 +300,30 @@ fn client(config: &Config, connection: &Connection, store: &dyn EventStore) -> R
     }
 }
 
-fn consumer(
-    config: &Config,
-    client: &ClientConfig,
+/// Factory for the consumers of a source: the first one, and those that replace one that Kafka refuses for good.
+struct Consumers {
+    config: Arc<Config>,
+    client: ClientConfig,
     health: Health,
-    completions: &Arc<Completions>,
-) -> Result<Arc<BaseConsumer<Context>>, Error> {
-    let name = format!("source {}", config.name);
-    let failed = |error| client_error(&name, error);
-    let context = Context::new(name.as_str(), health);
-    let mut consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(failed)?;
-    completions.wakes_this_thread();
-    let waker = completions.clone();
-    consumer.set_nonempty_callback(move || waker.wake());
-    if config.membership == manifest::Membership::Group {
-        let topics: Vec<&str> = config.topics.written().iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(failed)?;
+    completions: Arc<Completions>,
+}
+
+impl Consumers {
+    /// Makes a consumer that wakes the calling thread.
+    fn make(&self) -> Result<Arc<BaseConsumer<Context>>, Error> {
+        let name = format!("source {}", self.config.name);
+        let failed = |error| client_error(&name, error);
+        let context = Context::new(name.as_str(), self.health.clone());
+        let mut consumer: BaseConsumer<Context> = self.client.create_with_context(context).map_err(failed)?;
+        self.completions.wakes_this_thread();
+        let waker = self.completions.clone();
+        consumer.set_nonempty_callback(move || waker.wake());
+        if self.config.membership == manifest::Membership::Group {
+            let topics: Vec<&str> = self.config.topics.written().iter().map(String::as_str).collect();
+            consumer.subscribe(&topics).map_err(failed)?;
+        }
+        Ok(Arc::new(consumer))
     }
-    Ok(Arc::new(consumer))
 }
 
 #[cfg(test)]

@@ -1,47 +1,48 @@
-//! What librdkafka counts by itself, as far as it is shown: read from the JSON that a client hands over now and then.
+//! The statistics of librdkafka that the host shows. A client hands them over as JSON at intervals.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// How often clients of sources and sinks hand over their statistics, unless `statistics.interval.ms` is set.
+/// How often clients of sources and sinks hand over their statistics by default (`statistics.interval.ms`).
 pub(super) const INTERVAL_MS: &str = "5000";
 
-/// One client.
+/// The statistics of one client.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Statistics {
     /// Messages in the producer's queues.
     #[serde(rename = "msg_cnt")]
     pub queued: u64,
-    /// Their bytes.
+    /// Bytes of the messages in the producer's queues.
     #[serde(rename = "msg_size")]
     pub queued_bytes: u64,
     /// Operations that wait to be served by the host.
     #[serde(rename = "replyq")]
     pub replies: u64,
-    /// Requests sent since it started.
+    /// Requests that were sent since the client started.
     #[serde(rename = "tx")]
     pub requests: u64,
-    /// Bytes sent.
+    /// Bytes that were sent.
     #[serde(rename = "tx_bytes")]
     pub sent_bytes: u64,
-    /// Bytes received.
+    /// Bytes that were received.
     #[serde(rename = "rx_bytes")]
     pub received_bytes: u64,
-    /// By address.
+    /// The brokers, by address.
     pub brokers: BTreeMap<String, Broker>,
-    /// Of a member of a consumer group.
+    /// The consumer group, if the client is a member of one.
     pub cgrp: Option<Group>,
 }
 
-/// One broker, as a client sees it.
+/// The statistics of one broker, as a client sees it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Broker {
-    /// Negative before it is known, and for the logical ones that stand for a coordinator.
+    /// The id of the broker. It is negative while it is not known, and for logical brokers that stand for a
+    /// coordinator.
     #[serde(rename = "nodeid")]
     pub node: i64,
-    /// Such as `UP`.
+    /// The state of the connection, such as `UP`.
     pub state: String,
     /// Requests that wait to be sent.
     #[serde(rename = "outbuf_cnt")]
@@ -54,35 +55,35 @@ pub struct Broker {
     pub timeouts: u64,
     /// Connections that ended.
     pub disconnects: u64,
-    /// From request to answer, in microseconds, over the last interval.
+    /// The time from request to answer over the last interval, in microseconds.
     pub rtt: Window,
 }
 
-/// A window of values.
+/// The distribution of the values in an interval.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Window {
-    /// How many there were.
+    /// The number of values.
     pub cnt: i64,
-    /// The middle one.
+    /// The median.
     pub p50: i64,
-    /// All but one in a hundred are below.
+    /// The 99th percentile.
     pub p99: i64,
 }
 
-/// A member of a consumer group.
+/// The statistics of a member of a consumer group.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Group {
-    /// Since it started.
+    /// The number of rebalances since the client started.
     pub rebalance_cnt: u64,
 }
 
 impl Statistics {
-    /// From librdkafka's JSON; `None` where it is not that.
+    /// Parses librdkafka's JSON; `None` if it is not that.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
         let mut statistics: Self = serde_json::from_slice(json).ok()?;
-        // Those to start from and those that stand for a coordinator have a twin with a number.
+        // Bootstrap and coordinator entries also appear under their broker's id.
         statistics.brokers.retain(|_, broker| broker.node >= 0);
         Some(statistics)
     }

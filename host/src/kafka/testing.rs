@@ -1,5 +1,4 @@
-//! Real parts for the tests of this module: librdkafka's mock cluster, the SQLite store, and an inbox that records one
-//! event for each command.
+//! Test fixtures: librdkafka's mock cluster, the SQLite store, and an inbox that records one event for each command.
 
 use super::Connection;
 use super::dev_broker::tests::broker_at;
@@ -8,7 +7,7 @@ use crate::aggregates::{Inbox, Unaccepted};
 use crate::filter::Filter;
 use crate::model::*;
 use crate::store::sqlite::{Options, SqliteStore};
-use crate::store::{Append, Decision, EventStore, Letters};
+use crate::store::{Append, DeadLetterQuery, Decision, EventStore};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message as _, OwnedHeaders};
@@ -21,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Waits for a condition. A test that fails here shows what it waited for.
+/// Waits for a condition. On a time-out the test fails with `what` it waited for.
 pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
@@ -30,7 +29,7 @@ pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A broker of the test's own.
+/// A mock broker for one test.
 pub(super) struct Broker {
     pub(super) cluster: MockCluster<'static, DefaultProducerContext>,
     producer: BaseProducer,
@@ -50,18 +49,19 @@ impl Broker {
         Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties.into()).unwrap()
     }
 
-    /// The same broker as a cluster that has transactions. It keeps no offsets of them, and hides no aborted messages.
+    /// Connects to the same broker as to a cluster with transactions. The broker does not keep the offsets in
+    /// transactions, and does not hide aborted messages.
     pub(super) fn cluster_connection(&self, properties: &[(&str, &str)]) -> Connection {
         let properties: BTreeMap<_, _> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         Connection::new(&self.cluster.bootstrap_servers(), &properties.into()).unwrap()
     }
 
-    /// Has the broker answer the next requests of a kind with these errors, one each.
+    /// Makes the broker answer the next requests of a kind with these errors, one for each.
     pub(super) fn answers(&self, api: RDKafkaApiKey, errors: &[RDKafkaRespErr]) {
         self.cluster.request_errors(api, errors);
     }
 
-    /// The same as a cluster that lasts, whose topics and which itself are told by their ids.
+    /// Connects to the same broker as to a durable cluster, which is identified by its id, as are its topics.
     pub(super) fn real_connection(&self, properties: &[(&str, &str)]) -> Connection {
         let mut all = vec![("fetch.wait.max.ms", "5")];
         all.extend(properties);
@@ -75,7 +75,7 @@ impl Broker {
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
     }
 
-    /// A record with headers whose names need be no text.
+    /// Produces a record with headers whose names may be any bytes.
     pub(super) fn produce_with(&self, topic: &str, key: &[u8], headers: &[(&[u8], &[u8])]) {
         use rdkafka::bindings::{rd_kafka_header_add, rd_kafka_headers_t};
         let native = OwnedHeaders::new();
@@ -100,7 +100,7 @@ impl Broker {
         self.producer.flush(Duration::from_secs(20)).unwrap();
     }
 
-    /// Everything in partition 0 of a topic, once there are at least `count` records: value and headers.
+    /// Returns value and headers of all records in partition 0 of a topic, once there are at least `count`.
     pub(super) fn consume(&self, topic: &str, count: usize) -> Vec<(String, Vec<(String, String)>)> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.cluster.bootstrap_servers()).set("group.id", "test");
@@ -122,7 +122,7 @@ impl Broker {
     }
 }
 
-/// A message to partition 0 of a topic.
+/// Returns a message to partition 0 of a topic.
 pub(super) fn message(topic: &str) -> Message {
     Message {
         id: "m".into(),
@@ -139,7 +139,7 @@ pub(super) fn message(topic: &str) -> Message {
     }
 }
 
-/// A store in a folder that goes with it.
+/// A store in a temporary folder.
 pub(super) struct Folder {
     folder: tempfile::TempDir,
     pub(super) store: Arc<dyn EventStore>,
@@ -165,7 +165,7 @@ impl Folder {
         Self { folder, store }
     }
 
-    /// Something for a subscription to have handled.
+    /// Records an event that a subscription can handle.
     pub(super) fn record_event(&self) {
         let id: Arc<str> = "event".into();
         let command = Command {
@@ -192,29 +192,29 @@ impl Folder {
     }
 
     pub(super) fn dead_letters(&self) -> Vec<DeadLetter> {
-        let letters = self.store.reader().unwrap().dead_letters(&Letters::newest(1_000)).unwrap().0;
+        let letters = self.store.reader().unwrap().dead_letters(&DeadLetterQuery::newest(1_000)).unwrap().0;
         letters.into_iter().map(|kept| kept.letter).collect()
     }
 }
 
-/// How an inbox treats the next commands.
+/// How the inbox treats the next commands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
-    /// Records an event for each.
+    /// It records an event for each.
     Willing,
-    /// Is full.
+    /// It is full.
     Full,
-    /// Takes them and loses every third, with its ack.
+    /// It accepts them and drops every third with its acknowledgement.
     Forgetful,
-    /// Takes them and fails.
+    /// It accepts them and fails.
     Failing,
-    /// Serves no aggregate of their type.
+    /// It serves no aggregate of their type.
     Foreign,
-    /// Takes them and keeps them until they are released.
+    /// It accepts them and keeps them until they are released.
     Silent,
 }
 
-/// Records one event for each command.
+/// An inbox that records one event for each command.
 pub(super) struct Recorder {
     store: Arc<dyn EventStore>,
     pub(super) mood: Mutex<Mood>,
@@ -236,7 +236,7 @@ impl Recorder {
         self.offered.load(Ordering::SeqCst)
     }
 
-    /// Records what it has kept.
+    /// Records an event for each command that it has kept.
     pub(super) fn release(&self) {
         let kept = std::mem::take(&mut *self.kept.lock().unwrap());
         kept.into_iter().for_each(|(command, ack)| self.record(command, ack));

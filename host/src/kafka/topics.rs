@@ -1,7 +1,7 @@
-//! Topics that the manifest wants: made when they are missing, never changed when they are there.
+//! The topics that the manifest lists. Missing ones are created, and existing ones are never changed.
 //!
-//! How a topic that is there differs, in partitions, replicas or properties, is reported: in the log and in the status.
-//! One topic that can't be made keeps no other one waiting.
+//! If an existing topic differs in partitions, replicas or properties, the log and the status show it. A topic that
+//! can't be created does not delay the others.
 
 use super::admin::Admin;
 use super::{Connection, Error};
@@ -13,31 +13,31 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// As a topic's replication: what the cluster gives by default.
+/// The replication factor that stands for the cluster's default.
 pub(super) const REPLICATION_OF_CLUSTER: i32 = -1;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// What was found and done about the topics.
+/// The result of a check of the topics.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Topics that were made.
+    /// Topics that were created.
     pub made: Vec<String>,
-    /// Differences between the manifest and what exists, a sentence each. Nothing was changed.
+    /// Differences between the manifest and existing topics, a sentence each. Nothing was changed.
     pub differences: Vec<String>,
-    /// Topics that could not be made or looked at: which, why, and what to do. Another try may help.
+    /// Topics that could not be created or checked, with the cause and the remedy. A retry may help.
     pub failed: Vec<Error>,
 }
 
-/// Makes the topics that are missing and reports how the others differ. The development broker makes its topics
-/// itself (`dev_broker::ensure`); there only differences are reported. Blocks: not for an async worker.
+/// Creates missing topics and reports how the others differ. The development broker creates its topics itself
+/// (`dev_broker::ensure`), and there this only reports differences. It blocks, so it is not for an async worker.
 pub fn ensure(connection: &Connection, topics: &BTreeMap<String, Topic>) -> Result<Report, Error> {
     let mut report = Report::default();
     if topics.is_empty() {
         return Ok(report);
     }
     let admin = Admin::connect(connection)?;
-    // All topics: asking for one by name could make it.
+    // This asks for all topics, because asking for one by name could create it.
     let metadata = admin.metadata(None)?;
     for (name, wanted) in topics {
         match metadata.topics().iter().find(|topic| topic.name() == name) {
@@ -61,9 +61,10 @@ pub fn ensure(connection: &Connection, topics: &BTreeMap<String, Topic>) -> Resu
     Ok(report)
 }
 
-/// The same from a thread of its own, again and again until all is well, into the log.
+/// Runs [`ensure`] on its own thread, with retries until it succeeds, and logs the results.
 ///
-/// Sources and sinks need no wait for it: they find a topic when it is there. Ends when the value is dropped.
+/// Sources and sinks need not wait for it, because they find a topic once it exists. The thread ends when the value is
+/// dropped.
 pub fn ensure_when_reachable(connection: Connection, topics: BTreeMap<String, Topic>) -> Result<Pending, Error> {
     let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
     let (brokers, notes) = (connection.brokers().to_owned(), Arc::new(Mutex::new(Vec::new())));
@@ -88,7 +89,7 @@ pub fn ensure_when_reachable(connection: Connection, topics: BTreeMap<String, To
     Ok(Pending { brokers, notes, stop: Some(stop), thread })
 }
 
-/// Topics on their way.
+/// The running creation of topics.
 pub struct Pending {
     brokers: String,
     notes: Arc<Mutex<Vec<String>>>,
@@ -104,21 +105,21 @@ impl Drop for Pending {
 }
 
 impl Pending {
-    /// The cluster's addresses.
+    /// Returns the cluster's addresses.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
 
-    /// What is not as the manifest wants it, a sentence each.
+    /// Returns how topics differ from the manifest, a sentence each.
     pub fn notes(&self) -> Vec<String> {
         self.notes.held().clone()
     }
 }
 
-/// Logs what was done, and what is wrong unless it was said before.
+/// Logs created topics, and differences and failures that were not logged before.
 fn note(notes: &Mutex<Vec<String>>, report: Report) {
     for topic in &report.made {
-        tracing::info!(topic, "topic made");
+        tracing::info!(topic, "topic created");
     }
     let mut notes = notes.held();
     let failed = report.failed.iter().map(Error::to_string);
@@ -164,7 +165,7 @@ fn differs(topic: &str, actual: &str, wanted: &str) -> String {
     format!("topic {topic} has {actual}, the manifest says {wanted}; nothing was changed: make them agree by hand")
 }
 
-/// Lists such as `cleanup.policy` mean the same in any order.
+/// Whether two lists are equal in any order, as for `cleanup.policy`.
 fn same_list(one: &str, other: &str) -> bool {
     let sorted = |text: &str| {
         let mut items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();

@@ -1,22 +1,26 @@
-//! Kafka transactions of one producer, for sinks and transforms alike: take over, begin, send, then commit or abort; and
-//! for each error of librdkafka what follows from it.
+//! Kafka transactions of one producer, for sinks and transforms: take over, begin, send, then commit or abort. For each
+//! error of librdkafka this module decides what follows.
 //!
-//! An error is one of four kinds. *Retriable*: the same call is made again. *Abort*: the transaction is aborted and its
-//! work is done again. *Renew*: this producer is of no more use; a new one with the same transactional id ends what is
-//! open, and the owner resumes where Kafka says that it is. *Fenced*: the same, except when another producer really is
-//! there.
+//! There are four kinds of errors.
 //!
-//! A coordinator that timed a transaction out answers exactly as it does when another producer has taken over: the epoch
-//! is not the newest. The time tells them apart, because a coordinator never times a transaction out before
-//! `transaction.timeout.ms` has passed. A producer that is fenced sooner has a rival. It takes the id back, because the
-//! rival may be gone; after [`RIVALRY_MAX`] such fencings within [`RIVALRY_WINDOW`] it gives up.
+//! - *Retry*: the same call is made again.
+//! - *Abort*: the transaction is aborted and its work is done again.
+//! - *Renew*: the producer is of no more use. A new one with the same transactional id ends what is open, and the owner
+//!   resumes from its position in Kafka.
+//! - *Fenced*: the same as *renew*, unless there really is another producer.
 //!
-//! A transaction that has been open for three quarters of its time is aborted by its owner, so that slow acknowledgements
-//! end in another try and not in a fence.
+//! A coordinator that timed a transaction out answers exactly as if another producer had taken over: the epoch is not
+//! the newest. The time tells them apart, because a coordinator never times a transaction out before
+//! `transaction.timeout.ms` has passed. A producer that is fenced sooner has a rival, and takes the id back until that
+//! has happened too often (`rivalry`).
+//!
+//! The owner aborts a transaction that has been open for three quarters of its time, so slow acknowledgements lead to a
+//! retry and not to a fence.
 
 use super::context::{Context, Health};
 use super::deliveries::{DeliveryContext, Failed, OnTheirWay, Producer};
 use super::message::{self, CloudEvents, Envelope};
+use super::rivalry::Rivalry;
 use super::{Error, client_error, error_hints};
 use crate::clock::machine_time;
 use crate::model::Message;
@@ -25,26 +29,23 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The property with the time that a coordinator gives a transaction.
+/// The property that limits how long a coordinator keeps a transaction open.
 pub(super) const TIMEOUT: &str = "transaction.timeout.ms";
 /// librdkafka's default for it.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// How long one call into librdkafka may block; a call that did not finish is taken up again.
+/// Longest time for which one call into librdkafka blocks. A call that did not finish is made again.
 const CALL_MAX: Duration = Duration::from_secs(2);
-/// The time that the coordinator of a group has to take offsets: long enough for a broker that still makes its topic.
+/// Longest time for the coordinator of a group to accept offsets. It is long enough for a broker that still creates its
+/// offsets topic.
 const OFFSETS_MAX: Duration = Duration::from_secs(10);
 /// The pause before a call is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// How many fencings by a rival, within how long, make an owner give up.
-const RIVALRY_MAX: usize = 3;
-const RIVALRY_WINDOW: Duration = Duration::from_secs(300);
 
-/// The part of the host whose transactions they are.
+/// The part of the host that owns the transactions.
 pub(super) trait Owner: Send {
     /// Fails if the owner is to stop and does not want to wait any longer.
     fn check(&self) -> Result<(), Broken>;
@@ -53,46 +54,47 @@ pub(super) trait Owner: Send {
     fn trouble(&self, text: String);
 }
 
-/// Why a transaction did not go through.
+/// Reason for which a transaction was not committed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Broken {
     /// The owner is to stop.
     Stopped,
-    /// The transaction must be aborted; then its work can be done again.
+    /// The transaction must be aborted. Then its work can be done again.
     Abort(String),
-    /// The producer was discarded. After [`Transactions::take_over`] the owner resumes where Kafka says that it is.
+    /// The producer was discarded. After [`Transactions::take_over`] the owner resumes from its position in Kafka.
     Renew(String),
-    /// Another producer uses the same transactional id: a person must act.
+    /// Another producer uses the same transactional id, so a person must act.
     Rival(String),
 }
 
 /// The transactions of one producer. All calls come from one thread, and block.
 pub(super) struct Transactions<O> {
-    /// What the client is called, as in `sink orders`.
+    /// The name of the client, such as `sink orders`.
     client: String,
     config: ClientConfig,
     health: Health,
     cloud_events: CloudEvents,
     owner: O,
-    /// What a person can do about a rival.
+    /// The remedy for a rival, for the text of the error.
     remedy: String,
     timeout: Duration,
     live: Option<Live>,
     /// When the open transaction began.
     open: Option<Since>,
-    /// Messages of the open transaction that were not taken.
+    /// Messages of the open transaction that librdkafka refused.
     failed: Vec<Failed>,
     rivalry: Rivalry,
 }
 
-/// A producer, and what it has not been acknowledged.
+/// A producer and its messages in flight.
 struct Live {
     producer: Producer,
     deliveries: Arc<OnTheirWay>,
 }
 
 impl<O: Owner> Transactions<O> {
-    /// Makes the first producer, on the thread that will send: acknowledgements wake that thread.
+    /// Makes the first producer. The thread that will send must call it, because acknowledgements wake the calling
+    /// thread.
     pub(super) fn new(
         client: String,
         config: ClientConfig,
@@ -115,19 +117,19 @@ impl<O: Owner> Transactions<O> {
         &self.owner
     }
 
-    /// The time that a coordinator gives a transaction.
+    /// Returns how long the coordinator keeps a transaction open.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// How long a transaction is open; `None` if none is.
+    /// Returns for how long the transaction has been open, or `None` if none is open.
     pub(super) fn open_for(&self) -> Option<Duration> {
         self.open.map(Since::elapsed)
     }
 
     /// Fences older producers with the same id and waits until their last transaction has ended.
     pub(super) fn take_over(&mut self) -> Result<(), Broken> {
-        // Only a new producer ends what an older one has begun, this one's own included.
+        // Only a new producer ends the open transaction of an older one, even of this one.
         self.discard();
         let made = self.make().map_err(|error| Broken::Renew(error.to_string()))?;
         self.live = Some(made);
@@ -137,7 +139,7 @@ impl<O: Owner> Transactions<O> {
         }
     }
 
-    /// Begins a transaction without messages.
+    /// Begins an empty transaction.
     pub(super) fn begin(&mut self) -> Result<(), Broken> {
         self.failed.clear();
         self.call("begin a transaction", Producer::begin_transaction)?;
@@ -145,7 +147,7 @@ impl<O: Owner> Transactions<O> {
         Ok(())
     }
 
-    /// Sends a message, without waiting until Kafka has it. `number` names it if it fails.
+    /// Sends a message without waiting for its acknowledgement. `number` identifies it if it fails.
     pub(super) fn send(&mut self, number: usize, message: &Message, envelope: Envelope) -> Result<(), Broken> {
         let Some(Live { producer, deliveries }) = &self.live else { return Err(self.no_producer()) };
         let record = message::record(number, message, envelope, &self.cloud_events);
@@ -155,7 +157,8 @@ impl<O: Owner> Transactions<O> {
         Ok(())
     }
 
-    /// Waits until each message is acknowledged or has failed, and returns those that failed, by their number.
+    /// Waits until each message is acknowledged or has failed, and returns those that failed, in the order of their
+    /// numbers.
     pub(super) fn wait_for_all(&mut self) -> Result<Vec<Failed>, Broken> {
         let Some(Live { producer, deliveries }) = &self.live else { return Err(self.no_producer()) };
         deliveries.wait_for_all(producer, || self.check_open())?;
@@ -168,8 +171,8 @@ impl<O: Owner> Transactions<O> {
         Ok(failed)
     }
 
-    /// Makes the transaction final, with the offsets that it reaches. All messages must have been acknowledged: offsets
-    /// that are added before cost the coordinator a round of retries.
+    /// Commits the transaction with the offsets that it reaches. All messages must have been acknowledged: if offsets
+    /// are added before, the coordinator needs a round of retries.
     pub(super) fn commit(&mut self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Broken> {
         let send = |producer: &Producer| producer.send_offsets_to_transaction(offsets, group, OFFSETS_MAX);
         self.call("add the offsets to the transaction", send)?;
@@ -180,7 +183,7 @@ impl<O: Owner> Transactions<O> {
         Ok(())
     }
 
-    /// Ends the transaction as if nothing had been sent. librdkafka may need the brokers for it.
+    /// Ends the transaction as if nothing had been sent. librdkafka may need the brokers for that.
     pub(super) fn abort(&mut self) -> Result<(), Broken> {
         match self.call("abort the transaction", |producer| producer.abort_transaction(CALL_MAX)) {
             Err(Broken::Abort(text)) => return Err(self.renew(text)),
@@ -195,7 +198,7 @@ impl<O: Owner> Transactions<O> {
         Ok(())
     }
 
-    /// Tries once to abort what is open, at the end of the owner: an open transaction holds up those who take over.
+    /// Tries once to abort the open transaction when the owner ends, because it would hold up the next producer.
     pub(super) fn end(&mut self) {
         if let (Some(live), Some(_)) = (&self.live, self.open.take())
             && let Err(error) = live.producer.abort_transaction(CALL_MAX)
@@ -204,7 +207,7 @@ impl<O: Owner> Transactions<O> {
         }
     }
 
-    /// Asks the brokers whether they are back, if they were away: while nothing is sent, no acknowledgement tells.
+    /// Asks the brokers whether they are back, if they were away. Without messages no acknowledgement would tell.
     pub(super) fn look_after_trouble(&self) {
         if let (Some(live), Some(_)) = (&self.live, self.health.trouble())
             && live.producer.client().fetch_metadata(None, ANSWER_MAX).is_ok()
@@ -213,7 +216,7 @@ impl<O: Owner> Transactions<O> {
         }
     }
 
-    /// Makes a call that blocks, and makes it again for as long as librdkafka says that this may help.
+    /// Makes a blocking call, and repeats it as long as librdkafka says that this may help.
     fn call(&mut self, what: &str, call: impl Fn(&Producer) -> KafkaResult<()>) -> Result<(), Broken> {
         loop {
             self.owner.check()?;
@@ -233,7 +236,7 @@ impl<O: Owner> Transactions<O> {
         }
     }
 
-    /// Fails if the producer can't go on, which the failure of a message alone does not tell.
+    /// Fails if the producer has a fatal error, which the failure of a message does not tell.
     fn check_fatal(&mut self) -> Result<(), Broken> {
         let fatal = self.live.as_ref().and_then(|live| live.producer.client().fatal_error());
         match fatal {
@@ -243,7 +246,8 @@ impl<O: Owner> Transactions<O> {
         }
     }
 
-    /// Fails if the owner is to stop, or the transaction is open for so long that its coordinator will soon end it.
+    /// Fails if the owner is to stop, or if the transaction has been open for so long that its coordinator will soon
+    /// end it.
     fn check_open(&self) -> Result<(), Broken> {
         self.owner.check()?;
         match self.open_for() {
@@ -272,16 +276,15 @@ impl<O: Owner> Transactions<O> {
             "another producer with the transactional id {id} has taken over and fenced this one ({cause}): {}",
             self.remedy
         );
-        let gives_up = self.rivalry.fenced(Instant::now());
         self.discard();
-        if gives_up {
-            let minutes = RIVALRY_WINDOW.as_secs() / 60;
-            return Broken::Rival(format!("{text}; this happened {RIVALRY_MAX} times within {minutes} minutes"));
+        match self.rivalry.fenced(Instant::now()) {
+            None => Broken::Renew(text),
+            Some(often) => Broken::Rival(format!("{text}; {often}")),
         }
-        Broken::Renew(text)
     }
 
-    /// What became of the transaction is Kafka's to say: a new producer waits for it, and the position tells.
+    /// Discards the producer. Only Kafka knows whether the transaction was committed: a new producer waits for its end,
+    /// and then the position in Kafka tells.
     fn renew(&mut self, text: String) -> Broken {
         self.discard();
         Broken::Renew(text)
@@ -305,7 +308,7 @@ impl<O: Owner> Transactions<O> {
     }
 }
 
-/// What an error of a call means.
+/// The consequence of an error of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Retry,
@@ -315,7 +318,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict on an error, and on the fatal error that its producer has.
+    /// Returns the consequence of an error, given the fatal error of its producer.
     fn on(error: &KafkaError, fatal: Option<Code>) -> Self {
         let is_final = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
         match (error, fatal) {
@@ -325,7 +328,7 @@ impl Verdict {
             _ if is_final => Self::Renew,
             (KafkaError::Transaction(error), None) if error.txn_requires_abort() => Self::Abort,
             (KafkaError::Transaction(error), None) if !error.is_retriable() => Self::Renew,
-            // Also a flush that found something in flight.
+            // This includes a flush that found something in flight.
             _ => Self::Retry,
         }
     }
@@ -335,7 +338,7 @@ fn is_fenced(code: Code) -> bool {
     matches!(code, Code::Fenced | Code::InvalidProducerEpoch | Code::ProducerFenced)
 }
 
-/// A moment, by the clock that runs while the machine is suspended too, and by the one that nobody sets.
+/// A moment by two clocks: one that nobody can set, and one that also runs while the machine is suspended.
 #[derive(Clone, Copy)]
 struct Since(Instant, SystemTime);
 
@@ -346,19 +349,6 @@ impl Since {
 
     fn elapsed(self) -> Duration {
         self.0.elapsed().max(machine_time().duration_since(self.1).unwrap_or_default())
-    }
-}
-
-/// The times at which a rival fenced this producer.
-#[derive(Default)]
-struct Rivalry(VecDeque<Instant>);
-
-impl Rivalry {
-    /// Counts a fencing; true if there were too many of late.
-    fn fenced(&mut self, now: Instant) -> bool {
-        self.0.push_back(now);
-        self.0.retain(|at| now.duration_since(*at) < RIVALRY_WINDOW);
-        self.0.len() >= RIVALRY_MAX
     }
 }
 

@@ -1,13 +1,12 @@
-//! Consume, transform, produce: the records of a source through a subscriber into messages, as Kafka transactions.
+//! Consume, transform, produce: a subscriber turns the records of a source into messages, in Kafka transactions.
 //!
-//! One thread has a member of a consumer group and a transactional producer. A batch of records, the messages that the
-//! subscriber makes of them and the offsets that are reached are one transaction, so a `read_committed` reader sees the
+//! One thread owns a member of a consumer group and a transactional producer. A batch of records, the messages that the
+//! subscriber makes of them and the offsets reached are one Kafka transaction, so a `read_committed` reader sees the
 //! messages of each record once, whatever crashes. The event store has no part in it.
 //!
-//! What keeps two hosts from doing the same work: the group's metadata goes with the offsets, so a member that was
-//! taken for dead can't commit; and the transactional id is made from the store's identity, so that a host that comes
-//! back ends what it had begun at once. A record that fails for good goes to the dead-letter topic in its place, in the
-//! same transaction.
+//! Two hosts can't do the same work. The offsets are sent with the group's metadata, so a member that the group took
+//! for dead can't commit. The transactional id contains the store's identity, so a host that restarts ends its own open
+//! transaction at once. A record that fails for good is published to the dead-letter topic in the same transaction.
 
 mod assignment;
 mod batch;
@@ -34,47 +33,47 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use view::View;
-use worker::Worker;
+use view::TransformView;
+use worker::TransformWorker;
 
-/// How long the brokers may take to answer a question.
+/// Longest time for the brokers' answer to a question.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long the transaction in work may take when it is time to end, and leaving the group.
+/// Longest time at a stop for finishing the open transaction and leaving the group.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// The time that Kafka gives a transaction, in milliseconds. While the one of a host that was killed is open, nobody
-/// learns where its partitions resume.
+/// Default of `transaction.timeout.ms`. It is short because nobody learns from where to read a partition while the
+/// transaction of a killed host is open.
 const TRANSACTION_MS: &str = "10000";
 
-/// What is read, by whom, and where what fails goes.
+/// Configuration of a transform.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The source's name.
     pub name: Arc<str>,
     /// Topics by name, or patterns, which begin with `^`.
     pub topics: Vec<String>,
-    /// Topics that the host writes to, which no pattern finds.
+    /// Topics that the host writes to, which no pattern matches.
     pub written: Vec<String>,
-    /// The consumer group: its offsets are what is done.
+    /// The consumer group, whose offsets record the progress.
     pub group: String,
-    /// Where a partition starts of which the group has no offset.
+    /// Start of a partition for which the group has no offset.
     pub from: manifest::From,
-    /// What to do about records that retention removed before they were read.
+    /// Reaction to records that retention removed before they were read.
     pub lost: manifest::Lost,
-    /// What to do about a topic that was recreated.
+    /// Reaction to a recreated topic.
     pub recreated: manifest::Recreated,
-    /// Where records go that fail for good.
+    /// Topic for records that fail for good.
     pub dead_letter_topic: String,
-    /// What bounds its pauses and its chains of causes.
+    /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
-    /// Headers of records that are not kept.
+    /// Record headers that are not kept.
     drop_headers: Dropped,
-    /// How much at a time, and how often.
+    /// Batch size and retries.
     pub deliveries: Deliveries,
 }
 
 impl Config {
-    /// A source of the manifest.
+    /// Makes the configuration of a source of the manifest.
     pub fn new(name: &str, source: &manifest::Source, deliveries: &Deliveries, written: &[String]) -> Self {
         Self {
             name: name.into(),
@@ -92,7 +91,7 @@ impl Config {
     }
 }
 
-/// The producer of a transform.
+/// Returns the configuration of a transform's producer.
 pub(super) fn producer_config(name: &str, connection: &Connection, transactional_id: &str) -> ClientConfig {
     let mut config = connection.transactional_producer(name, transactional_id);
     if config.get(transaction::TIMEOUT).is_none() {
@@ -101,16 +100,19 @@ pub(super) fn producer_config(name: &str, connection: &Connection, transactional
     config
 }
 
-/// Why the thread does not go on with what it is doing.
+/// Reason for which the thread gives up its current work.
 #[derive(Debug)]
 enum Broken {
-    /// It is time to end.
+    /// The transform is to stop.
     Stopped,
-    /// Resume from what is committed, with a new producer.
+    /// The thread must resume from the committed offsets, with a new producer.
     Again(String),
-    /// The member is none any more: join the group again.
+    /// The membership has ended, and the thread must join the group again.
     StartOver(String),
-    /// Another try would do harm: a person must act.
+    /// The broker says that another member has taken this one's `group.instance.id`. The thread joins again, unless
+    /// this happens too often.
+    Fenced,
+    /// A retry would do harm, so a person must act.
     GiveUp(String),
 }
 
@@ -118,7 +120,7 @@ impl From<transaction::Broken> for Broken {
     fn from(broken: transaction::Broken) -> Self {
         match broken {
             transaction::Broken::Stopped => Self::Stopped,
-            // As a rule the group is about to rebalance, and takes no offsets meanwhile.
+            // Usually the group is about to rebalance and accepts no offsets meanwhile.
             transaction::Broken::Abort(reason) | transaction::Broken::Renew(reason) => Self::Again(reason),
             transaction::Broken::Rival(reason) => Self::GiveUp(reason),
         }
@@ -128,16 +130,16 @@ impl From<transaction::Broken> for Broken {
 /// A running transform.
 pub struct Transform {
     config: Arc<Config>,
-    view: Arc<View>,
-    /// Asks for the ends of partitions, for those who wait.
+    view: Arc<TransformView>,
+    /// A client that asks for the ends of partitions, for `refresh_ends`.
     asker: BaseConsumer,
-    /// Disconnected once it is fixed where partitions start.
+    /// Disconnected as soon as the start offsets of partitions are fixed.
     fixed: crossbeam_channel::Receiver<()>,
     thread: supervise::Thread,
 }
 
 impl Transform {
-    /// Starts the thread. The brokers need not be there yet; only a wrong configuration is an error.
+    /// Starts the thread. The brokers need not be reachable yet; only a wrong configuration is an error.
     pub fn start(
         config: Config,
         connection: Connection,
@@ -157,7 +159,7 @@ impl Transform {
         let cloud_events = CloudEvents::new(connection.cloud_events(), &*store);
         let identity = store.identity().to_string();
         let config = Arc::new(config);
-        let view = Arc::new(View::new(config.name.clone(), Health::default()));
+        let view = Arc::new(TransformView::new(config.name.clone(), Health::default()));
         let asker = connection.client(&format!("source-{}-ends", config.name));
         let asker: BaseConsumer = asker.create().map_err(|error| super::client_error(&config.name, error))?;
         connection.log_in(asker.client())?;
@@ -165,24 +167,29 @@ impl Transform {
         let make = {
             let (config, view) = (config.clone(), view.clone());
             let guard = Guard::new(config.clone(), connection.clone(), store, fixing);
-            move || Worker::new(config, &connection, &identity, cloud_events, transformer, view, guard)
+            move || TransformWorker::new(config, &connection, &identity, cloud_events, transformer, view, guard)
         };
-        let thread = start_thread(format!("transform-{}", config.name), make, Worker::begin_again, Worker::run)?;
+        let thread = start_thread(
+            format!("transform-{}", config.name),
+            make,
+            TransformWorker::begin_again,
+            TransformWorker::run,
+        )?;
         view.wakes(thread.thread().clone());
         Ok(Self { config, view, asker, fixed, thread })
     }
 
-    /// The source's name.
+    /// Returns the source's name.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// Waits until it is fixed where the partitions start that are there now: see `Source::is_fixed_by`.
+    /// Waits until the start offsets of the present partitions are fixed, as `Source::is_fixed_by` does.
     pub fn is_fixed_by(&self, deadline: Instant) -> bool {
         self.fixed.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
     }
 
-    /// What it is doing. `end` of a partition is as last seen; `refresh_ends` looks again.
+    /// Returns the source's status. The `end` of a partition is the last known one; `refresh_ends` updates it.
     pub fn status(&self) -> SourceStatus {
         let mut status = self.view.status(&self.config);
         if let Some((state, reason)) = self.thread.monitor().trouble() {
@@ -191,14 +198,14 @@ impl Transform {
         status
     }
 
-    /// Wakes its holder when more is done: the sum of the partitions' next offsets.
+    /// Returns a watch on the sum of the partitions' next offsets, which wakes its holder when records are committed.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.view.progress()
     }
 
-    /// Asks the brokers for the ends of its partitions. Blocks up to their answer.
+    /// Asks the brokers for the ends of its partitions and blocks until they answer.
     pub fn refresh_ends(&self) -> Result<(), String> {
-        // Nobody else does: a token that is about to end is asked for by an event.
+        // Nobody else polls this client, and librdkafka asks for a new token by an event.
         let _ = self.asker.poll(Duration::ZERO);
         for partition in self.view.partitions() {
             let found = self.asker.fetch_watermarks(&partition.topic, partition.partition, ANSWER_MAX);
@@ -208,12 +215,12 @@ impl Transform {
         Ok(())
     }
 
-    /// Whether everything up to the ends as last seen is done.
+    /// Returns whether everything up to the last known ends is committed.
     pub fn is_caught_up(&self) -> bool {
         self.view.is_caught_up()
     }
 
-    /// Ends after the batch it is at, and leaves the group. Blocks.
+    /// Stops after the current batch and leaves the group. It blocks.
     pub fn stop(&self) {
         self.view.stop();
         self.thread.join_within(CLOSE_MAX);

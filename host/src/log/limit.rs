@@ -1,9 +1,9 @@
-//! Lines of one kind are summed up: the first ones are written, then a count for each interval.
+//! The limit of similar lines: in each interval the first ones of a kind are written, and the rest are counted.
 //!
-//! A kind is a place in the code, together with the source, sink, plugin or client that the line names in a field. What
-//! comes from outside can cause a line as often as it likes, and the log must neither fill a disk nor hide what else
-//! happens. Nothing is lost unseen: each interval with suppressed lines ends with a line that counts them and shows the
-//! first one.
+//! A kind is a place in the code, together with the source, sink, plugin or client that the line names in a field.
+//! Input from outside can cause a line any number of times, and the log must neither fill the disk nor hide other
+//! lines. No line is suppressed silently: each interval with suppressed lines ends with a line that counts them and
+//! shows the first one.
 
 use crate::supervise::Held as _;
 use std::collections::HashMap;
@@ -16,25 +16,25 @@ use tracing::{Event, Level, Subscriber, callsite};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Over how long lines of a kind are summed up.
+/// The interval in which lines of a kind are counted.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lines of a kind in an interval that are written.
+/// The most lines of a kind that are written in an interval.
 pub const LINES_MAX: u32 = 20;
 
-/// The same for what plugins log: their lines share one place in the code.
+/// The same for the lines of a plugin, which all share one place in the code.
 pub const GUEST_LINES_MAX: u32 = 1_000;
 
-/// Kinds that are told apart; further ones of a place in the code share a count.
+/// The most kinds that are counted separately. Further kinds of a place in the code share a count.
 const KINDS_MAX: usize = 1_024;
 
-/// The target of lines about other lines. They are never summed up.
+/// The target of lines about other lines, which are never suppressed.
 const TARGET: &str = "wasmill::log";
 
-/// Fields that tell kinds apart which share a place in the code.
+/// The fields that distinguish kinds with the same place in the code.
 const IDENTITY: [&str; 4] = ["source", "sink", "plugin", "client"];
 
-/// How many lines there were of each kind. Cheap to clone; all clones are one.
+/// The number of lines of each kind. It is cheap to clone, and all clones share the counts.
 #[derive(Clone, Default)]
 pub struct Limit(Arc<Mutex<HashMap<Key, Kind>>>);
 
@@ -49,7 +49,7 @@ struct Kind {
     example: String,
 }
 
-/// What an interval suppressed of a kind.
+/// The suppressed lines of a kind in an interval.
 #[derive(Debug, PartialEq, Eq)]
 struct Summary {
     level: Level,
@@ -58,7 +58,7 @@ struct Summary {
 }
 
 impl Limit {
-    /// Reports at the end of each interval, for as long as it is polled.
+    /// Reports suppressed lines at the end of each interval, for as long as it is polled.
     pub async fn report_each_interval(self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -66,12 +66,12 @@ impl Limit {
         }
     }
 
-    /// Reports all that is suppressed now, at the end of the process.
+    /// Reports all lines that are suppressed so far. Call it at the end of the process.
     pub fn report_rest(&self) {
         self.report(Instant::now() + INTERVAL);
     }
 
-    /// Whether a line is to be written. One that is not is counted.
+    /// Returns whether a line is written. If not, it is counted.
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO || metadata.target() == TARGET {
@@ -86,7 +86,7 @@ impl Limit {
             key.1 = 0;
         }
         let kind = kinds.entry(key).or_insert_with(|| Kind::new(*metadata.level(), now));
-        // What was suppressed is reported before a new interval begins.
+        // Suppressed lines are reported before a new interval begins.
         if kind.suppressed == 0 && now.saturating_duration_since(kind.since) >= INTERVAL {
             *kind = Kind::new(*metadata.level(), now);
         }
@@ -101,7 +101,7 @@ impl Limit {
         false
     }
 
-    /// Takes what is due to be reported.
+    /// Takes the summaries that are due.
     fn due(&self, now: Instant) -> Vec<Summary> {
         let mut kinds = self.0.held();
         let mut due = Vec::new();
@@ -119,7 +119,7 @@ impl Limit {
     }
 
     fn report(&self, now: Instant) {
-        // Without the lock: these lines come through here too.
+        // The lock must not be held here, because these lines pass through the limit too.
         for Summary { level, suppressed, example } in self.due(now) {
             let seconds = INTERVAL.as_secs();
             match level {
@@ -164,11 +164,11 @@ impl Visit for Message<'_> {
     }
 }
 
-/// The part of the log that asks the limit for each line.
+/// The filter of the log that checks the limit for each line.
 pub struct Limiter(Limit);
 
 impl Limiter {
-    /// A limiter that counts in a limit.
+    /// Makes a filter that uses this limit.
     pub fn new(limit: Limit) -> Self {
         Self(limit)
     }

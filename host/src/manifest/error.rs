@@ -1,18 +1,18 @@
-//! What is wrong with a manifest, in words that lead to the line and to the remedy.
+//! The errors of a manifest, with the line, the cause and the remedy.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why there is no manifest.
+/// The reason why a manifest can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be read.
     #[error("cannot read the manifest {}: {cause}", path.display())]
     Unreadable {
-        /// As it was given.
+        /// The path, as it was given.
         path: PathBuf,
-        /// From the operating system.
+        /// The error of the operating system.
         cause: Arc<std::io::Error>,
     },
     /// The text is not a valid manifest. The message has a line for each problem.
@@ -23,26 +23,26 @@ pub enum Error {
     Override {
         /// The option.
         option: &'static str,
-        /// What was expected.
+        /// The rest of the sentence, which says what was expected.
         cause: String,
     },
 }
 
-/// One thing that is wrong, and its place.
+/// One problem and its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The manifest, as it was given.
     pub path: PathBuf,
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// From 1, in characters.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// Names the key and what was expected.
+    /// The message, with the key and what was expected.
     pub text: String,
 }
 
 impl Problem {
-    /// A problem at a byte offset of the manifest's text.
+    /// Makes a problem at a byte offset of the manifest's text.
     pub(super) fn at(path: &Path, manifest: &str, offset: usize, text: String) -> Self {
         let before = &manifest[..manifest.floor_char_boundary(offset)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

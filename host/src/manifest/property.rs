@@ -1,7 +1,7 @@
-//! Properties of librdkafka's clients, and the login by token: where their values are, which may be secrets.
+//! Properties of librdkafka's clients, and the login by token. Their values may be secrets.
 //!
-//! A value stands in the manifest, in an environment variable or in a file. Only the place is known here; the value is
-//! read when a client is made. None is ever shown by `Debug`.
+//! A value is in the manifest, in an environment variable or in a file. A variable or file is read only when a client
+//! is made. `Debug` never shows a value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use std::path::PathBuf;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Properties(BTreeMap<String, Value>);
 
-/// Where the value of a property is.
+/// The place of a property's value.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Value {
-    /// In the manifest.
+    /// The manifest, with this text.
     Text(String),
-    /// In this environment variable.
+    /// This environment variable.
     Env(String),
-    /// In this file, without the end of the last line.
+    /// This file. The last line end is not a part of the value.
     File(PathBuf),
 }
 
 impl Properties {
-    /// All of them, by name.
+    /// Returns all properties, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Whether a property is set.
+    /// Returns whether a property is set.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -45,14 +45,14 @@ impl From<BTreeMap<String, String>> for Properties {
     }
 }
 
-/// Without the values that stand in the manifest, which may be secrets.
+/// Values in the manifest are not shown, because they may be secrets.
 impl fmt::Debug for Properties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// Without a value that stands in the manifest, which may be a secret.
+/// A value in the manifest is not shown, because it may be a secret.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,25 +63,25 @@ impl fmt::Debug for Value {
     }
 }
 
-/// Login by token: SASL OAUTHBEARER.
+/// The login by token: SASL OAUTHBEARER.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OAuth {
-    /// Where a token comes from, each time that one is needed.
+    /// The origin of the tokens. It is read each time that a token is needed.
     pub token: Token,
-    /// How long a token counts that does not say itself when it ends.
+    /// The lifetime of tokens that do not contain it.
     pub lifetime_ms: u64,
 }
 
-/// Where tokens come from.
+/// The origin of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Token {
     /// An environment variable.
     Env(String),
-    /// A file, which somebody else keeps fresh.
+    /// A file, which another program keeps up to date.
     File(PathBuf),
-    /// The standard output of a program, with its arguments.
+    /// The standard output of a program, given with its arguments.
     Command(Vec<String>),
-    /// Made here, for this principal, and not signed: brokers take it that are set up for trying things out.
+    /// An unsigned token for this principal, made by the host. Only brokers for testing accept it.
     Unsecured(String),
 }
 

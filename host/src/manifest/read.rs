@@ -1,4 +1,4 @@
-//! From the text of a manifest to its types: which keys there are, their defaults and their ranges.
+//! Reading a manifest: the keys, their defaults and their ranges.
 
 mod place;
 mod property;
@@ -75,7 +75,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     }
 }
 
-/// Reads the sections whose keys are names. A name stays in the result where its section is wrong, so that other
+/// Reads the sections whose keys are names. A name stays in the result if its section has errors, so that other
 /// sections can refer to it.
 fn named<'a, T>(
     entry: Option<Entry<'a>>,
@@ -99,7 +99,7 @@ fn name(entry: &Entry<'_>, name: &str) -> bool {
     cause.is_none()
 }
 
-/// The text of an entry that keeps to a rule for names.
+/// Returns the text of an entry if it follows a rule for names.
 fn named_by<'a>(entry: &Entry<'a>, expected: &str, rule: Rule) -> Option<&'a str> {
     let text = entry.text(expected)?;
     names::checked(text, rule).map_err(|cause| entry.note(&cause.to_string())).ok()
@@ -152,14 +152,14 @@ fn api(mut section: Section<'_>) -> Api {
 
 const LISTEN: &str = "a loopback address with a port, such as \"127.0.0.1:7310\"";
 
-/// A loopback address with a port. The error completes a sentence about the key or option.
+/// Parses a loopback address with a port. The error completes a sentence about the key or option.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     let numeric = text.strip_prefix("localhost:").map_or(text.to_owned(), |port| format!("127.0.0.1:{port}"));
     let address: SocketAddr = numeric.parse().map_err(|_| format!("must be {LISTEN}, found {text:?}"))?;
     if !address.ip().is_loopback() {
         return Err(format!(
-            "must be a loopback address, found {text:?}: the API asks nobody for a password, so it serves this \
-             machine only; use \"127.0.0.1:{}\"",
+            "must be a loopback address, found {text:?}: the API has no authentication, so it serves this machine \
+             only; use \"127.0.0.1:{}\"",
             address.port()
         ));
     }
@@ -222,7 +222,7 @@ fn cloud_events(mut section: Section<'_>) -> CloudEvents {
 
 const BROKERS: &str = "\"embedded\" or a list such as \"kafka-1:9092,kafka-2:9092\"";
 
-/// `embedded` or `host:port,…`. The error completes a sentence about the key or option.
+/// Parses `embedded` or `host:port,…`. The error completes a sentence about the key or option.
 pub(super) fn brokers(text: &str) -> Result<Brokers, String> {
     if text == "embedded" {
         return Ok(Brokers::Embedded);

@@ -1,7 +1,7 @@
-//! Typed access to a TOML document that notes every problem with its place instead of stopping at the first.
+//! Typed access to a TOML document. It notes every problem with its place instead of stopping at the first one.
 //!
-//! A [`Section`] is asked for its keys one by one; what it is asked for is what it allows, and [`Section::finish`]
-//! refuses the rest. Nothing here knows what the keys of a manifest are.
+//! A [`Section`] is asked for its keys one by one. Those are the keys that it allows, and [`Section::finish`] refuses
+//! all others. Nothing here knows the keys of a manifest.
 
 use super::error::Problem;
 use std::cell::RefCell;
@@ -10,13 +10,13 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Problems that are noted: a person mends these first.
+/// The most problems that are noted. A person fixes these first.
 const PROBLEMS_MAX: usize = 100;
 
-/// The longest text of a problem. Keys and values in it may be as long as the document.
+/// The longest text of a problem. Without a limit, the keys and values in it could be as long as the document.
 const PROBLEM_BYTES_MAX: usize = 2_000;
 
-/// A document and what is wrong with it so far.
+/// A document, and the problems that were found so far.
 pub(super) struct Document<'a> {
     path: &'a Path,
     text: &'a str,
@@ -28,7 +28,7 @@ impl<'a> Document<'a> {
         Self { path, text, problems: RefCell::default() }
     }
 
-    /// Where the text was read from.
+    /// Returns the path that the text was read from.
     pub(super) fn path(&self) -> &'a Path {
         self.path
     }
@@ -45,7 +45,7 @@ impl<'a> Document<'a> {
         problems.push(Problem::at(self.path, self.text, span.start, text));
     }
 
-    /// All problems in the order of the text.
+    /// Returns all problems, in the order of the text.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort();
@@ -64,19 +64,19 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Notes that the value is not what the key takes.
+    /// Notes that the value is not what the key expects.
     pub(super) fn expected(&self, expected: &str) {
         let text = format!("`{}` must be {expected}, found {}", self.path, describe(self.value.get_ref()));
         self.document.problem(self.value.span(), text);
     }
 
-    /// A text on one line. No name, path or address has a control character in it: it would be cut at a NUL, or spoil the
-    /// log that shows it.
+    /// Returns a text on one line. Control characters are refused: at a NUL a path would be cut off, and others would
+    /// break the log that shows it.
     pub(super) fn text(&self, expected: &str) -> Option<&'a str> {
         self.text_without(expected, char::is_control)
     }
 
-    /// A text that may have several lines, such as an argument of a program or a certificate.
+    /// Returns a text that may have several lines, such as an argument of a program or a certificate.
     pub(super) fn long_text(&self, expected: &str) -> Option<&'a str> {
         self.text_without(expected, |found| found == '\0')
     }
@@ -97,12 +97,12 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// A text that `parse` understands; its error says what the value `must be`.
+    /// Returns a text that `parse` accepts. The error of `parse` says what the value `must be`.
     pub(super) fn parse<T>(&self, expected: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         parse(self.text(expected)?).map_err(|cause| self.note(&cause)).ok()
     }
 
-    /// Notes a problem with the value, said about the key.
+    /// Notes a problem with the value. The cause completes a sentence about the key.
     pub(super) fn note(&self, cause: &str) {
         self.document.problem(self.value.span(), format!("`{}` {cause}", self.path));
     }
@@ -147,18 +147,18 @@ impl<'a> Section<'a> {
         Self { document, path: String::new(), span: 0..0, table, keys: Vec::new() }
     }
 
-    /// The value of a key that the section may have.
+    /// Returns the value of an optional key.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Entry<'a>> {
         self.keys.push(key);
         self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
     }
 
-    /// The value of a key that the section was asked for before.
+    /// Returns the value of a key that was read before.
     pub(super) fn again(&self, key: &str) -> Option<Entry<'a>> {
         self.table.get_key_value(key).map(|(key, value)| self.entry(key.get_ref(), key.span(), value))
     }
 
-    /// The value of a key that the section must have.
+    /// Returns the value of a required key.
     pub(super) fn need(&mut self, key: &'static str, what: &str) -> Option<Entry<'a>> {
         let entry = self.get(key);
         if entry.is_none() {
@@ -167,12 +167,12 @@ impl<'a> Section<'a> {
         entry
     }
 
-    /// Notes that a key is not there.
+    /// Notes that a key is missing.
     pub(super) fn missing(&self, key: &str, what: &str) {
         self.document.problem(self.span.clone(), format!("`{}` is missing: {what}", self.dotted(key)));
     }
 
-    /// One of a few words, or the default.
+    /// Returns one of a few choices, or the default.
     pub(super) fn choice<T: Copy + Default>(&mut self, key: &'static str, choices: &[(&str, T)]) -> T {
         let Some(entry) = self.get(key) else { return T::default() };
         let found = match entry.value.get_ref() {
@@ -186,23 +186,23 @@ impl<'a> Section<'a> {
         found.map(|(_, choice)| *choice).unwrap_or_default()
     }
 
-    /// A whole number in a range, or the default.
+    /// Returns a whole number in a range, or the default.
     pub(super) fn number<T: TryFrom<u64>>(&mut self, key: &'static str, range: RangeInclusive<u64>, default: T) -> T {
         let number = self.get(key).and_then(|entry| entry.number(range));
         number.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
     }
 
-    /// The section under a key.
+    /// Returns the section under a key.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         self.get(key)?.section()
     }
 
-    /// Notes a problem with the whole section, said about its key.
+    /// Notes a problem with the whole section. The cause completes a sentence about its key.
     pub(super) fn problem(&self, cause: &str) {
         self.document.problem(self.span.clone(), format!("`{}` {cause}", self.path));
     }
 
-    /// All entries, for a section whose keys are names that the author chose.
+    /// Returns all entries, for a section whose keys are names that the author chose.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Entry<'a>)> {
         self.table.iter().map(|(key, value)| {
             let name: &str = key.get_ref();
@@ -220,7 +220,7 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
-    /// Refuses the keys that were not asked for.
+    /// Refuses the keys that were not read.
     pub(super) fn finish(self) {
         for (key, _) in self.table {
             let name: &str = key.get_ref();
@@ -233,7 +233,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The candidate that somebody who typed `name` most likely meant.
+/// Returns the candidate that is closest to `name`, if one is close enough to be what the author meant.
 pub(super) fn nearest<'k>(name: &str, candidates: &[&'k str]) -> Option<&'k str> {
     let likeness = |candidate: &&str| (strsim::jaro_winkler(name, candidate) * 1000.0) as u32;
     candidates.iter().copied().max_by_key(likeness).filter(|near| likeness(near) >= 750)

@@ -1,22 +1,22 @@
-//! What is published to Kafka, and how.
+//! The sinks, which publish to Kafka, and their settings.
 
 use super::{Properties, Start};
 use crate::filter::Filter;
 
-/// How a sink publishes; `[sink]` is that of the outbox.
+/// The settings of a sink. `[sink]` has those of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
-    /// How many messages are sent before their acknowledgements are recorded; in the transactional mode, how many
-    /// share a transaction.
+    /// The most messages that are sent before their acknowledgements are recorded. In the transactional mode it is the
+    /// most messages of one transaction.
     pub batch_max: usize,
-    /// How long a batch that is not full waits for more; 0 sends what is there.
+    /// The time that a batch waits for more messages if it is not full. 0 sends it at once.
     pub batch_wait_ms: u64,
-    /// What a crash may do to readers.
+    /// The guarantee that readers have if the host crashes.
     pub mode: SinkMode,
-    /// A name for the transactional mode: of hosts with the same one, the newest publishes and the others are fenced.
-    /// `None` is a name of the store's own, which a copy of the data folder shares.
+    /// The transactional id. Of several hosts with the same id, the newest one publishes and the others are fenced.
+    /// `None` is an id of the store, which a copy of the data folder shares.
     pub transactional_id: Option<String>,
-    /// Properties of librdkafka for this sink's producer.
+    /// The properties of librdkafka for this sink's producer.
     pub properties: Properties,
 }
 
@@ -32,33 +32,33 @@ impl Default for Sink {
     }
 }
 
-/// What a crash of the host may do to those who read what the sink publishes.
+/// The guarantee that readers of a sink's topics have if the host crashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SinkMode {
-    /// Nothing, where they read with `isolation.level=read_committed`: each message is there exactly once. The
-    /// development broker has no transactions; there it is [`SinkMode::Idempotent`].
+    /// Readers with `isolation.level=read_committed` see each message exactly once. The development broker has no
+    /// transactions, so there the mode is [`SinkMode::Idempotent`].
     #[default]
     Transactional,
-    /// It may repeat the messages of a batch; `ce_id` tells a repetition.
+    /// A crash may repeat the messages of a batch. A repeated message has the same `ce_id`.
     Idempotent,
 }
 
 /// Recorded events that are published to a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSink {
-    /// Which events.
+    /// The filter of the events.
     pub filter: Filter,
-    /// Where to.
+    /// The topic that they are published to.
     pub topic: String,
-    /// What their records have as key.
+    /// The key of their records.
     pub key: SinkKey,
-    /// Where it starts when it has no position.
+    /// The place where the sink starts if it has no position.
     pub start: Start,
-    /// Whether the manifest says so.
+    /// Whether the manifest has the key `start`.
     pub is_start_written: bool,
-    /// The name that it had before: where it was under that name is where it goes on.
+    /// The name that it had before. It takes over the position that is stored under that name.
     pub was: Option<String>,
-    /// How it publishes.
+    /// The settings of the sink.
     pub settings: Sink,
 }
 
@@ -68,8 +68,8 @@ pub enum SinkKey {
     /// The id of its aggregate: the events of one aggregate keep their order.
     #[default]
     AggregateId,
-    /// The text or number in this field of its payload, which is JSON; dots go into objects.
+    /// The text or number in this field of its payload, which is JSON. Dots in the name lead into objects.
     Field(String),
-    /// None.
+    /// No key.
     None,
 }

@@ -1,46 +1,47 @@
-//! What is read from Kafka, and what comes of it.
+//! The sources, which read from Kafka, and their settings.
 
-/// Records of Kafka topics, and what is done with them.
+/// A source: the topics that it reads, and what their records become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Topics by name, or patterns, which begin with `^`.
+    /// The names of topics, or patterns, which begin with `^`.
     pub topics: Vec<String>,
-    /// What records become.
+    /// The destination of the records.
     pub target: Target,
-    /// Where a partition without a recorded offset starts.
+    /// The place where a partition without a recorded offset starts.
     pub from: From,
-    /// Whether the manifest says so.
+    /// Whether the manifest has the key `from`.
     pub is_from_written: bool,
-    /// The name that it had before: where it was under that name is where it goes on.
+    /// The name that it had before. It takes over the progress that is stored under that name.
     pub was: Option<String>,
-    /// What to do about records that are gone before they were read.
+    /// The behaviour if records were deleted before they were read.
     pub lost: Lost,
-    /// What to do about a topic that was deleted and made again.
+    /// The behaviour if a topic was recreated.
     pub recreated: Recreated,
-    /// How the host gets its partitions.
+    /// The way in which the host gets its partitions.
     pub membership: Membership,
-    /// The consumer group: of the members, or of the offsets for lag tools alone. `None` is `wasmill-NAME`.
+    /// The consumer group. Without membership it only has offsets, for tools that show lag. `None` is `wasmill-NAME`.
     pub group: Option<String>,
-    /// Properties of librdkafka for this source's client.
+    /// The properties of librdkafka for this source's client.
     pub properties: super::Properties,
-    /// The topic for what is dead-lettered; the store has it too.
+    /// The topic that dead letters are also written to. The store has them too.
     pub dead_letter_topic: Option<String>,
-    /// Headers that are not kept, in any case: they are for the sender's way here, and often secret.
+    /// The names of headers that are dropped, in upper or lower case. Such headers serve the transport, and are often
+    /// secret.
     pub drop_headers: Vec<String>,
-    /// How many records of a partition may be handed on and not settled.
+    /// The most records of a partition that are in flight: handed on and not settled.
     pub in_flight_max: usize,
-    /// The bytes of the records of all its partitions that may be handed on and not settled.
+    /// The most mebibytes of the records of all its partitions that are in flight.
     pub in_flight_mib: usize,
 }
 
 impl Source {
-    /// Its consumer group.
+    /// Returns the consumer group of the source with this name.
     pub fn group_of(&self, name: &str) -> String {
         self.group.clone().unwrap_or_else(|| format!("wasmill-{name}"))
     }
 }
 
-/// Headers that are not kept where the manifest says nothing.
+/// The headers that are dropped by default.
 pub const DROP_HEADERS: &[&str] = &[
     "authorization",
     "proxy-authorization",
@@ -55,32 +56,32 @@ pub const DROP_HEADERS: &[&str] = &[
     "x-forwarded-access-token",
 ];
 
-/// What records become.
+/// The destination of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Commands to aggregates.
+    /// The records become commands to aggregates.
     Commands(Commands),
-    /// Deliveries to a subscriber.
+    /// The records become deliveries to a subscriber.
     Deliveries(Deliveries),
 }
 
-/// How records are delivered to a subscriber.
+/// The settings of deliveries to a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deliveries {
-    /// The plugin that gets them.
+    /// The plugin that gets the records.
     pub subscriber: String,
-    /// Records in one call at most.
+    /// The most records of one call.
     pub batch_max: usize,
-    /// Times a record is tried before it is dead-lettered.
+    /// The number of attempts at a record before it is dead-lettered.
     pub attempts_max: u32,
-    /// The pause before the second try; it doubles with each.
+    /// The pause before the second attempt. It doubles with each further attempt.
     pub backoff_ms: u64,
-    /// Where a batch and what came of it become one.
+    /// The transaction that has both the progress and the effects of a batch.
     pub transaction: Transaction,
 }
 
 impl Target {
-    /// The plugin that gets the records as they are.
+    /// Returns the plugin that gets the records, if they are not commands.
     pub fn subscriber(&self) -> Option<&str> {
         match self {
             Self::Commands(_) => None,
@@ -90,7 +91,7 @@ impl Target {
 }
 
 impl Deliveries {
-    /// To this plugin, with the defaults.
+    /// Makes the settings of deliveries to this plugin, with the defaults.
     pub fn to(subscriber: impl Into<String>) -> Self {
         Self {
             subscriber: subscriber.into(),
@@ -102,42 +103,42 @@ impl Deliveries {
     }
 }
 
-/// Where a batch of records and what came of it become one.
+/// The transaction that has both the progress and the effects of a batch of records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transaction {
-    /// In the event store: commands, messages, and which records are done.
+    /// A transaction of the event store, with commands, messages and settled records.
     #[default]
     Store,
-    /// In Kafka: messages, and the group's offsets. The store has no part in it.
+    /// A transaction of Kafka, with messages and the group's offsets. The store is not involved.
     Kafka,
 }
 
-/// How a record becomes a command: its value is the payload.
+/// The way in which a record becomes a command. Its value is the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commands {
     /// The type of the aggregate; the record's key is its id.
     pub aggregate: Name,
     /// The command's name.
     pub command: Name,
-    /// How the key becomes an aggregate's id, which is text.
+    /// The way in which the key becomes the aggregate's id, which is text.
     pub key: Key,
-    /// The command that a record without a value becomes; `None` parks it.
+    /// The command that a record without a value becomes. With `None`, such a record is dead-lettered.
     pub tombstone: Option<String>,
 }
 
-/// Where a name is found.
+/// The place of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// In the manifest.
+    /// The manifest, with this name.
     Fixed(String),
-    /// In the record's header of this name.
+    /// The record's header with this name.
     Header(String),
-    /// In the field of the record's value, which is a JSON object.
+    /// The field with this name in the record's value, which is a JSON object.
     Field(String),
 }
 
 impl Name {
-    /// The name, where all records have the same.
+    /// Returns the name if all records have the same one.
     pub fn fixed(&self) -> Option<&str> {
         match self {
             Self::Fixed(name) => Some(name),
@@ -146,58 +147,58 @@ impl Name {
     }
 }
 
-/// How the bytes of a key become text.
+/// The way in which the bytes of a key become text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Key {
-    /// They are text.
+    /// The bytes are UTF-8 text.
     #[default]
     Text,
-    /// In hexadecimal digits, in lower case.
+    /// The bytes are written in lower-case hexadecimal digits.
     Hex,
-    /// In base64 that is safe in URLs, without padding.
+    /// The bytes are written in URL-safe base64 without padding.
     Base64,
 }
 
-/// Where a partition without a recorded offset starts.
+/// The place where a partition without a recorded offset starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum From {
-    /// At its oldest record.
+    /// The oldest record.
     #[default]
     Beginning,
-    /// After its newest record.
+    /// The end, after the newest record.
     End,
-    /// At this offset, or where the partition begins or ends if it is not there.
+    /// This offset, or the nearer end of the partition if it does not have the offset.
     Offset(u64),
-    /// At the first record that is not older: milliseconds since 1970-01-01T00:00:00Z.
+    /// The first record that is not older than this time, in milliseconds since 1970-01-01T00:00:00Z.
     Time(u64),
 }
 
-/// What to do about records that retention removed before they were read.
+/// The behaviour if retention has deleted records before they were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
-    /// A dead letter says how many, and the partition goes on.
+    /// A dead letter says how many records are lost, and the partition continues.
     #[default]
     Continue,
-    /// The partition stands still until a person has seen it.
+    /// The partition stops until a person has dealt with the loss.
     Stop,
 }
 
-/// What to do about a topic that was deleted and made again under its name: its offsets mean other records.
+/// The behaviour if a topic was deleted and recreated under its name. The same offsets are then other records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recreated {
-    /// Its partitions stand still until a person says where to go on.
+    /// The topic's partitions stop until a person says where to resume.
     #[default]
     Stop,
-    /// It is read from its beginning.
+    /// The topic is read from its beginning.
     Beginning,
 }
 
-/// How a host gets the partitions of its topics.
+/// The way in which a host gets the partitions of its topics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Membership {
-    /// It reads all of them, and asks nobody: a restart goes on at once.
+    /// The host reads all partitions without a consumer group, so it resumes at once after a restart.
     #[default]
     Assigned,
-    /// As a member of a consumer group, which shares them out.
+    /// The host is a member of a consumer group, which distributes the partitions.
     Group,
 }

@@ -1,4 +1,4 @@
-//! Manifests that are accepted, and those that are refused, with the place and the remedy.
+//! Manifests that are accepted, and manifests that are refused, with the place and the remedy.
 
 use super::*;
 use crate::filter::Filter;
@@ -234,7 +234,7 @@ fn a_full_manifest_is_read_as_written() {
     assert_eq!(manifest, expected);
 }
 
-/// A manifest and what is said about it, each line after `shop/wasmill.toml:`.
+/// Manifests with their problems, each of which follows after `shop/wasmill.toml:`.
 const REFUSED: &[(&str, &[&str])] = &[
     // Syntax
     ("data = ", &["1:8: string values must be quoted, expected literal string"]),
@@ -308,8 +308,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     // The API
     (
         "api = { listen = '0.0.0.0:7310' }",
-        &["1:18: `api.listen` must be a loopback address, found \"0.0.0.0:7310\": the API asks nobody for a \
-           password, so it serves this machine only; use \"127.0.0.1:7310\""],
+        &["1:18: `api.listen` must be a loopback address, found \"0.0.0.0:7310\": the API has no authentication, \
+           so it serves this machine only; use \"127.0.0.1:7310\""],
     ),
     (
         "api = { listen = '7310' }",
@@ -332,7 +332,7 @@ const REFUSED: &[(&str, &[&str])] = &[
             "3:40: `kafka.properties.sasl.password.env` must be the name of an environment variable, found 7",
             "4:19: `kafka.oauth.token` must be one of { file = \"PATH\" }, { env = \"VARIABLE\" }, { command = \
              [\"PROGRAM\", …] } and { unsecured = \"PRINCIPAL\" }, found the string \"abc\"",
-            "6:10: `kafka.topics.b.config` has `retention.ms` from elsewhere: write its value here",
+            "6:10: `kafka.topics.b.config` takes `retention.ms` from elsewhere: write its value here",
         ],
     ),
     (
@@ -370,7 +370,7 @@ const REFUSED: &[(&str, &[&str])] = &[
          topics = ['^shop\\.(']\nfrom = { time = 'noon' }\nlost = 'ignore'",
         &[
             "4:13: `sources.b.aggregate` must be a name, { header = \"NAME\" } or { field = \"NAME\" }, found a section",
-            "6:11: `sources.b.topics` has the pattern \"^shop\\\\.(\", which is no regular expression: unclosed group",
+            "6:11: `sources.b.topics` has the pattern \"^shop\\\\.(\", which is not a regular expression: unclosed group",
             "7:17: `sources.b.from.time` must be a time in UTC such as \"2026-01-31T12:00:00Z\", found \"noon\"",
             "8:8: `sources.b.lost` must be \"continue\" or \"stop\", found the string \"ignore\"",
         ],
@@ -399,7 +399,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         &[
             "3:8: the name \"outbox\" in `sinks.outbox` is that of another sink: choose another",
             "4:8: `sinks.a.topic` is missing: the topic that the events go to",
-            "5:10: `sinks.a.events` is not right: pattern `order.Cr*` has a `*` inside a segment; write for example \
+            "5:10: `sinks.a.events` is invalid: pattern `order.Cr*` has a `*` inside a segment; write for example \
              `order.OrderCreated`, `order.*` or `**`",
             "6:7: `sinks.a.key` must be \"aggregate-id\", \"none\" or { field = \"NAME\" }, found the string \"id\"",
         ],
@@ -427,7 +427,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[plugins.w]\nfile = 'w'\n[subscriptions.w]\nstart = { posit = 1 }",
         &[
-            "4:1: `subscriptions.w.start.position` is missing: the first position wanted",
+            "4:1: `subscriptions.w.start.position` is missing: the position of the first event",
             "4:11: unknown key `subscriptions.w.start.posit`; did you mean `position`? valid keys: position",
         ],
     ),
@@ -557,7 +557,7 @@ fn an_override_is_checked_like_the_manifest() {
     );
     assert_eq!(
         refused(Overrides { listen: Some("10.0.0.1:80".into()), ..Overrides::default() }),
-        "--listen must be a loopback address, found \"10.0.0.1:80\": the API asks nobody for a password, so it \
-         serves this machine only; use \"127.0.0.1:80\""
+        "--listen must be a loopback address, found \"10.0.0.1:80\": the API has no authentication, so it serves \
+         this machine only; use \"127.0.0.1:80\""
     );
 }

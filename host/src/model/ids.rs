@@ -1,18 +1,19 @@
-//! The rule for texts that name an aggregate or a command: the same at every way in.
+//! The rule for texts that name an aggregate or a command. It is the same for every input.
 //!
-//! An id comes from an HTTP path, from the key of a Kafka record, from a subscriber, or from a dead letter that is retried.
-//! All of them meet [`IdRule::check`] at the entrance of the aggregates, so all of them get the same answer. Nothing here
-//! knows where the text came from.
+//! An id comes from an HTTP path, from the key of a Kafka record, from a subscriber, or from a dead letter that is
+//! retried. All of them pass [`IdRule::check`] before they reach an aggregate, so all of them get the same answer.
+//! Nothing here knows where the text came from.
 
 use crate::escape::escape;
 
-/// The longest id where the manifest says nothing, in bytes.
+/// The default of the longest id, in bytes.
 pub const ID_BYTES_MAX: usize = 512;
 
-/// How much of a refused id its refusal shows, in characters.
+/// The most characters of a refused id that the error shows.
 const SHOWN_MAX: usize = 40;
 
-/// The rule: not empty, no longer than a limit, and free of control characters. That it is UTF-8 is a matter of its type.
+/// The rule: a text is not empty, not longer than a limit, and has no control characters. Its type ensures that it is
+/// UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRule {
     /// The longest id, in bytes.
@@ -28,7 +29,7 @@ impl Default for IdRule {
 impl IdRule {
     /// Checks a text. `what` names it in the error, such as `aggregate id`.
     pub fn check(self, what: &str, text: &str) -> Result<(), String> {
-        // Each command comes through here. Nearly all ids are printable ASCII, which is seen at a glance.
+        // Each command passes through here. Nearly all ids are printable ASCII, for which this check is fast.
         let is_plain = text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'));
         let is_sound = (1..=self.bytes_max).contains(&text.len()) && (is_plain || !text.chars().any(char::is_control));
         if is_sound { Ok(()) } else { Err(self.explain(what, text)) }
@@ -77,7 +78,7 @@ mod tests {
     }
 
     proptest! {
-        /// The glance at plain ASCII decides as the rule does.
+        /// The fast check of plain ASCII gives the same result as the rule.
         #[test]
         fn the_rule_is_what_it_says(text in "\\PC{0,12}|[\\x00-\\xff]{0,12}") {
             let expected = !text.is_empty() && text.len() <= 16 && !text.chars().any(char::is_control);

@@ -1,16 +1,16 @@
-//! The names under which parts keep their progress in a store: of subscriptions, ledgers, sinks and facts.
+//! The names under which parts keep their progress in a store: names of subscriptions, ledgers, sinks and facts.
 //!
-//! A store has them as text, and so has an [`Origin`](super::Origin). They are written by `Display` and read by `parse`,
-//! here and nowhere else: nothing else takes a name apart for its meaning.
+//! A store has them as text, and so has an [`Origin`](super::Origin). `Display` writes them and `parse` reads them.
+//! Nothing outside of this file interprets the parts of a name.
 
 use super::Position;
 use std::fmt::{self, Display, Formatter};
 
-/// What the names of the ledgers of partitions begin with.
+/// The prefix of the names of partitions' ledgers.
 const KAFKA: &str = "kafka/";
-/// What the names of the ledgers of subscriptions, and of facts about them, begin with.
+/// The prefix of the names of subscriptions' ledgers, and of facts about subscriptions.
 const SUBSCRIPTION: &str = "subscription/";
-/// What the name of a source's subscription begins with.
+/// The prefix of the name of a source's subscription.
 const SOURCE: &str = "source/";
 const EVENTS: &str = "events/";
 const DEAD_LETTERS: &str = "dead-letters";
@@ -20,8 +20,8 @@ const TOPIC_ID: &str = "kafka/topic/";
 const PAUSED: &str = "/paused";
 const PROJECTION: &str = "projection/";
 
-/// The name of a subscription. The subscriptions of plugins and those of sources never have the same name, since names
-/// in a manifest have no slash.
+/// The name of a subscription. The subscriptions of plugins and of sources never have the same name, because names in a
+/// manifest have no slash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionName<'a> {
     /// `NAME`: a plugin's subscription to recorded events.
@@ -37,11 +37,11 @@ pub enum LedgerName<'a> {
     Partition(PartitionName<'a>),
     /// `subscription/SUBSCRIPTION`: the commands that a subscription sends.
     Commands(SubscriptionName<'a>),
-    /// `dead-letters`: commands that try dead letters again, each under the number of its dead letter.
+    /// `dead-letters`: commands that retry dead letters, each under the number of its dead letter.
     ///
-    /// A number is open for as long as the dead letter is there. When the command is accepted or rejected, the dead letter
-    /// is removed in the same transaction, so it takes effect once however often it is tried. When the command is
-    /// malformed, the dead letter stays and says why.
+    /// A number is not settled as long as the dead letter exists. When the command is accepted or rejected, the same
+    /// transaction removes the dead letter, so the command takes effect once however often it is retried. When the
+    /// command is malformed, the dead letter stays and gets the reason.
     DeadLetters,
 }
 
@@ -54,7 +54,7 @@ pub struct PartitionName<'a> {
     pub topic: &'a str,
     /// The number of the partition.
     pub partition: i32,
-    /// The topic's id: a topic that was recreated has other ledgers.
+    /// The topic's id, so that a recreated topic has other ledgers.
     pub topic_id: Option<&'a str>,
 }
 
@@ -74,22 +74,22 @@ pub enum SinkName<'a> {
 pub enum FactName<'a> {
     /// The id of the Kafka cluster that the store works with.
     Cluster,
-    /// Where the partitions of a source start that were there when the source was first made.
+    /// The starting offsets of the partitions that existed when the source was first created.
     Starts(&'a str),
-    /// The id of a topic whose offsets a consumer group has.
+    /// The id of a topic whose offsets are in a consumer group.
     TopicId {
         /// The source that reads it.
         source: &'a str,
         /// The topic.
         topic: &'a str,
     },
-    /// When a person paused a subscription; none if it is not paused.
+    /// The time when a person paused a subscription. There is no such fact if it is not paused.
     Paused(SubscriptionName<'a>),
-    /// An event that a projection passes over.
+    /// An event that a projection skips.
     Skipped {
         /// The projection.
         projection: &'a str,
-        /// The event's.
+        /// The event's position.
         position: Position,
     },
 }
@@ -100,14 +100,14 @@ impl<'a> SubscriptionName<'a> {
         text.strip_prefix(SOURCE).map_or(Self::Plugin(text), Self::Source)
     }
 
-    /// The plugin or the source.
+    /// Returns the plugin or the source.
     pub fn owner(&self) -> &'a str {
         match self {
             Self::Plugin(name) | Self::Source(name) => name,
         }
     }
 
-    /// The name of the subscription of another plugin or source.
+    /// Returns the name of the same kind of subscription of another plugin or source.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Plugin(_) => Self::Plugin(owner),
@@ -115,24 +115,24 @@ impl<'a> SubscriptionName<'a> {
         }
     }
 
-    /// The ledger of its commands.
+    /// Returns the ledger of its commands.
     pub fn ledger(self) -> LedgerName<'a> {
         LedgerName::Commands(self)
     }
 }
 
 impl<'a> PartitionName<'a> {
-    /// What the names of all partitions of a source begin with.
+    /// Returns the prefix of the names of all partitions of a source.
     pub fn prefix_of_source(source: &str) -> String {
         format!("{KAFKA}{source}/")
     }
 
-    /// What the names of all partitions of a topic begin with.
+    /// Returns the prefix of the names of all partitions of a topic.
     pub fn prefix_of_topic(source: &str, topic: &str) -> String {
         format!("{KAFKA}{source}/{topic}/")
     }
 
-    /// Reads a name; `None` if it is of no partition.
+    /// Reads a name. Returns `None` if it is not the name of a partition.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.strip_prefix(KAFKA)?.splitn(3, '/');
         let (source, topic, last) = (parts.next()?, parts.next()?, parts.next()?);
@@ -145,7 +145,7 @@ impl<'a> PartitionName<'a> {
 }
 
 impl<'a> LedgerName<'a> {
-    /// Reads a name; `None` if it is of no kind of ledger that this host keeps.
+    /// Reads a name. Returns `None` if this host has no such kind of ledger.
     pub fn parse(text: &'a str) -> Option<Self> {
         if Self::is_of_dead_letters(text) {
             return Some(Self::DeadLetters);
@@ -156,12 +156,14 @@ impl<'a> LedgerName<'a> {
         }
     }
 
-    /// Whether a name is that of the ledger of dead letters: each command with an origin is asked.
+    /// Returns whether a name is that of the ledger of dead letters. It is cheap, because each command with an origin
+    /// is checked.
     pub fn is_of_dead_letters(text: &str) -> bool {
         text == DEAD_LETTERS
     }
 
-    /// The source or the subscriber whose ledger it is; `None` for the ledger of dead letters, which is the host's.
+    /// Returns the source or the subscriber that owns the ledger, or `None` for the ledger of dead letters, which the
+    /// host owns.
     pub fn owner(&self) -> Option<&'a str> {
         match self {
             Self::Partition(partition) => Some(partition.source),
@@ -170,7 +172,7 @@ impl<'a> LedgerName<'a> {
         }
     }
 
-    /// The same with another source or subscriber. The ledger of dead letters has none.
+    /// Returns the same name with another source or subscriber. The ledger of dead letters stays the same.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Partition(partition) => Self::Partition(PartitionName { source: owner, ..partition }),
@@ -192,7 +194,7 @@ impl<'a> SinkName<'a> {
         }
     }
 
-    /// The same with the name of another sink or source.
+    /// Returns the same name with another sink or source.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Messages(_) => Self::Messages(owner),
@@ -203,12 +205,12 @@ impl<'a> SinkName<'a> {
 }
 
 impl<'a> FactName<'a> {
-    /// What the names of all events begin with that a projection passes over.
+    /// Returns the prefix of the names of all events that a projection skips.
     pub fn prefix_of_skipped(projection: &str) -> String {
         format!("{PROJECTION}{projection}/skipped/")
     }
 
-    /// Reads a name; `None` if it is of no kind of fact that this host keeps.
+    /// Reads a name. Returns `None` if this host has no such kind of fact.
     pub fn parse(text: &'a str) -> Option<Self> {
         if text == CLUSTER {
             return Some(Self::Cluster);
@@ -226,7 +228,7 @@ impl<'a> FactName<'a> {
         Some(Self::Skipped { projection, position: Position(position.parse().ok()?) })
     }
 
-    /// The same about another part. The cluster is no part's.
+    /// Returns the same name about another part. The fact about the cluster stays the same.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Cluster => Self::Cluster,

@@ -1,24 +1,25 @@
-//! The aggregate role: live aggregates inside one wasm store.
+//! The aggregate role: live aggregates in one wasm store.
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
 use super::lowering::{Lender, lend_cause, lend_headers};
-use super::{Error, Failure, Guarded, Plugin, Refusal, failure, refusal};
+use super::{Error, Guarded, Plugin, failure, refusal};
 use crate::model::{Command, NewEvent, RecordedEvent};
+use crate::model::{Failure, Refusal};
 use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
 
-/// A wasm store with the live aggregates of one shard. After [`Error::Trap`] it must be thrown away with all of them.
+/// A wasm store with the live aggregates of one shard. After an [`Error`] it must be dropped with all of them.
 pub struct AggregateGuest {
     guarded: Guarded,
     guest: export::Guest,
 }
 
-/// A live aggregate. Valid in the guest that made it, until it is dropped there.
+/// A live aggregate. It is valid in the guest that created it, until it is discarded there.
 #[derive(Debug)]
 pub struct Live(ResourceAny);
 
-/// What an aggregate understands.
+/// The names of the commands and events that an aggregate understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregateNames {
     /// Names of its commands.
@@ -28,7 +29,7 @@ pub struct AggregateNames {
 }
 
 impl AggregateGuest {
-    /// A fresh wasm store.
+    /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("an aggregate", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
@@ -37,7 +38,7 @@ impl AggregateGuest {
         Ok(Self { guarded, guest })
     }
 
-    /// What the aggregate understands.
+    /// Returns the names that the aggregate understands.
     pub fn describe(&mut self) -> Result<AggregateNames, Error> {
         let export::Description { commands, events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
         for (kind, name) in
@@ -50,12 +51,12 @@ impl AggregateGuest {
         Ok(AggregateNames { commands, events })
     }
 
-    /// An aggregate without history.
+    /// Creates a live aggregate without history.
     pub fn create(&mut self, id: &str) -> Result<Live, Error> {
         self.guarded.call(1, |store| self.guest.instance().call_constructor(store, id)).map(Live)
     }
 
-    /// Applies history.
+    /// Applies recorded events.
     pub fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let lender = Lender::new(events);
         let lent = lender.events();
@@ -64,7 +65,7 @@ impl AggregateGuest {
         Ok(applied.map_err(failure))
     }
 
-    /// Applies what it decided last, which must be durable, and decides on a command.
+    /// Applies the events of the previous decision, which must be durable, and decides on a command.
     pub fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, Error> {
         let headers = lend_headers(&command.headers);
         let lent = types::Command {
@@ -88,23 +89,23 @@ impl AggregateGuest {
         Ok(Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect()))
     }
 
-    /// Applies what it decided last, which must be durable, and gives the state as bytes, where the aggregate keeps
-    /// snapshots.
+    /// Applies the events of the previous decision, which must be durable, and returns the state as bytes if the
+    /// aggregate takes snapshots.
     pub fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {
         self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
     }
 
-    /// Takes the state from a snapshot. The inner error is the guest's own: it can't make sense of the bytes.
+    /// Restores the state from a snapshot. The inner error is the guest's, if it can't decode the bytes.
     pub fn restore(&mut self, live: &Live, state: &[u8]) -> Result<Result<(), String>, Error> {
         self.guarded.call(1, |store| self.guest.instance().call_restore(store, live.0, state))
     }
 
-    /// Bytes of its linear memory, which never shrinks: what is free of it is used again.
+    /// Returns the bytes of its linear memory, which never shrinks. Freed memory is reused.
     pub fn memory_bytes(&self) -> usize {
         self.guarded.store.data().usage.memory_bytes()
     }
 
-    /// Whether the linear memory, which never shrinks, has grown so near its limit that a fresh wasm store is due.
+    /// Whether the linear memory, which never shrinks, is so close to its limit that the guest should be recreated.
     pub fn is_worn(&self) -> bool {
         self.guarded.store.data().usage.is_worn()
     }

@@ -1,4 +1,4 @@
-//! The types and calls that wasmtime makes from `wit/`. Nothing of this leaves `plugin`.
+//! The types and calls that wasmtime generates from `wit/`. They are not used outside of `plugin`.
 
 wasmtime::component::bindgen!({
     path: "../wit",
@@ -14,7 +14,7 @@ wasmtime::component::bindgen!({
         }
     ",
     world: "wasmill:host/every-role",
-    // Commands and events are lent to the guest: lowering copies them once, into its memory.
+    // Commands and events are borrowed by the call, so that lowering copies them only once, into the guest's memory.
     ownership: Borrowing { duplicate_if_necessary: true },
     imports: { default: trappable },
 });

@@ -1,10 +1,10 @@
-//! Compiled code on disk: never run unless it is what was written.
+//! The cache of compiled code on disk, which returns a file's content only if it is exactly what was written.
 //!
-//! A file has a header of ours, with the SHA-256 of its name and of what follows it, and is named by the digest of the
-//! plugin and the engine's compatibility hash. Compiled code is machine code: what is not whole, byte for byte, is
-//! compiled again and never handed to the engine. A file is written beside its place, synced and renamed, so that a loss
-//! of power leaves the old one, the new one, or none. At a start, what no plugin has used for a long time goes, and so do
-//! leftovers of a host that was killed. Nothing here knows what the content means.
+//! A file is named by the digest of the plugin and the engine's compatibility hash. Its header has the SHA-256 of its
+//! name and content. Compiled code is machine code: if a single byte of a file is wrong, the plugin is compiled again,
+//! and the file is never handed to the engine. A file is written under another name, synced and renamed, so that a loss
+//! of power leaves the old file, the new one, or none. At a start, files that no plugin has used for a long time are
+//! deleted, and so are unfinished files of a host that was killed. This module does not know what the content means.
 
 use crate::clock::machine_time;
 use crate::paths;
@@ -17,37 +17,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-/// The first bytes of a file: what it is, and the version of this format.
+/// The first bytes of a file: its type and the version of this format.
 const MAGIC: &[u8; 16] = b"wasmill-code-v2\n";
 
-/// Bytes before the content.
+/// The size of the header before the content, in bytes.
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 
-/// How the names of files end.
+/// The extensions of finished and of unfinished files.
 const ENDING: &str = "cwasm";
 const UNFINISHED: &str = "tmp";
 
-/// How long a file stays that no plugin has used.
+/// How long a file is kept that no plugin uses.
 const UNUSED_FOR_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Bytes that the files together may have. Beyond it, those that were used longest ago go.
+/// The total size of the files, in bytes. Beyond it, the least recently used files are deleted.
 const BYTES_MAX: u64 = 1 << 30;
 
 /// A folder with compiled code. It must belong to the operator.
 pub(super) struct Cache {
     folder: PathBuf,
-    /// Files that this host has used: they stay.
+    /// Files that this host has used, which are never deleted.
     used: Mutex<HashSet<PathBuf>>,
 }
 
 impl Cache {
-    /// The cache in a folder, which is made if it is not there.
+    /// Opens the cache in a folder, which is created if it does not exist.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         paths::make_folder(folder)?;
         Ok(Self { folder: folder.to_owned(), used: Mutex::default() })
     }
 
-    /// The content that was kept under a name. None, and a warning, if it is not what was written.
+    /// Returns the content that was kept under a name. If it is not what was written, returns `None` and logs a
+    /// warning.
     pub(super) fn get(&self, name: &str, label: &str) -> Option<Vec<u8>> {
         let file = self.file(name);
         let found = match paths::require_file(&file).and_then(|()| fs::read(&file)) {
@@ -81,8 +82,8 @@ impl Cache {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Removes what no plugin has used for a long time, what is beyond the bound, and what was left unfinished. To be
-    /// called once the plugins are loaded, by the one host of the folder.
+    /// Removes files that no plugin has used for a long time, files beyond the total size, and unfinished files. Only
+    /// the host that owns the folder may call this, after its plugins are loaded.
     pub(super) fn clean(&self, now: SystemTime) {
         self.clean_to(now, BYTES_MAX);
     }
@@ -103,7 +104,7 @@ impl Cache {
                         files.push((about.modified().unwrap_or(now), about.len(), path));
                     }
                 }
-                // Not ours.
+                // The file does not belong to the cache.
                 _ => {}
             }
         }
@@ -121,22 +122,23 @@ impl Cache {
         self.folder.join(name).with_extension(ENDING)
     }
 
-    /// Its time of modification says when it was used last.
+    /// Marks a file as used: its modification time says when it was last used.
     fn is_used(&self, file: &Path) {
         let now = machine_time();
-        // A folder that can't be written to is no reason not to run what lies in it.
+        // Code in a folder that can't be written to may still be run.
         let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(now));
         self.used.held().insert(file.to_owned());
     }
 }
 
-/// The digest of content and of the name that it is kept under: whole code of another plugin is not what was written.
+/// Returns the digest of the content and its name. The name is part of it so that intact code of another plugin is
+/// refused.
 fn digest(name: &str, content: &[u8]) -> [u8; 32] {
     let named = Sha256::new_with_prefix((name.len() as u64).to_le_bytes()).chain_update(name);
     named.chain_update(content).finalize().into()
 }
 
-/// The content of a file, if it is what was written. The error says what is wrong with the file.
+/// Returns the content of a file if it is what was written. The error says what is wrong with the file.
 fn opened(name: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let Some((header, content)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(format!("has {} bytes, which is less than its header", bytes.len()));
@@ -162,8 +164,8 @@ fn write(file: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 
 fn remove(file: &Path, why: &str) {
     match fs::remove_file(file) {
-        Ok(()) => tracing::info!("compiled code removed, it {why}: {}", file.display()),
-        Err(error) => tracing::warn!("compiled code stays although it {why}, {}: {error}", file.display()),
+        Ok(()) => tracing::info!("removed compiled code that {why}: {}", file.display()),
+        Err(error) => tracing::warn!("compiled code that {why} can't be removed, {}: {error}", file.display()),
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
         names
     }
 
-    /// Files as a disk or a person leaves them: none is handed out, and writing repairs each.
+    /// Files that a disk or a person has damaged are not handed out, and writing repairs each of them.
     #[test]
     fn a_damaged_file_is_not_handed_out() {
         let (_folder, cache) = cache();
@@ -227,7 +229,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever byte is changed, and wherever the file is cut.
+        /// This holds for any changed byte and any truncation.
         #[test]
         fn no_other_bytes_pass_for_what_was_written(
             content in prop::collection::vec(any::<u8>(), 0..200),

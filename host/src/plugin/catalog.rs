@@ -1,4 +1,4 @@
-//! All plugins of a manifest, and what makes them load anew: a changed file, or somebody who asks.
+//! All plugins of a manifest. A plugin is reloaded when its file changes or on request.
 
 use super::{Compiler, Error, FileIdentity, Limits, Plugin, Slot, Switch};
 use crate::supervise;
@@ -9,31 +9,31 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// How long a plugin's file must be left alone before it is read: a build writes it in several steps.
+/// How long a plugin's file must stay unchanged before it is read, because a build writes it in several steps.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// How often the files are looked at, whether or not the system tells of changes.
+/// How often the files are checked, whether or not the system reports changes.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Changed files that wait to be noted: a build may write many, and a plugin takes a while to load.
+/// The queue of changed files: a build may write many, and a plugin takes a while to load.
 const CHANGES_MAX: usize = 1_024;
 
-/// The plugins by name.
+/// All plugins, by name.
 pub struct Catalog {
     compiler: Compiler,
     slots: BTreeMap<String, Arc<Slot>>,
 }
 
-/// Watches the plugins' files until it is dropped.
+/// A watch of the plugins' files. Dropping it ends the watch.
 pub struct FileWatch {
-    /// With these, the last who could tell the thread are gone.
+    /// Both hold a sender to the thread, which ends once they are dropped.
     watcher: Option<notify::RecommendedWatcher>,
     open: Option<SyncSender<PathBuf>>,
     thread: supervise::Thread,
 }
 
 impl Catalog {
-    /// Loads every plugin, or says of each that fails why.
+    /// Loads every plugin, or returns an error for each that fails.
     pub fn open<'a>(
         compiler: Compiler,
         plugins: impl IntoIterator<Item = (&'a str, PathBuf, Limits)>,
@@ -51,27 +51,27 @@ impl Catalog {
         if errors.is_empty() { Ok(Self { compiler, slots }) } else { Err(errors) }
     }
 
-    /// Interrupts guests that are called for long, now and from now on: the host is stopping.
+    /// Interrupts long calls, now and from now on, because the host is stopping.
     pub fn interrupt(&self) {
         self.compiler.interrupt();
     }
 
-    /// Removes compiled code that no plugin uses. To be called by the one host of the data folder.
+    /// Removes compiled code that no plugin uses. Only the host that owns the data folder may call this.
     pub fn clean(&self) {
         self.compiler.clean();
     }
 
-    /// Every plugin, by name.
+    /// Returns the slots of all plugins, ordered by name.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.slots.values()
     }
 
-    /// Loads code of a plugin from another file, with the plugin's limits. The plugin stays as it is.
+    /// Loads code of a plugin from another file, with the plugin's limits, without putting it into service.
     pub fn load_other(&self, slot: &Slot, file: &Path) -> Result<Plugin, Error> {
         Plugin::load(&self.compiler, &slot.name, file, slot.limits())
     }
 
-    /// Loads a plugin's file anew; the old code goes on serving when that fails.
+    /// Reloads a plugin's file. If that fails, the old code keeps serving.
     pub fn reload(&self, name: &str) -> Result<Arc<Plugin>, Error> {
         let Some(slot) = self.slots.get(name) else {
             let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
@@ -87,22 +87,26 @@ impl Catalog {
                 Ok(plugin)
             }
             Err(error) => {
-                tracing::error!("plugin {} goes on serving: {error}", slot.current().label());
+                tracing::error!(
+                    "plugin {} keeps serving, because its new file is refused: {error}",
+                    slot.current().label()
+                );
                 Err(error)
             }
         }
     }
 
-    /// Reloads plugins whose file changes. The system tells of changes, and the files are looked at as well: it may have no
-    /// way left to tell, and some file systems never do.
+    /// Reloads plugins whose file changes. The system reports changes, and the files are also checked at intervals,
+    /// because the system may have run out of watches, and some file systems never report changes.
     pub fn watch(self: &Arc<Self>) -> Result<FileWatch, Error> {
         let (tell, told) = sync_channel(CHANGES_MAX);
         let watcher = self
             .notified(tell.clone())
             .inspect_err(|error| {
                 tracing::warn!(
-                    "the system does not tell of changed files ({error}): plugins' files are looked at every {LOOK:?}; if it has \
-                     no instance or watch left, raise the sysctl fs.inotify.max_user_instances or fs.inotify.max_user_watches"
+                    "the system does not report changed files ({error}), so plugins' files are checked every {LOOK:?}; \
+                     if inotify has run out of instances or watches, raise the sysctl fs.inotify.max_user_instances or \
+                     fs.inotify.max_user_watches"
                 );
             })
             .ok();
@@ -113,14 +117,16 @@ impl Catalog {
         Ok(FileWatch { watcher, open: Some(tell), thread })
     }
 
-    /// Has the system tell of changes in the plugins' folders: a build replaces a file by another.
+    /// Has the system report changes in the plugins' folders, not files, because a build may replace a file by a new
+    /// one.
     fn notified(&self, tell: SyncSender<PathBuf>) -> notify::Result<notify::RecommendedWatcher> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if let Ok(event) = event
                 && !event.kind.is_access()
             {
                 for path in event.paths {
-                    // The receiver lives as long as the watcher. What finds no room is seen at the next look.
+                    // The receiver lives as long as the watcher. A change that finds the queue full is seen at the next
+                    // check.
                     let _ = tell.try_send(path);
                 }
             }
@@ -133,7 +139,7 @@ impl Catalog {
     }
 
     fn reload_changed(&self, told: &Receiver<PathBuf>) {
-        // What each file was when it was last loaded, whatever came of that.
+        // The identity of each file when it was last loaded, with or without success.
         let mut tried: BTreeMap<&str, Option<FileIdentity>> = BTreeMap::new();
         for (name, slot) in &self.slots {
             tried.insert(name, Some(slot.current().file_identity));
@@ -154,7 +160,7 @@ impl Catalog {
                 Err(RecvTimeoutError::Timeout) => {
                     for name in std::mem::take(&mut waiting) {
                         tried.insert(name, FileIdentity::of(self.slots[name].file()).ok());
-                        // Its reason is logged and kept for `status`.
+                        // `reload` logs an error and keeps it for `status`.
                         let _ = self.reload(name);
                     }
                 }
@@ -164,14 +170,15 @@ impl Catalog {
     }
 }
 
-/// A manifest may name a file through links or `..`; the watcher names it as the folder was given.
+/// Whether both paths name the same file. The manifest may name it through links or `..`, and the watcher names it by
+/// the path of its folder.
 fn is_same(file: &Path, changed: &Path) -> bool {
     file == changed
         || (file.file_name() == changed.file_name()
             && folder_of(file).canonicalize().ok() == folder_of(changed).canonicalize().ok())
 }
 
-/// The folder that a file is in; a bare name is in the working folder.
+/// Returns the folder of a file. A bare file name is in the working folder.
 fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

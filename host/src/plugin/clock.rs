@@ -1,7 +1,7 @@
-//! The time of guests: the clock that ends calls which run too long, and those that are running when the host stops.
+//! The time limits of guests. A clock ends calls that run too long, and calls that still run when the host stops.
 //!
-//! A thread raises the engine's epoch at each tick, and counts the ticks. A guest at work looks at the epoch, in each loop
-//! and function, and at a new one asks [`Deadline`] whether it may go on.
+//! A thread counts ticks and raises the engine's epoch at each one. A running guest checks the epoch in each loop and
+//! function, and at a new epoch [`Time::allows`] decides whether the call may go on.
 
 use crate::supervise;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use wasmtime::Engine;
 
-/// How often the engine's clock ticks. A time limit is as exact as this.
+/// The interval of the engine's clock, which is also the precision of a time limit.
 const TICK: Duration = Duration::from_millis(5);
 
 /// How long calls may still take when the host stops.
 const STOP_GRACE: Duration = Duration::from_millis(100);
 
-/// Ticks that any call may take, also after that.
+/// Ticks that any call may take even after the grace period.
 const QUICK_TICKS: u64 = 2;
 
-/// The ticks of an engine, and whether its host is stopping.
+/// The tick count of an engine, and when its host stops.
 pub(super) struct Time {
     ticks: AtomicU64,
-    /// From this tick on, calls that take long are interrupted.
+    /// The tick from which on long calls are interrupted.
     stop_at: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Interrupted {
     Stopping,
 }
 
-/// The time of one call.
+/// The deadline of one call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline {
     began: u64,
@@ -49,20 +49,20 @@ impl Default for Time {
 }
 
 impl Time {
-    /// Interrupts calls that take long, from now on.
+    /// Interrupts long calls from now on, after the grace period.
     pub(super) fn stop(&self) {
         let at = self.now().saturating_add(ticks(STOP_GRACE));
         self.stop_at.fetch_min(at, Ordering::Relaxed);
     }
 
-    /// A call that begins now and may take so many ticks.
+    /// Returns the deadline of a call that begins now and may take `ticks`.
     #[inline]
     pub(super) fn deadline(&self, ticks: u64) -> Deadline {
         let began = self.now();
         Deadline { began, over: began.saturating_add(ticks) }
     }
 
-    /// Whether a call may go on.
+    /// Checks whether a call may go on.
     pub(super) fn allows(&self, call: Deadline) -> Result<(), Interrupted> {
         let now = self.now();
         if now >= call.over {
@@ -83,12 +83,12 @@ impl Time {
     }
 }
 
-/// A time limit in the engine's ticks, rounded up.
+/// Converts a time limit to ticks, rounded up.
 pub(super) fn ticks(limit: Duration) -> u64 {
     (limit.as_nanos().div_ceil(TICK.as_nanos()) as u64).saturating_add(1)
 }
 
-/// The thread that ticks, until it is dropped.
+/// The thread that ticks. Dropping it ends the thread.
 pub(super) struct Clock {
     stop: Option<SyncSender<()>>,
     thread: supervise::Thread,

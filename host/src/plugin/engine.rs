@@ -1,4 +1,4 @@
-//! The engine: how guests' memories are laid out, and the compiler with its cache of compiled code.
+//! The WebAssembly engine: the layout of guests' memories, and the compiler with its cache of compiled code.
 
 use super::Error;
 use super::cache::Cache;
@@ -12,39 +12,39 @@ use std::sync::Arc;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Memory, MemoryType, Store};
 
-/// Address space that a guest's memory reserves where there is enough: compiled code then needs no bounds checks. As
-/// wasmtime has it by default: the memory and the guard behind it.
+/// The address space that a guest's memory reserves if there is enough, so that compiled code needs no bounds checks:
+/// the memory and its guard region, as in wasmtime's defaults.
 const ROOMY_BYTES: u64 = (4 << 30) + GUARD_BYTES;
 const GUARD_BYTES: u64 = 32 << 20;
 
-/// The guard behind a memory in an engine for little address space.
+/// The size of the guard region when the address space is small.
 const NARROW_GUARD_BYTES: u64 = 64 << 10;
 
-/// Compiles plugins and keeps the results on disk.
+/// The compiler of plugins, with a cache of compiled code on disk.
 pub struct Compiler {
     engine: Engine,
     cache: Option<Cache>,
     time: Arc<Time>,
-    /// Stops the clock when the last user of the engine is gone.
+    /// The clock, which stops when the compiler is dropped.
     _clock: Arc<Clock>,
 }
 
-/// How much of the address space the guests of a host want.
+/// How much address space the guests of a host need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// Guests that may exist at the same time.
+    /// The number of guests that may exist at the same time.
     pub guests: usize,
     /// The largest memory that one of them may have, in bytes.
     pub memory_bytes_max: usize,
 }
 
 impl Demand {
-    /// Bytes of address space that the guests reserve where there is enough.
+    /// Returns the bytes of address space that the guests reserve if there is enough.
     pub fn address_bytes(&self) -> u64 {
         ROOMY_BYTES.saturating_mul(self.guests as u64)
     }
 
-    /// The address space that the guests need, in words, and the setting that bounds it.
+    /// Describes the address space that the guests need, and the setting that limits it.
     pub fn in_words(&self) -> String {
         format!(
             "{} GiB of address space for {} guests (`ulimit -v`; none of it is memory until it is used)",
@@ -55,16 +55,16 @@ impl Demand {
 }
 
 impl Default for Demand {
-    /// One guest, of any size.
+    /// Returns the demand of one guest of any size.
     fn default() -> Self {
         Self { guests: 1, memory_bytes_max: 4 << 30 }
     }
 }
 
 impl Compiler {
-    /// An engine whose compiled code lies in the folder `cache`, or is not kept. The folder must belong to the
-    /// operator: what lies in it is run. If the address space is too small for the demand, memories reserve no more than
-    /// they may grow to, and a warning says so.
+    /// Creates a compiler that keeps compiled code in the folder `cache`, if there is one. The folder must belong to
+    /// the operator, because the code in it is run. If the address space is too small for the demand, memories reserve
+    /// no more than they may grow to, and the log has a warning.
     pub fn new(cache: Option<&Path>, demand: Demand) -> Result<Self, Error> {
         let failed =
             |error: &dyn std::fmt::Display| Error::Host(format!("can't prepare the WebAssembly engine: {error}"));
@@ -79,37 +79,38 @@ impl Compiler {
         &self.engine
     }
 
-    /// The time that bounds the calls of this engine's guests.
+    /// Returns the time that bounds the calls of this engine's guests.
     pub(super) fn time(&self) -> &Arc<Time> {
         &self.time
     }
 
-    /// Interrupts guests that are called for long, now and from now on: the host is stopping.
+    /// Interrupts long calls, now and from now on, because the host is stopping.
     pub fn interrupt(&self) {
         self.time.stop();
     }
 
-    /// Removes compiled code that nothing uses. To be called by the one host of the data folder, once its plugins are
-    /// loaded.
+    /// Removes compiled code that nothing uses. Only the host that owns the data folder may call this, after its
+    /// plugins are loaded.
     pub fn clean(&self) {
         if let Some(cache) = &self.cache {
             cache.clean(machine_time());
         }
     }
 
-    /// The component behind a file's bytes: from the cache, or compiled now. Core modules are made components first.
+    /// Returns the component of a file's bytes: from the cache, or compiled now. A core module is first turned into a
+    /// component.
     pub(super) fn compile(&self, label: &str, bytes: &[u8], digest: &str) -> Result<Component, Error> {
         let Some(cache) = &self.cache else { return self.compile_now(label, bytes) };
         let mut version = std::hash::DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut version);
         let name = format!("{digest}-{:016x}", version.finish());
         if let Some(code) = cache.get(&name, label) {
-            // SAFETY: the folder is the operator's, and the content has the digest that a host gave it when it wrote what
-            // this engine had compiled.
+            // SAFETY: the folder belongs to the operator, and the content has the digest that a host wrote with the
+            // output of this engine.
             match unsafe { Component::deserialize(&self.engine, &code) } {
                 Ok(component) => return Ok(component),
                 Err(error) => {
-                    tracing::warn!("plugin {label} is compiled again, its compiled code is not taken: {error}")
+                    tracing::warn!("plugin {label} is compiled again: its cached code can't be loaded: {error}")
                 }
             }
         }
@@ -129,7 +130,7 @@ impl Compiler {
     }
 }
 
-/// The engine that fits the address space.
+/// Creates an engine that fits the address space.
 fn engine_for(demand: Demand) -> wasmtime::Result<Engine> {
     let roomy = Engine::new(&config())?;
     let Err(cause) = reserve(&roomy, demand.guests) else { return Ok(roomy) };
@@ -151,14 +152,15 @@ fn config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
-        // Guests are called from one thread at a time: bookkeeping for concurrent tasks would more than double a call.
+        // Guests are called from one thread at a time. Bookkeeping for concurrent tasks would more than double the cost
+        // of a call.
         .concurrency_support(false)
         .epoch_interruption(true)
         .max_wasm_stack(1 << 20);
     config
 }
 
-/// Makes as many memories as there may be guests, all at once, and gives them back.
+/// Tests whether the address space suffices: creates a memory for each guest, all at the same time, and frees them.
 fn reserve(engine: &Engine, guests: usize) -> wasmtime::Result<()> {
     let smallest = MemoryType::new(0, None);
     let mut held = Vec::new();
@@ -170,7 +172,7 @@ fn reserve(engine: &Engine, guests: usize) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The digest that names a plugin's code.
+/// Returns the digest that identifies a plugin's code.
 pub(super) fn digest(bytes: &[u8]) -> String {
     lower::encode_string(&Sha256::digest(bytes))
 }
@@ -184,7 +186,7 @@ fn componentize(label: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         .and_then(|encoder| encoder.validate(true).encode())
         .map_err(|error| {
             Error::Plugin(format!(
-                "plugin {label} can't be made a component: {error:#}; export a role with the SDK's export macros"
+                "plugin {label} can't be turned into a component: {error:#}; export a role with the SDK's export macros"
             ))
         })
 }

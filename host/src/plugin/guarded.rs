@@ -1,5 +1,5 @@
-//! A wasm store that is called with deadlines, and whose failures are explained: who is at fault, the guest, a list of
-//! items, or the host.
+//! A wasm store that is called with deadlines. Its failures say who is at fault: the guest, an unknown item of a batch,
+//! or the host.
 
 use super::clock::{Interrupted, ticks};
 use super::sandbox::{Beyond, Sandbox};
@@ -9,16 +9,16 @@ use std::time::Duration;
 use wasmtime::component::Instance;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
-/// Handles of a wasm store beside those of its live aggregates.
+/// The handles of a wasm store in addition to those of its live aggregates.
 const HANDLES_SPARE: usize = 100_000;
 
-/// What wasmtime says when a guest hands over more than it may. Its type is private.
+/// The text of wasmtime's error when a guest hands over more than it may. The type of that error is private.
 const HANDED_OVER_TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
 
-/// What wasmtime says when a component has more instances, memories or tables than it may.
+/// The text of wasmtime's error when a component has more instances, memories or tables than it may.
 const TOO_MANY: &str = "resource limit exceeded";
 
-/// A wasm store of a plugin.
+/// A wasm store of a plugin, called with deadlines.
 pub(super) struct Guarded {
     pub(super) store: Store<Sandbox>,
     pub(super) label: Arc<str>,
@@ -28,7 +28,7 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// A fresh wasm store with an instance of the plugin in it.
+    /// Creates a wasm store with an instance of the plugin.
     pub(super) fn instantiate(plugin: &Plugin) -> Result<(Self, Instance), Error> {
         let mut guarded = Self {
             store: store(plugin),
@@ -43,8 +43,8 @@ impl Guarded {
         }
     }
 
-    /// Calls into the guest with a list of so many items. The time is that of one item: more is needed by few lists, and
-    /// [`Error::Overrun`] has those handled item by item.
+    /// Calls the guest with a batch of `items`. The time limit is that of one item. Few batches need more, and after an
+    /// [`Error::Overrun`] their items are handled one by one.
     #[inline]
     pub(super) fn call<T>(
         &mut self,
@@ -61,12 +61,13 @@ impl Guarded {
         call(&mut self.store)
     }
 
-    /// The guest handed over what its role may not.
+    /// Returns the error for a guest that handed over something invalid.
     pub(super) fn broke_the_contract(&self, cause: String) -> Error {
         Error::Trap { label: self.label.clone(), cause }
     }
 
-    /// The instance could not be made: the guest's own start is at fault, or its limits; else the system.
+    /// Explains why the instance could not be created: the guest's own start function or its limits are at fault, or
+    /// else the system.
     #[cold]
     fn not_made(&mut self, error: &wasmtime::Error) -> Error {
         let is_of_guest = error.is::<Trap>() || error.is::<Interrupted>() || error.is::<Beyond>();
@@ -111,12 +112,12 @@ fn store(plugin: &Plugin) -> Store<Sandbox> {
     let sandbox = Sandbox::new(plugin);
     let mut store = Store::new(plugin.pre.component().engine(), sandbox);
     store.limiter(|sandbox| &mut sandbox.usage);
-    // A live aggregate has a handle on either side, and some are lent to calls. The cache bounds them; this is only to be
-    // above it.
+    // A live aggregate has a handle on each side, and some are lent to calls. Their number is bounded by the live
+    // aggregates; this limit only has to be higher.
     store.set_max_component_handles(plugin.limits.instances_max.saturating_mul(4).saturating_add(HANDLES_SPARE));
-    // A list may name the same bytes again and again: what it becomes in the host is bounded, not what it is in the guest.
+    // A list in the guest may refer to the same bytes many times, so the limit is on its size in the host.
     store.set_hostcall_fuel(plugin.limits.output_bytes_max);
-    // At each tick of the clock a guest at work asks whether it may go on.
+    // At each tick of the clock, a running guest asks whether it may go on.
     store.epoch_deadline_callback(|context| {
         context.data().may_go_on()?;
         Ok(UpdateDeadline::Continue(1))
@@ -124,7 +125,7 @@ fn store(plugin: &Plugin) -> Store<Sandbox> {
     store
 }
 
-/// What a guest said before it trapped, with a remedy where the standard library has none.
+/// Returns what a guest logged before it trapped, with a remedy if the standard library's message has none.
 fn explained(said: String) -> String {
     if said.contains("not implemented on this platform") || said.contains("not supported on this platform") {
         return format!(

@@ -1,10 +1,10 @@
-//! Events and records as guests take them: lent, not copied. What has no place in them to be lent from (the text of
-//! an id, the list of headers) is kept here for the call.
+//! Lowering of events and records to the types of the guests' functions. Values are borrowed, not copied. Values that
+//! an item does not hold in this form, such as the text of an id or the list of headers, are kept here during the call.
 
 use super::bindings::wasmill::plugin::types;
 use crate::model::{Command, Header, Record, RecordedEvent};
 
-/// Events ready to be lent to a guest.
+/// Events that are ready to be lent to a guest.
 pub(super) struct Lender<'e> {
     events: &'e [RecordedEvent],
     ids: Vec<String>,
@@ -20,7 +20,7 @@ impl<'e> Lender<'e> {
         }
     }
 
-    /// For aggregates and projections.
+    /// Returns the events as aggregates and projections take them.
     pub(super) fn events(&self) -> Vec<types::RecordedEvent<'_>> {
         self.each(|event, metadata| types::RecordedEvent {
             position: event.position.0,
@@ -33,7 +33,7 @@ impl<'e> Lender<'e> {
         })
     }
 
-    /// For subscribers.
+    /// Returns the events as subscribers take them.
     pub(super) fn deliveries(&self) -> Vec<types::Delivery<'_>> {
         self.each(|event, metadata| types::Delivery {
             name: &event.name,
@@ -66,11 +66,11 @@ impl<'e> Lender<'e> {
     }
 }
 
-/// Records of a source ready to be lent to a subscriber.
+/// Records of a source that are ready to be lent to a subscriber.
 pub(super) struct RecordLender<'r> {
     source: &'r str,
     records: &'r [&'r Record],
-    /// The text of all ids, and where each ends.
+    /// The text of all ids; `ends` has the end of each.
     ids: String,
     ends: Vec<usize>,
     headers: Vec<LentHeaders<'r>>,
@@ -119,7 +119,7 @@ impl<'r> RecordLender<'r> {
     }
 }
 
-/// What has no cause of its own has its own id in place of it.
+/// Returns the cause of a command. A causation id that equals the command's own id means that there is no cause.
 pub(super) fn lend_cause(command: &Command) -> types::Cause<'_> {
     let Command { id, correlation_id, causation_id, .. } = command;
     if causation_id == id {
@@ -128,12 +128,12 @@ pub(super) fn lend_cause(command: &Command) -> types::Cause<'_> {
     types::Cause::Known(types::Causation { correlation_id, causation_id })
 }
 
-/// A first cause is not told its own id once more.
+/// Returns the cause of an item that nothing caused. A correlation id that equals its own id is left out.
 fn uncaused<'a>(correlation_id: &'a str, id: &str) -> types::Cause<'a> {
     if correlation_id == id { types::Cause::First } else { types::Cause::Correlated(correlation_id) }
 }
 
-/// The headers of one item. None for most: they have no headers.
+/// The headers of one item; `None` for most items, which have no headers.
 type LentHeaders<'h> = Option<Vec<types::HeaderParam<'h>>>;
 
 pub(super) fn lend_headers<'h>(headers: &'h [Header]) -> LentHeaders<'h> {

@@ -1,36 +1,37 @@
-//! How many items a call gets.
+//! The size of the batches with which a guest is called.
 //!
-//! A list of items has the time of one: what never ends is then interrupted after that time, however long the list is.
-//! After an overrun the items of the list are called one by one, each with that time, until the one at fault is known or
-//! all are done. Items that are slow by nature show how many of them fit.
+//! A batch of items has the time limit of one item, so that an item that never ends is interrupted after that time,
+//! however large the batch is. After an overrun the items of the batch are called one by one, each with that limit,
+//! until the item at fault is known or all are done. The time that slow items take shows how many of them fit into a
+//! call.
 
 use std::time::{Duration, Instant};
 
-/// The share of the time limit that a list should take at most.
+/// The divisor of the time limit: a batch should take at most this fraction of it.
 const SHARE: u32 = 3;
 
-/// The length of the lists that one caller of guests makes.
+/// The size of the batches of one caller.
 #[derive(Debug)]
 pub struct Pace {
     limit: Duration,
-    /// Items that are called one by one from here on: one of them may be at fault.
+    /// The number of next items to call one by one, because one of them may be at fault.
     singly: usize,
-    /// Items that fit into the time of one call, as far as is known.
+    /// The number of items that fit into one call, as far as is known.
     fits: usize,
 }
 
 impl Pace {
-    /// The pace of code that may take so long for a call.
+    /// Creates the pace for code with a time limit per call.
     pub fn new(limit: Duration) -> Self {
         Self { limit, singly: 0, fits: usize::MAX }
     }
 
-    /// How many of the next items to call with: at least one.
+    /// Returns how many of the next items to put into a batch: at least one.
     pub fn list(&self, items: usize) -> usize {
         if self.singly > 0 { 1 } else { items.min(self.fits).max(1) }
     }
 
-    /// A call with so many items has ended, whatever came of it.
+    /// Records that a call with `items` has ended, with whatever result.
     pub fn took(&mut self, items: usize, began: Instant) {
         self.took_time(items, began.elapsed());
     }
@@ -46,7 +47,7 @@ impl Pace {
         }
     }
 
-    /// A call with so many items took longer than it may.
+    /// Records that a call with `items` exceeded its time limit.
     pub fn overran(&mut self, items: usize) {
         (self.singly, self.fits) = (items, 1);
     }
@@ -58,8 +59,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(1);
 
-    /// Calls with all items as a subscription does. The time of each, `None` for one without end; how long it took, and
-    /// how often a call was interrupted.
+    /// Calls with all items as a subscription does. `items` has the time of each, `None` for one that never ends.
+    /// Returns how long it took in all, and how often a call was interrupted.
     fn call_all(pace: &mut Pace, items: &[Option<Duration>]) -> (Duration, usize) {
         let (mut at, mut spent, mut interrupted) = (0, Duration::ZERO, 0);
         while at < items.len() {
@@ -77,7 +78,7 @@ mod tests {
                     if count > 1 {
                         pace.overran(count);
                     } else {
-                        // It is known: it is set aside.
+                        // The item at fault is known: it is dead-lettered.
                         pace.took_time(1, LIMIT);
                         at += 1;
                     }
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(interrupted, 1);
         assert_eq!(spent, Duration::from_millis(100) * 2_000 + LIMIT);
         assert!((2..=4).contains(&pace.list(512)), "{pace:?}");
-        // Code that became quick gets long lists again.
+        // Code that has become quick gets large batches again.
         call_all(&mut pace, &[Some(Duration::from_micros(10)); 5_000]);
         assert_eq!(pace.list(512), 512);
     }

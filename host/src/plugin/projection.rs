@@ -1,11 +1,12 @@
-//! The projection role: events into a read model, answers out of it.
+//! The projection role: it folds events into a read model and answers queries from it.
 
 use super::bindings::exports::wasmill::plugin::projection as export;
 use super::lowering::Lender;
-use super::{Error, Failure, Guarded, Plugin, ReadModel, failure};
+use super::{Error, Guarded, Plugin, ReadModel, failure};
+use crate::model::Failure;
 use crate::model::RecordedEvent;
 
-/// A wasm store with one projection. After [`Error::Trap`] it must be thrown away.
+/// A wasm store with one projection. After an [`Error`] it must be dropped.
 pub struct ProjectionGuest {
     guarded: Guarded,
     guest: export::Guest,
@@ -20,16 +21,16 @@ pub enum QueryError {
         /// The queries it has.
         known: Vec<String>,
     },
-    /// The parameters do not decode.
+    /// The parameters can't be decoded.
     #[error("the parameters do not fit: {0}")]
     Malformed(String),
-    /// Anything else.
+    /// The query failed in another way.
     #[error("{0}")]
     Failed(String),
 }
 
 impl ProjectionGuest {
-    /// A fresh wasm store.
+    /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
@@ -38,12 +39,12 @@ impl ProjectionGuest {
         Ok(Self { guarded, guest })
     }
 
-    /// The statements that create the read model.
+    /// Returns the statements that create the read model.
     pub fn schema(&mut self) -> Result<String, Error> {
         self.guarded.call(1, |store| self.guest.call_schema(store))
     }
 
-    /// Folds events into a read model. The caller owns the transaction.
+    /// Folds events into a read model. The caller begins and ends the transaction.
     pub fn project(
         &mut self,
         events: &[RecordedEvent],

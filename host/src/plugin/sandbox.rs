@@ -1,4 +1,4 @@
-//! What a guest can reach: its log, the effects it asks for, its read model, and nothing else. And its limits.
+//! The sandbox of a guest: the host functions that it can call (its log, effects and read model) and its limits.
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use wasmtime::ResourceLimiter;
 
-/// Bytes of one line in the host's log at most.
+/// The maximum size of a guest's line in the host's log, in bytes.
 const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 
-/// Lines that the guests of a plugin may write to the host's log in a second. Those beyond are counted.
+/// The number of lines that the guests of a plugin may write to the host's log in a second. Further lines are only
+/// counted.
 const LOG_LINES_MAX: u32 = 1_000;
 
-/// Memories, tables and instances of one wasm store. A plugin of the SDK has one of each; other languages' components have
-/// a few dozen.
+/// The limits on memories, tables and instances of one wasm store. A plugin of the SDK has one of each. Components from
+/// other languages have a few dozen.
 const MEMORIES_MAX: usize = 16;
 const TABLES_MAX: usize = 256;
 const INSTANCES_MAX: usize = 1_000;
 
-/// A limit that a guest went beyond, with the key that raises it.
+/// A limit that a guest exceeded, with the key that raises it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Beyond(String);
@@ -34,10 +35,10 @@ pub(super) struct Sandbox {
     /// Name and version, for the log and errors.
     label: Arc<str>,
     pub(super) usage: Usage,
-    /// What a subscriber asked for since the call began. `None` in other roles.
+    /// The effects that a subscriber asked for since the call began. `None` in other roles.
     pub(super) effects: Option<Effects>,
     effects_max: usize,
-    /// Bytes of effects that one call may ask for, and those of this call.
+    /// The limit on the bytes of effects in one call; the bytes of this call follow.
     effects_bytes_max: usize,
     effects_bytes: usize,
     time: Arc<Time>,
@@ -49,17 +50,17 @@ pub(super) struct Sandbox {
     pub(super) last_error: Option<String>,
 }
 
-/// How much a guest has, and may have.
+/// How much memory and how many table elements a guest has, and may have.
 pub(super) struct Usage {
-    /// Size of the linear memories. They never shrink.
+    /// The size of the linear memories, which never shrink.
     memory_bytes: usize,
     memory_bytes_max: usize,
     table_elements: usize,
     table_elements_max: usize,
-    /// What is asked for now, for when it fails.
+    /// The bytes that are being requested, to be subtracted if the system refuses them.
     growing: usize,
     growing_beyond_own_maximum: bool,
-    /// Why the system gave no memory where the limits would have allowed it.
+    /// Why the system gave no memory although the limits allow it.
     pub(super) refused_by_system: Option<String>,
 }
 
@@ -76,11 +77,11 @@ impl Default for Lines {
     }
 }
 
-/// What becomes of a line.
+/// What happens to a log line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Written,
-    /// The first one in its second that is left out.
+    /// The first line in its second that is left out.
     FirstLeftOut,
     LeftOut,
 }
@@ -90,7 +91,7 @@ impl Usage {
         self.memory_bytes
     }
 
-    /// Past three quarters of the limit.
+    /// Whether the memory exceeds three quarters of its limit.
     pub(super) fn is_worn(&self) -> bool {
         self.memory_bytes > self.memory_bytes_max / 4 * 3
     }
@@ -172,7 +173,7 @@ impl Sandbox {
         }
     }
 
-    /// A call begins that may take so many ticks.
+    /// Begins a call that may take `ticks`.
     #[inline]
     pub(super) fn begin_call(&mut self, ticks: u64) {
         self.call = self.time.deadline(ticks);
@@ -181,12 +182,12 @@ impl Sandbox {
         }
     }
 
-    /// Whether the call that is under way may go on.
+    /// Checks whether the current call may go on.
     pub(super) fn may_go_on(&self) -> Result<(), Interrupted> {
         self.time.allows(self.call)
     }
 
-    /// Effects are collected from here on, those of a call with so many deliveries.
+    /// Begins to collect the effects of a call with `deliveries`.
     pub(super) fn begin_effects(&mut self, deliveries: usize) {
         self.effects = Some(Effects { deliveries: deliveries as u32, list: Vec::new() });
         self.effects_bytes = 0;
@@ -218,7 +219,7 @@ impl Sandbox {
 }
 
 impl Effect {
-    /// Bytes that it takes, about.
+    /// Returns its approximate size in bytes.
     fn bytes(&self) -> usize {
         let of_headers = |headers: &[Header]| headers.iter().map(Header::bytes).sum::<usize>();
         match self {
@@ -235,7 +236,7 @@ impl Effect {
 }
 
 impl Lines {
-    /// What becomes of the next line; and how many were left out in the second that has just ended.
+    /// Decides about the next line, and returns how many lines were left out in the second that has just ended.
     fn next(&mut self, now: Instant) -> (Line, u64) {
         let mut left_out = 0;
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
@@ -270,7 +271,7 @@ impl log::Host for Sandbox {
         fields: Vec<log::Field>,
     ) -> wasmtime::Result<()> {
         let mut text = message;
-        // Also of a line that is not written. The place in the source is the author's: it is in the log alone.
+        // This includes lines that are not written. The fields, such as the place in the source, only go to the log.
         if let log::Level::Error = level {
             self.last_error = Some(text[..text.floor_char_boundary(LOG_LINE_BYTES_MAX)].to_owned());
         }
@@ -308,7 +309,7 @@ impl log::Host for Sandbox {
     }
 }
 
-/// The text with its control characters escaped: a line stays a line, and a terminal takes no orders from a guest.
+/// Escapes control characters, so that a line stays one line and a guest can't control a terminal.
 fn printable(text: String) -> String {
     if !text.chars().any(char::is_control) {
         return text;

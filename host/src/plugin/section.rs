@@ -1,6 +1,6 @@
-//! What a plugin says of itself, read before anything is compiled.
+//! A plugin's description of itself, which is read before anything is compiled.
 //!
-//! The SDK writes a custom section `wasmill:plugin`: a line of JSON for each role.
+//! The SDK writes it as the custom section `wasmill:plugin`, with a line of JSON for each role.
 
 use super::Error;
 use crate::filter::Filter;
@@ -8,7 +8,7 @@ use crate::names::{self, Name, Rule};
 use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
-/// The version of the contract that this host speaks.
+/// The version of the plugin API that this host implements.
 pub const API_VERSION: &str = "0.3.0";
 
 const SECTION: &str = "wasmill:plugin";
@@ -16,9 +16,9 @@ const SECTION: &str = "wasmill:plugin";
 /// A plugin's own description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// The plugin's crate.
+    /// The name of the plugin's crate.
     pub plugin: String,
-    /// The version of its crate.
+    /// The version of the plugin's crate.
     pub version: String,
     /// The roles it exports, at least one.
     pub roles: Vec<Role>,
@@ -27,19 +27,19 @@ pub struct Description {
 /// A role that a plugin exports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Commands to events.
+    /// The aggregate role: it turns commands into events.
     Aggregate {
-        /// The type it serves.
+        /// The aggregate type that it serves.
         aggregate_type: Name,
     },
-    /// Reacts to events and records.
+    /// The subscriber role: it reacts to events and records.
     Subscriber {
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
     },
-    /// Events to a read model.
+    /// The projection role: it folds events into a read model.
     Projection {
-        /// What queries call it.
+        /// The name that queries use.
         name: Name,
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
@@ -47,7 +47,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The patterns of the events it wants; an aggregate wants none.
+    /// Returns the patterns of the events that it wants; none for an aggregate.
     pub fn subscriptions(&self) -> &[String] {
         match self {
             Self::Aggregate { .. } => &[],
@@ -91,7 +91,7 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
         let description = description.get_or_insert_with(|| Description { plugin, version, roles: Vec::new() });
         if description.roles.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(&role)) {
             return Err(Error::Plugin(format!(
-                "plugin {label} exports the role `{role}` beside another of its kind: move one of them to a plugin of its own"
+                "plugin {label} exports the role `{role}` beside another of its kind: move one of them to another plugin"
             )));
         }
         description.roles.push(role);
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A module with nothing in it but custom sections.
+    /// Builds a module that has only custom sections.
     fn module(sections: &[(&str, &[u8])]) -> Vec<u8> {
         let mut module = b"\0asm\x01\0\0\0".to_vec();
         for (name, content) in sections {
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(roles, [Role::Projection { name, subscriptions: vec!["order.*".to_owned()] }]);
     }
 
-    /// Each line differs from a good one in one place.
+    /// Each line differs from a valid one in one place.
     #[test]
     fn what_is_no_name_is_refused_before_anything_is_compiled() {
         let long = format!(r#""name":"{}""#, "x".repeat(65));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever lies in the place of a plugin is described, or refused in one line.
+        /// Any bytes in a plugin's file give a description, or an error of one line.
         #[test]
         fn any_file_is_read_without_a_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
@@ -277,7 +277,7 @@ mod tests {
             }
         }
 
-        /// What a line says is what is described, or it breaks a rule for names.
+        /// A description has exactly the names of its line, unless they break a rule.
         #[test]
         fn names_are_taken_as_they_are_or_refused(name in "[a-z./\\PC]{0,70}", version in "[0-9a-z. ]{0,8}") {
             let line = serde_json::json!({

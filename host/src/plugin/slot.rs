@@ -1,4 +1,4 @@
-//! Where a plugin's code is looked up and swapped.
+//! The slot of a plugin, in which its code is looked up and swapped.
 
 use super::{Compiler, Error, Limits, Plugin};
 use crate::supervise::Held as _;
@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A plugin of the manifest and the code that serves for it now.
+/// A plugin of the manifest with the code that serves now.
 ///
-/// Threads take [`Slot::current`] between calls and make new guests when it is no longer what they have.
+/// Threads check [`Slot::is_current`] between calls, and create a new guest when the code has changed.
 pub struct Slot {
     /// The plugin's name in the manifest.
     pub name: Arc<str>,
@@ -17,17 +17,17 @@ pub struct Slot {
     limits: Limits,
     current: ArcSwap<Plugin>,
     loads: AtomicU64,
-    /// Keeps loads apart.
+    /// Serialises loads.
     loading: Mutex<()>,
     /// Why the last load failed, until one succeeds.
     error: Mutex<Option<String>>,
 }
 
-/// What came of a reload: the code that serves now.
+/// The result of a reload, with the code that serves now.
 pub enum Switch {
-    /// It serves from now on.
+    /// New code, which serves from now on.
     New(Arc<Plugin>),
-    /// It served before: the file is the same.
+    /// The code that served before: the file has not changed.
     Unchanged(Arc<Plugin>),
 }
 
@@ -46,7 +46,7 @@ impl Slot {
         })
     }
 
-    /// The code that serves now.
+    /// Returns the code that serves now.
     pub fn current(&self) -> Arc<Plugin> {
         self.current.load_full()
     }
@@ -56,9 +56,9 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
-    /// Loads the file aside and switches to it. When any step fails the old code goes on serving, and the reason is
-    /// kept for `status`. A file that is the same as before changes nothing. Of several that ask at the same time, one
-    /// switches, and for the others the file is the same.
+    /// Loads the file and switches to it. If any step fails, the old code keeps serving, and the reason is kept for
+    /// `status`. An unchanged file changes nothing. If several callers reload at the same time, one switches, and the
+    /// others find the file unchanged.
     pub fn reload(&self, compiler: &Compiler) -> Result<Switch, Error> {
         let _alone = self.loading.held();
         let result = self.load_beside(compiler);
@@ -75,7 +75,7 @@ impl Slot {
         let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<Vec<_>>();
         if roles(&new) != roles(&old) {
             return Err(Error::Plugin(format!(
-                "plugin {} now is {}, and was {}: restart the host for a change of roles",
+                "plugin {} now has the roles {} instead of {}: restart the host to change roles",
                 new.label(),
                 roles(&new).join(" and "),
                 roles(&old).join(" and ")
@@ -87,22 +87,22 @@ impl Slot {
         Ok(Switch::New(new))
     }
 
-    /// Where the plugin is read from.
+    /// Returns the path that the plugin is read from.
     pub fn file(&self) -> &std::path::Path {
         &self.file
     }
 
-    /// What its guests may use.
+    /// Returns the limits of its guests.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// How many times new code was switched in, the first included.
+    /// Returns how many times code was put into service, including the first time.
     pub fn loads(&self) -> u64 {
         self.loads.load(Ordering::Relaxed)
     }
 
-    /// Why the last load failed, if it did.
+    /// Returns why the last load failed, if it did.
     pub fn error(&self) -> Option<String> {
         self.error.held().clone()
     }

@@ -1,19 +1,20 @@
-//! The subscriber role: deliveries in, effects out.
+//! The subscriber role: it turns deliveries into effects.
 
 use super::bindings::exports::wasmill::plugin::subscriber as export;
 use super::bindings::wasmill::plugin::types::Delivery;
 use super::lowering::{Lender, RecordLender};
-use super::{Effects, Error, Failure, Guarded, Plugin, failure};
+use super::{Effects, Error, Guarded, Plugin, failure};
+use crate::model::Failure;
 use crate::model::{Record, RecordedEvent};
 
-/// A wasm store with one subscriber. After [`Error::Trap`] it must be thrown away.
+/// A wasm store with one subscriber. After an [`Error`] it must be dropped.
 pub struct SubscriberGuest {
     guarded: Guarded,
     guest: export::Guest,
 }
 
 impl SubscriberGuest {
-    /// A fresh wasm store.
+    /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a subscriber", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
@@ -22,12 +23,12 @@ impl SubscriberGuest {
         Ok(Self { guarded, guest })
     }
 
-    /// Delivers events. The effects are those of all of them, or none at all where one failed.
+    /// Delivers events. The result has the effects of all of them, or none if one failed.
     pub fn handle(&mut self, events: &[RecordedEvent]) -> Result<Result<Effects, Failure>, Error> {
         self.deliver(&Lender::new(events).deliveries())
     }
 
-    /// Delivers records of a source. The effects are those of all of them, or none at all where one failed.
+    /// Delivers records of a source. The result has the effects of all of them, or none if one failed.
     pub fn handle_records(&mut self, source: &str, records: &[&Record]) -> Result<Result<Effects, Failure>, Error> {
         self.deliver(&RecordLender::new(source, records).deliveries())
     }

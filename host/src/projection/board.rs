@@ -1,24 +1,24 @@
-//! What a projection's thread shows to others: who answers, what is being built, and what is in the way.
+//! What a projection's thread shows to others: which code answers, what is being built, and what is in the way.
 
 use super::builder::EventAt;
 use crate::model::Position;
 use crate::plugin::Plugin;
 use std::sync::Arc;
 
-/// What there is to see. Cheap to clone and to compare.
+/// The visible state of a projection. It is cheap to clone and to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct View {
+pub(super) struct BoardView {
     /// The code that answers queries.
     pub(super) answers: Option<Code>,
-    /// Why the code that answers takes no more events.
+    /// Why the code that answers has stopped folding events.
     pub(super) stopped: Option<Arc<str>>,
     /// The code whose read model is being built.
     pub(super) building: Option<Building>,
-    /// The newest code that can't take over, and why.
+    /// The newest code, if it can't take over, and why.
     pub(super) refused: Option<(Code, Arc<str>)>,
     /// Why the last read model was set aside since the host started.
     pub(super) set_aside: Option<Arc<str>>,
-    /// The events that code has stopped at.
+    /// The events at which code has stopped.
     pub(super) stopped_at: Vec<EventAt>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Code {
     digest: Arc<str>,
 }
 
-/// A read model on its way.
+/// A read model that is being built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Building {
     pub(super) code: Code,
@@ -38,17 +38,17 @@ pub(super) struct Building {
     pub(super) trouble: Option<Arc<str>>,
 }
 
-/// What became of new code.
+/// Whether new code has taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Takeover {
-    /// It answers.
+    /// The code answers queries.
     Answers,
-    /// Its read model is not there yet.
+    /// Its read model has not caught up yet.
     Building {
-        /// How far it is.
+        /// The position of the read model.
         reached: Position,
     },
-    /// It can't take over, or has stopped.
+    /// The code can't take over, or has stopped.
     Failed(String),
 }
 
@@ -57,7 +57,7 @@ impl Code {
         Self { plugin: plugin.label().clone(), digest: plugin.digest.as_str().into() }
     }
 
-    /// Name and version.
+    /// Returns name and version.
     pub(super) fn label(&self) -> &str {
         &self.plugin
     }
@@ -67,14 +67,14 @@ impl Code {
     }
 }
 
-impl View {
-    /// What became of the code of this digest.
+impl BoardView {
+    /// Returns whether the code of this digest has taken over.
     pub(super) fn takeover(&self, digest: &str) -> Takeover {
         if let Some((_, reason)) = self.refused.as_ref().filter(|(code, _)| code.digest() == digest) {
             return Takeover::Failed(match (&self.answers, &self.stopped) {
-                (Some(_), None) => format!("{reason}; the code before it goes on answering"),
+                (Some(_), None) => format!("{reason}; the previous code keeps answering"),
                 (Some(_), Some(stopped)) => {
-                    format!("{reason}; the code before it goes on answering, but has stopped too: {stopped}")
+                    format!("{reason}; the previous code keeps answering, but has stopped too: {stopped}")
                 }
                 (None, _) => reason.to_string(),
             });
@@ -97,15 +97,15 @@ mod tests {
 
     #[test]
     fn what_became_of_new_code_is_told_from_what_there_is_to_see() {
-        let mut view = View { answers: Some(code("old")), ..View::default() };
+        let mut view = BoardView { answers: Some(code("old")), ..BoardView::default() };
         assert_eq!(view.takeover("new"), Takeover::Building { reached: Position(0) }, "it was not looked at yet");
         view.building = Some(Building { code: code("new"), reached: Position(7), trouble: None });
         assert_eq!(view.takeover("new"), Takeover::Building { reached: Position(7) });
         assert_eq!(view.takeover("old"), Takeover::Answers);
         (view.building, view.refused) = (None, Some((code("new"), "no".into())));
-        assert_eq!(view.takeover("new"), Takeover::Failed("no; the code before it goes on answering".into()));
+        assert_eq!(view.takeover("new"), Takeover::Failed("no; the previous code keeps answering".into()));
         view.stopped = Some("never".into());
-        let both = "no; the code before it goes on answering, but has stopped too: never";
+        let both = "no; the previous code keeps answering, but has stopped too: never";
         assert_eq!(view.takeover("new"), Takeover::Failed(both.into()));
         assert_eq!(view.takeover("old"), Takeover::Failed("never".into()), "it answers, and takes nothing more");
     }

@@ -1,4 +1,4 @@
-//! A generation on its way through the store: its transaction, its checkpoint, and what is in its way.
+//! The progress of a generation through the store: its transaction, its checkpoint, and what is in its way.
 
 use super::Error;
 use super::board::Code;
@@ -6,12 +6,13 @@ use super::generation::{Generation, Projected};
 use super::read_model::Mark;
 use crate::filter::Filter;
 use crate::follow::backoff;
+use crate::model::{Failure, Refusal};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{self, Failure, Pace, ProjectionGuest, Refusal};
+use crate::plugin::{self, Pace, ProjectionGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A generation on its way through the store.
+/// A generation with its progress through the store.
 pub(super) struct Builder {
     pub(super) generation: Arc<Generation>,
     pub(super) code: Code,
@@ -20,34 +21,34 @@ pub(super) struct Builder {
     guest: Option<ProjectionGuest>,
     /// The last event that is durably in the read model.
     pub(super) checkpoint: Mark,
-    /// The last event that was folded in.
+    /// The last event that was folded in, perhaps not yet durably.
     folded: Mark,
-    /// Everything up to here is looked at, and folded in if it was wanted.
+    /// The position up to which all wanted events are folded in, perhaps not yet durably.
     pub(super) reached: Position,
-    /// Everything up to here was looked at when the last transaction ended.
+    /// The value of `reached` when the last transaction ended.
     safe: Position,
-    /// Calls in the transaction that is open; without one everything that is folded in is committed.
+    /// The number of calls in the open transaction; 0 if none is open, and then everything is committed.
     pub(super) calls: usize,
-    /// Up to here each call has a transaction of its own: one of them undid those before it.
+    /// The position up to which each call has its own transaction, because one of them rolled back those before it.
     pub(super) alone_until: Position,
-    /// Why it stopped: only other code or a person can change that.
+    /// Why it has stopped, which only new code or a person can resolve.
     pub(super) broken: Option<Arc<Broken>>,
-    /// What is in its way that may be over soon.
+    /// The temporary problem that is in its way.
     pub(super) trouble: Option<Trouble>,
 }
 
 /// Why a generation stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Broken {
-    /// The event that it can't take.
+    /// The event that it can't fold.
     pub(super) at: Option<EventAt>,
     pub(super) reason: String,
 }
 
-/// An event that can't be taken.
+/// An event that can't be folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventAt {
-    /// Its place.
+    /// Its position.
     pub position: Position,
     /// Its id.
     pub event: uuid::Uuid,
@@ -55,7 +56,7 @@ pub struct EventAt {
     pub what: String,
 }
 
-/// What may be over soon.
+/// A temporary problem, with the time of the next attempt.
 pub(super) struct Trouble {
     pub(super) reason: Arc<str>,
     attempts: u32,
@@ -85,25 +86,25 @@ impl Builder {
         }
     }
 
-    /// Everything up to here is looked at, and what was wanted is in the read model, durably.
+    /// Returns the position up to which all wanted events are durably in the read model.
     pub(super) fn committed(&self) -> Position {
         if self.calls == 0 { self.reached } else { self.safe }
     }
 
-    /// Whether it can go on now.
+    /// Whether it can work now.
     pub(super) fn is_at_work(&self) -> bool {
         self.broken.is_none() && self.trouble.as_ref().is_none_or(|trouble| Instant::now() >= trouble.again_at)
     }
 
-    /// Something is in the way: it goes on after a pause, which doubles.
+    /// Notes a temporary problem: the work resumes after a pause, which doubles.
     pub(super) fn is_held_up(&mut self, reason: String, first_pause: Duration) {
         let attempts = self.trouble.as_ref().map_or(1, |trouble| trouble.attempts + 1);
         let again_at = Instant::now() + backoff(first_pause, attempts);
         self.trouble = Some(Trouble { reason: reason.into(), attempts, again_at });
     }
 
-    /// Folds events in. What was folded in before is committed if it fails. A trap counts as something passing: the
-    /// guest is made again.
+    /// Folds events. If that fails, the events that were folded before are committed. A trap counts as a temporary
+    /// failure, and the guest is recreated.
     pub(super) fn project(&mut self, events: &[RecordedEvent], to: Position) -> Result<Result<(), Failure>, Error> {
         let began = Instant::now();
         let Projected { outcome, is_open } = match self.call(events) {
@@ -134,7 +135,7 @@ impl Builder {
                 }
                 let mut failure = passing(events, error.to_string());
                 if let plugin::Error::Overrun { .. } = error {
-                    // Any of them may be without end: the first is next, alone.
+                    // Any of them may run without end, so the first is called alone next.
                     failure.index = 0;
                 }
                 failure
@@ -162,12 +163,12 @@ impl Builder {
         self.generation.project(guest, events)
     }
 
-    /// Makes durable what is folded in.
+    /// Commits the events that are folded in.
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         self.commit_to(self.folded)
     }
 
-    /// Makes durable what is folded in, and that nothing else was wanted up to an event.
+    /// Commits the events that are folded in, with a checkpoint at `mark`, up to which no other event is wanted.
     pub(super) fn commit_to(&mut self, mark: Mark) -> Result<(), Error> {
         if self.calls == 0 {
             self.generation.begin()?;
@@ -184,7 +185,7 @@ impl Builder {
         }
     }
 
-    /// Goes back to what is durable.
+    /// Goes back to the last durable state.
     pub(super) fn roll_back(&mut self) {
         (self.reached, self.folded, self.calls) = (self.safe, self.checkpoint, 0);
         if let Err(error) = self.generation.roll_back() {
@@ -192,14 +193,14 @@ impl Builder {
         }
     }
 
-    /// Begins again from what is durable, with a guest of its own: its thread has panicked.
+    /// Resets it to the last durable state, without its guest, after its thread has panicked.
     pub(super) fn begin_again(&mut self) {
         self.guest = None;
         self.roll_back();
     }
 }
 
-/// A failure that may be over soon, somewhere in a list.
+/// Returns a temporary failure of an unknown event of a batch.
 fn passing(events: &[RecordedEvent], reason: String) -> Failure {
     Failure { index: events.len() / 2, refusal: Refusal::Retry { after: Duration::ZERO, reason } }
 }

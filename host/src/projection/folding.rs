@@ -1,37 +1,38 @@
-//! Folding events into a read model, page by page.
+//! The folding of events into a read model, page by page.
 
 use super::builder::{Builder, EventAt};
 use super::opening::mark_at;
 use super::skips::{Skip, is_skipped};
 use super::{Error, Options};
-use crate::follow::{Follower, IDLE_STRIDE, Progress, backoff};
+use crate::follow::{Follower, FollowerProgress, IDLE_STRIDE, backoff};
+use crate::model::{Failure, Refusal};
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{Failure, Refusal, Slot};
+use crate::plugin::Slot;
 use crate::status::State;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Calls in one transaction of a read model that is behind: rows that change often are then written once.
+/// The calls in one transaction while a read model lags behind: rows that change often are then written only once.
 const CALLS_MAX: usize = 16;
 
-/// What takes a builder along the store.
+/// The part of a projection's thread that moves a builder along the store.
 pub(super) struct Folding {
     pub(super) projection: Arc<str>,
     pub(super) slot: Arc<Slot>,
     pub(super) options: Options,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<FollowerProgress>,
     pub(super) follower: Follower,
-    /// Events that a person had it pass over.
+    /// The events that a person has decided to skip.
     pub(super) skips: BTreeMap<Position, Skip>,
 }
 
 impl Folding {
-    /// Takes a builder one page further: the whole page, or if that fails what comes before the failing event,
-    /// then that event alone, then the rest. A transaction goes on over pages while there is more to read.
+    /// Moves a builder one page further. If the whole page fails, it folds the events before the failing one, then that
+    /// event alone, then the rest. While there is more to read, a transaction spans several pages.
     pub(super) fn step(&mut self, builder: &mut Builder) -> Result<(), Error> {
         match self.fold_page(builder) {
-            // Those before it come again, each in a transaction of its own.
+            // The events before it are folded again, with each call in its own transaction.
             Err(Error::Undone) => Ok(()),
             folded => folded,
         }
@@ -56,7 +57,7 @@ impl Folding {
                     count = failure.index.clamp(1, part.len() - 1);
                     continue;
                 }
-                if !self.insist(builder, part, to, failure)? {
+                if !self.retry_event(builder, part, to, failure)? {
                     return Ok(());
                 }
             }
@@ -72,8 +73,8 @@ impl Folding {
         builder.commit()
     }
 
-    /// A page without anything that is wanted. That so many positions were passed is kept, so that a later start need
-    /// not look at them again.
+    /// Handles a page without wanted events. After many positions it commits a checkpoint, so that a later start need
+    /// not scan them again.
     fn fold_nothing(&mut self, builder: &mut Builder) -> Result<(), Error> {
         if builder.calls > 0 {
             return builder.commit();
@@ -87,9 +88,9 @@ impl Folding {
         }
     }
 
-    /// Tries one event again and again. A read model must not miss an event: in the end the projection stops.
-    /// False if it is time to end, or new code came, before it was folded in.
-    fn insist(
+    /// Retries one event. A read model must not miss an event, so the projection stops after the last attempt. Returns
+    /// false if the thread must end, or if new code came, before the event was folded in.
+    fn retry_event(
         &mut self,
         builder: &mut Builder,
         event: &[RecordedEvent],
@@ -124,7 +125,7 @@ impl Folding {
         let RecordedEvent { position, stream, version, name, .. } = event;
         let reason = format!(
             "event {name} of {stream} version {version} ({position}) can't be folded in by plugin {}: {refusal}; repair the \
-             plugin and reload it, or pass over the event with `wasmill projections skip {} {position}`; nothing was skipped",
+             plugin and reload it, or skip the event with `wasmill projections skip {} {position}`; nothing was skipped",
             builder.generation.plugin.label(),
             self.projection
         );

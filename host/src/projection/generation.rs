@@ -1,38 +1,40 @@
-//! One version of a projection: code, read model, and the guests that answer queries.
+//! A generation of a projection: code, read model, and the guests that answer queries.
 
 use super::read_model::{About, Database, Fault, Mark, Origin};
 use super::shelf::{Files, Shelf, Title};
 use super::{Error, QueryError};
+use crate::model::Failure;
 use crate::model::{Position, RecordedEvent};
-use crate::plugin::{self, Failure, Plugin, ProjectionGuest};
+use crate::plugin::{self, Plugin, ProjectionGuest};
 use crate::supervise::Held as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// A version of a projection.
+/// A read model of a projection with the code that built it.
 pub(super) struct Generation {
     pub(super) plugin: Arc<Plugin>,
-    /// Guests with connections of their own, at rest between queries.
+    /// Idle guests for queries, each with its own connection.
     resting: Mutex<Vec<(ProjectionGuest, Database)>>,
-    /// After those that only read: the last connection to close folds the log into the file.
+    /// The connection that writes. It stands after the connections that only read, because the last one to close copies
+    /// the write-ahead log into the file.
     writing: Database,
-    /// Where it was when it was opened.
+    /// The checkpoint when it was opened.
     pub(super) opened_at: Mark,
-    /// What a query found to be damaged.
+    /// The damage that a query has found.
     damage: OnceLock<String>,
-    /// The last field, so that all connections are closed before the files go.
+    /// The files. This is the last field, so that all connections are closed before the files are deleted.
     files: Files,
 }
 
-/// What became of a list of events.
+/// The result of folding a batch of events.
 pub(super) struct Projected {
     pub(super) outcome: Result<Result<(), Failure>, plugin::Error>,
-    /// The transaction is still there.
+    /// Whether the transaction is still open.
     pub(super) is_open: bool,
 }
 
 impl Generation {
-    /// A new and empty read model for this code.
+    /// Creates an empty read model for this code.
     pub(super) fn create(plugin: &Arc<Plugin>, shelf: &Arc<Shelf>, origin: &Origin) -> Result<Self, Error> {
         let schema = ProjectionGuest::new(plugin)?.schema()?;
         let files = shelf.files(shelf.next_title(&plugin.digest));
@@ -49,7 +51,7 @@ impl Generation {
         Ok(Self::of(plugin, writing, Mark::default(), files))
     }
 
-    /// The read model of a title, and what it is. One that can't be used is set aside.
+    /// Opens the read model of a title, and returns what it belongs to. A damaged one is set aside.
     pub(super) fn open(plugin: &Arc<Plugin>, shelf: &Arc<Shelf>, title: &Title) -> Result<(Self, About), Error> {
         let files = shelf.files(title.clone());
         match Database::open(&files.path(), &plugin.limits) {
@@ -74,20 +76,20 @@ impl Generation {
         self.sql(self.writing.begin())
     }
 
-    /// Folds a list of events in, whole or not at all, in the transaction that was begun. An error leaves it unfit for
-    /// more.
+    /// Folds a batch of events, completely or not at all, in the open transaction. After an error the transaction must
+    /// be rolled back.
     pub(super) fn project(&self, guest: &mut ProjectionGuest, events: &[RecordedEvent]) -> Result<Projected, Error> {
         self.sql(self.writing.mark())?;
         let outcome = guest.project(events, self.writing.for_guest(self.plugin.limits.event_time));
         if let Some(fault) = self.writing.take_trouble() {
-            // The guest was told too, but neither it nor the event is at fault.
+            // The guest got this error too, but neither it nor the event is at fault.
             return Err(failed(&self.files.path(), fault));
         }
         let is_open = self.sql(self.writing.unmark(!matches!(outcome, Ok(Ok(())))))?;
         Ok(Projected { outcome, is_open })
     }
 
-    /// Ends the transaction with the checkpoint moved from `from` to `to`.
+    /// Commits the transaction, with the checkpoint moved from `from` to `to`.
     pub(super) fn commit(&self, from: Position, to: Mark) -> Result<(), Error> {
         if self.sql(self.writing.commit(from, to))? {
             return Ok(());
@@ -96,17 +98,17 @@ impl Generation {
         Err(failed(&self.files.path(), Fault::Damaged(moved)))
     }
 
-    /// Ends the transaction with nothing changed.
+    /// Rolls the transaction back.
     pub(super) fn roll_back(&self) -> Result<(), Error> {
         self.sql(self.writing.roll_back())
     }
 
-    /// Notes that it has caught up and answers queries.
+    /// Records in the file that it has caught up and answers queries.
     pub(super) fn answers(&self) -> Result<(), Error> {
         self.sql(self.writing.answers())
     }
 
-    /// Answers a query. A guest that traps is thrown away; the others are kept for the next query.
+    /// Answers a query. A guest that traps is dropped, and others are kept for later queries.
     pub(super) fn query(&self, query: &str, params: &[u8]) -> Result<Vec<u8>, QueryError> {
         let internal = |error: &dyn std::fmt::Display| plugin::QueryError::Failed(error.to_string());
         let rested = self.resting.held().pop();
@@ -136,17 +138,17 @@ impl Generation {
         QueryError::Unavailable(error.to_string())
     }
 
-    /// What a query found to be damaged.
+    /// Returns the damage that a query has found.
     pub(super) fn damage(&self) -> Option<&String> {
         self.damage.get()
     }
 
-    /// Its files go once the last query has ended: another generation answers.
+    /// Has its files deleted once the last query has ended, because another generation answers.
     pub(super) fn retire(&self) {
         self.files.retire();
     }
 
-    /// Its files are set aside: nothing opens them again.
+    /// Sets its files aside, so that they are not opened again.
     pub(super) fn set_aside(&self) {
         self.files.set_aside();
     }
@@ -161,7 +163,7 @@ fn failed(file: &Path, fault: Fault) -> Error {
     let file = file.display().to_string();
     match fault {
         Fault::Passing(cause) => Error::ReadModel { file, cause },
-        // The host's own statements are in order, so what they are about is not.
+        // The host's own statements are correct, so the file must be damaged.
         Fault::Damaged(cause) | Fault::Statement(cause) => Error::Damaged { file, cause },
     }
 }

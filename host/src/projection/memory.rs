@@ -1,4 +1,4 @@
-//! How much memory a thread holds, as the allocator counts it.
+//! The memory that a thread holds, as the allocator counts it.
 
 use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
 
@@ -7,8 +7,8 @@ thread_local! {
         Option::zip(allocatedp::read().ok(), deallocatedp::read().ok());
 }
 
-/// Bytes that this thread has allocated and not freed. What other threads free of it counts as held, so only
-/// differences over a short time mean something. Always 0 where the process has another allocator.
+/// Returns the bytes that this thread has allocated and not freed. Memory that other threads free still counts as held,
+/// so only differences over a short time are meaningful. The result is always 0 if the process has another allocator.
 pub(super) fn held() -> u64 {
     COUNTERS
         .with(|counters| counters.as_ref().map_or(0, |(allocated, freed)| allocated.get().saturating_sub(freed.get())))

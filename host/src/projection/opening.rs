@@ -1,7 +1,7 @@
-//! Which read model a projection goes on with: its own, that of older code, or a new one.
+//! The choice of the read model that a projection resumes with: its own, that of older code, or a new one.
 //!
-//! A read model is used only if it is of this code and of this store's history: the event at its checkpoint must be in its
-//! place. Any other is set aside, and the projection is built again.
+//! A read model is used only if it belongs to this code and to this store's history: the store must have the event of
+//! its checkpoint at that position. Any other read model is set aside, and the projection is rebuilt.
 
 use super::Error;
 use super::generation::Generation;
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Opens the read models of a projection.
+/// The part of a projection's thread that opens its read models.
 pub(super) struct Opener {
     pub(super) projection: Arc<str>,
     pub(super) shelf: Arc<Shelf>,
@@ -29,12 +29,12 @@ pub(super) struct Opener {
 /// A read model that can be used.
 pub(super) struct Opened {
     pub(super) generation: Generation,
-    /// It had caught up once, so its answers are whole.
+    /// Whether it had caught up once, so that its answers are complete.
     pub(super) has_answered: bool,
 }
 
 impl Opener {
-    /// The read model of this code: the newest that is there and can be used, or a new one.
+    /// Opens the read model of this code: the newest one that can be used, or a new one.
     pub(super) fn open(&mut self, plugin: &Arc<Plugin>, reader: &mut dyn Reader) -> Result<Opened, Error> {
         if let Some(found) = self.find(plugin, reader)? {
             return Ok(found);
@@ -53,7 +53,7 @@ impl Opener {
         Ok(Opened { generation, has_answered: false })
     }
 
-    /// The newest read model of this code that can be used.
+    /// Finds the newest read model of this code that can be used.
     pub(super) fn find(&mut self, plugin: &Arc<Plugin>, reader: &mut dyn Reader) -> Result<Option<Opened>, Error> {
         let titles = self.shelf.titles().map_err(|error| self.no_folder(&error))?;
         for title in titles.iter().filter(|title| title.is_of(&plugin.digest)) {
@@ -77,7 +77,7 @@ impl Opener {
         Ok(None)
     }
 
-    /// The newest read model of other code that has answered queries, with that code.
+    /// Finds the newest read model of other code that has answered queries, with that code.
     pub(super) fn older(
         &mut self,
         current: &Plugin,
@@ -90,7 +90,7 @@ impl Opener {
             let plugin = match load(&file) {
                 Ok(plugin) => Arc::new(plugin),
                 Err(error) => {
-                    tracing::warn!("projection {}: older code can't answer meanwhile: {error}", self.projection);
+                    tracing::warn!("projection {}: its older code can't be loaded: {error}", self.projection);
                     continue;
                 }
             };
@@ -106,9 +106,9 @@ impl Opener {
         None
     }
 
-    /// Says that a read model can't be used.
+    /// Logs that a read model can't be used, and keeps the cause for the status.
     pub(super) fn note(&mut self, cause: &str) {
-        tracing::warn!("projection {}: {cause}; it is set aside, and the read model is built again", self.projection);
+        tracing::warn!("projection {}: {cause}; it is set aside, and the read model is rebuilt", self.projection);
         self.set_aside = Some(cause.into());
     }
 
@@ -124,13 +124,13 @@ fn serves(plugin: &Plugin, projection: &str) -> bool {
     plugin.description.roles.iter().any(|role| matches!(role, Role::Projection { name, .. } if **name == *projection))
 }
 
-/// What a read model is of, if not of this code and this history.
+/// Returns how a read model does not fit this code and this history, if so.
 fn mismatch(about: &About, origin: &Origin, reader: &mut dyn Reader) -> Result<Option<String>, store::Error> {
     if about.origin.store != origin.store {
-        return Ok(Some(format!("it is of another store, {}; this one is {}", about.origin.store, origin.store)));
+        return Ok(Some(format!("it belongs to another store, {}; this one is {}", about.origin.store, origin.store)));
     }
     if about.origin.code != origin.code {
-        return Ok(Some("it is of other code than its name says".to_owned()));
+        return Ok(Some("it belongs to other code than its name says".to_owned()));
     }
     let Mark { position, event } = about.mark;
     if position == Position(0) {
@@ -139,17 +139,17 @@ fn mismatch(about: &About, origin: &Origin, reader: &mut dyn Reader) -> Result<O
     let found = mark_at(reader, position)?;
     Ok((found != Some(about.mark)).then(|| match found {
         Some(found) => format!(
-            "it is of another history: event {event} is at its checkpoint, position {position}, and the store has {} there",
+            "it belongs to another history: its checkpoint is event {event} at position {position}, and the store has {}",
             found.event
         ),
         None => format!(
-            "it is of another history: its checkpoint is at position {position}, where the store has no event; was the \
-             store restored from a backup?"
+            "it belongs to another history: its checkpoint is at position {position}, where the store has no event; was \
+             the store restored from a backup?"
         ),
     }))
 }
 
-/// The event at a position, if there is one.
+/// Returns the event at a position, if there is one.
 pub(super) fn mark_at(reader: &mut dyn Reader, position: Position) -> Result<Option<Mark>, store::Error> {
     let page = reader.read_all(Position(position.0.saturating_sub(1)), &Filter::all(), 1)?;
     let found = page.events.first().filter(|event| event.position == position);

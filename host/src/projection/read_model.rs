@@ -1,4 +1,4 @@
-//! The SQLite file of a projection: its rows, its checkpoint, and what history it is of.
+//! The SQLite file of a projection: its rows, its checkpoint, and the code and history that it belongs to.
 
 use super::memory;
 use crate::exhaustion;
@@ -13,19 +13,21 @@ use std::time::Duration;
 use uuid::Uuid;
 use wasmill_read_model::{Guarded, Limits, Refused, Trouble, unsigned};
 
-/// The format of the host's tables; files of another one are built again.
+/// The format of the host's tables. Files of another format are rebuilt.
 const FORMAT: u32 = 2;
 
-/// Bytes that the rows of one statement may have.
+/// The maximum size of the rows of one statement, in bytes.
 const ROWS_BYTES_MAX: usize = 16 << 20;
 
-/// Pages of the log at which it is folded into the file: rows that change often are then written there once.
+/// The pages of the write-ahead log at which SQLite checkpoints it. A large log means that rows that change often are
+/// written to the file only once.
 const LOG_PAGES: u32 = 8_000;
 
-/// The size up to which a file is checked as a whole when it is opened. Damage in a greater one shows when it is read.
+/// The size up to which a file is checked completely when it is opened. Damage in a larger one is found when it is
+/// read.
 const CHECKED_BYTES_MAX: u64 = 64 << 20;
 
-/// How long to wait for another connection that holds the file.
+/// How long to wait for another connection that has locked the file.
 const BUSY_TIME: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
@@ -41,14 +43,15 @@ const SCHEMA: &str = "
     );
     INSERT INTO _wasmill_checkpoint VALUES (0, zeroblob(16));";
 
-/// An event that a read model is at: everything up to it is in the rows. Position 0 is before the first event.
+/// The checkpoint of a read model: the event up to which everything is in the rows. Position 0 is before the first
+/// event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) position: Position,
     pub(super) event: Uuid,
 }
 
-/// What a read model is of.
+/// The store and the code that a read model belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The identity of the store.
@@ -57,7 +60,7 @@ pub(super) struct Origin {
     pub(super) code: String,
 }
 
-/// A read model as it was found.
+/// The description of a read model in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) origin: Origin,
@@ -68,26 +71,26 @@ pub(super) struct About {
 /// Why a read model can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It does not get better: it is to be built again.
+    /// The damage is permanent, and the read model must be rebuilt.
     Damaged(String),
-    /// The disk is full or fails, or somebody else holds the file: it may be over soon.
+    /// The problem is temporary: the disk is full or fails, or another process has locked the file.
     Passing(String),
     /// The plugin's own statements are at fault.
     Statement(String),
 }
 
-/// A connection to a read model. Cloning shares it.
+/// A connection to a read model. Clones share it.
 #[derive(Clone)]
 pub(super) struct Database(Arc<Shared>);
 
 struct Shared {
     guarded: Mutex<Guarded>,
-    /// What the guest's statements met that is not their fault, until somebody takes it.
+    /// The last problem of the guest's statements that is not their fault, until it is taken.
     trouble: Mutex<Option<Fault>>,
 }
 
 impl Database {
-    /// Makes a file, with the tables of the host and those of `schema`.
+    /// Creates a file with the tables of the host and those of `schema`.
     pub(super) fn create(file: &Path, schema: &str, origin: &Origin, limits: &plugin::Limits) -> Result<Self, Fault> {
         let database = Self::writing(file, limits).map_err(|error| fault(file, &error))?;
         let sql = |error: rusqlite::Error| fault(file, &error);
@@ -108,7 +111,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens a file that is there, to write, and says what it is.
+    /// Opens an existing file for writing, and returns its description.
     pub(super) fn open(file: &Path, limits: &plugin::Limits) -> Result<(Self, About), Fault> {
         if !std::fs::symlink_metadata(file).is_ok_and(|about| about.is_file()) {
             return Err(Fault::Damaged("it is no file".to_owned()));
@@ -120,7 +123,7 @@ impl Database {
         }
         let database = Self::writing(file, limits).map_err(|error| fault(file, &error))?;
         let about = database.about().map_err(|error| match fault(file, &error) {
-            // A table or a column is missing, or holds what it should not.
+            // A table or a column is missing, or has invalid content.
             Fault::Statement(cause) => Fault::Damaged(format!("it is no read model of this version: {cause}")),
             fault => fault,
         })?;
@@ -142,8 +145,8 @@ impl Database {
     fn writing(file: &Path, limits: &plugin::Limits) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
         connection.busy_timeout(BUSY_TIME)?;
-        // A read model can be built again, so losing its last transactions with the power is no loss; its rows and
-        // its checkpoint stay together in any case.
+        // A read model can be rebuilt, so it may lose its last transactions in a power failure. Rows and checkpoint
+        // stay consistent in any case.
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
         connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
@@ -184,7 +187,7 @@ impl Database {
             |row| row.get(0),
         )?;
         if bytes <= CHECKED_BYTES_MAX {
-            // What a file lost behind its beginning shows here and not at some event.
+            // A file that was truncated is found here, and not later at some event.
             let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
             if found != "ok" {
                 return Err(rusqlite::Error::InvalidParameterName(found));
@@ -193,7 +196,7 @@ impl Database {
         Ok(About { origin, has_answered, mark })
     }
 
-    /// Begins the transaction that the guest's statements will be in.
+    /// Begins the transaction for the guest's statements.
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
         let guarded = self.lock();
         guarded.owner().execute_batch("BEGIN IMMEDIATE")?;
@@ -201,13 +204,13 @@ impl Database {
         Ok(())
     }
 
-    /// Marks a place in the transaction.
+    /// Sets a savepoint in the transaction.
     pub(super) fn mark(&self) -> rusqlite::Result<()> {
         self.lock().owner().execute_batch("SAVEPOINT part")
     }
 
-    /// Forgets the mark, and what was done since too if that failed. False if the whole transaction is gone: some
-    /// errors, such as a statement that was interrupted, undo all of it.
+    /// Releases the savepoint, and first rolls back to it if the call failed. Returns false if the whole transaction is
+    /// gone, because some errors, such as an interrupted statement, roll it back.
     pub(super) fn unmark(&self, failed: bool) -> rusqlite::Result<bool> {
         let guarded = self.lock();
         let connection = guarded.owner();
@@ -218,7 +221,7 @@ impl Database {
         Ok(true)
     }
 
-    /// Ends it with nothing changed.
+    /// Rolls the transaction back.
     pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
         let guarded = self.lock();
         guarded.in_transaction(false);
@@ -226,7 +229,8 @@ impl Database {
         if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") }
     }
 
-    /// Ends it with the checkpoint moved; false, and nothing kept, if the checkpoint is not at `from`.
+    /// Commits the transaction with the checkpoint moved. If the checkpoint is not at `from`, rolls it back and returns
+    /// false.
     pub(super) fn commit(&self, from: Position, to: Mark) -> rusqlite::Result<bool> {
         let guarded = self.lock();
         guarded.in_transaction(false);
@@ -239,24 +243,24 @@ impl Database {
         Ok(moved == 1)
     }
 
-    /// Notes that it answers queries: it has caught up.
+    /// Records that it has caught up and answers queries.
     pub(super) fn answers(&self) -> rusqlite::Result<()> {
         self.lock().owner().execute("UPDATE _wasmill_model SET has_answered = 1", []).map(|_| ())
     }
 
-    /// The read model as the guest gets it, with so much time for its statements.
+    /// Returns the read model for a guest, with `time` for its statements.
     pub(super) fn for_guest(&self, time: Duration) -> Box<dyn ReadModel> {
         self.lock().allow(time);
         Box::new(Session(self.clone()))
     }
 
-    /// What the guest's statements met since the last time that is not their fault.
+    /// Takes the problem that the guest's statements met since the last call, if it is not their fault.
     pub(super) fn take_trouble(&self) -> Option<Fault> {
         self.0.trouble.held().take()
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        // A panic in between leaves a connection in order: SQLite knows its own state.
+        // The connection stays usable after a panic, because SQLite keeps its own state.
         self.0.guarded.held()
     }
 }
@@ -298,7 +302,7 @@ fn refused(refused: Refused) -> Fault {
     }
 }
 
-/// What an error of a statement of the host's means.
+/// Classifies an error of one of the host's statements.
 pub(super) fn fault(file: &Path, error: &rusqlite::Error) -> Fault {
     match Trouble::of(error) {
         Some(Trouble::Damaged) => Fault::Damaged(error.to_string()),
@@ -311,7 +315,7 @@ pub(super) fn fault(file: &Path, error: &rusqlite::Error) -> Fault {
     }
 }
 
-/// What a person can do about trouble that passes.
+/// Returns what a person can do about a temporary problem.
 fn remedy(error: &rusqlite::Error) -> Option<String> {
     match error.sqlite_error_code()? {
         ErrorCode::DiskFull => Some("the disk is full: free some space".to_owned()),

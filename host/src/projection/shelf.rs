@@ -1,9 +1,9 @@
-//! The folder of a projection's read models: names of files, and which files may go.
+//! The folder of a projection's read models: the names of files, and which files may be deleted.
 //!
-//! A read model's file is named by a number of its own and by the beginning of its code's digest, so that no name is
-//! ever used twice, not even if code comes back. The code itself lies beside it: an old read model answers with the code
-//! that made it. Only names that are made here are ever deleted. A file that can't be used is set aside, not deleted; the
-//! newest few of them stay.
+//! A read model's file is named by its own number and by the beginning of its code's digest, so that no name is ever
+//! used twice, even if the same code is loaded again. The code is kept in the same folder, because an old read model
+//! answers with the code that built it. Only files with such names are ever deleted. A file that can't be used is set
+//! aside, not deleted, and the newest few of these are kept.
 
 use crate::paths;
 use crate::plugin::Plugin;
@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Characters of the digest in a file's name.
+/// The number of the digest's characters in a file's name.
 const DIGEST_CHARACTERS: usize = 16;
 
-/// Read models that were set aside and stay.
+/// The number of read models that are kept after they were set aside.
 const ASIDE_MAX: usize = 2;
 
-/// How the name of a file begins that was set aside.
+/// The prefix of the name of a file that was set aside.
 const ASIDE: &str = "unusable-";
 
-/// What SQLite keeps beside a file.
+/// The suffixes of a database file and of the files that SQLite keeps with it.
 const ENDINGS: [&str; 3] = ["", "-wal", "-shm"];
 
 /// The folder of a projection's read models.
@@ -44,8 +44,7 @@ pub(super) struct Title {
     code: String,
 }
 
-/// The files of an open read model. It is dropped once nobody uses them any more, and deletes them then if they are
-/// retired.
+/// The files of an open read model. When this is dropped after its last use, it deletes the files if they are retired.
 pub(super) struct Files {
     shelf: Arc<Shelf>,
     pub(super) title: Title,
@@ -53,7 +52,7 @@ pub(super) struct Files {
 }
 
 impl Title {
-    /// Whether code of this digest made it, as far as the name tells.
+    /// Whether, by its name, code of this digest built it.
     pub(super) fn is_of(&self, digest: &str) -> bool {
         digest.starts_with(&self.code)
     }
@@ -75,7 +74,7 @@ impl Shelf {
         Arc::new(Self { folder, newest: AtomicU64::new(0), open: Mutex::default(), gone: Mutex::default() })
     }
 
-    /// The read models that are there and may be opened, the newest first. Makes the folder.
+    /// Lists the read models that may be opened, the newest first. Creates the folder if it is missing.
     pub(super) fn titles(&self) -> std::io::Result<Vec<Title>> {
         paths::make_folder(&self.folder)?;
         let mut titles = Vec::new();
@@ -93,19 +92,19 @@ impl Shelf {
         Ok(titles)
     }
 
-    /// A title that was never used.
+    /// Returns a title that was never used.
     pub(super) fn next_title(&self, digest: &str) -> Title {
         let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
         Title { number, code: digest[..DIGEST_CHARACTERS].to_owned() }
     }
 
-    /// The files of a title.
+    /// Returns the files of a title, which count as open from now on.
     pub(super) fn files(self: &Arc<Self>, title: Title) -> Files {
         self.open.held().insert(title.number);
         Files { shelf: self.clone(), title, is_retired: false.into() }
     }
 
-    /// The read models that nobody has open.
+    /// Lists the read models that are not open.
     pub(super) fn leftovers(&self) -> Vec<Title> {
         let mut titles = self.titles().unwrap_or_default();
         let open = self.open.held();
@@ -113,37 +112,37 @@ impl Shelf {
         titles
     }
 
-    /// The file of a title.
+    /// Returns the path of a title's file.
     pub(super) fn file(&self, title: &Title) -> PathBuf {
         self.folder.join(title.file_name())
     }
 
-    /// Keeps the code of a plugin beside its read model, for as long as the read model stays.
+    /// Copies the code of a plugin into the folder, where it stays as long as its read model.
     pub(super) fn keep_code(&self, plugin: &Plugin) -> Result<(), String> {
         let file = self.folder.join(format!("{}.wasm", &plugin.digest[..DIGEST_CHARACTERS]));
         if file.is_file() { Ok(()) } else { plugin.copy_code(&file) }
     }
 
-    /// Where the code of a title is, if it is there.
+    /// Returns the path of a title's code, if the file exists.
     pub(super) fn code(&self, title: &Title) -> Option<PathBuf> {
         Some(self.folder.join(format!("{}.wasm", title.code))).filter(|file| file.is_file())
     }
 
-    /// Deletes the read model of a title that nobody uses.
+    /// Deletes the read model of a title, which must not be in use.
     pub(super) fn delete(&self, title: &Title) {
         delete(&self.file(title));
         self.delete_stray_code();
     }
 
-    /// Renames the read model of a title, so that nothing opens it any more, and deletes those that were set aside long
-    /// ago. Those who have it open keep it.
+    /// Renames the read model of a title, so that it is not opened any more, and deletes the oldest ones that were set
+    /// aside. Connections that have it open can still use it.
     fn set_aside(&self, title: &Title) {
         self.gone.held().insert(title.number);
         let file = self.file(title);
         let aside = self.folder.join(format!("{ASIDE}{}", title.file_name()));
         match fs::rename(&file, &aside) {
             Ok(()) => tracing::warn!(
-                "a read model that can't be used is set aside as {}; it may be deleted, the newest {ASIDE_MAX} stay",
+                "a read model that can't be used is set aside as {}; you may delete it; the newest {ASIDE_MAX} stay",
                 aside.display()
             ),
             Err(error) => tracing::warn!("{} can't be set aside: {error}", file.display()),
@@ -164,7 +163,7 @@ impl Shelf {
         names.filter_map(|name| Title::parse(name.strip_prefix(ASIDE)?)).collect()
     }
 
-    /// Code whose read models are gone.
+    /// Deletes code whose read models are gone.
     fn delete_stray_code(&self) {
         let Ok(titles) = self.titles() else { return };
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -183,13 +182,13 @@ impl Files {
         self.shelf.file(&self.title)
     }
 
-    /// They are deleted once nobody uses them.
+    /// Has the files deleted once they are no longer used.
     pub(super) fn retire(&self) {
         self.shelf.gone.held().insert(self.title.number);
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// They are set aside at once.
+    /// Sets the files aside at once.
     pub(super) fn set_aside(&self) {
         self.shelf.set_aside(&self.title);
     }
@@ -217,7 +216,7 @@ fn delete(file: &Path) {
         if let Err(error) = gone
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!("an old read model stays, {}: {error}", file.display());
+            tracing::warn!("the old read model {} can't be deleted: {error}", file.display());
         }
     }
 }

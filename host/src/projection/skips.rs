@@ -1,7 +1,8 @@
-//! Events that a person had a projection pass over, because it can't take them.
+//! The events that a projection skips, because it can't fold them and a person has decided so.
 //!
-//! They are facts of the store, `projection/NAME/skipped/POSITION`, so a read model that is built again passes over them
-//! too. Each has the event's id: a store of another history has another event in its place, which is not skipped.
+//! They are facts of the store, `projection/NAME/skipped/POSITION`, so a rebuilt read model skips them too. Each fact
+//! has the event's id. If the store's history is another one, a different event is at the position, and it is not
+//! skipped.
 
 use crate::model::{FactName, Position, RecordedEvent};
 use crate::status::SkippedEvent;
@@ -13,32 +14,32 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
-/// An event that is passed over, as the store keeps it.
+/// An event that is skipped, as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Skip {
     pub(super) event: String,
-    /// Its name and stream, for people.
+    /// Its name and stream, for the status.
     pub(super) what: String,
     /// Why the projection stopped at it.
     pub(super) reason: String,
-    /// When a person decided.
+    /// When a person decided to skip it.
     pub(super) time_ms: u64,
 }
 
-/// What is passed over, shared by those who decide and the thread that does it.
+/// The events to skip, shared by the API and the projection's thread.
 #[derive(Default)]
 pub(super) struct Skips {
     all: Mutex<BTreeMap<Position, Skip>>,
     changed: AtomicBool,
 }
 
-/// The name of the fact.
+/// Returns the name of the fact.
 pub(super) fn fact(projection: &str, position: Position) -> String {
     FactName::Skipped { projection, position }.to_string()
 }
 
 impl Skips {
-    /// Those that the store has.
+    /// Loads the skipped events from the store.
     pub(super) fn load(reader: &mut dyn Reader, projection: &str) -> Result<Self, store::Error> {
         let mut all = BTreeMap::new();
         for (name, value) in reader.facts(&FactName::prefix_of_skipped(projection))? {
@@ -46,7 +47,7 @@ impl Skips {
                 (Some(FactName::Skipped { position, .. }), Ok(skip)) => {
                     all.insert(position, skip);
                 }
-                _ => tracing::error!("the store has {name}, which is no event to skip: {value}"),
+                _ => tracing::error!("the store's fact {name} does not name an event to skip and is ignored: {value}"),
             }
         }
         Ok(Self { changed: (!all.is_empty()).into(), all: all.into() })
@@ -57,13 +58,13 @@ impl Skips {
         self.changed.store(true, Ordering::Release);
     }
 
-    /// All of them, if there are new ones since the last time.
+    /// Returns all of them if there are new ones since the last call.
     pub(super) fn changes(&self) -> Option<BTreeMap<Position, Skip>> {
         let changed = self.changed.swap(false, Ordering::Acquire);
         changed.then(|| self.all.held().clone())
     }
 
-    /// For the status.
+    /// Returns them as the status shows them.
     pub(super) fn shown(&self) -> Vec<SkippedEvent> {
         let all = self.all.held();
         let shown = |(position, skip): (&Position, &Skip)| {
@@ -74,7 +75,7 @@ impl Skips {
     }
 }
 
-/// Whether a person had this event passed over.
+/// Whether a person has decided to skip this event.
 pub(super) fn is_skipped(skips: &BTreeMap<Position, Skip>, event: &RecordedEvent) -> bool {
     skips.get(&event.position).is_some_and(|skip| skip.event.parse::<Uuid>() == Ok(event.id))
 }

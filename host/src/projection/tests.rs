@@ -1,4 +1,4 @@
-//! Read models as they may be found, and guests that ask for too much.
+//! Tests of read models in any state, and of guests that ask for too much.
 
 use super::read_model::{Database, Fault, Mark, Origin};
 use super::shelf::Shelf;

@@ -1,17 +1,17 @@
 //! The thread of a projection.
 //!
-//! One generation answers queries and follows the store. Beside it, one of newer code may be built; once that one has
-//! caught up it takes over in one step. Either may be missing: nothing answers before a read model has caught up once, and
-//! what is damaged is built again.
+//! One generation answers queries and follows the store. A generation of newer code may be built at the same time. Once
+//! it has caught up, it takes over in one step. Either may be missing: no code answers before a read model has caught
+//! up once, and a damaged read model is rebuilt.
 
 use super::Error;
-use super::board::{Building, Code, View};
+use super::board::{BoardView, Building, Code};
 use super::builder::{Broken, Builder, EventAt};
 use super::folding::Folding;
 use super::generation::Generation;
 use super::opening::Opener;
 use super::skips::Skips;
-use crate::follow::{Progress, backoff};
+use crate::follow::{FollowerProgress, backoff};
 use crate::model::Position;
 use crate::plugin::{Catalog, Plugin};
 use crate::status::State;
@@ -21,19 +21,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How long to wait for new events before looking for new code.
+/// How long to wait for new events before checking for new code.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// What a projection's thread and those who ask it share.
+/// The state that a projection's thread shares with its handle.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) answering: ArcSwapOption<Generation>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) view: watch::Sender<View>,
+    pub(super) progress: Arc<FollowerProgress>,
+    pub(super) view: watch::Sender<BoardView>,
     pub(super) skips: Skips,
 }
 
-pub(super) struct Worker {
+pub(super) struct ProjectionWorker {
     pub(super) name: Arc<str>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) opener: Opener,
@@ -43,16 +43,17 @@ pub(super) struct Worker {
     pub(super) live: Option<Builder>,
     /// The generation of the newest code, until it has caught up.
     pub(super) next: Option<Builder>,
-    /// New code that failed before it could take over, and why. It is not tried again.
+    /// New code that failed before it could take over, and why. It is not retried.
     pub(super) refused: Option<(Arc<Plugin>, Arc<Broken>)>,
-    /// Why a generation can't be begun now, how often that was so, and when it is tried again.
+    /// Why no generation can be opened now, the number of attempts, and the time of the next one.
     pub(super) unopened: Option<(Arc<str>, u32, Instant)>,
-    /// Whether older code may be asked to answer: at a start alone.
+    /// Whether older code may answer meanwhile. This is only so at a start.
     pub(super) looks_for_older: bool,
 }
 
-impl Worker {
-    /// Takes up what there is for the current code. Fast, so that a host that was in order answers at once.
+impl ProjectionWorker {
+    /// Opens the read model of the current code, if there is one. This is fast, so that a projection that was up to
+    /// date answers at once.
     pub(super) fn begin(&mut self) {
         let plugin = self.folding.slot.current();
         match self.opener.find(&plugin, self.folding.follower.reader()) {
@@ -66,7 +67,7 @@ impl Worker {
             Err(error) => self.is_unopened(&error),
         }
         if self.folding.follower.head() == Position(0) {
-            // Nothing can be missing.
+            // The store is empty, so an empty read model is complete.
             self.looks_for_older = false;
             self.look_for_code();
             self.take_over(Position(0));
@@ -74,7 +75,7 @@ impl Worker {
         self.show();
     }
 
-    /// Works until it is stopped. After a panic it is called again.
+    /// Works until the projection is stopped. After a panic it is called again.
     pub(super) fn run(&mut self) {
         [&mut self.live, &mut self.next].into_iter().flatten().for_each(Builder::begin_again);
         if std::mem::take(&mut self.looks_for_older) {
@@ -92,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// Has older code answer while the current one is not there yet.
+    /// Has older code answer until the current code has caught up.
     fn look_for_older(&mut self) {
         let (catalog, slot) = (&self.catalog, &self.folding.slot);
         let load = |file: &std::path::Path| catalog.load_other(slot, file);
@@ -121,7 +122,7 @@ impl Worker {
         let stopped_at = broken.into_iter().chain(self.refused.as_ref().map(|(_, broken)| broken));
         let mut stopped_at: Vec<EventAt> = stopped_at.filter_map(|broken| broken.at.clone()).collect();
         stopped_at.dedup();
-        let view = View {
+        let view = BoardView {
             answers: self.live.as_ref().map(|live| live.code.clone()),
             stopped: broken.map(|broken| broken.reason.as_str().into()),
             building: building.or_else(|| is_wanted.then(current)),
@@ -185,7 +186,7 @@ impl Worker {
             && !self.refused.as_ref().is_some_and(|(refused, _)| self.folding.slot.is_current(refused))
     }
 
-    /// Goes on over events that a person has now had it pass over.
+    /// Resumes after the events that a person has decided to skip.
     fn look_for_skips(&mut self) {
         let Some(skips) = self.shared.skips.changes() else { return };
         self.folding.skips = skips;
@@ -201,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// What a query has found to be damaged answers no more.
+    /// Stops answering from a read model that a query has found to be damaged.
     fn look_for_damage(&mut self) {
         let damage = self.live.as_ref().and_then(|live| live.generation.damage().cloned());
         if let Some(cause) = damage {
@@ -212,14 +213,14 @@ impl Worker {
     fn live_is_damaged(&mut self, cause: &str) {
         if let Some(live) = self.live.take() {
             self.shared.answering.store(None);
-            // Nothing that waits for a position is answered before it is there again.
+            // Queries that wait for a position wait until the rebuilt read model has reached it.
             self.shared.progress.reach(Position(0));
             live.generation.set_aside();
             self.opener.note(cause);
         }
     }
 
-    /// Begins a generation of the newest code, unless that one answers, is being built or is refused.
+    /// Starts a generation of the newest code, unless that code answers, is being built or is refused.
     fn look_for_code(&mut self) {
         let current = self.folding.slot.current();
         if let Some((refused, _)) = &self.refused {
@@ -247,13 +248,13 @@ impl Worker {
     }
 
     fn is_unopened(&mut self, error: &Error) {
-        tracing::error!("projection {} can't begin: {error}", self.name);
+        tracing::error!("projection {} can't start: {error}", self.name);
         let attempts = self.unopened.as_ref().map_or(1, |(_, attempts, _)| attempts + 1);
         let again_at = Instant::now() + backoff(self.folding.options.backoff, attempts);
         self.unopened = Some((error.to_string().into(), attempts, again_at));
     }
 
-    /// What was built for code that is not the newest any more goes.
+    /// Drops the read model that was being built for code that is no longer the newest.
     fn drop_next(&mut self) {
         if let Some(next) = self.next.take() {
             next.generation.retire();
@@ -261,21 +262,21 @@ impl Worker {
     }
 
     fn refuse(&mut self, plugin: Arc<Plugin>, error: Error) {
-        tracing::error!("projection {} does not take the code of {}: {error}", self.name, plugin.label());
+        tracing::error!("projection {} refuses the code of {}: {error}", self.name, plugin.label());
         self.refused = Some((plugin, error.into_broken()));
     }
 
     fn step_live(&mut self) {
         let Some(live) = self.live.as_mut().filter(|live| live.is_at_work()) else { return };
         let stepped = self.folding.step(live);
-        // Also what came before an event that failed.
+        // This includes the events before one that failed.
         self.shared.progress.reach(live.committed());
         match stepped {
             Ok(()) => live.trouble = None,
             // The host is stopping.
             Err(error) if error.is_end() => {}
             Err(error) if error.is_damage() => self.live_is_damaged(&error.to_string()),
-            // The disk or the memory, most likely: nothing is lost, and it may come back.
+            // Most likely the disk is full or memory is short. Nothing is lost, and it is retried.
             Err(error) if error.is_passing() => {
                 tracing::error!("projection {} is held up: {error}", self.name);
                 live.is_held_up(error.to_string(), self.folding.options.backoff);
@@ -289,7 +290,7 @@ impl Worker {
 
     fn step_next(&mut self) {
         let Some(next) = self.next.as_mut().filter(|next| next.is_at_work()) else { return };
-        // What is written meanwhile does not count: under load there is always something.
+        // Events that are recorded meanwhile do not count: under load there are always some.
         let head = self.folding.follower.head();
         match self.folding.step(next) {
             Ok(()) => {
@@ -301,7 +302,7 @@ impl Worker {
                 next.generation.set_aside();
                 self.next = None;
                 self.opener.note(&error.to_string());
-                // Not at once again: a disk that damages what is written would be kept busy.
+                // It is not rebuilt at once: a disk that damages files would be kept busy.
                 self.is_unopened(&error);
             }
             Err(error) if error.is_passing() => {
@@ -316,7 +317,7 @@ impl Worker {
         }
     }
 
-    /// Has the newest code answer, once it has caught up with the code before it, or with the store as it was.
+    /// Has the newest code answer, once it has caught up with the code that answers now or, without one, with `head`.
     fn take_over(&mut self, head: Position) {
         let goal = self.live.as_ref().map_or(head, |live| live.reached);
         let Some(mut next) = self.next.take_if(|next| next.reached >= goal && next.calls == 0) else { return };
@@ -338,7 +339,8 @@ impl Worker {
         }
     }
 
-    /// Deletes what earlier hosts left. What this host has opened goes by itself once no query uses it.
+    /// Deletes the read models that earlier hosts left. Those that this host has opened are deleted by themselves once
+    /// no query uses them.
     fn forget_others(&self) {
         for title in self.opener.shelf.leftovers() {
             self.opener.shelf.delete(&title);

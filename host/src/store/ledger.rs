@@ -1,25 +1,36 @@
-//! A ledger: what of a numbered sequence is settled.
+//! Ledgers, which say what is settled in a numbered sequence.
 //!
-//! A watermark and the settled ranges above it. Settling may come in any order; what is contiguous moves the watermark.
+//! A ledger is a watermark and the settled ranges above it. Items may be settled in any order. A range that is
+//! contiguous with the watermark moves it.
 
 use std::collections::BTreeMap;
 
-/// What of a numbered sequence is settled.
+/// The settled items of a numbered sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Everything below is settled.
+    /// The watermark: everything below it is settled.
     pub next: u64,
-    /// Settled ranges above `next`, first → last, apart from each other.
+    /// The settled ranges above `next`, first → last, with gaps between them.
     pub ahead: BTreeMap<u64, u64>,
 }
 
 impl Ledger {
-    /// Whether an item is settled.
+    /// Returns whether an item is settled.
     pub fn has(&self, number: u64) -> bool {
         number < self.next || self.ahead.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
     }
 
-    /// Marks a range as settled and moves `next` over what is now contiguous.
+    /// Returns the first number from `from` on that is not settled.
+    pub fn first_open(&self, from: u64) -> u64 {
+        let from = from.max(self.next);
+        match self.ahead.range(..=from).next_back() {
+            // Ranges have gaps between them.
+            Some((_, &last)) if from <= last => last + 1,
+            _ => from,
+        }
+    }
+
+    /// Marks a range as settled, and moves `next` past all ranges that are now contiguous.
     pub fn settle(&mut self, first: u64, last: u64) {
         if first > self.next {
             return self.settle_ahead(first, last);
@@ -60,8 +71,10 @@ mod tests {
         ledger.settle(3, 3);
         assert_eq!((ledger.next, ledger.ahead.clone().into_iter().collect::<Vec<_>>()), (0, vec![(2, 6)]));
         assert!(ledger.has(5) && !ledger.has(1) && !ledger.has(7));
+        assert_eq!([0, 1, 2, 5, 7].map(|from| ledger.first_open(from)), [0, 1, 7, 7, 7]);
         ledger.settle(0, 1);
         assert_eq!(ledger, Ledger { next: 7, ahead: Default::default() });
+        assert_eq!([3, 9].map(|from| ledger.first_open(from)), [7, 9]);
     }
 
     #[test]

@@ -1,71 +1,71 @@
-//! Maintenance: what the embedded store offers beside its work. A database server has tools of its own for it.
+//! Maintenance functions of the embedded store. A database server has its own tools for this.
 
 use super::Error;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What a store can do for its operators.
+/// The maintenance functions of a store, for its operators.
 pub trait Maintenance: Send + Sync {
-    /// Copies the store, as it is at one moment, into a new file, while writes go on. The file is a store of its own.
-    /// Takes as long as it takes, on the caller's thread.
+    /// Copies the store, as it is at one moment, into a new file, which is a complete store. Writes continue meanwhile.
+    /// It runs on the caller's thread, without a time limit.
     fn backup(&self, to: &Path) -> Result<Backup, Error>;
 
-    /// How much there is. With `count` every event is read for it, which takes its time on a large store.
+    /// Returns statistics. With `count` every event is read, which takes long on a large store.
     fn statistics(&self, count: bool) -> Result<Statistics, Error>;
 }
 
 /// A copy of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
-    /// Where it is.
+    /// The path of the copy.
     pub file: String,
-    /// The newest event in it.
+    /// The position of its newest event.
     pub position: u64,
-    /// Its size.
+    /// The size of the copy.
     pub bytes: u64,
-    /// How long it took to make.
+    /// The time that it took to make the copy.
     pub elapsed_ms: u64,
 }
 
-/// How much there is in a store.
+/// The statistics of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statistics {
-    /// Of the newest event.
+    /// The position of the newest event.
     pub position: u64,
-    /// Bytes of the store without its log.
+    /// The bytes of the store without its write-ahead log.
     pub file_bytes: u64,
-    /// Bytes of it that are free to be used again.
+    /// The bytes in the store's file that are free for reuse.
     pub free_bytes: u64,
-    /// Bytes of the log that are not folded into the store yet.
+    /// The bytes of the write-ahead log that no WAL checkpoint has copied yet.
     pub log_bytes: u64,
-    /// Streams that take no more events.
+    /// The number of archived streams.
     pub archived_streams: u64,
-    /// Subscriptions with a checkpoint.
+    /// The number of subscriptions with a checkpoint.
     pub subscriptions: u64,
-    /// Numbered sequences: partitions of sources and commands of subscriptions.
+    /// The number of ledgers: partitions of sources, and commands of subscriptions.
     pub ledgers: u64,
-    /// Commands of subscriptions in steps that are not settled whole.
+    /// The number of subscriptions' commands in steps that are not completely settled.
     pub outbox_commands: u64,
-    /// Messages in steps that are not published whole.
+    /// The number of messages in steps that are not completely published.
     pub outbox_messages: u64,
-    /// Remembered outcomes of commands whose sender chose the id.
+    /// The number of remembered outcomes, which are those of commands whose sender chose the id.
     pub outcomes: u64,
-    /// What was dead-lettered.
+    /// The number of dead letters.
     pub dead_letters: u64,
-    /// What is known only once every event was read; `None` where that was not asked for.
+    /// The statistics that need a read of every event. `None` if they were not requested.
     pub counted: Option<Counted>,
 }
 
-/// What is known once every event was read.
+/// The statistics that need a read of every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
-    /// Streams with events.
+    /// The number of streams with events.
     pub streams: u64,
-    /// Recorded events.
+    /// The number of recorded events.
     pub events: u64,
-    /// Bytes of their payloads and headers.
+    /// The bytes of their payloads and headers.
     pub bytes: u64,
-    /// By aggregate type and name of the event, in order.
+    /// The counts by aggregate type and event name, in this order.
     pub types: Vec<TypeCount>,
 }
 
@@ -76,8 +76,8 @@ pub struct TypeCount {
     pub aggregate_type: String,
     /// The event's name.
     pub name: String,
-    /// How many there are.
+    /// The number of these events.
     pub events: u64,
-    /// Bytes of their payloads and headers.
+    /// The bytes of their payloads and headers.
     pub bytes: u64,
 }

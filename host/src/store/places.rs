@@ -1,22 +1,23 @@
-//! Parts of a manifest that keep a place in the store under their name, so that a part that is renamed is not taken for a
-//! new one.
+//! The places that parts of a manifest have in the store, under their names. With them a renamed part is not mistaken
+//! for a new one.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A kind of part that keeps its place in the store.
+/// A kind of part that has a place in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartKind {
-    /// A subscription: its checkpoint, its commands, and whether it is paused.
+    /// A subscription. Its place has its checkpoint, its commands, and whether it is paused.
     Subscription,
-    /// A source: the ledgers of its partitions, what its subscriber sends, and its sink of dead letters.
+    /// A source. Its place has the ledgers of its partitions, the commands and messages of its subscriber, and the
+    /// position of its sink of dead letters.
     Source,
-    /// A sink of events: its position.
+    /// A sink of events. Its place has its position.
     Sink,
 }
 
-/// A part that the store knows.
+/// A part that has a place in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Part {
     /// Its kind.
@@ -28,12 +29,12 @@ pub struct Part {
 /// A part's place in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Whose it is.
+    /// The part.
     #[serde(flatten)]
     pub part: Part,
-    /// How far it is, in words.
+    /// The progress of the part, as text.
     pub at: String,
-    /// Commands that are durable and were never settled.
+    /// The number of commands that are durable and not settled.
     pub pending: u64,
 }
 
@@ -47,7 +48,7 @@ impl fmt::Display for PartKind {
     }
 }
 
-/// `KIND/NAME`, as people name it.
+/// The form `KIND/NAME`, as people write it.
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.name)

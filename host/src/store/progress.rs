@@ -1,4 +1,4 @@
-//! Progress: how far subscriptions, sources and sinks are, and what they still have to send.
+//! Progress: the checkpoints, ledgers and positions of subscriptions, sources and sinks, and the outbox.
 
 use super::{Error, Ledger, Part, Place};
 use crate::ack::Ack;
@@ -6,110 +6,111 @@ use crate::model::*;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Recording progress.
+/// The writing side of progress.
 pub trait Progress: Send + Sync + 'static {
-    /// Moves a subscription's checkpoint together with its effects. Blocks while the queue is full.
+    /// Records a step of a subscription: its progress and its effects, in one transaction. Blocks while the queue is
+    /// full.
     fn advance(&self, step: Step, ack: Ack<Result<Advanced, Error>>);
 
-    /// Moves a sink's position, compare-and-set, keeps the dead letters of messages that were refused on the way, and
-    /// forgets the messages of the outbox that all its sinks are past: all in one transaction. What a position counts is
-    /// said by its name; see [`SinkName`].
+    /// Moves a sink's position by compare-and-set. The same transaction keeps the dead letters of messages that Kafka
+    /// refused, and removes the messages of the outbox that all of its sinks have published. The sink's name says what
+    /// the position counts; see [`SinkName`].
     fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>>);
 
     /// Sets where a ledger starts: everything below `next` counts as settled. Does nothing if the ledger is already
-    /// further.
+    /// past `next`.
     fn start_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>);
 
-    /// Sets where a ledger resumes: everything below `next` counts as settled and nothing else does. What is settled
-    /// again takes effect again: for a person to ask for, while nobody works with the ledger.
+    /// Sets where a ledger resumes: everything below `next` counts as settled, and nothing else. Items that are settled
+    /// a second time take effect again. So only a person may request this, while nobody uses the ledger.
     fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>);
 
-    /// Keeps a text under a name, or forgets it, in a transaction of its own. See [`ProgressReader::fact`].
+    /// Keeps or removes a text under a name, in its own transaction. See [`ProgressReader::fact`].
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>);
 
-    /// Gives the place that a part has in the store to another name, in one transaction: checkpoints, ledgers, the outbox,
-    /// positions, dead letters and facts. Fails if the other name has a place. Before the part is at work.
+    /// Moves the place of a part to another name, in one transaction: checkpoints, ledgers, the outbox, positions, dead
+    /// letters and facts. Fails if the other name already has a place. Call this before the part starts.
     fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>);
 
-    /// Forgets the place that a part has in the store, and what it never sent. Its dead letters stay.
+    /// Removes the place of a part, and the commands and messages that it has not sent. Its dead letters stay.
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>);
 
-    /// Wakes its holder when there may be new messages in the outbox: the number of the newest.
+    /// Watches the number of the newest message in the outbox, to wake those who wait for new ones.
     fn outbox_head(&self) -> watch::Receiver<u64>;
 }
 
-/// Reading progress.
+/// The reading side of progress.
 pub trait ProgressReader: Send {
-    /// The state of a ledger; a new one starts at 0.
+    /// Returns the state of a ledger. A new one starts at 0.
     fn ledger(&mut self, name: &str) -> Result<Ledger, Error>;
 
-    /// All ledgers whose name starts with `prefix`.
+    /// Returns all ledgers whose name starts with `prefix`.
     fn ledgers(&mut self, prefix: &str) -> Result<Vec<(String, Ledger)>, Error>;
 
-    /// The checkpoint of a subscription, if it ever had one.
+    /// Returns the checkpoint of a subscription, if it ever had one.
     fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error>;
 
-    /// The parts that have a place in the store, by kind and name.
+    /// Returns the parts that have a place in the store, ordered by kind and name.
     fn places(&mut self) -> Result<Vec<Place>, Error>;
 
-    /// The commands of a subscription that are not settled yet, in order.
+    /// Returns the commands of a subscription that are not settled, in order.
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error>;
 
-    /// Messages of the outbox after a number, in order, at most about `limit`.
+    /// Returns about `limit` messages of the outbox after a number, in order.
     fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error>;
 
-    /// The number of the last message that a sink has published; `None` if it never had a position.
+    /// Returns the number of the last message that a sink has published, or `None` if it never had a position.
     fn sink_position(&mut self, sink: &str) -> Result<Option<u64>, Error>;
 
-    /// A text that was kept under a name. Facts are for checks of identity: what a part remembers of the world outside,
-    /// to notice that it became another. [`FactName`] has their names.
+    /// Returns the text that was kept under a name. With facts a part remembers something outside of the store, such as
+    /// the id of the Kafka cluster, and notices if it has changed. [`FactName`] has their names.
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error>;
 
-    /// All facts whose name starts with `prefix`, by name.
+    /// Returns all facts whose name starts with `prefix`, by name.
     fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
 }
 
-/// One step of a subscription: all of it or nothing.
+/// One step of a subscription. It takes effect as a whole or not at all.
 #[derive(Debug)]
 pub struct Step {
     /// The subscription.
     pub subscription: Arc<str>,
-    /// What is done with it.
+    /// The progress of the step.
     pub reached: Reached,
-    /// Commands to send; the store numbers them in the ledger `subscription/NAME` and sets their origin.
+    /// The commands to send. The store numbers them in the ledger `subscription/NAME` and sets their origin.
     pub commands: Vec<Command>,
-    /// Messages for the outbox, in order.
+    /// The messages for the outbox, in order.
     pub messages: Vec<Message>,
-    /// What was dead-lettered.
+    /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// What a step of a subscription has done.
+/// The progress of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// Events up to a position.
+    /// The step has processed events up to a position.
     Events {
-        /// Its checkpoint as the caller knows it. Another value in the store fails the step.
+        /// The checkpoint that the caller expects. If the store has another one, the step fails.
         from: Position,
-        /// Its checkpoint after the step.
+        /// The checkpoint after the step.
         to: Position,
     },
-    /// Records, which the step settles in their ledgers. One that is settled already fails the step.
+    /// The step has processed records and settles them in their ledgers. If one is already settled, the step fails.
     Records {
-        /// The step's number in a row of steps, which begins with 0. A step is only taken directly after the one before
-        /// it: when one fails, all that follow it fail, so that no record of a key passes what failed. A new row may
-        /// begin at any time.
+        /// The step's number in a row of steps, which begins with 0. A step is accepted only directly after the
+        /// previous one. If a step fails, all later steps of the row fail too, so no record overtakes a failed record
+        /// of the same key. A new row may begin at any time.
         number: u64,
         /// The records.
         records: Vec<Origins>,
     },
-    /// The dead letter of this number, which the step takes away. Where it is gone the step fails.
+    /// The step has processed the dead letter with this number and removes it. If it no longer exists, the step fails.
     Replayed(u64),
 }
 
 /// The answer to a step of a subscription.
 #[derive(Debug)]
 pub struct Advanced {
-    /// The step's commands, now durable and with their origins: ready to be sent.
+    /// The step's commands, which are durable, have their origins, and can be sent.
     pub commands: Vec<Command>,
 }

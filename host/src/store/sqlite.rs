@@ -1,21 +1,22 @@
 //! The embedded store: one SQLite file, one writer.
 //!
-//! The writer drains a bounded queue into one transaction at a time (group commit) and answers after the commit.
-//! It is the only writer: a lock on a file beside the store keeps other hosts out, so the expected version can be
-//! checked against memory. The hot path only appends by position; the index from streams to positions is filled
-//! later, in sorted runs, and readers look in both places (`stream_index`).
+//! The writer drains a bounded queue into one transaction at a time (group commit) and answers after the commit. It is
+//! the only writer, because a lock on a file beside the store keeps other hosts out. So it can check the expected
+//! version against memory. The hot path only appends by position. The index from streams to positions is filled later,
+//! in sorted runs, and readers look in both places (`stream_index`).
 
 mod administration;
 mod age;
 mod appends;
 mod backup;
+mod dead_letter_room;
+mod dead_letters;
 mod dictionary;
 mod fault;
 mod files;
 mod ids;
 mod ledgers;
-mod letter_room;
-mod letters;
+mod outbox;
 mod owner;
 mod places;
 #[cfg(test)]
@@ -62,57 +63,57 @@ pub use verify::{Report, verify};
 /// The name of the store's file in a data folder.
 pub const FILE_NAME: &str = "events.sqlite";
 
-/// How many dead letters a store keeps.
+/// The limits of a store's dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LetterLimits {
-    /// Letters at most.
+pub struct DeadLetterLimits {
+    /// The most letters.
     pub count_max: u64,
-    /// Bytes of their contents, reasons and places at most.
+    /// The most bytes of their contents, reasons and places.
     pub bytes_max: u64,
-    /// Milliseconds after which a letter is dropped; `None` keeps it.
+    /// The age in milliseconds at which a dead letter is dropped. `None` keeps dead letters forever.
     pub age_max_ms: Option<u64>,
-    /// Whether the oldest letters make room. Otherwise what comes is refused with [`Error::Full`].
+    /// Whether the oldest dead letters are dropped to make room. Otherwise new ones are refused with [`Error::Full`].
     pub drops_oldest: bool,
 }
 
-impl Default for LetterLimits {
+impl Default for DeadLetterLimits {
     fn default() -> Self {
         Self { count_max: 1_000_000, bytes_max: 4 << 30, age_max_ms: None, drops_oldest: false }
     }
 }
 
-/// Limits of the store. Each has a default and a name in the manifest.
+/// The options of the store, each with a default. The ones that a person may want to change are in the manifest.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Writes that may wait for the writer; more block their senders.
+    /// The most writes that may wait for the writer. More writes block their senders.
     pub queue_max: usize,
-    /// The bytes of events, commands and messages that may wait for the writer; more block their senders.
+    /// The most bytes of events, commands and messages that may wait for the writer. More block their senders.
     pub queue_bytes_max: usize,
-    /// Writes in one transaction at most.
+    /// The most writes in one transaction.
     pub batch_max: usize,
-    /// Bytes of payload in one transaction, at which it is closed.
+    /// The bytes of payload at which a transaction is committed.
     pub batch_bytes_max: usize,
-    /// Events that make a run of the stream index.
+    /// The number of events that make a run of the stream index.
     pub index_run: usize,
-    /// Streams whose new events make a run, where that comes first.
+    /// The number of streams whose new events make a run, if it is reached first.
     pub index_run_streams: usize,
-    /// Rows of a run that go into the stream index with one transaction.
+    /// The number of a run's rows that one transaction adds to the stream index.
     pub index_slice: usize,
-    /// Streams whose version the writer keeps in memory; at least `batch_max`.
+    /// The number of streams whose version the writer keeps in memory, which is at least `batch_max`.
     pub heads_max: usize,
-    /// Size of the write-ahead log, in bytes, at which the writer folds it into the store.
+    /// The bytes of the write-ahead log at which the writer runs a WAL checkpoint.
     pub log_bytes_max: u64,
-    /// Bytes in one event at most.
+    /// The most bytes of one event.
     pub event_bytes_max: usize,
-    /// Bytes of the newest events that are kept in memory for those who follow them.
+    /// The bytes of the newest events that are kept in memory for followers.
     pub tail_bytes_max: usize,
-    /// How long the outcome of a command with an id of its sender's is remembered, in milliseconds.
+    /// The time in milliseconds for which the outcome of a command is remembered if its sender chose the id.
     pub outcomes_window_ms: u64,
-    /// Refusals are remembered like successes; else the repetition of a refused command is decided again.
+    /// Whether refusals are remembered like successes. Otherwise a repeated command that was refused is decided again.
     pub remember_refusals: bool,
-    /// Of the dead letters.
-    pub letters: LetterLimits,
-    /// The time.
+    /// The limits of the dead letters.
+    pub dead_letters: DeadLetterLimits,
+    /// The source of time.
     pub clock: Clock,
 }
 
@@ -123,10 +124,10 @@ impl Default for Options {
             queue_bytes_max: 64 << 20,
             batch_max: 2_000,
             batch_bytes_max: 8 << 20,
-            // The more events a stream has in a run, the fewer pages each of them costs.
+            // The more events of a stream are in a run, the fewer pages are written for each of them.
             index_run: 100_000,
             index_run_streams: 20_000,
-            // A few milliseconds.
+            // This takes a few milliseconds.
             index_slice: 1_000,
             heads_max: 200_000,
             log_bytes_max: 32 << 20,
@@ -134,7 +135,7 @@ impl Default for Options {
             tail_bytes_max: 16 << 20,
             outcomes_window_ms: 24 * 60 * 60 * 1_000,
             remember_refusals: true,
-            letters: LetterLimits::default(),
+            dead_letters: DeadLetterLimits::default(),
             clock: Clock::system(),
         }
     }
@@ -143,7 +144,7 @@ impl Default for Options {
 /// The embedded [`EventStore`].
 pub struct SqliteStore {
     path: PathBuf,
-    /// `None` after `close`. Senders hold it while they wait, and so does `close` wait for them.
+    /// The queue, or `None` after `close`. Senders hold the lock while they wait, so `close` waits for them.
     queue: RwLock<Option<crossbeam_channel::Sender<writer::Request>>>,
     writer: supervise::Thread,
     room: Arc<Room>,
@@ -152,15 +153,15 @@ pub struct SqliteStore {
     snapshots: snapshots::Snapshots,
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
-    letters_head: watch::Receiver<u64>,
+    dead_letters_head: watch::Receiver<u64>,
     loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
     meters: Arc<writer::Meters>,
 }
 
 impl SqliteStore {
-    /// Opens the store in a file, or makes it. Fails when another host has it open, and when the file is damaged
-    /// or from a newer wasmill.
+    /// Opens the store in a file, and creates it if it does not exist. Fails if another host has it open, or if the
+    /// file is damaged or from a newer wasmill.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
@@ -172,7 +173,7 @@ impl SqliteStore {
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
         let writer =
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
-        let (head, outbox_head, letters_head) = (writer.head(), writer.outbox_head(), writer.letters_head());
+        let (head, outbox_head, dead_letters_head) = (writer.head(), writer.outbox_head(), writer.dead_letters_head());
         let (loss, meters) = (writer.loss(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
@@ -186,7 +187,7 @@ impl SqliteStore {
             tail,
             head,
             outbox_head,
-            letters_head,
+            dead_letters_head,
             loss,
             identity,
             meters,
@@ -267,31 +268,31 @@ impl DeadLetters for SqliteStore {
         self.send(writer::Request::DeadLetter(Box::new(letter), origin, ack));
     }
 
-    fn discard_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
+    fn discard_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
         self.send(writer::Request::Administer(AdminRequest::Discard(number), ack));
     }
 
-    fn discard_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
+    fn discard_dead_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
         self.send(writer::Request::DiscardMany(which, ack));
     }
 
-    fn republish_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
+    fn republish_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
         self.send(writer::Request::Administer(AdminRequest::Republish(number), ack));
     }
 
-    fn explain_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
+    fn explain_dead_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
         self.send(writer::Request::Administer(AdminRequest::Explain(number, reason), ack));
     }
 
-    fn letters_head(&self) -> watch::Receiver<u64> {
-        self.letters_head.clone()
+    fn dead_letters_head(&self) -> watch::Receiver<u64> {
+        self.dead_letters_head.clone()
     }
 }
 
 impl Maintenance for SqliteStore {
     fn backup(&self, to: &Path) -> Result<Backup, Error> {
-        // Not by way of an inspection, which looks at the file itself: a process that closes a file gives up SQLite's locks
-        // on it.
+        // This must not use an inspection, which opens the file itself: a process that closes a file loses SQLite's
+        // locks on it.
         backup::copy(&schema::open_for_reading(&self.path)?, to)
     }
 
@@ -320,16 +321,16 @@ impl EventStore for SqliteStore {
     fn measures(&self) -> Measures {
         let queue = self.queue.held_shared();
         let clock_jumps = self.meters.clock_jumps.load(std::sync::atomic::Ordering::Relaxed);
-        let letters_dropped = self.meters.letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
-        let letter_bytes = self.meters.letter_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let dead_letters_dropped = self.meters.dead_letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let dead_letter_bytes = self.meters.dead_letter_bytes.load(std::sync::atomic::Ordering::Relaxed);
         let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
         Measures {
             commit_time: self.meters.commit_time.read(),
             batch_size: self.meters.batch_size.read(),
             queued,
             clock_jumps,
-            letter_bytes,
-            letters_dropped,
+            dead_letter_bytes,
+            dead_letters_dropped,
         }
     }
 
@@ -350,7 +351,7 @@ impl Drop for SqliteStore {
     }
 }
 
-/// Turns what SQLite says into the store's error, with the remedy where one is known.
+/// Turns an error of SQLite into an error of the store, with the remedy if one is known.
 fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| {
         use rusqlite::ErrorCode::*;
@@ -365,7 +366,7 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
             }
             Some(CannotOpen) => "; check that the folder exists and may be written to",
             Some(SystemIoFailure) => {
-                "; the disk failed, or no file may be so large: check the system's log and its limits"
+                "; the disk failed, or the file exceeds a limit of its size: check the system's log and its limits"
             }
             Some(DatabaseBusy | DatabaseLocked) => "; another program has the file open: end it, then send again",
             _ => "",
@@ -374,7 +375,8 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     }
 }
 
-/// What to do where SQLite met a limit of the process. It names neither: what it could not open may be any of a store's files.
+/// Returns what to do if SQLite reached a limit of the process. SQLite does not name the limit, nor which of a store's
+/// files it could not open.
 fn exhausted(error: &rusqlite::Error) -> Option<String> {
     use rusqlite::ffi;
     match error.sqlite_error()?.extended_code {

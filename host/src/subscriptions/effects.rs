@@ -1,5 +1,5 @@
-//! What a subscriber asked for, as commands and messages: each with the id, the time and the correlation of what
-//! caused it. What would make a chain of causes longer than it may be becomes a dead letter.
+//! The effects of a subscriber as commands and messages. Their ids, times and correlation ids derive from what caused
+//! them. If an effect would make a chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
 use crate::model::{Command, DeadLetter, DeadLetterContent, Header, Message, Record, RecordedEvent, StreamId};
@@ -7,22 +7,22 @@ use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
 use crate::trace;
 use std::sync::Arc;
 
-/// The sink of what subscribers publish.
+/// The sink that publishes the messages of subscribers.
 const OUTBOX: &str = "outbox";
 
-/// What an effect follows from.
+/// The cause of an effect: an event or a record.
 pub(super) trait Cause {
-    /// Its id.
+    /// Returns its id.
     fn id(&self) -> String;
-    /// Tells it from everything else that its subscription handles.
+    /// Returns a text that identifies it among everything that its subscription handles.
     fn place(&self, id: &str) -> String;
-    /// Its time.
+    /// Returns its time.
     fn time_ms(&self) -> u64;
-    /// The same for everything that follows from one first cause.
+    /// Returns the id that everything from one first cause shares.
     fn correlation_id(&self, id: &Arc<str>) -> Arc<str>;
-    /// How many subscribers the chain has passed before.
+    /// Returns how many subscribers the chain of causes has passed through so far.
     fn hops(&self) -> u32;
-    /// What came with it; of that, what follows gets the trace.
+    /// Returns its headers, from which its effects inherit the trace context.
     fn headers(&self) -> &[Header];
 }
 
@@ -78,17 +78,17 @@ impl Cause for Record {
     }
 }
 
-/// What comes of a call.
+/// The effects of a call, ready for the store.
 #[derive(Default)]
 pub(super) struct Outgoing {
     pub(super) commands: Vec<Command>,
     pub(super) messages: Vec<Message>,
-    /// What ends a chain of causes that is too long.
+    /// The effects that would make a chain of causes too long.
     pub(super) dead_letters: Vec<DeadLetter>,
 }
 
-/// The effects of a call as commands and messages. `cause` finds the item of an index. The ids are the same however
-/// often an item is handled, and in whatever list.
+/// Converts the effects of a call to commands and messages. `cause` returns the item of an index. The ids do not depend
+/// on how often an item is handled, or in which batch.
 pub(super) fn outgoing<'c, C: Cause + 'c>(
     subscription: &Arc<str>,
     effects: Effects,
@@ -107,14 +107,14 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
                 let command = command_from(traits, command);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
                     None => outgoing.commands.push(command),
-                    Some(reason) => outgoing.dead_letters.push(command_letter(subscription, command, reason)),
+                    Some(reason) => outgoing.dead_letters.push(dead_letter_of_command(subscription, command, reason)),
                 }
             }
             Effect::Message(message) => {
                 let message = message_from(traits, subscription, message);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
                     None => outgoing.messages.push(message),
-                    Some(reason) => outgoing.dead_letters.push(message_letter(subscription, message, reason)),
+                    Some(reason) => outgoing.dead_letters.push(dead_letter_of_message(subscription, message, reason)),
                 }
             }
         }
@@ -123,7 +123,7 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
 }
 
 impl Outgoing {
-    /// Tells people what ends here.
+    /// Logs the dead letters.
     pub(super) fn logged(self, subscription: &str) -> Self {
         for letter in &self.dead_letters {
             tracing::warn!("subscription {subscription}: {} can't be sent: {}", letter.place, letter.reason);
@@ -132,12 +132,12 @@ impl Outgoing {
     }
 }
 
-fn command_letter(subscription: &str, command: Command, reason: String) -> DeadLetter {
+fn dead_letter_of_command(subscription: &str, command: Command, reason: String) -> DeadLetter {
     let place = format!("command {} ({} to {})", command.id, command.name, command.stream);
     DeadLetter::of_command(subscription.to_owned(), place, reason, command)
 }
 
-fn message_letter(subscription: &str, message: Message, reason: String) -> DeadLetter {
+fn dead_letter_of_message(subscription: &str, message: Message, reason: String) -> DeadLetter {
     DeadLetter {
         consumer: subscription.to_owned(),
         place: format!("message {} to topic {}", message.id, message.topic),
@@ -151,7 +151,7 @@ fn message_letter(subscription: &str, message: Message, reason: String) -> DeadL
 /// What all effects of one cause share.
 struct Traits<'c, C> {
     cause: &'c C,
-    /// Of its effects, without their numbers.
+    /// The prefix of the ids of its effects, without their numbers.
     ids: String,
     effects: usize,
     hops: u32,
@@ -173,7 +173,7 @@ impl<'c, C: Cause> Traits<'c, C> {
         }
     }
 
-    /// The id of the next effect.
+    /// Returns the id of the next effect.
     fn next_id(&mut self) -> Arc<str> {
         self.effects += 1;
         [&self.ids, &*(self.effects - 1).to_string()].concat().into()

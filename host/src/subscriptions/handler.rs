@@ -1,13 +1,14 @@
-//! A subscriber's guest as its threads use it: made when it is needed, thrown away after a trap, renewed when there is
-//! new code.
+//! A subscriber's guest as a thread uses it: created when it is needed, dropped after a trap, and recreated when there
+//! is new code.
 
 use crate::filter::Filter;
+use crate::model::{Failure, Refusal};
 use crate::model::{Record, RecordedEvent};
-use crate::plugin::{self, Effects, Failure, Pace, Plugin, Refusal, Slot, SubscriberGuest};
+use crate::plugin::{self, Effects, Pace, Plugin, Slot, SubscriberGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A subscriber's guest, and how many items it gets at once.
+/// A subscriber's guest, and the size of its batches.
 pub(super) struct Handler {
     slot: Arc<Slot>,
     plugin: Arc<Plugin>,
@@ -15,41 +16,41 @@ pub(super) struct Handler {
     guest: Option<SubscriberGuest>,
 }
 
-/// Why a list has no effects.
+/// Why a batch has no effects.
 #[derive(Debug)]
 pub(super) enum Unhandled {
     /// The item at this index was refused.
     Refused(Failure),
-    /// The wasm store is lost; it is not known at which item.
+    /// The wasm store is lost. It is not known which item is at fault.
     Trap(String),
-    /// The list took longer than an item may; it is not known which item is at fault, if any is.
+    /// The batch took longer than one item may. It is not known which item is at fault, if any is.
     Overrun(String),
-    /// The host could not call the subscriber. The items are as good as before.
+    /// The host could not call the subscriber. The items can be retried.
     Host(String),
 }
 
 /// What to do with an item that failed by itself.
 pub(super) enum RetryDecision {
-    /// Dead-letter it.
+    /// It is dead-lettered.
     DeadLetter(String),
-    /// Try it again, after at least so long.
+    /// It is retried after at least this time.
     Again(String, Duration),
-    /// Try it again later, and do not count it: the host is in trouble, not the item.
+    /// It is retried later, and the attempt does not count, because the host is at fault.
     Later(String),
 }
 
-/// The code that records are delivered to, as the thread that delivers them sees it.
+/// The code that handles records, as the delivering thread uses it.
 pub(super) trait TakesRecords {
-    /// Takes new code, if there is any. Between two calls only.
+    /// Switches to new code, if there is any, and returns whether there was. This may only be called between two calls.
     fn renew(&mut self) -> bool;
 
-    /// Gives up its guest, which may be in the middle of a call, after a panic.
+    /// Drops its guest after a panic, because the guest may be in the middle of a call.
     fn replace(&mut self);
 
-    /// How many of the next items to handle at once.
+    /// Returns how many of the next items to put into a batch.
     fn list(&self, items: usize) -> usize;
 
-    /// All effects of these records of a source, or none.
+    /// Returns all effects of these records of a source, or none.
     fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled>;
 }
 
@@ -77,7 +78,7 @@ impl Handler {
         Self { pace: Pace::new(plugin.limits.event_time), plugin, slot, guest: None }
     }
 
-    /// Takes new code, if there is any. Between two calls only.
+    /// Switches to new code, if there is any, and returns whether there was. This may only be called between two calls.
     pub(super) fn renew(&mut self) -> bool {
         let is_new = self.is_outdated();
         if is_new {
@@ -88,32 +89,32 @@ impl Handler {
         is_new
     }
 
-    /// The guest may be in the middle of a call, after a panic: the next call has a new one.
+    /// Drops the guest, so that the next call gets a new one. After a panic the old one may be in the middle of a call.
     pub(super) fn replace(&mut self) {
         self.guest = None;
     }
 
-    /// Whether there is new code to take.
+    /// Whether there is new code.
     pub(super) fn is_outdated(&self) -> bool {
         !self.slot.is_current(&self.plugin)
     }
 
-    /// Which events the code wants.
+    /// Returns the filter of the events that the code wants.
     pub(super) fn filter(&self) -> Filter {
         self.plugin.subscriber_filter()
     }
 
-    /// How many of the next items to handle at once.
+    /// Returns how many of the next items to put into a batch.
     pub(super) fn list(&self, items: usize) -> usize {
         self.pace.list(items)
     }
 
-    /// All effects of these events, or none.
+    /// Returns all effects of these events, or none.
     pub(super) fn events(&mut self, events: &[RecordedEvent]) -> Result<Effects, Unhandled> {
         self.call(events.len(), |guest| guest.handle(events))
     }
 
-    /// All effects of these records of a source, or none.
+    /// Returns all effects of these records of a source, or none.
     pub(super) fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
         self.call(records.len(), |guest| guest.handle_records(source, records))
     }
@@ -147,7 +148,7 @@ impl Handler {
 }
 
 impl Unhandled {
-    /// The verdict on a list of one item.
+    /// Returns the decision about a batch that held a single item.
     pub(super) fn decision(self) -> RetryDecision {
         match self {
             Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => {
@@ -159,8 +160,8 @@ impl Unhandled {
         }
     }
 
-    /// How many items of a list to try next: those before the one that failed, or half if that is not known. One, if one
-    /// of them may never end.
+    /// Returns how many items of a batch to try next: those before the one that failed, or half of them if it is not
+    /// known. The result is one if an item may never end.
     pub(super) fn fewer(&self, count: usize) -> usize {
         match self {
             Self::Refused(failure) => failure.index.clamp(1, count - 1),

@@ -1,4 +1,4 @@
-//! Sending the commands of a subscription once they are durable.
+//! The sending of a subscription's commands once they are durable.
 
 use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Commands of one subscription that are sent and not settled; at the limit it waits until half of them are. They may all
-/// be to one aggregate, where each waits for the one before: they must leave room in its shard for others.
+/// The number of a subscription's commands in flight. At the limit it waits until half of them are settled. They may
+/// all go to one aggregate, where each waits for the one before, and must leave room for others in its shard.
 const IN_FLIGHT_MAX: usize = 1_024;
 
-/// Their bytes, with the same wait at the limit.
+/// The bytes of a subscription's commands in flight, with the same wait at the limit.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
-/// The pause before commands that came back are sent again a second time; it doubles each time.
+/// The pause before commands are sent again for the second time. It doubles each time.
 const RESEND_FIRST: Duration = Duration::from_millis(100);
 
 /// The commands of one subscription on their way to the aggregates.
@@ -32,11 +32,11 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct State {
     in_flight: Load,
-    /// A command came back unsettled: the store has it still.
+    /// Whether a command came back unsettled. The store still has it.
     unsettled: AtomicBool,
-    /// Why commands came back, until all are settled.
+    /// Why commands came back unsettled, until all are settled.
     trouble: Mutex<Option<Trouble>>,
-    /// Whether the host is stopping: then nobody waits for room.
+    /// Whether the host is stopping, and then no thread waits for room.
     stopping: Mutex<bool>,
     room: Condvar,
 }
@@ -44,19 +44,19 @@ struct State {
 /// Why commands are not settled.
 struct Trouble {
     reason: String,
-    /// How often they were sent again for it.
+    /// How often commands were sent again for this reason.
     times: u32,
-    /// When they may be sent again.
+    /// When the commands may be sent again.
     again_at: Instant,
 }
 
-/// Whether one that waits for room has to wait on.
+/// Whether a thread that waits for room has to keep waiting.
 fn has_no_room(load: Loaded) -> bool {
     load.reaches(IN_FLIGHT_MAX / 2 + 1, IN_FLIGHT_BYTES_MAX / 2 + 1)
 }
 
 impl State {
-    /// A command came back: it is sent again once no other is under way, after a pause.
+    /// Notes that a command came back unsettled. It is sent again after a pause, once no other is in flight.
     fn came_back(&self, reason: String) {
         let mut trouble = self.trouble.held();
         let trouble =
@@ -65,7 +65,7 @@ impl State {
         self.unsettled.store(true, Ordering::Release);
     }
 
-    /// Why commands are not settled, if any came back and is not settled since.
+    /// Returns why commands came back, until they are settled.
     fn trouble(&self) -> Option<String> {
         let mut trouble = self.trouble.held();
         if self.in_flight.now().count() == 0 && !self.unsettled.load(Ordering::Acquire) {
@@ -88,7 +88,7 @@ impl State {
         self.unsettled.swap(false, Ordering::AcqRel)
     }
 
-    /// A command is settled, or came back.
+    /// Notes that a command is no longer in flight.
     fn ended(&self, weight: Weight) {
         let before = self.in_flight.remove(weight);
         if has_no_room(before) && !has_no_room(before.without(weight)) {
@@ -117,7 +117,7 @@ impl Outbox {
         Self { subscription, store, aggregates, state: Arc::default() }
     }
 
-    /// Sends commands in order. Waits while too many are under way, and while a shard's queue is full.
+    /// Sends commands in order. This waits while too many are in flight, and while a shard's queue is full.
     pub(super) fn send(&self, commands: Vec<Command>) {
         for command in commands {
             self.state.wait_for_room();
@@ -148,33 +148,34 @@ impl Outbox {
         }
     }
 
-    /// Nobody waits for room any more: what is sent is given back when the aggregates stop, and the store has it.
+    /// Ends the waits for room. Commands that are sent from now on come back when the aggregates stop, and the store
+    /// still has them.
     pub(super) fn stop(&self) {
         self.state.stop();
     }
 
-    /// Whether commands are sent and not settled, or wait to be sent again.
+    /// Whether commands are in flight or wait to be sent again.
     pub(super) fn is_busy(&self) -> bool {
         self.state.in_flight.now().count() > 0 || self.state.unsettled.load(Ordering::Acquire)
     }
 
-    /// Whether commands came back unsettled, all others are settled and the pause is over, so that they can be sent again
-    /// in order. Asking resets it.
+    /// Whether commands came back unsettled, no other is in flight and the pause is over, so that they can be sent
+    /// again in order. Calling this resets it.
     pub(super) fn must_resend(&self) -> bool {
         self.state.must_resend()
     }
 
-    /// Why commands are not settled, if any came back and is not settled since.
+    /// Returns why commands came back, until they are settled.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.trouble()
     }
 
-    /// What the store has could not be read: it is asked for again.
+    /// Notes that the pending commands could not be read from the store, so that they are read again.
     pub(super) fn resend_later(&self) {
         self.state.unsettled.store(true, Ordering::Release);
     }
 
-    /// No shard will ever take it: it would wait for ever.
+    /// Dead-letters a command that no shard will ever accept. Otherwise it would wait for ever.
     fn dead_letter(&self, command: &Command, reason: String, ack: Ack<Outcome>) {
         tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
         let (consumer, place) = (self.subscription.to_string(), format!("command {}", command.id));
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn who_has_too_many_commands_under_way_waits_for_half_of_them_or_for_the_stop() {
-        // By their number, or by their bytes.
+        // The limit is reached by number, or by bytes.
         for (bytes, max) in [(0, IN_FLIGHT_MAX), (IN_FLIGHT_BYTES_MAX / 16, 16)] {
             for by_stop in [false, true] {
                 let (outbox, weight) = (Arc::new(State::default()), Weight::of(bytes));

@@ -1,6 +1,7 @@
-//! Whether a person has paused a subscription: durable, so that a restart does not resume it.
+//! Whether a person has paused a subscription. This is durable, so that a restart does not resume it.
 //!
-//! The fact `subscription/NAME/paused` of the store, with the time at which it was paused; there is none while it runs.
+//! It is the fact `subscription/NAME/paused` of the store, with the time of the pause. The fact is absent while the
+//! subscription runs.
 
 use crate::ack;
 use crate::clock::Clock;
@@ -9,12 +10,12 @@ use crate::store::{self, EventStore};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The name of the fact that a subscription is paused.
+/// Returns the name of the fact that a subscription is paused.
 fn fact(subscription: &str) -> String {
     FactName::Paused(SubscriptionName::parse(subscription)).to_string()
 }
 
-/// Whether a subscription is paused, for the thread that does its work and for those who ask.
+/// Whether a subscription is paused, shared by its thread and the API.
 pub(super) struct Pausing {
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
@@ -22,7 +23,7 @@ pub(super) struct Pausing {
 }
 
 impl Pausing {
-    /// As the store has it.
+    /// Loads the state from the store.
     pub(super) fn load(subscription: Arc<str>, store: Arc<dyn EventStore>) -> Result<Self, store::Error> {
         let is_paused = store.reader()?.fact(&fact(&subscription))?.is_some();
         Ok(Self { subscription, store, is_paused: is_paused.into() })
@@ -32,12 +33,12 @@ impl Pausing {
         self.is_paused.load(Ordering::Acquire)
     }
 
-    /// How it is resumed, in words.
+    /// Returns how to resume it.
     pub(super) fn remedy(&self) -> String {
         format!("paused by a person; `wasmill subscriptions resume {}` resumes it", self.subscription)
     }
 
-    /// Pauses or resumes it: durably, then for its thread. Blocks.
+    /// Pauses or resumes the subscription: first durably, then for its thread. This blocks.
     pub(super) fn set(&self, paused: bool) -> Result<(), store::Error> {
         let value = paused.then(|| Clock::system().now_ms().to_string());
         ack::wait(|ack| self.store.set_fact(&fact(&self.subscription), value, ack))?;

@@ -1,10 +1,10 @@
-//! The records of a Kafka source, through a subscriber, into commands and messages.
+//! Subscriptions to the records of a Kafka source: a subscriber turns them into commands and messages.
 //!
-//! A source hands its records to a bounded queue and is told of each when it is settled: in one transaction with all
-//! that the subscriber asked for, so that a record has its effects once. Order holds within a key of a partition. A
-//! record that fails is tried again and then dead-lettered; meanwhile records of other keys go on.
+//! A source hands its records to a bounded queue and learns when each is settled. A record is settled in one
+//! transaction with all that the subscriber asked for, so it has its effects once. Order holds within a key of a
+//! partition. A record that fails is retried and at last dead-lettered, and records of other keys proceed meanwhile.
 //!
-//! Nothing here knows Kafka: where records come from is the [`RecordInbox`]'s user's business.
+//! Nothing here knows Kafka. Only the user of the [`RecordInbox`] knows where records come from.
 
 mod key_queues;
 mod redelivery;
@@ -27,32 +27,32 @@ pub use run::RecordRun;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use worker::{Ends, Worker};
+use worker::{Ends, RecordWorker};
 
-/// Takes records without blocking.
+/// A receiver of records that does not block.
 pub trait RecordInbox: Send + Sync {
-    /// Queues records, or hands them back where the queue is full: offer them again when something has completed.
+    /// Queues records, or hands them back if the queue is full. Then the caller offers them again after a completion.
     fn offer(&self, run: RecordRun) -> Result<(), RecordRun>;
 }
 
 /// Settings of a source's deliveries, from the manifest.
 #[derive(Clone, Debug)]
 pub struct RecordOptions {
-    /// The source; its subscription is named `source/SOURCE` in the store.
+    /// The name of the source. Its subscription is named `source/SOURCE` in the store.
     pub source: Arc<str>,
-    /// Records in one call at most.
+    /// Largest number of records in one call.
     pub batch_max: usize,
-    /// Times a record is tried before it is dead-lettered.
+    /// Number of tries before a record is dead-lettered.
     pub attempts_max: u32,
-    /// The pause before the second try; it doubles with each.
+    /// The pause before the second try. It doubles with each further one.
     pub backoff: Duration,
-    /// What bounds its pauses and its chains of causes.
+    /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }
 
-/// What the worker is asked beside its records.
+/// A request to the worker, beside its records.
 enum Ask {
-    /// Records that wait to be tried again are given back untried: the source ends.
+    /// The source ends, so records that wait for a retry must be given back.
     GiveBack,
     Stop,
 }
@@ -60,24 +60,32 @@ enum Ask {
 /// A running subscription to the records of a source.
 pub struct RecordSubscription {
     source: Arc<str>,
-    subscription: Arc<str>,
     slot: Arc<Slot>,
     bounds: Bounds,
-    pausing: Arc<Pausing>,
-    store: Arc<dyn EventStore>,
-    outbox: Arc<Outbox>,
-    condition: Arc<Mutex<(State, Option<String>)>>,
-    /// Steps on their way to the disk.
-    steps: Arc<AtomicUsize>,
+    shared: RecordLinks,
     inbox: Arc<Queue>,
     asks: Sender<Ask>,
     thread: supervise::Thread,
 }
 
-/// Bounded by the number of records. One run may go beyond it.
+/// The parts that the subscription and its worker share.
+#[derive(Clone)]
+struct RecordLinks {
+    /// The subscription's name in the store.
+    subscription: Arc<str>,
+    store: Arc<dyn EventStore>,
+    outbox: Arc<Outbox>,
+    pausing: Arc<Pausing>,
+    /// The state of the worker, and the reason for it.
+    condition: Arc<Mutex<(State, Option<String>)>>,
+    /// Number of steps whose answer from the store is not processed yet.
+    steps: Arc<AtomicUsize>,
+}
+
+/// A queue of runs that is bounded by the number of records. One run may exceed the bound.
 struct Queue {
     runs: Sender<RecordRun>,
-    /// Records in it; the worker takes off what it takes out.
+    /// Number of queued records. The worker decrements it when it takes a run out.
     queued: Arc<AtomicUsize>,
     queued_max: usize,
 }
@@ -88,7 +96,7 @@ impl RecordInbox for Queue {
             return Err(run);
         }
         self.queued.fetch_add(run.len(), Ordering::Relaxed);
-        // Where the worker has ended the run is dropped, which tells that its records are not settled.
+        // If the worker has ended, the run is dropped, which acknowledges its records as not settled.
         let _ = self.runs.send(run);
         Ok(())
     }
@@ -104,10 +112,15 @@ impl RecordSubscription {
     ) -> Result<Self, store::Error> {
         let (source, bounds) = (options.source.clone(), options.bounds);
         let subscription: Arc<str> = SubscriptionName::Source(&source).to_string().into();
-        let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone()));
-        let pausing = Arc::new(Pausing::load(subscription.clone(), store.clone())?);
-        let condition = Arc::new(Mutex::new((State::Starting, None)));
-        // Room for the batch that is being handled and for the next one.
+        let shared = RecordLinks {
+            outbox: Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone())),
+            pausing: Arc::new(Pausing::load(subscription.clone(), store.clone())?),
+            condition: Arc::new(Mutex::new((State::Starting, None))),
+            steps: Arc::default(),
+            store: store.clone(),
+            subscription,
+        };
+        // There is room for the batch that is being processed and for the next one.
         let queued_max = 2 * options.batch_max;
         let queued = Arc::new(AtomicUsize::new(0));
         #[expect(clippy::disallowed_methods, reason = "`offer` bounds it by records, which a run has many of")]
@@ -115,99 +128,87 @@ impl RecordSubscription {
         #[expect(clippy::disallowed_methods, reason = "its source asks twice: to give back, and to stop")]
         let (asks, asked) = crossbeam_channel::unbounded();
         let ends = Ends { records, queued: queued.clone(), asked };
-        let steps = Arc::new(AtomicUsize::new(0));
-        let worker = Worker::new(
-            Handler::new(slot.clone()),
-            options,
-            subscription.clone(),
-            store.clone(),
-            outbox.clone(),
-            pausing.clone(),
-            condition.clone(),
-            steps.clone(),
-            ends,
-        );
-        let thread =
-            supervise::restarting(format!("records-{source}"), || Ok(worker), Worker::begin_again, Worker::run)
-                .map_err(|error| store::Error::Failed(format!("can't start the thread of source {source}: {error}")))?;
+        let worker = RecordWorker::new(Handler::new(slot.clone()), options, shared.clone(), ends);
+        let thread = supervise::restarting(
+            format!("records-{source}"),
+            || Ok(worker),
+            RecordWorker::begin_again,
+            RecordWorker::run,
+        )
+        .map_err(|error| store::Error::Failed(format!("can't start the thread of source {source}: {error}")))?;
         Ok(Self {
             source,
-            subscription,
             slot: slot.clone(),
             bounds,
-            pausing,
-            store: store.clone(),
-            outbox,
-            condition,
-            steps,
+            shared,
             inbox: Arc::new(Queue { runs, queued, queued_max }),
             asks,
             thread,
         })
     }
 
-    /// The source whose records it gets.
+    /// Returns the source whose records it gets.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The plugin that gets them.
+    /// Returns the plugin that gets them.
     pub fn subscriber(&self) -> &str {
         &self.slot.name
     }
 
-    /// Where the source puts its records.
+    /// Returns the queue for the source's records.
     pub fn inbox(&self) -> Arc<dyn RecordInbox> {
         self.inbox.clone()
     }
 
-    /// Its name in the store.
+    /// Returns its name in the store.
     pub fn name(&self) -> &Arc<str> {
-        &self.subscription
+        &self.shared.subscription
     }
 
-    /// Whether a person has paused it.
+    /// Returns whether a person has paused it.
     pub fn is_paused(&self) -> bool {
-        self.pausing.is_paused()
+        self.shared.pausing.is_paused()
     }
 
-    /// Pauses or resumes it, also over restarts. Blocks.
+    /// Pauses or resumes it. The setting survives restarts. It blocks.
     pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
-        self.pausing.set(paused)
+        self.shared.pausing.set(paused)
     }
 
-    /// What it is doing, and what is in the way.
+    /// Returns its state and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.thread.monitor().state(self.condition.held().clone())
+        self.thread.monitor().state(self.shared.condition.held().clone())
     }
 
-    /// Whether commands are on their way to the disk or to the aggregates.
+    /// Returns whether commands to the store or to the aggregates are in flight.
     pub fn has_commands(&self) -> bool {
-        self.steps.load(Ordering::Acquire) > 0 || self.outbox.is_busy()
+        self.shared.steps.load(Ordering::Acquire) > 0 || self.shared.outbox.is_busy()
     }
 
-    /// Tries a record again that was dead-lettered; with its effects the dead letter goes. Blocks.
+    /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.
     pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         Again {
             slot: &self.slot,
             bounds: self.bounds,
-            subscription: &self.subscription,
+            subscription: &self.shared.subscription,
             consumer: &self.source,
-            store: &self.store,
-            outbox: &self.outbox,
+            store: &self.shared.store,
+            outbox: &self.shared.outbox,
         }
         .replay(number, content)
     }
 
-    /// Gives back the records that wait to be tried again, also from now on: the source is about to end.
+    /// Gives back the records that wait for a retry, now and from now on, because the source is about to end.
     pub fn give_back(&self) {
         let _ = self.asks.send(Ask::GiveBack);
     }
 
-    /// Ends after the step it is at.
+    /// Stops after the current step.
     pub fn stop(&self) {
-        self.outbox.stop();
-        // Nobody left to tell is as good.
+        self.shared.outbox.stop();
+        // An error means that the worker has ended already.
         let _ = self.asks.send(Ask::Stop);
         self.thread.join();
     }

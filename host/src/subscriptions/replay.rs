@@ -1,4 +1,4 @@
-//! Trying again what a subscription dead-lettered: the effects and the end of the dead letter are one transaction.
+//! The replay of a subscription's dead letters. The effects and the end of a dead letter are one transaction.
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled};
@@ -11,34 +11,34 @@ use crate::plugin::Slot;
 use crate::store::{self, EventStore, Reached, Step};
 use std::sync::Arc;
 
-/// Why a dead letter is still there.
+/// Why a dead letter was not replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The subscriber failed again; the text says how.
+    /// The subscriber failed again. The text says how.
     #[error("{0}")]
     Refused(String),
-    /// This is nothing that a subscription handles.
+    /// The dead letter is not one that a subscription can handle.
     #[error("{0}")]
     Foreign(String),
-    /// The store failed, or the letter is gone.
+    /// The store failed, or the dead letter is gone.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// Who tries again, beside the subscription's own thread: with a wasm store of its own.
+/// A replay, which runs next to the subscription's own thread with its own wasm store.
 pub(super) struct Again<'s> {
     pub(super) slot: &'s Arc<Slot>,
     pub(super) bounds: Bounds,
     /// The subscription's name in the store.
     pub(super) subscription: &'s Arc<str>,
-    /// Whose dead letters these are: also what its effects are named after.
+    /// The consumer of the dead letters, after which the ids of the effects are named.
     pub(super) consumer: &'s Arc<str>,
     pub(super) store: &'s Arc<dyn EventStore>,
     pub(super) outbox: &'s Outbox,
 }
 
 impl Again<'_> {
-    /// Blocks until it is done.
+    /// Handles a dead letter again. This blocks until it is done.
     pub(super) fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         let Outgoing { commands, messages, dead_letters } = self.handle(content)?.logged(self.consumer);
         let step = Step {

@@ -1,7 +1,7 @@
-//! The steps of a subscription on their way into the store: a few at a time, in their order.
+//! The steps of a subscription that are being written to the store: a few at a time, in their order.
 //!
-//! While a step is written the next events are handled already. Each step begins where the one before it ends, and the
-//! store takes a step only where its checkpoint is: when one fails, all that follow it fail, and nothing is skipped. The
+//! While a step is written, the next events are already handled. Each step begins where the one before it ends, and the
+//! store accepts a step only at its checkpoint. If one step fails, all later ones fail too, and nothing is skipped. The
 //! commands of a step are sent once it is durable, in the order of the steps.
 
 use super::outbox::Outbox;
@@ -12,26 +12,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Steps that are handed to the store and not answered.
+/// The number of steps that are handed to the store and not answered.
 const UNDER_WAY_MAX: usize = 16;
 
-/// Bytes of their commands and messages.
+/// The bytes of the commands and messages in these steps.
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 
-/// How a step ended.
-pub(super) type Answer = Result<Advanced, Error>;
+/// The store's answer to a step.
+pub(super) type StepResult = Result<Advanced, Error>;
 
-/// See the module.
+/// The steps of one subscription that are under way.
 pub(super) struct Steps {
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
     outbox: Arc<Outbox>,
-    /// The checkpoint as the store has it.
+    /// The checkpoint in the store.
     stored: Position,
-    /// The checkpoint once all is through.
+    /// The checkpoint after all steps under way.
     planned: Position,
-    /// Where each step ends, its bytes, and who tells.
-    under_way: VecDeque<(Position, usize, oneshot::Receiver<Answer>)>,
+    /// The steps under way: the position where each ends, its bytes, and the receiver of its answer.
+    under_way: VecDeque<(Position, usize, oneshot::Receiver<StepResult>)>,
     /// The bytes of all steps under way.
     bytes: usize,
 }
@@ -42,34 +42,35 @@ impl Steps {
         Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0 }
     }
 
-    /// Begins at the checkpoint that the store has, with nothing under way.
+    /// Restarts at the checkpoint that the store has, with no step under way.
     pub(super) fn begin(&mut self, checkpoint: Position) {
         (self.stored, self.planned) = (checkpoint, checkpoint);
     }
 
-    /// Waits until the store has no more of what is under way, however it ends. The commands of steps that are durable
-    /// are in the outbox.
+    /// Waits until the store has answered all steps under way, and ignores the answers. The commands of durable steps
+    /// are in the store's outbox.
     pub(super) fn abandon(&mut self) {
         self.under_way.drain(..).for_each(|(.., answered)| _ = answered.blocking_recv());
         self.bytes = 0;
     }
 
-    /// The checkpoint as the store has it.
+    /// Returns the checkpoint in the store.
     pub(super) fn stored(&self) -> Position {
         self.stored
     }
 
-    /// The checkpoint once all is through.
+    /// Returns the checkpoint after all steps under way.
     pub(super) fn planned(&self) -> Position {
         self.planned
     }
 
-    /// How far everything is done, durably. `looked_at`: what comes before it and was not wanted needs no step.
+    /// Returns the position up to which everything is durably processed. Without steps under way it includes
+    /// `looked_at`, because unwanted events need no step.
     pub(super) fn done(&self, looked_at: Position) -> Position {
         if self.under_way.is_empty() { self.stored.max(looked_at) } else { self.stored }
     }
 
-    /// Hands a step to the store. Waits while there are too many.
+    /// Hands a step to the store. This waits while too many are under way.
     pub(super) fn take(
         &mut self,
         to: Position,
@@ -86,7 +87,7 @@ impl Steps {
             messages,
             dead_letters,
         };
-        // Nobody hears it if an earlier step has failed.
+        // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();
         self.store.advance(step, ack);
         self.under_way.push_back((to, bytes, answered));
@@ -95,12 +96,12 @@ impl Steps {
         self.wait_for(UNDER_WAY_MAX)
     }
 
-    /// Waits until all is through.
+    /// Waits until all steps are durable.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
         self.wait_for(0)
     }
 
-    /// Goes on with what is through, without waiting.
+    /// Ends the steps that the store has answered, without waiting.
     pub(super) fn collect(&mut self) -> Result<(), Error> {
         while let Some((.., answered)) = self.under_way.front_mut() {
             match answered.try_recv() {
@@ -112,16 +113,16 @@ impl Steps {
         Ok(())
     }
 
-    /// The end of the first step that is under way; never, where there is none. To be handed to [`Self::end`].
-    pub(super) async fn ended(&mut self) -> Answer {
+    /// Waits for the answer to the first step under way, or for ever if there is none. The answer is for [`Self::end`].
+    pub(super) async fn ended(&mut self) -> StepResult {
         match self.under_way.front_mut() {
             Some((.., answered)) => answered.await.unwrap_or(Err(Error::Closed)),
             None => std::future::pending().await,
         }
     }
 
-    /// Sends the commands of the first step, which is durable. Where it failed the others can't succeed.
-    pub(super) fn end(&mut self, answer: Answer) -> Result<(), Error> {
+    /// Ends the first step: sends its commands if it is durable. If it failed, the later ones can't succeed.
+    pub(super) fn end(&mut self, answer: StepResult) -> Result<(), Error> {
         match self.under_way.pop_front() {
             Some((to, bytes, _)) => {
                 self.bytes -= bytes;
@@ -131,7 +132,7 @@ impl Steps {
         }
     }
 
-    fn through(&mut self, to: Position, answer: Answer) -> Result<(), Error> {
+    fn through(&mut self, to: Position, answer: StepResult) -> Result<(), Error> {
         match answer {
             Ok(Advanced { commands }) => {
                 self.stored = to;

@@ -1,4 +1,4 @@
-//! Records into messages and nothing else: a subscriber whose effects are Kafka's to keep, not the store's.
+//! The subscriber of a transform: it turns records into messages only, which Kafka keeps, not the store.
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
@@ -9,22 +9,22 @@ use crate::plugin::{Effect, Slot};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What makes messages of records.
+/// Code that turns records into messages.
 pub trait Transforming: Send {
-    /// Has the next call made on a new guest: after a panic the old one may be in the middle of a call.
+    /// Drops the guest, so that the next call gets a new one. After a panic the old one may be in the middle of a call.
     fn replace(&mut self);
 
-    /// Takes new code, if there is any. Between two lists only.
+    /// Switches to new code, if there is any. This may only be called between two batches.
     fn renew(&mut self);
 
-    /// How many of the next records to handle at once.
+    /// Returns how many of the next records to put into a batch.
     fn list(&self, records: usize) -> usize;
 
-    /// The messages that records lead to, each with the index of its record; all of them, or none.
+    /// Returns the messages for the records, each with the index of its record: all of them, or none.
     fn messages(&mut self, records: &[&Record]) -> Result<Vec<(usize, Message)>, Untransformed>;
 }
 
-/// A subscriber on the records of a source. On one thread: its guest is made where it is called.
+/// A subscriber that handles the records of a source. It belongs to one thread, which also creates the guest.
 pub struct Transformer {
     source: Arc<str>,
     subscriber: Arc<str>,
@@ -32,23 +32,23 @@ pub struct Transformer {
     handler: Handler,
 }
 
-/// Why a list of records has no messages.
+/// Why a batch of records has no messages.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Untransformed {
-    /// Try so many of them: fewer than there were, at least one.
+    /// A smaller batch is to be tried, with this number of records, at least one.
     Fewer(usize),
-    /// The host could not call the subscriber. The records are as good as before.
+    /// The host could not call the subscriber. The records can be retried.
     Host(String),
-    /// The one record that was tried will never do.
+    /// The only record in the batch can never be handled.
     Refused(String),
-    /// The one record that was tried may do after a while.
+    /// The only record in the batch is to be retried after a pause.
     Again(String, Duration),
-    /// The subscriber asked for a command. Nothing helps until its code is another.
+    /// The subscriber asked for a command, which is an error until its code or the manifest is changed.
     Command(String),
 }
 
 impl Transformer {
-    /// A subscriber's code as it is now.
+    /// Creates a transformer with the subscriber's current code.
     pub fn new(slot: &Arc<Slot>, source: Arc<str>, bounds: Bounds) -> Self {
         Self { source, bounds, subscriber: slot.name.clone(), handler: Handler::new(slot.clone()) }
     }
@@ -92,7 +92,7 @@ impl Transforming for Transformer {
         });
         if let Some((index, command)) = command {
             return Err(Untransformed::Command(format!(
-                "for {} plugin {} sends the command {} to {}/{}, and a Kafka transaction holds messages alone: set \
+                "for {} plugin {} sends the command {} to {}/{}, but a Kafka transaction can only hold messages: set \
                  `transaction = \"store\"` of [sources.{}], or let the plugin send none",
                 records[index].place(),
                 self.subscriber,
@@ -105,7 +105,7 @@ impl Transforming for Transformer {
         let indices: Vec<usize> = effects.list.iter().map(|(index, _)| *index as usize).collect();
         let Outgoing { messages, mut dead_letters, .. } =
             outgoing(&self.source, effects, self.bounds, |index| records[index]);
-        // It is the record that ends the chain here: the dead-letter topic takes records.
+        // Here the record ends the chain of causes, not the message, because the dead-letter topic takes records.
         if let Some(letter) = dead_letters.pop() {
             return Err(match records.len() {
                 1 => Untransformed::Refused(letter.reason),

@@ -1,74 +1,68 @@
 //! The thread of a subscription.
 
-use super::Options;
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
-use super::outbox::Outbox;
-use super::pausing::Pausing;
 use super::steps::Steps;
+use super::{Options, SubscriptionLinks};
 use crate::filter::Filter;
-use crate::follow::{Follower, IDLE_STRIDE, Progress, Stop, backoff};
+use crate::follow::{Follower, IDLE_STRIDE, Pauses, Stop, backoff};
 use crate::model::{DeadLetter, DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
-use crate::store::{Error, EventStore};
+use crate::store::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// How long to wait for new events before looking for commands to send again.
+/// Longest wait for new events. After it the worker checks for commands to send again.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How often a paused subscription looks whether a person has resumed it.
+/// Interval at which a paused subscription checks whether a person has resumed it.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) struct Worker {
-    /// Of the subscription and of its plugin.
+/// The state of a subscription's thread.
+pub(super) struct SubscriptionWorker {
+    /// The name of the subscription and of its plugin.
     name: Arc<str>,
     handler: Handler,
     filter: Filter,
     options: Options,
-    outbox: Arc<Outbox>,
-    progress: Arc<Progress>,
-    pausing: Arc<Pausing>,
+    shared: SubscriptionLinks,
     follower: Follower,
     steps: Steps,
-    /// The checkpoint behind which nothing more is handled, because there is no room for another dead letter, and the
-    /// store's words for it. The event is tried again meanwhile, and what the guest says of it is not what is in the way.
+    /// The checkpoint at which the subscription is held up because the store has no room for another dead letter, and
+    /// the store's error. The next event is retried meanwhile, but the error to show is the store's, not the guest's.
     no_room: Option<(Position, String)>,
 }
 
-impl Worker {
-    #[expect(clippy::too_many_arguments, reason = "it takes over what `Subscription::start` has prepared")]
+impl SubscriptionWorker {
     pub(super) fn new(
         slot: Arc<Slot>,
         options: Options,
-        store: Arc<dyn EventStore>,
-        outbox: Arc<Outbox>,
-        progress: Arc<Progress>,
-        pausing: Arc<Pausing>,
+        shared: SubscriptionLinks,
         stop: Stop,
         runtime: Handle,
     ) -> Result<Self, Error> {
-        let follower = Follower::new(&*store, stop, runtime)?;
+        let follower = Follower::new(&*shared.store, stop, runtime)?;
         let name = slot.name.clone();
         let handler = Handler::new(slot);
         let filter = handler.filter();
-        let steps = Steps::new(name.clone(), store, outbox.clone());
-        Ok(Self { name, handler, filter, options, outbox, progress, pausing, follower, steps, no_room: None })
+        let steps = Steps::new(name.clone(), shared.store.clone(), shared.outbox.clone());
+        Ok(Self { name, handler, filter, options, shared, follower, steps, no_room: None })
     }
 
-    /// After a panic: what the store has under way ends first, since what is durable is known only then.
+    /// Restarts after a panic. It waits for the steps in flight, because only then it is known what is durable.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         self.steps.abandon();
         self.handler.replace();
         Ok(())
     }
 
-    /// Works until it is stopped. A store that fails, such as on a full disk, or has no room for dead letters is tried
-    /// again: from its checkpoint.
+    /// Works until it is stopped. If the store fails for a while, for example on a full disk, or has no room for dead
+    /// letters, the work restarts from the checkpoint.
     pub(super) fn run(&mut self) {
-        for attempt in 1.. {
+        let mut pauses = Pauses::new(self.options.backoff);
+        loop {
             match self.work() {
                 Ok(()) | Err(Error::Closed) => return,
                 Err(error) if error.is_passing() => {
@@ -76,35 +70,35 @@ impl Worker {
                     if matches!(error, Error::Full(_)) {
                         self.no_room = Some((self.steps.stored(), error.to_string()));
                     }
-                    self.progress.is_because(State::Retrying, error.to_string());
-                    if self.follower.pause(backoff(self.options.backoff, attempt)) {
+                    self.shared.progress.is_because(State::Retrying, error.to_string());
+                    if self.follower.pause(pauses.next()) {
                         return;
                     }
                 }
                 Err(error) => {
                     tracing::error!("subscription {} stopped: {error}", self.name);
-                    return self.progress.is_because(State::Stopped, error.to_string());
+                    return self.shared.progress.is_because(State::Stopped, error.to_string());
                 }
             }
         }
     }
 
-    /// Sends what an earlier run left in the outbox, catches up, then follows.
+    /// Sends the commands that an earlier run left in the outbox, catches up, then follows.
     fn work(&mut self) -> Result<(), Error> {
-        // Of an earlier try: where the store is, is known only then.
+        // Steps of an earlier try may be in flight. Only when they have ended the store's checkpoint is known.
         self.steps.abandon();
         self.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
             crate::supervise::round();
             self.steps.collect()?;
-            self.progress.reach(self.steps.done(reached));
-            if self.pausing.is_paused() {
+            self.shared.progress.reach(self.steps.done(reached));
+            if self.shared.pausing.is_paused() {
                 self.stand_still(reached)?;
                 continue;
             }
             self.show(reached);
-            if self.outbox.must_resend() {
+            if self.shared.outbox.must_resend() {
                 self.steps.finish()?;
                 self.resend()?;
             }
@@ -119,7 +113,7 @@ impl Worker {
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
                 if !self.deliver(&page.events, page.reached)? {
-                    // What was looked at before the page and not wanted needed no step.
+                    // Unwanted events before the page needed no step, so `reached` may be further than the steps.
                     reached = self.steps.planned().max(reached);
                     continue;
                 }
@@ -135,32 +129,32 @@ impl Worker {
         let stored = self.steps.stored();
         self.no_room.take_if(|(checkpoint, _)| stored > *checkpoint);
         let no_room = self.no_room.as_ref().map(|(_, reason)| reason.clone());
-        match no_room.or_else(|| self.outbox.trouble()) {
-            Some(reason) => self.progress.is_because(State::Retrying, reason),
-            None if reached < self.follower.head() => self.progress.is(State::CatchingUp),
-            None => self.progress.is(State::Following),
+        match no_room.or_else(|| self.shared.outbox.trouble()) {
+            Some(reason) => self.shared.progress.is_because(State::Retrying, reason),
+            None if reached < self.follower.head() => self.shared.progress.is(State::CatchingUp),
+            None => self.shared.progress.is(State::Following),
         }
     }
 
-    /// Handles nothing until a person resumes it, or the host stops. What it asked for before still takes effect. The
-    /// checkpoint becomes all that it has reached, so that it stands where it was paused over a restart too.
+    /// Processes nothing until a person resumes the subscription or the host stops. Earlier effects still happen. The
+    /// checkpoint is moved to `reached`, so that the subscription stays at the same place over a restart.
     fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
         if reached > self.steps.planned() {
             self.steps.take(reached, Vec::new(), Vec::new(), Vec::new())?;
         }
         self.steps.finish()?;
-        self.progress.reach(self.steps.done(reached));
-        self.progress.is_because(State::Paused, self.pausing.remedy());
-        while self.pausing.is_paused() && !self.follower.pause(LOOK) {
-            if self.outbox.must_resend() {
+        self.shared.progress.reach(self.steps.done(reached));
+        self.shared.progress.is_because(State::Paused, self.shared.pausing.remedy());
+        while self.shared.pausing.is_paused() && !self.follower.pause(LOOK) {
+            if self.shared.outbox.must_resend() {
                 self.resend()?;
             }
         }
         Ok(())
     }
 
-    /// The checkpoint as the store has it. A subscription without one gets it now, also where it is 0: where it has
-    /// started must not be forgotten.
+    /// Returns the store's checkpoint. A subscription without one gets it now, even if it is 0, so that its start is
+    /// not decided again.
     fn begin(&mut self) -> Result<Position, Error> {
         match self.follower.reader().checkpoint(&self.name)? {
             Some(checkpoint) => self.steps.begin(checkpoint),
@@ -179,13 +173,13 @@ impl Worker {
         if !pending.is_empty() {
             tracing::info!("subscription {}: {} commands of the outbox are sent again", self.name, pending.len());
         }
-        self.outbox.send(pending);
+        self.shared.outbox.send(pending);
         Ok(())
     }
 
-    /// Handles a page whole, or where that fails what comes before the failing event, then that event alone, then
-    /// the rest. A call whose events did not all succeed has no effects. False if it was not finished: the host stops, or
-    /// a person has paused the subscription.
+    /// Processes a page as a whole. If that fails, it processes the events before the failing one, then that event
+    /// alone, then the rest. A call whose events did not all succeed has no effects. Returns false if the page is not
+    /// finished because the host stops or a person has paused the subscription.
     fn deliver(&mut self, events: &[RecordedEvent], reached: Position) -> Result<bool, Error> {
         let mut rest = events;
         let mut count = self.handler.list(rest.len());
@@ -201,7 +195,7 @@ impl Worker {
                     continue;
                 }
                 Err(unhandled) if part.len() == 1 => {
-                    if !self.insist(part, to, unhandled)? {
+                    if !self.retry_event(part, to, unhandled)? {
                         return Ok(false);
                     }
                 }
@@ -219,23 +213,23 @@ impl Worker {
     }
 
     fn stands_still(&self) -> bool {
-        self.follower.is_stopped() || self.pausing.is_paused()
+        self.follower.is_stopped() || self.shared.pausing.is_paused()
     }
 
-    /// Waits because the host can't call the subscriber. No event is charged with that.
+    /// Waits because the host can't call the subscriber. This does not count as a try of an event.
     fn held_up(&mut self, reason: &str, times: u32) -> Result<(), Error> {
         self.steps.finish()?;
         tracing::error!("subscription {} is held up: {reason}", self.name);
-        self.progress.is_because(State::Retrying, reason.to_owned());
+        self.shared.progress.is_because(State::Retrying, reason.to_owned());
         self.rest(backoff(self.options.backoff, times));
         Ok(())
     }
 
-    /// Tries one event that failed alone until it succeeds or its tries are used up; then Dead-letters it. False if it was
-    /// not finished.
-    fn insist(&mut self, event: &[RecordedEvent], to: Position, mut unhandled: Unhandled) -> Result<bool, Error> {
+    /// Retries one event that failed alone until it succeeds. When its tries are used up, it is dead-lettered. Returns
+    /// false if that is not finished.
+    fn retry_event(&mut self, event: &[RecordedEvent], to: Position, mut unhandled: Unhandled) -> Result<bool, Error> {
         let position = event[0].position;
-        // What comes before it must not wait for its tries.
+        // The effects of earlier events must not wait for the tries of this one.
         self.steps.finish()?;
         let (mut attempt, mut held_up) = (0, 0);
         loop {
@@ -257,7 +251,7 @@ impl Worker {
                         self.name
                     );
                     if self.no_room.is_none() {
-                        self.progress.is_because(State::Retrying, reason);
+                        self.shared.progress.is_because(State::Retrying, reason);
                     }
                     self.rest(pause);
                 }
@@ -272,14 +266,14 @@ impl Worker {
         }
     }
 
-    /// Waits before a try: until there is new code, the host stops, or a person pauses the subscription, at the latest.
+    /// Pauses before a try. New code, a stop of the host or a person who pauses the subscription ends the pause early.
     fn rest(&mut self, pause: Duration) {
-        let Self { follower, handler, pausing, .. } = self;
-        follower.pause_unless(pause, || handler.is_outdated() || pausing.is_paused());
+        let Self { follower, handler, shared, .. } = self;
+        follower.pause_unless(pause, || handler.is_outdated() || shared.pausing.is_paused());
         self.renew_code();
     }
 
-    /// Has the effects made durable together with the checkpoint.
+    /// Makes the effects durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
         let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
         let Outgoing { commands, messages, dead_letters } = outgoing.logged(&self.name);
@@ -299,7 +293,7 @@ impl Worker {
         self.steps.take(to, Vec::new(), Vec::new(), vec![letter])
     }
 
-    /// New code from here on, if there is any.
+    /// Switches to new code, if there is any.
     fn renew_code(&mut self) {
         if self.handler.renew() {
             self.filter = self.handler.filter();

@@ -1,15 +1,15 @@
-//! What becomes of threads that panic.
+//! Tests of threads that panic.
 
 use super::*;
 use crossbeam_channel::{bounded, unbounded};
 
-/// A part whose thread panics when it is told to, and what it has left of the time before.
+/// A part whose thread panics on request, with the state that outlives the panic.
 struct Part {
     told: Receiver<&'static str>,
     lives: u32,
 }
 
-/// A part that counts its lives into `seen`, ends on "end" and panics on all else.
+/// Starts a part that sends the number of its lives to `seen`, ends on "end", and panics on any other message.
 fn part(told: Receiver<&'static str>, seen: Sender<u32>) -> Thread {
     let first = move || Ok::<_, String>(Part { told, lives: 1 });
     let again = |part: &mut Part| {
@@ -37,11 +37,11 @@ fn a_part_that_panics_begins_again_with_what_is_left_and_says_why() {
     assert_eq!(lives.recv(), Ok(2));
     let (state, reason) = part.monitor().state(own);
     assert_eq!(state, State::Restarting);
-    assert_eq!(reason.unwrap(), "its thread panicked and begins again: first");
+    assert_eq!(reason.unwrap(), "its thread panicked and restarts: first");
     tell.send("second").unwrap();
     assert_eq!(lives.recv(), Ok(3));
     let (_, reason) = part.monitor().trouble().unwrap();
-    assert_eq!(reason, "its thread panicked 2 times in a row and begins again: second");
+    assert_eq!(reason, "its thread panicked 2 times in a row and restarts: second");
     tell.send("end").unwrap();
     part.join();
 }

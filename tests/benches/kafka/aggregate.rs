@@ -1,4 +1,4 @@
-//! Records that become commands, against the same commands fed from memory.
+//! Records that become commands, compared with the same commands from memory.
 
 use crate::deliveries::rate;
 use crate::load::Loader;
@@ -9,9 +9,9 @@ use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
 use wasmill_tests::setting::Setting;
 
-/// Of one measurement: a second or two.
+/// Number of commands in one measurement, which takes a second or two.
 const COMMANDS: usize = 300_000;
-/// Measurements: both sides keep all processors busy, and the machine's speed changes from second to second.
+/// Number of measurements. Both sides keep all processors busy, and the machine's speed changes from second to second.
 const ROUNDS: usize = 11;
 const AGGREGATES: usize = 1_000;
 const LINGER_MS: u32 = 20;
@@ -34,7 +34,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
     report.judge("kafka/aggregate", rate, "1/s", baseline, Budget::AtLeast(0.8));
 }
 
-/// Commands a second of a new host.
+/// Returns the commands per second of a new host.
 fn read(kafka: &Kafka, topic: &str) -> f64 {
     let setting = Setting::new(&format!(
         "[kafka]\nbrokers = \"{}\"\n[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n\

@@ -1,5 +1,5 @@
 //! Records to a subscriber in WebAssembly: one that does nothing, through the event store, and one that passes them on,
-//! in Kafka transactions. The baselines are bare clients that do the same.
+//! in Kafka transactions. The baselines are plain clients that do the same.
 
 use crate::records::{consume, pass_on, produce};
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use wasmill_tests::report::{Budget, Report, middle, rounds};
 use wasmill_tests::setting::Setting;
 
 const RECORDS: usize = 2_000_000;
-/// Batches, and how many records are passed on in them: a transaction takes its time, however small it is.
+/// Batch sizes, each with the number of records. Small batches get fewer, because every transaction takes some time.
 const BATCHES: [(usize, usize); 3] = [(1, 1_000), (100, 50_000), (1_000, 1_000_000)];
-/// Measurements of one thing, in turn with its baseline.
+/// Number of measurements of one thing, in turn with its baseline.
 const ROUNDS: usize = 5;
-/// The share of the records before the clock starts: the host starts, and the plugin is compiled.
+/// Divisor of the records: this share is not timed, because the host still starts and compiles the plugin.
 const LEAD: usize = 10;
 const WAIT: Duration = Duration::from_secs(300);
 
@@ -45,7 +45,7 @@ pub(crate) fn transform(kafka: &Kafka, report: &mut Report) {
     }
 }
 
-/// Records a second of a new host.
+/// Returns the records per second of a new host.
 fn hosted(setting: &Setting, records: usize) -> f64 {
     let host = setting.start();
     let rate = rate(&host, records);
@@ -53,7 +53,7 @@ fn hosted(setting: &Setting, records: usize) -> f64 {
     rate
 }
 
-/// A host whose only work is to hand the topic's records to the plugin `relay`.
+/// Makes the setting of a host whose only work is to hand the topic's records to the plugin `relay`.
 fn relay(kafka: &Kafka, topic: &str, source: &str) -> Setting {
     Setting::new(&format!(
         "[kafka]\nbrokers = \"{}\"\n[plugins.relay]\nfile = \"PLUGINS/relay.wasm\"\n\
@@ -62,7 +62,7 @@ fn relay(kafka: &Kafka, topic: &str, source: &str) -> Setting {
     ))
 }
 
-/// Records a second, once the host is at work.
+/// Returns the records per second, measured from when the host is at work.
 pub(crate) fn rate(host: &TestHost, records: usize) -> f64 {
     let lead = until_handled(host, records / LEAD);
     let began = Instant::now();
@@ -70,7 +70,7 @@ pub(crate) fn rate(host: &TestHost, records: usize) -> f64 {
     (all - lead) as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Waits until so many records are settled; returns how many are.
+/// Waits until this many records are settled. Returns how many are.
 fn until_handled(host: &TestHost, records: usize) -> usize {
     let deadline = Instant::now() + WAIT;
     loop {

@@ -1,4 +1,4 @@
-//! The grocery example on a real broker: a host, and a reader of what is committed to `notifications`.
+//! The grocery example on a real broker: a host, and a `read_committed` reader of `notifications`.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::BorrowedMessage;
@@ -9,7 +9,7 @@ use wasmill_tests::host::TestHost;
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::setting::{PLUGINS, Setting};
 
-/// Where the example publishes.
+/// Topic to which the example publishes.
 const NOTIFICATIONS: &str = "notifications";
 const PARTITIONS: i32 = 6;
 /// The longest time without a notification.
@@ -19,12 +19,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// The example's host, on topics of a real broker.
 pub(crate) struct Flow {
     setting: Setting,
-    /// Where the baskets go.
+    /// The topic for the baskets.
     pub(crate) topic: String,
 }
 
 impl Flow {
-    /// Makes the topic; the host is not started yet.
+    /// Makes the topic. The host is not started yet.
     pub(crate) fn new(kafka: &Kafka, name: &str) -> Self {
         let topic = kafka.topic(name, PARTITIONS);
         let manifest = wasmill_tests::built::grocery().join("wasmill.toml");
@@ -43,12 +43,12 @@ impl Flow {
     }
 }
 
-/// The process of a host.
+/// Returns the process id of a host.
 pub(crate) fn pid(host: &TestHost) -> u32 {
     host.status()["host"]["pid"].as_u64().expect("a host has a process") as u32
 }
 
-/// A consumer that sees what is committed, from where the topic ended when it was made.
+/// A consumer of committed messages that were published after it was made.
 pub(crate) struct Notifications {
     kafka: BaseConsumer,
 }
@@ -59,7 +59,7 @@ impl Notifications {
         config.set("bootstrap.servers", kafka.brokers()).set("group.id", "wasmill-bench");
         config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
         config.set("socket.nagle.disable", "true").set("fetch.queue.backoff.ms", "5");
-        // The host makes the topic.
+        // The host creates the topic later.
         config.set("topic.metadata.refresh.interval.ms", "500").set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = config.create().expect("make a consumer");
         let ends = kafka.ends(NOTIFICATIONS);
@@ -72,7 +72,7 @@ impl Notifications {
         Self { kafka: consumer }
     }
 
-    /// Hands so many messages to `see`.
+    /// Hands this many messages to `see`.
     pub(crate) fn read(&self, count: u64, mut see: impl FnMut(&BorrowedMessage<'_>)) {
         let mut heard = Instant::now();
         let mut seen = 0;
@@ -82,7 +82,7 @@ impl Notifications {
                     see(&message);
                     (seen, heard) = (seen + 1, Instant::now());
                 }
-                // A topic that is not there yet, among others.
+                // The topic may not exist yet, among other errors.
                 Some(Err(_)) | None => {
                     assert!(heard.elapsed() < SILENCE_MAX, "{seen} notifications of {count}, then silence");
                 }

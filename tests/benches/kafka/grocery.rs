@@ -1,5 +1,5 @@
-//! The whole flow: baskets that wait in a topic, through orders, warehouse, households, notifier and sales, until the
-//! last notification is visible to a reader of committed messages and the read model has everything.
+//! The whole flow: baskets from a topic, through orders, warehouse, households, notifier and sales, until the last
+//! notification is visible to a `read_committed` reader and the read model has everything.
 
 use crate::flow::{Flow, Notifications, pid};
 use crate::load::{Baskets, Expected, Loader};
@@ -47,7 +47,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
     host.stop();
 }
 
-/// What the host says came of the baskets.
+/// Returns the results of the baskets as the host reports them.
 fn found(host: &TestHost) -> Expected {
     let totals = host.query("sales", "totals", &json!({})).body;
     let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("not a number in {totals}"));

@@ -1,8 +1,8 @@
-//! How long from handing a basket to the producer until its notification is visible to a reader of committed messages,
-//! at a steady rate well below what the flow can do.
+//! The time from handing a basket to the producer until its notification is visible to a `read_committed` reader, at a
+//! steady rate well below what the flow can do.
 //!
-//! The load is open: a basket is sent when its time has come, whether or not earlier ones are through, and counts from
-//! that time.
+//! The load is open: a basket is sent when it is due, even if earlier ones are still in flight, and its latency counts
+//! from that time.
 
 use crate::flow::{Flow, Notifications};
 use crate::load::{Baskets, Loader, Record};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::Report;
 
-/// Baskets a second.
+/// Baskets per second.
 const RATE: u32 = 1_000;
-/// Not counted: caches and connections fill.
+/// Number of baskets that are not counted, because caches and connections fill.
 const WARM_UP: usize = 2_000;
 const BASKETS: usize = 22_000;
 
@@ -53,7 +53,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
     host.stop();
 }
 
-/// Sends each record when it is due; returns when that was.
+/// Sends each record when it is due. Returns when that was.
 #[expect(clippy::disallowed_methods, reason = "the load is steady: there is nothing to wait for but the time")]
 fn send_steadily(loader: &Loader, records: &[Record]) -> Vec<Instant> {
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Baskets for the benchmarks: those of a file, as often as it takes, each time with new ids.
+//! Baskets for the benchmarks: those of a file, repeated as often as needed, each time with new ids.
 
 use flate2::read::MultiGzDecoder;
 use rdkafka::ClientConfig;
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use wasmill_tests::built;
 
-/// Names a gzip file with one basket a line, in place of the example's.
+/// Environment variable that names a gzip file with one basket per line, in place of the example's.
 const FILE: &str = "WASMILL_BENCH_BASKETS";
-/// What a household must have bought for to become loyal.
+/// Total of its purchases from which a household is loyal.
 const LOYAL_CENTS: i64 = 50_000;
 const POLL: Duration = Duration::from_millis(2);
 const DELIVERED_MAX: Duration = Duration::from_secs(60);
@@ -28,11 +28,11 @@ pub(crate) struct Baskets {
 pub(crate) struct Record {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
-    /// It makes an order; the others are rejected.
+    /// Whether it becomes an order. The others are rejected.
     pub(crate) is_placed: bool,
 }
 
-/// What must come of baskets.
+/// Expected results of baskets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) orders: u64,
@@ -49,12 +49,12 @@ impl Baskets {
         Self { lines: lines.collect() }
     }
 
-    /// So many records: the file again and again, each copy with baskets and households of its own.
+    /// Returns this many records: the file again and again, each copy with baskets and households of its own.
     pub(crate) fn records(&self, count: usize) -> impl Iterator<Item = Record> {
         (0..).flat_map(move |copy| self.lines.iter().map(move |line| record(line, copy))).take(count)
     }
 
-    /// What must come of so many records, worked out without a host.
+    /// Returns the expected results of this many records, computed without a host.
     pub(crate) fn expected(&self, count: usize) -> Expected {
         let mut expected = Expected::default();
         let mut households: HashMap<(usize, &str), i64> = HashMap::new();
@@ -95,7 +95,7 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// `linger_ms`: how long a record may wait for others.
+    /// Makes a producer. `linger_ms` is how long a record may wait for others.
     pub(crate) fn new(brokers: &str, topic: &str, linger_ms: u32) -> Self {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("socket.nagle.disable", "true");

@@ -1,4 +1,4 @@
-//! Kafka in and out of a host, against a real broker on the same machine.
+//! Kafka in and out of a host, with a real broker on the same machine.
 //!
 //! `cargo xtask bench kafka`, or `cargo bench --bench kafka -- grocery latency` for some of them. Each row is a ratio
 //! to something simpler in the same run, or a figure that depends on the machine and says so by having no baseline.
@@ -16,7 +16,7 @@ mod usage;
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::Report;
 
-/// A benchmark by its name.
+/// A benchmark and its name.
 type Benchmark = (&'static str, fn(&Kafka, &mut Report));
 
 const ALL: [Benchmark; 6] = [

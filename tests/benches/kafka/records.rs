@@ -1,4 +1,4 @@
-//! Small records for the benchmarks that pass them on or do nothing with them, and what bare clients do with them.
+//! Small records for the benchmarks that pass them on or do nothing with them, and plain clients that do the same.
 
 use crate::load::Loader;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -15,10 +15,10 @@ const VALUE: &[u8] = &[b'v'; 100];
 const LINGER_MS: u32 = 20;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
-/// A look at what an idempotent producer still has under way.
+/// Interval at which a producer is polled while messages are in flight.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Makes a topic with so many records of 100 bytes. `to`: the header for the plugin `relay`.
+/// Makes a topic with this many records of 100 bytes. `to` is the header for the plugin `relay`.
 pub(crate) fn produce(kafka: &Kafka, name: &str, count: usize, to: Option<&str>) -> String {
     let topic = kafka.topic(name, PARTITIONS);
     let loader = Loader::new(kafka.brokers(), &topic, LINGER_MS);
@@ -34,7 +34,7 @@ pub(crate) fn produce(kafka: &Kafka, name: &str, count: usize, to: Option<&str>)
     topic
 }
 
-/// Records a second that a bare client takes from a topic.
+/// Returns the records per second that a plain client takes from a topic.
 pub(crate) fn consume(kafka: &Kafka, topic: &str, count: usize) -> f64 {
     let consumer = consumer(kafka, topic, "wasmill-bench");
     let mut began = None;
@@ -46,8 +46,7 @@ pub(crate) fn consume(kafka: &Kafka, topic: &str, count: usize) -> f64 {
     count as f64 / began.expect("there are records").elapsed().as_secs_f64()
 }
 
-/// The headers of a record that a host makes, as long as there: a CloudEvent, what it follows from, and how many
-/// steps it is away from the first record.
+/// Headers as long as those of a host's message: a CloudEvent, its causes, and its hops.
 const HEADERS: [(&str, &str); 9] = [
     ("ce_id", "relay/transform-1000-0/3/166667/0"),
     ("ce_source", "urn:uuid:0199f2a7-7d0c-7a52-9d3f-3d1c5f6a7b8c#relay"),
@@ -65,8 +64,8 @@ fn headers() -> OwnedHeaders {
     HEADERS.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }))
 }
 
-/// Records a second that bare clients pass on, each batch in a transaction with its offsets, as the same records that a host
-/// makes.
+/// Returns the records per second that plain clients pass on, each batch in a transaction with its offsets. The records
+/// are as large as those of a host.
 pub(crate) fn pass_on(kafka: &Kafka, topic: &str, to: &str, count: usize, batch_max: usize) -> f64 {
     let group = format!("bare-{to}-{batch_max}");
     let consumer = consumer(kafka, topic, &group);
@@ -100,7 +99,7 @@ pub(crate) fn pass_on(kafka: &Kafka, topic: &str, to: &str, count: usize, batch_
     count as f64 / began.expect("there are records").elapsed().as_secs_f64()
 }
 
-/// Messages a second of a bare transactional producer.
+/// Returns the messages per second of a plain transactional producer.
 pub(crate) fn publish(kafka: &Kafka, topic: &str, count: usize, batch_max: usize) -> f64 {
     let producer = transactional_producer(kafka, topic);
     producer.init_transactions(ANSWER_MAX).expect("Kafka has transactions");
@@ -117,7 +116,7 @@ pub(crate) fn publish(kafka: &Kafka, topic: &str, count: usize, batch_max: usize
     count as f64 / began.elapsed().as_secs_f64()
 }
 
-/// The value of a message.
+/// Makes the value of a message.
 pub(crate) fn value() -> Vec<u8> {
     VALUE.to_vec()
 }
@@ -160,7 +159,7 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
     }
 }
 
-/// `commit_transaction` would wait in steps of 100 ms.
+/// Waits until nothing is in flight, because `commit_transaction` would wait in steps of 100 ms.
 fn deliver(producer: &BaseProducer) {
     while producer.in_flight_count() > 0 {
         producer.poll(LOOK);

@@ -1,4 +1,4 @@
-//! Messages from the outbox into a topic, 1,000 to a transaction, against a bare transactional producer.
+//! Messages from the outbox into a topic, 1,000 in a transaction, compared with a plain transactional producer.
 
 use crate::records::{PARTITIONS, publish, value};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use wasmill_tests::kafka::Kafka;
 use wasmill_tests::report::{Budget, Report};
 
 const MESSAGES: usize = 200_000;
-/// In a transaction.
+/// Number of messages in a transaction.
 const BATCH: usize = 1_000;
-/// In a step of the subscription that put them there.
+/// Number of messages in a step of the subscription that asked for them.
 const STEP: usize = 256;
 const WAIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(1);
@@ -65,7 +65,7 @@ fn message(topic: &str, number: usize) -> Message {
     }
 }
 
-/// Waits until so many are published; returns how many are.
+/// Waits until this many messages are published. Returns how many are.
 fn published(sink: &Sink, count: u64) -> u64 {
     let deadline = Instant::now() + WAIT;
     loop {

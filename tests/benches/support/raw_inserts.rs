@@ -1,9 +1,9 @@
-//! The baseline of everything that writes events: the same rows into an ordinary event table of SQLite's.
+//! The baseline of everything that writes events: inserts of the same rows into an ordinary event table of SQLite.
 
 use wasmill_tests::command_path::PAYLOAD;
 
-/// Rows a second: integer key, unique index on stream and version, 1,000 rows a transaction. The store's pragmas, with a
-/// larger cache; the log is folded when it has 32 MiB, as the store's is.
+/// Returns the rows per second into a table with an integer key and a unique index on stream and version, 1,000 rows in
+/// a transaction. The pragmas are the store's, with a larger cache. The log is checkpointed at 32 MiB, as the store's.
 pub(crate) fn raw_inserts(rows: u64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let connection = rusqlite::Connection::open(folder.path().join("raw.sqlite")).unwrap();

@@ -1,7 +1,8 @@
-//! A process that works on a store, made to be killed or to meet a full disk. Its tests start it.
+//! A process that works on a store, made to be killed or to meet a full disk. The tests of stores start it.
 //!
-//! `store-worker work FILE SEED` works until it is killed; `store-worker full FILE BYTES` may write files up to a size
-//! only, until its store is full; `store-worker nearly-full FILE` for a while has room for small transactions only.
+//! - `store-worker work FILE SEED` works until it is killed.
+//! - `store-worker full FILE BYTES` can write files only up to a size, and works until its store is full.
+//! - `store-worker nearly-full FILE` has room only for small transactions for a while.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ fn main() {
     }
 }
 
-/// With limits so small that a kill may hit a run of the index, one of its slices, or a folding of the log, and that
-/// no kind of request waits long behind the others.
+/// Opens a store with limits so small that a kill may hit an index run, one of its slices, or a WAL checkpoint, and
+/// that no kind of request waits long behind the others.
 fn open(file: &str) -> Arc<dyn EventStore> {
     let options = Options {
         queue_max: 200,
@@ -67,7 +68,7 @@ fn fill(file: &str, bytes: u64) {
     println!("{}", there + 1);
 }
 
-/// Has room for small transactions and none for a large one, then for all.
+/// Appends with room for small transactions but not for a large one, then with room for all.
 fn fill_nearly(file: &str) {
     let store = SqliteStore::open(Path::new(file), Options::default()).expect("open the store");
     let log = std::fs::metadata(format!("{file}-wal")).expect("a store has a log");
@@ -87,10 +88,10 @@ fn fill_nearly(file: &str) {
     store.close();
 }
 
-/// A full disk, as far as the process can tell: writes beyond the size fail.
+/// Makes writes beyond a size fail, which looks like a full disk to the process.
 fn file_size_max(bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: both calls only read what they are given; the signal that would end the process is ignored.
+    // SAFETY: both calls only read their arguments; the signal that would end the process is ignored.
     let done = unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)

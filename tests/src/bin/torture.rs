@@ -1,5 +1,5 @@
-//! `torture KILLS SECONDS [SEED]` kills a host under load so many times, with faults beside the kills, and checks what
-//! is left. `cargo xtask torture` runs it.
+//! `torture KILLS SECONDS [SEED]` kills a host under load this many times, with faults beside the kills, and checks the
+//! result. `cargo xtask torture` runs it.
 
 use std::time::Duration;
 use wasmill_tests::torture::{Plan, torture};

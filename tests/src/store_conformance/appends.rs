@@ -9,7 +9,7 @@ use wasmill::model::ExpectedVersion::*;
 use wasmill::model::*;
 use wasmill::store::*;
 
-/// Every mode on a stream with and without events.
+/// Checks every mode on a stream with and without events.
 pub fn an_expectation_is_met_or_the_conflict_names_the_actual_version<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -50,7 +50,7 @@ pub fn an_expectation_is_met_or_the_conflict_names_the_actual_version<P: Place>(
     }
 }
 
-/// Senders that all saw the same version.
+/// Checks senders that all saw the same version.
 pub fn of_twenty_appends_on_one_version_one_succeeds<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -78,7 +78,7 @@ pub fn of_twenty_appends_on_one_version_one_succeeds<P: Place>() {
     assert_eq!(whole_stream(&mut *reader(&*store), &order("contended")).len(), 20);
 }
 
-/// A loser between winners leaves nothing behind, and readers never see a part of an append.
+/// Checks that a loser between winners leaves nothing behind, and that readers never see a part of an append.
 pub fn the_events_of_an_append_are_recorded_all_or_none<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -106,7 +106,7 @@ pub fn the_events_of_an_append_are_recorded_all_or_none<P: Place>() {
     assert!(by_command.iter().all(|(id, events)| *events == 5 && id.parse::<u64>().unwrap() % 3 != 2));
 }
 
-/// What was answered before another was asked for comes before it.
+/// Checks that an append that was answered comes before all that are requested later.
 pub fn positions_increase_in_commit_order_and_versions_have_no_gaps<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -139,7 +139,7 @@ pub fn positions_increase_in_commit_order_and_versions_have_no_gaps<P: Place>() 
     assert!(ids.iter().all(|id| id.get_version_num() == 7));
 }
 
-/// More streams than a store may want to keep in memory, several appends each, all at once.
+/// Appends several times to more streams than a store may want to keep in memory, all at once.
 pub fn many_streams_in_one_transaction_keep_their_versions<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -154,7 +154,7 @@ pub fn many_streams_in_one_transaction_keep_their_versions<P: Place>() {
     (0..200).for_each(|n| assert_eq!(whole_stream(&mut *reader, &order(n)).len(), 6));
 }
 
-/// Everything but position, version and id comes from the command.
+/// Checks that everything but position, version and id comes from the command.
 pub fn an_event_keeps_what_its_command_said<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -185,7 +185,7 @@ pub fn an_event_keeps_what_its_command_said<P: Place>() {
     }
 }
 
-/// Also where names are odd, and where the type and the id together read the same.
+/// Checks odd names too, and types and ids that read the same together.
 pub fn streams_are_told_apart_by_type_and_id<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -218,12 +218,12 @@ pub fn streams_are_told_apart_by_type_and_id<P: Place>() {
         for (count, stream) in streams.iter().enumerate() {
             assert_eq!(whole_stream(&mut *reader, stream).len(), count + 1, "{stream}");
         }
-        // Enough to have whatever the store puts off done.
+        // These are enough events to make the store do its deferred work.
         record(&*store, &order("other"), 500);
     }
 }
 
-/// A success that changed nothing.
+/// Checks a success that changes nothing.
 pub fn an_append_without_events_is_accepted_and_changes_nothing<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -235,7 +235,7 @@ pub fn an_append_without_events_is_accepted_and_changes_nothing<P: Place>() {
     assert_eq!(all_events(&*store).len(), 3);
 }
 
-/// Each command once, by how it ended; what was refused by the store is not an outcome.
+/// Checks that each command counts once, by its outcome. A refusal of the store is not an outcome.
 pub fn outcomes_are_counted_exactly<P: Place>() {
     let place = P::new();
     for opened in 1..=2u64 {
@@ -262,7 +262,7 @@ pub fn outcomes_are_counted_exactly<P: Place>() {
     }
 }
 
-/// Of everything that a store keeps.
+/// Checks the statistics of everything that a store keeps.
 pub fn statistics_say_what_is_there<P: Place>() {
     let place = P::new();
     let store = place.open();

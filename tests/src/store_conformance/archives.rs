@@ -23,7 +23,7 @@ fn is_refused(answer: Result<Appended, Error>, of: &StreamId) {
     }
 }
 
-/// Whatever the append expects, also in a store opened anew, and also while what the store puts off is being done.
+/// Checks appends with any expectation, also in a store that was opened again, and while it does deferred work.
 pub fn an_archived_stream_takes_no_more_events_and_reads_as_before<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -57,7 +57,7 @@ pub fn an_archived_stream_takes_no_more_events_and_reads_as_before<P: Place>() {
     assert_eq!(record(&*store, &order(30), 1).version, Version(2), "other streams go on");
 }
 
-/// As if it had never been archived, however often.
+/// Checks that it is as if it had never been archived, however often.
 pub fn a_restored_stream_goes_on_where_it_was<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -76,7 +76,7 @@ pub fn a_restored_stream_goes_on_where_it_was<P: Place>() {
     assert_eq!(whole_stream(&mut *reader(&*store), &order(1)).len(), 6);
 }
 
-/// All of it in flight at once.
+/// Checks requests that are in flight together.
 pub fn what_was_asked_before_is_recorded_and_what_comes_after_is_not<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -90,7 +90,7 @@ pub fn what_was_asked_before_is_recorded_and_what_comes_after_is_not<P: Place>()
     assert_eq!(all_events(&*store).len(), 70);
 }
 
-/// It will be delivered again, or be dead-lettered by whoever sent it.
+/// Checks that the command can be delivered again, or be dead-lettered by its sender.
 pub fn a_command_to_an_archived_stream_settles_nothing<P: Place>() {
     const LEDGER: &str = "kafka/baskets/baskets/0";
     let place = P::new();
@@ -107,7 +107,7 @@ pub fn a_command_to_an_archived_stream_settles_nothing<P: Place>() {
     assert_eq!(durable().unwrap().version, Version(3), "the refusal is not remembered");
 }
 
-/// A name that was mistyped is told, and keeps nobody from making the stream.
+/// Checks that a mistyped id is an error and does not prevent the stream from being created later.
 pub fn only_a_stream_with_events_is_archived<P: Place>() {
     let place = P::new();
     let store = place.open();

@@ -1,11 +1,11 @@
-//! The end of a store: stop is not crash.
+//! The end of a store: an orderly stop loses nothing.
 
 use super::Place;
 use super::requests::*;
 use wasmill::model::*;
 use wasmill::store::*;
 
-/// Whatever was asked for before is answered, and durable.
+/// Checks that all earlier requests are answered and durable.
 pub fn a_closed_store_has_finished_what_was_queued<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -18,7 +18,7 @@ pub fn a_closed_store_has_finished_what_was_queued<P: Place>() {
     assert_eq!(all_events(&*place.open()).len(), 500);
 }
 
-/// To every request, as often as it is closed; readers go on.
+/// Checks every request, after any number of closes. Readers keep working.
 pub fn a_closed_store_answers_that_it_is_closed<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -36,9 +36,9 @@ pub fn a_closed_store_answers_that_it_is_closed<P: Place>() {
         ask(|done| store.reset_ledger("kafka/a/b/0", 1, done)).answer().err(),
         ask(|done| store.archive(stream.clone(), done)).answer().err(),
         ask(|done| store.restore(stream.clone(), done)).answer().err(),
-        ask(|done| store.discard_letter(1, done)).answer().err(),
-        ask(|done| store.republish_letter(1, done)).answer().err(),
-        ask(|done| store.explain_letter(1, "x".to_owned(), done)).answer().err(),
+        ask(|done| store.discard_dead_letter(1, done)).answer().err(),
+        ask(|done| store.republish_dead_letter(1, done)).answer().err(),
+        ask(|done| store.explain_dead_letter(1, "x".to_owned(), done)).answer().err(),
     ];
     for refusal in refusals {
         assert!(matches!(refusal, Some(Error::Closed)), "{refusal:?}");

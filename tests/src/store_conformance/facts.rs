@@ -1,9 +1,9 @@
-//! What tells one store from another, and what it remembers of the world outside.
+//! The identity of a store, and the facts that it keeps.
 
 use super::Place;
 use super::requests::*;
 
-/// The identity is made with the store, and shared with no other.
+/// Checks that the identity is made with the store and that no other store has it.
 pub fn a_store_keeps_its_identity<P: Place>() {
     let (place, other) = (P::new(), P::new());
     let store = place.open();
@@ -13,7 +13,7 @@ pub fn a_store_keeps_its_identity<P: Place>() {
     assert_eq!(place.open().identity(), identity);
 }
 
-/// A fact is kept, replaced, forgotten, and listed by how its name begins.
+/// Checks that a fact is kept, replaced, forgotten, and listed by the prefix of its name.
 pub fn facts_are_kept_until_they_are_forgotten<P: Place>() {
     let place = P::new();
     let store = place.open();

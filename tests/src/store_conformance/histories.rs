@@ -1,4 +1,4 @@
-//! Random histories, with requests in flight together and the store opened anew in between, against a model.
+//! Random histories, with requests in flight together and reopenings of the store, compared with a model.
 //!
 //! The model is what the trait promises, in the simplest form: sets and lists. A store takes requests in the order in
 //! which they are sent, so the model knows each answer before the store gives it.
@@ -18,13 +18,13 @@ use wasmill::model::*;
 use wasmill::store::*;
 
 const CASES: u32 = 60;
-/// Steps towards a smaller history that fails in the same way.
+/// Largest number of attempts to shrink a failing history.
 const SHRINKS: u32 = 300;
 const STREAMS: u8 = 3;
 const LEDGERS: [&str; 2] = ["kafka/baskets/baskets/0", "elsewhere/0"];
 const SUBSCRIPTIONS: [&str; 2] = ["warehouse", "notifier"];
 
-/// Something that happens to a store.
+/// A request to a store, or another event in its history.
 #[derive(Clone, Debug)]
 enum Act {
     Append {
@@ -41,7 +41,7 @@ enum Act {
         messages: u8,
         letters: u8,
     },
-    /// Handles a command that a subscription has sent, or has sent and settled long ago.
+    /// Processes a command that a subscription has sent, and that may be settled already.
     Settle {
         subscription: usize,
         nth: usize,
@@ -50,7 +50,7 @@ enum Act {
     DeadLetter {
         number: Option<(usize, u64)>,
     },
-    /// Tries a dead letter again, which may be gone or never have been.
+    /// Retries a dead letter, which may be gone or may never have existed.
     Replay {
         nth: u64,
         decides: Decides,
@@ -89,7 +89,7 @@ enum Decides {
     Malformed,
 }
 
-/// What makes a command's repetition harmless.
+/// The means by which repeating a command is harmless.
 #[derive(Clone, Copy, Debug)]
 enum Unique {
     Nothing,
@@ -143,7 +143,7 @@ fn decides() -> impl Strategy<Value = Decides> {
     prop_oneof![6 => (0..4usize).prop_map(Decides::Events), 1 => Just(Decides::Rejected), 1 => Just(Decides::Malformed)]
 }
 
-/// Every answer and every view is as the model has it.
+/// Checks that every answer and every view is that of the model.
 pub fn any_history_ends_as_the_model_says<P: Place>() {
     let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: SHRINKS, ..Config::default() };
     let histories = prop::collection::vec(act(), 1..80);
@@ -173,9 +173,9 @@ pub fn any_history_ends_as_the_model_says<P: Place>() {
 struct Play {
     store: Arc<dyn EventStore>,
     model: Model,
-    /// Compare the answers that are still to come.
+    /// Comparisons of the answers that are still to come.
     answers: Vec<Box<dyn FnOnce()>>,
-    /// The newest position that an answer told of.
+    /// The newest position of an answer.
     known: Position,
 }
 
@@ -205,14 +205,14 @@ impl Play {
                 self.expect(|store, done| store.dead_letter(letter("dead-lettered"), origin, done), Ok(()));
             }
             Act::Replay { nth, decides } => {
-                let origin = letter_origin(self.letter(nth));
+                let origin = dead_letter_origin(self.letter(nth));
                 let command = Command { origin: Some(origin), ..command(&order(nth % 2), "again") };
                 self.send(command, ExpectedVersion::Any, decides);
             }
             Act::Discard { nth } => {
                 let number = self.letter(nth);
                 let answer = self.model.discard(number);
-                self.expect(|store, done| store.discard_letter(number, done), answer);
+                self.expect(|store, done| store.discard_dead_letter(number, done), answer);
             }
             Act::Archive { stream, archived } => {
                 let stream = order(stream);
@@ -238,9 +238,9 @@ impl Play {
         }
     }
 
-    /// The number of a dead letter that was given once, or will be next.
+    /// Returns a number that a dead letter had once, or that the next one will have.
     fn letter(&self, nth: u64) -> u64 {
-        1 + nth % (self.model.newest_letter + 1)
+        1 + nth % (self.model.newest_dead_letter + 1)
     }
 
     fn append(&mut self, stream: u8, expects: Expects, decides: Decides, unique: Unique) {
@@ -311,7 +311,8 @@ impl Play {
     }
 }
 
-/// The model does not know positions: what a store answers first, it must answer always.
+/// Keeps the position of a store's first answer. The model does not know positions, but the store must always give the
+/// same answer.
 fn remember(outcomes: &Rc<RefCell<model::Outcomes>>, content: &Content, at: Position) {
     if let Some((_, Outcome::Accepted { position, .. })) = outcomes.borrow_mut().get_mut(&content.id) {
         *position = at;

@@ -1,4 +1,4 @@
-//! Ledgers: commands of a numbered sequence are settled once, together with what came of them.
+//! Ledgers: commands of a numbered sequence are settled once, together with their effects.
 
 use super::Place;
 use super::requests::*;
@@ -17,7 +17,7 @@ fn settle(store: &dyn EventStore, first: u64, last: u64) -> Result<Appended, Err
     append(store, command, ExpectedVersion::Any, happened(1))
 }
 
-/// At once, later, and in a store opened anew; with and without events.
+/// Checks repetitions in flight together, later, and in a reopened store, with and without events.
 pub fn a_repeated_origin_adds_nothing<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -42,7 +42,7 @@ pub fn a_repeated_origin_adds_nothing<P: Place>() {
     assert_eq!(reader(&*store).tallies().unwrap()[0].accepted, 2);
 }
 
-/// Kafka leaves out offsets: of transactions' marks and of compacted records.
+/// Checks gaps, because Kafka skips the offsets of transaction markers and of compacted records.
 pub fn an_origin_settles_the_gap_before_it<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -52,12 +52,12 @@ pub fn an_origin_settles_the_gap_before_it<P: Place>() {
     assert_eq!(ledger(&*store), (4, vec![(6, 9)]));
     settle(&*store, 4, 5).unwrap();
     assert_eq!(ledger(&*store), (10, vec![]));
-    // The same record with another gap before it, as after a rebalance.
+    // The same record may have another gap before it, for example after a rebalance.
     assert!(matches!(settle(&*store, 8, 9), Err(Error::Duplicate { .. })));
     assert_eq!(all_events(&*store).len(), 3);
 }
 
-/// Many partitions finish in any order; what is ahead of the mark is known also after the store was reopened.
+/// Checks that items may be settled in any order, and that the ranges above the watermark survive a reopening.
 pub fn settling_out_of_order_leaves_the_ranges_ahead<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -75,7 +75,7 @@ pub fn settling_out_of_order_leaves_the_ranges_ahead<P: Place>() {
     assert_eq!(ledger(&*store), (6, vec![(7, 9), (12, 12)]));
 }
 
-/// A source that starts at the end of a topic.
+/// Checks a source that starts at the end of a topic.
 pub fn a_ledger_starts_where_it_is_told_and_never_goes_back<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -91,7 +91,7 @@ pub fn a_ledger_starts_where_it_is_told_and_never_goes_back<P: Place>() {
     assert_eq!(ledger(&*store), (106, vec![]));
 }
 
-/// A person wants records handled again.
+/// Checks the reset of a person who wants records to be processed again.
 pub fn a_ledger_that_is_reset_settles_again_from_there<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -111,7 +111,7 @@ pub fn a_ledger_that_is_reset_settles_again_from_there<P: Place>() {
     assert_eq!(ledger(&*store), (2, vec![(5, 5)]));
 }
 
-/// It will be delivered again.
+/// Checks that the command can be delivered again.
 pub fn a_refused_append_settles_nothing<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -121,7 +121,7 @@ pub fn a_refused_append_settles_nothing<P: Place>() {
     settle(&*store, 0, 0).unwrap();
 }
 
-/// With the place of the record and the reason, and nothing else happens.
+/// Checks that the dead letter has the place of the record and the reason, and that nothing else happens.
 pub fn a_malformed_command_is_settled_and_dead_lettered_once<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -136,14 +136,14 @@ pub fn a_malformed_command_is_settled_and_dead_lettered_once<P: Place>() {
     assert!(letter.reason.contains("not JSON"), "{}", letter.reason);
     assert_eq!(ledger(&*store), (1, vec![]));
     assert_eq!(reader(&*store).tallies().unwrap()[0].malformed, 1);
-    // A sender that waits for the answer has it: nobody needs to look for its command.
+    // A sender that waits gets the answer, so its command is not dead-lettered.
     let waiting = append(&*store, command(&order(1), "c"), ExpectedVersion::Any, Decision::Malformed("no".to_owned()));
     assert!(waiting.is_ok());
     assert_eq!(super::requests::letters(&*store, 10).1, 1);
 }
 
-/// A record that is not even a command.
-pub fn parking_settles_its_origin_and_happens_once<P: Place>() {
+/// Checks a record that can't become a command.
+pub fn dead_lettering_settles_its_origin_and_happens_once<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     for _ in 0..3 {
@@ -159,7 +159,7 @@ pub fn parking_settles_its_origin_and_happens_once<P: Place>() {
     assert!(matches!(settle(&*store, 5, 5), Err(Error::Duplicate { .. })));
 }
 
-/// The partitions of a source belong together.
+/// Checks that the partitions of a source are listed together.
 pub fn ledgers_are_listed_by_how_they_begin<P: Place>() {
     let place = P::new();
     let store = place.open();

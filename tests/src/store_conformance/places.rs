@@ -1,4 +1,4 @@
-//! Parts of a manifest keep their place in the store under their name; a renamed part goes on where it was.
+//! Parts of a manifest keep their place in the store under their name, and a renamed part keeps its place.
 
 use super::Place;
 use super::requests::*;
@@ -13,7 +13,7 @@ fn names(store: &dyn EventStore) -> Vec<String> {
     reader(store).places().expect("places are read").into_iter().map(|place| place.part.to_string()).collect()
 }
 
-/// A subscription, a source with a subscriber, and a sink, each with all that it can have.
+/// Fills a store with a subscription, a source with a subscriber, and a sink, each with all that it can have.
 fn fill(store: &dyn EventStore) {
     let end = record(store, &order(1), 1).position;
     let letter = DeadLetter { content: DeadLetterContent::Event(end), ..letter("event 1") };
@@ -34,7 +34,7 @@ fn fill(store: &dyn EventStore) {
     assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed"]);
 }
 
-/// And its commands are settled under the new name, once.
+/// Checks also that its commands are settled under the new name, once.
 pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -72,7 +72,7 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
     assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
 }
 
-/// What it never sent goes with it; its dead letters stay.
+/// Checks that its unsent commands are forgotten and its dead letters stay.
 pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
     let place = P::new();
     let store = place.open();

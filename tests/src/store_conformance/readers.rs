@@ -1,4 +1,4 @@
-//! Readers: what they see while others write, and while the store catches up with work that it has put off.
+//! Readers: what they see while others write, and while the store does deferred work.
 
 use super::Place;
 use super::requests::*;
@@ -14,7 +14,7 @@ use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
 
-/// After and before any version, with any limit.
+/// Checks reading after and before any version, with any limit.
 pub fn a_stream_is_read_from_a_version_in_both_directions<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -38,7 +38,7 @@ pub fn a_stream_is_read_from_a_version_in_both_directions<P: Place>() {
     assert!(reader.read_stream(&order("absent"), Version(0), 10).unwrap().is_empty());
 }
 
-/// Each page goes on where the one before has ended, also where nothing passes the filter for long.
+/// Checks that each page starts at the end of the one before, even if nothing passes the filter for long.
 pub fn everything_is_read_page_by_page_through_a_filter<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -73,7 +73,7 @@ pub fn everything_is_read_page_by_page_through_a_filter<P: Place>() {
     }
 }
 
-/// What is read at once has a bound in bytes, whatever the limit.
+/// Checks that a page has a bound in bytes, whatever the limit.
 pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Place>() {
     const EVENTS: u64 = 25;
     const BYTES: usize = 900_000;
@@ -83,7 +83,7 @@ pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Plac
         let large = Decision::Events(vec![NewEvent { name: "Large".to_owned(), payload: vec![b'1'; BYTES] }]);
         append(&*store, command(&order(1), "c"), ExpectedVersion::Any, large).unwrap();
     }
-    // Once as it was written, once as it is found.
+    // The store is read as it was written, and again after it was reopened.
     for _ in 0..2 {
         let mut reader = reader(&*store);
         let most = PAGE_BYTES_MAX / BYTES + 1;
@@ -117,7 +117,7 @@ pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Plac
     }
 }
 
-/// Waits for positions as the parts of a host do.
+/// A follower that waits for positions as the parts of a host do.
 struct Follower {
     reader: Box<dyn Reader>,
     head: watch::Receiver<Position>,
@@ -135,7 +135,7 @@ impl Follower {
         Self { reader: reader(store), head: store.head(), reached, runtime: runtime() }
     }
 
-    /// Everything that passes the filter, until there is enough of it.
+    /// Reads everything that passes the filter, until there is enough of it.
     fn follow(mut self, filter: &Filter, limit: usize, enough: usize) -> Vec<RecordedEvent> {
         let (mut events, mut reached) = (Vec::new(), Position(0));
         while events.len() < enough {
@@ -153,12 +153,12 @@ impl Follower {
     }
 }
 
-/// Several followers with filters and page sizes of their own, none of which misses or repeats anything.
+/// Checks several followers with different filters and page sizes. None may miss or repeat anything.
 pub fn followers_skip_nothing_while_writers_are_busy<P: Place>() {
     follow_writers::<P>(|_, _| {});
 }
 
-/// The same while a write ends only once the followers have read all that was written before it.
+/// Checks the same while a write ends only after the followers have read all that was written before it.
 pub fn followers_skip_nothing_while_writers_are_slow<P: Place>() {
     follow_writers::<P>(|place, Watched { mut head, mut reached, mut writing }| {
         let runtime = runtime();
@@ -167,7 +167,7 @@ pub fn followers_skip_nothing_while_writers_are_slow<P: Place>() {
             let standstill = place.standstill();
             let at = *head.borrow_and_update();
             for reached in &mut reached {
-                // One that has enough is gone.
+                // A follower that has enough is gone.
                 let caught_up = async { timeout(PATIENCE, reached.wait_for(|reached| *reached >= at)).await.map(drop) };
                 assert!(runtime.block_on(caught_up).is_ok(), "a follower stands still before {at}");
             }
@@ -182,19 +182,19 @@ pub fn followers_skip_nothing_while_writers_are_slow<P: Place>() {
     });
 }
 
-/// What can be seen of writers and followers at work.
+/// The observable state of writers and followers at work.
 struct Watched {
     head: watch::Receiver<Position>,
-    /// How far each follower is; its sender goes with it.
+    /// The position of each follower. Its sender is dropped when the follower ends.
     reached: Vec<watch::Receiver<Position>>,
-    /// Its sender goes with the last writer.
+    /// A watch whose sender is dropped when the last writer ends.
     writing: watch::Receiver<()>,
 }
 
-/// With something that goes on meanwhile.
+/// Runs writers and followers while `meanwhile` runs, and checks what the followers have read.
 fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, Watched)) {
     const COMMANDS: usize = 500;
-    /// Commands of a writer that wait for their answers.
+    /// Number of commands of a writer in flight.
     const AHEAD: usize = 50;
     let place = P::new();
     let store = place.open();
@@ -240,7 +240,7 @@ fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, Watched)) {
     );
 }
 
-/// Tells the others that this thread is done, also where it panics.
+/// A guard that tells the others that this thread is done, even if it panics.
 struct Finished<'a>(&'a AtomicBool);
 
 impl Drop for Finished<'_> {
@@ -249,7 +249,7 @@ impl Drop for Finished<'_> {
     }
 }
 
-/// A reader sees at least what was answered, and never a gap.
+/// Checks that a reader sees at least what was answered, and never a gap.
 pub fn streams_are_whole_while_others_write<P: Place>() {
     const STREAMS: usize = 7;
     let place = P::new();
@@ -300,7 +300,7 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
     });
 }
 
-/// In the middle of whatever the store has put off.
+/// Checks reopened stores that were closed in the middle of deferred work.
 pub fn streams_are_whole_whenever_the_store_is_opened_again<P: Place>() {
     const STREAMS: u64 = 5;
     let place = P::new();

@@ -18,13 +18,13 @@ fn outcome(answer: Result<Appended, Error>) -> Outcome {
     }
 }
 
-/// Sent at once, again, and to a store opened anew.
+/// Checks repetitions in flight together, later, and in a store that was opened again.
 pub fn a_repeated_command_id_gets_its_first_outcome<P: Place>() {
     let place = P::new();
     let store = place.open();
     let stream = order(1);
     let send = |store: &Arc<dyn EventStore>| {
-        // What its sender expects of the stream was true the first time and is not any more.
+        // The expected version was right the first time and no longer is.
         ask_append(&**store, durable(&stream, "mine"), ExpectedVersion::NoStream, happened(2))
     };
     let (first, at_once) = (send(&store), send(&store));
@@ -39,7 +39,7 @@ pub fn a_repeated_command_id_gets_its_first_outcome<P: Place>() {
     assert_eq!(whole_stream(&mut *reader(&*store), &stream).len(), 3);
 }
 
-/// Another stream, another name or another payload.
+/// Checks another stream, another name and another payload.
 pub fn a_command_id_with_other_content_is_refused<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -54,13 +54,13 @@ pub fn a_command_id_with_other_content_is_refused<P: Place>() {
         let refused = append(&*store, other, ExpectedVersion::Any, happened(1));
         assert!(matches!(&refused, Err(Error::IdReused { id }) if &**id == "mine"), "{refused:?}");
     }
-    // Time and headers may differ: a sender that tries again makes them anew.
+    // Time and headers may differ, because a sender that tries again makes new ones.
     let again = Command { time_ms: 5, headers: vec![Header { name: "try".to_owned(), value: None }], ..original };
     outcome(append(&*store, again, ExpectedVersion::Any, happened(1)));
     assert_eq!(all_events(&*store).len(), 1);
 }
 
-/// The aggregate is not asked again, whatever it would say now.
+/// Checks that the aggregate is not asked again, whatever it would decide now.
 pub fn a_refusal_is_remembered_like_a_success<P: Place>() {
     let reason = || "not on Sundays".to_owned();
     for (decision, expected) in [
@@ -78,7 +78,7 @@ pub fn a_refusal_is_remembered_like_a_success<P: Place>() {
     }
 }
 
-/// The sender may try again with what it has learned.
+/// Checks that the sender may try again with the actual version.
 pub fn a_conflict_is_not_remembered<P: Place>() {
     let place = P::new();
     let store = place.open();

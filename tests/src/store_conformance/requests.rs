@@ -1,4 +1,4 @@
-//! Asking a store, and the commands to ask with.
+//! Requests to a store, and the commands for them.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use wasmill::filter::Filter;
 use wasmill::model::*;
 use wasmill::store::*;
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A request that is on its way.
+/// A request without an answer yet.
 pub struct Pending<T>(Receiver<Result<T, Error>>);
 
 impl<T> Pending<T> {
@@ -21,15 +21,15 @@ impl<T> Pending<T> {
     }
 }
 
-/// Asks without waiting: the request is queued when this returns.
+/// Sends a request without waiting for the answer. The request is queued when this returns.
 pub fn ask<T: Send + 'static>(request: impl FnOnce(Ack<Result<T, Error>>)) -> Pending<T> {
     let (answer, answered) = sync_channel(1);
-    // Nobody waits any more where a test has failed.
+    // If a test has failed, nobody waits for the answer.
     request(Ack::new(move |result| drop(answer.send(result))));
     Pending(answered)
 }
 
-/// Asks to append, without waiting.
+/// Requests an append without waiting for the answer.
 pub fn ask_append(
     store: &dyn EventStore,
     command: Command,
@@ -39,7 +39,7 @@ pub fn ask_append(
     ask(|done| store.append(Append { command: command.into(), expected, decision }, done))
 }
 
-/// Appends.
+/// Appends and waits for the answer.
 pub fn append(
     store: &dyn EventStore,
     command: Command,
@@ -49,27 +49,27 @@ pub fn append(
     ask_append(store, command, expected, decision).answer()
 }
 
-/// Appends so many events to a stream, whatever its version is.
+/// Appends this many events to a stream, whatever its version is.
 pub fn record(store: &dyn EventStore, stream: &StreamId, count: usize) -> Appended {
     append(store, command(stream, "recorded"), ExpectedVersion::Any, happened(count)).expect("an append succeeds")
 }
 
-/// Moves a checkpoint.
+/// Requests a step and waits for the answer.
 pub fn advance(store: &dyn EventStore, progress: Step) -> Result<Advanced, Error> {
     ask(|done| store.advance(progress, done)).answer()
 }
 
-/// How much there is in a store that offers maintenance.
+/// Returns the statistics of a store that offers maintenance.
 pub fn statistics(store: &dyn EventStore, count: bool) -> Statistics {
     store.maintenance().expect("a store with maintenance").statistics(count).expect("it is counted")
 }
 
-/// A stream of the aggregates `order`.
+/// Returns a stream of the aggregates `order`.
 pub fn order(id: impl ToString) -> StreamId {
     StreamId::new("order", id.to_string())
 }
 
-/// A command without origin whose id is not remembered.
+/// Makes a command without origin whose id is not remembered.
 pub fn command(stream: &StreamId, id: &str) -> Command {
     Command {
         stream: stream.clone(),
@@ -87,38 +87,38 @@ pub fn command(stream: &StreamId, id: &str) -> Command {
     }
 }
 
-/// A command whose sender chose its id.
+/// Makes a command whose sender chose its id.
 pub fn durable(stream: &StreamId, id: &str) -> Command {
     Command { durable_id: true, ..command(stream, id) }
 }
 
-/// The command that a ledger has at a number, all before it being there.
+/// Makes a command whose origin is this number of a ledger, without a gap before it.
 pub fn numbered(stream: &StreamId, ledger: &str, number: u64) -> Command {
     Command { origin: Some(origin(ledger, number, number)), ..command(stream, &format!("{ledger}:{number}")) }
 }
 
-/// An item of a ledger.
+/// Makes the origin of an item of a ledger.
 pub fn origin(ledger: &str, first: u64, last: u64) -> Origin {
     Origin { ledger: ledger.into(), first, last }
 }
 
-/// A decision with so many events.
+/// Makes a decision with this many events.
 pub fn happened(count: usize) -> Decision {
     Decision::Events((0..count).map(|n| event("Happened", n)).collect())
 }
 
-/// An event whose payload is a number.
+/// Makes an event with this payload.
 pub fn event(name: &str, payload: impl ToString) -> NewEvent {
     NewEvent { name: name.to_owned(), payload: payload.to_string().into_bytes() }
 }
 
-/// A step of a subscription without effects.
+/// Makes a step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Step {
     let (commands, messages, dead_letters) = Default::default();
     Step { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, dead_letters }
 }
 
-/// A message of the outbox.
+/// Makes a message of the outbox.
 pub fn message(id: &str) -> Message {
     Message {
         id: id.into(),
@@ -135,7 +135,7 @@ pub fn message(id: &str) -> Message {
     }
 }
 
-/// Something dead-lettered.
+/// Makes a dead letter.
 pub fn letter(place: &str) -> DeadLetter {
     DeadLetter {
         consumer: "warehouse".to_owned(),
@@ -147,18 +147,18 @@ pub fn letter(place: &str) -> DeadLetter {
     }
 }
 
-/// What was dead-lettered, newest first and without its numbers, and how much there is in all.
+/// Returns the newest dead letters, without their numbers, and how many there are in all.
 pub fn letters(store: &dyn EventStore, limit: usize) -> (Vec<DeadLetter>, u64) {
-    let (letters, total) = reader(store).dead_letters(&Letters::newest(limit)).expect("dead letters are read");
+    let (letters, total) = reader(store).dead_letters(&DeadLetterQuery::newest(limit)).expect("dead letters are read");
     (letters.into_iter().map(|kept| kept.letter).collect(), total)
 }
 
-/// A view of the store.
+/// Returns a reader of the store.
 pub fn reader(store: &dyn EventStore) -> Box<dyn Reader> {
     store.reader().expect("a store can be read")
 }
 
-/// All events, in order.
+/// Returns all events, in order.
 pub fn all_events(store: &dyn EventStore) -> Vec<RecordedEvent> {
     let (mut reader, mut events, mut reached) = (reader(store), Vec::new(), Position(0));
     loop {
@@ -171,7 +171,7 @@ pub fn all_events(store: &dyn EventStore) -> Vec<RecordedEvent> {
     }
 }
 
-/// The events of a stream, which must be whole in both directions.
+/// Returns the events of a stream, which must be whole in both directions.
 pub fn whole_stream(reader: &mut dyn Reader, stream: &StreamId) -> Vec<RecordedEvent> {
     let events = reader.read_stream(stream, Version(0), usize::MAX).expect("a stream is read");
     let before = Version(events.len() as u64 + 1);

@@ -13,7 +13,7 @@ fn snapshot(stream: &StreamId, version: u64) -> Snapshot {
     Snapshot { stream: stream.clone(), version: Version(version), code: CODE.into(), state }
 }
 
-/// Closing writes what is queued.
+/// Closes a store, which writes queued snapshots, and opens it again.
 fn opened_anew<P: Place>(place: &P, store: Arc<dyn EventStore>) -> Arc<dyn EventStore> {
     store.close();
     drop(store);
@@ -24,7 +24,7 @@ fn found(store: &dyn EventStore, stream: &StreamId, code: &str) -> Option<Snapsh
     reader(store).snapshot(stream, code).expect("a snapshot is looked for")
 }
 
-/// Of its own stream and for the code that made it.
+/// Checks that a snapshot is found only for its own stream and for the code that made it.
 pub fn the_newest_snapshot_is_found_by_its_stream_and_code<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -42,7 +42,7 @@ pub fn the_newest_snapshot_is_found_by_its_stream_and_code<P: Place>() {
     assert_eq!(found(&*store, &cart, CODE), None, "another type");
 }
 
-/// New code takes snapshots of its own, whatever the version of the old one's was.
+/// Checks that new code has snapshots of its own, whatever the version of the old one was.
 pub fn a_snapshot_of_other_code_takes_the_place_of_the_old_one<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -55,7 +55,7 @@ pub fn a_snapshot_of_other_code_takes_the_place_of_the_old_one<P: Place>() {
     assert_eq!(found(&*store, &order(1), "sha256:bb"), Some(of_new_code));
 }
 
-/// As when a stream was restored from a backup that is older than the snapshot.
+/// Checks a stream that was restored from a backup older than the snapshot.
 pub fn a_snapshot_past_the_end_of_its_stream_is_not_found<P: Place>() {
     let place = P::new();
     let mut store = place.open();

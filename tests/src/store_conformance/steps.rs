@@ -1,4 +1,4 @@
-//! Steps of subscriptions and of the sink: a checkpoint and its effects move together, and only from where it is.
+//! Steps of subscriptions and of sinks: a checkpoint and its effects move together, and only from the present position.
 
 use super::Place;
 use super::requests::*;
@@ -29,7 +29,7 @@ fn pending(store: &dyn EventStore) -> Vec<(u64, String)> {
     commands.iter().map(|command| (command.origin.as_ref().unwrap().last, command.id.to_string())).collect()
 }
 
-/// Two threads that both think the subscription is theirs.
+/// Checks two threads that both believe that they own the subscription.
 pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -67,7 +67,7 @@ pub fn of_two_owners_of_a_checkpoint_one_loses_with_all_its_effects<P: Place>() 
     }
 }
 
-/// Over steps, over subscriptions, and over stores opened anew; also after the commands before are settled.
+/// Checks this over steps, subscriptions and reopened stores, also after earlier commands are settled.
 pub fn commands_get_consecutive_origins<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -97,7 +97,7 @@ fn commands_of_another() -> Vec<Command> {
     commands([100])
 }
 
-/// As they were sent, also where they are settled in any order.
+/// Checks that they are in the order of sending, even if they are settled in any order.
 pub fn pending_commands_are_those_not_settled_in_order<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -130,7 +130,7 @@ pub fn pending_commands_are_those_not_settled_in_order<P: Place>() {
     }
 }
 
-/// Over steps, over stores opened anew, and after all that came before is published and forgotten.
+/// Checks this over steps and reopened stores, and after all earlier messages are published and deleted.
 pub fn messages_are_numbered_without_gaps<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -159,7 +159,7 @@ pub fn messages_are_numbered_without_gaps<P: Place>() {
     }
 }
 
-/// Two sinks' threads, and a sink that was not told of a step.
+/// Checks two threads of one sink, and a sink that was not told of a step.
 pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -173,7 +173,7 @@ pub fn the_position_of_a_sink_moves_only_from_where_it_is<P: Place>() {
     assert_eq!(reader(&*store).sink_position("another").unwrap(), None);
 }
 
-/// A sink that lost a race puts nothing aside: the one that won does.
+/// Checks that a sink that lost a race dead-letters nothing, and the one that won does.
 pub fn what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -189,7 +189,7 @@ pub fn what_a_sink_could_not_publish_is_kept_with_its_position_or_not_at_all<P: 
     assert_eq!(letters(&*store, 10), (["b", "a"].map(letter).to_vec(), 2));
 }
 
-/// And those that count something else keep no message, and lose none.
+/// Checks also that sinks that count something else neither keep nor lose messages.
 pub fn a_sink_counts_what_its_name_says<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -198,10 +198,10 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     for number in 1..=4 {
         ask(|done| store.dead_letter(letter(&number.to_string()), None, done)).answer().unwrap();
     }
-    ask(|done| store.discard_letter(4, done)).answer().unwrap();
+    ask(|done| store.discard_dead_letter(4, done)).answer().unwrap();
     store.close();
     store = place.open();
-    assert_eq!(*store.letters_head().borrow(), 4, "also where the newest is gone");
+    assert_eq!(*store.dead_letters_head().borrow(), 4, "also where the newest is gone");
     let kept = reader(&*store).dead_letters_after(1, 10).unwrap();
     assert_eq!(kept.into_iter().map(|kept| kept.number).collect::<Vec<_>>(), [2, 3]);
     let oldest = reader(&*store).dead_letters_after(0, 1).unwrap();
@@ -220,7 +220,7 @@ pub fn a_sink_counts_what_its_name_says<P: Place>() {
     assert_eq!(reader(&*store).messages(2, 10).unwrap(), []);
 }
 
-/// Whoever is past the end would skip what comes next.
+/// Checks this because a position past the end would skip what comes next.
 pub fn nothing_moves_past_the_end<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -235,7 +235,7 @@ pub fn nothing_moves_past_the_end<P: Place>() {
     ask(|done| store.published("kafka", 0, 1, Vec::new(), done)).answer().unwrap();
 }
 
-/// And all of it is counted.
+/// Checks also that all dead letters are counted.
 pub fn what_a_step_dead_letters_is_kept_newest_first<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -247,7 +247,7 @@ pub fn what_a_step_dead_letters_is_kept_newest_first<P: Place>() {
     assert_eq!(letters(&*store, 3), (["10", "9", "8"].map(letter).to_vec(), 11));
 }
 
-/// A batch of records becomes durable whole, and only once, however often it is tried.
+/// Checks that a batch of records becomes durable as a whole and once, however often it is tried.
 pub fn records_are_settled_with_what_came_of_them<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -286,7 +286,7 @@ pub fn records_are_settled_with_what_came_of_them<P: Place>() {
     }
 }
 
-/// Tried twice at once, or after somebody discarded it, a dead letter has its effects once or not at all.
+/// Checks that a dead letter that is retried twice at once, or after it was discarded, takes effect at most once.
 pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -308,7 +308,7 @@ pub fn a_dead_letter_goes_with_what_came_of_it<P: Place>() {
     assert_eq!(reader(&*store).checkpoint("warehouse").unwrap(), Some(Position(0)));
 }
 
-/// Later records of a key must not pass those whose step failed, however many steps were on their way.
+/// Checks that later records of a key do not pass those whose step failed, however many steps are in flight.
 pub fn a_step_of_records_is_taken_only_directly_after_the_one_before_it<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -318,7 +318,7 @@ pub fn a_step_of_records_is_taken_only_directly_after_the_one_before_it<P: Place
         ask(|done| store.advance(Step { reached, ..step("source/taps", Position(0), Position(0)) }, done))
     };
     step(0, 0).answer().unwrap();
-    // On their way together: the first of them fails.
+    // All are in flight together, and the first of them fails.
     let steps = [step(1, 0), step(2, 1), step(3, 2)].map(|step| step.answer());
     assert!(matches!(steps[0], Err(Error::Settled { .. })), "{steps:?}");
     assert!(steps[1..].iter().all(|step| matches!(step, Err(Error::OutOfRow { .. }))), "{steps:?}");

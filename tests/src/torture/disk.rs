@@ -1,31 +1,31 @@
-//! The disk of a tortured host, which has no room for some time.
+//! The disk of a tortured host, which is full for some time.
 //!
-//! As root the data folder is a file system in memory whose size is cut to what is used: writes fail with the error of
-//! a full disk. Other users can't mount one. Then the process may not write files beyond a mebibyte, which fails writes
-//! in the same places with another error.
+//! For root the data folder is a file system in memory whose size is cut to what is used, so writes fail with the error
+//! of a full disk. Other users can't mount one. For them the process may not write files beyond a mebibyte, so writes
+//! fail in the same places with another error.
 
 use crate::host::TestHost;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Room for everything that a run writes. Memory is used for what is written alone.
+/// Size of the file system, enough for everything that a run writes. Only what is written takes memory.
 const SIZE: &str = "4g";
-/// What is left free when the disk is full: the size can't be set below what is used at that moment.
+/// Bytes that stay free when the disk is full, because the size can't be set below what is used at that moment.
 const LEFT_BYTES: u64 = 256 << 10;
-/// Tries to set a size while the host goes on writing.
+/// Number of tries to set a size while the host keeps writing.
 const TRIES: usize = 100;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where a host's data folder is.
+/// The place of a host's data folder.
 pub(super) enum Disk {
-    /// A file system of its own, unmounted when the value goes.
+    /// It has a file system of its own, which is unmounted when the value is dropped.
     Mounted(PathBuf),
-    /// The machine's.
+    /// It is on the machine's file system.
     Shared,
 }
 
 impl Disk {
-    /// Prepares the data folder, which is made. Call it before the host starts.
+    /// Makes and prepares the data folder. This must happen before the host starts.
     pub(super) fn new(data: &Path) -> Self {
         std::fs::create_dir_all(data).expect("make the data folder");
         match mount(&["-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs"], data) {
@@ -34,7 +34,7 @@ impl Disk {
         }
     }
 
-    /// Says what stands for a full disk.
+    /// Describes how a full disk is simulated.
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::Mounted(_) => "a full file system",
@@ -67,7 +67,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Self::Mounted(data) = self {
-            // Lazily: a process of a run that failed may still have files open.
+            // It is unmounted lazily, because a process of a failed run may still have files open.
             _ = Command::new("umount").arg("--lazy").arg(data).status();
         }
     }

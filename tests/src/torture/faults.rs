@@ -1,6 +1,6 @@
-//! What happens to a tortured host beside the kills: to its broker, its disk, its plugins and its clock.
+//! The faults of a tortured host beside the kills: of its broker, its disk, its plugins and its clock.
 //!
-//! Everything is drawn from one seed. Each fault surrounds a kill, so that hosts also start while it lasts.
+//! All faults are drawn from one seed. Each fault surrounds a kill, so that hosts also start while it lasts.
 
 use super::disk::Disk;
 use crate::built;
@@ -15,27 +15,27 @@ use std::time::{Duration, Instant};
 /// The plugins of a tortured host.
 pub(super) const PLUGINS: [&str; 6] = ["orders", "households", "warehouse", "notifier", "sales", "cart"];
 
-/// How far the clock is moved at most, in either direction, in milliseconds: three days.
+/// Largest time by which the clock is moved in either direction, in milliseconds: three days.
 const CLOCK_MS_MAX: i64 = 3 * 24 * 60 * 60 * 1_000;
 
-/// What happens around a kill.
+/// The fault around a kill.
 pub(super) enum Fault {
-    /// Nothing.
+    /// Nothing else happens.
     None,
     /// The broker answers nobody.
     BrokerFrozen(Duration),
-    /// The broker is killed before the host, and started again after it.
+    /// The broker is killed before the host and restarted after it.
     BrokerRestarted,
-    /// There is no room for what the host writes.
+    /// The host's disk is full.
     DiskFull(Duration),
     /// The file of a plugin is replaced by one with another digest and the same behaviour.
     PluginSwapped(&'static str, Duration),
-    /// The wall clock differs from the machine's by so many milliseconds from now on.
+    /// From now on the wall clock differs from the machine's by this many milliseconds.
     ClockMoved(i64, Duration),
 }
 
 impl Fault {
-    /// Draws the next fault. Half of the kills have none beside them.
+    /// Draws the next fault. Half of the kills have none.
     pub(super) fn draw(rng: &mut fastrand::Rng, has_broker: bool) -> Self {
         let pause = |rng: &mut fastrand::Rng, max_ms| Duration::from_millis(rng.u64(1..=max_ms));
         match rng.u8(0..20) {
@@ -62,11 +62,11 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Where faults happen.
+/// The host and the parts of its environment that faults affect.
 pub(super) struct Scene<'a> {
     pub(super) setting: &'a Setting,
     pub(super) host: &'a TestHost,
-    /// The broker, when it is one that may be frozen and killed.
+    /// The broker, if it may be frozen and killed.
     pub(super) kafka: Option<&'a Kafka>,
     pub(super) disk: &'a Disk,
 }
@@ -109,7 +109,7 @@ impl Scene<'_> {
         }
     }
 
-    /// A custom section more at the end changes a module's digest and nothing else.
+    /// Replaces a plugin's file by one with another custom section, which changes only the digest.
     fn swap(&self, plugin: &str) {
         let file = file(plugin);
         let mut module = std::fs::read(self.setting.path(&file)).expect("read a plugin");
@@ -118,22 +118,22 @@ impl Scene<'_> {
     }
 }
 
-/// The file that says how far the host's clock differs from the machine's.
+/// The file with the offset of the host's clock from the machine's.
 pub(super) const CLOCK: &str = "clock-offset-ms";
 
-/// Puts copies of the plugins into the setting, to be swapped there.
+/// Copies the plugins into the setting, so that they can be swapped there.
 pub(super) fn place_plugins(setting: &Setting) {
     for plugin in PLUGINS {
         setting.write(&file(plugin), std::fs::read(built::plugin(plugin)).expect("read a plugin"));
     }
 }
 
-/// The file of a plugin, from the setting's folder.
+/// Returns the file of a plugin, relative to the setting's folder.
 pub(super) fn file(plugin: &str) -> String {
     PathBuf::from("plugins").join(plugin).with_extension("wasm").to_string_lossy().into_owned()
 }
 
-/// Waits for so long: the length of a fault is its content.
+/// Sleeps. A test may do that here, because a fault is defined by its length.
 pub(super) fn pause(time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {

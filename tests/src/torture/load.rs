@@ -1,4 +1,5 @@
-//! The load of a tortured host: baskets by Kafka, and commands to carts over HTTP, sent again when they are not answered.
+//! The load of a tortured host: baskets through Kafka, and commands to carts over HTTP, which are sent again if they
+//! are not answered.
 
 use super::STALL_MAX;
 use crate::baskets::{self, Expected};
@@ -9,22 +10,22 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Baskets that are produced and not handled at most: the development broker forgets what is far behind.
+/// Largest number of baskets that are produced and not settled, because the development broker forgets old records.
 const AHEAD_MAX: u64 = 2_000;
-/// Baskets that are produced at once.
+/// Number of baskets that are produced at once.
 const PRODUCED_AT_ONCE: usize = 250;
-/// Carts of one sender.
+/// Number of carts of one sender.
 const CARTS: u64 = 20;
-/// How long the host may be asked to wait for the source.
+/// Time for which the host is asked to wait for the source, in milliseconds.
 const WAIT_MS: u64 = 500;
 
-/// What a host is loaded with, until it is over.
+/// The load of a host, until it is over.
 pub(super) struct Load<'a> {
     pub(super) host: &'a TestHost,
     pub(super) brokers: &'a str,
-    /// Raised when no more is to be sent.
+    /// Flag that is set when no more is to be sent.
     pub(super) over: AtomicBool,
-    /// Commands that were answered.
+    /// Number of commands that were answered.
     pub(super) sent: AtomicU64,
 }
 
@@ -33,7 +34,7 @@ impl Load<'_> {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Produces the baskets of the example again and again, each time with new ids. Returns what must come of them.
+    /// Produces the baskets of the example again and again, each time with new ids. Returns their expected results.
     pub(super) fn feed(&self) -> Expected {
         let baskets = baskets::read(&built::grocery().join("data/baskets.jsonl.gz"));
         let mut expected = Expected::default();
@@ -54,7 +55,7 @@ impl Load<'_> {
         expected
     }
 
-    /// Waits until the source has handled so many records.
+    /// Waits until the source has settled this many records.
     fn handled(&self, records: u64) {
         let path = format!("/v1/sources/baskets/wait?handled={records}&timeout_ms={WAIT_MS}");
         let deadline = Instant::now() + 2 * STALL_MAX;
@@ -67,7 +68,7 @@ impl Load<'_> {
         }
     }
 
-    /// Waits until the host has nothing left to do, for as long as it gets something done.
+    /// Waits until the host is drained, as long as it makes progress.
     pub(super) fn drained(&self) {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
@@ -84,8 +85,8 @@ impl Load<'_> {
         }
     }
 
-    /// Sends commands to carts that nobody else sends to, so that the version in each answer is known. What a host
-    /// refuses because it is busy, stopping or without room on its disk is sent again under the same id.
+    /// Sends commands to carts that no other sender uses, so that the version in each answer is known. A command that
+    /// the host refuses because it is busy, stopping or has a full disk is sent again under the same id.
     pub(super) fn send(&self, sender: u64) {
         let payload: Value = serde_json::from_str(PAYLOAD).expect("the payload is JSON");
         for number in 0.. {
@@ -109,7 +110,7 @@ impl Load<'_> {
     }
 }
 
-/// A number that changes whenever the host gets something done.
+/// Returns a number that changes whenever the host makes progress.
 fn work(status: &Value) -> u64 {
     let sum = |list: &str, field: &str| {
         let parts = status[list].as_array().into_iter().flatten();

@@ -1,4 +1,5 @@
-//! A host with little address space serves all the same, and one that loses it charges no event and no command with that.
+//! Hosts with little address space. Such a host still serves, and if it runs out of address space, that does not count
+//! as a try of an event or a command.
 
 use serde_json::Value;
 use wasmill_tests::hostile::{aggregate, subscriber};

@@ -1,5 +1,5 @@
-//! One rule for the ids of aggregates at every way in: a path, a record's key, a subscriber. What breaks it gets the same
-//! sentence from each, and nobody's terminal or log obeys it.
+//! The rule for ids of aggregates is the same for paths, keys of records and subscribers. A violation gets the same
+//! sentence from each, and no terminal or log interprets the id.
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};

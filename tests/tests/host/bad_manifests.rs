@@ -1,4 +1,4 @@
-//! A bad manifest is refused with its place, what was expected and the nearest valid key; nothing is started.
+//! Bad manifests. The refusal names the place, what was expected and the nearest valid key, and nothing is started.
 
 use wasmill_tests::setting::{ORDERS, Setting};
 

@@ -1,4 +1,4 @@
-//! A plugin that can't serve is refused in one sentence that names it, and nothing is started.
+//! Plugins that can't serve. Each is refused in one sentence that names it, and nothing is started.
 
 use wasmill_tests::built;
 use wasmill_tests::module::{EMPTY, described, importing};

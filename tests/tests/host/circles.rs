@@ -1,4 +1,4 @@
-//! A circle of events and commands ends by itself, a person can pause it, and a pause outlives the host.
+//! Circles of events and commands. A circle ends by itself, a person can pause it, and a pause survives a restart.
 
 use serde_json::{Value, json};
 use wasmill_tests::built;
@@ -20,7 +20,7 @@ fn count(host: &TestHost, id: &str, then: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-fn newest_letter(host: &TestHost) -> Value {
+fn newest_dead_letter(host: &TestHost) -> Value {
     host.status()["dead_letters"]["newest"][0].clone()
 }
 
@@ -32,7 +32,7 @@ fn a_circle_ends_by_itself_and_a_person_can_pause_it() {
     host.drained();
     let events = host.events("**");
     assert_eq!(events.len() as u64, 1 + HOPS_MAX, "the first event, and one for each hop");
-    let letter = newest_letter(&host);
+    let letter = newest_dead_letter(&host);
     let reason = letter["reason"].as_str().expect("a reason");
     let correlation = events[0]["correlation_id"].as_str().expect("an id");
     assert!(reason.contains(correlation) && reason.contains("hops_max"), "{reason}");
@@ -74,7 +74,7 @@ fn an_event_is_tried_as_often_as_its_dead_letter_says_and_a_long_pause_has_a_cei
     // The subscriber counts its deliveries, and asks for a pause of a day after each.
     count(&host, "a", "Retry");
     host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == 1);
-    let reason = newest_letter(&host)["reason"].as_str().expect("a reason").to_owned();
+    let reason = newest_dead_letter(&host)["reason"].as_str().expect("a reason").to_owned();
     assert!(reason.contains("delivery 3") && reason.ends_with("(tried 3 times)"), "{reason}");
     host.stop();
 }

@@ -1,4 +1,4 @@
-//! The command line against a running host: what it prints and how it exits.
+//! The command line with a running host: what it prints and how it exits.
 
 use serde_json::{Value, json};
 use std::process::Output;

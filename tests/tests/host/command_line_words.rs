@@ -1,5 +1,5 @@
-//! What the command line says: its help, its common errors, and how it exits. Each is held against a file in
-//! `command_line/`, so that a change to a text shows in review as the text itself.
+//! The texts of the command line: its help, its common errors, and its exit codes. Each is compared with a file in
+//! `command_line/`, so that a review shows a changed text as such.
 //!
 //! `INSTA_UPDATE=always cargo xtask test --test host command_line_words` rewrites the files.
 

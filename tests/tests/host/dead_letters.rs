@@ -1,4 +1,4 @@
-//! What was dead-lettered is seen, tried again once the code takes it, or discarded; and it takes effect once.
+//! Dead letters are shown, and retried or discarded by a person. Each takes effect once.
 
 use serde_json::{Value, json};
 use std::fs;
@@ -124,7 +124,7 @@ fn records_that_were_dead_lettered_are_tried_again_by_changed_code_or_discarded(
     assert_eq!((host.status()["dead_letters"]["total"].clone(), letters(&host).len()), (json!(0), 0));
     host.stop();
     let report = verify(&setting.path("data/events.sqlite")).expect("look the store over");
-    assert!(report.is_sound() && report.letters == 0, "{report:#?}");
+    assert!(report.is_sound() && report.dead_letters == 0, "{report:#?}");
 }
 
 /// Three that can't be handled and room for one: the others wait, say why, and take the room when there is some.

@@ -1,4 +1,4 @@
-//! Invariants 3 and 4: killed hosts go on where they were, and nothing is lost or counted twice.
+//! Invariants 3 and 4: killed hosts resume, and nothing is lost or counted twice.
 
 use std::process::Command;
 use wasmill_tests::{baskets, built};

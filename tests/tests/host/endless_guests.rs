@@ -1,5 +1,5 @@
-//! One event without end costs about the time of one event, however long the list is that it comes in; and a stop
-//! interrupts whatever runs.
+//! Guests that never return. An event that never ends costs about the time limit of one event, however long its list
+//! is. A stop interrupts whatever runs.
 
 use serde_json::Value;
 use wasmill_tests::hostile::{aggregate, subscriber};

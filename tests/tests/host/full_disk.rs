@@ -1,4 +1,4 @@
-//! A host whose disk is full says so, goes on answering, and goes on working when there is room again.
+//! A host whose disk is full says so, still answers, and resumes its work when there is room again.
 
 use serde_json::json;
 use std::fs::File;

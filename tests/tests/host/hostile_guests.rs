@@ -1,7 +1,7 @@
 //! A table of hostile guests: what each does, what contains it, and that everybody else keeps working meanwhile.
 //!
-//! The guests of a role are plugins of one host with short limits, beside healthy ones. After each case a healthy aggregate
-//! answers as before. A case that does not hold is named in the panic.
+//! The guests of a role are plugins of one host with short limits, beside healthy ones. After each case a healthy
+//! aggregate answers as before. The panic names the case that fails.
 
 use serde_json::{Value, json};
 use wasmill_tests::host::{Answer, TestHost};

@@ -1,4 +1,4 @@
-//! Bytes at the API's port that no client of ours sends. Each line of the table says what comes and what is answered; after
+//! Bytes at the API's port that none of our clients sends. Each line of the table has a request and the answer. After
 //! each of them the host serves as before.
 
 use serde_json::json;

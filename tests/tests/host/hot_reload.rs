@@ -1,5 +1,5 @@
-//! A plugin is swapped while it works: no command fails, the next one meets the new rule, and a file that can't serve
-//! changes nothing but the log and the status.
+//! Hot reload: a plugin is swapped while it works. No command fails, and the next one meets the new rule. A file that
+//! can't serve changes only the log and the status.
 
 use serde_json::{Value, json};
 use std::fs;

@@ -1,4 +1,4 @@
-//! The host as a process, spoken to over its command line, HTTP and the development broker: one behaviour a module.
+//! The host as a process, used over its command line, HTTP and the development broker. Each module tests one behaviour.
 
 mod address_space;
 mod aggregate_ids;

@@ -1,4 +1,4 @@
-//! A Kafka record that can't be a command is dead-lettered with its reason and place, and its partition goes on.
+//! Kafka records that can't become commands are dead-lettered with reason and place, and reading continues.
 
 use serde_json::json;
 use wasmill_tests::setting::Setting;

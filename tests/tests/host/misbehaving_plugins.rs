@@ -1,5 +1,5 @@
-//! A plugin that panics, loops or takes all memory costs its own wasm store: the host lives, the state is rebuilt from
-//! its events, and what nobody waits for is dead-lettered.
+//! Plugins that panic, loop or take all memory. Such a plugin loses its own guest, and the host lives. The state is
+//! rebuilt from its events, and a failing command for which nobody waits is dead-lettered.
 
 use serde_json::{Value, json};
 use wasmill_tests::built;

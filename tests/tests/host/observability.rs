@@ -1,4 +1,4 @@
-//! What a host tells those who watch over it: metrics, readiness, and a trace that goes all the way.
+//! Observability of a host: metrics, readiness, and a trace through the whole flow.
 
 use serde_json::json;
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! Input that nobody meant: odd ids, commands beyond every limit, numbers from the future. Each is taken or refused
-//! with a reason, the host lives, and nothing is lost.
+//! Odd input: strange ids, commands beyond every limit, numbers from the future. Each is accepted or refused with a
+//! reason, the host lives, and nothing is lost.
 
 use serde_json::{Value, json};
 use wasmill::store::sqlite::verify;

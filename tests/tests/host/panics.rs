@@ -1,4 +1,4 @@
-//! A panic of any thread costs a part some moments, and nobody a record, an event or an answer.
+//! Panics of any thread. A panic delays a part for a moment and loses no record, event or answer.
 
 use serde_json::{Value, json};
 use wasmill_tests::setting::Setting;

@@ -1,4 +1,4 @@
-//! A paused subscription stands where it was when it was paused, also where the last events were none of its own.
+//! A paused subscription keeps its position over a restart, even if the last events did not pass its filter.
 
 use serde_json::Value;
 use wasmill_tests::hostile::{aggregate, subscriber};

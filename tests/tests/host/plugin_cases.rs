@@ -1,4 +1,4 @@
-//! `wasmill test` holds a compiled plugin against the cases that its crate's own tests hold natively.
+//! `wasmill test` runs a compiled plugin through the cases that the tests of its own crate run natively.
 
 use serde_json::Value;
 use wasmill_tests::built;
@@ -55,7 +55,7 @@ fn what_cannot_be_tested_is_said_before_anything_is() {
     setting.write("of-another.toml", cases().replace("aggregate = \"order\"", "aggregate = \"household\""));
     setting.write("damaged.toml", "aggregate = ");
     for (args, said) in [
-        (["of-another.toml"], "of aggregate household, and plugin orders 0.1.0 is aggregate order"),
+        (["of-another.toml"], "for aggregate household, but plugin orders 0.1.0 is aggregate order"),
         (["damaged.toml"], "damaged.toml"),
         (["absent.toml"], "can't be read"),
     ] {

@@ -1,5 +1,5 @@
-//! Changed code of a projection builds its read model beside the old one and takes over in one step, also over a restart;
-//! a read model that can't be used is built again.
+//! Changed code of a projection builds its read model beside the old one and takes over in one step, also over a
+//! restart. A read model that can't be used is rebuilt.
 
 use serde_json::{Value, json};
 use std::fs;

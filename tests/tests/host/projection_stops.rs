@@ -1,4 +1,5 @@
-//! Invariant 10: a projection that can't fold an event in stops there, loudly, and skips nothing but what a person says.
+//! Invariant 10: a projection that can't fold in an event stops there and says so. It skips an event only if a person
+//! says so.
 
 use serde_json::{Value, json};
 use std::fs;

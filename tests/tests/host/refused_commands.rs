@@ -1,4 +1,5 @@
-//! A refused command is an outcome, not an error: answered with its reason, counted, and nothing recorded.
+//! Refused commands. A refusal is an outcome, not an error: it is answered with its reason and counted, and no event is
+//! recorded.
 
 use serde_json::json;
 use wasmill_tests::setting::{ORDERS, Setting};

@@ -1,4 +1,5 @@
-//! A plugin that is renamed in the manifest is not taken for a new one: the start asks, and `was` carries its place over.
+//! Plugins that are renamed in the manifest. The host does not take them for new ones but asks, and `was` renames their
+//! places.
 
 use serde_json::json;
 use wasmill_tests::built;

@@ -1,4 +1,4 @@
-//! A command id is durable: the same command gives the stored outcome again, another one under it is an error.
+//! Command ids are durable: the same command gets the stored outcome again, and another one with its id is an error.
 
 use serde_json::{Value, json};
 use wasmill_tests::host::{Answer, TestHost};

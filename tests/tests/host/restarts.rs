@@ -1,4 +1,4 @@
-//! Stop is not crash: a host that is told to stop finishes its work, and the next one has all of it.
+//! Orderly stops: a host that is told to stop finishes its work, and the next one has all of it.
 
 use serde_json::{Value, json};
 use wasmill_tests::setting::Setting;

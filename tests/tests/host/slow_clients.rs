@@ -1,4 +1,4 @@
-//! Clients that connect and do nothing, or ask and do not read: they lose their place, and nobody else does.
+//! Clients that connect and do nothing, or ask and do not read. They lose their connection, and nobody else does.
 
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
@@ -126,7 +126,7 @@ fn malformed_commands_are_counted_and_their_lines_are_summed_up() {
     let log = host.log();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     // The first of an interval each; a slow machine may see two or three intervals.
-    assert!((1..150).contains(&lines("is malformed")) && (1..150).contains(&lines("is no command")), "{log}");
+    assert!((1..150).contains(&lines("is malformed")) && (1..150).contains(&lines("is not a valid command")), "{log}");
     let data = setting.path("data/host.log");
     host.stop();
     let log = std::fs::read_to_string(data).expect("the log");

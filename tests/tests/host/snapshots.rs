@@ -1,6 +1,6 @@
-//! Snapshots shorten the way to a live aggregate and never change where it leads.
+//! Snapshots shorten the rebuilding of a live aggregate and never change its result.
 //!
-//! The events of the plugin `misbehaving` carry its count, so a test that falsifies a snapshot sees whether it was used.
+//! The events of the plugin `misbehaving` carry its count, so a test that changes a snapshot sees whether it was used.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

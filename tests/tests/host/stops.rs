@@ -1,4 +1,4 @@
-//! A stop has one deadline, whatever hangs, and whoever waits for its end finds the data folder free.
+//! A stop has one deadline, whatever hangs, and when it has ended, the data folder is free.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What people do to a store: archive a stream, copy it while a host writes to it, measure it, put a copy in its place.
+//! Maintenance of a store: archiving a stream, a backup while a host writes, statistics, and restoring a backup.
 
 use serde_json::{Value, json};
 use std::fs;

@@ -1,4 +1,4 @@
-//! One host for each store, also where somebody deleted the lock: the first one ends when the second one starts.
+//! A store has one host, even if somebody deletes the lock: the first host ends when the second one starts.
 
 use serde_json::{Value, json};
 use wasmill_tests::setting::{ORDERS, Setting};

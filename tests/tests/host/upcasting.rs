@@ -1,5 +1,5 @@
-//! New code reads the history that old code recorded, whether it is swapped in or started with; old code refuses what
-//! new code recorded.
+//! New code reads the events that old code recorded, after a hot reload or a restart. Old code refuses events that new
+//! code recorded.
 
 use serde_json::{Value, json};
 use std::fs;

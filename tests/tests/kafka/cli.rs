@@ -1,4 +1,4 @@
-//! `wasmill kafka` against a real broker: every command, what it prints and what it refuses.
+//! `wasmill kafka` on a real broker: every command, what it prints and what it refuses.
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -62,7 +62,7 @@ fn topics_are_made_listed_described_and_deleted() {
     assert_eq!((&described["partitions"][1]["beginning"], &described["partitions"][1]["end"]), (&json!(0), &json!(2)));
     assert_eq!(described["config"], json!([{ "name": "retention.ms", "value": "86400000" }]));
 
-    assert!(cli.error(&create).contains(&format!("topic {name}: it can't be made")), "a second time");
+    assert!(cli.error(&create).contains(&format!("topic {name}: it can't be created")), "a second time");
     assert!(
         cli.error(&["topics", "create", "cli-many", "--replication", "9"]).contains("than the cluster has brokers")
     );

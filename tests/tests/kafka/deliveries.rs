@@ -1,5 +1,5 @@
-//! Kafka records as deliveries to a subscriber: each has its effects once, poison delays nobody, and what was dead-lettered
-//! can be tried again.
+//! Kafka records as deliveries to a subscriber. Each has its effects once, a record that always fails delays no others,
+//! and a dead letter can be retried.
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};

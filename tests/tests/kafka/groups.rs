@@ -1,5 +1,5 @@
-//! Sources on a real broker: members of a group beside others that do as they please, topics by pattern, where to
-//! begin, and what retention removed. Whatever the group does, each record counts once.
+//! Sources on a real broker: members of a group beside foreign ones, topics by pattern, start offsets, and records that
+//! retention removed. Whatever the group does, each record counts once.
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -58,6 +58,27 @@ fn a_member_that_was_killed_has_its_partitions_back_before_its_session_ends() {
     handles(&host, 1_200);
     assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
     each_counts_once(&host, 1_200);
+}
+
+#[test]
+fn a_member_that_another_one_has_fenced_takes_its_place_back() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let topic = kafka.topic("fenced-member", 6);
+    let member = "membership = 'group'\nproperties = { group.instance.id = 'till', heartbeat.interval.ms = 500 }";
+    let (_setting, host) = start(&kafka, &format!("topic = '{topic}'\ngroup = '{topic}'\n{member}"));
+    order(&kafka, &topic, 6, 0..600);
+    handles(&host, 600);
+    let rival = Foreign::join(&kafka, &topic, "static", &topic);
+    rival.until_it_holds(6);
+    order(&kafka, &topic, 6, 600..1_200);
+    host.until("it has joined again", |status| status["sources"][0]["rebalances"].as_u64() >= Some(2));
+    handles(&host, 1_200);
+    drop(rival);
+    order(&kafka, &topic, 6, 1_200..1_800);
+    handles(&host, 1_800);
+    each_counts_once(&host, 1_800);
+    let status = host.status();
+    assert_eq!((&status["sources"][0]["state"], assigned(&status)), (&"running".into(), 6), "{status:#}");
 }
 
 #[test]
@@ -164,6 +185,9 @@ impl Foreign {
         match protocol {
             "consumer" => config.set("group.protocol", "consumer"),
             "classic" => config.set("partition.assignment.strategy", "cooperative-sticky"),
+            "static" => {
+                config.set("partition.assignment.strategy", "cooperative-sticky").set("group.instance.id", "till")
+            }
             _ => config.set("partition.assignment.strategy", "range"),
         };
         let consumer: BaseConsumer = config.create().expect("make a consumer");

@@ -1,5 +1,5 @@
-//! A topic that is deleted and made again, and another cluster behind the address: nothing is read at offsets of what was
-//! there before, the host says so, and one command resolves it.
+//! A recreated topic, and another cluster behind the address. Nothing is read at offsets of the former one, the host
+//! says so, and one command resolves it.
 
 use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
@@ -104,7 +104,7 @@ fn a_topic_that_was_made_again_is_not_read_at_the_offsets_of_the_old_one() {
     topics.make_again(&setting, &kafka);
     topics.produce(&kafka, 20..60);
     let status = host.until("both sources say so", |status| {
-        errors(status).iter().filter(|error| error.contains("was deleted and made again: its id is")).count() == 2
+        errors(status).iter().filter(|error| error.contains("was deleted and recreated: its id is")).count() == 2
     });
     assert!(errors(&status).iter().all(|error| error.contains("offsets reset")), "{status}");
     assert_eq!(events(&host), once_each("c", 20), "nothing is read of the new topic");

@@ -1,4 +1,4 @@
-//! Records behind a transaction that is neither committed nor aborted are there: whoever asks is told that they wait.
+//! Records behind an open transaction, which is neither committed nor aborted. The host reports that they wait for it.
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};

@@ -1,5 +1,5 @@
-//! TLS, logins and permissions, on a real broker that asks for them: what works end to end, and what a person is told
-//! where it does not.
+//! TLS, logins and permissions on a real broker that requires them: what works end to end, and what a person is told if
+//! it does not work.
 
 use std::path::Path;
 use std::process::Output;
@@ -85,7 +85,7 @@ fn what_is_not_granted_is_named() {
     let guest = login(&node.sasl_tls(), "SCRAM-SHA-256", GUEST.0, &node.ca());
     let not_granted = |args: &[&str], expected: &[&str]| refused(&guest, GUEST.1, args, expected);
     not_granted(&["consume", &topic], &[&format!("topic {topic}: "), "authoriz", "grant this user"]);
-    not_granted(&["topics", "create", "mine"], &["topic mine: it can't be made", "grant this user"]);
+    not_granted(&["topics", "create", "mine"], &["topic mine: it can't be created", "grant this user"]);
     not_granted(&["groups", "describe", "tills"], &["group tills: ", "grant this user"]);
 
     // A host goes on trying, and says why.
@@ -114,7 +114,7 @@ fn a_token_from_a_program_logs_in() {
         )
     };
     let made = cli(&manifest("{ unsecured = \"admin\" }"), "", &["topics", "create", "tokens"]);
-    assert_eq!(said(&made), "made topic tokens with 1 partitions\n");
+    assert_eq!(said(&made), "created topic tokens with 1 partitions\n");
     // {"alg":"none"}.{"sub":"admin","iat":1700000000,"exp":4102444800}.
     let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImlhdCI6MTcwMDAwMDAwMCwiZXhwIjo0MTAyNDQ0ODAwfQ.";
     for from in [format!("{{ command = [\"echo\", \"{token}\"] }}"), "{ file = \"password\" }".to_owned()] {
@@ -123,7 +123,7 @@ fn a_token_from_a_program_logs_in() {
     }
     let ended = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImlhdCI6MSwiZXhwIjoyfQ.";
     for (from, expected) in [
-        (format!("{{ command = [\"echo\", \"{ended}\"] }}"), "the token of [kafka.oauth] has ended"),
+        (format!("{{ command = [\"echo\", \"{ended}\"] }}"), "the token of [kafka.oauth] has expired"),
         ("{ command = [\"false\"] }".to_owned(), "comes from the program false, which ended with"),
         ("{ env = \"WASMILL_NO_SUCH_VARIABLE\" }".to_owned(), "variable WASMILL_NO_SUCH_VARIABLE, which is not set"),
         ("{ unsecured = \"guest\" }".to_owned(), ""),

@@ -1,4 +1,4 @@
-//! Exactly once, on a real broker: what readers of committed messages see, whatever happens to the host.
+//! Sinks on a real broker: `read_committed` readers see each message exactly once, whatever happens to the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

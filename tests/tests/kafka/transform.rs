@@ -1,5 +1,5 @@
-//! Consume, transform, produce on a real broker: each record's messages once for readers of what is committed, counted
-//! as records, whatever happens to the host.
+//! Consume, transform, produce on a real broker: `read_committed` readers see each record's messages once, whatever
+//! happens to the host.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
-//! What a shard does when the store fails, others write, an aggregate is hot or asks for time: no state runs ahead of
-//! the store, nothing overtakes, and nobody waits for what is not theirs.
+//! Races of a shard: the store fails, others write, an aggregate is busy or asks for a retry. No state runs ahead of
+//! the store, no command overtakes another, and no aggregate waits for another one.
 
 use crate::sqlite::Standstill;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wasmill::aggregates::{Aggregates, Options};
+use wasmill::model::Refusal;
 use wasmill::model::{Command, ExpectedVersion, NewEvent, Outcome, Version};
-use wasmill::plugin::Refusal;
 use wasmill::status::State;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
 use wasmill::store::{Decision, EventStore};
@@ -353,7 +353,7 @@ fn a_shard_that_panics_answers_everybody_and_nothing_overtakes_what_failed() {
     assert!(matches!(gate, Outcome::Accepted { .. }), "{gate:?}");
     assert!(matches!((after, panicked), (Outcome::Failed { .. }, Outcome::Failed { .. })), "{ended:?}");
     // Who waits is answered while the thread unwinds, which is before its state tells.
-    let restarting = (State::Restarting, Some("its thread panicked and begins again: a defect".to_owned()));
+    let restarting = (State::Restarting, Some("its thread panicked and restarts: a defect".to_owned()));
     until(|| aggregates.status().remove(0).condition == restarting);
 
     // Others are served, and the ledger's later commands wait until the source has sent the failed ones again.

@@ -1,4 +1,4 @@
-//! The store's file: what can be wrong with it is said in a sentence, and nothing is lost.
+//! The store's file. Each problem with it is reported in a sentence, and nothing is lost.
 
 use rusqlite::Connection;
 use std::fs::{self, Permissions};
@@ -353,7 +353,10 @@ fn an_event_beyond_the_limit_is_refused_and_changes_nothing() {
 #[test]
 fn what_is_settled_or_published_leaves_the_outbox() {
     let stored = Stored::new();
-    assert_eq!((stored.count("outbox_commands"), stored.count("outbox_messages")), (2, 2));
+    assert_eq!(
+        (stored.count("outbox WHERE kind = 'commands'"), stored.count("outbox WHERE kind = 'messages'")),
+        (2, 2)
+    );
     let store = stored.open().unwrap();
     let commands = reader(&store).pending_commands("warehouse").unwrap();
     for command in commands.into_iter().rev() {
@@ -361,11 +364,14 @@ fn what_is_settled_or_published_leaves_the_outbox() {
     }
     ask(|done| store.published("kafka", 2, 5, Vec::new(), done)).answer().unwrap();
     store.close();
-    assert_eq!((stored.count("outbox_commands"), stored.count("outbox_messages")), (0, 1));
+    assert_eq!(
+        (stored.count("outbox WHERE kind = 'commands'"), stored.count("outbox WHERE kind = 'messages'")),
+        (0, 1)
+    );
     let store = stored.open().unwrap();
     ask(|done| store.published("kafka", 5, 6, Vec::new(), done)).answer().unwrap();
     store.close();
-    assert_eq!(stored.count("outbox_messages"), 0);
+    assert_eq!(stored.count("outbox WHERE kind = 'messages'"), 0);
     let report = verify(&stored.file()).unwrap();
     assert!(report.is_sound(), "{report:#?}");
 }
@@ -502,29 +508,32 @@ fn verify_finds_what_does_not_fit_together() {
         ("UPDATE checkpoints SET commands = 7", "the newest commands of subscription warehouse are missing"),
         ("DELETE FROM checkpoints", "no checkpoint"),
         (
-            "DELETE FROM checkpoints; DELETE FROM outbox_commands; INSERT INTO ledgers VALUES ('subscription/warehouse', 6, x'00')",
+            "DELETE FROM checkpoints; DELETE FROM outbox WHERE kind = 'commands'; INSERT INTO ledgers VALUES ('subscription/warehouse', 6, x'00')",
             "of a subscription without a checkpoint",
         ),
         ("UPDATE checkpoints SET position = -1", "looking the store over"),
         ("UPDATE ledgers SET next = -1", "reading a ledger"),
         ("UPDATE marks SET value = -1 WHERE name = 'indexed'", "reading the mark indexed"),
         ("UPDATE events SET position = -1 WHERE position = 1", "position -1 comes after 0"),
-        ("UPDATE events SET id = (SELECT id FROM events WHERE position = 7) WHERE position = 9", "was given twice"),
+        ("UPDATE events SET id = (SELECT id FROM events WHERE position = 7) WHERE position = 9", "was assigned twice"),
         ("UPDATE stream_index SET position = 9223372036854775800", "the stream index has position 9223372036854775800"),
         ("UPDATE outcomes SET outcome = '{}'", "the outcome of command "),
         ("UPDATE outcomes SET fingerprint = x'00'", "has no fingerprint"),
-        ("UPDATE tallies SET accepted = -1", "are no counts"),
-        ("DELETE FROM outbox_commands WHERE first = 0", "some are missing"),
-        ("DELETE FROM outbox_commands WHERE first = 3", "the newest commands"),
-        ("UPDATE outbox_commands SET first = 1 WHERE first = 0", "other numbers inside"),
-        ("UPDATE outbox_commands SET body = x'ff'", "does not decode"),
-        ("DELETE FROM outbox_messages WHERE first = 1", "some are missing"),
-        ("DELETE FROM outbox_messages WHERE first = 4", "the newest messages"),
-        ("UPDATE outbox_messages SET last = 7 WHERE first = 4", "are 3 messages"),
+        ("UPDATE tallies SET accepted = -1", "are not valid"),
+        ("DELETE FROM outbox WHERE kind = 'commands' AND first = 0", "some are missing"),
+        ("DELETE FROM outbox WHERE kind = 'commands' AND first = 3", "the newest commands"),
+        ("UPDATE outbox SET first = 1 WHERE kind = 'commands' AND first = 0", "other numbers inside"),
+        ("UPDATE outbox SET body = x'ff' WHERE kind = 'commands'", "does not decode"),
+        ("DELETE FROM outbox WHERE kind = 'messages' AND first = 1", "some are missing"),
+        ("DELETE FROM outbox WHERE kind = 'messages' AND first = 4", "the newest messages"),
+        ("UPDATE outbox SET last = 7 WHERE kind = 'messages' AND first = 4", "are 3 messages"),
         ("UPDATE sinks SET position = 7", "past the newest message, 6"),
         ("UPDATE dead_letters SET content = x'ff'", "the content of dead letter 1 does not decode"),
-        ("UPDATE marks SET value = 3 WHERE name = 'letters'", "3 dead letters of"),
-        ("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'dead_letters'", "past the newest number that was given, 0"),
+        ("UPDATE marks SET value = 3 WHERE name = 'dead_letters'", "3 dead letters of"),
+        (
+            "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'dead_letters'",
+            "past the newest number that was assigned, 0",
+        ),
         ("INSERT INTO archived_streams VALUES (1, 'nobody', 0)", "nobody is archived and has no events"),
     ] {
         fs::write(stored.file(), &whole).unwrap();

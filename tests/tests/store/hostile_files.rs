@@ -1,4 +1,4 @@
-//! Files as a disk, a person or another program may leave them: none is believed, each is answered by a sentence, and
+//! Files as a disk, a person or another program may leave them. None is trusted, each is reported in a sentence, and
 //! nothing of it is lost.
 
 use super::files::{Stored, allow, as_nobody, is_lost};

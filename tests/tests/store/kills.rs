@@ -1,5 +1,5 @@
-//! kill -9: nothing acknowledged is lost, and no mark is ahead of its effects. At any moment, and at every named point
-//! between two steps of the writer.
+//! kill -9 at any moment, and at every fault point of the writer. Nothing acknowledged is lost, and no mark is ahead of
+//! its effects.
 
 use fastrand::Rng;
 use std::io::{BufRead, BufReader, Lines};

@@ -1,11 +1,13 @@
-//! Live aggregates are bounded by number and by the memory of their guest; who left is rebuilt when needed. Each is told
-//! where a command comes from.
+//! Live aggregates are bounded by number and by the memory of their guest. One that was dropped is rebuilt when it is
+//! needed. Each is told where a command comes from.
 
 use std::sync::Arc;
 use wasmill::ack::Ack;
-use wasmill::aggregates::{Aggregates, Options, Service};
+use wasmill::aggregates::{Aggregates, Options};
+use wasmill::host::aggregate_services;
+use wasmill::model::Refusal;
 use wasmill::model::{Command, Outcome, StreamId, Version};
-use wasmill::plugin::{AggregateGuest, Compiler, Demand, Limits, Refusal, Slot};
+use wasmill::plugin::{AggregateGuest, Compiler, Demand, Limits, Slot};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
 use wasmill_tests::built;
@@ -21,7 +23,7 @@ fn alive_after_many(limits: Limits) -> usize {
         Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), StoreOptions::default()).expect("a store"));
     let compiler = Compiler::new(None, Demand::default()).expect("an engine");
     let slot = Slot::open(&compiler, "cart", built::plugin("cart"), limits).expect("the plugin `cart`");
-    let services = Service::of_plugin(&Arc::new(slot), 1, &Options::default());
+    let services = aggregate_services(&Arc::new(slot), 1, &Options::default());
     let aggregates = Aggregates::start(services, &store).expect("a shard");
     let (answer, answered) = crossbeam_channel::unbounded();
     let send = |number: usize| {

@@ -1,4 +1,4 @@
-//! Plugins' files are looked at also when the system can't tell of changes.
+//! Plugin files are also checked for changes if the system can't report these.
 
 use std::fs;
 use std::sync::Arc;

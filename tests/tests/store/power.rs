@@ -1,10 +1,10 @@
-//! Losing power: the files of a folder as a disk may have them when what was not synced is lost, in part or whole.
+//! Power loss: the files of a folder as a disk may have them when unsynced data is lost, in part or as a whole.
 //!
-//! All that this program does to the files of one folder, SQLite's writes as well as Rust's, is recorded in its order,
-//! together with what somebody was told. [`Recorded::lose_power`] makes a folder as it may be found after the power went at
-//! any moment. Synced writes are always in it. Of the writes since a file's last sync it has any subset, and each of them may
-//! be torn at a sector. Of the files that were created, renamed or deleted since the folder's last sync it has the first
-//! changes and not the later ones, because file systems journal them in order.
+//! All changes of this program to the files of one folder, SQLite's as well as Rust's, are recorded in order, together
+//! with what was acknowledged. [`Recorded::lose_power`] makes a folder as it may be found after a power loss at any
+//! moment. Synced writes are always in it. Of the writes since a file's last sync it has any subset, and each of them
+//! may be torn at a sector. If files were created, renamed or deleted since the folder's last sync, it has the first of
+//! these changes and not the later ones, because file systems journal them in order.
 
 mod calls;
 

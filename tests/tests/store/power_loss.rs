@@ -1,5 +1,5 @@
-//! The power goes, and with it what the disk was not told to keep: all that was acknowledged is there, once and in
-//! order, the store verifies, and it can be written to; read models and compiled code are whole or made again.
+//! Power loss, which takes what was not synced to the disk. All that was acknowledged is there, once and in order, and
+//! the store verifies and can be written to. Read models and compiled code are whole or recreated.
 //! `WASMILL_TEST_SEED` gives the seed, which is printed.
 
 use crate::power::{self, Recorded, told};

@@ -1,4 +1,4 @@
-//! The embedded store does what every event store must do.
+//! The embedded store passes the suite of every event store.
 
 use rusqlite::Connection;
 use std::any::Any;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use wasmill::clock::Clock;
 use wasmill::model::{Command, DeadLetter, ExpectedVersion, Position};
-use wasmill::store::sqlite::{FILE_NAME, LetterLimits, Options, SqliteStore, verify};
-use wasmill::store::{Appended, DeadLetters as _, Decision, Error, EventStore, Letters, Progress as _, Step};
+use wasmill::store::sqlite::{DeadLetterLimits, FILE_NAME, Options, SqliteStore, verify};
+use wasmill::store::{Appended, DeadLetterQuery, DeadLetters as _, Decision, Error, EventStore, Progress as _, Step};
 use wasmill_tests::store_conformance::Place;
 use wasmill_tests::store_conformance::requests::*;
 
@@ -140,23 +140,24 @@ fn a_refusal_is_decided_again_where_the_manifest_says_so() {
     assert_eq!(all_events(&store).len(), 2);
 }
 
-/// A step or a page of a sink goes through whole or not at all, also if its first letter takes the last room.
+/// A step or a page of a sink goes through whole or not at all, also if its first dead letter takes the last room.
 #[test]
 fn several_dead_letters_are_kept_together_or_not_at_all() {
     let tight = [
-        LetterLimits { count_max: 1, ..LetterLimits::default() },
-        LetterLimits { bytes_max: 100, ..LetterLimits::default() },
+        DeadLetterLimits { count_max: 1, ..DeadLetterLimits::default() },
+        DeadLetterLimits { bytes_max: 100, ..DeadLetterLimits::default() },
     ];
     for limits in tight {
         let folder = tempfile::tempdir().expect("make a temporary folder");
-        let options = Options { letters: limits, ..Options::default() };
+        let options = Options { dead_letters: limits, ..Options::default() };
         let store = SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store");
         record(&store, &order(1), 2);
-        let kept = || reader(&store).dead_letters(&Letters::newest(100)).expect("dead letters are read").0.len();
+        let kept =
+            || reader(&store).dead_letters(&DeadLetterQuery::newest(100)).expect("dead letters are read").0.len();
         let long = || DeadLetter { reason: "long".repeat(100), ..letter("there") };
         let discard = || {
             let numbers: Vec<u64> = (1..100).collect();
-            numbers.iter().filter(|n| ask(|done| store.discard_letter(**n, done)).answer().is_ok()).count()
+            numbers.iter().filter(|n| ask(|done| store.discard_dead_letter(**n, done)).answer().is_ok()).count()
         };
         let to = |from, to| Step { dead_letters: vec![long(), long()], ..step("s", Position(from), Position(to)) };
         advance(&store, to(0, 1)).expect("an empty room takes a whole step");
@@ -178,11 +179,11 @@ fn several_dead_letters_are_kept_together_or_not_at_all() {
 fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     let place = || tempfile::tempdir().expect("make a temporary folder");
     let open = |folder: &tempfile::TempDir, letters, clock: &Clock| {
-        let options = Options { letters, clock: clock.clone(), ..Options::default() };
+        let options = Options { dead_letters: letters, clock: clock.clone(), ..Options::default() };
         SqliteStore::open(&folder.path().join(FILE_NAME), options).expect("open the store")
     };
     let numbers = |store: &SqliteStore| -> Vec<u64> {
-        let (letters, _) = reader(store).dead_letters(&Letters::newest(100)).expect("dead letters are read");
+        let (letters, _) = reader(store).dead_letters(&DeadLetterQuery::newest(100)).expect("dead letters are read");
         letters.into_iter().map(|kept| kept.number).collect()
     };
     let bytes_of = |reason: &str| DeadLetter { reason: reason.to_owned(), ..letter("there") };
@@ -191,7 +192,7 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     };
     // Stop: what is refused is not settled, and comes again once there is room.
     let (clock, folder) = (Clock::manual(1_000_000_000_000), place());
-    let limits = LetterLimits { count_max: 3, ..LetterLimits::default() };
+    let limits = DeadLetterLimits { count_max: 3, ..DeadLetterLimits::default() };
     let mut store = open(&folder, limits, &clock);
     (0..3).for_each(|n| dead_letter(&store, letter("there"), n).expect("there is room"));
     for _ in 0..2 {
@@ -209,21 +210,21 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     }
     assert_eq!((reader(&store).ledger("kafka/a/a/0").expect("it is read").next, *store.outbox_head().borrow()), (3, 0));
     assert!(reader(&store).tallies().expect("they are read").is_empty());
-    ask(|done| store.discard_letter(1, done)).answer().expect("it is there");
+    ask(|done| store.discard_dead_letter(1, done)).answer().expect("it is there");
     dead_letter(&store, letter("there"), 3).expect("there is room again");
     store.close();
     // Drop the oldest, by number and by bytes.
-    let limits = LetterLimits { count_max: 4, bytes_max: 1_000, drops_oldest: true, ..limits };
+    let limits = DeadLetterLimits { count_max: 4, bytes_max: 1_000, drops_oldest: true, ..limits };
     let store = open(&folder, limits, &clock);
     (4..7).for_each(|n| dead_letter(&store, letter("there"), n).expect("the oldest make room"));
-    assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![7, 6, 5, 4], 2));
+    assert_eq!((numbers(&store), store.measures().dead_letters_dropped), (vec![7, 6, 5, 4], 2));
     dead_letter(&store, bytes_of(&"long ".repeat(190)), 7).expect("the oldest make room");
     dead_letter(&store, bytes_of(&"longer ".repeat(1_000)), 8).expect("one letter always fits");
-    assert_eq!((numbers(&store), store.measures().letters_dropped), (vec![9], 7));
-    assert!((7_000..8_000).contains(&store.measures().letter_bytes), "{}", store.measures().letter_bytes);
+    assert_eq!((numbers(&store), store.measures().dead_letters_dropped), (vec![9], 7));
+    assert!((7_000..8_000).contains(&store.measures().dead_letter_bytes), "{}", store.measures().dead_letter_bytes);
     store.close();
     // By age, which a jump of the wall clock does not change.
-    let limits = LetterLimits { age_max_ms: Some(1_000_000), ..limits };
+    let limits = DeadLetterLimits { age_max_ms: Some(1_000_000), ..limits };
     let store = open(&folder, limits, &clock);
     clock.jump_to_ms(2_000_000_000_000);
     clock.advance_ms(500_000);
@@ -231,7 +232,7 @@ fn dead_letters_beyond_their_limits_are_refused_or_drop_the_oldest() {
     assert_eq!(numbers(&store), [9]);
     clock.advance_ms(600_000);
     record(&store, &order(1), 1);
-    assert_eq!((numbers(&store), store.measures().clock_jumps, store.measures().letter_bytes), (vec![], 1, 0));
+    assert_eq!((numbers(&store), store.measures().clock_jumps, store.measures().dead_letter_bytes), (vec![], 1, 0));
     store.close();
     let report = verify(&folder.path().join(FILE_NAME)).expect("look the store over");
     assert!(report.is_sound(), "{report:#?}");

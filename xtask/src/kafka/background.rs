@@ -1,4 +1,4 @@
-//! `cargo xtask kafka up | down`: a node that stays when the task ends.
+//! `cargo xtask kafka up | down`: a node that keeps running after the task.
 
 use super::{Prepared, answers, kept};
 use crate::process;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a node may take to end in order.
+/// Longest time for an orderly stop of a node.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,7 +37,7 @@ pub(crate) fn up() -> Result<()> {
     Ok(())
 }
 
-/// Stops the node that `up` started; fine where none runs.
+/// Stops the node that `up` started. It is no error if none runs.
 pub(crate) fn down() -> Result<()> {
     let Some(running) = Running::find() else {
         eprintln!("no Kafka of `cargo xtask kafka up` runs");
@@ -62,7 +62,7 @@ struct Running {
 }
 
 impl Running {
-    /// The note may outlive its process, and another process may have its id by now.
+    /// Returns the noted node if it still runs. The note may outlive its process, and another process may have its id.
     fn find() -> Option<Self> {
         let note: Value = serde_json::from_slice(&fs::read(note()).ok()?).ok()?;
         let running = Self { pid: note["pid"].as_u64()?, brokers: note["brokers"].as_str()?.to_owned() };

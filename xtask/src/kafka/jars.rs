@@ -1,4 +1,4 @@
-//! The jars of Apache Kafka: fetched by Maven once for each content of the pom.
+//! The jars of Apache Kafka. Maven fetches them once for each version of the pom.
 
 use super::{kept, ours};
 use crate::process;
@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The class path of a node and of Kafka's tools. Fetches what is not there yet.
+/// Returns the class path of a node and of Kafka's tools, after it has fetched what is missing.
 pub(super) fn class_path() -> Result<PathBuf> {
     if !are_there() {
         fetch().context("fetch Apache Kafka with Maven, which needs a network the first time")?;
@@ -15,7 +15,7 @@ pub(super) fn class_path() -> Result<PathBuf> {
     Ok(folder().join("*"))
 }
 
-/// Whether nothing has to be fetched. The pom is copied to the jars as the last thing.
+/// Returns whether all jars are there. The pom is copied to the jars last, so its copy marks a complete fetch.
 pub(super) fn are_there() -> bool {
     let copy = fs::read(folder().join("pom.xml"));
     copy.is_ok_and(|copy| fs::read(ours("pom.xml")).is_ok_and(|pom| pom == copy))
@@ -23,7 +23,7 @@ pub(super) fn are_there() -> bool {
 
 fn fetch() -> Result<()> {
     fs::create_dir_all(kept())?;
-    // Tests and people may start a node at the same time.
+    // The lock is needed because tests and people may start a node at the same time.
     let lock = File::create(kept().join("lock"))?;
     lock.lock()?;
     if are_there() {

@@ -1,6 +1,6 @@
-//! A node that asks who is there: listeners with login, with and without TLS, and an authorizer.
+//! A node with security: listeners with login, with and without TLS, and an authorizer.
 //!
-//! What is not granted is refused. The plain listener stays, for whoever sets things up; on it everything is allowed.
+//! What is not granted is refused. The plain listener stays for setting things up; on it everything is allowed.
 
 use super::{Node, Prepared, free_addresses, ours};
 use anyhow::{Context, Result};
@@ -8,28 +8,28 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Who may come in, and how the node shows itself.
+/// The users of the node, and how it identifies itself.
 pub struct Security<'a> {
     /// Private key and certificates of the node, in PEM.
     pub keystore: &'a str,
     /// Names and passwords, for SCRAM and for PLAIN.
     pub users: &'a [(&'a str, &'a str)],
-    /// The user who may do everything; the others may do nothing.
+    /// The user who may do everything. The others may do nothing.
     pub super_user: &'a str,
 }
 
-/// A running node that asks who is there.
+/// A running node with security.
 pub struct SecuredNode {
     /// The node, with the address of its plain listener.
     pub node: Node,
-    /// Login, no TLS.
+    /// The listener with login and without TLS.
     pub sasl_plaintext: SocketAddr,
-    /// Login and TLS.
+    /// The listener with login and TLS.
     pub sasl_ssl: SocketAddr,
 }
 
 impl SecuredNode {
-    /// Starts an empty node in a folder, which it makes, and waits until it answers.
+    /// Makes a folder, starts an empty node in it, and waits until it answers.
     pub fn start(folder: &Path, security: &Security<'_>) -> Result<Self> {
         let [plain, controller, sasl_plaintext, sasl_ssl] = free_addresses()?;
         fs::create_dir_all(folder)?;

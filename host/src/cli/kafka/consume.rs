@@ -1,14 +1,14 @@
-//! `wasmill kafka consume`: records line by line, and on as they come.
+//! `wasmill kafka consume`: shows records, one per line, and follows new ones.
 
 use super::matching::Matching;
-use super::{At, Cluster, Failure, line, output, place};
+use super::{At, Cluster, CommandFailure, line, output, place};
 use crate::cli::table;
-use crate::kafka::admin::consume::{Reading, Wanted};
+use crate::kafka::admin::consume::{TopicReader, Wanted};
 use crate::model::Record;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
-/// How long is waited for a record before what was found is shown.
+/// The longest wait for a record before the records that were found are shown.
 const WAIT: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
@@ -21,13 +21,13 @@ pub(in crate::cli) struct Args {
     /// Where to begin: beginning, end, an offset, or a time in UTC such as 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "PLACE", default_value = "beginning", value_parser = place)]
     from: At,
-    /// Where to end, before that offset or time; `end` is what is there now. Goes on without end by default.
+    /// Where to end, before this offset or time; `end` is the current end. By default it keeps reading.
     #[arg(long, value_name = "PLACE", value_parser = place)]
     to: Option<At>,
     /// At most this many.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// Which records count: those of committed transactions, or also those of open and aborted ones.
+    /// Which records to read: only those of committed transactions, or also those of open and aborted ones.
     #[arg(long, value_enum, default_value = "committed")]
     isolation: Isolation,
     #[command(flatten)]
@@ -40,14 +40,14 @@ enum Isolation {
     Uncommitted,
 }
 
-pub(super) fn consume(cluster: &Cluster, args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn consume(cluster: &Cluster, args: Args, json: bool) -> Result<(), CommandFailure> {
     let Args { topic, partition, from, to, limit, isolation, matching } = args;
     let wanted = Wanted { topic, partitions: partition, from, to, committed: isolation == Isolation::Committed };
-    let mut reading = Reading::new(&cluster.admin()?, &wanted)?;
+    let mut reading = TopicReader::new(&cluster.admin()?, &wanted)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = limit.unwrap_or(u64::MAX);
     while left > 0 && !reading.is_done() {
-        // What has come so far is shown before waiting for more.
+        // Show the records that have arrived before waiting for more.
         let mut next = reading.next(Duration::ZERO)?;
         if next.is_none() {
             out.flush().map_err(output::failure)?;

@@ -1,6 +1,6 @@
-//! `wasmill kafka groups`.
+//! `wasmill kafka groups`: lists and describes consumer groups.
 
-use super::{Cluster, Failure, json_line, output};
+use super::{Cluster, CommandFailure, json_line, output};
 use crate::cli::table::Align::{Left, Right};
 use crate::cli::table::{Table, number};
 use crate::kafka::admin::{Group, GroupDescription};
@@ -9,14 +9,14 @@ use crate::kafka::admin::{Group, GroupDescription};
 pub(in crate::cli) enum Command {
     /// List the consumer groups.
     List,
-    /// Show the members of a group, what each has, and the lag of each partition.
+    /// Show the members of a group, their partitions, and the lag of each partition.
     Describe {
         /// The group.
         group: String,
     },
 }
 
-pub(super) fn groups(cluster: &Cluster, command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn groups(cluster: &Cluster, command: Command, json: bool) -> Result<(), CommandFailure> {
     let admin = cluster.admin()?;
     match command {
         Command::List => {
@@ -67,7 +67,7 @@ fn describe(description: &GroupDescription) -> String {
         ]);
     }
     let lag: u64 = partitions.iter().filter_map(|partition| partition.lag).sum();
-    text + &format!("\n{table}{} records behind in all\n", number(lag))
+    text + &format!("\n{table}total lag: {} records\n", number(lag))
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
         let expected = "group tills, protocol Classic, state Empty, assignor none\n\n\
                         TOPIC    PARTITION  COMMITTED    END    LAG  MEMBER\n\
                         baskets          3          -  1,200  1,200  -\n\
-                        1,200 records behind in all\n";
+                        total lag: 1,200 records\n";
         assert_eq!(describe(&description), expected);
     }
 }

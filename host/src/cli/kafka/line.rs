@@ -1,7 +1,7 @@
-//! A record as a line of JSON, and back: what `consume --json` prints is what `produce --format json` reads.
+//! Records as lines of JSON: `consume --json` prints the format that `produce --format json` reads.
 //!
-//! Text stands as text. A value that is a JSON object or list stands as it is, so that other tools see into it; what is
-//! not UTF-8 stands in base64 under another name. Nothing is lost on the way there and back.
+//! Text is written as a string. A value that is a JSON object or list is written as it is, so that other tools can read
+//! it. Bytes that are not UTF-8 are written in base64 under another name. A record survives the round trip unchanged.
 
 use crate::kafka::admin::produce::NewRecord;
 use crate::model::{Header, Record};
@@ -44,7 +44,7 @@ enum Value<'a> {
     Text(&'a str),
 }
 
-/// A record as a line, without its end.
+/// Formats a record as a line, without the line end.
 pub(super) fn print(record: &Record) -> String {
     let (key, key_base64) = text_or_base64(record.key.as_deref());
     let (value, value_base64) = text_or_base64(record.payload.as_deref());
@@ -74,7 +74,7 @@ fn text_or_base64(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
     }
 }
 
-/// An object or a list that fits a line as it is.
+/// Returns a text as JSON if it is an object or a list on a single line.
 fn json(text: &str) -> Option<&RawValue> {
     let is_nested = text.starts_with(['{', '[']) && text.ends_with(['}', ']']);
     if is_nested && !text.contains(['\n', '\r']) { serde_json::from_str(text).ok() } else { None }
@@ -83,7 +83,7 @@ fn json(text: &str) -> Option<&RawValue> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct In<'a> {
-    /// Where it was: of no use here.
+    /// The place that the record was read from, which is ignored.
     #[serde(default, rename = "topic")]
     _topic: Option<String>,
     #[serde(default, rename = "offset")]
@@ -107,7 +107,7 @@ struct InHeader {
     value_base64: Option<String>,
 }
 
-/// The record of a line. The error says what is wrong with it.
+/// Parses a line into a record. The error says what is wrong with the line.
 pub(super) fn parse(line: &str) -> Result<NewRecord, String> {
     let line: In<'_> = serde_json::from_str(line).map_err(|error| {
         format!("{error}; a line is an object with key, headers, value, partition and time_ms, each of which may be left out")
@@ -134,7 +134,7 @@ pub(super) fn parse(line: &str) -> Result<NewRecord, String> {
 
 fn bytes(what: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, String> {
     match (text, base64) {
-        (Some(_), Some(_)) => Err(format!("{what} is there twice, as text and in base64: keep one")),
+        (Some(_), Some(_)) => Err(format!("{what} is given twice, as text and in base64: keep one")),
         (Some(text), None) => Ok(Some(text.into_bytes())),
         (None, Some(base64)) => {
             BASE64_STANDARD.decode(base64).map(Some).map_err(|error| format!("{what} is not base64: {error}"))
@@ -195,7 +195,7 @@ mod tests {
     fn what_is_wrong_with_a_line_is_said() {
         for (line, expected) in [
             ("{\"vaule\":1}", "unknown field `vaule`"),
-            ("{\"key\":\"a\",\"key_base64\":\"YQ==\"}", "`key` is there twice"),
+            ("{\"key\":\"a\",\"key_base64\":\"YQ==\"}", "`key` is given twice"),
             ("{\"value_base64\":\"?\"}", "`value` is not base64"),
             ("basket", "a line is an object"),
         ] {

@@ -1,15 +1,15 @@
-//! Which records of a topic a person wants to see: by key, by header, by a field of the value.
+//! Filters for the records of a topic: by key, by header and by a field of the value.
 
 use crate::model::Record;
 use serde_json::Value;
 
-/// All that is asked for must hold.
+/// The filters that a record must match. It must match all of them.
 #[derive(clap::Args)]
 pub(super) struct Matching {
     /// Only records with this key.
     #[arg(long, value_name = "TEXT")]
     key: Option<String>,
-    /// Only records with this header, and this value of it where one is given; may be given several times.
+    /// Only records with this header, and with this value if one is given; may be given several times.
     #[arg(long, value_name = "NAME[=VALUE]")]
     header: Vec<String>,
     /// Only records whose value is JSON with this field, such as store_id=9 or items.0.product_id=3; may be given
@@ -58,7 +58,7 @@ fn has(value: &Value, path: &str, wanted: &str) -> bool {
     }
 }
 
-/// Names of fields and numbers of items, with dots between them.
+/// Finds a value by its path: names of fields and indexes of items, separated by dots.
 fn find<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(value, |value, name| match value {
         Value::Array(items) => items.get(name.parse::<usize>().ok()?),

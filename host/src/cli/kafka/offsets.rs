@@ -1,10 +1,10 @@
-//! `wasmill kafka offsets`: what the sources of a stopped host have handled, and setting it to another place.
+//! `wasmill kafka offsets`: shows and resets the offsets of the sources of a stopped host.
 //!
-//! The offsets that count are in the store, under the id of their topic: one that is made again has none. A source with
-//! `transaction = "kafka"` has them in its consumer group. A running host has its store locked and goes on from what it
-//! holds in memory, so both commands are refused while one runs.
+//! The offsets that count are in the store, under the id of their topic, so a recreated topic has none. A source with
+//! `transaction = "kafka"` has them in its consumer group. A running host locks its store and continues from its
+//! offsets in memory, so both commands are refused while a host runs.
 
-use super::{At, Cluster, Failure, confirmed, connection, json_line, output, place};
+use super::{At, Cluster, CommandFailure, confirmed, connection, json_line, output, place};
 use crate::cli::table::Align::{Left, Right};
 use crate::cli::table::{Table, number};
 use crate::kafka::Connection;
@@ -18,16 +18,17 @@ use std::sync::Arc;
 
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum Command {
-    /// Show what each source has handled, partition by partition.
+    /// Show the offsets of each source, partition by partition.
     Show {
         /// Only this source of the manifest.
         source: Option<String>,
     },
-    /// Let a source go on from another place. What it reads again becomes commands again, which take effect again.
+    /// Make a source resume at another place. Records that it reads again become commands again, which take effect
+    /// again.
     Reset {
         /// The source of the manifest.
         source: String,
-        /// Where to go on: beginning, end, an offset, or a time in UTC such as 2026-01-31T12:00:00Z.
+        /// Where to resume: beginning, end, an offset, or a time in UTC such as 2026-01-31T12:00:00Z.
         #[arg(long, value_name = "PLACE", value_parser = place)]
         to: At,
         /// Only this topic.
@@ -36,25 +37,25 @@ pub(in crate::cli) enum Command {
         /// Only this partition; may be given several times.
         #[arg(long, value_name = "N")]
         partition: Vec<i32>,
-        /// Do it.
+        /// Confirm the change.
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// A partition that goes on from another place.
+/// A partition that resumes at another place.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 struct Move {
     topic: String,
-    /// None where the broker has none.
+    /// The id of the topic, or none if the broker has no topic ids.
     topic_id: Option<String>,
     partition: i32,
-    /// None where it was never read.
+    /// The offset where it would have resumed, or none if it was never read.
     from: Option<u64>,
     to: u64,
 }
 
-/// Who has the offsets of a source.
+/// The place that keeps the offsets of a source.
 enum Keeper {
     /// The host's store.
     Store,
@@ -63,11 +64,11 @@ enum Keeper {
 }
 
 impl Keeper {
-    fn of(manifest: &Manifest, source: &str) -> Result<Self, Failure> {
+    fn of(manifest: &Manifest, source: &str) -> Result<Self, CommandFailure> {
         let Some(settings) = manifest.sources.get(source) else {
             let known: Vec<&str> = manifest.sources.keys().map(String::as_str).collect();
             let place = manifest.path.display();
-            return Err(Failure::usage(format!("{place} has no source {source}; it has {}", known.join(", "))));
+            return Err(CommandFailure::usage(format!("{place} has no source {source}; it has {}", known.join(", "))));
         };
         let is_transform = match &settings.target {
             Target::Deliveries(deliveries) => deliveries.transaction == Transaction::Kafka,
@@ -76,14 +77,14 @@ impl Keeper {
         Ok(if is_transform { Self::Group(settings.group_of(source)) } else { Self::Store })
     }
 
-    fn stored(&self, admin: &Admin, store: &dyn EventStore, source: &str) -> Result<Vec<Stored>, Failure> {
+    fn stored(&self, admin: &Admin, store: &dyn EventStore, source: &str) -> Result<Vec<Stored>, CommandFailure> {
         Ok(match self {
             Self::Store => stored::stored(store, Some(source))?,
             Self::Group(group) => admin.committed_of(source, group)?,
         })
     }
 
-    fn keep(&self, admin: &Admin, store: &dyn EventStore, source: &str, moves: &[Move]) -> Result<(), Failure> {
+    fn keep(&self, admin: &Admin, store: &dyn EventStore, source: &str, moves: &[Move]) -> Result<(), CommandFailure> {
         match self {
             Self::Store => {
                 for Move { topic, topic_id, partition, to, .. } in moves {
@@ -103,7 +104,7 @@ impl Keeper {
     }
 }
 
-pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result<(), CommandFailure> {
     let manifest = cluster.manifest()?;
     let store = open(&manifest)?;
     match command {
@@ -125,23 +126,24 @@ pub(super) fn offsets(cluster: &Cluster, command: Command, json: bool) -> Result
     }
 }
 
-/// The cluster, whose data must last.
-pub(super) fn lasting(manifest: &Manifest) -> Result<Connection, Failure> {
+/// Returns the connection to the cluster. The development broker is refused, because its data is not kept.
+pub(super) fn lasting(manifest: &Manifest) -> Result<Connection, CommandFailure> {
     let connection = connection(manifest)?;
     if connection.is_embedded() {
-        let remedy = "its data ends with it, and the next one is read from its start";
-        return Err(Failure::usage(format!("there is nothing to reset on the development broker: {remedy}")));
+        let remedy = "its data ends with it, and the next one is read from the beginning";
+        return Err(CommandFailure::usage(format!("there is nothing to reset on the development broker: {remedy}")));
     }
     Ok(connection)
 }
 
-/// Lets all sources go on from a place in the topics as they are now: what is said, and a way to do it.
+/// Prepares a reset of all sources to a place in the current topics. Returns a description, and a function that resets
+/// them.
 pub(super) fn resets<'a>(
     manifest: &'a Manifest,
     admin: &'a Admin,
     store: &'a dyn EventStore,
     to: At,
-) -> Result<(String, impl FnOnce() -> Result<(), Failure> + 'a), Failure> {
+) -> Result<(String, impl FnOnce() -> Result<(), CommandFailure> + 'a), CommandFailure> {
     let (mut text, mut all) = (String::new(), Vec::new());
     for source in manifest.sources.keys() {
         let keeper = Keeper::of(manifest, source)?;
@@ -156,24 +158,26 @@ pub(super) fn resets<'a>(
     Ok((text, keep))
 }
 
-/// The store of a host that does not run.
-pub(super) fn open(manifest: &Manifest) -> Result<Arc<dyn EventStore>, Failure> {
+/// Opens the store of a host that is not running.
+pub(super) fn open(manifest: &Manifest) -> Result<Arc<dyn EventStore>, CommandFailure> {
     let location = store::Location::of_folder(&manifest.data);
     let data = manifest.data.display();
     if !store::exists(&location) {
-        return Err(Failure::failed(format!("there is no store in {data}: name the host's data folder with --data")));
-    }
-    if store::is_in_use(&location) {
-        return Err(Failure::failed(format!(
-            "a host runs on {data} and goes on from what it holds: stop it first; `wasmill status` shows its offsets"
+        return Err(CommandFailure::failed(format!(
+            "there is no store in {data}: name the host's data folder with --data"
         )));
     }
-    store::open(&location, store::Options::default()).map_err(|cause| Failure::failed(cause.to_string()))
+    if store::is_in_use(&location) {
+        return Err(CommandFailure::failed(format!(
+            "a host runs on {data} and would continue from its own offsets: stop it first; `wasmill status` shows them"
+        )));
+    }
+    store::open(&location, store::Options::default()).map_err(|cause| CommandFailure::failed(cause.to_string()))
 }
 
-fn show(manifest: &Manifest, store: &dyn EventStore, source: Option<&str>, json: bool) -> Result<(), Failure> {
+fn show(manifest: &Manifest, store: &dyn EventStore, source: Option<&str>, json: bool) -> Result<(), CommandFailure> {
     let mut stored = stored::stored(store, source)?;
-    // Where the cluster is away, what the store says is worth showing all the same.
+    // If the cluster is not available, the offsets in the store are still worth showing.
     let (admin, away) = match connection(manifest).and_then(|connection| Ok(Admin::connect(&connection)?)) {
         Ok(admin) => (Some(admin), None),
         Err(failure) => (None, Some(failure)),
@@ -203,7 +207,7 @@ fn show(manifest: &Manifest, store: &dyn EventStore, source: Option<&str>, json:
     })
 }
 
-/// Where the partition is in Kafka; none where its topic is another one now.
+/// Returns the partition's place in Kafka, or none if its topic was recreated.
 fn place_of(admin: &Admin, stored: &Stored) -> Option<Place> {
     if stored.topic_id.is_some() && admin.topic_id(&stored.topic).ok()? != stored.topic_id {
         return None;
@@ -236,14 +240,14 @@ fn table(stored: &[Stored], places: &[Option<Place>]) -> String {
             or_dash(place.map(|place| place.end.saturating_sub(*next).saturating_sub(*ahead))),
         ]);
         if let (Some(id), None) = (topic_id, place) {
-            table.note(&format!("of a topic with the id {id}, which is not there now"));
+            table.note(&format!("of a topic with id {id}, which does not exist now"));
         }
     }
     table.to_string()
 }
 
-/// Those that the manifest names, and those that were read and are there.
-fn topics(manifest: &Manifest, admin: &Admin, stored: &[Stored], source: &str) -> Result<Vec<String>, Failure> {
+/// Returns the topics that the manifest names, and those that were read before and still exist.
+fn topics(manifest: &Manifest, admin: &Admin, stored: &[Stored], source: &str) -> Result<Vec<String>, CommandFailure> {
     let named = manifest.sources.get(source).map_or(&[][..], |settings| &settings.topics);
     let named = named.iter().filter(|topic| !topic.starts_with('^')).cloned();
     let there: BTreeSet<String> = admin.topics(true)?.into_iter().map(|found| found.topic).collect();
@@ -258,7 +262,7 @@ fn moves(
     topics: &[String],
     partitions: &[i32],
     to: At,
-) -> Result<Vec<Move>, Failure> {
+) -> Result<Vec<Move>, CommandFailure> {
     let mut moves = Vec::new();
     for topic in topics {
         let topic_id = match keeper {
@@ -275,7 +279,7 @@ fn moves(
     Ok(moves)
 }
 
-fn report(source: &str, moves: &[Move], json: bool) -> Result<(), Failure> {
+fn report(source: &str, moves: &[Move], json: bool) -> Result<(), CommandFailure> {
     if json {
         moves.iter().try_for_each(json_line)
     } else {
@@ -283,7 +287,7 @@ fn report(source: &str, moves: &[Move], json: bool) -> Result<(), Failure> {
     }
 }
 
-/// What a reset does, in words.
+/// Describes the effect of a reset.
 fn consequence(source: &str, moves: &[Move]) -> String {
     let mut text = String::new();
     let (mut again, mut skipped) = (0, 0);
@@ -300,7 +304,7 @@ fn consequence(source: &str, moves: &[Move]) -> String {
         );
     }
     if skipped > 0 {
-        text += &format!("up to {} records are skipped: nothing is done with them\n", number(skipped));
+        text += &format!("up to {} records are skipped and have no effect\n", number(skipped));
     }
     text
 }
@@ -317,7 +321,7 @@ mod tests {
                         source tills topic baskets partition 1: from offset 3 to 10\n\
                         source tills topic baskets partition 2: never read to 0\n\
                         up to 1,500 records are read again: each becomes a command again and takes effect again\n\
-                        up to 7 records are skipped: nothing is done with them\n";
+                        up to 7 records are skipped and have no effect\n";
         assert_eq!(text, expected);
     }
 }

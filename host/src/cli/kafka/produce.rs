@@ -1,6 +1,6 @@
-//! `wasmill kafka produce`: lines of a file or of the standard input as records.
+//! `wasmill kafka produce`: writes the lines of a file or of standard input as records.
 
-use super::{Cluster, Failure, json_line, line, output};
+use super::{Cluster, CommandFailure, json_line, line, output};
 use crate::cli::table::number;
 use crate::framing;
 use crate::kafka::admin::produce::{NewRecord, NotTaken, Producer};
@@ -9,23 +9,23 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
-/// A record can't be larger than that in any cluster.
+/// The most bytes of a line. No cluster accepts larger records.
 const LINE_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
     /// The topic.
     topic: String,
-    /// The file, a record a line; the standard input by default.
+    /// The file, with one record per line; standard input by default.
     file: Option<PathBuf>,
-    /// What a line is: a value, or a JSON object with key, headers, value, partition and time_ms as `consume --json`
-    /// prints it.
+    /// The content of a line: a value, or a JSON object with key, headers, value, partition and time_ms, as `consume
+    /// --json` prints it.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// In a line of text, what stands between key and value; without it there is no key.
+    /// The separator of key and value in a line of text; without it the record has no key.
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
-    /// The partition of records that name none; the key decides by default.
+    /// The partition of records that name none; by default the key decides.
     #[arg(long, value_name = "N")]
     partition: Option<i32>,
     /// A header of every record; may be given several times.
@@ -44,10 +44,11 @@ fn header(text: &str) -> Result<Header, String> {
     Ok(Header { name: name.to_owned(), value: Some(value.into()) })
 }
 
-pub(super) fn produce(cluster: &Cluster, args: Args, json: bool) -> Result<(), Failure> {
+pub(super) fn produce(cluster: &Cluster, args: Args, json: bool) -> Result<(), CommandFailure> {
     let input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
-            let file = File::open(path).map_err(|cause| Failure::usage(format!("{}: {cause}", path.display())))?;
+            let file =
+                File::open(path).map_err(|cause| CommandFailure::usage(format!("{}: {cause}", path.display())))?;
             Box::new(BufReader::with_capacity(1 << 16, file))
         }
         None => Box::new(io::stdin().lock()),
@@ -56,7 +57,7 @@ pub(super) fn produce(cluster: &Cluster, args: Args, json: bool) -> Result<(), F
     let sent = send(&producer, &args, input);
     let (acknowledged, not_taken) = producer.finish();
     let place = args.file.as_ref().map_or("line".to_owned(), |path| format!("{}: line", path.display()));
-    // A record that Kafka did not take came before the line that could not be read.
+    // A record that Kafka refused comes before the line that could not be read.
     let error = match (not_taken, sent) {
         (Some(NotTaken { number, error }), _) | (None, Err((number, error))) => {
             Some(format!("{place} {number}: {error}"))
@@ -66,7 +67,7 @@ pub(super) fn produce(cluster: &Cluster, args: Args, json: bool) -> Result<(), F
     report(&args.topic, acknowledged, error, json)
 }
 
-/// Up to the first line that can't be sent, which is the error with its number.
+/// Sends the lines up to the first one that can't be sent. The error has the number of that line.
 fn send(producer: &Producer, args: &Args, mut input: Box<dyn BufRead>) -> Result<(), (u64, String)> {
     let mut bytes = Vec::new();
     for number in 1.. {
@@ -87,8 +88,8 @@ fn send(producer: &Producer, args: &Args, mut input: Box<dyn BufRead>) -> Result
     Ok(())
 }
 
-/// A line without its end, which may be that of Windows, and the first one without a byte order mark. White space around
-/// JSON does not count.
+/// Returns the content of a line without the line end of Unix or Windows, and without the byte order mark of the first
+/// line. White space around JSON is removed.
 fn content(line: &[u8], number: u64, format: Format) -> &[u8] {
     let line = if number == 1 { line.strip_prefix(framing::BOM).unwrap_or(line) } else { line };
     let line = line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -121,7 +122,7 @@ fn split<'a>(line: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((&line[..at], &line[at + separator.len()..]))
 }
 
-fn report(topic: &str, acknowledged: u64, error: Option<String>, json: bool) -> Result<(), Failure> {
+fn report(topic: &str, acknowledged: u64, error: Option<String>, json: bool) -> Result<(), CommandFailure> {
     let records = if acknowledged == 1 { "record" } else { "records" };
     let count = format!("{} {records} produced to {topic}", number(acknowledged));
     match (error, json) {
@@ -129,9 +130,9 @@ fn report(topic: &str, acknowledged: u64, error: Option<String>, json: bool) -> 
         (None, false) => output::line(&count),
         (Some(error), true) => {
             json_line(&serde_json::json!({ "error": error, "topic": topic, "produced": acknowledged }))?;
-            Err(Failure::told())
+            Err(CommandFailure::told())
         }
-        (Some(error), false) => Err(Failure::failed(format!("{error}\nstopped there; {count}"))),
+        (Some(error), false) => Err(CommandFailure::failed(format!("{error}\nstopped at this line; {count}"))),
     }
 }
 

@@ -1,6 +1,6 @@
-//! `wasmill kafka topics`.
+//! `wasmill kafka topics`: lists, describes, creates and deletes topics.
 
-use super::{Cluster, Failure, confirmed, json_line, output};
+use super::{Cluster, CommandFailure, confirmed, json_line, output};
 use crate::cli::table::Align::{Left, Right};
 use crate::cli::table::{Table, number};
 use crate::kafka::admin::{TopicDescription, TopicSummary};
@@ -10,7 +10,7 @@ use crate::manifest::Topic;
 pub(in crate::cli) enum Command {
     /// List the topics.
     List {
-        /// Also those that Kafka keeps for itself.
+        /// Also list Kafka's internal topics.
         #[arg(long)]
         internal: bool,
     },
@@ -19,14 +19,14 @@ pub(in crate::cli) enum Command {
         /// The topic.
         topic: String,
     },
-    /// Make a topic.
+    /// Create a topic.
     Create {
         /// The topic.
         topic: String,
-        /// How many partitions it gets.
+        /// The number of partitions.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
-        /// On how many brokers each is kept.
+        /// The number of brokers that keep each partition.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
         replication: i32,
         /// A property of the topic, such as retention.ms=604800000; may be given several times.
@@ -37,7 +37,7 @@ pub(in crate::cli) enum Command {
     Delete {
         /// The topic.
         topic: String,
-        /// Do it: it can't be undone.
+        /// Confirm the deletion, which can't be undone.
         #[arg(long)]
         yes: bool,
     },
@@ -48,7 +48,7 @@ fn property(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(super) fn topics(cluster: &Cluster, command: Command, json: bool) -> Result<(), Failure> {
+pub(super) fn topics(cluster: &Cluster, command: Command, json: bool) -> Result<(), CommandFailure> {
     let admin = cluster.admin()?;
     match command {
         Command::List { internal } => {
@@ -65,7 +65,7 @@ pub(super) fn topics(cluster: &Cluster, command: Command, json: bool) -> Result<
         Command::Create { topic, partitions, replication, config } => {
             let settings = Topic { partitions, replication, config: config.into_iter().collect() };
             admin.create_topic(&topic, &settings)?;
-            said(json, &format!("made topic {topic} with {partitions} partitions"), &topic)
+            said(json, &format!("created topic {topic} with {partitions} partitions"), &topic)
         }
         Command::Delete { topic, yes } => {
             let records = admin.topic(&topic)?;
@@ -77,7 +77,7 @@ pub(super) fn topics(cluster: &Cluster, command: Command, json: bool) -> Result<
     }
 }
 
-fn said(json: bool, text: &str, topic: &str) -> Result<(), Failure> {
+fn said(json: bool, text: &str, topic: &str) -> Result<(), CommandFailure> {
     if json { json_line(&serde_json::json!({ "ok": true, "topic": topic })) } else { output::line(text) }
 }
 

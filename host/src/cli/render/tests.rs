@@ -141,7 +141,7 @@ data in shop/data, newest position 57,570
 PLUGIN  VERSION  LOADS  DIGEST        ROLES
 orders  0.1.0        2  0123456789ab  aggregate order
   error: orders.wasm is not WebAssembly
-  file: orders.wasm; version 0.1.0 goes on serving
+  file: orders.wasm; version 0.1.0 keeps running
 sales   0.2.0        1  ffff          projection sales, subscriber
 
 AGGREGATE  PLUGIN  STATE    SHARDS   LIVE  QUEUED
@@ -168,15 +168,15 @@ warehouse     warehouse  retrying           6  57,564
 PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND  ANSWERS
 sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
   building: sales 0.2.0 (fedcba987654), at position 1,234
-  built again: it is of another store
-  passes over OrderCreated of order/1 version 1 (24) since 2023-11-14T22:13:20Z: too many units
+  rebuilt: it is of another store
+  skips OrderCreated of order/1 version 1 (24) since 2023-11-14T22:13:20Z: too many units
 
 SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0
 
 dead letters: 2, the newest 1 first
-  they have 2,345 bytes; at most 1,000 letters of 4,096 MiB are kept
-  17 older ones were dropped to keep to `store.dead_letters_…`
+  they have 2,345 bytes; at most 1,000 dead letters of 4,096 MiB are kept
+  17 older ones were dropped because of `store.dead_letters_…`
   2023-11-14T22:13:20Z  9  baskets: topic baskets partition 0 offset 17, key "a\nb"
     not JSON: expected value at line 1 column 1
 "#;

@@ -1,4 +1,4 @@
-//! Records out of a topic, for a person to look at. Commits nothing and joins no group.
+//! The reading of a topic's records for a person. It commits no offsets and joins no group.
 
 use super::{Admin, Place};
 use crate::kafka::context::Context;
@@ -15,43 +15,43 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the broker may hold back an answer while nothing comes: how soon a new record is seen at the latest.
+/// How long the broker may delay an answer while there is no record, which is also the delay of a new record at most.
 const FETCH_WAIT_MS: &str = "100";
 
-/// What is read.
+/// The records to read.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The topic.
     pub topic: String,
-    /// All of it where none is named.
+    /// The partitions; an empty list stands for all.
     pub partitions: Vec<i32>,
     /// Where reading begins.
     pub from: From,
-    /// Where it ends; `None` goes on as records come.
+    /// Where reading ends; `None` means that it continues as records come.
     pub to: Option<From>,
-    /// Only records of committed transactions.
+    /// Whether only records of committed transactions are read.
     pub committed: bool,
 }
 
-/// Reads records.
-pub struct Reading {
+/// A running read of a topic.
+pub struct TopicReader {
     topic: Arc<str>,
     consumer: BaseConsumer<Context>,
-    /// The partitions that are still read, and where each ends.
+    /// The partitions that are still being read, with the end of each.
     open: BTreeMap<i32, Option<End>>,
 }
 
-/// Where a partition ends.
+/// The end of a partition.
 #[derive(Clone, Copy)]
 struct End {
     /// The first offset that is not wanted.
     offset: u64,
-    /// Everything before it was written when reading began: where no record comes any more, it is reached. Readers of
-    /// committed records may find less there, since what comes after the start of an open transaction is kept from them.
+    /// Whether the end existed when reading began. It is then reached when no more records come. Readers of committed
+    /// records may stop earlier, because records after the start of an open transaction are not delivered to them.
     is_there: bool,
 }
 
-impl Reading {
+impl TopicReader {
     /// Starts to read.
     pub fn new(admin: &Admin, wanted: &Wanted) -> Result<Self, Error> {
         let topic = wanted.topic.as_str();
@@ -68,7 +68,7 @@ impl Reading {
         let mut open = BTreeMap::new();
         for Place { partition, offset, .. } in starts {
             let end = ends.as_ref().and_then(|ends| ends.get(&partition).copied());
-            // A partition that is at its end already is not read at all.
+            // A partition that is already at its end is not read at all.
             if end.is_none_or(|end| offset < end.offset) {
                 let start = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
                 assigned.add_partition_offset(topic, partition, start).map_err(|error| admin.unanswered(&error))?;
@@ -86,13 +86,13 @@ impl Reading {
         self.open.is_empty()
     }
 
-    /// The next record, or none within a time.
+    /// Returns the next record, or `None` if there is none within `wait`.
     pub fn next(&mut self, wait: Duration) -> Result<Option<Record>, Error> {
         match self.consumer.poll(wait) {
             None => Ok(None),
             Some(Ok(message)) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                // A name that can't be read is shown escaped.
+                // The name of a header that is not UTF-8 is shown escaped.
                 let (record, _) = Incoming::new(&self.topic, &message, &Dropped::default()).into_owned();
                 Ok(self.reach(partition, offset).then_some(record))
             }
@@ -107,7 +107,7 @@ impl Reading {
         }
     }
 
-    /// Notes how far a partition is; `false` where the offset is past its end.
+    /// Notes the progress of a partition. Returns false if the offset is past its end.
     fn reach(&mut self, partition: i32, offset: i64) -> bool {
         let Some(end) = self.open.get(&partition) else { return false };
         let offset = u64::try_from(offset).unwrap_or(0);
@@ -118,7 +118,7 @@ impl Reading {
         inside
     }
 
-    /// Past what holds no record, too, such as the marks of transactions.
+    /// Returns the consumer's position, which also moves past offsets without a record, such as transaction markers.
     fn position(&self, partition: i32) -> Option<u64> {
         match self.consumer.position().ok()?.find_partition(&self.topic, partition)?.offset() {
             Offset::Offset(offset) => u64::try_from(offset).ok(),
@@ -129,9 +129,9 @@ impl Reading {
     fn fail(&self, error: &KafkaError) -> Option<Error> {
         use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, GroupAuthorizationFailed, Resolve};
         match error.rdkafka_error_code()? {
-            // There is no group; librdkafka looks for its coordinator all the same.
+            // There is no group, but librdkafka looks for its coordinator all the same.
             GroupAuthorizationFailed => None,
-            // It tries again.
+            // librdkafka retries.
             AllBrokersDown | BrokerTransportFailure | Resolve => None,
             code => {
                 let cause =
@@ -143,7 +143,7 @@ impl Reading {
 }
 
 fn ends(admin: &Admin, topic: &str, partitions: &[i32], to: From) -> Result<BTreeMap<i32, End>, Error> {
-    // An offset may lie ahead: reading then waits for it.
+    // An offset may not exist yet, and then reading waits for it.
     let at = if let From::Offset(_) = to { From::End } else { to };
     let end = |place: Place| {
         let offset = if let From::Offset(offset) = to { offset } else { place.offset };

@@ -1,4 +1,4 @@
-//! Consumer groups of both protocols: which there are, who is in them, and how far behind they are.
+//! Consumer groups of both protocols: their list, members and lag.
 
 use super::Admin;
 use crate::kafka::Error;
@@ -10,23 +10,23 @@ use std::collections::BTreeMap;
 pub struct Group {
     /// Its name.
     pub group: String,
-    /// `Classic` or `Consumer` (KIP-848).
+    /// The protocol: `Classic` or `Consumer` (KIP-848).
     pub protocol: String,
-    /// In Kafka's words, such as `Stable` or `Empty`.
+    /// The state in Kafka's words, such as `Stable` or `Empty`.
     pub state: String,
 }
 
-/// A group in full.
+/// A group with its members and partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GroupDescription {
     /// Name, protocol and state.
     #[serde(flatten)]
     pub group: Group,
-    /// How partitions are shared out.
+    /// The partition assignor.
     pub assignor: String,
-    /// Those that are in it now.
+    /// The current members.
     pub members: Vec<GroupMember>,
-    /// What it reads or has read, by topic and number.
+    /// The partitions that it reads or has read, by topic and number.
     pub partitions: Vec<GroupPartition>,
 }
 
@@ -37,11 +37,11 @@ pub struct GroupMember {
     pub id: String,
     /// The id of a static member.
     pub instance: Option<String>,
-    /// What the client calls itself.
+    /// The client id.
     pub client: String,
-    /// Where it is, as the broker sees it.
+    /// The address of the member, as the broker sees it.
     pub host: String,
-    /// How many partitions it has.
+    /// The number of its partitions.
     pub partitions: usize,
 }
 
@@ -54,16 +54,16 @@ pub struct GroupPartition {
     pub partition: i32,
     /// The offset that the group reads next, as committed.
     pub committed: Option<u64>,
-    /// The offset that the next record gets; none where the topic is gone.
+    /// The offset that the next record gets; `None` if the topic is gone.
     pub end: Option<u64>,
-    /// Records that are there and not committed: from the beginning where nothing is committed.
+    /// The number of existing records that are not committed. Without a committed offset, it counts from the beginning.
     pub lag: Option<u64>,
-    /// The member that has it.
+    /// The member that it is assigned to.
     pub member: Option<String>,
 }
 
 impl Admin {
-    /// All consumer groups, by name.
+    /// Lists all consumer groups, by name.
     pub fn groups(&self) -> Result<Vec<Group>, Error> {
         self.need_a_real_cluster("listing groups")?;
         let listed = self.list_groups()?.into_iter();
@@ -74,7 +74,7 @@ impl Admin {
         Ok(groups)
     }
 
-    /// One group.
+    /// Describes one group.
     pub fn group(&self, name: &str) -> Result<GroupDescription, Error> {
         self.need_a_real_cluster("describing groups")?;
         let described = self.describe_group(name)?;
@@ -83,7 +83,7 @@ impl Admin {
             && committed.is_empty()
             && !self.groups()?.iter().any(|group| group.group == name)
         {
-            let cause = "there is none; `wasmill kafka groups list` shows which there are".to_owned();
+            let cause = "it does not exist; `wasmill kafka groups list` shows all groups".to_owned();
             return Err(Error::Refused { what: format!("group {name}"), cause });
         }
         let mut partitions: BTreeMap<(String, i32), (Option<u64>, Option<String>)> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! Admin calls of librdkafka that rdkafka does not have: listing and describing groups, and their offsets.
 //!
-//! Answers borrow from librdkafka's event; what leaves this file is owned.
+//! Answers borrow from librdkafka's event. The functions here return owned values.
 
 use super::{ANSWER_MAX, Admin};
 use crate::kafka::ids::{self, TopicIds};
@@ -42,8 +42,8 @@ impl Admin {
         let event = self.call(op, |client, options, queue| unsafe {
             rd_kafka_ListConsumerGroups(client, options, queue);
         })?;
-        // SAFETY: the event is of this call, so the result is there; everything in it lives as long as the event, and is
-        // copied before that is dropped. The array has as many elements as its count says.
+        // SAFETY: the event is of this call, so the result is there; everything in it lives as long as the event, and
+        // is copied before that is dropped. The array has as many elements as its count says.
         unsafe {
             let result = rd_kafka_event_ListConsumerGroups_result(event.pointer());
             let mut count = 0;
@@ -96,7 +96,7 @@ impl Admin {
         }
     }
 
-    /// The offsets that a group has committed, by topic and partition.
+    /// Returns the offsets that a group has committed, by topic and partition.
     pub(super) fn committed(&self, group: &str) -> Result<Vec<(String, i32, u64)>, Error> {
         let what = format!("group {group}");
         let name = c_string(&what, group)?;
@@ -127,7 +127,7 @@ impl Admin {
         }
     }
 
-    /// Makes a call and waits for its answer.
+    /// Makes an admin call and waits for its answer.
     fn call(
         &self,
         op: rd_kafka_admin_op_t,
@@ -143,14 +143,14 @@ impl Admin {
         Error::Unreachable { brokers: self.connection.brokers().to_owned(), cause: error_hints::answer(code) }
     }
 
-    /// The ids of topics that exist.
+    /// Returns the ids of existing topics.
     pub(super) fn topic_ids(&self, topics: &[Arc<str>]) -> Result<TopicIds, Error> {
         // SAFETY: the client outlives this call.
         let ids = unsafe { ids::topic_ids(self.client.client().native_ptr(), topics, ANSWER_MAX) };
         ids.map_err(|code| self.away(code))
     }
 
-    /// The id of the cluster.
+    /// Returns the id of the cluster.
     pub fn cluster_id(&self) -> Result<Option<String>, Error> {
         // SAFETY: the client outlives this call.
         let id = unsafe { ids::cluster_id(self.client.client().native_ptr(), ANSWER_MAX) };
@@ -166,8 +166,8 @@ impl Admin {
             wanted.push((c_string(&what, topic)?, *partition, i64::try_from(*offset).unwrap_or(i64::MAX)));
         }
         let op = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
-        // SAFETY: as in `list_groups`; list and request are copied by the calls and destroyed here, once. A partition that
-        // was added is there until its list is destroyed.
+        // SAFETY: as in `list_groups`; list and request are copied by the calls and destroyed here, once. A partition
+        // that was added is there until its list is destroyed.
         let event = self.call(op, |client, options, queue| unsafe {
             let list = rd_kafka_topic_partition_list_new(i32::try_from(wanted.len()).unwrap_or(0));
             for (topic, partition, offset) in &wanted {

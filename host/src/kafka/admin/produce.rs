@@ -1,7 +1,7 @@
-//! Records into a topic, in order, each acknowledged by all replicas that are in sync.
+//! The production of records to a topic, in order, each acknowledged by all in-sync replicas.
 //!
 //! Sending does not wait for acknowledgements; [`Producer::finish`] does. After the first record that Kafka does not
-//! take, nothing more is sent.
+//! accept, nothing more is sent.
 
 use crate::kafka::admin::Admin;
 use crate::kafka::context::Context;
@@ -16,34 +16,35 @@ use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Acknowledgements are waited for in steps of this length only to be safe; each wakes.
+/// The longest wait for an acknowledgement before the next check. It is only a safeguard, because each one wakes the
+/// sender.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A record on its way out.
+/// A record to be produced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRecord {
-    /// `None` leaves the choice of its partition to the partitioner.
+    /// The partition; `None` leaves the choice to the partitioner.
     pub partition: Option<i32>,
-    /// Any bytes, or none.
+    /// The key, which may be any bytes.
     pub key: Option<Vec<u8>>,
-    /// Any bytes; `None` is a tombstone.
+    /// The value, which may be any bytes; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// In this order; names may repeat.
+    /// The headers, in this order. Names may repeat.
     pub headers: Vec<Header>,
-    /// Milliseconds since 1970-01-01T00:00:00Z; `None` is now.
+    /// The timestamp in milliseconds since 1970-01-01T00:00:00Z; `None` is now.
     pub time_ms: Option<u64>,
 }
 
-/// A record that Kafka did not take.
+/// A record that Kafka did not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotTaken {
-    /// What its sender called it.
+    /// The number that its sender gave it.
     pub number: u64,
-    /// Where it was to go, why it is not there, and what to do.
+    /// The topic, the cause and the remedy.
     pub error: String,
 }
 
-/// Sends records to one topic.
+/// A producer for one topic.
 pub struct Producer {
     topic: String,
     producer: ThreadedProducer<DeliveryContext<Arc<Shared>>>,
@@ -60,12 +61,12 @@ struct Shared {
 struct Counts {
     pending: u64,
     acknowledged: u64,
-    /// The first by number.
+    /// The failed record with the lowest number.
     not_taken: Option<(u64, RDKafkaErrorCode)>,
 }
 
 impl Producer {
-    /// A producer for a topic that exists.
+    /// Creates a producer for an existing topic.
     pub fn new(admin: &Admin, topic: &str) -> Result<Self, Error> {
         if !admin.connection.is_embedded() {
             admin.partitions(topic)?;
@@ -78,8 +79,8 @@ impl Producer {
         Ok(Self { topic: topic.to_owned(), producer, counts })
     }
 
-    /// Hands a record over; waits while very many are on their way. `false` after one was not taken: go to
-    /// [`Producer::finish`], which says which.
+    /// Hands a record over. This waits while the producer's queue is full. It returns false after Kafka did not accept
+    /// a record, and then [`Producer::finish`] says which one.
     pub fn send(&self, number: u64, record: &NewRecord) -> bool {
         loop {
             let mut counts = self.counts.counts.held();
@@ -98,9 +99,10 @@ impl Producer {
         }
     }
 
-    /// Waits until each record is acknowledged or not taken: how many were, and the first that was not.
+    /// Waits until each record is acknowledged or has failed. Returns the number of acknowledged records, and the first
+    /// one that failed.
     pub fn finish(self) -> (u64, Option<NotTaken>) {
-        // librdkafka's flush waits in steps of 100 ms: what is left is sent at once without it.
+        // librdkafka's own flush would wait in steps of 100 ms, and the records are sent without it.
         let mut counts = self.counts.counts.held();
         while counts.pending > 0 {
             counts = self.counts.changed.wait_timeout(counts, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;

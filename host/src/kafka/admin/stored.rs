@@ -1,4 +1,4 @@
-//! The offsets that a store keeps of its sources, for a person to look at and to reset while no host runs.
+//! The offsets of sources in a store, which a person can inspect and reset while no host runs.
 
 use crate::ack;
 use crate::kafka::{Error, cluster_identity};
@@ -6,7 +6,7 @@ use crate::model::{FactName, PartitionName};
 use crate::store::EventStore;
 use serde::Serialize;
 
-/// What a source has handled of a partition.
+/// The progress of a source in a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stored {
     /// The source's name in the manifest.
@@ -17,14 +17,14 @@ pub struct Stored {
     pub partition: i32,
     /// Every record below this offset is settled.
     pub next: u64,
-    /// Records from there on that are settled already.
+    /// The number of offsets from there on that are already settled.
     pub ahead: u64,
-    /// The id of the topic: one that is made again under the name has another. On the development broker that of the
-    /// broker, whose topics end with it. None where the group has the offset, or the broker gives topics no ids.
+    /// The id of the topic, which changes if the topic is recreated. On the development broker it is the broker's id,
+    /// because its topics end with it. It is `None` if the group has the offset, or the broker gives topics no ids.
     pub topic_id: Option<String>,
 }
 
-/// The offsets of one source, or of all.
+/// Returns the offsets of one source, or of all.
 pub fn stored(store: &dyn EventStore, source: Option<&str>) -> Result<Vec<Stored>, Error> {
     let prefix = source.map(PartitionName::prefix_of_source).unwrap_or_default();
     let ledgers = store.reader()?.ledgers(&prefix)?.into_iter();
@@ -42,22 +42,22 @@ pub fn stored(store: &dyn EventStore, source: Option<&str>) -> Result<Vec<Stored
     Ok(stored)
 }
 
-/// Lets a source go on from `next` in a partition. What it reads again takes effect again.
+/// Makes a source resume from `next` in a partition. Records that it reads again take effect again.
 pub fn reset(store: &dyn EventStore, partition: PartitionName<'_>, next: u64) -> Result<(), Error> {
     Ok(ack::wait(|ack| store.reset_ledger(&partition.to_string(), next, ack))?)
 }
 
-/// Notes the id of the topic that the offsets of a group are about.
+/// Records the id of the topic to which the offsets of a group belong.
 pub fn keep_topic_id(store: &dyn EventStore, source: &str, topic: &str, id: Option<String>) -> Result<(), Error> {
     Ok(ack::wait(|ack| store.set_fact(&FactName::TopicId { source, topic }.to_string(), id, ack))?)
 }
 
-/// The id of the cluster that the store has worked with.
+/// Returns the id of the cluster that the store has worked with.
 pub fn cluster(store: &dyn EventStore) -> Result<Option<String>, Error> {
     Ok(cluster_identity::known(store)?)
 }
 
-/// From now on the store works with the cluster of this id.
+/// Records the id of the cluster that the store works with from now on.
 pub fn keep_cluster(store: &dyn EventStore, id: String) -> Result<(), Error> {
     Ok(ack::wait(|ack| store.set_fact(&FactName::Cluster.to_string(), Some(id), ack))?)
 }

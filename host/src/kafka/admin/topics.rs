@@ -1,4 +1,4 @@
-//! Topics: which there are, what they are like, and making and deleting them.
+//! Topics: listing, describing, creating and deleting them.
 
 use super::{Admin, options};
 use crate::kafka::{Error, error_hints, topics};
@@ -12,20 +12,20 @@ use serde::Serialize;
 pub struct TopicSummary {
     /// Its name.
     pub topic: String,
-    /// How many it has.
+    /// The number of its partitions.
     pub partitions: usize,
-    /// On how many brokers its first partition is.
+    /// The number of replicas of its first partition.
     pub replication: usize,
     /// Partitions without a leader, or with a replica that is not in sync.
     pub unhealthy: usize,
 }
 
-/// A topic in full.
+/// A topic with its partitions and properties.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TopicDescription {
     /// Its name.
     pub topic: String,
-    /// By number.
+    /// The partitions, by number.
     pub partitions: Vec<PartitionDescription>,
     /// Its properties that differ from the cluster's defaults, by name.
     pub config: Vec<ConfigEntry>,
@@ -36,11 +36,11 @@ pub struct TopicDescription {
 pub struct PartitionDescription {
     /// Its number.
     pub partition: i32,
-    /// The broker that serves it; none while one is chosen.
+    /// The broker that leads it; `None` while a leader is being elected.
     pub leader: Option<i32>,
-    /// The brokers that are to have it.
+    /// The brokers that have a replica.
     pub replicas: Vec<i32>,
-    /// Those of them that have all of it.
+    /// The brokers whose replicas are in sync.
     pub in_sync: Vec<i32>,
     /// The offset of the oldest record.
     pub beginning: u64,
@@ -53,12 +53,12 @@ pub struct PartitionDescription {
 pub struct ConfigEntry {
     /// Its name.
     pub name: String,
-    /// Its value; none where the broker keeps it to itself.
+    /// Its value; `None` if the broker does not reveal it.
     pub value: Option<String>,
 }
 
 impl Admin {
-    /// All topics by name; those of Kafka itself only where they are asked for.
+    /// Lists all topics by name, with Kafka's internal topics only if `internal` is set.
     pub fn topics(&self, internal: bool) -> Result<Vec<TopicSummary>, Error> {
         let metadata = self.metadata(None)?;
         let wanted = metadata.topics().iter().filter(|topic| internal || !topic.name().starts_with("__"));
@@ -80,7 +80,7 @@ impl Admin {
         Ok(topics)
     }
 
-    /// One topic.
+    /// Describes one topic.
     pub fn topic(&self, name: &str) -> Result<TopicDescription, Error> {
         self.partitions(name)?;
         let metadata = self.metadata(Some(name))?;
@@ -104,7 +104,7 @@ impl Admin {
         Ok(TopicDescription { topic: name.to_owned(), partitions, config })
     }
 
-    /// All properties of a topic, defaults included.
+    /// Returns all properties of a topic, including defaults.
     pub(in crate::kafka) fn config(&self, topic: &str) -> Result<Vec<rdkafka::admin::ConfigEntry>, Error> {
         let wanted = [ResourceSpecifier::Topic(topic)];
         let answer = self.runtime.block_on(self.changer.describe_configs(&wanted, &options()));
@@ -116,25 +116,25 @@ impl Admin {
         }
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     pub fn create_topic(&self, name: &str, topic: &Topic) -> Result<(), Error> {
         match self.create(name, topic)? {
-            Some(code) => Err(failed(name, "it can't be made", code)),
+            Some(code) => Err(failed(name, "it can't be created", code)),
             None => Ok(()),
         }
     }
 
-    /// Makes a topic unless somebody else was faster: whether it was made.
+    /// Creates a topic unless it already exists. Returns whether it was created.
     pub(in crate::kafka) fn create_missing_topic(&self, name: &str, topic: &Topic) -> Result<bool, Error> {
         match self.create(name, topic)? {
             Some(RDKafkaErrorCode::TopicAlreadyExists) => Ok(false),
-            Some(code) => Err(failed(name, "it can't be made", code)),
+            Some(code) => Err(failed(name, "it can't be created", code)),
             None => Ok(true),
         }
     }
 
     fn create(&self, name: &str, topic: &Topic) -> Result<Option<RDKafkaErrorCode>, Error> {
-        self.need_a_real_cluster("making topics")?;
+        self.need_a_real_cluster("creating topics")?;
         let new = [topics::new_topic(name, topic)];
         let answer = self.runtime.block_on(self.changer.create_topics(&new, &options()));
         let result = answer.map_err(|error| self.unanswered(&error))?.into_iter().next();

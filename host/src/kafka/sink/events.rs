@@ -1,7 +1,8 @@
-//! Recorded events as a feed: those that pass the filter of a `[sinks.NAME]`, as messages to its topic.
+//! The feed of recorded events: those that pass the filter of a `[sinks.NAME]`, as messages to its topic.
 //!
-//! A message is a CloudEvent: its id is the event's, its source the aggregate's type, its subject the aggregate. The
-//! headers that the event has from its command go along, but not those that would say something else about it.
+//! A message is a CloudEvent. Its id is the event's id, its source is the aggregate's type, and its subject is the
+//! aggregate. The message keeps the headers that the event has from its command, except those that describe the
+//! command's own message.
 
 use super::feed::{Feed, Head, Page};
 use crate::filter::Filter;
@@ -11,11 +12,11 @@ use crate::store::{self, EventStore, Reader};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Headers of a message that a header of the command must not stand for: the event is another message.
+/// The headers that the command's headers must not override, because they describe the message of the event.
 const OWN: [&str; 6] = ["correlation-id", "causation-id", "content-type", "stream", "version", "position"];
 
-/// Events for a topic.
-pub(super) struct Events {
+/// The feed of events for a topic.
+pub(super) struct EventFeed {
     reader: Box<dyn Reader>,
     head: Head,
     sink: Arc<str>,
@@ -24,7 +25,7 @@ pub(super) struct Events {
     key: SinkKey,
 }
 
-impl Events {
+impl EventFeed {
     pub(super) fn open(
         store: &dyn EventStore,
         sink: Arc<str>,
@@ -71,7 +72,7 @@ fn is_foreign(name: &str) -> bool {
     !name.starts_with("ce_") && !crate::bounds::is_hops(name) && !OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
-/// The key of an event's record; an error says why it has none.
+/// Returns the key of an event's record. The error says why it has none.
 fn key(wanted: &SinkKey, event: &RecordedEvent) -> Result<Option<Vec<u8>>, String> {
     let field = match wanted {
         SinkKey::None => return Ok(None),
@@ -85,7 +86,7 @@ fn key(wanted: &SinkKey, event: &RecordedEvent) -> Result<Option<Vec<u8>>, Strin
     match field.split('.').try_fold(&payload, |value, field| value.get(field)) {
         Some(Value::String(text)) => Ok(Some(text.clone().into_bytes())),
         Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string().into_bytes())),
-        Some(_) => Err(format!("the field `{field}` of {name} can't be a key: it is no text and no number")),
+        Some(_) => Err(format!("the field `{field}` of {name} can't be a key: it is neither text nor a number")),
         None => Err(format!(
             "{name} has no field `{field}` to be the key: narrow `events` of the sink to those that have it, or choose \
              another `key`"
@@ -93,7 +94,7 @@ fn key(wanted: &SinkKey, event: &RecordedEvent) -> Result<Option<Vec<u8>>, Strin
     }
 }
 
-impl Feed for Events {
+impl Feed for EventFeed {
     fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
         let found = self.reader.read_all(Position(number), &self.filter, limit)?;
         let mut page = Page { reached: found.reached.0, ..Page::default() };
@@ -152,7 +153,7 @@ mod tests {
             (SinkKey::AggregateId, Ok(Some("b1"))),
             (field("household.id"), Ok(Some("h1"))),
             (field("total"), Ok(Some("12"))),
-            (field("lines"), Err("is no text")),
+            (field("lines"), Err("is neither text")),
             (field("basket"), Err("order.OrderCreated has no field `basket`")),
         ] {
             match (key(&wanted, &event(payload)), expected) {

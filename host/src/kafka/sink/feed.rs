@@ -1,6 +1,6 @@
-//! What a sink publishes: a numbered sequence of messages that grows at its end.
+//! The feeds of sinks: numbered sequences of messages that grow at their end.
 //!
-//! A feed reads; it keeps no position and knows nothing of producers. The outbox is the plainest.
+//! A feed only reads. It keeps no position and does not know producers. The outbox is the simplest feed.
 
 use super::publisher::Refused;
 use crate::model::{DeadLetter, DeadLetterContent, Message, Position};
@@ -9,56 +9,56 @@ use tokio::sync::watch;
 
 /// A numbered sequence of messages.
 pub(super) trait Feed: Send {
-    /// What comes after a number, in order, at most about `limit` messages. Does not wait.
+    /// Reads the messages after a number, in order, about `limit` at most, without waiting.
     fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error>;
 
-    /// Where the sequence ends, and when that changes.
+    /// Returns the end of the sequence.
     fn head(&mut self) -> &mut Head;
 
-    /// Whether its messages become records as they are, and not CloudEvents.
+    /// Whether its messages become records as they are, not CloudEvents.
     fn is_bare(&self) -> bool {
         false
     }
 
-    /// Whether the manifest names the topic. Then a topic that is not there is waited for.
+    /// Whether the manifest names the topic. If so, the sink waits for a missing topic.
     fn has_fixed_topic(&self) -> bool {
         true
     }
 
-    /// The place of a message, in words.
+    /// Describes the place of a message.
     fn place(&self, number: u64, message: &Message) -> String;
 
-    /// Who a message that Kafka refused is dead-lettered for.
+    /// Returns the consumer of the dead letter of a refused message.
     fn consumer(&self, message: &Message) -> String;
 
-    /// Changes a message that was refused so that it can be tried again; false where it can't.
-    fn mend(&mut self, _: &mut Message, _: &Refused) -> bool {
+    /// Changes a refused message so that it can be retried. Returns false if that is not possible.
+    fn adapt(&mut self, _: &mut Message, _: &Refused) -> bool {
         false
     }
 }
 
-/// A piece of a feed.
+/// A page of a feed.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// With their numbers, in order.
+    /// Messages with their numbers, in order.
     pub(super) messages: Vec<(u64, Message)>,
     /// Messages that can't be sent as the manifest wants them, with the reason.
     pub(super) unfit: Vec<(u64, Message, String)>,
-    /// Everything up to here has been looked at.
+    /// The number up to which the feed has been read.
     pub(super) reached: u64,
 }
 
 /// The end of a feed.
 #[derive(Clone)]
 pub(super) enum Head {
-    /// Of something that has numbers.
+    /// The end of a numbered sequence.
     Numbers(watch::Receiver<u64>),
-    /// Of the events.
+    /// The end of the events.
     Positions(watch::Receiver<Position>),
 }
 
 impl Head {
-    /// The newest number.
+    /// Returns the newest number.
     pub(super) fn newest(&self) -> u64 {
         match self {
             Self::Numbers(head) => *head.borrow(),
@@ -66,7 +66,7 @@ impl Head {
         }
     }
 
-    /// The newest number; what comes after it wakes [`Head::passed`] and [`Head::changed`].
+    /// Returns the newest number and marks it as seen. Later ones end [`Head::changed`].
     pub(super) fn look(&mut self) -> u64 {
         match self {
             Self::Numbers(head) => *head.borrow_and_update(),
@@ -74,7 +74,7 @@ impl Head {
         }
     }
 
-    /// Returns when there is something new since the last look. An error means that the store is gone.
+    /// Returns once there is a newer number than at the last [`Head::look`]. An error means that the store is closed.
     pub(super) async fn changed(&mut self) -> Result<(), store::Error> {
         let changed = match self {
             Self::Numbers(head) => head.changed().await,
@@ -83,7 +83,7 @@ impl Head {
         changed.map_err(|_| store::Error::Closed)
     }
 
-    /// Returns when the sequence goes up to a number. An error means that the store is gone.
+    /// Returns once the sequence has reached a number. An error means that the store is closed.
     pub(super) async fn reached(&mut self, number: u64) -> Result<(), store::Error> {
         let reached = match self {
             Self::Numbers(head) => head.wait_for(|head| *head >= number).await.map(drop),
@@ -93,19 +93,19 @@ impl Head {
     }
 }
 
-/// The messages of subscribers.
-pub(super) struct Outbox {
+/// The feed of subscribers' messages.
+pub(super) struct OutboxFeed {
     reader: Box<dyn Reader>,
     head: Head,
 }
 
-impl Outbox {
+impl OutboxFeed {
     pub(super) fn open(store: &dyn EventStore) -> Result<Self, store::Error> {
         Ok(Self { reader: store.reader()?, head: Head::Numbers(store.outbox_head()) })
     }
 }
 
-impl Feed for Outbox {
+impl Feed for OutboxFeed {
     fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
         let messages = self.reader.messages(number, limit)?;
         let reached = messages.last().map_or(number, |(last, _)| *last);
@@ -129,7 +129,7 @@ impl Feed for Outbox {
     }
 }
 
-/// A message that is dead-lettered.
+/// Returns the dead letter of a message.
 pub(super) fn dead_letter(feed: &dyn Feed, sink: &str, number: u64, message: &Message, reason: String) -> DeadLetter {
     DeadLetter {
         consumer: feed.consumer(message),

@@ -1,7 +1,7 @@
-//! What the sink asks of a way to publish, and the plain way: an idempotent producer.
+//! The interface of publishers, and the idempotent publisher.
 //!
-//! The plain way keeps its position in the store alone, so a crash between Kafka's last acknowledgement and the store's
-//! commit repeats a batch.
+//! With the idempotent publisher only the store has the position, so a crash between Kafka's last acknowledgement and
+//! the store's commit repeats a batch.
 
 use super::seat::Seat;
 use super::sender::{Sender, Style};
@@ -11,16 +11,16 @@ use crate::kafka::{Connection, Error, error_hints};
 use crate::model::Message;
 use rdkafka::error::RDKafkaErrorCode;
 
-/// A way to publish what a feed holds.
+/// A publisher of a feed's messages.
 pub(super) trait Publisher: Send {
-    /// Before the first batch and after each trouble: where Kafka says that the sink is. `None` where the store alone
-    /// knows.
+    /// Returns Kafka's position of the sink; `None` if only the store has it. It is called before the first batch and
+    /// after each failure.
     fn position(&mut self) -> Result<Option<u64>, Interruption>;
 
-    /// Publishes messages of a batch, whose last message has the number `to`, and tries until it works.
+    /// Publishes messages of a batch up to the number `to`, and retries until it succeeds.
     ///
-    /// Takes out of `todo` what is safely in Kafka, and what Kafka will never take, which it returns. The caller puts
-    /// that aside and calls again until `todo` is empty.
+    /// It removes from `todo` the acknowledged messages, and the messages that Kafka will never accept, which it
+    /// returns. The caller dead-letters those and calls again until `todo` is empty.
     fn publish(
         &mut self,
         batch: &[(u64, Message)],
@@ -28,45 +28,45 @@ pub(super) trait Publisher: Send {
         to: u64,
     ) -> Result<Vec<Refused>, Interruption>;
 
-    /// Whether Kafka has the position together with what was published, so that the store's may follow later.
+    /// Whether Kafka has the position together with the published messages, so that the store's may follow later.
     fn keeps_position(&self) -> bool;
 
-    /// From time to time while there is nothing to publish.
+    /// Checks whether unreachable brokers are back. It is called at intervals while there is nothing to publish.
     fn look_after_trouble(&self);
 }
 
-/// A message that Kafka will never take.
+/// A message that Kafka will never accept.
 pub(super) struct Refused {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(super) index: usize,
     pub(super) code: RDKafkaErrorCode,
     /// The cause and the remedy.
     pub(super) reason: String,
 }
 
-/// Why publishing ended before its time.
+/// Why publishing was interrupted.
 pub(super) enum Interruption {
     /// The sink was stopped.
     Stopped,
-    /// Ask for the position again and go on from there.
+    /// Publishing must restart: the position is read again, and publishing resumes there.
     StartOver(String),
-    /// Another try would do harm: a person must act.
+    /// A retry would do harm, so a person must act.
     GiveUp(String),
 }
 
-/// The plain way. See the module.
+/// A publisher with an idempotent producer, without transactions.
 pub(super) struct Idempotent {
     sender: Sender,
 }
 
 impl Idempotent {
-    /// On the thread that will publish.
+    /// Creates the publisher. This must be called on the thread that will publish.
     pub(super) fn new(seat: Seat, connection: &Connection, style: Style) -> Result<Self, Error> {
         let config = connection.producer(&seat.sink);
         Ok(Self { sender: Sender::new(seat, config, style)? })
     }
 
-    /// Sends messages once and leaves in `todo` those to send again.
+    /// Sends messages once, and leaves in `todo` those to send again.
     fn attempt(&mut self, batch: &[(u64, Message)], todo: &mut Vec<usize>) -> Result<Vec<Refused>, Interruption> {
         let failed = self.sender.send(batch, todo)?;
         let (refused, again) = sort_out(batch, failed, self.sender.style());
@@ -86,7 +86,7 @@ impl Publisher for Idempotent {
         Ok(None)
     }
 
-    /// Messages that could not be delivered are sent again after a pause, those that were are not.
+    /// Publishes a batch. Messages that could not be delivered are sent again after a pause.
     fn publish(
         &mut self,
         batch: &[(u64, Message)],
@@ -116,12 +116,12 @@ impl Publisher for Idempotent {
     }
 }
 
-/// Tells messages that will never be taken from those that another try may deliver.
+/// Separates the messages that Kafka will never accept from those that are to be retried.
 pub(super) fn sort_out(batch: &[(u64, Message)], failed: Vec<Failed>, style: &Style) -> (Vec<Refused>, Vec<Failed>) {
     let (mut refused, mut again) = (Vec::new(), Vec::new());
     for (index, code) in failed {
         match refusal(code, &batch[index].1) {
-            // Every other message would have the same fate: somebody has yet to make the topic.
+            // All messages go to this topic, so the sink waits until the topic is created.
             Some(_) if style.has_fixed_topic && is_about_topic(code) => again.push((index, code)),
             Some(reason) => refused.push(Refused { index, code, reason }),
             None => again.push((index, code)),
@@ -140,7 +140,7 @@ fn is_about_topic(code: RDKafkaErrorCode) -> bool {
     matches!(code, UnknownTopic | UnknownTopicOrPartition)
 }
 
-/// Why a message will never be taken, and the remedy; `None` where another try may work.
+/// Returns why Kafka will never accept a message, and the remedy; `None` if a retry may succeed.
 pub(in crate::kafka) fn refusal(code: RDKafkaErrorCode, message: &Message) -> Option<String> {
     use RDKafkaErrorCode as Code;
     let topic = &message.topic;

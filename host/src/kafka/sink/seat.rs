@@ -1,6 +1,6 @@
-//! The sink that a producer belongs to: its name, and what it shows and is told.
+//! The sink's side of a producer: the sink's name and view.
 
-use super::View;
+use super::SinkView;
 use super::publisher::Interruption;
 use crate::kafka::transaction::{Broken, Owner};
 use crate::supervise::Held as _;
@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The longest rest between looks at the stop flag.
+/// The longest pause between checks of the stop flag.
 const REST_MAX: Duration = Duration::from_millis(100);
 
-/// A sink, for its producer. Cheap to clone.
+/// The sink that a producer belongs to. It is cheap to clone.
 #[derive(Clone)]
 pub(super) struct Seat {
     pub(super) sink: Arc<str>,
-    pub(super) view: Arc<View>,
+    pub(super) view: Arc<SinkView>,
 }
 
 impl Seat {
-    /// Tells about trouble that is tried again.
+    /// Shows and logs an error after which the sink retries.
     pub(super) fn note(&self, error: String) {
         let mut known = self.view.error.held();
         if known.as_ref() != Some(&error) {
@@ -28,7 +28,7 @@ impl Seat {
         }
     }
 
-    /// Pauses before another try; a stop ends it.
+    /// Pauses before a retry. A stop ends the pause with an error.
     pub(super) fn rest(&self, pause: Duration) -> Result<(), Interruption> {
         let end = Instant::now() + pause;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -40,7 +40,7 @@ impl Seat {
         Ok(())
     }
 
-    /// Fails when a stop does not want to wait any longer.
+    /// Fails if the sink is stopping and its deadline is over.
     pub(super) fn check_given_up(&self) -> Result<(), Interruption> {
         if self.view.has_given_up() { Err(Interruption::Stopped) } else { Ok(()) }
     }

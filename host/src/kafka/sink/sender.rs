@@ -1,5 +1,5 @@
-//! Messages to Kafka without transactions: handed to an idempotent producer in order, and waited for until each is
-//! acknowledged or has failed. What a failure means, and whether another try follows, is for the publisher to say.
+//! The sending of messages to Kafka without transactions. They are handed to an idempotent producer in order, and the
+//! sender waits until each is acknowledged or has failed. The publisher decides whether a failed message is retried.
 
 use super::publisher::Interruption;
 use super::seat::Seat;
@@ -16,29 +16,29 @@ use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// What a feed's messages have in common.
+/// The settings that all messages of a feed share.
 #[derive(Clone, Debug)]
 pub(super) struct Style {
-    /// How they become records.
+    /// The form of their records.
     pub(super) envelope: Envelope,
-    /// What the CloudEvents among them say.
+    /// The attributes of the CloudEvents among them.
     pub(super) cloud_events: CloudEvents,
-    /// The manifest names their topic.
+    /// Whether the manifest names their topic.
     pub(super) has_fixed_topic: bool,
 }
 
-/// A producer, and what it has not been acknowledged.
+/// A producer with its unacknowledged messages.
 pub(super) struct Sender {
     pub(super) seat: Seat,
     style: Style,
     config: ClientConfig,
-    /// `None` until the first use and after a fatal error.
+    /// The producer. `None` until the first use and after a fatal error.
     producer: Option<Producer>,
     deliveries: Arc<OnTheirWay>,
 }
 
 impl Sender {
-    /// On the thread that will send: it is the one that acknowledgements wake.
+    /// Creates a sender. This must be called on the thread that will send, because acknowledgements wake that thread.
     pub(super) fn new(seat: Seat, config: ClientConfig, style: Style) -> Result<Self, Error> {
         let deliveries = Arc::new(OnTheirWay::of_this_thread(&config));
         let mut sender = Self { seat, style, config, producer: None, deliveries };
@@ -50,7 +50,7 @@ impl Sender {
         &self.style
     }
 
-    /// Sends messages of a batch, in order, and waits for all of them. Returns those that failed, by their place.
+    /// Sends messages of a batch, in order, and waits for all of them. Returns those that failed, by their index.
     pub(super) fn send(&mut self, batch: &[(u64, Message)], todo: &[usize]) -> Result<Vec<Failed>, Interruption> {
         let mut failed = Vec::new();
         for &index in todo {
@@ -66,7 +66,7 @@ impl Sender {
         Ok(failed)
     }
 
-    /// Gives a message to the producer.
+    /// Hands a message to the producer.
     fn send_one(&mut self, index: usize, message: &Message) -> Result<Result<(), RDKafkaErrorCode>, Interruption> {
         if let Err(error) = self.producer() {
             self.seat.note(error.to_string());
@@ -77,7 +77,7 @@ impl Sender {
         self.deliveries.send(producer, record, || self.seat.check_given_up())
     }
 
-    /// Makes the producer if there is none.
+    /// Creates the producer if there is none.
     fn producer(&mut self) -> Result<(), Error> {
         if self.producer.is_none() {
             let client = format!("sink {}", self.seat.sink);
@@ -91,14 +91,14 @@ impl Sender {
         Ok(())
     }
 
-    /// After a fatal error: this producer refuses everything from now on.
+    /// Drops the producer after a fatal error, because it refuses everything from then on.
     pub(super) fn discard_producer(&mut self) {
         self.producer = None;
-        // What it still had in flight was reported while it was dropped, and is sent again.
+        // The messages in flight were reported as failed while it was dropped, and are sent again.
         self.deliveries.take_failed();
     }
 
-    /// Asks the brokers whether they are back, if they were away: while nothing is published, no acknowledgement tells.
+    /// Asks unreachable brokers whether they are back, because without messages there is no acknowledgement to show it.
     pub(super) fn look_after_trouble(&self) {
         let health = &self.seat.view.health;
         if let (Some(producer), Some(_)) = (&self.producer, health.trouble())

@@ -1,4 +1,4 @@
-//! A sink against a broker and a store.
+//! Tests of a sink with a broker and a store.
 
 mod answers;
 mod feeds;
@@ -7,7 +7,7 @@ use super::*;
 use crate::ack;
 use crate::kafka::testing::{Broker, Folder, eventually};
 use crate::model::{Message, Position};
-use crate::store::sqlite::{LetterLimits, Options};
+use crate::store::sqlite::{DeadLetterLimits, Options};
 use crate::store::{Reached, Step};
 
 const TOPIC: &str = "notifications";
@@ -32,7 +32,7 @@ fn message(id: &str) -> Message {
     }
 }
 
-/// Puts messages into the outbox, as a subscription does that has handled an event.
+/// Puts messages into the outbox, as a subscription does after it has handled an event.
 fn publish(folder: &Folder, messages: Vec<Message>) {
     folder.record_event();
     let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap().unwrap_or_default();
@@ -110,8 +110,8 @@ fn a_message_that_kafka_refuses_is_dead_lettered_and_the_rest_goes_on() {
 
 #[test]
 fn a_sink_waits_for_room_for_its_dead_letters_and_publishes_nothing_again() {
-    let letters = LetterLimits { count_max: 1, ..LetterLimits::default() };
-    let folder = Folder::with(Options { letters, ..Options::default() });
+    let letters = DeadLetterLimits { count_max: 1, ..DeadLetterLimits::default() };
+    let folder = Folder::with(Options { dead_letters: letters, ..Options::default() });
     let broker = Broker::with_topic(TOPIC, 1);
     let nowhere = |id| Message { partition: Some(9), ..message(id) };
     publish(&folder, vec![message("m0"), nowhere("first")]);
@@ -124,9 +124,9 @@ fn a_sink_waits_for_room_for_its_dead_letters_and_publishes_nothing_again() {
     let error = status.error.unwrap();
     assert!(error.contains("store.dead_letters_max") && error.contains("wasmill dead-letters"), "{error}");
     assert_eq!(folder.dead_letters().len(), 1);
-    ack::wait(|ack| folder.store.discard_letter(1, ack)).unwrap();
+    ack::wait(|ack| folder.store.discard_dead_letter(1, ack)).unwrap();
     wait_until_empty(&sink);
-    // Whatever went out again would be before it.
+    // A message that was published twice would come before this one.
     publish(&folder, vec![message("m3")]);
     wait_until_empty(&sink);
     assert_eq!(values(&broker, 4), ids(0..4));
@@ -146,7 +146,7 @@ fn a_broker_that_is_away_is_waited_for() {
     broker.cluster.broker_up(-1).unwrap();
     wait_until_empty(&sink);
     assert_eq!((values(&broker, 10), sink.status().error), (ids(0..10), None));
-    // Also with nothing to publish.
+    // The same holds when there is nothing to publish.
     broker.cluster.broker_down(-1).unwrap();
     eventually("the status says so again", || sink.status().state == State::Retrying);
     broker.cluster.broker_up(-1).unwrap();

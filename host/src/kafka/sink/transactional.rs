@@ -1,13 +1,13 @@
-//! Exactly once for `read_committed` readers: each batch is a Kafka transaction that holds its messages and the
-//! position reached.
+//! The transactional publisher: exactly once for `read_committed` readers. Each batch is a Kafka transaction with its
+//! messages and the new position.
 //!
-//! The position is a committed offset: of the sink's own group, on partition 0 of the topic [`POSITIONS`], which stays
-//! empty and is there because Kafka keeps offsets only for topics that exist. A crash before the commit leaves neither
-//! messages nor position, a crash after it leaves both; so Kafka knows where the sink is, and the store is moved up to
-//! it at the start. Kafka forgets the offsets of an idle group after `offsets.retention.minutes`; then the store, which
-//! is behind by one batch at most and only after a crash, is what remains.
+//! The position is a committed offset of the sink's own group, on partition 0 of the topic [`POSITIONS`]. That topic
+//! stays empty, and exists only because Kafka keeps offsets only for existing topics. A crash before the commit leaves
+//! neither messages nor position, and a crash after it leaves both. So Kafka's position is right, and the store's is
+//! moved up to it at the start. Kafka deletes the offsets of an idle group after `offsets.retention.minutes`. Then the
+//! store's position counts, which lags behind by one batch at most, and only after a crash.
 //!
-//! A newer producer with the same transactional id fences this one; `kafka/transaction.rs` says what follows.
+//! A newer producer with the same transactional id fences this one: see `kafka/transaction.rs`.
 
 use super::publisher::{Interruption, Publisher, Refused, not_published, sort_out};
 use super::seat::Seat;
@@ -26,19 +26,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// The topic that offsets of sinks stand on.
+/// The topic to which the offsets of sinks belong.
 pub(super) const POSITIONS: &str = crate::manifest::POSITIONS_TOPIC;
-/// Long enough for a broker that still makes its topic for offsets.
+/// How long reading the position may take. A broker may still have to create its topic for offsets.
 const OFFSETS_MAX: Duration = Duration::from_secs(10);
 
-/// Whose position and whose transactions.
+/// The names of a sink's position and transactions.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     /// The section of the manifest that the sink is from.
     pub(super) section: String,
-    /// The group whose committed offset is the position. One for each store.
+    /// The group whose committed offset is the position. Each store has its own.
     pub(super) group: String,
-    /// What tells two hosts that must not publish both.
+    /// The transactional id, which only one of several hosts may use at a time.
     pub(super) transactional_id: String,
 }
 
@@ -48,12 +48,13 @@ pub(super) struct Transactional {
     connection: Connection,
     transactions: Transactions<Seat>,
     style: Style,
-    /// What offsets are sent with; `None` until [`Publisher::position`].
+    /// The metadata with which offsets are sent; `None` until [`Publisher::position`].
     group: Option<ConsumerGroupMetadata>,
 }
 
 impl Transactional {
-    /// Makes its producer, on the thread that will publish. Its calls block.
+    /// Creates the publisher and its producer. This must be called on the thread that will publish, because calls
+    /// block.
     pub(super) fn new(seat: Seat, connection: Connection, names: Names, style: Style) -> Result<Self, Error> {
         let config = connection.transactional_producer(&seat.sink, &names.transactional_id);
         let remedy = format!(
@@ -69,7 +70,8 @@ impl Transactional {
         self.transactions.owner()
     }
 
-    /// One transaction: everything in `todo` and the position, or nothing. Returns what was not taken.
+    /// Attempts one transaction, with everything in `todo` and the position, or with nothing. Returns the messages that
+    /// failed.
     fn attempt(&mut self, batch: &[(u64, Message)], todo: &[usize], to: u64) -> Result<Vec<Failed>, Broken> {
         self.transactions.begin()?;
         for &index in todo {
@@ -95,7 +97,7 @@ impl Transactional {
     }
 
     fn ensure_topic(&self) -> Result<(), Error> {
-        // As many replicas as the cluster gives a topic by default; nothing is ever written there.
+        // The cluster's default number of replicas is enough, because nothing is ever written to it.
         let topic = Topic { partitions: 1, replication: topics::REPLICATION_OF_CLUSTER, config: BTreeMap::new() };
         let report = topics::ensure(&self.connection, &BTreeMap::from([(POSITIONS.to_owned(), topic)]))?;
         report.failed.into_iter().next().map_or(Ok(()), Err)
@@ -109,7 +111,7 @@ impl Transactional {
             .position_reader(&self.names.group)
             .create_with_context(context)
             .map_err(|error| client_error(&client, error))?;
-        // Nobody polls this consumer, which is how it would ask for a token.
+        // This consumer is not polled, so it can't ask for a token by itself.
         self.connection.log_in(consumer.client())?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(POSITIONS, 0);
@@ -138,7 +140,7 @@ impl Publisher for Transactional {
         Ok(position)
     }
 
-    /// A batch with a message that is refused is aborted and begun again without it.
+    /// Publishes a batch. If Kafka refuses a message, the transaction is aborted and the refused messages are returned.
     fn publish(
         &mut self,
         batch: &[(u64, Message)],
@@ -153,7 +155,7 @@ impl Publisher for Transactional {
                     return Ok(Vec::new());
                 }
                 Ok(failed) => {
-                    // After one failure librdkafka fails the others too: only what is refused itself tells something.
+                    // After one failure librdkafka fails the others too, so only the refused messages matter.
                     let (refused, again) = sort_out(batch, failed, &self.style);
                     if !refused.is_empty() {
                         todo.retain(|index| refused.iter().all(|refused| refused.index != *index));

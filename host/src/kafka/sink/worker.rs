@@ -1,11 +1,12 @@
-//! The thread of a sink: from its feed to its publisher, with the position kept behind what is published.
+//! The thread of a sink. It moves messages from the feed to the publisher, and moves the position after they are
+//! published.
 
 use super::feed::{self, Feed, Page};
 use super::publisher::{Idempotent, Interruption, Publisher};
 use super::seat::Seat;
 use super::sender::Style;
 use super::transactional::{self, Transactional};
-use super::{Config, RETRY_FIRST, RETRY_MAX, View};
+use super::{Config, RETRY_FIRST, RETRY_MAX, SinkView};
 use crate::ack;
 use crate::kafka::message::{CloudEvents, Envelope};
 use crate::kafka::{Connection, Error, cluster_identity};
@@ -18,34 +19,34 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
-/// How often an idle sink looks whether brokers that were away are back.
+/// How often an idle sink checks whether unreachable brokers are back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A feed, a publisher, and the position between them.
-pub(super) struct Worker {
+pub(super) struct SinkWorker {
     config: Config,
     connection: Connection,
-    view: Arc<View>,
+    view: Arc<SinkView>,
     store: Arc<dyn EventStore>,
     feed: Box<dyn Feed>,
     publisher: Box<dyn Publisher>,
     stopped: watch::Receiver<bool>,
     runtime: tokio::runtime::Runtime,
-    /// What the position is kept under.
+    /// The name under which the store keeps the position.
     name: String,
-    /// As the store has it, or will have once what is on its way is done.
+    /// The position in the store, including the move that is under way.
     stored: u64,
-    /// The store's answer to the last move, while Kafka already has the position.
+    /// The pending answer of the store to the last move of the position.
     moving: Option<oneshot::Receiver<Result<(), store::Error>>>,
 }
 
-/// What of a page is not done.
+/// The part of a page that is not processed yet.
 struct Rest {
     /// Messages to publish, by number.
     messages: Vec<(u64, Message)>,
     /// Dead letters of messages that will never be published, by number.
     letters: BTreeMap<u64, DeadLetter>,
-    /// Everything up to here belongs to the page.
+    /// The number up to which the page goes.
     reached: u64,
 }
 
@@ -53,7 +54,7 @@ struct Rest {
 enum End {
     Stopped,
     Trouble(String),
-    /// Another try would do harm.
+    /// A retry would do harm.
     Fatal(String),
 }
 
@@ -76,13 +77,13 @@ impl From<store::Error> for End {
     }
 }
 
-impl Worker {
-    /// On the thread that will run it.
+impl SinkWorker {
+    /// Creates the worker. This must be called on the thread that will run it.
     pub(super) fn new(
         config: Config,
         connection: Connection,
         store: Arc<dyn EventStore>,
-        view: Arc<View>,
+        view: Arc<SinkView>,
         stopped: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
         let feed = config.open(&*store)?;
@@ -94,7 +95,7 @@ impl Worker {
         Ok(Self { config, connection, view, store, feed, publisher, stopped, runtime, name, stored, moving })
     }
 
-    /// Follows the feed until it is stopped; after trouble it starts over from the position.
+    /// Follows the feed until the sink is stopped. After trouble it restarts from the position.
     pub(super) fn run(&mut self) {
         let mut pause = RETRY_FIRST;
         loop {
@@ -105,7 +106,7 @@ impl Worker {
                     break;
                 }
                 Err(End::Trouble(error)) => {
-                    tracing::error!(sink = &*self.config.name, "{error}; it is tried again");
+                    tracing::error!(sink = &*self.config.name, "{error}; it is retried");
                     self.view.note(Some(error));
                 }
             }
@@ -135,7 +136,8 @@ impl Worker {
         self.view.note(None);
         while !*self.stopped.borrow() {
             crate::supervise::round();
-            // Seen before it is read: what comes in between wakes the wait below at once.
+            // The head is marked as seen before the feed is read, so that messages in between end the wait below at
+            // once.
             let newest = self.feed.head().look();
             if newest == reached {
                 self.wait()?;
@@ -165,9 +167,9 @@ impl Worker {
         self.view.position.store(number, Ordering::Release);
     }
 
-    /// Where to go on: a crash may have kept from the store what Kafka has.
+    /// Returns the position to resume at. After a crash, Kafka's position may be ahead of the store's.
     fn position(&mut self) -> Result<u64, End> {
-        // What is on its way decides what is read below; an error means that it did not happen.
+        // A move that is under way must end before the position is read below. An error means that it did not happen.
         if let Err(error) = self.moved() {
             tracing::warn!(sink = &*self.config.name, "the store did not take a position: {error}");
         }
@@ -177,22 +179,22 @@ impl Worker {
             Some(stored) => stored,
             None => {
                 let start = self.config.start(newest);
-                // Also where it is 0: that it has started there must not be forgotten.
+                // This also records a start at 0, so that a later start finds a position.
                 ack::wait(|ack| self.store.published(&self.name, 0, start, Vec::new(), ack))?;
                 start
             }
         };
         let published = match self.publisher.position()? {
-            // The store is ahead where it was kept in the idempotent mode meanwhile.
+            // The store is ahead if the sink was in idempotent mode meanwhile.
             None => return Ok(self.stored),
             Some(published) if published <= self.stored => return Ok(self.stored),
             Some(published) => published,
         };
         if published > newest {
             return Err(End::Fatal(format!(
-                "Kafka has what this sink published up to number {published} of this store, whose newest is {newest}: the \
-                 store is older than what was published, as after restoring a backup; bring back the newer store, or go \
-                 on with `mode = \"idempotent\"` in [{}], which publishes again what the store has",
+                "this sink has published up to number {published} to Kafka, but the newest number in the store is {newest}: \
+                 the store is older than what was published, as after restoring a backup; bring back the newer store, or \
+                 set `mode = \"idempotent\"` in [{}], which publishes again what the store has",
                 self.config.section
             )));
         }
@@ -200,14 +202,14 @@ impl Worker {
             sink = &*self.config.name,
             stored = self.stored,
             published,
-            "went on from the position that Kafka has"
+            "resumes at the position that Kafka has"
         );
         ack::wait(|ack| self.store.published(&self.name, self.stored, published, Vec::new(), ack))?;
         self.stored = published;
         Ok(published)
     }
 
-    /// Where the manifest asks for it, waits until there may be a full batch.
+    /// Waits until there may be a full batch, if the manifest asks for it.
     fn gather(&mut self, reached: u64) -> Result<(), End> {
         if self.config.batch_wait.is_zero() {
             return Ok(());
@@ -242,13 +244,14 @@ impl Worker {
         Ok(())
     }
 
-    /// The store alone has the position: it passes the page, with all that was refused, in one transaction.
+    /// Publishes a page when only the store has the position. The position passes the page, with the dead letters of
+    /// all refused messages, in one transaction.
     fn publish_plainly(&mut self, mut page: Rest) -> Result<u64, End> {
         let mut todo: Vec<usize> = (0..page.messages.len()).collect();
         let mut published = page.messages.len() as u64;
         while !todo.is_empty() {
             for refused in self.publisher.publish(&page.messages, &mut todo, page.reached)? {
-                if self.feed.mend(&mut page.messages[refused.index].1, &refused) {
+                if self.feed.adapt(&mut page.messages[refused.index].1, &refused) {
                     todo.push(refused.index);
                     continue;
                 }
@@ -262,9 +265,10 @@ impl Worker {
         Ok(published)
     }
 
-    /// Kafka's position passes what goes out, and the store's passes what is refused, each in the transaction that does
-    /// it. So a page goes out in pieces between the messages that are refused: after a crash the further of both
-    /// positions tells what is done, and no message is published or dead-lettered twice, or neither.
+    /// Publishes a page when Kafka has the position too. Kafka's position passes published messages in their
+    /// transaction, and the store's position passes refused messages in the transaction of their dead letters. So the
+    /// page is published in pieces between the refused messages. After a crash, the higher of both positions is the
+    /// right one, and no message is published or dead-lettered twice, or skipped.
     fn publish_in_transactions(&mut self, mut page: Rest) -> Result<u64, End> {
         let mut published = 0;
         loop {
@@ -279,9 +283,9 @@ impl Worker {
                     published += end as u64;
                     page.messages.drain(..end);
                 }
-                // From behind, so that the places of the others stay.
+                // In reverse order, so that the other indices stay valid.
                 for refused in refused.into_iter().rev() {
-                    if self.feed.mend(&mut page.messages[refused.index].1, &refused) {
+                    if self.feed.adapt(&mut page.messages[refused.index].1, &refused) {
                         continue;
                     }
                     let (number, message) = page.messages.remove(refused.index);
@@ -292,7 +296,7 @@ impl Worker {
                 let later = next.map(|next| page.letters.split_off(&next)).unwrap_or_default();
                 let letters = std::mem::replace(&mut page.letters, later);
                 let last = letters.last_key_value().map_or(0, |(number, _)| *number);
-                // Kafka's position must not pass them before they are kept.
+                // Kafka's position must not pass the refused messages before their dead letters are durable.
                 self.keep(next.map_or(page.reached, |_| last), letters.into_values().collect())?;
             } else {
                 return Ok(published);
@@ -300,15 +304,15 @@ impl Worker {
         }
     }
 
-    /// The dead letter of a message that was refused.
+    /// Returns the dead letter of a refused message, and logs it.
     fn letter(&self, number: u64, message: &Message, reason: String) -> DeadLetter {
         let letter = feed::dead_letter(&*self.feed, &self.config.name, number, message, reason);
         tracing::error!(sink = &*self.config.name, place = letter.place, "dead-lettered: {}", letter.reason);
         letter
     }
 
-    /// Moves the position and keeps dead letters with it, durably. While the store has no room for them it waits here:
-    /// what went out before must not go out again.
+    /// Moves the position and records dead letters with it, durably. While the store has no room for them, it waits
+    /// here, because the messages that were published before must not be published again.
     fn keep(&mut self, to: u64, letters: Vec<DeadLetter>) -> Result<(), End> {
         self.moved()?;
         let (from, mut pause) = (self.stored, RETRY_FIRST);
@@ -319,7 +323,7 @@ impl Worker {
                 moved => return Ok(moved?),
             };
             self.stored = from;
-            tracing::error!(sink = &*self.config.name, "{reason}; it is tried again");
+            tracing::error!(sink = &*self.config.name, "{reason}; it is retried");
             self.view.note(Some(reason));
             if !self.rest(pause) {
                 return Err(End::Stopped);
@@ -328,15 +332,15 @@ impl Worker {
         }
     }
 
-    /// False if it was stopped.
+    /// Pauses before a retry. Returns false if the sink was stopped.
     fn rest(&mut self, pause: Duration) -> bool {
         let mut stopped = self.stopped.clone();
         let waited = async { tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() };
         self.runtime.block_on(waited)
     }
 
-    /// Asks the store to move the position, and to keep dead letters with it, once it has done the move before. The next
-    /// batch need not wait for it if Kafka has the position too.
+    /// Asks the store to move the position and to record dead letters with it, after the previous move has ended. If
+    /// Kafka has the position too, the next batch need not wait for it.
     fn move_to(&mut self, to: u64, refused: Vec<DeadLetter>) -> Result<(), store::Error> {
         self.moved()?;
         let (ack, answered) = ack::channel();
@@ -346,12 +350,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until the store has the position.
+    /// Waits until the last move of the position is durable.
     fn moved(&mut self) -> Result<(), store::Error> {
         self.moving.take().map_or(Ok(()), |answered| answered.blocking_recv().unwrap_or(Err(store::Error::Closed)))
     }
 
-    /// Until there may be a message, or the stop, or it is time to look after the brokers.
+    /// Waits until there may be a message, the sink is stopped, or it is time to check the brokers.
     fn wait(&mut self) -> Result<(), End> {
         self.moved()?;
         let (head, stopped) = (self.feed.head(), &mut self.stopped);
@@ -372,7 +376,7 @@ fn publisher(
     feed: &dyn Feed,
     connection: Connection,
     store: &Arc<dyn EventStore>,
-    view: &Arc<View>,
+    view: &Arc<SinkView>,
 ) -> Result<Box<dyn Publisher>, Error> {
     let style = Style {
         envelope: if feed.is_bare() { Envelope::Bare } else { Envelope::CloudEvent },

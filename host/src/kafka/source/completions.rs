@@ -1,33 +1,35 @@
-//! How the reader learns that records are settled: any thread adds, the reader takes all at once.
+//! The queue by which the reader learns what became of records. Any thread adds to it, and the reader takes all at
+//! once.
 
 use crate::ack::{Settlement, SettlementReceiver};
 use crate::supervise::Held as _;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 
-/// A partition while it is read by this host. Given back and got again it is another one: what was handed on before
-/// no longer counts.
+/// The identity of one assignment of a partition to this host. If the partition is revoked and assigned again, that is
+/// another assignment, and the records of the earlier one no longer count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AssignmentId {
-    /// Its place in the reader's list.
+    /// Its index in the reader's list.
     pub(super) number: usize,
-    /// Tells it from those that had the place before.
+    /// The number that tells it from earlier assignments with the same index.
     pub(super) epoch: u64,
 }
 
-/// What became of offsets that were handed on. Where they are not settled the partition is read again from there.
+/// What became of offsets that were handed on. If they are not settled, the partition is read again from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Completion {
     pub(super) assignment: AssignmentId,
     pub(super) settlement: Settlement,
-    /// Why they are not settled, if that is known.
+    /// Why the offsets are not settled, if that is known.
     pub(super) why: Option<Box<str>>,
 }
 
-/// Completions that the reader has not seen. Bounded by what is in flight.
+/// The completions that the reader has not seen. Their number is bounded by the records in flight.
 pub(super) struct Completions {
     waiting: Mutex<Waiting>,
-    /// So many records end the reader's rest. Each makes room for one more: to wake it for each would cost more than they.
+    /// The number of completed records that wakes the reader. Waking it for each record would cost more than the
+    /// record.
     enough: usize,
     reader: OnceLock<Thread>,
 }
@@ -39,7 +41,7 @@ struct Waiting {
 }
 
 impl Completions {
-    /// So many completed records are enough for the reader to be woken.
+    /// Creates the queue. `enough` completed records wake the reader.
     pub(super) fn new(enough: usize) -> Self {
         Self { waiting: Mutex::default(), enough, reader: OnceLock::new() }
     }
@@ -49,21 +51,21 @@ impl Completions {
         let _ = self.reader.set(std::thread::current());
     }
 
-    /// Ends the reader's rest, or its next one.
+    /// Wakes the reader, or makes its next park return at once.
     pub(super) fn wake(&self) {
         if let Some(reader) = self.reader.get() {
             reader.unpark();
         }
     }
 
-    /// Moves all completions into `taken`, which must be empty; its room is used for the next ones.
+    /// Moves all completions into `taken`, which must be empty. Its capacity is reused for the next ones.
     pub(super) fn take(&self, taken: &mut Vec<Completion>) {
         let mut waiting = self.waiting.held();
         std::mem::swap(&mut waiting.completions, taken);
         waiting.records = 0;
     }
 
-    /// Receives the settlements of a partition, as long as it is assigned.
+    /// Returns the receiver of the settlements of one assignment.
     pub(super) fn receiver(self: &Arc<Self>, assignment: AssignmentId) -> SettlementReceiver {
         let completions = self.clone();
         Arc::new(move |settlement, why| {

@@ -1,4 +1,4 @@
-//! Where a source's records go: to the aggregates as commands, or to a subscriber as they are.
+//! The destination of a source's records: the aggregates as commands, or a subscriber as they are.
 
 use crate::ack::{Ack, RangeAck};
 use crate::aggregates::{Inbox, Unaccepted};
@@ -9,32 +9,32 @@ use crate::model::{Command, Outcome};
 use crate::subscriptions::{RecordInbox, RecordRun};
 use std::sync::Arc;
 
-/// Who takes what a source reads.
+/// The receivers of a source's records.
 #[derive(Clone)]
 pub struct Targets {
-    /// Takes the commands.
+    /// The receiver of commands.
     pub aggregates: Arc<dyn Inbox>,
-    /// Takes the records of a source that delivers to a subscriber.
+    /// The receiver of records, if the source delivers to a subscriber.
     pub subscriber: Option<Arc<dyn RecordInbox>>,
 }
 
-/// Where a source's records go.
+/// The destination of a source's records.
 pub(super) enum Destination {
-    /// Each becomes a command.
+    /// Each record becomes a command.
     Commands(Mapping, Arc<dyn Inbox>),
-    /// As they are, so many in a run at most.
+    /// Records are delivered as they are, with this maximum number in a run.
     Records(usize, Arc<dyn RecordInbox>),
 }
 
-/// Something to be handed on, with its acknowledgement.
+/// A command or records to be handed on, with their acknowledgement.
 pub(super) enum Delivery {
     Command(Arc<Command>, Ack<Outcome>),
     Records(RecordRun),
 }
 
-/// What was not taken, handed back.
+/// A delivery that was not accepted and is handed back.
 pub(super) enum Refused {
-    /// A command, and why.
+    /// A command, with the reason.
     Command(Unaccepted),
     /// Records for which there is no room.
     Records(RecordRun),
@@ -58,12 +58,12 @@ impl Destination {
         }
     }
 
-    /// Whether each record says itself which type of aggregate it is for, so that one of them may be wrong.
+    /// Whether each record names the type of its aggregate, so that a single record may be wrong.
     pub(super) fn is_addressed_by_records(&self) -> bool {
         matches!(self, Self::Commands(mapping, _) if mapping.is_addressed_by_records())
     }
 
-    /// Hands something on, without waiting.
+    /// Hands a delivery on, without waiting.
     pub(super) fn offer(&self, delivery: Delivery) -> Result<(), Refused> {
         match (self, delivery) {
             (Self::Commands(_, inbox), Delivery::Command(command, ack)) => {
@@ -75,7 +75,7 @@ impl Destination {
     }
 }
 
-/// Everything but a failure of the host is settled in the ledger, with its outcome.
+/// Returns whether an outcome means that the command is settled in its ledger: all do, except failures of the host.
 fn settled(outcome: &Outcome) -> Result<(), &str> {
     match outcome {
         Outcome::Failed { reason } => Err(reason),

@@ -1,12 +1,12 @@
-//! The thread that asks the brokers: which topics and partitions there are, and so what is to be read. It opens each
-//! partition where the store's ledger says.
+//! The thread that asks the brokers which topics and partitions there are. It opens each partition at the offset that
+//! the store's ledger gives.
 
 mod opening;
 
 use super::completions::Completions;
 use super::starts::{Ask, Starts};
 use super::topics::TopicPartition;
-use super::view::View;
+use super::view::SourceView;
 use super::{Config, Context};
 use crate::kafka::cluster_identity::{self, Unfit};
 use crate::kafka::ids::{self, TopicIds};
@@ -21,35 +21,38 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often partitions and their ends are looked up unasked, and while something is in the way.
+/// Interval at which partitions and their ends are looked up without a request. After an error it is [`RETRY_AFTER`].
 const ROUND_EVERY: Duration = Duration::from_secs(5);
-/// How long it stays known which cluster and topics these are.
+/// Time for which the identities of the cluster and the topics are not checked again.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Why a partition is opened again whose topic is another one now.
-pub(super) const RECREATED: &str = "the topic was deleted and made again";
+/// Reason for which a partition of a recreated topic is opened again.
+pub(super) const RECREATED: &str = "the topic was deleted and recreated";
 
-/// What partition discovery is asked.
+/// A request to partition discovery.
 pub(super) enum Request {
-    /// Look now, and say what is in the way.
+    /// It must look now and answer what is in the way.
     Refresh(Sender<Result<(), String>>),
     /// The group has given partitions.
     Open,
-    /// A partition has been closed: open it again, in a while.
+    /// A partition has been closed and must be opened again after a pause.
     Reopen,
+    /// A new consumer has replaced the one that Kafka refused for good.
+    Consumer(Arc<BaseConsumer<Context>>),
     Stop,
 }
 
-/// What the reader is told.
+/// A message of partition discovery to the reader.
 pub(super) enum Finding {
     Open(Opening),
-    /// What is read under this topic's name is not what the ledgers are about, and why: its partitions are opened again.
+    /// The records under this topic's name are not those of its ledgers, for this reason. Its partitions must be opened
+    /// again.
     Foreign(Arc<str>, &'static str),
 }
 
-/// A partition to read, from its ledger's `next` on.
+/// A partition to read from its ledger's `next` on.
 pub(super) struct Opening {
     pub(super) partition: TopicPartition,
     pub(super) ledger_name: Arc<str>,
@@ -58,76 +61,57 @@ pub(super) struct Opening {
     pub(super) recreations: u64,
 }
 
-/// See the module.
+/// The partition discovery of one source.
 pub(super) struct Discovery {
-    config: Arc<Config>,
-    connection: Connection,
-    consumer: Arc<BaseConsumer<Context>>,
-    store: Arc<dyn EventStore>,
+    pub(super) config: Arc<Config>,
+    pub(super) connection: Connection,
+    pub(super) consumer: Arc<BaseConsumer<Context>>,
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) view: Arc<SourceView>,
+    pub(super) requests: Receiver<Request>,
+    pub(super) findings: Sender<Finding>,
+    pub(super) completions: Arc<Completions>,
+    /// Dropped as soon as the start offsets of partitions are fixed.
+    pub(super) fixed: Option<Sender<()>>,
+    pub(super) known: DiscoveryState,
+}
+
+/// What discovery has found out.
+#[derive(Default)]
+pub(super) struct DiscoveryState {
+    /// A reader of the store, opened when it is first needed and again after an error.
     reader: Option<Box<dyn store::Reader>>,
-    view: Arc<View>,
-    requests: Receiver<Request>,
-    findings: Sender<Finding>,
-    completions: Arc<Completions>,
     /// The topics' ids at the last look.
     ids: TopicIds,
     /// `Health::recreations` from before that look.
     recreations: u64,
-    /// Where partitions start that were there at first; none until that is fixed.
+    /// Start offsets of the partitions that existed at first. `None` until they are fixed.
     starts: Option<Starts>,
-    /// Dropped once it is.
-    fixed: Option<Sender<()>>,
-    /// Another cluster answered at the last look.
+    /// Whether another cluster answered at the last look.
     is_foreign: bool,
-    /// When cluster and topics were looked at, if that succeeded.
+    /// When the cluster and the topics were last identified, if that succeeded.
     identified: Option<Instant>,
 }
 
-impl Discovery {
-    #[expect(clippy::too_many_arguments, reason = "called once, next to the parts' making")]
-    pub(super) fn new(
-        config: Arc<Config>,
-        connection: Connection,
-        consumer: Arc<BaseConsumer<Context>>,
-        store: Arc<dyn EventStore>,
-        view: Arc<View>,
-        requests: Receiver<Request>,
-        findings: Sender<Finding>,
-        completions: Arc<Completions>,
-        fixed: Sender<()>,
-    ) -> Self {
-        let (ids, recreations, reader, starts, is_foreign, identified) = Default::default();
-        let fixed = Some(fixed);
-        Self {
-            config,
-            connection,
-            consumer,
-            store,
-            reader,
-            view,
-            requests,
-            findings,
-            completions,
-            ids,
-            recreations,
-            starts,
-            fixed,
-            is_foreign,
-            identified,
-        }
-    }
+/// Result of a look at the topics.
+struct Listing {
+    partitions: Vec<TopicPartition>,
+    /// The error says what is wrong with topics that are missing from `partitions`.
+    complete: Result<(), String>,
+}
 
-    /// After a panic: it asks everything again.
+impl Discovery {
+    /// Restarts after a panic, with a new reader of the store.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
-        self.reader = None;
+        self.known.reader = None;
         Ok(())
     }
 
     pub(super) fn run(&mut self) {
         let mut due = Instant::now();
-        // What the store knows needs no broker. Where it can't be read now, it is looked at again below.
-        self.starts = Starts::find(&*self.store, &self.config.name, self.config.from).unwrap_or_default();
-        if self.starts.is_some() {
+        // This needs no broker. If the store can't be read now, `fix_starts` reads it again.
+        self.known.starts = Starts::find(&*self.store, &self.config.name, self.config.from).unwrap_or_default();
+        if self.known.starts.is_some() {
             self.fixed.take();
         }
         loop {
@@ -137,6 +121,12 @@ impl Discovery {
                 Ok(Request::Reopen) => {
                     due = Instant::now() + RETRY_AFTER;
                     continue;
+                }
+                Ok(Request::Consumer(consumer)) => {
+                    // This drops the last handle on the old consumer, which can block while the brokers are away. Then
+                    // this thread has nothing to do anyway.
+                    self.consumer = consumer;
+                    None
                 }
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Request::Open) | Err(RecvTimeoutError::Timeout) => None,
@@ -155,27 +145,27 @@ impl Discovery {
         if !self.is_identified() {
             self.check_cluster()?;
             result = self.identify();
-            self.identified = result.is_ok().then(Instant::now);
+            self.known.identified = result.is_ok().then(Instant::now);
         }
-        // What the group has given is opened at once.
-        if self.starts.is_some() {
+        // Partitions that the group gave are opened at once, before the brokers are asked for more.
+        if self.known.starts.is_some() {
             result = result.and(self.open_all());
         }
-        let (partitions, listed) = self.partitions()?;
-        if self.starts.is_none() {
+        let Listing { partitions, complete } = self.partitions()?;
+        if self.known.starts.is_none() {
             self.fix_starts()?;
         }
-        let is_new = partitions.iter().any(|partition| !self.ids.contains_key(&partition.topic));
+        let is_new = partitions.iter().any(|partition| !self.known.ids.contains_key(&partition.topic));
         if self.config.membership == Membership::Assigned {
             self.view.assign(partitions);
         }
         if is_new {
             result = result.and(self.identify());
         }
-        result = result.and(listed).and(self.open_all());
+        result = result.and(complete).and(self.open_all());
         for partition in self.view.opened() {
             let end = self.watermarks(&partition).map(|(_, stable)| {
-                // What is not committed yet is there too.
+                // Unlike `stable`, the high watermark includes records of open transactions.
                 let end = watermarks::high(self.consumer.client(), &partition.topic, partition.partition);
                 self.view.end(&partition, end.unwrap_or(0).max(stable), stable);
             });
@@ -184,20 +174,20 @@ impl Discovery {
         result
     }
 
-    /// Whether it was looked a moment ago which cluster and topics these are, and nothing is to be opened: those who ask how
-    /// far the partitions are, as `drained` does, need not wait for more answers.
+    /// Returns whether cluster and topics were identified a moment ago and nothing is to be opened. Then a caller who
+    /// only asks for the ends, as `drained` does, need not wait for more answers.
     fn is_identified(&self) -> bool {
-        self.identified.is_some_and(|at| at.elapsed() < IDENTIFY_EVERY)
-            && self.recreations == self.consumer.context().health().recreations()
+        self.known.identified.is_some_and(|at| at.elapsed() < IDENTIFY_EVERY)
+            && self.known.recreations == self.consumer.context().health().recreations()
             && self.view.unopened().is_empty()
     }
 
-    /// Where another cluster answers, nothing is read until the right one does.
+    /// Checks that the right cluster answers. If another one does, nothing is read until the right one is back.
     fn check_cluster(&mut self) -> Result<(), String> {
         let checked = cluster_identity::check(self.consumer.client(), &self.connection, &*self.store);
-        let was_foreign = std::mem::replace(&mut self.is_foreign, matches!(checked, Err(Unfit::Another(_))));
+        let was_foreign = std::mem::replace(&mut self.known.is_foreign, matches!(checked, Err(Unfit::Another(_))));
         match checked {
-            // Who does not answer now is told by the questions that follow.
+            // If no broker answers, the questions that follow report it.
             Ok(()) | Err(Unfit::Unknown(_)) => Ok(()),
             Err(Unfit::Another(text)) => {
                 if !was_foreign {
@@ -212,19 +202,19 @@ impl Discovery {
         }
     }
 
-    /// Where partitions start that are there now: as the store has it, or fixed now and kept there.
+    /// Takes the start offsets of the present partitions from the store, or fixes them now and keeps them there.
     fn fix_starts(&mut self) -> Result<(), String> {
         let Config { topics, from, name, .. } = &*self.config;
         let found = Starts::find(&*self.store, name, *from).map_err(|error| error.to_string())?;
         let ask = Ask { consumer: &self.consumer, connection: &self.connection, topics, from: *from };
-        self.starts = Some(found.map_or_else(|| Starts::fix(&ask, name, &*self.store), Ok)?);
+        self.known.starts = Some(found.map_or_else(|| Starts::fix(&ask, name, &*self.store), Ok)?);
         self.fixed.take();
         Ok(())
     }
 
-    /// Looks at the topics' ids, and has those read again from the start of all questions whose id is another one now.
+    /// Looks up the topics' ids and has the partitions of recreated topics opened again.
     fn identify(&mut self) -> Result<(), String> {
-        // On the development broker a topic ends with its broker, which the names of ledgers tell.
+        // On the development broker a topic ends with its broker, whose id is in the names of the ledgers.
         if self.connection.is_embedded() {
             return Ok(());
         }
@@ -235,7 +225,7 @@ impl Discovery {
         // SAFETY: the client outlives the call.
         let ids = unsafe { ids::topic_ids(self.consumer.client().native_ptr(), &topics, ANSWER_MAX) };
         let mut ids = ids.map_err(|code| format!("the ids of topics are not known: {}", error_hints::answer(code)))?;
-        for (topic, id) in std::mem::take(&mut self.ids) {
+        for (topic, id) in std::mem::take(&mut self.known.ids) {
             match ids.get(&topic) {
                 Some(now) if *now != id => {
                     tracing::warn!(source = &*self.config.name, topic = &*topic, "the topic was recreated");
@@ -243,15 +233,15 @@ impl Discovery {
                     self.completions.wake();
                 }
                 Some(_) => {}
-                // It is gone, or can't be asked for: what comes under its name is held against what it was.
+                // The topic is gone, or its id is unknown. A later topic of this name is compared with the last id.
                 None => _ = ids.insert(topic, id),
             }
         }
-        (self.ids, self.recreations) = (ids, recreations);
+        (self.known.ids, self.known.recreations) = (ids, recreations);
         Ok(())
     }
 
-    /// A partition in trouble must not keep the others waiting.
+    /// Opens all unopened partitions. A partition in trouble does not hold up the others.
     fn open_all(&mut self) -> Result<(), String> {
         let mut result = Ok(());
         for partition in self.view.unopened() {
@@ -260,11 +250,10 @@ impl Discovery {
         result
     }
 
-    /// The partitions of the topics that are there, and what is wrong with the others. An error where no broker
-    /// answers.
-    #[allow(clippy::type_complexity)] // what was found and what was not
-    fn partitions(&self) -> Result<(Vec<TopicPartition>, Result<(), String>), String> {
-        let (mut partitions, mut result) = (Vec::new(), Ok(()));
+    /// Returns the partitions of the existing topics, and what is wrong with the others. If no broker answers, it is an
+    /// error.
+    fn partitions(&self) -> Result<Listing, String> {
+        let (mut partitions, mut complete) = (Vec::new(), Ok(()));
         let topics = &self.config.topics;
         for topic in topics.named() {
             let metadata =
@@ -272,7 +261,7 @@ impl Discovery {
             let found = metadata.topics().iter().find(|found| found.name() == &**topic);
             match self.missing(topic, found) {
                 None => partitions.extend(found.into_iter().flat_map(of_topic)),
-                Some(cause) => result = result.and(Err(cause)),
+                Some(cause) => complete = complete.and(Err(cause)),
             }
         }
         if topics.has_patterns() {
@@ -281,10 +270,10 @@ impl Discovery {
             partitions.extend(matching.flat_map(of_topic));
         }
         self.view.answered();
-        Ok((partitions, result))
+        Ok(Listing { partitions, complete })
     }
 
-    /// Why a topic can't be read.
+    /// Returns why a topic can't be read, or `None`.
     fn missing(&self, topic: &str, found: Option<&MetadataTopic>) -> Option<String> {
         let code = found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
         match (code, found) {

@@ -1,8 +1,8 @@
-//! What the group gives and takes, on its way from librdkafka's callback to the reader.
+//! The rebalances of a group, on their way from librdkafka's callback to the reader.
 //!
-//! The callback only notes; the reader answers when it is ready: at once to what is given, after the work in flight to
-//! what is taken. Until then librdkafka asks nothing more. Once the reader has ended nobody would answer, so the
-//! callback does it itself.
+//! The callback only queues a rebalance. The reader answers an assignment at once, and a revocation after the records
+//! in flight. Until the answer librdkafka reports no further rebalance. Once the reader has ended, the callback answers
+//! by itself.
 
 use super::Context;
 use super::topics::TopicPartition;
@@ -14,16 +14,17 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A change of what this host is to read.
+/// A change of the partitions that this host is to read.
 #[derive(Debug)]
 pub(in crate::kafka) enum Rebalance {
-    /// These come to those that it has.
+    /// These partitions are added.
     Assign(Vec<TopicPartition>),
-    /// These go. `lost`: others may read them already, for instance because the host was asleep.
+    /// These partitions are removed. If they are `lost`, other members may already read them, for example because the
+    /// host was asleep.
     Revoke { partitions: Vec<TopicPartition>, lost: bool },
 }
 
-/// Changes that the reader has not seen. Cheap to clone.
+/// The rebalances that the reader has not seen. It is cheap to clone.
 #[derive(Clone, Default)]
 pub(in crate::kafka) struct Rebalances(Arc<Mutex<State>>);
 
@@ -34,7 +35,7 @@ struct State {
 }
 
 impl Rebalances {
-    /// For the callback of a client.
+    /// Queues a rebalance. The callback of a client calls this.
     pub(in crate::kafka) fn note(
         &self,
         consumer: &BaseConsumer<Context>,
@@ -58,7 +59,7 @@ impl Rebalances {
         });
     }
 
-    /// Whether there is one.
+    /// Whether there is a rebalance.
     pub(in crate::kafka) fn is_waiting(&self) -> bool {
         !self.state().waiting.is_empty()
     }
@@ -67,7 +68,7 @@ impl Rebalances {
         self.state().waiting.pop_front()
     }
 
-    /// From now on the callback answers.
+    /// Makes the callback answer from now on.
     pub(in crate::kafka) fn end(&self) {
         self.state().ended = true;
     }
@@ -77,13 +78,13 @@ impl Rebalances {
     }
 }
 
-/// While a client closes, everything it answers means that it gives all back.
+/// Answers a rebalance while a client closes: it gives all partitions back.
 fn answer_at_the_end(consumer: &BaseConsumer<Context>, assigns: bool, list: &TopicPartitionList) {
     let answered: Result<(), KafkaError> = consumer.unassign().or_else(|_| match assigns {
         true => consumer.incremental_assign(&TopicPartitionList::new()),
         false => consumer.incremental_unassign(list),
     });
     if let Err(error) = answered {
-        tracing::debug!("the group's last question was not answered: {error}");
+        tracing::debug!("the group's last rebalance was not answered: {error}");
     }
 }

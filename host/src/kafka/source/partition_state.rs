@@ -1,6 +1,6 @@
-//! One partition: which of its offsets are handed on, which are settled, and what waits for room.
+//! The state of one partition: which of its offsets are handed on, which are settled, and what waits for room.
 //!
-//! Pure bookkeeping: nothing here talks to Kafka, the store or the aggregates.
+//! This is pure bookkeeping, without calls to Kafka, the store or the aggregates.
 
 use super::destination::Delivery;
 use crate::ack::Settlement;
@@ -8,19 +8,19 @@ use crate::store::Ledger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A partition in work.
+/// The state of a partition that is being read.
 pub(super) struct PartitionState {
     ledger_name: Arc<str>,
-    /// What the store has settled, as far as the reader knows.
+    /// The ledger, as far as the reader knows what the store has settled.
     ledger: Ledger,
-    /// Every offset below is handed on or settled.
+    /// The offset below which every offset is handed on or settled.
     uncovered: u64,
-    /// Offsets from here on can't be settled already: no need to look.
+    /// The offset from which on no offset can be settled yet, so that the ledger need not be checked.
     settled_until: u64,
     in_flight: usize,
-    /// Their bytes.
+    /// The bytes of the records in flight.
     bytes: usize,
-    /// The bytes of all partition states of the source.
+    /// The bytes of the records in flight of all partitions of the source.
     bytes_of_all: Arc<AtomicUsize>,
     held: Option<Delivery>,
 }
@@ -32,7 +32,7 @@ impl Drop for PartitionState {
 }
 
 impl PartitionState {
-    /// A partition that goes on where its ledger says.
+    /// Creates the state of a partition that resumes where its ledger says.
     pub(super) fn new(ledger_name: Arc<str>, ledger: Ledger) -> Self {
         let settled_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
         let (in_flight, bytes, bytes_of_all, held) = Default::default();
@@ -40,24 +40,24 @@ impl PartitionState {
         Self { ledger_name, ledger, uncovered, settled_until, in_flight, bytes, bytes_of_all, held }
     }
 
-    /// The same, with its bytes counted among those of all partition states of a source.
+    /// Returns the same state, with its bytes included in those of all partitions of the source.
     pub(super) fn counted_in(mut self, bytes_of_all: &Arc<AtomicUsize>) -> Self {
         self.bytes_of_all = bytes_of_all.clone();
         self
     }
 
-    /// A record that was taken has so many bytes.
+    /// Adds the bytes of a record that was taken.
     pub(super) fn weighs(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.bytes_of_all.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Where to read from.
+    /// Returns the offset to read from.
     pub(super) fn next(&self) -> u64 {
         self.ledger.next
     }
 
-    /// Records handed on, or held, and not settled.
+    /// Returns the number of records that are handed on or held, and not settled.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -66,11 +66,11 @@ impl PartitionState {
         &self.ledger_name
     }
 
-    /// Takes the record at an offset into work: the first offset that it settles, or `None` when it is settled or in
-    /// work already.
+    /// Takes the record at an offset. Returns the first offset that it settles, or `None` if it is already settled or
+    /// in flight.
     ///
-    /// That is the first offset that nothing covers, so that offsets which hold no record (compaction, transaction
-    /// markers) are settled with the record after them.
+    /// The first offset is the first one that is neither settled nor in flight, so that offsets without a record
+    /// (compaction, transaction markers) are settled with the record after them.
     pub(super) fn take(&mut self, offset: u64) -> Option<u64> {
         if offset < self.uncovered {
             return None;
@@ -88,7 +88,7 @@ impl PartitionState {
         Some(first)
     }
 
-    /// Records came back from the store.
+    /// Ends records that were in flight.
     pub(super) fn end(&mut self, settlement: Settlement) {
         self.in_flight -= settlement.records;
         let bytes = settlement.bytes.min(self.bytes);
@@ -99,8 +99,8 @@ impl PartitionState {
         }
     }
 
-    /// Everything below `position` was read and nothing is in work: what is not settled there holds no record.
-    /// Returns whether there was anything.
+    /// Settles the offsets below `position`, if nothing is in flight. The caller has read everything below it, so the
+    /// remaining offsets have no record. Returns whether there were any.
     pub(super) fn skip_to(&mut self, position: u64) -> bool {
         let skips = self.in_flight == 0 && position > self.ledger.next;
         if skips {
@@ -110,7 +110,7 @@ impl PartitionState {
         skips
     }
 
-    /// Keeps that for which there was no room.
+    /// Holds a delivery for which there was no room.
     pub(super) fn hold(&mut self, offer: Delivery) {
         self.held = Some(offer);
     }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!((state.next(), state.in_flight()), (0, 0));
     }
 
-    /// Any mix of gaps, completions out of order and crashes hands every record on until it is settled, exactly once.
+    /// With any mix of gaps, completions out of order and crashes, every record is settled exactly once.
     #[test]
     fn every_record_is_settled_once_whatever_the_order() {
         for seed in 1..300u64 {
@@ -225,7 +225,7 @@ mod tests {
                         state.end(settlement(first, last, true));
                     }
                     if random(40) == 0 {
-                        break; // A crash: what flies is lost.
+                        break; // A crash: the records in flight are lost.
                     }
                 }
                 assert_eq!(state.next(), stored.next);

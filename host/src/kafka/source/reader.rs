@@ -1,10 +1,11 @@
-//! The thread that reads: records from the partitions' queues, commands to the aggregates, completions back.
+//! The thread that reads records from the partitions' queues, hands them to the destination and takes completions back.
 //!
-//! It never blocks on the brokers and never spins: with nothing to do it rests until there are some completions, a record,
-//! or at most [`REST_MAX`]. The last is the guarantee, the wake-ups are hints (librdkafka may lose one).
+//! It never blocks on the brokers and never spins. If it has nothing to do, it rests until completions or a record wake
+//! it, at most for [`REST_MAX`]. The wake-ups are only hints, because librdkafka may lose one.
 
 mod group;
 mod reading;
+mod renewal;
 
 use super::completions::{AssignmentId, Completion, Completions};
 use super::destination::Destination;
@@ -12,8 +13,8 @@ use super::discovery::{Finding, Opening, Request};
 use super::membership::Rebalances;
 use super::partition_state::PartitionState;
 use super::topics::TopicPartition;
-use super::view::View;
-use super::{Config, Context};
+use super::view::SourceView;
+use super::{Config, Consumers, Context};
 use crate::ack::Ack;
 use crate::kafka::Error;
 use crate::manifest::Membership;
@@ -25,37 +26,39 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use reading::{Reading, Turn};
+use reading::{PartitionReading, Turn};
+use renewal::Renewal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 const REST_MAX: Duration = Duration::from_millis(50);
-/// The rest while something is in flight, of which a few may complete without a wake-up; and while something waits for
-/// room that other senders took: nothing of ours completes then.
+/// Rest while something is in flight or held, because a few completions come without a wake-up, and because other
+/// senders may have taken the room for what is held: then no completion of this source comes.
 const SHORT_REST: Duration = Duration::from_millis(2);
-/// Events served from the main queue in a turn; each is an error, a line of the log or a change of the group.
+/// Number of events served from the main queue in a turn. Each is an error, a log line or a rebalance.
 const EVENTS: usize = 4;
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// While it is busy, progress is shown and the main queue looked at in this rhythm: the one wakes all who wait for some,
-/// the other costs a dozen looks at the clock.
+/// Interval at which a busy reader shows progress and looks at the main queue. More often would cost too much: progress
+/// wakes everybody who waits for it, and a look at the queue reads the clock a dozen times.
 const SHOW_EVERY: Duration = Duration::from_millis(5);
 
 /// The channels to and from partition discovery.
 pub(super) struct Ends {
     pub(super) discovery: Sender<Request>,
     pub(super) findings: Receiver<Finding>,
-    /// Dropped once nothing is in flight any more: the source's `stop` waits for it.
+    /// Dropped when nothing is in flight any more; the source's `stop` waits for it.
     pub(super) draining: Option<Sender<()>>,
 }
 
-/// See the module.
+/// The state of the reader's thread.
 pub(super) struct Reader {
     work: Work,
+    renewal: Renewal,
     ends: Ends,
     /// Indexed by [`AssignmentId::number`].
-    readings: Vec<Option<Reading>>,
-    /// Of the newest assignment.
+    readings: Vec<Option<PartitionReading>>,
+    /// The epoch of the newest reading.
     epoch: u64,
     leaving: Option<Leaving>,
     completed: Vec<Completion>,
@@ -65,29 +68,50 @@ pub(super) struct Reader {
     committed: u64,
 }
 
-/// What every partition needs to hand a record on.
+/// The parts that every partition needs to hand a record on.
 pub(super) struct Work {
     pub(super) config: Arc<Config>,
     pub(super) consumer: Arc<BaseConsumer<Context>>,
     pub(super) rebalances: Rebalances,
     pub(super) destination: Destination,
     pub(super) store: Arc<dyn EventStore>,
-    pub(super) view: Arc<View>,
+    pub(super) view: Arc<SourceView>,
     pub(super) completions: Arc<Completions>,
-    /// Bytes of records that are handed on, or held, and not settled.
+    /// Bytes of the records that are in flight or held.
     pub(super) bytes_in_flight: Arc<AtomicUsize>,
 }
 
 impl Reader {
-    pub(super) fn new(work: Work, ends: Ends) -> Self {
+    pub(super) fn new(work: Work, consumers: Consumers, ends: Ends) -> Self {
         let show_due = Instant::now();
         let commit_due = show_due + COMMIT_EVERY;
+        let renewal = Renewal::new(consumers);
         let (readings, completed, at_rest) = Default::default();
-        Self { work, ends, readings, epoch: 0, leaving: None, completed, at_rest, show_due, commit_due, committed: 0 }
+        Self {
+            work,
+            renewal,
+            ends,
+            readings,
+            epoch: 0,
+            leaving: None,
+            completed,
+            at_rest,
+            show_due,
+            commit_due,
+            committed: 0,
+        }
     }
 
-    /// After a panic: every partition is opened again, where its ledger says. What was handed on counts for nobody.
+    /// Restarts after a panic: every partition is opened again, from its ledger. Completions of records that were in
+    /// flight are ignored.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        self.let_all_go();
+        let _ = self.ends.discovery.send(Request::Open);
+        Ok(())
+    }
+
+    /// Closes all partitions. Completions of their records in flight are ignored, because the ledger records them.
+    fn let_all_go(&mut self) {
         self.completed.clear();
         let mut closed = Vec::new();
         for slot in &mut self.readings {
@@ -99,8 +123,6 @@ impl Reader {
             closed.push(reading.partition.clone());
         }
         self.work.view.gone(&closed);
-        let _ = self.ends.discovery.send(Request::Open);
-        Ok(())
     }
 
     pub(super) fn run(&mut self) {
@@ -110,10 +132,13 @@ impl Reader {
             if !moved || Instant::now() >= self.show_due {
                 self.serve_events();
             }
-            moved = self.open();
+            moved = self.renew_consumer();
             moved |= self.complete();
-            moved |= self.rebalance();
-            moved |= self.read();
+            if !self.is_without_consumer() {
+                moved |= self.open();
+                moved |= self.rebalance();
+                moved |= self.read();
+            }
             self.show(moved);
             self.work.view.crowded(self.is_crowded());
             if !moved {
@@ -125,7 +150,7 @@ impl Reader {
         self.close();
     }
 
-    /// Starts the partitions that partition discovery found.
+    /// Starts to read the partitions that partition discovery opened.
     fn open(&mut self) -> bool {
         let mut opened = false;
         while let Ok(finding) = self.ends.findings.try_recv() {
@@ -139,7 +164,7 @@ impl Reader {
                 }
             };
             let is_read = self.readings.iter().flatten().any(|reading| reading.partition == partition);
-            // The group may have taken it meanwhile, or even given it again.
+            // The group may have taken the partition meanwhile, or even given it again.
             if is_read || !self.work.view.is_ours(&partition) {
                 continue;
             }
@@ -163,7 +188,7 @@ impl Reader {
         });
         self.epoch += 1;
         let id = AssignmentId { number, epoch: self.epoch };
-        let reading = Reading::new(partition, id, state, queue, recreations, &self.work.completions);
+        let reading = PartitionReading::new(partition, id, state, queue, recreations, &self.work.completions);
         self.readings[number] = Some(reading);
     }
 
@@ -178,7 +203,7 @@ impl Reader {
         any
     }
 
-    /// Completions of partitions that are gone count for nobody: the ledger has them.
+    /// Takes completions. Those of partitions that are gone are ignored, because the ledger records them.
     fn take_completions(&mut self, reads_again: bool) -> bool {
         self.work.completions.take(&mut self.completed);
         let any = !self.completed.is_empty();
@@ -193,16 +218,16 @@ impl Reader {
         any
     }
 
-    /// Errors, lines of the log and changes of the group come through the main queue; records must not.
+    /// Serves errors, log lines and rebalances from the main queue. Records must not come through it.
     fn serve_events(&mut self) {
         for _ in 0..EVENTS {
             match self.work.consumer.poll(Duration::ZERO) {
                 None => {}
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.work.view.fatal(self.work.fatal(code)),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.consumer_refused(code),
                 Some(Err(error)) => self.work.refused(&error),
                 Some(Ok(record)) => {
-                    // It was fetched before its queue was split off: read the partition again.
-                    let is_its = |reading: &&mut Reading| {
+                    // The record was fetched before its queue was split off, so the partition is opened again.
+                    let is_its = |reading: &&mut PartitionReading| {
                         reading.partition.partition == record.partition() && *reading.partition.topic == *record.topic()
                     };
                     if let Some(reading) = self.readings.iter_mut().flatten().find(is_its) {
@@ -221,7 +246,7 @@ impl Reader {
                 Turn::Moved => moved = true,
                 Turn::Reopen(reason) => {
                     reading.stop_reading(&self.work, &reason);
-                    // With nothing in flight no completion would come to have it opened again.
+                    // If nothing is in flight, no completion would come to have the partition opened again.
                     moved = true;
                 }
             }
@@ -249,8 +274,8 @@ impl Reader {
         self.work.view.settled(partitions, &mut self.at_rest);
     }
 
-    /// At the end of a partition there may be offsets that hold no record, such as transaction markers: the consumer's
-    /// position is past them, and no record will come whose origin covers them.
+    /// Settles offsets without a record, such as transaction markers, at the end of a partition. The consumer's
+    /// position is past them, and no record may ever come whose origin covers them.
     fn skip_gaps(&mut self) {
         if self.at_rest.is_empty() {
             return;
@@ -273,7 +298,7 @@ impl Reader {
         }
     }
 
-    /// Without waiting, and nobody reads it but lag tools.
+    /// Commits offsets without waiting. Only lag tools read them.
     fn commit(&mut self) {
         let sum = self.readings.iter().flatten().map(|reading| reading.state.next()).sum();
         if sum == self.committed {
@@ -289,7 +314,7 @@ impl Reader {
         }
     }
 
-    /// Whether a partition has a record for which there was no room.
+    /// Returns whether a partition has a record for which there was no room.
     fn is_crowded(&self) -> bool {
         self.readings.iter().flatten().any(|reading| reading.state.is_held())
     }
@@ -299,10 +324,10 @@ impl Reader {
         std::thread::park_timeout(if awaits { SHORT_REST } else { REST_MAX });
     }
 
-    /// Waits for what is handed on. What is only held goes back: it was never handed on.
+    /// Waits for records in flight. Records that are only held are dropped, because they were never handed on.
     fn drain(&mut self) {
         let deadline = self.work.view.drains_until();
-        self.readings.iter_mut().flatten().for_each(Reading::leave);
+        self.readings.iter_mut().flatten().for_each(PartitionReading::leave);
         loop {
             self.take_completions(false);
             let in_flight: usize = self.readings.iter().flatten().map(|reading| reading.state.in_flight()).sum();
@@ -313,7 +338,7 @@ impl Reader {
                 }
                 return;
             }
-            // The group's questions are answered meanwhile, and librdkafka stays a member.
+            // Polling keeps librdkafka a member of the group.
             self.serve_events();
             std::thread::park_timeout((deadline - now).min(SHORT_REST));
         }
@@ -321,7 +346,7 @@ impl Reader {
 
     fn close(&mut self) {
         self.show_progress();
-        // Sent on its way; closing the consumer sees it through.
+        // The commit is only begun here; closing the consumer completes it.
         self.commit();
         match self.work.config.membership {
             Membership::Assigned => _ = self.work.consumer.unassign(),
@@ -332,38 +357,34 @@ impl Reader {
 }
 
 impl Work {
-    /// What an error of the whole client means that it does not get over.
-    fn fatal(&self, code: RDKafkaErrorCode) -> String {
-        let (group, source) = (&self.config.group, &self.config.name);
-        match code {
-            RDKafkaErrorCode::FencedInstanceId => format!(
-                "group {group}: another host has joined with this one's `group.instance.id`; end one of them, or give \
-                 it another in [sources.{source}.properties], and restart it"
-            ),
-            code => format!("Kafka refuses this client for good: {code}; restart the host"),
-        }
-    }
-
-    /// An error that passes by itself, or that a person must see.
+    /// Shows an error that a person must resolve. Any other error passes by itself and is only logged.
     fn refused(&self, error: &KafkaError) {
-        use RDKafkaErrorCode as Code;
         let (group, source) = (&self.config.group, &self.config.name);
-        let remedy = match error.rdkafka_error_code() {
-            Some(Code::GroupAuthorizationFailed) => "grant this principal Read on the group".to_owned(),
-            Some(Code::InconsistentGroupProtocol) => format!(
-                "its other members share partitions out in another way; name a group of its own in [sources.{source}]"
-            ),
-            Some(Code::UnsupportedVersion | Code::UnsupportedAssignor) => {
-                "the broker does not know this group protocol; leave `group.protocol` out".to_owned()
-            }
-            Some(Code::UnreleasedInstanceId) => {
-                "the last process with this `group.instance.id` counts as alive until its session ends".to_owned()
-            }
-            Some(Code::InvalidSessionTimeout) => "`session.timeout.ms` is outside of what the broker allows".to_owned(),
-            _ => return tracing::debug!(source = &**source, "{error}"),
+        let Some(remedy) = error.rdkafka_error_code().and_then(|code| self.remedy(code)) else {
+            return tracing::debug!(source = &**source, "{error}");
         };
         let error = format!("group {group}: {error}; {remedy}");
         tracing::warn!(source = &**source, "{error}");
         self.view.group_error(error);
+    }
+
+    /// Returns what a person can do about an answer of the group.
+    fn remedy(&self, code: RDKafkaErrorCode) -> Option<String> {
+        use RDKafkaErrorCode as Code;
+        let source = &self.config.name;
+        Some(match code {
+            Code::GroupAuthorizationFailed => "grant this principal Read on the group".to_owned(),
+            Code::InconsistentGroupProtocol => format!(
+                "its other members share partitions out in another way; name a group of its own in [sources.{source}]"
+            ),
+            Code::UnsupportedVersion | Code::UnsupportedAssignor => {
+                "the broker does not know this group protocol; leave `group.protocol` out".to_owned()
+            }
+            Code::UnreleasedInstanceId => {
+                "the last process with this `group.instance.id` counts as alive until its session ends".to_owned()
+            }
+            Code::InvalidSessionTimeout => "`session.timeout.ms` is outside of what the broker allows".to_owned(),
+            _ => return None,
+        })
     }
 }

@@ -1,9 +1,10 @@
-//! Where the partitions start that were there when a source was first made: fixed once, and kept in the store.
+//! The start offsets of the partitions that existed when a source first started. They are fixed once and kept in the
+//! store.
 //!
-//! "The end", a time or an offset is a place at one moment. Were it looked up whenever a partition is first seen, the
-//! records of partitions and topics that come later would be lost. So the places of all partitions that are there are
-//! kept together, in the fact `kafka/start/SOURCE`, before any of them is read. What comes into being after that starts
-//! at its beginning.
+//! "The end", a time or an offset is a place at one moment. If it were looked up whenever a partition is first seen,
+//! records of partitions and topics that are created later would be lost. So the start offsets of all existing
+//! partitions are kept together, in the fact `kafka/start/SOURCE`, before any of them is read. A partition that is
+//! created later is read from its beginning.
 
 use super::topics::Topics;
 use crate::ack;
@@ -23,12 +24,12 @@ use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Where partitions start, by `TOPIC@ID` and number.
+/// The start offsets of partitions, by `TOPIC@ID` and number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::kafka) struct Starts(BTreeMap<String, BTreeMap<i32, u64>>);
 
 impl Starts {
-    /// Those of a source; `None` where they are still to be fixed.
+    /// Finds the start offsets of a source; `None` if they are not fixed yet.
     pub(in crate::kafka) fn find(
         store: &dyn EventStore,
         source: &str,
@@ -43,17 +44,17 @@ impl Starts {
         starts.map(Some).map_err(|error| store::Error::Failed(format!("{} can't be read: {error}", fact(source))))
     }
 
-    /// Fixes them: asks for the places of all partitions that are there, and keeps them.
+    /// Fixes the start offsets: asks the brokers for those of all existing partitions, and keeps them.
     pub(in crate::kafka) fn fix(ask: &Ask<'_>, source: &str, store: &dyn EventStore) -> Result<Self, String> {
         let starts = ask.starts()?;
         let text = serde_json::to_string(&starts).expect("it has nothing that is not JSON");
         ack::wait(|ack| store.set_fact(&fact(source), Some(text), ack)).map_err(|error| error.to_string())?;
         let partitions: usize = starts.0.values().map(BTreeMap::len).sum();
-        tracing::info!(source, partitions, "where it starts is fixed; what comes later starts at its beginning");
+        tracing::info!(source, partitions, "the start offsets are fixed; later partitions start at their beginning");
         Ok(starts)
     }
 
-    /// Where a partition starts; `None` where it came later.
+    /// Returns the start offset of a partition; `None` if the partition was created later.
     pub(in crate::kafka) fn of(&self, topic: &str, mark: Option<&str>, partition: i32) -> Option<u64> {
         self.0.get(&key(topic, mark))?.get(&partition).copied()
     }
@@ -67,7 +68,7 @@ fn key(topic: &str, mark: Option<&str>) -> String {
     mark.map_or_else(|| topic.to_owned(), |mark| format!("{topic}@{mark}"))
 }
 
-/// A question about where partitions start.
+/// A request for the start offsets of partitions.
 pub(in crate::kafka) struct Ask<'a> {
     pub(in crate::kafka) consumer: &'a BaseConsumer<Context>,
     pub(in crate::kafka) connection: &'a Connection,
@@ -98,7 +99,7 @@ impl Ask<'_> {
         ids.map_err(|code| format!("the ids of topics are not known: {}", error_hints::answer(code)))
     }
 
-    /// All that are there now. A topic that does not exist comes later; any other trouble with one is an error.
+    /// Lists all existing partitions. A topic that does not exist may be created later; any other problem is an error.
     fn partitions(&self) -> Result<BTreeMap<Arc<str>, Vec<i32>>, String> {
         use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
         let metadata = self.consumer.fetch_metadata(None, ANSWER_MAX).map_err(|error| self.unanswered(&error))?;
@@ -136,9 +137,9 @@ impl Ask<'_> {
         Ok(places)
     }
 
-    /// The offset of the first record that is not older.
+    /// Returns the offset of the first record that is not older than a time.
     fn at_time(&self, topic: &str, partition: i32, time_ms: u64) -> Result<Option<u64>, String> {
-        let failed = |error: KafkaError| format!("topic {topic} partition {partition}: asked for a time: {error}");
+        let failed = |error: KafkaError| format!("topic {topic} partition {partition}: finding a time: {error}");
         let mut asked = TopicPartitionList::new();
         let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
         asked.add_partition_offset(topic, partition, time).map_err(failed)?;

@@ -1,10 +1,10 @@
-//! Which topics a source reads, and the names of their partitions.
+//! The topics that a source reads, and the names of their partitions.
 
 use regex::Regex;
 use std::fmt;
 use std::sync::Arc;
 
-/// What the names of a cluster's own topics begin with. No pattern finds them.
+/// The prefix of the names of a cluster's internal topics, which no pattern matches.
 const INTERNAL: &str = "__";
 
 /// A partition of a topic.
@@ -26,13 +26,13 @@ pub(in crate::kafka) struct Topics {
     written: Vec<String>,
     named: Vec<Arc<str>>,
     patterns: Vec<Regex>,
-    /// No pattern finds these.
+    /// The topics that no pattern matches.
     excluded: Arc<[String]>,
 }
 
 impl Topics {
-    /// As the manifest has them: a pattern begins with `^`. `excluded`: topics that the host writes to, which no pattern
-    /// finds: it would read what it has written for ever.
+    /// Takes the topics of the manifest, in which a pattern begins with `^`. No pattern matches the `excluded` topics.
+    /// The host writes to these, and would otherwise read its own messages for ever.
     pub(in crate::kafka) fn new(written: &[String], excluded: &[String]) -> Self {
         let (patterns, named): (Vec<_>, Vec<_>) = written.iter().partition(|topic| is_pattern(topic));
         Self {
@@ -43,17 +43,17 @@ impl Topics {
         }
     }
 
-    /// As the manifest has them.
+    /// Returns the topics as the manifest has them.
     pub(super) fn written(&self) -> &[String] {
         &self.written
     }
 
-    /// Those that no pattern finds.
+    /// Returns the topics that no pattern matches.
     pub(super) fn excluded(&self) -> &[String] {
         &self.excluded
     }
 
-    /// Those that must be there.
+    /// Returns the topics that are listed by name.
     pub(super) fn named(&self) -> &[Arc<str>] {
         &self.named
     }
@@ -62,13 +62,13 @@ impl Topics {
         !self.patterns.is_empty()
     }
 
-    /// Whether a topic is not to be read, although the group may have given its partitions: where brokers match patterns
-    /// they know nothing of the topics that this host writes to.
+    /// Whether a topic is not to be read although the group may assign its partitions. This happens if the brokers
+    /// match the patterns, because they do not know the topics that this host writes to.
     pub(in crate::kafka) fn are_without(&self, topic: &str) -> bool {
         self.excluded.iter().any(|excluded| excluded == topic) && !self.named.iter().any(|named| **named == *topic)
     }
 
-    /// Whether a topic that has not been named is one of them.
+    /// Whether a topic that is not listed by name matches a pattern.
     pub(super) fn are_found_in(&self, topic: &str) -> bool {
         !topic.starts_with(INTERNAL)
             && !self.are_without(topic)

@@ -1,4 +1,4 @@
-//! What the reader and partition discovery know, for everyone else to see.
+//! The state of a source: what the reader and partition discovery know, as others may see it.
 
 use super::topics::TopicPartition;
 use super::{Config, Measures};
@@ -11,17 +11,17 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// For how long some partition had a record for which there was no room.
+/// How long any partition has waited for room.
 #[derive(Default)]
 struct Crowding {
     time: Duration,
-    /// It was so at the last look.
+    /// The time of the last check, if a partition was waiting then.
     since: Option<Instant>,
 }
 
 /// The state of a source.
-pub(super) struct View {
-    /// Until when what is handed on is waited for; none before it is to stop.
+pub(super) struct SourceView {
+    /// The time until which a stopping source waits for records in flight; not set before it stops.
     stops_by: OnceLock<Instant>,
     health: Health,
     facts: Mutex<Facts>,
@@ -31,11 +31,11 @@ pub(super) struct View {
 
 #[derive(Default)]
 struct Facts {
-    /// It is known which partitions are to be read: they were listed, or the group has given them.
+    /// Whether it is known which partitions are to be read: they were listed, or the group has assigned them.
     settled: bool,
-    /// Why the partitions could not be listed the last time.
+    /// Why the last listing of the partitions failed.
     topic_error: Option<String>,
-    /// Why nothing is read any more.
+    /// Why the source has stopped reading.
     fatal: Option<String>,
     /// Why the group refuses this member.
     group_error: Option<String>,
@@ -48,24 +48,24 @@ struct Partition {
     next: u64,
     end: u64,
     in_flight: usize,
-    /// It is this host's to read; others of the group may have it.
+    /// Whether it is assigned to this host. If not, another member of the group may read it.
     ours: bool,
-    /// It is being read, or was given up.
+    /// Whether it is being read, or was given up.
     opened: bool,
     /// What is in the way now.
     error: Option<Trouble>,
-    /// What was lost since the start.
+    /// The records that were lost since the start.
     lost: Option<String>,
-    /// It is not read any more, until a person acts.
+    /// Whether it is not read until a person acts.
     given_up: bool,
-    /// Below this offset no transaction is open.
+    /// The last stable offset: no transaction is open below it.
     stable: u64,
 }
 
 struct Trouble {
     text: String,
     lasts: Until,
-    /// The offset that it is about, and whether the text says why it is not settled.
+    /// The offset that the text is about, and whether the text says why that offset is not settled.
     at: Option<(u64, bool)>,
 }
 
@@ -75,18 +75,18 @@ impl Trouble {
     }
 }
 
-/// When trouble of a partition is over.
+/// When the trouble of a partition is over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
-    /// As soon as the brokers answer for the partition.
+    /// It is over as soon as the brokers answer for the partition.
     Answer,
-    /// When a record comes through, or the partition is opened again.
+    /// It is over when a record is handed on, or the partition is opened again.
     Record,
-    /// When more is settled, or nothing is left to do: reading again does not help by itself.
+    /// It is over when more is settled, or no record is left. Reading again does not end it.
     Settled,
 }
 
-impl View {
+impl SourceView {
     pub(super) fn new(health: Health) -> Self {
         Self {
             stops_by: OnceLock::new(),
@@ -101,12 +101,12 @@ impl View {
         let _ = self.stops_by.set(deadline);
     }
 
-    /// Until when what is handed on is waited for, once it is to stop.
+    /// Returns the time until which a stopping source waits for records in flight.
     pub(super) fn drains_until(&self) -> Instant {
         self.stops_by.get().copied().unwrap_or_else(Instant::now)
     }
 
-    /// Whether a partition waits for room, at a look of the reader's.
+    /// Notes at a check of the reader whether a partition waits for room.
     pub(super) fn crowded(&self, now: bool) {
         let mut crowding = self.crowding.held();
         if let Some(since) = crowding.since.take() {
@@ -115,7 +115,7 @@ impl View {
         crowding.since = now.then(Instant::now);
     }
 
-    /// How long partitions have waited for room, and what the client counted.
+    /// Returns how long partitions have waited for room, and the client's statistics.
     pub(super) fn measures(&self) -> Measures {
         let crowding = self.crowding.held();
         let back_pressure = crowding.time + crowding.since.map_or(Duration::ZERO, |since| since.elapsed());
@@ -130,12 +130,12 @@ impl View {
         self.progress.subscribe()
     }
 
-    /// The brokers answered.
+    /// Notes that the brokers answered.
     pub(super) fn answered(&self) {
         self.health.answered();
     }
 
-    /// Partitions that this host is to read from now on, beside those it has.
+    /// Adds partitions that this host is to read from now on.
     pub(super) fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) {
         self.change(|facts| {
             (facts.settled, facts.group_error) = (true, None);
@@ -148,7 +148,8 @@ impl View {
         });
     }
 
-    /// Partitions that somebody else may read from now on. `lost`: so may all others, until the group says more.
+    /// Removes partitions that other members may read from now on. If they are `lost`, it is not known which partitions
+    /// are to be read until the group assigns some.
     pub(super) fn revoke<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>, lost: bool) {
         self.change(|facts| {
             facts.settled &= !lost;
@@ -160,7 +161,7 @@ impl View {
         });
     }
 
-    /// What was in flight of partitions that were taken counts for nobody any more.
+    /// Notes that records in flight of revoked partitions no longer count.
     pub(super) fn gone(&self, partitions: &[TopicPartition]) {
         self.change(|facts| {
             for partition in partitions {
@@ -171,17 +172,17 @@ impl View {
         });
     }
 
-    /// The group has given or taken partitions.
+    /// Counts a rebalance of the group.
     pub(super) fn rebalanced(&self) {
         self.change(|facts| facts.rebalances += 1);
     }
 
-    /// How partition discovery's last round went.
+    /// Notes the result of partition discovery's last round.
     pub(super) fn round(&self, error: Option<String>) {
         self.change(|facts| facts.topic_error = error);
     }
 
-    /// The group refuses this member, until it gives it partitions.
+    /// Notes that the group refuses this member, until it assigns partitions.
     pub(super) fn group_error(&self, error: String) {
         self.change(|facts| facts.group_error = Some(error));
     }
@@ -190,12 +191,12 @@ impl View {
         self.change(|facts| facts.fatal = Some(error));
     }
 
-    /// Partitions that this host is to read and does not yet.
+    /// Returns the partitions that this host is to read and does not read yet.
     pub(super) fn unopened(&self) -> Vec<TopicPartition> {
         self.of_ours(|found| !found.opened)
     }
 
-    /// Partitions that this host reads.
+    /// Returns the partitions that this host reads.
     pub(super) fn opened(&self) -> Vec<TopicPartition> {
         self.of_ours(|found| found.opened)
     }
@@ -206,7 +207,7 @@ impl View {
         found.map(|(partition, _)| partition.clone()).collect()
     }
 
-    /// Whether this host is to read it.
+    /// Whether a partition is assigned to this host.
     pub(super) fn is_ours(&self, partition: &TopicPartition) -> bool {
         let facts = self.facts.held();
         facts.partitions.get(partition).is_some_and(|found| found.ours)
@@ -221,12 +222,12 @@ impl View {
         });
     }
 
-    /// It must be opened again.
+    /// Notes that a partition must be opened again.
     pub(super) fn close(&self, partition: &TopicPartition) {
         self.change_partition(partition, |found| found.opened = false);
     }
 
-    /// It is given up until a person acts.
+    /// Gives a partition up until a person acts.
     pub(super) fn give_up(&self, partition: &TopicPartition, next: u64, end: u64, error: String) {
         self.change_partition(partition, |found| {
             let (error, ours) = (Some(Trouble::new(error, Until::Record)), found.ours);
@@ -235,7 +236,7 @@ impl View {
         });
     }
 
-    /// The brokers answered for a partition: where it ends, and below which offset no transaction is open.
+    /// Notes the brokers' answer for a partition: its end and its last stable offset.
     pub(super) fn end(&self, partition: &TopicPartition, end: u64, stable: u64) {
         self.change_partition(partition, |found| {
             (found.end, found.stable) = (end, stable);
@@ -243,13 +244,14 @@ impl View {
         });
     }
 
-    /// Something is in the way of a partition.
+    /// Notes what is in the way of a partition.
     pub(super) fn error(&self, partition: &TopicPartition, text: String, lasts: Until) {
         self.change_partition(partition, |found| found.error = Some(Trouble::new(text, lasts)));
     }
 
-    /// An offset of a partition is not settled, and is read again. Those behind it are not either, because they wait for it:
-    /// as long as the first one is in the way, the text is about that one. `says_why`: the text does.
+    /// Notes that an offset of a partition is not settled and is read again. Later offsets wait for it and are not
+    /// settled either, so the text stays that of the first one as long as it is in the way. `says_why` is true if the
+    /// text has the cause.
     pub(super) fn unsettled(&self, partition: &TopicPartition, offset: u64, text: String, says_why: bool) {
         self.change_partition(partition, |found| {
             let known = found.error.as_ref().and_then(|error| error.at);
@@ -261,13 +263,13 @@ impl View {
         });
     }
 
-    /// A record came through.
+    /// Notes that a record was handed on.
     pub(super) fn no_error(&self, partition: &TopicPartition) {
         self.change_partition(partition, |found| found.error = None);
     }
 
-    /// What the reader settled: partition, `next`, in flight. Returns the partitions, by their number in the list, that
-    /// are at rest before their known end.
+    /// Notes what is settled: number, partition, `next` and records in flight of each. Collects in `at_rest` the
+    /// numbers of the partitions that have nothing in flight before their known end.
     pub(super) fn settled<'a>(
         &self,
         partitions: impl Iterator<Item = (usize, &'a TopicPartition, u64, usize)>,
@@ -334,7 +336,7 @@ impl View {
             return (State::Starting, in_the_way);
         }
         if !facts.settled {
-            let waits = || "lost its place in the group, and asks for partitions again".to_owned();
+            let waits = || "it lost its partitions to the group, and is rejoining".to_owned();
             return (State::Retrying, in_the_way.or_else(|| Some(waits())));
         }
         if in_the_way.is_some() {
@@ -357,7 +359,7 @@ impl View {
         self.change(|facts| change(facts.partitions.entry(partition.clone()).or_default()));
     }
 
-    /// Changes the facts and tells of progress, if there is any.
+    /// Changes the facts, and signals progress if there is any.
     fn change(&self, change: impl FnOnce(&mut Facts)) {
         let sum: u64 = {
             let mut facts = self.facts.held();
@@ -372,15 +374,15 @@ impl View {
 mod tests {
     use super::*;
 
-    fn view() -> (View, TopicPartition) {
+    fn view() -> (SourceView, TopicPartition) {
         let partition = TopicPartition { topic: "b".into(), partition: 0 };
-        let view = View::new(Health::default());
+        let view = SourceView::new(Health::default());
         view.assign([partition.clone()]);
         view.open(&partition, 5, 9, None);
         (view, partition)
     }
 
-    fn state(view: &View) -> (State, Option<String>) {
+    fn state(view: &SourceView) -> (State, Option<String>) {
         view.state(&view.facts.held())
     }
 
@@ -388,7 +390,7 @@ mod tests {
     fn a_partition_that_is_given_up_or_not_stored_is_not_running() {
         let (view, partition) = view();
         assert_eq!(state(&view), (State::Running, None));
-        // The disk is full: the partition is opened again and again, and its state does not flap meanwhile.
+        // The disk is full, so the partition is reopened repeatedly. Its state must not flap meanwhile.
         view.error(&partition, "the disk is full".into(), Until::Settled);
         let full = (State::Retrying, Some("the disk is full".to_owned()));
         assert_eq!(state(&view), full);
@@ -409,7 +411,7 @@ mod tests {
     fn the_reason_of_a_partition_that_waits_is_that_of_its_first_offset() {
         let (view, partition) = view();
         let says = |reason: &str| (State::Retrying, Some(reason.to_owned()));
-        // Its followers may be given back before it is known why it failed.
+        // Later offsets may be given back before it is known why the first one failed.
         view.unsettled(&partition, 7, "7 was not handled".into(), false);
         assert_eq!(state(&view), says("7 was not handled"));
         for _ in 0..3 {

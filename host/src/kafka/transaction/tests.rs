@@ -1,7 +1,8 @@
-//! Each answer of Kafka to a transaction: what it means, and that the work goes out all the same. The client is the real
-//! one; librdkafka's mock cluster answers from a script.
+//! Tests of Kafka's answers to a transaction: what each means, and that the messages are published all the same. The
+//! client is the real one, and librdkafka's mock cluster answers from a script.
 
 use super::*;
+use crate::kafka::rivalry::RIVALRY_MAX;
 use crate::kafka::testing::{Broker, Folder, eventually, message};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::Offset;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const TOPIC: &str = "out";
 
-/// An owner that keeps what it is told.
+/// An owner that keeps the texts that it is given.
 #[derive(Clone, Default)]
 struct Quiet(Arc<Mutex<Vec<String>>>, Arc<AtomicBool>);
 
@@ -25,7 +26,7 @@ impl Owner for Quiet {
     }
 }
 
-/// A broker, and transactions on it that have begun.
+/// A broker, with transactions on it.
 struct Scene {
     broker: Broker,
     group: BaseConsumer,
@@ -51,7 +52,7 @@ impl Scene {
         Self { broker, group, health, owner, transactions: made.unwrap() }
     }
 
-    /// One transaction with a message: what was not taken, or why it did not go through.
+    /// Attempts one transaction with a message. Returns the failed messages, or why the transaction failed.
     fn attempt(&mut self) -> Result<Vec<Failed>, Broken> {
         let message = message(TOPIC);
         self.transactions.begin()?;
@@ -67,7 +68,7 @@ impl Scene {
         Ok(Vec::new())
     }
 
-    /// What an owner does after a failure, and then the work again.
+    /// Does what an owner does after a failure, and then repeats the work.
     fn recovers(&mut self, broken: &Broken) -> Result<Vec<Failed>, Broken> {
         match broken {
             Broken::Abort(_) => self.transactions.abort()?,
@@ -77,16 +78,16 @@ impl Scene {
     }
 }
 
-/// What a transaction comes to.
+/// The result of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    /// librdkafka asks again, and it goes through.
+    /// librdkafka retries, and the transaction succeeds.
     Through,
-    /// The message is told apart, and the transaction aborted.
+    /// The message is reported as refused, and the transaction is aborted.
     Refused(Code),
     Abort,
     Renew,
-    /// As `Renew`, with the word of another producer.
+    /// The same as `Renew`, because of another producer.
     Fenced,
 }
 
@@ -108,7 +109,8 @@ fn each_answer_of_kafka_has_its_consequence_and_the_work_is_done() {
         (Api::AddOffsetsToTxn, RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, Abort),
         (Api::TxnOffsetCommit, RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, Abort),
         (Api::TxnOffsetCommit, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, Abort),
-        // What the coordinator of the group says ends the transaction alone; that of transactions answers the abort.
+        // An answer of the group's coordinator only ends the transaction. The transaction coordinator answers the
+        // abort.
         (Api::TxnOffsetCommit, RD_KAFKA_RESP_ERR_PRODUCER_FENCED, Abort),
         (Api::EndTxn, RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, Through),
         (Api::EndTxn, RD_KAFKA_RESP_ERR_NOT_COORDINATOR, Through),
@@ -134,7 +136,7 @@ fn each_answer_of_kafka_has_its_consequence_and_the_work_is_done() {
             Ok(_) => scene.attempt(),
             Err(broken) => scene.recovers(broken),
         };
-        // What librdkafka purges with an aborted transaction may be the first message of the next one.
+        // librdkafka may purge the first message of the next transaction together with an aborted one.
         for _ in 0..100 {
             if !again.as_ref().is_ok_and(|failed| failed.iter().any(|(_, code)| *code == Code::PurgeQueue)) {
                 break;
@@ -186,14 +188,6 @@ fn a_time_out_of_the_coordinator_is_no_rival_however_often_it_happens() {
     }
     scene.transactions.take_over().unwrap();
     assert_eq!(scene.attempt(), Ok(Vec::new()));
-}
-
-#[test]
-fn fencings_that_are_far_apart_are_no_rivalry() {
-    let (mut rivalry, start) = (Rivalry::default(), Instant::now());
-    for n in 0..10 {
-        assert!(!rivalry.fenced(start + RIVALRY_WINDOW * n));
-    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Where the partitions are read from that the group gives: at what it has committed, or where the manifest says.
+//! The assignment of partitions by the group. A partition is read from the group's committed offset, or from where the
+//! manifest says.
 
 use super::guard::{Guard, Known};
-use super::{ANSWER_MAX, Broken, Config, View};
+use super::{ANSWER_MAX, Broken, Config, TransformView};
 use crate::kafka::context::Context;
 use crate::kafka::source::TopicPartition;
 use crate::manifest::Lost;
@@ -11,21 +12,21 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeMap;
 
-/// The partitions of a member, with the offset that each goes on from.
+/// The partitions of a member, with the next offset of each.
 #[derive(Default)]
 pub(super) struct Owned {
     next: BTreeMap<TopicPartition, u64>,
-    /// Nothing is read now.
+    /// Whether reading is suspended.
     is_held: bool,
 }
 
 impl Owned {
-    /// Whether a partition is ours and less of it is committed.
+    /// Whether a partition is assigned and its committed offset is lower.
     pub(super) fn is_behind(&self, partition: &TopicPartition, offset: u64) -> bool {
         self.next.get(partition).is_some_and(|next| *next < offset)
     }
 
-    /// Everything before this offset is committed.
+    /// Notes that everything before this offset is committed.
     pub(super) fn reached(&mut self, partition: &TopicPartition, offset: u64) {
         if let Some(next) = self.next.get_mut(partition) {
             *next = offset;
@@ -33,32 +34,32 @@ impl Owned {
     }
 }
 
-/// A member of the group, and what it is told.
+/// The member of the group to which a rebalance applies.
 pub(super) struct Assignment<'a> {
     pub(super) config: &'a Config,
     pub(super) consumer: &'a BaseConsumer<Context>,
-    pub(super) view: &'a View,
+    pub(super) view: &'a TransformView,
     pub(super) guard: &'a Guard,
     pub(super) owned: &'a mut Owned,
 }
 
-/// Where a partition is read from.
+/// The start of a partition.
 struct Start {
     next: u64,
     end: u64,
-    /// The group has no such offset of it.
+    /// Whether the group has not committed this offset.
     is_new: bool,
     lost: Option<String>,
 }
 
 impl Assignment<'_> {
-    /// Reads these partitions too.
+    /// Adds partitions that are read from now on.
     pub(super) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
         let wanted = partitions.iter().filter(|partition| !self.guard.is_without(&partition.topic));
         self.read_from(wanted.map(|partition| (partition.clone(), None)).collect())
     }
 
-    /// Reads these partitions no more.
+    /// Removes partitions that are no longer read.
     pub(super) fn give_back(&mut self, partitions: &[TopicPartition]) -> Result<(), Broken> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
@@ -72,7 +73,7 @@ impl Assignment<'_> {
         self.consumer.incremental_unassign(&list).map_err(|error| Broken::StartOver(error.to_string()))
     }
 
-    /// Reads nothing for now, and stays a member.
+    /// Suspends reading. It stays a member of the group.
     pub(super) fn hold(&mut self) -> Result<(), Broken> {
         if std::mem::replace(&mut self.owned.is_held, true) {
             return Ok(());
@@ -87,14 +88,16 @@ impl Assignment<'_> {
         self.consumer.incremental_unassign(&list).map_err(|error| Broken::StartOver(error.to_string()))
     }
 
-    /// Reads again, from what is committed: whether the last transaction was, the group alone knows for sure.
+    /// Resumes reading at the committed offsets. Only the group knows for sure whether the last transaction was
+    /// committed.
     pub(super) fn resume(&mut self) -> Result<(), Broken> {
         let owned = self.owned.next.iter().map(|(partition, next)| (partition.clone(), Some(*next))).collect();
         self.owned.is_held = false;
         self.read_from(owned)
     }
 
-    /// Reads partitions from where the group is, but not from before the offset that is known to be committed.
+    /// Reads partitions from the group's committed offset, but never from before an offset that is known to be
+    /// committed.
     fn read_from(&mut self, partitions: Vec<(TopicPartition, Option<u64>)>) -> Result<(), Broken> {
         let committed = self.committed(partitions.iter().map(|(partition, _)| partition))?;
         let of = |partition: &TopicPartition| match committed
@@ -111,7 +114,7 @@ impl Assignment<'_> {
         self.read(partitions.into_iter().map(known).collect())
     }
 
-    /// From what the group has committed, where it has.
+    /// Reads partitions from their committed offsets, if there are any.
     fn read(&mut self, partitions: Vec<(TopicPartition, Option<u64>)>) -> Result<(), Broken> {
         let (mut offsets, mut new) = (TopicPartitionList::new(), TopicPartitionList::new());
         let topics = partitions.iter().map(|(partition, _)| partition.topic.clone()).collect();
@@ -128,13 +131,13 @@ impl Assignment<'_> {
             self.view.assigned(partition.clone(), start.next, start.end, start.lost);
             self.owned.next.insert(partition, start.next);
         }
-        // Also without partitions: it is the answer that the group waits for.
+        // This is also called without partitions, because the group waits for the answer.
         self.consumer.incremental_assign(&offsets).map_err(|error| Broken::StartOver(error.to_string()))?;
-        // Where it starts must not be forgotten before the first batch is done: "the end" is another place by then.
+        // The start must be committed before the first batch is, because by then "the end" is another offset.
         if new.count() > 0
             && let Err(error) = self.consumer.commit(&new, CommitMode::Sync)
         {
-            let text = format!("where it starts is not committed to group {} yet: {error}", self.config.group);
+            let text = format!("the start offsets are not committed to group {} yet: {error}", self.config.group);
             if topics.are_any_recreated() {
                 return Err(Broken::StartOver(text));
             }
@@ -143,8 +146,8 @@ impl Assignment<'_> {
         self.guard.accept(&topics)
     }
 
-    /// What the group has. It does not say while a transaction is open that may change it: of a host that was killed, for
-    /// as long as `transaction.timeout.ms`.
+    /// Returns the group's committed offsets. The group does not answer while a transaction is open that may change
+    /// them. After a host was killed, that takes up to `transaction.timeout.ms`.
     fn committed<'p>(
         &self,
         partitions: impl Iterator<Item = &'p TopicPartition>,
@@ -166,7 +169,7 @@ impl Assignment<'_> {
                 return Err(self.unread(&error));
             }
             let group = &self.config.group;
-            let text = format!("group {group} does not say yet where its partitions go on: {error}");
+            let text = format!("group {group} does not return its committed offsets yet: {error}");
             self.view.trouble(&self.config.name, text);
         }
         Ok(wanted)
@@ -178,8 +181,7 @@ impl Assignment<'_> {
         let (low, end) = found.map_err(|error| Broken::StartOver(format!("{partition}: {error}")))?;
         let (low, end) = (u64::try_from(low).unwrap_or(0), u64::try_from(end).unwrap_or(0));
         if topics.is_recreated(topic) {
-            let lost =
-                Some(format!("{partition}: the topic was deleted and made again; it is read from its beginning"));
+            let lost = Some(format!("{partition}: the topic was deleted and recreated; it is read from its beginning"));
             return Ok(Start { next: low, end, is_new: true, lost });
         }
         match committed {
@@ -220,9 +222,9 @@ impl Assignment<'_> {
     }
 }
 
-/// With an offset, or a time in its place.
+/// Adds a partition with an offset, or with a time in its place.
 pub(super) fn add(list: &mut TopicPartitionList, partition: &TopicPartition, offset: u64) {
     let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-    // Fails for offsets that are none.
+    // This only fails for invalid offsets.
     let _ = list.add_partition_offset(&partition.topic, partition.partition, offset);
 }

@@ -1,10 +1,10 @@
-//! The records of a transaction, and the messages that each has led to.
+//! The records of a transaction, with the messages that each has produced.
 
 use super::Config;
 use crate::clock::Clock;
 use crate::kafka::message::Envelope;
 use crate::kafka::record::Incoming;
-use crate::kafka::sink::letters;
+use crate::kafka::sink::dead_letters;
 use crate::kafka::sink::publisher::refusal;
 use crate::kafka::source::TopicPartition;
 use crate::model::{Message, Record};
@@ -14,22 +14,22 @@ use std::ops::Range;
 
 /// Records in the order in which they were read.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct RecordBatch {
     pub(super) records: Vec<Record>,
-    /// Of each record.
+    /// The output of each record.
     outputs: Vec<Output>,
-    /// The records below were handled, and what they have led to is here.
+    /// The number of records, from the first on, that were handled and whose outputs are complete.
     pub(super) handled: usize,
 }
 
 enum Output {
     Messages(Vec<Message>),
-    /// The record failed for good: itself, for the dead-letter topic.
-    Letter(Box<Message>),
+    /// The record failed for good. This is its message for the dead-letter topic.
+    DeadLetter(Box<Message>),
 }
 
-impl Batch {
-    /// Adds the next record. One whose headers can't be read is dead-lettered at once, and nobody handles it.
+impl RecordBatch {
+    /// Adds the next record. If its headers can't be read, it is dead-lettered at once and not handled.
     pub(super) fn add(&mut self, config: &Config, record: Incoming<'_>) {
         let (record, wrong) = record.into_owned();
         self.records.push(record);
@@ -39,8 +39,8 @@ impl Batch {
         }
     }
 
-    /// The next records from one on that are to be handled, `max` at most: those that are dead-lettered are left out. Empty at
-    /// the end of the batch.
+    /// Returns the next records to be handled from an index on, `max` at most, without dead-lettered ones. The range is
+    /// empty at the end of the batch.
     pub(super) fn part(&self, from: usize, max: usize) -> Range<usize> {
         let is_open = |output: &Output| matches!(output, Output::Messages(_));
         let start = from + self.outputs[from..].iter().take_while(|output| !is_open(output)).count();
@@ -48,13 +48,13 @@ impl Batch {
         start..start + count
     }
 
-    /// Takes off the records that are not handled, which stay in order.
+    /// Splits off the records that are not handled, in their order.
     pub(super) fn split_off_unhandled(&mut self) -> Self {
         let (records, outputs) = (self.records.split_off(self.handled), self.outputs.split_off(self.handled));
         Self { records, outputs, handled: 0 }
     }
 
-    /// Adds what comes after these records, of which nothing is handled unless there are none here.
+    /// Appends later records. They must be unhandled, unless this batch is empty.
     pub(super) fn append(&mut self, mut other: Self) {
         debug_assert!(self.records.is_empty() || other.handled == 0, "handled in order");
         if self.records.is_empty() {
@@ -65,18 +65,18 @@ impl Batch {
         self.outputs.append(&mut other.outputs);
     }
 
-    /// A message that a record leads to.
+    /// Adds a message that a record has produced.
     pub(super) fn lead_to(&mut self, index: usize, message: Message) {
         if let Output::Messages(messages) = &mut self.outputs[index] {
             messages.push(message);
         }
     }
 
-    /// A record failed for good: nothing it has led to counts.
+    /// Dead-letters a record that failed for good, and drops its messages.
     pub(super) fn dead_letter(&mut self, config: &Config, index: usize, reason: String) {
         let record = &self.records[index];
         tracing::warn!(source = &*config.name, "{} dead-lettered: {reason}", record.place());
-        let about = letters::About {
+        let about = dead_letters::About {
             id: format!("{}:{}", config.name, record.id()).into(),
             source: config.name.clone(),
             group: &config.group,
@@ -84,28 +84,32 @@ impl Batch {
             dead_lettered_ms: Clock::system().now_ms(),
         };
         let message = about.message(record.clone(), config.dead_letter_topic.clone(), Some(record.partition));
-        self.outputs[index] = Output::Letter(Box::new(message));
+        self.outputs[index] = Output::DeadLetter(Box::new(message));
     }
 
-    /// All messages in the order of their records.
+    /// Returns all messages in the order of their records.
     pub(super) fn messages(&self) -> impl Iterator<Item = (&Message, Envelope)> {
         self.messages_of(0..self.outputs.len())
     }
 
-    /// The messages that some of the records have led to.
+    /// Returns the messages of some of the records.
     pub(super) fn messages_of(&self, records: Range<usize>) -> impl Iterator<Item = (&Message, Envelope)> {
         self.outputs[records].iter().flat_map(|output| {
             let (messages, envelope) = match output {
                 Output::Messages(messages) => (&messages[..], Envelope::CloudEvent),
-                Output::Letter(message) => (std::slice::from_ref(&**message), Envelope::Bare),
+                Output::DeadLetter(message) => (std::slice::from_ref(&**message), Envelope::Bare),
             };
             messages.iter().map(move |message| (message, envelope))
         })
     }
 
-    /// Deals with messages that Kafka did not take, by their place among all: a record whose message is refused is put
-    /// aside. The error says what must change before the batch can be sent.
-    pub(super) fn mend(&mut self, config: &Config, failed: &[(usize, RDKafkaErrorCode)]) -> Result<(), String> {
+    /// Handles messages that Kafka did not accept, given by their index among all messages. A record whose message is
+    /// refused is dead-lettered. The error says what must change before the batch can be sent.
+    pub(super) fn dead_letter_refused(
+        &mut self,
+        config: &Config,
+        failed: &[(usize, RDKafkaErrorCode)],
+    ) -> Result<(), String> {
         let mut of_records = BTreeMap::new();
         let mut transient = None;
         for (place, code) in failed {
@@ -121,11 +125,13 @@ impl Batch {
         for (index, (code, reason)) in of_records {
             match &mut self.outputs[index] {
                 Output::Messages(_) => self.dead_letter(config, index, reason),
-                // The topic has fewer partitions than the record's.
-                Output::Letter(letter) if code == RDKafkaErrorCode::UnknownPartition && letter.partition.is_some() => {
+                // The dead-letter topic has fewer partitions than the record's topic.
+                Output::DeadLetter(letter)
+                    if code == RDKafkaErrorCode::UnknownPartition && letter.partition.is_some() =>
+                {
                     letter.partition = None;
                 }
-                Output::Letter(letter) => {
+                Output::DeadLetter(letter) => {
                     return Err(format!("{} can't be dead-lettered: {reason}", letter.id));
                 }
             }
@@ -133,11 +139,11 @@ impl Batch {
         Ok(())
     }
 
-    /// Where each partition is after this batch.
+    /// Returns the next offset of each partition after this batch.
     pub(super) fn offsets(&self) -> BTreeMap<TopicPartition, u64> {
         let mut offsets = BTreeMap::new();
         let of_one = |one: &Record, other: &Record| (one.partition, &one.topic) == (other.partition, &other.topic);
-        // Records of a partition are in order, and many come in a row.
+        // Records of a partition are in order, and often consecutive.
         for row in self.records.chunk_by(of_one) {
             let Record { topic, partition, offset, .. } = &row[row.len() - 1];
             let next = u64::try_from(offset + 1).unwrap_or(0);
@@ -146,12 +152,12 @@ impl Batch {
         offsets
     }
 
-    /// The record and the message at a place among all messages.
+    /// Finds the record and the message for an index among all messages.
     fn find(&self, place: usize) -> (usize, &Message) {
         let mut all = self.outputs.iter().enumerate().flat_map(|(index, output)| {
             let messages = match output {
                 Output::Messages(messages) => &messages[..],
-                Output::Letter(message) => std::slice::from_ref(&**message),
+                Output::DeadLetter(message) => std::slice::from_ref(&**message),
             };
             messages.iter().map(move |message| (index, message))
         });
@@ -196,9 +202,9 @@ mod tests {
         }
     }
 
-    /// Records 10, 11 and 12 of partition 3; the second leads to two messages, the others to one.
-    fn batch() -> Batch {
-        let mut batch = Batch::default();
+    /// Returns records 10, 11 and 12 of partition 3. The second produces two messages, and the others produce one.
+    fn batch() -> RecordBatch {
+        let mut batch = RecordBatch::default();
         for offset in 10..13 {
             let record = Record {
                 topic: "taps".into(),
@@ -217,16 +223,16 @@ mod tests {
         batch
     }
 
-    fn topics(batch: &Batch) -> Vec<&str> {
+    fn topics(batch: &RecordBatch) -> Vec<&str> {
         batch.messages().map(|(message, _)| message.topic.as_str()).collect()
     }
 
     #[test]
     fn a_record_whose_message_is_refused_is_dead_lettered_with_all_it_led_to() {
         let mut batch = batch();
-        // After one failure the others fail too, which says nothing about them.
+        // After one failure librdkafka fails the others too, so their failures mean nothing.
         let failed = [(2, RDKafkaErrorCode::MessageSizeTooLarge), (3, RDKafkaErrorCode::PurgeQueue)];
-        batch.mend(&config(), &failed).unwrap();
+        batch.dead_letter_refused(&config(), &failed).unwrap();
         assert_eq!(topics(&batch), ["out", "dead", "out"]);
         let (letter, _) = batch.messages().nth(1).unwrap();
         assert_eq!(
@@ -255,9 +261,10 @@ mod tests {
     fn a_letter_goes_to_any_partition_where_the_topic_has_fewer_and_waits_where_there_is_no_topic() {
         let mut batch = batch();
         batch.dead_letter(&config(), 0, "no".into());
-        batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownPartition)]).unwrap();
+        batch.dead_letter_refused(&config(), &[(0, RDKafkaErrorCode::UnknownPartition)]).unwrap();
         assert_eq!(batch.messages().next().unwrap().0.partition, None);
-        let waits = batch.mend(&config(), &[(0, RDKafkaErrorCode::UnknownTopicOrPartition)]).unwrap_err();
+        let waits =
+            batch.dead_letter_refused(&config(), &[(0, RDKafkaErrorCode::UnknownTopicOrPartition)]).unwrap_err();
         assert!(waits.contains("taps:taps:3:10 can't be dead-lettered: topic dead does not exist"), "{waits}");
         assert_eq!(topics(&batch), ["dead", "out", "out", "out"]);
     }

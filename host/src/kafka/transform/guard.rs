@@ -1,8 +1,8 @@
-//! What the group's offsets are about: one cluster, and topics with one id each.
+//! The guard of a transform: it checks that the group's offsets belong to the cluster and the topics that are there.
 //!
-//! The group has the offsets; the store keeps what they mean. The fact `kafka/topic/SOURCE/TOPIC` holds the id of the
-//! topic that was read last. A topic that was deleted and made again has another: its records are not read at the old
-//! one's offsets.
+//! The group has the offsets, and the store knows which cluster and topics they belong to. The fact
+//! `kafka/topic/SOURCE/TOPIC` holds the id of the topic that was read last. A topic that was deleted and recreated has
+//! another id, and its records are not read at the old topic's offsets.
 
 use super::{Broken, Config};
 use crate::ack;
@@ -22,22 +22,22 @@ use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Holds what answers against what the store knows.
+/// The check of cluster and topics against what the store knows.
 pub(super) struct Guard {
     config: Arc<Config>,
     connection: Connection,
     store: Arc<dyn EventStore>,
     topics: Topics,
     starts: Option<Starts>,
-    /// Dropped once it is fixed where partitions start.
+    /// The sender that is dropped once the start offsets are fixed.
     fixed: Option<Sender<()>>,
 }
 
-/// What is known of the topics of some partitions.
+/// What is known about the topics of some partitions.
 #[derive(Default)]
 pub(super) struct Known {
     ids: ids::TopicIds,
-    /// They are read from their beginning, whatever the group has committed.
+    /// The recreated topics, which are read from their beginning, whatever the group has committed.
     recreated: BTreeSet<Arc<str>>,
 }
 
@@ -62,12 +62,12 @@ impl Guard {
         Self { config, connection, store, topics, starts: None, fixed: Some(fixed) }
     }
 
-    /// Whether a topic is one that the host writes to, which no pattern is to find.
+    /// Whether the host writes to a topic, so that no pattern may match it.
     pub(super) fn is_without(&self, topic: &str) -> bool {
         self.topics.are_without(topic)
     }
 
-    /// Fixes where partitions start that are there now, once for all.
+    /// Fixes the start offsets of the existing partitions, once.
     pub(super) fn fix_starts(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), Broken> {
         if self.starts.is_some() {
             return Ok(());
@@ -85,13 +85,13 @@ impl Guard {
         Ok(())
     }
 
-    /// Where a partition starts of which the group has no offset; `None` is its beginning.
+    /// Returns the start offset of a partition for which the group has no offset; `None` is its beginning.
     pub(super) fn start(&self, known: &Known, topic: &str, partition: i32) -> Option<u64> {
         let id = known.ids.get(topic).and_then(Option::as_ref);
         self.starts.as_ref()?.of(topic, self.connection.topic_mark(id), partition)
     }
 
-    /// Looks at cluster and topics before partitions are read.
+    /// Checks cluster and topics before partitions are read.
     pub(super) fn look(&self, consumer: &BaseConsumer<Context>, topics: BTreeSet<Arc<str>>) -> Result<Known, Broken> {
         if self.connection.is_embedded() || topics.is_empty() {
             return Ok(Known::default());
@@ -124,7 +124,7 @@ impl Guard {
         Ok(known)
     }
 
-    /// The group has offsets of the topics that were recreated.
+    /// Records the ids of recreated topics, once the group has offsets of the new ones.
     pub(super) fn accept(&self, known: &Known) -> Result<(), Broken> {
         for topic in &known.recreated {
             if let Some(Some(id)) = known.ids.get(topic) {
@@ -152,7 +152,7 @@ impl Guard {
     fn recreated(&self, topic: &str, id: &str, was: &str) -> String {
         let name = &self.config.name;
         format!(
-            "topic {topic} was deleted and made again: its id is {id}, and this source has read {was}. Say where to go on: \
+            "topic {topic} was deleted and recreated: its id is {id}, and this source has read {was}. Say where to go on: \
              stop the host, run `wasmill kafka offsets reset {name} --topic {topic} --to beginning --yes` (or `--to end`, or \
              an offset), and start it again; `recreated = \"beginning\"` in [sources.{name}] always starts from the beginning"
         )

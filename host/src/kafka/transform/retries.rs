@@ -1,7 +1,7 @@
-//! Records that failed and are tried again: how often each was tried, and what comes next.
+//! The retries of failed records: the attempts of each, and what to do next.
 //!
-//! A record is known by its place, because it is read again before it is tried again. In each partition one record at most
-//! waits, since nothing passes it.
+//! A record is identified by its partition and offset, because it is read again before a retry. At most one record of a
+//! partition waits, because no later one may overtake it.
 
 use crate::follow::backoff;
 use crate::kafka::source::TopicPartition;
@@ -11,10 +11,10 @@ use crate::subscriptions::Untransformed;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long one record may be tried again and again.
+/// How long one record may be retried.
 const TRIES_MAX: Duration = Duration::from_secs(120);
 
-/// The records that wait, by partition.
+/// The records that wait for a retry, by partition.
 #[derive(Default)]
 pub(super) struct Retries(BTreeMap<TopicPartition, Tries>);
 
@@ -24,24 +24,24 @@ struct Tries {
     count: u32,
 }
 
-/// What comes of a record that failed.
+/// What to do with a record that failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It is tried again after this time.
+    /// It is retried after this time.
     Wait(Duration, String),
     /// It is dead-lettered.
-    Letter(String),
+    DeadLetter(String),
     /// Something must change before any record can be handled.
     Trouble(String),
 }
 
 impl Retries {
-    /// Counts a failure of a record that was tried alone.
+    /// Counts a failure of a record that was handled alone.
     pub(super) fn failed(&mut self, record: &Record, failed: Untransformed, limits: &Deliveries) -> Decision {
         let (reason, wait) = match failed {
             Untransformed::Again(reason, wait) => (reason, wait),
             Untransformed::Command(reason) | Untransformed::Host(reason) => return Decision::Trouble(reason),
-            Untransformed::Refused(reason) => return Decision::Letter(reason),
+            Untransformed::Refused(reason) => return Decision::DeadLetter(reason),
             Untransformed::Fewer(_) => unreachable!("one record can't be fewer"),
         };
         let partition = TopicPartition { topic: record.topic.clone(), partition: record.partition };
@@ -53,12 +53,12 @@ impl Retries {
         tries.count += 1;
         let pause = backoff(Duration::from_millis(limits.backoff_ms), tries.count).max(wait);
         if tries.count >= limits.attempts_max || tries.first.elapsed() + pause > TRIES_MAX {
-            return Decision::Letter(format!("{reason} (tried {} times)", tries.count));
+            return Decision::DeadLetter(format!("{reason} (tried {} times)", tries.count));
         }
         Decision::Wait(pause, reason)
     }
 
-    /// Everything of a partition before an offset is committed.
+    /// Notes that everything of a partition before an offset is committed.
     pub(super) fn passed(&mut self, partition: &TopicPartition, next: u64) {
         if self.0.get(partition).is_some_and(|tries| u64::try_from(tries.offset).is_ok_and(|offset| offset < next)) {
             self.0.remove(partition);
@@ -82,7 +82,7 @@ mod tests {
         let mut fail = |offset| retries.failed(&record(0, offset), again(), &limits);
         let waits = |decision| matches!(decision, Decision::Wait(..));
         assert!(waits(fail(7)) && waits(fail(7)));
-        assert_eq!(fail(7), Decision::Letter("no (tried 3 times)".into()));
+        assert_eq!(fail(7), Decision::DeadLetter("no (tried 3 times)".into()));
         assert!(waits(fail(8)), "another record starts from its first try");
         let partition = TopicPartition { topic: "taps".into(), partition: 0 };
         retries.passed(&partition, 8);
@@ -96,6 +96,6 @@ mod tests {
         let limits = Deliveries { attempts_max: 100, ..Deliveries::to("courier") };
         let failed = Untransformed::Again("later".into(), TRIES_MAX * 2);
         let decision = Retries::default().failed(&record(0, 1), failed, &limits);
-        assert_eq!(decision, Decision::Letter("later (tried 1 times)".into()));
+        assert_eq!(decision, Decision::DeadLetter("later (tried 1 times)".into()));
     }
 }

@@ -64,12 +64,13 @@ impl Scene {
     }
 
     fn start_with(&self, enough: usize, each: Duration) -> Transform {
-        let connection = self.broker.cluster_connection(&[
-            // The mock cluster has such groups formed at once.
-            ("group.protocol", "consumer"),
-            ("max.poll.interval.ms", POLL_INTERVAL_MS),
-            ("transaction.timeout.ms", POLL_INTERVAL_MS),
-        ]);
+        // The mock cluster has such groups formed at once.
+        self.start_as(enough, each, &[("group.protocol", "consumer"), ("max.poll.interval.ms", POLL_INTERVAL_MS)])
+    }
+
+    fn start_as(&self, enough: usize, each: Duration, properties: &[(&str, &str)]) -> Transform {
+        let properties = [properties, &[("transaction.timeout.ms", POLL_INTERVAL_MS)]].concat();
+        let connection = self.broker.cluster_connection(&properties);
         let deliveries = Deliveries { attempts_max: 1_000, backoff_ms: 50, ..Deliveries::to("echo") };
         let config = Config {
             name: "taps".into(),
@@ -137,6 +138,33 @@ fn a_rival_that_fences_again_and_again_stops_the_transform() {
     eventually("it has stopped", || transform.status().state == State::Stopped);
     let error = transform.status().error.unwrap();
     assert!(error.contains("two hosts run on copies of one data folder"), "{error}");
+}
+
+#[test]
+fn a_static_member_that_was_fenced_once_joins_again_and_one_that_is_fenced_often_stops() {
+    let scene = Scene::new();
+    scene.produce(&["a", "b"]);
+    // The group waits until the session of the old member ends: the mock cluster does not know one that comes back.
+    let session = [("heartbeat.interval.ms", "50"), ("session.timeout.ms", "5000")];
+    let transform = scene.start_as(0, Duration::ZERO, &session);
+    eventually("all is done", || transform.status().handled == 2);
+    scene.broker.answers(Api::Heartbeat, &[Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID]);
+    eventually("it says what happened", || {
+        let told = |error: String| error.contains("joined with this one's `group.instance.id`; it joins again");
+        transform.status().error.is_some_and(told)
+    });
+    scene.produce(&["c"]);
+    eventually("it is a member again", || transform.status().handled == 3);
+    // The mock cluster forgets the offsets of transactions: all is read again.
+    assert_eq!(scene.published(5), ["a", "b", "a", "b", "c"]);
+    let status = transform.status();
+    assert_eq!((status.state, status.error), (State::Running, None));
+
+    scene.broker.answers(Api::Heartbeat, &[Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID]);
+    scene.broker.answers(Api::JoinGroup, &[Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID; 20]);
+    eventually("it has stopped", || transform.status().state == State::Stopped);
+    let error = transform.status().error.unwrap();
+    assert!(error.contains("this happened 3 times within 5 minutes: two hosts run on copies"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the thread of a transform knows, for everyone else to see.
+//! The state of a transform's thread, as others may see it.
 
 use super::Config;
 use crate::kafka::context::Health;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 const FINISH_MAX: Duration = Duration::from_secs(3);
 
 /// The state of a transform.
-pub(super) struct View {
+pub(super) struct TransformView {
     source: Arc<str>,
     pub(super) health: Health,
     stop_asked: OnceLock<Instant>,
@@ -28,14 +28,14 @@ pub(super) struct View {
 
 #[derive(Default)]
 struct Facts {
-    /// It is a member and was told its partitions.
+    /// Whether it is a member of the group and has its partitions.
     joined: bool,
     rebalances: u64,
-    /// Why it does no more work.
+    /// Why it has stopped.
     fatal: Option<String>,
     /// What is in the way now.
     error: Option<String>,
-    /// What retention removed since the start.
+    /// The records that retention removed, since the start.
     lost: Vec<String>,
     in_flight: usize,
     partitions: BTreeMap<TopicPartition, Partition>,
@@ -45,13 +45,13 @@ struct Facts {
 struct Partition {
     next: u64,
     end: u64,
-    /// Below this offset no transaction is open.
+    /// The last stable offset: no transaction is open below it.
     stable: u64,
     assigned: bool,
 }
 
 impl Facts {
-    /// Everything of a partition before an offset is done.
+    /// Notes that a partition is processed up to an offset.
     fn pass(&mut self, partition: &TopicPartition, next: u64) {
         if let Some(found) = self.partitions.get_mut(partition) {
             (found.next, found.end) = (found.next.max(next), found.end.max(next));
@@ -63,13 +63,13 @@ impl Facts {
     }
 }
 
-impl View {
+impl TransformView {
     pub(super) fn new(source: Arc<str>, health: Health) -> Self {
         let (stop_asked, worker, facts) = Default::default();
         Self { source, health, stop_asked, worker, facts, progress: watch::Sender::new(0) }
     }
 
-    /// Who is woken by `stop`.
+    /// Sets the thread that `stop` wakes.
     pub(super) fn wakes(&self, worker: Thread) {
         let _ = self.worker.set(worker);
     }
@@ -85,12 +85,12 @@ impl View {
         self.stop_asked.get().is_some()
     }
 
-    /// Whether the transaction in work has had its time to end.
+    /// Whether the time for the current transaction to end after a stop is over.
     pub(super) fn is_overdue(&self) -> bool {
         self.stop_asked.get().is_some_and(|asked| asked.elapsed() > FINISH_MAX)
     }
 
-    /// What is in the way, logged once.
+    /// Notes what is in the way. A repeated text is logged only once.
     pub(super) fn trouble(&self, source: &str, error: String) {
         let mut facts = self.facts();
         if facts.error.as_ref() != Some(&error) {
@@ -104,7 +104,7 @@ impl View {
         self.facts().fatal = Some(error);
     }
 
-    /// A partition is read, from `next` on.
+    /// Adds a partition that is read from `next` on.
     pub(super) fn assigned(&self, partition: TopicPartition, next: u64, end: u64, lost: Option<String>) {
         self.change(|facts| {
             facts.partitions.insert(partition, Partition { next, end, stable: end, assigned: true });
@@ -124,7 +124,7 @@ impl View {
         facts.rebalances += 1;
     }
 
-    /// It is no member any more.
+    /// Notes that it is no longer a member.
     pub(super) fn left(&self) {
         let mut facts = self.facts();
         facts.joined = false;
@@ -132,12 +132,12 @@ impl View {
         facts.partitions.values_mut().for_each(|found| found.assigned = false);
     }
 
-    /// Records that are read and not committed.
+    /// Notes the number of records that are read and not committed.
     pub(super) fn works_on(&self, in_flight: usize) {
         self.facts().in_flight = in_flight;
     }
 
-    /// Everything before these offsets is committed, and nothing is in the way.
+    /// Notes that everything before these offsets is committed, and that nothing is in the way.
     pub(super) fn reached<'p>(&self, offsets: impl Iterator<Item = (&'p TopicPartition, u64)>) {
         self.change(|facts| {
             offsets.for_each(|(partition, next)| facts.pass(partition, next));
@@ -146,7 +146,7 @@ impl View {
         self.health.answered();
     }
 
-    /// There was nothing to do before these offsets.
+    /// Notes that there was nothing to do before these offsets.
     pub(super) fn passed(&self, offsets: impl Iterator<Item = (TopicPartition, u64)>) {
         self.change(|facts| offsets.for_each(|(partition, next)| facts.pass(&partition, next)));
     }
@@ -157,14 +157,14 @@ impl View {
         }
     }
 
-    /// Below this offset no transaction is open.
+    /// Notes the last stable offset of a partition.
     pub(super) fn is_stable_to(&self, partition: &TopicPartition, stable: u64) {
         if let Some(found) = self.facts().partitions.get_mut(partition) {
             (found.stable, found.end) = (stable, found.end.max(stable));
         }
     }
 
-    /// Those that it reads.
+    /// Returns the partitions that it reads.
     pub(super) fn partitions(&self) -> Vec<TopicPartition> {
         let facts = self.facts();
         facts.partitions.iter().filter(|(_, found)| found.assigned).map(|(partition, _)| partition.clone()).collect()
@@ -215,12 +215,12 @@ impl View {
         }
     }
 
-    /// Wakes its holder when the sum of the partitions' `next` has changed.
+    /// Subscribes to the sum of the partitions' `next`.
     pub(super) fn progress(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
     }
 
-    /// Changes the facts and tells of progress, if there is any.
+    /// Changes the facts, and signals progress if there is any.
     fn change(&self, change: impl FnOnce(&mut Facts)) {
         let handled = {
             let mut facts = self.facts();
@@ -235,13 +235,14 @@ impl View {
     }
 }
 
-impl Owner for Arc<View> {
-    /// A transaction that has begun may end: an open one would hold up those who take over.
+impl Owner for Arc<TransformView> {
+    /// Lets a transaction that has begun end after a stop, because an open one would hold up the members that take
+    /// over.
     fn check(&self) -> Result<(), Broken> {
         if self.is_overdue() { Err(Broken::Stopped) } else { Ok(()) }
     }
 
     fn trouble(&self, text: String) {
-        View::trouble(self, &self.source, text);
+        TransformView::trouble(self, &self.source, text);
     }
 }

@@ -1,25 +1,26 @@
-//! The thread of a transform: join, read a batch, handle what time allows, commit it, and again.
+//! The thread of a transform: it joins the group, and in each step reads a batch, processes it and commits it.
 //!
-//! A step is bounded by time as well as by number. What was handled when the time is over is committed, and the rest
-//! stays for the next step: so a slow subscriber never holds a transaction open for as long as its coordinator allows, and
-//! each step polls the group. Records that come before one that must be tried again are committed too; then nothing is
-//! read until it is time, the member goes on polling, and the record is read again.
+//! A step is bounded by time as well as by number. It commits the records that were processed in time, and the rest
+//! stays for the next step. So a slow subscriber never keeps a transaction open until its coordinator ends it, and each
+//! step polls the group. If a record must be retried, the records before it are committed. Then nothing is read until
+//! its pause is over, while the member still polls, and the record is read again.
 //!
-//! While the messages of a batch are in flight, the next one is read and handled already. The group's wishes are answered
-//! between two steps only, so that a partition goes when what is begun of it is committed; what was read ahead is then
-//! read again by whichever member has it. After trouble with a transaction nothing is read for a while, and then again
-//! from what is committed, with a new producer, which ends what the old one had begun. The member stays one: a static
-//! member that leaves during a rebalance could leave some partitions to nobody.
+//! While the messages of a batch are in flight, the next batch is already read and processed. Rebalances are answered
+//! only between two steps, so a partition leaves after its work in progress is committed. Its next member then reads
+//! again what was read ahead. After trouble with a transaction nothing is read for a while. Then the thread resumes
+//! from the committed offsets with a new producer, which ends the transaction of the old one. It stays a member
+//! meanwhile, because a static member that leaves during a rebalance could leave some partitions to nobody.
 
 use super::assignment::{Assignment, Owned, add};
-use super::batch::Batch;
+use super::batch::RecordBatch;
 use super::guard::Guard;
 use super::retries::{Decision, Retries};
-use super::{Broken, Config, View};
-use crate::follow::backoff;
+use super::{Broken, Config, TransformView};
+use crate::follow::{Pauses, backoff};
 use crate::kafka::context::Context;
 use crate::kafka::message::CloudEvents;
 use crate::kafka::record::Incoming;
+use crate::kafka::rivalry::Rivalry;
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::transaction::Transactions;
 use crate::kafka::{Connection, Error, client_error, watermarks};
@@ -32,74 +33,75 @@ use rdkafka::{ClientConfig, Message as _, TopicPartitionList};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long to wait for a record before looking at other things.
+/// Longest time for which a poll waits for a record.
 const WAIT: Duration = Duration::from_millis(100);
-/// The most records that are handled before what comes of them is sent.
+/// Largest number of records in a part. The messages of a part are sent before the next one is processed.
 const PART: usize = 128;
-/// How many records are handled at once before it is known how long they take.
+/// Number of records in the first part, before it is known how long a record takes.
 const FIRST_PART: usize = 16;
-/// About how long the subscriber may work on a part.
+/// Approximate time in which the subscriber processes a part.
 const PART_TIME: Duration = Duration::from_millis(250);
-/// How long the records of one transaction may be handled.
+/// Longest time for processing the records of one transaction.
 const STEP_MAX: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
-/// A life that lasted so long ended for a reason of its own: the pauses start from the first again.
-const CALM: Duration = Duration::from_secs(120);
 
-/// A member of the group with a transactional producer.
-pub(super) struct Worker {
+/// The state of a transform's thread.
+pub(super) struct TransformWorker {
     config: Arc<Config>,
     consumer_config: ClientConfig,
-    transactions: Transactions<Arc<View>>,
+    transactions: Transactions<Arc<TransformView>>,
     transformer: Box<dyn Transforming>,
-    view: Arc<View>,
+    view: Arc<TransformView>,
     guard: Guard,
     retries: Retries,
-    /// How many records a part has: as many as take [`PART_TIME`], by the last part.
+    /// Fences of this member's `group.instance.id`.
+    rivalry: Rivalry,
+    /// Number of records in the next part: as many as take [`PART_TIME`] at the speed of the last part.
     part: usize,
-    /// No transaction is open while records are handled: how long they take is not known, or there was trouble.
+    /// If true, no transaction is open while records are processed, because there was trouble or it is not known how
+    /// long they take.
     careful: bool,
 }
 
-/// A member of the group. Dropped, it leaves.
+/// A member of the group, which leaves it when dropped.
 struct Member {
     consumer: BaseConsumer<Context>,
     rebalances: Rebalances,
-    /// Topics by name, so that a record's costs nothing.
+    /// Names of topics, shared so that a record needs no copy.
     topics: Vec<Arc<str>>,
     owned: Owned,
-    /// `Health::recreations`, as far as it was heeded.
+    /// `Health::recreations`, up to the last recreation that was dealt with.
     recreations: u64,
-    /// What is read and not committed. Some of it may be handled already.
-    ahead: Batch,
+    /// Records that are read and not committed. Some of them may be processed already.
+    ahead: RecordBatch,
 }
 
-/// Why no more records were handled in a step.
+/// Reason for which no more records were processed in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// All are handled, or the time is over.
+    /// All records are processed, or the time is over.
     InTime,
     /// One of the next records fails, and a transaction is open.
     Stuck,
-    /// The next record is tried again after this time.
+    /// The next record is retried after this time.
     Waits(Duration),
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // Closing answers the group itself.
+        // librdkafka answers the group while it closes the consumer.
         self.rebalances.end();
     }
 }
 
-impl Worker {
+impl TransformWorker {
     pub(super) fn new(
         config: Arc<Config>,
         connection: &Connection,
         identity: &str,
         cloud_events: CloudEvents,
         transformer: Box<dyn Transforming>,
-        view: Arc<View>,
+        view: Arc<TransformView>,
         guard: Guard,
     ) -> Result<Self, Error> {
         let instance = format!("wasmill-{}-{identity}", config.name);
@@ -109,11 +111,11 @@ impl Worker {
         let (client, health) = (format!("source {}", config.name), view.health.clone());
         let remedy = "two hosts run on copies of one data folder; stop one of them, then restart this host".to_owned();
         let transactions = Transactions::new(client, settings, health, cloud_events, view.clone(), remedy)?;
-        let (retries, part, careful) = (Retries::default(), FIRST_PART, true);
-        Ok(Self { config, consumer_config, transactions, transformer, view, guard, retries, part, careful })
+        let (retries, rivalry, part, careful) = (Retries::default(), Rivalry::default(), FIRST_PART, true);
+        Ok(Self { config, consumer_config, transactions, transformer, view, guard, retries, rivalry, part, careful })
     }
 
-    /// After a panic: what was begun is read again, by a new member with a new producer.
+    /// Restarts after a panic: a new member with a new producer reads again what was not committed.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         self.view.left();
         self.transformer.replace();
@@ -121,25 +123,38 @@ impl Worker {
     }
 
     pub(super) fn run(&mut self) {
-        let mut attempt = 0;
+        let mut pauses = Pauses::new(AGAIN_FIRST);
         while !self.view.is_stopping() {
-            let started = Instant::now();
             let broken = self.work().unwrap_or_else(|broken| broken);
             self.transactions.end();
             self.view.left();
-            match broken {
+            let reason = match broken {
                 Broken::Stopped => return,
                 Broken::GiveUp(reason) => return self.view.fatal(&self.config.name, reason),
-                Broken::Again(reason) | Broken::StartOver(reason) => {
-                    self.view.trouble(&self.config.name, reason);
-                    attempt = if started.elapsed() > CALM { 1 } else { attempt + 1 };
-                    self.rest(backoff(AGAIN_FIRST, attempt));
-                }
-            }
+                Broken::Again(reason) | Broken::StartOver(reason) => reason,
+                Broken::Fenced => match self.fenced() {
+                    Ok(reason) => reason,
+                    Err(reason) => return self.view.fatal(&self.config.name, reason),
+                },
+            };
+            self.view.trouble(&self.config.name, reason);
+            self.rest(pauses.next());
         }
     }
 
-    /// A life as a member of the group. Ends with the reason.
+    /// Decides after a fence: returns the reason to join again, or as an error the reason to stop.
+    fn fenced(&mut self) -> Result<String, String> {
+        let group = &self.config.group;
+        let fenced = format!("group {group}: another member has joined with this one's `group.instance.id`");
+        match self.rivalry.fenced(Instant::now()) {
+            None => Ok(format!("{fenced}; it joins again")),
+            Some(often) => Err(format!(
+                "{fenced}; {often}: two hosts run on copies of one data folder; stop one of them, then restart this host"
+            )),
+        }
+    }
+
+    /// Works as a member of the group, and returns why that ended.
     fn work(&mut self) -> Result<Broken, Broken> {
         self.transactions.take_over()?;
         let mut member = self.join().map_err(|error| Broken::StartOver(error.to_string()))?;
@@ -157,7 +172,8 @@ impl Worker {
         Ok(Broken::Stopped)
     }
 
-    /// After trouble with a transaction: pauses, has a new producer end what is open, and resumes from what is committed.
+    /// Recovers from trouble with a transaction: pauses, has a new producer end the open transaction, and resumes from
+    /// the committed offsets.
     fn recover(&mut self, member: &mut Member, attempt: &mut u32, reason: String) -> Result<(), Broken> {
         self.careful = true;
         self.view.trouble(&self.config.name, reason);
@@ -173,7 +189,7 @@ impl Worker {
         }
     }
 
-    /// Whether there was anything to do.
+    /// Does one step and returns whether there was anything to do.
     fn step(&mut self, member: &mut Member) -> Result<bool, Broken> {
         let mut batch = std::mem::take(&mut member.ahead);
         if batch.records.is_empty() {
@@ -193,17 +209,17 @@ impl Worker {
         Ok(any)
     }
 
-    /// Reads nothing for a while, and answers the group.
+    /// Reads nothing for a while and answers the group.
     fn hold(&self, member: &mut Member, pause: Duration) -> Result<(), Broken> {
         self.view.works_on(0);
-        // It is read again.
-        member.ahead = Batch::default();
+        // What was read ahead is read again.
+        member.ahead = RecordBatch::default();
         self.assignment(member).hold()?;
         let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match member.consumer.poll(left.min(WAIT)) {
-                // What was fetched before is read again.
+                // A record that was fetched before is read again.
                 None | Some(Ok(_)) => {}
                 Some(Err(error)) => match self.refused(&error) {
                     Ok(()) | Err(Broken::Again(_)) => {}
@@ -237,17 +253,18 @@ impl Worker {
         Ok(Member { consumer, rebalances, topics, owned, recreations: self.view.health.recreations(), ahead })
     }
 
-    /// Adds what is there to a batch, up to so many records; nothing after a while, or when the group wants something.
-    fn read(&self, member: &mut Member, batch: &mut Batch, wait_max: Duration, max: usize) -> Result<(), Broken> {
+    /// Adds up to `max` available records to a batch. It returns early if a rebalance must be answered, and waits only
+    /// for the first record of a batch.
+    fn read(&self, member: &mut Member, batch: &mut RecordBatch, wait_max: Duration, max: usize) -> Result<(), Broken> {
         let full = batch.records.len() + max;
         while batch.records.len() < full && !member.rebalances.is_waiting() {
             let wait = if batch.records.is_empty() { wait_max } else { Duration::ZERO };
             match member.consumer.poll(wait) {
                 None => break,
-                // The record may be of a topic that was made again, at an offset of the old one: they are looked at again.
+                // The record may be one of a recreated topic, at an offset of the old one, so the topics are checked.
                 Some(Ok(_)) if member.recreations != self.view.health.recreations() => {
                     member.recreations = self.view.health.recreations();
-                    return Err(Broken::Again("a topic was deleted and made again".into()));
+                    return Err(Broken::Again("a topic was deleted and recreated".into()));
                 }
                 Some(Ok(found)) => {
                     let topic = interned(&mut member.topics, found.topic());
@@ -259,10 +276,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives back and takes, as the group wishes.
+    /// Answers rebalances: gives partitions back and takes new ones.
     fn answer_group(&self, member: &mut Member) -> Result<(), Broken> {
         if member.rebalances.is_waiting() && !std::mem::take(&mut member.ahead).records.is_empty() {
-            // What was read ahead is of partitions that may go: what stays of them is read again.
+            // The records that were read ahead may be of partitions that leave. Those of the others are read again.
             self.assignment(member).hold()?;
             self.answer_group(member)?;
             return self.assignment(member).resume();
@@ -278,25 +295,25 @@ impl Worker {
         Ok(())
     }
 
-    /// Handles records for a while and commits what comes of them, with their offsets: all of it or nothing. Returns how
-    /// long to wait if the first of the rest must be tried again.
-    fn transform(&mut self, mut batch: Batch, member: &mut Member) -> Result<Option<Duration>, Broken> {
+    /// Processes records for a while and commits their messages and offsets, all or nothing. If the next record must be
+    /// retried, it returns the pause before that.
+    fn transform(&mut self, mut batch: RecordBatch, member: &mut Member) -> Result<Option<Duration>, Broken> {
         self.transformer.renew();
         let group = member.consumer.group_metadata();
         let group = group.ok_or_else(|| Broken::Again("the group does not know this member".into()))?;
         let began = Instant::now();
-        // The next records are read before these are sent: meanwhile the coordinator ends the last transaction. A new one
-        // would be refused until then, and librdkafka asks again only after 20 ms. While there is enough, one record is
-        // read for each that is handled, so that the group hears of the member.
+        // The next records are read before these are sent, because the coordinator still ends the last transaction. It
+        // would refuse a new one until then, and librdkafka asks again only after 20 ms. If there are enough records,
+        // or after trouble, only one more is read, so that the consumer is polled and stays a member.
         let batch_max = self.config.deliveries.batch_max;
         let more = if self.careful || batch.records.len() > batch_max { 1 } else { batch_max };
-        let mut next = Batch::default();
+        let mut next = RecordBatch::default();
         self.read(member, &mut next, Duration::ZERO, more)?;
 
         let ended = self.handle(&mut batch)?;
         let mut rest = batch.split_off_unhandled();
         if rest.records.is_empty() {
-            // Kafka takes the messages meanwhile.
+            // The messages of the first batch are in flight meanwhile.
             self.handle_ahead(&mut next);
         }
         rest.append(next);
@@ -311,10 +328,10 @@ impl Worker {
         })
     }
 
-    /// Commits the messages of a batch and its offsets. The first messages may have been sent already.
+    /// Commits the messages of a batch and its offsets. Messages may have been sent already.
     fn commit(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut RecordBatch,
         member: &mut Member,
         group: &rdkafka::consumer::ConsumerGroupMetadata,
     ) -> Result<(), Broken> {
@@ -324,7 +341,7 @@ impl Worker {
         let mut failed = self.transactions.wait_for_all()?;
         while !failed.is_empty() {
             self.transactions.abort()?;
-            batch.mend(&self.config, &failed).map_err(Broken::Again)?;
+            batch.dead_letter_refused(&self.config, &failed).map_err(Broken::Again)?;
             self.send_all(batch)?;
             failed = self.transactions.wait_for_all()?;
         }
@@ -341,7 +358,7 @@ impl Worker {
         Ok(())
     }
 
-    fn send_all(&mut self, batch: &Batch) -> Result<(), Broken> {
+    fn send_all(&mut self, batch: &RecordBatch) -> Result<(), Broken> {
         self.transactions.begin()?;
         for (number, (message, envelope)) in batch.messages().enumerate() {
             self.transactions.send(number, message, envelope)?;
@@ -349,9 +366,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Has the subscriber handle records until the time is over or one of them must be tried again later. What comes of
-    /// some records is sent while the next ones are handled: Kafka need not wait.
-    fn handle(&mut self, batch: &mut Batch) -> Result<Ended, Broken> {
+    /// Has the subscriber process records until the time is over or one of them must be retried later. The messages of
+    /// each part are sent at once, so they are in flight while the next part is processed.
+    fn handle(&mut self, batch: &mut RecordBatch) -> Result<Ended, Broken> {
         let (started, step_max) = (Instant::now(), self.step_max());
         let mut sent = 0;
         if batch.handled > 0 && !self.careful {
@@ -363,7 +380,7 @@ impl Worker {
             match self.handle_part(batch, part) {
                 Ok(()) if self.careful => {}
                 Ok(()) => self.send_handled(batch, at, &mut sent)?,
-                // To find the record that fails may take longer than a transaction may be open.
+                // Finding the record that fails may take longer than a transaction may be open.
                 Err(_) if self.transactions.open_for().is_some() => return Ok(Ended::Stuck),
                 Err(Untransformed::Fewer(fewer)) => {
                     part = fewer;
@@ -380,13 +397,13 @@ impl Worker {
         Ok(Ended::InTime)
     }
 
-    /// How long records of one transaction may be handled.
+    /// Returns the longest time for processing the records of one transaction.
     fn step_max(&self) -> Duration {
         STEP_MAX.min(self.transactions.timeout() / 4)
     }
 
-    /// Sends what the records from one on have led to, in a transaction that is begun if none is open.
-    fn send_handled(&mut self, batch: &Batch, from: usize, sent: &mut usize) -> Result<(), Broken> {
+    /// Sends the messages of the processed records from an index on. It begins a transaction if none is open.
+    fn send_handled(&mut self, batch: &RecordBatch, from: usize, sent: &mut usize) -> Result<(), Broken> {
         if self.transactions.open_for().is_none() {
             self.transactions.begin()?;
         }
@@ -397,8 +414,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Handles records that come after those of the open transaction, up to the first trouble.
-    fn handle_ahead(&mut self, next: &mut Batch) {
+    /// Processes records that follow those of the open transaction, up to the first failure.
+    fn handle_ahead(&mut self, next: &mut RecordBatch) {
         let step_max = self.step_max();
         while next.handled < next.records.len() && self.transactions.open_for().is_some_and(|open| open < step_max) {
             if self.handle_part(next, self.part).is_err() {
@@ -407,8 +424,8 @@ impl Worker {
         }
     }
 
-    /// Has the subscriber handle the next records of a batch. Nothing is done if one of them fails.
-    fn handle_part(&mut self, batch: &mut Batch, count: usize) -> Result<(), Untransformed> {
+    /// Has the subscriber process the next records of a batch. If one of them fails, nothing changes.
+    fn handle_part(&mut self, batch: &mut RecordBatch, count: usize) -> Result<(), Untransformed> {
         let at = batch.handled;
         let part = batch.part(at, self.transformer.list(count.min(batch.records.len() - at)));
         if part.start > at || part.is_empty() {
@@ -428,9 +445,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Decides about the next record, which failed alone: returns how long to wait before it is tried again, or
-    /// dead-letters it.
-    fn decide(&mut self, batch: &mut Batch, failed: Untransformed) -> Result<Option<Duration>, Broken> {
+    /// Decides about the next record, which failed alone: returns the pause before it is retried, or dead-letters it.
+    fn decide(&mut self, batch: &mut RecordBatch, failed: Untransformed) -> Result<Option<Duration>, Broken> {
         let at = batch.handled;
         match self.retries.failed(&batch.records[at], failed, &self.config.deliveries) {
             Decision::Wait(pause, reason) => {
@@ -438,7 +454,7 @@ impl Worker {
                 self.view.trouble(&self.config.name, format!("{place} is tried again: {reason}"));
                 Ok(Some(pause))
             }
-            Decision::Letter(reason) => {
+            Decision::DeadLetter(reason) => {
                 batch.dead_letter(&self.config, at, reason);
                 batch.handled += 1;
                 Ok(None)
@@ -447,8 +463,8 @@ impl Worker {
         }
     }
 
-    /// Commits over offsets that hold no record, such as the markers of transactions at the end of a partition, so that
-    /// no lag is shown when there is nothing to do.
+    /// Commits past offsets without a record, such as the markers of transactions at the end of a partition, so that
+    /// tools show no lag when there is nothing to do.
     fn pass_markers(&self, member: &mut Member) {
         let Ok(positions) = member.consumer.position() else { return };
         let mut passed = Vec::new();
@@ -462,7 +478,7 @@ impl Worker {
             }
         }
         for found in positions.elements() {
-            // What is not committed yet is there too.
+            // The high watermark includes records of open transactions.
             let end = watermarks::high(member.consumer.client(), found.topic(), found.partition());
             let partition = TopicPartition { topic: found.topic().into(), partition: found.partition() };
             end.into_iter().for_each(|end| self.view.ends_at(&partition, end));
@@ -480,18 +496,15 @@ impl Worker {
         self.view.passed(passed.into_iter());
     }
 
-    /// What an error of the consumer means.
+    /// Decides what follows from an error of the consumer.
     fn refused(&self, error: &KafkaError) -> Result<(), Broken> {
         use RDKafkaErrorCode as Code;
         let (group, name) = (&self.config.group, &self.config.name);
         if let KafkaError::MessageConsumptionFatal(Code::FencedInstanceId) = error {
-            return Err(Broken::GiveUp(format!(
-                "group {group}: another host has joined with this one's `group.instance.id`: two hosts run on copies of \
-                 one data folder; stop one of them, then restart this host"
-            )));
+            return Err(Broken::Fenced);
         }
         match error.rdkafka_error_code() {
-            // Retention has overtaken the member: before it reads again it finds out what was lost.
+            // Retention has overtaken the member, which must find out what was lost before it reads again.
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 return Err(Broken::Again("the offset to read from is not there".into()));
             }
@@ -522,7 +535,7 @@ impl Worker {
     }
 }
 
-/// One text for each topic.
+/// Returns the shared name of a topic.
 fn interned(topics: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     if let Some(topic) = topics.iter().find(|topic| ***topic == *name) {
         return topic.clone();

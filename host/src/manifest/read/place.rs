@@ -1,18 +1,18 @@
-//! The keys that say where a part begins: `start`, and `was`, the name that its progress is kept under.
+//! The keys that say where a part begins: `start`, and `was`, which is the name that its progress is stored under.
 
 use super::*;
 
-/// What `start` may be.
+/// The possible values of `start`.
 const START: &str = "\"beginning\", \"now\" or { position = N }";
 
-/// Where a subscription or a sink begins without a position of its own.
+/// Reads where a subscription or a sink begins if it has no position yet.
 pub(super) fn start(entry: &Entry<'_>) -> Option<Start> {
     match entry.value.get_ref() {
         DeValue::String(text) if text == "beginning" => Some(Start::Beginning),
         DeValue::String(text) if text == "now" => Some(Start::Now),
         DeValue::Table(_) => {
             let mut section = entry.section()?;
-            let first = section.need("position", "the first position wanted");
+            let first = section.need("position", "the position of the first event");
             let first = first.and_then(|entry| entry.number(1..=i64::MAX as u64));
             section.finish();
             first.map(|first| Start::At(Position(first)))
@@ -24,14 +24,14 @@ pub(super) fn start(entry: &Entry<'_>) -> Option<Start> {
     }
 }
 
-/// The name that a part had before.
+/// Reads the name that a part had before.
 pub(super) fn was(section: &mut Section<'_>) -> Option<String> {
     let entry = section.get("was")?;
     named_by(&entry, "the name that it had before", Rule::Part).map(str::to_owned)
 }
 
-/// Refuses a `was` that can't be right in a section of parts of one kind: the part's own name, and a name that another
-/// part claims too. Progress is carried over once, to one part.
+/// Refuses an invalid `was` in the sections of one kind of part: the part's own name, or a name that another part also
+/// has as `was`. Progress is taken over once, by one part.
 pub(super) fn refuse_wrong_was(parts: Option<Entry<'_>>) {
     let Some(parts) = parts.and_then(|entry| entry.section()) else { return };
     let mut claimed: BTreeMap<&str, String> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Names and values that somebody else knows: properties of librdkafka, of topics, and the login by token.
+//! Properties of librdkafka and of topics, whose names and values are not checked here, and the login by token.
 
 use super::*;
 
@@ -8,7 +8,7 @@ const TOKEN: &str = "one of { file = \"PATH\" }, { env = \"VARIABLE\" }, { comma
                      { unsecured = \"PRINCIPAL\" }";
 const LIFETIME_MS: u64 = 300_000;
 
-/// Properties of librdkafka. A bare `linger.ms = 5` means the same as `"linger.ms" = "5"`.
+/// Reads properties of librdkafka. A bare `linger.ms = 5` means the same as `"linger.ms" = "5"`.
 pub(super) fn properties(entry: &Entry<'_>) -> Properties {
     let mut found = Properties::default();
     if let Some(section) = entry.section() {
@@ -17,13 +17,13 @@ pub(super) fn properties(entry: &Entry<'_>) -> Properties {
     found
 }
 
-/// Properties of a topic: no secrets there.
+/// Reads the properties of a topic. They are no secrets, so their values must be in the manifest.
 pub(super) fn texts(entry: &Entry<'_>) -> BTreeMap<String, String> {
     let found = properties(entry);
     let text = |(name, value): (&str, &Value)| match value {
         Value::Text(text) => Some((name.to_owned(), text.clone())),
         Value::Env(_) | Value::File(_) => {
-            entry.note(&format!("has `{name}` from elsewhere: write its value here"));
+            entry.note(&format!("takes `{name}` from elsewhere: write its value here"));
             None
         }
     };
@@ -57,7 +57,7 @@ fn collect(prefix: &str, section: &Section<'_>, found: &mut Properties) {
     }
 }
 
-/// `{ env = "VARIABLE" }` or `{ file = "PATH" }`; `None` is another table.
+/// Reads `{ env = "VARIABLE" }` or `{ file = "PATH" }`. Returns `None` for any other table.
 fn from_elsewhere(entry: &Entry<'_>) -> Option<Option<Value>> {
     let section = entry.section()?;
     let mut entries = section.entries();
@@ -69,8 +69,8 @@ fn from_elsewhere(entry: &Entry<'_>) -> Option<Option<Value>> {
     }
 }
 
-/// The value of a property. Relative paths start from the manifest's folder, also those that librdkafka opens. `probe` is a
-/// word of its.
+/// Returns the value of a property. Relative paths start from the manifest's folder, including those that librdkafka
+/// opens. `probe` is not a path but a special value of librdkafka.
 fn text(entry: &Entry<'_>, name: &str) -> Option<String> {
     if !name.ends_with(".location") {
         return entry.long_text("a string").map(str::to_owned);

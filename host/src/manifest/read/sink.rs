@@ -13,7 +13,7 @@ pub(super) fn sink(mut section: Section<'_>, has_kafka: bool) -> Sink {
     sink
 }
 
-/// A name that no other sink of the host has.
+/// Checks that no other sink of the host has a name.
 pub(super) fn sink_name(entry: &Entry<'_>, text: &str) -> bool {
     let taken = text == "outbox" || text.starts_with("dead-letters-");
     if taken {
@@ -45,7 +45,7 @@ fn require_kafka(section: &Section<'_>, has_kafka: bool) {
     }
 }
 
-/// The topic for what a source dead-letters.
+/// Reads the topic for the dead letters of a source.
 pub(super) fn dead_letter_topic(section: &mut Section<'_>) -> Option<String> {
     const TOPIC: &str = "the topic that dead letters go to";
     let entry = section.get("dead_letter_topic")?;
@@ -86,7 +86,7 @@ fn filter(entry: &Entry<'_>) -> Option<Filter> {
     match patterns.filter(|patterns| !patterns.is_empty()).map(Filter::parse) {
         Some(Ok(filter)) => Some(filter),
         Some(Err(error)) => {
-            entry.note(&format!("is not right: {error}"));
+            entry.note(&format!("is invalid: {error}"));
             None
         }
         None => {
@@ -114,7 +114,7 @@ fn key(entry: &Entry<'_>) -> Option<SinkKey> {
     }
 }
 
-/// Sinks with one transactional id would fence each other.
+/// Refuses sinks with the same transactional id, because they would fence each other.
 pub(super) fn refuse_shared_ids(entry: Option<Entry<'_>>, sinks: &BTreeMap<String, Option<EventSink>>, outbox: &Sink) {
     let Some(section) = entry.and_then(|entry| entry.section()) else { return };
     let mut owners = BTreeMap::new();

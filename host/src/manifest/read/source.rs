@@ -88,8 +88,8 @@ fn drop_headers(section: &mut Section<'_>) -> Option<Vec<String>> {
     items.iter().map(name).collect()
 }
 
-/// Refuses sources whose dead letters come back to them, at once or by way of others: a record that can't be handled would
-/// be copied for ever.
+/// Refuses sources whose dead letters come back to them, directly or through other sources. A record that can't be
+/// handled would be copied forever.
 pub(super) fn refuse_circles(entry: Option<Entry<'_>>, sources: &BTreeMap<String, Option<Source>>) {
     let Some(section) = entry.and_then(|entry| entry.section()) else { return };
     let next = |topic: &str| -> Vec<&str> {
@@ -116,8 +116,8 @@ pub(super) fn refuse_circles(entry: Option<Entry<'_>>, sources: &BTreeMap<String
     }
 }
 
-/// Where nothing is said: calls of subscribers take many records at once; commands that wait longer than they must only
-/// push others out of the processor's caches.
+/// Returns the default. It is larger for subscribers, whose calls take many records at once. More waiting commands
+/// would only push others out of the processor's caches.
 fn in_flight_max(target: Option<&Target>) -> usize {
     match target {
         Some(Target::Commands(_)) => 256,
@@ -211,11 +211,11 @@ fn check_topic_or_pattern(name: &str) -> Result<(), String> {
     Regex::new(name).map(drop).map_err(|error| {
         let cause = error.to_string();
         let cause = cause.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        format!("has the pattern {name:?}, which is no regular expression: {cause}")
+        format!("has the pattern {name:?}, which is not a regular expression: {cause}")
     })
 }
 
-/// A name that stands in the manifest or in each record.
+/// Reads a name that is in the manifest, or in each record.
 fn record_name(entry: &Entry<'_>, rule: Rule) -> Option<Name> {
     const EXPECTED: &str = "a name, { header = \"NAME\" } or { field = \"NAME\" }";
     if !matches!(entry.value.get_ref(), DeValue::Table(_)) {

@@ -1,45 +1,45 @@
-//! What a person changes in a store: dead letters that are discarded or published again, streams that are archived.
+//! The changes that a person makes in a store, such as discarding a dead letter or archiving a stream.
 //!
-//! Each is one step in the writer's transaction and refuses before it writes. None of them touches an event.
+//! Each change is one step in the writer's transaction, which refuses before it writes. None of them changes an event.
 
 use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
-use super::writer::{Batch, Writer};
-use super::{Error, failed, letters};
+use super::writer::{WriteBatch, Writer};
+use super::{Error, dead_letters, failed};
 use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
 use crate::store::{Discard, Part};
 use rusqlite::params;
 use std::sync::Arc;
 
-/// Something that a person wants changed.
+/// A change that a person requests.
 pub(super) enum AdminRequest {
-    /// Forget a dead letter.
+    /// Discard a dead letter.
     Discard(u64),
     /// Put the message of a dead letter into the outbox again.
     Republish(u64),
-    /// Keep why a dead letter could not be handled this time either.
+    /// Replace the reason of a dead letter after a retry failed.
     Explain(u64, String),
-    /// Let a stream take no more events.
+    /// Archive a stream.
     Archive(StreamId),
-    /// Let it take events again.
+    /// Restore an archived stream.
     Restore(StreamId),
-    /// Give the place of a part to another name.
+    /// Move the place of a part to another name.
     CarryOver(Part, String),
-    /// Forget the place of a part.
+    /// Remove the place of a part.
     Forget(Part),
-    /// Let a ledger go on from a number.
+    /// Let a ledger resume at a number.
     ResetLedger(Arc<str>, u64),
-    /// Keep a fact, or forget it.
+    /// Keep or remove a fact.
     SetFact(String, Option<String>),
 }
 
 impl Writer {
-    pub(super) fn administer(&mut self, batch: &mut Batch, request: AdminRequest) -> Result<(), Error> {
+    pub(super) fn administer(&mut self, batch: &mut WriteBatch, request: AdminRequest) -> Result<(), Error> {
         match request {
-            AdminRequest::Discard(number) => self.remove_letter(number),
+            AdminRequest::Discard(number) => self.remove_dead_letter(number),
             AdminRequest::Republish(number) => self.republish(batch, number),
-            AdminRequest::Explain(number, reason) => letters::explain(&self.connection, number, &reason),
+            AdminRequest::Explain(number, reason) => dead_letters::explain(&self.connection, number, &reason),
             AdminRequest::Archive(stream) => self.archive(&stream),
             AdminRequest::Restore(stream) => self.restore(&stream),
             AdminRequest::CarryOver(part, to) => self.carry_over(&part, &to),
@@ -49,26 +49,26 @@ impl Writer {
         }
     }
 
-    fn republish(&mut self, batch: &mut Batch, number: u64) -> Result<(), Error> {
-        let kept = letters::find(&self.connection, number)?.ok_or_else(|| letters::absent(number))?;
+    fn republish(&mut self, batch: &mut WriteBatch, number: u64) -> Result<(), Error> {
+        let kept = dead_letters::find(&self.connection, number)?.ok_or_else(|| dead_letters::absent(number))?;
         let DeadLetterContent::Message(_, mut message) = kept.letter.content else {
-            return Err(Error::Invalid(format!("dead letter {number} is no message: it can't be published")));
+            return Err(Error::Invalid(format!("dead letter {number} is not a message: it can't be published")));
         };
-        // A person has looked at it: the count of its chain starts over.
+        // A person has dealt with it, so the count of its chain starts again.
         message.hops = 0;
         self.add_messages(batch, &[message])?;
-        self.remove_letter(number)
+        self.remove_dead_letter(number)
     }
 
-    pub(super) fn remove_letter(&mut self, number: u64) -> Result<(), Error> {
-        let removed = letters::remove(&self.connection, number)?;
-        self.letter_room.give(removed);
+    pub(super) fn remove_dead_letter(&mut self, number: u64) -> Result<(), Error> {
+        let removed = dead_letters::remove(&self.connection, number)?;
+        self.dead_letter_room.give(removed);
         Ok(())
     }
 
     pub(super) fn discard_many(&mut self, which: &Discard) -> Result<u64, Error> {
-        let removed = letters::remove_many(&self.connection, which)?;
-        self.letter_room.give(removed);
+        let removed = dead_letters::remove_many(&self.connection, which)?;
+        self.dead_letter_room.give(removed);
         Ok(removed.count)
     }
 
@@ -113,7 +113,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A stream with events, archived or not.
+    /// Finds a stream that has events, archived or not.
     fn existing(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
         let none = || Error::NotFound(format!("there is no stream {stream}: it has no events"));
         let number = self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type);
@@ -125,7 +125,7 @@ impl Writer {
         }
     }
 
-    /// Whether a stream takes no more events, as the file has it.
+    /// Returns whether a stream is archived, from the file.
     pub(super) fn is_archived(&self, key: &Key) -> Result<bool, Error> {
         if !self.any_archived {
             return Ok(false);
@@ -136,34 +136,35 @@ impl Writer {
             .map_err(failed("looking for an archived stream"))
     }
 
-    /// Whether the item of an origin is settled. One that tries a dead letter again is, once the letter is gone.
+    /// Returns whether the item of an origin is settled. The retry of a dead letter is settled if the dead letter is
+    /// gone.
     pub(super) fn is_settled(&mut self, origin: &Origin) -> Result<bool, Error> {
         match replayed(origin) {
-            Some(number) => letters::exists(&self.connection, number).map(|there| !there),
+            Some(number) => dead_letters::exists(&self.connection, number).map(|there| !there),
             None => self.ledgers.has(&self.connection, origin),
         }
     }
 
-    /// Settles the item of an origin. Where it tried a dead letter again, the letter goes away.
+    /// Settles the item of an origin. If it retried a dead letter, the dead letter is removed.
     pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
         match replayed(origin) {
-            Some(number) => self.remove_letter(number),
+            Some(number) => self.remove_dead_letter(number),
             None => self.ledgers.settle(&self.connection, origin),
         }
     }
 
-    /// A command of a ledger that can't be handled is dead-lettered and settled. One that was dead-lettered before keeps its
-    /// letter, with the newest reason.
+    /// Dead-letters and settles a command with an origin that can't be handled. If it retried a dead letter, that
+    /// dead letter stays and gets the new reason.
     pub(super) fn dead_letter_command(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         command: &Command,
         reason: &str,
     ) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
         let letter = super::appends::dead_letter(command, reason);
         match replayed(origin) {
-            Some(number) => letters::explain(&self.connection, number, &letter.reason),
+            Some(number) => dead_letters::explain(&self.connection, number, &letter.reason),
             None => {
                 self.dead_letter(batch, &letter, None)?;
                 self.ledgers.settle(&self.connection, origin)
@@ -172,7 +173,7 @@ impl Writer {
     }
 }
 
-/// The dead letter that an origin's command tries again.
+/// Returns the dead letter that the command of an origin retries, if it retries one.
 fn replayed(origin: &Origin) -> Option<u64> {
     LedgerName::is_of_dead_letters(&origin.ledger).then_some(origin.last)
 }

@@ -1,21 +1,21 @@
-//! How old something in the store is, whatever the wall clock does.
+//! The age of items in the store, whatever the wall clock does.
 //!
-//! A wall clock that jumps ahead must not make the store forget. So the store adds up how long hosts have run on it, and
-//! what is kept for a time is forgotten only when it is too old by both: by the wall clock and by the running time. What a
-//! crash loses of the running time makes things younger, never older.
+//! If the wall clock jumps ahead, the store must not drop items too early. So it adds up the time that hosts have run
+//! on it, and drops an item only when it is too old by both the wall clock and the running time. A crash may lose a
+//! part of the running time. This makes items younger, never older.
 
 use super::{Error, failed};
 use crate::clock::Clock;
 use rusqlite::{Connection, params};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How often the running time is noted in the store, in milliseconds.
+/// The interval at which the running time is written to the store, in milliseconds.
 const NOTE_EVERY_MS: u64 = 60_000;
 
-/// Wall and running time may drift apart by so much between two looks before that is a jump.
+/// The difference between wall time and running time, from one check to the next, that counts as a jump.
 const JUMP_MS: u64 = 60_000;
 
-/// The two times of one moment.
+/// A moment by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) wall_ms: u64,
@@ -23,23 +23,23 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// The bound below which something is older than a time by one of the clocks. Forget it if it is below both.
+    /// Returns the bounds below which an item is older than this age by each clock. Drop it only if it is below both.
     pub(super) fn before(self, age_ms: u64) -> Self {
         Self { wall_ms: self.wall_ms.saturating_sub(age_ms), running_ms: self.running_ms.saturating_sub(age_ms) }
     }
 }
 
-/// The running time of a store, and a watch on the wall clock.
+/// The running time of a store, with a check for jumps of the wall clock.
 pub(super) struct Age {
     clock: Clock,
-    /// What hosts had run before this one, less the clock's running time when it opened the store.
+    /// The running time of earlier hosts, minus the clock's running time when this host opened the store.
     offset_ms: i128,
     noted_ms: u64,
     seen: Moment,
 }
 
 impl Age {
-    /// Goes on where the last host ended.
+    /// Resumes the running time where the last host ended.
     pub(super) fn open(connection: &Connection, clock: Clock, jumps: &AtomicU64) -> Result<Self, Error> {
         let (running_ms, wall_ms): (u64, u64) = connection
             .query_row("SELECT running_ms, wall_ms FROM store", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -52,7 +52,7 @@ impl Age {
         Ok(Self { clock, offset_ms, noted_ms: running_ms, seen })
     }
 
-    /// The moment now.
+    /// Returns the current moment.
     pub(super) fn now(&self) -> Moment {
         Moment { wall_ms: self.clock.now_ms(), running_ms: self.running_ms() }
     }
@@ -61,7 +61,7 @@ impl Age {
         u64::try_from(self.offset_ms + i128::from(self.clock.running_ms())).unwrap_or(0)
     }
 
-    /// Notices a wall clock that went another way than time did.
+    /// Checks if the wall clock has jumped.
     pub(super) fn watch(&mut self, jumps: &AtomicU64) {
         let now = self.now();
         let expected_ms = self.seen.wall_ms + now.running_ms.saturating_sub(self.seen.running_ms);
@@ -71,12 +71,12 @@ impl Age {
         self.seen = now;
     }
 
-    /// Whether it is time to note the running time.
+    /// Returns whether it is time to write the running time.
     pub(super) fn is_due(&self) -> bool {
         self.running_ms() >= self.noted_ms + NOTE_EVERY_MS
     }
 
-    /// Notes the running time, in a transaction of the writer.
+    /// Writes the running time, in a transaction of the writer.
     pub(super) fn note(&mut self, connection: &Connection) -> Result<(), Error> {
         let Moment { wall_ms, running_ms } = self.now();
         connection

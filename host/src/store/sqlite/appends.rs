@@ -1,9 +1,9 @@
-//! Appending: dedup, expected version, positions, rows.
+//! Appends: deduplication, the expected version, positions and rows.
 
 use super::age::Moment;
 use super::fault::{self, FaultPoint};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
-use super::writer::{Batch, Writer};
+use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
     Command, DeadLetter, ExpectedVersion, Header, NewEvent, Outcome, Position, RecordedEvent, Remembered, StreamId,
@@ -14,18 +14,18 @@ use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// Outcomes are cleaned up once in so many.
+/// The number of stored outcomes after which old ones are deleted.
 pub(super) const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
 
-/// Where a stream is, as memory knows it.
+/// The version of a stream and whether it is archived, as kept in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
     pub(super) version: u64,
-    /// It takes no more events.
+    /// Whether it accepts no more events.
     pub(super) archived: bool,
 }
 
-/// Tells two commands with one id apart.
+/// Hashes a command. The hash tells different commands with the same id apart.
 pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in [
@@ -43,11 +43,11 @@ pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
 }
 
 impl Writer {
-    /// Records what became of a command. What can refuse it comes before the first write, but for the name of its
-    /// aggregate type.
+    /// Records the decision on a command. All checks that can refuse it come before the first write, except that the
+    /// name of its aggregate type may be written before.
     pub(super) fn append(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         append: Append,
         fingerprint: Option<[u8; 16]>,
     ) -> Result<Appended, Error> {
@@ -112,7 +112,7 @@ impl Writer {
 
     fn insert(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         command: &Command,
         key: Key,
         actual: Version,
@@ -187,7 +187,7 @@ impl Writer {
         Ok((number, stream.aggregate_id.clone()))
     }
 
-    /// Where a stream is: from the appends made lately, from the entries that are not indexed yet, or from the index,
+    /// Returns the version of a stream: from recent appends, from entries that are not indexed yet, or from the index,
     /// in this order.
     pub(super) fn head_of(&mut self, key: &Key) -> Result<Head, Error> {
         if let Some(&head) = self.heads.get(key) {
@@ -214,7 +214,8 @@ impl Writer {
         newest.map_or(Ok(0), |row| Ok(Chunk::read(row, 0)?.last_version()))
     }
 
-    /// A command id that was used before: the stored outcome for the same command, an error for another.
+    /// Fails if the command's id was used before: with the stored outcome if it is the same command, and with another
+    /// error if it is not.
     fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
         let since = self.remembered_since();
         let row = self
@@ -232,7 +233,7 @@ impl Writer {
             .map_err(failed("looking for an earlier outcome"))?;
         let Some((earlier, outcome, time_ms)) = row else { return Ok(()) };
         let id: Arc<str> = command.id.clone();
-        // Nothing that concerns the others in its transaction.
+        // This error must not affect the other requests of the transaction.
         let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| {
             Error::NotFound(format!(
                 "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its \
@@ -251,7 +252,7 @@ impl Writer {
         })
     }
 
-    /// Whether the manifest wants an outcome to be remembered.
+    /// Returns whether an outcome is remembered, according to the manifest.
     fn is_remembered(&self, outcome: &Outcome) -> bool {
         self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
     }
@@ -264,7 +265,7 @@ impl Writer {
         let failed = failed("storing an outcome");
         let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
         self.connection
-            // In the place of one that is not remembered any more.
+            // This may replace an outcome that is no longer remembered.
             .prepare_cached(
                 "INSERT OR REPLACE INTO outcomes (id, fingerprint, outcome, time_ms, running_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
             )
@@ -276,7 +277,7 @@ impl Writer {
         if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
             self.outcomes_stored = 0;
             let since = self.remembered_since();
-            // Only the oldest are looked at: what this costs must not grow with what is remembered.
+            // Only the oldest are checked, so that the cost does not grow with the number of outcomes.
             self.connection
                 .prepare_cached(
                     "DELETE FROM outcomes WHERE number IN (SELECT number FROM
@@ -291,13 +292,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Outcomes from before both of its times are forgotten, also while they are still there.
+    /// Returns the moment before which outcomes no longer count, even if they are not deleted yet.
     fn remembered_since(&self) -> Moment {
         self.age.now().before(self.options.outcomes_window_ms)
     }
 }
 
-/// Says at which version the stream is, if that is what the decision was made on.
+/// Returns the version of the stream, or fails if the decision was made on another version.
 fn refuse_unexpected(command: &Command, expected: ExpectedVersion, head: Head) -> Result<Version, Error> {
     let actual = Version(head.version);
     if expected.allows(actual) {
@@ -307,7 +308,7 @@ fn refuse_unexpected(command: &Command, expected: ExpectedVersion, head: Head) -
     }
 }
 
-/// The event as readers get it.
+/// Makes the event in the form that readers get.
 fn recorded(
     command: &Command,
     position: u64,
@@ -331,13 +332,13 @@ fn recorded(
     }
 }
 
-/// What each event of a command holds beside its own name and payload.
+/// Returns the bytes that each event of a command has besides its name and payload.
 fn shared_bytes(command: &Command) -> usize {
     let Command { stream, id, correlation_id, headers, .. } = command;
     stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(Header::bytes).sum::<usize>()
 }
 
-/// A name that a plugin or a sender chose, short enough for a sentence.
+/// Shortens a name that a plugin or a sender chose, for use in a message.
 fn clipped(name: &str) -> String {
     const SHOWN: usize = 200;
     let mut text: String = name.chars().take(SHOWN).collect();
@@ -347,7 +348,7 @@ fn clipped(name: &str) -> String {
     text
 }
 
-/// A command from a ledger that can't be handled. The ledger's name tells the place.
+/// Makes the dead letter of a command with an origin. Its place comes from the name of the ledger.
 pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
     let (consumer, place) = match &command.origin {
         Some(origin) => (origin.consumer().to_owned(), origin.place()),

@@ -1,8 +1,8 @@
-//! Copying a store, also while it is written to.
+//! Backups: copying a store, even while a host writes to it.
 //!
-//! The copy is of one moment. It is made page by page through a connection of its own, which holds that moment's view:
-//! the writer waits for nothing, and only its log can't shrink until the copy is done. The file appears under its name
-//! when it is whole and on the disk.
+//! The copy shows the store at one moment. It is made page by page through its own connection, which holds a snapshot
+//! of that moment. The writer does not wait; only its write-ahead log can't shrink until the copy is done. The file
+//! gets its name when it is complete and on the disk.
 
 use super::{Error, failed, schema};
 use crate::store::Backup;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Pages in one step: a mebibyte.
 const STEP_PAGES: i32 = 256;
 
-/// Between two steps the disk is the writer's.
+/// The pause between two steps, which leaves the disk to the writer.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Copies a store that no host has open into a new file.
@@ -25,7 +25,7 @@ pub fn backup(store: &Path, to: &Path) -> Result<Backup, Error> {
     copy(&schema::open_for_inspection(store)?, to)
 }
 
-/// Copies what a connection sees into a new file.
+/// Copies the store that a connection sees into a new file.
 pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     let started = Instant::now();
     let doing = format!("copying the store to {}", to.display());
@@ -40,9 +40,9 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
         return Err(exists(to));
     }
     let folder = folder_of(to);
-    // Whoever may read the store may read the copy.
+    // The copy gets the permissions of the store.
     let permissions = fs::metadata(from.path().unwrap_or_default()).map_err(io_failed)?.permissions();
-    // Of a name that nobody else has, and gone where it does not become the copy.
+    // The temporary file has a unique name, and is deleted if it does not become the copy.
     let aside = tempfile::Builder::new()
         .prefix(to.file_name().unwrap_or_default())
         .suffix(".part")
@@ -60,7 +60,8 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms: started.elapsed().as_millis() as u64 })
 }
 
-/// Names beside the store that are, or may become, files of the host: a copy there would be taken for one of them.
+/// Returns whether the host uses a name beside the store, now or later. A copy with that name would be mistaken for its
+/// own file.
 fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
     const BEGINNINGS: [&str; 4] = ["events.", "snapshots.", "host.json", "dev-broker"];
     let folder = |file: &Path| folder_of(file).canonicalize().ok();
@@ -73,22 +74,22 @@ fn folder_of(file: &Path) -> &Path {
 }
 
 fn exists(to: &Path) -> Error {
-    Error::Invalid(format!("{} exists: give the copy a name of its own", to.display()))
+    Error::Invalid(format!("{} exists: choose another name for the copy", to.display()))
 }
 
-/// Leaves the disk to the writer for a moment.
+/// Pauses to leave the disk to the writer.
 #[expect(clippy::disallowed_methods, reason = "a pause is a few milliseconds of a copy that is not interrupted")]
 fn give_way() {
     std::thread::sleep(PAUSE);
 }
 
-/// Copies all pages of one moment, and says which event is the newest in it.
+/// Copies all pages as they are at one moment, and returns the position of the newest event.
 fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
     let failed = failed(doing);
     let mut copy = Connection::open(to).map_err(&failed)?;
-    // It is written to the disk once, at the end.
+    // The copy is synced to the disk once, at the end.
     copy.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").map_err(&failed)?;
-    // The view lasts as long as the transaction: without it the copy would begin anew with every commit of the writer.
+    // The transaction keeps the snapshot. Without it, the copy would restart with every commit of the writer.
     let view = from.unchecked_transaction().map_err(&failed)?;
     let newest = "SELECT coalesce(max(position), 0) FROM events";
     let position = view.query_row(newest, [], |row| row.get(0)).map_err(&failed)?;
@@ -97,7 +98,7 @@ fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
         give_way();
     }
     drop(backup);
-    // A file of its own, without a log beside it; whoever opens it for writing makes one.
+    // The copy is a single file without a write-ahead log. Whoever opens it for writing creates one.
     copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(&failed)?;
     view.finish().map_err(&failed)?;
     copy.close().map_err(|(_, error)| failed(error))?;

@@ -1,4 +1,4 @@
-//! Names stored once: aggregate types and event types by number.
+//! The dictionary of names: aggregate types and event types are stored once, and rows have their numbers.
 
 use crate::model::QuickMap;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -12,17 +12,17 @@ pub(super) struct EventType {
     pub(super) name: Arc<str>,
 }
 
-/// A connection's memory of the names. It only grows; a number never changes its meaning.
+/// A connection's cache of the names. It only grows, because a number never changes its meaning.
 #[derive(Default)]
 pub(super) struct Dictionary {
     aggregate_types: QuickMap<Arc<str>, i64>,
-    /// By the aggregate type's number.
+    /// The numbers of event types, by the number of their aggregate type.
     event_types: QuickMap<i64, QuickMap<Arc<str>, i64>>,
     by_number: QuickMap<i64, EventType>,
 }
 
 impl Dictionary {
-    /// The number of an aggregate type, if any event of it was ever stored.
+    /// Returns the number of an aggregate type, if any of its events was ever stored.
     pub(super) fn find_aggregate_type(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
         if let Some(&number) = self.aggregate_types.get(name) {
             return Ok(Some(number));
@@ -37,7 +37,7 @@ impl Dictionary {
         Ok(found)
     }
 
-    /// The number of an aggregate type, given to it now if it is new.
+    /// Returns the number of an aggregate type, and assigns one if the type is new.
     pub(super) fn aggregate_type(&mut self, connection: &Connection, name: &Arc<str>) -> rusqlite::Result<i64> {
         if let Some(number) = self.find_aggregate_type(connection, name)? {
             return Ok(number);
@@ -48,7 +48,7 @@ impl Dictionary {
         Ok(number)
     }
 
-    /// The number of an event type, given to it now if it is new.
+    /// Returns the number of an event type, and assigns one if the type is new.
     pub(super) fn event_type(
         &mut self,
         connection: &Connection,
@@ -79,7 +79,7 @@ impl Dictionary {
         Ok(number)
     }
 
-    /// The names behind a number.
+    /// Returns the names of a number.
     pub(super) fn names(&mut self, connection: &Connection, number: i64) -> rusqlite::Result<&EventType> {
         let unknown = match self.by_number.entry(number) {
             Entry::Occupied(known) => return Ok(known.into_mut()),

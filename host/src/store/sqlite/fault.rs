@@ -1,9 +1,9 @@
-//! Named points between two steps of the writer at which a test can have the process killed.
+//! Fault points: named places between two steps of the writer where a test can kill the process.
 //!
-//! They are in every build, so that what is tested is what runs: a cargo feature would make another program of it.
-//! A point costs a load and a branch that is always predicted, some nanoseconds in a transaction of milliseconds.
-//! Only the environment arms one, when the process first passes any: `WASMILL_KILL_AT=POINT:N` kills the process
-//! by SIGKILL when it passes `POINT` for the N-th time. Nothing here knows what a point stands between.
+//! They are in every build, because with a cargo feature the tests would run another program than users do. A point
+//! costs a load and a well-predicted branch: nanoseconds in a transaction of milliseconds. Only the environment arms a
+//! point, and it is read when the process first passes any. `WASMILL_KILL_AT=POINT:N` kills the process by SIGKILL when
+//! it passes `POINT` for the N-th time. Nothing here knows the steps around a point.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +19,10 @@ macro_rules! points {
         pub enum FaultPoint { $($point,)* }
 
         impl FaultPoint {
-            /// All of them, in the order in which a process passes them.
+            /// All points, in the order in which a process passes them.
             pub const ALL: &[Self] = &[$(Self::$point,)*];
 
-            /// What the environment calls it.
+            /// Returns the name of the point in the environment variable.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$point => $name,)* }
             }
@@ -39,9 +39,9 @@ points! {
     EventInserted "event-inserted",
     EventsInserted "events-inserted",
     OutcomeRemembered "outcome-remembered",
-    LetterKept "letter-kept",
-    LetterExplained "letter-explained",
-    LetterRemoved "letter-removed",
+    DeadLetterKept "dead-letter-kept",
+    DeadLetterExplained "dead-letter-explained",
+    DeadLetterRemoved "dead-letter-removed",
     StreamArchived "stream-archived",
     StreamRestored "stream-restored",
     FactKept "fact-kept",
@@ -70,7 +70,7 @@ points! {
 }
 
 impl FaultPoint {
-    /// Whether a process passes it only while it makes a store.
+    /// Returns whether a process passes the point only while it creates a store.
     pub fn is_of_making(self) -> bool {
         matches!(self, Self::TablesMade | Self::MadeAside | Self::MovedIntoPlace)
     }
@@ -83,7 +83,7 @@ struct Armed {
 
 static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 
-/// The process is at a point; the last moment of its life where this one is armed.
+/// Passes a point. If the point is armed, this kills the process.
 #[inline]
 pub(super) fn at(point: FaultPoint) {
     if let Some(armed) = ARMED.get_or_init(arm)

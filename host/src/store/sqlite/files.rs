@@ -1,7 +1,7 @@
-//! What is wrong with a store's files that SQLite would not say, or only when it is too late.
+//! Checks of a store's files for problems that SQLite would not report, or would report too late.
 //!
-//! SQLite replays a log onto whatever file it lies beside, and reads a page that is missing from a file as zeros. So
-//! this is looked at before SQLite opens them.
+//! SQLite replays a write-ahead log onto any file with the matching name, and reads a page that is missing from a file
+//! as zeros. So the files are checked before SQLite opens them.
 
 use super::Error;
 use crate::exhaustion;
@@ -10,23 +10,23 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// What to do where a store can't be used as it is.
+/// The remedy if a store can't be used as it is.
 pub(super) const RESTORE: &str = "restore it from a backup (put the copy in its place and delete the files beside it \
                                   that end in -wal and -shm), or delete all three to begin with nothing";
 
-/// The header of a database file, as far as it is looked at.
+/// The bytes of the header of a database file.
 const HEADER: usize = 100;
 
-/// Where the header has the number that ties a log to its file: SQLite's application id.
+/// The offset in the header of the number that ties a log to its file: SQLite's application id.
 pub(super) const LOG_MARK_AT: usize = 68;
 
-/// At the head of a log.
+/// The bytes of the header of a log.
 const LOG_HEADER: usize = 32;
 
-/// Before each page in a log: its number, and six more numbers.
+/// The bytes before each page in a log: the number of the page, and five more numbers.
 const FRAME_HEADER: usize = 24;
 
-/// The log of a store.
+/// Returns the path of a store's write-ahead log.
 pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
@@ -50,14 +50,14 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
                 log.display()
             )));
         }
-        // SQLite might find a descriptor a moment later, and open what nobody has looked at.
+        // SQLite might get a descriptor a moment later, and open a file that is not checked.
         Err(error) if exhaustion::remedy(&error).is_some() => return Err(io_failed(error)),
-        // SQLite says what is wrong with it.
+        // SQLite reports what is wrong with the file.
         _ => return Ok(()),
     };
     let length = file.metadata().map_err(io_failed)?.len();
     let damaged = |how: &str| Err(Error::Failed(format!("the store {} is damaged, {how}: {RESTORE}", path.display())));
-    // SQLite takes a single byte for nothing, too.
+    // SQLite also treats a single byte as an empty file.
     if length <= 1 {
         return damaged("it is empty");
     }
@@ -65,7 +65,7 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
     if !has_log || file.read_exact(&mut header).is_err() {
         return Ok(());
     }
-    // A store has a log from its first moment, and its header says so. A copy's does not.
+    // The header of a store says from the beginning that it has a log. The header of a copy does not.
     if header[18] == 1 {
         return Err(not_its_log(path));
     }
@@ -75,15 +75,15 @@ pub(super) fn refuse_unfit(path: &Path) -> Result<(), Error> {
     };
     let (mark, pages) = (be_u32(&header, LOG_MARK_AT), u64::from(be_u32(&header, 28)));
     let there = length / page_bytes;
-    // In a sound log, the first transaction is enough to tell.
+    // If the log is sound, its first transaction is enough.
     let is_enough = |log: &Log| there >= pages && log.follows_on(mark);
     let in_log = Log::read(&log, page_bytes as usize, is_enough).map_err(io_failed)?;
     if !in_log.follows_on(mark) {
         return Err(not_its_log(path));
     }
     if there < pages {
-        // As it may be after a crash while the log was folded: then the log still has what is missing.
-        // The page in which other programs' locks are is never written.
+        // A crash during a WAL checkpoint may leave the file like this. Then the log still has the missing pages.
+        // The page with SQLite's locks is never written.
         let locks = (1 << 30) / page_bytes + 1;
         if let Some(missing) = (there + 1..=pages).find(|page| *page != locks && !in_log.pages.contains(page)) {
             return damaged(&format!("its page {missing} of {pages} is missing"));
@@ -101,18 +101,18 @@ fn not_its_log(path: &Path) -> Error {
     ))
 }
 
-/// What the committed transactions of a log have changed. The form and the checksums are SQLite's, and documented as fixed
+/// The changes of the committed transactions in a log. SQLite documents its format and checksums, which do not change
 /// (<https://sqlite.org/fileformat2.html#walformat>).
 #[derive(Default)]
 struct Log {
-    /// The numbers of the pages.
+    /// The numbers of the changed pages.
     pages: HashSet<u64>,
     /// The marks in the versions of the first page.
     marks: Vec<u32>,
 }
 
 impl Log {
-    /// Reads a log, as far as `is_enough` does not say after a transaction that it has seen enough.
+    /// Reads a log until `is_enough` returns true after a transaction.
     fn read(path: &Path, page_bytes: usize, is_enough: impl Fn(&Self) -> bool) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
         let (mut log, mut pending) = (Self::default(), Self::default());
@@ -122,7 +122,7 @@ impl Log {
         }
         let mut sum = Checksum { is_big_endian: header[3] & 1 == 1, sums: (0, 0) };
         sum.add(&header[..24]);
-        // Frames of an earlier round of the log have other salts, and what was not written whole has another sum.
+        // Frames of an earlier round of the log have other salts, and an incomplete frame has a wrong checksum.
         let mut is_whole = sum.is(&header[24..]);
         while is_whole && file.read_exact(&mut frame).is_ok() && file.read_exact(&mut page).is_ok() {
             sum.add(&frame[..8]);
@@ -146,7 +146,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Whether the log follows on a file with this mark. Each log raises it in its first transaction.
+    /// Returns whether the log belongs to a file with this mark. Each log raises the mark in its first transaction.
     fn follows_on(&self, mark: u32) -> bool {
         let Some(first) = self.marks.first() else { return true };
         first.wrapping_sub(1) == mark || self.marks.contains(&mark)

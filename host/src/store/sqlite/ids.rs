@@ -1,15 +1,15 @@
-//! Ids for events: UUID version 7, increasing in the order in which they are minted.
+//! Ids of events: UUIDs of version 7, which increase in the order in which they are made.
 //!
-//! The writer mints an id for each event, so it must not cost a call into the operating system. The 12 bits after the
-//! milliseconds count within a millisecond; the other 62 are random. A full count borrows from the next millisecond.
+//! The writer makes an id for each event, so this must not need a system call. The 12 bits after the milliseconds count
+//! within a millisecond, and the other 62 bits are random. If the count is full, it continues in the next millisecond.
 
 use crate::clock::Clock;
 use uuid::{Builder, Uuid};
 
-/// Ids in a millisecond: what 12 bits count.
+/// The number of ids in a millisecond, which is what 12 bits can count.
 const PER_MS: u16 = 1 << 12;
 
-/// Mints ids. One of these serves one store.
+/// A generator of ids. Each store has one.
 pub(super) struct Ids {
     clock: Clock,
     random: fastrand::Rng,
@@ -18,19 +18,19 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Mints ids of the times that a clock shows.
+    /// Makes a generator that uses this clock.
     pub(super) fn new(clock: Clock) -> Self {
-        // Seeded by the operating system, through the first half of a random id.
+        // The operating system gives the seed, as a part of a random id.
         let seed = Uuid::now_v7().as_u128() as u64;
         Self { clock, random: fastrand::Rng::with_seed(seed), ms: 0, count: 0 }
     }
 
-    /// The next id.
+    /// Returns the next id.
     pub(super) fn next(&mut self) -> Uuid {
         self.next_at(self.clock.now_ms())
     }
 
-    /// A clock that goes back does not bring the ids back.
+    /// Returns the next id at a time. Ids increase even if the clock goes back.
     fn next_at(&mut self, now_ms: u64) -> Uuid {
         if now_ms > self.ms {
             (self.ms, self.count) = (now_ms, 0);

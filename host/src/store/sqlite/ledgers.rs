@@ -1,6 +1,7 @@
-//! The ledgers as the writer holds them: changed in memory, written once per transaction.
+//! The writer's ledgers, which are changed in memory and written once per transaction.
 
 use super::fault::{self, FaultPoint};
+use super::outbox::Queue;
 use super::rows;
 use super::{Error, failed};
 use crate::model::{LedgerName, Origin, Origins, QuickMap};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Ledgers {
     open: Vec<Open>,
-    /// Where in `open`.
+    /// The index of each ledger in `open`.
     places: QuickMap<Arc<str>, usize>,
 }
 
@@ -23,17 +24,17 @@ struct Open {
 }
 
 impl Ledgers {
-    /// Whether the item of an origin is settled already.
+    /// Returns whether the item of an origin is settled.
     pub(super) fn has(&mut self, connection: &Connection, origin: &Origin) -> Result<bool, Error> {
         Ok(self.get(connection, &origin.ledger)?.ledger.has(origin.last))
     }
 
-    /// Settles the item of an origin, and what Kafka left out before it.
+    /// Settles the item of an origin, and the offsets that Kafka left out before it.
     pub(super) fn settle(&mut self, connection: &Connection, origin: &Origin) -> Result<(), Error> {
         self.settle_range(connection, &origin.ledger, origin.first, origin.last)
     }
 
-    /// The first item of these that is settled already, if one is.
+    /// Returns the first of these items that is already settled, if there is one.
     pub(super) fn settled_of(&mut self, connection: &Connection, origins: &Origins) -> Result<Option<Origin>, Error> {
         let Origins { ledger: name, items, .. } = origins;
         let ledger = &self.get(connection, name)?.ledger;
@@ -41,7 +42,7 @@ impl Ledgers {
         Ok(settled.map(|&item| Origin { ledger: name.clone(), first: item, last: item }))
     }
 
-    /// Settles these items, and what Kafka left out before each.
+    /// Settles these items, and the offsets that Kafka left out before each of them.
     pub(super) fn settle_all(&mut self, connection: &Connection, origins: &Origins) -> Result<(), Error> {
         let Some(&last) = origins.items.last() else { return Ok(()) };
         self.settle_range(connection, &origins.ledger, origins.first, last)
@@ -53,12 +54,12 @@ impl Ledgers {
         if next > open.ledger.next {
             open.ledger.settle(0, next - 1);
         }
-        // Also where it starts at 0: that it has started must not be forgotten.
+        // This is also written if it starts at 0, so that the store knows that it has started.
         open.dirty = true;
         Ok(())
     }
 
-    /// Lets a ledger go on from a number, whatever was settled.
+    /// Lets a ledger resume at a number, whatever was settled before.
     pub(super) fn reset(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
         let open = self.get(connection, name)?;
         open.ledger = Ledger { next, ..Ledger::default() };
@@ -66,7 +67,7 @@ impl Ledgers {
         Ok(())
     }
 
-    /// Writes what changed, and forgets the commands of subscriptions that are settled now.
+    /// Writes the changed ledgers, and deletes the commands of subscriptions that are now settled.
     pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
         let failed = failed("writing a ledger");
         for open in self.open.iter_mut().filter(|open| open.dirty) {
@@ -78,10 +79,8 @@ impl Ledgers {
                 .map_err(&failed)?;
             fault::at(FaultPoint::LedgerWritten);
             if let Some(LedgerName::Commands(subscription)) = LedgerName::parse(name) {
-                connection
-                    // The bound on `first` follows from that on `last`, and keeps it from looking at all that is waiting.
-                    .prepare_cached("DELETE FROM outbox_commands WHERE subscription = ?1 AND first < ?2 AND last < ?2")
-                    .and_then(|mut delete| delete.execute(params![subscription.to_string(), open.ledger.next]))
+                Queue::Commands(&subscription.to_string())
+                    .remove_below(connection, open.ledger.next)
                     .map_err(&failed)?;
                 fault::at(FaultPoint::CommandsForgotten);
             }
@@ -90,7 +89,7 @@ impl Ledgers {
         Ok(())
     }
 
-    /// After a rollback memory may be ahead of the file.
+    /// Drops everything in memory, which may be ahead of the file after a rollback.
     pub(super) fn forget(&mut self) {
         self.open.clear();
         self.places.clear();

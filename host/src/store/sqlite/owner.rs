@@ -1,12 +1,12 @@
-//! Whose store it is: its identity, and which of its openers may write.
+//! The ownership of a store: its identity, and which of the processes that opened it may write.
 //!
-//! The lock on `events.lock` keeps a second host away, as long as nobody deletes that file. This is the fence behind it,
+//! The lock on `events.lock` keeps a second host away, as long as nobody deletes that file. Behind it there is a fence
 //! in the store itself: whoever opens the store for writing raises its owner epoch, and each transaction of a writer
-//! begins with a look at the epoch. SQLite lets one connection write at a time, so a writer either commits before the
-//! next owner has read anything, or finds the new epoch and writes nothing more.
+//! first checks the epoch. SQLite lets only one connection write at a time. So a writer either commits before the next
+//! owner has read anything, or it finds the new epoch and writes nothing more.
 //!
-//! An owner also loses a store whose file or log another program has removed, replaced or cut. SQLite would only find that some
-//! page is wrong, and the next fold of the log would hide what was done.
+//! An owner also loses a store if another program has removed, replaced or cut its file or log. SQLite would only
+//! notice that some page is wrong, and the next WAL checkpoint would hide what happened.
 
 use super::{Error, failed, files};
 use crate::store::Loss;
@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How often a writer that has nothing to do looks whether the store is still its own.
+/// The interval at which an idle writer checks that it still owns the store.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The number in the header of the file, at [`files::LOG_MARK_AT`], that ties a log to the file that it follows on.
 const LOG_MARK: &str = "application_id";
 
-/// Raises the mark: in the first transaction of each log. So the file that the log follows on has the mark before it, or one
-/// that is in the log: see [`files::refuse_unfit`].
+/// Raises the mark, in the first transaction of each log. So the file of a log has either the mark before this one, or
+/// a mark that is in the log. See [`files::refuse_unfit`].
 pub(super) fn mark_log(connection: &Connection) -> Result<(), Error> {
     connection
         .pragma_query_value(None, LOG_MARK, |row| row.get::<_, i32>(0))
@@ -31,21 +31,21 @@ pub(super) fn mark_log(connection: &Connection) -> Result<(), Error> {
         .map_err(failed("marking the store's log"))
 }
 
-/// Gives a new store its identity, and a mark that no other store is likely to have.
+/// Gives a new store its identity and a random mark, so that two stores hardly ever have the same one.
 pub(super) fn name(connection: &Connection) -> rusqlite::Result<()> {
     let insert = "INSERT INTO store (number, identity, owner_epoch, running_ms, wall_ms) VALUES (1, ?1, 0, 0, 0)";
     connection.execute(insert, params![Uuid::now_v7().as_bytes()])?;
     connection.pragma_update(None, LOG_MARK, fastrand::i32(..))
 }
 
-/// The identity of a store.
+/// Returns the identity of a store.
 pub(super) fn identity(connection: &Connection) -> Result<Uuid, Error> {
     let select = "SELECT identity FROM store";
     let bytes = connection.query_row(select, [], |row| row.get(0)).map_err(failed("reading the store's identity"))?;
     Ok(Uuid::from_bytes(bytes))
 }
 
-/// The ownership that an opener took.
+/// The ownership of a store that this process has taken.
 pub(super) struct Ownership {
     epoch: i64,
     file: PathBuf,
@@ -55,22 +55,22 @@ pub(super) struct Ownership {
     next_look: Instant,
 }
 
-/// A file as it was when it was last looked at.
+/// The state of a file at the last check.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// Device and inode.
+    /// The device and the inode.
     place: (u64, u64),
     bytes: u64,
 }
 
 impl Seen {
-    /// Looks at a file, without opening it: a process that closes a file gives up SQLite's locks on it.
+    /// Reads the state of a file without opening it, because a process that closes a file loses SQLite's locks on it.
     fn look(file: &Path) -> Option<Self> {
         let found = std::fs::metadata(file).ok()?;
         Some(Self { place: (found.dev(), found.ino()), bytes: found.len() })
     }
 
-    /// Looks again, and fails if the file is gone, another one, or shorter.
+    /// Reads the state again, and fails if the file is gone, was replaced, or is shorter.
     fn again(self, file: &Path) -> Result<Self, Error> {
         let how = match Self::look(file) {
             None => Loss::Removed,
@@ -83,7 +83,7 @@ impl Seen {
 }
 
 impl Ownership {
-    /// Takes the store over from every earlier opener.
+    /// Takes over the store from every earlier owner.
     pub(super) fn take(connection: &Connection, file: &Path) -> Result<Self, Error> {
         let failed = failed("taking the store over");
         let update = "UPDATE store SET owner_epoch = owner_epoch + 1 RETURNING owner_epoch";
@@ -101,13 +101,13 @@ impl Ownership {
         Ok(Self { epoch, file: file.to_owned(), log, file_seen, log_seen, next_look })
     }
 
-    /// Fails if another opener has taken the store since. Exact within a write transaction.
+    /// Fails if another process has taken over the store since. The result is reliable within a write transaction.
     pub(super) fn check(&mut self, connection: &Connection) -> Result<(), Error> {
         let epoch: Result<i64, Error> = connection
             .prepare_cached("SELECT owner_epoch FROM store WHERE number = 1")
             .and_then(|mut select| select.query_row([], |row| row.get(0)))
             .map_err(failed("looking whose the store is"));
-        // Before the files: a host that has taken the store over also cuts its log.
+        // This comes before the check of the files, because a host that has taken over the store also cuts its log.
         if epoch.as_ref().is_ok_and(|epoch| *epoch != self.epoch) {
             return Err(lost(Loss::TakenOver, &self.file));
         }
@@ -119,16 +119,16 @@ impl Ownership {
         epoch.map(drop)
     }
 
-    /// Fails if another program has removed, replaced or cut the file or the log. What is written into a file that has lost
-    /// its name is lost when the process ends. Both only grow, but for [`Self::log_cut`].
+    /// Fails if another program has removed, replaced or cut the file or the log. What is written to a removed file is
+    /// lost when the process ends. Both files only grow, except for [`Self::log_cut`].
     pub(super) fn check_files(&mut self) -> Result<(), Error> {
         let look = || -> Result<_, Error> { Ok((self.file_seen.again(&self.file)?, self.log_seen.again(&self.log)?)) };
-        // If they are lost, the next transaction finds it too.
+        // If they are lost, the next transaction must find this too.
         (self.file_seen, self.log_seen) = look().inspect_err(|_| self.next_look = Instant::now())?;
         Ok(())
     }
 
-    /// The owner has cut the log itself.
+    /// Notes that the owner itself has cut the log.
     pub(super) fn log_cut(&mut self) {
         self.log_seen.bytes = 0;
     }

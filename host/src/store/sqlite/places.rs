@@ -1,5 +1,6 @@
-//! The places that parts of a manifest keep in the store: listed, carried over to another name, or forgotten.
+//! The places that parts of a manifest have in the store: listing them, moving one to another name, and removing one.
 
+use super::outbox::{self, Queue};
 use super::writer::Writer;
 use super::{Error, failed, rows, schema};
 use crate::model::{Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
@@ -9,13 +10,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The places in a store that no host has open.
+/// Returns the places in a store that no host has open.
 pub fn places(path: &Path) -> Result<Vec<Place>, Error> {
     let _lock = schema::lock_existing(path)?;
     of(&schema::open_for_inspection(path)?)
 }
 
-/// The places that a connection sees, by kind and name.
+/// Returns the places that a connection sees, by kind and name.
 pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     let mut places: BTreeMap<Part, (Vec<String>, u64)> = BTreeMap::new();
     let mut add = |part: Option<Part>, at: Option<String>, pending: u64| {
@@ -62,12 +63,12 @@ fn summary(at: &[String]) -> String {
     }
 }
 
-/// The part whose subscription has this name.
+/// Returns the part whose subscription has this name.
 fn of_subscription(name: &str) -> Option<Part> {
     Some(subscriber(SubscriptionName::parse(name)))
 }
 
-/// The part whose ledger has this name.
+/// Returns the part whose ledger has this name.
 fn of_ledger(name: &str) -> Option<Part> {
     match LedgerName::parse(name)? {
         LedgerName::Partition(partition) => Some(source(partition.source)),
@@ -76,7 +77,7 @@ fn of_ledger(name: &str) -> Option<Part> {
     }
 }
 
-/// The part that keeps a position under this name. A sink of messages is no part that can be renamed.
+/// Returns the part that keeps a position under this name. A sink of messages is not a part that can be renamed.
 fn of_sink(name: &str) -> Option<Part> {
     match SinkName::parse(name) {
         SinkName::Messages(_) => None,
@@ -85,7 +86,7 @@ fn of_sink(name: &str) -> Option<Part> {
     }
 }
 
-/// The part that keeps a fact under this name.
+/// Returns the part that keeps a fact under this name.
 fn of_fact(name: &str) -> Option<Part> {
     match FactName::parse(name)? {
         FactName::Starts(name) | FactName::TopicId { source: name, .. } => Some(source(name)),
@@ -105,12 +106,9 @@ fn source(name: &str) -> Part {
     Part { kind: PartKind::Source, name: name.to_owned() }
 }
 
-/// The commands of the outbox: subscription, first and last number of each step.
+/// Returns the steps with commands in the outbox: subscription, first and last number of each.
 fn steps(connection: &Connection) -> Result<Vec<(String, u64, u64)>, Error> {
-    connection
-        .prepare("SELECT subscription, first, last FROM outbox_commands")
-        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect())
-        .map_err(failed("listing the commands of the outbox"))
+    outbox::commands(connection).map_err(failed("listing the commands of the outbox"))
 }
 
 fn list(connection: &Connection, sql: &str) -> Result<Vec<(String, u64)>, Error> {
@@ -120,20 +118,20 @@ fn list(connection: &Connection, sql: &str) -> Result<Vec<(String, u64)>, Error>
         .map_err(failed("listing what parts have done"))
 }
 
-/// A column of names of parts.
+/// A column that has names of parts.
 struct Column {
     table: &'static str,
     name: &'static str,
-    /// Whose a name is.
+    /// Returns the owner of a name.
     owner: fn(&str) -> Option<Part>,
-    /// The same name with another part as its owner.
+    /// Returns the same name with another owner.
     with_owner: fn(&str, &str) -> Option<String>,
 }
 
-/// All columns of names of parts.
+/// All columns that have names of parts.
 const COLUMNS: [Column; 5] = [
     Column { table: "checkpoints", name: "subscription", owner: of_subscription, with_owner: subscription_of },
-    Column { table: "outbox_commands", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "outbox", name: "queue", owner: of_subscription, with_owner: subscription_of },
     Column { table: "ledgers", name: "name", owner: of_ledger, with_owner: ledger_of },
     Column { table: "sinks", name: "name", owner: of_sink, with_owner: sink_of },
     Column { table: "facts", name: "name", owner: of_fact, with_owner: fact_of },
@@ -156,7 +154,7 @@ fn fact_of(name: &str, owner: &str) -> Option<String> {
 }
 
 impl Column {
-    /// The names that are a part's.
+    /// Returns the names that belong to a part.
     fn names_of(&self, connection: &Connection, part: &Part) -> Result<Vec<String>, Error> {
         let Self { table, name, owner, .. } = self;
         let names: rusqlite::Result<Vec<String>> = connection
@@ -168,14 +166,14 @@ impl Column {
 }
 
 impl Writer {
-    /// Gives the place of a part to another name, which has none.
+    /// Moves the place of a part to another name, which must not have one.
     pub(super) fn carry_over(&mut self, from: &Part, to: &str) -> Result<(), Error> {
         let to = Part { kind: from.kind, name: to.to_owned() };
-        // What is settled in this transaction stands in memory until then.
+        // The ledgers' changes of this transaction are still in memory.
         self.ledgers.write(&self.connection)?;
         let places = of(&self.connection)?;
         if let Some(place) = places.iter().find(|place| place.part == to) {
-            return Err(Error::Invalid(format!("{from} can't be carried over: the store has {place} already")));
+            return Err(Error::Invalid(format!("{from} can't be carried over: the store already has {place}")));
         }
         if !places.iter().any(|place| place.part == *from) {
             return Err(Error::NotFound(format!("the store has no {from}")));
@@ -192,41 +190,40 @@ impl Writer {
                 let new = (column.with_owner)(&old, &to.name).expect("a name with an owner can have another");
                 let Column { table, name, .. } = column;
                 self.change(&format!("UPDATE {table} SET {name} = ?2 WHERE {name} = ?1"), &[&old, &new])?;
-                if *table == "outbox_commands" {
+                if *table == "outbox" {
                     self.rename_commands(&new)?;
                 }
             }
         }
-        self.rename_letters(from, to)
+        self.rename_dead_letters(from, to)
     }
 
-    /// The commands of the outbox say themselves which ledger they are of.
+    /// Renames the ledger in the commands of the outbox.
     fn rename_commands(&self, subscription: &str) -> Result<(), Error> {
         let failed = failed("carrying commands over");
         let ledger: Arc<str> = SubscriptionName::parse(subscription).ledger().to_string().into();
-        let mut select = self
-            .connection
-            .prepare("SELECT number, body FROM outbox_commands WHERE subscription = ?1")
-            .map_err(&failed)?;
-        let found = select.query_map([subscription], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
-        let found: Vec<_> = found.and_then(Iterator::collect).map_err(&failed)?;
-        for (number, body) in found {
+        let queue = Queue::Commands(subscription);
+        for outbox::Row { first, body, .. } in queue.rows(&self.connection).map_err(&failed)? {
             let mut commands: Vec<Command> =
                 rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
             commands.iter_mut().filter_map(|command| command.origin.as_mut()).for_each(|origin| {
                 origin.ledger = ledger.clone();
             });
             let body = rows::encode(&commands)?;
-            self.connection
-                .execute("UPDATE outbox_commands SET body = ?2 WHERE number = ?1", params![number, body])
-                .map_err(&failed)?;
+            queue.replace(&self.connection, first, &body).map_err(&failed)?;
         }
         Ok(())
     }
 
-    /// Dead letters name who put them aside; a source and a subscription may have one name.
-    fn rename_letters(&self, from: &Part, to: &Part) -> Result<(), Error> {
+    /// Renames the consumer of dead letters. A source and a subscription may have the same name, so the content
+    /// decides.
+    fn rename_dead_letters(&self, from: &Part, to: &Part) -> Result<(), Error> {
         let failed = failed("carrying dead letters over");
+        if from.kind == PartKind::Source {
+            // Commands of the source's subscriber are dead-lettered under the name of its subscription.
+            let [old, new] = [from, to].map(|part| SubscriptionName::Source(&part.name).to_string());
+            self.change("UPDATE dead_letters SET consumer = ?2 WHERE consumer = ?1", &[&old, &new])?;
+        }
         let mut select =
             self.connection.prepare("SELECT number, content FROM dead_letters WHERE consumer = ?1").map_err(&failed)?;
         let found = select.query_map([&from.name], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
@@ -242,7 +239,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets the place of a part. Dead letters stay.
+    /// Removes the place of a part. Its dead letters stay.
     pub(super) fn forget(&mut self, part: &Part) -> Result<(), Error> {
         self.ledgers.write(&self.connection)?;
         if !of(&self.connection)?.iter().any(|place| place.part == *part) {
@@ -264,7 +261,7 @@ impl Writer {
     }
 }
 
-/// Whether a part of this kind puts such things aside.
+/// Returns whether a part of this kind dead-letters such an item.
 fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
     let is_of_source = match content {
         DeadLetterContent::Record(_) | DeadLetterContent::Gone => Some(true),

@@ -1,5 +1,5 @@
-//! Properties of what the store reads back from its own columns: a value comes back as it was, and damaged bytes are an
-//! error. How seeds are given back stands in `host/src/properties.rs`.
+//! Property tests of what the store reads from its own columns: a value is read back unchanged, and damaged bytes are
+//! an error. `host/src/properties.rs` says how to repeat a seed.
 
 use super::rows::{decode, encode};
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
@@ -68,7 +68,7 @@ fn message() -> impl Strategy<Value = DeadLetterContent> {
     })
 }
 
-/// The row of the index that these columns make.
+/// Reads the row of the index that these columns make.
 fn chunk(first: (u64, u64), more: Option<&[u8]>) -> Result<Chunk, super::Error> {
     let connection = rusqlite::Connection::open_in_memory().unwrap();
     let columns = CHUNK_COLUMNS.split(", ").enumerate().map(|(n, name)| format!("?{} AS {name}", n + 1));
@@ -112,7 +112,7 @@ proptest! {
         prop_assert_eq!(entries.last().unwrap().0, found.last_version());
     }
 
-    /// Numbers without end are looked at and not believed: nothing overflows, and a row makes no more entries than it has.
+    /// Huge numbers do no harm: nothing overflows, and a row makes no more entries than it has.
     #[test]
     fn a_damaged_row_of_the_index_is_bounded(first in any::<(u32, u32)>(), more in prop::collection::vec(any::<u8>(), 0..60)) {
         if let Ok(found) = chunk((first.0.into(), first.1.into()), Some(&more)) {

@@ -1,25 +1,26 @@
-//! Reading: a connection of one thread's own, and the entries that only memory has.
+//! The reader: one thread's own connection, and the entries that are only in memory.
 
 use super::dictionary::Dictionary;
+use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, failed, letters, places, rows, schema};
+use super::{Error, dead_letters, failed, places, rows, schema};
 use crate::filter::Filter;
-use crate::model::{Command, KeptLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version};
+use crate::model::{Command, KeptDeadLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version};
 use crate::store::{
-    DeadLetterReader, EventReader, Filling, Ledger, Letters, Page, Place, ProgressReader, Snapshot, Tally,
+    DeadLetterQuery, DeadLetterReader, EventReader, Filling, Ledger, Page, Place, ProgressReader, Snapshot, Tally,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Events looked at per event wanted, before a page ends without being full: a filter that seldom matches must not
-/// hold a snapshot open for long.
+/// The number of events that are scanned per wanted event before a page ends without being full. A filter that rarely
+/// matches must not hold a snapshot open for long.
 const SCANNED_PER_WANTED: usize = 16;
 
-/// Which events of a stream come first.
+/// The order of a stream's events.
 #[derive(Clone, Copy)]
 enum Order {
     Forwards,
@@ -48,7 +49,7 @@ impl SqliteReader {
         })
     }
 
-    /// Positions of a stream's events whose version is within the bounds, by version.
+    /// Returns the positions of a stream's events with versions within the bounds, in version order.
     fn positions(
         &mut self,
         stream: &StreamId,
@@ -65,10 +66,10 @@ impl SqliteReader {
             return Ok(Vec::new());
         };
         let key = (number, stream.aggregate_id.clone());
-        // Memory first: an entry leaves it only after it is in the table.
+        // Memory is read first, because an entry leaves it only after it is in the table.
         let mut found: BTreeMap<u64, u64> =
             self.index.recent(&key).into_iter().filter(|(version, _)| (from..=to).contains(version)).collect();
-        // A row holds some versions in a row: the first of those wanted may be inside of one that begins before.
+        // A row has several consecutive versions, so the first wanted one may be in a row that begins before it.
         let sql = match order {
             Order::Forwards => format!(
                 "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
@@ -112,7 +113,9 @@ impl SqliteReader {
             }
             let mut found = select.query([position]).map_err(&failed)?;
             let row = found.next().map_err(&failed)?.ok_or_else(|| {
-                Error::Failed(format!("the index names position {position}, which is not there: the store is damaged"))
+                Error::Failed(format!(
+                    "the index names position {position}, which does not exist: the store is damaged"
+                ))
             })?;
             page.push(rows::event(&self.connection, &mut self.dictionary, row)?);
         }
@@ -142,7 +145,8 @@ impl SqliteReader {
     }
 }
 
-/// SQLite's numbers end at `i64::MAX`, and no position, version or number of the store's is ever beyond it.
+/// Limits a number to SQLite's range, which ends at `i64::MAX`. No position, version or number of the store is beyond
+/// it.
 pub(super) fn within_sqlite(number: u64) -> u64 {
     number.min(i64::MAX as u64)
 }
@@ -266,33 +270,25 @@ impl ProgressReader for SqliteReader {
 
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {
         let doing = "reading the commands of a subscription";
-        let sql = "SELECT body FROM outbox_commands WHERE subscription = ?1 ORDER BY first";
-        let bodies: Vec<Vec<u8>> = self.list(doing, sql, [subscription], |row| row.get(0))?;
         let ledger = rows::ledger(&self.connection, &SubscriptionName::parse(subscription).ledger().to_string())?;
         let mut pending = Vec::new();
-        for body in bodies {
-            let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
+        Queue::Commands(subscription).read_after(&self.connection, None, failed(doing), |_, body| {
+            let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), body)?;
             let settled = |command: &Command| command.origin.as_ref().is_some_and(|origin| ledger.has(origin.last));
             pending.extend(commands.into_iter().filter(|command| !settled(command)));
-        }
+            Ok(true)
+        })?;
         Ok(pending)
     }
 
     fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error> {
-        let failed = failed("reading the outbox");
-        let mut select = self
-            .connection
-            .prepare_cached("SELECT first, body FROM outbox_messages WHERE last > ?1 ORDER BY first")
-            .map_err(&failed)?;
-        let mut found = select.query([within_sqlite(after)]).map_err(&failed)?;
         let mut messages = Vec::new();
-        while messages.len() < limit {
-            let Some(row) = found.next().map_err(&failed)? else { break };
-            let first: u64 = row.get(0).map_err(&failed)?;
-            let body = row.get_ref(1).and_then(|body| Ok(body.as_blob()?)).map_err(&failed)?;
+        let failed = failed("reading the outbox");
+        Queue::Messages.read_after(&self.connection, Some(after), failed, |first, body| {
             let step: Vec<Message> = rows::decode("a row of the outbox", body)?;
             messages.extend((first..).zip(step).filter(|&(number, _)| number > after));
-        }
+            Ok(messages.len() < limit)
+        })?;
         Ok(messages)
     }
 
@@ -314,15 +310,15 @@ impl ProgressReader for SqliteReader {
 }
 
 impl DeadLetterReader for SqliteReader {
-    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
-        letters::after(&self.connection, after, limit)
+    fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptDeadLetter>, Error> {
+        dead_letters::after(&self.connection, after, limit)
     }
 
-    fn dead_letters(&mut self, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
-        letters::list(&self.connection, wanted)
+    fn dead_letters(&mut self, wanted: &DeadLetterQuery<'_>) -> Result<(Vec<KeptDeadLetter>, u64), Error> {
+        dead_letters::list(&self.connection, wanted)
     }
 
-    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptLetter>, Error> {
-        letters::find(&self.connection, number)
+    fn dead_letter(&mut self, number: u64) -> Result<Option<KeptDeadLetter>, Error> {
+        dead_letters::find(&self.connection, number)
     }
 }

@@ -1,8 +1,8 @@
-//! After a transaction failed: when the store may say that it can be written again.
+//! Recovery from a failed transaction: when the store may report that it can be written again.
 //!
-//! On a disk that is nearly full a small transaction succeeds where the one that failed would fail again. So a commit alone is
-//! not believed: the folder must also have room for more than what failed. Until then the reason stays in the status, while
-//! what fits is written.
+//! On a disk that is nearly full, a small transaction may succeed although the failed one would fail again. So a commit
+//! is not enough: the folder must also have room for more than the failed transaction. Until then the reason stays in
+//! the status, and what fits is written.
 
 use super::owner::LOOK_EVERY;
 use super::writer::Writer;
@@ -11,29 +11,30 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-/// Bytes that there must be room for beside twice what failed: a transaction writes whole pages, and indices.
+/// The bytes that must be free besides twice the failed bytes, because a transaction writes whole pages and indexes.
 const ROOM_BYTES: usize = 1 << 20;
 
-/// Bytes that are written at once to find out.
+/// The bytes of one write of the test.
 const CHUNK_BYTES: usize = 1 << 16;
 
-/// A transaction failed, and it is not known whether one like it would succeed.
+/// The state after a transaction failed, while it is not known whether one like it would succeed.
 pub(super) struct Doubt {
     /// The bytes of the largest transaction that failed.
     failed_bytes: usize,
-    /// When to look for room.
+    /// The time of the next test for room.
     next_look: Instant,
 }
 
 impl Writer {
-    /// A transaction of so many bytes has failed.
+    /// Notes that a transaction of this many bytes has failed.
     pub(super) fn begin_doubt(&mut self, bytes: usize, reason: String) {
         let failed_bytes = self.doubt.take().map_or(bytes, |doubt| doubt.failed_bytes.max(bytes));
         self.doubt = Some(Doubt { failed_bytes, next_look: Instant::now() });
         *self.meters.trouble.held() = Some(reason);
     }
 
-    /// A transaction has succeeded: says that the store can be written again, if a large one would succeed as well.
+    /// Notes that a transaction has succeeded. If a large one would succeed as well, the store reports that it can be
+    /// written again.
     pub(super) fn end_doubt(&mut self) {
         let Some(doubt) = &mut self.doubt else { return };
         let now = Instant::now();
@@ -53,10 +54,10 @@ impl Writer {
     }
 }
 
-/// Writes so many bytes to a file without a name, which is gone at once, also after a crash.
+/// Writes this many bytes to a file without a name, which disappears at once, even after a crash.
 fn write_and_forget(folder: &Path, bytes: usize) -> io::Result<()> {
     let mut file = tempfile::tempfile_in(folder)?;
-    // A file system that compresses needs no room for zeros.
+    // The bytes must not be zeros, for which a compressing file system needs no room.
     let mut chunk = vec![0; CHUNK_BYTES];
     fastrand::fill(&mut chunk);
     for _ in 0..bytes.div_ceil(CHUNK_BYTES) {

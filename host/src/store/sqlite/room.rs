@@ -1,29 +1,30 @@
-//! Room for requests that wait for the writer, by their bytes: who finds none waits, as one that finds the queue full.
+//! The limit on the bytes of requests that wait for the writer. A sender that finds no room waits, as it does if the
+//! queue is full.
 
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long one that waits trusts that it is woken.
+/// The interval at which a waiting sender checks by itself, in case a wake-up is lost.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The bytes of requests that are queued and not taken out.
+/// The bytes of the queued requests, with their limit.
 pub(super) struct Room {
     bytes: AtomicUsize,
     bytes_max: usize,
-    /// Held by those that begin to wait, and by whoever wakes them.
+    /// The lock that senders hold when they begin to wait, and that the writer holds when it wakes them.
     waiting: Mutex<()>,
     freed: Condvar,
 }
 
 impl Room {
-    /// Room for so many bytes. One request of each sender may go beyond it.
+    /// Makes a limit of this many bytes. One request of each sender may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { bytes: AtomicUsize::new(0), bytes_max: bytes_max.max(1), waiting: Mutex::new(()), freed: Condvar::new() }
     }
 
-    /// Takes room. Waits while there is none.
+    /// Takes room, and waits while there is none.
     pub(super) fn take(&self, bytes: usize) {
         if self.bytes.fetch_add(bytes, Ordering::AcqRel) < self.bytes_max {
             return;

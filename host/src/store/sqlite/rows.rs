@@ -1,7 +1,7 @@
-//! How values become columns and back.
+//! The conversion between values and columns.
 
 use super::{Error, failed};
-use crate::model::{DeadLetter, Header, KeptLetter, Position, RecordedEvent, StreamId, Version};
+use crate::model::{DeadLetter, Header, KeptDeadLetter, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, de::DeserializeOwned};
@@ -12,20 +12,20 @@ use super::dictionary::Dictionary;
 pub(super) const EVENT_COLUMNS: &str =
     "position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload";
 
-/// Bytes for a column that only wasmill reads.
+/// Encodes a value for a column that only wasmill reads.
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     postcard::to_stdvec(value).map_err(|error| Error::Invalid(format!("can't encode a row: {error}")))
 }
 
-/// The value behind such bytes. What does not decode is an error, never a default.
+/// Decodes a value from such a column. Bytes that do not decode are an error, never a default.
 pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T, Error> {
     postcard::from_bytes(bytes).map_err(|error| {
         Error::Failed(format!("{place} does not decode ({error}): the store is damaged, restore it from a backup"))
     })
 }
 
-/// The headers of an event, and its hops behind them. `None` where there are neither: most events come from outside and
-/// have no headers. Hops of 0 take no byte.
+/// Encodes the headers of an event, followed by its hops. The result is `None` if there are neither, because most
+/// events come from outside and have no headers. Hops of 0 take no byte.
 pub(super) fn encode_headers(headers: &[Header], hops: u32) -> Result<Option<Vec<u8>>, Error> {
     match (headers.is_empty(), hops) {
         (true, 0) => Ok(None),
@@ -50,7 +50,7 @@ fn decode_headers(position: Position, bytes: &[u8]) -> Result<(Vec<Header>, u32)
 pub(super) const LETTER_COLUMNS: &str = "number, consumer, place, key, reason, time_ms, dead_lettered_ms, content";
 
 /// A row of [`LETTER_COLUMNS`].
-pub(super) fn letter(row: &Row<'_>) -> Result<KeptLetter, Error> {
+pub(super) fn letter(row: &Row<'_>) -> Result<KeptDeadLetter, Error> {
     let failed = failed("reading a dead letter");
     let number = row.get(0).map_err(&failed)?;
     let content = row.get_ref(7).and_then(|content| Ok(content.as_blob()?)).map_err(&failed)?;
@@ -65,10 +65,10 @@ pub(super) fn letter(row: &Row<'_>) -> Result<KeptLetter, Error> {
             content,
         })
     };
-    Ok(KeptLetter { number, dead_lettered_ms: row.get(6).map_err(&failed)?, letter: read().map_err(&failed)? })
+    Ok(KeptDeadLetter { number, dead_lettered_ms: row.get(6).map_err(&failed)?, letter: read().map_err(&failed)? })
 }
 
-/// A row of [`EVENT_COLUMNS`].
+/// Reads a row of [`EVENT_COLUMNS`].
 pub(super) fn event(
     connection: &Connection,
     dictionary: &mut Dictionary,
@@ -96,7 +96,7 @@ pub(super) fn event(
     })
 }
 
-/// The state of a ledger; a new one starts at 0.
+/// Reads the state of a ledger. A new one starts at 0.
 pub(super) fn ledger(connection: &Connection, name: &str) -> Result<Ledger, Error> {
     let row = connection
         .prepare_cached("SELECT next, ahead FROM ledgers WHERE name = ?1")

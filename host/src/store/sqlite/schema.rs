@@ -1,4 +1,4 @@
-//! The file: its lock, its tables, its format and the settings of its connections.
+//! The store's file: its lock, its tables, its format, and the settings of its connections.
 
 use super::fault::{self, FaultPoint};
 use super::{Error, failed, files, owner};
@@ -13,29 +13,29 @@ use std::time::Duration;
 /// The tables of a store.
 const TABLES: &str = include_str!("schema.sql");
 
-/// The format of the file. There is no way from another one to it: formats 1 to 4 were never released.
-const FORMAT: i64 = 5;
+/// The format of the file. There is no migration from other formats, because formats 1 to 6 were never released.
+const FORMAT: i64 = 7;
 
-/// How long to wait for another program that has the file locked.
+/// The longest wait for another program that has locked the file.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A lock on the file beside a store. It ends with the process, however the process ends.
+/// A lock on the file beside a store. It is released when the process ends, even if it is killed.
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file would not be enough: a program that this process starts just now has it open until it runs.
+        // Closing the file would not be enough: a program that this process is just starting still has the file open.
         let _ = self.0.unlock();
     }
 }
 
-/// Keeps every other host away from the store for as long as the lock is held.
+/// Locks a store. No other host can open it while the lock is held.
 pub(super) fn lock(path: &Path) -> Result<Lock, Error> {
     hold(path, File::options().create(true).truncate(false).write(true))
 }
 
-/// The same for a store that is only looked at: it must be there, and asking makes no file. So a copy may lie where
-/// nobody can write; `None` where no host ever had it open.
+/// Locks a store that is only read. The store must exist, and no file is created, so a copy may be in a read-only
+/// folder. The result is `None` if no host ever had it open.
 pub(super) fn lock_existing(path: &Path) -> Result<Option<Lock>, Error> {
     if !path.is_file() {
         return Err(Error::Failed(format!("there is no store {}", path.display())));
@@ -47,7 +47,7 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<Lock, Error> {
     let lock_path = path.with_extension("lock");
     match paths::require_file(&lock_path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Error::Failed(error.to_string())),
-        // What else is wrong, opening it tells.
+        // Opening the store reports any other problem.
         _ => {}
     }
     let file = how.open(&lock_path).map_err(|error| {
@@ -68,7 +68,7 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<Lock, Error> {
     }
 }
 
-/// Whether a host has a store open now.
+/// Returns whether a host has a store open now.
 pub fn is_in_use(path: &Path) -> bool {
     File::open(path.with_extension("lock")).is_ok_and(|file| match file.try_lock_shared() {
         Ok(()) => {
@@ -79,7 +79,7 @@ pub fn is_in_use(path: &Path) -> bool {
     })
 }
 
-/// The writer's connection, on a file that is up to date.
+/// Opens the writer's connection, and creates the store if it does not exist.
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     files::refuse_unfit(path)?;
     if !path.exists() {
@@ -88,24 +88,24 @@ pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     open_or_make(path)
 }
 
-/// Leaves the log as it is when the connection is closed: the last one to close would write it into the file.
+/// Keeps the log when the connection is closed. By default the last connection that closes copies it into the file.
 pub(super) fn keep_log(connection: &Connection) {
     if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
         tracing::warn!("the store's log is written into its file: {error}");
     }
 }
 
-/// Makes a store aside and moves it into place whole: so an empty file is never a new store, but one whose content
-/// is lost.
+/// Creates a store under another name and then moves it into place. So an empty file is never a new store: it is one
+/// that has lost its content.
 fn make(path: &Path) -> Result<(), Error> {
     let failed = |error: io::Error| {
-        Error::Failed(format!("can't make the store {}: {}", path.display(), exhaustion::told(&error)))
+        Error::Failed(format!("can't create the store {}: {}", path.display(), exhaustion::told(&error)))
     };
     let aside = path.with_extension("new");
     if aside.exists() {
         fs::remove_file(&aside).map_err(failed)?;
     }
-    // Closing it leaves all in one file, its log folded in.
+    // Closing it copies the log into the file, so that everything is in one file.
     drop(open_or_make(&aside)?);
     fault::at(FaultPoint::MadeAside);
     fs::rename(&aside, path).map_err(failed)?;
@@ -139,7 +139,7 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// A connection to look at a store that no host has open, or to copy one: it changes nothing, and makes no file.
+/// Opens a connection that inspects or copies a store that no host has open. It changes nothing and creates no file.
 pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
     files::refuse_unfit(path)?;
     let connection = open_for_reading(path)?;
@@ -149,7 +149,7 @@ pub(super) fn open_for_inspection(path: &Path) -> Result<Connection, Error> {
     Err(Error::Failed(format!("the store {} has no tables: {}", path.display(), files::RESTORE)))
 }
 
-/// A reader's connection.
+/// Opens a reader's connection.
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {} for reading", path.display());
     let failed = failed(&doing);
@@ -161,7 +161,8 @@ pub(super) fn open_for_reading(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Whether the file has the tables of a store; an empty database has none. Refuses what this wasmill must not touch.
+/// Returns whether the file has the tables of a store, which an empty database has not. Fails if this version of
+/// wasmill must not use the file.
 fn has_format(connection: &Connection, path: &Path) -> Result<bool, Error> {
     let doing = format!("looking at the store {}", path.display());
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed(&doing));
@@ -172,7 +173,7 @@ fn has_format(connection: &Connection, path: &Path) -> Result<bool, Error> {
     let known = "SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'ledgers', 'stream_index')";
     let path = path.display();
     if format <= 0 || number(known)? < 3 {
-        return Err(Error::Failed(format!("{path} is a database of another program's: choose another data folder")));
+        return Err(Error::Failed(format!("{path} is the database of another program: choose another data folder")));
     }
     match format {
         FORMAT => Ok(true),
@@ -186,9 +187,9 @@ fn has_format(connection: &Connection, path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// What every connection is set to.
+/// Applies the settings of every connection.
 fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    // Else SQLite prepares a statement anew each time that other values are bound to it.
+    // Otherwise SQLite prepares a statement again whenever other values are bound to it.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.busy_timeout(BUSY_TIME_MAX)
 }

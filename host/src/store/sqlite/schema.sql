@@ -1,5 +1,5 @@
--- One row. What tells this store from every other, and which of its openers may write: each raises the epoch, and each
--- transaction of a writer begins with a look whether the epoch is still its own.
+-- The identity of the store, and its ownership, in one row. Whoever opens the store for writing raises the epoch, and
+-- each transaction of a writer first checks that the epoch is still its own.
 CREATE TABLE store (
     number INTEGER PRIMARY KEY CHECK (number = 1),
     identity BLOB NOT NULL,         -- UUID version 7
@@ -8,7 +8,7 @@ CREATE TABLE store (
     wall_ms INTEGER NOT NULL        -- the wall's time when that was noted last
 );
 
--- Names, each stored once.
+-- The names, which are stored once.
 CREATE TABLE aggregate_types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE event_types (
     id INTEGER PRIMARY KEY,
@@ -17,7 +17,7 @@ CREATE TABLE event_types (
     UNIQUE (aggregate_type, name)
 );
 
--- The truth. Appended to by position, never changed.
+-- The recorded events. They are appended by position and never changed.
 CREATE TABLE events (
     position INTEGER PRIMARY KEY,
     type INTEGER NOT NULL,          -- event_types
@@ -31,10 +31,11 @@ CREATE TABLE events (
     payload BLOB NOT NULL
 );
 
--- Where the events of a stream are: complete up to marks.indexed, filled in sorted runs behind the writer. A row holds
--- several versions in a row: `version` and `position` are of the first, and `more` (postcard) says how far each of the
--- next events is behind the one before it; NULL if there is none. Rows are large and come in the order of runs: with a
--- rowid they are appended, and only the small entries of the index go in between others.
+-- The stream index: the positions of the events of each stream. It is complete up to marks.indexed, and the writer
+-- fills it in sorted runs. A row has several consecutive versions: `version` and `position` are those of the first one,
+-- and `more` (postcard) has the distance of each following position from the one before it, or NULL if there is none.
+-- Rows are large and arrive in the order of runs. With a rowid they are appended, and only the small entries of the
+-- index are inserted between others.
 CREATE TABLE stream_index (
     number INTEGER PRIMARY KEY,
     aggregate_type INTEGER NOT NULL,
@@ -45,26 +46,28 @@ CREATE TABLE stream_index (
 );
 CREATE UNIQUE INDEX stream_index_of ON stream_index (aggregate_type, aggregate_id, version);
 
--- Single numbers: `indexed` (position), `messages` (number of the newest message of the outbox).
+-- Single numbers: `indexed` (a position), `messages` (the number of the newest message of the outbox), `dead_letters`
+-- (their number), `dead_letter_bytes` and `dead_letters_dropped`.
 CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
--- What of each numbered sequence is settled: all below `next`, and the ranges `ahead` (postcard).
+-- The ledgers. In each of them everything below `next` is settled, and the ranges `ahead` (postcard).
 CREATE TABLE ledgers (name TEXT PRIMARY KEY, next INTEGER NOT NULL, ahead BLOB NOT NULL) WITHOUT ROWID;
 
--- How far each subscription is, and how many commands it has sent.
+-- The checkpoint of each subscription, and the number of commands that it has sent.
 CREATE TABLE checkpoints (subscription TEXT PRIMARY KEY, position INTEGER NOT NULL, commands INTEGER NOT NULL) WITHOUT ROWID;
 
--- Effects of subscriptions, a row for each step: its commands, or its messages (postcard). Steps are large, and a table
--- without rowid would read them whole wherever it looks for one.
-CREATE TABLE outbox_commands (
+-- The outbox: effects of subscriptions that are not sent yet, with a row for each step, kind and queue. It has the
+-- step's commands, or its messages (postcard). Rows are large: without a rowid SQLite would read whole rows while it
+-- searches.
+CREATE TABLE outbox (
     number INTEGER PRIMARY KEY,
-    subscription TEXT NOT NULL,
-    first INTEGER NOT NULL,
+    kind TEXT NOT NULL,             -- 'commands' or 'messages'
+    queue TEXT NOT NULL,            -- of commands their subscription; all messages are in the queue ''
+    first INTEGER NOT NULL,         -- the numbers of the row's effects in their queue
     last INTEGER NOT NULL,
     body BLOB NOT NULL
 );
-CREATE UNIQUE INDEX outbox_commands_of ON outbox_commands (subscription, first, last);
-CREATE TABLE outbox_messages (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX outbox_of ON outbox (kind, queue, first, last);
 
 -- The number of the last message that each sink has published.
 CREATE TABLE sinks (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
@@ -79,7 +82,7 @@ CREATE TABLE outcomes (
     running_ms INTEGER NOT NULL     -- the store's running time when it was stored
 );
 
--- How commands ended, since the store was made.
+-- The number of commands that ended in each way, since the store was created.
 CREATE TABLE tallies (
     aggregate_type TEXT NOT NULL,
     command TEXT NOT NULL,
@@ -89,8 +92,8 @@ CREATE TABLE tallies (
     PRIMARY KEY (aggregate_type, command)
 ) WITHOUT ROWID;
 
--- What could not be handled, with what it takes to try it again. AUTOINCREMENT never gives a number twice: people and
--- replays name a letter by it.
+-- The dead letters, with all that a retry needs. AUTOINCREMENT never assigns a number twice, because people and replays
+-- refer to a dead letter by it.
 CREATE TABLE dead_letters (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     consumer TEXT NOT NULL,
@@ -105,7 +108,7 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_of ON dead_letters (consumer);
 
--- Streams that take no more events.
+-- The archived streams, which accept no more events.
 CREATE TABLE archived_streams (
     aggregate_type INTEGER NOT NULL,
     aggregate_id TEXT NOT NULL,
@@ -113,5 +116,5 @@ CREATE TABLE archived_streams (
     PRIMARY KEY (aggregate_type, aggregate_id)
 ) WITHOUT ROWID;
 
--- What parts remember of the world outside, to notice that it became another.
+-- The facts: what parts remember of the world outside of the store, to notice if it has changed.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -1,8 +1,9 @@
-//! Snapshots: a cache in a file of its own, beside the store and never the truth.
+//! Snapshots: a cache in its own file beside the store. It is never the source of truth.
 //!
-//! A thread writes them, so that no command and no transaction of the store waits for one. What it can't keep up with
-//! is dropped. A file that is damaged, of another format or not to be written is made again. Each snapshot names the last event that is in
-//! it: one of another history, as after a backup was restored, is not found.
+//! A thread writes the snapshots, so that no command and no transaction of the store waits for them. If the thread
+//! can't keep up, snapshots are dropped. A file that is damaged, has another format or can't be written is recreated.
+//! Each snapshot names the last event that is in it. So a snapshot of another history is not found, for example after a
+//! backup was restored.
 
 use super::reader::SqliteReader;
 use super::stream_index::StreamIndex;
@@ -17,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The format of the file; any other is thrown away.
+/// The format of the file. A file with another format is discarded.
 const FORMAT: u32 = 2;
-/// Snapshots that may wait for the thread; more are dropped.
+/// The most snapshots that may wait for the thread. More are dropped.
 const QUEUE_MAX: usize = 64;
-/// Bytes of a state that is kept.
+/// The most bytes of a state that is kept.
 const STATE_BYTES_MAX: usize = 4 << 20;
 
 const SCHEMA: &str = "
@@ -36,7 +37,7 @@ const SCHEMA: &str = "
         UNIQUE (aggregate_type, aggregate_id)
     );";
 
-/// The writing side. The file and the thread are made with the first snapshot.
+/// The writing side. The file and the thread are created with the first snapshot.
 pub(super) struct Snapshots {
     store: PathBuf,
     index: Arc<StreamIndex>,
@@ -56,11 +57,12 @@ impl Snapshots {
         Self { store: store.to_owned(), index, writing: Mutex::default() }
     }
 
-    /// Never waits.
+    /// Keeps a snapshot. It never waits.
     pub(super) fn keep(&self, snapshot: Snapshot) {
         if snapshot.state.len() > STATE_BYTES_MAX {
             return tracing::warn!(
-                "the snapshot of {} has {} bytes and is not kept, {STATE_BYTES_MAX} may be: keep less in the state of the aggregate",
+                "the snapshot of {} has {} bytes, more than {STATE_BYTES_MAX}, and is not kept: make the aggregate's \
+                 state smaller",
                 snapshot.stream,
                 snapshot.state.len()
             );
@@ -73,7 +75,7 @@ impl Snapshots {
             }
         }
         if let Writing::Open(queue, _) = &*writing {
-            // A full queue: the next one comes with later events.
+            // If the queue is full, the snapshot is dropped. The next one comes after later events.
             let _ = queue.try_send(snapshot);
         }
     }
@@ -89,7 +91,7 @@ impl Snapshots {
         Ok((queue, thread))
     }
 
-    /// Keeps what is queued, and ends.
+    /// Writes the queued snapshots and ends the thread.
     pub(super) fn close(&self) {
         let writing = std::mem::replace(&mut *self.writing.held(), Writing::Closed);
         if let Writing::Open(queue, thread) = writing {
@@ -99,7 +101,7 @@ impl Snapshots {
     }
 }
 
-/// The thread that writes.
+/// The thread that writes snapshots.
 struct Keeper {
     connection: Connection,
     reader: SqliteReader,
@@ -142,13 +144,13 @@ impl Keeper {
     }
 }
 
-/// The reading side, a connection of one reader's own.
+/// The reading side, with one reader's own connection.
 #[derive(Default)]
 pub(super) struct SnapshotReader(Option<Connection>);
 
 impl SnapshotReader {
-    /// The newest snapshot of a stream and the id of its last event, if it is of this code. None where the file can't
-    /// be read: it is a cache.
+    /// Returns the newest snapshot of a stream and the id of its last event, if this code made it. If the file can't be
+    /// read the result is none, because it is only a cache.
     pub(super) fn find(&mut self, store: &Path, stream: &StreamId, code: &str) -> Option<(Snapshot, uuid::Uuid)> {
         if self.0.is_none() {
             self.0 = open_for_reading(&file_beside(store));
@@ -174,7 +176,7 @@ fn select(connection: &Connection, stream: &StreamId, code: &str) -> rusqlite::R
             Snapshot { stream: stream.clone(), version: Version(row.get(0)?), code: code.into(), state: row.get(2)? };
         let event = uuid::Uuid::from_bytes(row.get(1)?);
         let is_whole = row.get::<_, [u8; 32]>(3)? == digest(stream, snapshot.version, &event, code, &snapshot.state);
-        // SQLite does not notice a bit that the disk has flipped in a value.
+        // SQLite does not notice if the disk has flipped a bit of a value.
         if !is_whole {
             tracing::warn!("the snapshot of {stream} is damaged: the aggregate is rebuilt from its events");
         }
@@ -194,7 +196,7 @@ fn digest(stream: &StreamId, version: Version, event: &uuid::Uuid, code: &str, s
     digest.finalize().into()
 }
 
-/// The id of a stream's event.
+/// Returns the id of an event of a stream.
 pub(super) fn event_at(
     reader: &mut SqliteReader,
     stream: &StreamId,
@@ -219,15 +221,16 @@ fn open_for_reading(path: &Path) -> Option<Connection> {
     (format(&connection) == Some(FORMAT)).then_some(connection)
 }
 
-/// The writer's connection; a file that can't be used gives way to a new one.
+/// Opens the writer's connection. A file that can't be used is replaced by a new one.
 fn open_or_make(path: &Path) -> Result<Connection, Error> {
     match open(path) {
         Ok(connection) => Ok(connection),
         Err(error) => {
-            tracing::warn!("{} can't be used and is made again: {error}", path.display());
+            tracing::warn!("{} can't be used and is recreated: {error}", path.display());
             for suffix in ["", "-wal", "-shm"] {
                 let file = format!("{}{suffix}", path.display());
-                // What is no file is somebody's: it is only moved out of the way. What stays makes the next step fail.
+                // If it is not a file, it belongs to somebody, so it is only moved away. If that fails, so does the
+                // next step.
                 if std::fs::remove_file(&file).is_err() {
                     let _ = std::fs::rename(&file, format!("{file}.unusable"));
                 }
@@ -240,11 +243,11 @@ fn open_or_make(path: &Path) -> Result<Connection, Error> {
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(1))?;
-    // SQLite opens to read what it may not write, and says so at the first write only.
+    // SQLite opens a file that it can't write as read-only, and would report that only at the first write.
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         return Err(rusqlite::Error::InvalidPath(path.to_owned()));
     }
-    // A cache may lose its last moments, but not its order.
+    // A cache may lose its last changes, but must not be corrupted.
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
     match format(&connection) {
         Some(FORMAT) => {}

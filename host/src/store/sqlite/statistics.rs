@@ -1,25 +1,26 @@
-//! How much there is in a store.
+//! The statistics of a store.
 //!
-//! What is always said costs little, however large the store is. What needs every event to be read is counted only
-//! when it is asked for.
+//! Most of them are cheap, however large the store is. Those that need a read of every event are counted only if they
+//! are requested.
 
-use super::{Error, failed, files, letters, schema};
-use crate::store::{Counted, Letters, Statistics, TypeCount};
+use super::{Error, dead_letters, failed, files, outbox, schema};
+use crate::store::{Counted, DeadLetterQuery, Statistics, TypeCount};
 use rusqlite::Connection;
 use std::path::Path;
 
-/// The statistics of a store that no host has open.
+/// Returns the statistics of a store that no host has open.
 pub fn statistics(path: &Path, count: bool) -> Result<Statistics, Error> {
     let _lock = schema::lock_existing(path)?;
     of(&schema::open_for_inspection(path)?, path, count)
 }
 
-/// The statistics of what a connection sees.
+/// Returns the statistics of the store that a connection sees.
 pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<Statistics, Error> {
     let failed = failed("counting");
     let view = connection.unchecked_transaction().map_err(&failed)?;
     let number = |sql: &str| view.query_row(sql, [], |row| row.get::<_, u64>(0)).map_err(&failed);
     let bytes = |file: &Path| std::fs::metadata(file).map_or(0, |file| file.len());
+    let (outbox_commands, outbox_messages) = outbox::counts(&view).map_err(&failed)?;
     let mut statistics = Statistics {
         position: number("SELECT coalesce(max(position), 0) FROM events")?,
         file_bytes: bytes(path),
@@ -28,10 +29,10 @@ pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<St
         archived_streams: number("SELECT count(*) FROM archived_streams")?,
         subscriptions: number("SELECT count(*) FROM checkpoints")?,
         ledgers: number("SELECT count(*) FROM ledgers")?,
-        outbox_commands: number("SELECT coalesce(sum(last - first + 1), 0) FROM outbox_commands")?,
-        outbox_messages: number("SELECT coalesce(sum(last - first + 1), 0) FROM outbox_messages")?,
+        outbox_commands,
+        outbox_messages,
         outcomes: number("SELECT count(*) FROM outcomes")?,
-        dead_letters: letters::list(&view, &Letters::newest(0))?.1,
+        dead_letters: dead_letters::list(&view, &DeadLetterQuery::newest(0))?.1,
         counted: None,
     };
     if count {
@@ -40,7 +41,7 @@ pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<St
     Ok(statistics)
 }
 
-/// Reads every event.
+/// Counts what needs a read of every event.
 fn counted(view: &Connection) -> Result<Counted, Error> {
     let failed = failed("counting events");
     let mut select = view

@@ -1,19 +1,20 @@
-//! The steps of subscriptions: what a subscription has done, with all its effects, in the writer's transaction.
+//! The steps of subscriptions: their progress and effects, in the writer's transaction.
 
 use super::fault::{self, FaultPoint};
-use super::writer::{Batch, Writer, refuse_beyond};
-use super::{Error, failed, letters, rows};
+use super::outbox::Queue;
+use super::writer::{WriteBatch, Writer, refuse_beyond};
+use super::{Error, dead_letters, failed, rows};
 use crate::model::{Command, Message, Origin, SubscriptionName};
 use crate::store::{Advanced, Reached, Step};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 
 impl Writer {
-    /// Refuses before it writes anything.
-    pub(super) fn advance(&mut self, batch: &mut Batch, step: Step) -> Result<Advanced, Error> {
+    /// Records a step. All checks that can refuse it come before the first write.
+    pub(super) fn advance(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
         let Reached::Records { number, .. } = step.reached else { return self.step(batch, step) };
         let subscription = step.subscription.clone();
-        // It ends here if the step fails; a rolled back transaction ends all rows.
+        // If the step fails, its row ends here. If the transaction is rolled back, all rows end.
         let next = self.rows.remove(&subscription);
         if number > 0 && next != Some(number) {
             return Err(Error::OutOfRow { subscription });
@@ -23,11 +24,11 @@ impl Writer {
         Ok(advanced)
     }
 
-    fn step(&mut self, batch: &mut Batch, step: Step) -> Result<Advanced, Error> {
+    fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
         let Step { subscription, reached, mut commands, messages, dead_letters } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
-        self.letter_room.refuse_if_full(dead_letters.len(), &self.options.letters)?;
+        self.dead_letter_room.refuse_if_full(dead_letters.len(), &self.options.dead_letters)?;
         if matches!(reached, Reached::Events { .. }) || !commands.is_empty() {
             self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
         }
@@ -37,19 +38,19 @@ impl Writer {
             Reached::Records { records, .. } => {
                 records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
-            Reached::Replayed(letter) => self.remove_letter(*letter)?,
+            Reached::Replayed(letter) => self.remove_dead_letter(*letter)?,
         }
         self.add_commands(batch, &subscription, sent, &mut commands)?;
         fault::at(FaultPoint::CommandsKept);
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
         for letter in &dead_letters {
-            self.keep_letter(batch, letter, None)?;
+            self.keep_dead_letter(batch, letter, None)?;
         }
         Ok(Advanced { commands })
     }
 
-    /// The position of a subscription, and how many commands it has sent.
+    /// Returns the checkpoint of a subscription, and the number of commands that it has sent.
     fn checkpoint(&self, subscription: &str) -> Result<(u64, u64), Error> {
         let row = self
             .connection
@@ -59,7 +60,7 @@ impl Writer {
         Ok(row.unwrap_or((0, 0)))
     }
 
-    /// Where the checkpoint is after the step, if the step may be.
+    /// Returns the checkpoint after the step, or fails if the step is not allowed.
     fn check_step(&mut self, subscription: &str, reached: &Reached, at: u64) -> Result<u64, Error> {
         match reached {
             Reached::Events { from, to } => {
@@ -79,8 +80,8 @@ impl Writer {
                 }
                 Ok(at)
             }
-            Reached::Replayed(letter) if letters::exists(&self.connection, *letter)? => Ok(at),
-            Reached::Replayed(letter) => Err(letters::absent(*letter)),
+            Reached::Replayed(letter) if dead_letters::exists(&self.connection, *letter)? => Ok(at),
+            Reached::Replayed(letter) => Err(dead_letters::absent(*letter)),
         }
     }
 
@@ -95,7 +96,7 @@ impl Writer {
     /// Numbers the commands of a step and keeps them until their ledger has settled them.
     fn add_commands(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         subscription: &Arc<str>,
         first: u64,
         commands: &mut [Command],
@@ -110,14 +111,12 @@ impl Writer {
         let last = first + commands.len() as u64 - 1;
         let body = rows::encode(&commands)?;
         batch.bytes += body.len();
-        self.connection
-            .prepare_cached("INSERT INTO outbox_commands (subscription, first, last, body) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut insert| insert.execute(params![subscription, first, last, body]))
-            .map_err(failed("storing a subscriber's commands"))?;
-        Ok(())
+        Queue::Commands(subscription)
+            .add(&self.connection, first..=last, &body)
+            .map_err(failed("storing a subscriber's commands"))
     }
 
-    pub(super) fn add_messages(&mut self, batch: &mut Batch, messages: &[Message]) -> Result<(), Error> {
+    pub(super) fn add_messages(&mut self, batch: &mut WriteBatch, messages: &[Message]) -> Result<(), Error> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -125,10 +124,7 @@ impl Writer {
         let (first, last) = (self.next_message, self.next_message + messages.len() as u64 - 1);
         let body = rows::encode(&messages)?;
         batch.bytes += body.len();
-        self.connection
-            .prepare_cached("INSERT INTO outbox_messages (first, last, body) VALUES (?1, ?2, ?3)")
-            .and_then(|mut insert| insert.execute(params![first, last, body]))
-            .map_err(&failed)?;
+        Queue::Messages.add(&self.connection, first..=last, &body).map_err(&failed)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('messages', ?1)")
             .and_then(|mut insert| insert.execute([last]))

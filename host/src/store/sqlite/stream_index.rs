@@ -1,10 +1,10 @@
-//! Where the events of a stream are.
+//! The stream index: the positions of the events of each stream.
 //!
-//! Writing an index entry with every event would dirty one page per event. So new entries live in memory, where
-//! readers look first; when enough have come together the writer sorts them and inserts them in slices, each inside
-//! a transaction it makes anyway. Entries of one stream that came together are one row ([`Chunk`]). Only after the last
-//! slice is committed, together with the mark up to which the index is complete, do the entries leave memory. A crash
-//! loses nothing: at start the events above the mark are read.
+//! Writing an index entry with every event would dirty one page per event. So new entries are kept in memory, where
+//! readers look first. When there are enough, the writer sorts them and inserts them in slices, each of them in a
+//! transaction that it makes anyway. Consecutive entries of one stream are one row ([`Chunk`]). The last slice is
+//! committed together with the mark up to which the index is complete, and only then do the entries leave memory. A
+//! crash loses nothing, because the events above the mark are read at the start.
 
 use super::fault::{self, FaultPoint};
 use super::{Error, Options, failed, rows};
@@ -13,13 +13,13 @@ use crate::supervise::Shared as _;
 use rusqlite::{Connection, Row, params};
 use std::sync::{Arc, RwLock};
 
-/// A stream, with its type as the dictionary's number.
+/// A stream, with its type as a number of the dictionary.
 pub(super) type Key = (i64, Arc<str>);
 
 /// A version and the position of its event.
 pub(super) type Entry = (u64, u64);
 
-/// Entries in one row at most: a row is read and written whole.
+/// The most entries of one row, because a row is read and written as a whole.
 const CHUNK_MAX: usize = 128;
 
 /// The columns that [`Chunk::read`] reads, in its order.
@@ -29,17 +29,17 @@ pub(super) const CHUNK_COLUMNS: &str = "version, position, more";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
     first: Entry,
-    /// How far each of the next events is behind the one before it.
+    /// The distance of each following event's position from the one before it.
     more: Vec<u64>,
 }
 
 impl Chunk {
-    /// Of entries with consecutive versions, as they are in a run; at least one.
+    /// Makes a row from entries of a run with consecutive versions. There must be at least one.
     fn of(entries: &[Entry]) -> Self {
         Self { first: entries[0], more: entries.windows(2).map(|pair| pair[1].1 - pair[0].1).collect() }
     }
 
-    /// A row of [`CHUNK_COLUMNS`], which begin at this column.
+    /// Reads a row of [`CHUNK_COLUMNS`], which begin at this column.
     pub(super) fn read(row: &Row<'_>, column: usize) -> Result<Self, Error> {
         let failed = failed("reading the stream index");
         let more = row.get_ref(column + 2).and_then(|more| Ok(more.as_blob_or_null()?)).map_err(&failed)?;
@@ -47,12 +47,12 @@ impl Chunk {
         Ok(Self { first: (row.get(column).map_err(&failed)?, row.get(column + 1).map_err(&failed)?), more })
     }
 
-    /// The newest version in it.
+    /// Returns the newest version in the row.
     pub(super) fn last_version(&self) -> u64 {
         self.first.0.saturating_add(self.more.len() as u64)
     }
 
-    /// In version order.
+    /// Returns the entries in version order.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
         let next = |entry: &mut Entry, distance: &u64| {
             *entry = (entry.0.saturating_add(1), entry.1.saturating_add(*distance));
@@ -61,13 +61,13 @@ impl Chunk {
         std::iter::once(self.first).chain(self.more.iter().scan(self.first, next))
     }
 
-    /// `None` where there is one entry alone.
+    /// Encodes the entries after the first, or returns `None` if there are none.
     fn encode_more(&self) -> Result<Option<Vec<u8>>, Error> {
         if self.more.is_empty() { Ok(None) } else { rows::encode(&self.more).map(Some) }
     }
 }
 
-/// The entries that are not in the table yet. Shared by the writer and all readers.
+/// The entries that are not in the table yet. The writer and all readers share them.
 #[derive(Default)]
 pub(super) struct StreamIndex {
     recent: RwLock<Recent>,
@@ -75,28 +75,28 @@ pub(super) struct StreamIndex {
 
 #[derive(Default)]
 struct Recent {
-    /// Where new entries go.
+    /// The new entries.
     growing: QuickMap<Key, Vec<Entry>>,
     /// The run that is being inserted.
     frozen: Arc<QuickMap<Key, Vec<Entry>>>,
 }
 
 impl StreamIndex {
-    /// The entries of a stream that are only in memory, in version order.
+    /// Returns the entries of a stream that are only in memory, in version order.
     ///
-    /// Look here before looking at the table: an entry leaves memory only after it is in the table.
+    /// Call this before reading the table, because an entry leaves memory only after it is in the table.
     pub(super) fn recent(&self, key: &Key) -> Vec<Entry> {
         let recent = self.recent.held_shared();
         [&*recent.frozen, &recent.growing].into_iter().filter_map(|map| map.get(key)).flatten().copied().collect()
     }
 
-    /// The version of a stream, as far as memory knows.
+    /// Returns the version of a stream, if memory has an entry of it.
     pub(super) fn recent_version(&self, key: &Key) -> Option<u64> {
         let recent = self.recent.held_shared();
         [&recent.growing, &*recent.frozen].into_iter().find_map(|map| map.get(key)?.last()).map(|&(version, _)| version)
     }
 
-    /// Shows committed entries to the readers. Returns how many streams grow now.
+    /// Shows committed entries to the readers. Returns the number of streams with new entries.
     fn publish(&self, entries: impl Iterator<Item = (Key, Entry)>) -> usize {
         let mut recent = self.recent.held_alone();
         for (key, entry) in entries {
@@ -106,18 +106,18 @@ impl StreamIndex {
     }
 }
 
-/// The writer's side: it alone freezes, inserts and forgets.
+/// The writer's side. Only the writer freezes, inserts and drops entries.
 pub(super) struct Filler {
     index: Arc<StreamIndex>,
-    /// Entries in `growing`, and the streams that they are of.
+    /// The number of entries in `growing`, and of their streams.
     growing: Growing,
-    /// Entries or streams that make a run.
+    /// The number of entries, or of streams, that make a run.
     run: Growing,
-    /// Rows inserted with one transaction.
+    /// The number of rows inserted with one transaction.
     slice: usize,
-    /// The run being inserted, sorted, and how many of it are inserted.
+    /// The run that is being inserted, sorted, with the number of inserted entries.
     filling: Option<Run>,
-    /// Everything up to here will be indexed once the run after the current one is.
+    /// The position up to which everything will be indexed after the run that follows the current one.
     newest: u64,
 }
 
@@ -155,7 +155,7 @@ impl Filler {
         Ok(filler)
     }
 
-    /// Shows entries to the readers; they count towards the next run.
+    /// Shows entries to the readers, and counts them for the next run.
     pub(super) fn publish(&mut self, entries: Vec<(Key, Entry)>) {
         if let Some((_, (_, position))) = entries.last() {
             self.newest = *position;
@@ -164,27 +164,28 @@ impl Filler {
         }
     }
 
-    /// Whether there is a run to work on.
+    /// Returns whether there is a run to insert.
     pub(super) fn has_work(&self) -> bool {
         self.filling.is_some() || self.is_run()
     }
 
-    /// Whether enough have come together.
+    /// Returns whether there are enough entries for a run.
     fn is_run(&self) -> bool {
         self.growing.entries >= self.run.entries || self.growing.streams >= self.run.streams
     }
 
-    /// Inserts the next slice, in the writer's transaction, which appends so many events.
+    /// Inserts the next slice, in the writer's transaction, which also appends this many events.
     pub(super) fn insert_slice(&mut self, connection: &Connection, appended: usize) -> Result<(), Error> {
         if self.filling.is_none() && self.is_run() {
             self.filling = Some(self.freeze());
         }
-        // Where the next run is full before this one is done, slices outgrow the appends: else memory would fill up.
+        // If the next run is full before this one is done, slices are larger than the appends. Otherwise memory would
+        // fill.
         let slice = if self.is_run() { self.slice.max(2 * appended) } else { self.slice };
         let Some(run) = &mut self.filling else { return Ok(()) };
         let failed = failed("filling the stream index");
         let slice = &run.rows[run.inserted..run.rows.len().min(run.inserted + slice)];
-        // A run that a crash cut short leaves rows behind, which begin where these do and have no more in them.
+        // A crash in the middle of a run leaves rows behind. They begin at the same versions and have no more entries.
         let mut insert = connection
             .prepare_cached(
                 "INSERT INTO stream_index (aggregate_type, aggregate_id, version, position, more) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -209,7 +210,7 @@ impl Filler {
         Ok(())
     }
 
-    /// The transaction with the slice is committed.
+    /// Notes that the transaction with the slice is committed.
     pub(super) fn committed(&mut self) {
         if self.filling.as_ref().is_some_and(|run| run.inserted == run.rows.len()) {
             self.filling = None;
@@ -217,7 +218,7 @@ impl Filler {
         }
     }
 
-    /// The transaction with the slice was rolled back: the run starts again.
+    /// Notes that the transaction with the slice was rolled back, so the run starts again.
     pub(super) fn rolled_back(&mut self) {
         if let Some(run) = &mut self.filling {
             run.inserted = 0;
@@ -228,7 +229,7 @@ impl Filler {
         let mut recent = self.index.recent.held_alone();
         recent.frozen = Arc::new(std::mem::take(&mut recent.growing));
         let frozen = recent.frozen.clone();
-        // Readers need not wait for what follows.
+        // Readers need not wait for the rest.
         drop(recent);
         self.growing = Growing::default();
         let mut streams: Vec<_> = frozen.iter().collect();

@@ -1,8 +1,9 @@
-//! The newest events, in memory: followers that keep up read them here, without asking SQLite.
+//! The tail: the newest events in memory, which followers that keep up read without SQLite.
 //!
-//! Every event is read by several followers soon after it was recorded. The writer has it in memory then, so it keeps
-//! the last of them as they will be read, up to a number of bytes. Whoever is further behind reads the file. An event
-//! comes in after its commit, so nothing is here that is not in the file; what leaves is always the oldest.
+//! Several followers read every event soon after it is recorded. The writer has it in memory at that time, so it keeps
+//! the newest events in the form that readers get, up to a number of bytes. Followers that lag further behind read the
+//! file. An event is added after its commit, so everything here is also in the file. The oldest events are dropped
+//! first.
 
 use crate::filter::Filter;
 use crate::model::{Position, RecordedEvent};
@@ -14,7 +15,7 @@ use std::sync::{Arc, RwLock};
 /// The events of one transaction, in position order and without a gap, each with the number of its type.
 pub(super) type Recorded = Vec<(i64, RecordedEvent)>;
 
-/// Shared by the writer and all readers.
+/// The newest events, which the writer and all readers share.
 pub(super) struct Tail {
     held: RwLock<Held>,
     bytes_max: usize,
@@ -22,17 +23,17 @@ pub(super) struct Tail {
 
 #[derive(Default)]
 struct Held {
-    /// Without a gap between them.
-    batches: VecDeque<Arc<Batch>>,
+    /// The transactions, without gaps between them.
+    batches: VecDeque<Arc<TailBatch>>,
     bytes: usize,
 }
 
-struct Batch {
+struct TailBatch {
     events: Recorded,
     bytes: usize,
 }
 
-impl Batch {
+impl TailBatch {
     fn first(&self) -> u64 {
         self.events[0].1.position.0
     }
@@ -43,7 +44,7 @@ impl Batch {
 }
 
 impl Tail {
-    /// Nothing yet; at most about so many bytes later.
+    /// Makes an empty tail for about this many bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { held: RwLock::default(), bytes_max }
     }
@@ -54,7 +55,7 @@ impl Tail {
             return;
         }
         let bytes = events.iter().map(|(_, event)| event.size()).sum();
-        let batch = Arc::new(Batch { events, bytes });
+        let batch = Arc::new(TailBatch { events, bytes });
         let mut left = Vec::new();
         let mut held = self.held.held_alone();
         held.bytes += bytes;
@@ -64,11 +65,12 @@ impl Tail {
             held.bytes -= oldest.bytes;
             left.push(oldest);
         }
-        // Freed after the lock is.
+        // Memory is freed after the lock is released.
         drop(held);
     }
 
-    /// A page of the events after a position, where the very next one is here; `None` where the file must be read.
+    /// Returns a page of the events after a position if the very next event is here, or `None` if the file must be
+    /// read.
     pub(super) fn page(&self, after: Position, filter: &Filter, limit: usize) -> Option<Page> {
         let (mut page, mut reached) = (Filling::new(limit), after);
         let mut wanted = Wanted { filter, known: Vec::new() };
@@ -87,8 +89,8 @@ impl Tail {
         Some(Page { events: page.events, reached })
     }
 
-    /// The batches with events after a position. Held by the caller, so that the writer need not wait.
-    fn after(&self, after: Position) -> Option<Vec<Arc<Batch>>> {
+    /// Returns the batches with events after a position. The caller holds them, so the writer need not wait.
+    fn after(&self, after: Position) -> Option<Vec<Arc<TailBatch>>> {
         let held = self.held.held_shared();
         let next = after.0.saturating_add(1);
         if held.batches.front()?.first() > next || held.batches.back()?.last() < next {
@@ -99,7 +101,7 @@ impl Tail {
     }
 }
 
-/// Which types a filter lets pass, asked once for each.
+/// The types that pass a filter. Each type is checked only once.
 struct Wanted<'f> {
     filter: &'f Filter,
     known: Vec<(i64, bool)>,

@@ -1,11 +1,12 @@
-//! Looking a store over: whether what it holds fits together.
+//! The verification of a store: whether its content is consistent.
 //!
-//! Reads everything, changes nothing. It needs a store that no host has open, so that what it compares stands still.
+//! It reads everything and changes nothing. It needs a store that no host has open, so that nothing changes meanwhile.
 
 use super::dictionary::Dictionary;
+use super::outbox::{self, Queue};
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use super::{Error, failed, letters, rows, schema};
+use super::{Error, dead_letters, failed, rows, schema};
 use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, SubscriptionName};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -14,38 +15,38 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Problems that are told one by one; of further ones only the number.
+/// The most problems that are reported one by one. Further ones are only counted.
 const PROBLEMS_MAX: usize = 100;
 
-/// What a store holds, and what is wrong with it.
+/// The content of a store, and its problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Recorded events.
+    /// The number of recorded events.
     pub events: u64,
-    /// Streams with events.
+    /// The number of streams with events.
     pub streams: u64,
     /// The position of the newest event.
     pub position: u64,
     /// The position up to which the stream index is filled.
     pub indexed: u64,
-    /// Numbered sequences: partitions of sources and commands of subscriptions.
+    /// The number of ledgers: partitions of sources, and commands of subscriptions.
     pub ledgers: u64,
-    /// Checkpoints of subscriptions.
+    /// The number of subscriptions' checkpoints.
     pub checkpoints: u64,
-    /// Commands in the outbox, in steps that are not settled whole.
+    /// The number of commands in the outbox, in steps that are not completely settled.
     pub commands: u64,
-    /// Messages in the outbox, in steps that are not published whole.
+    /// The number of messages in the outbox, in steps that are not completely published.
     pub messages: u64,
-    /// Dead letters.
-    pub letters: u64,
-    /// A sentence each.
+    /// The number of dead letters.
+    pub dead_letters: u64,
+    /// The problems, with a sentence for each.
     pub problems: Vec<String>,
-    /// How many more problems there are.
+    /// The number of further problems.
     pub more_problems: u64,
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Returns whether there is no problem.
     pub fn is_sound(&self) -> bool {
         self.problems.is_empty()
     }
@@ -59,7 +60,7 @@ impl Report {
     }
 }
 
-/// Looks a store over. An error means that this could not be done; what is found wrong is in the report.
+/// Verifies a store. An error means that the verification was not possible; problems of the store are in the report.
 pub fn verify(path: &Path) -> Result<Report, Error> {
     let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
@@ -71,13 +72,13 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Verifier::ledgers,
         Verifier::subscriptions,
         Verifier::messages,
-        Verifier::letters,
+        Verifier::dead_letters,
         Verifier::archived,
         Verifier::outcomes,
         Verifier::tallies,
     ];
     for part in parts {
-        // What stops one part from being looked at is a problem like others, and says nothing of the next part.
+        // If a part can't be verified, that is one more problem, and the next part is verified nevertheless.
         let done = part(&mut verifier);
         verifier.or_told(done)?;
     }
@@ -90,7 +91,7 @@ struct Verifier<'c> {
 }
 
 impl Verifier<'_> {
-    /// The pages and indexes, as SQLite sees them.
+    /// Verifies the pages and indexes, with SQLite's own check.
     fn file(&mut self) -> Result<(), Error> {
         let said: Vec<String> = self.list("PRAGMA integrity_check", |row| row.get(0))?;
         for line in said.into_iter().filter(|line| line != "ok") {
@@ -99,8 +100,8 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Every event decodes and has an id of its own, and the versions of each stream go up one by one in the order of
-    /// positions.
+    /// Verifies that every event decodes and has a unique id, and that the versions of each stream increase one by one
+    /// in the order of positions.
     fn events(&mut self) -> Result<(), Error> {
         let failed = failed("reading events");
         let (mut versions, mut dictionary) = (HashMap::<(String, String), u64>::new(), Dictionary::default());
@@ -136,14 +137,14 @@ impl Verifier<'_> {
         }
         ids.sort_unstable();
         for twice in ids.windows(2).filter(|pair| pair[0] == pair[1]) {
-            self.report.problem(format!("the event id {} was given twice", twice[0]));
+            self.report.problem(format!("the event id {} was assigned twice", twice[0]));
         }
         self.report.streams = versions.len() as u64;
         self.report.position = before.max(0) as u64;
         Ok(())
     }
 
-    /// The index names no event that is not there, and up to its mark no event is missing from it.
+    /// Verifies that all events in the index exist, and that up to its mark no event is missing from it.
     fn stream_index(&mut self) -> Result<(), Error> {
         self.report.indexed = self.mark("indexed")?;
         let (indexed, newest) = (self.report.indexed, self.report.position);
@@ -169,7 +170,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Holds each entry of the index against its event. Returns the positions that are in the index, in order.
+    /// Compares each entry of the index with its event. Returns the positions that are in the index, in order.
     fn entered(&mut self) -> Result<Vec<u64>, Error> {
         let failed = failed("looking the store over");
         let (connection, mut entered) = (self.connection, Vec::new());
@@ -202,7 +203,7 @@ impl Verifier<'_> {
         Ok(entered)
     }
 
-    /// The ranges ahead of each ledger are above its mark, in order, and apart from each other.
+    /// Verifies that the settled ranges of each ledger are above its watermark, in order, and with gaps between them.
     fn ledgers(&mut self) -> Result<(), Error> {
         for name in self.list("SELECT name FROM ledgers", |row| row.get::<_, String>(0))? {
             self.report.ledgers += 1;
@@ -211,11 +212,11 @@ impl Verifier<'_> {
                 && (next > 0 || !ahead.is_empty())
                 && !self.has_checkpoint(&subscription.to_string())?
             {
-                // Its next commands would get numbers that are settled, and be taken for repetitions.
+                // Its next commands would get numbers that are already settled, and would count as repetitions.
                 self.report
                     .problem(format!("ledger {name} has settled commands of a subscription without a checkpoint"));
             }
-            // What is settled below the mark and what begins right at it are one.
+            // A range that begins right at the watermark should have moved it.
             let mut end = next;
             for (first, last) in ahead {
                 if first <= end || last < first {
@@ -243,7 +244,8 @@ impl Verifier<'_> {
             self.commands(&subscription, sent)?;
         }
         let ownerless = self.list(
-            "SELECT DISTINCT subscription FROM outbox_commands WHERE subscription NOT IN (SELECT subscription FROM checkpoints)",
+            "SELECT DISTINCT queue FROM outbox 
+             WHERE kind = 'commands' AND queue NOT IN (SELECT subscription FROM checkpoints)",
             |row| row.get::<_, String>(0),
         )?;
         for subscription in ownerless {
@@ -259,7 +261,7 @@ impl Verifier<'_> {
             .map_err(failed("looking for a checkpoint"))
     }
 
-    /// Each command of a subscription that is not settled is in the outbox, under its number.
+    /// Verifies that each command of a subscription that is not settled is in the outbox, under its number.
     fn commands(&mut self, subscription: &str, sent: u64) -> Result<(), Error> {
         let name = SubscriptionName::parse(subscription).ledger().to_string();
         let Some(ledger) = self.ledger(&name)? else { return Ok(()) };
@@ -268,7 +270,7 @@ impl Verifier<'_> {
             self.report.problem(format!("ledger {name} has settled {settled} commands of {sent} that were sent"));
         }
         let mut next = None;
-        for step in self.steps("outbox_commands WHERE subscription = ?1", [subscription])? {
+        for step in self.steps(Queue::Commands(subscription))? {
             let place = format!("commands {} to {} of subscription {subscription}", step.first, step.last);
             if step.last < ledger.next {
                 self.report.problem(format!("{place} are settled, and still in the outbox"));
@@ -294,12 +296,12 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Each message that a sink has not published is in the outbox, and their numbers have no gaps.
+    /// Verifies that each message that a sink has not published is in the outbox, and that their numbers have no gaps.
     fn messages(&mut self) -> Result<(), Error> {
         let newest = self.mark("messages")?;
         let published = self.sinks(newest)?;
         let mut next = None;
-        for step in self.steps("outbox_messages", [])? {
+        for step in self.steps(Queue::Messages)? {
             let place = format!("messages {} to {}", step.first, step.last);
             if next.unwrap_or(step.first.min(published + 1)) != step.first {
                 self.report.problem(format!("before {place}, some are missing from the outbox"));
@@ -318,15 +320,16 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// No sink is past the end of what it counts. Returns up to which message all sinks of the outbox are.
+    /// Verifies that no sink is past the end of what it counts. Returns the number of the last message that all sinks
+    /// of the outbox have published.
     fn sinks(&mut self, messages: u64) -> Result<u64, Error> {
-        let newest_letter = letters::newest(self.connection)?;
+        let newest_dead_letter = dead_letters::newest(self.connection)?;
         let sinks: Vec<(String, u64)> =
             self.list("SELECT name, position FROM sinks", |row| Ok((row.get(0)?, row.get(1)?)))?;
         for (sink, position) in &sinks {
             let (newest, what) = match SinkName::parse(sink) {
                 SinkName::Events(_) => (self.report.position, "event"),
-                SinkName::DeadLetters(_) => (newest_letter, "dead letter"),
+                SinkName::DeadLetters(_) => (newest_dead_letter, "dead letter"),
                 SinkName::Messages(_) => (messages, "message"),
             };
             if *position > newest {
@@ -338,28 +341,30 @@ impl Verifier<'_> {
         Ok(of_outbox.map(|(_, position)| *position).min().unwrap_or(0))
     }
 
-    /// Each dead letter decodes, and its number was given to it.
-    fn letters(&mut self) -> Result<(), Error> {
-        let newest = letters::newest(self.connection)?;
+    /// Verifies that each dead letter decodes, and that its number was assigned.
+    fn dead_letters(&mut self) -> Result<(), Error> {
+        let newest = dead_letters::newest(self.connection)?;
         let there = "SELECT count(*), coalesce(sum(bytes), 0) FROM dead_letters";
         let there: Vec<(u64, u64)> = self.list(there, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let noted = (self.mark("letters")?, self.mark("letter_bytes")?);
+        let noted = (self.mark("dead_letters")?, self.mark("dead_letter_bytes")?);
         if there.first() != Some(&noted) {
             let (count, bytes) = noted;
-            self.report.problem(format!("{count} dead letters of {bytes} bytes are noted, and there are {there:?}"));
+            self.report
+                .problem(format!("the store counts {count} dead letters of {bytes} bytes, and there are {there:?}"));
         }
         for number in self.list("SELECT number FROM dead_letters ORDER BY number", |row| row.get::<_, u64>(0))? {
-            self.report.letters += 1;
+            self.report.dead_letters += 1;
             if number > newest {
-                self.report.problem(format!("dead letter {number} is past the newest number that was given, {newest}"));
+                self.report
+                    .problem(format!("dead letter {number} is past the newest number that was assigned, {newest}"));
             }
-            let letter = letters::find(self.connection, number);
+            let letter = dead_letters::find(self.connection, number);
             self.or_told(letter)?;
         }
         Ok(())
     }
 
-    /// Each archived stream has events, in the index or above its mark.
+    /// Verifies that each archived stream has events, in the index or above its mark.
     fn archived(&mut self) -> Result<(), Error> {
         let without = self.list(
             "SELECT s.aggregate_id FROM archived_streams s WHERE NOT EXISTS (SELECT 1 FROM stream_index i
@@ -375,7 +380,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Each remembered outcome decodes.
+    /// Verifies that each remembered outcome decodes.
     fn outcomes(&mut self) -> Result<(), Error> {
         let failed = failed("reading the outcomes");
         let sql = "SELECT id, outcome, length(fingerprint), time_ms FROM outcomes";
@@ -394,7 +399,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// No number of commands is below nothing.
+    /// Verifies that no count of commands is negative.
     fn tallies(&mut self) -> Result<(), Error> {
         let wrong = self.list(
             "SELECT aggregate_type, command FROM tallies WHERE NOT (typeof(accepted + rejected + malformed) = 'integer'
@@ -402,25 +407,21 @@ impl Verifier<'_> {
             |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)),
         )?;
         for (aggregate_type, command) in wrong {
-            self.report.problem(format!("the counts of {command} to {aggregate_type} are no counts"));
+            self.report.problem(format!("the counts of {command} to {aggregate_type} are not valid"));
         }
         Ok(())
     }
 
-    fn steps(&self, of: &str, params: impl rusqlite::Params) -> Result<Vec<Step>, Error> {
-        let read = |row: &Row<'_>| Ok(Step { first: row.get(0)?, last: row.get(1)?, body: row.get(2)? });
-        self.connection
-            .prepare(&format!("SELECT first, last, body FROM {of} ORDER BY first"))
-            .and_then(|mut select| select.query_map(params, read)?.collect())
-            .map_err(failed("reading the outbox"))
+    fn steps(&self, queue: Queue<'_>) -> Result<Vec<outbox::Row>, Error> {
+        queue.rows(self.connection).map_err(failed("reading the outbox"))
     }
 
-    /// `None` where it does not decode, which is told.
-    fn body<T: DeserializeOwned>(&mut self, step: &Step, place: &str) -> Result<Option<T>, Error> {
+    /// Decodes it. If it does not decode, this is reported as a problem and the result is `None`.
+    fn body<T: DeserializeOwned>(&mut self, step: &outbox::Row, place: &str) -> Result<Option<T>, Error> {
         self.or_told(rows::decode(place, &step.body))
     }
 
-    /// `None` where it does not decode, which is told.
+    /// Decodes it. If it does not decode, this is reported as a problem and the result is `None`.
     fn ledger(&mut self, name: &str) -> Result<Option<Ledger>, Error> {
         let ledger = rows::ledger(self.connection, name);
         self.or_told(ledger)
@@ -452,11 +453,4 @@ impl Verifier<'_> {
             .and_then(|mut select| select.query_map([], read)?.collect())
             .map_err(failed("looking the store over"))
     }
-}
-
-/// A row of an outbox.
-struct Step {
-    first: u64,
-    last: u64,
-    body: Vec<u8>,
 }

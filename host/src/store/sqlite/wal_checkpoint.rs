@@ -1,28 +1,28 @@
-//! Folding the write-ahead log into the file.
+//! WAL checkpoints: folding the write-ahead log into the file.
 //!
-//! Left to SQLite, this would happen inside some commit; left to another thread, it would never catch up with a writer
-//! that does not pause. So the writer does it: a part whenever nobody waits for it, and all of it when the log has grown
-//! to its limit, whoever waits. What is not folded yet is as durable as what is.
+//! SQLite would do this inside some commit. Another thread would never catch up with a writer that does not pause. So
+//! the writer does it: a part whenever nobody waits for it, and all of it when the log has grown to its limit, even if
+//! somebody waits. Transactions in the log are as durable as those in the file.
 
 use super::fault::{self, FaultPoint};
 use super::writer::Writer;
 use super::{Error, failed};
 use std::time::{Duration, Instant};
 
-/// Bytes of events after which the log is folded when nobody waits: some milliseconds of work.
+/// The bytes of events after which the log is folded when nobody waits. This takes some milliseconds.
 const AT_REST_BYTES: usize = 2 << 20;
 
-/// How long folding the log may wait for readers of what is to be folded.
+/// The longest time that folding the log may wait for readers.
 const FOLD_WAIT_MAX: Duration = Duration::from_millis(50);
 
 impl Writer {
-    /// Whether there is enough for a pause in the work.
+    /// Returns whether there is enough to fold when nobody waits.
     pub(super) fn has_much_to_fold(&self) -> bool {
         self.unfolded_bytes >= AT_REST_BYTES
     }
 
-    /// Folds what no reader still needs in the log, without waiting for any. The log is written from its beginning again
-    /// once all of it is folded.
+    /// Folds the part of the log that no reader still needs, without waiting for readers. When all of the log is
+    /// folded, it is written from its beginning again.
     pub(super) fn fold_at_rest(&mut self) {
         self.unfolded_bytes = 0;
         let folded = self.before_fold().and_then(|()| {
@@ -34,7 +34,7 @@ impl Writer {
         }
     }
 
-    /// Folds the log where it has grown to its limit.
+    /// Folds the log if it has grown to its limit.
     pub(super) fn limit_log(&mut self) {
         let log_bytes = self.log_bytes();
         if log_bytes >= self.fold_at
@@ -44,13 +44,13 @@ impl Writer {
         }
     }
 
-    /// Folds the whole log and cuts it off.
+    /// Folds the whole log and truncates it.
     pub(super) fn fold_log(&mut self) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeFold);
         let started = Instant::now();
         self.before_fold()?;
         let failed = failed("folding the log into the store");
-        // What is read for long, such as a backup, must not hold up what is written.
+        // A long read, such as a backup, must not delay writes.
         self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
         let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
         self.connection.busy_timeout(super::schema::BUSY_TIME_MAX).map_err(&failed)?;
@@ -58,15 +58,15 @@ impl Writer {
         fault::at(FaultPoint::Folded);
         self.unfolded_bytes = 0;
         self.ownership.log_cut();
-        // A reader in the way: try again when the log has grown by half, not at every commit.
+        // If a reader prevented it, retry when the log has grown by half, not at every commit.
         let log_bytes = self.log_bytes();
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
         tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
         Ok(())
     }
 
-    /// Fails if the store is not this host's any more: what another program has cut or replaced must not be written into the
-    /// file or over it, and the log of another host must not be cut.
+    /// Fails if this host no longer owns the store. It must not fold a log that another program has cut or replaced,
+    /// and must not truncate the log of another host.
     fn before_fold(&mut self) -> Result<(), Error> {
         self.ownership.check(&self.connection)?;
         self.ownership.check_files()?;

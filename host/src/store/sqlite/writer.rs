@@ -1,23 +1,25 @@
-//! The one writer: a thread that turns queued requests into transactions.
+//! The only writer: a thread that turns queued requests into transactions.
 //!
-//! A transaction takes what is queued, up to its limits, and never waits for more: while it commits, the next ones
-//! gather. A request that is refused (conflict, duplicate, moved checkpoint) is refused before it writes anything
-//! that counts, so the others in its transaction are not touched. When the database itself fails, the whole transaction
-//! is rolled back, everybody in it is told, and the next one begins with reading from the file what memory knew.
+//! A transaction takes the queued requests, up to its limits, and never waits for more: while it commits, the next ones
+//! gather. A request that is refused (conflict, duplicate, moved checkpoint) is refused before it writes anything that
+//! counts, so the other requests of the transaction are not affected. If the database itself fails, the whole
+//! transaction is rolled back, all of its requests fail, and the next transaction first reloads from the file what
+//! memory knew.
 
 use super::administration::AdminRequest;
 use super::age::{Age, Moment};
 use super::appends::Head;
+use super::dead_letter_room::DeadLetterRoom;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
-use super::letter_room::LetterRoom;
+use super::outbox::Queue;
 use super::owner::{self, Ownership};
 use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
-use super::{Error, Options, appends, dictionary::Dictionary, failed, files, letters, rows, schema};
+use super::{Error, Options, appends, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
 use crate::ack::Ack;
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
@@ -33,7 +35,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// What can be asked of the writer.
+/// A request to the writer.
 pub(super) enum Request {
     Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, ack: Ack<Result<Appended, Error>> },
     Advance { step: Box<Step>, bytes: usize, ack: Ack<Result<Advanced, Error>> },
@@ -45,7 +47,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Hashes what needs hashing on the caller's thread.
+    /// Makes an append. The command is hashed here, on the caller's thread.
     pub(super) fn append(append: Append, ack: Ack<Result<Appended, Error>>) -> Self {
         let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
         let bytes = match &append.decision {
@@ -61,7 +63,7 @@ impl Request {
         Self::Advance { step: Box::new(step), bytes: commands + messages, ack }
     }
 
-    /// What it carries beside what its sender has to bound anyway.
+    /// Returns the bytes of the content that a sender does not limit by itself.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append { bytes, .. } | Self::Advance { bytes, .. } => *bytes,
@@ -69,7 +71,7 @@ impl Request {
         }
     }
 
-    /// Answers without having done anything.
+    /// Answers a request with an error, without handling it.
     pub(super) fn fail(self, error: Error) {
         match self {
             Self::Append { ack, .. } => ack.give(Err(error)),
@@ -86,14 +88,14 @@ impl Request {
 }
 
 /// An answer that waits for the commit.
-enum Answer {
+enum PendingAnswer {
     Append(Ack<Result<Appended, Error>>, Result<Appended, Error>),
     Advance(Ack<Result<Advanced, Error>>, Result<Advanced, Error>),
     Count(Ack<Result<u64, Error>>, Result<u64, Error>),
     Unit(Ack<Result<(), Error>>, Result<(), Error>),
 }
 
-impl Answer {
+impl PendingAnswer {
     fn deliver(self) {
         match self {
             Self::Append(ack, result) => ack.give(result),
@@ -113,40 +115,40 @@ impl Answer {
     }
 }
 
-/// What one transaction has gathered so far.
+/// The content of one transaction so far.
 #[derive(Default)]
-pub(super) struct Batch {
-    answers: Vec<Answer>,
-    /// New entries for the stream index, shown to readers after the commit.
+pub(super) struct WriteBatch {
+    answers: Vec<PendingAnswer>,
+    /// The new entries of the stream index, which readers see after the commit.
     pub(super) entries: Vec<(Key, Entry)>,
-    /// The new events, shown to readers after the commit.
+    /// The new events, which readers see after the commit.
     pub(super) recorded: Recorded,
-    /// Commands by how they ended: accepted, rejected, malformed.
+    /// The number of commands that were accepted, rejected and malformed.
     pub(super) tallies: QuickMap<(Arc<str>, Arc<str>), [u64; 3]>,
-    /// Bytes of events, dead letters, and what waits in the outbox.
+    /// The bytes of events, dead letters, and effects in the outbox.
     pub(super) bytes: usize,
 }
 
-impl Batch {
-    /// Where commands of this kind are counted.
+impl WriteBatch {
+    /// Returns the counts of this kind of command.
     pub(super) fn tally(&mut self, command: &Command) -> &mut [u64; 3] {
         self.tallies.entry((command.stream.aggregate_type.clone(), command.name.clone())).or_default()
     }
 }
 
-/// What the writer measures as it goes.
+/// The measurements of the writer.
 pub(super) struct Meters {
-    /// Of `COMMIT` alone.
+    /// The duration of `COMMIT`.
     pub(super) commit_time: Histogram,
-    /// Requests of a transaction.
+    /// The number of requests of each transaction.
     pub(super) batch_size: Histogram,
-    /// Bytes of the dead letters that there are.
-    pub(super) letter_bytes: AtomicU64,
-    /// Dead letters dropped to keep to a limit.
-    pub(super) letters_dropped: AtomicU64,
-    /// Jumps of the wall clock.
+    /// The bytes of the current dead letters.
+    pub(super) dead_letter_bytes: AtomicU64,
+    /// The number of dead letters that were dropped because of a limit.
+    pub(super) dead_letters_dropped: AtomicU64,
+    /// The number of jumps of the wall clock.
     pub(super) clock_jumps: AtomicU64,
-    /// Why a transaction failed, until one like it would succeed.
+    /// The reason why a transaction failed, until one like it would succeed.
     pub(super) trouble: Mutex<Option<String>>,
 }
 
@@ -156,44 +158,44 @@ pub(super) struct Writer {
     pub(super) options: Options,
     pub(super) dictionary: Dictionary,
     pub(super) ledgers: Ledgers,
-    /// Where the streams are that were appended to most recently.
+    /// The versions of the streams with the most recent appends.
     pub(super) heads: LruCache<Key, Head>,
     pub(super) index: Arc<StreamIndex>,
     tail: Arc<Tail>,
     pub(super) ids: Ids,
     pub(super) next_position: u64,
-    /// Some stream takes no more events.
+    /// Whether any stream is archived.
     pub(super) any_archived: bool,
-    /// Outcomes stored since the last clean-up.
+    /// The number of outcomes stored since the last clean-up.
     pub(super) outcomes_stored: u32,
     /// The number of the next step in the row of each subscription to records.
     pub(super) rows: QuickMap<Arc<str>, u64>,
     pub(super) next_message: u64,
-    newest_letter: u64,
-    pub(super) letter_room: LetterRoom,
+    newest_dead_letter: u64,
+    pub(super) dead_letter_room: DeadLetterRoom,
     filler: Filler,
-    /// The last transaction failed. What memory knows is of a history that is not there; and the index waits for the
-    /// next request, so that a full disk does not keep the thread spinning.
+    /// Whether the last transaction failed. Then memory does not match the file. The index waits for the next request,
+    /// so that the thread does not spin while the disk is full.
     failed: bool,
-    /// Whether a transaction like one that failed would succeed again.
+    /// The doubt whether a transaction like a failed one would succeed again.
     pub(super) doubt: Option<Doubt>,
     pub(super) log: PathBuf,
-    /// Size of the log at which it is folded next.
+    /// The size of the log at which it is folded next.
     pub(super) fold_at: u64,
-    /// Bytes of events in the log since it was folded last.
+    /// The bytes of events in the log since it was last folded.
     pub(super) unfolded_bytes: usize,
     /// Whether the next transaction may be the first one of a log, and must mark it.
     pub(super) is_log_new: bool,
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
-    letters_head: watch::Sender<u64>,
+    dead_letters_head: watch::Sender<u64>,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
     loss: watch::Sender<Option<Error>>,
     pub(super) meters: Arc<Meters>,
-    /// What is queued takes room in it.
+    /// The limit on the bytes of queued requests.
     room: Arc<Room>,
-    /// Held for the lock on it.
+    /// The lock on the store, which is held while the writer lives.
     _lock: schema::Lock,
 }
 
@@ -211,8 +213,8 @@ impl Writer {
         let meters = Meters {
             commit_time: Histogram::new(meter::SECONDS),
             batch_size: Histogram::new(meter::COUNTS),
-            letter_bytes: AtomicU64::new(0),
-            letters_dropped: AtomicU64::new(0),
+            dead_letter_bytes: AtomicU64::new(0),
+            dead_letters_dropped: AtomicU64::new(0),
             clock_jumps: AtomicU64::new(0),
             trouble: Mutex::default(),
         };
@@ -236,19 +238,19 @@ impl Writer {
             tail,
             next_position: 1,
             any_archived: false,
-            // The first one cleans up, so that hosts which stop early do it as well.
+            // The first outcome triggers a clean-up, so that hosts that stop early also do it.
             outcomes_stored: appends::OUTCOMES_PER_CLEAN_UP,
             rows: QuickMap::default(),
             next_message: 1,
-            newest_letter: 0,
-            letter_room: LetterRoom::default(),
+            newest_dead_letter: 0,
+            dead_letter_room: DeadLetterRoom::default(),
             filler,
             failed: false,
             doubt: None,
             log,
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
-            letters_head: watch::Sender::new(0),
+            dead_letters_head: watch::Sender::new(0),
             ownership,
             age,
             loss: watch::Sender::new(None),
@@ -269,8 +271,8 @@ impl Writer {
         self.outbox_head.subscribe()
     }
 
-    pub(super) fn letters_head(&self) -> watch::Receiver<u64> {
-        self.letters_head.subscribe()
+    pub(super) fn dead_letters_head(&self) -> watch::Receiver<u64> {
+        self.dead_letters_head.subscribe()
     }
 
     pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
@@ -288,15 +290,15 @@ impl Writer {
         if let Err(error) =
             self.begin().and_then(|()| self.age.note(&self.connection)).and_then(|()| self.sql("COMMIT", "closing"))
         {
-            tracing::warn!("the running time since it was noted last is lost: {error}");
+            tracing::warn!("the running time since it was last written is lost: {error}");
         }
         if let Err(error) = self.fold_log() {
             schema::keep_log(&self.connection);
-            tracing::warn!("closing the store: {error}; the next start goes on from the log");
+            tracing::warn!("closing the store: {error}; the next start recovers from its log");
         }
     }
 
-    /// Makes transactions until every sender is gone. The only error is that the store is lost.
+    /// Runs transactions until every sender is gone. The only error is that the store is lost.
     fn work(&mut self, requests: &Receiver<Request>) -> Result<(), Error> {
         loop {
             let first = if self.filler.has_work() && !self.failed {
@@ -316,8 +318,8 @@ impl Writer {
         }
     }
 
-    /// The next request. While nobody waits, a part of the log is folded, so that it is seldom folded whole before
-    /// somebody who does.
+    /// Returns the next request. While nobody waits, a part of the log is folded, so that requests rarely have to wait
+    /// for a complete fold.
     fn next(&mut self, requests: &Receiver<Request>) -> Result<Option<Request>, Error> {
         if self.has_much_to_fold() && !self.failed {
             match requests.try_recv() {
@@ -332,7 +334,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {
                     self.rest()?;
-                    // After a failure this finds out whether writing works again.
+                    // After a failure this tests if writing works again.
                     if self.age.is_due() || self.failed || self.doubt.is_some() {
                         self.transaction(None, requests)?;
                     }
@@ -341,7 +343,7 @@ impl Writer {
         }
     }
 
-    /// Looks after the store while there is nothing else to do. A failure to look is left to the next transaction.
+    /// Checks the store while there is nothing else to do. If a check fails, the next transaction reports it.
     fn rest(&mut self) -> Result<(), Error> {
         self.age.watch(&self.meters.clock_jumps);
         match self.ownership.check(&self.connection) {
@@ -350,10 +352,10 @@ impl Writer {
         }
     }
 
-    /// One transaction: begin, what is queued, a slice of the index, commit, answers. The only error is that the store
-    /// is lost.
+    /// Runs one transaction: begin, the queued requests, a slice of the index, commit, answers. The only error is that
+    /// the store is lost.
     fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
             Err(error) => {
@@ -366,10 +368,15 @@ impl Writer {
         Ok(())
     }
 
-    fn fill(&mut self, batch: &mut Batch, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
+    fn fill(
+        &mut self,
+        batch: &mut WriteBatch,
+        first: Option<Request>,
+        requests: &Receiver<Request>,
+    ) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
         if let Err(error) = self.begin() {
-            // Those behind the first have waited as long.
+            // The requests behind the first one have waited as long.
             let queued = requests.try_iter().take(requests.len());
             first.into_iter().chain(queued).for_each(|request| self.refuse(request, &error));
             return Err(error);
@@ -411,37 +418,37 @@ impl Writer {
         if self.failed { self.reload() } else { Ok(()) }
     }
 
-    /// Does one request. An error means that the database failed; refusals are answers.
-    fn handle(&mut self, batch: &mut Batch, request: Request) -> Result<(), Error> {
+    /// Handles one request. An error means that the database failed; a refusal is an answer.
+    fn handle(&mut self, batch: &mut WriteBatch, request: Request) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
             Request::Append { append, fingerprint, ack, .. } => {
                 let (result, fatal) = split(self.append(batch, *append, fingerprint));
-                (Answer::Append(ack, result), fatal)
+                (PendingAnswer::Append(ack, result), fatal)
             }
             Request::Advance { step, ack, .. } => {
                 let (result, fatal) = split(self.advance(batch, *step));
-                (Answer::Advance(ack, result), fatal)
+                (PendingAnswer::Advance(ack, result), fatal)
             }
             Request::Published { sink, from, to, refused, ack } => {
                 let (result, fatal) = split(self.published(batch, &sink, from, to, &refused));
-                (Answer::Unit(ack, result), fatal)
+                (PendingAnswer::Unit(ack, result), fatal)
             }
             Request::DeadLetter(letter, origin, ack) => {
                 let (result, fatal) = split(self.dead_letter(batch, &letter, origin.as_ref()));
-                (Answer::Unit(ack, result), fatal)
+                (PendingAnswer::Unit(ack, result), fatal)
             }
             Request::StartLedger { ledger, next, ack } => {
                 let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
-                (Answer::Unit(ack, result), fatal)
+                (PendingAnswer::Unit(ack, result), fatal)
             }
             Request::DiscardMany(which, ack) => {
                 let (result, fatal) = split(self.discard_many(&which));
-                (Answer::Count(ack, result), fatal)
+                (PendingAnswer::Count(ack, result), fatal)
             }
             Request::Administer(request, ack) => {
                 let (result, fatal) = split(self.administer(batch, request));
-                (Answer::Unit(ack, result), fatal)
+                (PendingAnswer::Unit(ack, result), fatal)
             }
         };
         batch.answers.push(answer);
@@ -450,7 +457,7 @@ impl Writer {
 
     fn published(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         sink: &str,
         from: u64,
         to: u64,
@@ -469,18 +476,18 @@ impl Writer {
         let name = SinkName::parse(sink);
         let newest = match name {
             SinkName::Events(_) => self.next_position - 1,
-            SinkName::DeadLetters(_) => self.newest_letter,
+            SinkName::DeadLetters(_) => self.newest_dead_letter,
             SinkName::Messages(_) => self.next_message - 1,
         };
         refuse_beyond(&format!("the position of sink {sink}"), to, newest)?;
-        self.letter_room.refuse_if_full(refused.len(), &self.options.letters)?;
+        self.dead_letter_room.refuse_if_full(refused.len(), &self.options.dead_letters)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO sinks (name, position) VALUES (?1, ?2)")
             .and_then(|mut insert| insert.execute(params![sink, to]))
             .map_err(&failed)?;
         fault::at(FaultPoint::SinkMoved);
         for letter in refused {
-            self.keep_letter(batch, letter, None)?;
+            self.keep_dead_letter(batch, letter, None)?;
         }
         if matches!(name, SinkName::Messages(_)) {
             self.forget_messages().map_err(&failed)?;
@@ -489,7 +496,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets the messages that all sinks of the outbox have published.
+    /// Deletes the messages that all sinks of the outbox have published.
     fn forget_messages(&self) -> rusqlite::Result<()> {
         let mut select = self.connection.prepare_cached("SELECT name, position FROM sinks")?;
         let mut rows = select.query([])?;
@@ -500,16 +507,16 @@ impl Writer {
                 published = Some(published.map_or(position, |least| least.min(position)));
             }
         }
-        self.connection
-            .prepare_cached("DELETE FROM outbox_messages WHERE first <= ?1 AND last <= ?1")?
-            .execute([published])
-            .map(drop)
+        match published {
+            None => Ok(()),
+            Some(published) => Queue::Messages.remove_below(&self.connection, published + 1),
+        }
     }
 
-    /// Dead-letters something. Nothing where its origin is settled already: then it was dead-lettered before.
+    /// Dead-letters an item. If its origin is already settled, it was dead-lettered before, and nothing happens.
     pub(super) fn dead_letter(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         letter: &DeadLetter,
         origin: Option<&Origin>,
     ) -> Result<(), Error> {
@@ -518,21 +525,21 @@ impl Writer {
         {
             return Ok(());
         }
-        self.letter_room.refuse_if_full(1, &self.options.letters)?;
-        self.keep_letter(batch, letter, origin)
+        self.dead_letter_room.refuse_if_full(1, &self.options.dead_letters)?;
+        self.keep_dead_letter(batch, letter, origin)
     }
 
-    /// Keeps a letter that there is room for. Who has several asks for the room of all of them before it changes anything:
-    /// a refusal in the middle would be committed with what was changed before it.
-    pub(super) fn keep_letter(
+    /// Stores a dead letter for which there is room. A caller with several dead letters must check the room for all of
+    /// them before it changes anything, because a refusal in the middle would be committed with the changes before it.
+    pub(super) fn keep_dead_letter(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         letter: &DeadLetter,
         origin: Option<&Origin>,
     ) -> Result<(), Error> {
         let content = rows::encode(&letter.content)?;
         let (bytes, now) = (content.len() + letter.reason.len() + letter.place.len(), self.age.now());
-        self.letter_room.take(&self.connection, bytes as u64, &self.options.letters)?;
+        self.dead_letter_room.take(&self.connection, bytes as u64, &self.options.dead_letters)?;
         if let Some(origin) = origin {
             self.settle(origin)?;
         }
@@ -548,24 +555,24 @@ impl Writer {
                 insert.execute(params![consumer, place, key, reason, time_ms, wall_ms, running_ms, bytes, content])
             })
             .map_err(failed("storing a dead letter"))?;
-        self.newest_letter = self.connection.last_insert_rowid().unsigned_abs();
-        fault::at(FaultPoint::LetterKept);
+        self.newest_dead_letter = self.connection.last_insert_rowid().unsigned_abs();
+        fault::at(FaultPoint::DeadLetterKept);
         Ok(())
     }
 
-    /// Notes now and then how long hosts have run on the store.
+    /// Writes the running time of the store from time to time.
     fn keep_time(&mut self) -> Result<(), Error> {
         if self.age.is_due() || self.failed {
             self.age.watch(&self.meters.clock_jumps);
             self.age.note(&self.connection)?;
-            if let Some(age_max_ms) = self.options.letters.age_max_ms {
-                self.letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
+            if let Some(age_max_ms) = self.options.dead_letters.age_max_ms {
+                self.dead_letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
             }
         }
-        self.letter_room.write(&self.connection)
+        self.dead_letter_room.write(&self.connection)
     }
 
-    fn write_tallies(&mut self, batch: &mut Batch) -> Result<(), Error> {
+    fn write_tallies(&mut self, batch: &mut WriteBatch) -> Result<(), Error> {
         for ((aggregate_type, command), [accepted, rejected, malformed]) in batch.tallies.drain() {
             self.connection
                 .prepare_cached(
@@ -579,8 +586,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Readers see it, then watchers are woken, then the callers are told.
-    fn committed(&mut self, batch: Batch) {
+    /// Publishes a committed transaction: readers see it, then watchers are woken, then the callers get their answers.
+    fn committed(&mut self, batch: WriteBatch) {
         self.failed = false;
         self.end_doubt();
         self.unfolded_bytes += batch.bytes;
@@ -600,12 +607,12 @@ impl Writer {
         self.limit_log();
     }
 
-    fn rolled_back(&mut self, batch: Batch, error: &Error) {
+    fn rolled_back(&mut self, batch: WriteBatch, error: &Error) {
         let file = self.connection.path().unwrap_or_default();
         tracing::error!("the store {file} rolled a transaction back: {error}");
         self.failed = true;
         self.begin_doubt(batch.bytes, error.to_string());
-        // Fails when there is no transaction, which is as good.
+        // This fails if there is no transaction, which is fine.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.filler.rolled_back();
         for answer in batch.answers {
@@ -613,7 +620,7 @@ impl Writer {
         }
     }
 
-    /// Reads from the file what memory knew.
+    /// Reloads from the file what memory knew.
     fn reload(&mut self) -> Result<(), Error> {
         self.dictionary = Dictionary::default();
         self.ledgers.forget();
@@ -625,17 +632,17 @@ impl Writer {
         self.next_position = number("SELECT coalesce(max(position), 0) + 1 FROM events")?;
         self.any_archived = number("SELECT count(*) FROM (SELECT 1 FROM archived_streams LIMIT 1)")? > 0;
         self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
-        self.newest_letter = letters::newest(&self.connection)?;
-        self.letter_room = LetterRoom::read(&self.connection)?;
+        self.newest_dead_letter = dead_letters::newest(&self.connection)?;
+        self.dead_letter_room = DeadLetterRoom::read(&self.connection)?;
         Ok(())
     }
 
     fn announce(&self) {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
-        publish(&self.letters_head, self.newest_letter);
-        self.meters.letter_bytes.store(self.letter_room.bytes, Ordering::Relaxed);
-        self.meters.letters_dropped.store(self.letter_room.dropped, Ordering::Relaxed);
+        publish(&self.dead_letters_head, self.newest_dead_letter);
+        self.meters.dead_letter_bytes.store(self.dead_letter_room.bytes, Ordering::Relaxed);
+        self.meters.dead_letters_dropped.store(self.dead_letter_room.dropped, Ordering::Relaxed);
     }
 
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {
@@ -653,12 +660,12 @@ fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
-/// Whoever is past the end would skip what comes next.
+/// Refuses a position past the end, because its owner would skip what comes next.
 pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> {
     if to <= end { Ok(()) } else { Err(Error::Invalid(format!("{what} can't move to {to}: the store ends at {end}"))) }
 }
 
-/// Tells refusals, which concern one request, from failures of the database, which concern the transaction.
+/// Separates refusals, which affect one request, from failures of the database, which affect the transaction.
 fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
     match result {
         Err(error @ (Error::Failed(_) | Error::Lost { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),

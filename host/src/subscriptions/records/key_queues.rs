@@ -1,14 +1,14 @@
-//! The keys that stand still: each behind a record that is tried again after a pause.
+//! The key queues: the records of each key that wait behind a record which is retried after a pause.
 //!
-//! Pure bookkeeping. Bounded by what the source has in flight.
+//! This is pure bookkeeping. The number of records is bounded by what the source has in flight.
 
-use super::redelivery::PendingRedeliveries;
+use super::redelivery::RecordRedeliveries;
 use super::run::{RecordRun, Runs};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A key of a partition; records without a key of one partition are one.
+/// A key of a partition. All records of a partition that have no key share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct QueueKey {
     ledger: Arc<str>,
@@ -16,14 +16,14 @@ struct QueueKey {
 }
 
 impl QueueKey {
-    /// Of a record, which is a run of its own.
+    /// Returns the key of a record, which is a run of its own.
     fn of(record: &RecordRun) -> Self {
         Self { ledger: record.ledger().clone(), key: record.head().key.clone() }
     }
 }
 
 struct Held {
-    /// Each a run of its own. The first is the one that failed.
+    /// The records, each a run of its own. The first is the one that failed.
     records: VecDeque<RecordRun>,
     attempts: u32,
     due: Instant,
@@ -32,16 +32,17 @@ struct Held {
 /// A record whose pause is over.
 pub(super) struct Due {
     record: RecordRun,
-    /// How often it was tried.
+    /// The number of attempts so far.
     attempts: u32,
     behind: Behind,
 }
 
-/// See the module.
+/// The key queues of a source.
 #[derive(Default)]
 pub(super) struct KeyQueues {
     held: HashMap<QueueKey, Held>,
-    /// Nothing is tried again any more. Keys that stand still stay so, or later records would pass those given back.
+    /// Whether nothing is retried any more. Blocked keys stay blocked, or later records would overtake those given
+    /// back.
     gives_back: bool,
 }
 
@@ -50,12 +51,12 @@ impl KeyQueues {
         self.held.is_empty()
     }
 
-    /// Whether nothing is tried again any more.
+    /// Whether nothing is retried any more.
     pub(super) fn gives_back(&self) -> bool {
         self.gives_back
     }
 
-    /// Puts each record of a key that stands still behind that key's first, and all others to those that are free.
+    /// Adds each record of a blocked key to that key's queue, and all others to `free`.
     pub(super) fn join(&mut self, mut run: RecordRun, free: &mut Runs) {
         if self.held.is_empty() {
             return free.push(run);
@@ -74,20 +75,20 @@ impl KeyQueues {
         }
     }
 
-    /// Lets a record wait, and all of its key behind it.
+    /// Makes a record wait for its retry, and blocks its key.
     pub(super) fn hold(&mut self, record: RecordRun, attempts: u32, pause: Duration) {
         let key = QueueKey::of(&record);
         let records = if self.gives_back { VecDeque::new() } else { [record].into() };
         self.held.insert(key, Held { records, attempts, due: Instant::now() + pause });
     }
 
-    /// How long until a record is due.
+    /// Returns how long it is until a record is due.
     pub(super) fn next_due(&self) -> Option<Duration> {
         let next = self.held.values().filter(|held| !held.records.is_empty()).map(|held| held.due).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    /// A record whose pause is over. Its key stands still until it is held again or released.
+    /// Takes a record whose pause is over. The caller must then call [`Self::hold`] again or [`Behind::go_on`].
     pub(super) fn due(&mut self) -> Option<Due> {
         let now = Instant::now();
         let is_due = |(_, held): &(&QueueKey, &Held)| held.due <= now && !held.records.is_empty();
@@ -97,21 +98,21 @@ impl KeyQueues {
         Some(Due { record, attempts, behind: Behind { key, records } })
     }
 
-    /// Ends all pauses, such as when there is new code.
+    /// Ends all pauses, for example because there is new code.
     pub(super) fn try_all_now(&mut self) {
         let now = Instant::now();
         self.held.values_mut().for_each(|held| held.due = now);
     }
 
-    /// Gives back what waits and would pass a record that is pending.
-    pub(super) fn give_back_after(&mut self, pending: &PendingRedeliveries) {
+    /// Gives back waiting records that would overtake a pending redelivery.
+    pub(super) fn give_back_after(&mut self, pending: &RecordRedeliveries) {
         self.held.retain(|_, held| {
             held.records.retain(|record| !pending.is_before(record));
             self.gives_back || !held.records.is_empty()
         });
     }
 
-    /// Gives back what waits, and from now on what would: dropped, it counts as not settled.
+    /// Gives back all waiting records, and from now on those that would wait. A dropped record counts as not settled.
     pub(super) fn give_back(&mut self) {
         self.gives_back = true;
         self.held.values_mut().for_each(|held| held.records.clear());
@@ -119,20 +120,21 @@ impl KeyQueues {
 }
 
 impl Due {
-    /// Takes the record out, to be handled; what is left is what waits behind it.
+    /// Returns the record to be handled, its attempts, and the records that wait behind it.
     pub(super) fn take(self) -> (RecordRun, u32, Behind) {
         (self.record, self.attempts, self.behind)
     }
 }
 
-/// The records of a key behind one that is being tried again.
+/// The records of a key that wait behind one that is being retried.
 pub(super) struct Behind {
     key: QueueKey,
     records: VecDeque<RecordRun>,
 }
 
 impl Behind {
-    /// They wait on where the one before them failed again. Where it is done their turn is before what came later.
+    /// Puts the records back into the key's queue if the record before them failed again. Otherwise it puts them in
+    /// front of `ready`, because they come before later records.
     pub(super) fn go_on(self, queues: &mut KeyQueues, ready: &mut Runs) {
         match queues.held.get_mut(&self.key) {
             Some(held) => held.records.extend(self.records),
@@ -155,7 +157,7 @@ mod tests {
         run
     }
 
-    /// The offsets of those that are free.
+    /// Returns the offsets of the records that are free.
     fn join(queues: &mut KeyQueues, records: &[(&str, u64)]) -> Vec<i64> {
         let mut free = Runs::default();
         queues.join(run(records), &mut free);

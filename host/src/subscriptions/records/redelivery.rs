@@ -1,35 +1,39 @@
-//! Records that failed with their step, because the store failed or refused it, and that their source reads again.
+//! Records that failed with their step, because the store failed or refused the step, and that their source reads
+//! again.
 //!
-//! Until such a record comes again, later ones of its partition must not be handled: they would pass it. They go back to
-//! the source as well, which reads them again once nothing of the partition is in flight.
+//! Until such a record comes again, later records of its partition must not be handled, because they would overtake it.
+//! They go back to the source as well, which reads them again once nothing of the partition is in flight.
 
 use super::run::RecordRun;
 use crate::store::EventStore;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The first pending record of each ledger, by its number.
+/// The number of the first pending redelivery of each ledger.
 #[derive(Default)]
-pub(super) struct PendingRedeliveries(HashMap<Arc<str>, u64>);
+pub(super) struct RecordRedeliveries(HashMap<Arc<str>, u64>);
 
-impl PendingRedeliveries {
+impl RecordRedeliveries {
     /// Adds a record that was not settled.
     pub(super) fn add(&mut self, ledger: &Arc<str>, number: u64) {
         self.0.entry(ledger.clone()).and_modify(|first| *first = number.min(*first)).or_insert(number);
     }
 
-    /// Whether records that are here already would pass a pending one.
+    /// Whether records that were already received would overtake a pending redelivery.
     pub(super) fn is_before(&self, run: &RecordRun) -> bool {
-        self.0.get(run.ledger()).is_some_and(|&first| first < run.head().offset as u64)
+        self.0.get(run.ledger()).is_some_and(|&first| first < run.first())
     }
 
-    /// Whether records that arrive would pass a pending one. What is pending no longer is, once it arrives itself.
+    /// Whether arriving records would overtake a pending redelivery. A pending redelivery ends when its record arrives.
+    ///
+    /// Some of what is pending may be settled by now and never come again: a record failed because an earlier copy of it
+    /// had been settled, or retention removed it. The records behind it are still pending.
     pub(super) fn is_passed_by(&mut self, run: &RecordRun, store: &dyn EventStore) -> bool {
-        let Some(&first) = self.0.get(run.ledger()) else { return false };
-        // It may have been settled elsewhere, such as by a range that retention removed: then it never comes again.
-        let is_settled =
-            || store.reader().and_then(|mut reader| reader.ledger(run.ledger())).is_ok_and(|ledger| ledger.has(first));
-        let is_passed = self.is_before(run) && !is_settled();
+        let Some(first) = self.0.get_mut(run.ledger()) else { return false };
+        if let Ok(ledger) = store.reader().and_then(|mut reader| reader.ledger(run.ledger())) {
+            *first = ledger.first_open(*first);
+        }
+        let is_passed = *first < run.first();
         if !is_passed {
             self.0.remove(run.ledger());
         }

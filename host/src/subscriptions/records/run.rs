@@ -1,11 +1,11 @@
-//! Records on their way to a subscriber: runs of one partition, so that what each of them needs is there once for all.
+//! Records on their way to a subscriber, in runs of one partition that share a ledger and an acknowledgement.
 
 use crate::ack::{RangeAck, SettlementReceiver};
 use crate::model::{Origins, Record};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Records of one partition that follow one another: no offset between them is settled by another.
+/// Consecutive records of one partition: no other record settles an offset between them.
 pub struct RecordRun {
     ledger: Arc<str>,
     records: VecDeque<Record>,
@@ -13,13 +13,14 @@ pub struct RecordRun {
 }
 
 impl RecordRun {
-    /// Begins with a record that settles the offsets from `first` on.
+    /// Creates a run with one record, which settles the offsets from `first` on.
     pub fn new(ledger: Arc<str>, first: u64, record: Record, receiver: SettlementReceiver) -> Self {
         let ack = RangeAck::new(receiver, first, record.offset as u64, record.size());
         Self { ledger, records: [record].into(), ack }
     }
 
-    /// Adds the next record. `first`: the first offset that it settles; handed back where that does not follow.
+    /// Adds the next record, which settles the offsets from `first` on. If `first` does not follow the run, the record
+    /// is handed back.
     pub fn push(&mut self, first: u64, record: Record) -> Result<(), Record> {
         if first != self.ack.settlement().last + 1 {
             return Err(record);
@@ -29,13 +30,13 @@ impl RecordRun {
         Ok(())
     }
 
-    /// The number of records, at least one.
+    /// Returns the number of records, at least one.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// About how much memory its records take.
+    /// Returns the approximate memory of its records, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.ack.settlement().bytes
     }
@@ -44,12 +45,17 @@ impl RecordRun {
         &self.ledger
     }
 
-    /// The first of its records.
+    /// Returns the first offset that it settles. Offsets without a record may come before its first record.
+    pub(super) fn first(&self) -> u64 {
+        self.ack.settlement().first
+    }
+
+    /// Returns its first record.
     pub(super) fn head(&self) -> &Record {
         &self.records[0]
     }
 
-    /// Takes the first `count` records out, of more.
+    /// Splits off the first `count` records, of more.
     pub(super) fn take(&mut self, count: usize) -> Self {
         let records: VecDeque<_> = self.records.drain(..count).collect();
         let bytes = records.iter().map(Record::size).sum();
@@ -57,7 +63,7 @@ impl RecordRun {
         Self { ledger: self.ledger.clone(), records, ack }
     }
 
-    /// What it settles, and its acknowledgement.
+    /// Returns the origins that it settles, and its acknowledgement.
     pub(super) fn settle(self) -> (Origins, RangeAck) {
         let Self { ledger, records, ack } = self;
         let items = records.iter().map(|record| record.offset as u64).collect();
@@ -65,7 +71,7 @@ impl RecordRun {
     }
 }
 
-/// Runs in their order.
+/// A queue of runs.
 #[derive(Default)]
 pub(super) struct Runs {
     runs: VecDeque<RecordRun>,
@@ -73,7 +79,7 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Of records.
+    /// Returns the number of records.
     pub(super) fn len(&self) -> usize {
         self.records
     }
@@ -92,7 +98,7 @@ impl Runs {
         self.runs.push_front(run);
     }
 
-    /// Takes the first run out, or as much of it as has at most `count` records.
+    /// Takes the first run, or its first `count` records if it has more.
     pub(super) fn pop(&mut self, count: usize) -> Option<RecordRun> {
         let run = match self.runs.front_mut() {
             Some(run) if run.len() > count => run.take(count),
@@ -102,7 +108,7 @@ impl Runs {
         Some(run)
     }
 
-    /// How many records of the first run to take, of so many at most: those that have about so many bytes, at least one.
+    /// Returns how many records of the first run to take: at most `count`, and at most about `bytes`, but at least one.
     pub(super) fn fitting(&self, count: usize, bytes: usize) -> usize {
         let Some(run) = self.runs.front().filter(|run| run.bytes() > bytes) else { return count };
         let mut left = bytes;
@@ -114,7 +120,7 @@ impl Runs {
         run.records.iter().take(count).take_while(fits).count().max(1)
     }
 
-    /// Takes the first `count` records out.
+    /// Takes the first `count` records.
     pub(super) fn take(&mut self, count: usize) -> Self {
         let mut taken = Self::default();
         while taken.records < count

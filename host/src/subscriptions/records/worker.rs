@@ -1,93 +1,74 @@
 //! The thread that delivers the records of a source.
 //!
-//! It hands a step to the store and goes on with the next list, up to [`STEPS_MAX`] of them: what comes of a step is
-//! told by the store's answer, in order. A step that fails settles nothing, and neither does any that follows it: its
-//! records are read again, and all later records of their partitions go back to the source, so that none passes them.
+//! It hands a step to the store and proceeds with the next batch, while up to [`STEPS_MAX`] steps are in flight. The
+//! store answers the steps in order. If a step fails, it settles nothing, and neither does any step that follows it.
+//! Its records are read again, and all later records of their partitions go back to the source, so none passes them.
 
 use super::key_queues::KeyQueues;
-use super::redelivery::PendingRedeliveries;
+use super::redelivery::RecordRedeliveries;
 use super::run::{RecordRun, Runs};
-use super::{Ask, RecordOptions};
+use super::{Ask, RecordLinks, RecordOptions};
 use crate::ack::Ack;
 use crate::follow::backoff;
 use crate::framing;
 use crate::model::{DeadLetter, DeadLetterContent, Record};
 use crate::plugin::Effects;
 use crate::status::State;
-use crate::store::{Advanced, Error, EventStore, PAGE_BYTES_MAX, Reached, Step};
+use crate::store::{Advanced, Error, PAGE_BYTES_MAX, Reached, Step};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{RetryDecision, TakesRecords, Unhandled};
-use crate::subscriptions::outbox::Outbox;
-use crate::subscriptions::pausing::Pausing;
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Steps that may be on their way to the disk.
+/// Largest number of steps in flight.
 const STEPS_MAX: usize = 4;
-/// How long to wait for records before looking for commands to send again.
+/// Longest wait for records. After it the worker checks for commands to send again.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often a paused one looks for a person who resumes it.
+/// Interval at which a paused worker checks whether a person has resumed it.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Ways to the worker.
+/// The worker's ends of its channels.
 pub(super) struct Ends {
     pub(super) records: Receiver<RecordRun>,
-    /// Records that wait there.
+    /// Number of queued records.
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) asked: Receiver<Ask>,
 }
 
 /// The answer of the store to a step.
-struct Answer {
+struct StepAnswer {
     result: Result<Advanced, Error>,
     /// The first record of each of its runs, by ledger.
     firsts: Vec<(Arc<str>, u64)>,
 }
 
-/// The state of the thread. Generic over the code that takes the records, so that tests can script it.
-pub(super) struct Worker<H> {
+/// The state of the thread. It is generic over the code that takes the records, so that tests can script it.
+pub(super) struct RecordWorker<H> {
     handler: H,
     options: RecordOptions,
-    subscription: Arc<str>,
-    store: Arc<dyn EventStore>,
-    outbox: Arc<Outbox>,
-    pausing: Arc<Pausing>,
-    condition: Arc<Mutex<(State, Option<String>)>>,
+    shared: RecordLinks,
     ends: Ends,
-    /// In the order in which they came.
+    /// Records that can be processed next, in the order in which they came.
     ready: Runs,
     key_queues: KeyQueues,
-    /// Records that failed with their step and come again, before all that follow them.
-    redeliveries: PendingRedeliveries,
-    /// The number of the next step in its row.
+    /// Records whose step failed. They must arrive again before later records of their partitions are accepted.
+    redeliveries: RecordRedeliveries,
+    /// The number of the next step in its sequence.
     number: u64,
-    /// A step of this row failed: all that follow it fail, and a new row begins once they have.
+    /// Whether a step of this sequence failed. Then all that follow it fail too, and then a new sequence begins.
     is_broken: bool,
-    answer: Sender<Answer>,
-    answers: Receiver<Answer>,
-    /// Steps whose answer is not dealt with, for those who ask whether anything is on its way.
-    steps: Arc<AtomicUsize>,
+    answer: Sender<StepAnswer>,
+    answers: Receiver<StepAnswer>,
     stopping: bool,
-    /// Whether its state is the trouble of its commands.
+    /// Whether the shown state is an error of its outbox.
     shows_outbox: bool,
 }
 
-impl<H: TakesRecords> Worker<H> {
-    #[expect(clippy::too_many_arguments, reason = "it takes over what `RecordSubscription::start` has prepared")]
-    pub(super) fn new(
-        handler: H,
-        options: RecordOptions,
-        subscription: Arc<str>,
-        store: Arc<dyn EventStore>,
-        outbox: Arc<Outbox>,
-        pausing: Arc<Pausing>,
-        condition: Arc<Mutex<(State, Option<String>)>>,
-        steps: Arc<AtomicUsize>,
-        ends: Ends,
-    ) -> Self {
+impl<H: TakesRecords> RecordWorker<H> {
+    pub(super) fn new(handler: H, options: RecordOptions, shared: RecordLinks, ends: Ends) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "the steps under way bound it, and the writer must never wait for a worker"
@@ -96,26 +77,21 @@ impl<H: TakesRecords> Worker<H> {
         Self {
             handler,
             options,
-            subscription,
-            store,
-            outbox,
-            pausing,
-            condition,
+            shared,
             ends,
             ready: Runs::default(),
             key_queues: KeyQueues::default(),
-            redeliveries: PendingRedeliveries::default(),
+            redeliveries: RecordRedeliveries::default(),
             number: 0,
             is_broken: false,
             answer,
             answers,
-            steps,
             stopping: false,
             shows_outbox: false,
         }
     }
 
-    /// After a panic: what was taken over goes back unsettled to the source, which reads it again.
+    /// Restarts after a panic. Records that were taken over go back unsettled to the source, which reads them again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         let (ready, gives_back) = (std::mem::take(&mut self.ready), self.key_queues.gives_back());
         self.key_queues = KeyQueues::default();
@@ -123,7 +99,7 @@ impl<H: TakesRecords> Worker<H> {
             self.key_queues.give_back();
         }
         drop(ready);
-        // Those behind it must not pass it.
+        // Later records in the queue must not pass those that went back.
         while let Ok(run) = self.ends.records.try_recv() {
             self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
         }
@@ -137,59 +113,55 @@ impl<H: TakesRecords> Worker<H> {
         while !self.stopping {
             supervise::round();
             self.wait();
-            self.mend();
+            self.give_back_what_would_pass();
             if self.handler.renew() {
                 self.key_queues.try_all_now();
             }
-            if self.pausing.is_paused() {
+            if self.shared.pausing.is_paused() {
                 self.stand_still();
             } else {
                 self.try_again();
                 let batch = self.batch();
                 self.deliver(batch);
             }
-            if self.in_flight() == 0 && self.outbox.must_resend() {
+            if self.in_flight() == 0 && self.shared.outbox.must_resend() {
                 self.resend();
             }
             self.show_outbox();
         }
-        // What is on its way to the disk becomes durable in any case: so its commands can go now.
+        // Steps in flight become durable in any case, so their commands can be sent now.
         while self.in_flight() > 0 {
             self.await_answer();
         }
     }
 
-    /// Handles nothing until a person resumes it, or the source ends. Its queue fills, and the source reads no more.
+    /// Processes nothing until a person resumes it or the source ends. The queue fills, and the source stops reading.
     fn stand_still(&mut self) {
-        self.is(State::Paused, Some(self.pausing.remedy()));
-        let mut gives_back = false;
-        while (self.pausing.is_paused() || gives_back) && !self.stopping {
-            if gives_back {
-                // The source is about to end: it must not wait for what nobody handles.
+        self.is(State::Paused, Some(self.shared.pausing.remedy()));
+        while (self.shared.pausing.is_paused() || self.key_queues.gives_back()) && !self.stopping {
+            if self.key_queues.gives_back() {
+                // The source is about to end and must not wait for records that nobody processes.
                 self.ready = Runs::default();
                 while let Ok(run) = self.ends.records.try_recv() {
                     self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
                 }
             }
             match self.ends.asked.recv_timeout(LOOK) {
-                Ok(ask) => {
-                    gives_back |= matches!(ask, Ask::GiveBack);
-                    self.asked(ask);
-                }
+                Ok(ask) => self.asked(ask),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,
             }
             while let Ok(answer) = self.answers.try_recv() {
                 self.answered(answer);
             }
-            if self.in_flight() == 0 && self.outbox.must_resend() {
+            if self.in_flight() == 0 && self.shared.outbox.must_resend() {
                 self.resend();
             }
         }
         self.is(State::Running, None);
     }
 
-    /// Until there is something to do, at most [`IDLE`].
+    /// Waits until there is something to do, at most for [`IDLE`].
     fn wait(&mut self) {
         if self.ready.is_empty() {
             let longest = self.key_queues.next_due().map_or(IDLE, |due| due.min(IDLE));
@@ -217,14 +189,14 @@ impl<H: TakesRecords> Worker<H> {
 
     fn take(&mut self, run: RecordRun) {
         self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
-        if !self.redeliveries.is_passed_by(&run, &*self.store) {
+        if !self.redeliveries.is_passed_by(&run, &*self.shared.store) {
             self.ready.push(run);
         }
     }
 
-    /// After a step that failed: once all that followed it have failed too, the source gets back what would pass it, and
-    /// a new row of steps begins.
-    fn mend(&mut self) {
+    /// Recovers from a failed step. When all steps after it have failed too, the records that would pass it go back to
+    /// the source, and a new sequence of steps begins.
+    fn give_back_what_would_pass(&mut self) {
         if !self.is_broken {
             return;
         }
@@ -247,7 +219,8 @@ impl<H: TakesRecords> Worker<H> {
         }
     }
 
-    /// The next list: no record of a key that stands still, and no more bytes than a page of events may have.
+    /// Returns the next batch. It has no record of a key that waits for a retry, and at most the bytes of a page of
+    /// events.
     fn batch(&mut self) -> Runs {
         let (mut batch, mut bytes) = (Runs::default(), 0);
         while batch.len() < self.options.batch_max && bytes < PAGE_BYTES_MAX {
@@ -259,8 +232,8 @@ impl<H: TakesRecords> Worker<H> {
         batch
     }
 
-    /// Handles a list whole, or where that fails what comes before the failing record, then that record alone, then
-    /// the rest. A call whose records did not all succeed has no effects.
+    /// Processes a batch as a whole. If that fails, it processes the records before the failing one, then that record
+    /// alone, then the rest. A call whose records did not all succeed has no effects.
     fn deliver(&mut self, mut rest: Runs) {
         let mut count = self.handler.list(rest.len());
         let mut held_up = 0;
@@ -288,7 +261,7 @@ impl<H: TakesRecords> Worker<H> {
         }
     }
 
-    /// Waits because the host can't call the subscriber. No record is charged with that.
+    /// Waits because the host can't call the subscriber. This does not count as a try of a record.
     fn held_up(&mut self, reason: String, times: u32) {
         tracing::error!("source {}: its subscriber is held up: {reason}", self.options.source);
         self.is(State::Retrying, Some(reason));
@@ -302,7 +275,7 @@ impl<H: TakesRecords> Worker<H> {
         }
     }
 
-    /// The records whose pause is over, each alone.
+    /// Retries the records whose pause is over, each alone.
     fn try_again(&mut self) {
         while let Some(due) = self.key_queues.due() {
             let (record, attempts, behind) = due.take();
@@ -319,7 +292,7 @@ impl<H: TakesRecords> Worker<H> {
         self.handler.records(&self.options.source, &records)
     }
 
-    /// Tries a record again later, or Dead-letters it.
+    /// Schedules a retry of a record, or dead-letters it.
     fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
         let (source, place) = (&self.options.source, record.head().place());
         match unhandled.decision() {
@@ -359,7 +332,7 @@ impl<H: TakesRecords> Worker<H> {
         self.step(run.into(), |progress| progress.dead_letters.push(letter));
     }
 
-    /// Makes the effects durable, and the records settled with them.
+    /// Makes the effects durable and settles the records with them.
     fn keep(&mut self, part: Runs, effects: Effects) {
         let records: Vec<&Record> = part.records().collect();
         let RecordOptions { source, bounds, .. } = &self.options;
@@ -375,13 +348,13 @@ impl<H: TakesRecords> Worker<H> {
             self.await_answer();
         }
         if self.is_broken {
-            // It would not be taken. Dropped, its records count as not settled.
+            // The store would refuse the step. The runs are dropped here, so their records count as not settled.
             return part.into_runs().for_each(|run| self.redeliveries.add(run.ledger(), run.head().offset as u64));
         }
         let (records, acks): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
         let mut step = Step {
-            subscription: self.subscription.clone(),
+            subscription: self.shared.subscription.clone(),
             reached: Reached::Records { number: self.number, records },
             commands: Vec::new(),
             messages: Vec::new(),
@@ -390,12 +363,12 @@ impl<H: TakesRecords> Worker<H> {
         fill(&mut step);
         self.number += 1;
         let answer = self.answer.clone();
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.store.advance(
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.shared.store.advance(
             step,
             Ack::new(move |result: Result<Advanced, Error>| {
                 let ended = result.as_ref().map(drop).map_err(ToString::to_string);
-                let _ = answer.send(Answer { result, firsts });
+                let _ = answer.send(StepAnswer { result, firsts });
                 acks.into_iter().for_each(|ack| ack.give(ended.as_ref().copied()));
             }),
         );
@@ -406,11 +379,11 @@ impl<H: TakesRecords> Worker<H> {
         self.answered(answer);
     }
 
-    fn answered(&mut self, Answer { result, firsts }: Answer) {
+    fn answered(&mut self, StepAnswer { result, firsts }: StepAnswer) {
         match result {
             Ok(Advanced { commands }) => {
-                self.outbox.send(commands);
-                if self.key_queues.is_empty() && !self.pausing.is_paused() {
+                self.shared.outbox.send(commands);
+                if self.key_queues.is_empty() && !self.shared.pausing.is_paused() {
                     self.is(State::Running, None);
                 }
             }
@@ -418,42 +391,43 @@ impl<H: TakesRecords> Worker<H> {
             Err(error) => {
                 self.is_broken = true;
                 firsts.iter().for_each(|(ledger, first)| self.redeliveries.add(ledger, *first));
-                // The first step of the row that failed has said why.
+                // `OutOfRow` says only that an earlier step failed, which was logged then.
                 if !matches!(error, Error::OutOfRow { .. }) {
                     tracing::warn!("source {}: records are read again: {error}", self.options.source);
                     self.is(State::Retrying, Some(error.to_string()));
                 }
             }
         }
-        // Not before the commands are on their way: there must be no moment at which nothing seems to be.
-        self.steps.fetch_sub(1, Ordering::Release);
+        // This comes after the commands are sent, so that there is no moment at which nothing seems to be in flight.
+        self.shared.steps.fetch_sub(1, Ordering::Release);
     }
 
     fn in_flight(&self) -> usize {
-        self.steps.load(Ordering::Relaxed)
+        self.shared.steps.load(Ordering::Relaxed)
     }
 
-    /// Sends what is durable and not settled, in order.
+    /// Sends the commands that are durable and not settled, in order.
     fn resend(&mut self) {
-        let pending = self.store.reader().and_then(|mut reader| reader.pending_commands(&self.subscription));
+        let pending =
+            self.shared.store.reader().and_then(|mut reader| reader.pending_commands(&self.shared.subscription));
         match pending {
             Ok(pending) => {
                 if !pending.is_empty() {
                     let (source, count) = (&self.options.source, pending.len());
                     tracing::info!("source {source}: {count} commands of its subscriber are sent again");
                 }
-                self.outbox.send(pending);
+                self.shared.outbox.send(pending);
             }
             Err(error) => {
                 self.is(State::Retrying, Some(error.to_string()));
-                self.outbox.resend_later();
+                self.shared.outbox.resend_later();
             }
         }
     }
 
-    /// Says why its commands are not settled, as long as that is so.
+    /// Shows why commands are not settled, as long as that lasts.
     fn show_outbox(&mut self) {
-        let trouble = self.outbox.trouble();
+        let trouble = self.shared.outbox.trouble();
         match &trouble {
             Some(reason) => self.is(State::Retrying, Some(reason.clone())),
             None if self.shows_outbox => self.is(State::Running, None),
@@ -463,7 +437,7 @@ impl<H: TakesRecords> Worker<H> {
     }
 
     fn is(&self, state: State, reason: Option<String>) {
-        *self.condition.held() = (state, reason);
+        *self.shared.condition.held() = (state, reason);
     }
 }
 

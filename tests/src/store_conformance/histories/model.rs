@@ -1,4 +1,4 @@
-//! A store as simple as it can be: nothing is durable, nothing is fast.
+//! The simplest possible store: nothing is durable, nothing is fast.
 
 use crate::store_conformance::requests::*;
 use std::cell::RefCell;
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use wasmill::model::*;
 use wasmill::store::*;
 
-/// What was answered to the commands whose senders chose the id. A position is filled in when the store has told it.
+/// Outcomes of the commands whose senders chose the id. A position is filled in when the store has answered it.
 pub(super) type Outcomes = HashMap<String, (Content, Outcome)>;
 
 #[derive(Default)]
@@ -17,24 +17,24 @@ pub(super) struct Model {
     checkpoints: HashMap<String, Checkpoint>,
     pub(super) messages: Vec<Message>,
     pub(super) published: u64,
-    /// The numbers of the dead letters that are there, and the newest that was given.
+    /// The numbers of the present dead letters, and the newest number that was given.
     letters: BTreeSet<u64>,
-    pub(super) newest_letter: u64,
+    pub(super) newest_dead_letter: u64,
     archived: BTreeSet<StreamId>,
-    /// By aggregate type and command: accepted, rejected, malformed.
+    /// Numbers of accepted, rejected and malformed commands, by aggregate type and command.
     tallies: BTreeMap<(String, String), [u64; 3]>,
     pub(super) outcomes: Rc<RefCell<Outcomes>>,
 }
 
 #[derive(Default)]
 pub(super) struct Checkpoint {
-    /// `None` until the first step.
+    /// The checkpoint, which is `None` until the first step.
     pub(super) position: Option<Position>,
-    /// All that were ever sent, settled or not.
+    /// All commands that were ever sent, settled or not.
     pub(super) commands: Vec<Command>,
 }
 
-/// What makes two commands with one id the same.
+/// The content of a command. Two commands with one id are the same if it is equal.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Content {
     pub(super) id: String,
@@ -48,7 +48,7 @@ impl Content {
     }
 }
 
-/// An error, as far as the model foresees it.
+/// An error, as far as the model predicts it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
     Conflict { actual: Version },
@@ -76,7 +76,7 @@ impl Refusal {
     }
 }
 
-/// The answer to an append, as far as the model foresees it: the version where there were events to decide on.
+/// The answer to an append, as far as the model predicts it: the version, if the append had events.
 pub(super) struct Predicted(Result<Option<Version>, Refusal>);
 
 impl Predicted {
@@ -130,7 +130,7 @@ impl Model {
             Decision::Rejected(reason) => (1, None, Outcome::Rejected { reason: reason.clone() }),
             Decision::Malformed(reason) => {
                 match &command.origin {
-                    Some(origin) if !LedgerName::is_of_dead_letters(&origin.ledger) => self.add_letters(1),
+                    Some(origin) if !LedgerName::is_of_dead_letters(&origin.ledger) => self.add_dead_letters(1),
                     _ => {}
                 }
                 (2, None, Outcome::Malformed { reason: reason.clone() })
@@ -158,19 +158,19 @@ impl Model {
             }
             self.ledgers.entry(origin.ledger.to_string()).or_default().extend(origin.first..=origin.last);
         }
-        self.add_letters(1);
+        self.add_dead_letters(1);
     }
 
-    fn add_letters(&mut self, count: u64) {
-        self.letters.extend(self.newest_letter + 1..=self.newest_letter + count);
-        self.newest_letter += count;
+    fn add_dead_letters(&mut self, count: u64) {
+        self.letters.extend(self.newest_dead_letter + 1..=self.newest_dead_letter + count);
+        self.newest_dead_letter += count;
     }
 
     pub(super) fn discard(&mut self, number: u64) -> Result<(), Refusal> {
         if self.letters.remove(&number) { Ok(()) } else { Err(Refusal::NotFound) }
     }
 
-    /// Archives or restores.
+    /// Archives or restores a stream.
     pub(super) fn archive(&mut self, stream: &StreamId, archived: bool) -> Result<(), Refusal> {
         match (self.version(stream), archived) {
             (0, _) => return Err(Refusal::NotFound),
@@ -196,7 +196,7 @@ impl Model {
             .collect();
         checkpoint.commands.extend(commands.iter().cloned());
         self.messages.extend(progress.messages.iter().cloned());
-        self.add_letters(progress.dead_letters.len() as u64);
+        self.add_dead_letters(progress.dead_letters.len() as u64);
         Ok(commands)
     }
 
@@ -207,7 +207,7 @@ impl Model {
         self.ledgers.get(&*origin.ledger).is_some_and(|settled| settled.contains(&origin.last))
     }
 
-    /// Everything that a store shows is what the model has.
+    /// Checks that everything that a store shows is what the model has.
     pub(super) fn compare(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let events = all_events(store);
@@ -231,10 +231,10 @@ impl Model {
         assert_eq!(reader.messages(self.published, usize::MAX).unwrap(), messages.collect::<Vec<_>>());
         assert_eq!(*store.outbox_head().borrow(), self.messages.len() as u64);
         assert_eq!(reader.sink_position("kafka").unwrap().unwrap_or_default(), self.published);
-        let (letters, total) = reader.dead_letters(&Letters::newest(usize::MAX)).unwrap();
+        let (letters, total) = reader.dead_letters(&DeadLetterQuery::newest(usize::MAX)).unwrap();
         assert!(letters.iter().map(|kept| &kept.number).eq(self.letters.iter().rev()), "{letters:?}");
         assert_eq!(total, self.letters.len() as u64);
-        assert_eq!(*store.letters_head().borrow(), self.newest_letter);
+        assert_eq!(*store.dead_letters_head().borrow(), self.newest_dead_letter);
         for stream in events.iter().map(|event| &event.stream) {
             assert_eq!(reader.is_archived(stream).unwrap(), self.archived.contains(stream), "{stream}");
         }

@@ -1,5 +1,5 @@
-//! The system calls that change files, in place of the C library's: each is made, and noted if it is of the folder that
-//! is recorded. SQLite and Rust's library call these by their names, so this program's own come first.
+//! Replacements of the C library's system calls that change files. Each makes the call, and records it if it concerns
+//! the recorded folder. SQLite and Rust's library call them by name, so the linker takes this program's own.
 
 use super::{Change, recording};
 use libc::{c_char, c_int, c_long, c_uint, c_void, off_t, size_t, ssize_t};

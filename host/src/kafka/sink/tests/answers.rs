@@ -1,10 +1,10 @@
-//! What a sink does and shows for answers of Kafka that it does not like.
+//! Tests of what a sink does and shows when Kafka answers with an error.
 
 use super::*;
 use crate::kafka::sink::transactional::POSITIONS;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
-/// A broker with transactions, and a store with ten messages.
+/// Starts a broker with transactions, and a store with ten messages.
 fn scene() -> (Broker, Folder) {
     let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
     broker.cluster.create_topic(POSITIONS, 1, 1).unwrap();

@@ -1,4 +1,4 @@
-//! What feeds hold besides the outbox: recorded events, and dead letters.
+//! Tests of the feeds other than the outbox: recorded events and dead letters.
 
 use super::*;
 use crate::ack;
@@ -18,7 +18,7 @@ fn event_sink(filter: &str, key: SinkKey, start: Start) -> Config {
 
 fn letters(group: &str) -> Config {
     let (source, group) = ("till".into(), group.to_owned());
-    let content = Content::Letters { source, group, key: Key::Text, tombstone: None, topic: TOPIC.into() };
+    let content = Content::DeadLetters { source, group, key: Key::Text, tombstone: None, topic: TOPIC.into() };
     Config::with("dead-letters-till", "sink".into(), content, &Default::default())
 }
 
@@ -40,7 +40,7 @@ fn command(id: &str, origin: Option<Origin>) -> Command {
     }
 }
 
-/// Events of one command, whose payload they have.
+/// Records events of one command, with its payload.
 fn record(folder: &Folder, id: &str, names: &[&str]) {
     let command = command(id, None);
     let event = |name: &&str| NewEvent { name: name.to_string(), payload: command.payload.clone() };

@@ -1,9 +1,9 @@
-//! Where a partition is opened: what the store's ledger says, held against what Kafka has.
+//! The opening of a partition, which compares the store's ledger with what Kafka has.
 //!
-//! Where there is a ledger, it alone decides: what somebody has committed to the group is asked for only by a member of
-//! it, and only of partitions without one. A ledger is of one topic, told by its id: where a topic of the same name was read
-//! under another, the partition stands still, or starts at its beginning. What retention removed before it was read is put
-//! aside as a range, or the partition stands still; either way it is said.
+//! If there is a ledger, only the ledger decides. Only a member of a group asks for the group's committed offset, and
+//! only if a partition has no ledger. A ledger belongs to one topic, identified by its id. If a topic of the same name
+//! was read under another id, the partition is given up, or starts at its beginning. Records that retention removed
+//! before they were read are dead-lettered as a range, or the partition is given up. Log and status report both.
 
 use super::{ANSWER_MAX, Discovery, Finding, Opening};
 use crate::ack;
@@ -15,19 +15,19 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
 
-/// What stands between the store's ledger and what Kafka has.
+/// The result of comparing the store's ledger with what Kafka has.
 enum Found {
     Readable { ledger: Ledger, lost: Option<String> },
     GivenUp { next: u64, reason: String },
 }
 
-/// What the store knows of the topic of a partition that has no ledger.
+/// What the store knows about the topic of a partition that has no ledger.
 enum Past {
-    /// Nothing: the source has never read it.
+    /// The source has never read the topic.
     None,
-    /// Other partitions of it were read.
+    /// The source has read other partitions of the topic.
     Same,
-    /// One of its name with another id was read: the sentence says so.
+    /// The source has read a topic of this name with another id. The sentence says so.
     Other(String),
 }
 
@@ -43,7 +43,7 @@ impl From<store::Error> for Failed {
     }
 }
 
-/// What Kafka has of a partition.
+/// The beginning and end of a partition in Kafka.
 #[derive(Clone, Copy)]
 struct Extent {
     low: u64,
@@ -53,7 +53,7 @@ struct Extent {
 impl Discovery {
     pub(super) fn open(&mut self, partition: TopicPartition) -> Result<(), String> {
         let (low, high) = self.watermarks(&partition)?;
-        let id = match self.ids.get(&partition.topic) {
+        let id = match self.known.ids.get(&partition.topic) {
             _ if self.connection.is_embedded() => None,
             Some(id) => id.clone(),
             None => return Err(format!("{partition}: the topic's id is not known yet")),
@@ -63,7 +63,7 @@ impl Discovery {
             let cause = match failed {
                 Failed::Kafka(cause) => cause,
                 Failed::Store(error) => {
-                    self.reader = None;
+                    self.known.reader = None;
                     error.to_string()
                 }
             };
@@ -72,7 +72,7 @@ impl Discovery {
         match found {
             Found::Readable { ledger, lost } => {
                 self.view.open(&partition, ledger.next, high, lost);
-                let opening = Opening { partition, ledger_name, ledger, recreations: self.recreations };
+                let opening = Opening { partition, ledger_name, ledger, recreations: self.known.recreations };
                 let _ = self.findings.send(Finding::Open(opening));
                 self.completions.wake();
             }
@@ -112,12 +112,13 @@ impl Discovery {
             );
             return Ok(Found::GivenUp { next: ledger.next, reason });
         }
-        let lost = Some(self.park_lost(partition, name, first, last)?);
+        let lost = Some(self.dead_letter_lost(partition, name, first, last)?);
         ledger.settle(first, last);
         Ok(Found::Readable { ledger, lost })
     }
 
-    /// A partition that was never read; or whose topic was recreated since, which its ledgers tell by their names.
+    /// Handles a partition without a ledger: it was never read, or its topic was recreated, as the names of the topic's
+    /// other ledgers show.
     fn find_new(&mut self, partition: &TopicPartition, name: &Arc<str>, extent: Extent) -> Result<Found, Failed> {
         let (next, lost) = match self.past(partition, name)? {
             Past::Other(reason) if self.config.recreated == Recreated::Stop => {
@@ -131,13 +132,13 @@ impl Discovery {
         }
         ack::wait(|ack| self.store.start_ledger(name, next, ack))?;
         if !(extent.low..=extent.high).contains(&next) {
-            // The group has been elsewhere: it is as if this host had.
+            // The group's offset is outside of the partition, and is treated like one of this host's ledger.
             return self.find(partition, name, extent);
         }
         Ok(Found::Readable { ledger: Ledger { next, ..Ledger::default() }, lost: None })
     }
 
-    /// What the store knows of the topic of a partition.
+    /// Returns what the store knows about the topic of a partition.
     fn past(&mut self, partition: &TopicPartition, name: &str) -> Result<Past, store::Error> {
         if self.connection.is_embedded() {
             return Ok(Past::None);
@@ -156,7 +157,7 @@ impl Discovery {
         let or_none = |id: Option<String>| id.unwrap_or_else(|| "none".to_owned());
         let was = ledgers.iter().max_by_key(|(_, ledger)| ledger.next).and_then(|(ledger, _)| mark(ledger));
         Ok(Past::Other(format!(
-            "the topic was deleted and made again: its id is {}, and this source has read {}. Say where to go on: stop the \
+            "the topic was deleted and recreated: its id is {}, and this source has read {}. Say where to go on: stop the \
              host, run `wasmill kafka offsets reset {source} --topic {topic} --to beginning --yes` (or `--to end`, or an \
              offset), and start it again; `recreated = \"beginning\"` in [sources.{source}] always starts from the beginning",
             or_none(now),
@@ -164,9 +165,9 @@ impl Discovery {
         )))
     }
 
-    /// Where a partition starts that was never read: where the group is, whose other members may have read it, unless that
-    /// is beyond the partition's end; else where the manifest says, if it was there when the source was first made; else at
-    /// its beginning.
+    /// Returns where a partition starts that was never read. The first of these counts: the group's committed offset,
+    /// unless it is beyond the partition's end, because other members may have read the partition; the manifest's
+    /// start, if the partition existed when the source first started; its beginning.
     fn start(&self, partition: &TopicPartition, name: &str, extent: Extent) -> Result<u64, Failed> {
         let Extent { low, high } = extent;
         match self.committed(partition)? {
@@ -180,8 +181,8 @@ impl Discovery {
             }
             None => {}
         }
-        let Some(starts) = &self.starts else {
-            return Err(Failed::Kafka("where it starts is not fixed yet".into()));
+        let Some(starts) = &self.known.starts else {
+            return Err(Failed::Kafka("its start offset is not fixed yet".into()));
         };
         let mark = name.split_once('@').map(|(_, mark)| mark);
         let Some(wanted) = starts.of(&partition.topic, mark, partition.partition) else { return Ok(low) };
@@ -193,7 +194,7 @@ impl Discovery {
         Ok(next)
     }
 
-    /// What the group has committed of a partition, where this host is a member of it.
+    /// Returns the group's committed offset of a partition, if this host is a member of the group.
     fn committed(&self, partition: &TopicPartition) -> Result<Option<u64>, Failed> {
         if self.config.membership != Membership::Group {
             return Ok(None);
@@ -210,9 +211,9 @@ impl Discovery {
     }
 
     fn ledgers(&mut self, prefix: &str) -> Result<Vec<(String, Ledger)>, store::Error> {
-        let reader = match &mut self.reader {
+        let reader = match &mut self.known.reader {
             Some(reader) => reader,
-            None => self.reader.insert(self.store.reader()?),
+            None => self.known.reader.insert(self.store.reader()?),
         };
         reader.ledgers(prefix)
     }
@@ -222,8 +223,8 @@ impl Discovery {
         Ok(ledgers.into_iter().find(|(found, _)| **found == **name).map(|(_, ledger)| ledger))
     }
 
-    /// Records that are gone before they were read: one dead letter for the range settles it.
-    fn park_lost(
+    /// Dead-letters and settles the range of records that were removed before they were read.
+    fn dead_letter_lost(
         &self,
         partition: &TopicPartition,
         name: &Arc<str>,

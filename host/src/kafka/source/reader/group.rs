@@ -1,10 +1,10 @@
-//! Taking partitions from the group, and giving them back so that nothing is done twice.
+//! Answers to the group's rebalances: taking partitions, and giving them back so that nothing takes effect twice.
 //!
-//! What is given is opened as any partition: where the store's ledger says. What is taken is no longer read at once;
-//! then what is in flight may end, for a while; then it is fenced. Its state is gone, so what completes later counts for
-//! nobody, and the ledger still keeps it from being done again. Of what was lost nothing is waited for.
+//! A partition that the group gives is opened like any other, from its ledger. A partition that the group takes is not
+//! read any more; records in flight get some time to complete, then its state is dropped. Later completions are
+//! ignored, and the ledger keeps their records from taking effect again. Lost partitions are dropped at once.
 
-use super::{Reader, Reading};
+use super::{PartitionReading, Reader};
 use crate::kafka::source::discovery::Request;
 use crate::kafka::source::membership::Rebalance;
 use crate::kafka::source::topics::TopicPartition;
@@ -15,13 +15,13 @@ use std::time::Instant;
 /// Partitions on their way back to the group.
 pub(super) struct Leaving {
     partitions: Vec<TopicPartition>,
-    /// When they are given back with work in flight.
+    /// When they are given back even if records are in flight.
     deadline: Instant,
     lost: bool,
 }
 
 impl Reader {
-    /// Answers the group. Returns whether anything changed.
+    /// Answers the group and returns whether anything changed.
     pub(super) fn rebalance(&mut self) -> bool {
         if let Some(leaving) = self.leaving.take() {
             return self.leave(leaving, Instant::now());
@@ -40,8 +40,8 @@ impl Reader {
         }
     }
 
-    /// The answer says that the group's change is taken in. What it gave is added one by one, as partition discovery opens it: a
-    /// partition in trouble keeps neither the group nor the others waiting.
+    /// Accepts partitions from the group, with an empty assignment. Each is added when partition discovery opens it, so
+    /// a partition in trouble holds up neither the group nor the others.
     fn join(&mut self, partitions: Vec<TopicPartition>) {
         tracing::info!(source = &*self.work.config.name, partitions = list_of(&partitions), "got from the group");
         self.work.view.rebalanced();
@@ -68,7 +68,8 @@ impl Reader {
         Leaving { partitions, deadline: Instant::now() + self.work.config.give_back_max, lost }
     }
 
-    /// Gives partitions back once nothing of them is in flight, or it takes too long. Until then they stay `leaving`.
+    /// Gives partitions back if none of their records is in flight or the deadline is over. Otherwise they stay
+    /// `leaving`.
     fn leave(&mut self, leaving: Leaving, now: Instant) -> bool {
         let in_flight: usize = self.of(&leaving.partitions).map(|reading| reading.state.in_flight()).sum();
         if in_flight > 0 && !leaving.lost && now < leaving.deadline {
@@ -91,7 +92,7 @@ impl Reader {
             reading.partition.add_to(&mut offsets, Some(reading.state.next()));
         }
         if !lost && offsets.count() > 0 {
-            // For lag tools, and on its way before the group hears that the partitions are free.
+            // This is for lag tools. It is sent before the group learns that the partitions are free.
             let _ = self.work.consumer.commit(&offsets, CommitMode::Async);
         }
         for slot in &mut self.readings {
@@ -103,7 +104,7 @@ impl Reader {
         }
     }
 
-    /// At the end: whatever the group waits for is answered, and all later questions are answered by the callback.
+    /// Answers everything that the group waits for when the reader ends. The callback answers later rebalances.
     pub(super) fn end_membership(&mut self) {
         while let Some(leaving) = self.leaving.take() {
             self.give_back(&leaving);
@@ -120,7 +121,7 @@ impl Reader {
         self.work.rebalances.end();
     }
 
-    fn of<'a>(&'a self, partitions: &'a [TopicPartition]) -> impl Iterator<Item = &'a Reading> {
+    fn of<'a>(&'a self, partitions: &'a [TopicPartition]) -> impl Iterator<Item = &'a PartitionReading> {
         self.readings.iter().flatten().filter(|reading| partitions.contains(&reading.partition))
     }
 }

@@ -1,4 +1,4 @@
-//! One partition at work: its queue, its state, and what becomes of each record.
+//! The reading of one partition: its queue, its state, and what becomes of each record.
 
 use super::Work;
 use crate::ack::{Ack, RangeAck, SettlementReceiver};
@@ -25,39 +25,40 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Records of one partition before the next one's turn.
+/// Largest number of records of one partition in a turn.
 const TURN: usize = 512;
 
 /// A partition that this host reads.
-pub(super) struct Reading {
+pub(super) struct PartitionReading {
     pub(super) partition: TopicPartition,
     pub(super) id: AssignmentId,
     pub(super) state: PartitionState,
-    /// Records that are handed on together, once their turn ends. They come after what the partition's state holds.
+    /// Records that are handed on together when their turn ends. They follow what the partition's state holds.
     run: Option<RecordRun>,
-    /// Who is told what became of records.
+    /// Receiver of the settlements of records.
     receiver: SettlementReceiver,
-    /// `None` once it is not read any more, while what is in flight ends.
+    /// The queue of the partition. It is `None` when the partition is no longer read and only waits for records in
+    /// flight.
     queue: Option<PartitionQueue<Context>>,
     /// `Health::recreations` from before the topic's id was asked for.
     recreations: u64,
-    /// librdkafka has it in its assignment.
+    /// Whether librdkafka has the partition in its assignment.
     pub(super) is_assigned: bool,
-    /// The view shows an error of it.
+    /// Whether the view shows an error of the partition.
     shows_error: bool,
 }
 
-/// What became of a partition's turn.
+/// Result of a partition's turn.
 #[derive(PartialEq, Eq)]
 pub(super) enum Turn {
-    /// No record, no room, or nothing may be handed on.
+    /// There was no record or no room, or nothing may be handed on.
     Idle,
     Moved,
-    /// It can't go on from where it is.
+    /// The partition must be opened again, for this reason.
     Reopen(String),
 }
 
-impl Reading {
+impl PartitionReading {
     pub(super) fn new(
         partition: TopicPartition,
         id: AssignmentId,
@@ -74,7 +75,7 @@ impl Reading {
         self.queue.is_some()
     }
 
-    /// It was given up to be opened again, and nothing is in flight.
+    /// Returns whether it was left to be opened again and nothing is in flight.
     pub(super) fn is_ended(&self) -> bool {
         !self.is_assigned && self.state.in_flight() == 0
     }
@@ -108,7 +109,7 @@ impl Reading {
             }
             match queue.poll(Duration::ZERO) {
                 None => break,
-                // The record may be of the new topic, at an offset of the old one.
+                // The record may be one of the recreated topic, at an offset of the old one.
                 Some(Ok(_)) if work.recreations() != self.recreations => return Turn::Reopen(RECREATED.to_owned()),
                 Some(Ok(record)) => self.take(work, &record),
                 Some(Err(error)) => match self.refused(work, &error) {
@@ -165,7 +166,7 @@ impl Reading {
         );
     }
 
-    /// Adds a record to the run, or begins the next one with it.
+    /// Adds a record to the run, or begins the next run with it.
     fn add(&mut self, work: &Work, first: u64, record: Record, run_max: usize) {
         let refused = match &mut self.run {
             Some(run) => run.push(first, record).err(),
@@ -180,7 +181,7 @@ impl Reading {
         }
     }
 
-    /// It waits while something before it is held.
+    /// Hands the run on, unless something before it is held.
     fn hand_run_on(&mut self, work: &Work) {
         if !self.state.is_held()
             && let Some(run) = self.run.take()
@@ -221,7 +222,8 @@ impl Reading {
         false
     }
 
-    /// What an error in the partition's queue means: a reason to open it anew, or librdkafka goes on by itself.
+    /// Returns the reason to open the partition again if an error in its queue requires that. From any other error
+    /// librdkafka recovers by itself.
     fn refused(&mut self, work: &Work, error: &KafkaError) -> Option<String> {
         use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
         if let Some(AutoOffsetReset | OffsetOutOfRange) = error.rdkafka_error_code() {
@@ -234,14 +236,14 @@ impl Reading {
         None
     }
 
-    /// It is not read any more, and stays in the assignment until it is given back. What is only held was never handed
-    /// on: it is read again by whoever reads next.
+    /// Stops reading the partition, which stays in the assignment until it is given back. Records that are only held
+    /// were never handed on, so the next reader of the partition reads them again.
     pub(super) fn leave(&mut self) {
         self.queue = None;
         drop((self.state.held(), self.run.take()));
     }
 
-    /// Ends reading to begin anew: it is opened again once nothing is in flight.
+    /// Stops reading so that the partition is opened again when nothing is in flight.
     pub(super) fn stop_reading(&mut self, work: &Work, reason: &str) {
         if self.leave_to_open_again(work, reason) {
             let partition = &self.partition;
@@ -249,16 +251,16 @@ impl Reading {
         }
     }
 
-    /// What was handed on up to an offset is not settled: it is read again.
+    /// Has the partition read again because a record at this offset was not settled.
     pub(super) fn unsettled(&mut self, work: &Work, offset: u64, why: Option<&str>) {
         let reason =
-            format!("offset {offset} could not be stored: {}; it is tried again", why.unwrap_or("it was not handled"));
+            format!("offset {offset} is not settled: {}; it is read again", why.unwrap_or("it was not handled"));
         self.leave_to_open_again(work, &reason);
         let partition = &self.partition;
         work.view.unsettled(partition, offset, format!("{partition}: {reason}"), why.is_some());
     }
 
-    /// False if it was left before.
+    /// Stops reading and unassigns the partition. Returns false if it was left before.
     fn leave_to_open_again(&mut self, work: &Work, reason: &str) -> bool {
         if self.queue.take().is_none() {
             return false;
@@ -274,7 +276,7 @@ impl Reading {
     }
 }
 
-/// Dead-letters a command that nobody will ever serve.
+/// Dead-letters a command that no aggregate can take.
 fn dead_letter(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>) {
     let origin = command.origin.clone().expect("commands of sources have one");
     let letter = DeadLetter::of_command(work.config.name.to_string(), origin.place(), reason.clone(), command.clone());
@@ -283,7 +285,8 @@ fn dead_letter(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>
 }
 
 impl Work {
-    /// Assigns a partition and splits off its queue. In this order: split, then assign, never seek.
+    /// Splits off a partition's queue, then assigns the partition. In the other order records would come through the
+    /// main queue. It never seeks: the assignment has the offset.
     pub(super) fn queue(&self, partition: &TopicPartition, offset: u64) -> Result<PartitionQueue<Context>, KafkaError> {
         let queue = self.consumer.split_partition_queue(&partition.topic, partition.partition);
         let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no such partition".into()))?;
@@ -315,7 +318,7 @@ impl Work {
 }
 
 impl TopicPartition {
-    /// Adds it to a list, with an offset where it needs one.
+    /// Adds the partition to a list, with an offset if it needs one.
     pub(in crate::kafka::source) fn add_to(&self, list: &mut TopicPartitionList, offset: Option<u64>) {
         match offset {
             None => _ = list.add_partition(&self.topic, self.partition),

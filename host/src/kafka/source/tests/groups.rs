@@ -1,7 +1,9 @@
 //! A source that is a member of a consumer group, beside members that do as they please.
 
 use super::*;
+use crate::kafka::rivalry::RIVALRY_MAX;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const PROTOCOL: (&str, &str) = ("group.protocol", "consumer");
@@ -107,4 +109,58 @@ fn a_strategy_that_takes_all_partitions_at_each_change_is_refused() {
     let refused = Source::start(Config::new("till", &settings, &[]), connection, folder.store.clone(), targets);
     let error = refused.err().unwrap().to_string();
     assert!(error.contains("`partition.assignment.strategy` must be cooperative-sticky"), "{error}");
+}
+
+/// A static member, as it is with a real cluster. The mock cluster does not know a member that comes back, so the group
+/// waits until the session of the old one ends.
+fn static_member(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>) -> Source {
+    member(broker, folder, inbox, &[("heartbeat.interval.ms", "50"), ("session.timeout.ms", "5000")])
+}
+
+fn fenced(times: usize) -> Vec<Answer> {
+    vec![Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID; times]
+}
+
+#[test]
+fn a_member_that_was_fenced_once_joins_again_with_a_new_consumer() {
+    let (broker, folder) = (Broker::with_topic(TOPIC, 2), Folder::new());
+    let inbox = Recorder::new(&folder.store, Mood::Willing);
+    let source = static_member(&broker, &folder, &inbox);
+    produce(&broker, 2, 0..100);
+    eventually("the group gives partitions", || *source.progress().borrow() == 100);
+    // What is in flight when it is fenced is not done twice.
+    *inbox.mood.lock().unwrap() = Mood::Silent;
+    produce(&broker, 2, 100..200);
+    eventually("work is in flight", || source.status().in_flight == 100);
+    broker.answers(Api::Heartbeat, &fenced(1));
+    eventually("it says what happened, and goes on", || {
+        let status = source.status();
+        let told = |error: String| error.contains("another member has joined with this one's `group.instance.id`");
+        status.state == State::Retrying && status.error.is_some_and(told)
+    });
+    inbox.release();
+    *inbox.mood.lock().unwrap() = Mood::Willing;
+    produce(&broker, 2, 200..300);
+    eventually("all is read", || *source.progress().borrow() == 300);
+    wait_until_caught_up(&source);
+    assert_eq!(taken(&folder), expected(0..300));
+    let status = source.status();
+    assert_eq!((status.state, status.error, status.in_flight), (State::Running, None, 0));
+}
+
+#[test]
+fn a_member_that_is_fenced_again_and_again_stops_reads_nothing_more_and_names_the_remedy() {
+    let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
+    let inbox = Recorder::new(&folder.store, Mood::Willing);
+    let source = static_member(&broker, &folder, &inbox);
+    let has_it = || source.status().partitions.iter().any(|partition| partition.assigned);
+    for _ in 0..RIVALRY_MAX {
+        eventually("the group gives it its partition", has_it);
+        broker.answers(Api::Heartbeat, &fenced(1));
+        eventually("the fence takes it away", || !has_it());
+    }
+    eventually("it has stopped", || source.status().state == State::Stopped);
+    assert_eq!(source.status().in_flight, 0);
+    let error = source.status().error.unwrap();
+    assert!(error.contains("this happened 3 times within 5 minutes; stop the other host"), "{error}");
 }

@@ -52,7 +52,7 @@ fn a_topic_that_was_made_again_stops_whole_until_a_person_says_where_to_go_on() 
     eventually("the status says so", || source.status().error.is_some());
     let error = source.status().error.unwrap();
     for expected in [
-        "topic baskets partition 0: the topic was deleted and made again",
+        "topic baskets partition 0: the topic was deleted and recreated",
         "topic baskets partition 1: the topic was deleted",
         "has read OLD",
         "wasmill kafka offsets reset till --topic baskets --to beginning --yes",

@@ -1,4 +1,4 @@
-//! The worker with scripted code, on a real store.
+//! Tests of the worker with scripted code, on a real store.
 
 use super::*;
 use crate::ack::{self, Settlement, SettlementReceiver};
@@ -6,18 +6,22 @@ use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
 use crate::model::{Header, Origins};
 use crate::plugin::{Effect, OutgoingMessage};
+use crate::store::EventStore;
 use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
+use crate::subscriptions::outbox::Outbox;
+use crate::subscriptions::pausing::Pausing;
 use crate::subscriptions::records::run::tests::record;
+use std::sync::Mutex;
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 const LEDGER: &str = "kafka/taps/taps/0";
 
-/// A code that publishes each record's offset under its key. What `refuses` names fails at its first tries.
+/// Code that publishes each record's offset under its key. The records in `refuses` fail at their first attempts.
 #[derive(Default)]
 struct Publishes {
-    /// Offsets, and how often each fails.
+    /// Offsets, with the number of failures of each.
     refuses: Vec<(i64, u32)>,
     /// The offsets of each call.
     calls: Arc<Mutex<Vec<Vec<i64>>>>,
@@ -60,7 +64,7 @@ fn message(record: &Record) -> OutgoingMessage {
     }
 }
 
-/// A worker at its work, and the source that feeds it.
+/// A running worker, and the source that feeds it.
 struct Bench {
     store: Arc<dyn EventStore>,
     runs: Sender<RecordRun>,
@@ -80,8 +84,14 @@ impl Bench {
             Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).unwrap());
         let aggregates = Arc::new(Aggregates::start([], &store).unwrap());
         let subscription: Arc<str> = "source/taps".into();
-        let outbox = Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates));
-        let pausing = Arc::new(Pausing::load(subscription.clone(), store.clone()).unwrap());
+        let shared = RecordLinks {
+            outbox: Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates)),
+            pausing: Arc::new(Pausing::load(subscription.clone(), store.clone()).unwrap()),
+            condition: Arc::new(Mutex::new((State::Starting, None))),
+            steps: Arc::default(),
+            store: store.clone(),
+            subscription,
+        };
         let (runs, records) = crossbeam_channel::unbounded();
         let (asks, asked) = crossbeam_channel::unbounded();
         let options = RecordOptions {
@@ -92,24 +102,22 @@ impl Bench {
             bounds: Bounds::default(),
         };
         let ends = Ends { records, queued: Arc::default(), asked };
-        let condition = Arc::new(Mutex::new((State::Starting, None)));
-        let (to_pause, shown) = (pausing.clone(), condition.clone());
-        let mut worker =
-            Worker::new(code, options, subscription, store.clone(), outbox, pausing, condition, Arc::default(), ends);
+        let (pausing, condition) = (shared.pausing.clone(), shared.condition.clone());
+        let mut worker = RecordWorker::new(code, options, shared, ends);
         let thread = std::thread::spawn(move || worker.run());
         let (sender, settlements) = mpsc::channel();
         let receiver: SettlementReceiver = Arc::new(move |part, _| sender.send(part).unwrap());
-        Self { store, runs, asks, settlements, receiver, pausing: to_pause, condition: shown, thread, _folder: folder }
+        Self { store, runs, asks, settlements, receiver, pausing, condition, thread, _folder: folder }
     }
 
-    /// Hands records on, each a run of its own.
+    /// Hands on records, each as a run of its own.
     fn offer(&self, records: &[(&str, u64)]) {
         for &(key, offset) in records {
             self.runs.send(RecordRun::new(LEDGER.into(), offset, record(key, offset), self.receiver.clone())).unwrap();
         }
     }
 
-    /// What became of so many records, by their offsets: settled, and not settled.
+    /// Waits for the settlements of this many records, and returns the offsets: settled, and not settled.
     fn settlements(&self, records: usize) -> (Vec<u64>, Vec<u64>) {
         let (mut settled, mut unsettled) = (Vec::new(), Vec::new());
         while settled.len() + unsettled.len() < records {
@@ -120,7 +128,7 @@ impl Bench {
         (settled, unsettled)
     }
 
-    /// The offsets in the outbox, in their order.
+    /// Returns the offsets in the outbox, in their order.
     fn published(&self) -> Vec<String> {
         let messages = self.store.reader().unwrap().messages(0, 1_000).unwrap();
         messages.into_iter().map(|(_, message)| String::from_utf8(message.payload.unwrap()).unwrap()).collect()
@@ -136,7 +144,7 @@ impl Bench {
 #[test]
 fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
     let bench = Bench::start(Publishes::default(), 2, 5);
-    // The store has record 1 already, so the step that has it fails, with record 0.
+    // The store has already settled record 1, so the step with records 0 and 1 fails.
     let settled = Step {
         subscription: "source/taps".into(),
         reached: Reached::Records {
@@ -150,7 +158,7 @@ fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
     ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
     assert_eq!(bench.settlements(5), (vec![], vec![0, 1, 2, 3, 4]), "later records of a key passed what failed");
-    // As the source does, once nothing is in flight.
+    // The source does this once nothing is in flight.
     bench.offer(&[("a", 0), ("a", 2), ("b", 3), ("a", 4)]);
     assert_eq!(bench.settlements(4), (vec![0, 2, 3, 4], vec![]));
     assert_eq!(bench.published(), ["0", "2", "3", "4"]);
@@ -165,7 +173,7 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
     bench.offer(&[("a", 0)]);
     bench.settlements(1);
     assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
-    let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::Letters::newest(1)).unwrap();
+    let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::DeadLetterQuery::newest(1)).unwrap();
     assert!(letters[0].letter.reason.ends_with("(tried 3 times)"), "{}", letters[0].letter.reason);
     bench.stop();
 }
@@ -177,7 +185,7 @@ fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_
     let bench = Bench::start(code, 10, 3);
     bench.pausing.set(true).unwrap();
     assert!(Pausing::load("source/taps".into(), bench.store.clone()).unwrap().is_paused(), "it is durable");
-    // Its thread looks now and then: what comes before it has looked it still handles.
+    // The thread checks for the pause at intervals, and still handles records that come before that.
     while bench.condition.lock().unwrap().0 != State::Paused {
         std::thread::yield_now();
     }
@@ -193,5 +201,33 @@ fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_
     bench.asks.send(Ask::GiveBack).unwrap();
     assert_eq!(bench.settlements(2), (vec![], vec![2, 3]));
     assert_eq!(calls.lock().unwrap().len(), handled, "nothing was handled while it was paused");
+    bench.stop();
+}
+
+#[test]
+fn one_that_is_paused_after_its_source_began_to_end_gives_back_too() {
+    let bench = Bench::start(Publishes::default(), 10, 3);
+    bench.asks.send(Ask::GiveBack).unwrap();
+    bench.pausing.set(true).unwrap();
+    while bench.condition.lock().unwrap().0 != State::Paused {
+        std::thread::yield_now();
+    }
+    bench.offer(&[("a", 0), ("b", 1)]);
+    assert_eq!(bench.settlements(2), (vec![], vec![0, 1]));
+    bench.stop();
+}
+
+/// After a new consumer or a rebalance, a partition is read again while older copies of its records are still here.
+#[test]
+fn nothing_passes_the_records_behind_one_that_an_older_copy_has_settled() {
+    let bench = Bench::start(Publishes::default(), 2, 3);
+    bench.offer(&[("a", 0), ("a", 1)]);
+    assert_eq!(bench.settlements(2), (vec![0, 1], vec![]));
+    bench.offer(&[("a", 0), ("a", 1), ("a", 2), ("a", 3)]);
+    assert_eq!(bench.settlements(4), (vec![], vec![0, 1, 2, 3]));
+    bench.offer(&[("a", 4), ("a", 5)]);
+    assert_eq!(bench.settlements(2), (vec![], vec![4, 5]), "2 and 3 come first");
+    bench.offer(&[("a", 2), ("a", 3), ("a", 4), ("a", 5)]);
+    assert_eq!(bench.settlements(4), (vec![2, 3, 4, 5], vec![]));
     bench.stop();
 }

@@ -1,4 +1,4 @@
-//! Dead letters: what was dead-lettered stays until it is handled or discarded, and takes effect once.
+//! Dead letters: each stays until it is processed or discarded, and takes effect once.
 
 use super::Place;
 use super::requests::{command, *};
@@ -11,11 +11,12 @@ fn dead_letter(store: &dyn EventStore, letter: DeadLetter) {
 }
 
 fn discard(store: &dyn EventStore, number: u64) -> Result<(), Error> {
-    ask(|done| store.discard_letter(number, done)).answer()
+    ask(|done| store.discard_dead_letter(number, done)).answer()
 }
 
 fn numbers(store: &dyn EventStore) -> Vec<u64> {
-    let (letters, total) = reader(store).dead_letters(&Letters::newest(usize::MAX)).expect("dead letters are read");
+    let (letters, total) =
+        reader(store).dead_letters(&DeadLetterQuery::newest(usize::MAX)).expect("dead letters are read");
     assert_eq!(letters.len() as u64, total);
     letters.into_iter().map(|kept| kept.number).collect()
 }
@@ -39,7 +40,7 @@ fn record_of(topic: &str) -> Record {
     }
 }
 
-/// Byte for byte, in a store opened anew.
+/// Checks the content byte for byte, in a store that was opened again.
 pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -56,7 +57,7 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
         DeadLetterContent::Event(Position(7)),
         DeadLetterContent::Message("outbox".to_owned(), message("m")),
     ];
-    // When it happened is the letter's own; when it was dead-lettered is the store's.
+    // The dead letter says when it happened, and the store when it was dead-lettered.
     let before_ms = Clock::system().now_ms();
     let kept: Vec<_> =
         contents.map(|content| DeadLetter { content, key: Some("k".to_owned()), ..letter("there") }).into();
@@ -74,7 +75,7 @@ pub fn a_letter_keeps_what_it_takes_to_try_it_again<P: Place>() {
     }
 }
 
-/// Not even where the newest are discarded: whoever holds an old number must not hit a new letter.
+/// Checks that no number is reused, even if the newest are discarded. An old number must not mean a new dead letter.
 pub fn a_number_is_never_given_twice<P: Place>() {
     let place = P::new();
     let mut store = place.open();
@@ -82,18 +83,18 @@ pub fn a_number_is_never_given_twice<P: Place>() {
         dead_letter(&*store, letter("a"));
         dead_letter(&*store, letter("b"));
         let newest = 2 * (round + 1);
-        assert_eq!((numbers(&*store), *store.letters_head().borrow()), (vec![newest, newest - 1], newest));
+        assert_eq!((numbers(&*store), *store.dead_letters_head().borrow()), (vec![newest, newest - 1], newest));
         discard(&*store, newest).unwrap();
         discard(&*store, newest - 1).unwrap();
         is_absent(discard(&*store, newest));
         store.close();
         store = place.open();
-        assert_eq!((numbers(&*store), *store.letters_head().borrow()), (vec![], newest));
+        assert_eq!((numbers(&*store), *store.dead_letters_head().borrow()), (vec![], newest));
     }
 }
 
-/// Page by page, with the number of all.
-pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
+/// Checks the pages, and the count of all.
+pub fn dead_letters_are_listed_newest_first_by_consumer<P: Place>() {
     let place = P::new();
     let store = place.open();
     for n in 0..10 {
@@ -102,7 +103,7 @@ pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
     discard(&*store, 8).unwrap();
     let mut reader = reader(&*store);
     let mut list = |consumer, before, limit| -> (Vec<u64>, u64) {
-        let (letters, total) = reader.dead_letters(&Letters { consumer, before, limit }).unwrap();
+        let (letters, total) = reader.dead_letters(&DeadLetterQuery { consumer, before, limit }).unwrap();
         for kept in &letters {
             assert_eq!(kept.letter.place, (kept.number - 1).to_string());
         }
@@ -116,14 +117,14 @@ pub fn letters_are_listed_newest_first_by_consumer<P: Place>() {
     assert_eq!(list(None, Some(u64::MAX), usize::MAX).0.len(), 9);
 }
 
-/// Whoever tries first, and however it ends, as long as it ends.
+/// Checks that the first accepted or rejected retry deletes the dead letter.
 pub fn a_command_tried_again_takes_the_letter_away_once<P: Place>() {
     let place = P::new();
     let store = place.open();
     for (number, decide) in (1..).zip([|| happened(2), || happened(0), || Decision::Rejected("no".to_owned())]) {
         dead_letter(&*store, letter("a command"));
         let send = |store: &dyn EventStore| {
-            let command = Command { origin: Some(letter_origin(number)), ..command(&order(1), "again") };
+            let command = Command { origin: Some(dead_letter_origin(number)), ..command(&order(1), "again") };
             ask_append(store, command, ExpectedVersion::Any, decide())
         };
         let tries: Vec<_> = (0..5).map(|_| send(&*store)).collect();
@@ -141,13 +142,13 @@ pub fn a_command_tried_again_takes_the_letter_away_once<P: Place>() {
     assert!(reader(&*store).ledgers("").unwrap().is_empty(), "a letter needs no ledger");
 }
 
-/// The letter is the same one, under its number.
+/// Checks that the dead letter keeps its number.
 pub fn a_command_that_fails_again_leaves_the_newest_reason<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     dead_letter(&*store, letter("first"));
     for reason in ["still not JSON", "not in this version either"] {
-        let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
+        let command = Command { origin: Some(dead_letter_origin(1)), ..command(&order(1), "again") };
         append(&*store, command, ExpectedVersion::Any, Decision::Malformed(reason.to_owned())).unwrap();
         store.close();
         store = place.open();
@@ -156,17 +157,17 @@ pub fn a_command_that_fails_again_leaves_the_newest_reason<P: Place>() {
         assert_eq!(DeadLetter { reason: letter("first").reason, ..left }, letter("first"));
         assert_eq!(numbers(&*store), [1]);
     }
-    ask(|done| store.explain_letter(1, "a reason of its own".to_owned(), done)).answer().unwrap();
+    ask(|done| store.explain_dead_letter(1, "a reason of its own".to_owned(), done)).answer().unwrap();
     assert_eq!(reader(&*store).dead_letter(1).unwrap().unwrap().letter.reason, "a reason of its own");
-    is_absent(ask(|done| store.explain_letter(2, String::new(), done)).answer());
-    // A conflict is no end either.
-    let command = Command { origin: Some(letter_origin(1)), ..command(&order(1), "again") };
+    is_absent(ask(|done| store.explain_dead_letter(2, String::new(), done)).answer());
+    // A conflict does not delete it either.
+    let command = Command { origin: Some(dead_letter_origin(1)), ..command(&order(1), "again") };
     let refused = append(&*store, command, ExpectedVersion::StreamExists, happened(1));
     assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
     assert_eq!(numbers(&*store), [1]);
 }
 
-/// Under a new number, since its old one is long published.
+/// Checks that it gets a new number, because its old one is long published.
 pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     let place = P::new();
     let store = place.open();
@@ -179,7 +180,7 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
         DeadLetter { content: DeadLetterContent::Message("kafka".to_owned(), refused.clone()), ..letter("a message") },
     );
     dead_letter(&*store, letter("no message"));
-    let republish = |number| ask(|done| store.republish_letter(number, done)).answer();
+    let republish = |number| ask(|done| store.republish_dead_letter(number, done)).answer();
     let no_message = republish(2);
     assert!(matches!(no_message, Err(Error::Invalid(_))), "{no_message:?}");
     republish(1).unwrap();
@@ -191,8 +192,8 @@ pub fn a_message_goes_into_the_outbox_again_once<P: Place>() {
     assert_eq!(reader(&*store).messages(2, 10).unwrap(), [(3, refused)]);
 }
 
-/// Some at a time, oldest first, of one consumer or of all.
-pub fn letters_are_discarded_together<P: Place>() {
+/// Checks that some are discarded at a time, oldest first, of one consumer or of all.
+pub fn dead_letters_are_discarded_together<P: Place>() {
     let place = P::new();
     let store = place.open();
     for n in 0..10 {
@@ -200,7 +201,7 @@ pub fn letters_are_discarded_together<P: Place>() {
     }
     let discard = |consumer: Option<&str>, last, limit| {
         let which = Discard { consumer: consumer.map(str::to_owned), last, limit };
-        ask(|done| store.discard_letters(which, done)).answer().unwrap()
+        ask(|done| store.discard_dead_letters(which, done)).answer().unwrap()
     };
     assert_eq!((discard(Some("odd"), 8, 3), numbers(&*store)), (3, vec![10, 9, 8, 7, 5, 3, 1]));
     assert_eq!(discard(Some("nobody"), u64::MAX, 3), 0);

@@ -1,28 +1,28 @@
-//! How much room the dead letters take, and what happens when there is none.
+//! The room of the dead letters, and what happens when there is none.
 //!
-//! Number and bytes are kept in the marks `letters`, `letter_bytes` and `letters_dropped`, written at the end of a
-//! transaction that changed them. So neither a letter nor a start has to count what is there.
+//! Their number and bytes are kept in the marks `dead_letters`, `dead_letter_bytes` and `dead_letters_dropped`, which a
+//! transaction writes at its end if it changed them. So neither a new letter nor a start has to count all letters.
 
 use super::age::Moment;
-use super::letters::Removed;
-use super::{Error, LetterLimits, failed};
+use super::dead_letters::Removed;
+use super::{DeadLetterLimits, Error, failed};
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Letters that are dropped in one transaction because they are too old.
+/// The most letters that one transaction drops because they are too old.
 const DROPPED_AT_ONCE: usize = 1_000;
 
-/// What the dead letters take.
+/// The number and bytes of the dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct LetterRoom {
+pub(super) struct DeadLetterRoom {
     count: u64,
     pub(super) bytes: u64,
-    /// Dropped since the store was made.
+    /// The number of letters that were dropped since the store was created.
     pub(super) dropped: u64,
     is_changed: bool,
 }
 
-impl LetterRoom {
-    /// As the file has it.
+impl DeadLetterRoom {
+    /// Reads the room from the file.
     pub(super) fn read(connection: &Connection) -> Result<Self, Error> {
         let mark = |name: &str| -> Result<u64, Error> {
             let found = connection
@@ -31,16 +31,17 @@ impl LetterRoom {
                 .map_err(failed("reading how many dead letters there are"))?;
             Ok(found.unwrap_or(0))
         };
-        let (count, bytes) = (mark("letters")?, mark("letter_bytes")?);
-        Ok(Self { count, bytes, dropped: mark("letters_dropped")?, is_changed: false })
+        let (count, bytes) = (mark("dead_letters")?, mark("dead_letter_bytes")?);
+        Ok(Self { count, bytes, dropped: mark("dead_letters_dropped")?, is_changed: false })
     }
 
-    /// Writes what changed.
+    /// Writes the room if it changed.
     pub(super) fn write(&mut self, connection: &Connection) -> Result<(), Error> {
         if !std::mem::take(&mut self.is_changed) {
             return Ok(());
         }
-        for (name, value) in [("letters", self.count), ("letter_bytes", self.bytes), ("letters_dropped", self.dropped)]
+        for (name, value) in
+            [("dead_letters", self.count), ("dead_letter_bytes", self.bytes), ("dead_letters_dropped", self.dropped)]
         {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, ?2)")
@@ -50,23 +51,25 @@ impl LetterRoom {
         Ok(())
     }
 
-    /// Says why there is no room for more letters, before anything is written.
-    pub(super) fn refuse_if_full(&self, coming: usize, limits: &LetterLimits) -> Result<(), Error> {
-        // Into an empty room everything fits, or a step with more letters than the limit would never be taken.
+    /// Fails if there is no room for more letters. Call it before anything is written.
+    pub(super) fn refuse_if_full(&self, coming: usize, limits: &DeadLetterLimits) -> Result<(), Error> {
+        // If there are no letters, everything fits. Otherwise a step with more letters than the limit could never
+        // commit.
         let has_room = self.count + coming as u64 <= limits.count_max && self.bytes < limits.bytes_max;
         let fits = self.count == 0 || has_room;
         if coming == 0 || fits || limits.drops_oldest {
             return Ok(());
         }
         Err(Error::Full(format!(
-            "there are {} dead letters of {} bytes, and no more are kept: replay or discard some with `wasmill dead-letters`, \
-             raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \"drop-oldest\", and restart",
+            "there are {} dead letters of {} bytes, and there is no room for more: replay or discard some with `wasmill \
+             dead-letters`, raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \
+             \"drop-oldest\", and restart",
             self.count, self.bytes
         )))
     }
 
-    /// Takes room for a letter. Where the oldest make room, they go.
-    pub(super) fn take(&mut self, connection: &Connection, bytes: u64, limits: &LetterLimits) -> Result<(), Error> {
+    /// Takes room for a letter. If the limits say so, the oldest letters are dropped to make room.
+    pub(super) fn take(&mut self, connection: &Connection, bytes: u64, limits: &DeadLetterLimits) -> Result<(), Error> {
         let is_beyond = |room: &Self| room.count >= limits.count_max || room.bytes + bytes > limits.bytes_max;
         while limits.drops_oldest && self.count > 0 && is_beyond(self) {
             self.drop_oldest(connection)?;
@@ -75,7 +78,7 @@ impl LetterRoom {
         Ok(())
     }
 
-    /// Gives back the room of letters that are gone.
+    /// Gives back the room of removed letters.
     pub(super) fn give(&mut self, removed: Removed) {
         self.count = self.count.saturating_sub(removed.count);
         self.bytes = self.bytes.saturating_sub(removed.bytes);
@@ -117,7 +120,7 @@ impl LetterRoom {
                 (self.dropped, self.is_changed) = (self.dropped + 1, true);
                 self.give(Removed { count: 1, bytes });
             }
-            // Whatever the marks say, there is none.
+            // There are no letters, whatever the marks say.
             None => (self.count, self.bytes, self.is_changed) = (0, 0, true),
         }
         Ok(())

@@ -1,17 +1,17 @@
-//! The dead letters: reading them, and what the writer does to one that is tried again or discarded.
+//! Dead letters: reading them, and the writer's changes when one is retried or discarded.
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::{Error, failed, rows};
-use crate::model::KeptLetter;
-use crate::store::{Discard, Letters};
+use crate::model::KeptDeadLetter;
+use crate::store::{DeadLetterQuery, Discard};
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Those wanted, newest first, and how many the consumer has.
-pub(super) fn list(connection: &Connection, wanted: &Letters<'_>) -> Result<(Vec<KeptLetter>, u64), Error> {
+/// Returns the selected letters, newest first, and the total number of the consumer's letters.
+pub(super) fn list(connection: &Connection, wanted: &DeadLetterQuery<'_>) -> Result<(Vec<KeptDeadLetter>, u64), Error> {
     let failed = failed("reading the dead letters");
-    let Letters { consumer, before, limit } = wanted;
-    // Two statements, not `?1 IS NULL OR …`: each is answered from an index of its own.
+    let DeadLetterQuery { consumer, before, limit } = wanted;
+    // These are two statements rather than `?1 IS NULL OR …`, so that each uses its own index.
     let of = if consumer.is_some() { "consumer = ?1" } else { "?1 IS NULL" };
     let columns = rows::LETTER_COLUMNS;
     let sql = format!("SELECT {columns} FROM dead_letters WHERE {of} AND number < ?2 ORDER BY number DESC LIMIT ?3");
@@ -29,8 +29,8 @@ pub(super) fn list(connection: &Connection, wanted: &Letters<'_>) -> Result<(Vec
     Ok((letters, total))
 }
 
-/// Those after a number, oldest first.
-pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Result<Vec<KeptLetter>, Error> {
+/// Returns the letters after a number, oldest first.
+pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Result<Vec<KeptDeadLetter>, Error> {
     let failed = failed("reading the dead letters");
     let columns = rows::LETTER_COLUMNS;
     let sql = format!("SELECT {columns} FROM dead_letters WHERE number > ?1 ORDER BY number LIMIT ?2");
@@ -43,7 +43,7 @@ pub(super) fn after(connection: &Connection, number: u64, limit: usize) -> Resul
     Ok(letters)
 }
 
-/// The number of the newest letter that was ever dead-lettered, also where it is gone.
+/// Returns the number of the newest letter that ever existed, even if it is gone.
 pub(super) fn newest(connection: &Connection) -> Result<u64, Error> {
     connection
         .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters'), 0)", [], |row| {
@@ -52,8 +52,8 @@ pub(super) fn newest(connection: &Connection) -> Result<u64, Error> {
         .map_err(failed("reading where the dead letters end"))
 }
 
-/// The letter of a number.
-pub(super) fn find(connection: &Connection, number: u64) -> Result<Option<KeptLetter>, Error> {
+/// Returns the letter with this number.
+pub(super) fn find(connection: &Connection, number: u64) -> Result<Option<KeptDeadLetter>, Error> {
     let failed = failed("reading a dead letter");
     let sql = format!("SELECT {} FROM dead_letters WHERE number = ?1", rows::LETTER_COLUMNS);
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
@@ -62,7 +62,7 @@ pub(super) fn find(connection: &Connection, number: u64) -> Result<Option<KeptLe
     row.map(rows::letter).transpose()
 }
 
-/// Whether there is a letter of a number.
+/// Returns whether there is a letter with this number.
 pub(super) fn exists(connection: &Connection, number: u64) -> Result<bool, Error> {
     connection
         .prepare_cached("SELECT 1 FROM dead_letters WHERE number = ?1")
@@ -70,24 +70,24 @@ pub(super) fn exists(connection: &Connection, number: u64) -> Result<bool, Error
         .map_err(failed("looking for a dead letter"))
 }
 
-/// What letters took that are gone.
+/// The number and bytes of removed letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Removed {
     pub(super) count: u64,
     pub(super) bytes: u64,
 }
 
-/// Takes a letter away, in the writer's transaction.
+/// Removes a letter, in the writer's transaction.
 pub(super) fn remove(connection: &Connection, number: u64) -> Result<Removed, Error> {
     let bytes = connection
         .prepare_cached("DELETE FROM dead_letters WHERE number = ?1 RETURNING bytes")
         .and_then(|mut delete| delete.query_row([within_sqlite(number)], |row| row.get(0)).optional())
         .map_err(failed("removing a dead letter"))?;
-    fault::at(FaultPoint::LetterRemoved);
+    fault::at(FaultPoint::DeadLetterRemoved);
     bytes.map(|bytes| Removed { count: 1, bytes }).ok_or_else(|| absent(number))
 }
 
-/// Takes the oldest of these letters away, in the writer's transaction.
+/// Removes the oldest of these letters, in the writer's transaction.
 pub(super) fn remove_many(connection: &Connection, which: &Discard) -> Result<Removed, Error> {
     let failed = failed("removing dead letters");
     let of = if which.consumer.is_some() { "consumer = ?1" } else { "?1 IS NULL" };
@@ -103,21 +103,21 @@ pub(super) fn remove_many(connection: &Connection, which: &Discard) -> Result<Re
         removed.count += 1;
         removed.bytes += row.get::<_, u64>(0).map_err(&failed)?;
     }
-    fault::at(FaultPoint::LetterRemoved);
+    fault::at(FaultPoint::DeadLetterRemoved);
     Ok(removed)
 }
 
-/// Keeps why a letter could not be handled the last time it was tried.
+/// Replaces the reason of a letter after a retry failed.
 pub(super) fn explain(connection: &Connection, number: u64, reason: &str) -> Result<(), Error> {
     let changed = connection
         .prepare_cached("UPDATE dead_letters SET reason = ?2 WHERE number = ?1")
         .and_then(|mut update| update.execute(params![within_sqlite(number), reason]))
         .map_err(failed("keeping why a dead letter failed again"))?;
-    fault::at(FaultPoint::LetterExplained);
+    fault::at(FaultPoint::DeadLetterExplained);
     if changed > 0 { Ok(()) } else { Err(absent(number)) }
 }
 
-/// There is no letter of this number.
+/// Makes the error for a number that has no letter.
 pub(super) fn absent(number: u64) -> Error {
-    Error::NotFound(format!("there is no dead letter {number}: it was tried again or discarded, or never was"))
+    Error::NotFound(format!("there is no dead letter {number}: it was retried or discarded, or never existed"))
 }

@@ -1,12 +1,13 @@
-//! What a source dead-lettered as a feed: its dead letters, for its `dead_letter_topic`.
+//! The feed of a source's dead letters, for its `dead_letter_topic`.
 //!
 //! A message is the record as it was, with headers that say where it came from and what was wrong. It goes to the
-//! partition of the same number where the topic has it. The letter stays in the store: the topic is a copy for others.
+//! partition with the same number, if the topic has it. The dead letter stays in the store, and the topic has a copy
+//! for others.
 
 use super::feed::{Feed, Head, Page};
 use super::publisher::Refused;
 use crate::manifest::Key;
-use crate::model::{Command, DeadLetterContent, Header, KeptLetter, Message, PartitionName, Record};
+use crate::model::{Command, DeadLetterContent, Header, KeptDeadLetter, Message, PartitionName, Record};
 use crate::store::{self, EventStore, Reader};
 use base16ct::lower;
 use base64::Engine as _;
@@ -14,45 +15,45 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::error::RDKafkaErrorCode;
 use std::sync::Arc;
 
-/// Begins the names of headers about a letter.
+/// The prefix of the headers about a dead letter.
 const PREFIX: &str = "dead-letter-";
 
-/// Whose dead letters they are.
+/// The source of the dead letters.
 pub(super) struct From {
     pub(super) source: Arc<str>,
     /// The consumer group of the source.
     pub(super) group: String,
-    /// How the bytes of its keys became ids of aggregates.
+    /// How the bytes of its keys are encoded as ids of aggregates.
     pub(super) key: Key,
-    /// The command that its records without a value became.
+    /// The command that its records without a value become.
     pub(super) tombstone: Option<String>,
 }
 
-/// The dead letters of a source.
-pub(super) struct Letters {
+/// The feed of a source's dead letters.
+pub(super) struct DeadLetterFeed {
     reader: Box<dyn Reader>,
     head: Head,
     sink: Arc<str>,
     from: From,
     topic: String,
-    /// The topic has no partition from here on, as the brokers said.
+    /// A bound of the topic's partitions: as the brokers have said, it does not have this one.
     partitions_max: i32,
 }
 
-impl Letters {
+impl DeadLetterFeed {
     pub(super) fn open(
         store: &dyn EventStore,
         sink: Arc<str>,
         from: From,
         topic: String,
     ) -> Result<Self, store::Error> {
-        let (reader, head) = (store.reader()?, Head::Numbers(store.letters_head()));
+        let (reader, head) = (store.reader()?, Head::Numbers(store.dead_letters_head()));
         Ok(Self { reader, head, sink, from, topic, partitions_max: i32::MAX })
     }
 
-    /// The message of a letter; `None` where it is not of this source, or holds no record.
-    fn message(&self, kept: KeptLetter) -> Option<Message> {
-        let KeptLetter { number, dead_lettered_ms, letter } = kept;
+    /// Returns the message of a dead letter; `None` if it is not of this source, or has no record.
+    fn message(&self, kept: KeptDeadLetter) -> Option<Message> {
+        let KeptDeadLetter { number, dead_lettered_ms, letter } = kept;
         let record = match letter.content {
             DeadLetterContent::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => {
                 record
@@ -72,20 +73,20 @@ impl Letters {
     }
 }
 
-/// What is said of a record that was dead-lettered.
+/// The description of a dead-lettered record.
 pub(in crate::kafka) struct About<'a> {
-    /// Of the letter: it tells a repetition.
+    /// The id of the dead letter, by which readers detect a repetition.
     pub(in crate::kafka) id: Arc<str>,
     pub(in crate::kafka) source: Arc<str>,
     /// The consumer group of the source.
     pub(in crate::kafka) group: &'a str,
     pub(in crate::kafka) reason: String,
-    /// When it was dead-lettered: the message's time, and the header `dead-letter-time`.
+    /// When it was dead-lettered, which is the message's time and the header `dead-letter-time`.
     pub(in crate::kafka) dead_lettered_ms: u64,
 }
 
 impl About<'_> {
-    /// The record as it was, for a topic of such records.
+    /// Returns the message with the record as it was.
     pub(in crate::kafka) fn message(self, record: Record, topic: String, partition: Option<i32>) -> Message {
         let mut headers = record.headers;
         headers.retain(|header| !header.name.starts_with(PREFIX));
@@ -119,7 +120,7 @@ impl About<'_> {
 }
 
 impl From {
-    /// The record that a command was made of, if this source made it.
+    /// Returns the record that became a command, if it was read by this source.
     fn record(&self, command: Command) -> Option<Record> {
         let origin = command.origin?;
         let PartitionName { topic, partition, .. } =
@@ -136,7 +137,8 @@ impl From {
         })
     }
 
-    /// The bytes that became the id. An id that is not of this kind was made under another manifest: it stays text.
+    /// Returns the bytes of the key that became the id. If an id does not decode, it was created under another
+    /// manifest, and stays text.
     fn key_bytes(&self, id: &str) -> Vec<u8> {
         let text = || id.as_bytes().to_vec();
         match self.key {
@@ -147,9 +149,9 @@ impl From {
     }
 }
 
-impl Feed for Letters {
+impl Feed for DeadLetterFeed {
     fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
-        // Seen before it is read: letters up to here are read below, or are gone.
+        // The newest number is taken before the letters are read, so all letters up to it are read below or are gone.
         let newest = self.head.newest();
         let letters = self.reader.dead_letters_after(number, limit)?;
         let last = letters.last().map_or(number, |last| last.number);
@@ -174,8 +176,8 @@ impl Feed for Letters {
         self.sink.to_string()
     }
 
-    /// Without the partition that the topic does not have.
-    fn mend(&mut self, message: &mut Message, refused: &Refused) -> bool {
+    /// Removes the partition from a message if the topic does not have it.
+    fn adapt(&mut self, message: &mut Message, refused: &Refused) -> bool {
         match message.partition.take() {
             Some(partition) if refused.code == RDKafkaErrorCode::UnknownPartition => {
                 self.partitions_max = self.partitions_max.min(partition);

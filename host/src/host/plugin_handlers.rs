@@ -1,0 +1,107 @@
+//! The aggregates of a plugin, as shards call them.
+
+use crate::aggregates::{Guest, GuestError, Handlers, Options, Service};
+use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal};
+use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot};
+use std::sync::Arc;
+
+/// Returns the aggregate type of a plugin, served by `shards`. The list is empty if the plugin has no aggregate role.
+pub fn aggregate_services(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Service> {
+    let plugin = slot.current();
+    let types = plugin.description.roles.iter().filter_map(|role| match role {
+        Role::Aggregate { aggregate_type } => Some(aggregate_type),
+        _ => None,
+    });
+    types.map(|name| Service::new(name, PluginHandlers(slot.clone()), shards, options.clone())).collect()
+}
+
+/// Handlers in WebAssembly: the code of a plugin in its slot.
+struct PluginHandlers(Arc<Slot>);
+
+/// A guest of a plugin, with its own wasm store.
+struct PluginGuest {
+    plugin: Arc<Plugin>,
+    code: Arc<str>,
+    guest: AggregateGuest,
+}
+
+impl Handlers for PluginHandlers {
+    type Guest = PluginGuest;
+
+    fn name(&self) -> Arc<str> {
+        self.0.name.clone()
+    }
+
+    fn guest(&self) -> Result<PluginGuest, GuestError> {
+        let plugin = self.0.current();
+        // The digest covers all of the code, including the layout of the state.
+        let guest = AggregateGuest::new(&plugin).map_err(failed)?;
+        Ok(PluginGuest { guest, code: plugin.digest.as_str().into(), plugin })
+    }
+
+    fn is_current(&self, guest: &PluginGuest) -> bool {
+        self.0.is_current(&guest.plugin)
+    }
+}
+
+impl Guest for PluginGuest {
+    type Live = Live;
+
+    fn label(&self) -> Arc<str> {
+        self.plugin.label().clone()
+    }
+
+    fn code(&self) -> Arc<str> {
+        self.code.clone()
+    }
+
+    fn instances_max(&self) -> usize {
+        self.plugin.limits.instances_max
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.guest.memory_bytes()
+    }
+
+    fn live_bytes_max(&self) -> usize {
+        self.plugin.limits.live_bytes_max
+    }
+
+    fn is_worn(&self) -> bool {
+        self.guest.is_worn()
+    }
+
+    fn create(&mut self, id: &str) -> Result<Live, GuestError> {
+        self.guest.create(id).map_err(failed)
+    }
+
+    fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {
+        self.guest.apply(live, events).map_err(failed)
+    }
+
+    fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, GuestError> {
+        self.guest.handle(live, command).map_err(failed)
+    }
+
+    fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, GuestError> {
+        self.guest.snapshot(live).map_err(failed)
+    }
+
+    fn restore(&mut self, live: &Live, state: &[u8]) -> Result<Result<(), String>, GuestError> {
+        self.guest.restore(live, state).map_err(failed)
+    }
+
+    fn discard(&mut self, live: Live) -> Result<(), GuestError> {
+        self.guest.discard(live).map_err(failed)
+    }
+}
+
+fn failed(error: Error) -> GuestError {
+    let text = error.to_string();
+    match error {
+        Error::Host(_) | Error::Stopping => GuestError::Host(text),
+        Error::Overrun { .. } => GuestError::Overrun(text),
+        Error::Plugin(_) => GuestError::Failed { cause: text.clone(), text },
+        Error::Trap { cause, .. } => GuestError::Failed { text, cause },
+    }
+}
