@@ -240,11 +240,11 @@ impl Pauses {
     }
 
     /// Counts a failure. Returns the pause after which the work begins again.
-    pub fn next(&mut self) -> Duration {
-        self.next_at(Instant::now())
+    pub fn after_failure(&mut self) -> Duration {
+        self.after_failure_at(Instant::now())
     }
 
-    fn next_at(&mut self, now: Instant) -> Duration {
+    fn after_failure_at(&mut self, now: Instant) -> Duration {
         if now.saturating_duration_since(self.begun) > Self::CALM {
             self.failures = 0;
         }
@@ -273,7 +273,7 @@ mod tests {
         let mut now = pauses.begun;
         let mut next = |after: Duration| {
             now += after;
-            let pause = pauses.next_at(now);
+            let pause = pauses.after_failure_at(now);
             now += pause;
             // Without the jitter.
             [100, 200, 400, 800].into_iter().rfind(|&ms| Duration::from_millis(ms) <= pause).unwrap()

@@ -71,7 +71,7 @@ impl SubscriptionWorker {
                         self.no_room = Some((self.steps.stored(), error.to_string()));
                     }
                     self.shared.progress.is_because(State::Retrying, error.to_string());
-                    if self.follower.pause(pauses.next()) {
+                    if self.follower.pause(pauses.after_failure()) {
                         return;
                     }
                 }

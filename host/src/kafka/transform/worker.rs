@@ -138,7 +138,7 @@ impl TransformWorker {
                 },
             };
             self.view.trouble(&self.config.name, reason);
-            self.rest(pauses.next());
+            self.rest(pauses.after_failure());
         }
     }
 

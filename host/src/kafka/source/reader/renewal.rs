@@ -38,7 +38,7 @@ impl Renewal {
 
     /// Schedules a new consumer after a pause.
     fn schedule(&mut self) {
-        self.due = Some(Instant::now() + self.pauses.next());
+        self.due = Some(Instant::now() + self.pauses.after_failure());
     }
 }
 
