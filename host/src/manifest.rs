@@ -2,7 +2,7 @@
 //!
 //! Every limit of the host has a name and a default here. A manifest is accepted as a whole or not at all: unknown keys
 //! are refused, ranges are checked, and [`Error`] lists all problems with their places. Nothing here opens a plugin, a
-//! database or a connection; whoever opens them also checks what depends on them.
+//! database or a connection. The modules that open them check what depends on them.
 
 mod error;
 mod property;

@@ -132,7 +132,7 @@ impl Subscription {
         self.shared.outbox.is_busy()
     }
 
-    /// Returns its name, which is that of its plugin.
+    /// Returns the name of the subscription. It has the name of its plugin.
     pub fn name(&self) -> &Arc<str> {
         self.running.name()
     }

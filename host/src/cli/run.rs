@@ -84,7 +84,7 @@ async fn serve(mut manifest: Manifest) -> Result<(), CommandFailure> {
              what is durable"
         )));
     }
-    // This comes last: whoever waits for the file to disappear finds the data folder free.
+    // The file is removed last. A program that waits until the file is gone can then use the data folder.
     if let Err(cause) = file.remove(&data) {
         tracing::warn!(%cause, "{} could not be removed", HostFile::path(&data).display());
     }

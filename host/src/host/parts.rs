@@ -245,32 +245,40 @@ impl Parts {
         let connection = connection.with_cloud_events(&kafka.cloud_events);
         self.topics = Some(kafka::topics::ensure_when_reachable(connection.clone(), kafka.topics.clone())?);
         self.start_sinks(manifest, &connection)?;
-        for name in manifest.sources.keys() {
-            self.start_source(manifest, name, &connection)?;
+        let written = manifest.written_topics();
+        for (name, source) in &manifest.sources {
+            self.start_source(name, source, manifest.bounds, &written, &connection)?;
         }
         self.await_starts();
         Ok(())
     }
 
-    fn start_source(&mut self, manifest: &Manifest, name: &str, connection: &Connection) -> Result<(), Error> {
-        let (source, written) = (&manifest.sources[name], manifest.written_topics());
+    /// Starts a source, or a transform. `written`: the topics that the host writes to, which no pattern finds.
+    fn start_source(
+        &mut self,
+        name: &str,
+        source: &SourceSettings,
+        bounds: Bounds,
+        written: &[String],
+        connection: &Connection,
+    ) -> Result<(), Error> {
         let section = format!("sources.{name}.properties");
         let connection = connection.with_properties(&section, &source.properties)?;
         if let Target::Deliveries(deliveries) = &source.target
             && deliveries.transaction == Transaction::Kafka
         {
-            let mut config = kafka::transform::Config::new(name, source, deliveries, &written);
-            config.bounds = manifest.bounds;
+            let mut config = kafka::transform::Config::new(name, source, deliveries, written);
+            config.bounds = bounds;
             let slot = self.subscriber(&deliveries.subscriber);
             let transform = Transform::start(config, connection, self.store.clone(), slot)?;
             self.transforms.insert(name.into(), transform);
             return Ok(());
         }
-        let mut config = kafka::source::Config::new(name, source, &written);
-        config.bounds = manifest.bounds;
+        let mut config = kafka::source::Config::new(name, source, written);
+        config.bounds = bounds;
         let targets = kafka::source::Targets {
             aggregates: self.aggregates.clone(),
-            subscriber: self.start_deliveries(name, source, manifest.bounds)?,
+            subscriber: self.start_deliveries(name, source, bounds)?,
         };
         let source = Source::start(config, connection, self.store.clone(), targets)?;
         self.sources.insert(name.into(), source);

@@ -1,6 +1,7 @@
 //! Pausing and resuming subscriptions, those of recorded events and those of the records of sources.
 
 use super::Host;
+use crate::model::SubscriptionName;
 use crate::status::{Paused, State, SubscriptionStatus};
 use crate::store;
 use std::sync::Arc;
@@ -44,15 +45,18 @@ impl Host {
         let (host, name) = (self.clone(), name.to_owned());
         let set = move || {
             let parts = &host.parts;
-            if let Some(found) = parts.subscriptions.get(&*name) {
-                found.set_paused(paused)?;
-            } else if let Some(found) = parts.records.values().find(|found| **found.name() == *name) {
-                found.set_paused(paused)?;
-            } else {
+            let set = match SubscriptionName::parse(&name) {
+                SubscriptionName::Plugin(plugin) => {
+                    parts.subscriptions.get(plugin).map(|found| found.set_paused(paused))
+                }
+                SubscriptionName::Source(source) => parts.records.get(source).map(|found| found.set_paused(paused)),
+            };
+            let Some(set) = set else {
                 let of_events = parts.subscriptions.keys().map(ToString::to_string);
                 let of_records = parts.records.values().map(|found| found.name().to_string());
                 return Err(Unpaused::Unknown { known: of_events.chain(of_records).collect() });
-            }
+            };
+            set?;
             Ok(Paused { name, paused })
         };
         let set = tokio::task::spawn_blocking(set).await;

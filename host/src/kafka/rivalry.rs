@@ -27,6 +27,11 @@ impl Rivalry {
     }
 }
 
+/// What happened to a member of a group that was fenced.
+pub(super) fn member_was_fenced(group: &str) -> String {
+    format!("group {group}: another member has joined with this one's `group.instance.id`")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

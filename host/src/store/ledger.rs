@@ -17,7 +17,7 @@ pub struct Ledger {
 impl Ledger {
     /// Returns whether an item is settled.
     pub fn has(&self, number: u64) -> bool {
-        number < self.next || self.ahead.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
+        self.first_open(number) > number
     }
 
     /// Returns the first number from `from` on that is not settled.

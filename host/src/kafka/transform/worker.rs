@@ -20,7 +20,7 @@ use crate::follow::{Pauses, backoff};
 use crate::kafka::context::Context;
 use crate::kafka::message::CloudEvents;
 use crate::kafka::record::Incoming;
-use crate::kafka::rivalry::Rivalry;
+use crate::kafka::rivalry::{Rivalry, member_was_fenced};
 use crate::kafka::source::{Rebalance, Rebalances, TopicPartition};
 use crate::kafka::transaction::Transactions;
 use crate::kafka::{Connection, Error, client_error, watermarks};
@@ -144,8 +144,7 @@ impl TransformWorker {
 
     /// Decides after a fence: returns the reason to join again, or as an error the reason to stop.
     fn fenced(&mut self) -> Result<String, String> {
-        let group = &self.config.group;
-        let fenced = format!("group {group}: another member has joined with this one's `group.instance.id`");
+        let fenced = member_was_fenced(&self.config.group);
         match self.rivalry.fenced(Instant::now()) {
             None => Ok(format!("{fenced}; it joins again")),
             Some(often) => Err(format!(

@@ -3,8 +3,13 @@
 //! A row has the effects of one kind from one step. Effects are numbered within their [`Queue`], and the consumer of a
 //! queue deletes the rows whose effects are all settled. A new kind of effect is a new queue, not a new table.
 
+use super::reader::within_sqlite;
 use rusqlite::{Connection, params};
 use std::ops::RangeInclusive;
+
+/// The kinds of effects.
+const COMMANDS: &str = "commands";
+const MESSAGES: &str = "messages";
 
 /// A numbered sequence of effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +31,8 @@ pub(super) struct Row {
 impl<'a> Queue<'a> {
     fn kind(self) -> &'static str {
         match self {
-            Self::Commands(_) => "commands",
-            Self::Messages => "messages",
+            Self::Commands(_) => COMMANDS,
+            Self::Messages => MESSAGES,
         }
     }
 
@@ -65,14 +70,13 @@ impl<'a> Queue<'a> {
     pub(super) fn read_after<E>(
         self,
         connection: &Connection,
-        after: Option<u64>,
+        after: u64,
         failed: impl Fn(rusqlite::Error) -> E,
         mut take: impl FnMut(u64, &[u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let sql = "SELECT first, body FROM outbox WHERE kind = ?1 AND queue = ?2 AND last > ?3 ORDER BY first";
-        let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let mut select = connection.prepare_cached(sql).map_err(&failed)?;
-        let mut rows = select.query(params![self.kind(), self.name(), after]).map_err(&failed)?;
+        let mut rows = select.query(params![self.kind(), self.name(), within_sqlite(after)]).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
             let body = row.get_ref(1).and_then(|body| Ok(body.as_blob()?)).map_err(&failed)?;
             if !take(row.get(0).map_err(&failed)?, body)? {
@@ -86,7 +90,7 @@ impl<'a> Queue<'a> {
     pub(super) fn rows(self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         let read = |row: &rusqlite::Row<'_>| Ok(Row { first: row.get(0)?, last: row.get(1)?, body: row.get(2)? });
         connection
-            .prepare("SELECT first, last, body FROM outbox WHERE kind = ?1 AND queue = ?2 ORDER BY first")?
+            .prepare_cached("SELECT first, last, body FROM outbox WHERE kind = ?1 AND queue = ?2 ORDER BY first")?
             .query_map(params![self.kind(), self.name()], read)?
             .collect()
     }
@@ -102,17 +106,25 @@ impl<'a> Queue<'a> {
 
 /// Returns the number of commands and the number of messages.
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let count = |queue: Queue<'_>| {
+    let count = |kind: &str| {
         let sql = "SELECT coalesce(sum(last - first + 1), 0) FROM outbox WHERE kind = ?1";
-        connection.query_row(sql, [queue.kind()], |row| row.get(0))
+        connection.query_row(sql, [kind], |row| row.get(0))
     };
-    Ok((count(Queue::Commands(""))?, count(Queue::Messages)?))
+    Ok((count(COMMANDS)?, count(MESSAGES)?))
 }
 
 /// Returns the subscription, the first and the last number of each row of commands.
 pub(super) fn commands(connection: &Connection) -> rusqlite::Result<Vec<(String, u64, u64)>> {
     connection
         .prepare("SELECT queue, first, last FROM outbox WHERE kind = ?1")?
-        .query_map([Queue::Commands("").kind()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([COMMANDS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect()
+}
+
+/// Returns the subscriptions that have commands.
+pub(super) fn subscriptions(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare("SELECT DISTINCT queue FROM outbox WHERE kind = ?1 ORDER BY queue")?
+        .query_map([COMMANDS], |row| row.get(0))?
         .collect()
 }

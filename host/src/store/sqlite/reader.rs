@@ -270,24 +270,29 @@ impl ProgressReader for SqliteReader {
 
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {
         let doing = "reading the commands of a subscription";
+        let steps = Queue::Commands(subscription).rows(&self.connection).map_err(failed(doing))?;
+        // The ledger is read after the commands, so that it has what was settled meanwhile.
         let ledger = rows::ledger(&self.connection, &SubscriptionName::parse(subscription).ledger().to_string())?;
         let mut pending = Vec::new();
-        Queue::Commands(subscription).read_after(&self.connection, None, failed(doing), |_, body| {
-            let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), body)?;
+        for step in steps {
+            let commands: Vec<Command> =
+                rows::decode(&format!("the outbox of subscription {subscription}"), &step.body)?;
             let settled = |command: &Command| command.origin.as_ref().is_some_and(|origin| ledger.has(origin.last));
             pending.extend(commands.into_iter().filter(|command| !settled(command)));
-            Ok(true)
-        })?;
+        }
         Ok(pending)
     }
 
     fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error> {
         let mut messages = Vec::new();
         let failed = failed("reading the outbox");
-        Queue::Messages.read_after(&self.connection, Some(after), failed, |first, body| {
+        Queue::Messages.read_after(&self.connection, after, failed, |first, body| {
+            if messages.len() >= limit {
+                return Ok(false);
+            }
             let step: Vec<Message> = rows::decode("a row of the outbox", body)?;
             messages.extend((first..).zip(step).filter(|&(number, _)| number > after));
-            Ok(messages.len() < limit)
+            Ok(true)
         })?;
         Ok(messages)
     }

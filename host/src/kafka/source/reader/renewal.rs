@@ -6,7 +6,7 @@
 
 use super::{Consumers, Reader, Request};
 use crate::follow::Pauses;
-use crate::kafka::rivalry::Rivalry;
+use crate::kafka::rivalry::{Rivalry, member_was_fenced};
 use crate::manifest::Membership;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
@@ -19,26 +19,27 @@ pub(super) struct Renewal {
     consumers: Consumers,
     rivalry: Rivalry,
     pauses: Pauses,
-    /// When the next consumer is made, if one is needed. Until then the old one is not read.
-    due: Option<Instant>,
+    phase: Phase,
+}
+
+/// What is done about the consumer.
+enum Phase {
+    /// It is read.
+    Reads,
+    /// A new one is made at this time. Until then nothing is read.
+    Waits(Instant),
     /// No more consumers are made, because there is a rival.
-    has_given_up: bool,
+    HasGivenUp,
 }
 
 impl Renewal {
     pub(super) fn new(consumers: Consumers) -> Self {
-        Self {
-            consumers,
-            rivalry: Rivalry::default(),
-            pauses: Pauses::new(PAUSE_FIRST),
-            due: None,
-            has_given_up: false,
-        }
+        Self { consumers, rivalry: Rivalry::default(), pauses: Pauses::new(PAUSE_FIRST), phase: Phase::Reads }
     }
 
     /// Schedules a new consumer after a pause.
     fn schedule(&mut self) {
-        self.due = Some(Instant::now() + self.pauses.after_failure());
+        self.phase = Phase::Waits(Instant::now() + self.pauses.after_failure());
     }
 }
 
@@ -49,18 +50,12 @@ impl Reader {
             return;
         }
         let (group, source) = (&self.work.config.group, self.work.config.name.clone());
-        let rivalry = match code {
-            RDKafkaErrorCode::FencedInstanceId => self.renewal.rivalry.fenced(Instant::now()),
-            _ => None,
-        };
-        let cause = match code {
-            RDKafkaErrorCode::FencedInstanceId => {
-                format!("group {group}: another member has joined with this one's `group.instance.id`")
+        let (cause, rivalry) = match (code, self.work.remedy(code)) {
+            (RDKafkaErrorCode::FencedInstanceId, _) => {
+                (member_was_fenced(group), self.renewal.rivalry.fenced(Instant::now()))
             }
-            code => match self.work.remedy(code) {
-                Some(remedy) => format!("group {group}: {code}; {remedy}"),
-                None => format!("group {group}: Kafka refuses this client for good: {code}"),
-            },
+            (_, Some(remedy)) => (format!("group {group}: {code}; {remedy}"), None),
+            (_, None) => (format!("group {group}: Kafka refuses this client for good: {code}"), None),
         };
         self.let_all_go();
         self.leaving = None;
@@ -72,8 +67,9 @@ impl Reader {
         }
         match rivalry {
             None => {
-                tracing::warn!(source = &*source, "{cause}; it joins again");
-                self.work.view.group_error(format!("{cause}; it joins again"));
+                let text = format!("{cause}; it joins again");
+                tracing::warn!(source = &*source, "{text}");
+                self.work.view.group_error(text);
                 self.renewal.schedule();
             }
             Some(often) => {
@@ -83,20 +79,19 @@ impl Reader {
                 );
                 tracing::error!(source = &*source, "stopped: {text}");
                 self.work.view.fatal(text);
-                self.renewal.has_given_up = true;
+                self.renewal.phase = Phase::HasGivenUp;
             }
         }
     }
 
     /// Returns whether there is no consumer to read with.
     pub(super) fn is_without_consumer(&self) -> bool {
-        self.renewal.has_given_up || self.renewal.due.is_some()
+        !matches!(self.renewal.phase, Phase::Reads)
     }
 
     /// Makes the new consumer if it is due.
     pub(super) fn renew_consumer(&mut self) -> bool {
-        let now = Instant::now();
-        if self.renewal.due.take_if(|due| *due <= now).is_none() {
+        if !matches!(self.renewal.phase, Phase::Waits(due) if due <= Instant::now()) {
             return false;
         }
         match self.renewal.consumers.make() {
@@ -104,6 +99,7 @@ impl Reader {
                 self.work.rebalances = consumer.context().rebalances().clone();
                 self.work.consumer = consumer.clone();
                 let _ = self.ends.discovery.send(Request::Consumer(consumer));
+                self.renewal.phase = Phase::Reads;
             }
             Err(error) => {
                 self.work.view.group_error(error.to_string());

@@ -117,8 +117,9 @@ fn static_member(broker: &Broker, folder: &Folder, inbox: &Arc<Recorder>) -> Sou
     member(broker, folder, inbox, &[("heartbeat.interval.ms", "50"), ("session.timeout.ms", "5000")])
 }
 
-fn fenced(times: usize) -> Vec<Answer> {
-    vec![Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID; times]
+/// Has the broker fence the member at its next heartbeat.
+fn fence(broker: &Broker) {
+    broker.answers(Api::Heartbeat, &[Answer::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID]);
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn a_member_that_was_fenced_once_joins_again_with_a_new_consumer() {
     *inbox.mood.lock().unwrap() = Mood::Silent;
     produce(&broker, 2, 100..200);
     eventually("work is in flight", || source.status().in_flight == 100);
-    broker.answers(Api::Heartbeat, &fenced(1));
+    fence(&broker);
     eventually("it says what happened, and goes on", || {
         let status = source.status();
         let told = |error: String| error.contains("another member has joined with this one's `group.instance.id`");
@@ -156,7 +157,7 @@ fn a_member_that_is_fenced_again_and_again_stops_reads_nothing_more_and_names_th
     let has_it = || source.status().partitions.iter().any(|partition| partition.assigned);
     for _ in 0..RIVALRY_MAX {
         eventually("the group gives it its partition", has_it);
-        broker.answers(Api::Heartbeat, &fenced(1));
+        fence(&broker);
         eventually("the fence takes it away", || !has_it());
     }
     eventually("it has stopped", || source.status().state == State::Stopped);

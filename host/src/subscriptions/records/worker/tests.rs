@@ -12,7 +12,6 @@ use crate::subscriptions::outbox::Outbox;
 use crate::subscriptions::pausing::Pausing;
 use crate::subscriptions::records::run::tests::record;
 use std::sync::Mutex;
-
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -110,6 +109,12 @@ impl Bench {
         Self { store, runs, asks, settlements, receiver, pausing, condition, thread, _folder: folder }
     }
 
+    fn until_paused(&self) {
+        while self.condition.lock().unwrap().0 != State::Paused {
+            std::thread::yield_now();
+        }
+    }
+
     /// Hands on records, each as a run of its own.
     fn offer(&self, records: &[(&str, u64)]) {
         for &(key, offset) in records {
@@ -186,17 +191,13 @@ fn a_paused_one_gives_back_what_it_has_when_the_source_ends_and_handles_it_once_
     bench.pausing.set(true).unwrap();
     assert!(Pausing::load("source/taps".into(), bench.store.clone()).unwrap().is_paused(), "it is durable");
     // The thread checks for the pause at intervals, and still handles records that come before that.
-    while bench.condition.lock().unwrap().0 != State::Paused {
-        std::thread::yield_now();
-    }
+    bench.until_paused();
     bench.offer(&[("a", 0), ("a", 1)]);
     bench.pausing.set(false).unwrap();
     assert_eq!(bench.settlements(2), (vec![0, 1], vec![]), "resumed, it goes on");
     let handled = calls.lock().unwrap().len();
     bench.pausing.set(true).unwrap();
-    while bench.condition.lock().unwrap().0 != State::Paused {
-        std::thread::yield_now();
-    }
+    bench.until_paused();
     bench.offer(&[("a", 2), ("b", 3)]);
     bench.asks.send(Ask::GiveBack).unwrap();
     assert_eq!(bench.settlements(2), (vec![], vec![2, 3]));
@@ -209,9 +210,7 @@ fn one_that_is_paused_after_its_source_began_to_end_gives_back_too() {
     let bench = Bench::start(Publishes::default(), 10, 3);
     bench.asks.send(Ask::GiveBack).unwrap();
     bench.pausing.set(true).unwrap();
-    while bench.condition.lock().unwrap().0 != State::Paused {
-        std::thread::yield_now();
-    }
+    bench.until_paused();
     bench.offer(&[("a", 0), ("b", 1)]);
     assert_eq!(bench.settlements(2), (vec![], vec![0, 1]));
     bench.stop();
