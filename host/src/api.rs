@@ -135,6 +135,7 @@ fn router(server: Server) -> Router {
         .route("/v1/subscriptions", get(subscriptions::list))
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
+        .route("/v1/subscriptions/{name}/reset", post(subscriptions::reset))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/discard", post(dead_letters::discard_all))

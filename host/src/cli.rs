@@ -76,7 +76,7 @@ enum Command {
     /// List, show, replay or discard dead letters.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// List, pause or resume subscriptions.
+    /// List, pause, resume or reset subscriptions.
     #[command(subcommand)]
     Subscriptions(subscriptions::Command),
     /// Show, archive or restore a stream.
@@ -159,6 +159,7 @@ mod tests {
             "subscriptions list --json",
             "subscriptions pause warehouse --data d",
             "subscriptions resume source/baskets --json",
+            "subscriptions reset warehouse --to beginning --yes",
             "plugins reload sales --timeout-ms 5 --json",
             "projections list --json",
             "projections skip sales 24",

@@ -221,67 +221,10 @@ impl Running {
     }
 }
 
-/// The pauses of work that fails and is begun again: they double while failures come soon after each other.
-pub struct Pauses {
-    first: Duration,
-    /// Number of failures, each of which came soon after the one before it.
-    failures: u32,
-    /// When the work was begun, or is begun again.
-    begun: Instant,
-}
-
-impl Pauses {
-    /// Work that lasted this long failed for a reason of its own: the pauses start again from the first.
-    const CALM: Duration = Duration::from_secs(120);
-
-    /// For work that begins now, with this as its first pause.
-    pub fn new(first: Duration) -> Self {
-        Self { first, failures: 0, begun: Instant::now() }
-    }
-
-    /// Counts a failure. Returns the pause after which the work begins again.
-    pub fn after_failure(&mut self) -> Duration {
-        self.after_failure_at(Instant::now())
-    }
-
-    fn after_failure_at(&mut self, now: Instant) -> Duration {
-        if now.saturating_duration_since(self.begun) > Self::CALM {
-            self.failures = 0;
-        }
-        self.failures += 1;
-        let pause = backoff(self.first, self.failures);
-        self.begun = now + pause;
-        pause
-    }
-}
-
-/// Returns the pause before a retry. It doubles with each attempt up to 30 seconds, plus up to a quarter of jitter, so
-/// that many retries do not come at once.
-pub fn backoff(first: Duration, attempt: u32) -> Duration {
-    let pause = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(Duration::from_secs(30));
-    let jitter = fastrand::u32(..256);
-    pause + pause * jitter / 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn pauses_double_while_failures_come_soon_and_start_again_after_a_calm() {
-        let mut pauses = Pauses::new(Duration::from_millis(100));
-        let mut now = pauses.begun;
-        let mut next = |after: Duration| {
-            now += after;
-            let pause = pauses.after_failure_at(now);
-            now += pause;
-            // Without the jitter.
-            [100, 200, 400, 800].into_iter().rfind(|&ms| Duration::from_millis(ms) <= pause).unwrap()
-        };
-        let soon = Duration::from_secs(1);
-        assert_eq!([next(soon), next(soon), next(soon)], [100, 200, 400]);
-        assert_eq!([next(Pauses::CALM), next(Pauses::CALM + soon)], [800, 100]);
-    }
     use crate::ack;
     use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
     use crate::store::{Append, Decision, Events as _};

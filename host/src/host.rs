@@ -38,7 +38,7 @@ use tokio::runtime::Handle;
 
 pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
-pub use pauses::Unpaused;
+pub use pauses::Unchanged;
 pub use plugin_handlers::aggregate_services;
 pub use replays::Unreplayed;
 pub use startup::Startup;

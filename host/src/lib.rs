@@ -31,6 +31,7 @@ pub mod supervise;
 
 pub mod plugin;
 
+pub mod backoff;
 pub mod bounds;
 pub mod clock;
 pub mod escape;

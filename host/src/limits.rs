@@ -89,11 +89,20 @@ fn keys() -> BTreeMap<String, String> {
     // The default depends on the destination; see `manifest/read/source.rs`.
     keys.say("sources.NAME.in_flight_max", "256; 1,024 to a subscriber");
     keys.add("sources.NAME.", &[("in_flight_mib", crate::manifest::IN_FLIGHT_MIB as u64)]);
-    let Deliveries { subscriber: _, batch_max, attempts_max, backoff_ms, transaction: _ } = Deliveries::to("");
-    keys.add("sources.NAME.", &tries(batch_max, attempts_max, backoff_ms));
-    let Subscription { start: _, is_start_written: _, was: _, batch_max, attempts_max, backoff_ms } =
-        Subscription::default();
-    keys.add("subscriptions.PLUGIN.", &tries(batch_max, attempts_max, backoff_ms));
+    let Deliveries { subscriber: _, batch_max, attempts_max, backoff_ms, backoff_max_ms, transaction: _ } =
+        Deliveries::to("");
+    keys.add("sources.NAME.", &tries(batch_max, attempts_max, [backoff_ms, backoff_max_ms]));
+    let Subscription {
+        start: _,
+        is_start_written: _,
+        was: _,
+        batch_max,
+        attempts_max,
+        backoff_ms,
+        backoff_max_ms,
+        on_failure: _,
+    } = Subscription::default();
+    keys.add("subscriptions.PLUGIN.", &tries(batch_max, attempts_max, [backoff_ms, backoff_max_ms]));
     let Projection { batch_max } = Projection::default();
     keys.add("projections.PROJECTION.", &[("batch_max", batch_max as u64)]);
     let Sink { batch_max, batch_wait_ms, mode: _, transactional_id: _, properties: _ } = Sink::default();
@@ -104,8 +113,13 @@ fn keys() -> BTreeMap<String, String> {
     keys.0
 }
 
-fn tries(batch_max: usize, attempts_max: u32, backoff_ms: u64) -> [(&'static str, u64); 3] {
-    [("batch_max", batch_max as u64), ("attempts_max", attempts_max.into()), ("backoff_ms", backoff_ms)]
+fn tries(batch_max: usize, attempts_max: u32, [backoff_ms, backoff_max_ms]: [u64; 2]) -> [(&'static str, u64); 4] {
+    [
+        ("batch_max", batch_max as u64),
+        ("attempts_max", attempts_max.into()),
+        ("backoff_ms", backoff_ms),
+        ("backoff_max_ms", backoff_max_ms),
+    ]
 }
 
 struct Keys(BTreeMap<String, String>);

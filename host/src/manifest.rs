@@ -20,6 +20,7 @@ pub use source::{
     Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Source, Target, Transaction,
 };
 
+use crate::backoff::BACKOFF_MAX;
 use crate::bounds::Bounds;
 use crate::model::Position;
 use std::collections::BTreeMap;
@@ -348,13 +349,37 @@ pub struct Subscription {
     pub attempts_max: u32,
     /// The pause between the first two attempts. It doubles with each further attempt.
     pub backoff_ms: u64,
+    /// The longest pause between two attempts.
+    pub backoff_max_ms: u64,
+    /// What happens to later events when an event is dead-lettered.
+    pub on_failure: OnFailure,
 }
 
 impl Default for Subscription {
     fn default() -> Self {
-        let (start, is_start_written, was) = (Start::Beginning, false, None);
-        Self { start, is_start_written, was, batch_max: 256, attempts_max: 5, backoff_ms: 100 }
+        Self {
+            start: Start::Beginning,
+            is_start_written: false,
+            was: None,
+            batch_max: 256,
+            attempts_max: 5,
+            backoff_ms: 100,
+            backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
+            on_failure: OnFailure::HoldKey,
+        }
     }
+}
+
+/// What happens to the later events of a subscription when an event is dead-lettered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Later events of its key wait until the dead letter is replayed or discarded. Other keys go on.
+    #[default]
+    HoldKey,
+    /// Later events pass it.
+    Pass,
+    /// Its key is held, and the subscription is paused until a person resumes it.
+    Stop,
 }
 
 /// The place where a subscription without a checkpoint starts.

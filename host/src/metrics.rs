@@ -198,6 +198,12 @@ fn followers(status: &Status) -> Vec<Family> {
         ),
         plain("subscription_behind", "Positions behind the newest event", subscriptions(|one| one.behind)),
         plain(
+            "subscription_retried_keys",
+            "Keys that are held because an event is being retried",
+            subscriptions(|one| one.retried_keys),
+        ),
+        plain("subscription_waiting_keys", "Keys that wait behind dead letters", subscriptions(|one| one.waiting_keys)),
+        plain(
             "projection_checkpoint",
             "Everything up to this position is in the read model",
             projections(|one| one.checkpoint),

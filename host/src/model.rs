@@ -393,6 +393,8 @@ pub struct KeptDeadLetter {
     pub dead_lettered_ms: u64,
     /// The item and the reason.
     pub letter: DeadLetter,
+    /// The number of later events of the same aggregate, if they wait behind this dead letter.
+    pub waiting: u64,
 }
 
 impl DeadLetter {

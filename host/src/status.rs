@@ -249,6 +249,12 @@ pub struct SubscriptionStatus {
     pub checkpoint: u64,
     /// The number of positions by which the checkpoint lags behind the store.
     pub behind: u64,
+    /// The number of keys that are held because an event is being retried.
+    #[serde(default)]
+    pub retried_keys: u64,
+    /// The number of keys that wait behind dead letters.
+    #[serde(default)]
+    pub waiting_keys: u64,
 }
 
 /// One projection.
@@ -368,6 +374,9 @@ pub struct DeadLetterItem {
     /// When it was dead-lettered: milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default)]
     pub dead_lettered_ms: u64,
+    /// The number of later events of the same aggregate, if they wait behind this dead letter.
+    #[serde(default)]
+    pub waiting: u64,
 }
 
 /// The answer of `GET /v1/dead-letters`.
@@ -446,6 +455,17 @@ pub struct Paused {
     pub paused: bool,
 }
 
+/// The answer to the reset of a subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    /// The subscription.
+    pub name: String,
+    /// The checkpoint before.
+    pub from: u64,
+    /// The checkpoint after. The next event that is handled is the first wanted one after this position.
+    pub to: u64,
+}
+
 /// The answer of `GET /v1/sources/NAME/wait`: the progress of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceProgress {
@@ -507,9 +527,9 @@ impl PartitionStatus {
 
 impl From<crate::model::KeptDeadLetter> for DeadLetterItem {
     fn from(kept: crate::model::KeptDeadLetter) -> Self {
-        let crate::model::KeptDeadLetter { number, dead_lettered_ms, letter } = kept;
+        let crate::model::KeptDeadLetter { number, dead_lettered_ms, letter, waiting } = kept;
         let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;
-        Self { number, consumer, place, key, reason, time_ms, dead_lettered_ms }
+        Self { number, consumer, place, key, reason, time_ms, dead_lettered_ms, waiting }
     }
 }
 

@@ -29,7 +29,7 @@ pub use events::{
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
-pub use progress::{Advanced, Progress, ProgressReader, Reached, Step};
+pub use progress::{Advanced, HeldKey, KeyChange, KeyState, Progress, ProgressReader, Reached, Step};
 pub use sqlite::{DeadLetterLimits, Options};
 
 /// The location of a store.

@@ -3,33 +3,45 @@
 //! Each subscription has a thread with a guest of its own. It reads from its checkpoint. What the subscriber asks for
 //! goes into the outbox in one transaction with the next checkpoint. Only then are the commands sent, each under a
 //! number of the subscription's ledger, so a command that is sent twice after a crash takes effect once.
+//!
+//! If an event fails, its key is held, and all other keys go on. A second thread, the key worker, retries the event and
+//! handles the later events of its key.
 
 mod effects;
 mod handler;
+mod key_worker;
+mod keys;
 mod outbox;
 mod pausing;
 mod records;
 mod replay;
+mod resets;
 mod steps;
 mod transform;
 mod worker;
 
 pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription};
 pub use replay::ReplayError;
+pub use resets::Reset;
 pub use transform::{Transformer, Transforming, Untransformed};
 
 use crate::aggregates::Aggregates;
+use crate::backoff::{BACKOFF_MAX, Backoff};
 use crate::bounds::Bounds;
 use crate::follow::{FollowerProgress, Running, Stop};
-use crate::manifest::Start;
-use crate::model::{DeadLetterContent, Position};
+use crate::manifest::{OnFailure, Start};
+use crate::model::{DeadLetter, DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::{Role, Slot};
-use crate::status::SubscriptionStatus;
+use crate::status::{State, SubscriptionStatus};
 use crate::store::{self, EventStore};
+use crate::supervise::{self, Held as _};
+use key_worker::KeyWorker;
+use keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use outbox::Outbox;
 use pausing::Pausing;
 use replay::Again;
-use std::sync::Arc;
+use resets::Resets;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -44,8 +56,10 @@ pub struct Options {
     pub batch_max: usize,
     /// Number of tries before an event is dead-lettered.
     pub attempts_max: u32,
-    /// The pause before the second try. It doubles with each further one.
-    pub backoff: Duration,
+    /// The pauses between the tries.
+    pub backoff: Backoff,
+    /// What happens to later events after one was dead-lettered.
+    pub on_failure: OnFailure,
     /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }
@@ -56,7 +70,8 @@ impl Default for Options {
             start: Start::Beginning,
             batch_max: 256,
             attempts_max: 5,
-            backoff: Duration::from_millis(100),
+            backoff: Backoff { first: Duration::from_millis(100), max: BACKOFF_MAX },
+            on_failure: OnFailure::HoldKey,
             bounds: Bounds::default(),
         }
     }
@@ -68,6 +83,7 @@ pub struct Subscription {
     bounds: Bounds,
     shared: SubscriptionLinks,
     running: Running,
+    key_worker: supervise::Thread,
 }
 
 /// The parts that a subscription and its worker share.
@@ -77,6 +93,10 @@ struct SubscriptionLinks {
     outbox: Arc<Outbox>,
     progress: Arc<FollowerProgress>,
     pausing: Arc<Pausing>,
+    keys: KeyLinks,
+    resets: Arc<Resets>,
+    /// Held while a dead letter is replayed, until its commands are sent.
+    replays: Arc<Mutex<()>>,
 }
 
 impl Subscription {
@@ -93,15 +113,25 @@ impl Subscription {
         }
         let name = slot.name.clone();
         let (stop, stopped) = Stop::new();
+        let (keys, ends) = HeldKeys::new();
         let shared = SubscriptionLinks {
             store: store.clone(),
             outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone())),
             progress: Arc::default(),
             pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
+            keys: keys.links().clone(),
+            resets: Arc::default(),
+            replays: Arc::default(),
         };
         let bounds = options.bounds;
-        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), stopped, runtime.clone())?;
+        let (key_slot, key_options) = (slot.clone(), options.clone());
+        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), keys, stopped, runtime.clone())?;
+        let key_worker = KeyWorker::new(key_slot, key_options, shared.clone(), ends)?;
+        let key_worker =
+            supervise::restarting(format!("keys-{name}"), || Ok(key_worker), KeyWorker::begin_again, KeyWorker::run)
+                .map_err(|error| store::Error::Failed(format!("can't start the key worker of {name}: {error}")))?;
         let progress = shared.progress.clone();
+        let requests = shared.keys.requests.clone();
         let running = Running::start(
             name,
             &**store,
@@ -110,16 +140,31 @@ impl Subscription {
             worker,
             SubscriptionWorker::begin_again,
             SubscriptionWorker::run,
-        )?;
-        Ok(Some(Self { slot: slot.clone(), bounds, shared, running }))
+        )
+        .inspect_err(|_| drop(requests.send(KeyRequest::Stop)))?;
+        Ok(Some(Self { slot: slot.clone(), bounds, shared, running, key_worker }))
     }
 
     /// Returns its status.
     pub fn status(&self) -> SubscriptionStatus {
-        let (state, error) = self.running.condition();
+        let KeysSummary { retried, waiting, reason } = self.shared.keys.view.summary();
+        let (mut state, mut error) = self.running.condition();
+        if retried > 0 && matches!(state, State::CatchingUp | State::Following) {
+            state = if reason.is_some() { State::Retrying } else { State::CatchingUp };
+            error = reason;
+        }
+        (state, error) = self.key_worker.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
-        let name = self.running.name().to_string();
-        SubscriptionStatus { name, plugin: self.slot.name.to_string(), state, error, checkpoint, behind }
+        SubscriptionStatus {
+            name: self.running.name().to_string(),
+            plugin: self.slot.name.to_string(),
+            state,
+            error,
+            checkpoint,
+            behind,
+            retried_keys: retried,
+            waiting_keys: waiting,
+        }
     }
 
     /// Returns a watch on the position that it has reached.
@@ -127,9 +172,16 @@ impl Subscription {
         self.running.reached()
     }
 
-    /// Returns whether commands to the aggregates are in flight.
-    pub fn has_commands(&self) -> bool {
-        self.shared.outbox.is_busy()
+    /// Returns whether commands to the aggregates are in flight, or events of a held key move without any input.
+    pub fn is_busy(&self) -> bool {
+        let SubscriptionLinks { store, outbox, keys, .. } = &self.shared;
+        // A dead letter may be gone, and the key worker has not noticed it yet.
+        let is_released = || {
+            let held = store.reader().and_then(|mut reader| reader.held_keys(&self.slot.name));
+            held.is_ok_and(|held| held.iter().any(|held| held.behind.is_none()))
+        };
+        let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
+        outbox.is_busy() || (!self.is_paused() && moves())
     }
 
     /// Returns the name of the subscription. It has the name of its plugin.
@@ -147,16 +199,42 @@ impl Subscription {
         self.shared.pausing.set(paused)
     }
 
+    /// Moves its checkpoint and frees all of its keys. Events after the new checkpoint are handled again, with all of their
+    /// effects. It blocks.
+    pub fn reset(&self, to: Start) -> Result<Reset, store::Error> {
+        self.shared.resets.ask(to, || self.shared.keys.wake())
+    }
+
     /// Retries a dead-lettered event. The dead letter is deleted in the transaction of its effects. It blocks.
     pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
-        let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, .. }, .. } = self;
-        Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
-            .replay(number, content)
+        let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, keys, replays, .. }, .. } = self;
+        let replay = replays.held();
+        let replayed = Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
+            .replay(number, content);
+        drop(replay);
+        // An error means that the key worker has ended, because the subscription stops.
+        let _ = keys.requests.send(KeyRequest::Look);
+        replayed
     }
 
     /// Stops after the current step.
     pub fn stop(&self) {
         self.shared.outbox.stop();
         self.running.stop();
+        let _ = self.shared.keys.requests.send(KeyRequest::Stop);
+        self.key_worker.join();
+    }
+}
+
+/// Makes the dead letter of an event that a subscription can't handle.
+fn failed_event(subscription: &str, event: &RecordedEvent, reason: String) -> DeadLetter {
+    tracing::warn!("subscription {subscription}: event {} can't be handled: {reason}", event.position);
+    DeadLetter {
+        consumer: subscription.to_owned(),
+        place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),
+        key: Some(event.stream.aggregate_id.to_string()),
+        reason,
+        time_ms: Some(event.time_ms),
+        content: DeadLetterContent::Event(event.position),
     }
 }

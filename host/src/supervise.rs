@@ -261,7 +261,7 @@ impl Monitor {
         let mut panicked = self.0.panicked.held();
         let times = 1 + panicked.as_ref().filter(|before| !before.is_over()).map_or(0, |before| before.times);
         *panicked = Some(Panicked { text, times, restarted: None, restarts });
-        crate::follow::backoff(PAUSE_FIRST, times)
+        crate::backoff::backoff(PAUSE_FIRST, times)
     }
 
     fn restarted(&self) {

@@ -124,6 +124,9 @@ macro_rules! store_conformance {
                 a_sink_counts_what_its_name_says,
                 nothing_moves_past_the_end,
                 what_a_step_dead_letters_is_kept_newest_first,
+                a_key_is_held_once_and_moves_by_compare_and_set,
+                a_reset_moves_a_checkpoint_anywhere_and_frees_all_keys,
+                a_key_that_waits_behind_a_dead_letter_goes_on_when_it_is_removed,
             }
             facts {
                 a_store_keeps_its_identity,

@@ -147,7 +147,9 @@ fn copy(store: &dyn EventStore) {
     let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read").unwrap_or_default();
     loop {
         let Page { events, reached } = reader.read_all(from, &filter, 50).expect("events are read");
+        let held = reader.held_keys(SUBSCRIPTION).expect("held keys are read");
         let step = Step {
+            key: toggled(&held, events.first()),
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
             ..step(SUBSCRIPTION, from, reached)
@@ -163,6 +165,19 @@ fn copy(store: &dyn EventStore) {
                 .expect("nobody else publishes");
             println(&format!("published {last}"));
         }
+    }
+}
+
+/// Frees the held key, if there is one, or holds that of an event.
+fn toggled(held: &[HeldKey], event: Option<&RecordedEvent>) -> Option<KeyChange> {
+    match (held, event) {
+        ([HeldKey { stream, next, .. }, ..], _) => {
+            Some(KeyChange { stream: stream.clone(), from: Some(*next), to: KeyState::Free })
+        }
+        ([], Some(event)) => {
+            Some(KeyChange { stream: event.stream.clone(), from: None, to: KeyState::Retried(event.version) })
+        }
+        ([], None) => None,
     }
 }
 

@@ -209,10 +209,10 @@ mod tests {
             content: DeadLetterContent::Record(record),
         };
         assert_eq!(
-            whole(KeptDeadLetter { number: 7, dead_lettered_ms: 6, letter }),
+            whole(KeptDeadLetter { number: 7, dead_lettered_ms: 6, letter, waiting: 2 }),
             json!({
                 "number": 7, "consumer": "till", "place": "topic baskets partition 3 offset 17", "key": null,
-                "reason": "the key is not UTF-8", "time_ms": 5, "dead_lettered_ms": 6, "kind": "record",
+                "reason": "the key is not UTF-8", "time_ms": 5, "dead_lettered_ms": 6, "waiting": 2, "kind": "record",
                 "content": {
                     "topic": "baskets", "partition": 3, "offset": 17, "time_ms": 5, "key": { "base64": "/w==" },
                     "headers": [{ "name": "trace", "value": null }], "payload": "{\"a\":",

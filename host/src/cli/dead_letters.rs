@@ -130,11 +130,14 @@ fn table(letters: &[DeadLetterItem]) -> Table {
         ("PLACE", Align::Left),
         ("KEY", Align::Left),
     ]);
-    for DeadLetterItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms } in letters {
+    for DeadLetterItem { number, consumer, place, key, reason, time_ms, dead_lettered_ms, waiting } in letters {
         let key = key.as_ref().map_or(String::new(), |key| format!("{key:?}"));
         let of = time_if_known(*time_ms);
         table.row([number.to_string(), time(*dead_lettered_ms), of, consumer.clone(), place.clone(), key]);
         table.note(reason);
+        if *waiting > 0 {
+            table.note(&render::waiting(*waiting));
+        }
     }
     table
 }

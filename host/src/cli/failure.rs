@@ -89,3 +89,12 @@ impl From<manifest::Error> for CommandFailure {
         Self::usage(error.to_string())
     }
 }
+
+/// Refuses a change that can't be undone unless `--yes` confirms it.
+pub(super) fn confirmed(yes: bool, consequence: &str) -> Result<(), CommandFailure> {
+    if yes {
+        Ok(())
+    } else {
+        Err(CommandFailure::failed(format!("{consequence}\nnothing was changed; add --yes to do it")))
+    }
+}

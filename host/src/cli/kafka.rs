@@ -12,7 +12,7 @@ mod offsets;
 mod produce;
 mod topics;
 
-use super::failure::CommandFailure;
+use super::failure::{CommandFailure, confirmed};
 use super::output;
 use crate::kafka::admin::Admin;
 use crate::kafka::{self, Connection, dev_broker};
@@ -141,15 +141,6 @@ fn place(text: &str) -> Result<At, String> {
         "neither `beginning`, `end`, an offset nor a time in UTC such as 2026-01-31T12:00:00Z".to_owned()
     })?;
     Ok(At::Time(time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)))
-}
-
-/// Refuses a change that can't be undone unless `--yes` confirms it.
-fn confirmed(yes: bool, consequence: &str) -> Result<(), CommandFailure> {
-    if yes {
-        Ok(())
-    } else {
-        Err(CommandFailure::failed(format!("{consequence}\nnothing was changed; add --yes to do it")))
-    }
 }
 
 /// Prints a value as a line of JSON.

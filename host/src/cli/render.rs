@@ -140,9 +140,18 @@ fn sources(sources: &[SourceStatus]) -> Table {
 
 pub(super) fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
     let mut table = consumers("SUBSCRIPTION");
-    for SubscriptionStatus { name, plugin, state, error, checkpoint, behind } in subscriptions {
+    for SubscriptionStatus { name, plugin, state, error, checkpoint, behind, retried_keys, waiting_keys } in
+        subscriptions
+    {
         table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);
         note_error(&mut table, error);
+        if *retried_keys > 0 {
+            table.note(&format!("keys that are retried: {}; all others go on", number(*retried_keys)));
+        }
+        if *waiting_keys > 0 {
+            let remedy = "replay or discard these with `wasmill dead-letters`";
+            table.note(&format!("keys that wait behind dead letters: {}; {remedy}", number(*waiting_keys)));
+        }
     }
     table
 }
@@ -200,6 +209,14 @@ fn note_error(table: &mut Table, error: &Option<String>) {
     }
 }
 
+/// Says how many events wait behind a dead letter.
+pub(super) fn waiting(count: u64) -> String {
+    match count {
+        1 => "1 later event of its aggregate waits behind it".to_owned(),
+        count => format!("{} later events of its aggregate wait behind it", number(count)),
+    }
+}
+
 /// Formats one dead letter with its content, from the answer to `GET /v1/dead-letters/NUMBER`.
 pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     let shown = |value: &serde_json::Value| {
@@ -213,6 +230,10 @@ pub(super) fn dead_letter(letter: &serde_json::Value) -> String {
     let of = time_if_known(letter["time_ms"].as_u64());
     text += &format!("{:<15}{of}\n", "time");
     text += &format!("{:<15}{}\n", "dead-lettered", time(letter["dead_lettered_ms"].as_u64().unwrap_or_default()));
+    text += &match letter["waiting"].as_u64() {
+        Some(count) if count > 0 => format!("{:<15}{}\n", "waiting", waiting(count)),
+        _ => String::new(),
+    };
     text += &format!("{:<15}{}\n", "holds", shown(&letter["kind"]));
     for (name, value) in letter["content"].as_object().into_iter().flatten() {
         text += &format!("  {name:<16}{}\n", shown(value));
@@ -235,11 +256,16 @@ fn dead_letters(dead_letters: &DeadLetterStatus) -> String {
     if *dropped > 0 {
         text += &format!("  {} older ones were dropped because of `store.dead_letters_…`\n", number(*dropped));
     }
-    for DeadLetterItem { number, consumer, place, key, reason, dead_lettered_ms, .. } in &dead_letters.newest {
+    for DeadLetterItem { number, consumer, place, key, reason, dead_lettered_ms, waiting: behind, .. } in
+        &dead_letters.newest
+    {
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {key:?}"));
         let place = escape_lines(&format!("{consumer}: {place}{key}"));
         text += &format!("  {}  {number}  {place}\n", time(*dead_lettered_ms));
         reason.lines().for_each(|line| text += &format!("    {}\n", escape(line)));
+        if *behind > 0 {
+            text += &format!("    {}\n", waiting(*behind));
+        }
     }
     text
 }

@@ -87,8 +87,8 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
     for (name, subscription) in &parts.subscriptions {
         *waiting_for = format!("subscription {name}");
         reach_unless(subscription.reached(), head, || subscription.is_paused()).await;
-        *waiting_for = format!("the commands of subscription {name}");
-        until(|| !subscription.has_commands()).await;
+        *waiting_for = format!("the commands or the retries of subscription {name}");
+        until(|| !subscription.is_busy()).await;
     }
     for (name, projection) in &parts.projections {
         *waiting_for = format!("projection {name}");
@@ -163,7 +163,7 @@ impl Parts {
     fn is_quiet(&self) -> bool {
         self.aggregates.status().iter().all(|status| status.pending == 0)
             && !self.records.values().any(RecordSubscription::has_commands)
-            && !self.subscriptions.values().any(Subscription::has_commands)
+            && !self.subscriptions.values().any(Subscription::is_busy)
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
             && self.transforms.values().all(Transform::is_caught_up)
             && self.sinks.values().all(|sink| sink.pending() == 0)

@@ -5,6 +5,7 @@ use super::orphans;
 use super::plugin_handlers;
 use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Service};
+use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
@@ -384,11 +385,11 @@ fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'jo
     Box::new(stop)
 }
 
-/// Returns how many guests a host may have at the same time: one for each shard, for each follower and for each query
-/// of a projection, and as many again while code is swapped.
+/// Returns how many guests a host may have at the same time: one for each shard, for each follower, for the retries of each
+/// subscription and for each query of a projection, and as many again while code is swapped.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
-    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 2 + queries;
+    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 3 + queries;
     let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + manifest.sources.len();
     let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();
     Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }
@@ -560,7 +561,11 @@ fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Optio
         start: settings.start,
         batch_max: settings.batch_max,
         attempts_max: settings.attempts_max,
-        backoff: Duration::from_millis(settings.backoff_ms),
+        backoff: Backoff {
+            first: Duration::from_millis(settings.backoff_ms),
+            max: Duration::from_millis(settings.backoff_max_ms),
+        },
+        on_failure: settings.on_failure,
         bounds: manifest.bounds,
     }
 }
@@ -570,7 +575,7 @@ fn record_options(source: &str, deliveries: &Deliveries, bounds: Bounds) -> Reco
         source: source.into(),
         batch_max: deliveries.batch_max,
         attempts_max: deliveries.attempts_max,
-        backoff: Duration::from_millis(deliveries.backoff_ms),
+        backoff: deliveries.backoff(),
         bounds,
     }
 }

@@ -1,20 +1,26 @@
-//! Pausing and resuming subscriptions, those of recorded events and those of the records of sources.
+//! What a person does with subscriptions: pausing and resuming them, those of recorded events and those of the records of
+//! sources, and resetting those of recorded events.
 
 use super::Host;
+use crate::manifest::Start;
 use crate::model::SubscriptionName;
-use crate::status::{Paused, State, SubscriptionStatus};
+use crate::status::{Paused, Reset, State, SubscriptionStatus};
 use crate::store;
+use crate::subscriptions;
 use std::sync::Arc;
 
-/// Reason for which a subscription was neither paused nor resumed.
+/// Reason for which a subscription was not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum Unpaused {
+pub enum Unchanged {
     /// No subscription has this name.
     #[error("no subscription of that name; there are {}", .known.join(", "))]
     Unknown {
         /// The names of all subscriptions.
         known: Vec<String>,
     },
+    /// The subscription can't be reset, or not there.
+    #[error("{0}")]
+    Impossible(String),
     /// The store could not record it.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -34,6 +40,7 @@ impl Host {
                 error: source.error.clone(),
                 checkpoint: source.handled,
                 behind: own.map(|partition| partition.end.saturating_sub(partition.next)).sum(),
+                ..SubscriptionStatus::default()
             })
         });
         let of_sources: Vec<_> = of_sources.collect();
@@ -41,7 +48,7 @@ impl Host {
     }
 
     /// Pauses or resumes a subscription. The setting survives restarts.
-    pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unpaused> {
+    pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unchanged> {
         let (host, name) = (self.clone(), name.to_owned());
         let set = move || {
             let parts = &host.parts;
@@ -51,17 +58,55 @@ impl Host {
                 }
                 SubscriptionName::Source(source) => parts.records.get(source).map(|found| found.set_paused(paused)),
             };
-            let Some(set) = set else {
-                let of_events = parts.subscriptions.keys().map(ToString::to_string);
-                let of_records = parts.records.values().map(|found| found.name().to_string());
-                return Err(Unpaused::Unknown { known: of_events.chain(of_records).collect() });
-            };
-            set?;
+            set.ok_or_else(|| host.unknown_subscription())??;
             Ok(Paused { name, paused })
         };
-        let set = tokio::task::spawn_blocking(set).await;
-        set.unwrap_or_else(|error| Err(store::Error::Failed(error.to_string()).into()))
+        blocking(set).await
     }
+
+    /// Moves the checkpoint of a subscription to recorded events.
+    pub async fn reset(self: &Arc<Self>, name: &str, to: Start) -> Result<Reset, Unchanged> {
+        let (host, name) = (self.clone(), name.to_owned());
+        let reset = move || {
+            let parts = &host.parts;
+            match SubscriptionName::parse(&name) {
+                SubscriptionName::Plugin(plugin) => {
+                    let subscription = parts.subscriptions.get(plugin).ok_or_else(|| host.unknown_subscription())?;
+                    let head = *parts.store.head().borrow();
+                    if let Start::At(position) = to
+                        && position.0 > head.0 + 1
+                    {
+                        return Err(Unchanged::Impossible(format!(
+                            "there is no event at position {position}: the newest is at {head}; choose a position up to that \
+                             one, \"beginning\" or \"now\""
+                        )));
+                    }
+                    let subscriptions::Reset { from, to } = subscription.reset(to)?;
+                    Ok(Reset { name, from: from.0, to: to.0 })
+                }
+                SubscriptionName::Source(source) if parts.records.contains_key(source) => {
+                    Err(Unchanged::Impossible(format!(
+                        "{name} reads the records of a source, which has offsets: use `wasmill kafka offsets reset {source}`"
+                    )))
+                }
+                SubscriptionName::Source(_) => Err(host.unknown_subscription()),
+            }
+        };
+        blocking(reset).await
+    }
+
+    fn unknown_subscription(&self) -> Unchanged {
+        let of_events = self.parts.subscriptions.keys().map(ToString::to_string);
+        let of_records = self.parts.records.values().map(|found| found.name().to_string());
+        Unchanged::Unknown { known: of_events.chain(of_records).collect() }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    change: impl FnOnce() -> Result<T, Unchanged> + Send + 'static,
+) -> Result<T, Unchanged> {
+    let changed = tokio::task::spawn_blocking(change).await;
+    changed.unwrap_or_else(|error| Err(store::Error::Failed(error.to_string()).into()))
 }
 
 /// Returns a sentence for each paused subscription.

@@ -311,16 +311,32 @@ fn limits(mut section: Section<'_>) -> Limits {
 fn subscription(mut section: Section<'_>) -> Subscription {
     let default = Subscription::default();
     let begins = section.get("start").and_then(|entry| start(&entry));
+    let (backoff_ms, backoff_max_ms) = backoff(&mut section, default.backoff_ms, default.backoff_max_ms);
+    let on_failure = [("hold_key", OnFailure::HoldKey), ("pass", OnFailure::Pass), ("stop", OnFailure::Stop)];
     let subscription = Subscription {
         start: begins.unwrap_or_default(),
         is_start_written: begins.is_some(),
         was: was(&mut section),
         batch_max: section.number("batch_max", 1..=10_000, default.batch_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
-        backoff_ms: section.number("backoff_ms", TIME_MS, default.backoff_ms),
+        backoff_ms,
+        backoff_max_ms,
+        on_failure: section.choice("on_failure", &on_failure),
     };
     section.finish();
     subscription
+}
+
+/// Reads the shortest and the longest pause between attempts.
+fn backoff(section: &mut Section<'_>, first: u64, max: u64) -> (u64, u64) {
+    let first = section.number("backoff_ms", TIME_MS, first);
+    let longest = section.number("backoff_max_ms", TIME_MS, max.max(first));
+    if longest < first
+        && let Some(entry) = section.again("backoff_max_ms")
+    {
+        entry.note(&format!("is less than `backoff_ms`, which is {first}: raise it, or lower that one"));
+    }
+    (first, longest)
 }
 
 fn projection(mut section: Section<'_>) -> Projection {

@@ -1,5 +1,8 @@
 //! The sources, which read from Kafka, and their settings.
 
+use crate::backoff::{BACKOFF_MAX, Backoff};
+use std::time::Duration;
+
 /// A source: the topics that it reads, and what their records become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -76,6 +79,8 @@ pub struct Deliveries {
     pub attempts_max: u32,
     /// The pause before the second attempt. It doubles with each further attempt.
     pub backoff_ms: u64,
+    /// The longest pause between two attempts.
+    pub backoff_max_ms: u64,
     /// The transaction that has both the progress and the effects of a batch.
     pub transaction: Transaction,
 }
@@ -91,6 +96,11 @@ impl Target {
 }
 
 impl Deliveries {
+    /// Returns the pauses between attempts.
+    pub fn backoff(&self) -> Backoff {
+        Backoff { first: Duration::from_millis(self.backoff_ms), max: Duration::from_millis(self.backoff_max_ms) }
+    }
+
     /// Makes the settings of deliveries to this plugin, with the defaults.
     pub fn to(subscriber: impl Into<String>) -> Self {
         Self {
@@ -98,6 +108,7 @@ impl Deliveries {
             batch_max: 1_000,
             attempts_max: 5,
             backoff_ms: 100,
+            backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
             transaction: Transaction::Store,
         }
     }

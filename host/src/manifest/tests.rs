@@ -91,6 +91,8 @@ fn a_full_manifest_is_read_as_written() {
         batch_max = 9
         attempts_max = 10
         backoff_ms = 11
+        backoff_max_ms = 12
+        on_failure = "stop"
         [projections.sales]
         batch_max = 12
         [sink]
@@ -207,6 +209,8 @@ fn a_full_manifest_is_read_as_written() {
                 batch_max: 9,
                 attempts_max: 10,
                 backoff_ms: 11,
+                backoff_max_ms: 12,
+                on_failure: OnFailure::Stop,
             },
         )]
         .into(),
@@ -422,6 +426,13 @@ const REFUSED: &[(&str, &[&str])] = &[
         "[plugins.w]\nfile = 'w'\n[subscriptions.w]\nstart = 'later'",
         &[
             "4:9: `subscriptions.w.start` must be \"beginning\", \"now\" or { position = N }, found the string \"later\"",
+        ],
+    ),
+    (
+        "[plugins.w]\nfile = 'w'\n[subscriptions.w]\nbackoff_ms = 50\nbackoff_max_ms = 49\non_failure = 'skip'",
+        &[
+            "5:18: `subscriptions.w.backoff_max_ms` is less than `backoff_ms`, which is 50: raise it, or lower that one",
+            "6:14: `subscriptions.w.on_failure` must be \"hold_key\", \"pass\" or \"stop\", found the string \"skip\"",
         ],
     ),
     (

@@ -40,6 +40,20 @@ pub enum Error {
         /// The checkpoint that the caller expected.
         expected: u64,
     },
+    /// A key of a subscription is not held as the caller expects. Read the held keys again and resume from there.
+    #[error(
+        "key {key} of subscription {subscription} is {actual}, expected {expected}: another host or thread moved it"
+    )]
+    KeyMoved {
+        /// The subscription.
+        subscription: Arc<str>,
+        /// The stream.
+        key: StreamId,
+        /// How it is held, as text.
+        actual: String,
+        /// How the caller expected it to be held, as text.
+        expected: String,
+    },
     /// The stream accepts no more events until it is restored.
     #[error("stream {stream} is archived and takes no more events; `wasmill streams restore {} {}` opens it again", .stream.aggregate_type, quoted(&.stream.aggregate_id))]
     Archived {

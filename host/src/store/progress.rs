@@ -50,6 +50,9 @@ pub trait ProgressReader: Send {
     /// Returns the checkpoint of a subscription, if it ever had one.
     fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error>;
 
+    /// Returns the held keys of a subscription, in the order of their streams.
+    fn held_keys(&mut self, subscription: &str) -> Result<Vec<HeldKey>, Error>;
+
     /// Returns the parts that have a place in the store, ordered by kind and name.
     fn places(&mut self) -> Result<Vec<Place>, Error>;
 
@@ -83,6 +86,46 @@ pub struct Step {
     pub messages: Vec<Message>,
     /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
+    /// What becomes of a key, if the step changes one.
+    pub key: Option<KeyChange>,
+}
+
+/// A key of a subscription whose events wait because one of them failed. The key of an event is its stream.
+///
+/// The checkpoint moves past the events of a held key. They are read from their stream, from `next` on, when they can be
+/// handled. So a held key takes one row, however many of its events wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldKey {
+    /// The stream.
+    pub stream: StreamId,
+    /// The version of the first event that is not handled.
+    pub next: Version,
+    /// The number of the dead letter that the key waits behind. `None` if the event is to be retried.
+    pub behind: Option<u64>,
+}
+
+/// A change of a held key, by compare-and-set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The stream.
+    pub stream: StreamId,
+    /// The version from which the caller expects the key to be held, behind no dead letter. `None` if it expects the key
+    /// not to be held. If the store says otherwise, the step fails.
+    pub from: Option<Version>,
+    /// The state of the key after the step.
+    pub to: KeyState,
+}
+
+/// The state of a key of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// It is not held: its events are handled as they are read.
+    Free,
+    /// It is held from this version on, to be retried.
+    Retried(Version),
+    /// It is held from this version on, behind the only dead letter of the step. When that dead letter is removed, in
+    /// whatever way, the key is to be retried from the next version on.
+    BehindDeadLetter(Version),
 }
 
 /// The progress of a step.
@@ -95,6 +138,8 @@ pub enum Reached {
         /// The checkpoint after the step.
         to: Position,
     },
+    /// The step has processed events of a held key, and [`Step::key`] has the progress. The checkpoint stays.
+    Key,
     /// The step has processed records and settles them in their ledgers. If one is already settled, the step fails.
     Records {
         /// The step's number in a row of steps, which begins with 0. A step is accepted only directly after the
@@ -104,6 +149,8 @@ pub enum Reached {
         /// The records.
         records: Vec<Origins>,
     },
+    /// A person moves the checkpoint to this position, in whichever direction. All keys of the subscription are free.
+    Reset(Position),
     /// The step has processed the dead letter with this number and removes it. If it no longer exists, the step fails.
     Replayed(u64),
 }

@@ -14,6 +14,7 @@ mod dead_letters;
 mod dictionary;
 mod fault;
 mod files;
+mod held_keys;
 mod ids;
 mod ledgers;
 mod outbox;

@@ -2,7 +2,7 @@
 
 use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
-use crate::follow::backoff;
+use crate::backoff::backoff;
 use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, Outcome};
 use crate::store::EventStore;

@@ -1,14 +1,15 @@
 //! Whether a person has paused a subscription. This is durable, so that a restart does not resume it.
 //!
-//! It is the fact `subscription/NAME/paused` of the store, with the time of the pause. The fact is absent while the
-//! subscription runs.
+//! It is the fact `subscription/NAME/paused` of the store, with the time of the pause, and the event behind which the
+//! host paused it, if no person did. The fact is absent while the subscription runs.
 
 use crate::ack;
 use crate::clock::Clock;
-use crate::model::{FactName, SubscriptionName};
+use crate::model::{FactName, RecordedEvent, SubscriptionName};
 use crate::store::{self, EventStore};
-use std::sync::Arc;
+use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Returns the name of the fact that a subscription is paused.
 fn fact(subscription: &str) -> String {
@@ -20,28 +21,52 @@ pub(super) struct Pausing {
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
     is_paused: AtomicBool,
+    /// The event behind which the host paused it, as text.
+    behind: Mutex<Option<String>>,
 }
 
 impl Pausing {
     /// Loads the state from the store.
     pub(super) fn load(subscription: Arc<str>, store: Arc<dyn EventStore>) -> Result<Self, store::Error> {
-        let is_paused = store.reader()?.fact(&fact(&subscription))?.is_some();
-        Ok(Self { subscription, store, is_paused: is_paused.into() })
+        let paused = store.reader()?.fact(&fact(&subscription))?;
+        let behind = paused.as_ref().and_then(|value| value.split_once(' ')).map(|(_, event)| event.to_owned());
+        Ok(Self { subscription, store, is_paused: paused.is_some().into(), behind: Mutex::new(behind) })
     }
 
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::Acquire)
     }
 
-    /// Returns how to resume it.
+    /// Returns why it is paused, and how to resume it.
     pub(super) fn remedy(&self) -> String {
-        format!("paused by a person; `wasmill subscriptions resume {}` resumes it", self.subscription)
+        let who = match &*self.behind.held() {
+            None => "paused by a person".to_owned(),
+            Some(event) => format!(
+                "stopped because {event} can't be handled and `on_failure` is \"stop\": replay or discard its dead letter"
+            ),
+        };
+        format!("{who}; `wasmill subscriptions resume {}` resumes it", self.subscription)
     }
 
-    /// Pauses or resumes the subscription: first durably, then for its thread. This blocks.
+    /// Pauses or resumes the subscription for a person. This blocks.
     pub(super) fn set(&self, paused: bool) -> Result<(), store::Error> {
-        let value = paused.then(|| Clock::system().now_ms().to_string());
+        self.set_behind(paused, None)
+    }
+
+    /// Pauses the subscription because an event can't be handled. This blocks.
+    pub(super) fn stop_behind(&self, event: &RecordedEvent) -> Result<(), store::Error> {
+        self.set_behind(true, Some(format!("event {}", event.position)))
+    }
+
+    /// Changes the state first durably, then for the subscription's threads.
+    fn set_behind(&self, paused: bool, behind: Option<String>) -> Result<(), store::Error> {
+        let now = Clock::system().now_ms();
+        let value = paused.then(|| match &behind {
+            None => now.to_string(),
+            Some(event) => format!("{now} {event}"),
+        });
         ack::wait(|ack| self.store.set_fact(&fact(&self.subscription), value, ack))?;
+        *self.behind.held() = behind;
         self.is_paused.store(paused, Ordering::Release);
         let now = if paused { "paused" } else { "resumed" };
         tracing::info!("subscription {} is {now}", self.subscription);

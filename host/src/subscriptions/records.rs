@@ -16,6 +16,7 @@ use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
+use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::model::{DeadLetterContent, SubscriptionName};
 use crate::plugin::Slot;
@@ -26,7 +27,6 @@ use crossbeam_channel::Sender;
 pub use run::RecordRun;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use worker::{Ends, RecordWorker};
 
 /// A receiver of records that does not block.
@@ -44,8 +44,8 @@ pub struct RecordOptions {
     pub batch_max: usize,
     /// Number of tries before a record is dead-lettered.
     pub attempts_max: u32,
-    /// The pause before the second try. It doubles with each further one.
-    pub backoff: Duration,
+    /// The pauses between the tries.
+    pub backoff: Backoff,
     /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }

@@ -47,6 +47,7 @@ impl Again<'_> {
             commands,
             messages,
             dead_letters,
+            key: None,
         };
         let advanced = ack::wait(|ack| self.store.advance(step, ack))?;
         self.outbox.send(advanced.commands);

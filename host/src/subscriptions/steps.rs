@@ -4,10 +4,11 @@
 //! store accepts a step only at its checkpoint. If one step fails, all later ones fail too, and nothing is skipped. The
 //! commands of a step are sent once it is durable, in the order of the steps.
 
+use super::effects::Outgoing;
 use super::outbox::Outbox;
 use crate::ack;
-use crate::model::{Command, DeadLetter, Message, Position};
-use crate::store::{self, Advanced, Error, EventStore, Reached};
+use crate::model::{Command, Message, Position};
+use crate::store::{self, Advanced, Error, EventStore, KeyChange, Reached};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -70,14 +71,9 @@ impl Steps {
         if self.under_way.is_empty() { self.stored.max(looked_at) } else { self.stored }
     }
 
-    /// Hands a step to the store. This waits while too many are under way.
-    pub(super) fn take(
-        &mut self,
-        to: Position,
-        commands: Vec<Command>,
-        messages: Vec<Message>,
-        dead_letters: Vec<DeadLetter>,
-    ) -> Result<(), Error> {
+    /// Hands a step to the store: its effects, and what becomes of a key. This waits while too many are under way.
+    pub(super) fn take(&mut self, to: Position, effects: Outgoing, key: Option<KeyChange>) -> Result<(), Error> {
+        let Outgoing { commands, messages, dead_letters } = effects;
         let bytes =
             commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
         let step = store::Step {
@@ -86,6 +82,7 @@ impl Steps {
             commands,
             messages,
             dead_letters,
+            key,
         };
         // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();

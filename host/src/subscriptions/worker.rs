@@ -2,14 +2,19 @@
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
-use super::steps::Steps;
-use super::{Options, SubscriptionLinks};
+use super::keys::{FirstAttempt, HELD_KEYS_MAX, HeldKeys, KeyAnswer};
+use super::resets::{Reset, ResetRequest};
+use super::steps::{StepResult, Steps};
+use super::{Options, SubscriptionLinks, failed_event};
+use crate::ack;
+use crate::backoff::Pauses;
 use crate::filter::Filter;
-use crate::follow::{Follower, IDLE_STRIDE, Pauses, Stop, backoff};
-use crate::model::{DeadLetter, DeadLetterContent, Position, RecordedEvent};
+use crate::follow::{Follower, IDLE_STRIDE, Stop};
+use crate::manifest::OnFailure;
+use crate::model::{Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
-use crate::store::Error;
+use crate::store::{Error, KeyChange, KeyState, Reached, Step};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -30,6 +35,7 @@ pub(super) struct SubscriptionWorker {
     shared: SubscriptionLinks,
     follower: Follower,
     steps: Steps,
+    keys: HeldKeys,
     /// The checkpoint at which the subscription is held up because the store has no room for another dead letter, and
     /// the store's error. The next event is retried meanwhile, but the error to show is the store's, not the guest's.
     no_room: Option<(Position, String)>,
@@ -40,6 +46,7 @@ impl SubscriptionWorker {
         slot: Arc<Slot>,
         options: Options,
         shared: SubscriptionLinks,
+        keys: HeldKeys,
         stop: Stop,
         runtime: Handle,
     ) -> Result<Self, Error> {
@@ -48,7 +55,7 @@ impl SubscriptionWorker {
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), shared.store.clone(), shared.outbox.clone());
-        Ok(Self { name, handler, filter, options, shared, follower, steps, no_room: None })
+        Ok(Self { name, handler, filter, options, shared, follower, steps, keys, no_room: None })
     }
 
     /// Restarts after a panic. It waits for the steps in flight, because only then it is known what is durable.
@@ -61,11 +68,12 @@ impl SubscriptionWorker {
     /// Works until it is stopped. If the store fails for a while, for example on a full disk, or has no room for dead
     /// letters, the work restarts from the checkpoint.
     pub(super) fn run(&mut self) {
-        let mut pauses = Pauses::new(self.options.backoff);
+        let mut pauses = Pauses::new(self.options.backoff.first);
         loop {
             match self.work() {
                 Ok(()) | Err(Error::Closed) => return,
-                Err(error) if error.is_passing() => {
+                // After a restart it knows the held keys as the store has them.
+                Err(error) if error.is_passing() || matches!(error, Error::KeyMoved { .. }) => {
                     tracing::error!("subscription {} is held up: {error}", self.name);
                     if matches!(error, Error::Full(_)) {
                         self.no_room = Some((self.steps.stored(), error.to_string()));
@@ -92,6 +100,10 @@ impl SubscriptionWorker {
         while !self.follower.is_stopped() {
             crate::supervise::round();
             self.steps.collect()?;
+            if let Some(request) = self.shared.resets.take() {
+                reached = self.reset(request)?;
+            }
+            self.take_back_keys(reached)?;
             self.shared.progress.reach(self.steps.done(reached));
             if self.shared.pausing.is_paused() {
                 self.stand_still(reached)?;
@@ -102,8 +114,14 @@ impl SubscriptionWorker {
                 self.steps.finish()?;
                 self.resend()?;
             }
-            if let Some(answer) = self.follower.wait_or(reached, IDLE, self.steps.ended()) {
-                self.steps.end(answer)?;
+            if self.keys.is_full() {
+                self.wait_for_keys();
+                continue;
+            }
+            if let Some(answer) = self.wait(reached) {
+                if let Some(answer) = answer {
+                    self.steps.end(answer)?;
+                }
                 continue;
             }
             if self.follower.is_stopped() {
@@ -112,17 +130,70 @@ impl SubscriptionWorker {
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             if !page.events.is_empty() {
-                if !self.deliver(&page.events, page.reached)? {
+                if !self.deliver(page.events, page.reached)? {
                     // Unwanted events before the page needed no step, so `reached` may be further than the steps.
                     reached = self.steps.planned().max(reached);
                     continue;
                 }
-            } else if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
-                self.steps.take(page.reached, Vec::new(), Vec::new(), Vec::new())?;
+            }
+            // Unwanted events and those of held keys need no step of their own.
+            if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
+                self.steps.take(page.reached, Outgoing::default(), None)?;
             }
             reached = self.steps.planned().max(page.reached);
+            self.keys.left_through(reached);
         }
         self.steps.finish()
+    }
+
+    /// Waits until there is an event after a position, or anything else to do. Returns something if it was the store's
+    /// answer to a step, or an answer of the key worker.
+    fn wait(&mut self, reached: Position) -> Option<Option<StepResult>> {
+        let Self { follower, steps, keys, .. } = self;
+        let (ended, links) = (steps.ended(), keys.links());
+        follower.wait_or(reached, IDLE, async {
+            tokio::select! {
+                answer = ended => Some(answer),
+                () = links.answered() => None,
+            }
+        })
+    }
+
+    /// Takes back the keys whose events are all handled. Everything up to `reached` was processed or left to the key
+    /// worker. The checkpoint moves there in the step that frees a key, and all events of the key that are handled must be
+    /// before it: the thread would handle them again otherwise.
+    fn take_back_keys(&mut self, reached: Position) -> Result<(), Error> {
+        while let Some(answer) = self.keys.answer() {
+            match answer {
+                KeyAnswer::Handled { stream, next, seen } => match self.keys.last_left(&stream) {
+                    // It was taken back before: the answer is from before a restart.
+                    None => {}
+                    Some(last) if last > seen || seen > reached => self.keys.go_on(stream),
+                    Some(_) => {
+                        let change = KeyChange { stream: stream.clone(), from: Some(next), to: KeyState::Free };
+                        self.steps.take(reached.max(self.steps.planned()), Outgoing::default(), Some(change))?;
+                        self.keys.free(stream);
+                    }
+                },
+                KeyAnswer::Moved { stream, reason } if self.keys.last_left(&stream).is_some() => {
+                    return Err(Error::Failed(reason));
+                }
+                KeyAnswer::Moved { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits because no more keys can be held.
+    fn wait_for_keys(&mut self) {
+        self.shared.progress.is_because(
+            State::Retrying,
+            format!(
+                "{HELD_KEYS_MAX} keys are held, the most that a subscription may hold: repair the plugin, or replay or \
+                 discard dead letters with `wasmill dead-letters`"
+            ),
+        );
+        self.follower.pause(LOOK);
     }
 
     fn show(&mut self, reached: Position) {
@@ -140,12 +211,12 @@ impl SubscriptionWorker {
     /// checkpoint is moved to `reached`, so that the subscription stays at the same place over a restart.
     fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
         if reached > self.steps.planned() {
-            self.steps.take(reached, Vec::new(), Vec::new(), Vec::new())?;
+            self.steps.take(reached, Outgoing::default(), None)?;
         }
         self.steps.finish()?;
         self.shared.progress.reach(self.steps.done(reached));
         self.shared.progress.is_because(State::Paused, self.shared.pausing.remedy());
-        while self.shared.pausing.is_paused() && !self.follower.pause(LOOK) {
+        while self.shared.pausing.is_paused() && !self.shared.resets.is_requested() && !self.follower.pause(LOOK) {
             if self.shared.outbox.must_resend() {
                 self.resend()?;
             }
@@ -161,10 +232,12 @@ impl SubscriptionWorker {
             None => {
                 self.steps.begin(Position(0));
                 let start = self.options.start.checkpoint(self.follower.head());
-                self.steps.take(start, Vec::new(), Vec::new(), Vec::new())?;
+                self.steps.take(start, Outgoing::default(), None)?;
                 self.steps.finish()?;
             }
         }
+        let held = self.follower.reader().held_keys(&self.name)?;
+        self.keys.restart(held, self.steps.planned());
         Ok(self.steps.planned())
     }
 
@@ -177,43 +250,66 @@ impl SubscriptionWorker {
         Ok(())
     }
 
-    /// Processes a page as a whole. If that fails, it processes the events before the failing one, then that event
-    /// alone, then the rest. A call whose events did not all succeed has no effects. Returns false if the page is not
-    /// finished because the host stops or a person has paused the subscription.
-    fn deliver(&mut self, events: &[RecordedEvent], reached: Position) -> Result<bool, Error> {
-        let mut rest = events;
-        let mut count = self.handler.list(rest.len());
+    /// Processes a page as a whole, without the events of held keys. If that fails, it processes the events before the
+    /// failing one, then that event alone, then the rest. A call whose events did not all succeed has no effects. If an
+    /// event fails alone, its key is held. Returns false if the page is not finished because the host stops or a person
+    /// has paused the subscription.
+    fn deliver(&mut self, mut events: Vec<RecordedEvent>, reached: Position) -> Result<bool, Error> {
+        self.keys.leave(&mut events);
+        let mut count = self.handler.list(events.len());
         let mut held_up = 0;
-        while !self.stands_still() {
-            let (part, behind) = rest.split_at(count);
-            let to = if behind.is_empty() { reached } else { part[part.len() - 1].position };
+        while !events.is_empty() && !self.stands_still() {
+            let part = &events[..count];
+            let to = if count == events.len() { reached } else { part[count - 1].position };
             match self.handler.events(part) {
-                Ok(effects) => self.keep(part, effects, to)?,
+                Ok(effects) => {
+                    self.keep(part, effects, to)?;
+                    events.drain(..count);
+                }
                 Err(Unhandled::Host(reason)) => {
                     held_up += 1;
                     self.held_up(&reason, held_up)?;
                     continue;
                 }
-                Err(unhandled) if part.len() == 1 => {
-                    if !self.retry_event(part, to, unhandled)? {
-                        return Ok(false);
-                    }
+                Err(unhandled) if count == 1 => {
+                    self.hold(&events.remove(0), to, unhandled)?;
+                    self.keys.leave(&mut events);
                 }
                 Err(unhandled) => {
-                    count = unhandled.fewer(part.len());
+                    count = unhandled.fewer(count);
                     continue;
                 }
             }
-            if behind.is_empty() {
-                return Ok(true);
-            }
-            (rest, count) = (behind, self.handler.list(behind.len()));
+            count = self.handler.list(events.len());
         }
-        Ok(false)
+        Ok(events.is_empty())
     }
 
     fn stands_still(&self) -> bool {
-        self.follower.is_stopped() || self.shared.pausing.is_paused()
+        self.follower.is_stopped() || self.shared.pausing.is_paused() || self.shared.resets.is_requested()
+    }
+
+    /// Moves the checkpoint for a person, after all steps under way. Returns where the subscription resumes.
+    fn reset(&mut self, ResetRequest { to, ack }: ResetRequest) -> Result<Position, Error> {
+        self.steps.finish()?;
+        let from = self.steps.stored();
+        let to = to.checkpoint(self.follower.head());
+        let step = Step {
+            subscription: self.name.clone(),
+            reached: Reached::Reset(to),
+            commands: Vec::new(),
+            messages: Vec::new(),
+            dead_letters: Vec::new(),
+            key: None,
+        };
+        let moved = ack::wait(|ack| self.shared.store.advance(step, ack));
+        match &moved {
+            Ok(_) => tracing::info!("subscription {} is reset from position {from} to {to}", self.name),
+            Err(error) => tracing::error!("subscription {} can't be reset to position {to}: {error}", self.name),
+        }
+        let resumes = self.begin();
+        ack.give(moved.map(|_| Reset { from, to }));
+        resumes
     }
 
     /// Waits because the host can't call the subscriber. This does not count as a try of an event.
@@ -221,49 +317,41 @@ impl SubscriptionWorker {
         self.steps.finish()?;
         tracing::error!("subscription {} is held up: {reason}", self.name);
         self.shared.progress.is_because(State::Retrying, reason.to_owned());
-        self.rest(backoff(self.options.backoff, times));
+        self.rest(self.options.backoff.pause(times));
         Ok(())
     }
 
-    /// Retries one event that failed alone until it succeeds. When its tries are used up, it is dead-lettered. Returns
-    /// false if that is not finished.
-    fn retry_event(&mut self, event: &[RecordedEvent], to: Position, mut unhandled: Unhandled) -> Result<bool, Error> {
-        let position = event[0].position;
-        // The effects of earlier events must not wait for the tries of this one.
+    /// Holds the key of an event that failed alone, and leaves its further attempts to the key worker. If there are none,
+    /// the event is dead-lettered.
+    fn hold(&mut self, event: &RecordedEvent, to: Position, unhandled: Unhandled) -> Result<(), Error> {
+        let (attempts, reason, wait) = match unhandled.decision() {
+            RetryDecision::DeadLetter(reason) => return self.dead_letter(event, to, reason),
+            RetryDecision::Again(reason, _) if self.options.attempts_max <= 1 => {
+                return self.dead_letter(event, to, format!("{reason} (tried once)"));
+            }
+            RetryDecision::Again(reason, wait) => (1, reason, wait),
+            RetryDecision::Later(reason) => (0, reason, Duration::ZERO),
+        };
+        let pause = self.options.bounds.pause(self.options.backoff.pause(1), wait);
+        tracing::warn!("subscription {}: event {} is tried again in {pause:?}: {reason}", self.name, event.position);
+        let first = FirstAttempt { attempts, pause, reason };
+        self.hold_key(event, to, Outgoing::default(), KeyState::Retried(event.version), Some(first))
+    }
+
+    fn hold_key(
+        &mut self,
+        event: &RecordedEvent,
+        to: Position,
+        effects: Outgoing,
+        state: KeyState,
+        retry: Option<FirstAttempt>,
+    ) -> Result<(), Error> {
+        let change = KeyChange { stream: event.stream.clone(), from: None, to: state };
+        self.steps.take(to, effects, Some(change))?;
+        // The commands of the key's earlier events are sent before the key worker sends further ones.
         self.steps.finish()?;
-        let (mut attempt, mut held_up) = (0, 0);
-        loop {
-            match unhandled.decision() {
-                RetryDecision::DeadLetter(reason) => return self.dead_letter(&event[0], to, reason).map(|()| true),
-                RetryDecision::Later(reason) => {
-                    held_up += 1;
-                    self.held_up(&reason, held_up)?;
-                }
-                RetryDecision::Again(reason, wait) => {
-                    attempt += 1;
-                    if attempt >= self.options.attempts_max {
-                        let reason = format!("{reason} (tried {attempt} times)");
-                        return self.dead_letter(&event[0], to, reason).map(|()| true);
-                    }
-                    let pause = self.options.bounds.pause(backoff(self.options.backoff, attempt), wait);
-                    tracing::warn!(
-                        "subscription {}: event {position} is tried again in {pause:?}: {reason}",
-                        self.name
-                    );
-                    if self.no_room.is_none() {
-                        self.shared.progress.is_because(State::Retrying, reason);
-                    }
-                    self.rest(pause);
-                }
-            }
-            if self.stands_still() {
-                return Ok(false);
-            }
-            match self.handler.events(event) {
-                Ok(effects) => return self.keep(event, effects, to).map(|()| true),
-                Err(again) => unhandled = again,
-            }
-        }
+        self.keys.hold(event, retry);
+        Ok(())
     }
 
     /// Pauses before a try. New code, a stop of the host or a person who pauses the subscription ends the pause early.
@@ -276,21 +364,18 @@ impl SubscriptionWorker {
     /// Makes the effects durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
         let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
-        let Outgoing { commands, messages, dead_letters } = outgoing.logged(&self.name);
-        self.steps.take(reached, commands, messages, dead_letters)
+        self.steps.take(reached, outgoing.logged(&self.name), None)
     }
 
     fn dead_letter(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
-        tracing::warn!("subscription {}: event {} can't be handled: {reason}", self.name, event.position);
-        let letter = DeadLetter {
-            consumer: self.name.to_string(),
-            place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),
-            key: Some(event.stream.aggregate_id.to_string()),
-            reason,
-            time_ms: Some(event.time_ms),
-            content: DeadLetterContent::Event(event.position),
-        };
-        self.steps.take(to, Vec::new(), Vec::new(), vec![letter])
+        let letter = failed_event(&self.name, event, reason);
+        let effects = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
+        match self.options.on_failure {
+            OnFailure::Pass => return self.steps.take(to, effects, None),
+            OnFailure::HoldKey => {}
+            OnFailure::Stop => self.shared.pausing.stop_behind(event)?,
+        }
+        self.hold_key(event, to, effects, KeyState::BehindDeadLetter(event.version), None)
     }
 
     /// Switches to new code, if there is any.

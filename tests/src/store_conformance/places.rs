@@ -18,7 +18,13 @@ fn fill(store: &dyn EventStore) {
     let end = record(store, &order(1), 1).position;
     let letter = DeadLetter { content: DeadLetterContent::Event(end), ..letter("event 1") };
     let commands = |id: &str| vec![command(&order(2), id), command(&order(3), id)];
-    let of_events = Step { commands: commands("c"), dead_letters: vec![letter], ..step("warehouse", Position(0), end) };
+    let held = KeyChange { stream: order(1), from: None, to: KeyState::BehindDeadLetter(Version(1)) };
+    let of_events = Step {
+        commands: commands("c"),
+        dead_letters: vec![letter],
+        key: Some(held),
+        ..step("warehouse", Position(0), end)
+    };
     advance(store, of_events).unwrap();
     let records = vec![Origins { ledger: "kafka/taps/taps/0".into(), first: 0, items: vec![4] }];
     let of_records = Step {
@@ -48,6 +54,10 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
         assert_eq!(names(&*store), ["subscription/depot", "source/tills", "sink/orders"]);
         let mut found = reader(&*store);
         assert_eq!(found.checkpoint("depot").unwrap(), Some(Position(1)));
+        assert_eq!(
+            found.held_keys("depot").unwrap(),
+            [HeldKey { stream: order(1), next: Version(1), behind: Some(1) }]
+        );
         assert_eq!(found.sink_position("events/orders").unwrap(), Some(1));
         assert_eq!(found.ledger("kafka/tills/taps/0").unwrap().next, 5);
         for fact in ["subscription/depot/paused", "kafka/start/tills", "kafka/topic/tills/taps"] {
@@ -84,6 +94,7 @@ pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
     assert_eq!(names(&*store), Vec::<String>::new());
     let mut found = reader(&*store);
     assert_eq!(found.checkpoint("warehouse").unwrap(), None);
+    assert_eq!(found.held_keys("warehouse").unwrap(), []);
     assert_eq!(found.pending_commands("source/taps").unwrap(), []);
     assert_eq!(found.ledger("kafka/taps/taps/0").unwrap(), Ledger::default());
     assert_eq!(found.facts("").unwrap(), []);

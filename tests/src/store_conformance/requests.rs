@@ -115,7 +115,8 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 /// Makes a step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Step {
     let (commands, messages, dead_letters) = Default::default();
-    Step { subscription: subscription.into(), reached: Reached::Events { from, to }, commands, messages, dead_letters }
+    let reached = Reached::Events { from, to };
+    Step { subscription: subscription.into(), reached, commands, messages, dead_letters, key: None }
 }
 
 /// Makes a message of the outbox.

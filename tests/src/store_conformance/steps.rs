@@ -327,3 +327,139 @@ pub fn a_step_of_records_is_taken_only_directly_after_the_one_before_it<P: Place
     assert!(steps.iter().all(Result::is_ok), "{steps:?}");
     assert_eq!(reader(&*store).ledger("kafka/taps/taps/0").unwrap(), Ledger { next: 3, ..Ledger::default() });
 }
+
+/// Makes a step that changes a key and nothing else.
+fn key_step(stream: &StreamId, from: Option<u64>, to: KeyState) -> Step {
+    let key = Some(KeyChange { stream: stream.clone(), from: from.map(Version), to });
+    Step { reached: Reached::Key, key, ..step("warehouse", Position(0), Position(0)) }
+}
+
+fn held(store: &dyn EventStore) -> Vec<(String, u64, Option<u64>)> {
+    let held = reader(store).held_keys("warehouse").expect("held keys are read");
+    held.into_iter().map(|HeldKey { stream, next, behind }| (stream.to_string(), next.0, behind)).collect()
+}
+
+/// Checks that a step is refused as a whole if its key is not held as it says, and that a key is held by its subscription
+/// alone.
+pub fn a_key_is_held_once_and_moves_by_compare_and_set<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let end = record(&*store, &order(1), 3).position;
+    let (key, to) = (order(1), KeyState::Retried(Version(1)));
+    let refused = |store: &dyn EventStore, progress: Step| {
+        let before = (held(store), pending(store), letters(store, 5), reader(store).checkpoint("warehouse").unwrap());
+        let error = advance(store, progress).unwrap_err();
+        assert!(matches!(error, Error::KeyMoved { .. }), "{error}");
+        assert_eq!(
+            (held(store), pending(store), letters(store, 5), reader(store).checkpoint("warehouse").unwrap()),
+            before
+        );
+        error.to_string()
+    };
+    let whole = |progress: Step| Step { commands: commands([9]), dead_letters: vec![letter("lost")], ..progress };
+    let text = refused(&*store, whole(key_step(&key, Some(1), KeyState::Free)));
+    assert!(text.contains("order/1 of subscription warehouse is not held, expected held from version 1 on"), "{text}");
+
+    // A key is held together with the checkpoint that moves past its event.
+    advance(&*store, Step { reached: Reached::Events { from: Position(0), to: end }, ..key_step(&key, None, to) })
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(held(&*store), [("order/1".to_owned(), 1, None)]);
+        assert_eq!(reader(&*store).checkpoint("warehouse").unwrap(), Some(end));
+        assert!(reader(&*store).held_keys("other").unwrap().is_empty());
+        for from in [None, Some(0), Some(2)] {
+            refused(&*store, whole(key_step(&key, from, KeyState::Retried(Version(3)))));
+        }
+        store.close();
+        store = place.open();
+    }
+    let progress = Step { commands: commands([1]), ..key_step(&key, Some(1), KeyState::Retried(Version(3))) };
+    advance(&*store, progress).unwrap();
+    assert_eq!(held(&*store), [("order/1".to_owned(), 3, None)]);
+    assert_eq!(pending(&*store), [(0, "c1".to_owned())]);
+    advance(&*store, key_step(&order(2), None, to)).unwrap();
+    advance(&*store, Step { subscription: "other".into(), ..key_step(&key, None, to) }).unwrap();
+    advance(&*store, key_step(&key, Some(3), KeyState::Free)).unwrap();
+    assert_eq!(held(&*store), [("order/2".to_owned(), 1, None)]);
+    assert_eq!(reader(&*store).held_keys("other").unwrap().len(), 1);
+}
+
+/// Checks this for each way in which a dead letter is removed.
+pub fn a_key_that_waits_behind_a_dead_letter_goes_on_when_it_is_removed<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for id in 1..=3 {
+        record(&*store, &order(id), 4);
+    }
+    for id in 1..=3_u64 {
+        let failed = DeadLetter { content: DeadLetterContent::Event(Position(2)), ..letter(&id.to_string()) };
+        let progress =
+            Step { dead_letters: vec![failed], ..key_step(&order(id), None, KeyState::BehindDeadLetter(Version(2))) };
+        advance(&*store, progress).unwrap();
+    }
+    // A key can wait behind one dead letter only.
+    let two = Step {
+        dead_letters: vec![letter("a"), letter("b")],
+        ..key_step(&order(4), None, KeyState::BehindDeadLetter(Version(1)))
+    };
+    assert!(matches!(advance(&*store, two), Err(Error::Invalid(_))));
+    let none = key_step(&order(4), None, KeyState::BehindDeadLetter(Version(1)));
+    assert!(matches!(advance(&*store, none), Err(Error::Invalid(_))));
+
+    let waiting = |store: &dyn EventStore| -> Vec<u64> {
+        let (letters, _) = reader(store).dead_letters(&DeadLetterQuery::newest(9)).expect("dead letters are read");
+        letters.into_iter().map(|kept| kept.waiting).collect()
+    };
+    store.close();
+    store = place.open();
+    let behind = |id: u64| (format!("order/{id}"), 2, Some(id));
+    let free = |id: u64| (format!("order/{id}"), 3, None);
+    assert_eq!(held(&*store), [behind(1), behind(2), behind(3)]);
+    assert_eq!(waiting(&*store), [2, 2, 2]);
+    assert_eq!(reader(&*store).dead_letter(2).unwrap().unwrap().waiting, 2);
+    let early = advance(&*store, key_step(&order(1), Some(2), KeyState::Free)).unwrap_err();
+    assert!(early.to_string().contains("behind dead letter 1"), "{early}");
+
+    ask(|done| store.discard_dead_letter(1, done)).answer().unwrap();
+    assert_eq!(held(&*store), [free(1), behind(2), behind(3)]);
+    let replayed =
+        Step { reached: Reached::Replayed(2), commands: commands([7]), ..step("warehouse", Position(0), Position(0)) };
+    advance(&*store, replayed).unwrap();
+    assert_eq!(held(&*store), [free(1), free(2), behind(3)]);
+    let all = Discard { consumer: None, last: 9, limit: 9 };
+    assert_eq!(ask(|done| store.discard_dead_letters(all, done)).answer().unwrap(), 1);
+    store.close();
+    store = place.open();
+    assert_eq!(held(&*store), [free(1), free(2), free(3)]);
+}
+
+/// Checks this in both directions. Steps of before are refused, and commands keep their numbers.
+pub fn a_reset_moves_a_checkpoint_anywhere_and_frees_all_keys<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let end = record(&*store, &order(1), 5).position;
+    let sends = Step { commands: commands([1]), ..step("warehouse", Position(0), Position(3)) };
+    advance(&*store, sends).unwrap();
+    advance(&*store, key_step(&order(1), None, KeyState::Retried(Version(2)))).unwrap();
+    advance(&*store, Step { subscription: "other".into(), ..key_step(&order(1), None, KeyState::Retried(Version(2))) })
+        .unwrap();
+    let reset = |store: &dyn EventStore, to: Position| {
+        advance(store, Step { reached: Reached::Reset(to), ..step("warehouse", Position(0), Position(0)) })
+    };
+    assert!(reset(&*store, Position(end.0 + 1)).is_err(), "past the newest event");
+    assert_eq!(held(&*store).len(), 1);
+    for to in [Position(0), end, Position(2)] {
+        reset(&*store, to).unwrap();
+        assert_eq!(reader(&*store).checkpoint("warehouse").unwrap(), Some(to));
+        assert_eq!(held(&*store), []);
+        store.close();
+        store = place.open();
+    }
+    assert_eq!(moved(advance(&*store, step("warehouse", Position(3), end))), (2, 3));
+    let late = advance(&*store, key_step(&order(1), Some(2), KeyState::Free)).unwrap_err();
+    assert!(matches!(late, Error::KeyMoved { .. }), "{late}");
+    let Advanced { commands } =
+        advance(&*store, Step { commands: commands([1]), ..step("warehouse", Position(2), end) }).unwrap();
+    assert_eq!(commands[0].origin, Some(origin(LEDGER, 1, 1)), "it takes effect again");
+    assert_eq!(reader(&*store).held_keys("other").unwrap().len(), 1);
+}

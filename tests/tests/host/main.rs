@@ -12,6 +12,7 @@ mod demo;
 mod demo_crashes;
 mod endless_guests;
 mod full_disk;
+mod held_keys;
 mod hostile_guests;
 mod hostile_requests;
 mod hot_reload;

@@ -75,6 +75,8 @@ fn example() -> Status {
             error: Some("warehouse 0.1.0 failed on event 7".into()),
             checkpoint: 6,
             behind: 57_564,
+            retried_keys: 1,
+            waiting_keys: 2_000,
         }],
         projections: vec![ProjectionStatus {
             name: "sales".into(),
@@ -127,6 +129,7 @@ fn example() -> Status {
                 reason: "not JSON: expected value at line 1 column 1".into(),
                 time_ms: Some(5),
                 dead_lettered_ms: 1_700_000_000_000,
+                waiting: 3,
             }],
         },
     }
@@ -164,6 +167,8 @@ baskets  baskets  running   20,000          3       3  0:10000 1:9999
 SUBSCRIPTION  PLUGIN     STATE     CHECKPOINT  BEHIND
 warehouse     warehouse  retrying           6  57,564
   error: warehouse 0.1.0 failed on event 7
+  keys that are retried: 1; all others go on
+  keys that wait behind dead letters: 2,000; replay or discard these with `wasmill dead-letters`
 
 PROJECTION  PLUGIN  STATE        CHECKPOINT  BEHIND  ANSWERS
 sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
@@ -179,6 +184,7 @@ dead letters: 2, the newest 1 first
   17 older ones were dropped because of `store.dead_letters_…`
   2023-11-14T22:13:20Z  9  baskets: topic baskets partition 0 offset 17, key "a\nb"
     not JSON: expected value at line 1 column 1
+    3 later events of its aggregate wait behind it
 "#;
     assert_eq!(status(&example()), expected.trim_start());
 }

@@ -53,7 +53,7 @@ impl DeadLetterFeed {
 
     /// Returns the message of a dead letter; `None` if it is not of this source, or has no record.
     fn message(&self, kept: KeptDeadLetter) -> Option<Message> {
-        let KeptDeadLetter { number, dead_lettered_ms, letter } = kept;
+        let KeptDeadLetter { number, dead_lettered_ms, letter, waiting: _ } = kept;
         let record = match letter.content {
             DeadLetterContent::Record(record) if letter.consumer.rsplit('/').next() == Some(&*self.from.source) => {
                 record

@@ -42,6 +42,7 @@ fn publish(folder: &Folder, messages: Vec<Message>) {
         commands: Vec::new(),
         messages,
         dead_letters: Vec::new(),
+        key: None,
     };
     ack::wait(|ack| folder.store.advance(step, ack)).unwrap();
 }

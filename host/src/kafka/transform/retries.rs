@@ -3,7 +3,6 @@
 //! A record is identified by its partition and offset, because it is read again before a retry. At most one record of a
 //! partition waits, because no later one may overtake it.
 
-use crate::follow::backoff;
 use crate::kafka::source::TopicPartition;
 use crate::manifest::Deliveries;
 use crate::model::Record;
@@ -51,7 +50,7 @@ impl Retries {
             *tries = new();
         }
         tries.count += 1;
-        let pause = backoff(Duration::from_millis(limits.backoff_ms), tries.count).max(wait);
+        let pause = limits.backoff().pause(tries.count).max(wait);
         if tries.count >= limits.attempts_max || tries.first.elapsed() + pause > TRIES_MAX {
             return Decision::DeadLetter(format!("{reason} (tried {} times)", tries.count));
         }

@@ -16,7 +16,7 @@ use super::batch::RecordBatch;
 use super::guard::Guard;
 use super::retries::{Decision, Retries};
 use super::{Broken, Config, TransformView};
-use crate::follow::{Pauses, backoff};
+use crate::backoff::{Pauses, backoff};
 use crate::kafka::context::Context;
 use crate::kafka::message::CloudEvents;
 use crate::kafka::record::Incoming;

@@ -138,18 +138,21 @@ fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliv
         entry.note("is for records that become commands, and stands beside `subscriber`: keep one of them");
     }
     let default = Deliveries::to("");
+    let (backoff_ms, backoff_max_ms) = backoff(section, default.backoff_ms, default.backoff_max_ms);
     let transactions = [("store", Transaction::Store), ("kafka", Transaction::Kafka)];
     Some(Deliveries {
         subscriber: subscriber.text("the name of the plugin that gets the records")?.to_owned(),
         batch_max: section.number("batch_max", 1..=100_000, default.batch_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
-        backoff_ms: section.number("backoff_ms", TIME_MS, default.backoff_ms),
+        backoff_ms,
+        backoff_max_ms,
         transaction: section.choice("transaction", &transactions),
     })
 }
 
 fn commands(section: &mut Section<'_>) -> Option<Commands> {
-    let of_deliveries = ["batch_max", "attempts_max", "backoff_ms", "transaction"].map(|key| section.get(key));
+    let of_deliveries =
+        ["batch_max", "attempts_max", "backoff_ms", "backoff_max_ms", "transaction"].map(|key| section.get(key));
     for entry in of_deliveries.into_iter().flatten() {
         entry.note(
             "is for records that go to a subscriber, and there is no `subscriber` here: add one, or remove the key",

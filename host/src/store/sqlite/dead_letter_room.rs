@@ -5,7 +5,7 @@
 
 use super::age::Moment;
 use super::dead_letters::Removed;
-use super::{DeadLetterLimits, Error, failed};
+use super::{DeadLetterLimits, Error, failed, held_keys};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The most letters that one transaction drops because they are too old.
@@ -104,13 +104,15 @@ impl DeadLetterRoom {
     }
 
     fn drop_oldest(&mut self, connection: &Connection) -> Result<(), Error> {
-        let sql = "DELETE FROM dead_letters WHERE number = (SELECT min(number) FROM dead_letters) RETURNING bytes";
-        let bytes = connection
+        let sql = "DELETE FROM dead_letters WHERE number = (SELECT min(number) FROM dead_letters)
+             RETURNING number, bytes";
+        let dropped = connection
             .prepare_cached(sql)
-            .and_then(|mut delete| delete.query_row([], |row| row.get(0)).optional())
+            .and_then(|mut delete| delete.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional())
             .map_err(failed("dropping the oldest dead letter"))?;
-        match bytes {
-            Some(bytes) => {
+        match dropped {
+            Some((number, bytes)) => {
+                held_keys::release_behind(connection, number)?;
                 if self.dropped == 0 {
                     tracing::warn!(
                         "the oldest dead letter is dropped, as the manifest's store.dead_letters_… ask for; further ones are \

@@ -2,7 +2,7 @@
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
-use super::{Error, failed, rows};
+use super::{Error, failed, held_keys, rows};
 use crate::model::KeptDeadLetter;
 use crate::store::{DeadLetterQuery, Discard};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -83,6 +83,7 @@ pub(super) fn remove(connection: &Connection, number: u64) -> Result<Removed, Er
         .prepare_cached("DELETE FROM dead_letters WHERE number = ?1 RETURNING bytes")
         .and_then(|mut delete| delete.query_row([within_sqlite(number)], |row| row.get(0)).optional())
         .map_err(failed("removing a dead letter"))?;
+    held_keys::release_behind(connection, number)?;
     fault::at(FaultPoint::DeadLetterRemoved);
     bytes.map(|bytes| Removed { count: 1, bytes }).ok_or_else(|| absent(number))
 }
@@ -93,7 +94,7 @@ pub(super) fn remove_many(connection: &Connection, which: &Discard) -> Result<Re
     let of = if which.consumer.is_some() { "consumer = ?1" } else { "?1 IS NULL" };
     let sql = format!(
         "DELETE FROM dead_letters WHERE number IN
-         (SELECT number FROM dead_letters WHERE {of} AND number <= ?2 ORDER BY number LIMIT ?3) RETURNING bytes"
+         (SELECT number FROM dead_letters WHERE {of} AND number <= ?2 ORDER BY number LIMIT ?3) RETURNING number, bytes"
     );
     let mut delete = connection.prepare_cached(&sql).map_err(&failed)?;
     let bounds = params![which.consumer, within_sqlite(which.last), within_sqlite(which.limit)];
@@ -101,7 +102,8 @@ pub(super) fn remove_many(connection: &Connection, which: &Discard) -> Result<Re
     let mut removed = Removed::default();
     while let Some(row) = rows.next().map_err(&failed)? {
         removed.count += 1;
-        removed.bytes += row.get::<_, u64>(0).map_err(&failed)?;
+        removed.bytes += row.get::<_, u64>(1).map_err(&failed)?;
+        held_keys::release_behind(connection, row.get(0).map_err(&failed)?)?;
     }
     fault::at(FaultPoint::DeadLetterRemoved);
     Ok(removed)

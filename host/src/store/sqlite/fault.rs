@@ -48,6 +48,7 @@ points! {
     CheckpointMoved "checkpoint-moved",
     CommandsKept "commands-kept",
     MessagesKept "messages-kept",
+    KeyChanged "key-changed",
     SinkMoved "sink-moved",
     MessagesForgotten "messages-forgotten",
     RequestDone "request-done",

@@ -129,8 +129,9 @@ struct Column {
 }
 
 /// All columns that have names of parts.
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 6] = [
     Column { table: "checkpoints", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "held_keys", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "outbox", name: "queue", owner: of_subscription, with_owner: subscription_of },
     Column { table: "ledgers", name: "name", owner: of_ledger, with_owner: ledger_of },
     Column { table: "sinks", name: "name", owner: of_sink, with_owner: sink_of },

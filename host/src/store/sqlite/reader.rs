@@ -5,11 +5,14 @@ use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, dead_letters, failed, places, rows, schema};
+use super::{Error, dead_letters, failed, held_keys, places, rows, schema};
 use crate::filter::Filter;
-use crate::model::{Command, KeptDeadLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version};
+use crate::model::{
+    Command, DeadLetterContent, KeptDeadLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version,
+};
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, Filling, Ledger, Page, Place, ProgressReader, Snapshot, Tally,
+    DeadLetterQuery, DeadLetterReader, EventReader, Filling, HeldKey, Ledger, Page, Place, ProgressReader, Snapshot,
+    Tally,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
@@ -120,6 +123,16 @@ impl SqliteReader {
             page.push(rows::event(&self.connection, &mut self.dictionary, row)?);
         }
         Ok(page.events)
+    }
+
+    /// Counts the events that wait behind a dead letter.
+    fn with_waiting(&mut self, mut kept: KeptDeadLetter) -> Result<KeptDeadLetter, Error> {
+        if matches!(kept.letter.content, DeadLetterContent::Event(_))
+            && let Some(held) = held_keys::behind(&self.connection, kept.number)?
+        {
+            kept.waiting = self.stream_version(&held.stream)?.0.saturating_sub(held.next.0);
+        }
+        Ok(kept)
     }
 
     fn list<T>(
@@ -264,6 +277,10 @@ impl ProgressReader for SqliteReader {
         Ok(found.into_iter().next())
     }
 
+    fn held_keys(&mut self, subscription: &str) -> Result<Vec<HeldKey>, Error> {
+        held_keys::of(&self.connection, subscription)
+    }
+
     fn places(&mut self) -> Result<Vec<Place>, Error> {
         places::of(&self.connection)
     }
@@ -316,14 +333,17 @@ impl ProgressReader for SqliteReader {
 
 impl DeadLetterReader for SqliteReader {
     fn dead_letters_after(&mut self, after: u64, limit: usize) -> Result<Vec<KeptDeadLetter>, Error> {
-        dead_letters::after(&self.connection, after, limit)
+        let letters = dead_letters::after(&self.connection, after, limit)?;
+        letters.into_iter().map(|letter| self.with_waiting(letter)).collect()
     }
 
     fn dead_letters(&mut self, wanted: &DeadLetterQuery<'_>) -> Result<(Vec<KeptDeadLetter>, u64), Error> {
-        dead_letters::list(&self.connection, wanted)
+        let (letters, total) = dead_letters::list(&self.connection, wanted)?;
+        let letters = letters.into_iter().map(|letter| self.with_waiting(letter)).collect::<Result<_, _>>()?;
+        Ok((letters, total))
     }
 
     fn dead_letter(&mut self, number: u64) -> Result<Option<KeptDeadLetter>, Error> {
-        dead_letters::find(&self.connection, number)
+        dead_letters::find(&self.connection, number)?.map(|letter| self.with_waiting(letter)).transpose()
     }
 }

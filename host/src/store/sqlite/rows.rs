@@ -65,7 +65,8 @@ pub(super) fn letter(row: &Row<'_>) -> Result<KeptDeadLetter, Error> {
             content,
         })
     };
-    Ok(KeptDeadLetter { number, dead_lettered_ms: row.get(6).map_err(&failed)?, letter: read().map_err(&failed)? })
+    let (dead_lettered_ms, letter) = (row.get(6).map_err(&failed)?, read().map_err(&failed)?);
+    Ok(KeptDeadLetter { number, dead_lettered_ms, letter, waiting: 0 })
 }
 
 /// Reads a row of [`EVENT_COLUMNS`].

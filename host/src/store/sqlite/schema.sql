@@ -56,6 +56,18 @@ CREATE TABLE ledgers (name TEXT PRIMARY KEY, next INTEGER NOT NULL, ahead BLOB N
 -- The checkpoint of each subscription, and the number of commands that it has sent.
 CREATE TABLE checkpoints (subscription TEXT PRIMARY KEY, position INTEGER NOT NULL, commands INTEGER NOT NULL) WITHOUT ROWID;
 
+-- The keys of subscriptions that are held because an event failed: the first version that is not handled, and the dead
+-- letter that the key waits behind. The checkpoint is past the events of a held key.
+CREATE TABLE held_keys (
+    subscription TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    dead_letter INTEGER,            -- NULL: the event is to be retried
+    PRIMARY KEY (subscription, aggregate_type, aggregate_id)
+) WITHOUT ROWID;
+CREATE INDEX held_keys_behind ON held_keys (dead_letter) WHERE dead_letter IS NOT NULL;
+
 -- The outbox: effects of subscriptions that are not sent yet, with a row for each step, kind and queue. It has the
 -- step's commands, or its messages (postcard). Rows are large: without a rowid SQLite would read whole rows while it
 -- searches.

@@ -3,7 +3,7 @@
 use super::fault::{self, FaultPoint};
 use super::outbox::Queue;
 use super::writer::{WriteBatch, Writer, refuse_beyond};
-use super::{Error, dead_letters, failed, rows};
+use super::{Error, dead_letters, failed, held_keys, rows};
 use crate::model::{Command, Message, Origin, SubscriptionName};
 use crate::store::{Advanced, Reached, Step};
 use rusqlite::{OptionalExtension, params};
@@ -25,19 +25,23 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, dead_letters } = step;
+        let Step { subscription, reached, mut commands, messages, dead_letters, key } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
+        if let Some(change) = &key {
+            held_keys::check(&self.connection, &subscription, change, dead_letters.len())?;
+        }
         self.dead_letter_room.refuse_if_full(dead_letters.len(), &self.options.dead_letters)?;
-        if matches!(reached, Reached::Events { .. }) || !commands.is_empty() {
+        if matches!(reached, Reached::Events { .. } | Reached::Reset(_)) || !commands.is_empty() {
             self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
         }
         fault::at(FaultPoint::CheckpointMoved);
         match &reached {
-            Reached::Events { .. } => {}
+            Reached::Events { .. } | Reached::Key => {}
             Reached::Records { records, .. } => {
                 records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
+            Reached::Reset(_) => held_keys::forget(&self.connection, &subscription)?,
             Reached::Replayed(letter) => self.remove_dead_letter(*letter)?,
         }
         self.add_commands(batch, &subscription, sent, &mut commands)?;
@@ -46,6 +50,10 @@ impl Writer {
         fault::at(FaultPoint::MessagesKept);
         for letter in &dead_letters {
             self.keep_dead_letter(batch, letter, None)?;
+        }
+        if let Some(change) = &key {
+            held_keys::apply(&self.connection, &subscription, change, self.newest_dead_letter)?;
+            fault::at(FaultPoint::KeyChanged);
         }
         Ok(Advanced { commands })
     }
@@ -68,10 +76,9 @@ impl Writer {
                     let owner = format!("subscription {subscription}");
                     return Err(Error::CheckpointMoved { owner, actual: at, expected: from.0 });
                 }
-                let checkpoint = format!("the checkpoint of subscription {subscription}");
-                refuse_beyond(&checkpoint, to.0, self.next_position - 1)?;
-                Ok(to.0)
+                self.check_end(subscription, to.0)
             }
+            Reached::Reset(to) => self.check_end(subscription, to.0),
             Reached::Records { records, .. } => {
                 for origins in records {
                     if let Some(origin) = self.ledgers.settled_of(&self.connection, origins)? {
@@ -80,9 +87,16 @@ impl Writer {
                 }
                 Ok(at)
             }
+            Reached::Key => Ok(at),
             Reached::Replayed(letter) if dead_letters::exists(&self.connection, *letter)? => Ok(at),
             Reached::Replayed(letter) => Err(dead_letters::absent(*letter)),
         }
+    }
+
+    /// Returns a position if it is not past the newest event.
+    fn check_end(&self, subscription: &str, to: u64) -> Result<u64, Error> {
+        refuse_beyond(&format!("the checkpoint of subscription {subscription}"), to, self.next_position - 1)?;
+        Ok(to)
     }
 
     fn move_checkpoint(&mut self, subscription: &str, to: u64, sent: u64) -> Result<(), Error> {

@@ -6,9 +6,9 @@ use super::dictionary::Dictionary;
 use super::outbox::{self, Queue};
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use super::{Error, dead_letters, failed, rows, schema};
-use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, SubscriptionName};
-use crate::store::Ledger;
+use super::{Error, dead_letters, failed, held_keys, rows, schema};
+use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, StreamId, SubscriptionName};
+use crate::store::{HeldKey, Ledger};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,7 +64,7 @@ impl Report {
 pub fn verify(path: &Path) -> Result<Report, Error> {
     let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
-    let mut verifier = Verifier { connection: &connection, report: Report::default() };
+    let mut verifier = Verifier { connection: &connection, report: Report::default(), versions: HashMap::new() };
     let parts = [
         Verifier::file,
         Verifier::events,
@@ -73,6 +73,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Verifier::subscriptions,
         Verifier::messages,
         Verifier::dead_letters,
+        Verifier::held_keys,
         Verifier::archived,
         Verifier::outcomes,
         Verifier::tallies,
@@ -88,6 +89,8 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
 struct Verifier<'c> {
     connection: &'c Connection,
     report: Report,
+    /// The version of the newest event of each stream.
+    versions: HashMap<StreamId, u64>,
 }
 
 impl Verifier<'_> {
@@ -104,7 +107,7 @@ impl Verifier<'_> {
     /// in the order of positions.
     fn events(&mut self) -> Result<(), Error> {
         let failed = failed("reading events");
-        let (mut versions, mut dictionary) = (HashMap::<(String, String), u64>::new(), Dictionary::default());
+        let (mut versions, mut dictionary) = (HashMap::<StreamId, u64>::new(), Dictionary::default());
         let mut ids = Vec::new();
         let mut select = self
             .connection
@@ -123,8 +126,7 @@ impl Verifier<'_> {
                 Err(error) => self.report.problem(format!("the event at position {position}: {error}")),
                 Ok(event) => {
                     ids.push(event.id);
-                    let stream = (event.stream.aggregate_type.to_string(), event.stream.aggregate_id.to_string());
-                    let version = versions.entry(stream).or_default();
+                    let version = versions.entry(event.stream.clone()).or_default();
                     if event.version.0 != *version + 1 {
                         self.report.problem(format!(
                             "the event at position {position} is version {} of {}, after version {version}",
@@ -140,6 +142,7 @@ impl Verifier<'_> {
             self.report.problem(format!("the event id {} was assigned twice", twice[0]));
         }
         self.report.streams = versions.len() as u64;
+        self.versions = versions;
         self.report.position = before.max(0) as u64;
         Ok(())
     }
@@ -358,6 +361,30 @@ impl Verifier<'_> {
             }
             let letter = dead_letters::find(self.connection, number);
             self.or_told(letter)?;
+        }
+        Ok(())
+    }
+
+    /// Verifies that each held key has its event and its subscription, and that the dead letter it waits behind exists.
+    fn held_keys(&mut self) -> Result<(), Error> {
+        let subscriptions =
+            self.list("SELECT DISTINCT subscription FROM held_keys ORDER BY 1", |row| row.get::<_, String>(0))?;
+        for subscription in subscriptions {
+            if !self.has_checkpoint(&subscription)? {
+                self.report.problem(format!("subscription {subscription} has held keys and no checkpoint"));
+            }
+            for HeldKey { stream, next, behind } in held_keys::of(self.connection, &subscription)? {
+                let place = format!("key {stream} of subscription {subscription}, held from version {next} on");
+                let newest = self.versions.get(&stream).copied().unwrap_or(0);
+                if newest + 1 < next.0 || (behind.is_some() && newest < next.0) {
+                    self.report.problem(format!("{place}: its stream ends at version {newest}"));
+                }
+                if let Some(number) = behind
+                    && !dead_letters::exists(self.connection, number)?
+                {
+                    self.report.problem(format!("{place}: it waits behind dead letter {number}, which does not exist"));
+                }
+            }
         }
         Ok(())
     }

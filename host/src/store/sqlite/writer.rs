@@ -171,7 +171,7 @@ pub(super) struct Writer {
     /// The number of the next step in the row of each subscription to records.
     pub(super) rows: QuickMap<Arc<str>, u64>,
     pub(super) next_message: u64,
-    newest_dead_letter: u64,
+    pub(super) newest_dead_letter: u64,
     pub(super) dead_letter_room: DeadLetterRoom,
     filler: Filler,
     /// Whether the last transaction failed. Then memory does not match the file. The index waits for the next request,

@@ -9,7 +9,6 @@ use super::redelivery::RecordRedeliveries;
 use super::run::{RecordRun, Runs};
 use super::{Ask, RecordLinks, RecordOptions};
 use crate::ack::Ack;
-use crate::follow::backoff;
 use crate::framing;
 use crate::model::{DeadLetter, DeadLetterContent, Record};
 use crate::plugin::Effects;
@@ -265,7 +264,7 @@ impl<H: TakesRecords> RecordWorker<H> {
     fn held_up(&mut self, reason: String, times: u32) {
         tracing::error!("source {}: its subscriber is held up: {reason}", self.options.source);
         self.is(State::Retrying, Some(reason));
-        let over = crossbeam_channel::after(backoff(self.options.backoff, times));
+        let over = crossbeam_channel::after(self.options.backoff.pause(times));
         while !self.stopping {
             select! {
                 recv(self.ends.asked) -> ask => self.asked(ask.unwrap_or(Ask::Stop)),
@@ -303,13 +302,13 @@ impl<H: TakesRecords> RecordWorker<H> {
             }
             RetryDecision::Later(reason) => {
                 self.is(State::Retrying, Some(reason));
-                self.key_queues.hold(record, attempts - 1, backoff(self.options.backoff, attempts));
+                self.key_queues.hold(record, attempts - 1, self.options.backoff.pause(attempts));
             }
             RetryDecision::Again(reason, _) if attempts >= self.options.attempts_max => {
                 self.dead_letter(record, format!("{reason} (tried {attempts} times)"));
             }
             RetryDecision::Again(reason, wait) => {
-                let pause = self.options.bounds.pause(backoff(self.options.backoff, attempts), wait);
+                let pause = self.options.bounds.pause(self.options.backoff.pause(attempts), wait);
                 tracing::warn!("source {source}: {place} is tried again in {pause:?}: {reason}");
                 self.is(State::Retrying, Some(format!("{place}: {reason}")));
                 self.key_queues.hold(record, attempts, pause);
@@ -359,6 +358,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             commands: Vec::new(),
             messages: Vec::new(),
             dead_letters: Vec::new(),
+            key: None,
         };
         fill(&mut step);
         self.number += 1;

@@ -1,6 +1,7 @@
 //! Does wrong on command, in two roles of one component; and tells what it is told of its command.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use wasmill_guest::prelude::*;
 
@@ -17,6 +18,10 @@ pub enum Command {
     /// The one thing that succeeds: records what the subscriber shall do with the event.
     Count {
         then: Then,
+    },
+    /// Records what the subscriber has handled.
+    Note {
+        count: u64,
     },
     /// Records nothing: it says no, with what the command follows from.
     Tell,
@@ -36,6 +41,12 @@ pub enum Then {
     Again,
     /// Asks for another try after a day, and says which delivery it was.
     Retry,
+    /// Sends a command that notes the event, to the aggregate `notes-ID`.
+    Note,
+    /// Asks for another try twice, and then does as `Note`.
+    NoteAtThird,
+    /// Never ends.
+    Loop,
 }
 
 /// What happened.
@@ -43,6 +54,7 @@ pub enum Then {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Event {
     Counted { count: u64, then: Then },
+    Noted { count: u64 },
 }
 
 /// What it says instead of anything else.
@@ -66,6 +78,7 @@ impl Aggregate for Misbehaving {
     fn handle(&self, command: Command) -> Result<Vec<Event>, Told> {
         match command {
             Command::Count { then } => Ok(vec![Event::Counted { count: self.count + 1, then }]),
+            Command::Note { count } => Ok(vec![Event::Noted { count }]),
             Command::Tell => Err(Told("nothing is told without a context".to_owned())),
             Command::Panic => panic!("told to panic at {}", self.count),
             Command::Loop => loop {
@@ -80,8 +93,10 @@ impl Aggregate for Misbehaving {
         }
     }
 
-    fn apply(&mut self, Event::Counted { .. }: Event) {
-        self.count += 1;
+    fn apply(&mut self, event: Event) {
+        if let Event::Counted { .. } = event {
+            self.count += 1;
+        }
     }
 }
 export_aggregate!(Misbehaving);
@@ -89,6 +104,9 @@ export_aggregate!(Misbehaving);
 thread_local! {
     /// Deliveries that were to be tried again.
     static DELIVERIES: Cell<u32> = const { Cell::new(0) };
+
+    /// How often each event was to be tried again: the events by the id of their aggregate and their count.
+    static TRIES: RefCell<BTreeMap<(String, u64), u32>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Misbehaves with the events that say so.
@@ -96,6 +114,7 @@ pub struct Grumbler;
 
 #[derive(Deserialize)]
 struct Counted {
+    count: u64,
     then: Then,
 }
 
@@ -103,7 +122,7 @@ impl Subscriber for Grumbler {
     const SUBSCRIPTIONS: &'static [&'static str] = &["misbehaving.Counted"];
 
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
-        let Counted { then } = delivery.json()?;
+        let Counted { count, then } = delivery.json()?;
         let id = delivery.aggregate_id()?;
         match then {
             Then::Nothing => Ok(()),
@@ -119,7 +138,23 @@ impl Subscriber for Grumbler {
                 DELIVERIES.set(delivery);
                 Err(Failure::retry(Duration::from_secs(86_400), format!("delivery {delivery}")))
             }
+            Then::NoteAtThird if tries(id, count) < 3 => Err(Failure::retry(Duration::ZERO, "not yet")),
+            Then::Note | Then::NoteAtThird => {
+                Ok(outbox.send("misbehaving", &format!("notes-{id}"), &Command::Note { count })?)
+            }
+            Then::Loop => loop {
+                std::hint::black_box(count);
+            },
         }
     }
 }
 export_subscriber!(Grumbler);
+
+/// Counts a try of an event.
+fn tries(id: &str, count: u64) -> u32 {
+    TRIES.with_borrow_mut(|tries| {
+        let tried = tries.entry((id.to_owned(), count)).or_default();
+        *tried += 1;
+        *tried
+    })
+}

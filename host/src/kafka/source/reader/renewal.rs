@@ -5,7 +5,7 @@
 //! fenced too often has a rival, and stops.
 
 use super::{Consumers, Reader, Request};
-use crate::follow::Pauses;
+use crate::backoff::Pauses;
 use crate::kafka::rivalry::{Rivalry, member_was_fenced};
 use crate::manifest::Membership;
 use rdkafka::consumer::Consumer;

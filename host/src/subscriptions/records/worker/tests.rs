@@ -3,6 +3,7 @@
 use super::*;
 use crate::ack::{self, Settlement, SettlementReceiver};
 use crate::aggregates::Aggregates;
+use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::model::{Header, Origins};
 use crate::plugin::{Effect, OutgoingMessage};
@@ -97,7 +98,7 @@ impl Bench {
             source: "taps".into(),
             batch_max,
             attempts_max,
-            backoff: Duration::from_millis(1),
+            backoff: Backoff { first: Duration::from_millis(1), max: Duration::from_secs(1) },
             bounds: Bounds::default(),
         };
         let ends = Ends { records, queued: Arc::default(), asked };
@@ -159,6 +160,7 @@ fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
         commands: Vec::new(),
         messages: Vec::new(),
         dead_letters: Vec::new(),
+        key: None,
     };
     ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);

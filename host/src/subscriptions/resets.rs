@@ -1,0 +1,61 @@
+//! The reset of a subscription: a person moves its checkpoint while it runs.
+//!
+//! The subscription's thread does it between two pages. Steps that were under way before are durable by then. A step of the
+//! key worker that comes after it is refused, because its key is not held any more.
+
+use crate::ack::Ack;
+use crate::manifest::Start;
+use crate::model::Position;
+use crate::store::Error;
+use crate::supervise::Held as _;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The longest wait for the subscription's thread. It may be in a call, or wait for the store.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The result of a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// The checkpoint before it.
+    pub from: Position,
+    /// The checkpoint after it.
+    pub to: Position,
+}
+
+/// A request for a reset.
+pub(super) struct ResetRequest {
+    /// The place where the subscription shall resume.
+    pub(super) to: Start,
+    pub(super) ack: Ack<Result<Reset, Error>>,
+}
+
+/// The request that waits for the subscription's thread.
+#[derive(Default)]
+pub(super) struct Resets(Mutex<Option<ResetRequest>>);
+
+impl Resets {
+    /// Asks for a reset, and waits for it. This blocks. A request that was not taken yet is replaced, and its sender is
+    /// told so.
+    pub(super) fn ask(&self, to: Start, wake: impl FnOnce()) -> Result<Reset, Error> {
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        let ack = Ack::new(move |result| drop(sender.send(result)));
+        drop(self.0.held().replace(ResetRequest { to, ack }));
+        wake();
+        answer.recv_timeout(ANSWER_TIME_MAX).unwrap_or_else(|_| {
+            drop(self.0.held().take());
+            Err(Error::Failed(format!(
+                "the subscription's thread did not take the request within {ANSWER_TIME_MAX:?}: `wasmill status` says what it \
+                 does; nothing was reset"
+            )))
+        })
+    }
+
+    pub(super) fn is_requested(&self) -> bool {
+        self.0.held().is_some()
+    }
+
+    pub(super) fn take(&self) -> Option<ResetRequest> {
+        self.0.held().take()
+    }
+}

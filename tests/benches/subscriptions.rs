@@ -1,0 +1,262 @@
+//! Recorded events to a subscriber in WebAssembly that does nothing, over different numbers of keys, and while one key
+//! is held.
+//!
+//! The stores are filled before anything is measured, and nothing is recorded meanwhile. The baseline is a native loop
+//! over the same events. It reads the same pages, decodes each payload, and moves a checkpoint after each page.
+
+use serde::{Deserialize, Serialize};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use wasmill::ack::{self, Ack};
+use wasmill::aggregates::Aggregates;
+use wasmill::backoff::Backoff;
+use wasmill::filter::Filter;
+use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
+use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot};
+use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
+use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
+use wasmill::subscriptions::{Options, Subscription};
+use wasmill_tests::built;
+use wasmill_tests::command_path::{IN_FLIGHT, command};
+use wasmill_tests::report::{Budget, Report, middle, rounds};
+
+/// Number of events in each store.
+const EVENTS: u64 = 200_000;
+/// Divisor of the events: this share is not timed. In it a subscription creates its guest, and an event that never ends
+/// exceeds its time twice before its key is held.
+const LEAD: u64 = 10;
+/// Number of measurements of one thing.
+const ROUNDS: usize = 11;
+/// Time of one call of the subscriber. An event that never ends takes all of it at each attempt.
+const EVENT_TIME: Duration = Duration::from_millis(100);
+/// Pauses between the attempts at an event that never ends.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(100) };
+/// Number of steps of the native loop that are handed to the store and not answered, as in a subscription.
+const STEPS_IN_FLIGHT: u64 = 16;
+/// Longest wait for the events of one measurement.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The plugin and the aggregate type of the events.
+const PLUGIN: &str = "misbehaving";
+/// The name of the events to which the plugin subscribes.
+const EVENT: &str = "Counted";
+/// The name under which the store keeps the native loop's checkpoint.
+const NATIVE: &str = "native";
+
+/// The payload of an event, as the plugin records and decodes it.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    count: u64,
+    then: Then,
+}
+
+/// What the subscriber does with an event.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Then {
+    Nothing,
+    /// It never ends.
+    Loop,
+}
+
+fn main() {
+    let bench = Bench::new();
+    let [one, hundred, many] = [1, 100, 100_000].map(|keys| FilledStore::new(keys, Then::Nothing));
+    let poisoned = FilledStore::new(100, Then::Loop);
+    let [one_native, one, hundred_native, hundred, many_native, many, poisoned] = rounds(
+        ROUNDS,
+        [
+            &mut || bench.native(&one),
+            &mut || bench.hosted(&one),
+            &mut || bench.native(&hundred),
+            &mut || bench.hosted(&hundred),
+            &mut || bench.native(&many),
+            &mut || bench.hosted(&many),
+            &mut || bench.hosted(&poisoned),
+        ],
+    );
+    let mut report = Report::default();
+    judge(&mut report, "subscriptions/keys-1", &one, &one_native, 0.4);
+    judge(&mut report, "subscriptions/keys-100", &hundred, &hundred_native, 0.4);
+    judge(&mut report, "subscriptions/keys-100000", &many, &many_native, 0.4);
+    judge(&mut report, "subscriptions/poisoned", &poisoned, &hundred, 0.9);
+    report.write();
+}
+
+fn judge(report: &mut Report, name: &str, rates: &[f64], baselines: &[f64], budget: f64) {
+    let (rate, baseline) = middle(rates, baselines);
+    report.judge(name, rate, "1/s", baseline, Budget::AtLeast(budget));
+}
+
+/// What all measurements share.
+struct Bench {
+    options: Options,
+    runtime: Runtime,
+    catalog: Catalog,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let compiler = Compiler::new(None, Demand::default()).expect("an engine");
+        let limits = Limits { event_time: EVENT_TIME, ..Limits::default() };
+        let catalog = Catalog::open(compiler, [(PLUGIN, built::plugin(PLUGIN), limits)])
+            .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+        let options = Options { attempts_max: u32::MAX, backoff: BACKOFF, ..Options::default() };
+        Self { options, runtime: runtime.expect("a runtime"), catalog }
+    }
+
+    fn slot(&self) -> &Arc<Slot> {
+        self.catalog.slots().next().expect("the plugin's slot")
+    }
+
+    /// Returns the deliveries per second of a new subscription. The events of a held key are not delivered.
+    fn hosted(&self, filled: &FilledStore) -> f64 {
+        let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
+        let (options, runtime) = (self.options.clone(), self.runtime.handle());
+        let subscription = Subscription::start(self.slot(), options, store, aggregates, runtime)
+            .expect("a subscription")
+            .expect("the plugin subscribes");
+        let rate = self.rate(subscription.reached());
+        let status = subscription.status();
+        assert_eq!((status.retried_keys, status.waiting_keys), (*held_keys, 0), "{status:?}");
+        subscription.stop();
+        filled.forget(PLUGIN);
+        rate * (keys - held_keys) as f64 / *keys as f64
+    }
+
+    /// Returns the events per second of the native loop.
+    fn native(&self, filled: &FilledStore) -> f64 {
+        let (handled, reached) = watch::channel(Position(0));
+        let filter = self.slot().current().subscriber_filter();
+        let rate = thread::scope(|scope| {
+            scope.spawn(|| native_loop(&*filled.store, &filter, self.options.batch_max, handled));
+            self.rate(reached)
+        });
+        filled.forget(NATIVE);
+        rate
+    }
+
+    /// Returns the positions per second by which a checkpoint moves, without the lead.
+    fn rate(&self, mut reached: watch::Receiver<Position>) -> f64 {
+        let lead = self.wait_for(&mut reached, EVENTS / LEAD);
+        let began = Instant::now();
+        let all = self.wait_for(&mut reached, EVENTS);
+        (all - lead) as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// Waits until a checkpoint is at a position or past it. Returns where it is.
+    fn wait_for(&self, reached: &mut watch::Receiver<Position>, position: u64) -> u64 {
+        let wait = async { tokio::time::timeout(WAIT, reached.wait_for(|reached| reached.0 >= position)).await };
+        let reached = self.runtime.block_on(wait).unwrap_or_else(|_| panic!("position {position} is not reached"));
+        reached.expect("the thread that moves the checkpoint is at work").0
+    }
+}
+
+/// Reads and decodes all events, page by page, and moves a checkpoint like a subscription: several steps are in flight,
+/// and `handled` follows the answers.
+fn native_loop(store: &dyn EventStore, filter: &Filter, batch_max: usize, handled: watch::Sender<Position>) {
+    let mut reader = store.reader().expect("a reader");
+    let (done, finished) = crossbeam_channel::bounded::<()>(STEPS_IN_FLIGHT as usize);
+    let mut checkpoint = Position(0);
+    for number in 0.. {
+        let page = reader.read_all(checkpoint, filter, batch_max).expect("a page");
+        if page.events.is_empty() {
+            return;
+        }
+        for event in &page.events {
+            black_box(serde_json::from_slice::<Counted>(&event.payload).expect("a payload of the plugin's"));
+        }
+        if number >= STEPS_IN_FLIGHT {
+            finished.recv().expect("this thread holds the other end");
+        }
+        let (handled, done, to) = (handled.clone(), done.clone(), page.reached);
+        store.advance(
+            step(checkpoint, to),
+            Ack::new(move |result: Result<Advanced, Error>| {
+                result.expect("nothing is in the way");
+                handled.send_replace(to);
+                let _ = done.send(());
+            }),
+        );
+        checkpoint = to;
+    }
+}
+
+/// Makes a step without effects.
+fn step(from: Position, to: Position) -> Step {
+    Step {
+        subscription: NATIVE.into(),
+        reached: Reached::Events { from, to },
+        commands: Vec::new(),
+        messages: Vec::new(),
+        dead_letters: Vec::new(),
+        key: None,
+    }
+}
+
+/// A store that holds all events.
+struct FilledStore {
+    /// No aggregates, because the subscriber sends no commands.
+    aggregates: Arc<Aggregates>,
+    store: Arc<dyn EventStore>,
+    keys: u64,
+    /// Number of keys whose first event never ends: one or none.
+    held_keys: u64,
+    /// The folder is removed after the store is closed.
+    _folder: tempfile::TempDir,
+}
+
+impl FilledStore {
+    /// Fills a new store with events of this many keys in turn. The subscriber does nothing with an event, except what
+    /// `first` says with the first one.
+    fn new(keys: u64, first: Then) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || SqliteStore::open(&folder.path().join(FILE_NAME), sqlite::Options::default()).expect("a store");
+        let filled = open();
+        fill(&filled, keys, first);
+        // The newest events are in memory until the store is closed. From now on all are read from the file.
+        drop(filled);
+        let store: Arc<dyn EventStore> = Arc::new(open());
+        assert_eq!(store.head().borrow().0, EVENTS, "each event has a position, and nothing else has one");
+        let aggregates = Arc::new(Aggregates::start([], &store).expect("no shards"));
+        Self { aggregates, store, keys, held_keys: u64::from(first == Then::Loop), _folder: folder }
+    }
+
+    /// Removes the progress of a subscription, so that the next one of its name begins with the first event.
+    fn forget(&self, subscription: &str) {
+        let part = Part { kind: PartKind::Subscription, name: subscription.to_owned() };
+        ack::wait(|ack| self.store.forget(&part, ack)).expect("it has progress");
+    }
+}
+
+fn fill(store: &dyn EventStore, keys: u64, first: Then) {
+    let streams: Vec<_> = (0..keys).map(|key| StreamId::new(PLUGIN, format!("key-{key}"))).collect();
+    let (done, finished) = crossbeam_channel::bounded::<()>(IN_FLIGHT);
+    for number in 0..EVENTS {
+        if number >= IN_FLIGHT as u64 {
+            finished.recv().expect("this thread holds the other end");
+        }
+        let then = if number == 0 { first } else { Then::Nothing };
+        let done = done.clone();
+        store.append(
+            append(&streams[(number % keys) as usize], number / keys, then),
+            Ack::new(move |result: Result<Appended, Error>| {
+                result.expect("nothing is in the way");
+                let _ = done.send(());
+            }),
+        );
+    }
+    finished.iter().take(IN_FLIGHT).for_each(drop);
+}
+
+/// Makes the append of an event to a stream that has this many events.
+fn append(stream: &StreamId, version: u64, then: Then) -> Append {
+    let payload = serde_json::to_vec(&Counted { count: version + 1, then }).expect("JSON");
+    let event = NewEvent { name: EVENT.to_owned(), payload };
+    let command = command(stream.clone(), "Count".into());
+    Append { command, expected: ExpectedVersion::Exact(Version(version)), decision: Decision::Events(vec![event]) }
+}
