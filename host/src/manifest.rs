@@ -17,7 +17,8 @@ pub use property::{OAuth, Properties, Token, Value};
 pub(crate) use read::IN_FLIGHT_MIB;
 pub use sink::{EventSink, Sink, SinkKey, SinkMode};
 pub use source::{
-    Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Source, Target, Transaction,
+    Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Rejected, Source, Target,
+    Transaction,
 };
 
 use crate::backoff::BACKOFF_MAX;

@@ -157,6 +157,8 @@ pub struct Command {
     pub hops: u32,
     /// Whether the sender chose the id. If so, the store remembers the outcome and answers a repeated command with it.
     pub durable_id: bool,
+    /// Whether the command is dead-lettered if a business rule refuses it. Otherwise a refusal is only counted.
+    pub dead_letters_refusal: bool,
     /// The version that the sender expects of the stream. `None` leaves the check to the aggregate's own state.
     pub expected: Option<ExpectedVersion>,
 }

@@ -57,8 +57,8 @@ pub enum Error {
     /// The host is stopping and has interrupted the guest. Its wasm store must not be used again.
     #[error("the host is stopping")]
     Stopping,
-    /// A batch of items took longer than one item may. It is not known whether one of them is at fault. The wasm store
-    /// must not be used again; [`Pace`] decides the size of the next batch.
+    /// A batch of items took longer than one item may, and no item of it is known to be at fault. The wasm store must not
+    /// be used again; [`Pace`] decides the size of the next batch.
     #[error("plugin {label} took longer than {limit:?} for a batch of items")]
     Overrun {
         /// Name and version.
@@ -73,6 +73,8 @@ pub enum Error {
         label: Arc<str>,
         /// What happened, with the guest's own message if there is one.
         cause: String,
+        /// The index of the item at fault, if the guest said which one it had begun.
+        item: Option<u32>,
     },
 }
 

@@ -16,7 +16,9 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 use std::time::{Duration, Instant};
 
 /// The environment variable that makes threads panic once each, for tests: `THREAD:N,…`, in the N-th round of the loop.
@@ -334,12 +336,22 @@ pub fn log_panics() {
 pub trait Held<T> {
     /// Locks the value.
     fn held(&self) -> MutexGuard<'_, T>;
+    /// Locks the value if nobody else has locked it.
+    fn held_now(&self) -> Option<MutexGuard<'_, T>>;
 }
 
 impl<T> Held<T> for Mutex<T> {
     #[expect(clippy::disallowed_methods, reason = "this is the way to take a lock")]
     fn held(&self) -> MutexGuard<'_, T> {
         self.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_now(&self) -> Option<MutexGuard<'_, T>> {
+        match self.try_lock() {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

@@ -89,6 +89,7 @@ impl Hosted {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            dead_letters_refusal: false,
             hops: 0,
             expected: None,
         };

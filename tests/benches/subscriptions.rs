@@ -195,6 +195,7 @@ fn step(from: Position, to: Position) -> Step {
         messages: Vec::new(),
         dead_letters: Vec::new(),
         key: None,
+        fact: None,
     }
 }
 

@@ -83,6 +83,7 @@ const SUBSCRIBER: [Function; 1] = [(
 )];
 
 const SUBSCRIBER_IMPORTS: &str = r#"
+  (import "wasmill:plugin/bus@0.3.0" "begin" (func $begin (param i32)))
   (import "wasmill:plugin/bus@0.3.0" "send-command" (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
   (import "wasmill:plugin/bus@0.3.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
 

@@ -62,6 +62,7 @@ pub fn count(id: &str, name: &str) -> Command {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
+        dead_letters_refusal: false,
         hops: 0,
         expected: None,
     }

@@ -83,6 +83,7 @@ macro_rules! store_conformance {
                 a_ledger_that_is_reset_settles_again_from_there,
                 a_refused_append_settles_nothing,
                 a_malformed_command_is_settled_and_dead_lettered_once,
+                a_refused_command_is_dead_lettered_if_it_asks_for_it,
                 dead_lettering_settles_its_origin_and_happens_once,
                 ledgers_are_listed_by_how_they_begin,
             }

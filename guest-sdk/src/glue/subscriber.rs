@@ -14,6 +14,7 @@ impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
         install_panic_hook();
         let mut outbox = Outbox::default();
         super::each(deliveries, |index, delivery| {
+            bus::begin(index);
             S::handle(&Delivery(delivery), &mut outbox)?;
             outbox.effects.drain(..).for_each(|effect| hand_over(index, effect));
             Ok(())

@@ -354,6 +354,10 @@ impl<H: Handlers> Shard<H> {
     fn refused(&mut self, order: PendingCommand, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
+                if order.command.dead_letters_refusal {
+                    let Command { id, name, stream, .. } = &*order.command;
+                    tracing::warn!("command {id} ({name} to {stream}) is dead-lettered: rejected: {reason}");
+                }
                 // A rejection concerns the sender, not the operator. The status counts it.
                 tracing::debug!(
                     command = &*order.command.id,

@@ -57,9 +57,11 @@ impl Host {
         let aggregate_type = command.stream.aggregate_type.clone();
         // A person has decided to retry it, so its chain of causes starts again.
         let command = Command { origin: Some(dead_letter_origin(number)), durable_id: false, hops: 0, ..command };
+        let stays = command.dead_letters_refusal;
         let done = |outcome: &str, reason| Ok(Replayed { number, outcome: outcome.into(), reason });
         match self.send(command).await.map(|outcome| outcome.what().clone()) {
             Ok(Outcome::Accepted { .. }) => done("accepted", None),
+            Ok(Outcome::Rejected { reason }) if stays => Err(Unreplayed::Again(format!("rejected: {reason}"))),
             Ok(Outcome::Rejected { reason }) => done("rejected", Some(reason)),
             Ok(Outcome::Busy { retry_after_ms }) => {
                 Err(Unreplayed::Busy(format!("the aggregate's queue is full: try again in {retry_after_ms} ms")))

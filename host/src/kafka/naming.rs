@@ -148,11 +148,18 @@ fn field_text<'a>(value: &'a [u8], path: &str) -> Result<Cow<'a, str>, &'static 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Rejected;
     use crate::model::{Header, Record};
 
     fn commands() -> Commands {
         let name = |name: &str| Name::Fixed(name.into());
-        Commands { aggregate: name("order"), command: name("Create"), key: Key::Text, tombstone: None }
+        Commands {
+            aggregate: name("order"),
+            command: name("Create"),
+            key: Key::Text,
+            tombstone: None,
+            rejected: Rejected::Count,
+        }
     }
 
     fn address(commands: &Commands, key: &[u8], value: Option<&[u8]>) -> Result<(String, String, String), String> {

@@ -4,7 +4,7 @@ use super::headers::{self, Dropped, Headers};
 use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
-use crate::manifest::Commands;
+use crate::manifest::{Commands, Rejected};
 use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Record, StreamId, write_record_id};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
@@ -84,13 +84,15 @@ pub(super) struct Mapping {
     source: Arc<str>,
     naming: Naming,
     bounds: Bounds,
+    dead_letters_refusals: bool,
     /// A buffer for the text of ids.
     text: String,
 }
 
 impl Mapping {
     pub(super) fn new(source: Arc<str>, commands: &Commands, bounds: Bounds) -> Self {
-        Self { naming: Naming::new(&source, commands), bounds, source, text: String::new() }
+        let dead_letters_refusals = commands.rejected == Rejected::DeadLetter;
+        Self { naming: Naming::new(&source, commands), bounds, dead_letters_refusals, source, text: String::new() }
     }
 
     /// Whether each record names the type of its aggregate, so that a single record may be wrong.
@@ -152,6 +154,7 @@ impl Mapping {
             origin: Some(origin),
             hops,
             durable_id: false,
+            dead_letters_refusal: self.dead_letters_refusals,
             expected: None,
         }
     }
@@ -183,7 +186,7 @@ mod tests {
         let origin = Origin { ledger: "kafka/till/baskets/3".into(), first: 15, last: 17 };
         let name = |name: &str| Name::Fixed(name.into());
         let (aggregate, command) = (name("order"), name("CreateOrder"));
-        let commands = Commands { aggregate, command, key: Key::Text, tombstone: None };
+        let commands = Commands { aggregate, command, key: Key::Text, tombstone: None, rejected: Rejected::Count };
         Mapping::new("till".into(), &commands, Bounds::default()).take(record, origin)
     }
 
@@ -229,10 +232,12 @@ mod tests {
                 command: Name::Fixed("CreateOrder".into()),
                 key: Key::Text,
                 tombstone: None,
+                rejected: Rejected::DeadLetter,
             };
             let mut mapping = Mapping::new("till".into(), &commands, Bounds::default());
             let origin = Origin { ledger: "dead-letters".into(), first: 1, last: 1 };
-            assert_eq!(mapping.take_again(&record, origin).unwrap().hops, 0, "a retry starts the count over");
+            let command = mapping.take_again(&record, origin).unwrap();
+            assert_eq!((command.hops, command.dead_letters_refusal), (0, true), "a retry starts the count over");
         }
     }
 

@@ -179,6 +179,7 @@ impl Folder {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
+            dead_letters_refusal: false,
             hops: 0,
             expected: None,
         };

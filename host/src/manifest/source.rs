@@ -135,6 +135,18 @@ pub struct Commands {
     pub key: Key,
     /// The command that a record without a value becomes. With `None`, such a record is dead-lettered.
     pub tombstone: Option<String>,
+    /// What happens to a command that a business rule refuses.
+    pub rejected: Rejected,
+}
+
+/// What happens to a record's command that a business rule refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rejected {
+    /// It is counted.
+    #[default]
+    Count,
+    /// It is counted and dead-lettered.
+    DeadLetter,
 }
 
 /// The place of a name.

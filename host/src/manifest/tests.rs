@@ -74,6 +74,7 @@ fn a_full_manifest_is_read_as_written() {
         command = { header = "command" }
         key = "hex"
         tombstone = "DeleteOrder"
+        rejected = "dead_letter"
         from = { time = "2026-01-01T00:00:00Z" }
         was = "tills"
         lost = "stop"
@@ -184,6 +185,7 @@ fn a_full_manifest_is_read_as_written() {
                     command: Name::Header("command".into()),
                     key: Key::Hex,
                     tombstone: Some("DeleteOrder".into()),
+                    rejected: Rejected::DeadLetter,
                 }),
                 from: From::Time(1_767_225_600_000),
                 is_from_written: true,
@@ -432,7 +434,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         "[plugins.w]\nfile = 'w'\n[subscriptions.w]\nbackoff_ms = 50\nbackoff_max_ms = 49\non_failure = 'skip'",
         &[
             "5:18: `subscriptions.w.backoff_max_ms` is less than `backoff_ms`, which is 50: raise it, or lower that one",
-            "6:14: `subscriptions.w.on_failure` must be \"hold_key\", \"pass\" or \"stop\", found the string \"skip\"",
+            "6:14: `subscriptions.w.on_failure` must be \"hold_key\" or \"pass\" or \"stop\", found the string \"skip\"",
         ],
     ),
     (

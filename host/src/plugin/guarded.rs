@@ -44,7 +44,8 @@ impl Guarded {
     }
 
     /// Calls the guest with a batch of `items`. The time limit is that of one item. Few batches need more, and after an
-    /// [`Error::Overrun`] their items are handled one by one.
+    /// [`Error::Overrun`] their items are handled one by one. If the guest says which item it begins, each item has the
+    /// limit, and no item begins after the limit of the batch.
     #[inline]
     pub(super) fn call<T>(
         &mut self,
@@ -63,7 +64,7 @@ impl Guarded {
 
     /// Returns the error for a guest that handed over something invalid.
     pub(super) fn broke_the_contract(&self, cause: String) -> Error {
-        Error::Trap { label: self.label.clone(), cause }
+        Error::Trap { label: self.label.clone(), cause, item: None }
     }
 
     /// Explains why the instance could not be created: the guest's own start function or its limits are at fault, or
@@ -86,13 +87,14 @@ impl Guarded {
     fn failed(&mut self, items: usize, error: &wasmtime::Error) -> Error {
         let sandbox = self.store.data_mut();
         let (said, refused) = (sandbox.last_error.take(), sandbox.usage.refused_by_system.take());
+        let item = sandbox.item();
         if let Some(refused) = refused {
             return Error::Host(format!("the system gives plugin {} no more memory: {refused}", self.label));
         }
         let (label, limit) = (self.label.clone(), self.limit);
         let cause = match (error.downcast_ref::<Interrupted>(), error.downcast_ref::<Trap>(), said) {
             (Some(Interrupted::Stopping), ..) => return Error::Stopping,
-            (Some(Interrupted::Overrun), ..) if items > 1 => return Error::Overrun { label, limit },
+            (Some(Interrupted::Overrun), ..) if items > 1 && item.is_none() => return Error::Overrun { label, limit },
             (Some(Interrupted::Overrun), ..) => {
                 format!("it took longer than {limit:?}: make it faster or raise limits.event_time_ms")
             }
@@ -104,7 +106,7 @@ impl Guarded {
             ),
             (None, None, _) => error.root_cause().to_string(),
         };
-        Error::Trap { label, cause }
+        Error::Trap { label, cause, item }
     }
 }
 

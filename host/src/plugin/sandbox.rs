@@ -42,7 +42,11 @@ pub(super) struct Sandbox {
     effects_bytes_max: usize,
     effects_bytes: usize,
     time: Arc<Time>,
+    /// Time limit of an item, in ticks.
+    ticks: u64,
     call: Deadline,
+    /// The item that the guest said it began, and its deadline.
+    item: Option<(u32, Deadline)>,
     lines: Arc<Mutex<Lines>>,
     /// A projection's read model. `None` in other roles.
     pub(super) read_model: Option<Box<dyn ReadModel>>,
@@ -166,7 +170,9 @@ impl Sandbox {
             effects_bytes_max: limits.output_bytes_max,
             effects_bytes: 0,
             time: plugin.time.clone(),
+            ticks: 0,
             call: Deadline::default(),
+            item: None,
             lines: plugin.lines.clone(),
             read_model: None,
             last_error: None,
@@ -176,6 +182,7 @@ impl Sandbox {
     /// Begins a call that may take `ticks`.
     #[inline]
     pub(super) fn begin_call(&mut self, ticks: u64) {
+        (self.ticks, self.item) = (ticks, None);
         self.call = self.time.deadline(ticks);
         if self.last_error.is_some() {
             self.last_error = None;
@@ -184,7 +191,12 @@ impl Sandbox {
 
     /// Checks whether the current call may go on.
     pub(super) fn may_go_on(&self) -> Result<(), Interrupted> {
-        self.time.allows(self.call)
+        self.time.allows(self.item.map_or(self.call, |(_, item)| item))
+    }
+
+    /// Returns the item that the guest was handling, if it said so.
+    pub(super) fn item(&self) -> Option<u32> {
+        self.item.map(|(index, _)| index)
     }
 
     /// Begins to collect the effects of a call with `deliveries`.
@@ -328,6 +340,20 @@ fn printable(text: String) -> String {
 impl types::Host for Sandbox {}
 
 impl bus::Host for Sandbox {
+    fn begin(&mut self, delivery: u32) -> wasmtime::Result<()> {
+        // From here on no item is at fault if the batch as a whole takes too long.
+        self.item = None;
+        let Some(effects) = &self.effects else {
+            wasmtime::bail!("bus.begin belongs to subscribers; this role has no deliveries");
+        };
+        if delivery >= effects.deliveries {
+            wasmtime::bail!("bus.begin names delivery {delivery}, of {} delivered", effects.deliveries);
+        }
+        self.time.allows(self.call)?;
+        self.item = Some((delivery, self.time.deadline(self.ticks)));
+        Ok(())
+    }
+
     fn send_command(&mut self, cause: u32, command: bus::OutgoingCommand) -> wasmtime::Result<()> {
         let bus::OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers } = command;
         checked("an aggregate type", &aggregate_type, Rule::Part)?;

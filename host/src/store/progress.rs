@@ -88,6 +88,8 @@ pub struct Step {
     pub dead_letters: Vec<DeadLetter>,
     /// What becomes of a key, if the step changes one.
     pub key: Option<KeyChange>,
+    /// The name and the text of a fact to keep. See [`ProgressReader::fact`].
+    pub fact: Option<(String, String)>,
 }
 
 /// A key of a subscription whose events wait because one of them failed. The key of an event is its stream.

@@ -194,6 +194,7 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         origin: None,
         hops: traits.hops,
         durable_id: false,
+        dead_letters_refusal: false,
         expected: None,
     }
 }

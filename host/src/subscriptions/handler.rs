@@ -21,8 +21,8 @@ pub(super) struct Handler {
 pub(super) enum Unhandled {
     /// The item at this index was refused.
     Refused(Failure),
-    /// The wasm store is lost. It is not known which item is at fault.
-    Trap(String),
+    /// The wasm store is lost. The item at this index is at fault, if it is known.
+    Trap(String, Option<usize>),
     /// The batch took longer than one item may. It is not known which item is at fault, if any is.
     Overrun(String),
     /// The host could not call the subscriber. The items can be retried.
@@ -131,6 +131,8 @@ impl Handler {
         };
         match &handled {
             Err(plugin::Error::Overrun { .. }) => self.pace.overran(items),
+            // The time is that of the item at fault, and says nothing about the others.
+            Err(plugin::Error::Trap { item: Some(_), .. }) => {}
             _ => self.pace.took(items, began),
         }
         handled.map_err(|error| self.lost(&error))?.map_err(Unhandled::Refused)
@@ -142,7 +144,8 @@ impl Handler {
         match error {
             plugin::Error::Host(_) | plugin::Error::Stopping => Unhandled::Host(reason),
             plugin::Error::Overrun { .. } => Unhandled::Overrun(reason),
-            plugin::Error::Plugin(_) | plugin::Error::Trap { .. } => Unhandled::Trap(reason),
+            plugin::Error::Trap { item, .. } => Unhandled::Trap(reason, item.map(|item| item as usize)),
+            plugin::Error::Plugin(_) => Unhandled::Trap(reason, None),
         }
     }
 }
@@ -154,9 +157,18 @@ impl Unhandled {
             Self::Refused(Failure { refusal: Refusal::Retry { after, reason }, .. }) => {
                 RetryDecision::Again(reason, after)
             }
-            Self::Trap(reason) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
+            Self::Trap(reason, _) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
             Self::Host(reason) => RetryDecision::Later(reason),
             Self::Refused(Failure { refusal, .. }) => RetryDecision::DeadLetter(refusal.to_string()),
+        }
+    }
+
+    /// Returns the index of the item at fault, if it is known.
+    pub(super) fn index(&self) -> Option<usize> {
+        match self {
+            Self::Refused(failure) => Some(failure.index),
+            Self::Trap(_, index) => *index,
+            Self::Overrun(_) | Self::Host(_) => None,
         }
     }
 
@@ -164,8 +176,8 @@ impl Unhandled {
     /// known. The result is one if an item may never end.
     pub(super) fn fewer(&self, count: usize) -> usize {
         match self {
-            Self::Refused(failure) => failure.index.clamp(1, count - 1),
-            Self::Trap(_) => count / 2,
+            Self::Refused(Failure { index, .. }) | Self::Trap(_, Some(index)) => (*index).clamp(1, count - 1),
+            Self::Trap(_, None) => count / 2,
             Self::Overrun(_) => 1,
             Self::Host(_) => count,
         }
@@ -176,7 +188,7 @@ impl std::fmt::Display for Unhandled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(failure) => failure.refusal.fmt(f),
-            Self::Trap(reason) | Self::Overrun(reason) | Self::Host(reason) => f.write_str(reason),
+            Self::Trap(reason, _) | Self::Overrun(reason) | Self::Host(reason) => f.write_str(reason),
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct KeyWorker {
     keys: HashMap<StreamId, Key>,
     /// When the dead letters with waiting keys were last looked for.
     looked: Instant,
+    /// Whether they must be looked for soon, because a replay was in the way.
+    must_look: bool,
     stopping: bool,
 }
 
@@ -100,16 +102,15 @@ impl KeyWorker {
         let handler = Handler::new(slot);
         let (filter, reader) = (handler.filter(), shared.store.reader()?);
         let (keys, looked) = (HashMap::new(), Instant::now());
-        Ok(Self { name, handler, filter, options, shared, links, ends, reader, keys, looked, stopping: false })
+        let (must_look, stopping) = (false, false);
+        Ok(Self { name, handler, filter, options, shared, links, ends, reader, keys, looked, must_look, stopping })
     }
 
     /// Restarts after a panic. The subscription's thread reads from the store how the keys are held, and sends them again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         self.handler.replace();
-        // One answer is enough for all keys.
-        if let Some(stream) = std::mem::take(&mut self.keys).into_keys().next() {
-            self.answer(KeyAnswer::Moved { stream, reason: "the thread that retries events panicked".to_owned() });
-        }
+        self.keys.clear();
+        self.answer(KeyAnswer::Lost("the thread that retries events panicked".to_owned()));
         Ok(())
     }
 
@@ -121,12 +122,13 @@ impl KeyWorker {
             if self.shared.pausing.is_paused() {
                 continue;
             }
+            if self.must_look || self.looked.elapsed() >= IDLE {
+                self.look();
+            }
+            // New code may want other events, so nothing may come between this and reading them.
             if self.handler.renew() {
                 self.filter = self.handler.filter();
                 self.try_all_now();
-            }
-            if self.looked.elapsed() >= IDLE {
-                self.look();
             }
             if let Some(stream) = self.due() {
                 self.work_on(&stream);
@@ -217,13 +219,16 @@ impl KeyWorker {
 
     /// Looks for keys whose dead letters were removed. They go on after the event that was dead-lettered.
     fn look(&mut self) {
-        self.looked = Instant::now();
+        (self.looked, self.must_look) = (Instant::now(), false);
         if !self.keys.values().any(|key| matches!(key.wait, KeyWait::DeadLetter)) {
             return;
         }
-        // A replay sends its commands before those of later events.
+        // A replay sends its commands before those of later events. Other keys must not wait for it.
         let replays = self.shared.replays.clone();
-        let _none = replays.held();
+        let Some(_none) = replays.held_now() else {
+            self.must_look = true;
+            return;
+        };
         match self.reader.held_keys(&self.name) {
             Ok(held) => held.iter().filter(|held| held.behind.is_none()).for_each(|held| self.release(held)),
             Err(error) => tracing::error!("subscription {}: its held keys can't be read: {error}", self.name),
@@ -242,33 +247,35 @@ impl KeyWorker {
     /// Handles the next events of a key with one call.
     fn work_on(&mut self, stream: &StreamId) {
         let events = self.next_events(stream);
-        let done = events.and_then(|events| match &*events {
-            [] => self.handled(stream),
-            events => Ok(self.handle(stream, events)),
+        let done = events.and_then(|events| match events.as_deref() {
+            // More is to be looked at. Other keys come first.
+            None => Ok(()),
+            Some([]) => self.handled(stream),
+            Some(events) => Ok(self.handle(stream, events)),
         });
         if let Err(error) = done {
             self.held_up(stream, &error.to_string());
         }
     }
 
-    /// Reads the next wanted events of a key, of those that are left to this thread. Returns none if there are no more.
-    fn next_events(&mut self, stream: &StreamId) -> Result<Vec<RecordedEvent>, Error> {
+    /// Reads the next wanted events of a key, of those that are left to this thread. The list is empty if there are no
+    /// more, and `None` if only unwanted ones were found so far.
+    fn next_events(&mut self, stream: &StreamId) -> Result<Option<Vec<RecordedEvent>>, Error> {
         let left = self.links.left();
         let Self { reader, keys, filter, options, .. } = self;
         let key = keys.get_mut(stream).expect("it is due");
-        loop {
-            let mut events = reader.read_stream(stream, key.after, options.batch_max)?;
-            events.retain(|event| event.position <= left);
-            let Some((last, position)) = events.last().map(|event| (event.version, event.position)) else {
-                return Ok(events);
-            };
-            key.seen = position.max(key.seen);
-            events.retain(|event| filter.matches(&event.stream.aggregate_type, &event.name));
-            if !events.is_empty() {
-                return Ok(events);
-            }
+        let mut events = reader.read_stream(stream, key.after, options.batch_max)?;
+        events.retain(|event| event.position <= left);
+        let Some((last, position)) = events.last().map(|event| (event.version, event.position)) else {
+            return Ok(Some(events));
+        };
+        key.seen = position.max(key.seen);
+        events.retain(|event| filter.matches(&event.stream.aggregate_type, &event.name));
+        if events.is_empty() {
             key.after = last;
+            return Ok(None);
         }
+        Ok(Some(events))
     }
 
     /// Tells the subscription's thread that all that was left to this one is handled.
@@ -309,7 +316,7 @@ impl KeyWorker {
     fn keep(&mut self, stream: &StreamId, events: &[RecordedEvent], effects: Effects) {
         let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]).logged(&self.name);
         let last = events[events.len() - 1].version;
-        if self.step(stream, outgoing, KeyState::Retried(next(last))) {
+        if self.step(stream, outgoing, KeyState::Retried(next(last)), None) {
             self.goes_on(stream, last);
         }
     }
@@ -363,13 +370,13 @@ impl KeyWorker {
         let passes = self.options.on_failure == OnFailure::Pass;
         let to =
             if passes { KeyState::Retried(next(event.version)) } else { KeyState::BehindDeadLetter(event.version) };
-        if self.options.on_failure == OnFailure::Stop
-            && let Err(error) = self.shared.pausing.stop_behind(event)
-        {
-            return self.held_up(stream, &error.to_string());
-        }
-        if !self.step(stream, outgoing, to) {
+        let stops = self.options.on_failure == OnFailure::Stop;
+        let fact = stops.then(|| self.shared.pausing.stop_fact(event));
+        if !self.step(stream, outgoing, to, fact) {
             return;
+        }
+        if stops {
+            self.shared.pausing.has_stopped_behind(event);
         }
         if passes {
             return self.goes_on(stream, event.version);
@@ -380,11 +387,11 @@ impl KeyWorker {
     }
 
     /// Records a step of a key, and sends its commands once it is durable. Returns whether it was taken.
-    fn step(&mut self, stream: &StreamId, outgoing: Outgoing, to: KeyState) -> bool {
+    fn step(&mut self, stream: &StreamId, outgoing: Outgoing, to: KeyState, fact: Option<(String, String)>) -> bool {
         let Outgoing { commands, messages, dead_letters } = outgoing;
         let key = Some(KeyChange { stream: stream.clone(), from: Some(self.keys[stream].next), to });
-        let step =
-            Step { subscription: self.name.clone(), reached: Reached::Key, commands, messages, dead_letters, key };
+        let (subscription, reached) = (self.name.clone(), Reached::Key);
+        let step = Step { subscription, reached, commands, messages, dead_letters, key, fact };
         match ack::wait(|ack| self.shared.store.advance(step, ack)) {
             Ok(advanced) => {
                 self.shared.outbox.send(advanced.commands);

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The number of held keys at which a subscription reads no further events. One page of events may exceed it.
+/// The most keys that a subscription may hold. An event that fails beyond that is tried again in place, and all later
+/// events wait for it.
 pub(super) const HELD_KEYS_MAX: usize = 10_000;
 
 /// A message to the key worker.
@@ -64,6 +65,8 @@ pub(super) enum KeyAnswer {
     Handled { stream: StreamId, next: Version, seen: Position },
     /// The store refused a step of this key, for this reason.
     Moved { stream: StreamId, reason: String },
+    /// The worker has lost all keys, for this reason, and must get them again.
+    Lost(String),
 }
 
 /// What is known of the held keys, for the status and for `drained`.

@@ -5,7 +5,7 @@ use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::backoff::backoff;
 use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, Outcome};
-use crate::store::EventStore;
+use crate::store::{Error, EventStore};
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -27,6 +27,9 @@ pub(super) struct Outbox {
     store: Arc<dyn EventStore>,
     aggregates: Arc<Aggregates>,
     state: Arc<State>,
+    /// Held while commands are sent. A subscription has several senders, and none may come between the pending commands
+    /// that are sent again in order: the shards know only the first command that came back.
+    sending: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -34,6 +37,8 @@ struct State {
     in_flight: Load,
     /// Whether a command came back unsettled. The store still has it.
     unsettled: AtomicBool,
+    /// Whether the pending commands are being read, to be sent again.
+    resending: AtomicBool,
     /// Why commands came back unsettled, until all are settled.
     trouble: Mutex<Option<Trouble>>,
     /// Whether the host is stopping, and then no thread waits for room.
@@ -68,10 +73,22 @@ impl State {
     /// Returns why commands came back, until they are settled.
     fn trouble(&self) -> Option<String> {
         let mut trouble = self.trouble.held();
-        if self.in_flight.now().count() == 0 && !self.unsettled.load(Ordering::Acquire) {
+        if !self.is_busy() {
             *trouble = None;
         }
         trouble.as_ref().map(|trouble| trouble.reason.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.in_flight.now().count() > 0
+            || self.unsettled.load(Ordering::Acquire)
+            || self.resending.load(Ordering::Acquire)
+    }
+
+    /// Begins to send the commands again that came back.
+    fn begin_resend(&self) {
+        self.resending.store(true, Ordering::Release);
+        self.unsettled.store(false, Ordering::Release);
     }
 
     fn must_resend(&self) -> bool {
@@ -85,7 +102,7 @@ impl State {
             trouble.times += 1;
             trouble.again_at = Instant::now() + backoff(RESEND_FIRST, trouble.times);
         }
-        self.unsettled.swap(false, Ordering::AcqRel)
+        true
     }
 
     /// Notes that a command is no longer in flight.
@@ -114,11 +131,36 @@ impl State {
 
 impl Outbox {
     pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, aggregates: Arc<Aggregates>) -> Self {
-        Self { subscription, store, aggregates, state: Arc::default() }
+        Self { subscription, store, aggregates, state: Arc::default(), sending: Mutex::default() }
     }
 
     /// Sends commands in order. This waits while too many are in flight, and while a shard's queue is full.
     pub(super) fn send(&self, commands: Vec<Command>) {
+        if !commands.is_empty() {
+            let _turn = self.sending.held();
+            self.send_in_turn(commands);
+        }
+    }
+
+    /// Sends the commands again that are durable and not settled, in order. Returns their number. If they can't be read,
+    /// they are to be sent later.
+    pub(super) fn resend(&self) -> Result<usize, Error> {
+        let _turn = self.sending.held();
+        self.state.begin_resend();
+        let pending = self.store.reader().and_then(|mut reader| reader.pending_commands(&self.subscription));
+        let sent = pending.map(|pending| {
+            let count = pending.len();
+            self.send_in_turn(pending);
+            count
+        });
+        if sent.is_err() {
+            self.state.unsettled.store(true, Ordering::Release);
+        }
+        self.state.resending.store(false, Ordering::Release);
+        sent
+    }
+
+    fn send_in_turn(&self, commands: Vec<Command>) {
         for command in commands {
             self.state.wait_for_room();
             let weight = Weight::of(command.size());
@@ -156,11 +198,11 @@ impl Outbox {
 
     /// Whether commands are in flight or wait to be sent again.
     pub(super) fn is_busy(&self) -> bool {
-        self.state.in_flight.now().count() > 0 || self.state.unsettled.load(Ordering::Acquire)
+        self.state.is_busy()
     }
 
     /// Whether commands came back unsettled, no other is in flight and the pause is over, so that they can be sent
-    /// again in order. Calling this resets it.
+    /// again in order. Calling this begins the next pause.
     pub(super) fn must_resend(&self) -> bool {
         self.state.must_resend()
     }
@@ -168,11 +210,6 @@ impl Outbox {
     /// Returns why commands came back, until they are settled.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.trouble()
-    }
-
-    /// Notes that the pending commands could not be read from the store, so that they are read again.
-    pub(super) fn resend_later(&self) {
-        self.state.unsettled.store(true, Ordering::Release);
     }
 
     /// Dead-letters a command that no shard will ever accept. Otherwise it would wait for ever.
@@ -197,14 +234,20 @@ mod tests {
         assert!(!outbox.must_resend(), "one is under way");
         outbox.ended(weight);
         assert!(outbox.must_resend() && !outbox.must_resend(), "at once, and once");
+        assert!(outbox.is_busy(), "it is not sent again yet");
+        outbox.begin_resend();
+        assert!(outbox.is_busy() && !outbox.must_resend(), "it is about to be sent");
         sent();
+        outbox.resending.store(false, Ordering::Release);
         outbox.came_back("it is full still".into());
         outbox.ended(weight);
         assert!(!outbox.must_resend(), "not without a pause");
         assert_eq!(outbox.trouble().as_deref(), Some("it is full still"));
         outbox.trouble.held().as_mut().unwrap().again_at = Instant::now();
         assert!(outbox.must_resend());
+        outbox.begin_resend();
         sent();
+        outbox.resending.store(false, Ordering::Release);
         assert!(outbox.trouble().is_some(), "it may come back");
         outbox.ended(weight);
         assert_eq!(outbox.trouble(), None);

@@ -42,34 +42,38 @@ impl Pausing {
         let who = match &*self.behind.held() {
             None => "paused by a person".to_owned(),
             Some(event) => format!(
-                "stopped because {event} can't be handled and `on_failure` is \"stop\": replay or discard its dead letter"
+                "stopped because {event} was dead-lettered and `on_failure` is \"stop\": replay or discard its dead letter"
             ),
         };
         format!("{who}; `wasmill subscriptions resume {}` resumes it", self.subscription)
     }
 
-    /// Pauses or resumes the subscription for a person. This blocks.
+    /// Pauses or resumes the subscription for a person: first durably, then for its threads. This blocks.
     pub(super) fn set(&self, paused: bool) -> Result<(), store::Error> {
-        self.set_behind(paused, None)
-    }
-
-    /// Pauses the subscription because an event can't be handled. This blocks.
-    pub(super) fn stop_behind(&self, event: &RecordedEvent) -> Result<(), store::Error> {
-        self.set_behind(true, Some(format!("event {}", event.position)))
-    }
-
-    /// Changes the state first durably, then for the subscription's threads.
-    fn set_behind(&self, paused: bool, behind: Option<String>) -> Result<(), store::Error> {
-        let now = Clock::system().now_ms();
-        let value = paused.then(|| match &behind {
-            None => now.to_string(),
-            Some(event) => format!("{now} {event}"),
-        });
+        let mut behind = self.behind.held();
+        let value = paused.then(|| Clock::system().now_ms().to_string());
         ack::wait(|ack| self.store.set_fact(&fact(&self.subscription), value, ack))?;
-        *self.behind.held() = behind;
+        *behind = None;
         self.is_paused.store(paused, Ordering::Release);
         let now = if paused { "paused" } else { "resumed" };
         tracing::info!("subscription {} is {now}", self.subscription);
         Ok(())
     }
+
+    /// Returns the fact that the subscription is stopped behind an event. The step that dead-letters the event keeps it.
+    pub(super) fn stop_fact(&self, event: &RecordedEvent) -> (String, String) {
+        (fact(&self.subscription), format!("{} {}", Clock::system().now_ms(), place(event)))
+    }
+
+    /// Stops the subscription's threads, after the step that dead-letters the event.
+    pub(super) fn has_stopped_behind(&self, event: &RecordedEvent) {
+        let mut behind = self.behind.held();
+        *behind = Some(place(event));
+        self.is_paused.store(true, Ordering::Release);
+        tracing::warn!("subscription {} is stopped behind {}, as the manifest says", self.subscription, place(event));
+    }
+}
+
+fn place(event: &RecordedEvent) -> String {
+    format!("event {}", event.position)
 }

@@ -48,6 +48,7 @@ impl Again<'_> {
             messages,
             dead_letters,
             key: None,
+            fact: None,
         };
         let advanced = ack::wait(|ack| self.store.advance(step, ack))?;
         self.outbox.send(advanced.commands);

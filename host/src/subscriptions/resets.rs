@@ -27,6 +27,8 @@ pub struct Reset {
 pub(super) struct ResetRequest {
     /// The place where the subscription shall resume.
     pub(super) to: Start,
+    /// What identifies the request.
+    ticket: u64,
     pub(super) ack: Ack<Result<Reset, Error>>,
 }
 
@@ -35,18 +37,29 @@ pub(super) struct ResetRequest {
 pub(super) struct Resets(Mutex<Option<ResetRequest>>);
 
 impl Resets {
-    /// Asks for a reset, and waits for it. This blocks. A request that was not taken yet is replaced, and its sender is
-    /// told so.
+    /// Asks for a reset, and waits for it. This blocks. It is refused while another one waits.
     pub(super) fn ask(&self, to: Start, wake: impl FnOnce()) -> Result<Reset, Error> {
         let (sender, answer) = crossbeam_channel::bounded(1);
         let ack = Ack::new(move |result| drop(sender.send(result)));
-        drop(self.0.held().replace(ResetRequest { to, ack }));
+        let ticket = {
+            let mut waiting = self.0.held();
+            if waiting.is_some() {
+                return Err(Error::Failed("another reset of this subscription waits: try again after it".to_owned()));
+            }
+            let ticket = fastrand::u64(..);
+            *waiting = Some(ResetRequest { to, ticket, ack });
+            ticket
+        };
         wake();
         answer.recv_timeout(ANSWER_TIME_MAX).unwrap_or_else(|_| {
-            drop(self.0.held().take());
+            // The lock is released before the request is dropped, which gives its acknowledgement.
+            let own = self.0.held().take_if(|waiting| waiting.ticket == ticket);
+            let then = match own {
+                Some(_) => "nothing was reset",
+                None => "the reset may still be done, and `wasmill subscriptions list` shows it",
+            };
             Err(Error::Failed(format!(
-                "the subscription's thread did not take the request within {ANSWER_TIME_MAX:?}: `wasmill status` says what it \
-                 does; nothing was reset"
+                "the subscription's thread did not answer within {ANSWER_TIME_MAX:?}, `wasmill status` says why; {then}"
             )))
         })
     }

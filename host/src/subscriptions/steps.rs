@@ -71,8 +71,14 @@ impl Steps {
         if self.under_way.is_empty() { self.stored.max(looked_at) } else { self.stored }
     }
 
-    /// Hands a step to the store: its effects, and what becomes of a key. This waits while too many are under way.
-    pub(super) fn take(&mut self, to: Position, effects: Outgoing, key: Option<KeyChange>) -> Result<(), Error> {
+    /// Hands a step to the store: its effects, what becomes of a key, and a fact. This waits while too many are under way.
+    pub(super) fn take(
+        &mut self,
+        to: Position,
+        effects: Outgoing,
+        key: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<(), Error> {
         let Outgoing { commands, messages, dead_letters } = effects;
         let bytes =
             commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
@@ -83,6 +89,7 @@ impl Steps {
             messages,
             dead_letters,
             key,
+            fact,
         };
         // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();

@@ -15,6 +15,7 @@ use crate::model::{Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
 use crate::store::{Error, KeyChange, KeyState, Reached, Step};
+use crate::supervise::Held as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -36,6 +37,8 @@ pub(super) struct SubscriptionWorker {
     follower: Follower,
     steps: Steps,
     keys: HeldKeys,
+    /// Whether an event failed whose key could not be held.
+    needs_key: bool,
     /// The checkpoint at which the subscription is held up because the store has no room for another dead letter, and
     /// the store's error. The next event is retried meanwhile, but the error to show is the store's, not the guest's.
     no_room: Option<(Position, String)>,
@@ -55,7 +58,7 @@ impl SubscriptionWorker {
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), shared.store.clone(), shared.outbox.clone());
-        Ok(Self { name, handler, filter, options, shared, follower, steps, keys, no_room: None })
+        Ok(Self { name, handler, filter, options, shared, follower, steps, keys, needs_key: false, no_room: None })
     }
 
     /// Restarts after a panic. It waits for the steps in flight, because only then it is known what is durable.
@@ -114,10 +117,6 @@ impl SubscriptionWorker {
                 self.steps.finish()?;
                 self.resend()?;
             }
-            if self.keys.is_full() {
-                self.wait_for_keys();
-                continue;
-            }
             if let Some(answer) = self.wait(reached) {
                 if let Some(answer) = answer {
                     self.steps.end(answer)?;
@@ -138,7 +137,7 @@ impl SubscriptionWorker {
             }
             // Unwanted events and those of held keys need no step of their own.
             if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {
-                self.steps.take(page.reached, Outgoing::default(), None)?;
+                self.steps.take(page.reached, Outgoing::default(), None, None)?;
             }
             reached = self.steps.planned().max(page.reached);
             self.keys.left_through(reached);
@@ -171,7 +170,9 @@ impl SubscriptionWorker {
                     Some(last) if last > seen || seen > reached => self.keys.go_on(stream),
                     Some(_) => {
                         let change = KeyChange { stream: stream.clone(), from: Some(next), to: KeyState::Free };
-                        self.steps.take(reached.max(self.steps.planned()), Outgoing::default(), Some(change))?;
+                        self.steps.take(reached.max(self.steps.planned()), Outgoing::default(), Some(change), None)?;
+                        // Later steps may begin where this one ends, so they would not fail with it.
+                        self.steps.finish()?;
                         self.keys.free(stream);
                     }
                 },
@@ -179,28 +180,36 @@ impl SubscriptionWorker {
                     return Err(Error::Failed(reason));
                 }
                 KeyAnswer::Moved { .. } => {}
+                KeyAnswer::Lost(reason) => return Err(Error::Failed(reason)),
             }
         }
         Ok(())
     }
 
-    /// Waits because no more keys can be held.
+    /// Waits because an event failed and no more keys can be held. The event is tried again afterwards.
     fn wait_for_keys(&mut self) {
-        self.shared.progress.is_because(
-            State::Retrying,
-            format!(
-                "{HELD_KEYS_MAX} keys are held, the most that a subscription may hold: repair the plugin, or replay or \
-                 discard dead letters with `wasmill dead-letters`"
-            ),
-        );
+        self.needs_key = true;
+        self.show(self.steps.planned());
         self.follower.pause(LOOK);
+    }
+
+    /// Returns why no event that fails can be held, if one has failed.
+    fn keys_are_full(&mut self) -> Option<String> {
+        self.needs_key &= self.keys.is_full();
+        self.needs_key.then(|| {
+            format!(
+                "an event failed, and {HELD_KEYS_MAX} keys are held, the most that a subscription may hold: repair the \
+                 plugin, or replay or discard dead letters with `wasmill dead-letters`"
+            )
+        })
     }
 
     fn show(&mut self, reached: Position) {
         let stored = self.steps.stored();
         self.no_room.take_if(|(checkpoint, _)| stored > *checkpoint);
         let no_room = self.no_room.as_ref().map(|(_, reason)| reason.clone());
-        match no_room.or_else(|| self.shared.outbox.trouble()) {
+        let reason = no_room.or_else(|| self.keys_are_full());
+        match reason.or_else(|| self.shared.outbox.trouble()) {
             Some(reason) => self.shared.progress.is_because(State::Retrying, reason),
             None if reached < self.follower.head() => self.shared.progress.is(State::CatchingUp),
             None => self.shared.progress.is(State::Following),
@@ -211,7 +220,7 @@ impl SubscriptionWorker {
     /// checkpoint is moved to `reached`, so that the subscription stays at the same place over a restart.
     fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
         if reached > self.steps.planned() {
-            self.steps.take(reached, Outgoing::default(), None)?;
+            self.steps.take(reached, Outgoing::default(), None, None)?;
         }
         self.steps.finish()?;
         self.shared.progress.reach(self.steps.done(reached));
@@ -232,33 +241,48 @@ impl SubscriptionWorker {
             None => {
                 self.steps.begin(Position(0));
                 let start = self.options.start.checkpoint(self.follower.head());
-                self.steps.take(start, Outgoing::default(), None)?;
+                self.steps.take(start, Outgoing::default(), None, None)?;
                 self.steps.finish()?;
             }
         }
+        // A replay that has just released a key sends its commands before those of later events.
+        let replays = self.shared.replays.clone();
+        let _none = replays.held();
         let held = self.follower.reader().held_keys(&self.name)?;
         self.keys.restart(held, self.steps.planned());
         Ok(self.steps.planned())
     }
 
     fn resend(&mut self) -> Result<(), Error> {
-        let pending = self.follower.reader().pending_commands(&self.name)?;
-        if !pending.is_empty() {
-            tracing::info!("subscription {}: {} commands of the outbox are sent again", self.name, pending.len());
+        let count = self.shared.outbox.resend()?;
+        if count > 0 {
+            tracing::info!("subscription {}: {count} commands of the outbox are sent again", self.name);
         }
-        self.shared.outbox.send(pending);
         Ok(())
     }
 
     /// Processes a page as a whole, without the events of held keys. If that fails, it processes the events before the
-    /// failing one, then that event alone, then the rest. A call whose events did not all succeed has no effects. If an
-    /// event fails alone, its key is held. Returns false if the page is not finished because the host stops or a person
-    /// has paused the subscription.
+    /// failing one, and holds the key of that event. Then it processes the rest. If it is not known which event failed, it
+    /// tries fewer. A call whose events did not all succeed has no effects. Returns false if the page is not
+    /// finished, because the host stops, a person has paused or reset the subscription, or no more keys can be held.
     fn deliver(&mut self, mut events: Vec<RecordedEvent>, reached: Position) -> Result<bool, Error> {
         self.keys.leave(&mut events);
         let mut count = self.handler.list(events.len());
         let mut held_up = 0;
+        // An event that is known to fail, once those before it are processed.
+        let mut failed: Option<(Position, Unhandled)> = None;
         while !events.is_empty() && !self.stands_still() {
+            if let Some((_, unhandled)) = failed.take_if(|(position, _)| *position == events[0].position) {
+                if self.keys.is_full() {
+                    self.wait_for_keys();
+                    return Ok(false);
+                }
+                let to = if events.len() == 1 { reached } else { events[0].position };
+                self.hold(&events.remove(0), to, unhandled)?;
+                self.keys.leave(&mut events);
+                count = self.handler.list(events.len());
+                continue;
+            }
             let part = &events[..count];
             let to = if count == events.len() { reached } else { part[count - 1].position };
             match self.handler.events(part) {
@@ -271,12 +295,13 @@ impl SubscriptionWorker {
                     self.held_up(&reason, held_up)?;
                     continue;
                 }
-                Err(unhandled) if count == 1 => {
-                    self.hold(&events.remove(0), to, unhandled)?;
-                    self.keys.leave(&mut events);
-                }
                 Err(unhandled) => {
-                    count = unhandled.fewer(count);
+                    // A guest may name an event that it did not get.
+                    let index = if count == 1 { Some(0) } else { unhandled.index().filter(|index| *index < count) };
+                    count = index.unwrap_or_else(|| unhandled.fewer(count)).clamp(1, count);
+                    if let Some(event) = index.and_then(|index| events.get(index)) {
+                        failed = Some((event.position, unhandled));
+                    }
                     continue;
                 }
             }
@@ -290,7 +315,7 @@ impl SubscriptionWorker {
     }
 
     /// Moves the checkpoint for a person, after all steps under way. Returns where the subscription resumes.
-    fn reset(&mut self, ResetRequest { to, ack }: ResetRequest) -> Result<Position, Error> {
+    fn reset(&mut self, ResetRequest { to, ack, .. }: ResetRequest) -> Result<Position, Error> {
         self.steps.finish()?;
         let from = self.steps.stored();
         let to = to.checkpoint(self.follower.head());
@@ -301,6 +326,7 @@ impl SubscriptionWorker {
             messages: Vec::new(),
             dead_letters: Vec::new(),
             key: None,
+            fact: None,
         };
         let moved = ack::wait(|ack| self.shared.store.advance(step, ack));
         match &moved {
@@ -308,6 +334,9 @@ impl SubscriptionWorker {
             Err(error) => tracing::error!("subscription {} can't be reset to position {to}: {error}", self.name),
         }
         let resumes = self.begin();
+        if let Ok(position) = resumes {
+            self.shared.progress.reach(self.steps.done(position));
+        }
         ack.give(moved.map(|_| Reset { from, to }));
         resumes
     }
@@ -347,9 +376,15 @@ impl SubscriptionWorker {
         retry: Option<FirstAttempt>,
     ) -> Result<(), Error> {
         let change = KeyChange { stream: event.stream.clone(), from: None, to: state };
-        self.steps.take(to, effects, Some(change))?;
+        let is_behind = matches!(state, KeyState::BehindDeadLetter(_));
+        let stops = is_behind && self.options.on_failure == OnFailure::Stop;
+        let fact = stops.then(|| self.shared.pausing.stop_fact(event));
+        self.steps.take(to, effects, Some(change), fact)?;
         // The commands of the key's earlier events are sent before the key worker sends further ones.
         self.steps.finish()?;
+        if stops {
+            self.shared.pausing.has_stopped_behind(event);
+        }
         self.keys.hold(event, retry);
         Ok(())
     }
@@ -364,18 +399,18 @@ impl SubscriptionWorker {
     /// Makes the effects durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
         let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
-        self.steps.take(reached, outgoing.logged(&self.name), None)
+        self.steps.take(reached, outgoing.logged(&self.name), None, None)
     }
 
     fn dead_letter(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
         let letter = failed_event(&self.name, event, reason);
         let effects = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
         match self.options.on_failure {
-            OnFailure::Pass => return self.steps.take(to, effects, None),
-            OnFailure::HoldKey => {}
-            OnFailure::Stop => self.shared.pausing.stop_behind(event)?,
+            OnFailure::Pass => self.steps.take(to, effects, None, None),
+            OnFailure::HoldKey | OnFailure::Stop => {
+                self.hold_key(event, to, effects, KeyState::BehindDeadLetter(event.version), None)
+            }
         }
-        self.hold_key(event, to, effects, KeyState::BehindDeadLetter(event.version), None)
     }
 
     /// Switches to new code, if there is any.

@@ -50,6 +50,7 @@ fn fill(store: &dyn EventStore, topic: &str) {
             messages,
             dead_letters: Vec::new(),
             key: None,
+            fact: None,
         };
         ack::wait(|ack| store.advance(step, ack)).expect("the store takes the step");
     }

@@ -142,6 +142,35 @@ pub fn a_malformed_command_is_settled_and_dead_lettered_once<P: Place>() {
     assert_eq!(super::requests::letters(&*store, 10).1, 1);
 }
 
+/// Checks also that a retry that is refused again leaves the dead letter with the newest reason.
+pub fn a_refused_command_is_dead_lettered_if_it_asks_for_it<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let refused = |reason: &str| Decision::Rejected(reason.to_owned());
+    let command = |number| Command { dead_letters_refusal: true, ..numbered(&order("key"), LEDGER, number) };
+    drop(append(&*store, numbered(&order("key"), LEDGER, 0), ExpectedVersion::Any, refused("no")));
+    assert_eq!(super::requests::letters(&*store, 10).1, 0, "it did not ask for it");
+    for _ in 0..3 {
+        drop(append(&*store, command(1), ExpectedVersion::Any, refused("too late")));
+    }
+    let reason = || {
+        let (letters, total) = super::requests::letters(&*store, 10);
+        assert_eq!((total, &*letters[0].consumer), (1, "baskets"));
+        letters[0].reason.clone()
+    };
+    assert!(reason().contains("rejected: too late"), "{}", reason());
+    assert_eq!(ledger(&*store), (2, vec![]));
+    assert_eq!(reader(&*store).tallies().unwrap()[0].rejected, 2);
+    let again = |decision| {
+        let again = Command { origin: Some(dead_letter_origin(1)), ..command(1) };
+        append(&*store, again, ExpectedVersion::Any, decision).unwrap();
+    };
+    again(refused("much too late"));
+    assert!(reason().contains("rejected: much too late"), "{}", reason());
+    again(happened(1));
+    assert_eq!(super::requests::letters(&*store, 10).1, 0);
+}
+
 /// Checks a record that can't become a command.
 pub fn dead_lettering_settles_its_origin_and_happens_once<P: Place>() {
     let place = P::new();

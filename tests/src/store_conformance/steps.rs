@@ -378,6 +378,7 @@ pub fn a_key_is_held_once_and_moves_by_compare_and_set<P: Place>() {
     assert_eq!(held(&*store), [("order/1".to_owned(), 3, None)]);
     assert_eq!(pending(&*store), [(0, "c1".to_owned())]);
     advance(&*store, key_step(&order(2), None, to)).unwrap();
+    advance(&*store, step("other", Position(0), Position(0))).unwrap();
     advance(&*store, Step { subscription: "other".into(), ..key_step(&key, None, to) }).unwrap();
     advance(&*store, key_step(&key, Some(3), KeyState::Free)).unwrap();
     assert_eq!(held(&*store), [("order/2".to_owned(), 1, None)]);
@@ -441,6 +442,7 @@ pub fn a_reset_moves_a_checkpoint_anywhere_and_frees_all_keys<P: Place>() {
     let sends = Step { commands: commands([1]), ..step("warehouse", Position(0), Position(3)) };
     advance(&*store, sends).unwrap();
     advance(&*store, key_step(&order(1), None, KeyState::Retried(Version(2)))).unwrap();
+    advance(&*store, step("other", Position(0), Position(0))).unwrap();
     advance(&*store, Step { subscription: "other".into(), ..key_step(&order(1), None, KeyState::Retried(Version(2))) })
         .unwrap();
     let reset = |store: &dyn EventStore, to: Position| {

@@ -161,7 +161,7 @@ fn a_subscription_stops_behind_a_dead_letter_if_the_manifest_says_so() {
         count(&host, then, then);
         let stopped = host.until("it has stopped", |status| subscription(status)["state"] == "paused");
         let reason = subscription(&stopped)["error"].as_str().expect("a reason").to_owned();
-        assert!(reason.contains("can't be handled") && reason.contains("resume misbehaving"), "{reason}");
+        assert!(reason.contains("was dead-lettered") && reason.contains("resume misbehaving"), "{reason}");
         host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == letters);
         count(&host, then, "Note");
         count(&host, "b", "Note");
@@ -284,9 +284,11 @@ fn a_reset_lets_a_subscription_resume_from_another_place_with_all_keys_free() {
     assert_eq!(host.post("/v1/subscriptions/nobody/reset", &json!({ "to": "now" }), &[]).status, 404);
     until_held(&host, 1, 1);
 
-    // Past the event that does not decode, and past the one that is retried.
-    let moved = reset(json!(3));
-    assert_eq!((moved.status, &moved.body["to"]), (200, &json!(2)), "{moved:?}");
+    // Past the event that does not decode.
+    let third = host.events("misbehaving.Counted").into_iter().find(|event| event["payload"]["count"] == 3);
+    let third = third.expect("it is recorded")["position"].as_u64().expect("a position");
+    let moved = reset(json!(third));
+    assert_eq!((moved.status, &moved.body["to"]), (200, &json!(third - 1)), "{moved:?}");
     host.until("a is noted on", |_| notes(&host)["a"] == [1, 3, 4]);
     until_held(&host, 1, 0);
     let newest = reset(json!("now"));
@@ -305,5 +307,51 @@ fn a_reset_lets_a_subscription_resume_from_another_place_with_all_keys_free() {
     assert_eq!(host.post("/v1/subscriptions/misbehaving/resume", &Value::Null, &[]).status, 200);
     host.until("what follows from all events is there again", |_| notes(&host)["a"] == [1, 3, 4, 1]);
     until_held(&host, 1, 1);
+    host.stop();
+}
+
+#[test]
+fn keys_go_on_after_a_panic_of_the_thread_that_retries_their_events() {
+    let setting = Setting::new(&manifest("attempts_max = 1000\nbackoff_ms = 1\nbackoff_max_ms = 5\n"));
+    // The rounds differ in what the thread has just done: taken a key, tried an event, or answered for a key.
+    let panics = [2, 5, 9, 14, 20, 33, 51, 67].map(|round| format!("keys-misbehaving:{round}")).join(",");
+    let host = setting.start_with(&[], vec![("WASMILL_PANIC_AT", panics.into())]);
+    count(&host, "waits", "CannotDecode");
+    count(&host, "waits", "Note");
+    for key in 0..12 {
+        for then in ["Note", "NoteAtThird", "Note", "NoteAtThird"] {
+            count(&host, &key.to_string(), then);
+        }
+    }
+    host.until("all others are noted", |_| notes(&host).values().map(Vec::len).sum::<usize>() == 12 * 4);
+    assert_eq!(discard_all(&host), 1);
+    host.until("nothing is held", |status| {
+        let subscription = subscription(status);
+        subscription["retried_keys"] == 0 && subscription["waiting_keys"] == 0
+    });
+    let noted = notes(&host);
+    assert_eq!(noted["waits"], [2]);
+    assert!((0..12).all(|key| noted[&key.to_string()] == [1, 2, 3, 4]), "{noted:?}");
+    host.until_logged("of a panic", |line| line.contains("WASMILL_PANIC_AT asked for it"));
+    host.stop();
+}
+
+#[test]
+fn a_guest_that_names_an_event_beyond_its_list_fails_at_each_event_alone() {
+    // It refuses the event with the index 4,294,967,295.
+    const BEYOND: &str = "(i32.store (i32.const 2000) (i32.const 1)) (i32.store (i32.const 2008) (i32.const -1))
+         (i32.store (i32.const 2016) (i32.const 1)) (i32.store (i32.const 2024) (i32.const 1032))
+         (i32.store (i32.const 2028) (i32.const 4)) (i32.const 2000)";
+    let setting = Setting::new("[plugins.busy]\nfile = \"busy.wasm\"\n[plugins.follower]\nfile = \"follower.wasm\"\n");
+    setting.write("busy.wasm", aggregate("busy", &[]));
+    setting.write("follower.wasm", subscriber("busy.*", &[("handle", BEYOND)]));
+    let host = setting.start();
+    assert_eq!(host.post("/v1/subscriptions/follower/pause", &Value::Null, &[]).status, 200);
+    for id in 0..5 {
+        assert_eq!(host.send("busy", &id.to_string(), "Go", &Value::Null).status, 200);
+    }
+    assert_eq!(host.post("/v1/subscriptions/follower/resume", &Value::Null, &[]).status, 200);
+    until_held(&host, 0, 5);
+    assert_eq!(host.status()["dead_letters"]["total"], 5);
     host.stop();
 }

@@ -219,7 +219,7 @@ const PUBLISH_ALL: &str = "(local $sent i32) (loop $next
     (br_if $next (i32.lt_u (local.get $sent) (i32.const 90))))
     (i32.const 1200)";
 
-const SUBSCRIBERS: [Subscriber; 11] = [
+const SUBSCRIBERS: [Subscriber; 12] = [
     Subscriber("loops", ENDLESS, TOO_LONG),
     Subscriber("traps", "(unreachable)", "unreachable"),
     Subscriber("too-many-bytes", PUBLISH_ALL, "effects of more than 1048576 bytes in one call"),
@@ -235,6 +235,11 @@ const SUBSCRIBERS: [Subscriber; 11] = [
         "(call $publish (i32.const 9) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
         "names delivery 9 as its cause, of 1 delivered",
+    ),
+    Subscriber(
+        "begins-nothing",
+        "(call $begin (i32.const 9)) (i32.const 1200)",
+        "bus.begin names delivery 9, of 1 delivered",
     ),
     Subscriber(
         "topic-not-utf-8",

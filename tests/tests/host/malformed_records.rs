@@ -42,3 +42,30 @@ fn malformed_records_are_dead_lettered_and_the_partition_goes_on() {
     let shown = String::from_utf8(setting.wasmill(&["status", "--data", "data"]).stdout).expect("text");
     assert!(shown.contains("topic baskets partition 3 offset 4"), "{shown}");
 }
+
+#[test]
+fn a_refused_record_is_dead_lettered_if_its_source_says_so() {
+    const EMPTY: &[u8] =
+        br#"{"basket_id":"b","household_id":"1","store_id":"2","placed_at":"2017-01-01T11:53:26Z","items":[]}"#;
+    let setting = Setting::grocery();
+    let manifest = std::fs::read_to_string(setting.path("wasmill.toml")).expect("the manifest");
+    assert!(manifest.contains("[sources.baskets]"), "{manifest}");
+    setting.manifest(&manifest.replace("[sources.baskets]", "[sources.baskets]\nrejected = \"dead_letter\""));
+    let host = setting.start();
+    topic::produce(&host.brokers(), "baskets", 3, &[(Some(b"empty"), EMPTY), (Some(b"good"), GOOD)]);
+    assert_eq!(host.get("/v1/sources/baskets/wait?handled=2&timeout_ms=60000").body["handled"], 2);
+    host.drained();
+    let letter = host.get("/v1/dead-letters/1").body;
+    assert_eq!(letter["reason"], "command CreateOrder to order/empty: rejected: an order needs at least one item");
+    assert_eq!((&letter["consumer"], &letter["kind"]), (&json!("baskets"), &json!("command")), "{letter}");
+    let again = host.post("/v1/dead-letters/1/replay", &serde_json::Value::Null, &[]);
+    assert_eq!(again.status, 422, "{again:?}");
+    let status = host.status();
+    assert_eq!(status["dead_letters"]["total"], 1, "a retry that is refused again leaves it");
+    assert_eq!(
+        status["commands"][1]["rejected"].as_u64().or(status["commands"][0]["rejected"].as_u64()),
+        Some(2),
+        "{status:#}"
+    );
+    host.stop();
+}

@@ -1,6 +1,7 @@
 //! The event store on SQLite, and the shards in front of it, without a host around them.
 
 mod aggregate_races;
+mod failing_items;
 mod files;
 mod hostile_files;
 mod kills;

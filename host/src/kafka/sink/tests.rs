@@ -43,6 +43,7 @@ fn publish(folder: &Folder, messages: Vec<Message>) {
         messages,
         dead_letters: Vec::new(),
         key: None,
+        fact: None,
     };
     ack::wait(|ack| folder.store.advance(step, ack)).unwrap();
 }

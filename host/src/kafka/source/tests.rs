@@ -29,7 +29,13 @@ fn config(from: manifest::From) -> Config {
 fn settings(from: manifest::From) -> manifest::Source {
     let name = |name: &str| manifest::Name::Fixed(name.into());
     let (aggregate, command) = (name("order"), name("CreateOrder"));
-    let commands = manifest::Commands { aggregate, command, key: manifest::Key::Text, tombstone: None };
+    let commands = manifest::Commands {
+        aggregate,
+        command,
+        key: manifest::Key::Text,
+        tombstone: None,
+        rejected: manifest::Rejected::Count,
+    };
     manifest::Source {
         topics: vec![TOPIC.into()],
         target: manifest::Target::Commands(commands),

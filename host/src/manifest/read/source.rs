@@ -133,7 +133,7 @@ fn target(section: &mut Section<'_>) -> Option<Target> {
 }
 
 fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliveries> {
-    let of_commands = ["aggregate", "command", "key", "tombstone"].map(|key| section.get(key));
+    let of_commands = ["aggregate", "command", "key", "tombstone", "rejected"].map(|key| section.get(key));
     for entry in of_commands.into_iter().flatten() {
         entry.note("is for records that become commands, and stands beside `subscriber`: keep one of them");
     }
@@ -163,7 +163,9 @@ fn commands(section: &mut Section<'_>) -> Option<Commands> {
     let key = section.choice("key", &[("text", Key::Text), ("hex", Key::Hex), ("base64", Key::Base64)]);
     let tombstone = section.get("tombstone");
     let tombstone = tombstone.and_then(|entry| named_by(&entry, "the name of a command", Rule::Message));
-    Some(Commands { aggregate: aggregate?, command: command?, key, tombstone: tombstone.map(str::to_owned) })
+    let rejected = section.choice("rejected", &[("count", Rejected::Count), ("dead_letter", Rejected::DeadLetter)]);
+    let tombstone = tombstone.map(str::to_owned);
+    Some(Commands { aggregate: aggregate?, command: command?, key, tombstone, rejected })
 }
 
 fn topics(section: &mut Section<'_>) -> Option<Vec<String>> {

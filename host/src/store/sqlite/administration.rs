@@ -97,7 +97,7 @@ impl Writer {
         Ok(())
     }
 
-    fn set_fact(&self, name: &str, value: Option<&str>) -> Result<(), Error> {
+    pub(super) fn set_fact(&self, name: &str, value: Option<&str>) -> Result<(), Error> {
         let changed = match value {
             Some(value) => self
                 .connection

@@ -81,6 +81,9 @@ impl Writer {
                 (appended, outcome)
             }
             Decision::Rejected(reason) => {
+                if command.dead_letters_refusal {
+                    self.dead_letter_command(batch, &command, &format!("rejected: {reason}"))?;
+                }
                 batch.tally(&command)[1] += 1;
                 (self.nothing(), Outcome::Rejected { reason })
             }
@@ -90,7 +93,12 @@ impl Writer {
                 (self.nothing(), Outcome::Malformed { reason })
             }
         };
-        if let (Some(origin), false) = (&command.origin, matches!(outcome, Outcome::Malformed { .. })) {
+        let is_dead_lettered = match outcome {
+            Outcome::Malformed { .. } => true,
+            Outcome::Rejected { .. } => command.dead_letters_refusal,
+            _ => false,
+        };
+        if let (Some(origin), false) = (&command.origin, is_dead_lettered) {
             self.settle(origin)?;
         }
         if let Some(fingerprint) = fingerprint {

@@ -25,7 +25,7 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, dead_letters, key } = step;
+        let Step { subscription, reached, mut commands, messages, dead_letters, key, fact } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         if let Some(change) = &key {
@@ -54,6 +54,9 @@ impl Writer {
         if let Some(change) = &key {
             held_keys::apply(&self.connection, &subscription, change, self.newest_dead_letter)?;
             fault::at(FaultPoint::KeyChanged);
+        }
+        if let Some((name, text)) = &fact {
+            self.set_fact(name, Some(text))?;
         }
         Ok(Advanced { commands })
     }

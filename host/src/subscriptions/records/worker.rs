@@ -244,7 +244,7 @@ impl<H: TakesRecords> RecordWorker<H> {
                     self.held_up(reason, held_up);
                     continue;
                 }
-                Err(unhandled) if count == 1 => {
+                Err(unhandled) if count == 1 || unhandled.index() == Some(0) => {
                     let failed = rest.pop(1).expect("it was just handled");
                     self.failed(failed, 1, unhandled);
                     let mut free = Runs::default();
@@ -359,6 +359,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             messages: Vec::new(),
             dead_letters: Vec::new(),
             key: None,
+            fact: None,
         };
         fill(&mut step);
         self.number += 1;
@@ -408,20 +409,13 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Sends the commands that are durable and not settled, in order.
     fn resend(&mut self) {
-        let pending =
-            self.shared.store.reader().and_then(|mut reader| reader.pending_commands(&self.shared.subscription));
-        match pending {
-            Ok(pending) => {
-                if !pending.is_empty() {
-                    let (source, count) = (&self.options.source, pending.len());
-                    tracing::info!("source {source}: {count} commands of its subscriber are sent again");
-                }
-                self.shared.outbox.send(pending);
+        match self.shared.outbox.resend() {
+            Ok(0) => {}
+            Ok(count) => {
+                let source = &self.options.source;
+                tracing::info!("source {source}: {count} commands of its subscriber are sent again");
             }
-            Err(error) => {
-                self.is(State::Retrying, Some(error.to_string()));
-                self.shared.outbox.resend_later();
-            }
+            Err(error) => self.is(State::Retrying, Some(error.to_string())),
         }
     }
 

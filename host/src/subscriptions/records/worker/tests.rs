@@ -45,7 +45,7 @@ impl TakesRecords for Publishes {
                 && *left > 0
             {
                 *left -= 1;
-                return Err(Unhandled::Trap("a scripted failure".into()));
+                return Err(Unhandled::Trap("a scripted failure".into(), None));
             }
         }
         let mut effects = Effects::default();
@@ -161,6 +161,7 @@ fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
         messages: Vec::new(),
         dead_letters: Vec::new(),
         key: None,
+        fact: None,
     };
     ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
