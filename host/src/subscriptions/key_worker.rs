@@ -251,7 +251,10 @@ impl KeyWorker {
             // More is to be looked at. Other keys come first.
             None => Ok(()),
             Some([]) => self.handled(stream),
-            Some(events) => Ok(self.handle(stream, events)),
+            Some(events) => {
+                self.handle(stream, events);
+                Ok(())
+            }
         });
         if let Err(error) = done {
             self.held_up(stream, &error.to_string());

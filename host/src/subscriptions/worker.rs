@@ -128,12 +128,10 @@ impl SubscriptionWorker {
             }
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
-            if !page.events.is_empty() {
-                if !self.deliver(page.events, page.reached)? {
-                    // Unwanted events before the page needed no step, so `reached` may be further than the steps.
-                    reached = self.steps.planned().max(reached);
-                    continue;
-                }
+            if !page.events.is_empty() && !self.deliver(page.events, page.reached)? {
+                // Unwanted events before the page needed no step, so `reached` may be further than the steps.
+                reached = self.steps.planned().max(reached);
+                continue;
             }
             // Unwanted events and those of held keys need no step of their own.
             if page.reached.0 > self.steps.planned().0 + IDLE_STRIDE {

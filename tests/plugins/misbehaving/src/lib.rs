@@ -140,7 +140,7 @@ impl Subscriber for Grumbler {
             }
             Then::NoteAtThird if tries(id, count) < 3 => Err(Failure::retry(Duration::ZERO, "not yet")),
             Then::Note | Then::NoteAtThird => {
-                Ok(outbox.send("misbehaving", &format!("notes-{id}"), &Command::Note { count })?)
+                Ok(outbox.send("misbehaving", format!("notes-{id}"), &Command::Note { count })?)
             }
             Then::Loop => loop {
                 std::hint::black_box(count);
