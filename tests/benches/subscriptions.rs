@@ -13,7 +13,6 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use wasmill::ack::{self, Ack};
 use wasmill::aggregates::Aggregates;
-use wasmill::backoff::Backoff;
 use wasmill::filter::Filter;
 use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot};
@@ -26,15 +25,18 @@ use wasmill_tests::report::{Budget, Report, middle, rounds};
 
 /// Number of events in each store.
 const EVENTS: u64 = 200_000;
+/// Number of events while one key is held. The pauses between attempts grow, so a run must take seconds to show what an
+/// event that never ends costs in the long run.
+const LONG: u64 = 1_500_000;
 /// Divisor of the events: this share is not timed. In it a subscription creates its guest, and an event that never ends
-/// exceeds its time twice before its key is held.
+/// exceeds its time once before its key is held.
 const LEAD: u64 = 10;
 /// Number of measurements of one thing.
 const ROUNDS: usize = 11;
+/// Number of long measurements of one thing.
+const LONG_ROUNDS: usize = 5;
 /// Time of one call of the subscriber. An event that never ends takes all of it at each attempt.
 const EVENT_TIME: Duration = Duration::from_millis(100);
-/// Pauses between the attempts at an event that never ends.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(100) };
 /// Number of steps of the native loop that are handed to the store and not answered, as in a subscription.
 const STEPS_IN_FLIGHT: u64 = 16;
 /// Longest wait for the events of one measurement.
@@ -64,9 +66,8 @@ enum Then {
 
 fn main() {
     let bench = Bench::new();
-    let [one, hundred, many] = [1, 100, 100_000].map(|keys| FilledStore::new(keys, Then::Nothing));
-    let poisoned = FilledStore::new(100, Then::Loop);
-    let [one_native, one, hundred_native, hundred, many_native, many, poisoned] = rounds(
+    let [one, hundred, many] = [1, 100, 100_000].map(|keys| FilledStore::new(EVENTS, keys, Then::Nothing));
+    let [one_native, one, hundred_native, hundred, many_native, many] = rounds(
         ROUNDS,
         [
             &mut || bench.native(&one),
@@ -75,14 +76,15 @@ fn main() {
             &mut || bench.hosted(&hundred),
             &mut || bench.native(&many),
             &mut || bench.hosted(&many),
-            &mut || bench.hosted(&poisoned),
         ],
     );
+    let [healthy, poisoned] = [Then::Nothing, Then::Loop].map(|first| FilledStore::new(LONG, 100, first));
+    let [healthy, poisoned] = rounds(LONG_ROUNDS, [&mut || bench.hosted(&healthy), &mut || bench.hosted(&poisoned)]);
     let mut report = Report::default();
     judge(&mut report, "subscriptions/keys-1", &one, &one_native, 0.4);
     judge(&mut report, "subscriptions/keys-100", &hundred, &hundred_native, 0.4);
     judge(&mut report, "subscriptions/keys-100000", &many, &many_native, 0.4);
-    judge(&mut report, "subscriptions/poisoned", &poisoned, &hundred, 0.9);
+    judge(&mut report, "subscriptions/poisoned", &poisoned, &healthy, 0.9);
     report.write();
 }
 
@@ -105,7 +107,7 @@ impl Bench {
         let catalog = Catalog::open(compiler, [(PLUGIN, built::plugin(PLUGIN), limits)])
             .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
-        let options = Options { attempts_max: u32::MAX, backoff: BACKOFF, ..Options::default() };
+        let options = Options { attempts_max: u32::MAX, ..Options::default() };
         Self { options, runtime: runtime.expect("a runtime"), catalog }
     }
 
@@ -120,7 +122,7 @@ impl Bench {
         let subscription = Subscription::start(self.slot(), options, store, aggregates, runtime)
             .expect("a subscription")
             .expect("the plugin subscribes");
-        let rate = self.rate(subscription.reached());
+        let rate = self.rate(subscription.reached(), filled.events);
         let status = subscription.status();
         assert_eq!((status.retried_keys, status.waiting_keys), (*held_keys, 0), "{status:?}");
         subscription.stop();
@@ -134,17 +136,17 @@ impl Bench {
         let filter = self.slot().current().subscriber_filter();
         let rate = thread::scope(|scope| {
             scope.spawn(|| native_loop(&*filled.store, &filter, self.options.batch_max, handled));
-            self.rate(reached)
+            self.rate(reached, filled.events)
         });
         filled.forget(NATIVE);
         rate
     }
 
     /// Returns the positions per second by which a checkpoint moves, without the lead.
-    fn rate(&self, mut reached: watch::Receiver<Position>) -> f64 {
-        let lead = self.wait_for(&mut reached, EVENTS / LEAD);
+    fn rate(&self, mut reached: watch::Receiver<Position>, events: u64) -> f64 {
+        let lead = self.wait_for(&mut reached, events / LEAD);
         let began = Instant::now();
-        let all = self.wait_for(&mut reached, EVENTS);
+        let all = self.wait_for(&mut reached, events);
         (all - lead) as f64 / began.elapsed().as_secs_f64()
     }
 
@@ -204,6 +206,7 @@ struct FilledStore {
     /// No aggregates, because the subscriber sends no commands.
     aggregates: Arc<Aggregates>,
     store: Arc<dyn EventStore>,
+    events: u64,
     keys: u64,
     /// Number of keys whose first event never ends: one or none.
     held_keys: u64,
@@ -214,17 +217,17 @@ struct FilledStore {
 impl FilledStore {
     /// Fills a new store with events of this many keys in turn. The subscriber does nothing with an event, except what
     /// `first` says with the first one.
-    fn new(keys: u64, first: Then) -> Self {
+    fn new(events: u64, keys: u64, first: Then) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let open = || SqliteStore::open(&folder.path().join(FILE_NAME), sqlite::Options::default()).expect("a store");
         let filled = open();
-        fill(&filled, keys, first);
+        fill(&filled, events, keys, first);
         // The newest events are in memory until the store is closed. From now on all are read from the file.
         drop(filled);
         let store: Arc<dyn EventStore> = Arc::new(open());
-        assert_eq!(store.head().borrow().0, EVENTS, "each event has a position, and nothing else has one");
+        assert_eq!(store.head().borrow().0, events, "each event has a position, and nothing else has one");
         let aggregates = Arc::new(Aggregates::start([], &store).expect("no shards"));
-        Self { aggregates, store, keys, held_keys: u64::from(first == Then::Loop), _folder: folder }
+        Self { aggregates, store, events, keys, held_keys: u64::from(first == Then::Loop), _folder: folder }
     }
 
     /// Removes the progress of a subscription, so that the next one of its name begins with the first event.
@@ -234,10 +237,10 @@ impl FilledStore {
     }
 }
 
-fn fill(store: &dyn EventStore, keys: u64, first: Then) {
+fn fill(store: &dyn EventStore, events: u64, keys: u64, first: Then) {
     let streams: Vec<_> = (0..keys).map(|key| StreamId::new(PLUGIN, format!("key-{key}"))).collect();
     let (done, finished) = crossbeam_channel::bounded::<()>(IN_FLIGHT);
-    for number in 0..EVENTS {
+    for number in 0..events {
         if number >= IN_FLIGHT as u64 {
             finished.recv().expect("this thread holds the other end");
         }
