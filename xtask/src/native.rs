@@ -102,10 +102,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Returns each crate with its enabled features.
-    fn compiled(workspace: &Workspace, selection: &[&str]) -> BTreeSet<String> {
+    /// Returns each crate with its enabled features, over these kinds of dependencies.
+    fn compiled(workspace: &Workspace, selection: &[&str], edges: &str) -> BTreeSet<String> {
         let mut cargo = process::cargo();
-        cargo.args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p} {f}"]);
+        cargo.args(["tree", "--offline", "--edges", edges, "--prefix", "none", "--format", "{p} {f}"]);
         let text = process::output(cargo.args(selection).current_dir(&workspace.root)).unwrap();
         let lines = String::from_utf8(text).unwrap();
         // Cargo marks a crate with `(*)` if its dependencies were listed before.
@@ -115,9 +115,18 @@ mod tests {
     #[test]
     fn the_demo_compiles_nothing_that_the_tests_would_compile_again() {
         let workspace = Workspace::load().unwrap();
-        let (demo, everything) = (compiled(&workspace, &DEMO), compiled(&workspace, &EVERYTHING));
+        let [demo, everything] =
+            [&DEMO[..], &EVERYTHING[..]].map(|selection| compiled(&workspace, selection, "normal,build"));
         let alone: Vec<_> = demo.difference(&everything).collect();
         assert!(alone.is_empty(), "compiled with other features for the demo: {alone:?}");
         assert!(demo.len() < everything.len());
+    }
+    #[test]
+    fn the_tests_compile_the_host_with_the_features_that_it_has_without_them() {
+        let workspace = Workspace::load().unwrap();
+        let host = compiled(&workspace, &["--package", "wasmill"], "normal,build");
+        let tests = compiled(&workspace, &EVERYTHING, "normal,build,dev");
+        let twice: Vec<_> = host.difference(&tests).collect();
+        assert!(twice.is_empty(), "compiled again for the tests, because a test needs other features: {twice:?}");
     }
 }
