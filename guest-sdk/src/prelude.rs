@@ -5,7 +5,7 @@ pub use crate::failure::Failure;
 pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};
 pub use crate::sql::Sql;
-pub use crate::subscriber::{Delivery, Message, Outbox, Subscriber};
+pub use crate::subscriber::{Delivery, Due, Ending, Message, Outbox, Outcome, OutgoingCommand, Subscriber, Timer};
 pub use crate::upcast::{Json, Upcasts, json};
 pub use crate::{debug, error, info, trace, warn};
 pub use crate::{export_aggregate, export_projection, export_subscriber, params};

@@ -1,15 +1,18 @@
-//! The role that reacts to recorded events and Kafka records with commands and messages.
+//! The role that reacts to recorded events, Kafka records, outcomes and timers with commands, messages and timers.
 
+mod callback;
 mod delivery;
 mod outbox;
 mod record;
 
+pub use callback::{Ending, Outcome, Timer};
 pub use delivery::Delivery;
 pub(crate) use outbox::Effect;
-pub use outbox::{Message, Outbox, OutgoingCommand};
+pub use outbox::{Due, Message, Outbox, OutgoingCommand};
 pub use record::Record;
 
 use crate::Failure;
+use crate::bindings::types;
 
 /// A reaction to deliveries. The host makes the contents of the outbox durable in one transaction with the progress
 /// past the delivery: all of them or none.
@@ -87,12 +90,102 @@ use crate::Failure;
 /// deliver::<Readings>(record("readings", Some(b"\xff"), None).from_place(2, 17))
 ///     .then_malformed("topic readings partition 2 offset 17: the key is not text");
 /// ```
+///
+/// A subscriber can ask for the outcome of a command and set timers. Both come back as deliveries of their own, exactly
+/// once, also after a restart.
+///
+/// ```
+/// use std::time::Duration;
+/// use wasmill_guest::prelude::*;
+///
+/// #[derive(Serialize)]
+/// enum Payment { Charge { cents: i64 } }
+///
+/// #[derive(Serialize)]
+/// enum Order { Confirm, Cancel { reason: String } }
+///
+/// #[derive(Deserialize)]
+/// struct OrderPlaced { cents: i64 }
+///
+/// struct Checkout;
+///
+/// impl Subscriber for Checkout {
+///     const SUBSCRIPTIONS: &'static [&'static str] = &["order.OrderPlaced"];
+///
+///     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+///         let (order, OrderPlaced { cents }) = (delivery.aggregate_id()?, delivery.json()?);
+///         let charge = OutgoingCommand::new("payment", order, &Payment::Charge { cents })?;
+///         outbox.send_command(charge.asking_outcome(&order)?);
+///         outbox.wake(format!("unpaid:{order}"), Duration::from_secs(3_600), &order)?;
+///         Ok(())
+///     }
+///
+///     fn outcome(outcome: &Outcome<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+///         let order: String = outcome.attachment()?;
+///         outbox.cancel(format!("unpaid:{order}"));
+///         let command = match outcome.ending() {
+///             Ending::Accepted { .. } => Order::Confirm,
+///             other => Order::Cancel { reason: other.to_string() },
+///         };
+///         Ok(outbox.send("order", order, &command)?)
+///     }
+///
+///     fn timer(timer: &Timer<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+///         let order: String = timer.json()?;
+///         Ok(outbox.send("order", order, &Order::Cancel { reason: "not paid in time".into() })?)
+///     }
+/// }
+/// export_subscriber!(Checkout);
+///
+/// use wasmill_guest::testing::{deliver, event_json, outcome, timer};
+/// let charge = OutgoingCommand::new("payment", "7", &Payment::Charge { cents: 500 })?.asking_outcome(&"7")?;
+/// deliver::<Checkout>(event_json("order", "7", "OrderPlaced", r#"{"cents":500}"#))
+///     .then_sent(charge)
+///     .then_wake("unpaid:7", Duration::from_secs(3_600), &"7")
+///     .then_nothing();
+/// deliver::<Checkout>(outcome("payment", "7", "Charge", Ending::Rejected("no funds"), &"7"))
+///     .then_cancel("unpaid:7")
+///     .then_command("order", "7", &Order::Cancel { reason: "rejected: no funds".into() })
+///     .then_nothing();
+/// deliver::<Checkout>(timer("unpaid:7", &"7"))
+///     .then_command("order", "7", &Order::Cancel { reason: "not paid in time".into() });
+/// # Ok::<(), wasmill_guest::codec::Error>(())
+/// ```
 pub trait Subscriber: 'static {
     /// The events that the subscriber receives: patterns over `aggregate-type.EventName`. In a pattern, `*` stands for
     /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
-    /// Handles one delivery. Deliveries with the same [key](Delivery::key) arrive in order. On failure the outbox is
+    /// Handles one event or record. Deliveries with the same [key](Delivery::key) arrive in order. On failure the outbox is
     /// discarded; the variant of [`Failure`] says what the host does next. A panic counts as a failure that is retried.
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
+
+    /// Handles the outcome of a command that this subscriber sent with
+    /// [`asking_outcome`](OutgoingCommand::asking_outcome). Outcomes and timers with the same key arrive in the order in
+    /// which they became due; there is no order between them and the events of the key. By default an outcome is
+    /// malformed, because nobody handles it.
+    fn outcome(outcome: &Outcome<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+        let _ = outbox;
+        let command = outcome.command();
+        Err(Failure::malformed(format_args!(
+            "the outcome of {command} arrived, and `Subscriber::outcome` is not implemented"
+        )))
+    }
+
+    /// Handles a timer that this subscriber set with [`wake`](Outbox::wake). By default a timer is malformed, because
+    /// nobody handles it.
+    fn timer(timer: &Timer<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+        let _ = outbox;
+        let name = timer.name();
+        Err(Failure::malformed(format_args!("the timer {name} is due, and `Subscriber::timer` is not implemented")))
+    }
+}
+
+/// Passes a delivery to the function that handles its kind.
+pub(crate) fn dispatch<S: Subscriber>(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+    match &delivery.0.origin {
+        types::Origin::Event(_) | types::Origin::Kafka(_) => S::handle(delivery, outbox),
+        types::Origin::Outcome(origin) => S::outcome(&Outcome { delivery, origin }, outbox),
+        types::Origin::Timer => S::timer(&Timer { delivery }, outbox),
+    }
 }

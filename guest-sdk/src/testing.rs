@@ -5,7 +5,7 @@
 //!
 //! - Aggregates: [`given`] a history, when a command arrives, then expect events. [`cases()`] reads such tests from a
 //!   file, which `wasmill test` can also run against the compiled plugin.
-//! - Subscribers: [`deliver`] an event or a Kafka record, then expect commands and messages.
+//! - Subscribers: [`deliver`] an event, a Kafka record, an outcome or a timer, then expect commands, messages and timers.
 //! - Projections: fold events into a `ReadModel`, then query it.
 //! - Logs: [`logs`] returns the lines that a function writes.
 
@@ -19,7 +19,7 @@ mod subscriber;
 pub use crate::log::native::{Line, logs};
 pub use aggregate::{Given, When, given, given_json};
 pub use cases::cases;
-pub use envelope::{event, event_json, record, record_json};
+pub use envelope::{event, event_json, outcome, record, record_json, timer};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
 pub use subscriber::{Delivered, deliver};

@@ -73,12 +73,15 @@ impl Unanswered for Outcome {
     }
 }
 
-/// Wraps the acknowledgement of a command that is being dead-lettered: its outcome is malformed once the store has kept
-/// it.
-pub fn when_dead_lettered(reason: String, ack: Ack<Outcome>) -> Ack<Result<(), store::Error>> {
-    Ack::new(move |kept| {
+/// Wraps the acknowledgement of a command that can't be handled: its outcome is malformed once the store has recorded
+/// that.
+pub fn when_recorded<T>(reason: String, ack: Ack<Outcome>) -> Ack<Result<T, store::Error>>
+where
+    Result<T, store::Error>: Unanswered,
+{
+    Ack::new(move |kept: Result<T, store::Error>| {
         ack.give(match kept {
-            Ok(()) => Outcome::Malformed { reason },
+            Ok(_) => Outcome::Malformed { reason },
             Err(error) => Outcome::Failed { reason: error.to_string() },
         });
     })

@@ -19,6 +19,7 @@ mod stall;
 mod starting;
 mod store;
 mod subscriptions;
+mod timers;
 
 pub(crate) use commands::expected_version;
 pub(crate) use instance::INSTANCE;
@@ -136,6 +137,8 @@ fn router(server: Server) -> Router {
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
         .route("/v1/subscriptions/{name}/reset", post(subscriptions::reset))
+        .route("/v1/timers", get(timers::list))
+        .route("/v1/timers/{number}/cancel", post(timers::cancel))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/discard", post(dead_letters::discard_all))

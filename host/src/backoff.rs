@@ -49,6 +49,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Makes the pauses of a part from its settings, in milliseconds.
+    pub fn from_ms(first: u64, max: u64) -> Self {
+        let [first, max] = [first, max].map(Duration::from_millis);
+        Self { first, max }
+    }
+
     /// Returns the pause after this many failed attempts, plus up to a quarter of jitter, so that many retries do not
     /// come at once.
     pub fn pause(self, attempts: u32) -> Duration {

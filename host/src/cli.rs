@@ -25,6 +25,7 @@ mod streams;
 mod subscriptions;
 mod table;
 mod test;
+mod timers;
 
 pub use host_file::HostFile;
 
@@ -79,6 +80,9 @@ enum Command {
     /// List, pause, resume or reset subscriptions.
     #[command(subcommand)]
     Subscriptions(subscriptions::Command),
+    /// List or cancel timers.
+    #[command(subcommand)]
+    Timers(timers::Command),
     /// Show, archive or restore a stream.
     #[command(subcommand)]
     Streams(streams::Command),
@@ -118,6 +122,7 @@ impl Command {
             Self::Projections(command) => projections::projections(command, json),
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
             Self::Subscriptions(command) => subscriptions::subscriptions(command, json),
+            Self::Timers(command) => timers::timers(command, json),
             Self::Streams(command) => streams::streams(command, json),
             Self::Store(command) => store::store(command, json),
             Self::Kafka(args) => kafka::kafka(args, json),
@@ -160,6 +165,8 @@ mod tests {
             "subscriptions pause warehouse --data d",
             "subscriptions resume source/baskets --json",
             "subscriptions reset warehouse --to beginning --yes",
+            "timers list --subscription warehouse --limit 5 --json",
+            "timers cancel 7 --data d",
             "plugins reload sales --timeout-ms 5 --json",
             "projections list --json",
             "projections skip sales 24",

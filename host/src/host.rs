@@ -320,7 +320,9 @@ impl Host {
         let (status, _) = self.judged(self.stalled_after());
         drained.dead_letters = status.dead_letters.total;
         drained.waiting_for = drained.waiting_for.map(|part| drain::explained(part, &status));
-        drained.paused = pauses::paused(&self.subscriptions().await);
+        let subscriptions = self.subscriptions().await;
+        drained.next_timer_ms = subscriptions.iter().filter_map(|subscription| subscription.next_timer_ms).min();
+        drained.paused = pauses::paused(&subscriptions);
         drained
     }
 

@@ -2,10 +2,12 @@
 //!
 //! They are plain data that all modules share. Nothing here knows SQL, Kafka or WebAssembly.
 
+mod callback;
 mod ids;
 mod keys;
 mod refusal;
 
+pub use callback::{Callback, CallbackContent, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided};
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 pub use refusal::{Failure, Refusal};
@@ -157,8 +159,8 @@ pub struct Command {
     pub hops: u32,
     /// Whether the sender chose the id. If so, the store remembers the outcome and answers a repeated command with it.
     pub durable_id: bool,
-    /// Whether the command is dead-lettered if a business rule refuses it. Otherwise a refusal is only counted.
-    pub dead_letters_refusal: bool,
+    /// The use of its outcome.
+    pub outcome_use: OutcomeUse,
     /// The version that the sender expects of the stream. `None` leaves the check to the aggregate's own state.
     pub expected: Option<ExpectedVersion>,
 }
@@ -419,6 +421,7 @@ impl DeadLetter {
             DeadLetterContent::Record(record) => record.payload.as_deref(),
             DeadLetterContent::Command(command) => Some(&command.payload),
             DeadLetterContent::Message(_, message) => message.payload.as_deref(),
+            DeadLetterContent::Callback(callback) => Some(callback.payload()),
         }
     }
 }
@@ -436,6 +439,8 @@ pub enum DeadLetterContent {
     Event(Position),
     /// A message that Kafka refused, with the name of the sink.
     Message(String, Message),
+    /// An outcome or a timer that a subscription could not handle.
+    Callback(KeptCallback),
 }
 
 /// A Kafka record.

@@ -30,7 +30,7 @@ pub use slot::{Slot, Switch};
 pub use subscriber::SubscriberGuest;
 
 use crate::filter::Filter;
-use crate::model::{Failure, Header, Refusal};
+use crate::model::{Due, Failure, Header, Refusal};
 use bindings::exports::wasmill::plugin as exports;
 use clock::Time;
 use guarded::Guarded;
@@ -144,6 +144,12 @@ pub enum Effect {
     Command(OutgoingCommand),
     /// A message to publish.
     Message(OutgoingMessage),
+    /// A timer that sends a command, with its name.
+    Later(Option<String>, Due, OutgoingCommand),
+    /// A timer that wakes the subscriber, with its name and the payload.
+    Wake(String, Due, Vec<u8>),
+    /// The name of a timer to cancel.
+    Cancel(String),
 }
 
 /// A command that a subscriber sends.
@@ -155,6 +161,8 @@ pub struct OutgoingCommand {
     pub name: String,
     pub payload: Vec<u8>,
     pub headers: Vec<Header>,
+    pub expected_version: Option<u64>,
+    pub outcome: Option<Vec<u8>>,
 }
 
 /// A message that a subscriber publishes.

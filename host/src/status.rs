@@ -255,6 +255,37 @@ pub struct SubscriptionStatus {
     /// The number of keys that wait behind dead letters.
     #[serde(default)]
     pub waiting_keys: u64,
+    /// The time when its next timer is due, in milliseconds since 1970-01-01T00:00:00Z, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_timer_ms: Option<u64>,
+}
+
+/// The timers that are due first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timers {
+    /// The number of all timers.
+    pub total: u64,
+    /// The timers, in the order of their times.
+    pub timers: Vec<TimerItem>,
+}
+
+/// One timer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerItem {
+    /// The number, by which a person can cancel it.
+    pub number: u64,
+    /// The subscription that set it.
+    pub subscription: String,
+    /// The name, if it has one.
+    pub name: Option<String>,
+    /// The key of the delivery that set it, if it is text.
+    pub key: Option<String>,
+    /// The time when it is due, in milliseconds since 1970-01-01T00:00:00Z.
+    pub due_ms: u64,
+    /// A phrase that says what it does.
+    pub does: String,
+    /// The number of attempts that failed.
+    pub attempts: u32,
 }
 
 /// One projection.
@@ -426,6 +457,10 @@ pub struct Drained {
     /// The number of dead letters, which wait for a person.
     #[serde(default)]
     pub dead_letters: u64,
+    /// The time when the next timer is due, in milliseconds since 1970-01-01T00:00:00Z, if there is one. A timer that is
+    /// not due counts as drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_timer_ms: Option<u64>,
     /// A sentence that says what is not done yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
@@ -530,6 +565,24 @@ impl From<crate::model::KeptDeadLetter> for DeadLetterItem {
         let crate::model::KeptDeadLetter { number, dead_lettered_ms, letter, waiting } = kept;
         let crate::model::DeadLetter { consumer, place, key, reason, time_ms, content: _ } = letter;
         Self { number, consumer, place, key, reason, time_ms, dead_lettered_ms, waiting }
+    }
+}
+
+impl From<crate::store::KeptTimer> for TimerItem {
+    fn from(crate::store::KeptTimer { subscription, callback: kept }: crate::store::KeptTimer) -> Self {
+        let does = match &kept.callback.content {
+            crate::model::CallbackContent::Send(command) => format!("sends {} to {}", command.name, command.stream),
+            _ => "wakes the subscriber".to_owned(),
+        };
+        Self {
+            number: kept.number,
+            subscription,
+            name: kept.timer.as_deref().map(str::to_owned),
+            key: kept.callback.key.and_then(|key| String::from_utf8(key).ok()),
+            due_ms: kept.time_ms,
+            does,
+            attempts: kept.attempts,
+        }
     }
 }
 

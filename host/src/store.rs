@@ -29,7 +29,10 @@ pub use events::{
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
-pub use progress::{Advanced, HeldKey, KeyChange, KeyState, Progress, ProgressReader, Reached, Step};
+pub use progress::{
+    Advanced, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress, ProgressReader, Reached, Step,
+    TimerChange, TimerQuery,
+};
 pub use sqlite::{DeadLetterLimits, Options};
 
 /// The location of a store.

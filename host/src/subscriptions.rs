@@ -1,12 +1,13 @@
-//! Subscriptions: a subscriber turns recorded events, or records of Kafka sources, into commands and messages.
+//! Subscriptions: a subscriber turns recorded events, or records of Kafka sources, into commands, messages and timers.
 //!
 //! Each subscription has a thread with a guest of its own. It reads from its checkpoint. What the subscriber asks for
 //! goes into the outbox in one transaction with the next checkpoint. Only then are the commands sent, each under a
 //! number of the subscription's ledger, so a command that is sent twice after a crash takes effect once.
 //!
 //! If an event fails, its key is held, and all other keys go on. A second thread, the key worker, retries the event and
-//! handles the later events of its key.
+//! handles the later events of its key. A third one handles the outcomes of commands and the timers.
 
+mod callbacks;
 mod effects;
 mod handler;
 mod key_worker;
@@ -20,6 +21,7 @@ mod steps;
 mod transform;
 mod worker;
 
+pub use callbacks::CallbackEnvironment;
 pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription};
 pub use replay::ReplayError;
 pub use resets::Reset;
@@ -35,6 +37,8 @@ use crate::plugin::{Role, Slot};
 use crate::status::{State, SubscriptionStatus};
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _};
+use callbacks::{CallbackLinks, CallbackOptions, Callbacks};
+use effects::Outgoing;
 use key_worker::KeyWorker;
 use keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use outbox::Outbox;
@@ -43,7 +47,6 @@ use replay::Again;
 use resets::Resets;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use worker::SubscriptionWorker;
 
@@ -84,6 +87,7 @@ pub struct Subscription {
     shared: SubscriptionLinks,
     running: Running,
     key_worker: supervise::Thread,
+    callbacks: Callbacks,
 }
 
 /// The parts that a subscription and its worker share.
@@ -106,7 +110,7 @@ impl Subscription {
         options: Options,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
-        runtime: &Handle,
+        environment: &CallbackEnvironment,
     ) -> Result<Option<Self>, store::Error> {
         if !slot.current().description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. })) {
             return Ok(None);
@@ -125,7 +129,9 @@ impl Subscription {
         };
         let bounds = options.bounds;
         let (key_slot, key_options) = (slot.clone(), options.clone());
-        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), keys, stopped, runtime.clone())?;
+        let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
+        let runtime = environment.runtime.clone();
+        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), keys, stopped, runtime)?;
         let key_worker = KeyWorker::new(key_slot, key_options, shared.clone(), ends)?;
         let key_worker =
             supervise::restarting(format!("keys-{name}"), || Ok(key_worker), KeyWorker::begin_again, KeyWorker::run)
@@ -142,7 +148,7 @@ impl Subscription {
             SubscriptionWorker::run,
         )
         .inspect_err(|_| drop(requests.send(KeyRequest::Stop)))?;
-        Ok(Some(Self { slot: slot.clone(), bounds, shared, running, key_worker }))
+        Ok(Some(Self { slot: slot.clone(), bounds, shared, running, key_worker, callbacks }))
     }
 
     /// Returns its status.
@@ -153,7 +159,13 @@ impl Subscription {
             state = if reason.is_some() { State::Retrying } else { State::CatchingUp };
             error = reason;
         }
+        if let Some(trouble) = self.callbacks.trouble()
+            && matches!(state, State::CatchingUp | State::Following)
+        {
+            (state, error) = (State::Retrying, Some(trouble));
+        }
         (state, error) = self.key_worker.monitor().state((state, error));
+        (state, error) = self.callbacks.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
         SubscriptionStatus {
             name: self.running.name().to_string(),
@@ -164,6 +176,7 @@ impl Subscription {
             behind,
             retried_keys: retried,
             waiting_keys: waiting,
+            next_timer_ms: self.callbacks.next_timer_ms(),
         }
     }
 
@@ -181,7 +194,8 @@ impl Subscription {
             held.is_ok_and(|held| held.iter().any(|held| held.behind.is_none()))
         };
         let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
-        outbox.is_busy() || (!self.is_paused() && moves())
+        // The callbacks come first, because what they send is in the outbox afterwards.
+        (!self.is_paused() && (self.callbacks.is_busy() || moves())) || outbox.is_busy()
     }
 
     /// Returns the name of the subscription. It has the name of its plugin.
@@ -223,6 +237,33 @@ impl Subscription {
         self.running.stop();
         let _ = self.shared.keys.requests.send(KeyRequest::Stop);
         self.key_worker.join();
+        self.callbacks.stop();
+    }
+}
+
+impl Options {
+    fn of_callbacks(&self) -> CallbackOptions {
+        let Self { batch_max, attempts_max, backoff, bounds, .. } = *self;
+        CallbackOptions { batch_max, attempts_max, backoff, bounds }
+    }
+}
+
+impl SubscriptionLinks {
+    fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
+        let Self { store, outbox, pausing, .. } = self.clone();
+        CallbackLinks { subscription: slot.name.clone(), slot: slot.clone(), store, outbox, pausing }
+    }
+
+    /// Returns the effects of dead-lettering an event, and the fact to keep if the subscription stops behind it.
+    fn dead_letter(
+        &self,
+        on_failure: OnFailure,
+        event: &RecordedEvent,
+        reason: String,
+    ) -> (Outgoing, Option<(String, String)>) {
+        let letter = failed_event(self.pausing.subscription(), event, reason);
+        let fact = (on_failure == OnFailure::Stop).then(|| self.pausing.stop_fact(event));
+        (Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, fact)
     }
 }
 

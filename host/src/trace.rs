@@ -31,6 +31,13 @@ pub fn inherit(headers: &mut Vec<Header>, cause: &[Header]) {
     headers.extend(cause.iter().filter(|header| is(header, PARENT) || is(header, STATE)).cloned());
 }
 
+/// Returns the trace in headers.
+pub fn context(headers: &[Header]) -> Vec<Header> {
+    let mut context = Vec::new();
+    inherit(&mut context, headers);
+    context
+}
+
 fn is(header: &Header, name: &str) -> bool {
     header.name.eq_ignore_ascii_case(name)
 }

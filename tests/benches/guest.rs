@@ -89,7 +89,7 @@ impl Hosted {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
-            dead_letters_refusal: false,
+            outcome_use: Default::default(),
             hops: 0,
             expected: None,
         };

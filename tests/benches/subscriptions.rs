@@ -195,6 +195,7 @@ fn step(from: Position, to: Position) -> Step {
         reached: Reached::Events { from, to },
         commands: Vec::new(),
         messages: Vec::new(),
+        timers: Vec::new(),
         dead_letters: Vec::new(),
         key: None,
         fact: None,

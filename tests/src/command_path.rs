@@ -254,7 +254,7 @@ pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         hops: 0,
         expected: None,
     })

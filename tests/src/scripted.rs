@@ -62,7 +62,7 @@ pub fn count(id: &str, name: &str) -> Command {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         hops: 0,
         expected: None,
     }

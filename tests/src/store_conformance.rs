@@ -14,6 +14,7 @@
 //! - [`dead_letters`]: dead letters, retried or discarded
 //! - [`readers`]: what readers see while others write
 //! - [`steps`]: checkpoints and the effects that move with them
+//! - [`callbacks`]: outcomes that a subscription asked for, and its timers
 //! - [`facts`]: the identity of a store, and the facts that it keeps
 //! - [`places`]: parts of a manifest that are renamed or forgotten
 //! - [`snapshots`]: a cache that is never wrong
@@ -22,6 +23,7 @@
 
 pub mod appends;
 pub mod archives;
+pub mod callbacks;
 pub mod closing;
 pub mod dead_letters;
 pub mod facts;
@@ -95,6 +97,15 @@ macro_rules! store_conformance {
                 a_command_that_fails_again_leaves_the_newest_reason,
                 a_message_goes_into_the_outbox_again_once,
                 dead_letters_are_discarded_together,
+            }
+            callbacks {
+                an_outcome_that_was_asked_for_is_kept_and_nothing_is_dead_lettered,
+                a_callback_goes_with_what_came_of_it,
+                a_timer_is_replaced_or_cancelled_by_its_name,
+                a_postponed_callback_holds_the_later_ones_of_its_key,
+                callbacks_without_a_key_are_one_key,
+                callbacks_follow_the_name_of_their_subscription,
+                a_new_callback_wakes_who_waits,
             }
             archives {
                 an_archived_stream_takes_no_more_events_and_reads_as_before,

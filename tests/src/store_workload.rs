@@ -21,6 +21,9 @@ const SOURCE: &str = "kafka/items/items/0";
 const SUBSCRIPTION: &str = "copier";
 const SINK: &str = "kafka";
 
+/// The fact with the number of outcomes that the subscription has handled.
+const OUTCOMES: &str = "outcomes";
+
 /// Number of consecutive items whose order is shuffled.
 const WINDOW: u64 = 100;
 
@@ -152,12 +155,14 @@ fn copy(store: &dyn EventStore) {
             key: toggled(&held, events.first()),
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
+            timers: vec![TimerChange::Set { name: Some("turn".into()), due: Due::After(0), callback: turn() }],
             ..step(SUBSCRIPTION, from, reached)
         };
         let advanced = advance(store, step).expect("nobody else moves the checkpoint");
         println(&format!("checkpoint {reached}"));
         from = reached;
         advanced.commands.into_iter().for_each(|command| send(store, command));
+        call_back(store, &mut *reader);
         let published = reader.sink_position(SINK).expect("a sink's position is read").unwrap_or_default();
         if let Some((last, _)) = reader.messages(published, 70).expect("messages are read").last() {
             ask(|done| store.published(SINK, published, *last, Vec::new(), done))
@@ -166,6 +171,40 @@ fn copy(store: &dyn EventStore) {
             println(&format!("published {last}"));
         }
     }
+}
+
+fn turn() -> Callback {
+    Callback {
+        key: Some(b"turn".to_vec()),
+        correlation_id: "correlation".into(),
+        causation_id: "cause".into(),
+        hops: 0,
+        headers: Vec::new(),
+        content: CallbackContent::Wake { name: "turn".into(), payload: Vec::new() },
+    }
+}
+
+/// Handles the callbacks that are due: postpones one, and counts the outcomes among the others.
+fn call_back(store: &dyn EventStore, reader: &mut dyn Reader) {
+    let mut due = reader.due_callbacks(SUBSCRIPTION, u64::MAX, 40).expect("callbacks are read");
+    if let Some(fails) = due.iter().position(|kept| kept.attempts == 0 && kept.number % 5 == 0) {
+        let number = due.remove(fails).number;
+        ask(|done| store.postpone_callback(SUBSCRIPTION, number, 1, done)).answer().expect("it is postponed");
+    }
+    let handled: u64 =
+        reader.fact(OUTCOMES).expect("a fact is read").map_or(0, |count| count.parse().expect("a count"));
+    let outcomes = due.iter().filter(|kept| is_outcome(kept)).count() as u64;
+    let step = Step {
+        reached: Reached::Callbacks(due.iter().map(|kept| kept.number).collect()),
+        fact: Some((OUTCOMES.to_owned(), (handled + outcomes).to_string())),
+        ..step(SUBSCRIPTION, Position(0), Position(0))
+    };
+    advance(store, step).expect("nobody else handles callbacks");
+    println(&format!("outcomes {}", handled + outcomes));
+}
+
+fn is_outcome(kept: &KeptCallback) -> bool {
+    matches!(kept.callback.content, CallbackContent::Outcome { .. })
 }
 
 /// Frees the held key, if there is one, or holds that of an event.
@@ -183,7 +222,9 @@ fn toggled(held: &[HeldKey], event: Option<&RecordedEvent>) -> Option<KeyChange>
 
 fn copying(position: Position) -> Command {
     let stream = StreamId::new("copy", (position.0 % 10).to_string());
-    Command { name: "Copy".into(), ..command(&stream, &format!("copy-{position}")) }
+    let request = OutcomeRequest { key: Some(position.to_string().into_bytes()), attachment: Vec::new() };
+    let outcome_use = OutcomeUse::Delivered(request);
+    Command { name: "Copy".into(), outcome_use, ..command(&stream, &format!("copy-{position}")) }
 }
 
 fn send(store: &dyn EventStore, command: Command) {
@@ -214,6 +255,7 @@ pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
     left.streams(store);
     left.source(store);
     left.subscription(store);
+    left.callbacks(store);
     let mut reader = reader(store);
     acknowledged.iter().for_each(|line| left.holds(&mut *reader, line));
 }
@@ -327,11 +369,26 @@ impl Left {
         );
     }
 
+    /// Checks that each copy that is settled has its outcome, which was handled once or is still there.
+    fn callbacks(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let left = reader.due_callbacks(SUBSCRIPTION, u64::MAX, usize::MAX).unwrap();
+        let (outcomes, timers): (Vec<_>, Vec<_>) = left.iter().partition(|kept| is_outcome(kept));
+        let handled: u64 = reader.fact(OUTCOMES).unwrap().map_or(0, |count| count.parse().unwrap());
+        let ahead: u64 = self.copies.ahead.iter().map(|(first, last)| last - first + 1).sum();
+        assert_eq!(handled + outcomes.len() as u64, self.copies.next + ahead, "one outcome for each settled copy");
+        assert!(timers.len() <= 1, "{timers:?}");
+    }
+
     fn holds(&self, reader: &mut dyn Reader, acknowledged: &str) {
         let holds = match acknowledged.split_once(['-', ' ']) {
             Some(("item", number)) => self.source.has(number.parse().unwrap()),
             Some(("checkpoint", position)) => self.checkpoint.0 >= position.parse().unwrap(),
             Some(("published", number)) => self.published >= number.parse().unwrap(),
+            Some((OUTCOMES, count)) => {
+                let handled = reader.fact(OUTCOMES).unwrap().map_or(0, |count| count.parse().unwrap());
+                handled >= count.parse::<u64>().unwrap()
+            }
             Some(("archived", id)) => reader.is_archived(&closed(id)).unwrap(),
             Some(("discarded", place)) => !self.places.contains(place),
             Some(("replayed", id)) => self.count(id) == 1,

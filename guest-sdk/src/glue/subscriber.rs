@@ -3,7 +3,7 @@
 use crate::bindings::subscriber::exports::wasmill::plugin::subscriber as wit;
 use crate::bindings::{bus, types};
 use crate::log::install_panic_hook;
-use crate::subscriber::{Delivery, Effect, Outbox, Subscriber};
+use crate::subscriber::{Delivery, Effect, Outbox, Subscriber, dispatch};
 use std::marker::PhantomData;
 
 /// The exports of the subscriber `S`.
@@ -15,7 +15,7 @@ impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
         let mut outbox = Outbox::default();
         super::each(deliveries, |index, delivery| {
             bus::begin(index);
-            S::handle(&Delivery(delivery), &mut outbox)?;
+            dispatch::<S>(&Delivery(delivery), &mut outbox)?;
             outbox.effects.drain(..).for_each(|effect| hand_over(index, effect));
             Ok(())
         })
@@ -28,5 +28,8 @@ fn hand_over(cause: u32, effect: Effect) {
     match effect {
         Effect::Send(command) => bus::send_command(cause, &command.0),
         Effect::Publish(message) => bus::publish(cause, &message.0),
+        Effect::Later(timer, due, command) => bus::send_later(cause, timer.as_deref(), due.into(), &command.0),
+        Effect::Wake(timer, due, payload) => bus::wake(cause, &timer, due.into(), &payload),
+        Effect::Cancel(timer) => bus::cancel(cause, &timer),
     }
 }

@@ -43,6 +43,9 @@ impl Delivery {
                 "event {} of {}/{} is not a Kafka record",
                 self.0.name, event.aggregate_type, event.aggregate_id
             ))),
+            types::Origin::Outcome(_) | types::Origin::Timer => {
+                Err(Failure::malformed(format_args!("{} is not a Kafka record", self.0.name)))
+            }
         }
     }
 
@@ -70,6 +73,9 @@ impl Delivery {
                 "a record of topic {} is not an event of an aggregate",
                 place.topic
             ))),
+            types::Origin::Outcome(_) | types::Origin::Timer => {
+                Err(Failure::malformed(format_args!("{} is not an event of an aggregate", self.0.name)))
+            }
         }
     }
 }

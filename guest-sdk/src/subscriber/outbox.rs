@@ -1,8 +1,12 @@
-//! The outbox of a subscriber: its commands and messages, collected until the delivery is handled.
+//! The outbox of a subscriber: its commands, messages and timers, collected until the delivery is handled.
 
 use crate::bindings::{bus, types};
 use crate::codec;
 use serde::Serialize;
+use std::time::Duration;
+
+/// The most bytes that come back with the outcome of a command.
+const ATTACHMENT_BYTES_MAX: usize = 1_024;
 
 /// A command that a subscriber sends.
 #[derive(Clone, Debug)]
@@ -23,7 +27,32 @@ impl OutgoingCommand {
             name: name.to_owned(),
             payload,
             headers: Vec::new(),
+            expected_version: None,
+            outcome: None,
         }))
+    }
+
+    /// Sets the version that the aggregate's stream must have; 0 if it must have no events. If it has another version, the
+    /// command ends as a conflict.
+    pub fn expecting(mut self, version: u64) -> Self {
+        self.0.expected_version = Some(version);
+        self
+    }
+
+    /// Asks for the outcome of the command. It comes back once to
+    /// [`Subscriber::outcome`](super::Subscriber::outcome), together with the attachment, which is encoded as JSON and may
+    /// have at most 1,024 bytes. Such a command is never dead-lettered because of how it ended.
+    pub fn asking_outcome(mut self, attachment: &(impl Serialize + ?Sized)) -> Result<Self, codec::Error> {
+        let attachment = codec::to_json(attachment)?;
+        if attachment.len() > ATTACHMENT_BYTES_MAX {
+            return Err(codec::Error::Other(format!(
+                "the attachment to a command has {} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with its outcome: \
+                 attach an id, and look the rest up",
+                attachment.len()
+            )));
+        }
+        self.0.outcome = Some(attachment);
+        Ok(self)
     }
 
     /// Adds a header, which the events of the command carry too.
@@ -73,11 +102,41 @@ impl Message {
     }
 }
 
+/// The time at which a timer is due. A [`Duration`] is one after the commit of the effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// This long after the commit, by the host's clock.
+    After(Duration),
+    /// At this time, in milliseconds since 1970-01-01T00:00:00Z. If it is past, the timer is due at once.
+    At(u64),
+}
+
+impl From<Duration> for Due {
+    fn from(after: Duration) -> Self {
+        Due::After(after)
+    }
+}
+
+impl From<Due> for bus::Due {
+    fn from(due: Due) -> Self {
+        match due {
+            // Rounded up, because a timer is never early.
+            Due::After(after) => {
+                bus::Due::After(u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+            }
+            Due::At(ms) => bus::Due::At(ms),
+        }
+    }
+}
+
 /// One effect of a delivery.
 #[derive(Clone, Debug)]
 pub(crate) enum Effect {
     Send(OutgoingCommand),
     Publish(Message),
+    Later(Option<String>, Due, OutgoingCommand),
+    Wake(String, Due, Vec<u8>),
+    Cancel(String),
 }
 
 /// The effects of one delivery, in the order of the calls. They are sent only if `handle` succeeds.
@@ -89,7 +148,8 @@ pub struct Outbox {
 impl Outbox {
     /// Sends a command to an aggregate. It takes effect exactly once, and the commands to one aggregate keep their
     /// order. The command is a variant of a serde enum whose name and content must be those of the aggregate's command.
-    /// If the aggregate rejects it, the host counts and logs that; the subscriber does not learn of it.
+    /// If the aggregate rejects it, the host counts and logs that. To learn of it, send the command with
+    /// [`asking_outcome`](OutgoingCommand::asking_outcome).
     pub fn send(
         &mut self,
         aggregate_type: impl Into<String>,
@@ -100,9 +160,38 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends a command, as [`send`](Self::send) does. Use this to send headers with it.
+    /// Sends a command, as [`send`](Self::send) does. Use this to send headers with it, or to ask for its outcome.
     pub fn send_command(&mut self, command: OutgoingCommand) {
         self.effects.push(Effect::Send(command));
+    }
+
+    /// Sends a command when a timer is due. The timer fires once, never early, also after a restart.
+    pub fn send_later(&mut self, due: impl Into<Due>, command: OutgoingCommand) {
+        self.effects.push(Effect::Later(None, due.into(), command));
+    }
+
+    /// Sends a command when the timer of this name is due, unless it is cancelled or set again before. The names of timers
+    /// belong to the subscription and have 1 to 255 bytes. A timer replaces the one of the same name.
+    pub fn send_at_timer(&mut self, timer: impl Into<String>, due: impl Into<Due>, command: OutgoingCommand) {
+        self.effects.push(Effect::Later(Some(timer.into()), due.into(), command));
+    }
+
+    /// Wakes the subscriber when the timer of this name is due: [`Subscriber::timer`](super::Subscriber::timer) gets it
+    /// with this payload, which is encoded as JSON. For the name the same holds as in
+    /// [`send_at_timer`](Self::send_at_timer).
+    pub fn wake(
+        &mut self,
+        timer: impl Into<String>,
+        due: impl Into<Due>,
+        payload: &(impl Serialize + ?Sized),
+    ) -> Result<(), codec::Error> {
+        self.effects.push(Effect::Wake(timer.into(), due.into(), codec::to_json(payload)?));
+        Ok(())
+    }
+
+    /// Cancels the timer of this name, if there is one. A timer that is not handled by then is not delivered.
+    pub fn cancel(&mut self, timer: impl Into<String>) {
+        self.effects.push(Effect::Cancel(timer.into()));
     }
 
     /// Publishes a message to Kafka, through the host's outbox.

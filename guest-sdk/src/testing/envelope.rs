@@ -2,7 +2,7 @@
 
 use crate::bindings::types;
 use crate::codec;
-use crate::subscriber::Delivery;
+use crate::subscriber::{Delivery, Ending};
 use serde::Serialize;
 
 /// Makes metadata with this id and time, as of a first cause.
@@ -73,6 +73,62 @@ pub fn record_json(topic: &str, key: &str, value: &impl Serialize) -> Delivery {
     record(topic, Some(key.as_bytes()), Some(&value))
 }
 
+/// Makes the delivery of a command's outcome to the subscriber that asked for it with this attachment.
+///
+/// # Panics
+/// If the attachment does not encode.
+#[track_caller]
+pub fn outcome(
+    aggregate_type: &str,
+    aggregate_id: &str,
+    command: &str,
+    ending: Ending<'_>,
+    attachment: &(impl Serialize + ?Sized),
+) -> Delivery {
+    let attachment = codec::to_json(attachment);
+    let origin = types::OutcomeOrigin {
+        command_id: "test".to_owned(),
+        aggregate_type: aggregate_type.to_owned(),
+        aggregate_id: aggregate_id.to_owned(),
+        ending: wit_ending(ending),
+    };
+    Delivery(types::Delivery {
+        name: command.to_owned(),
+        key: None,
+        payload: Some(attachment.unwrap_or_else(|error| panic!("the attachment does not encode: {error}"))),
+        metadata: metadata("test:outcome", 0),
+        origin: types::Origin::Outcome(origin),
+    })
+}
+
+fn wit_ending(ending: Ending<'_>) -> types::Ending {
+    match ending {
+        Ending::Accepted { version, position } => types::Ending::Accepted(types::Accepted { version, position }),
+        Ending::Rejected(reason) => types::Ending::Rejected(reason.to_owned()),
+        Ending::Malformed(reason) => types::Ending::Malformed(reason.to_owned()),
+        Ending::Conflict { actual } => types::Ending::Conflict(actual),
+        Ending::Archived(reason) => types::Ending::Archived(reason.to_owned()),
+        Ending::Unserved(reason) => types::Ending::Unserved(reason.to_owned()),
+        Ending::Exhausted(reason) => types::Ending::Exhausted(reason.to_owned()),
+    }
+}
+
+/// Makes the delivery of a timer to the subscriber that set it with this payload.
+///
+/// # Panics
+/// If the payload does not encode.
+#[track_caller]
+pub fn timer(name: &str, payload: &(impl Serialize + ?Sized)) -> Delivery {
+    let payload = codec::to_json(payload).unwrap_or_else(|error| panic!("the payload does not encode: {error}"));
+    Delivery(types::Delivery {
+        name: name.to_owned(),
+        key: None,
+        payload: Some(payload),
+        metadata: metadata("timer:1", 0),
+        origin: types::Origin::Timer,
+    })
+}
+
 fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u8>) -> Delivery {
     Delivery(types::Delivery {
         name: name.to_owned(),
@@ -88,8 +144,14 @@ fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u
     })
 }
 
-/// Methods for tests, which change the time, the place or the headers of a delivery.
+/// Methods for tests, which change the time, the place, the key or the headers of a delivery.
 impl Delivery {
+    /// Sets the key.
+    pub fn with_key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.0.key = Some(key.into());
+        self
+    }
+
     /// Sets the partition and the offset.
     ///
     /// # Panics

@@ -17,7 +17,7 @@ use super::pending_command::{Gauges, PendingCommand};
 use super::redelivery::CommandRedeliveries;
 use crate::ack::Ack;
 use crate::framing;
-use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, QuickMap, Refusal, Version};
+use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, OutcomeUse, QuickMap, Refusal, Undecided, Version};
 use crate::store::{self, Append, Appended, Decision, EventStore};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
@@ -321,7 +321,11 @@ impl<H: Handlers> Shard<H> {
                 if let Some(expected) = order.command.expected
                     && !expected.allows(actual)
                 {
-                    return order.answer(Outcome::Conflict { actual, expected });
+                    let conflict = Undecided::Conflict { actual, expected };
+                    return match order.command.origin {
+                        Some(_) => self.undecided(order, conflict),
+                        None => order.answer(conflict.into()),
+                    };
                 }
                 // Others wrote to the stream, so the command is decided again on its new state.
                 order.attempts += 1;
@@ -331,10 +335,11 @@ impl<H: Handlers> Shard<H> {
                 let reason = format!("{error}: others write to it at the same time; send the command again");
                 self.give_back(order, reason);
             }
-            (error @ (store::Error::Invalid(_) | store::Error::Archived { .. }), SenderAnswer::Accepted(_))
-                if order.command.origin.is_some() =>
-            {
+            (error @ store::Error::Invalid(_), SenderAnswer::Accepted(_)) if order.command.origin.is_some() => {
                 self.dead_letter(order, None, error.to_string());
+            }
+            (error @ store::Error::Archived { .. }, SenderAnswer::Accepted(_)) if order.command.origin.is_some() => {
+                self.undecided(order, Undecided::Archived(error.to_string()));
             }
             (error, _) => match outcome_of(error) {
                 Outcome::Failed { reason } => self.give_back(order, reason),
@@ -354,7 +359,7 @@ impl<H: Handlers> Shard<H> {
     fn refused(&mut self, order: PendingCommand, instance: InstanceOf<H>, refusal: Refusal) {
         match refusal {
             Refusal::Rejected(reason) => {
-                if order.command.dead_letters_refusal {
+                if order.command.outcome_use == OutcomeUse::DeadLettered {
                     let Command { id, name, stream, .. } = &*order.command;
                     tracing::warn!("command {id} ({name} to {stream}) is dead-lettered: rejected: {reason}");
                 }
@@ -397,7 +402,7 @@ impl<H: Handlers> Shard<H> {
             self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
         } else {
             let attempts = order.attempts;
-            self.dead_letter(order, None, format!("{reason} (tried {attempts} times)"));
+            self.undecided(order, Undecided::Exhausted(format!("{reason} (tried {attempts} times)")));
         }
     }
 
@@ -444,6 +449,17 @@ impl<H: Handlers> Shard<H> {
         }
         let answer = Outcome::Malformed { reason: reason.clone() };
         self.record(order, instance, Decision::Malformed(reason), answer);
+    }
+
+    /// Ends a command with an origin that is not decided, and never will be.
+    fn undecided(&mut self, order: PendingCommand, undecided: Undecided) {
+        let Command { id, name, stream, .. } = &*order.command;
+        match order.command.outcome_use {
+            OutcomeUse::Delivered(_) => tracing::debug!(command = &**id, "{name} to {stream}: {undecided}"),
+            _ => tracing::warn!(command = &**id, "{name} to {stream} can't be handled: {undecided}"),
+        }
+        let answer = undecided.clone().into();
+        self.record(order, None, Decision::Undecided(undecided), answer);
     }
 
     /// Has the store record a decision without events.

@@ -86,7 +86,7 @@ fn command(
         origin: None,
         hops: 0,
         durable_id,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
     })
 }

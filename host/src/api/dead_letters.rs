@@ -3,7 +3,7 @@
 use super::Server;
 use super::answer::HttpError;
 use crate::host::Unreplayed;
-use crate::model::{DeadLetterContent, Header, KeptDeadLetter};
+use crate::model::{Callback, DeadLetterContent, Header, KeptDeadLetter};
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{DeadLetterQuery, Discard};
 use axum::Json;
@@ -167,6 +167,16 @@ fn content(content: &DeadLetterContent) -> (&'static str, Value) {
                 "headers": headers_shown(&message.headers), "payload": message.payload.as_deref().map(bytes_shown),
             });
             ("message", shown)
+        }
+        DeadLetterContent::Callback(kept) => {
+            let Callback { key, correlation_id, causation_id, .. } = &kept.callback;
+            let shown = json!({
+                "name": kept.name(), "id": kept.id(), "time_ms": kept.time_ms, "key": key.as_deref().map(bytes_shown),
+                "correlation_id": correlation_id, "causation_id": causation_id, "payload": bytes_shown(kept.payload()),
+                "outcome": kept.ending(),
+            });
+            let kind = if kept.ending().is_some() { "outcome" } else { "timer" };
+            (kind, shown)
         }
     }
 }

@@ -135,6 +135,7 @@ fn statistics_text(statistics: &Statistics) -> String {
         ledgers,
         outbox_commands,
         outbox_messages,
+        callbacks,
         outcomes,
         dead_letters,
         counted,
@@ -150,6 +151,7 @@ fn statistics_text(statistics: &Statistics) -> String {
         ("ledgers", ledgers),
         ("commands in the outbox", outbox_commands),
         ("messages in the outbox", outbox_messages),
+        ("outcomes and timers", callbacks),
         ("remembered outcomes", outcomes),
         ("dead letters", dead_letters),
     ] {
@@ -190,17 +192,18 @@ fn text(report: &Report) -> String {
         checkpoints,
         commands,
         messages,
+        callbacks,
         dead_letters,
         problems,
         more_problems,
     } = report;
     let [events, streams, position, indexed] = [events, streams, position, indexed].map(|value| number(*value));
-    let [commands, messages, letters, more] =
-        [commands, messages, dead_letters, more_problems].map(|value| number(*value));
+    let [commands, messages, callbacks, letters, more] =
+        [commands, messages, callbacks, dead_letters, more_problems].map(|value| number(*value));
     let mut text = format!(
         "  {events} events in {streams} streams, the newest at position {position}, indexed up to {indexed}\n  \
          {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n  \
-         {letters} dead letters\n"
+         {letters} dead letters; {callbacks} outcomes and timers\n"
     );
     for problem in problems {
         text += &format!("problem: {problem}\n");
@@ -223,7 +226,11 @@ mod tests {
     #[test]
     fn a_report_says_what_is_there_and_what_is_wrong() {
         let mut report = Report { events: 1_234, streams: 2, position: 1_234, indexed: 1_000, ..Report::default() };
-        assert!(text(&report).ends_with("in the outbox\n  0 dead letters\nsound\n"), "{}", text(&report));
+        assert!(
+            text(&report).ends_with("in the outbox\n  0 dead letters; 0 outcomes and timers\nsound\n"),
+            "{}",
+            text(&report)
+        );
         report.problems.push("position 3 comes after 3".to_owned());
         assert!(text(&report).contains("\nproblem: position 3 comes after 3\nrestore"), "{}", text(&report));
     }

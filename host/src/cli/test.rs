@@ -145,7 +145,7 @@ fn command(stream: StreamId, command: &wasmill_cases::Command) -> Command {
         headers: command.headers.iter().map(header).collect(),
         origin: None,
         durable_id: false,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         hops: 0,
         expected: None,
     }

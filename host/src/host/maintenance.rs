@@ -25,7 +25,7 @@ impl Host {
         // The store's queue may be full, and then this waits.
         let asked = blocking(move || {
             ask(&*store, ack);
-            Ok(())
+            Ok::<_, Error>(())
         });
         asked.await?;
         answered.await.unwrap_or(Err(Error::Closed))
@@ -62,9 +62,9 @@ impl Host {
     }
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
+pub(super) async fn blocking<T: Send + 'static, E: From<Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|panic| Err(Error::Failed(format!("the request to the store panicked: {panic}"))))
+    joined.unwrap_or_else(|panic| Err(Error::Failed(format!("the request to the store panicked: {panic}")).into()))
 }

@@ -19,7 +19,7 @@ use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Demand, Limits, Rol
 use crate::projection::{self, Projection};
 use crate::status::SourceStatus;
 use crate::store::{self, EventStore};
-use crate::subscriptions::{self, RecordInbox, RecordOptions, RecordSubscription, Subscription};
+use crate::subscriptions::{self, CallbackEnvironment, RecordInbox, RecordOptions, RecordSubscription, Subscription};
 use crate::supervise;
 use crate::supervise::Held as _;
 use std::collections::BTreeMap;
@@ -196,10 +196,11 @@ impl Parts {
             topics: None,
             broker: Mutex::default(),
         };
-        let started = parts.start_followers(manifest, runtime, startup).and_then(|()| {
+        let environment = CallbackEnvironment { runtime: runtime.clone(), clock: clock.clone() };
+        let started = parts.start_followers(manifest, &environment, startup).and_then(|()| {
             let Some(kafka) = &manifest.kafka else { return Ok(()) };
             startup.does("starting sources and sinks".to_owned());
-            parts.start_kafka(manifest, kafka)
+            parts.start_kafka(manifest, kafka, &environment)
         });
         match started {
             Ok(()) => Ok(parts),
@@ -210,7 +211,13 @@ impl Parts {
         }
     }
 
-    fn start_followers(&mut self, manifest: &Manifest, runtime: &Handle, startup: &Startup) -> Result<(), Error> {
+    fn start_followers(
+        &mut self,
+        manifest: &Manifest,
+        environment: &CallbackEnvironment,
+        startup: &Startup,
+    ) -> Result<(), Error> {
+        let runtime = &environment.runtime;
         let read_models = manifest.data.join("read-models");
         for slot in self.catalog.slots() {
             let options = projection_options(manifest, &slot.current());
@@ -220,14 +227,19 @@ impl Parts {
         }
         for slot in self.catalog.slots() {
             let options = subscription_options(manifest, &slot.name);
-            let started = Subscription::start(slot, options, &self.store, &self.aggregates, runtime)?;
+            let started = Subscription::start(slot, options, &self.store, &self.aggregates, environment)?;
             self.subscriptions.extend(started.map(|subscription| (subscription.name().clone(), subscription)));
         }
         Ok(())
     }
 
     /// Starts the parts that use Kafka. Nothing here waits for a real cluster, which may start later.
-    fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka) -> Result<(), Error> {
+    fn start_kafka(
+        &mut self,
+        manifest: &Manifest,
+        kafka: &Kafka,
+        environment: &CallbackEnvironment,
+    ) -> Result<(), Error> {
         let connection = match &kafka.brokers {
             Brokers::Addresses(brokers) => {
                 Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?
@@ -248,7 +260,8 @@ impl Parts {
         self.start_sinks(manifest, &connection)?;
         let written = manifest.written_topics();
         for (name, source) in &manifest.sources {
-            self.start_source(name, source, manifest.bounds, &written, &connection)?;
+            let deliveries = self.start_deliveries(name, source, manifest.bounds, environment)?;
+            self.start_source(name, source, manifest.bounds, &written, &connection, deliveries)?;
         }
         self.await_starts();
         Ok(())
@@ -262,6 +275,7 @@ impl Parts {
         bounds: Bounds,
         written: &[String],
         connection: &Connection,
+        subscriber: Option<Arc<dyn RecordInbox>>,
     ) -> Result<(), Error> {
         let section = format!("sources.{name}.properties");
         let connection = connection.with_properties(&section, &source.properties)?;
@@ -277,10 +291,7 @@ impl Parts {
         }
         let mut config = kafka::source::Config::new(name, source, written);
         config.bounds = bounds;
-        let targets = kafka::source::Targets {
-            aggregates: self.aggregates.clone(),
-            subscriber: self.start_deliveries(name, source, bounds)?,
-        };
+        let targets = kafka::source::Targets { aggregates: self.aggregates.clone(), subscriber };
         let source = Source::start(config, connection, self.store.clone(), targets)?;
         self.sources.insert(name.into(), source);
         Ok(())
@@ -303,11 +314,15 @@ impl Parts {
         name: &str,
         source: &SourceSettings,
         bounds: Bounds,
+        environment: &CallbackEnvironment,
     ) -> Result<Option<Arc<dyn RecordInbox>>, Error> {
         let Target::Deliveries(deliveries) = &source.target else { return Ok(None) };
+        if deliveries.transaction == Transaction::Kafka {
+            return Ok(None);
+        }
         let slot = self.subscriber(&deliveries.subscriber);
         let options = record_options(name, deliveries, bounds);
-        let subscription = RecordSubscription::start(slot, options, &self.store, &self.aggregates)?;
+        let subscription = RecordSubscription::start(slot, options, &self.store, &self.aggregates, environment)?;
         let inbox = subscription.inbox();
         self.records.insert(name.into(), subscription);
         Ok(Some(inbox))
@@ -385,12 +400,12 @@ fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'jo
     Box::new(stop)
 }
 
-/// Returns how many guests a host may have at the same time: one for each shard, for each follower, for the retries of each
-/// subscription and for each query of a projection, and as many again while code is swapped.
+/// Returns how many guests a host may have at the same time: one for each shard, for each follower, for the retries and
+/// the callbacks of each subscription, and for each query of a projection, and as many again while code is swapped.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
-    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 3 + queries;
-    let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + manifest.sources.len();
+    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 4 + queries;
+    let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + 2 * manifest.sources.len();
     let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();
     Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }
 }
@@ -561,10 +576,7 @@ fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Optio
         start: settings.start,
         batch_max: settings.batch_max,
         attempts_max: settings.attempts_max,
-        backoff: Backoff {
-            first: Duration::from_millis(settings.backoff_ms),
-            max: Duration::from_millis(settings.backoff_max_ms),
-        },
+        backoff: Backoff::from_ms(settings.backoff_ms, settings.backoff_max_ms),
         on_failure: settings.on_failure,
         bounds: manifest.bounds,
     }

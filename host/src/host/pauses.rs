@@ -2,6 +2,7 @@
 //! sources, and resetting those of recorded events.
 
 use super::Host;
+use super::maintenance::blocking;
 use crate::manifest::Start;
 use crate::model::SubscriptionName;
 use crate::status::{Paused, Reset, State, SubscriptionStatus};
@@ -40,6 +41,7 @@ impl Host {
                 error: source.error.clone(),
                 checkpoint: source.handled,
                 behind: own.map(|partition| partition.end.saturating_sub(partition.next)).sum(),
+                next_timer_ms: records.next_timer_ms(),
                 ..SubscriptionStatus::default()
             })
         });
@@ -100,13 +102,6 @@ impl Host {
         let of_records = self.parts.records.values().map(|found| found.name().to_string());
         Unchanged::Unknown { known: of_events.chain(of_records).collect() }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    change: impl FnOnce() -> Result<T, Unchanged> + Send + 'static,
-) -> Result<T, Unchanged> {
-    let changed = tokio::task::spawn_blocking(change).await;
-    changed.unwrap_or_else(|error| Err(store::Error::Failed(error.to_string()).into()))
 }
 
 /// Returns a sentence for each paused subscription.

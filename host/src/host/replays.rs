@@ -7,7 +7,7 @@
 
 use super::maintenance::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome};
+use crate::model::{Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome, OutcomeUse, SubscriptionName};
 use crate::status::Replayed;
 use crate::store::{self, dead_letter_origin};
 use crate::subscriptions::ReplayError;
@@ -49,7 +49,7 @@ impl Host {
                 Some(command) => self.send_again(number, command).await,
                 None => self.deliver_again(number, letter).await,
             },
-            DeadLetterContent::Event(_) => self.deliver_again(number, letter).await,
+            DeadLetterContent::Event(_) | DeadLetterContent::Callback(_) => self.deliver_again(number, letter).await,
         }
     }
 
@@ -57,7 +57,7 @@ impl Host {
         let aggregate_type = command.stream.aggregate_type.clone();
         // A person has decided to retry it, so its chain of causes starts again.
         let command = Command { origin: Some(dead_letter_origin(number)), durable_id: false, hops: 0, ..command };
-        let stays = command.dead_letters_refusal;
+        let stays = command.outcome_use == OutcomeUse::DeadLettered;
         let done = |outcome: &str, reason| Ok(Replayed { number, outcome: outcome.into(), reason });
         match self.send(command).await.map(|outcome| outcome.what().clone()) {
             Ok(Outcome::Accepted { .. }) => done("accepted", None),
@@ -102,11 +102,18 @@ impl Host {
         let content = letter.content.clone();
         let delivered = blocking(move || {
             let parts = &host.parts;
-            Ok(match content {
+            Ok::<_, store::Error>(match content {
                 DeadLetterContent::Record(_) => {
                     parts.records.get(&*consumer).map(|records| records.replay(number, &content))
                 }
-                _ => parts.subscriptions.get(&*consumer).map(|subscription| subscription.replay(number, &content)),
+                _ => match SubscriptionName::parse(&consumer) {
+                    SubscriptionName::Plugin(name) => {
+                        parts.subscriptions.get(name).map(|subscription| subscription.replay(number, &content))
+                    }
+                    SubscriptionName::Source(name) => {
+                        parts.records.get(name).map(|records| records.replay(number, &content))
+                    }
+                },
             })
         });
         match delivered.await? {

@@ -5,7 +5,7 @@ use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::{Commands, Rejected};
-use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, Record, StreamId, write_record_id};
+use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, OutcomeUse, Record, StreamId, write_record_id};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
 
@@ -84,15 +84,18 @@ pub(super) struct Mapping {
     source: Arc<str>,
     naming: Naming,
     bounds: Bounds,
-    dead_letters_refusals: bool,
+    outcome_use: OutcomeUse,
     /// A buffer for the text of ids.
     text: String,
 }
 
 impl Mapping {
     pub(super) fn new(source: Arc<str>, commands: &Commands, bounds: Bounds) -> Self {
-        let dead_letters_refusals = commands.rejected == Rejected::DeadLetter;
-        Self { naming: Naming::new(&source, commands), bounds, dead_letters_refusals, source, text: String::new() }
+        let outcome_use = match commands.rejected {
+            Rejected::Count => OutcomeUse::Counted,
+            Rejected::DeadLetter => OutcomeUse::DeadLettered,
+        };
+        Self { naming: Naming::new(&source, commands), bounds, outcome_use, source, text: String::new() }
     }
 
     /// Whether each record names the type of its aggregate, so that a single record may be wrong.
@@ -154,7 +157,7 @@ impl Mapping {
             origin: Some(origin),
             hops,
             durable_id: false,
-            dead_letters_refusal: self.dead_letters_refusals,
+            outcome_use: self.outcome_use.clone(),
             expected: None,
         }
     }
@@ -237,7 +240,11 @@ mod tests {
             let mut mapping = Mapping::new("till".into(), &commands, Bounds::default());
             let origin = Origin { ledger: "dead-letters".into(), first: 1, last: 1 };
             let command = mapping.take_again(&record, origin).unwrap();
-            assert_eq!((command.hops, command.dead_letters_refusal), (0, true), "a retry starts the count over");
+            assert_eq!(
+                (command.hops, command.outcome_use),
+                (0, OutcomeUse::DeadLettered),
+                "a retry starts the count over"
+            );
         }
     }
 

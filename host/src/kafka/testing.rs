@@ -179,7 +179,7 @@ impl Folder {
             headers: Vec::new(),
             origin: None,
             durable_id: false,
-            dead_letters_refusal: false,
+            outcome_use: Default::default(),
             hops: 0,
             expected: None,
         };

@@ -1,7 +1,6 @@
 //! The sources, which read from Kafka, and their settings.
 
 use crate::backoff::{BACKOFF_MAX, Backoff};
-use std::time::Duration;
 
 /// A source: the topics that it reads, and what their records become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +97,7 @@ impl Target {
 impl Deliveries {
     /// Returns the pauses between attempts.
     pub fn backoff(&self) -> Backoff {
-        Backoff { first: Duration::from_millis(self.backoff_ms), max: Duration::from_millis(self.backoff_max_ms) }
+        Backoff::from_ms(self.backoff_ms, self.backoff_max_ms)
     }
 
     /// Makes the settings of deliveries to this plugin, with the defaults.

@@ -2,7 +2,9 @@
 //! an item does not hold in this form, such as the text of an id or the list of headers, are kept here during the call.
 
 use super::bindings::wasmill::plugin::types;
-use crate::model::{Command, Header, Record, RecordedEvent};
+use crate::model::{
+    Callback, CallbackContent, Command, Ending, Header, KeptCallback, Record, RecordedEvent, Undecided,
+};
 
 /// Events that are ready to be lent to a guest.
 pub(super) struct Lender<'e> {
@@ -116,6 +118,66 @@ impl<'r> RecordLender<'r> {
                 offset: record.offset,
             }),
         }
+    }
+}
+
+/// Callbacks that are ready to be lent to a subscriber.
+pub(super) struct CallbackLender<'c> {
+    callbacks: &'c [KeptCallback],
+    ids: Vec<String>,
+    headers: Vec<LentHeaders<'c>>,
+}
+
+impl<'c> CallbackLender<'c> {
+    pub(super) fn new(callbacks: &'c [KeptCallback]) -> Self {
+        Self {
+            callbacks,
+            ids: callbacks.iter().map(KeptCallback::id).collect(),
+            headers: callbacks.iter().map(|kept| lend_headers(&kept.callback.headers)).collect(),
+        }
+    }
+
+    pub(super) fn deliveries(&self) -> Vec<types::Delivery<'_>> {
+        let of_each = self.callbacks.iter().zip(&self.ids).zip(&self.headers);
+        of_each.map(|((kept, id), headers)| delivery_of(kept, id, headers)).collect()
+    }
+}
+
+fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders<'_>) -> types::Delivery<'a> {
+    let Callback { key, correlation_id, causation_id, content, .. } = &kept.callback;
+    types::Delivery {
+        name: kept.name(),
+        key: key.as_deref(),
+        payload: Some(kept.payload()),
+        metadata: types::Metadata {
+            id,
+            time: kept.time_ms,
+            cause: types::Cause::Known(types::Causation { correlation_id, causation_id }),
+            headers: headers.as_deref(),
+        },
+        origin: match content {
+            CallbackContent::Outcome { stream, ending, .. } => types::Origin::Outcome(types::OutcomeOrigin {
+                command_id: causation_id,
+                aggregate_type: &stream.aggregate_type,
+                aggregate_id: &stream.aggregate_id,
+                ending: lend_ending(ending),
+            }),
+            CallbackContent::Wake { .. } | CallbackContent::Send(_) => types::Origin::Timer,
+        },
+    }
+}
+
+fn lend_ending(ending: &Ending) -> types::Ending<'_> {
+    match ending {
+        Ending::Accepted { version, position } => {
+            types::Ending::Accepted(types::Accepted { version: version.0, position: position.0 })
+        }
+        Ending::Rejected(reason) => types::Ending::Rejected(reason),
+        Ending::Malformed(reason) => types::Ending::Malformed(reason),
+        Ending::Undecided(Undecided::Conflict { actual, .. }) => types::Ending::Conflict(actual.0),
+        Ending::Undecided(Undecided::Archived(reason)) => types::Ending::Archived(reason),
+        Ending::Undecided(Undecided::Unserved(reason)) => types::Ending::Unserved(reason),
+        Ending::Undecided(Undecided::Exhausted(reason)) => types::Ending::Exhausted(reason),
     }
 }
 

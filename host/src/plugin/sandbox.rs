@@ -3,7 +3,7 @@
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
 use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, Plugin, ReadModel, SqlError, SqlValue};
-use crate::model::Header;
+use crate::model::{Due, Header};
 use crate::names::{self, Rule};
 use crate::supervise::Held as _;
 use std::fmt::Write as _;
@@ -24,6 +24,12 @@ const LOG_LINES_MAX: u32 = 1_000;
 const MEMORIES_MAX: usize = 16;
 const TABLES_MAX: usize = 256;
 const INSTANCES_MAX: usize = 1_000;
+
+/// The most bytes that a subscriber may have brought back with the outcome of a command.
+pub(crate) const ATTACHMENT_BYTES_MAX: usize = 1 << 10;
+
+/// The most bytes of a timer's name.
+pub(crate) const TIMER_NAME_BYTES_MAX: usize = 255;
 
 /// A limit that a guest exceeded, with the key that raises it.
 #[derive(Debug, thiserror::Error)]
@@ -234,11 +240,16 @@ impl Effect {
     /// Returns its approximate size in bytes.
     fn bytes(&self) -> usize {
         let of_headers = |headers: &[Header]| headers.iter().map(Header::bytes).sum::<usize>();
+        let of_command = |command: &OutgoingCommand| {
+            let texts = command.aggregate_type.len() + command.aggregate_id.len() + command.name.len();
+            let attachment = command.outcome.as_ref().map_or(0, Vec::len);
+            texts + command.payload.len() + attachment + of_headers(&command.headers)
+        };
         match self {
-            Self::Command(command) => {
-                let texts = command.aggregate_type.len() + command.aggregate_id.len() + command.name.len();
-                texts + command.payload.len() + of_headers(&command.headers)
-            }
+            Self::Command(command) => of_command(command),
+            Self::Later(name, _, command) => name.as_ref().map_or(0, String::len) + of_command(command),
+            Self::Wake(name, _, payload) => name.len() + payload.len(),
+            Self::Cancel(name) => name.len(),
             Self::Message(message) => {
                 let content = [&message.key, &message.payload].into_iter().flatten().map(Vec::len).sum::<usize>();
                 message.topic.len() + content + of_headers(&message.headers)
@@ -355,12 +366,30 @@ impl bus::Host for Sandbox {
     }
 
     fn send_command(&mut self, cause: u32, command: bus::OutgoingCommand) -> wasmtime::Result<()> {
-        let bus::OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers } = command;
-        checked("an aggregate type", &aggregate_type, Rule::Part)?;
-        checked("a command", &name, Rule::Message)?;
-        let headers = headers_from(headers);
-        let command = OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers };
+        let command = command_from("bus.send-command", command)?;
         self.add("bus.send-command", cause, Effect::Command(command))
+    }
+
+    fn send_later(
+        &mut self,
+        cause: u32,
+        timer: Option<String>,
+        due: bus::Due,
+        command: bus::OutgoingCommand,
+    ) -> wasmtime::Result<()> {
+        timer.as_deref().map_or(Ok(()), |name| checked_timer("bus.send-later", name))?;
+        let command = command_from("bus.send-later", command)?;
+        self.add("bus.send-later", cause, Effect::Later(timer, due.into(), command))
+    }
+
+    fn wake(&mut self, cause: u32, timer: String, due: bus::Due, payload: Vec<u8>) -> wasmtime::Result<()> {
+        checked_timer("bus.wake", &timer)?;
+        self.add("bus.wake", cause, Effect::Wake(timer, due.into(), payload))
+    }
+
+    fn cancel(&mut self, cause: u32, timer: String) -> wasmtime::Result<()> {
+        checked_timer("bus.cancel", &timer)?;
+        self.add("bus.cancel", cause, Effect::Cancel(timer))
     }
 
     fn publish(&mut self, cause: u32, message: bus::Message) -> wasmtime::Result<()> {
@@ -370,10 +399,47 @@ impl bus::Host for Sandbox {
     }
 }
 
-fn checked(what: &str, text: &str, rule: Rule) -> wasmtime::Result<()> {
+fn command_from(call: &str, command: bus::OutgoingCommand) -> wasmtime::Result<OutgoingCommand> {
+    let bus::OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers, expected_version, outcome } =
+        command;
+    checked(call, "an aggregate type", &aggregate_type, Rule::Part)?;
+    checked(call, "a command", &name, Rule::Message)?;
+    if let Some(attachment) = &outcome
+        && attachment.len() > ATTACHMENT_BYTES_MAX
+    {
+        wasmtime::bail!(
+            "{call} asks for the outcome of {name} with {} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with it: \
+             send an id, and look the rest up",
+            attachment.len()
+        );
+    }
+    let headers = headers_from(headers);
+    Ok(OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers, expected_version, outcome })
+}
+
+fn checked(call: &str, what: &str, text: &str, rule: Rule) -> wasmtime::Result<()> {
     match names::checked(text, rule) {
         Ok(_) => Ok(()),
-        Err(cause) => wasmtime::bail!("the name of {what} in bus.send-command {cause}"),
+        Err(cause) => wasmtime::bail!("the name of {what} in {call} {cause}"),
+    }
+}
+
+fn checked_timer(call: &str, name: &str) -> wasmtime::Result<()> {
+    if name.is_empty() || name.len() > TIMER_NAME_BYTES_MAX || name.contains(char::is_control) {
+        wasmtime::bail!(
+            "{call} names a timer with {} bytes: a name has 1 to {TIMER_NAME_BYTES_MAX} bytes and no control characters",
+            name.len()
+        );
+    }
+    Ok(())
+}
+
+impl From<bus::Due> for Due {
+    fn from(due: bus::Due) -> Self {
+        match due {
+            bus::Due::After(ms) => Self::After(ms),
+            bus::Due::At(ms) => Self::At(ms),
+        }
     }
 }
 

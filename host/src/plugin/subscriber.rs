@@ -2,10 +2,9 @@
 
 use super::bindings::exports::wasmill::plugin::subscriber as export;
 use super::bindings::wasmill::plugin::types::Delivery;
-use super::lowering::{Lender, RecordLender};
+use super::lowering::{CallbackLender, Lender, RecordLender};
 use super::{Effects, Error, Guarded, Plugin, failure};
-use crate::model::Failure;
-use crate::model::{Record, RecordedEvent};
+use crate::model::{Failure, KeptCallback, Record, RecordedEvent};
 
 /// A wasm store with one subscriber. After an [`Error`] it must be dropped.
 pub struct SubscriberGuest {
@@ -31,6 +30,11 @@ impl SubscriberGuest {
     /// Delivers records of a source. The result has the effects of all of them, or none if one failed.
     pub fn handle_records(&mut self, source: &str, records: &[&Record]) -> Result<Result<Effects, Failure>, Error> {
         self.deliver(&RecordLender::new(source, records).deliveries())
+    }
+
+    /// Delivers outcomes and timers. The result has the effects of all of them, or none if one failed.
+    pub fn handle_callbacks(&mut self, callbacks: &[KeptCallback]) -> Result<Result<Effects, Failure>, Error> {
+        self.deliver(&CallbackLender::new(callbacks).deliveries())
     }
 
     fn deliver(&mut self, deliveries: &[Delivery<'_>]) -> Result<Result<Effects, Failure>, Error> {

@@ -69,6 +69,12 @@ pub enum Error {
         /// The place of the record, as text.
         place: String,
     },
+    /// A callback was cancelled or replaced, or it was handled before. Read the callbacks that are due again.
+    #[error("callback {number} was handled or cancelled before")]
+    CallbackGone {
+        /// Its number.
+        number: u64,
+    },
     /// The previous step in the row failed, so this one fails too. Begin a new row with the failed step.
     #[error("a step of {subscription} before this one failed")]
     OutOfRow {

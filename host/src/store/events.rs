@@ -81,8 +81,11 @@ pub enum Decision {
     Events(Vec<NewEvent>),
     /// A business rule refused the command, for this reason.
     Rejected(String),
-    /// The command can't be handled, for this reason. If it has an origin, it is dead-lettered.
+    /// The command can't be handled, for this reason. If it has an origin and nobody asked for its outcome, it is
+    /// dead-lettered.
     Malformed(String),
+    /// The command is not decided, and never will be. It is treated as a malformed one.
+    Undecided(Undecided),
 }
 
 /// The answer to an append.

@@ -48,6 +48,8 @@ pub struct Statistics {
     pub outbox_commands: u64,
     /// The number of messages in steps that are not completely published.
     pub outbox_messages: u64,
+    /// The number of outcomes and timers that subscriptions have not handled.
+    pub callbacks: u64,
     /// The number of remembered outcomes, which are those of commands whose sender chose the id.
     pub outcomes: u64,
     /// The number of dead letters.

@@ -8,10 +8,10 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartKind {
-    /// A subscription. Its place has its checkpoint, its commands, and whether it is paused.
+    /// A subscription. Its place has its checkpoint, its commands, its outcomes and timers, and whether it is paused.
     Subscription,
-    /// A source. Its place has the ledgers of its partitions, the commands and messages of its subscriber, and the
-    /// position of its sink of dead letters.
+    /// A source. Its place has the ledgers of its partitions, the commands, messages, outcomes and timers of its
+    /// subscriber, and the position of its sink of dead letters.
     Source,
     /// A sink of events. Its place has its position.
     Sink,
@@ -36,6 +36,8 @@ pub struct Place {
     pub at: String,
     /// The number of commands that are durable and not settled.
     pub pending: u64,
+    /// The number of outcomes and timers that are not handled.
+    pub callbacks: u64,
 }
 
 impl fmt::Display for PartKind {
@@ -73,6 +75,9 @@ impl fmt::Display for Place {
         write!(f, "{} ({}", self.part, self.at)?;
         if self.pending > 0 {
             write!(f, ", {} commands never sent", self.pending)?;
+        }
+        if self.callbacks > 0 {
+            write!(f, ", {} outcomes and timers never handled", self.callbacks)?;
         }
         f.write_str(")")
     }

@@ -37,6 +37,19 @@ pub trait Progress: Send + Sync + 'static {
 
     /// Watches the number of the newest message in the outbox, to wake those who wait for new ones.
     fn outbox_head(&self) -> watch::Receiver<u64>;
+
+    /// Changes when a callback may be due earlier than before.
+    fn callbacks_changed(&self) -> watch::Receiver<u64>;
+
+    /// Postpones a callback after a failed attempt, and with it the later callbacks of its key. Does nothing if it is
+    /// gone.
+    fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64, ack: Ack<Result<(), Error>>);
+
+    /// Ends the pauses of all callbacks of a subscription that were postponed.
+    fn hasten_callbacks(&self, subscription: &str, ack: Ack<Result<(), Error>>);
+
+    /// Cancels a timer for a person. Fails with [`Error::NotFound`] if no timer has this number.
+    fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>);
 }
 
 /// The reading side of progress.
@@ -69,6 +82,16 @@ pub trait ProgressReader: Send {
     /// the id of the Kafka cluster, and notices if it has changed. [`FactName`] has their names.
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error>;
 
+    /// Returns the callbacks of a subscription that are due at a time, in the order in which they are to be handled.
+    fn due_callbacks(&mut self, subscription: &str, now_ms: u64, limit: usize) -> Result<Vec<KeptCallback>, Error>;
+
+    /// Returns when the next callback of a subscription is due, and whether an attempt at one has failed.
+    fn next_callback(&mut self, subscription: &str) -> Result<NextCallback, Error>;
+
+    /// Returns the timers that are due first, in the order of their times, and the number of all timers of the query's
+    /// subscription.
+    fn timers(&mut self, wanted: &TimerQuery<'_>) -> Result<(Vec<KeptTimer>, u64), Error>;
+
     /// Returns all facts whose name starts with `prefix`, by name.
     fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
 }
@@ -84,6 +107,8 @@ pub struct Step {
     pub commands: Vec<Command>,
     /// The messages for the outbox, in order.
     pub messages: Vec<Message>,
+    /// The changes of timers, in their order.
+    pub timers: Vec<TimerChange>,
     /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
     /// What becomes of a key, if the step changes one.
@@ -155,6 +180,62 @@ pub enum Reached {
     Reset(Position),
     /// The step has processed the dead letter with this number and removes it. If it no longer exists, the step fails.
     Replayed(u64),
+    /// The step has processed the callbacks with these numbers and removes them. If one no longer exists, the step fails
+    /// with [`Error::CallbackGone`].
+    Callbacks(Vec<u64>),
+}
+
+/// A change of a subscription's timers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimerChange {
+    /// Sets a timer. It replaces the timer of the same name.
+    Set {
+        /// The name, by which it can be cancelled.
+        name: Option<Arc<str>>,
+        /// When it is due.
+        due: Due,
+        /// What happens then.
+        callback: Callback,
+    },
+    /// Cancels the timer of this name, if there is one.
+    Cancel(Arc<str>),
+}
+
+impl TimerChange {
+    /// Returns roughly how much memory it takes, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Set { callback, .. } => callback.size(),
+            Self::Cancel(name) => name.len(),
+        }
+    }
+}
+
+/// What is known of the next callback of a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextCallback {
+    /// When the next one is due, in milliseconds since 1970-01-01T00:00:00Z. 0 is at once. `None` if there is no callback.
+    pub due_ms: Option<u64>,
+    /// Whether an attempt at a callback has failed, so that it waits for the next attempt.
+    pub is_retried: bool,
+}
+
+/// A selection of timers to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerQuery<'a> {
+    /// The subscription. `None` selects those of all.
+    pub subscription: Option<&'a str>,
+    /// The most timers.
+    pub limit: usize,
+}
+
+/// A timer, with the subscription that set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptTimer {
+    /// The subscription.
+    pub subscription: String,
+    /// The timer.
+    pub callback: KeptCallback,
 }
 
 /// The answer to a step of a subscription.

@@ -9,6 +9,7 @@ mod administration;
 mod age;
 mod appends;
 mod backup;
+mod callbacks;
 mod dead_letter_room;
 mod dead_letters;
 mod dictionary;
@@ -154,6 +155,7 @@ pub struct SqliteStore {
     snapshots: snapshots::Snapshots,
     head: watch::Receiver<Position>,
     outbox_head: watch::Receiver<u64>,
+    callbacks_changed: watch::Receiver<u64>,
     dead_letters_head: watch::Receiver<u64>,
     loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
@@ -175,7 +177,7 @@ impl SqliteStore {
         let writer =
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
         let (head, outbox_head, dead_letters_head) = (writer.head(), writer.outbox_head(), writer.dead_letters_head());
-        let (loss, meters) = (writer.loss(), writer.meters.clone());
+        let (loss, callbacks_changed, meters) = (writer.loss(), writer.callbacks_changed(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
@@ -188,6 +190,7 @@ impl SqliteStore {
             tail,
             head,
             outbox_head,
+            callbacks_changed,
             dead_letters_head,
             loss,
             identity,
@@ -261,6 +264,23 @@ impl Progress for SqliteStore {
 
     fn outbox_head(&self) -> watch::Receiver<u64> {
         self.outbox_head.clone()
+    }
+
+    fn callbacks_changed(&self) -> watch::Receiver<u64> {
+        self.callbacks_changed.clone()
+    }
+
+    fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64, ack: Ack<Result<(), Error>>) {
+        let request = AdminRequest::Postpone { subscription: subscription.to_owned(), number, until_ms };
+        self.send(writer::Request::Administer(request, ack));
+    }
+
+    fn hasten_callbacks(&self, subscription: &str, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Administer(AdminRequest::Hasten(subscription.to_owned()), ack));
+    }
+
+    fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Administer(AdminRequest::CancelTimer(number), ack));
     }
 }
 

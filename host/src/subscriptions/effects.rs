@@ -1,16 +1,20 @@
-//! The effects of a subscriber as commands and messages. Their ids, times and correlation ids derive from what caused
+//! The effects of a subscriber as commands, messages and timers. Their ids, times and correlation ids derive from what caused
 //! them. If an effect would make a chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
-use crate::model::{Command, DeadLetter, DeadLetterContent, Header, Message, Record, RecordedEvent, StreamId};
+use crate::model::{
+    Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, KeptCallback, Message,
+    OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version,
+};
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
+use crate::store::{Reached, Step, TimerChange};
 use crate::trace;
 use std::sync::Arc;
 
 /// The sink that publishes the messages of subscribers.
 const OUTBOX: &str = "outbox";
 
-/// The cause of an effect: an event or a record.
+/// The cause of an effect: an event, a record or a callback.
 pub(super) trait Cause {
     /// Returns its id.
     fn id(&self) -> String;
@@ -22,6 +26,8 @@ pub(super) trait Cause {
     fn correlation_id(&self, id: &Arc<str>) -> Arc<str>;
     /// Returns how many subscribers the chain of causes has passed through so far.
     fn hops(&self) -> u32;
+    /// Returns the key under which the outcomes and timers of its effects come back.
+    fn key(&self) -> Option<Vec<u8>>;
     /// Returns its headers, from which its effects inherit the trace context.
     fn headers(&self) -> &[Header];
 }
@@ -45,6 +51,10 @@ impl Cause for RecordedEvent {
 
     fn hops(&self) -> u32 {
         self.hops
+    }
+
+    fn key(&self) -> Option<Vec<u8>> {
+        Some(self.stream.aggregate_id.as_bytes().to_vec())
     }
 
     fn headers(&self) -> &[Header] {
@@ -73,8 +83,42 @@ impl Cause for Record {
         Record::hops(self)
     }
 
+    fn key(&self) -> Option<Vec<u8>> {
+        self.key.clone()
+    }
+
     fn headers(&self) -> &[Header] {
         &self.headers
+    }
+}
+
+impl Cause for KeptCallback {
+    fn id(&self) -> String {
+        KeptCallback::id(self)
+    }
+
+    fn place(&self, _: &str) -> String {
+        format!("callback-{}", self.number)
+    }
+
+    fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    fn correlation_id(&self, _: &Arc<str>) -> Arc<str> {
+        self.callback.correlation_id.clone()
+    }
+
+    fn hops(&self) -> u32 {
+        self.callback.hops
+    }
+
+    fn key(&self) -> Option<Vec<u8>> {
+        self.callback.key.clone()
+    }
+
+    fn headers(&self) -> &[Header] {
+        &self.callback.headers
     }
 }
 
@@ -83,11 +127,12 @@ impl Cause for Record {
 pub(super) struct Outgoing {
     pub(super) commands: Vec<Command>,
     pub(super) messages: Vec<Message>,
+    pub(super) timers: Vec<TimerChange>,
     /// The effects that would make a chain of causes too long.
     pub(super) dead_letters: Vec<DeadLetter>,
 }
 
-/// Converts the effects of a call to commands and messages. `cause` returns the item of an index. The ids do not depend
+/// Converts the effects of a call to commands, messages and timers. `cause` returns the item of an index. The ids do not depend
 /// on how often an item is handled, or in which batch.
 pub(super) fn outgoing<'c, C: Cause + 'c>(
     subscription: &Arc<str>,
@@ -110,6 +155,19 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
                     Some(reason) => outgoing.dead_letters.push(dead_letter_of_command(subscription, command, reason)),
                 }
             }
+            // A timer starts the count of hops again.
+            Effect::Later(name, due, command) => {
+                let name = name.map(Into::into);
+                let command = Command { hops: 0, ..command_from(traits, command) };
+                let callback = callback_from(traits, CallbackContent::Send(Box::new(command)));
+                outgoing.timers.push(TimerChange::Set { name, due, callback });
+            }
+            Effect::Wake(name, due, payload) => {
+                let name: Arc<str> = name.into();
+                let callback = callback_from(traits, CallbackContent::Wake { name: name.clone(), payload });
+                outgoing.timers.push(TimerChange::Set { name: Some(name), due, callback });
+            }
+            Effect::Cancel(name) => outgoing.timers.push(TimerChange::Cancel(name.into())),
             Effect::Message(message) => {
                 let message = message_from(traits, subscription, message);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
@@ -123,6 +181,21 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
 }
 
 impl Outgoing {
+    /// Makes the step of a subscription that has these effects. It changes no key and keeps no fact.
+    pub(super) fn step(self, subscription: &Arc<str>, reached: Reached) -> Step {
+        let Self { commands, messages, timers, dead_letters } = self;
+        let subscription = subscription.clone();
+        Step { subscription, reached, commands, messages, timers, dead_letters, key: None, fact: None }
+    }
+
+    /// Returns roughly how much memory the commands, messages and timers take, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let Self { commands, messages, timers, .. } = self;
+        let of_commands = commands.iter().map(Command::size).sum::<usize>();
+        let of_messages = messages.iter().map(Message::size).sum::<usize>();
+        of_commands + of_messages + timers.iter().map(TimerChange::size).sum::<usize>()
+    }
+
     /// Logs the dead letters.
     pub(super) fn logged(self, subscription: &str) -> Self {
         for letter in &self.dead_letters {
@@ -180,8 +253,22 @@ impl<'c, C: Cause> Traits<'c, C> {
     }
 }
 
+fn callback_from(traits: &Traits<'_, impl Cause>, content: CallbackContent) -> Callback {
+    Callback {
+        key: traits.cause.key(),
+        correlation_id: traits.correlation_id.clone(),
+        causation_id: traits.id.clone(),
+        hops: 0,
+        headers: trace::context(traits.cause.headers()),
+        content,
+    }
+}
+
 fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingCommand) -> Command {
     trace::inherit(&mut command.headers, traits.cause.headers());
+    let outcome_use = command.outcome.map_or(OutcomeUse::Counted, |attachment| {
+        OutcomeUse::Delivered(OutcomeRequest { key: traits.cause.key(), attachment })
+    });
     Command {
         stream: StreamId::new(command.aggregate_type, command.aggregate_id),
         name: command.name.into(),
@@ -194,8 +281,8 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         origin: None,
         hops: traits.hops,
         durable_id: false,
-        dead_letters_refusal: false,
-        expected: None,
+        outcome_use,
+        expected: command.expected_version.map(|version| ExpectedVersion::Exact(Version(version))),
     }
 }
 
@@ -229,6 +316,8 @@ mod tests {
             name: "Again".into(),
             payload: Vec::new(),
             headers: Vec::new(),
+            expected_version: None,
+            outcome: None,
         };
         let message =
             OutgoingMessage { topic: "t".into(), key: None, partition: None, headers: Vec::new(), payload: None };
@@ -246,7 +335,8 @@ mod tests {
                 .map(|hops: &str| Header { name: crate::bounds::HOPS_HEADER.into(), value: Some(hops.into()) })
                 .into_iter()
                 .collect();
-            let Outgoing { commands, messages, dead_letters } = outgoing(&"loop".into(), effects(), bounds, |_| &cause);
+            let Outgoing { commands, messages, dead_letters, .. } =
+                outgoing(&"loop".into(), effects(), bounds, |_| &cause);
             match carried.map_or(Ok(0), str::parse::<u32>) {
                 Ok(hops) if hops < 3 => {
                     assert_eq!((commands[0].hops, messages[0].hops, dead_letters.len()), (hops + 1, hops + 1, 0));

@@ -2,8 +2,7 @@
 //! is new code.
 
 use crate::filter::Filter;
-use crate::model::{Failure, Refusal};
-use crate::model::{Record, RecordedEvent};
+use crate::model::{Failure, KeptCallback, Record, RecordedEvent, Refusal};
 use crate::plugin::{self, Effects, Pace, Plugin, Slot, SubscriberGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,6 +116,11 @@ impl Handler {
     /// Returns all effects of these records of a source, or none.
     pub(super) fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
         self.call(records.len(), |guest| guest.handle_records(source, records))
+    }
+
+    /// Returns all effects of these outcomes and timers, or none.
+    pub(super) fn callbacks(&mut self, callbacks: &[KeptCallback]) -> Result<Effects, Unhandled> {
+        self.call(callbacks.len(), |guest| guest.handle_callbacks(callbacks))
     }
 
     fn call(

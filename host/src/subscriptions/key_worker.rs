@@ -7,7 +7,7 @@
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, KeyAnswer, KeyLinks, KeyRequest, KeyView, NewHold, WorkerEnds};
-use super::{Options, SubscriptionLinks, failed_event};
+use super::{Options, SubscriptionLinks};
 use crate::ack;
 use crate::filter::Filter;
 use crate::manifest::OnFailure;
@@ -368,14 +368,11 @@ impl KeyWorker {
     }
 
     fn dead_letter(&mut self, stream: &StreamId, event: &RecordedEvent, reason: String) {
-        let letter = failed_event(&self.name, event, reason);
-        let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
-        let passes = self.options.on_failure == OnFailure::Pass;
+        let (outgoing, stop) = self.shared.dead_letter(self.options.on_failure, event, reason);
+        let (passes, stops) = (self.options.on_failure == OnFailure::Pass, stop.is_some());
         let to =
             if passes { KeyState::Retried(next(event.version)) } else { KeyState::BehindDeadLetter(event.version) };
-        let stops = self.options.on_failure == OnFailure::Stop;
-        let fact = stops.then(|| self.shared.pausing.stop_fact(event));
-        if !self.step(stream, outgoing, to, fact) {
+        if !self.step(stream, outgoing, to, stop) {
             return;
         }
         if stops {
@@ -391,10 +388,8 @@ impl KeyWorker {
 
     /// Records a step of a key, and sends its commands once it is durable. Returns whether it was taken.
     fn step(&mut self, stream: &StreamId, outgoing: Outgoing, to: KeyState, fact: Option<(String, String)>) -> bool {
-        let Outgoing { commands, messages, dead_letters } = outgoing;
         let key = Some(KeyChange { stream: stream.clone(), from: Some(self.keys[stream].next), to });
-        let (subscription, reached) = (self.name.clone(), Reached::Key);
-        let step = Step { subscription, reached, commands, messages, dead_letters, key, fact };
+        let step = Step { key, fact, ..outgoing.step(&self.name, Reached::Key) };
         match ack::wait(|ack| self.shared.store.advance(step, ack)) {
             Ok(advanced) => {
                 self.shared.outbox.send(advanced.commands);

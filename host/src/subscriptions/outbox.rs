@@ -4,8 +4,8 @@ use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::backoff::backoff;
 use crate::load::{Load, Loaded, Weight};
-use crate::model::{Command, DeadLetter, Outcome};
-use crate::store::{Error, EventStore};
+use crate::model::{Command, DeadLetter, ExpectedVersion, Outcome, OutcomeUse, Undecided};
+use crate::store::{Append, Decision, Error, EventStore};
 use crate::supervise::Held as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -180,11 +180,13 @@ impl Outbox {
             match self.aggregates.send(command.into(), ack) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
-                Err(Unaccepted::InvalidId { reason, command, ack }) => self.dead_letter(&command, reason, ack),
+                Err(Unaccepted::InvalidId { reason, command, ack }) => {
+                    self.refuse(command, Decision::Malformed(reason.clone()), reason, ack);
+                }
                 Err(Unaccepted::NoSuchAggregate { known, command, ack }) => {
                     let (aggregate_type, known) = (&command.stream.aggregate_type, known.join(", "));
                     let reason = format!("no plugin serves aggregate type {aggregate_type}; served are: {known}");
-                    self.dead_letter(&command, reason, ack);
+                    self.refuse(command, Decision::Undecided(Undecided::Unserved(reason.clone())), reason, ack);
                 }
             }
         }
@@ -212,12 +214,17 @@ impl Outbox {
         self.state.trouble()
     }
 
-    /// Dead-letters a command that no shard will ever accept. Otherwise it would wait for ever.
-    fn dead_letter(&self, command: &Command, reason: String, ack: Ack<Outcome>) {
+    /// Ends a command that no shard will ever accept. Otherwise it would wait for ever. It is dead-lettered, unless the
+    /// subscriber asked for its outcome.
+    fn refuse(&self, command: Arc<Command>, decision: Decision, reason: String, ack: Ack<Outcome>) {
         tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
+        if let OutcomeUse::Delivered(_) = command.outcome_use {
+            let append = Append { command, expected: ExpectedVersion::Any, decision };
+            return self.store.append(append, aggregates::when_recorded(reason, ack));
+        }
         let (consumer, place) = (self.subscription.to_string(), format!("command {}", command.id));
-        let letter = DeadLetter::of_command(consumer, place, reason.clone(), command.clone());
-        self.store.dead_letter(letter, command.origin.clone(), aggregates::when_dead_lettered(reason, ack));
+        let letter = DeadLetter::of_command(consumer, place, reason.clone(), (*command).clone());
+        self.store.dead_letter(letter, command.origin.clone(), aggregates::when_recorded(reason, ack));
     }
 }
 

@@ -33,6 +33,11 @@ impl Pausing {
         Ok(Self { subscription, store, is_paused: paused.is_some().into(), behind: Mutex::new(behind) })
     }
 
+    /// Returns the name of the subscription.
+    pub(super) fn subscription(&self) -> &str {
+        &self.subscription
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::Acquire)
     }

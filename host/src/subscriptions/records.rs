@@ -11,6 +11,7 @@ mod redelivery;
 pub(super) mod run;
 mod worker;
 
+use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks};
 use super::handler::Handler;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
@@ -66,6 +67,7 @@ pub struct RecordSubscription {
     inbox: Arc<Queue>,
     asks: Sender<Ask>,
     thread: supervise::Thread,
+    callbacks: Callbacks,
 }
 
 /// The parts that the subscription and its worker share.
@@ -80,6 +82,20 @@ struct RecordLinks {
     condition: Arc<Mutex<(State, Option<String>)>>,
     /// Number of steps whose answer from the store is not processed yet.
     steps: Arc<AtomicUsize>,
+}
+
+impl RecordOptions {
+    fn of_callbacks(&self) -> CallbackOptions {
+        let Self { batch_max, attempts_max, backoff, bounds, .. } = *self;
+        CallbackOptions { batch_max, attempts_max, backoff, bounds }
+    }
+}
+
+impl RecordLinks {
+    fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
+        let Self { subscription, store, outbox, pausing, .. } = self.clone();
+        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing }
+    }
 }
 
 /// A queue of runs that is bounded by the number of records. One run may exceed the bound.
@@ -109,6 +125,7 @@ impl RecordSubscription {
         options: RecordOptions,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
+        environment: &CallbackEnvironment,
     ) -> Result<Self, store::Error> {
         let (source, bounds) = (options.source.clone(), options.bounds);
         let subscription: Arc<str> = SubscriptionName::Source(&source).to_string().into();
@@ -120,6 +137,7 @@ impl RecordSubscription {
             store: store.clone(),
             subscription,
         };
+        let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
         // There is room for the batch that is being processed and for the next one.
         let queued_max = 2 * options.batch_max;
         let queued = Arc::new(AtomicUsize::new(0));
@@ -144,6 +162,7 @@ impl RecordSubscription {
             inbox: Arc::new(Queue { runs, queued, queued_max }),
             asks,
             thread,
+            callbacks,
         })
     }
 
@@ -179,12 +198,26 @@ impl RecordSubscription {
 
     /// Returns its state and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.thread.monitor().state(self.shared.condition.held().clone())
+        let (mut state, mut reason) = self.shared.condition.held().clone();
+        if state == State::Running
+            && let Some(trouble) = self.callbacks.trouble()
+        {
+            (state, reason) = (State::Retrying, Some(trouble));
+        }
+        self.callbacks.monitor().state(self.thread.monitor().state((state, reason)))
     }
 
-    /// Returns whether commands to the store or to the aggregates are in flight.
+    /// Returns when the next timer is due, if there is one.
+    pub fn next_timer_ms(&self) -> Option<u64> {
+        self.callbacks.next_timer_ms()
+    }
+
+    /// Returns whether commands to the store or to the aggregates are in flight, or callbacks are due.
     pub fn has_commands(&self) -> bool {
-        self.shared.steps.load(Ordering::Acquire) > 0 || self.shared.outbox.is_busy()
+        // The callbacks come first, because what they send is in the outbox afterwards.
+        (!self.is_paused() && self.callbacks.is_busy())
+            || self.shared.steps.load(Ordering::Acquire) > 0
+            || self.shared.outbox.is_busy()
     }
 
     /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.
@@ -211,5 +244,6 @@ impl RecordSubscription {
         // An error means that the worker has ended already.
         let _ = self.asks.send(Ask::Stop);
         self.thread.join();
+        self.callbacks.stop();
     }
 }

@@ -8,7 +8,7 @@ use crate::bounds::Bounds;
 use crate::filter::Filter;
 use crate::model::{DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::Slot;
-use crate::store::{self, EventStore, Reached, Step};
+use crate::store::{self, EventStore, Reached};
 use std::sync::Arc;
 
 /// Why a dead letter was not replayed.
@@ -40,16 +40,8 @@ pub(super) struct Again<'s> {
 impl Again<'_> {
     /// Handles a dead letter again. This blocks until it is done.
     pub(super) fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
-        let Outgoing { commands, messages, dead_letters } = self.handle(content)?.logged(self.consumer);
-        let step = Step {
-            subscription: self.subscription.clone(),
-            reached: Reached::Replayed(number),
-            commands,
-            messages,
-            dead_letters,
-            key: None,
-            fact: None,
-        };
+        let outgoing = self.handle(content)?.logged(self.consumer);
+        let step = outgoing.step(self.subscription, Reached::Replayed(number));
         let advanced = ack::wait(|ack| self.store.advance(step, ack))?;
         self.outbox.send(advanced.commands);
         Ok(())
@@ -67,7 +59,11 @@ impl Again<'_> {
                 let effects = handler.records(self.consumer, &[record]).map_err(refused)?;
                 Ok(outgoing(self.consumer, effects, self.bounds, |_| record))
             }
-            _ => Err(ReplayError::Foreign("this dead letter holds neither an event nor a record".into())),
+            DeadLetterContent::Callback(callback) => {
+                let effects = handler.callbacks(std::slice::from_ref(callback)).map_err(refused)?;
+                Ok(outgoing(self.consumer, effects, self.bounds, |_| callback))
+            }
+            _ => Err(ReplayError::Foreign("this dead letter holds nothing that a subscriber could handle".into())),
         }
     }
 

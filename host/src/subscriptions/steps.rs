@@ -7,8 +7,8 @@
 use super::effects::Outgoing;
 use super::outbox::Outbox;
 use crate::ack;
-use crate::model::{Command, Message, Position};
-use crate::store::{self, Advanced, Error, EventStore, KeyChange, Reached};
+use crate::model::Position;
+use crate::store::{Advanced, Error, EventStore, KeyChange, Reached, Step};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -79,18 +79,9 @@ impl Steps {
         key: Option<KeyChange>,
         fact: Option<(String, String)>,
     ) -> Result<(), Error> {
-        let Outgoing { commands, messages, dead_letters } = effects;
-        let bytes =
-            commands.iter().map(Command::size).sum::<usize>() + messages.iter().map(Message::size).sum::<usize>();
-        let step = store::Step {
-            subscription: self.subscription.clone(),
-            reached: Reached::Events { from: self.planned, to },
-            commands,
-            messages,
-            dead_letters,
-            key,
-            fact,
-        };
+        let bytes = effects.size();
+        let reached = Reached::Events { from: self.planned, to };
+        let step = Step { key, fact, ..effects.step(&self.subscription, reached) };
         // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();
         self.store.advance(step, ack);

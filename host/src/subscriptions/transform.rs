@@ -5,7 +5,7 @@ use super::handler::{Handler, RetryDecision, Unhandled};
 use crate::bounds::Bounds;
 use crate::framing;
 use crate::model::{Message, Record};
-use crate::plugin::{Effect, Slot};
+use crate::plugin::{Effect, OutgoingCommand, Slot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub enum Untransformed {
     Refused(String),
     /// The only record in the batch is to be retried after a pause.
     Again(String, Duration),
-    /// The subscriber asked for a command, which is an error until its code or the manifest is changed.
+    /// The subscriber asked for an effect other than a message, which is an error until its code or the manifest is changed.
     Command(String),
 }
 
@@ -86,19 +86,13 @@ impl Transforming for Transformer {
                 }
             }
         })?;
-        let command = effects.list.iter().find_map(|(index, effect)| match effect {
-            Effect::Command(command) => Some((*index as usize, command)),
-            Effect::Message(_) => None,
-        });
-        if let Some((index, command)) = command {
+        let other = effects.list.iter().find_map(|(index, effect)| Some((*index as usize, beyond_kafka(effect)?)));
+        if let Some((index, effect)) = other {
             return Err(Untransformed::Command(format!(
-                "for {} plugin {} sends the command {} to {}/{}, but a Kafka transaction can only hold messages: set \
-                 `transaction = \"store\"` of [sources.{}], or let the plugin send none",
+                "for {} plugin {} {effect}, but a Kafka transaction can only hold messages: set `transaction = \"store\"` of \
+                 [sources.{}], or let the plugin publish only messages",
                 records[index].place(),
                 self.subscriber,
-                command.name,
-                command.aggregate_type,
-                command.aggregate_id,
                 self.source
             )));
         }
@@ -113,5 +107,19 @@ impl Transforming for Transformer {
             });
         }
         Ok(indices.into_iter().zip(messages).collect())
+    }
+}
+
+/// Returns what an effect does, if a Kafka transaction can't hold it.
+fn beyond_kafka(effect: &Effect) -> Option<String> {
+    match effect {
+        Effect::Message(_) => None,
+        Effect::Command(command) => {
+            let OutgoingCommand { name, aggregate_type, aggregate_id, .. } = command;
+            Some(format!("sends the command {name} to {aggregate_type}/{aggregate_id}"))
+        }
+        Effect::Later(_, _, command) => Some(format!("sets a timer that sends the command {}", command.name)),
+        Effect::Wake(name, ..) => Some(format!("sets the timer {name}")),
+        Effect::Cancel(name) => Some(format!("cancels the timer {name}")),
     }
 }

@@ -5,7 +5,7 @@ use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, HELD_KEYS_MAX, HeldKeys, KeyAnswer};
 use super::resets::{Reset, ResetRequest};
 use super::steps::{StepResult, Steps};
-use super::{Options, SubscriptionLinks, failed_event};
+use super::{Options, SubscriptionLinks};
 use crate::ack;
 use crate::backoff::Pauses;
 use crate::filter::Filter;
@@ -14,7 +14,7 @@ use crate::manifest::OnFailure;
 use crate::model::{Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
-use crate::store::{Error, KeyChange, KeyState, Reached, Step};
+use crate::store::{Error, KeyChange, KeyState, Reached};
 use crate::supervise::Held as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -317,15 +317,7 @@ impl SubscriptionWorker {
         self.steps.finish()?;
         let from = self.steps.stored();
         let to = to.checkpoint(self.follower.head());
-        let step = Step {
-            subscription: self.name.clone(),
-            reached: Reached::Reset(to),
-            commands: Vec::new(),
-            messages: Vec::new(),
-            dead_letters: Vec::new(),
-            key: None,
-            fact: None,
-        };
+        let step = Outgoing::default().step(&self.name, Reached::Reset(to));
         let moved = ack::wait(|ack| self.shared.store.advance(step, ack));
         match &moved {
             Ok(_) => tracing::info!("subscription {} is reset from position {from} to {to}", self.name),
@@ -362,7 +354,7 @@ impl SubscriptionWorker {
         let pause = self.options.bounds.pause(self.options.backoff.pause(1), wait);
         tracing::warn!("subscription {}: event {} is tried again in {pause:?}: {reason}", self.name, event.position);
         let first = FirstAttempt { attempts, pause, reason };
-        self.hold_key(event, to, Outgoing::default(), KeyState::Retried(event.version), Some(first))
+        self.hold_key(event, to, Outgoing::default(), KeyState::Retried(event.version), None, Some(first))
     }
 
     fn hold_key(
@@ -371,13 +363,12 @@ impl SubscriptionWorker {
         to: Position,
         effects: Outgoing,
         state: KeyState,
+        stop: Option<(String, String)>,
         retry: Option<FirstAttempt>,
     ) -> Result<(), Error> {
         let change = KeyChange { stream: event.stream.clone(), from: None, to: state };
-        let is_behind = matches!(state, KeyState::BehindDeadLetter(_));
-        let stops = is_behind && self.options.on_failure == OnFailure::Stop;
-        let fact = stops.then(|| self.shared.pausing.stop_fact(event));
-        self.steps.take(to, effects, Some(change), fact)?;
+        let stops = stop.is_some();
+        self.steps.take(to, effects, Some(change), stop)?;
         // The commands of the key's earlier events are sent before the key worker sends further ones.
         self.steps.finish()?;
         if stops {
@@ -401,14 +392,11 @@ impl SubscriptionWorker {
     }
 
     fn dead_letter(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
-        let letter = failed_event(&self.name, event, reason);
-        let effects = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
-        match self.options.on_failure {
-            OnFailure::Pass => self.steps.take(to, effects, None, None),
-            OnFailure::HoldKey | OnFailure::Stop => {
-                self.hold_key(event, to, effects, KeyState::BehindDeadLetter(event.version), None)
-            }
+        let (effects, stop) = self.shared.dead_letter(self.options.on_failure, event, reason);
+        if self.options.on_failure == OnFailure::Pass {
+            return self.steps.take(to, effects, None, None);
         }
+        self.hold_key(event, to, effects, KeyState::BehindDeadLetter(event.version), stop, None)
     }
 
     /// Switches to new code, if there is any.

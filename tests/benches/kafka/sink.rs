@@ -48,6 +48,7 @@ fn fill(store: &dyn EventStore, topic: &str) {
             reached,
             commands: Vec::new(),
             messages,
+            timers: Vec::new(),
             dead_letters: Vec::new(),
             key: None,
             fact: None,

@@ -147,7 +147,7 @@ pub fn a_refused_command_is_dead_lettered_if_it_asks_for_it<P: Place>() {
     let place = P::new();
     let store = place.open();
     let refused = |reason: &str| Decision::Rejected(reason.to_owned());
-    let command = |number| Command { dead_letters_refusal: true, ..numbered(&order("key"), LEDGER, number) };
+    let command = |number| Command { outcome_use: OutcomeUse::DeadLettered, ..numbered(&order("key"), LEDGER, number) };
     drop(append(&*store, numbered(&order("key"), LEDGER, 0), ExpectedVersion::Any, refused("no")));
     assert_eq!(super::requests::letters(&*store, 10).1, 0, "it did not ask for it");
     for _ in 0..3 {

@@ -82,7 +82,7 @@ pub fn command(stream: &StreamId, id: &str) -> Command {
         headers: Vec::new(),
         origin: None,
         durable_id: false,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         hops: 0,
         expected: None,
     }
@@ -115,9 +115,9 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 
 /// Makes a step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Step {
-    let (commands, messages, dead_letters) = Default::default();
+    let (commands, messages, timers, dead_letters) = Default::default();
     let reached = Reached::Events { from, to };
-    Step { subscription: subscription.into(), reached, commands, messages, dead_letters, key: None, fact: None }
+    Step { subscription: subscription.into(), reached, commands, messages, timers, dead_letters, key: None, fact: None }
 }
 
 /// Makes a message of the outbox.

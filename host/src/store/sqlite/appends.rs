@@ -6,8 +6,8 @@ use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
-    Command, DeadLetter, ExpectedVersion, Header, NewEvent, Outcome, Position, RecordedEvent, Remembered, StreamId,
-    Version,
+    Command, DeadLetter, Ending, ExpectedVersion, Header, NewEvent, Origin, Outcome, OutcomeUse, Position,
+    RecordedEvent, Remembered, StreamId, Undecided, Version,
 };
 use crate::store::{Append, Appended, Decision};
 use rusqlite::{OptionalExtension, params};
@@ -81,31 +81,73 @@ impl Writer {
                 (appended, outcome)
             }
             Decision::Rejected(reason) => {
-                if command.dead_letters_refusal {
-                    self.dead_letter_command(batch, &command, &format!("rejected: {reason}"))?;
-                }
                 batch.tally(&command)[1] += 1;
                 (self.nothing(), Outcome::Rejected { reason })
             }
             Decision::Malformed(reason) => {
-                self.dead_letter_command(batch, &command, &reason)?;
                 batch.tally(&command)[2] += 1;
                 (self.nothing(), Outcome::Malformed { reason })
             }
+            Decision::Undecided(undecided) => {
+                // The names of commands that nobody serves may be anything, so they are not counted by name.
+                if !matches!(undecided, Undecided::Unserved(_)) {
+                    batch.tally(&command)[2] += 1;
+                }
+                return self.end_undecided(batch, &command, undecided);
+            }
         };
-        let is_dead_lettered = match outcome {
-            Outcome::Malformed { .. } => true,
-            Outcome::Rejected { .. } => command.dead_letters_refusal,
-            _ => false,
-        };
-        if let (Some(origin), false) = (&command.origin, is_dead_lettered) {
-            self.settle(origin)?;
-        }
+        self.end(batch, &command, &outcome)?;
         if let Some(fingerprint) = fingerprint {
             self.remember(&command, fingerprint, &outcome)?;
             fault::at(FaultPoint::OutcomeRemembered);
         }
         Ok(appended)
+    }
+
+    /// Settles a command with an origin, in the way that its outcome is to be used.
+    fn end(&mut self, batch: &mut WriteBatch, command: &Command, outcome: &Outcome) -> Result<(), Error> {
+        let Some(origin) = &command.origin else { return Ok(()) };
+        let (ending, dead_letter) = match outcome {
+            Outcome::Rejected { reason } => {
+                let is_dead_lettered = command.outcome_use == OutcomeUse::DeadLettered;
+                let dead_letter = is_dead_lettered.then(|| format!("rejected: {reason}"));
+                (Ending::Rejected(reason.clone()), dead_letter)
+            }
+            Outcome::Malformed { reason } => (Ending::Malformed(reason.clone()), Some(reason.clone())),
+            Outcome::Accepted { version, position, .. } => {
+                (Ending::Accepted { version: *version, position: *position }, None)
+            }
+            _ => return self.settle(origin),
+        };
+        self.report_or_dead_letter(batch, command, origin, ending, dead_letter)
+    }
+
+    fn end_undecided(
+        &mut self,
+        batch: &mut WriteBatch,
+        command: &Command,
+        undecided: Undecided,
+    ) -> Result<Appended, Error> {
+        if let Some(origin) = &command.origin {
+            let reason = undecided.to_string();
+            self.report_or_dead_letter(batch, command, origin, Ending::Undecided(undecided), Some(reason))?;
+        }
+        Ok(self.nothing())
+    }
+
+    fn report_or_dead_letter(
+        &mut self,
+        batch: &mut WriteBatch,
+        command: &Command,
+        origin: &Origin,
+        ending: Ending,
+        dead_letter: Option<String>,
+    ) -> Result<(), Error> {
+        match dead_letter {
+            _ if self.report(batch, command, ending)? => self.settle(origin),
+            None => self.settle(origin),
+            Some(reason) => self.dead_letter_command(batch, command, &reason),
+        }
     }
 
     fn place(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {

@@ -2,7 +2,7 @@
 
 use super::outbox::{self, Queue};
 use super::writer::Writer;
-use super::{Error, failed, rows, schema};
+use super::{Error, callbacks, failed, rows, schema};
 use crate::model::{Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
@@ -19,6 +19,7 @@ pub fn places(path: &Path) -> Result<Vec<Place>, Error> {
 /// Returns the places that a connection sees, by kind and name.
 pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     let mut places: BTreeMap<Part, (Vec<String>, u64)> = BTreeMap::new();
+    let mut waiting: BTreeMap<Part, u64> = BTreeMap::new();
     let mut add = |part: Option<Part>, at: Option<String>, pending: u64| {
         if let Some(part) = part {
             let place = places.entry(part).or_default();
@@ -50,7 +51,15 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
         let next = ledgers.get(&ledger).copied().unwrap_or(0);
         add(of_subscription(&subscription), None, (last + 1).saturating_sub(first.max(next)));
     }
-    let place = |(part, (at, pending)): (Part, (Vec<String>, u64))| Place { part, at: summary(&at), pending };
+    for (subscription, count) in callbacks::counts(connection).map_err(failed("counting callbacks"))? {
+        let part = of_subscription(&subscription);
+        waiting.extend(part.clone().map(|part| (part, count)));
+        add(part, None, 0);
+    }
+    let place = |(part, (at, pending)): (Part, (Vec<String>, u64))| {
+        let callbacks = waiting.get(&part).copied().unwrap_or(0);
+        Place { part, at: summary(&at), pending, callbacks }
+    };
     Ok(places.into_iter().map(place).collect())
 }
 
@@ -129,9 +138,10 @@ struct Column {
 }
 
 /// All columns that have names of parts.
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     Column { table: "checkpoints", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "held_keys", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "callbacks", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "outbox", name: "queue", owner: of_subscription, with_owner: subscription_of },
     Column { table: "ledgers", name: "name", owner: of_ledger, with_owner: ledger_of },
     Column { table: "sinks", name: "name", owner: of_sink, with_owner: sink_of },
@@ -267,6 +277,8 @@ fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
     let is_of_source = match content {
         DeadLetterContent::Record(_) | DeadLetterContent::Gone => Some(true),
         DeadLetterContent::Event(_) => Some(false),
+        // A callback of a source's subscriber is dead-lettered under the name of the subscription.
+        DeadLetterContent::Callback(_) => Some(false),
         DeadLetterContent::Command(command) => command.origin.as_ref().map(|origin| {
             let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(_)));
             !LedgerName::parse(&origin.ledger).is_some_and(plugin)

@@ -40,7 +40,7 @@ fn command() -> impl Strategy<Value = DeadLetterContent> {
             headers,
             origin: durable_id.then_some(Origin { ledger: text, first: number, last: number }),
             durable_id,
-            dead_letters_refusal: false,
+            outcome_use: Default::default(),
             expected: None,
             hops: 3,
         })

@@ -5,14 +5,15 @@ use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, dead_letters, failed, held_keys, places, rows, schema};
+use super::{Error, callbacks, dead_letters, failed, held_keys, places, rows, schema};
 use crate::filter::Filter;
 use crate::model::{
-    Command, DeadLetterContent, KeptDeadLetter, Message, Position, RecordedEvent, StreamId, SubscriptionName, Version,
+    Command, DeadLetterContent, KeptCallback, KeptDeadLetter, Message, Position, RecordedEvent, StreamId,
+    SubscriptionName, Version,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, Filling, HeldKey, Ledger, Page, Place, ProgressReader, Snapshot,
-    Tally,
+    DeadLetterQuery, DeadLetterReader, EventReader, Filling, HeldKey, KeptTimer, Ledger, NextCallback, Page, Place,
+    ProgressReader, Snapshot, Tally, TimerQuery,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap};
@@ -323,6 +324,18 @@ impl ProgressReader for SqliteReader {
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error> {
         let sql = "SELECT value FROM facts WHERE name = ?1";
         Ok(self.list("reading a fact", sql, [name], |row| row.get(0))?.into_iter().next())
+    }
+
+    fn due_callbacks(&mut self, subscription: &str, now_ms: u64, limit: usize) -> Result<Vec<KeptCallback>, Error> {
+        callbacks::due(&self.connection, subscription, now_ms, limit)
+    }
+
+    fn next_callback(&mut self, subscription: &str) -> Result<NextCallback, Error> {
+        callbacks::next(&self.connection, subscription)
+    }
+
+    fn timers(&mut self, wanted: &TimerQuery<'_>) -> Result<(Vec<KeptTimer>, u64), Error> {
+        callbacks::timers(&self.connection, *wanted)
     }
 
     fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error> {

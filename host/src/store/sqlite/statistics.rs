@@ -31,6 +31,7 @@ pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<St
         ledgers: number("SELECT count(*) FROM ledgers")?,
         outbox_commands,
         outbox_messages,
+        callbacks: number("SELECT count(*) FROM callbacks")?,
         outcomes: number("SELECT count(*) FROM outcomes")?,
         dead_letters: dead_letters::list(&view, &DeadLetterQuery::newest(0))?.1,
         counted: None,

@@ -25,7 +25,7 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, dead_letters, key, fact } = step;
+        let Step { subscription, reached, mut commands, messages, timers, dead_letters, key, fact } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         if let Some(change) = &key {
@@ -43,11 +43,13 @@ impl Writer {
             }
             Reached::Reset(_) => held_keys::forget(&self.connection, &subscription)?,
             Reached::Replayed(letter) => self.remove_dead_letter(*letter)?,
+            Reached::Callbacks(numbers) => self.remove_callbacks(numbers)?,
         }
         self.add_commands(batch, &subscription, sent, &mut commands)?;
         fault::at(FaultPoint::CommandsKept);
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
+        self.change_timers(batch, &subscription, &timers)?;
         for letter in &dead_letters {
             self.keep_dead_letter(batch, letter, None)?;
         }
@@ -91,6 +93,7 @@ impl Writer {
                 Ok(at)
             }
             Reached::Key => Ok(at),
+            Reached::Callbacks(numbers) => self.check_callbacks(subscription, numbers).map(|()| at),
             Reached::Replayed(letter) if dead_letters::exists(&self.connection, *letter)? => Ok(at),
             Reached::Replayed(letter) => Err(dead_letters::absent(*letter)),
         }

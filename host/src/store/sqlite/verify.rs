@@ -6,7 +6,7 @@ use super::dictionary::Dictionary;
 use super::outbox::{self, Queue};
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use super::{Error, dead_letters, failed, held_keys, rows, schema};
+use super::{Error, callbacks, dead_letters, failed, held_keys, rows, schema};
 use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, StreamId, SubscriptionName};
 use crate::store::{HeldKey, Ledger};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -37,6 +37,8 @@ pub struct Report {
     pub commands: u64,
     /// The number of messages in the outbox, in steps that are not completely published.
     pub messages: u64,
+    /// The number of outcomes and timers that are not handled.
+    pub callbacks: u64,
     /// The number of dead letters.
     pub dead_letters: u64,
     /// The problems, with a sentence for each.
@@ -74,6 +76,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Verifier::messages,
         Verifier::dead_letters,
         Verifier::held_keys,
+        Verifier::callbacks,
         Verifier::archived,
         Verifier::outcomes,
         Verifier::tallies,
@@ -385,6 +388,32 @@ impl Verifier<'_> {
                     self.report.problem(format!("{place}: it waits behind dead letter {number}, which does not exist"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Verifies that each callback decodes, that its number was assigned, and that it is not due before its time.
+    fn callbacks(&mut self) -> Result<(), Error> {
+        let failed = failed("reading the callbacks");
+        let newest = callbacks::newest(self.connection)?;
+        let mut select = self
+            .connection
+            .prepare(
+                "SELECT number, timer, time_ms, attempts, body, order_ms IN (0, time_ms) AND due_ms >= order_ms
+                 FROM callbacks ORDER BY number",
+            )
+            .map_err(&failed)?;
+        let mut found = select.query([]).map_err(&failed)?;
+        while let Some(row) = found.next().map_err(&failed)? {
+            self.report.callbacks += 1;
+            let number: u64 = row.get(0).map_err(&failed)?;
+            if number > newest {
+                self.report.problem(format!("callback {number} is past the newest number that was assigned, {newest}"));
+            }
+            if !row.get::<_, bool>(5).map_err(&failed)? {
+                self.report.problem(format!("callback {number} is due at another time than it should"));
+            }
+            self.or_told(callbacks::kept(row))?;
         }
         Ok(())
     }

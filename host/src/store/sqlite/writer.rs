@@ -19,11 +19,11 @@ use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
-use super::{Error, Options, appends, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
+use super::{Error, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
 use crate::ack::Ack;
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
-use crate::store::{Advanced, Append, Appended, Decision, Discard, Step};
+use crate::store::{Advanced, Append, Appended, Decision, Discard, Step, TimerChange};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -52,7 +52,7 @@ impl Request {
         let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
         let bytes = match &append.decision {
             Decision::Events(events) => events.iter().map(|event| event.payload.len()).sum(),
-            Decision::Rejected(_) | Decision::Malformed(_) => 0,
+            Decision::Rejected(_) | Decision::Malformed(_) | Decision::Undecided(_) => 0,
         };
         Self::Append { append: Box::new(append), fingerprint, bytes, ack }
     }
@@ -60,7 +60,8 @@ impl Request {
     pub(super) fn advance(step: Step, ack: Ack<Result<Advanced, Error>>) -> Self {
         let commands: usize = step.commands.iter().map(Command::size).sum();
         let messages: usize = step.messages.iter().map(Message::size).sum();
-        Self::Advance { step: Box::new(step), bytes: commands + messages, ack }
+        let timers: usize = step.timers.iter().map(TimerChange::size).sum();
+        Self::Advance { step: Box::new(step), bytes: commands + messages + timers, ack }
     }
 
     /// Returns the bytes of the content that a sender does not limit by itself.
@@ -172,6 +173,7 @@ pub(super) struct Writer {
     pub(super) rows: QuickMap<Arc<str>, u64>,
     pub(super) next_message: u64,
     pub(super) newest_dead_letter: u64,
+    pub(super) newest_callback: u64,
     pub(super) dead_letter_room: DeadLetterRoom,
     filler: Filler,
     /// Whether the last transaction failed. Then memory does not match the file. The index waits for the next request,
@@ -189,6 +191,7 @@ pub(super) struct Writer {
     head: watch::Sender<Position>,
     outbox_head: watch::Sender<u64>,
     dead_letters_head: watch::Sender<u64>,
+    callbacks_changed: watch::Sender<u64>,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
     loss: watch::Sender<Option<Error>>,
@@ -243,6 +246,7 @@ impl Writer {
             rows: QuickMap::default(),
             next_message: 1,
             newest_dead_letter: 0,
+            newest_callback: 0,
             dead_letter_room: DeadLetterRoom::default(),
             filler,
             failed: false,
@@ -251,6 +255,7 @@ impl Writer {
             head: watch::Sender::new(Position(0)),
             outbox_head: watch::Sender::new(0),
             dead_letters_head: watch::Sender::new(0),
+            callbacks_changed: watch::Sender::new(0),
             ownership,
             age,
             loss: watch::Sender::new(None),
@@ -273,6 +278,10 @@ impl Writer {
 
     pub(super) fn dead_letters_head(&self) -> watch::Receiver<u64> {
         self.dead_letters_head.subscribe()
+    }
+
+    pub(super) fn callbacks_changed(&self) -> watch::Receiver<u64> {
+        self.callbacks_changed.subscribe()
     }
 
     pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
@@ -633,6 +642,7 @@ impl Writer {
         self.any_archived = number("SELECT count(*) FROM (SELECT 1 FROM archived_streams LIMIT 1)")? > 0;
         self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
         self.newest_dead_letter = dead_letters::newest(&self.connection)?;
+        self.newest_callback = callbacks::newest(&self.connection)?;
         self.dead_letter_room = DeadLetterRoom::read(&self.connection)?;
         Ok(())
     }
@@ -641,6 +651,7 @@ impl Writer {
         publish(&self.head, Position(self.next_position - 1));
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.dead_letters_head, self.newest_dead_letter);
+        publish(&self.callbacks_changed, self.newest_callback);
         self.meters.dead_letter_bytes.store(self.dead_letter_room.bytes, Ordering::Relaxed);
         self.meters.dead_letters_dropped.store(self.dead_letter_room.dropped, Ordering::Relaxed);
     }

@@ -13,7 +13,7 @@ use crate::framing;
 use crate::model::{DeadLetter, DeadLetterContent, Record};
 use crate::plugin::Effects;
 use crate::status::State;
-use crate::store::{Advanced, Error, PAGE_BYTES_MAX, Reached, Step};
+use crate::store::{Advanced, Error, PAGE_BYTES_MAX, Reached};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{RetryDecision, TakesRecords, Unhandled};
 use crate::supervise::{self, Held as _};
@@ -328,7 +328,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             time_ms: Some(record.time_ms),
             content: DeadLetterContent::Record(record.clone()),
         };
-        self.step(run.into(), |progress| progress.dead_letters.push(letter));
+        self.step(run.into(), Outgoing { dead_letters: vec![letter], ..Outgoing::default() });
     }
 
     /// Makes the effects durable and settles the records with them.
@@ -336,13 +336,11 @@ impl<H: TakesRecords> RecordWorker<H> {
         let records: Vec<&Record> = part.records().collect();
         let RecordOptions { source, bounds, .. } = &self.options;
         let outgoing = outgoing(source, effects, *bounds, |index| records[index]);
-        let Outgoing { commands, messages, dead_letters } = outgoing.logged(source);
-        self.step(part, |progress| {
-            (progress.commands, progress.messages, progress.dead_letters) = (commands, messages, dead_letters);
-        });
+        let outgoing = outgoing.logged(source);
+        self.step(part, outgoing);
     }
 
-    fn step(&mut self, part: Runs, fill: impl FnOnce(&mut Step)) {
+    fn step(&mut self, part: Runs, outgoing: Outgoing) {
         while self.in_flight() >= STEPS_MAX {
             self.await_answer();
         }
@@ -352,16 +350,7 @@ impl<H: TakesRecords> RecordWorker<H> {
         }
         let (records, acks): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
-        let mut step = Step {
-            subscription: self.shared.subscription.clone(),
-            reached: Reached::Records { number: self.number, records },
-            commands: Vec::new(),
-            messages: Vec::new(),
-            dead_letters: Vec::new(),
-            key: None,
-            fact: None,
-        };
-        fill(&mut step);
+        let step = outgoing.step(&self.shared.subscription, Reached::Records { number: self.number, records });
         self.number += 1;
         let answer = self.answer.clone();
         self.shared.steps.fetch_add(1, Ordering::Relaxed);

@@ -35,7 +35,7 @@ fn command(id: &str, origin: Option<Origin>) -> Command {
         headers: vec![header("traceparent", "00-1-2-01"), header("ce_type", "of-the-command")],
         origin,
         durable_id: false,
-        dead_letters_refusal: false,
+        outcome_use: Default::default(),
         hops: 0,
         expected: None,
     }

@@ -281,7 +281,7 @@ fn dead_letter(work: &Work, command: &Command, reason: String, ack: Ack<Outcome>
     let origin = command.origin.clone().expect("commands of sources have one");
     let letter = DeadLetter::of_command(work.config.name.to_string(), origin.place(), reason.clone(), command.clone());
     tracing::warn!(source = &*letter.consumer, place = letter.place, "dead-lettered: {reason}");
-    work.store.dead_letter(letter, Some(origin), aggregates::when_dead_lettered(reason, ack));
+    work.store.dead_letter(letter, Some(origin), aggregates::when_recorded(reason, ack));
 }
 
 impl Work {

@@ -1,0 +1,243 @@
+//! Callbacks: the outcomes that a subscription asked for, and its timers.
+
+use super::Place;
+use super::requests::*;
+use std::sync::Arc;
+use wasmill::model::*;
+use wasmill::store::*;
+
+const SUBSCRIPTION: &str = "checkout";
+
+/// Far in the future, and still a number that a store can keep.
+const LATER: u64 = 4_000_000_000_000;
+
+fn asking(number: u64, key: &str) -> Command {
+    let request = OutcomeRequest { key: Some(key.into()), attachment: number.to_string().into_bytes() };
+    Command {
+        outcome_use: OutcomeUse::Delivered(request),
+        ..numbered(&order(key), &SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string(), number)
+    }
+}
+
+fn timer(name: &str, key: &str, due: Due) -> TimerChange {
+    let callback = Callback {
+        key: Some(key.into()),
+        correlation_id: "correlation".into(),
+        causation_id: "cause".into(),
+        hops: 0,
+        headers: Vec::new(),
+        content: CallbackContent::Wake { name: name.into(), payload: name.into() },
+    };
+    TimerChange::Set { name: Some(name.into()), due, callback }
+}
+
+fn set(store: &dyn EventStore, timers: Vec<TimerChange>) {
+    let end = reader(store).checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default();
+    advance(store, Step { timers, ..step(SUBSCRIPTION, end, end) }).unwrap();
+}
+
+fn due_at(store: &dyn EventStore, now_ms: u64) -> Vec<KeptCallback> {
+    reader(store).due_callbacks(SUBSCRIPTION, now_ms, usize::MAX).unwrap()
+}
+
+fn names(callbacks: &[KeptCallback]) -> Vec<&str> {
+    callbacks.iter().map(KeptCallback::name).collect()
+}
+
+fn handled(callbacks: &[KeptCallback], commands: Vec<Command>) -> Step {
+    let numbers = callbacks.iter().map(|kept| kept.number).collect();
+    Step { reached: Reached::Callbacks(numbers), commands, ..step(SUBSCRIPTION, Position(0), Position(0)) }
+}
+
+/// However a command ends, its outcome is kept in the transaction that settles it, and nothing is dead-lettered.
+pub fn an_outcome_that_was_asked_for_is_kept_and_nothing_is_dead_lettered<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let (actual, expected) = (Version(3), ExpectedVersion::NoStream);
+    let undecided = [
+        Undecided::Conflict { actual, expected },
+        Undecided::Archived("archived".to_owned()),
+        Undecided::Unserved("unserved".to_owned()),
+        Undecided::Exhausted("exhausted".to_owned()),
+    ];
+    let mut decisions = vec![
+        (happened(2), Ending::Accepted { version: Version(2), position: Position(2) }),
+        (Decision::Rejected("no".to_owned()), Ending::Rejected("no".to_owned())),
+        (Decision::Malformed("what?".to_owned()), Ending::Malformed("what?".to_owned())),
+    ];
+    decisions.extend(undecided.map(|end| (Decision::Undecided(end.clone()), Ending::Undecided(end))));
+    let endings: Vec<Ending> = decisions.iter().map(|(_, ending)| ending.clone()).collect();
+    for (number, (decision, _)) in (0..).zip(decisions) {
+        append(&*store, asking(number, "a"), ExpectedVersion::Any, decision).unwrap();
+        // A repetition has no effect.
+        let again = append(&*store, asking(number, "a"), ExpectedVersion::Any, happened(1));
+        assert!(matches!(again, Err(Error::Duplicate { .. })), "{again:?}");
+    }
+    let found = due_at(&*store, 0);
+    assert_eq!(found.len(), endings.len());
+    for ((number, kept), expected) in (0..).zip(&found).zip(&endings) {
+        let CallbackContent::Outcome { stream, name, ending, attachment } = &kept.callback.content else {
+            panic!("{kept:?}");
+        };
+        let command = asking(number, "a");
+        assert_eq!((stream, name, ending), (&command.stream, &command.name, expected));
+        assert_eq!(*attachment, number.to_string().into_bytes());
+        assert_eq!((&kept.callback.key, &kept.callback.causation_id), (&Some(b"a".to_vec()), &command.id));
+        assert!(kept.time_ms > 0, "{kept:?}");
+    }
+    assert_eq!(letters(&*store, 10), (Vec::new(), 0));
+    let ledger = SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string();
+    assert_eq!(reader(&*store).ledger(&ledger).unwrap().next, endings.len() as u64);
+    // The sender of a command that nobody asked about learns nothing.
+    let plain = Command { outcome_use: OutcomeUse::Counted, ..asking(endings.len() as u64, "a") };
+    append(&*store, plain, ExpectedVersion::Any, Decision::Undecided(Undecided::Unserved("nobody".to_owned())))
+        .unwrap();
+    assert_eq!(due_at(&*store, 0).len(), endings.len());
+    assert_eq!(letters(&*store, 10).1, 1);
+    store.close();
+}
+
+/// A callback is removed in the transaction of its effects. If it is gone, the step has no effect.
+pub fn a_callback_goes_with_what_came_of_it<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    set(&*store, vec![timer("one", "a", Due::At(1)), timer("two", "b", Due::At(2))]);
+    let due = due_at(&*store, 2);
+    assert_eq!(names(&due), ["one", "two"]);
+    let sent = |id: &str| vec![command(&order("x"), id)];
+    advance(&*store, handled(&due[..1], sent("first"))).unwrap();
+    let refused = advance(&*store, handled(&due, sent("second")));
+    assert!(matches!(refused, Err(Error::CallbackGone { number }) if number == due[0].number), "{refused:?}");
+    assert_eq!(names(&due_at(&*store, 2)), ["two"]);
+    let pending: Vec<_> = reader(&*store).pending_commands(SUBSCRIPTION).unwrap();
+    assert!(pending.iter().map(|command| &*command.id).eq(["first"]), "{pending:?}");
+    // Another subscription can't remove it.
+    let foreign = Step { subscription: "other".into(), ..handled(&due[1..], Vec::new()) };
+    assert!(matches!(advance(&*store, foreign), Err(Error::CallbackGone { .. })));
+    store.close();
+}
+
+/// Timers are due in the order of their times. One of the same name replaces the earlier one, with a new number.
+pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    set(&*store, vec![timer("b", "k", Due::At(20)), timer("a", "k", Due::At(10)), timer("c", "k", Due::At(LATER))]);
+    assert_eq!(names(&due_at(&*store, 9)), Vec::<&str>::new());
+    assert_eq!(names(&due_at(&*store, 10)), ["a"]);
+    assert_eq!(names(&due_at(&*store, LATER)), ["a", "b", "c"]);
+    let next = reader(&*store).next_callback(SUBSCRIPTION).unwrap();
+    assert_eq!(next, NextCallback { due_ms: Some(10), is_retried: false });
+    let number = |name: &str| due_at(&*store, LATER).iter().find(|kept| kept.name() == name).unwrap().number;
+    let (a, c) = (number("a"), number("c"));
+    set(&*store, vec![timer("a", "k", Due::At(30)), TimerChange::Cancel("b".into()), TimerChange::Cancel("x".into())]);
+    assert_eq!(names(&due_at(&*store, LATER)), ["a", "c"]);
+    assert!(number("a") > c && number("a") > a, "no number is used twice");
+    // In one step the order of the changes counts.
+    set(&*store, vec![timer("d", "k", Due::At(5)), TimerChange::Cancel("d".into()), timer("e", "k", Due::At(6))]);
+    assert_eq!(names(&due_at(&*store, 10)), ["e"]);
+    let wanted = TimerQuery { subscription: None, limit: 2 };
+    let (timers, total) = reader(&*store).timers(&wanted).unwrap();
+    assert_eq!((timers.len(), total, &*timers[0].subscription), (2, 3, SUBSCRIPTION));
+    let of_nobody = TimerQuery { subscription: Some("nobody"), limit: 2 };
+    assert_eq!(reader(&*store).timers(&of_nobody).unwrap(), (Vec::new(), 0));
+    ask(|done| store.cancel_timer(c, done)).answer().unwrap();
+    let gone = ask(|done| store.cancel_timer(c, done)).answer();
+    assert!(matches!(&gone, Err(Error::NotFound(text)) if text.contains("no timer")), "{gone:?}");
+    // An outcome is no timer.
+    append(&*store, asking(0, "k"), ExpectedVersion::Any, happened(1)).unwrap();
+    let outcome = due_at(&*store, 0)[0].number;
+    assert!(ask(|done| store.cancel_timer(outcome, done)).answer().is_err());
+    store.close();
+    // Numbers are not used again after all rows are gone.
+    let store = place.open();
+    let all = due_at(&*store, u64::MAX);
+    let newest = all.iter().map(|kept| kept.number).max().unwrap();
+    advance(&*store, handled(&all, Vec::new())).unwrap();
+    store.close();
+    let store = place.open();
+    set(&*store, vec![timer("a", "k", Due::At(1))]);
+    assert!(due_at(&*store, 1)[0].number > newest);
+    store.close();
+}
+
+/// A callback that failed holds the later ones of its key, also those that come later, and no other.
+pub fn a_postponed_callback_holds_the_later_ones_of_its_key<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    set(&*store, vec![timer("a1", "a", Due::At(10)), timer("b1", "b", Due::At(11)), timer("a2", "a", Due::At(12))]);
+    let first = due_at(&*store, 10)[0].number;
+    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 1_000, done)).answer().unwrap();
+    append(&*store, asking(0, "a"), ExpectedVersion::Any, happened(1)).unwrap();
+    append(&*store, asking(1, "b"), ExpectedVersion::Any, happened(1)).unwrap();
+    set(&*store, vec![timer("a3", "a", Due::At(13)), timer("a4", "a", Due::At(2_000))]);
+    assert_eq!(names(&due_at(&*store, 999)), ["Do", "b1"]);
+    let expected = ["Do", "b1", "Do", "a1", "a2", "a3"];
+    let due = due_at(&*store, 1_000);
+    assert_eq!(names(&due), expected, "an outcome is due at once, so it is before the timers");
+    assert!(due.iter().all(|kept| (kept.attempts == 1) == (kept.number == first)), "{due:?}");
+    assert!(reader(&*store).next_callback(SUBSCRIPTION).unwrap().is_retried);
+    let wrong = ask(|done| store.postpone_callback("other", first, 9_000, done)).answer();
+    assert!(wrong.is_ok() && names(&due_at(&*store, 1_000)) == expected, "it is not theirs");
+    ask(|done| store.hasten_callbacks(SUBSCRIPTION, done)).answer().unwrap();
+    assert_eq!(names(&due_at(&*store, 13)), ["Do", "Do", "a1", "b1", "a2", "a3"]);
+    assert_eq!(names(&due_at(&*store, 2_000)).len(), 7);
+    store.close();
+}
+
+/// Callbacks without a key keep their order among each other.
+pub fn callbacks_without_a_key_are_one_key<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let unkeyed = |name: &str, ms| match timer(name, "", Due::At(ms)) {
+        TimerChange::Set { name, due, callback } => {
+            TimerChange::Set { name, due, callback: Callback { key: None, ..callback } }
+        }
+        other => other,
+    };
+    set(&*store, vec![unkeyed("1", 1), unkeyed("2", 2), timer("3", "", Due::At(3))]);
+    let first = due_at(&*store, 1)[0].number;
+    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 100, done)).answer().unwrap();
+    assert_eq!(names(&due_at(&*store, 99)), ["3"], "an empty key is not no key");
+    assert_eq!(names(&due_at(&*store, 100)), ["3", "1", "2"]);
+    store.close();
+}
+
+/// The callbacks belong to the place of a part: they are renamed and forgotten with it.
+pub fn callbacks_follow_the_name_of_their_subscription<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    set(&*store, vec![timer("t", "a", Due::At(LATER))]);
+    let sent = Step { commands: vec![asking(0, "a")], ..step(SUBSCRIPTION, Position(0), Position(0)) };
+    advance(&*store, sent).unwrap();
+    let part = Part { kind: PartKind::Subscription, name: SUBSCRIPTION.to_owned() };
+    let callbacks = |reader: &mut dyn Reader| {
+        reader.places().unwrap().into_iter().map(|place| (place.part.name, place.callbacks)).collect::<Vec<_>>()
+    };
+    assert_eq!(callbacks(&mut *reader(&*store)), [(SUBSCRIPTION.to_owned(), 1)]);
+    ask(|done| store.carry_over(&part, "till", done)).answer().unwrap();
+    // A command that was sent under the old name reports to the new one.
+    let pending = reader(&*store).pending_commands("till").unwrap();
+    append(&*store, pending[0].clone(), ExpectedVersion::Any, Decision::Rejected("no".to_owned())).unwrap();
+    assert_eq!(callbacks(&mut *reader(&*store)), [("till".to_owned(), 2)]);
+    assert!(due_at(&*store, LATER).is_empty());
+    let due = reader(&*store).due_callbacks("till", LATER, 10).unwrap();
+    assert_eq!(names(&due), ["Do", "t"]);
+    let renamed = Part { name: "till".to_owned(), ..part };
+    ask(|done| store.forget(&renamed, done)).answer().unwrap();
+    assert_eq!(callbacks(&mut *reader(&*store)), []);
+    store.close();
+}
+
+/// Whoever waits for callbacks is woken when there is a new one.
+pub fn a_new_callback_wakes_who_waits<P: Place>() {
+    let place = P::new();
+    let store: Arc<dyn EventStore> = place.open();
+    let mut changed = store.callbacks_changed();
+    changed.mark_unchanged();
+    record(&*store, &order(1), 1);
+    assert!(!changed.has_changed().unwrap(), "an event is none");
+    set(&*store, vec![timer("t", "a", Due::After(LATER))]);
+    assert!(changed.has_changed().unwrap());
+    assert!(due_at(&*store, LATER).is_empty(), "it is due after the commit, not after 1970");
+    store.close();
+}
