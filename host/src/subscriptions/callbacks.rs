@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::follow::{Follower, Stop};
 use crate::model::{CallbackContent, DeadLetter, DeadLetterContent, KeptCallback, Position};
 use crate::plugin::{Effect, Effects, Slot};
-use crate::store::{self, Error, EventStore, Reached};
+use crate::store::{self, Error, EventStore, NextCallback, Reached, Reader};
 use crate::supervise::{self, Held as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,7 @@ pub(super) struct CallbackLinks {
 /// The callbacks of a running subscription.
 pub(super) struct Callbacks {
     subscription: Arc<str>,
-    store: Arc<dyn EventStore>,
+    reader: Mutex<Box<dyn Reader>>,
     clock: Clock,
     view: Arc<CallbackView>,
     stop: watch::Sender<bool>,
@@ -109,22 +109,25 @@ impl Callbacks {
             .map_err(|error| {
                 Error::Failed(format!("can't start the thread of callbacks of {subscription}: {error}"))
             })?;
-        Ok(Self { subscription, store, clock, view, stop, thread })
+        let reader = Mutex::new(store.reader()?);
+        Ok(Self { subscription, reader, clock, view, stop, thread })
     }
 
     /// Returns whether callbacks move without any input. A timer that is not due does not count.
     pub(super) fn is_busy(&self) -> bool {
-        let next = self.store.reader().and_then(|mut reader| reader.next_callback(&self.subscription));
         let now_ms = self.clock.now_ms();
         // The rows are looked at first: when they are gone, their commands may not be sent yet.
-        next.is_ok_and(|next| next.is_retried || next.due_ms.is_some_and(|due| due <= now_ms))
+        self.next().is_ok_and(|next| next.is_retried || next.due_ms.is_some_and(|due| due <= now_ms))
             || self.view.is_working.load(Ordering::Acquire)
     }
 
     /// Returns when the next timer is due, if there is one.
     pub(super) fn next_timer_ms(&self) -> Option<u64> {
-        let next = self.store.reader().and_then(|mut reader| reader.next_callback(&self.subscription));
-        next.ok()?.due_ms.filter(|due_ms| *due_ms > 0)
+        self.next().ok()?.due_ms.filter(|due_ms| *due_ms > 0)
+    }
+
+    fn next(&self) -> Result<NextCallback, Error> {
+        self.reader.held().next_callback(&self.subscription)
     }
 
     /// Returns why callbacks are retried or can't be handled.

@@ -39,6 +39,8 @@ struct State {
     unsettled: AtomicBool,
     /// Whether the pending commands are being read, to be sent again.
     resending: AtomicBool,
+    /// Whether the commands that an earlier run of the host left were sent.
+    has_caught_up: AtomicBool,
     /// Why commands came back unsettled, until all are settled.
     trouble: Mutex<Option<Trouble>>,
     /// Whether the host is stopping, and then no thread waits for room.
@@ -153,8 +155,9 @@ impl Outbox {
             self.send_in_turn(pending);
             count
         });
-        if sent.is_err() {
-            self.state.unsettled.store(true, Ordering::Release);
+        match sent {
+            Ok(_) => self.state.has_caught_up.store(true, Ordering::Release),
+            Err(_) => self.state.unsettled.store(true, Ordering::Release),
         }
         self.state.resending.store(false, Ordering::Release);
         sent
@@ -196,6 +199,11 @@ impl Outbox {
     /// still has them.
     pub(super) fn stop(&self) {
         self.state.stop();
+    }
+
+    /// Whether the commands that an earlier run of the host left were sent. Until then nobody may send later ones.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.state.has_caught_up.load(Ordering::Acquire)
     }
 
     /// Whether commands are in flight or wait to be sent again.

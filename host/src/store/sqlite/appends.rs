@@ -80,23 +80,17 @@ impl Writer {
                     Outcome::Accepted { version: appended.version, position: appended.position, events: count };
                 (appended, outcome)
             }
-            Decision::Rejected(reason) => {
-                batch.tally(&command)[1] += 1;
-                (self.nothing(), Outcome::Rejected { reason })
-            }
-            Decision::Malformed(reason) => {
-                batch.tally(&command)[2] += 1;
-                (self.nothing(), Outcome::Malformed { reason })
-            }
-            Decision::Undecided(undecided) => {
-                // The names of commands that nobody serves may be anything, so they are not counted by name.
-                if !matches!(undecided, Undecided::Unserved(_)) {
-                    batch.tally(&command)[2] += 1;
-                }
-                return self.end_undecided(batch, &command, undecided);
-            }
+            Decision::Rejected(reason) => (self.nothing(), Outcome::Rejected { reason }),
+            Decision::Malformed(reason) => (self.nothing(), Outcome::Malformed { reason }),
+            Decision::Undecided(undecided) => return self.end_undecided(batch, &command, undecided),
         };
+        // There may be no room for its dead letter, and then nothing may be counted.
         self.end(batch, &command, &outcome)?;
+        match outcome {
+            Outcome::Rejected { .. } => batch.tally(&command)[1] += 1,
+            Outcome::Malformed { .. } => batch.tally(&command)[2] += 1,
+            _ => {}
+        }
         if let Some(fingerprint) = fingerprint {
             self.remember(&command, fingerprint, &outcome)?;
             fault::at(FaultPoint::OutcomeRemembered);
@@ -128,9 +122,14 @@ impl Writer {
         command: &Command,
         undecided: Undecided,
     ) -> Result<Appended, Error> {
+        // The names of commands that nobody serves may be anything, so they are not counted by name.
+        let is_counted = !matches!(undecided, Undecided::Unserved(_));
         if let Some(origin) = &command.origin {
             let reason = undecided.to_string();
             self.report_or_dead_letter(batch, command, origin, Ending::Undecided(undecided), Some(reason))?;
+        }
+        if is_counted {
+            batch.tally(command)[2] += 1;
         }
         Ok(self.nothing())
     }
