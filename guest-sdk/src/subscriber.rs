@@ -161,9 +161,9 @@ pub trait Subscriber: 'static {
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
 
     /// Handles the outcome of a command that this subscriber sent with
-    /// [`asking_outcome`](OutgoingCommand::asking_outcome). Outcomes and timers with the same key arrive in the order in
-    /// which they became due; there is no order between them and the events of the key. By default an outcome is
-    /// malformed, because nobody handles it.
+    /// [`asking_outcome`](OutgoingCommand::asking_outcome). Outcomes with the same key arrive in the order in which they
+    /// were recorded, and timers with the same key in the order of their times. There is no order between outcomes, timers
+    /// and events. By default an outcome is malformed, because nobody handles it.
     fn outcome(outcome: &Outcome<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
         let _ = outbox;
         let command = outcome.command();

@@ -4,6 +4,7 @@
 //! and answers what people ask of a running host.
 
 mod drain;
+mod fitting;
 mod idle_keys;
 mod maintenance;
 mod orphans;
@@ -21,9 +22,10 @@ use crate::aggregates::{Inbox, Unaccepted};
 use crate::clock::Clock;
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
-use crate::model::{Command, Outcome, Position, SubscriptionName};
+use crate::model::{Command, LedgerName, Outcome, Position, SubscriptionName};
 use crate::plugin::{FileWatch, Plugin};
 use crate::projection::{self, SkipError, Takeover};
+use crate::schedules::Schedules;
 use crate::status::{
     AggregateStatus, CommandStatus, DeadLetterItem, DeadLetterStatus, Drained, HostStatus, KafkaStatus, PluginStatus,
     Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
@@ -268,6 +270,7 @@ impl Host {
                 .as_ref()
                 .map(|topics| KafkaStatus { brokers: topics.brokers().to_owned(), topics: topics.notes() }),
             sources: parts.source_statuses(),
+            schedules: parts.schedules.as_ref().map(Schedules::status).unwrap_or_default(),
             subscriptions: parts.subscriptions.values().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.values().map(|projection| projection.status()).collect(),
             sinks: parts.sinks.values().map(|sink| sink.status()).collect(),
@@ -288,8 +291,9 @@ impl Host {
         let sources =
             status.sources.iter().flat_map(|one| [one.name.clone(), SubscriptionName::Source(&one.name).to_string()]);
         let others = status.subscriptions.iter().map(|one| one.name.clone());
+        let schedules = status.schedules.iter().map(|one| LedgerName::Schedule(&one.name).to_string());
         let sinks = status.sinks.iter().map(|one| one.name.clone());
-        let mut consumers: Vec<String> = sources.chain(others).chain(sinks).collect();
+        let mut consumers: Vec<String> = sources.chain(others).chain(schedules).chain(sinks).collect();
         consumers.sort();
         consumers.dedup();
         let count = |consumer: String| {

@@ -3,7 +3,7 @@
 //! One process owns Kafka consumption, the event store and the bus. All business logic is in WebAssembly components. A
 //! command passes, in this order, through:
 //!
-//! - [`kafka`] or [`api`], which accepts it,
+//! - [`kafka`] or [`api`], which accepts it, or [`schedules`], which sends it when it is due,
 //! - [`aggregates`], where the live aggregate decides on it, in a guest of [`plugin`],
 //! - [`store`], which records its events and is the source of truth,
 //! - [`subscriptions`], which react with more commands, and with messages for [`kafka`],
@@ -25,6 +25,7 @@ pub mod ack;
 pub mod aggregates;
 pub mod follow;
 pub mod projection;
+pub mod schedules;
 pub mod store;
 pub mod subscriptions;
 pub mod supervise;
@@ -34,6 +35,7 @@ pub mod plugin;
 pub mod backoff;
 pub mod bounds;
 pub mod clock;
+pub mod due_times;
 pub mod escape;
 pub mod exhaustion;
 pub mod filter;

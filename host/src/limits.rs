@@ -1,6 +1,8 @@
 //! Invariant 9: `docs/limits.md` has every limit, with the value that the code has.
 
-use crate::manifest::{Api, Deliveries, EventSink, Limits, Plugin, Projection, Sink, Store, Subscription, Topic};
+use crate::manifest::{
+    Api, Deliveries, EventSink, Limits, Plugin, Projection, Schedule, Sink, Store, Subscription, Topic,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,7 +109,8 @@ fn keys() -> BTreeMap<String, String> {
     keys.add("projections.PROJECTION.", &[("batch_max", batch_max as u64)]);
     let Sink { batch_max, batch_wait_ms, mode: _, transactional_id: _, properties: _ } = Sink::default();
     keys.add("sink.", &[("batch_max", batch_max as u64), ("batch_wait_ms", batch_wait_ms)]);
-    // This section has no limits of its own.
+    // These sections have no limits of their own.
+    let _ = |Schedule { due: _, stream: _, command: _, payload: _, missed: _ }: Schedule| {};
     let _ =
         |EventSink { filter: _, topic: _, key: _, start: _, is_start_written: _, was: _, settings: _ }: EventSink| {};
     keys.0

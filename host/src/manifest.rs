@@ -7,6 +7,7 @@
 mod error;
 mod property;
 mod read;
+mod schedule;
 mod section;
 mod sink;
 mod source;
@@ -15,6 +16,7 @@ pub use error::{Error, Problem};
 pub use property::{OAuth, Properties, Token, Value};
 #[cfg(test)]
 pub(crate) use read::IN_FLIGHT_MIB;
+pub use schedule::{Missed, Schedule};
 pub use sink::{EventSink, Sink, SinkKey, SinkMode};
 pub use source::{
     Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Rejected, Source, Target,
@@ -53,6 +55,8 @@ pub struct Manifest {
     pub plugins: BTreeMap<String, Plugin>,
     /// The sources, which read from Kafka, by name.
     pub sources: BTreeMap<String, Source>,
+    /// The schedules, which send commands at due times, by name.
+    pub schedules: BTreeMap<String, Schedule>,
     /// The settings of subscriptions, by plugin name. A subscription without an entry has the defaults.
     pub subscriptions: BTreeMap<String, Subscription>,
     /// The settings of projections, by projection name. A projection without an entry has the defaults.

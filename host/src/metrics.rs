@@ -66,6 +66,7 @@ pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
     families.extend(commands(status));
     families.extend(api(status));
     families.extend(sources(status, measured));
+    families.extend(schedules(status));
     families.extend(followers(status));
     families.extend(sinks(status, measured));
     families.extend(clients(measured));
@@ -112,6 +113,7 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
 fn parts(status: &Status) -> Vec<Sample> {
     let aggregates = status.aggregates.iter().map(|part| ("aggregate", &part.aggregate_type, part.state));
     let sources = status.sources.iter().map(|part| ("source", &part.name, part.state));
+    let schedules = status.schedules.iter().map(|part| ("schedule", &part.name, part.state));
     let subscriptions = status.subscriptions.iter().map(|part| ("subscription", &part.name, part.state));
     let projections = status.projections.iter().map(|part| ("projection", &part.name, part.state));
     let sinks = status.sinks.iter().map(|part| ("sink", &part.name, part.state));
@@ -119,7 +121,8 @@ fn parts(status: &Status) -> Vec<Sample> {
         let works = matches!(state, State::Running | State::CatchingUp | State::Following);
         (vec![("part", kind.to_owned()), ("name", name.clone())], gauge(u64::from(works)))
     };
-    aggregates.chain(sources).chain(subscriptions).chain(projections).chain(sinks).map(sample).collect()
+    let followers = subscriptions.chain(projections);
+    aggregates.chain(sources).chain(schedules).chain(followers).chain(sinks).map(sample).collect()
 }
 
 fn commands(status: &Status) -> Vec<Family> {
@@ -180,6 +183,16 @@ fn sources(status: &Status, measured: &Measured) -> Vec<Family> {
         plain("source_handled", "Records settled: the sum of the next offsets", of_sources(|source| source.handled)),
         plain("source_rebalances", "Times the group gave or took partitions", of_sources(|source| source.rebalances)),
         seconds("source_back_pressure", "Time that some partition waited for room downstream", held),
+    ]
+}
+
+fn schedules(status: &Status) -> Vec<Family> {
+    let each = |value: fn(&crate::status::ScheduleStatus) -> u64| {
+        status.schedules.iter().map(move |found| (label("schedule", &found.name), counter(value(found))))
+    };
+    vec![
+        plain("schedule_runs", "Due times whose command got an outcome", each(|found| found.runs)),
+        plain("schedule_failures", "Attempts after which a due time was not settled", each(|found| found.failures)),
     ]
 }
 

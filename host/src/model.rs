@@ -85,13 +85,15 @@ impl Header {
 
 /// The item of a ledger from which a command comes. It makes redelivery harmless.
 ///
-/// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, or the commands of a
-/// subscription. The store settles `first..=last` in the same transaction that records the command's events.
+/// A ledger is a numbered sequence whose items are settled once: a partition of a Kafka source, the commands of a
+/// subscription, or the due times of a schedule. The store settles `first..=last` in the same transaction that records
+/// the command's events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The ledger's name, for example `kafka/baskets/baskets/0` or `subscription/warehouse`.
+    /// The ledger's name, for example `kafka/baskets/baskets/0`, `subscription/warehouse` or `schedule/close-day`.
     pub ledger: Arc<str>,
-    /// The item's own number, or a lower one if Kafka left out offsets before it.
+    /// The item's own number, or a lower one if the numbers from it on have no item of their own, as offsets that Kafka
+    /// left out.
     pub first: u64,
     /// The item's own number.
     pub last: u64,
@@ -109,9 +111,13 @@ pub struct Origins {
 }
 
 impl Origin {
-    /// Returns the owner of the ledger: the name of the source or subscription.
+    /// Returns the owner of the ledger: the name of the source or subscription, or `schedule/NAME`.
     pub fn consumer(&self) -> &str {
-        LedgerName::parse(&self.ledger).and_then(|name| name.owner()).unwrap_or(&self.ledger)
+        match LedgerName::parse(&self.ledger) {
+            // A source may have the same name as a schedule.
+            Some(LedgerName::Schedule(_)) | None => &self.ledger,
+            Some(name) => name.owner().unwrap_or(&self.ledger),
+        }
     }
 
     /// Returns the place of the item as text.
@@ -127,9 +133,15 @@ impl Origin {
             Some(LedgerName::Commands(SubscriptionName::Plugin(subscription))) => {
                 format!("command {number} of subscription {subscription}")
             }
+            Some(LedgerName::Schedule(schedule)) => format!("schedule {schedule} at {}", second(number)),
             Some(LedgerName::DeadLetters) | None => format!("{} at {number}", self.ledger),
         }
     }
+}
+
+/// Formats a time in seconds since 1970-01-01T00:00:00Z as RFC 3339.
+pub fn second(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(crate::clock::writable(seconds.saturating_mul(1_000))).to_string()
 }
 
 /// A request to an aggregate.
@@ -373,7 +385,7 @@ pub struct Message {
 /// An item that could not be handled, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// The name of the source or subscription that dead-lettered it.
+    /// The name of the source or subscription that dead-lettered it, or `schedule/NAME`.
     pub consumer: String,
     /// The place of the item: `topic baskets partition 0 offset 17`, or `event 42 of order/1 version 3`.
     pub place: String,

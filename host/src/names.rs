@@ -13,7 +13,8 @@ pub use wasmill_names::Rule;
 /// The most characters of a refused text that an error shows.
 const SHOWN_CHARACTERS: usize = 80;
 
-/// The name of a part: a plugin, an aggregate type, a projection, a source, a sink or a subscription.
+/// The name of a part: a plugin, an aggregate type, a projection, a source, a schedule, a sink or a
+/// subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 

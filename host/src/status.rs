@@ -24,6 +24,9 @@ pub struct Status {
     pub kafka: Option<KafkaStatus>,
     /// The Kafka sources of the manifest, by name.
     pub sources: Vec<SourceStatus>,
+    /// The schedules of the manifest, by name.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleStatus>,
     /// The subscribers, by name.
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The projections, by name.
@@ -234,6 +237,29 @@ pub struct PartitionStatus {
     pub assigned: bool,
 }
 
+/// One schedule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// The name and the receiver of its command, such as `CloseDay to till/main`.
+    pub command: String,
+    /// Its state.
+    pub state: State,
+    /// The problem that is in the way, if there is one.
+    pub error: Option<String>,
+    /// The due time whose command has no outcome yet: milliseconds since 1970-01-01T00:00:00Z.
+    pub due_ms: Option<u64>,
+    /// The next due time: milliseconds since 1970-01-01T00:00:00Z.
+    pub next_ms: Option<u64>,
+    /// The latest due time that is settled, if it is known: milliseconds since 1970-01-01T00:00:00Z.
+    pub last_ms: Option<u64>,
+    /// Due times whose command got an outcome, since the host started.
+    pub runs: u64,
+    /// Attempts after which a due time was still not settled, since the host started.
+    pub failures: u64,
+}
+
 /// One subscriber.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriptionStatus {
@@ -391,7 +417,7 @@ pub struct DeadLetterItem {
     /// The number that `wasmill dead-letters` takes.
     #[serde(default)]
     pub number: u64,
-    /// The source or subscription that dead-lettered it.
+    /// The source or subscription that dead-lettered it, or `schedule/NAME`.
     pub consumer: String,
     /// The place of the item, such as `topic baskets partition 0 offset 17`.
     pub place: String,

@@ -194,8 +194,8 @@ impl Subscription {
             held.is_ok_and(|held| held.iter().any(|held| held.behind.is_none()))
         };
         let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
-        // The callbacks come first, because what they send is in the outbox afterwards.
-        (!self.is_paused() && (self.callbacks.is_busy() || moves())) || outbox.is_busy()
+        // A command that is settled may leave an outcome, and an outcome may send a command.
+        outbox.is_busy() || (!self.is_paused() && (self.callbacks.is_busy() || moves())) || outbox.is_busy()
     }
 
     /// Returns the name of the subscription. It has the name of its plugin.

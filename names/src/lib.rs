@@ -9,8 +9,8 @@
 /// A kind of name, with the characters and the length that it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// The name of a plugin, an aggregate type, a projection, a source, a sink or a subscription: 1 to 64 characters of
-    /// `a-z`, `0-9` and `-`.
+    /// The name of a plugin, an aggregate type, a projection, a source, a schedule, a sink or a subscription: 1 to 64
+    /// characters of `a-z`, `0-9` and `-`.
     Part,
     /// The name of a command, an event or a query: 1 to 128 characters of `A-Z`, `a-z`, `0-9`, `_`, `-` and `.`. The
     /// parts between the dots must not be empty.

@@ -13,12 +13,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use wasmill::ack::{self, Ack};
 use wasmill::aggregates::Aggregates;
+use wasmill::clock::Clock;
 use wasmill::filter::Filter;
 use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot};
 use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
 use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
-use wasmill::subscriptions::{Options, Subscription};
+use wasmill::subscriptions::{CallbackEnvironment, Options, Subscription};
 use wasmill_tests::built;
 use wasmill_tests::command_path::{IN_FLIGHT, command};
 use wasmill_tests::report::{Budget, Report, middle, rounds};
@@ -118,8 +119,8 @@ impl Bench {
     /// Returns the deliveries per second of a new subscription. The events of a held key are not delivered.
     fn hosted(&self, filled: &FilledStore) -> f64 {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
-        let (options, runtime) = (self.options.clone(), self.runtime.handle());
-        let subscription = Subscription::start(self.slot(), options, store, aggregates, runtime)
+        let environment = CallbackEnvironment { runtime: self.runtime.handle().clone(), clock: Clock::system() };
+        let subscription = Subscription::start(self.slot(), self.options.clone(), store, aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin subscribes");
         let rate = self.rate(subscription.reached(), filled.events);

@@ -16,6 +16,7 @@ pub(super) fn status(status: &Status) -> String {
     parts.extend(status.kafka.as_ref().filter(|kafka| !kafka.topics.is_empty()).map(kafka));
     let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
     part(!status.sources.is_empty(), sources(&status.sources));
+    part(!status.schedules.is_empty(), schedules(&status.schedules));
     part(!status.subscriptions.is_empty(), subscriptions(&status.subscriptions));
     part(!status.projections.is_empty(), projections(&status.projections));
     part(!status.sinks.is_empty(), sinks(&status.sinks));
@@ -138,11 +139,28 @@ fn sources(sources: &[SourceStatus]) -> Table {
     table
 }
 
+fn schedules(schedules: &[ScheduleStatus]) -> Table {
+    let times = [("LAST", Left), ("NEXT", Left)];
+    let counts = [("RUNS", Right), ("FAILURES", Right)];
+    let kinds = [("SCHEDULE", Left), ("COMMAND", Left), ("STATE", Left)];
+    let mut table = Table::new(kinds.into_iter().chain(times).chain(counts));
+    for ScheduleStatus { name, command, state, error, due_ms, next_ms, last_ms, runs, failures } in schedules {
+        let times = [last_ms, next_ms].map(|ms| ms.map_or_else(|| "none".to_owned(), time));
+        let kinds = [name.clone(), command.clone(), state.to_string()];
+        table.row(kinds.into_iter().chain(times).chain([number(*runs), number(*failures)]));
+        if let Some(due_ms) = due_ms {
+            table.note(&format!("its command of {} has no outcome yet", time(*due_ms)));
+        }
+        note_error(&mut table, error);
+    }
+    table
+}
+
 pub(super) fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
     let mut table = consumers("SUBSCRIPTION");
-    for SubscriptionStatus { name, plugin, state, error, checkpoint, behind, retried_keys, waiting_keys } in
-        subscriptions
-    {
+    for subscription in subscriptions {
+        let SubscriptionStatus { name, plugin, state, error, checkpoint, behind, .. } = subscription;
+        let SubscriptionStatus { retried_keys, waiting_keys, next_timer_ms, .. } = subscription;
         table.row([name.clone(), plugin.clone(), state.to_string(), number(*checkpoint), number(*behind)]);
         note_error(&mut table, error);
         if *retried_keys > 0 {
@@ -151,6 +169,9 @@ pub(super) fn subscriptions(subscriptions: &[SubscriptionStatus]) -> Table {
         if *waiting_keys > 0 {
             let remedy = "replay or discard these with `wasmill dead-letters`";
             table.note(&format!("keys that wait behind dead letters: {}; {remedy}", number(*waiting_keys)));
+        }
+        if let Some(ms) = next_timer_ms {
+            table.note(&format!("its next timer is due at {}", time(*ms)));
         }
     }
     table

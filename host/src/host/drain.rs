@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
+use crate::schedules::Schedules;
 use crate::status::{Drained, PartitionProgress, PartitionStatus, SourceProgress, SourceStatus, Status};
 use crate::subscriptions::{RecordSubscription, Subscription};
 use std::time::Duration;
@@ -42,10 +43,11 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
 /// Adds the error of a part to its name, if it has one.
 pub(super) fn explained(part: String, status: &Status) -> String {
     let sources = status.sources.iter().map(|found| ("source", &found.name, &found.error));
+    let schedules = status.schedules.iter().map(|found| ("schedule", &found.name, &found.error));
     let subscriptions = status.subscriptions.iter().map(|found| ("subscription", &found.name, &found.error));
     let projections = status.projections.iter().map(|found| ("projection", &found.name, &found.error));
     let sinks = status.sinks.iter().map(|found| ("sink", &found.name, &found.error));
-    let mut parts = sources.chain(subscriptions).chain(projections).chain(sinks);
+    let mut parts = sources.chain(schedules).chain(subscriptions).chain(projections).chain(sinks);
     let reason = parts.find_map(|(kind, name, error)| error.clone().filter(|_| part == format!("{kind} {name}")));
     let transaction = || {
         let source = status.sources.iter().find(|source| part == format!("source {}", source.name))?;
@@ -77,6 +79,10 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
     for (name, transform) in &parts.transforms {
         *waiting_for = format!("source {name}");
         commit_all(transform, waiting_for).await;
+    }
+    while let Some(name) = parts.busy_schedule() {
+        *waiting_for = format!("schedule {name}");
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
     "aggregates".clone_into(waiting_for);
     until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
@@ -159,9 +165,15 @@ impl Parts {
         self.records.get(source.name()).is_some_and(RecordSubscription::is_paused)
     }
 
+    /// Returns a schedule that has something to do now, if there is one.
+    fn busy_schedule(&self) -> Option<String> {
+        self.schedules.as_ref().and_then(Schedules::busy)
+    }
+
     /// Returns whether nothing is in flight at this moment.
     fn is_quiet(&self) -> bool {
-        self.aggregates.status().iter().all(|status| status.pending == 0)
+        self.busy_schedule().is_none()
+            && self.aggregates.status().iter().all(|status| status.pending == 0)
             && !self.records.values().any(RecordSubscription::has_commands)
             && !self.subscriptions.values().any(Subscription::is_busy)
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))

@@ -3,7 +3,8 @@
 //!
 //! A part keeps its place under its name. A renamed part would start at the beginning and do everything again. So if
 //! there are orphans, a new part needs a decision: `was` carries the orphan's place over, once and in one transaction,
-//! and a start that is written out makes the part start there.
+//! and a start that is written out makes the part start there. A new schedule needs no decision, because it does
+//! nothing for the past.
 
 use crate::ack;
 use crate::manifest::{Manifest, Target, Transaction};
@@ -30,6 +31,7 @@ pub(crate) fn is_named(manifest: &Manifest, part: &Part) -> bool {
         PartKind::Subscription => manifest.plugins.contains_key(&part.name),
         PartKind::Source => manifest.sources.contains_key(&part.name),
         PartKind::Sink => manifest.sinks.contains_key(&part.name),
+        PartKind::Schedule => manifest.schedules.contains_key(&part.name),
     }
 }
 

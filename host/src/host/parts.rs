@@ -1,5 +1,6 @@
-//! Building the parts of a host in order, checking that they fit together, and stopping them in order.
+//! Building the parts of a host in order, and stopping them in order.
 
+use super::fitting::{is_subscriber, problems};
 use super::idle_keys::idle_keys;
 use super::orphans;
 use super::plugin_handlers;
@@ -10,13 +11,13 @@ use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
-    Brokers, Commands, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Refusals, Source as SourceSettings,
-    Target, Transaction, WhenFull,
+    Brokers, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Refusals, Source as SourceSettings, Target,
+    Transaction, WhenFull,
 };
 use crate::model::IdRule;
-use crate::names::Name;
-use crate::plugin::{self, AggregateGuest, Catalog, Compiler, Demand, Limits, Role, Slot};
+use crate::plugin::{self, Catalog, Compiler, Demand, Limits, Role, Slot};
 use crate::projection::{self, Projection};
+use crate::schedules::Schedules;
 use crate::status::SourceStatus;
 use crate::store::{self, EventStore};
 use crate::subscriptions::{self, CallbackEnvironment, RecordInbox, RecordOptions, RecordSubscription, Subscription};
@@ -54,6 +55,8 @@ pub(super) struct Parts {
     /// Sources whose batches are Kafka transactions.
     pub(super) transforms: ByName<Transform>,
     pub(super) sinks: ByName<Sink>,
+    /// The schedules, if the manifest has any.
+    pub(super) schedules: Option<Schedules>,
     /// The task that creates missing topics as soon as the cluster answers. It ends when this is dropped.
     pub(super) topics: Option<kafka::topics::Pending>,
     /// The development broker. The mutex is there only because `stop` takes it out.
@@ -193,14 +196,18 @@ impl Parts {
             sources: ByName::new(),
             transforms: ByName::new(),
             sinks: ByName::new(),
+            schedules: None,
             topics: None,
             broker: Mutex::default(),
         };
         let environment = CallbackEnvironment { runtime: runtime.clone(), clock: clock.clone() };
         let started = parts.start_followers(manifest, &environment, startup).and_then(|()| {
-            let Some(kafka) = &manifest.kafka else { return Ok(()) };
-            startup.does("starting sources and sinks".to_owned());
-            parts.start_kafka(manifest, kafka, &environment)
+            if let Some(kafka) = &manifest.kafka {
+                startup.does("starting sources and sinks".to_owned());
+                parts.start_kafka(manifest, kafka, &environment)?;
+            }
+            parts.schedules = Schedules::start(&manifest.schedules, clock, &parts.store, &parts.aggregates)?;
+            Ok(())
         });
         match started {
             Ok(()) => Ok(parts),
@@ -380,7 +387,8 @@ impl Parts {
         let sources_by = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(SOURCES_SHARE);
         let sources = self.sources.values().map(|source| job(move || source.stop_by(sources_by)));
         let transforms = self.transforms.values().map(|transform| job(|| transform.stop()));
-        supervise::side_by_side("stop-sources", sources.chain(transforms));
+        let schedules = self.schedules.iter().map(|schedules| job(|| schedules.stop()));
+        supervise::side_by_side("stop-sources", sources.chain(transforms).chain(schedules));
         let records = self.records.values().map(|records| job(|| records.stop()));
         let subscriptions = self.subscriptions.values().map(|subscription| job(|| subscription.stop()));
         supervise::side_by_side("stop-subscriptions", records.chain(subscriptions));
@@ -422,101 +430,6 @@ fn load(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Ca
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let problems = problems(manifest, &catalog);
     if problems.is_empty() { Ok(catalog) } else { Err(problems) }
-}
-
-fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut served: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
-    let mut projections: Vec<(Name, String)> = Vec::new();
-    for plugin in catalog.slots().map(|slot| slot.current()) {
-        for role in plugin.description.roles.clone() {
-            match role {
-                Role::Aggregate { aggregate_type } => match served.iter().find(|(other, _)| *other == aggregate_type) {
-                    Some((_, other)) => problems.push(format!(
-                        "plugins {} and {} both serve aggregate type {aggregate_type}: remove one of them from the manifest",
-                        other.name, plugin.name
-                    )),
-                    None => served.push((aggregate_type, plugin.clone())),
-                },
-                Role::Projection { name, .. } => match projections.iter().find(|(other, _)| *other == name) {
-                    Some((_, other)) => problems.push(format!(
-                        "plugins {other} and {} both have a projection {name}: remove one of them from the manifest",
-                        plugin.name
-                    )),
-                    None => projections.push((name, plugin.name.to_string())),
-                },
-                Role::Subscriber { .. } => {}
-            }
-        }
-    }
-    let place = manifest.path.display();
-    for (name, source) in &manifest.sources {
-        let of_source: Vec<String> = match &source.target {
-            Target::Commands(commands) => command_problems(name, commands, &served),
-            Target::Deliveries(deliveries) => {
-                let transaction = transaction_problem(name, deliveries, manifest.kafka.as_ref());
-                transaction.into_iter().chain(delivery_problem(name, &deliveries.subscriber, catalog)).collect()
-            }
-        };
-        problems.extend(of_source.into_iter().map(|problem| format!("{place}: {problem}")));
-    }
-    for name in manifest.subscriptions.keys() {
-        if !catalog.slots().any(|slot| &*slot.name == name && is_subscriber(&slot.current())) {
-            problems.push(format!("{place}: `subscriptions.{name}` names no plugin that is a subscriber"));
-        }
-    }
-    for name in
-        manifest.projections.keys().filter(|name| !projections.iter().any(|(projection, _)| **projection == ***name))
-    {
-        problems.push(format!("{place}: `projections.{name}` names no projection of any plugin"));
-    }
-    problems
-}
-
-/// Returns what is wrong with a source whose commands no aggregate would take. Names that come from the records are not
-/// known yet; a record with a wrong one is dead-lettered later.
-fn command_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
-    let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
-    let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate) else {
-        return vec![format!("`sources.{source}.aggregate`: no plugin serves aggregate type {aggregate}")];
-    };
-    let known = match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
-        Ok(names) => names.commands,
-        Err(error) => return vec![error.to_string()],
-    };
-    let named = [("command", commands.command.fixed()), ("tombstone", commands.tombstone.as_deref())];
-    let unknown = named.into_iter().filter_map(|(key, name)| Some((key, name?)));
-    let unknown = unknown.filter(|(_, name)| !known.iter().any(|known| known == name));
-    let problem = |(key, name): (&str, &str)| {
-        format!("`sources.{source}.{key}`: aggregate {aggregate} has no command {name}; it has {}", known.join(", "))
-    };
-    unknown.map(problem).collect()
-}
-
-/// Returns what is wrong with a source that uses Kafka transactions although the development broker has none.
-fn transaction_problem(source: &str, deliveries: &Deliveries, kafka: Option<&Kafka>) -> Option<String> {
-    let is_embedded = kafka.is_some_and(|kafka| kafka.brokers == Brokers::Embedded);
-    (is_embedded && deliveries.transaction == Transaction::Kafka).then(|| {
-        format!(
-            "`sources.{source}.transaction` is \"kafka\", and the development broker has no transactions: name a \
-             cluster in `kafka.brokers`, or use \"store\""
-        )
-    })
-}
-
-/// Returns what is wrong with a source whose records no subscriber would take.
-fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option<String> {
-    let subscribers: Vec<&Arc<Slot>> = catalog.slots().filter(|slot| is_subscriber(&slot.current())).collect();
-    if subscribers.iter().any(|slot| &*slot.name == subscriber) {
-        return None;
-    }
-    let names: Vec<&str> = subscribers.iter().map(|slot| &*slot.name).collect();
-    let known = if names.is_empty() { "no plugin is one".into() } else { format!("there are {}", names.join(", ")) };
-    Some(format!("`sources.{source}.subscriber`: no plugin {subscriber} that is a subscriber; {known}"))
-}
-
-fn is_subscriber(plugin: &plugin::Plugin) -> bool {
-    plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. }))
 }
 
 fn limits(plugin: &PluginSettings) -> Limits {

@@ -35,6 +35,9 @@ fn standing(status: &Status, stalled: &Stalled) -> Vec<String> {
     for part in status.subscriptions.iter().filter(|part| holds("subscription", &part.name, part.state)) {
         note("subscription", &part.name, part.state, &part.error);
     }
+    for part in status.schedules.iter().filter(|part| holds("schedule", &part.name, part.state)) {
+        note("schedule", &part.name, part.state, &part.error);
+    }
     for part in status.projections.iter().filter(|part| holds("projection", &part.name, part.state)) {
         note("projection", &part.name, part.state, &part.error);
     }

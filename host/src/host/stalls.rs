@@ -4,6 +4,7 @@
 //! neither acknowledges nor refuses, or by another producer's open transaction. So each part is compared with what it
 //! was before. One watch serves all parts, and nothing is counted while a command, record or event is handled.
 
+use crate::model;
 use crate::status::{PartitionStatus, State, Status};
 use crate::supervise::Held as _;
 use std::collections::HashMap;
@@ -70,6 +71,9 @@ impl Stalled {
         for part in &mut status.sources {
             self.mark_one("source", &part.name, &mut part.state, &mut part.error);
         }
+        for part in &mut status.schedules {
+            self.mark_one("schedule", &part.name, &mut part.state, &mut part.error);
+        }
         for part in &mut status.subscriptions {
             self.mark_one("subscription", &part.name, &mut part.state, &mut part.error);
         }
@@ -119,6 +123,12 @@ fn looks(status: &Status) -> Vec<Look> {
             }
         }
     }
+    for part in &status.schedules {
+        if let Some(due_ms) = part.due_ms {
+            let at = format!("its command of {} has no outcome", model::second(due_ms / 1_000));
+            add("schedule", &part.name, None, part.runs, at);
+        }
+    }
     for part in status.subscriptions.iter().filter(|part| part.behind > 0) {
         add("subscription", &part.name, None, part.checkpoint, after_position(part.checkpoint, part.behind));
     }
@@ -154,7 +164,7 @@ fn work_of(status: &PartitionStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ProjectionStatus, SinkStatus, SourceStatus, SubscriptionStatus};
+    use crate::status::{ProjectionStatus, ScheduleStatus, SinkStatus, SourceStatus, SubscriptionStatus};
 
     fn status(partition: PartitionStatus) -> Status {
         let partition = PartitionStatus { topic: "b".into(), assigned: true, ..partition };
@@ -201,12 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn followers_and_sinks_are_watched_as_partitions_are() {
+    fn schedules_followers_and_sinks_are_watched_as_partitions_are() {
         let (name, state) = ("one".to_owned(), State::Following);
         let subscription = SubscriptionStatus { name: name.clone(), state, behind: 1, ..Default::default() };
         let projection = ProjectionStatus { name: name.clone(), state, behind: 1, ..Default::default() };
-        let sink = SinkStatus { name, state: State::Running, pending: 3, ..Default::default() };
+        let sink = SinkStatus { name: name.clone(), state: State::Running, pending: 3, ..Default::default() };
+        let schedule =
+            ScheduleStatus { name, state: State::Running, due_ms: Some(1_767_225_600_000), ..Default::default() };
         let mut status = Status {
+            schedules: vec![schedule],
             subscriptions: vec![subscription],
             projections: vec![projection],
             sinks: vec![sink],
@@ -215,7 +228,9 @@ mod tests {
         Stalls::default().look(&status, Duration::ZERO).mark(&mut status);
         let stalled = State::Stalled;
         assert_eq!((status.subscriptions[0].state, status.projections[0].state), (stalled, stalled));
-        assert_eq!(status.sinks[0].state, stalled);
+        assert_eq!((status.sinks[0].state, status.schedules[0].state), (stalled, stalled));
+        let reason = status.schedules[0].error.as_deref().unwrap();
+        assert!(reason.contains("its command of 2026-01-01T00:00:00Z has no outcome"), "{reason}");
         assert!(status.sinks[0].error.as_deref().unwrap().contains("Kafka acknowledges none"));
     }
 

@@ -2,6 +2,7 @@
 
 mod place;
 mod property;
+mod schedule;
 mod sink;
 mod source;
 
@@ -47,6 +48,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let sources = named(of_sources.clone(), name, |section| source::source(section, has_kafka));
     source::refuse_circles(of_sources.clone(), &sources);
     refuse_wrong_was(of_sources);
+    let schedules = named(root.get("schedules"), name, schedule::schedule);
     let is_plugin = |entry: &Entry<'_>, text: &str| known_plugin(entry, text, &plugins);
     let of_subscriptions = root.get("subscriptions");
     let subscriptions = named(of_subscriptions.clone(), is_plugin, |section| Some(subscription(section)));
@@ -68,6 +70,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
         kafka,
         plugins: complete(plugins),
         sources: complete(sources),
+        schedules: complete(schedules),
         subscriptions: complete(subscriptions),
         projections: complete(projections),
         sink,

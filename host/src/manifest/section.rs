@@ -181,7 +181,8 @@ impl<'a> Section<'a> {
         };
         if found.is_none() {
             let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
-            entry.expected(&words.join(" or "));
+            let (last, first) = words.split_last().expect("there are choices");
+            entry.expected(&format!("{} or {last}", first.join(", ")));
         }
         found.map(|(_, choice)| *choice).unwrap_or_default()
     }

@@ -1,7 +1,9 @@
 //! Manifests that are accepted, and manifests that are refused, with the place and the remedy.
 
 use super::*;
+use crate::due_times::{DueTimes, Zone};
 use crate::filter::Filter;
+use crate::model::StreamId;
 
 const PATH: &str = "shop/wasmill.toml";
 
@@ -86,6 +88,14 @@ fn a_full_manifest_is_read_as_written() {
         drop_headers = ["Cookie"]
         in_flight_max = 7
         in_flight_mib = 20
+        [schedules.close-day]
+        cron = "0 3 * * *"
+        time_zone = "Europe/Berlin"
+        aggregate = "till"
+        id = "main"
+        command = "CloseDay"
+        payload = { reason = "night", sums = [1, 0x1f, -2.5, true], on = 2026-01-01 }
+        missed = "all"
         [subscriptions.warehouse]
         start = { position = 8 }
         was = "depot"
@@ -202,6 +212,17 @@ fn a_full_manifest_is_read_as_written() {
             },
         )]
         .into(),
+        schedules: [(
+            "close-day".into(),
+            Schedule {
+                due: DueTimes::parse("0 3 * * *", Zone::find("Europe/Berlin").unwrap()).unwrap(),
+                stream: StreamId::new("till", "main"),
+                command: "CloseDay".into(),
+                payload: br#"{"on":"2026-01-01","reason":"night","sums":[1,31,-2.5,true]}"#.to_vec(),
+                missed: Missed::All,
+            },
+        )]
+        .into(),
         subscriptions: [(
             "warehouse".into(),
             Subscription {
@@ -255,15 +276,15 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "colour = 1",
         &[
-            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, subscriptions, \
-           projections, sink, sinks",
+            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, schedules, \
+           subscriptions, projections, sink, sinks",
         ],
     ),
     (
         "[stor]\n",
         &[
             "1:2: unknown key `stor`; did you mean `store`? valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
-                    sources, subscriptions, projections, sink, sinks",
+                    sources, schedules, subscriptions, projections, sink, sinks",
         ],
     ),
     (
@@ -310,6 +331,32 @@ const REFUSED: &[(&str, &[&str])] = &[
         "[kafka]\nbrokers = 'embedded'\n[kafka.topics.'a b']",
         &["3:15: the topic name in `kafka.topics.\"a b\"` must be a topic's name (1 to 249 characters of a-z, A-Z, \
            0-9, `.`, `_`, `-`), found \"a b\""],
+    ),
+    // Schedules
+    (
+        "[schedules.s]\ncron = '0 3 * *'\naggregate = 'till'\nid = 'i'\ncommand = 'Close'",
+        &["2:8: `schedules.s.cron` must be a cron expression of five fields, minute, hour, day, month and weekday, \
+           such as \"0 3 * * *\"; a sixth field in front of them has the seconds; found \"0 3 * *\": the number of \
+           fields is 4"],
+    ),
+    (
+        "[schedules.s]\ncron = '0 3 30 2 *'\naggregate = 'till'\nid = 'i'\ncommand = 'Close'",
+        &["2:8: `schedules.s.cron` would never be due: no date fits \"0 3 30 2 *\"; change its day or its month"],
+    ),
+    (
+        "[schedules.s]\ncron = '@daily'\ntime_zone = 'Mars'\nmissed = 'none'",
+        &[
+            "1:12: `schedules.s.aggregate` is missing: the type of the aggregate that the command is sent to",
+            "1:12: `schedules.s.command` is missing: the name of the command",
+            "1:12: `schedules.s.id` is missing: the id of the aggregate that the command is sent to",
+            "3:13: `schedules.s.time_zone` must be the IANA name of a time zone, such as \"Europe/Berlin\" or \"UTC\"; \
+             there is no \"Mars\"",
+            "4:10: `schedules.s.missed` must be \"latest\", \"all\" or \"skip\", found the string \"none\"",
+        ],
+    ),
+    (
+        "[schedules.s]\ncron = '@daily'\naggregate = 'till'\nid = 'i'\ncommand = 'Close'\npayload = { a = [inf] }",
+        &["6:11: `schedules.s.payload` has inf in it, which must be a finite number, since JSON has no other"],
     ),
     // The API
     (
@@ -434,7 +481,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         "[plugins.w]\nfile = 'w'\n[subscriptions.w]\nbackoff_ms = 50\nbackoff_max_ms = 49\non_failure = 'skip'",
         &[
             "5:18: `subscriptions.w.backoff_max_ms` is less than `backoff_ms`, which is 50: raise it, or lower that one",
-            "6:14: `subscriptions.w.on_failure` must be \"hold_key\" or \"pass\" or \"stop\", found the string \"skip\"",
+            "6:14: `subscriptions.w.on_failure` must be \"hold_key\", \"pass\" or \"stop\", found the string \"skip\"",
         ],
     ),
     (

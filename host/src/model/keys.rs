@@ -12,6 +12,8 @@ const KAFKA: &str = "kafka/";
 const SUBSCRIPTION: &str = "subscription/";
 /// The prefix of the name of a source's subscription.
 const SOURCE: &str = "source/";
+/// The prefix of the names of schedules' ledgers.
+const SCHEDULE: &str = "schedule/";
 const EVENTS: &str = "events/";
 const DEAD_LETTERS: &str = "dead-letters";
 const CLUSTER: &str = "kafka/cluster";
@@ -37,6 +39,11 @@ pub enum LedgerName<'a> {
     Partition(PartitionName<'a>),
     /// `subscription/SUBSCRIPTION`: the commands that a subscription sends.
     Commands(SubscriptionName<'a>),
+    /// `schedule/NAME`: the commands that a schedule sends, each under its due time in seconds since
+    /// 1970-01-01T00:00:00Z.
+    ///
+    /// A command settles all due times up to its own, so the ledger is a watermark without ranges.
+    Schedule(&'a str),
     /// `dead-letters`: commands that retry dead letters, each under the number of its dead letter.
     ///
     /// A number is not settled as long as the dead letter exists. When the command is accepted or rejected, the same
@@ -150,6 +157,9 @@ impl<'a> LedgerName<'a> {
         if Self::is_of_dead_letters(text) {
             return Some(Self::DeadLetters);
         }
+        if let Some(schedule) = text.strip_prefix(SCHEDULE) {
+            return Some(Self::Schedule(schedule));
+        }
         match text.strip_prefix(SUBSCRIPTION) {
             Some(subscription) => Some(Self::Commands(SubscriptionName::parse(subscription))),
             None => PartitionName::parse(text).map(Self::Partition),
@@ -162,21 +172,23 @@ impl<'a> LedgerName<'a> {
         text == DEAD_LETTERS
     }
 
-    /// Returns the source or the subscriber that owns the ledger, or `None` for the ledger of dead letters, which the
-    /// host owns.
+    /// Returns the source, the subscriber or the schedule that owns the ledger, or `None` for the ledger of dead letters,
+    /// which the host owns.
     pub fn owner(&self) -> Option<&'a str> {
         match self {
             Self::Partition(partition) => Some(partition.source),
             Self::Commands(subscription) => Some(subscription.owner()),
+            Self::Schedule(name) => Some(name),
             Self::DeadLetters => None,
         }
     }
 
-    /// Returns the same name with another source or subscriber. The ledger of dead letters stays the same.
+    /// Returns the same name with another source, subscriber or schedule. The ledger of dead letters stays the same.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Partition(partition) => Self::Partition(PartitionName { source: owner, ..partition }),
             Self::Commands(subscription) => Self::Commands(subscription.with_owner(owner)),
+            Self::Schedule(_) => Self::Schedule(owner),
             Self::DeadLetters => Self::DeadLetters,
         }
     }
@@ -261,6 +273,7 @@ impl Display for LedgerName<'_> {
         match self {
             Self::Partition(partition) => partition.fmt(f),
             Self::Commands(subscription) => write!(f, "{SUBSCRIPTION}{subscription}"),
+            Self::Schedule(name) => write!(f, "{SCHEDULE}{name}"),
             Self::DeadLetters => f.write_str(DEAD_LETTERS),
         }
     }
@@ -300,7 +313,7 @@ mod tests {
         let partition = PartitionName { source: "tills", topic: "baskets", partition: 3, topic_id: None };
         let partitions = [partition, PartitionName { topic_id: Some("7f@2"), ..partition }];
         let ledgers = partitions.map(LedgerName::Partition).into_iter().chain(subscriptions.map(LedgerName::Commands));
-        for ledger in ledgers.chain([LedgerName::DeadLetters]) {
+        for ledger in ledgers.chain([LedgerName::Schedule("close-day"), LedgerName::DeadLetters]) {
             assert_eq!(LedgerName::parse(&ledger.to_string()), Some(ledger));
         }
         for sink in [SinkName::Messages("out"), SinkName::Events("feed"), SinkName::DeadLetters("tills")] {

@@ -15,6 +15,8 @@ pub enum PartKind {
     Source,
     /// A sink of events. Its place has its position.
     Sink,
+    /// A schedule. Its place has the due times that are settled.
+    Schedule,
 }
 
 /// A part that has a place in the store.
@@ -46,6 +48,7 @@ impl fmt::Display for PartKind {
             Self::Subscription => "subscription",
             Self::Source => "source",
             Self::Sink => "sink",
+            Self::Schedule => "schedule",
         })
     }
 }
@@ -61,12 +64,14 @@ impl std::str::FromStr for Part {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let kinds = [PartKind::Subscription, PartKind::Source, PartKind::Sink];
+        let kinds = [PartKind::Subscription, PartKind::Source, PartKind::Sink, PartKind::Schedule];
         let found = kinds.into_iter().find_map(|kind| {
             let name = text.strip_prefix(&kind.to_string())?.strip_prefix('/')?;
             Some(Self { kind, name: name.to_owned() })
         });
-        found.ok_or_else(|| format!("{text:?} is no part: name it subscription/NAME, source/NAME or sink/NAME"))
+        found.ok_or_else(|| {
+            format!("{text:?} is no part: name it subscription/NAME, source/NAME, sink/NAME or schedule/NAME")
+        })
     }
 }
 

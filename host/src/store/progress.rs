@@ -45,7 +45,7 @@ pub trait Progress: Send + Sync + 'static {
     /// gone.
     fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64, ack: Ack<Result<(), Error>>);
 
-    /// Ends the pauses of all callbacks of a subscription that were postponed.
+    /// Ends the pauses of all callbacks of a subscription that were postponed, and forgets their failed attempts.
     fn hasten_callbacks(&self, subscription: &str, ack: Ack<Result<(), Error>>);
 
     /// Cancels a timer for a person. Fails with [`Error::NotFound`] if no timer has this number.
@@ -85,7 +85,7 @@ pub trait ProgressReader: Send {
     /// Returns the callbacks of a subscription that are due at a time, in the order in which they are to be handled.
     fn due_callbacks(&mut self, subscription: &str, now_ms: u64, limit: usize) -> Result<Vec<KeptCallback>, Error>;
 
-    /// Returns when the next callback of a subscription is due, and whether an attempt at one has failed.
+    /// Returns when the next callback and the next timer of a subscription are due, and whether an attempt at one has failed.
     fn next_callback(&mut self, subscription: &str) -> Result<NextCallback, Error>;
 
     /// Returns the timers that are due first, in the order of their times, and the number of all timers of the query's
@@ -216,6 +216,8 @@ impl TimerChange {
 pub struct NextCallback {
     /// When the next one is due, in milliseconds since 1970-01-01T00:00:00Z. 0 is at once. `None` if there is no callback.
     pub due_ms: Option<u64>,
+    /// The time of the next timer. `None` if there is no timer.
+    pub timer_ms: Option<u64>,
     /// Whether an attempt at a callback has failed, so that it waits for the next attempt.
     pub is_retried: bool,
 }

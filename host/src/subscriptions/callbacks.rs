@@ -99,6 +99,7 @@ impl Callbacks {
             changed: store.callbacks_changed(),
             last_ms: clock.now_ms(),
             must_hasten: true,
+            known: None,
             clock: clock.clone(),
             view: view.clone(),
             links,
@@ -123,7 +124,7 @@ impl Callbacks {
 
     /// Returns when the next timer is due, if there is one.
     pub(super) fn next_timer_ms(&self) -> Option<u64> {
-        self.next().ok()?.due_ms.filter(|due_ms| *due_ms > 0)
+        self.next().ok()?.timer_ms
     }
 
     fn next(&self) -> Result<NextCallback, Error> {
@@ -160,6 +161,8 @@ struct CallbackWorker {
     last_ms: u64,
     /// Whether the pauses of callbacks are to end.
     must_hasten: bool,
+    /// A callback that is known to fail, once those before it are handled.
+    known: Option<(u64, Unhandled)>,
     view: Arc<CallbackView>,
 }
 
@@ -178,7 +181,8 @@ impl CallbackWorker {
         let mut pauses = Pauses::new(self.options.backoff.first);
         while !self.follower.is_stopped() {
             supervise::round();
-            if self.links.pausing.is_paused() {
+            // Commands that an earlier run has left are sent before those of callbacks.
+            if self.links.pausing.is_paused() || !self.links.outbox.has_caught_up() {
                 self.follower.pause(LOOK);
                 continue;
             }
@@ -205,6 +209,7 @@ impl CallbackWorker {
         if due.is_empty() {
             return Ok(false);
         }
+        self.show_no_old_trouble()?;
         self.view.is_working.store(true, Ordering::Release);
         while !due.is_empty() && !self.follower.is_stopped() && !self.links.pausing.is_paused() {
             let count = match &due[0].callback.content {
@@ -231,12 +236,21 @@ impl CallbackWorker {
         Ok(())
     }
 
+    /// Forgets the trouble if no callback is retried any more.
+    fn show_no_old_trouble(&mut self) -> Result<(), Error> {
+        if self.view.trouble.held().is_some()
+            && !self.follower.reader().next_callback(&self.links.subscription)?.is_retried
+        {
+            *self.view.trouble.held() = None;
+        }
+        Ok(())
+    }
+
     /// Waits until a callback is due or may be due.
     fn wait(&mut self) {
         let next = self.follower.reader().next_callback(&self.links.subscription).unwrap_or_default();
-        if !next.is_retried {
-            *self.view.trouble.held() = None;
-        }
+        // An error shows when the callbacks are read next.
+        let _ = self.show_no_old_trouble();
         let until_due = next.due_ms.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(self.clock.now_ms())));
         let Self { follower, changed, .. } = self;
         follower.wait_or(Position(u64::MAX), until_due.min(IDLE), async {
@@ -263,6 +277,9 @@ impl CallbackWorker {
 
     /// Delivers the callbacks at the front in one call. Returns how many were handled.
     fn deliver(&mut self, due: &[KeptCallback]) -> Result<Option<usize>, Error> {
+        if let Some((_, unhandled)) = self.known.take_if(|(number, _)| *number == due[0].number) {
+            return self.failed(&due[0], unhandled);
+        }
         let mut count = self.handler.list(deliverable(due));
         loop {
             let batch = &due[..count];
@@ -282,8 +299,18 @@ impl CallbackWorker {
                     self.follower.pause(self.options.backoff.pause(1));
                     return Ok(None);
                 }
-                Err(unhandled) if count == 1 => return self.failed(&batch[0], unhandled),
-                Err(unhandled) => count = unhandled.fewer(count),
+                Err(unhandled) => {
+                    // A guest may name a callback that it did not get.
+                    let index = if count == 1 { Some(0) } else { unhandled.index().filter(|index| *index < count) };
+                    match index {
+                        Some(0) => return self.failed(&batch[0], unhandled),
+                        Some(index) => {
+                            self.known = Some((batch[index].number, unhandled));
+                            count = index;
+                        }
+                        None => count = unhandled.fewer(count),
+                    }
+                }
             }
         }
     }
@@ -301,6 +328,10 @@ impl CallbackWorker {
             }
             RetryDecision::Later(reason) => (reason, self.options.backoff.pause(1)),
         };
+        self.postpone(kept, pause, reason)
+    }
+
+    fn postpone(&mut self, kept: &KeptCallback, pause: Duration, reason: String) -> Result<Option<usize>, Error> {
         let place = kept.place();
         tracing::warn!("subscription {}: {place} is tried again in {pause:?}: {reason}", self.links.subscription);
         *self.view.trouble.held() = Some(format!("{place}: {reason}"));
@@ -321,7 +352,15 @@ impl CallbackWorker {
             time_ms: Some(kept.time_ms),
             content: DeadLetterContent::Callback(kept.clone()),
         };
-        self.step(std::slice::from_ref(kept), Outgoing { dead_letters: vec![letter], ..Outgoing::default() })
+        let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
+        match self.step(std::slice::from_ref(kept), outgoing) {
+            // The callbacks of other keys do not wait for room.
+            Err(Error::Full(reason)) => {
+                let pause = self.options.backoff.pause(kept.attempts + 1);
+                self.postpone(kept, pause, reason)
+            }
+            done => done,
+        }
     }
 
     /// Makes the effects durable and removes the callbacks with them. Returns `None` if one of them is gone.

@@ -214,10 +214,9 @@ impl RecordSubscription {
 
     /// Returns whether commands to the store or to the aggregates are in flight, or callbacks are due.
     pub fn has_commands(&self) -> bool {
-        // The callbacks come first, because what they send is in the outbox afterwards.
-        (!self.is_paused() && self.callbacks.is_busy())
-            || self.shared.steps.load(Ordering::Acquire) > 0
-            || self.shared.outbox.is_busy()
+        let sends = || self.shared.steps.load(Ordering::Acquire) > 0 || self.shared.outbox.is_busy();
+        // A command that is settled may leave an outcome, and an outcome may send a command.
+        sends() || (!self.is_paused() && self.callbacks.is_busy()) || sends()
     }
 
     /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.

@@ -126,7 +126,7 @@ pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     assert_eq!(names(&due_at(&*store, 10)), ["a"]);
     assert_eq!(names(&due_at(&*store, LATER)), ["a", "b", "c"]);
     let next = reader(&*store).next_callback(SUBSCRIPTION).unwrap();
-    assert_eq!(next, NextCallback { due_ms: Some(10), is_retried: false });
+    assert_eq!(next, NextCallback { due_ms: Some(10), timer_ms: Some(10), is_retried: false });
     let number = |name: &str| due_at(&*store, LATER).iter().find(|kept| kept.name() == name).unwrap().number;
     let (a, c) = (number("a"), number("c"));
     set(&*store, vec![timer("a", "k", Due::At(30)), TimerChange::Cancel("b".into()), TimerChange::Cancel("x".into())]);
@@ -181,6 +181,12 @@ pub fn a_postponed_callback_holds_the_later_ones_of_its_key<P: Place>() {
     ask(|done| store.hasten_callbacks(SUBSCRIPTION, done)).answer().unwrap();
     assert_eq!(names(&due_at(&*store, 13)), ["Do", "Do", "a1", "b1", "a2", "a3"]);
     assert_eq!(names(&due_at(&*store, 2_000)).len(), 7);
+    assert!(!reader(&*store).next_callback(SUBSCRIPTION).unwrap().is_retried, "its failure is forgotten");
+    // When a timer that failed is cancelled, the others of its key are due again.
+    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 5_000, done)).answer().unwrap();
+    assert_eq!(names(&due_at(&*store, 20)), ["Do", "b1"]);
+    set(&*store, vec![TimerChange::Cancel("a1".into())]);
+    assert_eq!(names(&due_at(&*store, 20)), ["Do", "Do", "b1", "a2", "a3"]);
     store.close();
 }
 

@@ -13,7 +13,7 @@ fn names(store: &dyn EventStore) -> Vec<String> {
     reader(store).places().expect("places are read").into_iter().map(|place| place.part.to_string()).collect()
 }
 
-/// Fills a store with a subscription, a source with a subscriber, and a sink, each with all that it can have.
+/// Fills a store with a subscription, a source with a subscriber, a sink and a schedule, each with all that it can have.
 fn fill(store: &dyn EventStore) {
     let end = record(store, &order(1), 1).position;
     let letter = DeadLetter { content: DeadLetterContent::Event(end), ..letter("event 1") };
@@ -37,7 +37,10 @@ fn fill(store: &dyn EventStore) {
     for fact in ["subscription/warehouse/paused", "kafka/start/taps", "kafka/topic/taps/taps"] {
         ask(|done| store.set_fact(fact, Some("1".into()), done)).answer().unwrap();
     }
-    assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed"]);
+    ask(|done| store.start_ledger("schedule/close-day", 1_767_225_601, done)).answer().unwrap();
+    assert_eq!(names(store), ["subscription/warehouse", "source/taps", "sink/feed", "schedule/close-day"]);
+    let schedule = reader(store).places().expect("places are read").pop().expect("the schedule is the last one");
+    assert_eq!(schedule.to_string(), "schedule/close-day (at 2026-01-01T00:00:00Z)");
 }
 
 /// Checks also that its commands are settled under the new name, once.
@@ -45,13 +48,19 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     fill(&*store);
-    for (old, new) in [("subscription/warehouse", "depot"), ("source/taps", "tills"), ("sink/feed", "orders")] {
+    let moves = [
+        ("subscription/warehouse", "depot"),
+        ("source/taps", "tills"),
+        ("sink/feed", "orders"),
+        ("schedule/close-day", "night"),
+    ];
+    for (old, new) in moves {
         ask(|done| store.carry_over(&part(old), new, done)).answer().unwrap();
         let again = ask(|done| store.carry_over(&part(old), "other", done)).answer();
         assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
     }
     for _ in 0..2 {
-        assert_eq!(names(&*store), ["subscription/depot", "source/tills", "sink/orders"]);
+        assert_eq!(names(&*store), ["subscription/depot", "source/tills", "sink/orders", "schedule/night"]);
         let mut found = reader(&*store);
         assert_eq!(found.checkpoint("depot").unwrap(), Some(Position(1)));
         assert_eq!(
@@ -60,6 +69,7 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
         );
         assert_eq!(found.sink_position("events/orders").unwrap(), Some(1));
         assert_eq!(found.ledger("kafka/tills/taps/0").unwrap().next, 5);
+        assert_eq!(found.ledger("schedule/night").unwrap().next, 1_767_225_601);
         for fact in ["subscription/depot/paused", "kafka/start/tills", "kafka/topic/tills/taps"] {
             assert_eq!(found.fact(fact).unwrap().as_deref(), Some("1"), "{fact}");
         }
@@ -87,7 +97,7 @@ pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
     let place = P::new();
     let store = place.open();
     fill(&*store);
-    for gone in ["subscription/warehouse", "source/taps", "sink/feed"] {
+    for gone in ["subscription/warehouse", "source/taps", "sink/feed", "schedule/close-day"] {
         ask(|done| store.forget(&part(gone), done)).answer().unwrap();
         assert!(matches!(ask(|done| store.forget(&part(gone), done)).answer(), Err(Error::NotFound(_))));
     }
@@ -96,7 +106,9 @@ pub fn a_part_that_is_forgotten_begins_again<P: Place>() {
     assert_eq!(found.checkpoint("warehouse").unwrap(), None);
     assert_eq!(found.held_keys("warehouse").unwrap(), []);
     assert_eq!(found.pending_commands("source/taps").unwrap(), []);
-    assert_eq!(found.ledger("kafka/taps/taps/0").unwrap(), Ledger::default());
+    for ledger in ["kafka/taps/taps/0", "schedule/close-day"] {
+        assert_eq!(found.ledger(ledger).unwrap(), Ledger::default());
+    }
     assert_eq!(found.facts("").unwrap(), []);
     assert_eq!(letters(&*store, 9).1, 1);
 }

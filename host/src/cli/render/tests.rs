@@ -68,6 +68,17 @@ fn example() -> Status {
             rebalances: 0,
             partitions: vec![partition(0, 10_000, 10_002, 2), partition(1, 9_999, 10_000, 1)],
         }],
+        schedules: vec![ScheduleStatus {
+            name: "close-day".into(),
+            command: "CloseDay to till/main".into(),
+            state: State::Retrying,
+            error: Some("the disk is full".into()),
+            due_ms: Some(1_700_000_000_000),
+            next_ms: Some(1_700_086_400_000),
+            last_ms: None,
+            runs: 1_000,
+            failures: 2,
+        }],
         subscriptions: vec![SubscriptionStatus {
             name: "warehouse".into(),
             plugin: "warehouse".into(),
@@ -164,6 +175,11 @@ Kafka at kafka-1:9092
 
 SOURCE   TOPIC    STATE    HANDLED  IN FLIGHT  BEHIND  NEXT OFFSETS
 baskets  baskets  running   20,000          3       3  0:10000 1:9999
+
+SCHEDULE   COMMAND                STATE     LAST  NEXT                   RUNS  FAILURES
+close-day  CloseDay to till/main  retrying  none  2023-11-15T22:13:20Z  1,000         2
+  its command of 2023-11-14T22:13:20Z has no outcome yet
+  error: the disk is full
 
 SUBSCRIPTION  PLUGIN     STATE     CHECKPOINT  BEHIND
 warehouse     warehouse  retrying           6  57,564

@@ -41,6 +41,7 @@ fn publish(folder: &Folder, messages: Vec<Message>) {
         reached: Reached::Events { from, to: Position(from.0 + 1) },
         commands: Vec::new(),
         messages,
+        timers: Vec::new(),
         dead_letters: Vec::new(),
         key: None,
         fact: None,

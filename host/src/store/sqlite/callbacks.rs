@@ -11,13 +11,14 @@ use super::{Error, failed, rows};
 use crate::model::{
     Callback, CallbackContent, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest, OutcomeUse,
 };
-use crate::store::{KeptTimer, NextCallback, TimerChange, TimerQuery};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use crate::store::{KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerChange, TimerQuery};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 /// The columns of a callback, in the order in which [`kept`] reads them.
 const COLUMNS: &str = "number, timer, time_ms, attempts, body";
 
-/// Returns the callbacks of a subscription that are due at a time, in their order.
+/// Returns the callbacks of a subscription that are due at a time, in their order. The list ends at the limit or at
+/// [`PAGE_BYTES_MAX`].
 pub(super) fn due(
     connection: &Connection,
     subscription: &str,
@@ -32,9 +33,13 @@ pub(super) fn due(
     let limit = limit.min(i64::MAX as usize);
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
     let mut found = select.query(params![subscription, within_sqlite(now_ms), limit]).map_err(&failed)?;
-    let mut due = Vec::new();
-    while let Some(row) = found.next().map_err(&failed)? {
-        due.push(kept(row)?);
+    let (mut due, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES_MAX
+        && let Some(row) = found.next().map_err(&failed)?
+    {
+        let kept = kept(row)?;
+        bytes += kept.callback.size();
+        due.push(kept);
     }
     Ok(due)
 }
@@ -42,11 +47,15 @@ pub(super) fn due(
 /// Returns what is known of the next callback of a subscription.
 pub(super) fn next(connection: &Connection, subscription: &str) -> Result<NextCallback, Error> {
     let sql = "SELECT (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1),
+               (SELECT time_ms FROM callbacks WHERE subscription = ?1 AND order_ms > 0
+                ORDER BY due_ms, order_ms, number LIMIT 1),
                EXISTS (SELECT 1 FROM callbacks WHERE subscription = ?1 AND attempts > 0)";
     connection
         .prepare_cached(sql)
         .and_then(|mut select| {
-            select.query_row([subscription], |row| Ok(NextCallback { due_ms: row.get(0)?, is_retried: row.get(1)? }))
+            select.query_row([subscription], |row| {
+                Ok(NextCallback { due_ms: row.get(0)?, timer_ms: row.get(1)?, is_retried: row.get(2)? })
+            })
         })
         .map_err(failed("looking for the next callback of a subscription"))
 }
@@ -164,24 +173,40 @@ impl Writer {
     }
 
     fn cancel_named(&self, subscription: &str, name: &str) -> Result<(), Error> {
-        self.connection
-            .prepare_cached("DELETE FROM callbacks WHERE subscription = ?1 AND timer = ?2")
-            .and_then(|mut delete| delete.execute([subscription, name]))
-            .map(drop)
-            .map_err(failed("cancelling a timer"))
+        let sql = "DELETE FROM callbacks WHERE subscription = ?1 AND timer = ?2 RETURNING subscription, key, attempts";
+        self.cancel(sql, params![subscription, name]).map(drop)
     }
 
     /// Cancels the timer with a number.
     pub(super) fn cancel_timer(&self, number: u64) -> Result<(), Error> {
-        let removed = self
-            .connection
-            .prepare_cached("DELETE FROM callbacks WHERE number = ?1 AND order_ms > 0")
-            .and_then(|mut delete| delete.execute([within_sqlite(number)]))
-            .map_err(failed("cancelling a timer"))?;
-        match removed {
-            0 => Err(Error::NotFound(format!("there is no timer {number}: it has fired, or it was cancelled before"))),
-            _ => Ok(()),
+        let sql = "DELETE FROM callbacks WHERE number = ?1 AND order_ms > 0 RETURNING subscription, key, attempts";
+        match self.cancel(sql, params![within_sqlite(number)])? {
+            true => Ok(()),
+            false => {
+                Err(Error::NotFound(format!("there is no timer {number}: it has fired, or it was cancelled before")))
+            }
         }
+    }
+
+    /// Runs the statement that deletes a timer. If the timer had failed, the callbacks of its key that were postponed with
+    /// it are due again. Returns whether there was one.
+    fn cancel(&self, sql: &str, parameters: impl Params) -> Result<bool, Error> {
+        let failed = failed("cancelling a timer");
+        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let deleted: Option<(String, Option<Vec<u8>>, u32)> = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut delete| delete.query_row(parameters, read).optional())
+            .map_err(&failed)?;
+        if let Some((subscription, key, 1..)) = &deleted {
+            self.connection
+                .prepare_cached(
+                    "UPDATE callbacks SET due_ms = order_ms WHERE subscription = ?1 AND due_ms > order_ms AND key IS ?2",
+                )
+                .and_then(|mut update| update.execute(params![subscription, key]))
+                .map_err(&failed)?;
+        }
+        Ok(deleted.is_some())
     }
 
     /// Keeps the outcome of a command for the subscription that sent it, if it asked for that. Returns whether it did.
@@ -266,12 +291,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the pauses of the callbacks that were postponed.
+    /// Ends the pauses of the callbacks that were postponed, and forgets their failures.
     pub(super) fn hasten_callbacks(&mut self, subscription: &str) -> Result<(), Error> {
         // No callback is postponed beyond the last one that failed.
         self.connection
             .prepare_cached(
-                "UPDATE callbacks SET due_ms = order_ms WHERE subscription = ?1 AND due_ms > order_ms AND due_ms <=
+                "UPDATE callbacks SET due_ms = order_ms, attempts = 0 WHERE subscription = ?1 AND due_ms > order_ms AND due_ms <=
                  (SELECT max(due_ms) FROM callbacks WHERE subscription = ?1 AND attempts > 0)",
             )
             .and_then(|mut update| update.execute([subscription]))

@@ -3,7 +3,7 @@
 use super::outbox::{self, Queue};
 use super::writer::Writer;
 use super::{Error, callbacks, failed, rows, schema};
-use crate::model::{Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
+use crate::model::{self, Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
@@ -34,12 +34,7 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     }
     let ledgers = list(connection, "SELECT name, next FROM ledgers ORDER BY 1")?;
     for (name, next) in &ledgers {
-        let at = PartitionName::parse(name).map(|partition| {
-            let PartitionName { topic, partition, topic_id, .. } = partition;
-            let id = topic_id.map(|id| format!("@{id}")).unwrap_or_default();
-            format!("{topic}/{partition}{id} at offset {next}")
-        });
-        add(of_ledger(name), at, 0);
+        add(of_ledger(name), reached(name, *next), 0);
     }
     for (name, position) in list(connection, "SELECT name, position FROM sinks ORDER BY 1")? {
         let at = matches!(SinkName::parse(&name), SinkName::Events(_));
@@ -63,6 +58,18 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     Ok(places.into_iter().map(place).collect())
 }
 
+/// Describes how far a ledger is, unless it has the commands of a subscription.
+fn reached(ledger: &str, next: u64) -> Option<String> {
+    match LedgerName::parse(ledger)? {
+        LedgerName::Partition(PartitionName { topic, partition, topic_id, .. }) => {
+            let id = topic_id.map(|id| format!("@{id}")).unwrap_or_default();
+            Some(format!("{topic}/{partition}{id} at offset {next}"))
+        }
+        LedgerName::Schedule(_) => Some(format!("at {}", model::second(next.saturating_sub(1)))),
+        LedgerName::Commands(_) | LedgerName::DeadLetters => None,
+    }
+}
+
 fn summary(at: &[String]) -> String {
     const SHOWN: usize = 3;
     match at {
@@ -82,6 +89,7 @@ fn of_ledger(name: &str) -> Option<Part> {
     match LedgerName::parse(name)? {
         LedgerName::Partition(partition) => Some(source(partition.source)),
         LedgerName::Commands(subscription) => Some(subscriber(subscription)),
+        LedgerName::Schedule(name) => Some(Part { kind: PartKind::Schedule, name: name.to_owned() }),
         LedgerName::DeadLetters => None,
     }
 }
@@ -230,6 +238,10 @@ impl Writer {
     /// decides.
     fn rename_dead_letters(&self, from: &Part, to: &Part) -> Result<(), Error> {
         let failed = failed("carrying dead letters over");
+        if from.kind == PartKind::Schedule {
+            let [old, new] = [from, to].map(|part| LedgerName::Schedule(&part.name).to_string());
+            return self.change("UPDATE dead_letters SET consumer = ?2 WHERE consumer = ?1", &[&old, &new]);
+        }
         if from.kind == PartKind::Source {
             // Commands of the source's subscriber are dead-lettered under the name of its subscription.
             let [old, new] = [from, to].map(|part| SubscriptionName::Source(&part.name).to_string());
@@ -288,6 +300,6 @@ fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
     match kind {
         PartKind::Subscription => is_of_source != Some(true),
         PartKind::Source => is_of_source != Some(false),
-        PartKind::Sink => false,
+        PartKind::Sink | PartKind::Schedule => false,
     }
 }

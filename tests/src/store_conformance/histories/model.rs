@@ -128,6 +128,7 @@ impl Model {
                 (0, Some(version), Outcome::Accepted { version, position: Position(0), events })
             }
             Decision::Rejected(reason) => (1, None, Outcome::Rejected { reason: reason.clone() }),
+            Decision::Undecided(undecided) => unreachable!("no history has {undecided:?}"),
             Decision::Malformed(reason) => {
                 match &command.origin {
                     Some(origin) if !LedgerName::is_of_dead_letters(&origin.ledger) => self.add_dead_letters(1),

@@ -151,18 +151,8 @@ impl Bench {
 fn nothing_of_a_partition_passes_a_record_whose_step_failed() {
     let bench = Bench::start(Publishes::default(), 2, 5);
     // The store has already settled record 1, so the step with records 0 and 1 fails.
-    let settled = Step {
-        subscription: "source/taps".into(),
-        reached: Reached::Records {
-            number: 0,
-            records: vec![Origins { ledger: LEDGER.into(), first: 1, items: vec![1] }],
-        },
-        commands: Vec::new(),
-        messages: Vec::new(),
-        dead_letters: Vec::new(),
-        key: None,
-        fact: None,
-    };
+    let records = vec![Origins { ledger: LEDGER.into(), first: 1, items: vec![1] }];
+    let settled = Outgoing::default().step(&"source/taps".into(), Reached::Records { number: 0, records });
     ack::wait(|ack| bench.store.advance(settled, ack)).unwrap();
     bench.offer(&[("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4)]);
     assert_eq!(bench.settlements(5), (vec![], vec![0, 1, 2, 3, 4]), "later records of a key passed what failed");
