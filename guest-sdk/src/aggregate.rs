@@ -79,6 +79,14 @@ pub trait Aggregate: Default + 'static {
     /// already happened.
     fn apply(&mut self, event: Self::Event);
 
+    /// Updates the state with a recorded event and its context: the aggregate, the version, and the command that decided on
+    /// the event. The context is the same whether the event was just decided or is replayed. The host calls this instead of
+    /// [`apply`](Self::apply), and by default it just calls `apply`.
+    fn apply_with(&mut self, event: Self::Event, context: &Applied<'_>) {
+        let _ = context;
+        self.apply(event);
+    }
+
     /// Decides on a command with its context: ids, time and headers. The host calls this instead of
     /// [`handle`](Self::handle), and by default it just calls `handle`.
     fn handle_with(&self, command: Self::Command, context: &Context<'_>) -> Result<Vec<Self::Event>, Self::Error> {
@@ -103,6 +111,52 @@ impl<'a> Context<'a> {
     /// The command's id, time, correlation and headers.
     pub fn metadata(&self) -> Metadata<'a> {
         self.metadata
+    }
+}
+
+/// The context of an event that is applied: its place in the stream, and the command that decided on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied<'a> {
+    pub(crate) aggregate_id: &'a str,
+    pub(crate) version: u64,
+    pub(crate) command_id: &'a str,
+    pub(crate) metadata: Metadata<'a>,
+}
+
+impl<'a> Applied<'a> {
+    /// The id of this aggregate.
+    pub fn aggregate_id(&self) -> &'a str {
+        self.aggregate_id
+    }
+
+    /// The version of the event: the version of the aggregate with it.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The id of the command.
+    pub fn command_id(&self) -> &'a str {
+        self.command_id
+    }
+
+    /// The time of the command, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn time_ms(&self) -> u64 {
+        self.metadata.time_ms()
+    }
+
+    /// The correlation id of the command.
+    pub fn correlation_id(&self) -> &'a str {
+        self.metadata.correlation_id()
+    }
+
+    /// The value of the command's last header with this name. It is none if there is no such header or if it has no value.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.metadata.header(name)
+    }
+
+    /// All headers of the command in their order. Names may repeat, and a header may have no value.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        self.metadata.headers()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything that a plugin needs: `use wasmill_guest::prelude::*;`.
 
-pub use crate::aggregate::{Aggregate, Context, Snapshots};
+pub use crate::aggregate::{Aggregate, Applied, Context, Snapshots};
 pub use crate::failure::Failure;
 pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};

@@ -39,6 +39,52 @@ impl Aggregate for Visit {
     fn apply(&mut self, _: Event) {}
 }
 
+/// An aggregate that knows who changed it last, from the context of its events.
+#[derive(Default, Serialize, Deserialize)]
+struct Visited {
+    last: String,
+}
+
+impl Aggregate for Visited {
+    const TYPE: &'static str = "visited";
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
+    type Command = Command;
+    type Event = Event;
+    type Error = String;
+
+    fn handle(&self, Command::Enter: Command) -> Result<Vec<Event>, String> {
+        if self.last.ends_with("3") { Err(self.last.clone()) } else { Ok(vec![event(), event()]) }
+    }
+
+    fn apply(&mut self, _: Event) {
+        unreachable!("`apply_with` does not call it");
+    }
+
+    fn apply_with(&mut self, _: Event, context: &Applied<'_>) {
+        let user = context.header("user").map(|user| String::from_utf8_lossy(user).into_owned());
+        let (command, time, id) = (context.command_id(), context.time_ms(), context.aggregate_id());
+        let correlation = context.correlation_id();
+        self.last = format!("{user:?} by {command} of {correlation} at {time} to {id} is {}", context.version());
+    }
+}
+
+fn event() -> Event {
+    Event::Entered { at_ms: 0, by: String::new() }
+}
+
+#[test]
+fn an_event_is_applied_with_its_command_and_version_live_as_on_replay() {
+    // After each decision the kit compares the state with that of an aggregate that is rebuilt from its events.
+    given::<Visited>([event()])
+        .at(7)
+        .with_header("user", b"ada")
+        .when(Command::Enter)
+        .then_events([event(), event()])
+        .through_a_snapshot()
+        .when(Command::Enter)
+        .then_rejected("Some(\"ada\") by command-1 of test at 7 to test is 3");
+}
+
 #[test]
 fn a_decision_can_see_time_and_headers() {
     given::<Visit>([])

@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod clock;
 mod commands;
 mod connections;
 mod dead_letters;
@@ -137,6 +138,7 @@ fn router(server: Server) -> Router {
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
         .route("/v1/subscriptions/{name}/reset", post(subscriptions::reset))
+        .route("/v1/clock", get(clock::show).post(clock::set))
         .route("/v1/timers", get(timers::list))
         .route("/v1/timers/{number}/cancel", post(timers::cancel))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))

@@ -7,6 +7,7 @@
 
 mod check;
 mod client;
+mod clock;
 mod dead_letters;
 mod descriptors;
 mod events;
@@ -83,6 +84,8 @@ enum Command {
     /// List or cancel timers.
     #[command(subcommand)]
     Timers(timers::Command),
+    /// Show the host's clock, or move a manual one.
+    Clock(clock::Args),
     /// Show, archive or restore a stream.
     #[command(subcommand)]
     Streams(streams::Command),
@@ -123,6 +126,7 @@ impl Command {
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
             Self::Subscriptions(command) => subscriptions::subscriptions(command, json),
             Self::Timers(command) => timers::timers(command, json),
+            Self::Clock(args) => clock::clock(&args, json),
             Self::Streams(command) => streams::streams(command, json),
             Self::Store(command) => store::store(command, json),
             Self::Kafka(args) => kafka::kafka(args, json),
@@ -167,6 +171,7 @@ mod tests {
             "subscriptions reset warehouse --to beginning --yes",
             "timers list --subscription warehouse --limit 5 --json",
             "timers cancel 7 --data d",
+            "clock --advance 2h --json",
             "plugins reload sales --timeout-ms 5 --json",
             "projections list --json",
             "projections skip sales 24",

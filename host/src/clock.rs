@@ -18,6 +18,15 @@ const OFFSET_LOOK: Duration = Duration::from_millis(50);
 /// The last value of the file.
 static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
+/// The time at which the wall clock of this process is held; 0 if it goes.
+static HELD_MS: AtomicU64 = AtomicU64::new(0);
+
+/// Holds the wall clock of this process at a time, from now on. Every [`Clock`] of the machine shows it until it is held at
+/// another time. This is the manual clock of a manifest, for tests.
+pub fn hold_at(ms: u64) {
+    HELD_MS.store(ms.max(1), Ordering::Relaxed);
+}
+
 /// The last millisecond of the year 9999, the last year that RFC 3339 can write.
 const LAST_MS: u64 = 253_402_300_799_999;
 
@@ -66,6 +75,10 @@ impl Clock {
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
             Kind::System => {
+                let held_ms = HELD_MS.load(Ordering::Relaxed);
+                if held_ms > 0 {
+                    return held_ms;
+                }
                 let wall = machine_time().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
                 wall.saturating_add_signed(OFFSET_MS.load(Ordering::Relaxed))
             }

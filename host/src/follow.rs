@@ -242,6 +242,7 @@ mod tests {
             origin: None,
             durable_id: false,
             outcome_use: Default::default(),
+            first_ms: None,
             hops: 0,
             expected: None,
         };

@@ -7,6 +7,7 @@ mod drain;
 mod fitting;
 mod idle_keys;
 mod maintenance;
+mod manual_clock;
 mod orphans;
 mod parts;
 mod pauses;
@@ -38,6 +39,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+pub use manual_clock::Unmoved;
 pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
 pub use pauses::Unchanged;
@@ -114,6 +116,7 @@ impl Host {
         let runtime = Handle::current();
         let started = Instant::now();
         let host = tokio::task::spawn_blocking(move || {
+            manual_clock::stop(&manifest);
             let clock = Clock::system();
             let instance = uuid::Uuid::now_v7().to_string();
             let parts = Parts::start(&manifest, &clock, &runtime, &startup)?;

@@ -41,6 +41,8 @@ pub struct Manifest {
     pub path: PathBuf,
     /// The data folder, which has everything that the host stores.
     pub data: PathBuf,
+    /// What moves the host's wall clock.
+    pub clock: ClockKind,
     /// The limits of chains of causes, and of the pauses that guests ask for.
     pub bounds: Bounds,
     /// The time limits of the host as a whole.
@@ -358,6 +360,8 @@ pub struct Subscription {
     pub backoff_max_ms: u64,
     /// What happens to later events when an event is dead-lettered.
     pub on_failure: OnFailure,
+    /// The most keys that are held at the same time.
+    pub held_keys_max: usize,
 }
 
 impl Default for Subscription {
@@ -371,8 +375,19 @@ impl Default for Subscription {
             backoff_ms: 100,
             backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
             on_failure: OnFailure::HoldKey,
+            held_keys_max: 10_000,
         }
     }
+}
+
+/// What moves the host's wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// It shows the machine's time.
+    #[default]
+    System,
+    /// It stands still until a person or a test moves it.
+    Manual,
 }
 
 /// What happens to the later events of a subscription when an event is dead-lettered.

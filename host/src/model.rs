@@ -156,9 +156,11 @@ pub struct Command {
     pub payload: Vec<u8>,
     /// The unique id of the command. A redelivery has the same id.
     pub id: Arc<str>,
-    /// The time of the command, in milliseconds since 1970-01-01T00:00:00Z: when the host accepted it, or the time of
-    /// the record or event that caused it.
+    /// The time of the command, in milliseconds since 1970-01-01T00:00:00Z: when the host accepted it, the time of the
+    /// record that it is made from, when the step that sends it was made, or when its timer or schedule was due.
     pub time_ms: u64,
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z. `None` if it is that of the command.
+    pub first_ms: Option<u64>,
     /// The correlation id, which is the same for everything that follows from one first cause.
     pub correlation_id: Arc<str>,
     /// The id of the direct cause, or the command's own id if it has none.
@@ -203,6 +205,8 @@ pub struct RecordedEvent {
     pub payload: Vec<u8>,
     /// The time of its command, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z. `None` if it is that of the command.
+    pub first_ms: Option<u64>,
     /// The correlation id, which is the same for everything that follows from one first cause.
     pub correlation_id: Arc<str>,
     /// The id of its command.
@@ -233,6 +237,15 @@ impl Message {
 }
 
 impl RecordedEvent {
+    /// Returns when it was recorded, in milliseconds since 1970-01-01T00:00:00Z, which is a part of its id. Later events have
+    /// no earlier time, even if the clock goes back.
+    pub fn recorded_ms(&self) -> u64 {
+        self.id.get_timestamp().map_or(self.time_ms, |time| {
+            let (seconds, nanoseconds) = time.to_unix();
+            seconds * 1_000 + u64::from(nanoseconds / 1_000_000)
+        })
+    }
+
     /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
         /// The bytes besides its texts and its payload.
@@ -370,7 +383,8 @@ pub struct Message {
     /// The payload. `None` is a tombstone.
     #[serde(with = "serde_bytes")]
     pub payload: Option<Vec<u8>>,
-    /// The time of the event or record that caused it, in milliseconds since 1970-01-01T00:00:00Z.
+    /// When the step that publishes it was made, in milliseconds since 1970-01-01T00:00:00Z. A transform's message has the
+    /// time of its record.
     pub time_ms: u64,
     /// The correlation id of the event or record that caused it.
     pub correlation_id: Arc<str>,

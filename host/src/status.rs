@@ -286,6 +286,15 @@ pub struct SubscriptionStatus {
     pub next_timer_ms: Option<u64>,
 }
 
+/// What the wall clock of a host shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// The time, in milliseconds since 1970-01-01T00:00:00Z.
+    pub now_ms: u64,
+    /// Whether it stands still until it is moved.
+    pub manual: bool,
+}
+
 /// The timers that are due first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timers {

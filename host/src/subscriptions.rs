@@ -63,6 +63,8 @@ pub struct Options {
     pub backoff: Backoff,
     /// What happens to later events after one was dead-lettered.
     pub on_failure: OnFailure,
+    /// The most keys that are held at the same time.
+    pub held_keys_max: usize,
     /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }
@@ -75,6 +77,7 @@ impl Default for Options {
             attempts_max: 5,
             backoff: Backoff { first: Duration::from_millis(100), max: BACKOFF_MAX },
             on_failure: OnFailure::HoldKey,
+            held_keys_max: 10_000,
             bounds: Bounds::default(),
         }
     }

@@ -90,6 +90,7 @@ impl Hosted {
             origin: None,
             durable_id: false,
             outcome_use: Default::default(),
+            first_ms: None,
             hops: 0,
             expected: None,
         };

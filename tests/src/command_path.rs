@@ -255,6 +255,7 @@ pub fn command(stream: StreamId, name: Arc<str>) -> Arc<Command> {
         origin: None,
         durable_id: false,
         outcome_use: Default::default(),
+        first_ms: None,
         hops: 0,
         expected: None,
     })

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 use wasmill::aggregates::{Guest, GuestError, Handlers};
-use wasmill::model::{Command, Header, NewEvent, RecordedEvent};
+use wasmill::model::{Command, Header, NewEvent, RecordedEvent, Version};
 use wasmill::model::{Failure, Refusal};
 use wasmill_guest::Aggregate;
 use wasmill_guest::bindings::aggregate::exports::wasmill::plugin::aggregate::GuestInstance;
@@ -113,8 +113,8 @@ where
         Ok(live.snapshot())
     }
 
-    fn restore(&mut self, live: &Live<A>, state: &[u8]) -> Result<Result<(), String>, GuestError> {
-        Ok(live.restore(state.to_vec()))
+    fn restore(&mut self, live: &Live<A>, state: &[u8], version: Version) -> Result<Result<(), String>, GuestError> {
+        Ok(live.restore(state.to_vec(), version.0))
     }
 
     fn discard(&mut self, live: Live<A>) -> Result<(), GuestError> {
@@ -131,6 +131,8 @@ fn recorded(event: &RecordedEvent) -> types::RecordedEvent {
         version: event.version.0,
         name: event.name.to_string(),
         payload: event.payload.to_vec(),
+        recorded_time: event.recorded_ms(),
+        first_time: event.first_ms.unwrap_or(event.time_ms),
         metadata: types::Metadata {
             id: event.id.to_string(),
             time: event.time_ms,

@@ -63,6 +63,7 @@ pub fn count(id: &str, name: &str) -> Command {
         origin: None,
         durable_id: false,
         outcome_use: Default::default(),
+        first_ms: None,
         hops: 0,
         expected: None,
     }
@@ -187,7 +188,7 @@ impl Guest for Shard {
         Ok(None)
     }
 
-    fn restore(&mut self, _: &Counter, _: &[u8]) -> Result<Result<(), String>, GuestError> {
+    fn restore(&mut self, _: &Counter, _: &[u8], _: Version) -> Result<Result<(), String>, GuestError> {
         Ok(Err("counters keep no snapshots".into()))
     }
 

@@ -179,6 +179,7 @@ fn turn() -> Callback {
         correlation_id: "correlation".into(),
         causation_id: "cause".into(),
         hops: 0,
+        first_ms: 1,
         headers: Vec::new(),
         content: CallbackContent::Wake { name: "turn".into(), payload: Vec::new() },
     }

@@ -1,6 +1,6 @@
 //! The exports of an aggregate: a resource that holds the state.
 
-use crate::aggregate::{Aggregate, Context};
+use crate::aggregate::{Aggregate, Applied, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
 use crate::bindings::types;
 use crate::codec::Encoded;
@@ -25,23 +25,30 @@ impl<A: Aggregate> wit::Guest for AggregateRole<A> {
     }
 }
 
-/// One live aggregate: its state, and the events of its last command, which are durable when it is called again.
+/// One live aggregate: its state and version, and the events of its last command with the command's metadata. These are
+/// durable when it is called again.
 pub struct Live<A: Aggregate> {
     id: String,
     state: RefCell<A>,
-    decided: RefCell<Vec<A::Event>>,
+    version: Cell<u64>,
+    decided: RefCell<Option<(Vec<A::Event>, types::Metadata)>>,
 }
 
 impl<A: Aggregate> wit::GuestInstance for Live<A> {
     fn new(id: String) -> Self {
         install_panic_hook();
-        Self { id, state: RefCell::default(), decided: RefCell::default() }
+        Self { id, state: RefCell::default(), version: Cell::default(), decided: RefCell::default() }
     }
 
     fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
         let mut state = self.state.borrow_mut();
         super::each(events, |_, event| {
-            state.apply(upcast::decode(&event.name, event.payload, A::UPCASTS)?);
+            let metadata = Metadata(&event.metadata);
+            let decoded = upcast::decode(&event.name, event.payload, A::UPCASTS)?;
+            let command_id = metadata.causation_id().unwrap_or(metadata.id());
+            let context = Applied { aggregate_id: &self.id, version: event.version, command_id, metadata };
+            state.apply_with(decoded, &context);
+            self.version.set(event.version);
             Ok(())
         })
     }
@@ -49,7 +56,9 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
     fn handle(&self, command: types::Command) -> Result<Vec<types::NewEvent>, types::Outcome> {
         self.settle();
         let (events, encoded) = self.decide(&command).map_err(types::Outcome::from)?;
-        self.decided.replace(events);
+        if !events.is_empty() {
+            self.decided.replace(Some((events, command.metadata)));
+        }
         Ok(encoded)
     }
 
@@ -60,8 +69,9 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
         })
     }
 
-    fn restore(&self, state: Vec<u8>) -> Result<(), String> {
+    fn restore(&self, state: Vec<u8>, version: u64) -> Result<(), String> {
         self.state.replace((A::SNAPSHOTS.restore)(&state)?);
+        self.version.set(version);
         Ok(())
     }
 }
@@ -69,8 +79,13 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
 impl<A: Aggregate> Live<A> {
     /// Applies the events of the last command, which are durable by now.
     fn settle(&self) {
-        let mut state = self.state.borrow_mut();
-        self.decided.take().into_iter().for_each(|event| state.apply(event));
+        let Some((events, metadata)) = self.decided.take() else { return };
+        let (mut state, metadata) = (self.state.borrow_mut(), Metadata(&metadata));
+        for event in events {
+            self.version.set(self.version.get() + 1);
+            let (version, command_id) = (self.version.get(), metadata.id());
+            state.apply_with(event, &Applied { aggregate_id: &self.id, version, command_id, metadata });
+        }
     }
 
     /// Returns the state as bytes if the aggregate has snapshots, or an error that says why this state can't have one.

@@ -39,6 +39,17 @@ impl Event {
         Metadata(&self.0.metadata)
     }
 
+    /// The time when it was recorded, in milliseconds since 1970-01-01T00:00:00Z. The time in the [metadata](Self::metadata)
+    /// is that of its command.
+    pub fn recorded_ms(&self) -> u64 {
+        self.0.recorded_time
+    }
+
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn first_ms(&self) -> u64 {
+        self.0.first_time
+    }
+
     /// The payload's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0.payload

@@ -100,6 +100,11 @@ impl<'d> Outcome<'d> {
         self.delivery.json()
     }
 
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn first_ms(&self) -> u64 {
+        self.delivery.first_ms()
+    }
+
     /// The key of the delivery that sent the command.
     pub fn key(&self) -> Option<&'d [u8]> {
         self.delivery.key()
@@ -126,6 +131,11 @@ impl<'d> Timer<'d> {
     /// Decodes the payload as JSON.
     pub fn json<T: Deserialize<'d>>(&self) -> Result<T, codec::Error> {
         self.delivery.json()
+    }
+
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn first_ms(&self) -> u64 {
+        self.delivery.first_ms()
     }
 
     /// The key of the delivery that set the timer.

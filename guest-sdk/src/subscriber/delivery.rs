@@ -25,6 +25,17 @@ impl Delivery {
         Metadata(&self.0.metadata)
     }
 
+    /// The time when the event or the outcome was recorded, when the record was produced, or when the timer was due, in
+    /// milliseconds since 1970-01-01T00:00:00Z. The time in the [metadata](Self::metadata) of an event is that of its command.
+    pub fn recorded_ms(&self) -> u64 {
+        self.0.recorded_time
+    }
+
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn first_ms(&self) -> u64 {
+        self.0.first_time
+    }
+
     /// The id of the event's aggregate. If this is a Kafka record, the result is a malformed failure.
     pub fn aggregate_id(&self) -> Result<&str, Failure> {
         self.event().map(|event| event.aggregate_id.as_str())

@@ -1,12 +1,12 @@
 //! Tests of aggregates: given events, when a command arrives, then these events or this refusal.
 
 use super::{envelope, expect_outcome, readable};
-use crate::Aggregate;
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate::GuestInstance;
 use crate::bindings::types;
 use crate::codec::{self, Encoded};
 use crate::glue::Live;
 use crate::log::native;
+use crate::{Aggregate, Metadata};
 use crate::{readback, upcast};
 use serde::Serialize;
 
@@ -66,7 +66,8 @@ pub fn given_json<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, 
 #[track_caller]
 fn with_history<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, Vec<u8>)>) -> Given<A> {
     readback::check_all();
-    let history: Vec<_> = history.into_iter().map(|(name, payload)| (name.to_owned(), payload)).collect();
+    let recorded = |(name, payload): (&str, Vec<u8>)| Recorded { name: name.to_owned(), payload, metadata: None };
+    let history: Vec<_> = history.into_iter().map(recorded).collect();
     let live = rebuilt(&history);
     Given { live, history, command: envelope::metadata("command-1", 0) }
 }
@@ -76,16 +77,23 @@ fn with_history<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, Ve
 fn rebuilt<A: Aggregate>(history: &[Recorded]) -> Live<A> {
     let live = Live::new("test".to_owned());
     let stream = (A::TYPE, "test");
-    let recorded =
-        |((name, payload), place): (&Recorded, u64)| envelope::recorded(stream, place, name, payload.clone());
+    let recorded = |(event, place): (&Recorded, u64)| {
+        let mut recorded = envelope::recorded(stream, place, &event.name, event.payload.clone());
+        recorded.metadata = event.metadata.clone().unwrap_or(recorded.metadata);
+        recorded
+    };
     if let Err(failure) = live.apply(history.iter().zip(1..).map(recorded).collect()) {
         panic!("event {} of the history does not decode: {:?}", failure.index + 1, failure.outcome);
     }
     live
 }
 
-/// The name and the payload of a recorded event.
-type Recorded = (String, Vec<u8>);
+/// A recorded event. It has metadata if a command of the test decided on it.
+struct Recorded {
+    name: String,
+    payload: Vec<u8>,
+    metadata: Option<types::Metadata>,
+}
 
 /// An aggregate that waits for a command.
 ///
@@ -124,7 +132,8 @@ impl<A: Aggregate> Given<A> {
         let state = self.live.try_snapshot().unwrap_or_else(|error| panic!("the state has no snapshot: {error}"));
         let state = state.expect("the aggregate takes no snapshot");
         let live = Live::new("test".to_owned());
-        live.restore(state).unwrap_or_else(|error| panic!("the snapshot does not restore: {error}"));
+        let version = self.history.len() as u64;
+        live.restore(state, version).unwrap_or_else(|error| panic!("the snapshot does not restore: {error}"));
         Self { live, ..self }
     }
 
@@ -150,6 +159,7 @@ impl<A: Aggregate> Given<A> {
     #[track_caller]
     fn handle(self, name: &str, payload: Vec<u8>) -> When<A> {
         let Self { live, history, command: metadata } = self;
+        let recorded = as_recorded(&metadata);
         let command = types::Command { name: name.to_owned(), payload, metadata };
         let rebuilt = rebuilt::<A>(&history);
         // The rebuilt aggregate repeats the log lines of the live one, so they are dropped.
@@ -160,8 +170,17 @@ impl<A: Aggregate> Given<A> {
             comparable(&result),
             "an aggregate that is rebuilt from its events decides differently (left) than the live one (right)"
         );
-        When { result, live, history }
+        When { result, live, history, recorded }
     }
+}
+
+/// Returns the metadata of the events that a command decides on.
+fn as_recorded(command: &types::Metadata) -> types::Metadata {
+    let causation = types::Causation {
+        correlation_id: Metadata(command).correlation_id().to_owned(),
+        causation_id: command.id.clone(),
+    };
+    types::Metadata { cause: types::Cause::Known(causation), ..command.clone() }
 }
 
 /// A decision of an aggregate. Each `then_` method checks it and returns the aggregate after the decision.
@@ -170,6 +189,8 @@ pub struct When<A: Aggregate> {
     live: Live<A>,
     history: Vec<Recorded>,
     result: Result<Vec<types::NewEvent>, types::Outcome>,
+    /// The metadata of the events.
+    recorded: types::Metadata,
 }
 
 impl<A: Aggregate> When<A> {
@@ -228,8 +249,9 @@ impl<A: Aggregate> When<A> {
     /// state with that of a rebuilt one.
     #[track_caller]
     fn next(self) -> Given<A> {
-        let Self { live, mut history, result } = self;
-        history.extend(result.into_iter().flatten().map(|event| (event.name, event.payload)));
+        let Self { live, mut history, result, recorded } = self;
+        let event = |types::NewEvent { name, payload }| Recorded { name, payload, metadata: Some(recorded.clone()) };
+        history.extend(result.into_iter().flatten().map(event));
         let state = |live: &Live<A>| live.try_snapshot().ok().flatten();
         if let (Some(of_live), Some(of_rebuilt)) = (state(&live), state(&rebuilt(&history))) {
             assert!(

@@ -33,6 +33,8 @@ pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Ve
         version: place,
         name: name.to_owned(),
         payload,
+        recorded_time: 0,
+        first_time: 0,
         metadata: metadata(&format!("event-{place}"), 0),
     }
 }
@@ -58,6 +60,8 @@ pub fn record(topic: &str, key: Option<&[u8]>, payload: Option<&[u8]>) -> Delive
         name: topic.to_owned(),
         key: key.map(<[u8]>::to_vec),
         payload: payload.map(<[u8]>::to_vec),
+        recorded_time: 0,
+        first_time: 0,
         metadata: metadata(&format!("{topic}:0:0"), 0),
         origin: types::Origin::Kafka(types::KafkaOrigin { topic: topic.to_owned(), partition: 0, offset: 0 }),
     })
@@ -96,6 +100,8 @@ pub fn outcome(
         name: command.to_owned(),
         key: None,
         payload: Some(attachment.unwrap_or_else(|error| panic!("the attachment does not encode: {error}"))),
+        recorded_time: 0,
+        first_time: 0,
         metadata: metadata("test:outcome", 0),
         origin: types::Origin::Outcome(origin),
     })
@@ -124,6 +130,8 @@ pub fn timer(name: &str, payload: &(impl Serialize + ?Sized)) -> Delivery {
         name: name.to_owned(),
         key: None,
         payload: Some(payload),
+        recorded_time: 0,
+        first_time: 0,
         metadata: metadata("timer:1", 0),
         origin: types::Origin::Timer,
     })
@@ -134,6 +142,8 @@ fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u
         name: name.to_owned(),
         key: Some(aggregate_id.as_bytes().to_vec()),
         payload: Some(payload),
+        recorded_time: 0,
+        first_time: 0,
         metadata: metadata("event-1", 0),
         origin: types::Origin::Event(types::EventOrigin {
             position: 1,
@@ -170,9 +180,16 @@ impl Delivery {
         self
     }
 
-    /// Sets the time, in milliseconds since 1970-01-01T00:00:00Z.
+    /// Sets the time, in milliseconds since 1970-01-01T00:00:00Z: that of the delivery, when it was recorded, and that of its
+    /// first cause.
     pub fn at(mut self, time_ms: u64) -> Self {
-        self.0.metadata.time = time_ms;
+        (self.0.metadata.time, self.0.recorded_time, self.0.first_time) = (time_ms, time_ms, time_ms);
+        self
+    }
+
+    /// Sets the time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn first_at(mut self, time_ms: u64) -> Self {
+        self.0.first_time = time_ms;
         self
     }
 

@@ -4,7 +4,7 @@
 //! of WebAssembly, native handlers can take its place without other changes. A shard is generic over its handlers, so
 //! this interface costs nothing at run time.
 
-use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal};
+use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use std::sync::Arc;
 
 /// The decision of a guest about a command.
@@ -87,9 +87,9 @@ pub trait Guest: Send + 'static {
     /// aggregate takes snapshots.
     fn snapshot(&mut self, live: &Self::Live) -> Result<Option<Vec<u8>>, GuestError>;
 
-    /// Restores the state of a snapshot into an aggregate without history. If the inner error says that it can't, the
-    /// history is replayed instead.
-    fn restore(&mut self, live: &Self::Live, state: &[u8]) -> Result<Result<(), String>, GuestError>;
+    /// Restores the state of a snapshot, made at this version, into an aggregate without history. If the inner error says
+    /// that it can't, the history is replayed instead.
+    fn restore(&mut self, live: &Self::Live, state: &[u8], version: Version) -> Result<Result<(), String>, GuestError>;
 
     /// Frees a live aggregate.
     fn discard(&mut self, live: Self::Live) -> Result<(), GuestError>;

@@ -197,7 +197,7 @@ impl<H: Handlers> Instances<H> {
         let found = self.reader.snapshot(stream, &code).map_err(HandleError::Store)?;
         let Some(Snapshot { version, state, .. }) = found else { return Ok(None) };
         let instance = self.create(stream)?;
-        match self.guest()?.restore(&instance.live, &state) {
+        match self.guest()?.restore(&instance.live, &state, version) {
             Ok(Ok(())) => Ok(Some(Instance { version, ..instance })),
             Ok(Err(reason)) => {
                 tracing::warn!("{stream} is replayed: plugin {} does not restore its snapshot: {reason}", self.label());

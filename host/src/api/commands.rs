@@ -87,6 +87,7 @@ fn command(
         hops: 0,
         durable_id,
         outcome_use: Default::default(),
+        first_ms: None,
         expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
     })
 }

@@ -180,6 +180,9 @@ struct Line<'e> {
     version: u64,
     name: &'e str,
     time_ms: u64,
+    recorded_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_ms: Option<u64>,
     correlation_id: &'e str,
     causation_id: &'e str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -228,6 +231,8 @@ fn line(event: &RecordedEvent) -> Line<'_> {
         version: event.version.0,
         name: &event.name,
         time_ms: event.time_ms,
+        recorded_ms: event.recorded_ms(),
+        first_ms: event.first_ms,
         correlation_id: &event.correlation_id,
         causation_id: &event.causation_id,
         headers: event.headers.iter().map(line_header).collect(),
@@ -274,6 +279,7 @@ mod tests {
             name: "OrderCreated".into(),
             payload: payload.to_vec(),
             time_ms: 5,
+            first_ms: None,
             correlation_id: "c".into(),
             causation_id: "d".into(),
             hops: 0,
@@ -287,7 +293,7 @@ mod tests {
         assert_eq!(
             text,
             "{\"position\":7,\"id\":\"00000000-0000-0000-0000-000000000000\",\"stream\":\"order/a/b\",\
-             \"type\":\"order\",\"aggregate_id\":\"a/b\",\"version\":2,\"name\":\"OrderCreated\",\"time_ms\":5,\
+             \"type\":\"order\",\"aggregate_id\":\"a/b\",\"version\":2,\"name\":\"OrderCreated\",\"time_ms\":5,\"recorded_ms\":RECORDED,\
              \"correlation_id\":\"c\",\"causation_id\":\"d\",\"payload\":{\"b\":1.50,\"a\":\"x\"}}\n"
         );
     }

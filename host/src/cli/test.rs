@@ -124,6 +124,7 @@ fn recorded(stream: &StreamId, place: u64, name: &str, payload: Vec<u8>) -> Reco
         name: name.into(),
         payload,
         time_ms: 0,
+        first_ms: None,
         correlation_id: "test".into(),
         causation_id: "test".into(),
         hops: 0,
@@ -146,6 +147,7 @@ fn command(stream: StreamId, command: &wasmill_cases::Command) -> Command {
         origin: None,
         durable_id: false,
         outcome_use: Default::default(),
+        first_ms: None,
         hops: 0,
         expected: None,
     }

@@ -48,7 +48,7 @@ pub(super) fn explained(part: String, status: &Status) -> String {
     let projections = status.projections.iter().map(|found| ("projection", &found.name, &found.error));
     let sinks = status.sinks.iter().map(|found| ("sink", &found.name, &found.error));
     let mut parts = sources.chain(schedules).chain(subscriptions).chain(projections).chain(sinks);
-    let reason = parts.find_map(|(kind, name, error)| error.clone().filter(|_| part == format!("{kind} {name}")));
+    let reason = parts.find_map(|(kind, name, error)| error.clone().filter(|_| is_of(&part, kind, name)));
     let transaction = || {
         let source = status.sources.iter().find(|source| part == format!("source {}", source.name))?;
         source.partitions.iter().find_map(PartitionStatus::behind_transaction)
@@ -57,6 +57,12 @@ pub(super) fn explained(part: String, status: &Status) -> String {
         Some(reason) => format!("{part}: {reason}"),
         None => part,
     }
+}
+
+/// Whether a text names a part, or something of it.
+fn is_of(text: &str, kind: &str, name: &str) -> bool {
+    let part = format!("{kind} {name}");
+    text == part || text.ends_with(&format!(" of {part}"))
 }
 
 /// Returns the progress of a source.

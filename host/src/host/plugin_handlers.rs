@@ -1,7 +1,7 @@
 //! The aggregates of a plugin, as shards call them.
 
 use crate::aggregates::{Guest, GuestError, Handlers, Options, Service};
-use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal};
+use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot};
 use std::sync::Arc;
 
@@ -87,8 +87,8 @@ impl Guest for PluginGuest {
         self.guest.snapshot(live).map_err(failed)
     }
 
-    fn restore(&mut self, live: &Live, state: &[u8]) -> Result<Result<(), String>, GuestError> {
-        self.guest.restore(live, state).map_err(failed)
+    fn restore(&mut self, live: &Live, state: &[u8], version: Version) -> Result<Result<(), String>, GuestError> {
+        self.guest.restore(live, state, version).map_err(failed)
     }
 
     fn discard(&mut self, live: Live) -> Result<(), GuestError> {

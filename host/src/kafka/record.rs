@@ -158,6 +158,7 @@ impl Mapping {
             hops,
             durable_id: false,
             outcome_use: self.outcome_use.clone(),
+            first_ms: None,
             expected: None,
         }
     }

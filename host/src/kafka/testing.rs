@@ -180,6 +180,7 @@ impl Folder {
             origin: None,
             durable_id: false,
             outcome_use: Default::default(),
+            first_ms: None,
             hops: 0,
             expected: None,
         };

@@ -37,6 +37,7 @@ pub(super) fn manifest(text: &str, path: &Path) -> Result<Manifest, Error> {
 fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let folder = path.parent().unwrap_or(Path::new(""));
     let data = root.get("data").and_then(|entry| entry.text("the path of a folder")).unwrap_or("data");
+    let clock = root.choice("clock", &[("system", ClockKind::System), ("manual", ClockKind::Manual)]);
     let bounds = bounds(&mut root);
     let host = root.section("host").map(host).unwrap_or_default();
     let api = root.section("api").map(api).unwrap_or_default();
@@ -63,6 +64,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     Manifest {
         path: path.to_owned(),
         data: folder.join(data),
+        clock,
         bounds,
         host,
         api,
@@ -325,6 +327,7 @@ fn subscription(mut section: Section<'_>) -> Subscription {
         backoff_ms,
         backoff_max_ms,
         on_failure: section.choice("on_failure", &on_failure),
+        held_keys_max: section.number("held_keys_max", 1..=MANY, default.held_keys_max),
     };
     section.finish();
     subscription

@@ -24,6 +24,7 @@ fn a_full_manifest_is_read_as_written() {
     let manifest = parse(
         r#"
         data = "/var/lib/shop"
+        clock = "manual"
         hops_max = 18
         retry_after_max_ms = 19
         [host]
@@ -104,6 +105,7 @@ fn a_full_manifest_is_read_as_written() {
         backoff_ms = 11
         backoff_max_ms = 12
         on_failure = "stop"
+        held_keys_max = 20
         [projections.sales]
         batch_max = 12
         [sink]
@@ -149,6 +151,7 @@ fn a_full_manifest_is_read_as_written() {
     let expected = Manifest {
         path: PATH.into(),
         data: "/var/lib/shop".into(),
+        clock: ClockKind::Manual,
         bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
         host: Host { stalled_after_ms: 5_000, stop_max_ms: 6_000 },
         api: Api {
@@ -234,6 +237,7 @@ fn a_full_manifest_is_read_as_written() {
                 backoff_ms: 11,
                 backoff_max_ms: 12,
                 on_failure: OnFailure::Stop,
+                held_keys_max: 20,
             },
         )]
         .into(),
@@ -276,14 +280,14 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "colour = 1",
         &[
-            "1:1: unknown key `colour`; valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, schedules, \
+            "1:1: unknown key `colour`; valid keys: data, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, schedules, \
            subscriptions, projections, sink, sinks",
         ],
     ),
     (
         "[stor]\n",
         &[
-            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
+            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
                     sources, schedules, subscriptions, projections, sink, sinks",
         ],
     ),
@@ -296,6 +300,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("data = 5", &["1:8: `data` must be the path of a folder, found 5"]),
     ("data = ''", &["1:8: `data` must be the path of a folder, found the string \"\""]),
     ("store = 'big'", &["1:9: `store` must be a section, found the string \"big\""]),
+    ("clock = \"atomic\"", &["1:9: `clock` must be \"system\" or \"manual\", found \"atomic\""]),
     ("hops_max = 0", &["1:12: `hops_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = 0", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found 0"]),
     ("[store]\nqueue_max = -1", &["2:13: `store.queue_max` must be a whole number from 1 to 1000000, found -1"]),

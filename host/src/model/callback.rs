@@ -106,6 +106,8 @@ pub struct Callback {
     pub causation_id: Arc<str>,
     /// The number of subscribers in its chain of causes. It is 0 for a timer.
     pub hops: u32,
+    /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.
+    pub first_ms: u64,
     /// The trace context.
     pub headers: Vec<Header>,
     /// What it is.

@@ -17,6 +17,7 @@ const SCHEDULE: &str = "schedule/";
 const EVENTS: &str = "events/";
 const DEAD_LETTERS: &str = "dead-letters";
 const CLUSTER: &str = "kafka/cluster";
+const CLOCK: &str = "clock";
 const STARTS: &str = "kafka/start/";
 const TOPIC_ID: &str = "kafka/topic/";
 const PAUSED: &str = "/paused";
@@ -81,6 +82,8 @@ pub enum SinkName<'a> {
 pub enum FactName<'a> {
     /// The id of the Kafka cluster that the store works with.
     Cluster,
+    /// The time that the manual clock shows.
+    Clock,
     /// The starting offsets of the partitions that existed when the source was first created.
     Starts(&'a str),
     /// The id of a topic whose offsets are in a consumer group.
@@ -224,8 +227,10 @@ impl<'a> FactName<'a> {
 
     /// Reads a name. Returns `None` if this host has no such kind of fact.
     pub fn parse(text: &'a str) -> Option<Self> {
-        if text == CLUSTER {
-            return Some(Self::Cluster);
+        match text {
+            CLUSTER => return Some(Self::Cluster),
+            CLOCK => return Some(Self::Clock),
+            _ => {}
         }
         if let Some(source) = text.strip_prefix(STARTS) {
             return Some(Self::Starts(source));
@@ -240,10 +245,11 @@ impl<'a> FactName<'a> {
         Some(Self::Skipped { projection, position: Position(position.parse().ok()?) })
     }
 
-    /// Returns the same name about another part. The fact about the cluster stays the same.
+    /// Returns the same name about another part. The facts about the cluster and the clock stay the same.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
             Self::Cluster => Self::Cluster,
+            Self::Clock => Self::Clock,
             Self::Starts(_) => Self::Starts(owner),
             Self::TopicId { topic, .. } => Self::TopicId { source: owner, topic },
             Self::Paused(subscription) => Self::Paused(subscription.with_owner(owner)),
@@ -293,6 +299,7 @@ impl Display for FactName<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster => f.write_str(CLUSTER),
+            Self::Clock => f.write_str(CLOCK),
             Self::Starts(source) => write!(f, "{STARTS}{source}"),
             Self::TopicId { source, topic } => write!(f, "{TOPIC_ID}{source}/{topic}"),
             Self::Paused(subscription) => write!(f, "{SUBSCRIPTION}{subscription}{PAUSED}"),
@@ -322,7 +329,9 @@ mod tests {
         let [paused, of_source] = subscriptions.map(FactName::Paused);
         let topic_id = FactName::TopicId { source: "tills", topic: "baskets" };
         let skipped = FactName::Skipped { projection: "sales", position: Position(7) };
-        for fact in [FactName::Cluster, FactName::Starts("tills"), topic_id, paused, of_source, skipped] {
+        for fact in
+            [FactName::Cluster, FactName::Clock, FactName::Starts("tills"), topic_id, paused, of_source, skipped]
+        {
             assert_eq!(FactName::parse(&fact.to_string()), Some(fact));
         }
     }

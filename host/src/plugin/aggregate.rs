@@ -4,8 +4,7 @@ use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
 use super::lowering::{Lender, lend_cause, lend_headers};
 use super::{Error, Guarded, Plugin, failure, refusal};
-use crate::model::{Command, NewEvent, RecordedEvent};
-use crate::model::{Failure, Refusal};
+use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
 
@@ -95,9 +94,9 @@ impl AggregateGuest {
         self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
     }
 
-    /// Restores the state from a snapshot. The inner error is the guest's, if it can't decode the bytes.
-    pub fn restore(&mut self, live: &Live, state: &[u8]) -> Result<Result<(), String>, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_restore(store, live.0, state))
+    /// Restores the state from a snapshot at a version. The inner error is the guest's, if it can't decode the bytes.
+    pub fn restore(&mut self, live: &Live, state: &[u8], version: Version) -> Result<Result<(), String>, Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_restore(store, live.0, state, version.0))
     }
 
     /// Returns the bytes of its linear memory, which never shrinks. Freed memory is reused.

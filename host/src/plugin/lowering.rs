@@ -31,6 +31,8 @@ impl<'e> Lender<'e> {
             version: event.version.0,
             name: &event.name,
             payload: &event.payload,
+            recorded_time: event.recorded_ms(),
+            first_time: event.first_ms.unwrap_or(event.time_ms),
             metadata,
         })
     }
@@ -41,6 +43,8 @@ impl<'e> Lender<'e> {
             name: &event.name,
             key: Some(event.stream.aggregate_id.as_bytes()),
             payload: Some(&event.payload),
+            recorded_time: event.recorded_ms(),
+            first_time: event.first_ms.unwrap_or(event.time_ms),
             metadata,
             origin: types::Origin::Event(types::EventOrigin {
                 position: event.position.0,
@@ -106,6 +110,8 @@ impl<'r> RecordLender<'r> {
             name: self.source,
             key: record.key.as_deref(),
             payload: record.payload.as_deref(),
+            recorded_time: record.time_ms,
+            first_time: record.time_ms,
             metadata: types::Metadata {
                 id,
                 time: record.time_ms,
@@ -149,6 +155,8 @@ fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders
         name: kept.name(),
         key: key.as_deref(),
         payload: Some(kept.payload()),
+        recorded_time: kept.time_ms,
+        first_time: kept.callback.first_ms,
         metadata: types::Metadata {
             id,
             time: kept.time_ms,

@@ -146,6 +146,7 @@ impl Timer {
             hops: 0,
             durable_id: false,
             outcome_use: Default::default(),
+            first_ms: None,
             expected: None,
         }
     }

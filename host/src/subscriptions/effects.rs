@@ -2,6 +2,7 @@
 //! them. If an effect would make a chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
+use crate::clock::Clock;
 use crate::model::{
     Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, KeptCallback, Message,
     OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version,
@@ -22,6 +23,10 @@ pub(super) trait Cause {
     fn place(&self, id: &str) -> String;
     /// Returns its time.
     fn time_ms(&self) -> u64;
+    /// Returns the time of the first cause.
+    fn first_ms(&self) -> u64 {
+        self.time_ms()
+    }
     /// Returns the id that everything from one first cause shares.
     fn correlation_id(&self, id: &Arc<str>) -> Arc<str>;
     /// Returns how many subscribers the chain of causes has passed through so far.
@@ -43,6 +48,10 @@ impl Cause for RecordedEvent {
 
     fn time_ms(&self) -> u64 {
         self.time_ms
+    }
+
+    fn first_ms(&self) -> u64 {
+        self.first_ms.unwrap_or(self.time_ms)
     }
 
     fn correlation_id(&self, _: &Arc<str>) -> Arc<str> {
@@ -105,6 +114,10 @@ impl Cause for KeptCallback {
         self.time_ms
     }
 
+    fn first_ms(&self) -> u64 {
+        self.callback.first_ms
+    }
+
     fn correlation_id(&self, _: &Arc<str>) -> Arc<str> {
         self.callback.correlation_id.clone()
     }
@@ -132,9 +145,21 @@ pub(super) struct Outgoing {
     pub(super) dead_letters: Vec<DeadLetter>,
 }
 
-/// Converts the effects of a call to commands, messages and timers. `cause` returns the item of an index. The ids do not depend
-/// on how often an item is handled, or in which batch.
+/// Converts the effects of a call to commands, messages and timers. `cause` returns the item of an index. The ids do not
+/// depend on how often an item is handled, or in which batch. The time of the effects is that of this call, right before
+/// the step that makes them durable.
 pub(super) fn outgoing<'c, C: Cause + 'c>(
+    subscription: &Arc<str>,
+    effects: Effects,
+    bounds: Bounds,
+    cause: impl Fn(usize) -> &'c C,
+) -> Outgoing {
+    outgoing_at(Some(Clock::system().now_ms()), subscription, effects, bounds, cause)
+}
+
+/// Converts the effects of a call, as [`outgoing`] does. Without a time, each effect has that of its cause.
+pub(super) fn outgoing_at<'c, C: Cause + 'c>(
+    time_ms: Option<u64>,
     subscription: &Arc<str>,
     effects: Effects,
     bounds: Bounds,
@@ -145,7 +170,7 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
     for (index, effect) in effects.list {
         let (_, traits) = match &mut traits {
             Some(known) if known.0 == index => known,
-            other => other.insert((index, Traits::of(subscription, cause(index as usize)))),
+            other => other.insert((index, Traits::of(time_ms, subscription, cause(index as usize)))),
         };
         match effect {
             Effect::Command(command) => {
@@ -228,12 +253,13 @@ struct Traits<'c, C> {
     ids: String,
     effects: usize,
     hops: u32,
+    time_ms: u64,
     id: Arc<str>,
     correlation_id: Arc<str>,
 }
 
 impl<'c, C: Cause> Traits<'c, C> {
-    fn of(subscription: &str, cause: &'c C) -> Self {
+    fn of(time_ms: Option<u64>, subscription: &str, cause: &'c C) -> Self {
         let id: Arc<str> = cause.id().into();
         let ids = [subscription, ":", &cause.place(&id), ":"].concat();
         Self {
@@ -241,6 +267,7 @@ impl<'c, C: Cause> Traits<'c, C> {
             ids,
             effects: 0,
             hops: cause.hops().saturating_add(1),
+            time_ms: time_ms.unwrap_or_else(|| cause.time_ms()),
             correlation_id: cause.correlation_id(&id),
             id,
         }
@@ -259,6 +286,7 @@ fn callback_from(traits: &Traits<'_, impl Cause>, content: CallbackContent) -> C
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
         hops: 0,
+        first_ms: traits.cause.first_ms(),
         headers: trace::context(traits.cause.headers()),
         content,
     }
@@ -274,7 +302,8 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         name: command.name.into(),
         payload: command.payload,
         id: traits.next_id(),
-        time_ms: traits.cause.time_ms(),
+        time_ms: traits.time_ms,
+        first_ms: Some(traits.cause.first_ms()),
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
         headers: command.headers,
@@ -295,7 +324,7 @@ fn message_from(traits: &mut Traits<'_, impl Cause>, source: &Arc<str>, mut mess
         partition: message.partition,
         headers: message.headers,
         payload: message.payload,
-        time_ms: traits.cause.time_ms(),
+        time_ms: traits.time_ms,
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
         hops: traits.hops,

@@ -18,10 +18,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The most keys that a subscription may hold. An event that fails beyond that is tried again in place, and all later
-/// events wait for it.
-pub(super) const HELD_KEYS_MAX: usize = 10_000;
-
 /// A message to the key worker.
 pub(super) enum KeyRequest {
     /// Forget all keys and take these, because the subscription restarts from its checkpoint.
@@ -211,9 +207,9 @@ impl HeldKeys {
         self.request(KeyRequest::Restart { held, checkpoint });
     }
 
-    /// Whether no more keys can be held.
-    pub(super) fn is_full(&self) -> bool {
-        self.keys.len() >= HELD_KEYS_MAX
+    /// Returns the number of held keys.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
     }
 
     /// Leaves the events of held keys to the worker, and keeps all others.

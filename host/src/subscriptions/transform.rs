@@ -1,6 +1,6 @@
 //! The subscriber of a transform: it turns records into messages only, which Kafka keeps, not the store.
 
-use super::effects::{Outgoing, outgoing};
+use super::effects::{Outgoing, outgoing_at};
 use super::handler::{Handler, RetryDecision, Unhandled};
 use crate::bounds::Bounds;
 use crate::framing;
@@ -98,7 +98,8 @@ impl Transforming for Transformer {
         }
         let indices: Vec<usize> = effects.list.iter().map(|(index, _)| *index as usize).collect();
         let Outgoing { messages, mut dead_letters, .. } =
-            outgoing(&self.source, effects, self.bounds, |index| records[index]);
+            // As in other stream processors, a message has the time of its record.
+            outgoing_at(None, &self.source, effects, self.bounds, |index| records[index]);
         // Here the record ends the chain of causes, not the message, because the dead-letter topic takes records.
         if let Some(letter) = dead_letters.pop() {
             return Err(match records.len() {

@@ -2,7 +2,7 @@
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
-use super::keys::{FirstAttempt, HELD_KEYS_MAX, HeldKeys, KeyAnswer};
+use super::keys::{FirstAttempt, HeldKeys, KeyAnswer};
 use super::resets::{Reset, ResetRequest};
 use super::steps::{StepResult, Steps};
 use super::{Options, SubscriptionLinks};
@@ -193,13 +193,19 @@ impl SubscriptionWorker {
 
     /// Returns why no event that fails can be held, if one has failed.
     fn keys_are_full(&mut self) -> Option<String> {
-        self.needs_key &= self.keys.is_full();
+        self.needs_key &= self.has_no_key();
         self.needs_key.then(|| {
             format!(
-                "an event failed, and {HELD_KEYS_MAX} keys are held, the most that a subscription may hold: repair the \
-                 plugin, or replay or discard dead letters with `wasmill dead-letters`"
+                "an event failed, and {} keys are held, the most that the subscription may hold: repair the plugin, replay \
+                 or discard dead letters with `wasmill dead-letters`, or raise `held_keys_max`",
+                self.keys.len()
             )
         })
+    }
+
+    /// Whether no more keys can be held. An event that fails then is tried again in place, and all later events wait.
+    fn has_no_key(&self) -> bool {
+        self.keys.len() >= self.options.held_keys_max
     }
 
     fn show(&mut self, reached: Position) {
@@ -271,7 +277,7 @@ impl SubscriptionWorker {
         let mut failed: Option<(Position, Unhandled)> = None;
         while !events.is_empty() && !self.stands_still() {
             if let Some((_, unhandled)) = failed.take_if(|(position, _)| *position == events[0].position) {
-                if self.keys.is_full() {
+                if self.has_no_key() {
                     self.wait_for_keys();
                     return Ok(false);
                 }

@@ -25,6 +25,7 @@ fn timer(name: &str, key: &str, due: Due) -> TimerChange {
         correlation_id: "correlation".into(),
         causation_id: "cause".into(),
         hops: 0,
+        first_ms: 1,
         headers: Vec::new(),
         content: CallbackContent::Wake { name: name.into(), payload: name.into() },
     };

@@ -83,6 +83,7 @@ pub fn command(stream: &StreamId, id: &str) -> Command {
         origin: None,
         durable_id: false,
         outcome_use: Default::default(),
+        first_ms: None,
         hops: 0,
         expected: None,
     }

@@ -115,8 +115,7 @@ fn the_outcome_of_a_command_comes_back_once_whatever_it_is() {
     }
     assert!(found[5].contains("(tried 3 times)"), "{}", found[5]);
     assert_eq!(host.status()["dead_letters"]["total"], 0);
-    let causes: BTreeSet<String> =
-        noted(&host).iter().map(|event| event["metadata"]["causation_id"].to_string()).collect();
+    let causes: BTreeSet<String> = noted(&host).iter().map(|event| event["causation_id"].to_string()).collect();
     assert_eq!(causes.len(), expected.len(), "each follows from its own outcome: {causes:?}");
     host.crash();
     host.drained();
@@ -149,7 +148,7 @@ fn a_timer_fires_once_and_never_early_also_after_a_restart() {
     let host = timed.start();
     until_noted(&host, &["timer past: old", "timer soon: hello", "later"]);
     let late = noted(&host).pop().expect("an event");
-    assert_eq!(late["metadata"]["time_ms"], due_ms, "its time is when it was due: {late}");
+    assert_eq!(late["time_ms"], due_ms, "its time is when it was due: {late}");
     assert_eq!(timers(&host), json!({ "total": 0, "timers": [] }));
     host.crash();
     host.drained();
@@ -302,5 +301,34 @@ fn a_clock_that_jumps_fires_what_is_due_and_loses_nothing() {
     assert_eq!(notes(&host)[3], "timer t: t");
     host.drained();
     assert_eq!(notes(&host).len(), 4);
+    host.stop();
+}
+
+#[test]
+fn a_manual_clock_stands_still_until_it_is_moved() {
+    let setting = Setting::new(&format!("clock = \"manual\"\n{}", manifest("")));
+    let host = setting.start();
+    let now = || host.get("/v1/clock").body["now_ms"].as_u64().expect("a time");
+    let begin = now();
+    tell(&host, "a", &json!([wake("t", &after(10 * HOUR), "t")]));
+    let told = host.events("clerk.Told").pop().expect("an event");
+    assert_eq!((&told["time_ms"], &told["recorded_ms"]), (&json!(begin), &json!(begin)));
+    let moved = host.post("/v1/clock", &json!({ "advance_ms": 9 * HOUR }), &[]);
+    assert_eq!((moved.status, moved.body), (200, json!({ "now_ms": begin + 9 * HOUR, "manual": true })));
+    host.drained();
+    assert!(notes(&host).is_empty(), "it is not due");
+    host.crash();
+    let now = || host.get("/v1/clock").body["now_ms"].as_u64().expect("a time");
+    assert_eq!(now(), begin + 9 * HOUR, "the store keeps the time");
+    assert_eq!(host.post("/v1/clock", &json!({ "to_ms": begin + 10 * HOUR }), &[]).status, 200);
+    until_noted(&host, &["timer t: t"]);
+    let note = noted(&host).pop().expect("an event");
+    assert_eq!((&note["time_ms"], &note["first_ms"]), (&json!(begin + 10 * HOUR), &json!(begin)), "{note}");
+    assert_eq!(host.post("/v1/clock", &json!({ "by": 1 }), &[]).status, 400);
+    host.stop();
+    let other = Setting::new(&manifest(""));
+    let host = other.start();
+    let refused = host.post("/v1/clock", &json!({ "advance_ms": 1 }), &[]);
+    assert!(refused.status == 409 && refused.body["error"].as_str().is_some_and(|text| text.contains("clock = ")));
     host.stop();
 }

@@ -355,3 +355,33 @@ fn a_guest_that_names_an_event_beyond_its_list_fails_at_each_event_alone() {
     assert_eq!(host.status()["dead_letters"]["total"], 5);
     host.stop();
 }
+
+#[test]
+fn an_event_that_finds_no_key_waits_in_place_until_there_is_one() {
+    let setting = Setting::new(&manifest("attempts_max = 1\nheld_keys_max = 2\n"));
+    let host = setting.start();
+    for id in ["a", "b", "c"] {
+        count(&host, id, "CannotDecode");
+    }
+    count(&host, "d", "Note");
+    let full = "an event failed, and 2 keys are held, the most that the subscription may hold";
+    let status = host.until("no key is left", |status| {
+        subscription(status)["error"].as_str().is_some_and(|error| error.starts_with(full))
+    });
+    assert_eq!(
+        (&subscription(&status)["state"], &subscription(&status)["waiting_keys"]),
+        (&json!("retrying"), &json!(2))
+    );
+    assert_eq!(status["dead_letters"]["total"], 2, "the third is not dead-lettered: its later events could pass it");
+    assert!(!notes(&host).contains_key("d"), "later events wait");
+    host.crash();
+    host.until("no key is left again", |status| {
+        subscription(status)["error"].as_str().is_some_and(|error| error.starts_with(full))
+    });
+    let number = host.status()["dead_letters"]["newest"][0]["number"].clone();
+    assert_eq!(host.post(&format!("/v1/dead-letters/{number}/discard"), &json!({}), &[]).status, 200);
+    host.until("d is noted", |_| notes(&host).get("d") == Some(&vec![1]));
+    until_held(&host, 0, 2);
+    host.drained();
+    host.stop();
+}

@@ -15,6 +15,7 @@ fn event(number: u64, then: &str) -> RecordedEvent {
         payload: format!(r#"{{"count":1,"then":"{then}"}}"#).into_bytes(),
         id: Default::default(),
         time_ms: 1,
+        first_ms: None,
         correlation_id: "c".into(),
         causation_id: "c".into(),
         headers: Vec::new(),

@@ -137,6 +137,7 @@ mod tests {
             name: "OrderCreated".into(),
             payload: payload.as_bytes().to_vec(),
             time_ms: 0,
+            first_ms: None,
             correlation_id: "c".into(),
             causation_id: "e".into(),
             hops: 0,

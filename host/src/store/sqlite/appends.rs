@@ -168,7 +168,7 @@ impl Writer {
         events: Vec<NewEvent>,
     ) -> Result<Appended, Error> {
         let failed = failed("appending events");
-        let headers = rows::encode_headers(&command.headers, command.hops)?;
+        let headers = rows::encode_headers(&command.headers, command.hops, command.first_ms)?;
         let shared = shared_bytes(command);
         let mut version = actual.0;
         for event in events {
@@ -374,6 +374,7 @@ fn recorded(
         name,
         payload,
         time_ms: command.time_ms,
+        first_ms: command.first_ms,
         correlation_id: command.correlation_id.clone(),
         causation_id: command.id.clone(),
         hops: command.hops,

@@ -217,6 +217,7 @@ impl Writer {
             correlation_id: command.correlation_id.clone(),
             causation_id: command.id.clone(),
             hops: command.hops,
+            first_ms: command.first_ms.unwrap_or(command.time_ms),
             headers: crate::trace::context(&command.headers),
             content: CallbackContent::Outcome {
                 stream: command.stream.clone(),

@@ -108,7 +108,7 @@ fn of_fact(name: &str) -> Option<Part> {
     match FactName::parse(name)? {
         FactName::Starts(name) | FactName::TopicId { source: name, .. } => Some(source(name)),
         FactName::Paused(subscription) => Some(subscriber(subscription)),
-        FactName::Cluster | FactName::Skipped { .. } => None,
+        FactName::Cluster | FactName::Clock | FactName::Skipped { .. } => None,
     }
 }
 

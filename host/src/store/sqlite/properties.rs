@@ -41,6 +41,7 @@ fn command() -> impl Strategy<Value = DeadLetterContent> {
             origin: durable_id.then_some(Origin { ledger: text, first: number, last: number }),
             durable_id,
             outcome_use: Default::default(),
+            first_ms: None,
             expected: None,
             hops: 3,
         })

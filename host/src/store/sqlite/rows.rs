@@ -24,17 +24,26 @@ pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T
     })
 }
 
-/// Encodes the headers of an event, followed by its hops. The result is `None` if there are neither, because most
-/// events come from outside and have no headers. Hops of 0 take no byte.
-pub(super) fn encode_headers(headers: &[Header], hops: u32) -> Result<Option<Vec<u8>>, Error> {
-    match (headers.is_empty(), hops) {
-        (true, 0) => Ok(None),
-        (false, 0) => encode(&headers).map(Some),
-        _ => encode(&(headers, hops)).map(Some),
+/// Encodes the headers of an event, followed by its hops and the time of its first cause. The result is `None` if there is
+/// none of them, because most events come from outside and have no headers. What is left out at the end takes no byte.
+pub(super) fn encode_headers(headers: &[Header], hops: u32, first_ms: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
+    match (headers.is_empty(), hops, first_ms) {
+        (true, 0, None) => Ok(None),
+        (false, 0, None) => encode(&headers).map(Some),
+        (_, _, None) => encode(&(headers, hops)).map(Some),
+        (_, _, Some(first_ms)) => encode(&(headers, hops, first_ms)).map(Some),
     }
 }
 
-fn decode_headers(position: Position, bytes: &[u8]) -> Result<(Vec<Header>, u32), Error> {
+/// What an event has besides the columns that each event has.
+#[derive(Default)]
+struct Extras {
+    headers: Vec<Header>,
+    hops: u32,
+    first_ms: Option<u64>,
+}
+
+fn decode_headers(position: Position, bytes: &[u8]) -> Result<Extras, Error> {
     let damaged = |error: postcard::Error| {
         Error::Failed(format!(
             "headers of the event at position {position} do not decode ({error}): the store is damaged, restore it from a \
@@ -42,8 +51,9 @@ fn decode_headers(position: Position, bytes: &[u8]) -> Result<(Vec<Header>, u32)
         ))
     };
     let (headers, rest) = postcard::take_from_bytes(bytes).map_err(damaged)?;
-    let hops = if rest.is_empty() { 0 } else { postcard::from_bytes(rest).map_err(damaged)? };
-    Ok((headers, hops))
+    let (hops, rest) = if rest.is_empty() { (0, rest) } else { postcard::take_from_bytes(rest).map_err(damaged)? };
+    let first_ms = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).map_err(damaged)?) };
+    Ok(Extras { headers, hops, first_ms })
 }
 
 /// The columns that [`letter`] reads, in its order.
@@ -78,9 +88,9 @@ pub(super) fn event(
     let failed = failed("reading an event");
     let names = dictionary.names(connection, row.get(1).map_err(&failed)?).map_err(&failed)?;
     let position = Position(row.get(0).map_err(&failed)?);
-    let (headers, hops) = match row.get_ref(8).map_err(&failed)?.as_blob_or_null() {
+    let Extras { headers, hops, first_ms } = match row.get_ref(8).map_err(&failed)?.as_blob_or_null() {
         Ok(Some(bytes)) => decode_headers(position, bytes)?,
-        _ => (Vec::new(), 0),
+        _ => Extras::default(),
     };
     Ok(RecordedEvent {
         position,
@@ -89,6 +99,7 @@ pub(super) fn event(
         version: Version(row.get(3).map_err(&failed)?),
         id: uuid::Uuid::from_bytes(row.get(4).map_err(&failed)?),
         time_ms: row.get(5).map_err(&failed)?,
+        first_ms,
         correlation_id: row.get(6).map_err(&failed)?,
         causation_id: row.get(7).map_err(&failed)?,
         hops,

@@ -133,6 +133,7 @@ mod tests {
             name: if number == 0 { "Even".into() } else { "Odd".into() },
             payload: vec![0; 100],
             time_ms: 0,
+            first_ms: None,
             correlation_id: "".into(),
             causation_id: "".into(),
             hops: 0,

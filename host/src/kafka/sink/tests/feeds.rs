@@ -36,6 +36,7 @@ fn command(id: &str, origin: Option<Origin>) -> Command {
         origin,
         durable_id: false,
         outcome_use: Default::default(),
+        first_ms: None,
         hops: 0,
         expected: None,
     }

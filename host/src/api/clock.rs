@@ -1,0 +1,52 @@
+//! `/v1/clock`: shows the host's clock, and moves a manual one.
+
+use super::Server;
+use super::answer::HttpError;
+use crate::host::Unmoved;
+use crate::status::ClockStatus;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+pub(super) async fn show(State(server): State<Server>) -> Json<ClockStatus> {
+    Json(server.host.clock_status())
+}
+
+/// Where a request moves the clock.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Move {
+    AdvanceMs(u64),
+    ToMs(u64),
+}
+
+/// Moves the clock. The body is `{"advance_ms":N}` or `{"to_ms":N}`.
+pub(super) async fn set(State(server): State<Server>, body: Bytes) -> Result<Json<ClockStatus>, HttpError> {
+    let expected = r#"the body must be {"advance_ms":N} or {"to_ms":N}, N being milliseconds"#;
+    let wanted = serde_json::from_slice(&body).map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, expected))?;
+    let to_ms = match wanted {
+        Move::AdvanceMs(ms) => server.host.clock_status().now_ms.saturating_add(ms),
+        Move::ToMs(ms) => ms,
+    };
+    server.host.move_clock(to_ms).await.map(Json).map_err(|unmoved| match unmoved {
+        Unmoved::NotManual => HttpError::new(StatusCode::CONFLICT, unmoved.to_string()),
+        Unmoved::Store(error) => error.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_moved_by_a_time_or_to_a_time() {
+        let read = |text: &str| serde_json::from_str::<Move>(text).ok();
+        assert_eq!(read(r#"{"advance_ms":5}"#), Some(Move::AdvanceMs(5)));
+        assert_eq!(read(r#"{"to_ms":5}"#), Some(Move::ToMs(5)));
+        for wrong in ["", "{}", "5", r#"{"to_ms":-1}"#, r#"{"to_ms":1,"advance_ms":1}"#, r#"{"by":1}"#] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}
