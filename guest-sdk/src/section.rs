@@ -6,7 +6,7 @@
 use wasmill_names::Rule;
 
 /// The version of the WIT package that these bindings implement.
-pub const API: &str = "0.3.0";
+pub const API: &str = "0.4.0";
 
 /// The content of one line.
 pub struct Line {
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
-        let expected = "{\"api\":\"0.3.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+        let expected = "{\"api\":\"0.4.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
                         \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }

@@ -28,18 +28,23 @@ pub fn hold_at(ms: u64) {
 }
 
 /// The last millisecond of the year 9999, the last year that RFC 3339 can write.
-const LAST_MS: u64 = 253_402_300_799_999;
+pub const LAST_MS: u64 = 253_402_300_799_999;
 
 /// Converts milliseconds since 1970 into a time that RFC 3339 can write. A later time becomes the last one.
 pub fn writable(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))
 }
 
-/// Reads the machine's time, which tests do not move. Use it only to compare with the times of files or with the time
-/// that the machine was awake. Everything else reads a [`Clock`].
+/// Reads the machine's time, which tests do not move. Use it only to compare with the times of files, with the time that
+/// the machine was awake, or with times that another system has given. Everything else reads a [`Clock`].
 #[expect(clippy::disallowed_methods, reason = "this is where the time is read")]
 pub fn machine_time() -> SystemTime {
     SystemTime::now()
+}
+
+/// Returns the machine's time in milliseconds since 1970-01-01T00:00:00Z. See [`machine_time`].
+pub fn machine_ms() -> u64 {
+    machine_time().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A source of time. Clones of a manual clock show the same time.
@@ -79,8 +84,7 @@ impl Clock {
                 if held_ms > 0 {
                     return held_ms;
                 }
-                let wall = machine_time().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-                wall.saturating_add_signed(OFFSET_MS.load(Ordering::Relaxed))
+                machine_ms().saturating_add_signed(OFFSET_MS.load(Ordering::Relaxed))
             }
             Kind::Manual(manual) => manual.wall_ms.load(Ordering::Relaxed),
         }

@@ -68,6 +68,8 @@ pub struct Host {
     watch: Mutex<Option<FileWatch>>,
     /// A reader of the store for occasional questions.
     reader: Mutex<Box<dyn store::Reader>>,
+    /// Held while the manual clock is moved.
+    clock_moves: tokio::sync::Mutex<()>,
     stalls: stalls::Stalls,
     traffic: Traffic,
 }
@@ -122,8 +124,19 @@ impl Host {
             let parts = Parts::start(&manifest, &clock, &runtime, &startup)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
-            let (stalls, traffic) = Default::default();
-            Ok::<_, Error>(Self { manifest, parts, clock, instance, started, watch, reader, stalls, traffic })
+            let (stalls, traffic, clock_moves) = Default::default();
+            Ok::<_, Error>(Self {
+                manifest,
+                parts,
+                clock,
+                instance,
+                started,
+                watch,
+                reader,
+                clock_moves,
+                stalls,
+                traffic,
+            })
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");

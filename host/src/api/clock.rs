@@ -26,12 +26,13 @@ enum Move {
 pub(super) async fn set(State(server): State<Server>, body: Bytes) -> Result<Json<ClockStatus>, HttpError> {
     let expected = r#"the body must be {"advance_ms":N} or {"to_ms":N}, N being milliseconds"#;
     let wanted = serde_json::from_slice(&body).map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, expected))?;
-    let to_ms = match wanted {
-        Move::AdvanceMs(ms) => server.host.clock_status().now_ms.saturating_add(ms),
+    let to = |now_ms: u64| match wanted {
+        Move::AdvanceMs(ms) => now_ms.saturating_add(ms),
         Move::ToMs(ms) => ms,
     };
-    server.host.move_clock(to_ms).await.map(Json).map_err(|unmoved| match unmoved {
+    server.host.move_clock(to).await.map(Json).map_err(|unmoved| match unmoved {
         Unmoved::NotManual => HttpError::new(StatusCode::CONFLICT, unmoved.to_string()),
+        Unmoved::TooLate => HttpError::new(StatusCode::BAD_REQUEST, unmoved.to_string()),
         Unmoved::Store(error) => error.into(),
     })
 }

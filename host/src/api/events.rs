@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(
             text,
             "{\"position\":7,\"id\":\"00000000-0000-0000-0000-000000000000\",\"stream\":\"order/a/b\",\
-             \"type\":\"order\",\"aggregate_id\":\"a/b\",\"version\":2,\"name\":\"OrderCreated\",\"time_ms\":5,\"recorded_ms\":RECORDED,\
+             \"type\":\"order\",\"aggregate_id\":\"a/b\",\"version\":2,\"name\":\"OrderCreated\",\"time_ms\":5,\"recorded_ms\":5,\
              \"correlation_id\":\"c\",\"causation_id\":\"d\",\"payload\":{\"b\":1.50,\"a\":\"x\"}}\n"
         );
     }

@@ -87,8 +87,8 @@ mod tests {
         let shown = text(&Timers { total: 1_000_000, timers: vec![timer] });
         assert_eq!(
             shown,
-            "NUMBER  DUE                       SUBSCRIPTION  TIMER     KEY  DOES\n     \
-             7  2023-11-14T22:13:20.000Z  checkout      unpaid:1  1    wakes the subscriber\n\
+            "NUMBER  DUE                   SUBSCRIPTION  TIMER     KEY  DOES\n     \
+             7  2023-11-14T22:13:20Z  checkout      unpaid:1  1    wakes the subscriber\n\
              1 of 1,000,000 timers\n"
         );
     }

@@ -3,7 +3,7 @@
 
 use super::Host;
 use crate::ack;
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, LAST_MS};
 use crate::manifest::{ClockKind, Manifest};
 use crate::model::FactName;
 use crate::status::ClockStatus;
@@ -17,6 +17,9 @@ pub enum Unmoved {
         "the clock of this host shows the machine's time: only `clock = \"manual\"` in the manifest lets it be moved"
     )]
     NotManual,
+    /// The time is after the year 9999.
+    #[error("the clock can't be moved past the year 9999, which ends {LAST_MS} ms after 1970")]
+    TooLate,
     /// The store could not keep the time.
     #[error(transparent)]
     Store(#[from] Error),
@@ -47,10 +50,16 @@ impl Host {
         ClockStatus { now_ms: self.clock.now_ms(), manual: self.manifest.clock == ClockKind::Manual }
     }
 
-    /// Moves a manual clock to a time, also back. The store keeps the time first.
-    pub async fn move_clock(&self, to_ms: u64) -> Result<ClockStatus, Unmoved> {
+    /// Moves a manual clock from the time that it shows to another, also back. The store keeps the time first.
+    pub async fn move_clock(&self, to: impl FnOnce(u64) -> u64) -> Result<ClockStatus, Unmoved> {
         if self.manifest.clock != ClockKind::Manual {
             return Err(Unmoved::NotManual);
+        }
+        // Two moves at the same time would lose one.
+        let _turn = self.clock_moves.lock().await;
+        let to_ms = to(self.clock.now_ms());
+        if to_ms > LAST_MS {
+            return Err(Unmoved::TooLate);
         }
         let kept = Some(to_ms.to_string());
         self.change(move |store, ack: ack::Ack<Result<(), Error>>| {

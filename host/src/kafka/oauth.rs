@@ -38,7 +38,7 @@ pub(super) fn config(oauth: &OAuth) -> String {
 pub(super) fn token(config: Option<&str>) -> Result<OAuthToken, String> {
     let oauth: Option<OAuth> = config.and_then(|config| serde_json::from_str(config).ok());
     let oauth = oauth.ok_or("SASL OAUTHBEARER needs a token: say in [kafka.oauth] where it comes from")?;
-    take(&oauth, crate::clock::Clock::system().now_ms()).map_err(|cause| format!("the token of [kafka.oauth] {cause}"))
+    take(&oauth, crate::clock::machine_ms()).map_err(|cause| format!("the token of [kafka.oauth] {cause}"))
 }
 
 /// Gives a client its token now. Clients whose events are not polled need this, because librdkafka asks by an event.

@@ -1,5 +1,5 @@
-//! The effects of a subscriber as commands, messages and timers. Their ids, times and correlation ids derive from what caused
-//! them. If an effect would make a chain of causes too long, it becomes a dead letter.
+//! The effects of a subscriber as commands, messages and timers. Their ids and correlation ids derive from what caused
+//! them, and their time is that of the step. If an effect would make a chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
 use crate::clock::Clock;
@@ -303,7 +303,7 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         payload: command.payload,
         id: traits.next_id(),
         time_ms: traits.time_ms,
-        first_ms: Some(traits.cause.first_ms()),
+        first_ms: Some(traits.cause.first_ms()).filter(|first_ms| *first_ms != traits.time_ms),
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
         headers: command.headers,

@@ -19,6 +19,12 @@ fn asking(number: u64, key: &str) -> Command {
     }
 }
 
+/// Has the subscription send commands that ask for their outcomes, with these keys and the numbers from 0 on.
+fn send(store: &dyn EventStore, keys: &[&str]) {
+    let commands = (0..).zip(keys).map(|(number, key)| asking(number, key)).collect();
+    advance(store, Step { commands, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
+}
+
 fn timer(name: &str, key: &str, due: Due) -> TimerChange {
     let callback = Callback {
         key: Some(key.into()),
@@ -67,6 +73,7 @@ pub fn an_outcome_that_was_asked_for_is_kept_and_nothing_is_dead_lettered<P: Pla
         (Decision::Malformed("what?".to_owned()), Ending::Malformed("what?".to_owned())),
     ];
     decisions.extend(undecided.map(|end| (Decision::Undecided(end.clone()), Ending::Undecided(end))));
+    send(&*store, &["a"; 8]);
     let endings: Vec<Ending> = decisions.iter().map(|(_, ending)| ending.clone()).collect();
     for (number, (decision, _)) in (0..).zip(decisions) {
         append(&*store, asking(number, "a"), ExpectedVersion::Any, decision).unwrap();
@@ -145,6 +152,7 @@ pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     let gone = ask(|done| store.cancel_timer(c, done)).answer();
     assert!(matches!(&gone, Err(Error::NotFound(text)) if text.contains("no timer")), "{gone:?}");
     // An outcome is no timer.
+    send(&*store, &["k"]);
     append(&*store, asking(0, "k"), ExpectedVersion::Any, happened(1)).unwrap();
     let outcome = due_at(&*store, 0)[0].number;
     assert!(ask(|done| store.cancel_timer(outcome, done)).answer().is_err());
@@ -168,6 +176,7 @@ pub fn a_postponed_callback_holds_the_later_ones_of_its_key<P: Place>() {
     set(&*store, vec![timer("a1", "a", Due::At(10)), timer("b1", "b", Due::At(11)), timer("a2", "a", Due::At(12))]);
     let first = due_at(&*store, 10)[0].number;
     ask(|done| store.postpone_callback(SUBSCRIPTION, first, 1_000, done)).answer().unwrap();
+    send(&*store, &["a", "b"]);
     append(&*store, asking(0, "a"), ExpectedVersion::Any, happened(1)).unwrap();
     append(&*store, asking(1, "b"), ExpectedVersion::Any, happened(1)).unwrap();
     set(&*store, vec![timer("a3", "a", Due::At(13)), timer("a4", "a", Due::At(2_000))]);

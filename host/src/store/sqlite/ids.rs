@@ -25,6 +25,16 @@ impl Ids {
         Self { clock, random: fastrand::Rng::with_seed(seed), ms: 0, count: 0 }
     }
 
+    /// Lets all further ids come after this one.
+    pub(super) fn continue_after(&mut self, last: Uuid) {
+        if let Some((seconds, nanoseconds)) = last.get_timestamp().map(|time| time.to_unix()) {
+            let ms = seconds * 1_000 + u64::from(nanoseconds / 1_000_000);
+            if ms >= self.ms {
+                (self.ms, self.count) = (ms, PER_MS);
+            }
+        }
+    }
+
     /// Returns the next id.
     pub(super) fn next(&mut self) -> Uuid {
         self.next_at(self.clock.now_ms())
@@ -61,6 +71,17 @@ mod tests {
             last = id;
         }
         assert_eq!(last.get_timestamp().unwrap().to_unix(), (5, 0));
+    }
+
+    #[test]
+    fn ids_continue_after_those_of_an_earlier_run_although_the_clock_went_back() {
+        let mut ids = Ids::new(Clock::system());
+        let last = ids.next_at(9_000);
+        let mut later = Ids::new(Clock::system());
+        later.continue_after(last);
+        assert!(later.next_at(1_000) > last);
+        later.continue_after(Uuid::nil());
+        assert!(later.next_at(1_000) > last, "an id without a time changes nothing");
     }
 
     #[test]

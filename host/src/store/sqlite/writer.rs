@@ -639,6 +639,12 @@ impl Writer {
             self.connection.query_row(sql, [], |row| row.get(0)).map_err(failed("reading where the store ends"))
         };
         self.next_position = number("SELECT coalesce(max(position), 0) + 1 FROM events")?;
+        let newest: Option<[u8; 16]> = self
+            .connection
+            .query_row("SELECT id FROM events ORDER BY position DESC LIMIT 1", [], |row| row.get(0))
+            .optional()
+            .map_err(failed("reading the newest event"))?;
+        newest.into_iter().for_each(|id| self.ids.continue_after(uuid::Uuid::from_bytes(id)));
         self.any_archived = number("SELECT count(*) FROM (SELECT 1 FROM archived_streams LIMIT 1)")? > 0;
         self.next_message = number("SELECT coalesce(max(value), 0) + 1 FROM marks WHERE name = 'messages'")?;
         self.newest_dead_letter = dead_letters::newest(&self.connection)?;
