@@ -7,7 +7,9 @@ mod ids;
 mod keys;
 mod refusal;
 
-pub use callback::{Callback, CallbackContent, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided};
+pub use callback::{
+    Callback, CallbackContent, CallbackKey, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided,
+};
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 pub use refusal::{Failure, Refusal};

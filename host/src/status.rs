@@ -281,6 +281,12 @@ pub struct SubscriptionStatus {
     /// The number of keys that wait behind dead letters.
     #[serde(default)]
     pub waiting_keys: u64,
+    /// Whether outcomes or timers are due and not handled.
+    #[serde(default)]
+    pub due_callbacks: bool,
+    /// The number of outcomes and timers that it has handled since the host started.
+    #[serde(default)]
+    pub handled_callbacks: u64,
     /// The time when its next timer is due, in milliseconds since 1970-01-01T00:00:00Z, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_timer_ms: Option<u64>,
@@ -319,8 +325,6 @@ pub struct TimerItem {
     pub due_ms: u64,
     /// A phrase that says what it does.
     pub does: String,
-    /// The number of attempts that failed.
-    pub attempts: u32,
 }
 
 /// One projection.
@@ -616,7 +620,6 @@ impl From<crate::store::KeptTimer> for TimerItem {
             key: kept.callback.key.and_then(|key| String::from_utf8(key).ok()),
             due_ms: kept.time_ms,
             does,
-            attempts: kept.attempts,
         }
     }
 }

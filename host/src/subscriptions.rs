@@ -170,6 +170,7 @@ impl Subscription {
         (state, error) = self.key_worker.monitor().state((state, error));
         (state, error) = self.callbacks.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
+        let (handled_callbacks, due_callbacks) = self.callbacks.progress();
         SubscriptionStatus {
             name: self.running.name().to_string(),
             plugin: self.slot.name.to_string(),
@@ -179,6 +180,8 @@ impl Subscription {
             behind,
             retried_keys: retried,
             waiting_keys: waiting,
+            due_callbacks,
+            handled_callbacks,
             next_timer_ms: self.callbacks.next_timer_ms(),
         }
     }
@@ -213,7 +216,9 @@ impl Subscription {
 
     /// Pauses or resumes it. The setting survives restarts. It blocks.
     pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
-        self.shared.pausing.set(paused)
+        self.shared.pausing.set(paused)?;
+        self.shared.keys.wake();
+        Ok(())
     }
 
     /// Moves its checkpoint and frees all of its keys. Events after the new checkpoint are handled again, with all of their

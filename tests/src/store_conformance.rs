@@ -102,8 +102,7 @@ macro_rules! store_conformance {
                 an_outcome_that_was_asked_for_is_kept_and_nothing_is_dead_lettered,
                 a_callback_goes_with_what_came_of_it,
                 a_timer_is_replaced_or_cancelled_by_its_name,
-                a_postponed_callback_holds_the_later_ones_of_its_key,
-                callbacks_without_a_key_are_one_key,
+                callbacks_are_read_in_order_without_those_of_some_keys,
                 callbacks_follow_the_name_of_their_subscription,
                 a_new_callback_wakes_who_waits,
             }

@@ -155,7 +155,11 @@ fn copy(store: &dyn EventStore) {
             key: toggled(&held, events.first()),
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
-            timers: vec![TimerChange::Set { name: Some("turn".into()), due: Due::After(0), callback: turn() }],
+            timers: vec![TimerChange::Set {
+                name: Some("turn".into()),
+                due: Due::After(0),
+                callback: Box::new(turn()),
+            }],
             ..step(SUBSCRIPTION, from, reached)
         };
         let advanced = advance(store, step).expect("nobody else moves the checkpoint");
@@ -185,13 +189,9 @@ fn turn() -> Callback {
     }
 }
 
-/// Handles the callbacks that are due: postpones one, and counts the outcomes among the others.
+/// Handles the callbacks that are due, and counts the outcomes among them.
 fn call_back(store: &dyn EventStore, reader: &mut dyn Reader) {
-    let mut due = reader.due_callbacks(SUBSCRIPTION, u64::MAX, 40).expect("callbacks are read");
-    if let Some(fails) = due.iter().position(|kept| kept.attempts == 0 && kept.number % 5 == 0) {
-        let number = due.remove(fails).number;
-        ask(|done| store.postpone_callback(SUBSCRIPTION, number, 1, done)).answer().expect("it is postponed");
-    }
+    let due = reader.due_callbacks(SUBSCRIPTION, u64::MAX, &HashSet::new(), 40).expect("callbacks are read");
     let handled: u64 =
         reader.fact(OUTCOMES).expect("a fact is read").map_or(0, |count| count.parse().expect("a count"));
     let outcomes = due.iter().filter(|kept| is_outcome(kept)).count() as u64;
@@ -373,7 +373,7 @@ impl Left {
     /// Checks that each copy that is settled has its outcome, which was handled once or is still there.
     fn callbacks(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
-        let left = reader.due_callbacks(SUBSCRIPTION, u64::MAX, usize::MAX).unwrap();
+        let left = reader.due_callbacks(SUBSCRIPTION, u64::MAX, &HashSet::new(), usize::MAX).unwrap();
         let (outcomes, timers): (Vec<_>, Vec<_>) = left.iter().partition(|kept| is_outcome(kept));
         let handled: u64 = reader.fact(OUTCOMES).unwrap().map_or(0, |count| count.parse().unwrap());
         let ahead: u64 = self.copies.ahead.iter().map(|(first, last)| last - first + 1).sum();

@@ -62,7 +62,7 @@ fn text(Timers { total, timers }: &Timers) -> String {
         ("KEY", Align::Left),
         ("DOES", Align::Left),
     ]);
-    for TimerItem { number: timer, subscription, name, key, due_ms, does, .. } in timers {
+    for TimerItem { number: timer, subscription, name, key, due_ms, does } in timers {
         let [name, key] = [name, key].map(|text| text.clone().unwrap_or_default());
         table.row([timer.to_string(), time(*due_ms), subscription.clone(), name, key, does.clone()]);
     }
@@ -82,7 +82,6 @@ mod tests {
             key: Some("1".into()),
             due_ms: 1_700_000_000_000,
             does: "wakes the subscriber".into(),
-            attempts: 0,
         };
         let shown = text(&Timers { total: 1_000_000, timers: vec![timer] });
         assert_eq!(

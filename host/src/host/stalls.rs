@@ -132,6 +132,10 @@ fn looks(status: &Status) -> Vec<Look> {
     for part in status.subscriptions.iter().filter(|part| part.behind > 0) {
         add("subscription", &part.name, None, part.checkpoint, after_position(part.checkpoint, part.behind));
     }
+    for part in status.subscriptions.iter().filter(|part| part.due_callbacks && part.state != State::Paused) {
+        let at = format!("outcomes or timers are due after {} that it has handled", part.handled_callbacks);
+        add("subscription", &part.name, Some(("callbacks".to_owned(), 0)), part.handled_callbacks, at);
+    }
     for part in status.projections.iter().filter(|part| part.behind > 0) {
         add("projection", &part.name, None, part.checkpoint, after_position(part.checkpoint, part.behind));
     }

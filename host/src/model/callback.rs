@@ -21,7 +21,7 @@ pub enum OutcomeUse {
 pub struct OutcomeRequest {
     /// The key of the delivery that sent the command.
     #[serde(with = "serde_bytes")]
-    pub key: Option<Vec<u8>>,
+    pub key: CallbackKey,
     /// The bytes that come back with the outcome.
     #[serde(with = "serde_bytes")]
     pub attachment: Vec<u8>,
@@ -94,12 +94,15 @@ pub enum Due {
     At(u64),
 }
 
+/// The key of a callback: that of the delivery that asked for it. All callbacks without a key have the same.
+pub type CallbackKey = Option<Vec<u8>>;
+
 /// A delivery or a command that a subscription asked for: an outcome, or a timer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {
     /// The key of the delivery that asked for it. Callbacks with the same key are handled in their order.
     #[serde(with = "serde_bytes")]
-    pub key: Option<Vec<u8>>,
+    pub key: CallbackKey,
     /// The correlation id of what asked for it.
     pub correlation_id: Arc<str>,
     /// The id of the command whose outcome it is, or of the delivery that set the timer.
@@ -163,8 +166,6 @@ pub struct KeptCallback {
     pub timer: Option<Arc<str>>,
     /// The time when an outcome was recorded or when a timer is due, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
-    /// The number of attempts that failed.
-    pub attempts: u32,
     /// The callback.
     pub callback: Callback,
 }

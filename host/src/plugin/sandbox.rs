@@ -211,10 +211,16 @@ impl Sandbox {
         self.effects_bytes = 0;
     }
 
+    /// Notes that no item is at fault, because a limit of the whole call is reached. An item alone is at fault in any case.
+    fn blame_call(&mut self) {
+        self.item = None;
+    }
+
     fn add(&mut self, what: &str, cause: u32, effect: Effect) -> wasmtime::Result<()> {
         let (effects_max, bytes_max) = (self.effects_max, self.effects_bytes_max);
         self.effects_bytes = self.effects_bytes.saturating_add(effect.bytes());
         if self.effects_bytes > bytes_max {
+            self.blame_call();
             wasmtime::bail!(
                 "effects of more than {bytes_max} bytes in one call: handle fewer deliveries (batch_max), send less or \
                  raise limits.output_mib"
@@ -224,6 +230,7 @@ impl Sandbox {
             wasmtime::bail!("{what} belongs to subscribers; this role has no effects");
         };
         if effects.list.len() >= effects_max {
+            self.blame_call();
             wasmtime::bail!(
                 "more than {effects_max} effects in one call: handle fewer deliveries (batch_max) or raise limits.effects_max"
             );

@@ -3,6 +3,7 @@
 use super::{Error, Ledger, Part, Place};
 use crate::ack::Ack;
 use crate::model::*;
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -41,13 +42,6 @@ pub trait Progress: Send + Sync + 'static {
     /// Changes when a callback may be due earlier than before.
     fn callbacks_changed(&self) -> watch::Receiver<u64>;
 
-    /// Postpones a callback after a failed attempt, and with it the later callbacks of its key. Does nothing if it is
-    /// gone.
-    fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64, ack: Ack<Result<(), Error>>);
-
-    /// Ends the pauses of all callbacks of a subscription that were postponed, and forgets their failed attempts.
-    fn hasten_callbacks(&self, subscription: &str, ack: Ack<Result<(), Error>>);
-
     /// Cancels a timer for a person. Fails with [`Error::NotFound`] if no timer has this number.
     fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>);
 }
@@ -82,11 +76,21 @@ pub trait ProgressReader: Send {
     /// the id of the Kafka cluster, and notices if it has changed. [`FactName`] has their names.
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error>;
 
-    /// Returns the callbacks of a subscription that are due at a time, in the order in which they are to be handled.
-    fn due_callbacks(&mut self, subscription: &str, now_ms: u64, limit: usize) -> Result<Vec<KeptCallback>, Error>;
+    /// Returns the callbacks of a subscription that are due at a time, in the order in which they are to be handled, without
+    /// those of some keys. The list ends at the limit or at [`PAGE_BYTES_MAX`](super::PAGE_BYTES_MAX).
+    fn due_callbacks(
+        &mut self,
+        subscription: &str,
+        now_ms: u64,
+        without: &HashSet<CallbackKey>,
+        limit: usize,
+    ) -> Result<Vec<KeptCallback>, Error>;
 
-    /// Returns when the next callback and the next timer of a subscription are due, and whether an attempt at one has failed.
-    fn next_callback(&mut self, subscription: &str) -> Result<NextCallback, Error>;
+    /// Returns whether a callback is neither handled nor cancelled.
+    fn has_callback(&mut self, number: u64) -> Result<bool, Error>;
+
+    /// Returns whether a callback of a subscription is due at a time, and when the next one is due.
+    fn next_callback(&mut self, subscription: &str, now_ms: u64) -> Result<NextCallback, Error>;
 
     /// Returns the timers that are due first, in the order of their times, and the number of all timers of the query's
     /// subscription.
@@ -195,7 +199,7 @@ pub enum TimerChange {
         /// When it is due.
         due: Due,
         /// What happens then.
-        callback: Callback,
+        callback: Box<Callback>,
     },
     /// Cancels the timer of this name, if there is one.
     Cancel(Arc<str>),
@@ -211,15 +215,15 @@ impl TimerChange {
     }
 }
 
-/// What is known of the next callback of a subscription.
+/// What is known of the next callback of a subscription. Times are in milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextCallback {
-    /// When the next one is due, in milliseconds since 1970-01-01T00:00:00Z. 0 is at once. `None` if there is no callback.
-    pub due_ms: Option<u64>,
-    /// The time of the next timer. `None` if there is no timer.
+    /// Whether one is due.
+    pub is_due: bool,
+    /// When the next one is due of those that are not due yet.
+    pub later_ms: Option<u64>,
+    /// The time of the first timer, whether it is due or not.
     pub timer_ms: Option<u64>,
-    /// Whether an attempt at a callback has failed, so that it waits for the next attempt.
-    pub is_retried: bool,
 }
 
 /// A selection of timers to read.

@@ -270,15 +270,6 @@ impl Progress for SqliteStore {
         self.callbacks_changed.clone()
     }
 
-    fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64, ack: Ack<Result<(), Error>>) {
-        let request = AdminRequest::Postpone { subscription: subscription.to_owned(), number, until_ms };
-        self.send(writer::Request::Administer(request, ack));
-    }
-
-    fn hasten_callbacks(&self, subscription: &str, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Hasten(subscription.to_owned()), ack));
-    }
-
     fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>) {
         self.send(writer::Request::Administer(AdminRequest::CancelTimer(number), ack));
     }

@@ -1,8 +1,10 @@
 //! The thread that handles the callbacks of a subscription: the outcomes of its commands, and its timers.
 //!
 //! A callback is a row in the store. It is handled in a guest of this thread, and the row is deleted in the transaction of
-//! the effects, so a callback takes effect once. If it was cancelled meanwhile, the store refuses the step. A callback that
-//! fails is postponed in the store, together with the later ones of its key, so nothing waits for it in memory.
+//! the effects, so a callback takes effect once. If it was cancelled meanwhile, the store refuses the step.
+//!
+//! A callback that fails pauses its key: no callback of the key is read until the pause is over. The pauses and the number
+//! of attempts are in memory, so a restart ends the pauses and counts from 0, as it does for events.
 
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
@@ -13,13 +15,14 @@ use crate::backoff::{Backoff, Pauses};
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::follow::{Follower, Stop};
-use crate::model::{CallbackContent, DeadLetter, DeadLetterContent, KeptCallback, Position};
+use crate::model::{CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position};
 use crate::plugin::{Effect, Effects, Slot};
 use crate::store::{self, Error, EventStore, NextCallback, Reached, Reader};
 use crate::supervise::{self, Held as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -29,8 +32,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How often a paused thread looks whether a person has resumed the subscription.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How far the wall clock must go back to count as a jump.
-const JUMP_MS: u64 = 1_000;
+/// The most keys that are paused at the same time. A callback that fails beyond that is tried again in place, and all
+/// others wait for it.
+const PAUSED_KEYS_MAX: usize = 10_000;
 
 /// Settings of the callbacks of a subscription.
 pub(super) struct CallbackOptions {
@@ -80,6 +84,17 @@ struct CallbackView {
     is_working: AtomicBool,
     /// Why callbacks are retried or can't be handled.
     trouble: Mutex<Option<String>>,
+    /// The number of callbacks that were handled since the host started.
+    handled: AtomicU64,
+}
+
+/// A key of which a callback failed.
+struct PausedKey {
+    /// The number of the callback.
+    number: u64,
+    /// The number of its attempts that count.
+    attempts: u32,
+    until: Instant,
 }
 
 impl Callbacks {
@@ -97,8 +112,7 @@ impl Callbacks {
             handler: Handler::new(links.slot.clone()),
             follower: Follower::new(&*store, stopped, runtime)?,
             changed: store.callbacks_changed(),
-            last_ms: clock.now_ms(),
-            must_hasten: true,
+            paused: HashMap::new(),
             known: None,
             clock: clock.clone(),
             view: view.clone(),
@@ -116,10 +130,13 @@ impl Callbacks {
 
     /// Returns whether callbacks move without any input. A timer that is not due does not count.
     pub(super) fn is_busy(&self) -> bool {
-        let now_ms = self.clock.now_ms();
         // The rows are looked at first: when they are gone, their commands may not be sent yet.
-        self.next().is_ok_and(|next| next.is_retried || next.due_ms.is_some_and(|due| due <= now_ms))
-            || self.view.is_working.load(Ordering::Acquire)
+        self.next().is_ok_and(|next| next.is_due) || self.view.is_working.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of callbacks that were handled since the host started, and whether more are due.
+    pub(super) fn progress(&self) -> (u64, bool) {
+        (self.view.handled.load(Ordering::Relaxed), self.is_busy())
     }
 
     /// Returns when the next timer is due, if there is one.
@@ -128,7 +145,7 @@ impl Callbacks {
     }
 
     fn next(&self) -> Result<NextCallback, Error> {
-        self.reader.held().next_callback(&self.subscription)
+        self.reader.held().next_callback(&self.subscription, self.clock.now_ms())
     }
 
     /// Returns why callbacks are retried or can't be handled.
@@ -157,10 +174,7 @@ struct CallbackWorker {
     follower: Follower,
     changed: watch::Receiver<u64>,
     clock: Clock,
-    /// The time at the last look, to notice if the clock went back.
-    last_ms: u64,
-    /// Whether the pauses of callbacks are to end.
-    must_hasten: bool,
+    paused: HashMap<CallbackKey, PausedKey>,
     /// A callback that is known to fail, once those before it are handled.
     known: Option<(u64, Unhandled)>,
     view: Arc<CallbackView>,
@@ -172,7 +186,7 @@ impl CallbackWorker {
         self.handler.replace();
         self.links.outbox.resend()?;
         self.view.is_working.store(false, Ordering::Release);
-        self.must_hasten = true;
+        self.paused.clear();
         Ok(())
     }
 
@@ -201,15 +215,19 @@ impl CallbackWorker {
         }
     }
 
-    /// Handles the callbacks that are due. Returns false if there were none.
+    /// Handles the callbacks that are due, without those of paused keys. Returns false if there were none.
     fn work(&mut self) -> Result<bool, Error> {
-        self.renew()?;
-        let batch_max = self.options.batch_max;
-        let mut due = self.follower.reader().due_callbacks(&self.links.subscription, self.last_ms, batch_max)?;
+        if self.handler.renew() {
+            self.paused.clear();
+        }
+        let (now, now_ms) = (Instant::now(), self.clock.now_ms());
+        let waiting = self.paused.iter().filter(|(_, paused)| paused.until > now).map(|(key, _)| key.clone()).collect();
+        let CallbackOptions { batch_max, .. } = self.options;
+        let subscription = &self.links.subscription;
+        let mut due = self.follower.reader().due_callbacks(subscription, now_ms, &waiting, batch_max)?;
         if due.is_empty() {
             return Ok(false);
         }
-        self.show_no_old_trouble()?;
         self.view.is_working.store(true, Ordering::Release);
         while !due.is_empty() && !self.follower.is_stopped() && !self.links.pausing.is_paused() {
             let count = match &due[0].callback.content {
@@ -218,42 +236,52 @@ impl CallbackWorker {
             };
             // None: what is due may have changed.
             let Some(count) = count else { break };
-            due.drain(..count);
+            due.drain(..count).for_each(|kept| self.has_ended(&kept));
         }
         Ok(true)
     }
 
-    /// Reads the clock, and switches to new code. Both may end the pauses of callbacks, and so does a restart.
-    fn renew(&mut self) -> Result<(), Error> {
-        let now_ms = self.clock.now_ms();
-        let went_back = now_ms.saturating_add(JUMP_MS) < std::mem::replace(&mut self.last_ms, now_ms);
-        self.must_hasten |= self.handler.renew() || went_back;
-        if self.must_hasten {
-            let subscription = &self.links.subscription;
-            ack::wait(|ack| self.links.store.hasten_callbacks(subscription, ack))?;
-            self.must_hasten = false;
+    /// Notes that a callback was handled or dead-lettered.
+    fn has_ended(&mut self, kept: &KeptCallback) {
+        self.view.handled.fetch_add(1, Ordering::Relaxed);
+        if self.paused.get(&kept.callback.key).is_some_and(|paused| paused.number == kept.number) {
+            self.paused.remove(&kept.callback.key);
+            self.show_no_old_trouble();
         }
-        Ok(())
     }
 
-    /// Forgets the trouble if no callback is retried any more.
-    fn show_no_old_trouble(&mut self) -> Result<(), Error> {
-        if self.view.trouble.held().is_some()
-            && !self.follower.reader().next_callback(&self.links.subscription)?.is_retried
-        {
+    /// Forgets the trouble if no key is paused any more.
+    fn show_no_old_trouble(&self) {
+        if self.paused.is_empty() {
             *self.view.trouble.held() = None;
         }
+    }
+
+    /// Ends the pauses behind callbacks that were cancelled.
+    fn forget_cancelled(&mut self) -> Result<(), Error> {
+        let Self { paused, follower, .. } = self;
+        let mut gone = Vec::new();
+        for (key, PausedKey { number, .. }) in &*paused {
+            if !follower.reader().has_callback(*number)? {
+                gone.push(key.clone());
+            }
+        }
+        gone.iter().for_each(|key| drop(paused.remove(key)));
+        self.show_no_old_trouble();
         Ok(())
     }
 
-    /// Waits until a callback is due or may be due.
+    /// Waits until a callback is due or may be due, or a pause is over.
     fn wait(&mut self) {
-        let next = self.follower.reader().next_callback(&self.links.subscription).unwrap_or_default();
         // An error shows when the callbacks are read next.
-        let _ = self.show_no_old_trouble();
-        let until_due = next.due_ms.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(self.clock.now_ms())));
+        let _ = self.forget_cancelled();
+        let now_ms = self.clock.now_ms();
+        let next = self.follower.reader().next_callback(&self.links.subscription, now_ms).unwrap_or_default();
+        let until_due = next.later_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));
+        let pauses = self.paused.values().map(|paused| paused.until.saturating_duration_since(Instant::now()));
+        let time = pauses.chain(until_due).min().map_or(IDLE, |time| time.min(IDLE));
         let Self { follower, changed, .. } = self;
-        follower.wait_or(Position(u64::MAX), until_due.min(IDLE), async {
+        follower.wait_or(Position(u64::MAX), time, async {
             if changed.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -280,7 +308,7 @@ impl CallbackWorker {
         if let Some((_, unhandled)) = self.known.take_if(|(number, _)| *number == due[0].number) {
             return self.failed(&due[0], unhandled);
         }
-        let mut count = self.handler.list(deliverable(due));
+        let mut count = self.handler.list(self.deliverable(due));
         loop {
             let batch = &due[..count];
             match self.handler.callbacks(batch) {
@@ -294,6 +322,7 @@ impl CallbackWorker {
                         return self.step(batch, outgoing);
                     }
                 },
+                Err(Unhandled::Host(_)) if self.follower.is_stopped() => return Ok(None),
                 Err(Unhandled::Host(reason)) => {
                     self.held_up(&reason);
                     self.follower.pause(self.options.backoff.pause(1));
@@ -315,30 +344,47 @@ impl CallbackWorker {
         }
     }
 
-    /// Postpones a callback that failed by itself, or dead-letters it.
+    /// Pauses the key of a callback that failed by itself, or dead-letters the callback.
     fn failed(&mut self, kept: &KeptCallback, unhandled: Unhandled) -> Result<Option<usize>, Error> {
-        let attempts = kept.attempts + 1;
-        let (reason, pause) = match unhandled.decision() {
+        let attempts = self.attempts(kept) + 1;
+        let (attempts, reason, pause) = match unhandled.decision() {
             RetryDecision::DeadLetter(reason) => return self.dead_letter(kept, reason),
             RetryDecision::Again(reason, _) if attempts >= self.options.attempts_max => {
                 return self.dead_letter(kept, format!("{reason} (tried {attempts} times)"));
             }
             RetryDecision::Again(reason, wait) => {
-                (reason, self.options.bounds.pause(self.options.backoff.pause(attempts), wait))
+                (attempts, reason, self.options.bounds.pause(self.options.backoff.pause(attempts), wait))
             }
-            RetryDecision::Later(reason) => (reason, self.options.backoff.pause(1)),
+            RetryDecision::Later(reason) => (attempts - 1, reason, self.options.backoff.pause(1)),
         };
-        self.postpone(kept, pause, reason)
+        self.pause_key(kept, attempts, pause, reason);
+        Ok(None)
     }
 
-    fn postpone(&mut self, kept: &KeptCallback, pause: Duration, reason: String) -> Result<Option<usize>, Error> {
-        let place = kept.place();
+    /// Returns how many attempts at a callback have failed.
+    fn attempts(&self, kept: &KeptCallback) -> u32 {
+        let paused = self.paused.get(&kept.callback.key).filter(|paused| paused.number == kept.number);
+        paused.map_or(0, |paused| paused.attempts)
+    }
+
+    fn pause_key(&mut self, kept: &KeptCallback, attempts: u32, pause: Duration, reason: String) {
+        let (key, place) = (kept.callback.key.clone(), kept.place());
         tracing::warn!("subscription {}: {place} is tried again in {pause:?}: {reason}", self.links.subscription);
         *self.view.trouble.held() = Some(format!("{place}: {reason}"));
-        let until_ms = self.clock.now_ms().saturating_add(pause.as_millis() as u64);
-        let CallbackLinks { subscription, store, .. } = &self.links;
-        ack::wait(|ack| store.postpone_callback(subscription, kept.number, until_ms, ack))?;
-        Ok(None)
+        if self.paused.len() >= PAUSED_KEYS_MAX && !self.paused.contains_key(&key) {
+            self.follower.pause(pause);
+            return;
+        }
+        self.paused.insert(key, PausedKey { number: kept.number, attempts, until: Instant::now() + pause });
+    }
+
+    /// Returns how many callbacks from the first on can be delivered in one call. A callback that failed before is
+    /// delivered alone.
+    fn deliverable(&self, due: &[KeptCallback]) -> usize {
+        let is_plain = |kept: &&KeptCallback| {
+            self.attempts(kept) == 0 && !matches!(kept.callback.content, CallbackContent::Send(_))
+        };
+        due.iter().take_while(is_plain).count().max(1)
     }
 
     fn dead_letter(&mut self, kept: &KeptCallback, reason: String) -> Result<Option<usize>, Error> {
@@ -356,8 +402,9 @@ impl CallbackWorker {
         match self.step(std::slice::from_ref(kept), outgoing) {
             // The callbacks of other keys do not wait for room.
             Err(Error::Full(reason)) => {
-                let pause = self.options.backoff.pause(kept.attempts + 1);
-                self.postpone(kept, pause, reason)
+                let attempts = self.attempts(kept);
+                self.pause_key(kept, attempts, self.options.backoff.pause(attempts + 1), reason);
+                Ok(None)
             }
             done => done,
         }
@@ -381,14 +428,6 @@ impl CallbackWorker {
         tracing::error!("subscription {}: its outcomes and timers are held up: {reason}", self.links.subscription);
         *self.view.trouble.held() = Some(reason.to_owned());
     }
-}
-
-/// Returns how many callbacks from the first on can be delivered in one call. A callback that failed before is delivered
-/// alone.
-fn deliverable(due: &[KeptCallback]) -> usize {
-    let is_plain =
-        |kept: &&KeptCallback| kept.attempts == 0 && !matches!(kept.callback.content, CallbackContent::Send(_));
-    due.iter().take_while(is_plain).count().max(1)
 }
 
 /// Returns the number of callbacks up to one that cancels or replaces the timer of a later one, if there is one.

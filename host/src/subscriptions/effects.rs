@@ -280,8 +280,8 @@ impl<'c, C: Cause> Traits<'c, C> {
     }
 }
 
-fn callback_from(traits: &Traits<'_, impl Cause>, content: CallbackContent) -> Callback {
-    Callback {
+fn callback_from(traits: &Traits<'_, impl Cause>, content: CallbackContent) -> Box<Callback> {
+    Box::new(Callback {
         key: traits.cause.key(),
         correlation_id: traits.correlation_id.clone(),
         causation_id: traits.id.clone(),
@@ -289,7 +289,7 @@ fn callback_from(traits: &Traits<'_, impl Cause>, content: CallbackContent) -> C
         first_ms: traits.cause.first_ms(),
         headers: trace::context(traits.cause.headers()),
         content,
-    }
+    })
 }
 
 fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingCommand) -> Command {

@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::requests::*;
+use std::collections::HashSet;
 use std::sync::Arc;
 use wasmill::model::*;
 use wasmill::store::*;
@@ -35,7 +36,7 @@ fn timer(name: &str, key: &str, due: Due) -> TimerChange {
         headers: Vec::new(),
         content: CallbackContent::Wake { name: name.into(), payload: name.into() },
     };
-    TimerChange::Set { name: Some(name.into()), due, callback }
+    TimerChange::Set { name: Some(name.into()), due, callback: Box::new(callback) }
 }
 
 fn set(store: &dyn EventStore, timers: Vec<TimerChange>) {
@@ -44,7 +45,7 @@ fn set(store: &dyn EventStore, timers: Vec<TimerChange>) {
 }
 
 fn due_at(store: &dyn EventStore, now_ms: u64) -> Vec<KeptCallback> {
-    reader(store).due_callbacks(SUBSCRIPTION, now_ms, usize::MAX).unwrap()
+    reader(store).due_callbacks(SUBSCRIPTION, now_ms, &HashSet::new(), usize::MAX).unwrap()
 }
 
 fn names(callbacks: &[KeptCallback]) -> Vec<&str> {
@@ -133,8 +134,10 @@ pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     assert_eq!(names(&due_at(&*store, 9)), Vec::<&str>::new());
     assert_eq!(names(&due_at(&*store, 10)), ["a"]);
     assert_eq!(names(&due_at(&*store, LATER)), ["a", "b", "c"]);
-    let next = reader(&*store).next_callback(SUBSCRIPTION).unwrap();
-    assert_eq!(next, NextCallback { due_ms: Some(10), timer_ms: Some(10), is_retried: false });
+    let next = |now_ms| reader(&*store).next_callback(SUBSCRIPTION, now_ms).unwrap();
+    assert_eq!(next(9), NextCallback { is_due: false, later_ms: Some(10), timer_ms: Some(10) });
+    assert_eq!(next(10), NextCallback { is_due: true, later_ms: Some(20), timer_ms: Some(10) });
+    assert_eq!(next(LATER), NextCallback { is_due: true, later_ms: None, timer_ms: Some(10) });
     let number = |name: &str| due_at(&*store, LATER).iter().find(|kept| kept.name() == name).unwrap().number;
     let (a, c) = (number("a"), number("c"));
     set(&*store, vec![timer("a", "k", Due::At(30)), TimerChange::Cancel("b".into()), TimerChange::Cancel("x".into())]);
@@ -169,52 +172,33 @@ pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     store.close();
 }
 
-/// A callback that failed holds the later ones of its key, also those that come later, and no other.
-pub fn a_postponed_callback_holds_the_later_ones_of_its_key<P: Place>() {
-    let place = P::new();
-    let store = place.open();
-    set(&*store, vec![timer("a1", "a", Due::At(10)), timer("b1", "b", Due::At(11)), timer("a2", "a", Due::At(12))]);
-    let first = due_at(&*store, 10)[0].number;
-    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 1_000, done)).answer().unwrap();
-    send(&*store, &["a", "b"]);
-    append(&*store, asking(0, "a"), ExpectedVersion::Any, happened(1)).unwrap();
-    append(&*store, asking(1, "b"), ExpectedVersion::Any, happened(1)).unwrap();
-    set(&*store, vec![timer("a3", "a", Due::At(13)), timer("a4", "a", Due::At(2_000))]);
-    assert_eq!(names(&due_at(&*store, 999)), ["Do", "b1"]);
-    let expected = ["Do", "b1", "Do", "a1", "a2", "a3"];
-    let due = due_at(&*store, 1_000);
-    assert_eq!(names(&due), expected, "an outcome is due at once, so it is before the timers");
-    assert!(due.iter().all(|kept| (kept.attempts == 1) == (kept.number == first)), "{due:?}");
-    assert!(reader(&*store).next_callback(SUBSCRIPTION).unwrap().is_retried);
-    let wrong = ask(|done| store.postpone_callback("other", first, 9_000, done)).answer();
-    assert!(wrong.is_ok() && names(&due_at(&*store, 1_000)) == expected, "it is not theirs");
-    ask(|done| store.hasten_callbacks(SUBSCRIPTION, done)).answer().unwrap();
-    assert_eq!(names(&due_at(&*store, 13)), ["Do", "Do", "a1", "b1", "a2", "a3"]);
-    assert_eq!(names(&due_at(&*store, 2_000)).len(), 7);
-    assert!(!reader(&*store).next_callback(SUBSCRIPTION).unwrap().is_retried, "its failure is forgotten");
-    // When a timer that failed is cancelled, the others of its key are due again.
-    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 5_000, done)).answer().unwrap();
-    assert_eq!(names(&due_at(&*store, 20)), ["Do", "b1"]);
-    set(&*store, vec![TimerChange::Cancel("a1".into())]);
-    assert_eq!(names(&due_at(&*store, 20)), ["Do", "Do", "b1", "a2", "a3"]);
-    store.close();
-}
-
-/// Callbacks without a key keep their order among each other.
-pub fn callbacks_without_a_key_are_one_key<P: Place>() {
+/// A subscription reads the callbacks that are due without those of the keys that it lets wait. No key is a key too.
+pub fn callbacks_are_read_in_order_without_those_of_some_keys<P: Place>() {
     let place = P::new();
     let store = place.open();
     let unkeyed = |name: &str, ms| match timer(name, "", Due::At(ms)) {
         TimerChange::Set { name, due, callback } => {
-            TimerChange::Set { name, due, callback: Callback { key: None, ..callback } }
+            TimerChange::Set { name, due, callback: Box::new(Callback { key: None, ..*callback }) }
         }
         other => other,
     };
-    set(&*store, vec![unkeyed("1", 1), unkeyed("2", 2), timer("3", "", Due::At(3))]);
-    let first = due_at(&*store, 1)[0].number;
-    ask(|done| store.postpone_callback(SUBSCRIPTION, first, 100, done)).answer().unwrap();
-    assert_eq!(names(&due_at(&*store, 99)), ["3"], "an empty key is not no key");
-    assert_eq!(names(&due_at(&*store, 100)), ["3", "1", "2"]);
+    set(&*store, vec![timer("a2", "a", Due::At(20)), timer("b1", "b", Due::At(11)), timer("a1", "a", Due::At(10))]);
+    set(&*store, vec![unkeyed("none", 12), timer("empty", "", Due::At(13))]);
+    send(&*store, &["a", "b"]);
+    append(&*store, asking(0, "a"), ExpectedVersion::Any, happened(1)).unwrap();
+    append(&*store, asking(1, "b"), ExpectedVersion::Any, happened(1)).unwrap();
+    let without = |keys: &[Option<&str>], limit| {
+        let keys = keys.iter().map(|key| key.map(|key| key.as_bytes().to_vec())).collect();
+        let due = reader(&*store).due_callbacks(SUBSCRIPTION, 20, &keys, limit).unwrap();
+        names(&due).join(" ")
+    };
+    assert_eq!(without(&[], 10), "Do Do a1 b1 none empty a2", "an outcome is due at once");
+    assert_eq!(without(&[Some("a")], 10), "Do b1 none empty");
+    assert_eq!(without(&[Some("a")], 2), "Do b1");
+    assert_eq!(without(&[None], 10), "Do Do a1 b1 empty a2");
+    assert_eq!(without(&[Some(""), Some("b")], 10), "Do a1 none a2");
+    let number = due_at(&*store, 0)[0].number;
+    assert!(reader(&*store).has_callback(number).unwrap() && !reader(&*store).has_callback(number + 100).unwrap());
     store.close();
 }
 
@@ -236,7 +220,7 @@ pub fn callbacks_follow_the_name_of_their_subscription<P: Place>() {
     append(&*store, pending[0].clone(), ExpectedVersion::Any, Decision::Rejected("no".to_owned())).unwrap();
     assert_eq!(callbacks(&mut *reader(&*store)), [("till".to_owned(), 2)]);
     assert!(due_at(&*store, LATER).is_empty());
-    let due = reader(&*store).due_callbacks("till", LATER, 10).unwrap();
+    let due = reader(&*store).due_callbacks("till", LATER, &HashSet::new(), 10).unwrap();
     assert_eq!(names(&due), ["Do", "t"]);
     let renamed = Part { name: "till".to_owned(), ..part };
     ask(|done| store.forget(&renamed, done)).answer().unwrap();

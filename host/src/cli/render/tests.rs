@@ -88,7 +88,7 @@ fn example() -> Status {
             behind: 57_564,
             retried_keys: 1,
             waiting_keys: 2_000,
-            next_timer_ms: None,
+            ..SubscriptionStatus::default()
         }],
         projections: vec![ProjectionStatus {
             name: "sales".into(),

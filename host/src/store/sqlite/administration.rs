@@ -12,7 +12,7 @@ use crate::store::{Discard, Part};
 use rusqlite::params;
 use std::sync::Arc;
 
-/// A small change, which most often a person requests.
+/// A change that a person requests.
 pub(super) enum AdminRequest {
     /// Discard a dead letter.
     Discard(u64),
@@ -34,10 +34,6 @@ pub(super) enum AdminRequest {
     SetFact(String, Option<String>),
     /// Cancel a timer.
     CancelTimer(u64),
-    /// Postpone a callback that failed. A subscription asks for this, not a person.
-    Postpone { subscription: String, number: u64, until_ms: u64 },
-    /// End the pauses of a subscription's callbacks.
-    Hasten(String),
 }
 
 impl Writer {
@@ -53,10 +49,6 @@ impl Writer {
             AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
-            AdminRequest::Postpone { subscription, number, until_ms } => {
-                self.postpone_callback(&subscription, number, until_ms)
-            }
-            AdminRequest::Hasten(subscription) => self.hasten_callbacks(&subscription),
         }
     }
 

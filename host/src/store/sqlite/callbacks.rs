@@ -1,42 +1,43 @@
 //! The callbacks of subscriptions: outcomes of their commands, and timers. They are rows, in the order of the times at which
-//! they are due.
-//!
-//! If an attempt at a callback fails, the callback is postponed together with the later ones of its key, so that they keep
-//! their order. A new callback of this key is postponed like them.
+//! they are due. A row does not change: it is inserted, and it is deleted by the step that handles it or cancels it.
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
-    Callback, CallbackContent, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest, OutcomeUse,
+    Callback, CallbackContent, CallbackKey, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest,
+    OutcomeUse,
 };
 use crate::store::{KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerChange, TimerQuery};
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, Row, params};
+use std::collections::HashSet;
 
 /// The columns of a callback, in the order in which [`kept`] reads them.
-const COLUMNS: &str = "number, timer, time_ms, attempts, body";
+const COLUMNS: &str = "number, timer, time_ms, body, key";
 
-/// Returns the callbacks of a subscription that are due at a time, in their order. The list ends at the limit or at
-/// [`PAGE_BYTES_MAX`].
+/// Returns the callbacks of a subscription that are due at a time, in their order, without those of some keys. The list
+/// ends at the limit or at [`PAGE_BYTES_MAX`].
 pub(super) fn due(
     connection: &Connection,
     subscription: &str,
     now_ms: u64,
+    without: &HashSet<CallbackKey>,
     limit: usize,
 ) -> Result<Vec<KeptCallback>, Error> {
     let failed = failed("reading the callbacks of a subscription");
-    let sql = format!(
-        "SELECT {COLUMNS} FROM callbacks WHERE subscription = ?1 AND due_ms <= ?2
-         ORDER BY due_ms, order_ms, number LIMIT ?3"
-    );
-    let limit = limit.min(i64::MAX as usize);
+    let sql =
+        format!("SELECT {COLUMNS} FROM callbacks WHERE subscription = ?1 AND due_ms <= ?2 ORDER BY due_ms, number");
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
-    let mut found = select.query(params![subscription, within_sqlite(now_ms), limit]).map_err(&failed)?;
+    let mut found = select.query(params![subscription, within_sqlite(now_ms)]).map_err(&failed)?;
     let (mut due, mut bytes) = (Vec::new(), 0);
-    while bytes < PAGE_BYTES_MAX
+    while due.len() < limit
+        && bytes < PAGE_BYTES_MAX
         && let Some(row) = found.next().map_err(&failed)?
     {
+        if !without.is_empty() && without.contains(&row.get::<_, CallbackKey>(4).map_err(&failed)?) {
+            continue;
+        }
         let kept = kept(row)?;
         bytes += kept.callback.size();
         due.push(kept);
@@ -44,42 +45,52 @@ pub(super) fn due(
     Ok(due)
 }
 
-/// Returns what is known of the next callback of a subscription.
-pub(super) fn next(connection: &Connection, subscription: &str) -> Result<NextCallback, Error> {
-    let sql = "SELECT (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1),
-               (SELECT time_ms FROM callbacks WHERE subscription = ?1 AND order_ms > 0
-                ORDER BY due_ms, order_ms, number LIMIT 1),
-               EXISTS (SELECT 1 FROM callbacks WHERE subscription = ?1 AND attempts > 0)";
+/// Returns what is known of the next callback of a subscription after a time.
+pub(super) fn next(connection: &Connection, subscription: &str, after_ms: u64) -> Result<NextCallback, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM callbacks WHERE subscription = ?1 AND due_ms <= ?2),
+               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > ?2),
+               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > 0)";
     connection
         .prepare_cached(sql)
         .and_then(|mut select| {
-            select.query_row([subscription], |row| {
-                Ok(NextCallback { due_ms: row.get(0)?, timer_ms: row.get(1)?, is_retried: row.get(2)? })
+            select.query_row(params![subscription, within_sqlite(after_ms)], |row| {
+                Ok(NextCallback { is_due: row.get(0)?, later_ms: row.get(1)?, timer_ms: row.get(2)? })
             })
         })
         .map_err(failed("looking for the next callback of a subscription"))
+}
+
+/// Returns whether a callback is still there.
+pub(super) fn exists(connection: &Connection, number: u64) -> Result<bool, Error> {
+    connection
+        .prepare_cached("SELECT 1 FROM callbacks WHERE number = ?1")
+        .and_then(|mut select| select.exists([within_sqlite(number)]))
+        .map_err(failed("looking for a callback"))
 }
 
 /// Returns the timers that are due first, in the order of their times, and the number of all.
 pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<(Vec<KeptTimer>, u64), Error> {
     let TimerQuery { subscription, limit } = wanted;
     let failed = failed("listing timers");
-    // Outcomes have an `order_ms` of 0. SQLite uses the index only if the condition has no alternative.
+    // Outcomes have a `due_ms` of 0. SQLite uses the index only if the condition has no alternative.
     let own = if subscription.is_some() { "subscription = ?1" } else { "?1 IS NULL" };
     let total = connection
-        .query_row(&format!("SELECT count(*) FROM callbacks WHERE {own} AND order_ms > 0"), [subscription], |row| {
+        .query_row(&format!("SELECT count(*) FROM callbacks WHERE {own} AND due_ms > 0"), [subscription], |row| {
             row.get(0)
         })
         .map_err(&failed)?;
     let sql = format!(
-        "SELECT {COLUMNS}, subscription FROM callbacks WHERE {own} AND order_ms > 0
-         ORDER BY due_ms, order_ms, number LIMIT ?2"
+        "SELECT {COLUMNS}, subscription FROM callbacks WHERE {own} AND due_ms > 0 ORDER BY due_ms, number LIMIT ?2"
     );
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
     let mut found = select.query(params![subscription, limit.min(i64::MAX as usize)]).map_err(&failed)?;
-    let mut timers = Vec::new();
-    while let Some(row) = found.next().map_err(&failed)? {
-        timers.push(KeptTimer { callback: kept(row)?, subscription: row.get(5).map_err(&failed)? });
+    let (mut timers, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES_MAX
+        && let Some(row) = found.next().map_err(&failed)?
+    {
+        let kept = kept(row)?;
+        bytes += kept.callback.size();
+        timers.push(KeptTimer { callback: kept, subscription: row.get(5).map_err(&failed)? });
     }
     Ok((timers, total))
 }
@@ -104,12 +115,11 @@ pub(super) fn kept(row: &Row<'_>) -> Result<KeptCallback, Error> {
     let failed = failed("reading a callback");
     let number: u64 = row.get(0).map_err(&failed)?;
     let timer: Option<String> = row.get(1).map_err(&failed)?;
-    let body = row.get_ref(4).and_then(|body| Ok(body.as_blob()?)).map_err(&failed)?;
+    let body = row.get_ref(3).and_then(|body| Ok(body.as_blob()?)).map_err(&failed)?;
     Ok(KeptCallback {
         number,
         timer: timer.map(Into::into),
         time_ms: row.get(2).map_err(&failed)?,
-        attempts: row.get(3).map_err(&failed)?,
         callback: rows::decode(&format!("callback {number}"), body)?,
     })
 }
@@ -173,40 +183,24 @@ impl Writer {
     }
 
     fn cancel_named(&self, subscription: &str, name: &str) -> Result<(), Error> {
-        let sql = "DELETE FROM callbacks WHERE subscription = ?1 AND timer = ?2 RETURNING subscription, key, attempts";
-        self.cancel(sql, params![subscription, name]).map(drop)
+        self.connection
+            .prepare_cached("DELETE FROM callbacks WHERE subscription = ?1 AND timer = ?2")
+            .and_then(|mut delete| delete.execute([subscription, name]))
+            .map(drop)
+            .map_err(failed("cancelling a timer"))
     }
 
     /// Cancels the timer with a number.
     pub(super) fn cancel_timer(&self, number: u64) -> Result<(), Error> {
-        let sql = "DELETE FROM callbacks WHERE number = ?1 AND order_ms > 0 RETURNING subscription, key, attempts";
-        match self.cancel(sql, params![within_sqlite(number)])? {
-            true => Ok(()),
-            false => {
-                Err(Error::NotFound(format!("there is no timer {number}: it has fired, or it was cancelled before")))
-            }
-        }
-    }
-
-    /// Runs the statement that deletes a timer. If the timer had failed, the callbacks of its key that were postponed with
-    /// it are due again. Returns whether there was one.
-    fn cancel(&self, sql: &str, parameters: impl Params) -> Result<bool, Error> {
-        let failed = failed("cancelling a timer");
-        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        let deleted: Option<(String, Option<Vec<u8>>, u32)> = self
+        let removed = self
             .connection
-            .prepare_cached(sql)
-            .and_then(|mut delete| delete.query_row(parameters, read).optional())
-            .map_err(&failed)?;
-        if let Some((subscription, key, 1..)) = &deleted {
-            self.connection
-                .prepare_cached(
-                    "UPDATE callbacks SET due_ms = order_ms WHERE subscription = ?1 AND due_ms > order_ms AND key IS ?2",
-                )
-                .and_then(|mut update| update.execute(params![subscription, key]))
-                .map_err(&failed)?;
+            .prepare_cached("DELETE FROM callbacks WHERE number = ?1 AND due_ms > 0")
+            .and_then(|mut delete| delete.execute([within_sqlite(number)]))
+            .map_err(failed("cancelling a timer"))?;
+        match removed {
+            0 => Err(Error::NotFound(format!("there is no timer {number}: it has fired, or it was cancelled before"))),
+            _ => Ok(()),
         }
-        Ok(deleted.is_some())
     }
 
     /// Keeps the outcome of a command for the subscription that sent it, if it asked for that. Returns whether it did.
@@ -241,68 +235,23 @@ impl Writer {
         callback: &Callback,
     ) -> Result<(), Error> {
         let failed = failed("storing a callback");
-        let (time_ms, order_ms) = match time {
+        let (time_ms, due_ms) = match time {
             Time::Outcome(now_ms) => (now_ms, 0),
             Time::Timer(at_ms) => (at_ms, at_ms),
         };
-        let postponed = self
-            .connection
-            .prepare_cached("SELECT max(due_ms) FROM callbacks WHERE subscription = ?1 AND key IS ?2 AND attempts > 0")
-            .and_then(|mut select| {
-                select.query_row(params![subscription, callback.key], |row| row.get::<_, Option<u64>>(0))
-            })
-            .map_err(&failed)?;
-        let due_ms = order_ms.max(postponed.unwrap_or(0));
         let body = rows::encode(callback)?;
         batch.bytes += body.len();
         self.connection
             .prepare_cached(
-                "INSERT INTO callbacks (subscription, timer, key, time_ms, due_ms, order_ms, attempts, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)",
+                "INSERT INTO callbacks (subscription, timer, key, time_ms, due_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )
             .and_then(|mut insert| {
-                insert.execute(params![subscription, timer, callback.key, time_ms, due_ms, order_ms, body])
+                insert.execute(params![subscription, timer, callback.key, time_ms, due_ms, body])
             })
             .map_err(&failed)?;
         self.newest_callback = self.connection.last_insert_rowid().unsigned_abs();
         fault::at(FaultPoint::CallbackKept);
         Ok(())
-    }
-
-    /// Postpones a callback after a failed attempt, and the later callbacks of its key.
-    pub(super) fn postpone_callback(&self, subscription: &str, number: u64, until_ms: u64) -> Result<(), Error> {
-        let failed = failed("postponing a callback");
-        let sql = "SELECT key FROM callbacks WHERE number = ?1 AND subscription = ?2";
-        let key: Option<Option<Vec<u8>>> = self
-            .connection
-            .prepare_cached(sql)
-            .and_then(|mut select| select.query_row(params![number, subscription], |row| row.get(0)).optional())
-            .map_err(&failed)?;
-        let Some(key) = key else { return Ok(()) };
-        let until_ms = within_sqlite(until_ms);
-        self.connection
-            .prepare_cached("UPDATE callbacks SET attempts = attempts + 1 WHERE number = ?1")
-            .and_then(|mut update| update.execute([number]))
-            .map_err(&failed)?;
-        self.connection
-            .prepare_cached("UPDATE callbacks SET due_ms = ?3 WHERE subscription = ?1 AND due_ms < ?3 AND key IS ?2")
-            .and_then(|mut update| update.execute(params![subscription, key, until_ms]))
-            .map_err(&failed)?;
-        fault::at(FaultPoint::CallbackPostponed);
-        Ok(())
-    }
-
-    /// Ends the pauses of the callbacks that were postponed, and forgets their failures.
-    pub(super) fn hasten_callbacks(&mut self, subscription: &str) -> Result<(), Error> {
-        // No callback is postponed beyond the last one that failed.
-        self.connection
-            .prepare_cached(
-                "UPDATE callbacks SET due_ms = order_ms, attempts = 0 WHERE subscription = ?1 AND due_ms > order_ms AND due_ms <=
-                 (SELECT max(due_ms) FROM callbacks WHERE subscription = ?1 AND attempts > 0)",
-            )
-            .and_then(|mut update| update.execute([subscription]))
-            .map(drop)
-            .map_err(failed("ending the pauses of callbacks"))
     }
 }
 

@@ -52,7 +52,6 @@ points! {
     CallbackRemoved "callback-removed",
     CallbackKept "callback-kept",
     OutcomeKept "outcome-kept",
-    CallbackPostponed "callback-postponed",
     SinkMoved "sink-moved",
     MessagesForgotten "messages-forgotten",
     RequestDone "request-done",

@@ -8,7 +8,7 @@ use super::tail::Tail;
 use super::{Error, callbacks, dead_letters, failed, held_keys, places, rows, schema};
 use crate::filter::Filter;
 use crate::model::{
-    Command, DeadLetterContent, KeptCallback, KeptDeadLetter, Message, Position, RecordedEvent, StreamId,
+    CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, Message, Position, RecordedEvent, StreamId,
     SubscriptionName, Version,
 };
 use crate::store::{
@@ -16,7 +16,7 @@ use crate::store::{
     ProgressReader, Snapshot, Tally, TimerQuery,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -326,12 +326,22 @@ impl ProgressReader for SqliteReader {
         Ok(self.list("reading a fact", sql, [name], |row| row.get(0))?.into_iter().next())
     }
 
-    fn due_callbacks(&mut self, subscription: &str, now_ms: u64, limit: usize) -> Result<Vec<KeptCallback>, Error> {
-        callbacks::due(&self.connection, subscription, now_ms, limit)
+    fn due_callbacks(
+        &mut self,
+        subscription: &str,
+        now_ms: u64,
+        without: &HashSet<CallbackKey>,
+        limit: usize,
+    ) -> Result<Vec<KeptCallback>, Error> {
+        callbacks::due(&self.connection, subscription, now_ms, without, limit)
     }
 
-    fn next_callback(&mut self, subscription: &str) -> Result<NextCallback, Error> {
-        callbacks::next(&self.connection, subscription)
+    fn has_callback(&mut self, number: u64) -> Result<bool, Error> {
+        callbacks::exists(&self.connection, number)
+    }
+
+    fn next_callback(&mut self, subscription: &str, now_ms: u64) -> Result<NextCallback, Error> {
+        callbacks::next(&self.connection, subscription, now_ms)
     }
 
     fn timers(&mut self, wanted: &TimerQuery<'_>) -> Result<(Vec<KeptTimer>, u64), Error> {

@@ -89,14 +89,11 @@ CREATE TABLE callbacks (
     timer TEXT,                     -- the name of a timer; NULL: an outcome, or a timer without a name
     key BLOB,                       -- of the delivery that asked for it
     time_ms INTEGER NOT NULL,       -- when the outcome was recorded, or when the timer is due
-    due_ms INTEGER NOT NULL,        -- not before this time: 0 for an outcome, time_ms for a timer, more after a failure
-    order_ms INTEGER NOT NULL,      -- the first due_ms: callbacks that are due together keep its order
-    attempts INTEGER NOT NULL,      -- failed ones
+    due_ms INTEGER NOT NULL,        -- 0 for an outcome, which is due at once; time_ms for a timer
     body BLOB NOT NULL              -- postcard
 );
-CREATE INDEX callbacks_due ON callbacks (subscription, due_ms, order_ms, number);
+CREATE INDEX callbacks_due ON callbacks (subscription, due_ms, number);
 CREATE UNIQUE INDEX callbacks_of_timer ON callbacks (subscription, timer) WHERE timer IS NOT NULL;
-CREATE INDEX callbacks_retried ON callbacks (subscription, key, due_ms) WHERE attempts > 0;
 
 -- The number of the last message that each sink has published.
 CREATE TABLE sinks (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
