@@ -84,7 +84,9 @@ const SUBSCRIBER: [Function; 1] = [(
 
 const SUBSCRIBER_IMPORTS: &str = r#"
   (import "wasmill:plugin/bus@0.4.0" "begin" (func $begin (param i32)))
-  (import "wasmill:plugin/bus@0.4.0" "send-command" (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "wasmill:plugin/bus@0.4.0" "send-command"
+    (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32)))
+  (import "wasmill:plugin/bus@0.4.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
   (import "wasmill:plugin/bus@0.4.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const PROJECTION: [Function; 3] = [

@@ -84,18 +84,20 @@ pub(super) struct Mapping {
     source: Arc<str>,
     naming: Naming,
     bounds: Bounds,
-    outcome_use: OutcomeUse,
+    rejected: Rejected,
     /// A buffer for the text of ids.
     text: String,
 }
 
 impl Mapping {
     pub(super) fn new(source: Arc<str>, commands: &Commands, bounds: Bounds) -> Self {
-        let outcome_use = match commands.rejected {
-            Rejected::Count => OutcomeUse::Counted,
-            Rejected::DeadLetter => OutcomeUse::DeadLettered,
-        };
-        Self { naming: Naming::new(&source, commands), bounds, outcome_use, source, text: String::new() }
+        Self {
+            naming: Naming::new(&source, commands),
+            bounds,
+            rejected: commands.rejected,
+            source,
+            text: String::new(),
+        }
     }
 
     /// Whether each record names the type of its aggregate, so that a single record may be wrong.
@@ -157,7 +159,10 @@ impl Mapping {
             origin: Some(origin),
             hops,
             durable_id: false,
-            outcome_use: self.outcome_use.clone(),
+            outcome_use: match self.rejected {
+                Rejected::Count => OutcomeUse::Counted,
+                Rejected::DeadLetter => OutcomeUse::DeadLettered,
+            },
             first_ms: None,
             expected: None,
         }

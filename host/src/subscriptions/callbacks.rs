@@ -266,7 +266,7 @@ impl CallbackWorker {
                 gone.push(key.clone());
             }
         }
-        gone.iter().for_each(|key| drop(paused.remove(key)));
+        gone.iter().for_each(|key| _ = paused.remove(key));
         self.show_no_old_trouble();
         Ok(())
     }

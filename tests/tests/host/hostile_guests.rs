@@ -219,7 +219,7 @@ const PUBLISH_ALL: &str = "(local $sent i32) (loop $next
     (br_if $next (i32.lt_u (local.get $sent) (i32.const 90))))
     (i32.const 1200)";
 
-const SUBSCRIBERS: [Subscriber; 12] = [
+const SUBSCRIBERS: [Subscriber; 17] = [
     Subscriber("loops", ENDLESS, TOO_LONG),
     Subscriber("traps", "(unreachable)", "unreachable"),
     Subscriber("too-many-bytes", PUBLISH_ALL, "effects of more than 1048576 bytes in one call"),
@@ -251,14 +251,47 @@ const SUBSCRIBERS: [Subscriber; 12] = [
     Subscriber(
         "type-no-name",
         "(call $send (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 4)
-           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 0)
+           (i32.const 0) (i32.const 0)) (i32.const 1200)",
         "the name of an aggregate type in bus.send-command must be 1 to 64 characters",
     ),
     Subscriber(
         "command-no-name",
         "(call $send (i32.const 0) (i32.const 1040) (i32.const 4) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 0)
-           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 0)
+           (i32.const 0) (i32.const 0)) (i32.const 1200)",
         "the name of a command in bus.send-command must be 1 to 128 characters",
+    ),
+    Subscriber(
+        "attachment-too-long",
+        "(call $send (i32.const 0) (i32.const 1040) (i32.const 4) (i32.const 1032) (i32.const 4) (i32.const 1032) (i32.const 4)
+           (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 1)
+           (i32.const 1032) (i32.const 1025)) (i32.const 1200)",
+        "bus.send-command asks for the outcome of Done with 1025 bytes, and at most 1024 come back with it",
+    ),
+    Subscriber(
+        "timer-no-name",
+        "(call $wake (i32.const 0) (i32.const 1032) (i32.const 0) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+         (i32.const 1200)",
+        "bus.wake names a timer with 0 bytes: a name has 1 to 255 bytes",
+    ),
+    Subscriber(
+        "timer-name-too-long",
+        "(call $wake (i32.const 0) (i32.const 5000) (i32.const 256) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+         (i32.const 1200)",
+        "bus.wake names a timer with 256 bytes: a name has 1 to 255 bytes",
+    ),
+    Subscriber(
+        "timer-of-nothing",
+        "(call $wake (i32.const 9) (i32.const 1032) (i32.const 4) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+         (i32.const 1200)",
+        "bus.wake names delivery 9 as its cause, of 1 delivered",
+    ),
+    Subscriber(
+        "too-many-timers",
+        "(loop (call $wake (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 1) (i64.const -1) (i32.const 0)
+           (i32.const 0)) (br 0)) (unreachable)",
+        "more than 100 effects in one call",
     ),
     Subscriber(
         "fails-beyond-its-list",
@@ -399,7 +432,7 @@ fn files_in_the_place_of_a_plugin() {
     assert_eq!(go(&host, "victim").status, 200);
     let about = line(r#""role":"aggregate","type":"victim""#);
     let in_module = |more: &str| aggregate("victim", &[("module", more)]);
-    let other_version = about.replace("0.4.0", "0.4.0");
+    let other_version = about.replace("0.4.0", "0.5.0");
     let mut flipped = whole.clone();
     flipped[9] ^= 0x40;
     let names = format!("(i32.store (i32.const 1060) (i32.const {}))", 4_000_000);
@@ -409,7 +442,7 @@ fn files_in_the_place_of_a_plugin() {
         ("cut", whole[..whole.len() - 40].to_vec(), "plugin victim"),
         ("a bit flipped", flipped, "plugin victim"),
         ("no section", component_without_section(), "exports no role"),
-        ("another version", component_with(&other_version), "speaks API version \"0.4.0\""),
+        ("another version", component_with(&other_version), "speaks API version \"0.5.0\""),
         ("two of a kind", component_with(&format!("{about}\n{about}")), "beside another of its kind"),
         ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
         ("a role it lacks", component_with(&about), "plugin victim"),
