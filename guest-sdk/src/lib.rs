@@ -1,6 +1,7 @@
 //! Write wasmill plugins: aggregates, subscribers and projections.
 //!
-//! A plugin is a crate of type `cdylib` that implements one of the traits and exports it:
+//! A plugin is a crate of type `cdylib` that implements one or more of these traits and exports them, at most one type for
+//! each trait. A second aggregate is a second crate:
 //!
 //! - [`Aggregate`] turns commands into events: [`export_aggregate!`]
 //! - [`Subscriber`] reacts to events with commands and messages: [`export_subscriber!`]

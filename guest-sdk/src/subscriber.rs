@@ -86,13 +86,16 @@ use crate::bindings::types;
 /// deliver::<Readings>(record_json("readings", "s1", &Reading { celsius: 21.5 }))
 ///     .then_command("sensor", "s1", &Sensor::Report { celsius: 21.5 })
 ///     .then_nothing();
-/// deliver::<Readings>(record("readings", Some(b"s1"), None)).then_command("sensor", "s1", &Sensor::Retire);
+/// deliver::<Readings>(record("readings", Some(b"s1"), None))
+///     .then_command("sensor", "s1", &Sensor::Retire)
+///     .then_nothing();
 /// deliver::<Readings>(record("readings", Some(b"\xff"), None).from_place(2, 17))
 ///     .then_malformed("topic readings partition 2 offset 17: the key is not text");
 /// ```
 ///
 /// A subscriber can ask for the outcome of a command and set timers. Both come back as deliveries of their own, exactly
-/// once, also after a restart.
+/// once, also after a restart. If it asks about several commands, [`Outcome::command`] and the attachment tell them apart;
+/// several events are told apart by [`Delivery::name`], or decoded as an enum with [`Delivery::decode`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -148,7 +151,8 @@ use crate::bindings::types;
 ///     .then_command("order", "7", &Order::Cancel { reason: "rejected: no funds".into() })
 ///     .then_nothing();
 /// deliver::<Checkout>(timer("unpaid:7", &"7"))
-///     .then_command("order", "7", &Order::Cancel { reason: "not paid in time".into() });
+///     .then_command("order", "7", &Order::Cancel { reason: "not paid in time".into() })
+///     .then_nothing();
 /// # Ok::<(), wasmill_guest::codec::Error>(())
 /// ```
 pub trait Subscriber: 'static {

@@ -86,6 +86,15 @@ pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
     }
 }
 
+/// Returns a fact of a store that no host has open, or `None` if there is no such store. This changes nothing and creates
+/// no store.
+pub fn fact(location: &Location, name: &str) -> Result<Option<String>, Error> {
+    match location {
+        Location::Sqlite(file) if file.exists() => sqlite::fact(file, name),
+        Location::Sqlite(_) => Ok(None),
+    }
+}
+
 /// The writing side of a store.
 pub trait EventStore: Events + Progress + DeadLetters {
     /// The unique id of the store. It is made when the store is created and never changes. Copies of the store keep it.

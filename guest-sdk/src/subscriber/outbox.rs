@@ -148,7 +148,7 @@ pub struct Outbox {
 impl Outbox {
     /// Sends a command to an aggregate. It takes effect exactly once, and the commands to one aggregate keep their
     /// order. The command is a variant of a serde enum whose name and content must be those of the aggregate's command.
-    /// If the aggregate rejects it, the host counts and logs that. To learn of it, send the command with
+    /// If the aggregate rejects it, the host counts that. To learn of it, send the command with
     /// [`asking_outcome`](OutgoingCommand::asking_outcome).
     pub fn send(
         &mut self,

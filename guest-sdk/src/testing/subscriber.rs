@@ -16,7 +16,7 @@ pub fn deliver<S: Subscriber>(delivery: Delivery) -> Delivered {
 }
 
 /// The result of a delivery. Each `then_` method checks the next effect, in the order of the calls.
-#[must_use = "add a `then_`"]
+#[must_use = "end with `then_nothing`"]
 pub struct Delivered {
     result: Result<VecDeque<Effect>, types::Outcome>,
 }

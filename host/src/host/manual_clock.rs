@@ -7,7 +7,7 @@ use crate::clock::{self, Clock, LAST_MS};
 use crate::manifest::{ClockKind, Manifest};
 use crate::model::FactName;
 use crate::status::ClockStatus;
-use crate::store::{Error, EventStore};
+use crate::store::{self, Error, Location};
 
 /// Reason for which the clock was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -25,23 +25,16 @@ pub enum Unmoved {
     Store(#[from] Error),
 }
 
-/// Stops the clock at the machine's time, if the manifest says so, before anything reads it.
+/// Stops the clock, if the manifest says so, before anything reads it: at the time that the store has kept, or at the
+/// machine's time.
 pub(super) fn stop(manifest: &Manifest) {
     if manifest.clock == ClockKind::Manual {
         tracing::warn!("the clock is manual: it stands still until `wasmill clock` moves it; this is for tests only");
-        clock::hold_at(Clock::system().now_ms());
+        let location = Location::of_folder(&manifest.data);
+        // If the store can't be read, opening it says why.
+        let kept = store::fact(&location, &FactName::Clock.to_string()).unwrap_or_default();
+        clock::hold_at(kept.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| Clock::system().now_ms()));
     }
-}
-
-/// Sets the clock to the time that the store has kept, if it is manual.
-pub(super) fn resume(manifest: &Manifest, store: &dyn EventStore) -> Result<(), Error> {
-    if manifest.clock == ClockKind::Manual
-        && let Some(kept) = store.reader()?.fact(&FactName::Clock.to_string())?
-        && let Ok(ms) = kept.parse()
-    {
-        clock::hold_at(ms);
-    }
-    Ok(())
 }
 
 impl Host {
@@ -67,7 +60,7 @@ impl Host {
         })
         .await?;
         clock::hold_at(to_ms);
-        tracing::info!("the clock is moved to {to_ms} ms since 1970");
+        tracing::info!("the clock is moved to {}", humantime::format_rfc3339_millis(clock::writable(to_ms)));
         Ok(self.clock_status())
     }
 }

@@ -2,7 +2,6 @@
 
 use super::fitting::{is_subscriber, problems};
 use super::idle_keys::idle_keys;
-use super::manual_clock;
 use super::orphans;
 use super::plugin_handlers;
 use super::startup::Startup;
@@ -180,7 +179,6 @@ impl Parts {
         idle_keys(manifest, &catalog).iter().for_each(|sentence| tracing::warn!("{sentence}"));
         startup.does("opening the store".to_owned());
         let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
-        manual_clock::resume(manifest, &*store)?;
         // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
         orphans::settle(manifest, &subscribers(&catalog), &*store)?;

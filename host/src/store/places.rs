@@ -82,7 +82,8 @@ impl fmt::Display for Place {
             write!(f, ", {} commands never sent", self.pending)?;
         }
         if self.callbacks > 0 {
-            write!(f, ", {} outcomes and timers never handled", self.callbacks)?;
+            let noun = if self.callbacks == 1 { "outcome or timer" } else { "outcomes and timers" };
+            write!(f, ", {} {noun} never handled", self.callbacks)?;
         }
         f.write_str(")")
     }

@@ -57,7 +57,7 @@ use uuid::Uuid;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
-pub use places::places;
+pub use places::{fact, places};
 pub use schema::is_in_use;
 pub use statistics::statistics;
 pub use verify::{Report, verify};

@@ -198,7 +198,9 @@ impl Writer {
             .and_then(|mut delete| delete.execute([within_sqlite(number)]))
             .map_err(failed("cancelling a timer"))?;
         match removed {
-            0 => Err(Error::NotFound(format!("there is no timer {number}: it has fired, or it was cancelled before"))),
+            0 => Err(Error::NotFound(format!(
+                "there is no timer {number}: it has fired, or it was cancelled or replaced before"
+            ))),
             _ => Ok(()),
         }
     }

@@ -5,7 +5,7 @@ use super::writer::Writer;
 use super::{Error, callbacks, failed, rows, schema};
 use crate::model::{self, Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,16 @@ use std::sync::Arc;
 pub fn places(path: &Path) -> Result<Vec<Place>, Error> {
     let _lock = schema::lock_existing(path)?;
     of(&schema::open_for_inspection(path)?)
+}
+
+/// Returns a fact of a store that no host has open.
+pub fn fact(path: &Path, name: &str) -> Result<Option<String>, Error> {
+    let _lock = schema::lock_existing(path)?;
+    let connection = schema::open_for_inspection(path)?;
+    connection
+        .query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0))
+        .optional()
+        .map_err(failed("reading a fact"))
 }
 
 /// Returns the places that a connection sees, by kind and name.
