@@ -238,14 +238,17 @@ impl Message {
     }
 }
 
+/// Returns the time in an id, in milliseconds since 1970-01-01T00:00:00Z. A UUID of a version without a time has none.
+pub(crate) fn ms_of_id(id: uuid::Uuid) -> Option<u64> {
+    let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();
+    Some(seconds * 1_000 + u64::from(nanoseconds / 1_000_000))
+}
+
 impl RecordedEvent {
     /// Returns when it was recorded, in milliseconds since 1970-01-01T00:00:00Z, which is a part of its id. Later events have
     /// no earlier time, even if the clock goes back.
     pub fn recorded_ms(&self) -> u64 {
-        self.id.get_timestamp().map_or(self.time_ms, |time| {
-            let (seconds, nanoseconds) = time.to_unix();
-            seconds * 1_000 + u64::from(nanoseconds / 1_000_000)
-        })
+        ms_of_id(self.id).unwrap_or(self.time_ms)
     }
 
     /// Returns roughly how much memory it takes, in bytes.

@@ -170,7 +170,7 @@ impl Subscription {
         (state, error) = self.key_worker.monitor().state((state, error));
         (state, error) = self.callbacks.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
-        let (handled_callbacks, due_callbacks) = self.callbacks.progress();
+        let callbacks = self.callbacks.progress();
         SubscriptionStatus {
             name: self.running.name().to_string(),
             plugin: self.slot.name.to_string(),
@@ -180,9 +180,9 @@ impl Subscription {
             behind,
             retried_keys: retried,
             waiting_keys: waiting,
-            due_callbacks,
-            handled_callbacks,
-            next_timer_ms: self.callbacks.next_timer_ms(),
+            due_callbacks: callbacks.is_busy,
+            handled_callbacks: callbacks.handled,
+            next_timer_ms: callbacks.next_timer_ms,
         }
     }
 
@@ -201,7 +201,7 @@ impl Subscription {
         };
         let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
         // A command that is settled may leave an outcome, and an outcome may send a command.
-        outbox.is_busy() || (!self.is_paused() && (self.callbacks.is_busy() || moves())) || outbox.is_busy()
+        outbox.is_busy() || (!self.is_paused() && (self.callbacks.progress().is_busy || moves())) || outbox.is_busy()
     }
 
     /// Returns the name of the subscription. It has the name of its plugin.

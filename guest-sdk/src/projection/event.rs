@@ -39,8 +39,8 @@ impl Event {
         Metadata(&self.0.metadata)
     }
 
-    /// The time when it was recorded, in milliseconds since 1970-01-01T00:00:00Z. The time in the [metadata](Self::metadata)
-    /// is that of its command.
+    /// The time when it was recorded, in milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) has
+    /// the time of the command that led to it.
     pub fn recorded_ms(&self) -> u64 {
         self.0.recorded_time
     }

@@ -26,7 +26,8 @@ impl Delivery {
     }
 
     /// The time when the event or the outcome was recorded, when the record was produced, or when the timer was due, in
-    /// milliseconds since 1970-01-01T00:00:00Z. The time in the [metadata](Self::metadata) of an event is that of its command.
+    /// milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) of an event has the time of the command that led
+    /// to it.
     pub fn recorded_ms(&self) -> u64 {
         self.0.recorded_time
     }

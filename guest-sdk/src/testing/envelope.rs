@@ -180,8 +180,8 @@ impl Delivery {
         self
     }
 
-    /// Sets the time, in milliseconds since 1970-01-01T00:00:00Z: that of the delivery, when it was recorded, and that of its
-    /// first cause.
+    /// Sets all times, in milliseconds since 1970-01-01T00:00:00Z: the time of the delivery, the recorded time, and the time
+    /// of the first cause.
     pub fn at(mut self, time_ms: u64) -> Self {
         (self.0.metadata.time, self.0.recorded_time, self.0.first_time) = (time_ms, time_ms, time_ms);
         self

@@ -77,6 +77,16 @@ pub(super) struct Callbacks {
     thread: supervise::Thread,
 }
 
+/// How far the callbacks of a subscription are.
+pub(super) struct CallbackProgress {
+    /// The number of callbacks that were handled since the host started.
+    pub(super) handled: u64,
+    /// Whether callbacks move without any input. A timer that is not due does not count.
+    pub(super) is_busy: bool,
+    /// When the next timer is due, if there is one.
+    pub(super) next_timer_ms: Option<u64>,
+}
+
 /// What others may know of the thread.
 #[derive(Default)]
 struct CallbackView {
@@ -128,24 +138,14 @@ impl Callbacks {
         Ok(Self { subscription, reader, clock, view, stop, thread })
     }
 
-    /// Returns whether callbacks move without any input. A timer that is not due does not count.
-    pub(super) fn is_busy(&self) -> bool {
-        // The rows are looked at first: when they are gone, their commands may not be sent yet.
-        self.next().is_ok_and(|next| next.is_due) || self.view.is_working.load(Ordering::Acquire)
-    }
-
-    /// Returns the number of callbacks that were handled since the host started, and whether more are due.
-    pub(super) fn progress(&self) -> (u64, bool) {
-        (self.view.handled.load(Ordering::Relaxed), self.is_busy())
-    }
-
-    /// Returns when the next timer is due, if there is one.
-    pub(super) fn next_timer_ms(&self) -> Option<u64> {
-        self.next().ok()?.timer_ms
-    }
-
-    fn next(&self) -> Result<NextCallback, Error> {
-        self.reader.held().next_callback(&self.subscription, self.clock.now_ms())
+    /// Returns how far they are. It reads the store.
+    pub(super) fn progress(&self) -> CallbackProgress {
+        // The rows are read first: when they are gone, their commands may not be sent yet.
+        let next = self.reader.held().next_callback(&self.subscription, self.clock.now_ms());
+        let NextCallback { is_due, timer_ms, .. } = next.unwrap_or_default();
+        let is_working = self.view.is_working.load(Ordering::Acquire);
+        let handled = self.view.handled.load(Ordering::Relaxed);
+        CallbackProgress { handled, is_busy: is_due || is_working, next_timer_ms: timer_ms }
     }
 
     /// Returns why callbacks are retried or can't be handled.
@@ -328,18 +328,14 @@ impl CallbackWorker {
                     self.follower.pause(self.options.backoff.pause(1));
                     return Ok(None);
                 }
-                Err(unhandled) => {
-                    // A guest may name a callback that it did not get.
-                    let index = if count == 1 { Some(0) } else { unhandled.index().filter(|index| *index < count) };
-                    match index {
-                        Some(0) => return self.failed(&batch[0], unhandled),
-                        Some(index) => {
-                            self.known = Some((batch[index].number, unhandled));
-                            count = index;
-                        }
-                        None => count = unhandled.fewer(count),
+                Err(unhandled) => match unhandled.index_within(count) {
+                    Some(0) => return self.failed(&batch[0], unhandled),
+                    Some(index) => {
+                        self.known = Some((batch[index].number, unhandled));
+                        count = index;
                     }
-                }
+                    None => count = unhandled.fewer(count),
+                },
             }
         }
     }

@@ -157,7 +157,7 @@ pub(super) fn outgoing<'c, C: Cause + 'c>(
     outgoing_at(Some(Clock::system().now_ms()), subscription, effects, bounds, cause)
 }
 
-/// Converts the effects of a call, as [`outgoing`] does. Without a time, each effect has that of its cause.
+/// Converts the effects of a call, as [`outgoing`] does. If there is no time, each effect gets the time of its cause.
 pub(super) fn outgoing_at<'c, C: Cause + 'c>(
     time_ms: Option<u64>,
     subscription: &Arc<str>,

@@ -167,7 +167,13 @@ impl Unhandled {
         }
     }
 
-    /// Returns the index of the item at fault, if it is known.
+    /// Returns the index of the item at fault in a batch of `count`, if it is known. A guest may name an item that it did not
+    /// get, which says nothing.
+    pub(super) fn index_within(&self, count: usize) -> Option<usize> {
+        if count == 1 { Some(0) } else { self.index().filter(|index| *index < count) }
+    }
+
+    /// Returns the index that names the item at fault, if there is one.
     pub(super) fn index(&self) -> Option<usize> {
         match self {
             Self::Refused(failure) => Some(failure.index),

@@ -209,14 +209,14 @@ impl RecordSubscription {
 
     /// Returns when the next timer is due, if there is one.
     pub fn next_timer_ms(&self) -> Option<u64> {
-        self.callbacks.next_timer_ms()
+        self.callbacks.progress().next_timer_ms
     }
 
     /// Returns whether commands to the store or to the aggregates are in flight, or callbacks are due.
     pub fn has_commands(&self) -> bool {
         let sends = || self.shared.steps.load(Ordering::Acquire) > 0 || self.shared.outbox.is_busy();
         // A command that is settled may leave an outcome, and an outcome may send a command.
-        sends() || (!self.is_paused() && self.callbacks.is_busy()) || sends()
+        sends() || (!self.is_paused() && self.callbacks.progress().is_busy) || sends()
     }
 
     /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.

@@ -300,8 +300,7 @@ impl SubscriptionWorker {
                     continue;
                 }
                 Err(unhandled) => {
-                    // A guest may name an event that it did not get.
-                    let index = if count == 1 { Some(0) } else { unhandled.index().filter(|index| *index < count) };
+                    let index = unhandled.index_within(count);
                     count = index.unwrap_or_else(|| unhandled.fewer(count)).clamp(1, count);
                     if let Some(event) = index.and_then(|index| events.get(index)) {
                         failed = Some((event.position, unhandled));

@@ -4,6 +4,7 @@
 //! within a millisecond, and the other 62 bits are random. If the count is full, it continues in the next millisecond.
 
 use crate::clock::Clock;
+use crate::model::ms_of_id;
 use uuid::{Builder, Uuid};
 
 /// The number of ids in a millisecond, which is what 12 bits can count.
@@ -27,11 +28,8 @@ impl Ids {
 
     /// Lets all further ids come after this one.
     pub(super) fn continue_after(&mut self, last: Uuid) {
-        if let Some((seconds, nanoseconds)) = last.get_timestamp().map(|time| time.to_unix()) {
-            let ms = seconds * 1_000 + u64::from(nanoseconds / 1_000_000);
-            if ms >= self.ms {
-                (self.ms, self.count) = (ms, PER_MS);
-            }
+        if let Some(ms) = ms_of_id(last).filter(|ms| *ms >= self.ms) {
+            (self.ms, self.count) = (ms, PER_MS);
         }
     }
 

@@ -5,7 +5,7 @@ use super::writer::Writer;
 use super::{Error, callbacks, failed, rows, schema};
 use crate::model::{self, Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,51 +20,60 @@ pub fn places(path: &Path) -> Result<Vec<Place>, Error> {
 pub fn fact(path: &Path, name: &str) -> Result<Option<String>, Error> {
     let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
-    connection
-        .query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0))
-        .optional()
-        .map_err(failed("reading a fact"))
+    rows::fact(&connection, name)
+}
+
+/// What the rows of a part say about its place.
+#[derive(Default)]
+struct Found {
+    /// How far it is, in words.
+    at: Vec<String>,
+    /// The number of commands that are not sent yet.
+    pending: u64,
+    callbacks: u64,
+}
+
+impl Found {
+    fn at(at: Option<String>) -> Self {
+        Self { at: at.into_iter().collect(), ..Self::default() }
+    }
 }
 
 /// Returns the places that a connection sees, by kind and name.
 pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
-    let mut places: BTreeMap<Part, (Vec<String>, u64)> = BTreeMap::new();
-    let mut waiting: BTreeMap<Part, u64> = BTreeMap::new();
-    let mut add = |part: Option<Part>, at: Option<String>, pending: u64| {
+    let mut places: BTreeMap<Part, Found> = BTreeMap::new();
+    let mut add = |part: Option<Part>, found: Found| {
         if let Some(part) = part {
             let place = places.entry(part).or_default();
-            place.0.extend(at);
-            place.1 += pending;
+            place.at.extend(found.at);
+            place.pending += found.pending;
+            place.callbacks += found.callbacks;
         }
     };
     for (name, position) in list(connection, "SELECT subscription, position FROM checkpoints ORDER BY 1")? {
         let part = of_subscription(&name);
         let at = part.as_ref().is_some_and(|part| part.kind == PartKind::Subscription);
-        add(part, at.then(|| format!("at position {position}")), 0);
+        add(part, Found::at(at.then(|| format!("at position {position}"))));
     }
     let ledgers = list(connection, "SELECT name, next FROM ledgers ORDER BY 1")?;
     for (name, next) in &ledgers {
-        add(of_ledger(name), reached(name, *next), 0);
+        add(of_ledger(name), Found::at(reached(name, *next)));
     }
     for (name, position) in list(connection, "SELECT name, position FROM sinks ORDER BY 1")? {
         let at = matches!(SinkName::parse(&name), SinkName::Events(_));
-        add(of_sink(&name), at.then(|| format!("at position {position}")), 0);
+        add(of_sink(&name), Found::at(at.then(|| format!("at position {position}"))));
     }
     let ledgers: BTreeMap<String, u64> = ledgers.into_iter().collect();
     for (subscription, first, last) in steps(connection)? {
         let ledger = SubscriptionName::parse(&subscription).ledger().to_string();
         let next = ledgers.get(&ledger).copied().unwrap_or(0);
-        add(of_subscription(&subscription), None, (last + 1).saturating_sub(first.max(next)));
+        let pending = (last + 1).saturating_sub(first.max(next));
+        add(of_subscription(&subscription), Found { pending, ..Found::default() });
     }
     for (subscription, count) in callbacks::counts(connection).map_err(failed("counting callbacks"))? {
-        let part = of_subscription(&subscription);
-        waiting.extend(part.clone().map(|part| (part, count)));
-        add(part, None, 0);
+        add(of_subscription(&subscription), Found { callbacks: count, ..Found::default() });
     }
-    let place = |(part, (at, pending)): (Part, (Vec<String>, u64))| {
-        let callbacks = waiting.get(&part).copied().unwrap_or(0);
-        Place { part, at: summary(&at), pending, callbacks }
-    };
+    let place = |(part, Found { at, pending, callbacks })| Place { part, at: summary(&at), pending, callbacks };
     Ok(places.into_iter().map(place).collect())
 }
 

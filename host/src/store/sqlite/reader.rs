@@ -322,8 +322,7 @@ impl ProgressReader for SqliteReader {
     }
 
     fn fact(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let sql = "SELECT value FROM facts WHERE name = ?1";
-        Ok(self.list("reading a fact", sql, [name], |row| row.get(0))?.into_iter().next())
+        rows::fact(&self.connection, name)
     }
 
     fn due_callbacks(

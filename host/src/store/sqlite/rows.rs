@@ -24,6 +24,14 @@ pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T
     })
 }
 
+/// Returns the value of a fact, if it has one.
+pub(super) fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
+    connection
+        .prepare_cached("SELECT value FROM facts WHERE name = ?1")
+        .and_then(|mut select| select.query_row([name], |row| row.get(0)).optional())
+        .map_err(failed("reading a fact"))
+}
+
 /// Encodes the headers of an event, followed by its hops and the time of its first cause. The result is `None` if there is
 /// none of them, because most events come from outside and have no headers. What is left out at the end takes no byte.
 pub(super) fn encode_headers(headers: &[Header], hops: u32, first_ms: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
