@@ -4,12 +4,14 @@
 mod aggregate;
 mod macros;
 mod projection;
+mod saga;
 mod subscriber;
 
 pub use aggregate::{AggregateRole, Live};
 pub use projection::ProjectionRole;
 #[cfg(all(feature = "testing-sql", not(target_family = "wasm")))]
 pub(crate) use projection::answer;
+pub use saga::{LiveSaga, SagaRole};
 pub use subscriber::SubscriberRole;
 
 use crate::Failure;

@@ -1,10 +1,11 @@
-//! Write wasmill plugins: aggregates, subscribers and projections.
+//! Write wasmill plugins: aggregates, subscribers, sagas and projections.
 //!
 //! A plugin is a crate of type `cdylib` that implements one or more of these traits and exports them, at most one type for
 //! each trait. A second aggregate is a second crate:
 //!
 //! - [`Aggregate`] turns commands into events: [`export_aggregate!`]
 //! - [`Subscriber`] reacts to events with commands and messages: [`export_subscriber!`]
+//! - [`Saga`] runs a process over several aggregates: [`export_saga!`]
 //! - [`Projection`] turns events into a read model and answers queries: [`export_projection!`]
 //!
 //! Each trait's page starts with a complete plugin. Commands, events and queries are serde enums: the variant's name is
@@ -20,6 +21,7 @@
 //! the only crate type: this keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
 
 pub mod aggregate;
+pub mod saga;
 pub mod subscriber;
 
 pub mod projection;
@@ -52,6 +54,7 @@ pub use aggregate::Aggregate;
 pub use failure::Failure;
 pub use metadata::Metadata;
 pub use projection::Projection;
+pub use saga::Saga;
 pub use subscriber::Subscriber;
 
 /// The allocator of every plugin. It needs no locks, because a guest has one thread.

@@ -6,7 +6,7 @@
 use wasmill_names::Rule;
 
 /// The version of the WIT package that these bindings implement.
-pub const API: &str = "0.4.0";
+pub const API: &str = "0.5.0";
 
 /// The content of one line.
 pub struct Line {
@@ -24,6 +24,8 @@ pub enum Role {
     Aggregate(&'static str),
     /// A subscriber of these events.
     Subscriber(&'static [&'static str]),
+    /// Sagas of this type, the events that start one, and further events that are inputs.
+    Saga(&'static str, &'static [&'static str], &'static [&'static str]),
     /// A projection of this name over these events.
     Projection(&'static str, &'static [&'static str]),
 }
@@ -55,6 +57,15 @@ impl Line {
             }
             Role::Subscriber(subscriptions) => {
                 line.push("\",\"role\":\"subscriber\",\"subscriptions\":");
+                line.push_list(subscriptions);
+            }
+            Role::Saga(name, starts, subscriptions) => {
+                line.push("\",\"role\":\"saga\",\"type\":\"");
+                line.push(checked(name, Rule::Part));
+                line.push("\",\"starts\":");
+                assert!(!starts.is_empty(), "STARTS must name an event: without one there is never a saga");
+                line.push_list(starts);
+                line.push(",\"subscriptions\":");
                 line.push_list(subscriptions);
             }
             Role::Projection(name, subscriptions) => {
@@ -124,10 +135,21 @@ mod tests {
     const LINE: Line =
         Line { plugin: "sales", version: "0.1.0", role: Role::Projection("sales", &["order.*", "household.Loyal"]) };
 
+    const OF_SAGA: Line =
+        Line { plugin: "p", version: "0.1.0", role: Role::Saga("transfer-process", &["transfer.Requested"], &[]) };
+
+    #[test]
+    fn the_line_of_a_saga_has_the_events_that_start_one() {
+        const BYTES: [u8; OF_SAGA.length()] = OF_SAGA.bytes();
+        let expected = "{\"api\":\"0.5.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
+                        \"type\":\"transfer-process\",\"starts\":[\"transfer.Requested\"],\"subscriptions\":[]}\n";
+        assert_eq!(str::from_utf8(&BYTES), Ok(expected));
+    }
+
     #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
-        let expected = "{\"api\":\"0.4.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+        let expected = "{\"api\":\"0.5.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
                         \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }

@@ -6,14 +6,17 @@
 //! - Aggregates: [`given`] a history, when a command arrives, then expect events. [`cases()`] reads such tests from a
 //!   file, which `wasmill test` can also run against the compiled plugin.
 //! - Subscribers: [`deliver`] an event, a Kafka record, an outcome or a timer, then expect commands, messages and timers.
+//! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
 //! - Logs: [`logs`] returns the lines that a function writes.
 
 mod aggregate;
 mod cases;
+mod effects;
 mod envelope;
 #[cfg(feature = "testing-sql")]
 mod projection;
+mod saga;
 mod subscriber;
 
 pub use crate::log::native::{Line, logs};
@@ -22,6 +25,7 @@ pub use cases::cases;
 pub use envelope::{event, event_json, outcome, record, record_json, timer};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
+pub use saga::{GivenSaga, WhenSaga, given_saga, key_of};
 pub use subscriber::{Delivered, deliver};
 
 use crate::bindings::types::Outcome;

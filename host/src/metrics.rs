@@ -200,6 +200,10 @@ fn followers(status: &Status) -> Vec<Family> {
     let subscriptions = |value: fn(&crate::status::SubscriptionStatus) -> u64| {
         status.subscriptions.iter().map(move |found| (label("subscription", &found.name), gauge(value(found))))
     };
+    let sagas = |value: fn(&crate::status::SagaStatus) -> u64, kind: fn(u64) -> Value| {
+        let of_each = status.subscriptions.iter().filter_map(|found| Some((&found.name, found.saga.as_ref()?)));
+        of_each.map(move |(name, saga)| (label("subscription", name), kind(value(saga))))
+    };
     let projections = |value: fn(&crate::status::ProjectionStatus) -> u64| {
         status.projections.iter().map(move |found| (label("projection", &found.name), gauge(value(found))))
     };
@@ -216,6 +220,19 @@ fn followers(status: &Status) -> Vec<Family> {
             subscriptions(|one| one.retried_keys),
         ),
         plain("subscription_waiting_keys", "Keys that wait behind dead letters", subscriptions(|one| one.waiting_keys)),
+        plain("saga_live", "Sagas that are kept in memory", sagas(|one| one.live, gauge)),
+        plain("saga_started", "Sagas that started", sagas(|one| one.started, counter)),
+        plain("saga_completed", "Sagas that reached their goal", sagas(|one| one.completed, counter)),
+        plain(
+            "saga_compensated",
+            "Sagas that ended because what they had done is undone",
+            sagas(|one| one.compensated, counter),
+        ),
+        plain(
+            "saga_ignored",
+            "Inputs that were for no saga, for one that does not exist, or for one that has ended",
+            sagas(|one| one.ignored, counter),
+        ),
         plain(
             "projection_checkpoint",
             "Everything up to this position is in the read model",

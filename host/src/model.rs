@@ -9,6 +9,7 @@ mod refusal;
 
 pub use callback::{
     Callback, CallbackContent, CallbackKey, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided,
+    saga_timer,
 };
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};

@@ -2,7 +2,7 @@
 //!
 //! The host reads a plugin's file, checks its section, compiles it or takes it from the cache, links it against the
 //! imports of its roles, and instantiates it once as a test. Each thread that works with a plugin then creates its own
-//! guest ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`]): one wasm store, which no other thread calls.
+//! guest ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`], [`SagaGuest`]): one wasm store, which no other thread calls.
 //! The threads find the code that serves now in a [`Slot`].
 
 mod aggregate;
@@ -15,6 +15,7 @@ mod guarded;
 mod lowering;
 mod pace;
 mod projection;
+mod saga;
 mod sandbox;
 mod section;
 mod slot;
@@ -25,6 +26,7 @@ pub use catalog::{Catalog, FileWatch};
 pub use engine::{Compiler, Demand};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
+pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
 pub use section::{API_VERSION, Description, Role};
 pub use slot::{Slot, Switch};
 pub use subscriber::SubscriberGuest;
@@ -128,7 +130,7 @@ impl Default for Limits {
     }
 }
 
-/// The effects that a subscriber asked for in one call.
+/// The effects that a subscriber or a saga asked for in one call.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// The number of deliveries in the call.
@@ -137,7 +139,7 @@ pub struct Effects {
     pub list: Vec<(u32, Effect)>,
 }
 
-/// An effect that a subscriber may ask for.
+/// An effect that a subscriber or a saga may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A command to send.
@@ -280,6 +282,15 @@ impl Plugin {
         self.filter(|role| matches!(role, Role::Subscriber { .. }))
     }
 
+    /// Returns the filter of the events that are inputs of its sagas, and the filter of those that start one.
+    pub fn saga_filters(&self) -> (Filter, Filter) {
+        let starts = self.description.roles.iter().find_map(|role| match role {
+            Role::Saga { starts, .. } => Some(starts.as_slice()),
+            _ => None,
+        });
+        (self.filter(|role| matches!(role, Role::Saga { .. })), parsed(starts.unwrap_or_default()))
+    }
+
     /// Returns the filter of the events that its projection wants.
     pub fn projection_filter(&self) -> Filter {
         self.filter(|role| matches!(role, Role::Projection { .. }))
@@ -287,7 +298,7 @@ impl Plugin {
 
     fn filter(&self, is_asked: impl Fn(&Role) -> bool) -> Filter {
         let patterns = self.description.roles.iter().filter(|role| is_asked(role)).flat_map(Role::subscriptions);
-        Filter::parse(patterns.map(String::as_str)).expect("patterns are checked when a plugin is loaded")
+        parsed(patterns)
     }
 
     /// Instantiates each role once, and makes the calls that have no effects.
@@ -303,6 +314,7 @@ impl Plugin {
                 Role::Projection { .. } => {
                     ProjectionGuest::new(self)?.schema()?;
                 }
+                Role::Saga { .. } => SagaGuest::new(self)?.describe()?,
             }
         }
         Ok(())
@@ -337,6 +349,10 @@ impl FileIdentity {
     }
 }
 
+fn parsed<'p>(patterns: impl IntoIterator<Item = &'p String>) -> Filter {
+    Filter::parse(patterns.into_iter().map(String::as_str)).expect("patterns are checked when a plugin is loaded")
+}
+
 /// Reads a plugin's file. Anything but a regular file is refused, because reading it might never end.
 fn read(file: &Path) -> Result<(Vec<u8>, FileIdentity), String> {
     let about = std::fs::metadata(file).map_err(|error| error.to_string())?;
@@ -361,7 +377,7 @@ fn link(
     for role in &description.roles {
         match role {
             Role::Aggregate { .. } => {}
-            Role::Subscriber { .. } => granted.push("wasmill:plugin/bus@"),
+            Role::Subscriber { .. } | Role::Saga { .. } => granted.push("wasmill:plugin/bus@"),
             Role::Projection { .. } => granted.push("wasmill:plugin/sql@"),
         }
     }

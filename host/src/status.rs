@@ -260,7 +260,7 @@ pub struct ScheduleStatus {
     pub failures: u64,
 }
 
-/// One subscriber.
+/// One subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriptionStatus {
     /// Its name.
@@ -284,12 +284,32 @@ pub struct SubscriptionStatus {
     /// Whether outcomes or timers are due and not handled.
     #[serde(default)]
     pub due_callbacks: bool,
+    /// The sagas, if the plugin has that role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saga: Option<SagaStatus>,
     /// The number of outcomes and timers that it has handled since the host started.
     #[serde(default)]
     pub handled_callbacks: u64,
     /// The time when its next timer is due, in milliseconds since 1970-01-01T00:00:00Z, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_timer_ms: Option<u64>,
+}
+
+/// The sagas of a plugin. The counts are of the time since the host started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SagaStatus {
+    /// The aggregate type of the streams of their events.
+    pub saga_type: String,
+    /// The sagas that are kept in memory.
+    pub live: u64,
+    /// The sagas that started.
+    pub started: u64,
+    /// The sagas that reached their goal.
+    pub completed: u64,
+    /// The sagas that ended because what they had done is undone.
+    pub compensated: u64,
+    /// The inputs that were for no saga, for one that does not exist, or for one that has ended.
+    pub ignored: u64,
 }
 
 /// What the wall clock of a host shows.

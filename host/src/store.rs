@@ -24,14 +24,15 @@ use uuid::Uuid;
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
 pub use error::{Error, Loss};
 pub use events::{
-    Append, Appended, Decision, EventReader, Events, Filling, PAGE_BYTES_MAX, Page, Snapshot, Tally, is_full,
+    Append, Appended, Decision, EventReader, Events, Filling, PAGE_BYTES_MAX, Page, Snapshot, Tally, check_sizes,
+    is_full, shared_bytes,
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
 pub use progress::{
-    Advanced, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress, ProgressReader, Reached, Step,
-    TimerChange, TimerQuery,
+    Advanced, CallbackChange, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress, ProgressReader, Reached,
+    SagaAppend, Step, TimerQuery,
 };
 pub use sqlite::{DeadLetterLimits, Options};
 

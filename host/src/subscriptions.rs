@@ -6,9 +6,12 @@
 //!
 //! If an event fails, its key is held, and all other keys go on. A second thread, the key worker, retries the event and
 //! handles the later events of its key. A third one handles the outcomes of commands and the timers.
+//!
+//! A subscription of sagas ([`sagas`]) has the same place in the store and the same outbox. It has one thread.
 
 mod callbacks;
 mod effects;
+mod events;
 mod handler;
 mod key_worker;
 mod keys;
@@ -16,7 +19,9 @@ mod outbox;
 mod pausing;
 mod records;
 mod replay;
+mod requests;
 mod resets;
+mod sagas;
 mod steps;
 mod transform;
 mod worker;
@@ -30,25 +35,18 @@ pub use transform::{Transformer, Transforming, Untransformed};
 use crate::aggregates::Aggregates;
 use crate::backoff::{BACKOFF_MAX, Backoff};
 use crate::bounds::Bounds;
-use crate::follow::{FollowerProgress, Running, Stop};
 use crate::manifest::{OnFailure, Start};
-use crate::model::{DeadLetter, DeadLetterContent, Position, RecordedEvent};
+use crate::model::{DeadLetter, DeadLetterContent, IdRule, Position, RecordedEvent};
 use crate::plugin::{Role, Slot};
-use crate::status::{State, SubscriptionStatus};
+use crate::status::SubscriptionStatus;
 use crate::store::{self, EventStore};
-use crate::supervise::{self, Held as _};
-use callbacks::{CallbackLinks, CallbackOptions, Callbacks};
 use effects::Outgoing;
-use key_worker::KeyWorker;
-use keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
-use outbox::Outbox;
+use events::EventSubscription;
 use pausing::Pausing;
-use replay::Again;
-use resets::Resets;
-use std::sync::{Arc, Mutex};
+use sagas::SagaSubscription;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use worker::SubscriptionWorker;
 
 /// Settings of a subscription, from the manifest.
 #[derive(Clone, Debug)]
@@ -67,6 +65,10 @@ pub struct Options {
     pub held_keys_max: usize,
     /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
+    /// The rule for the keys of sagas.
+    pub ids: IdRule,
+    /// The most bytes of an event of a saga.
+    pub event_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -79,200 +81,72 @@ impl Default for Options {
             on_failure: OnFailure::HoldKey,
             held_keys_max: 10_000,
             bounds: Bounds::default(),
+            ids: IdRule::default(),
+            event_bytes_max: store::Options::default().event_bytes_max,
         }
     }
 }
 
-/// A running subscription.
-pub struct Subscription {
-    slot: Arc<Slot>,
-    bounds: Bounds,
-    shared: SubscriptionLinks,
-    running: Running,
-    key_worker: supervise::Thread,
-    callbacks: Callbacks,
-}
-
-/// The parts that a subscription and its worker share.
-#[derive(Clone)]
-struct SubscriptionLinks {
-    store: Arc<dyn EventStore>,
-    outbox: Arc<Outbox>,
-    progress: Arc<FollowerProgress>,
-    pausing: Arc<Pausing>,
-    keys: KeyLinks,
-    resets: Arc<Resets>,
-    /// Held while a dead letter is replayed, until its commands are sent.
-    replays: Arc<Mutex<()>>,
-}
-
-impl Subscription {
-    /// Starts the subscription of a plugin, if it has the role.
-    pub fn start(
-        slot: &Arc<Slot>,
-        options: Options,
-        store: &Arc<dyn EventStore>,
-        aggregates: &Arc<Aggregates>,
-        environment: &CallbackEnvironment,
-    ) -> Result<Option<Self>, store::Error> {
-        if !slot.current().description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. })) {
-            return Ok(None);
-        }
-        let name = slot.name.clone();
-        let (stop, stopped) = Stop::new();
-        let (keys, ends) = HeldKeys::new();
-        let shared = SubscriptionLinks {
-            store: store.clone(),
-            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone())),
-            progress: Arc::default(),
-            pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
-            keys: keys.links().clone(),
-            resets: Arc::default(),
-            replays: Arc::default(),
-        };
-        let bounds = options.bounds;
-        let (key_slot, key_options) = (slot.clone(), options.clone());
-        let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
-        let runtime = environment.runtime.clone();
-        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), keys, stopped, runtime)?;
-        let key_worker = KeyWorker::new(key_slot, key_options, shared.clone(), ends)?;
-        let key_worker =
-            supervise::restarting(format!("keys-{name}"), || Ok(key_worker), KeyWorker::begin_again, KeyWorker::run)
-                .map_err(|error| store::Error::Failed(format!("can't start the key worker of {name}: {error}")))?;
-        let progress = shared.progress.clone();
-        let requests = shared.keys.requests.clone();
-        let running = Running::start(
-            name,
-            &**store,
-            progress,
-            stop,
-            worker,
-            SubscriptionWorker::begin_again,
-            SubscriptionWorker::run,
-        )
-        .inspect_err(|_| drop(requests.send(KeyRequest::Stop)))?;
-        Ok(Some(Self { slot: slot.clone(), bounds, shared, running, key_worker, callbacks }))
-    }
-
+/// A running subscription to recorded events: of a subscriber, or of sagas.
+pub trait Subscription: Send + Sync {
     /// Returns its status.
-    pub fn status(&self) -> SubscriptionStatus {
-        let KeysSummary { retried, waiting, reason } = self.shared.keys.view.summary();
-        let (mut state, mut error) = self.running.condition();
-        if retried > 0 && matches!(state, State::CatchingUp | State::Following) {
-            state = if reason.is_some() { State::Retrying } else { State::CatchingUp };
-            error = reason;
-        }
-        if let Some(trouble) = self.callbacks.trouble()
-            && matches!(state, State::CatchingUp | State::Following)
-        {
-            (state, error) = (State::Retrying, Some(trouble));
-        }
-        (state, error) = self.key_worker.monitor().state((state, error));
-        (state, error) = self.callbacks.monitor().state((state, error));
-        let (checkpoint, behind) = self.running.place();
-        let callbacks = self.callbacks.progress();
-        SubscriptionStatus {
-            name: self.running.name().to_string(),
-            plugin: self.slot.name.to_string(),
-            state,
-            error,
-            checkpoint,
-            behind,
-            retried_keys: retried,
-            waiting_keys: waiting,
-            due_callbacks: callbacks.is_busy,
-            handled_callbacks: callbacks.handled,
-            next_timer_ms: callbacks.next_timer_ms,
-        }
-    }
+    fn status(&self) -> SubscriptionStatus;
 
     /// Returns a watch on the position that it has reached.
-    pub fn reached(&self) -> watch::Receiver<Position> {
-        self.running.reached()
-    }
+    fn reached(&self) -> watch::Receiver<Position>;
 
-    /// Returns whether commands to the aggregates are in flight, or events of a held key move without any input.
-    pub fn is_busy(&self) -> bool {
-        let SubscriptionLinks { store, outbox, keys, .. } = &self.shared;
-        // A dead letter may be gone, and the key worker has not noticed it yet.
-        let is_released = || {
-            let held = store.reader().and_then(|mut reader| reader.held_keys(&self.slot.name));
-            held.is_ok_and(|held| held.iter().any(|held| held.behind.is_none()))
-        };
-        let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
-        // A command that is settled may leave an outcome, and an outcome may send a command.
-        outbox.is_busy() || (!self.is_paused() && (self.callbacks.progress().is_busy || moves())) || outbox.is_busy()
-    }
+    /// Returns whether commands to the aggregates are in flight, or deliveries move without any input.
+    fn is_busy(&self) -> bool;
 
     /// Returns the name of the subscription. It has the name of its plugin.
-    pub fn name(&self) -> &Arc<str> {
-        self.running.name()
-    }
+    fn name(&self) -> &Arc<str>;
 
     /// Returns whether a person has paused it.
-    pub fn is_paused(&self) -> bool {
-        self.shared.pausing.is_paused()
-    }
+    fn is_paused(&self) -> bool;
 
     /// Pauses or resumes it. The setting survives restarts. It blocks.
-    pub fn set_paused(&self, paused: bool) -> Result<(), store::Error> {
-        self.shared.pausing.set(paused)?;
-        self.shared.keys.wake();
-        Ok(())
-    }
+    fn set_paused(&self, paused: bool) -> Result<(), store::Error>;
 
     /// Moves its checkpoint and frees all of its keys. Events after the new checkpoint are handled again, with all of their
-    /// effects. It blocks.
-    pub fn reset(&self, to: Start) -> Result<Reset, store::Error> {
-        self.shared.resets.ask(to, || self.shared.keys.wake())
-    }
+    /// effects. It is refused while a saga of the subscription has not ended. It blocks.
+    fn reset(&self, to: Start) -> Result<Reset, store::Error>;
 
-    /// Retries a dead-lettered event. The dead letter is deleted in the transaction of its effects. It blocks.
-    pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
-        let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, keys, replays, .. }, .. } = self;
-        let replay = replays.held();
-        let replayed = Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
-            .replay(number, content);
-        drop(replay);
-        // An error means that the key worker has ended, because the subscription stops.
-        let _ = keys.requests.send(KeyRequest::Look);
-        replayed
-    }
+    /// Retries a dead letter. The dead letter is deleted in the transaction of its effects. It blocks.
+    fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError>;
 
     /// Stops after the current step.
-    pub fn stop(&self) {
-        self.shared.outbox.stop();
-        self.running.stop();
-        let _ = self.shared.keys.requests.send(KeyRequest::Stop);
-        self.key_worker.join();
-        self.callbacks.stop();
-    }
+    fn stop(&self);
 }
 
-impl Options {
-    fn of_callbacks(&self) -> CallbackOptions {
-        let Self { batch_max, attempts_max, backoff, bounds, .. } = *self;
-        CallbackOptions { batch_max, attempts_max, backoff, bounds }
+/// Starts the subscription of a plugin, if it is a subscriber or has sagas.
+pub fn start(
+    slot: &Arc<Slot>,
+    options: Options,
+    store: &Arc<dyn EventStore>,
+    aggregates: &Arc<Aggregates>,
+    environment: &CallbackEnvironment,
+) -> Result<Option<Box<dyn Subscription>>, store::Error> {
+    let plugin = slot.current();
+    let has = |is_wanted: fn(&Role) -> bool| plugin.description.roles.iter().any(is_wanted);
+    if has(|role| matches!(role, Role::Subscriber { .. })) {
+        return Ok(Some(Box::new(EventSubscription::start(slot, options, store, aggregates, environment)?)));
     }
+    if has(|role| matches!(role, Role::Saga { .. })) {
+        return Ok(Some(Box::new(SagaSubscription::start(slot, options, store, aggregates, environment)?)));
+    }
+    Ok(None)
 }
 
-impl SubscriptionLinks {
-    fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
-        let Self { store, outbox, pausing, .. } = self.clone();
-        CallbackLinks { subscription: slot.name.clone(), slot: slot.clone(), store, outbox, pausing }
-    }
-
-    /// Returns the effects of dead-lettering an event, and the fact to keep if the subscription stops behind it.
-    fn dead_letter(
-        &self,
-        on_failure: OnFailure,
-        event: &RecordedEvent,
-        reason: String,
-    ) -> (Outgoing, Option<(String, String)>) {
-        let letter = failed_event(self.pausing.subscription(), event, reason);
-        let fact = (on_failure == OnFailure::Stop).then(|| self.pausing.stop_fact(event));
-        (Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, fact)
-    }
+/// Returns the effects of dead-lettering an event, and the fact to keep if the subscription stops behind it.
+fn dead_lettered(
+    pausing: &Pausing,
+    on_failure: OnFailure,
+    event: &RecordedEvent,
+    reason: String,
+) -> (Outgoing, Option<(String, String)>) {
+    let letter = failed_event(pausing.subscription(), event, reason);
+    let fact = (on_failure == OnFailure::Stop).then(|| pausing.stop_fact(event));
+    (Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, fact)
 }
 
 /// Makes the dead letter of an event that a subscription can't handle.

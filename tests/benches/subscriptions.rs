@@ -1,8 +1,10 @@
 //! Recorded events to a subscriber in WebAssembly that does nothing, over different numbers of keys, and while one key
-//! is held.
+//! is held. Recorded events to sagas.
 //!
 //! The stores are filled before anything is measured, and nothing is recorded meanwhile. The baseline is a native loop
 //! over the same events. It reads the same pages, decodes each payload, and moves a checkpoint after each page.
+//!
+//! A saga is compared with an aggregate that does the same: the aggregate records events, and the saga handles these.
 
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
@@ -19,9 +21,9 @@ use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot};
 use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
 use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
-use wasmill::subscriptions::{CallbackEnvironment, Options, Subscription};
+use wasmill::subscriptions::{self, CallbackEnvironment, Options};
 use wasmill_tests::built;
-use wasmill_tests::command_path::{IN_FLIGHT, command};
+use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, command};
 use wasmill_tests::report::{Budget, Report, middle, rounds};
 
 /// Number of events in each store.
@@ -47,6 +49,12 @@ const WAIT: Duration = Duration::from_secs(60);
 const PLUGIN: &str = "misbehaving";
 /// The name of the events to which the plugin subscribes.
 const EVENT: &str = "Counted";
+/// The plugin with sagas.
+const SAGAS: &str = "cart-tally";
+/// Number of commands, and of the steps of the sagas.
+const STEPS: u64 = 200_000;
+/// Number of carts, and of sagas.
+const SAGA_KEYS: u64 = 1_000;
 /// The name under which the store keeps the native loop's checkpoint.
 const NATIVE: &str = "native";
 
@@ -81,17 +89,40 @@ fn main() {
     );
     let [healthy, poisoned] = [Then::Nothing, Then::Loop].map(|first| FilledStore::new(LONG, 100, first));
     let [healthy, poisoned] = rounds(LONG_ROUNDS, [&mut || bench.hosted(&healthy), &mut || bench.hosted(&poisoned)]);
+    let [of_carts, of_sagas] = sagas();
     let mut report = Report::default();
     judge(&mut report, "subscriptions/keys-1", &one, &one_native, 0.4);
     judge(&mut report, "subscriptions/keys-100", &hundred, &hundred_native, 0.4);
     judge(&mut report, "subscriptions/keys-100000", &many, &many_native, 0.4);
     judge(&mut report, "subscriptions/poisoned", &poisoned, &healthy, 0.9);
+    judge(&mut report, "subscriptions/sagas", &of_sagas, &of_carts, 0.7);
     report.write();
 }
 
 fn judge(report: &mut Report, name: &str, rates: &[f64], baselines: &[f64], budget: f64) {
     let (rate, baseline) = middle(rates, baselines);
     report.judge(name, rate, "1/s", baseline, Budget::AtLeast(budget));
+}
+
+/// Returns the commands per second of carts, and the steps per second of the sagas that handle the events of these.
+fn sagas() -> [Vec<f64>; 2] {
+    let bench = Bench::of(SAGAS);
+    let rounds = (0..ROUNDS).map(|_| {
+        let path = CommandPath::wasm();
+        let commands = path.run(&Load::new(STEPS, SAGA_KEYS)).rate;
+        let aggregates = Arc::new(Aggregates::start([], path.store()).expect("no shards"));
+        let environment = CallbackEnvironment { runtime: bench.runtime.handle().clone(), clock: Clock::system() };
+        let sagas = subscriptions::start(bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
+            .expect("a subscription")
+            .expect("the plugin has sagas");
+        let steps = bench.rate(sagas.reached(), STEPS);
+        let started = sagas.status().saga.map(|saga| saga.started);
+        assert_eq!((started, path.store().head().borrow().0), (Some(SAGA_KEYS), 2 * STEPS));
+        sagas.stop();
+        (commands, steps)
+    });
+    let (commands, steps) = rounds.unzip();
+    [commands, steps]
 }
 
 /// What all measurements share.
@@ -103,9 +134,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(PLUGIN)
+    }
+
+    fn of(plugin: &str) -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
         let limits = Limits { event_time: EVENT_TIME, ..Limits::default() };
-        let catalog = Catalog::open(compiler, [(PLUGIN, built::plugin(PLUGIN), limits)])
+        let catalog = Catalog::open(compiler, [(plugin, built::plugin(plugin), limits)])
             .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
         let options = Options { attempts_max: u32::MAX, ..Options::default() };
@@ -120,7 +155,7 @@ impl Bench {
     fn hosted(&self, filled: &FilledStore) -> f64 {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
         let environment = CallbackEnvironment { runtime: self.runtime.handle().clone(), clock: Clock::system() };
-        let subscription = Subscription::start(self.slot(), self.options.clone(), store, aggregates, &environment)
+        let subscription = subscriptions::start(self.slot(), self.options.clone(), store, aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin subscribes");
         let rate = self.rate(subscription.reached(), filled.events);
@@ -191,16 +226,7 @@ fn native_loop(store: &dyn EventStore, filter: &Filter, batch_max: usize, handle
 
 /// Makes a step without effects.
 fn step(from: Position, to: Position) -> Step {
-    Step {
-        subscription: NATIVE.into(),
-        reached: Reached::Events { from, to },
-        commands: Vec::new(),
-        messages: Vec::new(),
-        timers: Vec::new(),
-        dead_letters: Vec::new(),
-        key: None,
-        fact: None,
-    }
+    Step::new(NATIVE.into(), Reached::Events { from, to })
 }
 
 /// A store that holds all events.

@@ -131,6 +131,11 @@ impl CommandPath {
         sender.measured(load.commands, started.elapsed())
     }
 
+    /// Returns the store.
+    pub fn store(&self) -> &Arc<dyn EventStore> {
+        &self.store
+    }
+
     /// Returns the store's file.
     pub fn store_file(&self) -> PathBuf {
         self.folder.path().join(FILE_NAME)

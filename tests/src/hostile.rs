@@ -42,63 +42,63 @@ const REALLOC: &str = "(local $at i32)
 type Function = (&'static str, &'static str, &'static str);
 
 const AGGREGATE: [Function; 7] = [
-    ("describe", r#"(export "wasmill:plugin/aggregate@0.4.0#describe") (result i32)"#, "(i32.const 1056)"),
+    ("describe", r#"(export "wasmill:plugin/aggregate@0.5.0#describe") (result i32)"#, "(i32.const 1056)"),
     (
         "constructor",
-        r#"(export "wasmill:plugin/aggregate@0.4.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.5.0#[constructor]instance") (param i32 i32) (result i32)"#,
         "(call $new (i32.const 7))",
     ),
     (
         "apply",
-        r#"(export "wasmill:plugin/aggregate@0.4.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.5.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "handle",
-        r#"(export "wasmill:plugin/aggregate@0.4.0#[method]instance.handle")
+        r#"(export "wasmill:plugin/aggregate@0.5.0#[method]instance.handle")
            (param i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1104)",
     ),
     (
         "snapshot",
-        r#"(export "wasmill:plugin/aggregate@0.4.0#[method]instance.snapshot") (param i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.5.0#[method]instance.snapshot") (param i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "restore",
-        r#"(export "wasmill:plugin/aggregate@0.4.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.5.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
         "(i32.const 1200)",
     ),
-    ("drop", r#"(export "wasmill:plugin/aggregate@0.4.0#[dtor]instance") (param i32)"#, ""),
+    ("drop", r#"(export "wasmill:plugin/aggregate@0.5.0#[dtor]instance") (param i32)"#, ""),
 ];
 
 const AGGREGATE_IMPORTS: &str = r#"
-  (import "[export]wasmill:plugin/aggregate@0.4.0" "[resource-new]instance" (func $new (param i32) (result i32)))
-  (import "wasmill:plugin/log@0.4.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "[export]wasmill:plugin/aggregate@0.5.0" "[resource-new]instance" (func $new (param i32) (result i32)))
+  (import "wasmill:plugin/log@0.5.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const SUBSCRIBER: [Function; 1] = [(
     "handle",
-    r#"(export "wasmill:plugin/subscriber@0.4.0#handle") (param $at i32) (param $count i32) (result i32)"#,
+    r#"(export "wasmill:plugin/subscriber@0.5.0#handle") (param $at i32) (param $count i32) (result i32)"#,
     "(i32.const 1200)",
 )];
 
 const SUBSCRIBER_IMPORTS: &str = r#"
-  (import "wasmill:plugin/bus@0.4.0" "begin" (func $begin (param i32)))
-  (import "wasmill:plugin/bus@0.4.0" "send-command"
+  (import "wasmill:plugin/bus@0.5.0" "begin" (func $begin (param i32)))
+  (import "wasmill:plugin/bus@0.5.0" "send-command"
     (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32)))
-  (import "wasmill:plugin/bus@0.4.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
-  (import "wasmill:plugin/bus@0.4.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "wasmill:plugin/bus@0.5.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
+  (import "wasmill:plugin/bus@0.5.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const PROJECTION: [Function; 3] = [
-    ("schema", r#"(export "wasmill:plugin/projection@0.4.0#schema") (result i32)"#, "(i32.const 1300)"),
+    ("schema", r#"(export "wasmill:plugin/projection@0.5.0#schema") (result i32)"#, "(i32.const 1300)"),
     (
         "project",
-        r#"(export "wasmill:plugin/projection@0.4.0#project") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.5.0#project") (param i32 i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "query",
-        r#"(export "wasmill:plugin/projection@0.4.0#query") (param i32 i32 i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.5.0#query") (param i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1400)",
     ),
 ];
@@ -123,7 +123,7 @@ pub fn projection(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8
 
 /// Makes a line of the custom section.
 pub fn line(role: &str) -> String {
-    format!(r#"{{"api":"0.4.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
+    format!(r#"{{"api":"0.5.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
 }
 
 /// Makes the module of a skeleton. A case can add other parts of a module by replacing the name `module`.

@@ -15,6 +15,7 @@
 //! - [`readers`]: what readers see while others write
 //! - [`steps`]: checkpoints and the effects that move with them
 //! - [`callbacks`]: outcomes that a subscription asked for, and its timers
+//! - [`sagas`]: events of sagas in the steps of their inputs, and events that wait for one
 //! - [`facts`]: the identity of a store, and the facts that it keeps
 //! - [`places`]: parts of a manifest that are renamed or forgotten
 //! - [`snapshots`]: a cache that is never wrong
@@ -33,6 +34,7 @@ pub mod places;
 pub mod readers;
 pub mod repetitions;
 pub mod requests;
+pub mod sagas;
 pub mod snapshots;
 pub mod steps;
 
@@ -105,6 +107,12 @@ macro_rules! store_conformance {
                 callbacks_are_read_in_order_without_those_of_some_keys,
                 callbacks_follow_the_name_of_their_subscription,
                 a_new_callback_wakes_who_waits,
+            }
+            sagas {
+                a_step_of_sagas_is_recorded_whole_or_not_at_all,
+                an_ended_saga_is_archived_and_its_timers_are_cancelled,
+                an_event_that_is_put_off_waits_while_its_saga_is_held,
+                a_reset_forgets_the_events_that_were_put_off,
             }
             archives {
                 an_archived_stream_takes_no_more_events_and_reads_as_before,

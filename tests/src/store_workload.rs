@@ -155,7 +155,7 @@ fn copy(store: &dyn EventStore) {
             key: toggled(&held, events.first()),
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
-            timers: vec![TimerChange::Set {
+            callbacks: vec![CallbackChange::Set {
                 name: Some("turn".into()),
                 due: Due::After(0),
                 callback: Box::new(turn()),

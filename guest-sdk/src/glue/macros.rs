@@ -48,6 +48,24 @@ macro_rules! export_projection {
     };
 }
 
+/// Exports a type that implements [`Saga`](crate::Saga). Use it once per crate. The crate must be a `cdylib`.
+#[macro_export]
+macro_rules! export_saga {
+    ($saga:ty) => {
+        const _: () = {
+            $crate::__describe!($crate::section::Role::Saga(
+                <$saga as $crate::Saga>::TYPE,
+                <$saga as $crate::Saga>::STARTS,
+                <$saga as $crate::Saga>::SUBSCRIPTIONS
+            ));
+            #[cfg(target_family = "wasm")]
+            type Exported = $crate::glue::SagaRole<$saga>;
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::saga::export_world!(Exported with_types_in $crate::bindings::saga);
+        };
+    };
+}
+
 /// Makes the line of the custom section at compile time.
 #[doc(hidden)]
 #[macro_export]

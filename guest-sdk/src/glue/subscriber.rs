@@ -24,7 +24,7 @@ impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
 
 /// Passes an effect to the host, with the index of the delivery that caused it. It is called only for deliveries that
 /// succeeded.
-fn hand_over(cause: u32, effect: Effect) {
+pub(super) fn hand_over(cause: u32, effect: Effect) {
     match effect {
         Effect::Send(command) => bus::send_command(cause, &command.0),
         Effect::Publish(message) => bus::publish(cause, &message.0),

@@ -5,7 +5,7 @@ use crate::kafka::{Source, Transform};
 use crate::model::Position;
 use crate::schedules::Schedules;
 use crate::status::{Drained, PartitionProgress, PartitionStatus, SourceProgress, SourceStatus, Status};
-use crate::subscriptions::{RecordSubscription, Subscription};
+use crate::subscriptions::RecordSubscription;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -181,7 +181,7 @@ impl Parts {
         self.busy_schedule().is_none()
             && self.aggregates.status().iter().all(|status| status.pending == 0)
             && !self.records.values().any(RecordSubscription::has_commands)
-            && !self.subscriptions.values().any(Subscription::is_busy)
+            && !self.subscriptions.values().any(|subscription| subscription.is_busy())
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
             && self.transforms.values().all(Transform::is_caught_up)
             && self.sinks.values().all(|sink| sink.pending() == 0)

@@ -10,17 +10,13 @@ use std::sync::Arc;
 pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let mut problems = Vec::new();
     let mut served: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
+    let mut sagas: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
     let mut projections: Vec<(Name, String)> = Vec::new();
     for plugin in catalog.slots().map(|slot| slot.current()) {
         for role in plugin.description.roles.clone() {
             match role {
-                Role::Aggregate { aggregate_type } => match served.iter().find(|(other, _)| *other == aggregate_type) {
-                    Some((_, other)) => problems.push(format!(
-                        "plugins {} and {} both serve aggregate type {aggregate_type}: remove one of them from the manifest",
-                        other.name, plugin.name
-                    )),
-                    None => served.push((aggregate_type, plugin.clone())),
-                },
+                Role::Aggregate { aggregate_type } => served.push((aggregate_type, plugin.clone())),
+                Role::Saga { aggregate_type, .. } => sagas.push((aggregate_type, plugin.clone())),
                 Role::Projection { name, .. } => match projections.iter().find(|(other, _)| *other == name) {
                     Some((_, other)) => problems.push(format!(
                         "plugins {other} and {} both have a projection {name}: remove one of them from the manifest",
@@ -32,6 +28,7 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
             }
         }
     }
+    problems.extend(doubled(&served, &sagas));
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
         let of_source: Vec<String> = match &source.target {
@@ -48,8 +45,8 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         problems.extend(of_schedule.into_iter().map(|problem| format!("{place}: {problem}")));
     }
     for name in manifest.subscriptions.keys() {
-        if !catalog.slots().any(|slot| &*slot.name == name && is_subscriber(&slot.current())) {
-            problems.push(format!("{place}: `subscriptions.{name}` names no plugin that is a subscriber"));
+        if !catalog.slots().any(|slot| &*slot.name == name && has_subscription(&slot.current())) {
+            problems.push(format!("{place}: `subscriptions.{name}` names no plugin that is a subscriber or has sagas"));
         }
     }
     for name in
@@ -128,7 +125,30 @@ fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option
     Some(format!("`sources.{source}.subscriber`: no plugin {subscriber} that is a subscriber; {known}"))
 }
 
+/// Returns a sentence for each aggregate type that has two owners. A saga owns the type of its streams.
+fn doubled(aggregates: &[(Name, Arc<plugin::Plugin>)], sagas: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
+    let of = |does: &'static str, owners: &[(Name, Arc<plugin::Plugin>)]| {
+        owners.iter().map(|(name, plugin)| (name.clone(), plugin.name.clone(), does)).collect::<Vec<_>>()
+    };
+    let owners = [of("serves", aggregates), of("has sagas of", sagas)].concat();
+    let mut problems = Vec::new();
+    for (index, (name, plugin, does)) in owners.iter().enumerate() {
+        if let Some((_, other, other_does)) = owners[..index].iter().find(|(other, ..)| other == name) {
+            problems.push(format!(
+                "plugin {other} {other_does} aggregate type {name}, and plugin {plugin} {does} it too: remove one of them from \
+                 the manifest"
+            ));
+        }
+    }
+    problems
+}
+
+/// Returns whether a plugin has a subscription: it is a subscriber or has sagas.
+pub(super) fn has_subscription(plugin: &plugin::Plugin) -> bool {
+    plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. }))
+}
+
 /// Returns whether a plugin has the role of a subscriber.
-pub(super) fn is_subscriber(plugin: &plugin::Plugin) -> bool {
+fn is_subscriber(plugin: &plugin::Plugin) -> bool {
     plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. }))
 }

@@ -34,13 +34,13 @@ fn of_plugin(settings: &Settings, roles: &[Role]) -> Vec<(&'static str, &'static
         ("attempts_max", "aggregate", settings.attempts_max != default.attempts_max),
         ("snapshot_every", "aggregate", settings.snapshot_every != default.snapshot_every),
         ("limits.live_mib", "aggregate", own.live_mib != usual.live_mib),
-        ("limits.instances", "aggregate", own.instances != usual.instances),
-        ("limits.effects_max", "subscriber", own.effects_max != usual.effects_max),
+        ("limits.instances", "aggregate or saga", own.instances != usual.instances),
+        ("limits.effects_max", "subscriber or saga", own.effects_max != usual.effects_max),
         ("limits.sql_value_mib", "projection", own.sql_value_mib != usual.sql_value_mib),
         ("limits.sql_memory_mib", "projection", own.sql_memory_mib != usual.sql_memory_mib),
         ("limits.read_model_mib", "projection", own.read_model_mib != usual.read_model_mib),
     ];
-    let has = |wanted: &str| roles.iter().any(|role| name_of(role) == wanted);
+    let has = |wanted: &str| roles.iter().any(|role| wanted.split(" or ").any(|wanted| name_of(role) == wanted));
     keys.into_iter().filter(|(_, role, is_set)| *is_set && !has(role)).map(|(key, role, _)| (key, role)).collect()
 }
 
@@ -49,6 +49,7 @@ fn name_of(role: &Role) -> &'static str {
         Role::Aggregate { .. } => "aggregate",
         Role::Subscriber { .. } => "subscriber",
         Role::Projection { .. } => "projection",
+        Role::Saga { .. } => "saga",
     }
 }
 

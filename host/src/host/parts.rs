@@ -1,6 +1,6 @@
 //! Building the parts of a host in order, and stopping them in order.
 
-use super::fitting::{is_subscriber, problems};
+use super::fitting::{has_subscription, problems};
 use super::idle_keys::idle_keys;
 use super::orphans;
 use super::plugin_handlers;
@@ -47,7 +47,7 @@ pub(super) struct Parts {
     pub(super) catalog: Arc<Catalog>,
     pub(super) store: Arc<dyn EventStore>,
     pub(super) aggregates: Arc<Aggregates>,
-    pub(super) subscriptions: ByName<Subscription>,
+    pub(super) subscriptions: ByName<Box<dyn Subscription>>,
     /// One for each source that delivers to a subscriber, by the name of the source.
     pub(super) records: ByName<RecordSubscription>,
     pub(super) projections: ByName<Projection>,
@@ -121,7 +121,7 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     if store::exists(&location) {
         match store::places(&location) {
             Ok(places) => {
-                let moves = orphans::decide(manifest, &subscribers(&catalog), &places)?;
+                let moves = orphans::decide(manifest, &subscribed(&catalog), &places)?;
                 let mut left = orphans::orphans(manifest, &places);
                 left.retain(|orphan| !moves.iter().any(|(old, _)| *old == orphan.part));
                 checked.orphans = left.iter().map(ToString::to_string).collect();
@@ -142,9 +142,9 @@ fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
     Err(format!("{} has no plugin, so a host of it does nothing: {remedy}", manifest.path.display()))
 }
 
-/// Returns the plugins that are subscribers.
-fn subscribers(catalog: &Catalog) -> Vec<String> {
-    catalog.slots().filter(|slot| is_subscriber(&slot.current())).map(|slot| slot.name.to_string()).collect()
+/// Returns the plugins that have a subscription.
+fn subscribed(catalog: &Catalog) -> Vec<String> {
+    catalog.slots().filter(|slot| has_subscription(&slot.current())).map(|slot| slot.name.to_string()).collect()
 }
 
 /// Loads the plugins and checks the properties of Kafka. The problems of both are reported together.
@@ -181,7 +181,7 @@ impl Parts {
         let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
         // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
-        orphans::settle(manifest, &subscribers(&catalog), &*store)?;
+        orphans::settle(manifest, &subscribed(&catalog), &*store)?;
         startup.does("starting the aggregates".to_owned());
         let services = catalog.slots().flat_map(|slot| services(slot, &manifest.plugins[&*slot.name], manifest.bounds));
         let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
@@ -234,7 +234,7 @@ impl Parts {
         }
         for slot in self.catalog.slots() {
             let options = subscription_options(manifest, &slot.name);
-            let started = Subscription::start(slot, options, &self.store, &self.aggregates, environment)?;
+            let started = subscriptions::start(slot, options, &self.store, &self.aggregates, environment)?;
             self.subscriptions.extend(started.map(|subscription| (subscription.name().clone(), subscription)));
         }
         Ok(())
@@ -493,6 +493,8 @@ fn subscription_options(manifest: &Manifest, name: &str) -> subscriptions::Optio
         on_failure: settings.on_failure,
         held_keys_max: settings.held_keys_max,
         bounds: manifest.bounds,
+        ids: IdRule { bytes_max: manifest.store.id_bytes_max },
+        event_bytes_max: manifest.store.event_bytes_max,
     }
 }
 

@@ -1,4 +1,5 @@
-//! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers.
+//! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers. The events that
+//! were put off for a saga come back in the same way.
 
 use super::{Command, ExpectedVersion, Header, Outcome, Position, StreamId, Version};
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,7 @@ impl Callback {
             CallbackContent::Outcome { attachment, .. } => FIXED + attachment.len(),
             CallbackContent::Wake { payload, .. } => FIXED + payload.len(),
             CallbackContent::Send(command) => FIXED + command.size(),
+            CallbackContent::Event(_) => FIXED,
         }
     }
 }
@@ -155,6 +157,14 @@ pub enum CallbackContent {
     },
     /// A timer that sends a command.
     Send(Box<Command>),
+    /// An event that was put off, because its saga could not take it.
+    Event(Position),
+}
+
+/// Returns the name in the store of a saga's timer. The names of a saga's timers have no `/`, so they are told apart from
+/// those of all other sagas.
+pub fn saga_timer(key: &str, timer: &str) -> String {
+    [key, "/", timer].concat()
 }
 
 /// A callback in the store.
@@ -176,6 +186,7 @@ impl KeptCallback {
         match &self.callback.content {
             CallbackContent::Outcome { .. } => format!("{}:outcome", self.callback.causation_id),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => format!("timer:{}", self.number),
+            CallbackContent::Event(position) => format!("event:{position}"),
         }
     }
 
@@ -184,6 +195,7 @@ impl KeptCallback {
         match &self.callback.content {
             CallbackContent::Outcome { name, .. } | CallbackContent::Wake { name, .. } => name,
             CallbackContent::Send(command) => &command.name,
+            CallbackContent::Event(_) => "",
         }
     }
 
@@ -191,7 +203,7 @@ impl KeptCallback {
     pub fn ending(&self) -> Option<&Ending> {
         match &self.callback.content {
             CallbackContent::Outcome { ending, .. } => Some(ending),
-            CallbackContent::Wake { .. } | CallbackContent::Send(_) => None,
+            CallbackContent::Wake { .. } | CallbackContent::Send(_) | CallbackContent::Event(_) => None,
         }
     }
 
@@ -203,6 +215,7 @@ impl KeptCallback {
             }
             CallbackContent::Wake { name, .. } => format!("timer {name}"),
             CallbackContent::Send(command) => format!("timer that sends {} to {}", command.name, command.stream),
+            CallbackContent::Event(position) => format!("event {position}"),
         }
     }
 
@@ -212,6 +225,7 @@ impl KeptCallback {
             CallbackContent::Outcome { attachment, .. } => attachment,
             CallbackContent::Wake { payload, .. } => payload,
             CallbackContent::Send(command) => &command.payload,
+            CallbackContent::Event(_) => &[],
         }
     }
 }

@@ -171,6 +171,7 @@ fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders
                 ending: lend_ending(ending),
             }),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => types::Origin::Timer,
+            CallbackContent::Event(_) => unreachable!("an event that was put off is lent as an event"),
         },
     }
 }

@@ -227,7 +227,7 @@ impl Sandbox {
             );
         }
         let Some(effects) = &mut self.effects else {
-            wasmtime::bail!("{what} belongs to subscribers; this role has no effects");
+            wasmtime::bail!("{what} belongs to the `handle` of subscribers and sagas; there are no effects here");
         };
         if effects.list.len() >= effects_max {
             self.blame_call();

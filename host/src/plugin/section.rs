@@ -9,7 +9,7 @@ use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
 /// The version of the plugin API that this host implements.
-pub const API_VERSION: &str = "0.4.0";
+pub const API_VERSION: &str = "0.5.0";
 
 const SECTION: &str = "wasmill:plugin";
 
@@ -37,6 +37,15 @@ pub enum Role {
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
     },
+    /// The saga role: it runs a process over several aggregates.
+    Saga {
+        /// The aggregate type of the streams of its own events.
+        aggregate_type: Name,
+        /// Patterns of the events that start a saga.
+        starts: Vec<String>,
+        /// Patterns of all events that are inputs, with those that start a saga.
+        subscriptions: Vec<String>,
+    },
     /// The projection role: it folds events into a read model.
     Projection {
         /// The name that queries use.
@@ -51,7 +60,9 @@ impl Role {
     pub fn subscriptions(&self) -> &[String] {
         match self {
             Self::Aggregate { .. } => &[],
-            Self::Subscriber { subscriptions } | Self::Projection { subscriptions, .. } => subscriptions,
+            Self::Subscriber { subscriptions }
+            | Self::Projection { subscriptions, .. }
+            | Self::Saga { subscriptions, .. } => subscriptions,
         }
     }
 }
@@ -62,6 +73,7 @@ impl std::fmt::Display for Role {
             Self::Aggregate { aggregate_type } => write!(f, "aggregate {aggregate_type}"),
             Self::Subscriber { .. } => write!(f, "subscriber"),
             Self::Projection { name, .. } => write!(f, "projection {name}"),
+            Self::Saga { aggregate_type, .. } => write!(f, "saga {aggregate_type}"),
         }
     }
 }
@@ -78,6 +90,8 @@ struct Line {
     #[serde(rename = "type")]
     aggregate_type: Option<String>,
     name: Option<String>,
+    #[serde(default)]
+    starts: Vec<String>,
     #[serde(default)]
     subscriptions: Vec<String>,
 }
@@ -96,9 +110,17 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
         }
         description.roles.push(role);
     }
+    let has_subscription = |role: &&Role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. });
+    if description.iter().flat_map(|description| &description.roles).filter(has_subscription).count() > 1 {
+        return Err(Error::Plugin(format!(
+            "plugin {label} exports a subscriber and a saga, and a plugin has one subscription: move one of them to another \
+             plugin"
+        )));
+    }
     description.ok_or_else(|| {
         Error::Plugin(format!(
-            "plugin {label} exports no role: call export_aggregate!, export_subscriber! or export_projection! in it"
+            "plugin {label} exports no role: call export_aggregate!, export_subscriber!, export_saga! or \
+             export_projection! in it"
         ))
     })
 }
@@ -126,8 +148,8 @@ fn find(label: &str, bytes: &[u8]) -> Result<String, Error> {
     }
     if found.is_empty() {
         return Err(Error::Plugin(format!(
-            "plugin {label} exports no role (it has no section `{SECTION}`): call export_aggregate!, export_subscriber! or \
-             export_projection! of the SDK in it, and keep custom sections if a tool strips the file"
+            "plugin {label} exports no role (it has no section `{SECTION}`): call export_aggregate!, export_subscriber!, \
+             export_saga! or export_projection! of the SDK in it, and keep custom sections if a tool strips the file"
         )));
     }
     String::from_utf8(found).map_err(|_| Error::Plugin(format!("plugin {label}: its section `{SECTION}` is not text")))
@@ -153,6 +175,16 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
         "aggregate" => Role::Aggregate { aggregate_type: name("type", &line.aggregate_type)? },
         "subscriber" => Role::Subscriber { subscriptions: line.subscriptions },
         "projection" => Role::Projection { name: name("name", &line.name)?, subscriptions: line.subscriptions },
+        "saga" if line.starts.is_empty() => {
+            return Err(error(
+                "has no `starts` for its role `saga`: without an event that starts it there is none".into(),
+            ));
+        }
+        "saga" => Role::Saga {
+            aggregate_type: name("type", &line.aggregate_type)?,
+            subscriptions: line.starts.iter().chain(&line.subscriptions).cloned().collect(),
+            starts: line.starts,
+        },
         "" => {
             return Err(Error::Plugin(format!(
                 "plugin {label} exports no role: call one of the SDK's export macros in it"
@@ -185,7 +217,7 @@ mod tests {
         read("bad", &module(&[(SECTION, line.as_bytes())]))
     }
 
-    const PROJECTION: &str = r#"{"api":"0.4.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
+    const PROJECTION: &str = r#"{"api":"0.5.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
 
     #[test]
     fn a_section_becomes_a_description() {

@@ -137,6 +137,39 @@ pub struct Tally {
 /// The bytes of events at which a page ends, whatever its limit. The event that reaches them is still in the page.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Returns why events of a command may not be recorded, if one has more bytes than the limit.
+pub fn check_sizes(command: &Command, events: &[NewEvent], bytes_max: usize) -> Result<(), String> {
+    let shared = shared_bytes(command);
+    let bytes = |event: &NewEvent| shared + event.name.len() + event.payload.len();
+    match events.iter().find(|event| bytes(event) > bytes_max) {
+        None => Ok(()),
+        Some(event) => Err(format!(
+            "event {} of {} has {} bytes, {} of them payload, and the limit is {bytes_max}: make it smaller or raise \
+             store.event_bytes_max",
+            clipped(&event.name),
+            clipped(&command.stream.to_string()),
+            bytes(event),
+            event.payload.len()
+        )),
+    }
+}
+
+/// Returns the bytes that each event of a command has besides its name and payload.
+pub fn shared_bytes(command: &Command) -> usize {
+    let Command { stream, id, correlation_id, headers, .. } = command;
+    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(Header::bytes).sum::<usize>()
+}
+
+/// Shortens a name that a plugin or a sender chose, for use in a message.
+fn clipped(name: &str) -> String {
+    const SHOWN: usize = 200;
+    let mut text: String = name.chars().take(SHOWN).collect();
+    if text.len() < name.len() {
+        text.push('…');
+    }
+    text
+}
+
 /// Returns whether a page of a stream ended because it was full, so that there may be more events.
 pub fn is_full(page: &[RecordedEvent], limit: usize) -> bool {
     is_enough(page.len(), limit, page.iter().map(RecordedEvent::size).sum())

@@ -86,6 +86,9 @@ pub trait ProgressReader: Send {
         limit: usize,
     ) -> Result<Vec<KeptCallback>, Error>;
 
+    /// Returns the keys for which events were put off, with the number of the events of each.
+    fn put_off(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error>;
+
     /// Returns whether a callback is neither handled nor cancelled.
     fn has_callback(&mut self, number: u64) -> Result<bool, Error>;
 
@@ -111,8 +114,10 @@ pub struct Step {
     pub commands: Vec<Command>,
     /// The messages for the outbox, in order.
     pub messages: Vec<Message>,
-    /// The changes of timers, in their order.
-    pub timers: Vec<TimerChange>,
+    /// The events of sagas, in the order of their inputs.
+    pub sagas: Vec<SagaAppend>,
+    /// The changes of callbacks, in their order.
+    pub callbacks: Vec<CallbackChange>,
     /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
     /// What becomes of a key, if the step changes one.
@@ -121,7 +126,37 @@ pub struct Step {
     pub fact: Option<(String, String)>,
 }
 
-/// A key of a subscription whose events wait because one of them failed. The key of an event is its stream.
+impl Step {
+    /// Makes a step without effects.
+    pub fn new(subscription: Arc<str>, reached: Reached) -> Self {
+        let (commands, messages, sagas) = Default::default();
+        let (callbacks, dead_letters, key, fact) = Default::default();
+        Self { subscription, reached, commands, messages, sagas, callbacks, dead_letters, key, fact }
+    }
+}
+
+/// The events of one input of a saga.
+#[derive(Debug)]
+pub struct SagaAppend {
+    /// The saga's stream in `stream`, and what the events have from their input: `id` becomes their causation id.
+    pub input: Command,
+    /// The version that the stream must have, with the events of the inputs before it in the step.
+    pub expected: Version,
+    /// The events, which may be none.
+    pub events: Vec<NewEvent>,
+    /// Whether the saga ends: its stream is archived, and its named timers are cancelled.
+    pub ends: bool,
+}
+
+impl SagaAppend {
+    /// Returns roughly how much memory it takes, in bytes.
+    pub fn size(&self) -> usize {
+        self.input.size() + self.events.iter().map(|event| event.name.len() + event.payload.len()).sum::<usize>()
+    }
+}
+
+/// A key of a subscription whose events wait because one of them failed. The key of an event is its stream. For a saga
+/// it is the saga's stream, and the events that wait are callbacks.
 ///
 /// The checkpoint moves past the events of a held key. They are read from their stream, from `next` on, when they can be
 /// handled. So a held key takes one row, however many of its events wait.
@@ -129,7 +164,7 @@ pub struct Step {
 pub struct HeldKey {
     /// The stream.
     pub stream: StreamId,
-    /// The version of the first event that is not handled.
+    /// The version of the first event that is not handled. 0 for a saga.
     pub next: Version,
     /// The number of the dead letter that the key waits behind. `None` if the event is to be retried.
     pub behind: Option<u64>,
@@ -156,6 +191,9 @@ pub enum KeyState {
     Retried(Version),
     /// It is held from this version on, behind the only dead letter of the step. When that dead letter is removed, in
     /// whatever way, the key is to be retried from the next version on.
+    ///
+    /// Version 0 is for a saga. While it is held, the events that were put off for it are not due. They are due again when
+    /// the dead letter is removed.
     BehindDeadLetter(Version),
 }
 
@@ -189,9 +227,9 @@ pub enum Reached {
     Callbacks(Vec<u64>),
 }
 
-/// A change of a subscription's timers.
+/// A change of a subscription's callbacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TimerChange {
+pub enum CallbackChange {
     /// Sets a timer. It replaces the timer of the same name.
     Set {
         /// The name, by which it can be cancelled.
@@ -203,13 +241,20 @@ pub enum TimerChange {
     },
     /// Cancels the timer of this name, if there is one.
     Cancel(Arc<str>),
+    /// Puts an event off: it is delivered as a callback. It is due at once, unless the saga is held behind a dead letter.
+    PutOff {
+        /// The saga's stream.
+        saga: StreamId,
+        /// The callback, whose key is that of the saga.
+        callback: Box<Callback>,
+    },
 }
 
-impl TimerChange {
+impl CallbackChange {
     /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Set { callback, .. } => callback.size(),
+            Self::Set { callback, .. } | Self::PutOff { callback, .. } => callback.size(),
             Self::Cancel(name) => name.len(),
         }
     }

@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// others wait for it.
 const PAUSED_KEYS_MAX: usize = 10_000;
 
+/// Why an event that was put off for a saga is dead-lettered.
+const NO_SAGA: &str = "it was put off for a saga, and the plugin has none: load the saga again, or discard it";
+
 /// Settings of the callbacks of a subscription.
 pub(super) struct CallbackOptions {
     /// The largest number of callbacks in one call.
@@ -233,6 +236,7 @@ impl CallbackWorker {
             let count = match &due[0].callback.content {
                 CallbackContent::Send(_) => self.send(&due)?,
                 CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => self.deliver(&due)?,
+                CallbackContent::Event(_) => self.dead_letter(&due[0], NO_SAGA.to_owned())?,
             };
             // None: what is due may have changed.
             let Some(count) = count else { break };
@@ -378,22 +382,14 @@ impl CallbackWorker {
     /// delivered alone.
     fn deliverable(&self, due: &[KeptCallback]) -> usize {
         let is_plain = |kept: &&KeptCallback| {
-            self.attempts(kept) == 0 && !matches!(kept.callback.content, CallbackContent::Send(_))
+            self.attempts(kept) == 0
+                && matches!(kept.callback.content, CallbackContent::Outcome { .. } | CallbackContent::Wake { .. })
         };
         due.iter().take_while(is_plain).count().max(1)
     }
 
     fn dead_letter(&mut self, kept: &KeptCallback, reason: String) -> Result<Option<usize>, Error> {
-        let (subscription, place) = (&self.links.subscription, kept.place());
-        tracing::warn!("subscription {subscription}: {place} can't be handled: {reason}");
-        let letter = DeadLetter {
-            consumer: subscription.to_string(),
-            place,
-            key: kept.callback.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
-            reason,
-            time_ms: Some(kept.time_ms),
-            content: DeadLetterContent::Callback(kept.clone()),
-        };
+        let letter = failed_callback(&self.links.subscription, kept, reason);
         let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
         match self.step(std::slice::from_ref(kept), outgoing) {
             // The callbacks of other keys do not wait for room.
@@ -423,6 +419,20 @@ impl CallbackWorker {
     fn held_up(&self, reason: &str) {
         tracing::error!("subscription {}: its outcomes and timers are held up: {reason}", self.links.subscription);
         *self.view.trouble.held() = Some(reason.to_owned());
+    }
+}
+
+/// Makes the dead letter of a callback that a subscription can't handle.
+pub(super) fn failed_callback(subscription: &str, kept: &KeptCallback, reason: String) -> DeadLetter {
+    let place = kept.place();
+    tracing::warn!("subscription {subscription}: {place} can't be handled: {reason}");
+    DeadLetter {
+        consumer: subscription.to_owned(),
+        place,
+        key: kept.callback.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        reason,
+        time_ms: Some(kept.time_ms),
+        content: DeadLetterContent::Callback(kept.clone()),
     }
 }
 

@@ -5,10 +5,10 @@ use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::model::{
     Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, KeptCallback, Message,
-    OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version,
+    OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version, saga_timer,
 };
-use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage};
-use crate::store::{Reached, Step, TimerChange};
+use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage, SagaDecision};
+use crate::store::{CallbackChange, Reached, SagaAppend, Step};
 use crate::trace;
 use std::sync::Arc;
 
@@ -135,12 +135,96 @@ impl Cause for KeptCallback {
     }
 }
 
+/// The cause of the effects of a saga. Their outcomes and timers come back under the key of the saga.
+struct OfSaga<'c, C> {
+    cause: &'c C,
+    saga: &'c StreamId,
+}
+
+impl<C: Cause> Cause for OfSaga<'_, C> {
+    fn id(&self) -> String {
+        self.cause.id()
+    }
+
+    fn place(&self, id: &str) -> String {
+        self.cause.place(id)
+    }
+
+    fn time_ms(&self) -> u64 {
+        self.cause.time_ms()
+    }
+
+    fn first_ms(&self) -> u64 {
+        self.cause.first_ms()
+    }
+
+    fn correlation_id(&self, id: &Arc<str>) -> Arc<str> {
+        self.cause.correlation_id(id)
+    }
+
+    fn hops(&self) -> u32 {
+        self.cause.hops()
+    }
+
+    fn key(&self) -> Option<Vec<u8>> {
+        Some(self.saga.aggregate_id.as_bytes().to_vec())
+    }
+
+    fn headers(&self) -> &[Header] {
+        self.cause.headers()
+    }
+}
+
+/// Converts the decision of a saga on one input to the events of its stream and its effects.
+pub(super) fn saga_outgoing(
+    subscription: &Arc<str>,
+    saga: &StreamId,
+    expected: Version,
+    decision: SagaDecision,
+    bounds: Bounds,
+    cause: &impl Cause,
+) -> Outgoing {
+    let SagaDecision { events, end, effects } = decision;
+    let (now_ms, cause) = (Clock::system().now_ms(), OfSaga { cause, saga });
+    let mut outgoing = outgoing_at(Some(now_ms), subscription, effects, bounds, |_| &cause);
+    let timer = |name: &str| saga_timer(&saga.aggregate_id, name).into();
+    for change in &mut outgoing.callbacks {
+        match change {
+            CallbackChange::Set { name: Some(name), .. } | CallbackChange::Cancel(name) => *name = timer(name),
+            CallbackChange::Set { name: None, .. } | CallbackChange::PutOff { .. } => {}
+        }
+    }
+    if !events.is_empty() || end.is_some() {
+        let id: Arc<str> = cause.id().into();
+        let input = Command {
+            stream: saga.clone(),
+            name: "".into(),
+            payload: Vec::new(),
+            time_ms: now_ms,
+            first_ms: Some(cause.first_ms()).filter(|first_ms| *first_ms != now_ms),
+            correlation_id: cause.correlation_id(&id),
+            causation_id: id.clone(),
+            headers: trace::context(cause.headers()),
+            origin: None,
+            hops: cause.hops().saturating_add(1),
+            durable_id: false,
+            outcome_use: OutcomeUse::Counted,
+            expected: None,
+            id,
+        };
+        outgoing.sagas.push(SagaAppend { input, expected, events, ends: end.is_some() });
+    }
+    outgoing
+}
+
 /// The effects of a call, ready for the store.
 #[derive(Default)]
 pub(super) struct Outgoing {
     pub(super) commands: Vec<Command>,
     pub(super) messages: Vec<Message>,
-    pub(super) timers: Vec<TimerChange>,
+    /// The events of sagas.
+    pub(super) sagas: Vec<SagaAppend>,
+    pub(super) callbacks: Vec<CallbackChange>,
     /// The effects that would make a chain of causes too long.
     pub(super) dead_letters: Vec<DeadLetter>,
 }
@@ -185,14 +269,14 @@ pub(super) fn outgoing_at<'c, C: Cause + 'c>(
                 let name = name.map(Into::into);
                 let command = Command { hops: 0, ..command_from(traits, command) };
                 let callback = callback_from(traits, CallbackContent::Send(Box::new(command)));
-                outgoing.timers.push(TimerChange::Set { name, due, callback });
+                outgoing.callbacks.push(CallbackChange::Set { name, due, callback });
             }
             Effect::Wake(name, due, payload) => {
                 let name: Arc<str> = name.into();
                 let callback = callback_from(traits, CallbackContent::Wake { name: name.clone(), payload });
-                outgoing.timers.push(TimerChange::Set { name: Some(name), due, callback });
+                outgoing.callbacks.push(CallbackChange::Set { name: Some(name), due, callback });
             }
-            Effect::Cancel(name) => outgoing.timers.push(TimerChange::Cancel(name.into())),
+            Effect::Cancel(name) => outgoing.callbacks.push(CallbackChange::Cancel(name.into())),
             Effect::Message(message) => {
                 let message = message_from(traits, subscription, message);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
@@ -208,17 +292,36 @@ pub(super) fn outgoing_at<'c, C: Cause + 'c>(
 impl Outgoing {
     /// Makes the step of a subscription that has these effects. It changes no key and keeps no fact.
     pub(super) fn step(self, subscription: &Arc<str>, reached: Reached) -> Step {
-        let Self { commands, messages, timers, dead_letters } = self;
-        let subscription = subscription.clone();
-        Step { subscription, reached, commands, messages, timers, dead_letters, key: None, fact: None }
+        let Self { commands, messages, sagas, callbacks, dead_letters } = self;
+        Step { commands, messages, sagas, callbacks, dead_letters, ..Step::new(subscription.clone(), reached) }
     }
 
-    /// Returns roughly how much memory the commands, messages and timers take, in bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { commands, messages, sagas, callbacks, dead_letters } = self;
+        commands.is_empty()
+            && messages.is_empty()
+            && sagas.is_empty()
+            && callbacks.is_empty()
+            && dead_letters.is_empty()
+    }
+
+    /// Adds the effects of a later input.
+    pub(super) fn add(&mut self, later: Self) {
+        let Self { commands, messages, sagas, callbacks, dead_letters } = later;
+        self.commands.extend(commands);
+        self.messages.extend(messages);
+        self.sagas.extend(sagas);
+        self.callbacks.extend(callbacks);
+        self.dead_letters.extend(dead_letters);
+    }
+
+    /// Returns roughly how much memory the effects take, in bytes.
     pub(super) fn size(&self) -> usize {
-        let Self { commands, messages, timers, .. } = self;
+        let Self { commands, messages, sagas, callbacks, .. } = self;
         let of_commands = commands.iter().map(Command::size).sum::<usize>();
         let of_messages = messages.iter().map(Message::size).sum::<usize>();
-        of_commands + of_messages + timers.iter().map(TimerChange::size).sum::<usize>()
+        let of_sagas = sagas.iter().map(SagaAppend::size).sum::<usize>();
+        of_commands + of_messages + of_sagas + callbacks.iter().map(CallbackChange::size).sum::<usize>()
     }
 
     /// Logs the dead letters.

@@ -144,12 +144,18 @@ impl Handler {
 
     fn lost(&mut self, error: &plugin::Error) -> Unhandled {
         self.guest = None;
+        Unhandled::from(error)
+    }
+}
+
+impl From<&plugin::Error> for Unhandled {
+    fn from(error: &plugin::Error) -> Self {
         let reason = error.to_string();
         match error {
-            plugin::Error::Host(_) | plugin::Error::Stopping => Unhandled::Host(reason),
-            plugin::Error::Overrun { .. } => Unhandled::Overrun(reason),
-            plugin::Error::Trap { item, .. } => Unhandled::Trap(reason, item.map(|item| item as usize)),
-            plugin::Error::Plugin(_) => Unhandled::Trap(reason, None),
+            plugin::Error::Host(_) | plugin::Error::Stopping => Self::Host(reason),
+            plugin::Error::Overrun { .. } => Self::Overrun(reason),
+            plugin::Error::Trap { item, .. } => Self::Trap(reason, item.map(|item| item as usize)),
+            plugin::Error::Plugin(_) => Self::Trap(reason, None),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! their order. See [`super::keys`] for how a key comes and goes.
 
 use super::effects::{Outgoing, outgoing};
+use super::events::SubscriptionLinks;
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, KeyAnswer, KeyLinks, KeyRequest, KeyView, NewHold, WorkerEnds};
-use super::{Options, SubscriptionLinks};
+use super::{Options, dead_lettered};
 use crate::ack;
 use crate::filter::Filter;
 use crate::manifest::OnFailure;
@@ -368,7 +369,7 @@ impl KeyWorker {
     }
 
     fn dead_letter(&mut self, stream: &StreamId, event: &RecordedEvent, reason: String) {
-        let (outgoing, stop) = self.shared.dead_letter(self.options.on_failure, event, reason);
+        let (outgoing, stop) = dead_lettered(&self.shared.pausing, self.options.on_failure, event, reason);
         let (passes, stops) = (self.options.on_failure == OnFailure::Pass, stop.is_some());
         let to =
             if passes { KeyState::Retried(next(event.version)) } else { KeyState::BehindDeadLetter(event.version) };

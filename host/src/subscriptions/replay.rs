@@ -3,12 +3,12 @@
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, Unhandled};
 use super::outbox::Outbox;
-use crate::ack;
+use crate::ack::{self, Unanswered};
 use crate::bounds::Bounds;
 use crate::filter::Filter;
 use crate::model::{DeadLetterContent, Position, RecordedEvent};
 use crate::plugin::Slot;
-use crate::store::{self, EventStore, Reached};
+use crate::store::{self, EventStore, Reached, Reader};
 use std::sync::Arc;
 
 /// Why a dead letter was not replayed.
@@ -23,6 +23,12 @@ pub enum ReplayError {
     /// The store failed, or the dead letter is gone.
     #[error(transparent)]
     Store(#[from] store::Error),
+}
+
+impl Unanswered for Result<(), ReplayError> {
+    fn unanswered() -> Self {
+        Err(store::Error::Closed.into())
+    }
 }
 
 /// A replay, which runs next to the subscription's own thread with its own wasm store.
@@ -51,7 +57,7 @@ impl Again<'_> {
         let mut handler = Handler::new(self.slot.clone());
         match content {
             DeadLetterContent::Event(position) => {
-                let event = self.event(*position)?;
+                let event = event_at(&mut *self.store.reader()?, *position)?;
                 let effects = handler.events(std::slice::from_ref(&event)).map_err(refused)?;
                 Ok(outgoing(self.consumer, effects, self.bounds, |_| &event))
             }
@@ -66,13 +72,13 @@ impl Again<'_> {
             _ => Err(ReplayError::Foreign("this dead letter holds nothing that a subscriber could handle".into())),
         }
     }
+}
 
-    fn event(&self, position: Position) -> Result<RecordedEvent, ReplayError> {
-        let before = Position(position.0.saturating_sub(1));
-        let page = self.store.reader()?.read_all(before, &Filter::all(), 1)?;
-        let found = page.events.into_iter().find(|event| event.position == position);
-        found.ok_or_else(|| ReplayError::Foreign(format!("the store has no event at position {position}")))
-    }
+/// Reads the event at a position.
+pub(super) fn event_at(reader: &mut dyn Reader, position: Position) -> Result<RecordedEvent, store::Error> {
+    let page = reader.read_all(Position(position.0.saturating_sub(1)), &Filter::all(), 1)?;
+    let found = page.events.into_iter().find(|event| event.position == position);
+    found.ok_or_else(|| store::Error::NotFound(format!("the store has no event at position {position}")))
 }
 
 fn refused(unhandled: Unhandled) -> ReplayError {

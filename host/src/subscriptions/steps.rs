@@ -79,8 +79,30 @@ impl Steps {
         key: Option<KeyChange>,
         fact: Option<(String, String)>,
     ) -> Result<(), Error> {
-        let bytes = effects.size();
         let reached = Reached::Events { from: self.planned, to };
+        self.hand_over(reached, to, effects, key, fact)
+    }
+
+    /// Hands over a step that has handled callbacks, as [`take`](Self::take) does.
+    pub(super) fn take_callbacks(
+        &mut self,
+        numbers: Vec<u64>,
+        effects: Outgoing,
+        key: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<(), Error> {
+        self.hand_over(Reached::Callbacks(numbers), self.planned, effects, key, fact)
+    }
+
+    fn hand_over(
+        &mut self,
+        reached: Reached,
+        to: Position,
+        effects: Outgoing,
+        key: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<(), Error> {
+        let bytes = effects.size();
         let step = Step { key, fact, ..effects.step(&self.subscription, reached) };
         // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();
@@ -89,6 +111,11 @@ impl Steps {
         self.bytes += bytes;
         self.planned = to;
         self.wait_for(UNDER_WAY_MAX)
+    }
+
+    /// Whether no step is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
     }
 
     /// Waits until all steps are durable.

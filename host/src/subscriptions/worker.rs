@@ -1,11 +1,12 @@
 //! The thread of a subscription.
 
 use super::effects::{Outgoing, outgoing};
+use super::events::SubscriptionLinks;
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, HeldKeys, KeyAnswer};
 use super::resets::{Reset, ResetRequest};
 use super::steps::{StepResult, Steps};
-use super::{Options, SubscriptionLinks};
+use super::{Options, dead_lettered};
 use crate::ack;
 use crate::backoff::Pauses;
 use crate::filter::Filter;
@@ -229,7 +230,7 @@ impl SubscriptionWorker {
         self.steps.finish()?;
         self.shared.progress.reach(self.steps.done(reached));
         self.shared.progress.is_because(State::Paused, self.shared.pausing.remedy());
-        while self.shared.pausing.is_paused() && !self.shared.resets.is_requested() && !self.follower.pause(LOOK) {
+        while self.shared.pausing.is_paused() && !self.shared.resets.is_waiting() && !self.follower.pause(LOOK) {
             if self.shared.outbox.must_resend() {
                 self.resend()?;
             }
@@ -314,14 +315,14 @@ impl SubscriptionWorker {
     }
 
     fn stands_still(&self) -> bool {
-        self.follower.is_stopped() || self.shared.pausing.is_paused() || self.shared.resets.is_requested()
+        self.follower.is_stopped() || self.shared.pausing.is_paused() || self.shared.resets.is_waiting()
     }
 
     /// Moves the checkpoint for a person, after all steps under way. Returns where the subscription resumes.
-    fn reset(&mut self, ResetRequest { to, ack, .. }: ResetRequest) -> Result<Position, Error> {
+    fn reset(&mut self, ResetRequest { wanted, ack, .. }: ResetRequest) -> Result<Position, Error> {
         self.steps.finish()?;
         let from = self.steps.stored();
-        let to = to.checkpoint(self.follower.head());
+        let to = wanted.checkpoint(self.follower.head());
         let step = Outgoing::default().step(&self.name, Reached::Reset(to));
         let moved = ack::wait(|ack| self.shared.store.advance(step, ack));
         match &moved {
@@ -397,7 +398,7 @@ impl SubscriptionWorker {
     }
 
     fn dead_letter(&mut self, event: &RecordedEvent, to: Position, reason: String) -> Result<(), Error> {
-        let (effects, stop) = self.shared.dead_letter(self.options.on_failure, event, reason);
+        let (effects, stop) = dead_lettered(&self.shared.pausing, self.options.on_failure, event, reason);
         if self.options.on_failure == OnFailure::Pass {
             return self.steps.take(to, effects, None, None);
         }

@@ -43,16 +43,7 @@ fn fill(store: &dyn EventStore, topic: &str) {
     for first in (0..MESSAGES).step_by(STEP) {
         let messages = (first..MESSAGES.min(first + STEP)).map(|number| message(topic, number)).collect();
         let reached = Reached::Events { from: Position(0), to: Position(0) };
-        let step = Step {
-            subscription: "bench".into(),
-            reached,
-            commands: Vec::new(),
-            messages,
-            timers: Vec::new(),
-            dead_letters: Vec::new(),
-            key: None,
-            fact: None,
-        };
+        let step = Step { messages, ..Step::new("bench".into(), reached) };
         ack::wait(|ack| store.advance(step, ack)).expect("the store takes the step");
     }
 }

@@ -26,7 +26,7 @@ fn send(store: &dyn EventStore, keys: &[&str]) {
     advance(store, Step { commands, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
 }
 
-fn timer(name: &str, key: &str, due: Due) -> TimerChange {
+fn timer(name: &str, key: &str, due: Due) -> CallbackChange {
     let callback = Callback {
         key: Some(key.into()),
         correlation_id: "correlation".into(),
@@ -36,12 +36,12 @@ fn timer(name: &str, key: &str, due: Due) -> TimerChange {
         headers: Vec::new(),
         content: CallbackContent::Wake { name: name.into(), payload: name.into() },
     };
-    TimerChange::Set { name: Some(name.into()), due, callback: Box::new(callback) }
+    CallbackChange::Set { name: Some(name.into()), due, callback: Box::new(callback) }
 }
 
-fn set(store: &dyn EventStore, timers: Vec<TimerChange>) {
+fn set(store: &dyn EventStore, callbacks: Vec<CallbackChange>) {
     let end = reader(store).checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default();
-    advance(store, Step { timers, ..step(SUBSCRIPTION, end, end) }).unwrap();
+    advance(store, Step { callbacks, ..step(SUBSCRIPTION, end, end) }).unwrap();
 }
 
 fn due_at(store: &dyn EventStore, now_ms: u64) -> Vec<KeptCallback> {
@@ -140,11 +140,14 @@ pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     assert_eq!(next(LATER), NextCallback { is_due: true, later_ms: None, timer_ms: Some(10) });
     let number = |name: &str| due_at(&*store, LATER).iter().find(|kept| kept.name() == name).unwrap().number;
     let (a, c) = (number("a"), number("c"));
-    set(&*store, vec![timer("a", "k", Due::At(30)), TimerChange::Cancel("b".into()), TimerChange::Cancel("x".into())]);
+    set(
+        &*store,
+        vec![timer("a", "k", Due::At(30)), CallbackChange::Cancel("b".into()), CallbackChange::Cancel("x".into())],
+    );
     assert_eq!(names(&due_at(&*store, LATER)), ["a", "c"]);
     assert!(number("a") > c && number("a") > a, "no number is used twice");
     // In one step the order of the changes counts.
-    set(&*store, vec![timer("d", "k", Due::At(5)), TimerChange::Cancel("d".into()), timer("e", "k", Due::At(6))]);
+    set(&*store, vec![timer("d", "k", Due::At(5)), CallbackChange::Cancel("d".into()), timer("e", "k", Due::At(6))]);
     assert_eq!(names(&due_at(&*store, 10)), ["e"]);
     let wanted = TimerQuery { subscription: None, limit: 2 };
     let (timers, total) = reader(&*store).timers(&wanted).unwrap();
@@ -177,8 +180,8 @@ pub fn callbacks_are_read_in_order_without_those_of_some_keys<P: Place>() {
     let place = P::new();
     let store = place.open();
     let unkeyed = |name: &str, ms| match timer(name, "", Due::At(ms)) {
-        TimerChange::Set { name, due, callback } => {
-            TimerChange::Set { name, due, callback: Box::new(Callback { key: None, ..*callback }) }
+        CallbackChange::Set { name, due, callback } => {
+            CallbackChange::Set { name, due, callback: Box::new(Callback { key: None, ..*callback }) }
         }
         other => other,
     };

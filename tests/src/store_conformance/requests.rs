@@ -116,9 +116,7 @@ pub fn event(name: &str, payload: impl ToString) -> NewEvent {
 
 /// Makes a step of a subscription without effects.
 pub fn step(subscription: &str, from: Position, to: Position) -> Step {
-    let (commands, messages, timers, dead_letters) = Default::default();
-    let reached = Reached::Events { from, to };
-    Step { subscription: subscription.into(), reached, commands, messages, timers, dead_letters, key: None, fact: None }
+    Step::new(subscription.into(), Reached::Events { from, to })
 }
 
 /// Makes a message of the outbox.

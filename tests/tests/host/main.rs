@@ -30,6 +30,7 @@ mod refused_commands;
 mod renamed_parts;
 mod repeated_commands;
 mod restarts;
+mod sagas;
 mod schedules;
 mod slow_clients;
 mod snapshots;

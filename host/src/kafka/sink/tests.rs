@@ -36,16 +36,8 @@ fn message(id: &str) -> Message {
 fn publish(folder: &Folder, messages: Vec<Message>) {
     folder.record_event();
     let from = folder.store.reader().unwrap().checkpoint("notifier").unwrap().unwrap_or_default();
-    let step = Step {
-        subscription: "notifier".into(),
-        reached: Reached::Events { from, to: Position(from.0 + 1) },
-        commands: Vec::new(),
-        messages,
-        timers: Vec::new(),
-        dead_letters: Vec::new(),
-        key: None,
-        fact: None,
-    };
+    let reached = Reached::Events { from, to: Position(from.0 + 1) };
+    let step = Step { messages, ..Step::new("notifier".into(), reached) };
     ack::wait(|ack| folder.store.advance(step, ack)).unwrap();
 }
 

@@ -75,7 +75,7 @@ impl Writer {
         Ok(removed.count)
     }
 
-    fn archive(&mut self, stream: &StreamId) -> Result<(), Error> {
+    pub(super) fn archive(&mut self, stream: &StreamId) -> Result<(), Error> {
         let (key, head) = self.existing(stream)?;
         self.connection
             .prepare_cached(

@@ -6,10 +6,10 @@ use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
-    Command, DeadLetter, Ending, ExpectedVersion, Header, NewEvent, Origin, Outcome, OutcomeUse, Position,
+    Command, DeadLetter, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap,
     RecordedEvent, Remembered, StreamId, Undecided, Version,
 };
-use crate::store::{Append, Appended, Decision};
+use crate::store::{Append, Appended, Decision, SagaAppend, check_sizes, shared_bytes};
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -149,6 +149,41 @@ impl Writer {
         }
     }
 
+    /// Fails if the events of sagas can't be recorded as a step wants it. It writes nothing but the name of a type.
+    pub(super) fn check_sagas(&mut self, sagas: &[SagaAppend]) -> Result<(), Error> {
+        let mut planned: QuickMap<Key, Head> = QuickMap::default();
+        for SagaAppend { input, expected, events, ends } in sagas {
+            let (key, head) = self.place(&input.stream)?;
+            let head = planned.entry(key).or_insert(head);
+            if head.archived {
+                return Err(Error::Archived { stream: input.stream.clone() });
+            }
+            refuse_unexpected(input, ExpectedVersion::Exact(*expected), *head)?;
+            self.check_sizes(input, events)?;
+            *head = Head { version: head.version + events.len() as u64, archived: *ends };
+        }
+        Ok(())
+    }
+
+    /// Records the events of sagas, which were checked.
+    pub(super) fn append_sagas(
+        &mut self,
+        batch: &mut WriteBatch,
+        subscription: &str,
+        sagas: Vec<SagaAppend>,
+    ) -> Result<(), Error> {
+        for SagaAppend { input, expected, events, ends } in sagas {
+            let key = self.key(&input.stream)?;
+            self.insert(batch, &input, key, expected, events)?;
+            fault::at(FaultPoint::SagaMoved);
+            if ends {
+                self.archive(&input.stream)?;
+                self.cancel_timers_of(subscription, &input.stream.aggregate_id)?;
+            }
+        }
+        Ok(())
+    }
+
     fn place(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
         let key = self.key(stream)?;
         let head = self.head_of(&key)?;
@@ -212,20 +247,7 @@ impl Writer {
     }
 
     fn check_sizes(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
-        let max = self.options.event_bytes_max;
-        let shared = shared_bytes(command);
-        let bytes = |event: &NewEvent| shared + event.name.len() + event.payload.len();
-        match events.iter().find(|event| bytes(event) > max) {
-            None => Ok(()),
-            Some(event) => Err(Error::Invalid(format!(
-                "event {} of {} has {} bytes, {} of them payload, and the limit is {max}: make it smaller or raise \
-                 store.event_bytes_max",
-                clipped(&event.name),
-                clipped(&command.stream.to_string()),
-                bytes(event),
-                event.payload.len()
-            ))),
-        }
+        check_sizes(command, events, self.options.event_bytes_max).map_err(Error::Invalid)
     }
 
     fn key(&mut self, stream: &StreamId) -> Result<Key, Error> {
@@ -380,22 +402,6 @@ fn recorded(
         hops: command.hops,
         headers: command.headers.clone(),
     }
-}
-
-/// Returns the bytes that each event of a command has besides its name and payload.
-fn shared_bytes(command: &Command) -> usize {
-    let Command { stream, id, correlation_id, headers, .. } = command;
-    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(Header::bytes).sum::<usize>()
-}
-
-/// Shortens a name that a plugin or a sender chose, for use in a message.
-fn clipped(name: &str) -> String {
-    const SHOWN: usize = 200;
-    let mut text: String = name.chars().take(SHOWN).collect();
-    if text.len() < name.len() {
-        text.push('…');
-    }
-    text
 }
 
 /// Makes the dead letter of a command with an origin. Its place comes from the name of the ledger.

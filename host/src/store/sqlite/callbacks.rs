@@ -1,20 +1,27 @@
-//! The callbacks of subscriptions: outcomes of their commands, and timers. They are rows, in the order of the times at which
-//! they are due. A row does not change: it is inserted, and it is deleted by the step that handles it or cancels it.
+//! The callbacks of subscriptions: outcomes of their commands, timers, and events that were put off. They are rows, in the
+//! order of the times at which they are due. A row is inserted, and it is deleted by the step that handles it or cancels
+//! it. Nothing else of it changes than the time of an event that waits behind a dead letter.
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
-use super::{Error, failed, rows};
+use super::{Error, failed, held_keys, rows};
 use crate::model::{
     Callback, CallbackContent, CallbackKey, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest,
-    OutcomeUse,
+    OutcomeUse, saga_timer,
 };
-use crate::store::{KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerChange, TimerQuery};
+use crate::store::{CallbackChange, KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerQuery};
 use rusqlite::{Connection, Row, params};
 use std::collections::HashSet;
 
 /// The columns of a callback, in the order in which [`kept`] reads them.
 const COLUMNS: &str = "number, timer, time_ms, body, key";
+
+/// The time at which an event is due that was put off: before all outcomes and timers.
+const PUT_OFF: i64 = -1;
+
+/// The time at which an event is due that waits behind a dead letter: never.
+const WAITS: i64 = i64::MAX;
 
 /// Returns the callbacks of a subscription that are due at a time, in their order, without those of some keys. The list
 /// ends at the limit or at [`PAGE_BYTES_MAX`].
@@ -48,12 +55,12 @@ pub(super) fn due(
 /// Returns what is known of the next callback of a subscription after a time.
 pub(super) fn next(connection: &Connection, subscription: &str, after_ms: u64) -> Result<NextCallback, Error> {
     let sql = "SELECT EXISTS (SELECT 1 FROM callbacks WHERE subscription = ?1 AND due_ms <= ?2),
-               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > ?2),
-               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > 0)";
+               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > ?2 AND due_ms < ?3),
+               (SELECT min(due_ms) FROM callbacks WHERE subscription = ?1 AND due_ms > 0 AND due_ms < ?3)";
     connection
         .prepare_cached(sql)
         .and_then(|mut select| {
-            select.query_row(params![subscription, within_sqlite(after_ms)], |row| {
+            select.query_row(params![subscription, within_sqlite(after_ms), WAITS], |row| {
                 Ok(NextCallback { is_due: row.get(0)?, later_ms: row.get(1)?, timer_ms: row.get(2)? })
             })
         })
@@ -75,15 +82,18 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
     // Outcomes have a `due_ms` of 0. SQLite uses the index only if the condition has no alternative.
     let own = if subscription.is_some() { "subscription = ?1" } else { "?1 IS NULL" };
     let total = connection
-        .query_row(&format!("SELECT count(*) FROM callbacks WHERE {own} AND due_ms > 0"), [subscription], |row| {
-            row.get(0)
-        })
+        .query_row(
+            &format!("SELECT count(*) FROM callbacks WHERE {own} AND due_ms > 0 AND due_ms < ?2"),
+            params![subscription, WAITS],
+            |row| row.get(0),
+        )
         .map_err(&failed)?;
     let sql = format!(
-        "SELECT {COLUMNS}, subscription FROM callbacks WHERE {own} AND due_ms > 0 ORDER BY due_ms, number LIMIT ?2"
+        "SELECT {COLUMNS}, subscription FROM callbacks WHERE {own} AND due_ms > 0 AND due_ms < ?3
+         ORDER BY due_ms, number LIMIT ?2"
     );
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
-    let mut found = select.query(params![subscription, limit.min(i64::MAX as usize)]).map_err(&failed)?;
+    let mut found = select.query(params![subscription, limit.min(i64::MAX as usize), WAITS]).map_err(&failed)?;
     let (mut timers, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES_MAX
         && let Some(row) = found.next().map_err(&failed)?
@@ -93,6 +103,53 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
         timers.push(KeptTimer { callback: kept, subscription: row.get(5).map_err(&failed)? });
     }
     Ok((timers, total))
+}
+
+/// Returns the keys of a subscription for which events were put off, with the number of the events of each.
+pub(super) fn put_off(connection: &Connection, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
+    let sql = "SELECT key, count(*) FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3) GROUP BY key";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut select| {
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            select.query_map(params![subscription, PUT_OFF, WAITS], read)?.collect()
+        })
+        .map_err(failed("reading the events that were put off"))
+}
+
+/// Forgets the events of a subscription that were put off.
+pub(super) fn forget_put_off(connection: &Connection, subscription: &str) -> Result<(), Error> {
+    connection
+        .prepare_cached("DELETE FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3)")
+        .and_then(|mut delete| delete.execute(params![subscription, PUT_OFF, WAITS]))
+        .map(drop)
+        .map_err(failed("forgetting the events that were put off"))
+}
+
+/// Returns the number of events that wait for a saga that is held behind a dead letter.
+pub(super) fn waiting(connection: &Connection, subscription: &str, key: &str) -> Result<u64, Error> {
+    connection
+        .prepare_cached("SELECT count(*) FROM callbacks WHERE subscription = ?1 AND key = ?2 AND due_ms = ?3")
+        .and_then(|mut select| select.query_row(params![subscription, key.as_bytes(), WAITS], |row| row.get(0)))
+        .map_err(failed("counting the events that wait behind a dead letter"))
+}
+
+/// Lets the events wait that were put off for a saga, because it is held behind a dead letter.
+pub(super) fn hold(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE callbacks SET due_ms = ?4 WHERE subscription = ?1 AND due_ms = ?3 AND key = ?2")
+        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
+        .map(drop)
+        .map_err(failed("holding the events of a saga"))
+}
+
+/// Lets the events go on that wait for a saga.
+pub(super) fn release(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE callbacks SET due_ms = ?3 WHERE subscription = ?1 AND key = ?2 AND due_ms = ?4")
+        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
+        .map(drop)
+        .map_err(failed("releasing the events of a saga"))
 }
 
 /// Returns the number of callbacks of each subscription.
@@ -127,6 +184,10 @@ pub(super) fn kept(row: &Row<'_>) -> Result<KeptCallback, Error> {
 /// When a new callback is due.
 #[derive(Clone, Copy)]
 enum Time {
+    /// At once and before all outcomes.
+    PutOff,
+    /// When a dead letter is removed.
+    Waits,
     /// At once. The time is that of the outcome.
     Outcome(u64),
     /// At this time.
@@ -157,17 +218,17 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn change_timers(
+    pub(super) fn change_callbacks(
         &mut self,
         batch: &mut WriteBatch,
         subscription: &str,
-        changes: &[TimerChange],
+        changes: &[CallbackChange],
     ) -> Result<(), Error> {
         let now_ms = self.options.clock.now_ms();
         for change in changes {
             match change {
-                TimerChange::Cancel(name) => self.cancel_named(subscription, name)?,
-                TimerChange::Set { name, due, callback } => {
+                CallbackChange::Cancel(name) => self.cancel_named(subscription, name)?,
+                CallbackChange::Set { name, due, callback } => {
                     let at_ms = within_sqlite(match due {
                         Due::After(ms) => now_ms.saturating_add(*ms),
                         Due::At(ms) => *ms,
@@ -175,7 +236,13 @@ impl Writer {
                     if let Some(name) = name {
                         self.cancel_named(subscription, name)?;
                     }
-                    self.add_callback(batch, subscription, name.as_deref(), Time::Timer(at_ms.max(1)), callback)?;
+                    let time = Time::Timer(at_ms.clamp(1, WAITS.unsigned_abs() - 1));
+                    self.add_callback(batch, subscription, name.as_deref(), time, callback)?;
+                }
+                CallbackChange::PutOff { saga, callback } => {
+                    let waits = held_keys::is_behind_dead_letter(&self.connection, subscription, saga)?;
+                    let time = if waits { Time::Waits } else { Time::PutOff };
+                    self.add_callback(batch, subscription, None, time, callback)?;
                 }
             }
         }
@@ -190,12 +257,25 @@ impl Writer {
             .map_err(failed("cancelling a timer"))
     }
 
+    /// Cancels the named timers of a saga that has ended.
+    pub(super) fn cancel_timers_of(&self, subscription: &str, key: &str) -> Result<(), Error> {
+        let from = saga_timer(key, "");
+        // The names of a saga's timers begin with its key and `/`, and `0` follows `/`.
+        let to = format!("{key}0");
+        let sql = "DELETE FROM callbacks WHERE subscription = ?1 AND timer > ?2 AND timer < ?3 AND key = ?4";
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut delete| delete.execute(params![subscription, from, to, key.as_bytes()]))
+            .map(drop)
+            .map_err(failed("cancelling the timers of a saga"))
+    }
+
     /// Cancels the timer with a number.
     pub(super) fn cancel_timer(&self, number: u64) -> Result<(), Error> {
         let removed = self
             .connection
-            .prepare_cached("DELETE FROM callbacks WHERE number = ?1 AND due_ms > 0")
-            .and_then(|mut delete| delete.execute([within_sqlite(number)]))
+            .prepare_cached("DELETE FROM callbacks WHERE number = ?1 AND due_ms > 0 AND due_ms < ?2")
+            .and_then(|mut delete| delete.execute(params![within_sqlite(number), WAITS]))
             .map_err(failed("cancelling a timer"))?;
         match removed {
             0 => Err(Error::NotFound(format!(
@@ -238,8 +318,10 @@ impl Writer {
     ) -> Result<(), Error> {
         let failed = failed("storing a callback");
         let (time_ms, due_ms) = match time {
+            Time::PutOff => (self.options.clock.now_ms(), PUT_OFF),
+            Time::Waits => (self.options.clock.now_ms(), WAITS),
             Time::Outcome(now_ms) => (now_ms, 0),
-            Time::Timer(at_ms) => (at_ms, at_ms),
+            Time::Timer(at_ms) => (at_ms, at_ms.cast_signed()),
         };
         let body = rows::encode(callback)?;
         batch.bytes += body.len();

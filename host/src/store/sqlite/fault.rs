@@ -48,6 +48,7 @@ points! {
     CheckpointMoved "checkpoint-moved",
     CommandsKept "commands-kept",
     MessagesKept "messages-kept",
+    SagaMoved "saga-moved",
     KeyChanged "key-changed",
     CallbackRemoved "callback-removed",
     CallbackKept "callback-kept",

@@ -1,9 +1,12 @@
 //! The held keys of subscriptions: reading them, and changing them in the writer's transaction.
 
-use super::{Error, failed};
+use super::{Error, callbacks, failed};
 use crate::model::{StreamId, Version};
 use crate::store::{HeldKey, KeyChange, KeyState};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// The version of a saga's key. The events that wait for it are callbacks, which have no versions.
+pub(super) const OF_SAGA: Version = Version(0);
 
 /// Returns the held keys of a subscription, in the order of their streams.
 pub(super) fn of(connection: &Connection, subscription: &str) -> Result<Vec<HeldKey>, Error> {
@@ -15,18 +18,33 @@ pub(super) fn of(connection: &Connection, subscription: &str) -> Result<Vec<Held
         .map_err(failed("reading the held keys of a subscription"))
 }
 
-/// Returns the key that waits behind a dead letter, if one does.
-pub(super) fn behind(connection: &Connection, dead_letter: u64) -> Result<Option<HeldKey>, Error> {
-    let sql = "SELECT aggregate_type, aggregate_id, version, dead_letter FROM held_keys WHERE dead_letter = ?1";
+/// Returns the key that waits behind a dead letter, and its subscription, if one does.
+pub(super) fn behind(connection: &Connection, dead_letter: u64) -> Result<Option<(HeldKey, String)>, Error> {
+    let sql = "SELECT aggregate_type, aggregate_id, version, dead_letter, subscription FROM held_keys
+               WHERE dead_letter = ?1";
     connection
         .prepare_cached(sql)
-        .and_then(|mut select| select.query_row([dead_letter], read).optional())
+        .and_then(|mut select| select.query_row([dead_letter], |row| Ok((read(row)?, row.get(4)?))).optional())
         .map_err(failed("looking for the key that waits behind a dead letter"))
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<HeldKey> {
     let (aggregate_type, aggregate_id): (String, String) = (row.get(0)?, row.get(1)?);
     Ok(HeldKey { stream: StreamId::new(aggregate_type, aggregate_id), next: Version(row.get(2)?), behind: row.get(3)? })
+}
+
+/// Returns whether a key of a subscription waits behind a dead letter.
+pub(super) fn is_behind_dead_letter(
+    connection: &Connection,
+    subscription: &str,
+    stream: &StreamId,
+) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM held_keys WHERE subscription = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3
+               AND dead_letter IS NOT NULL";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut select| select.exists(key(subscription, stream)))
+        .map_err(failed("looking for a held key"))
 }
 
 /// Fails if a key is not held as a change expects it, or if the change can't be made. It writes nothing.
@@ -85,6 +103,9 @@ pub(super) fn apply(
         KeyState::BehindDeadLetter(version) => (version, Some(dead_letter)),
     };
     let StreamId { aggregate_type, aggregate_id } = &change.stream;
+    if version == OF_SAGA && behind.is_some() {
+        callbacks::hold(connection, subscription, aggregate_id)?;
+    }
     let sql = "INSERT OR REPLACE INTO held_keys (subscription, aggregate_type, aggregate_id, version, dead_letter)
                VALUES (?1, ?2, ?3, ?4, ?5)";
     connection
@@ -105,11 +126,21 @@ pub(super) fn forget(connection: &Connection, subscription: &str) -> Result<(), 
 
 /// Lets the key that waits behind a dead letter go on after it, because the dead letter is removed.
 pub(super) fn release_behind(connection: &Connection, dead_letter: u64) -> Result<(), Error> {
-    connection
-        .prepare_cached("UPDATE held_keys SET version = version + 1, dead_letter = NULL WHERE dead_letter = ?1")
-        .and_then(|mut update| update.execute([dead_letter]))
-        .map(drop)
-        .map_err(failed("releasing a held key"))
+    let failed = failed("releasing a held key");
+    let sql = "UPDATE held_keys SET version = CASE version WHEN 0 THEN 0 ELSE version + 1 END, dead_letter = NULL
+               WHERE dead_letter = ?1 RETURNING subscription, aggregate_id, version";
+    let released: Option<(String, String, u64)> = connection
+        .prepare_cached(sql)
+        .and_then(|mut update| {
+            update.query_row([dead_letter], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
+        })
+        .map_err(&failed)?;
+    match released {
+        Some((subscription, key, version)) if Version(version) == OF_SAGA => {
+            callbacks::release(connection, &subscription, &key)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn key<'a>(subscription: &'a str, stream: &'a StreamId) -> [&'a str; 3] {

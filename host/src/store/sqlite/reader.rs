@@ -129,9 +129,13 @@ impl SqliteReader {
     /// Counts the events that wait behind a dead letter.
     fn with_waiting(&mut self, mut kept: KeptDeadLetter) -> Result<KeptDeadLetter, Error> {
         if matches!(kept.letter.content, DeadLetterContent::Event(_))
-            && let Some(held) = held_keys::behind(&self.connection, kept.number)?
+            && let Some((held, subscription)) = held_keys::behind(&self.connection, kept.number)?
         {
-            kept.waiting = self.stream_version(&held.stream)?.0.saturating_sub(held.next.0);
+            kept.waiting = if held.next == held_keys::OF_SAGA {
+                callbacks::waiting(&self.connection, &subscription, &held.stream.aggregate_id)?
+            } else {
+                self.stream_version(&held.stream)?.0.saturating_sub(held.next.0)
+            };
         }
         Ok(kept)
     }
@@ -333,6 +337,10 @@ impl ProgressReader for SqliteReader {
         limit: usize,
     ) -> Result<Vec<KeptCallback>, Error> {
         callbacks::due(&self.connection, subscription, now_ms, without, limit)
+    }
+
+    fn put_off(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
+        callbacks::put_off(&self.connection, subscription)
     }
 
     fn has_callback(&mut self, number: u64) -> Result<bool, Error> {

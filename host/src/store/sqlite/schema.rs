@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The tables of a store.
 const TABLES: &str = include_str!("schema.sql");
 
-/// The format of the file. There is no migration from other formats, because formats 1 to 8 were never released.
-const FORMAT: i64 = 9;
+/// The format of the file. There is no migration from other formats, because formats 1 to 9 were never released.
+const FORMAT: i64 = 10;
 
 /// The longest wait for another program that has locked the file.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);

@@ -25,13 +25,14 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, timers, dead_letters, key, fact } = step;
+        let Step { subscription, reached, mut commands, messages, sagas, callbacks, dead_letters, key, fact } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         if let Some(change) = &key {
             held_keys::check(&self.connection, &subscription, change, dead_letters.len())?;
         }
         self.dead_letter_room.refuse_if_full(dead_letters.len(), &self.options.dead_letters)?;
+        self.check_sagas(&sagas)?;
         if matches!(reached, Reached::Events { .. } | Reached::Reset(_)) || !commands.is_empty() {
             self.move_checkpoint(&subscription, to, sent + commands.len() as u64)?;
         }
@@ -41,7 +42,10 @@ impl Writer {
             Reached::Records { records, .. } => {
                 records.iter().try_for_each(|origins| self.ledgers.settle_all(&self.connection, origins))?;
             }
-            Reached::Reset(_) => held_keys::forget(&self.connection, &subscription)?,
+            Reached::Reset(_) => {
+                held_keys::forget(&self.connection, &subscription)?;
+                super::callbacks::forget_put_off(&self.connection, &subscription)?;
+            }
             Reached::Replayed(letter) => self.remove_dead_letter(*letter)?,
             Reached::Callbacks(numbers) => self.remove_callbacks(numbers)?,
         }
@@ -49,7 +53,8 @@ impl Writer {
         fault::at(FaultPoint::CommandsKept);
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
-        self.change_timers(batch, &subscription, &timers)?;
+        self.change_callbacks(batch, &subscription, &callbacks)?;
+        self.append_sagas(batch, &subscription, sagas)?;
         for letter in &dead_letters {
             self.keep_dead_letter(batch, letter, None)?;
         }

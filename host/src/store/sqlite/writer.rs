@@ -23,7 +23,7 @@ use super::{Error, Options, appends, callbacks, dead_letters, dictionary::Dictio
 use crate::ack::Ack;
 use crate::meter::{self, Histogram};
 use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
-use crate::store::{Advanced, Append, Appended, Decision, Discard, Step, TimerChange};
+use crate::store::{Advanced, Append, Appended, CallbackChange, Decision, Discard, SagaAppend, Step};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -60,8 +60,9 @@ impl Request {
     pub(super) fn advance(step: Step, ack: Ack<Result<Advanced, Error>>) -> Self {
         let commands: usize = step.commands.iter().map(Command::size).sum();
         let messages: usize = step.messages.iter().map(Message::size).sum();
-        let timers: usize = step.timers.iter().map(TimerChange::size).sum();
-        Self::Advance { step: Box::new(step), bytes: commands + messages + timers, ack }
+        let sagas: usize = step.sagas.iter().map(SagaAppend::size).sum();
+        let callbacks: usize = step.callbacks.iter().map(CallbackChange::size).sum();
+        Self::Advance { step: Box::new(step), bytes: commands + messages + sagas + callbacks, ack }
     }
 
     /// Returns the bytes of the content that a sender does not limit by itself.

@@ -1,0 +1,112 @@
+//! The exports of a saga: the keys of events, and a resource that holds the state.
+
+use super::subscriber::hand_over;
+use crate::bindings::saga::exports::wasmill::plugin::saga as wit;
+use crate::bindings::types;
+use crate::codec::Encoded;
+use crate::log::install_panic_hook;
+use crate::saga::{End, Saga, Step, dispatch};
+use crate::subscriber::{Delivery, Effect};
+use crate::{Failure, codec, readback, upcast};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// The exports of the saga `S`.
+pub struct SagaRole<S>(PhantomData<S>);
+
+impl<S: Saga> wit::Guest for SagaRole<S> {
+    type Instance = LiveSaga<S>;
+
+    fn describe() -> wit::Description {
+        install_panic_hook();
+        wit::Description { events: codec::variants::<S::Event>().iter().map(ToString::to_string).collect() }
+    }
+
+    fn keys(deliveries: Vec<types::Delivery>) -> Result<Vec<Option<String>>, types::Failure> {
+        install_panic_hook();
+        let mut keys = Vec::with_capacity(deliveries.len());
+        super::each(deliveries, |_, delivery| {
+            keys.push(S::key(&Delivery(delivery))?);
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+}
+
+/// One live saga: its state, and the events of its last decision. These are durable when it is called again, or the host
+/// has dropped it.
+pub struct LiveSaga<S: Saga> {
+    state: RefCell<S>,
+    decided: RefCell<Vec<S::Event>>,
+}
+
+/// A decision before its effects are handed over.
+pub(crate) struct Decision {
+    pub(crate) events: Vec<types::NewEvent>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) end: Option<End>,
+}
+
+impl<S: Saga> wit::GuestInstance for LiveSaga<S> {
+    fn new(_: String) -> Self {
+        install_panic_hook();
+        Self::empty()
+    }
+
+    fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        self.replay(events)
+    }
+
+    fn handle(&self, input: types::Delivery) -> Result<wit::Decision, types::Outcome> {
+        let Decision { events, effects, end } = self.decide(&Delivery(input)).map_err(types::Outcome::from)?;
+        effects.into_iter().for_each(|effect| hand_over(0, effect));
+        let end = end.map(|end| match end {
+            End::Completed => wit::End::Completed,
+            End::Compensated => wit::End::Compensated,
+        });
+        Ok(wit::Decision { events, end })
+    }
+}
+
+impl<S: Saga> LiveSaga<S> {
+    /// Makes a saga without history.
+    pub(crate) fn empty() -> Self {
+        Self { state: RefCell::default(), decided: RefCell::default() }
+    }
+
+    /// Applies history.
+    pub(crate) fn replay(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        let mut state = self.state.borrow_mut();
+        super::each(events, |_, event| {
+            state.apply(upcast::decode(&event.name, event.payload, S::UPCASTS)?);
+            Ok(())
+        })
+    }
+
+    /// Applies the events of the last decision, then decides on an input.
+    pub(crate) fn decide(&self, input: &Delivery) -> Result<Decision, Failure> {
+        self.settle();
+        let mut step = Step::default();
+        dispatch(&*self.state.borrow(), input, &mut step)?;
+        let Step { events, outbox, end } = step;
+        let encode = |event| {
+            let Encoded { name, payload, .. } = readback::encode_event(event, S::UPCASTS)?;
+            Ok::<_, codec::Error>(types::NewEvent { name: name.to_owned(), payload })
+        };
+        let encoded = events.iter().map(encode).collect::<Result<_, _>>()?;
+        self.decided.replace(events);
+        Ok(Decision { events: encoded, effects: outbox.effects, end })
+    }
+
+    /// Borrows the state, for tests.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn state(&self) -> std::cell::Ref<'_, S> {
+        self.settle();
+        self.state.borrow()
+    }
+
+    fn settle(&self) {
+        let mut state = self.state.borrow_mut();
+        self.decided.take().into_iter().for_each(|event| state.apply(event));
+    }
+}

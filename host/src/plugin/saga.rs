@@ -1,0 +1,144 @@
+//! The saga role: live sagas in one wasm store.
+
+use super::bindings::exports::wasmill::plugin::saga as export;
+use super::bindings::wasmill::plugin::types::Delivery;
+use super::lowering::{CallbackLender, Lender};
+use super::{Effects, Error, Guarded, Plugin, failure, refusal};
+use crate::model::{Failure, KeptCallback, NewEvent, RecordedEvent, Refusal};
+use crate::names::{self, Rule};
+use wasmtime::component::ResourceAny;
+
+/// A wasm store with live sagas. After an [`Error`] it must be dropped with all of them.
+pub struct SagaGuest {
+    guarded: Guarded,
+    guest: export::Guest,
+}
+
+/// A live saga. It is valid in the guest that created it, until it is discarded there.
+#[derive(Debug)]
+pub struct LiveSaga(ResourceAny);
+
+/// An input of a saga.
+#[derive(Clone, Copy, Debug)]
+pub enum SagaInput<'i> {
+    /// A recorded event.
+    Event(&'i RecordedEvent),
+    /// An outcome or a timer.
+    Callback(&'i KeptCallback),
+}
+
+/// The decision of a saga on an input.
+#[derive(Debug, Default)]
+pub struct SagaDecision {
+    /// The events to record in its own stream.
+    pub events: Vec<NewEvent>,
+    /// How it ends, if it does.
+    pub end: Option<SagaEnd>,
+    /// Its effects.
+    pub effects: Effects,
+}
+
+/// How a saga ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SagaEnd {
+    /// The process reached its goal.
+    Completed,
+    /// What the process had done is undone.
+    Compensated,
+}
+
+impl SagaGuest {
+    /// Creates a guest in a new wasm store.
+    pub fn new(plugin: &Plugin) -> Result<Self, Error> {
+        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
+        let (mut guarded, instance) = Guarded::instantiate(plugin)?;
+        let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
+        Ok(Self { guarded, guest })
+    }
+
+    /// Asks for the description and checks its names.
+    pub fn describe(&mut self) -> Result<(), Error> {
+        let export::Description { events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        let wrong = events.iter().find_map(|name| names::checked(name, Rule::Message).err());
+        wrong.map_or(Ok(()), |cause| {
+            Err(Error::Plugin(format!("plugin {}: the name of an event {cause}; rename it", self.guarded.label)))
+        })
+    }
+
+    /// Returns the key of the saga that each of these events is for, or `None` if an event is for no saga.
+    pub fn keys(&mut self, events: &[RecordedEvent]) -> Result<Result<Vec<Option<String>>, Failure>, Error> {
+        let lender = Lender::new(events);
+        let deliveries = lender.deliveries();
+        let keys = self.guarded.call(events.len(), |store| self.guest.call_keys(store, &deliveries))?;
+        match keys {
+            Ok(keys) if keys.len() != events.len() => {
+                let cause = format!("it returned {} keys of {} events", keys.len(), events.len());
+                Err(self.guarded.broke_the_contract(cause))
+            }
+            keys => Ok(keys.map_err(failure)),
+        }
+    }
+
+    /// Creates a live saga without history.
+    pub fn create(&mut self, key: &str) -> Result<LiveSaga, Error> {
+        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, key)).map(LiveSaga)
+    }
+
+    /// Applies recorded events of the saga's own stream.
+    pub fn apply(&mut self, live: &LiveSaga, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
+        let lender = Lender::new(events);
+        let lent = lender.events();
+        let applied =
+            self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
+        Ok(applied.map_err(failure))
+    }
+
+    /// Applies the events of the previous decision and decides on an input.
+    pub fn handle(&mut self, live: &LiveSaga, input: SagaInput<'_>) -> Result<Result<SagaDecision, Refusal>, Error> {
+        match input {
+            SagaInput::Event(event) => self.decide(live, Lender::new(std::slice::from_ref(event)).deliveries()),
+            SagaInput::Callback(kept) => {
+                self.decide(live, CallbackLender::new(std::slice::from_ref(kept)).deliveries())
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        live: &LiveSaga,
+        mut input: Vec<Delivery<'_>>,
+    ) -> Result<Result<SagaDecision, Refusal>, Error> {
+        let input = input.pop().expect("an input is one delivery");
+        self.guarded.store.data_mut().begin_effects(1);
+        let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, input));
+        let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
+        let export::Decision { events, end } = match decided? {
+            Ok(decision) => decision,
+            Err(outcome) => return Ok(Err(refusal(outcome))),
+        };
+        if let Some(cause) = events.iter().find_map(|event| names::checked(&event.name, Rule::Message).err()) {
+            return Err(self.guarded.broke_the_contract(format!("the name of an event that it decided on {cause}")));
+        }
+        let events = events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect();
+        let end = end.map(|end| match end {
+            export::End::Completed => SagaEnd::Completed,
+            export::End::Compensated => SagaEnd::Compensated,
+        });
+        Ok(Ok(SagaDecision { events, end, effects }))
+    }
+
+    /// Whether the linear memory, which never shrinks, is so close to its limit that the guest should be recreated.
+    pub fn is_worn(&self) -> bool {
+        self.guarded.store.data().usage.is_worn()
+    }
+
+    /// Returns the bytes of its linear memory, which never shrinks. Freed memory is reused.
+    pub fn memory_bytes(&self) -> usize {
+        self.guarded.store.data().usage.memory_bytes()
+    }
+
+    /// Frees a live saga.
+    pub fn discard(&mut self, live: LiveSaga) -> Result<(), Error> {
+        self.guarded.call(1, |store| live.0.resource_drop(store))
+    }
+}

@@ -1,0 +1,303 @@
+//! Sagas: their inputs, their ends, what fails in them, and kills.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use wasmill::clock::OFFSET_FILE;
+use wasmill_tests::built;
+use wasmill_tests::host::TestHost;
+use wasmill_tests::setting::Setting;
+
+const HOUR: u64 = 3_600_000;
+
+fn manifest(subscription: &str) -> String {
+    format!(
+        "[plugins.steward]\nfile = {:?}\nshards = 1\n[plugins.steward.limits]\nevent_time_ms = 300\n\
+         [subscriptions.steward]\n{subscription}",
+        built::plugin("steward")
+    )
+}
+
+/// Has the desk hand out tasks. `command` is `Ask`, which may start an errand, or `Tell`.
+fn tell(host: &TestHost, command: &str, errand: impl Into<Value>, tasks: &Value) {
+    let answer = host.send("desk", "desk", command, &json!({ "errand": errand.into(), "tasks": tasks }));
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+fn record(text: &str) -> Value {
+    json!({ "Record": text })
+}
+
+/// Returns what the errands have recorded, in order.
+fn recorded(host: &TestHost) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::<String, Vec<String>>::new();
+    for event in host.events("errand.Recorded") {
+        let text = event["payload"].as_str().unwrap_or_else(|| panic!("{event}")).to_owned();
+        all.entry(event["aggregate_id"].as_str().expect("an id").to_owned()).or_default().push(text);
+    }
+    all
+}
+
+fn of<'a>(recorded: &'a BTreeMap<String, Vec<String>>, errand: &str) -> Vec<&'a str> {
+    recorded.get(errand).into_iter().flatten().map(String::as_str).collect()
+}
+
+fn notes(host: &TestHost) -> Vec<String> {
+    let events = host.events("desk.Noted").into_iter().filter(|event| event["aggregate_id"] == "notes");
+    events.map(|event| event["payload"]["text"].as_str().expect("a text").to_owned()).collect()
+}
+
+fn subscription(host: &TestHost) -> Value {
+    host.status()["subscriptions"][0].clone()
+}
+
+fn saga(host: &TestHost, counter: &str) -> u64 {
+    subscription(host)["saga"][counter].as_u64().expect("a count")
+}
+
+/// Returns the dead letters, the oldest first, each as its place and reason.
+fn letters(host: &TestHost) -> Vec<String> {
+    let letters = host.get("/v1/dead-letters").body;
+    let letters = letters["letters"].as_array().expect("a list").iter().rev();
+    letters.map(|letter| format!("{}: {}", letter["place"].as_str().unwrap(), letter["reason"].as_str().unwrap())).collect()
+}
+
+fn archived(host: &TestHost, errand: &str) -> bool {
+    host.get(&format!("/v1/streams/errand/{errand}")).body["archived"] == json!(true)
+}
+
+#[test]
+fn a_saga_lives_from_its_start_to_its_end() {
+    let setting = Setting::new(&manifest(""));
+    let host = setting.start();
+    tell(&host, "Tell", "a", &json!([record("too early")]));
+    tell(&host, "Ask", Value::Null, &json!([record("for nobody")]));
+    tell(&host, "Ask", "idle", &json!([]));
+    tell(&host, "Ask", "a", &json!([record("one"), { "Say": "1" }]));
+    tell(&host, "Ask", "b", &json!([record("of b")]));
+    tell(&host, "Tell", "a", &json!([record("two"), record("three"), { "Say": "2" }]));
+    host.drained();
+    assert_eq!(of(&recorded(&host), "a"), ["one", "two", "three"]);
+    assert_eq!(notes(&host), ["1: ", "2: one"], "an input sees the state before it");
+    assert_eq!((saga(&host, "started"), saga(&host, "ignored"), saga(&host, "live")), (2, 3, 2));
+    host.crash();
+    tell(&host, "Tell", "a", &json!([{ "Say": "3" }, "Complete"]));
+    tell(&host, "Ask", "a", &json!([record("too late")]));
+    tell(&host, "Tell", "b", &json!([record("undone"), "Compensated"]));
+    host.drained();
+    assert_eq!(notes(&host), ["1: ", "2: one", "3: one, two, three"], "it is rebuilt from its own events");
+    assert_eq!((saga(&host, "completed"), saga(&host, "compensated"), saga(&host, "ignored")), (1, 1, 1));
+    assert!(archived(&host, "a") && archived(&host, "b"));
+    assert_eq!(recorded(&host)["a"].len(), 3);
+    host.crash();
+    tell(&host, "Ask", "a", &json!([record("too late")]));
+    host.drained();
+    assert_eq!((recorded(&host)["a"].len(), saga(&host, "ignored")), (3, 1));
+    let event = host.events("errand.Recorded").pop().expect("an event");
+    let cause = host.events("desk.Told").pop().expect("an event");
+    assert_eq!((&event["causation_id"], &event["correlation_id"]), (&cause["id"], &cause["correlation_id"]));
+    let command = host.send("errand", "a", "Anything", &json!({}));
+    assert_eq!(command.status, 404, "a saga takes no commands: {command:?}");
+    host.stop();
+}
+
+#[test]
+fn outcomes_and_timers_come_back_to_their_saga() {
+    let setting = Setting::new(&manifest(""));
+    let clock = vec![(OFFSET_FILE, setting.path("offset"))];
+    setting.write("offset", "0");
+    let host = setting.start_in(clock.clone());
+    let wake = |tasks: Value| json!({ "Wake": ["t", HOUR, tasks] });
+    tell(&host, "Ask", "a", &json!([record("start"), { "Ask": "asked" }, { "AskInVain": "in vain" }, wake(json!([record("fired")]))]));
+    tell(&host, "Ask", "b", &json!([record("start"), wake(json!([record("fired")]))]));
+    tell(&host, "Ask", "c", &json!([record("start"), wake(json!([record("fired")])), { "NoteLater": ["n", HOUR, "ended"] }]));
+    tell(&host, "Ask", "d", &json!([record("start"), { "NoteLater": ["n", HOUR, "noted"] }]));
+    host.drained();
+    assert_eq!(of(&recorded(&host), "a"), ["start", "asked: accepted", "in vain: rejected: no"]);
+    assert_eq!(host.get("/v1/timers").body["total"], 5);
+    tell(&host, "Tell", "b", &json!([{ "Cancel": "t" }]));
+    tell(&host, "Tell", "c", &json!(["Complete"]));
+    host.drained();
+    let timers = host.get("/v1/timers").body;
+    let names: Vec<_> = timers["timers"].as_array().expect("a list").iter().map(|timer| timer["name"].clone()).collect();
+    assert_eq!(names, ["a/t", "d/n"], "the names belong to the saga");
+    host.crash();
+    setting.write("offset", (HOUR + 1_000).to_string());
+    host.until("both timers fired", |_| notes(&host).len() == 1 && recorded(&host)["a"].len() == 4);
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a")[3], of(&recorded(&host), "b")), ("fired", vec!["start"]));
+    assert_eq!((of(&recorded(&host), "c"), notes(&host)), (vec!["start"], vec!["noted".to_owned()]));
+    host.stop();
+}
+
+#[test]
+fn an_input_that_fails_holds_its_own_saga() {
+    let setting = Setting::new(&manifest("attempts_max = 3\nbackoff_ms = 1\n"));
+    let host = setting.start();
+    for errand in ["a", "b"] {
+        tell(&host, "Ask", errand, &json!([record("1")]));
+    }
+    for (number, task) in [("2", json!({ "Fail": "twice" })), ("3", json!({ "Fail": "always" })), ("4", json!([]))] {
+        let tasks = if task.is_array() { json!([record(number)]) } else { json!([record(number), task]) };
+        tell(&host, "Tell", "a", &tasks);
+        tell(&host, "Tell", "b", &json!([record(number)]));
+    }
+    tell(&host, "Tell", "a", &json!([{ "Say": "a" }, { "Fail": "loop" }]));
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a"), of(&recorded(&host), "b")), (vec!["1", "2"], vec!["1", "2", "3", "4"]));
+    let held = subscription(&host);
+    assert_eq!((&held["state"], &held["waiting_keys"], &held["retried_keys"]), (&json!("following"), &json!(1), &json!(0)));
+    let letter = host.get("/v1/dead-letters/1").body;
+    assert_eq!((&letter["waiting"], &letter["kind"]), (&json!(2), &json!("event")), "{letter}");
+    assert!(letters(&host)[0].contains("failure 3 of always (tried 3 times)"), "{:?}", letters(&host));
+    assert_eq!(host.post("/v1/dead-letters/1/replay", &Value::Null, &[]).status, 422, "it fails again");
+    host.crash();
+    tell(&host, "Tell", "a", &json!([record("6")]));
+    host.drained();
+    assert_eq!(host.get("/v1/dead-letters/1").body["waiting"], 3, "also what comes after a restart waits");
+    assert_eq!(of(&recorded(&host), "a"), ["1", "2"]);
+    assert_eq!(host.post("/v1/dead-letters/1/discard", &Value::Null, &[]).status, 200);
+    host.until("it goes on up to the next", |status| status["dead_letters"]["newest"][0]["number"] == 2);
+    host.drained();
+    assert_eq!(of(&recorded(&host), "a"), ["1", "2", "4"]);
+    assert!(letters(&host)[0].contains("took longer than 300ms"), "{:?}", letters(&host));
+    assert_eq!(host.post("/v1/dead-letters/2/discard", &Value::Null, &[]).status, 200);
+    host.until("it goes on", |_| recorded(&host)["a"].len() == 4);
+    tell(&host, "Tell", "a", &json!([record("7"), { "Say": "a" }]));
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a"), notes(&host)), (vec!["1", "2", "4", "6", "7"], vec!["a: 1, 2, 4, 6".to_owned()]));
+    assert_eq!(subscription(&host)["waiting_keys"], 0);
+    host.stop();
+}
+
+#[test]
+fn what_no_saga_can_take_is_dead_lettered_with_a_reason() {
+    let setting = Setting::new(&manifest("attempts_max = 2\nbackoff_ms = 1\n"));
+    let host = setting.start();
+    let long = "k".repeat(600);
+    let tasks = json!([record("x")]);
+    for errand in ["nobody knows", "panic", "", "a\u{7}b", &*long] {
+        tell(&host, "Ask", errand, &tasks);
+    }
+    let wake = |name: &str| json!([record("x"), { "Wake": [name, 1, []] }]);
+    tell(&host, "Ask", "slash", &wake("a/b"));
+    tell(&host, "Ask", "empty", &wake(""));
+    tell(&host, "Ask", "silent", &json!([{ "Say": "without an event" }]));
+    tell(&host, "Ask", "silent end", &json!(["Complete"]));
+    tell(&host, "Ask", "large", &json!([{ "RecordLarge": 2_000_000 }]));
+    tell(&host, "Ask", "refused", &json!([record("x"), { "Fail": "refuse" }]));
+    tell(&host, "Ask", "panics", &json!([record("x"), { "Fail": "panic" }]));
+    tell(&host, "Ask", "fine", &tasks);
+    host.drained();
+    let found = letters(&host);
+    let expected = [
+        "its saga can't be determined: nobody knows the errand",
+        "told to panic",
+        "the key of the saga is empty",
+        "the control character",
+        "600 bytes",
+        "no `/`",
+        "names a timer with 0 bytes",
+        "the first decision of a saga has no event",
+        "the first decision of a saga has no event",
+        "store.event_bytes_max",
+        "as the text says",
+        "told to panic (tried 2 times)",
+    ];
+    for part in expected {
+        assert!(found.iter().any(|letter| letter.contains(part)), "{part} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert_eq!(of(&recorded(&host), "fine"), ["x"]);
+    assert_eq!((recorded(&host).len(), notes(&host).len()), (1, 0));
+    host.stop();
+}
+
+#[test]
+fn a_callback_that_fails_is_dead_lettered_and_its_saga_goes_on() {
+    let setting = Setting::new(&manifest("attempts_max = 2\nbackoff_ms = 1\n"));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), { "Ask": "refuse" }, { "Wake": ["t", 1, [{ "Fail": "always" }]] }]));
+    tell(&host, "Ask", "a", &json!([record("2")]));
+    host.drained();
+    tell(&host, "Ask", "a", &json!([record("3")]));
+    host.drained();
+    assert_eq!(of(&recorded(&host), "a"), ["1", "2", "3"]);
+    let found = letters(&host);
+    assert_eq!(found.len(), 2, "{found:?}");
+    let replayed = host.post("/v1/dead-letters/1/replay", &Value::Null, &[]);
+    assert_eq!(replayed.status, 422, "{replayed:?}");
+    host.stop();
+}
+
+#[test]
+fn a_reset_is_refused_while_a_saga_has_not_ended() {
+    let setting = Setting::new(&manifest(""));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), "Complete"]));
+    tell(&host, "Ask", "b", &json!([record("1")]));
+    host.drained();
+    let reset = || host.post("/v1/subscriptions/steward/reset", &json!({ "to": "beginning" }), &[]);
+    let refused = reset();
+    let said = refused.body["error"].as_str().unwrap_or_default();
+    assert!(refused.status >= 400 && said.contains("wasmill streams archive errand b"), "{refused:?}");
+    assert_eq!(host.post("/v1/streams/errand/b/archive", &Value::Null, &[]).status, 200);
+    assert_eq!(reset().status, 200);
+    host.drained();
+    assert_eq!((recorded(&host)["a"].len(), recorded(&host)["b"].len()), (1, 1), "ended sagas ignore what they get again");
+    assert_eq!(saga(&host, "ignored"), 2);
+    tell(&host, "Ask", "b", &json!([record("2")]));
+    tell(&host, "Ask", "c", &json!([record("1")]));
+    host.drained();
+    assert_eq!((recorded(&host)["b"].len(), of(&recorded(&host), "c")), (1, vec!["1"]));
+    host.stop();
+}
+
+/// Every errand records its numbers in order, whatever kills the host, and each command is sent once.
+#[test]
+fn sagas_are_exact_through_kills() {
+    const ERRANDS: u64 = 40;
+    const ROUNDS: u64 = 12;
+    let setting = Setting::new(&manifest("attempts_max = 50\nbackoff_ms = 1\nbackoff_max_ms = 5\nbatch_max = 7\n"));
+    let host = setting.start();
+    for round in 0..ROUNDS {
+        for errand in 0..ERRANDS {
+            let text = round.to_string();
+            let mut tasks = vec![record(&text)];
+            match (errand + round) % 5 {
+                0 => tasks.push(json!({ "Say": format!("{errand}.{round}") })),
+                1 => tasks.push(json!({ "Ask": text })),
+                2 => tasks.push(json!({ "Wake": [format!("t{round}"), round % 3, [record(&format!("t{round}"))]] })),
+                3 => tasks.push(json!({ "Fail": format!("twice {errand}.{round}") })),
+                _ => {}
+            }
+            let body = json!({ "errand": errand.to_string(), "tasks": tasks });
+            let id = [("idempotency-key", format!("{errand}.{round}"))];
+            let headers: Vec<_> = id.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = host.post_through_crashes("/v1/commands/desk/desk/Ask", &body, &headers);
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        host.crash();
+    }
+    host.drained();
+    let (all, mut noted) = (recorded(&host), notes(&host));
+    noted.sort();
+    noted.dedup();
+    let said = (0..ERRANDS).flat_map(|errand| (0..ROUNDS).map(move |round| (errand + round) % 5)).filter(|kind| *kind == 0);
+    assert_eq!((noted.len(), notes(&host).len()), (said.count(), noted.len()), "each command once");
+    for errand in 0..ERRANDS {
+        let of_errand = of(&all, &errand.to_string());
+        let numbers: Vec<u64> = of_errand.iter().filter_map(|text| text.parse().ok()).collect();
+        assert_eq!(numbers, (0..ROUNDS).collect::<Vec<_>>(), "of errand {errand}: {of_errand:?}");
+        for round in 0..ROUNDS {
+            let expected = match (errand + round) % 5 {
+                1 => Some(format!("{round}: accepted")),
+                2 => Some(format!("t{round}")),
+                _ => None,
+            };
+            let count = expected.map(|text| of_errand.iter().filter(|found| **found == text).count());
+            assert!(count.is_none_or(|count| count == 1), "errand {errand} round {round}: {of_errand:?}");
+        }
+    }
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+}
