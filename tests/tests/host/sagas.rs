@@ -58,7 +58,9 @@ fn saga(host: &TestHost, counter: &str) -> u64 {
 fn letters(host: &TestHost) -> Vec<String> {
     let letters = host.get("/v1/dead-letters").body;
     let letters = letters["letters"].as_array().expect("a list").iter().rev();
-    letters.map(|letter| format!("{}: {}", letter["place"].as_str().unwrap(), letter["reason"].as_str().unwrap())).collect()
+    letters
+        .map(|letter| format!("{}: {}", letter["place"].as_str().unwrap(), letter["reason"].as_str().unwrap()))
+        .collect()
 }
 
 fn archived(host: &TestHost, errand: &str) -> bool {
@@ -107,9 +109,19 @@ fn outcomes_and_timers_come_back_to_their_saga() {
     setting.write("offset", "0");
     let host = setting.start_in(clock.clone());
     let wake = |tasks: Value| json!({ "Wake": ["t", HOUR, tasks] });
-    tell(&host, "Ask", "a", &json!([record("start"), { "Ask": "asked" }, { "AskInVain": "in vain" }, wake(json!([record("fired")]))]));
+    tell(
+        &host,
+        "Ask",
+        "a",
+        &json!([record("start"), { "Ask": "asked" }, { "AskInVain": "in vain" }, wake(json!([record("fired")]))]),
+    );
     tell(&host, "Ask", "b", &json!([record("start"), wake(json!([record("fired")]))]));
-    tell(&host, "Ask", "c", &json!([record("start"), wake(json!([record("fired")])), { "NoteLater": ["n", HOUR, "ended"] }]));
+    tell(
+        &host,
+        "Ask",
+        "c",
+        &json!([record("start"), wake(json!([record("fired")])), { "NoteLater": ["n", HOUR, "ended"] }]),
+    );
     tell(&host, "Ask", "d", &json!([record("start"), { "NoteLater": ["n", HOUR, "noted"] }]));
     host.drained();
     assert_eq!(of(&recorded(&host), "a"), ["start", "asked: accepted", "in vain: rejected: no"]);
@@ -118,7 +130,8 @@ fn outcomes_and_timers_come_back_to_their_saga() {
     tell(&host, "Tell", "c", &json!(["Complete"]));
     host.drained();
     let timers = host.get("/v1/timers").body;
-    let names: Vec<_> = timers["timers"].as_array().expect("a list").iter().map(|timer| timer["name"].clone()).collect();
+    let names: Vec<_> =
+        timers["timers"].as_array().expect("a list").iter().map(|timer| timer["name"].clone()).collect();
     assert_eq!(names, ["a/t", "d/n"], "the names belong to the saga");
     host.crash();
     setting.write("offset", (HOUR + 1_000).to_string());
@@ -145,7 +158,10 @@ fn an_input_that_fails_holds_its_own_saga() {
     host.drained();
     assert_eq!((of(&recorded(&host), "a"), of(&recorded(&host), "b")), (vec!["1", "2"], vec!["1", "2", "3", "4"]));
     let held = subscription(&host);
-    assert_eq!((&held["state"], &held["waiting_keys"], &held["retried_keys"]), (&json!("following"), &json!(1), &json!(0)));
+    assert_eq!(
+        (&held["state"], &held["waiting_keys"], &held["retried_keys"]),
+        (&json!("following"), &json!(1), &json!(0))
+    );
     let letter = host.get("/v1/dead-letters/1").body;
     assert_eq!((&letter["waiting"], &letter["kind"]), (&json!(2), &json!("event")), "{letter}");
     assert!(letters(&host)[0].contains("failure 3 of always (tried 3 times)"), "{:?}", letters(&host));
@@ -164,7 +180,10 @@ fn an_input_that_fails_holds_its_own_saga() {
     host.until("it goes on", |_| recorded(&host)["a"].len() == 4);
     tell(&host, "Tell", "a", &json!([record("7"), { "Say": "a" }]));
     host.drained();
-    assert_eq!((of(&recorded(&host), "a"), notes(&host)), (vec!["1", "2", "4", "6", "7"], vec!["a: 1, 2, 4, 6".to_owned()]));
+    assert_eq!(
+        (of(&recorded(&host), "a"), notes(&host)),
+        (vec!["1", "2", "4", "6", "7"], vec!["a: 1, 2, 4, 6".to_owned()])
+    );
     assert_eq!(subscription(&host)["waiting_keys"], 0);
     host.stop();
 }
@@ -243,7 +262,11 @@ fn a_reset_is_refused_while_a_saga_has_not_ended() {
     assert_eq!(host.post("/v1/streams/errand/b/archive", &Value::Null, &[]).status, 200);
     assert_eq!(reset().status, 200);
     host.drained();
-    assert_eq!((recorded(&host)["a"].len(), recorded(&host)["b"].len()), (1, 1), "ended sagas ignore what they get again");
+    assert_eq!(
+        (recorded(&host)["a"].len(), recorded(&host)["b"].len()),
+        (1, 1),
+        "ended sagas ignore what they get again"
+    );
     assert_eq!(saga(&host, "ignored"), 2);
     tell(&host, "Ask", "b", &json!([record("2")]));
     tell(&host, "Ask", "c", &json!([record("1")]));
@@ -282,7 +305,8 @@ fn sagas_are_exact_through_kills() {
     let (all, mut noted) = (recorded(&host), notes(&host));
     noted.sort();
     noted.dedup();
-    let said = (0..ERRANDS).flat_map(|errand| (0..ROUNDS).map(move |round| (errand + round) % 5)).filter(|kind| *kind == 0);
+    let said =
+        (0..ERRANDS).flat_map(|errand| (0..ROUNDS).map(move |round| (errand + round) % 5)).filter(|kind| *kind == 0);
     assert_eq!((noted.len(), notes(&host).len()), (said.count(), noted.len()), "each command once");
     for errand in 0..ERRANDS {
         let of_errand = of(&all, &errand.to_string());

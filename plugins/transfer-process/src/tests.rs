@@ -1,0 +1,123 @@
+//! Tests of transfers: refused, late, compensated, and with inputs in any order.
+
+use super::*;
+use wasmill_guest::testing::{GivenSaga, event_json, given_saga, outcome, timer};
+
+const ACCEPTED: Ending<'static> = Ending::Accepted { version: 1, position: 1 };
+
+fn requested(cents: i64) -> Delivery {
+    event_json("transfer", "t1", "Requested", &format!(r#"{{"from":"ada","to":"bob","cents":{cents}}}"#))
+}
+
+fn approved() -> Delivery {
+    event_json("transfer", "t1", "Approved", "null")
+}
+
+fn started(cents: i64) -> ProcessEvent {
+    ProcessEvent::Started { transfer_id: "t1".into(), from: "ada".into(), to: "bob".into(), cents }
+}
+
+fn asking(account: &str, asked: Asked, cents: i64) -> OutgoingCommand {
+    let transfer_id = "t1";
+    let command = match asked {
+        Asked::Debit => AccountCommand::Debit { transfer_id, cents },
+        Asked::Credit => AccountCommand::Credit { transfer_id, cents },
+        Asked::Refund => AccountCommand::Refund { transfer_id, cents },
+    };
+    OutgoingCommand::new("account", account, &command).unwrap().asking_outcome(&asked).unwrap()
+}
+
+fn answered(account: &str, asked: Asked, ending: Ending<'_>) -> Delivery {
+    outcome("account", account, "any", ending, &asked)
+}
+
+fn process(history: impl IntoIterator<Item = ProcessEvent>) -> GivenSaga<TransferProcess> {
+    given_saga(history)
+}
+
+#[test]
+fn a_small_transfer_moves_at_once() {
+    process([])
+        .when(requested(500))
+        .then_events([started(500)])
+        .then_sent(asking("ada", Asked::Debit, 500))
+        .then_goes_on()
+        .when(answered("ada", Asked::Debit, ACCEPTED))
+        .then_events([ProcessEvent::Debited])
+        .then_sent(asking("bob", Asked::Credit, 500))
+        .then_goes_on()
+        .when(answered("bob", Asked::Credit, ACCEPTED))
+        .then_command("transfer", "t1", &TransferCommand::Complete)
+        .then_completed();
+}
+
+#[test]
+fn a_refused_debit_ends_it() {
+    process([started(500)])
+        .when(answered("ada", Asked::Debit, Ending::Rejected("too little")))
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: too little" })
+        .then_compensated();
+}
+
+#[test]
+fn a_refused_credit_is_refunded() {
+    let refunding = ProcessEvent::RefundStarted { reason: "rejected: the account is closed".into() };
+    process([started(500), ProcessEvent::Debited])
+        .when(answered("bob", Asked::Credit, Ending::Rejected("the account is closed")))
+        .then_events([refunding])
+        .then_sent(asking("ada", Asked::Refund, 500))
+        .then_goes_on()
+        .when(answered("ada", Asked::Refund, ACCEPTED))
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: the account is closed" })
+        .then_compensated();
+}
+
+#[test]
+fn a_large_transfer_waits_for_an_approval() {
+    process([started(LARGE_CENTS)])
+        .when(answered("ada", Asked::Debit, ACCEPTED))
+        .then_events([ProcessEvent::Debited])
+        .then_wake(APPROVAL, APPROVAL_TIME, &())
+        .then_goes_on()
+        .when(approved())
+        .then_events([ProcessEvent::Approved])
+        .then_cancel(APPROVAL)
+        .then_sent(asking("bob", Asked::Credit, LARGE_CENTS))
+        .then_goes_on();
+}
+
+#[test]
+fn an_approval_may_arrive_before_the_debit() {
+    process([started(LARGE_CENTS)])
+        .when(approved())
+        .then_events([ProcessEvent::Approved])
+        .then_cancel(APPROVAL)
+        .then_goes_on()
+        .when(answered("ada", Asked::Debit, ACCEPTED))
+        .then_events([ProcessEvent::Debited])
+        .then_sent(asking("bob", Asked::Credit, LARGE_CENTS))
+        .then_goes_on();
+}
+
+#[test]
+fn what_is_not_approved_in_time_is_refunded() {
+    let reason = "it was not approved in time";
+    process([started(LARGE_CENTS), ProcessEvent::Debited])
+        .when(timer(APPROVAL, &()))
+        .then_events([ProcessEvent::RefundStarted { reason: reason.into() }])
+        .then_sent(asking("ada", Asked::Refund, LARGE_CENTS))
+        .then_goes_on()
+        .when(approved())
+        .then_goes_on()
+        .when(answered("ada", Asked::Refund, ACCEPTED))
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason })
+        .then_compensated();
+}
+
+#[test]
+fn a_refused_refund_waits_for_a_person() {
+    let refunding = ProcessEvent::RefundStarted { reason: "late".into() };
+    process([started(LARGE_CENTS), ProcessEvent::Debited, refunding])
+        .when(answered("ada", Asked::Refund, Ending::Rejected("too much")))
+        .then_rejected("the refund to ada was rejected: too much");
+}

@@ -1,0 +1,127 @@
+//! The aggregate `transfer`: what became of a transfer between two accounts, for the person who asked for it.
+//!
+//! The saga `transfer-process` moves the money.
+
+use wasmill_guest::prelude::*;
+
+/// A transfer with its state.
+#[derive(Debug, Default)]
+struct Transfer {
+    status: Status,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Status {
+    #[default]
+    Absent,
+    Pending,
+    Approved,
+    Ended,
+}
+
+/// The commands to a transfer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum TransferCommand {
+    Request { from: String, to: String, cents: i64 },
+    Approve,
+    Complete,
+    Fail { reason: String },
+}
+
+/// The events of a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum TransferEvent {
+    Requested { from: String, to: String, cents: i64 },
+    Approved,
+    Completed,
+    Failed { reason: String },
+}
+
+/// The reason why a transfer rejects a command.
+#[derive(Debug, thiserror::Error)]
+enum TransferError {
+    #[error("the transfer exists")]
+    Exists,
+    #[error("there is no such transfer")]
+    Absent,
+    #[error("the transfer has ended")]
+    Ended,
+    #[error("the transfer is approved")]
+    Approved,
+    #[error("a transfer needs two accounts")]
+    OneAccount,
+    #[error("an amount must be at least 1 cent, found {0}")]
+    Amount(i64),
+}
+
+impl Aggregate for Transfer {
+    const TYPE: &'static str = "transfer";
+    type Command = TransferCommand;
+    type Event = TransferEvent;
+    type Error = TransferError;
+
+    fn handle(&self, command: TransferCommand) -> Result<Vec<TransferEvent>, TransferError> {
+        let event = match command {
+            TransferCommand::Request { .. } if self.status != Status::Absent => return Err(TransferError::Exists),
+            TransferCommand::Request { from, to, .. } if from == to => return Err(TransferError::OneAccount),
+            TransferCommand::Request { cents, .. } if cents < 1 => return Err(TransferError::Amount(cents)),
+            TransferCommand::Request { from, to, cents } => TransferEvent::Requested { from, to, cents },
+            _ if self.status == Status::Absent => return Err(TransferError::Absent),
+            _ if self.status == Status::Ended => return Err(TransferError::Ended),
+            TransferCommand::Approve if self.status == Status::Approved => return Err(TransferError::Approved),
+            TransferCommand::Approve => TransferEvent::Approved,
+            TransferCommand::Complete => TransferEvent::Completed,
+            TransferCommand::Fail { reason } => TransferEvent::Failed { reason },
+        };
+        Ok(vec![event])
+    }
+
+    fn apply(&mut self, event: TransferEvent) {
+        self.status = match event {
+            TransferEvent::Requested { .. } => Status::Pending,
+            TransferEvent::Approved => Status::Approved,
+            TransferEvent::Completed | TransferEvent::Failed { .. } => Status::Ended,
+        };
+    }
+}
+export_aggregate!(Transfer);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmill_guest::testing::given;
+
+    fn request(to: &str, cents: i64) -> TransferCommand {
+        TransferCommand::Request { from: "ada".into(), to: to.into(), cents }
+    }
+
+    fn requested() -> TransferEvent {
+        TransferEvent::Requested { from: "ada".into(), to: "bob".into(), cents: 5 }
+    }
+
+    #[test]
+    fn a_transfer_is_requested_approved_and_completed_once() {
+        given::<Transfer>([])
+            .when(request("bob", 5))
+            .then_events([requested()])
+            .when(request("bob", 5))
+            .then_rejected("the transfer exists")
+            .when(TransferCommand::Approve)
+            .then_events([TransferEvent::Approved])
+            .when(TransferCommand::Approve)
+            .then_rejected("is approved")
+            .when(TransferCommand::Complete)
+            .then_events([TransferEvent::Completed])
+            .when(TransferCommand::Fail { reason: "late".into() })
+            .then_rejected("has ended");
+    }
+
+    #[test]
+    fn a_transfer_that_makes_no_sense_is_refused() {
+        given::<Transfer>([]).when(request("ada", 5)).then_rejected("two accounts");
+        given::<Transfer>([]).when(request("bob", 0)).then_rejected("at least 1 cent");
+        for command in [TransferCommand::Approve, TransferCommand::Complete] {
+            given::<Transfer>([]).when(command).then_rejected("no such transfer");
+        }
+    }
+}
