@@ -25,6 +25,11 @@ pub fn grocery() -> PathBuf {
     workspace().join("examples/grocery")
 }
 
+/// Returns the folder of the bank example.
+pub fn bank() -> PathBuf {
+    workspace().join("examples/bank")
+}
+
 /// Returns the folder of the workspace.
 pub fn workspace() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(xtask::root);

@@ -46,6 +46,12 @@ impl Setting {
         Self::new(&manifest.replace("../../target/plugins", PLUGINS).replace("../../target/grocery", "data"))
     }
 
+    /// Makes a folder with the bank's manifest.
+    pub fn bank() -> Self {
+        let manifest = fs::read_to_string(built::bank().join("wasmill.toml")).expect("read the example's manifest");
+        Self::new(&manifest.replace("../../target/plugins", PLUGINS).replace("../../target/bank", "data"))
+    }
+
     /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

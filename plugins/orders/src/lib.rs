@@ -1,4 +1,4 @@
-//! The aggregate `order`, which is created from a basket and then confirmed.
+//! The aggregate `order`, which is created from a basket and then confirmed or cancelled.
 //!
 //! It decides whether a basket becomes an order. Of households and stores it knows only the ids.
 
@@ -16,6 +16,7 @@ enum Status {
     Absent,
     Pending,
     Confirmed,
+    Cancelled,
 }
 
 /// A line of a basket.
@@ -33,6 +34,7 @@ struct Item {
 enum OrderCommand {
     CreateOrder { household_id: String, store_id: String, placed_at: String, items: Vec<Item> },
     ConfirmOrder,
+    CancelOrder { reason: String },
 }
 
 /// The events of an order.
@@ -40,6 +42,7 @@ enum OrderCommand {
 enum OrderEvent {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
     OrderConfirmed,
+    OrderCancelled { reason: String },
 }
 
 /// The reason why an order rejects a command.
@@ -55,6 +58,8 @@ enum OrderError {
     TooLarge,
     #[error("only a pending order can be confirmed")]
     NotPending,
+    #[error("only a pending order can be cancelled")]
+    NotCancellable,
 }
 
 impl Aggregate for Order {
@@ -74,6 +79,10 @@ impl Aggregate for Order {
             }
             OrderCommand::ConfirmOrder if self.status == Status::Pending => Ok(vec![OrderEvent::OrderConfirmed]),
             OrderCommand::ConfirmOrder => Err(OrderError::NotPending),
+            OrderCommand::CancelOrder { reason } if self.status == Status::Pending => {
+                Ok(vec![OrderEvent::OrderCancelled { reason }])
+            }
+            OrderCommand::CancelOrder { .. } => Err(OrderError::NotCancellable),
         }
     }
 
@@ -81,6 +90,7 @@ impl Aggregate for Order {
         self.status = match event {
             OrderEvent::OrderCreated { .. } => Status::Pending,
             OrderEvent::OrderConfirmed => Status::Confirmed,
+            OrderEvent::OrderCancelled { .. } => Status::Cancelled,
         };
     }
 }

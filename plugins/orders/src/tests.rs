@@ -29,6 +29,20 @@ fn a_basket_makes_an_order_that_is_confirmed_once() {
 }
 
 #[test]
+fn a_pending_order_is_cancelled_once() {
+    let cancel = || OrderCommand::CancelOrder { reason: "late".into() };
+    let cancelled = || OrderEvent::OrderCancelled { reason: "late".into() };
+    given::<Order>([created(vec![item(1, 50)], 50)])
+        .when(cancel())
+        .then_events([cancelled()])
+        .when(cancel())
+        .then_rejected("only a pending order can be cancelled")
+        .when(OrderCommand::ConfirmOrder)
+        .then_rejected("only a pending order can be confirmed");
+    given::<Order>([]).when(cancel()).then_rejected("only a pending order can be cancelled");
+}
+
+#[test]
 fn an_order_exists_once() {
     given::<Order>([created(vec![item(1, 50)], 50)]).when(create(vec![item(1, 50)])).then_rejected("the order exists");
 }
@@ -65,8 +79,8 @@ fn a_basket_that_is_none_is_told_where() {
         .then_malformed("CreateOrder: items[0].product_id: invalid type: integer `7`, expected a string at line 1")
         .when_json("CreateOrder", "{}")
         .then_malformed("CreateOrder: missing field `household_id`")
-        .when_json("CancelOrder", "")
-        .then_malformed("unknown name `CancelOrder`: known are CreateOrder, ConfirmOrder");
+        .when_json("ShipOrder", "")
+        .then_malformed("unknown name `ShipOrder`: known are CreateOrder, ConfirmOrder, CancelOrder");
 }
 
 #[test]

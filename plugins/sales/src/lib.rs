@@ -12,6 +12,7 @@ struct Sales;
 enum Seen {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
     OrderConfirmed,
+    OrderCancelled {},
     HouseholdBecameLoyal {},
 }
 
@@ -24,7 +25,7 @@ struct Item {
 impl Projection for Sales {
     const NAME: &'static str = "sales";
     const SUBSCRIPTIONS: &'static [&'static str] =
-        &["order.OrderCreated", "order.OrderConfirmed", "household.HouseholdBecameLoyal"];
+        &["order.OrderCreated", "order.OrderConfirmed", "order.OrderCancelled", "household.HouseholdBecameLoyal"];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Query = SalesQuery;
 
@@ -47,6 +48,11 @@ impl Projection for Sales {
                 sql.execute(CONFIRM_ORDER, params![id, time_ms])?;
                 sql.execute(CONFIRM_IN_STORE, params![id])?;
             }
+            Seen::OrderCancelled {} => {
+                sql.execute(CANCEL_ORDER, params![id])?;
+                sql.execute(CANCEL_IN_STORE, params![id])?;
+                sql.execute(CANCEL_OF_HOUSEHOLD, params![id])?;
+            }
             Seen::HouseholdBecameLoyal {} => {
                 sql.execute(BECOME_LOYAL, params![id])?;
             }
@@ -68,6 +74,14 @@ const ADD_TO_HOUSEHOLD: &str = "INSERT INTO household_sales VALUES (?1, 1, ?2, F
 const CONFIRM_ORDER: &str = "UPDATE orders SET status = 'confirmed', confirmed_ms = ?2 WHERE order_id = ?1";
 const CONFIRM_IN_STORE: &str = "UPDATE store_sales SET confirmed = confirmed + 1 \
     WHERE store_id = (SELECT store_id FROM orders WHERE order_id = ?1)";
+const CANCEL_ORDER: &str = "UPDATE orders SET status = 'cancelled' WHERE order_id = ?1";
+const CANCEL_IN_STORE: &str = "UPDATE store_sales SET units = store_sales.units - cancelled.units, \
+    sales_cents = store_sales.sales_cents - cancelled.sales_cents, \
+    discount_cents = store_sales.discount_cents - cancelled.discount_cents \
+    FROM (SELECT * FROM orders WHERE order_id = ?1) AS cancelled WHERE store_sales.store_id = cancelled.store_id";
+const CANCEL_OF_HOUSEHOLD: &str = "UPDATE household_sales SET sales_cents = household_sales.sales_cents - \
+    cancelled.sales_cents FROM (SELECT * FROM orders WHERE order_id = ?1) AS cancelled \
+    WHERE household_sales.household_id = cancelled.household_id";
 const BECOME_LOYAL: &str = "INSERT INTO household_sales VALUES (?1, 0, 0, TRUE) ON CONFLICT DO UPDATE SET loyal = TRUE";
 
 /// The most that one order may add to a sum: ten billion euros. The aggregate has no such limit. With it, any sum of

@@ -45,6 +45,16 @@ fn stores_are_ranked_by_sales_and_then_by_id() {
 }
 
 #[test]
+fn a_cancelled_order_is_no_sale() {
+    let mut sales = sales();
+    sales.project_json("order", "2", "OrderCancelled", r#"{"reason":"late"}"#);
+    assert_eq!(sales.query(&SalesQuery::GetOrder { order_id: "2".into() })["status"], "cancelled");
+    assert_eq!(sales.query(&SalesQuery::StoreSales { limit: 5 }), json!([["47", 300], ["330", 100]]));
+    let totals = sales.query(&SalesQuery::Totals);
+    assert_eq!((&totals["placed"], &totals["sales_cents"], &totals["units"]), (&json!(3), &json!(400), &json!(4)));
+}
+
+#[test]
 fn totals_add_everything_up() {
     let expected = json!({
         "placed": 3, "confirmed": 1, "units": 6, "sales_cents": 600, "discount_cents": 15, "stores": 2,

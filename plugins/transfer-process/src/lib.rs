@@ -80,8 +80,9 @@ impl Saga for TransferProcess {
                 ask(step, &from, Asked::Debit, &AccountCommand::Debit { transfer_id, cents })?;
                 step.record(ProcessEvent::Started { transfer_id: transfer_id.to_owned(), from, to, cents });
             }
-            // The approval may arrive before the outcome of the debit, and after a refund has started.
-            TransferEvent::Approved if self.refunded_because.is_none() => {
+            // The approval may arrive before the outcome of the debit, and after a refund has started. A small transfer
+            // needs none.
+            TransferEvent::Approved if self.cents >= LARGE_CENTS && self.refunded_because.is_none() => {
                 step.record(ProcessEvent::Approved);
                 step.cancel(APPROVAL);
                 if self.is_debited {

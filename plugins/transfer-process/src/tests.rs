@@ -100,6 +100,13 @@ fn an_approval_may_arrive_before_the_debit() {
 }
 
 #[test]
+fn a_small_transfer_needs_no_approval() {
+    for history in [vec![started(500)], vec![started(500), ProcessEvent::Debited]] {
+        process(history).when(approved()).then_goes_on();
+    }
+}
+
+#[test]
 fn what_is_not_approved_in_time_is_refunded() {
     let reason = "it was not approved in time";
     process([started(LARGE_CENTS), ProcessEvent::Debited])

@@ -4,6 +4,7 @@ mod address_space;
 mod aggregate_ids;
 mod bad_manifests;
 mod bad_plugins;
+mod bank;
 mod callbacks;
 mod circles;
 mod command_line;

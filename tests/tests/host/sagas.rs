@@ -209,7 +209,7 @@ fn what_no_saga_can_take_is_dead_lettered_with_a_reason() {
     host.drained();
     let found = letters(&host);
     let expected = [
-        "its saga can't be determined: nobody knows the errand",
+        "its saga can't be determined: malformed: nobody knows the errand",
         "told to panic",
         "the key of the saga is empty",
         "the control character",
@@ -323,5 +323,40 @@ fn sagas_are_exact_through_kills() {
         }
     }
     assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+}
+
+/// The grocery example's orders, without a warehouse that confirms them.
+#[test]
+fn an_order_that_is_not_confirmed_in_time_is_cancelled_also_across_a_restart() {
+    let setting = Setting::new(
+        "[plugins.orders]\nfile = \"PLUGINS/orders.wasm\"\n[plugins.sales]\nfile = \"PLUGINS/sales.wasm\"\n\
+         [plugins.order-deadline]\nfile = \"PLUGINS/order-deadline.wasm\"\n",
+    );
+    setting.write("offset", "0");
+    let clock = vec![(OFFSET_FILE, setting.path("offset"))];
+    let host = setting.start_in(clock.clone());
+    let order = json!({ "household_id": "h", "store_id": "s", "placed_at": "today", "items": [
+        { "product_id": "p", "quantity": 1, "amount_cents": 100, "discount_cents": 0 }] });
+    for id in ["1", "2", "3"] {
+        assert_eq!(host.send("order", id, "CreateOrder", &order).status, 200);
+    }
+    assert_eq!(host.send("order", "2", "ConfirmOrder", &Value::Null).status, 200);
+    host.drained();
+    assert_eq!(host.get("/v1/timers").body["total"], 2);
+    setting.write("offset", (23 * HOUR).to_string());
+    host.crash();
+    host.drained();
+    assert_eq!(host.events("order.OrderCancelled").len(), 0, "it is never early");
+    host.stop();
+    setting.write("offset", (25 * HOUR).to_string());
+    let host = setting.start_in(clock);
+    host.until("both are cancelled", |_| host.events("order.OrderCancelled").len() == 2);
+    host.drained();
+    assert_eq!(host.send("order", "1", "ConfirmOrder", &Value::Null).status, 422);
+    let summary = |id: &str| host.query("sales", "get-order", &json!({ "order_id": id })).body["status"].clone();
+    assert_eq!([summary("1"), summary("2"), summary("3")], ["cancelled", "confirmed", "cancelled"]);
+    assert_eq!(host.query("sales", "totals", &Value::Null).body["sales_cents"], 100);
+    assert_eq!((saga(&host, "compensated"), saga(&host, "live")), (2, 2));
     host.stop();
 }

@@ -117,11 +117,6 @@ impl SagaKeys {
         self.paused.clear();
     }
 
-    /// Whether a key is paused now.
-    pub(super) fn is_paused(&self, key: &str) -> bool {
-        self.paused.get(key).is_some_and(|paused| paused.until > Instant::now())
-    }
-
     /// Returns the keys that are paused now.
     pub(super) fn paused_now(&self) -> HashSet<CallbackKey> {
         let now = Instant::now();
@@ -158,7 +153,7 @@ mod tests {
         let key: Arc<str> = "a".into();
         assert!(!keys.waits("a"));
         keys.pause(&key, 1, Duration::ZERO, "why".into());
-        assert!(keys.waits("a") && !keys.waits("b") && !keys.is_paused("a"));
+        assert!(keys.waits("a") && !keys.waits("b"));
         assert_eq!((keys.attempts("a"), keys.reason().as_deref()), (1, Some("saga a: why")));
         keys.put_off(&key);
         keys.put_off(&key);

@@ -68,13 +68,16 @@ struct UnderWay {
     timers: HashSet<Arc<str>>,
     /// The sagas that end, whose named timers are cancelled.
     ended: HashSet<Arc<str>>,
+    /// The sagas that are held, whose events wait.
+    held: HashSet<Arc<str>>,
 }
 
 impl UnderWay {
     /// Whether a callback is not there any more, or not for certain, once the steps are durable.
     fn concerns(&self, key: &str, kept: &KeptCallback) -> bool {
         let is_changed = |timer: &Arc<str>| self.timers.contains(timer) || self.ended.contains(key);
-        self.handled.contains(&kept.number) || kept.timer.as_ref().is_some_and(is_changed)
+        let waits = matches!(kept.callback.content, CallbackContent::Event(_)) && self.held.contains(key);
+        waits || self.handled.contains(&kept.number) || kept.timer.as_ref().is_some_and(is_changed)
     }
 
     fn add(&mut self, outgoing: &Outgoing) {
@@ -91,6 +94,7 @@ impl UnderWay {
         self.handled.clear();
         self.timers.clear();
         self.ended.clear();
+        self.held.clear();
     }
 }
 
@@ -464,9 +468,11 @@ impl SagaWorker {
         let due = self.follower.reader().due_callbacks(&self.name, now_ms, &without, limit)?;
         let mut filling = Filling::default();
         let mut worked = false;
+        // The keys of which an input failed: nothing of them passes it.
+        let mut failed = HashSet::new();
         for kept in &due {
             let key: Arc<str> = String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into();
-            if self.under_way.concerns(&key, kept) || self.keys.is_paused(&key) {
+            if self.under_way.concerns(&key, kept) || failed.contains(&key) {
                 continue;
             }
             if self.stands_still() {
@@ -474,14 +480,17 @@ impl SagaWorker {
             }
             worked = true;
             self.links.view.is_working.store(true, Ordering::Release);
-            self.callback(&mut filling, kept, &key)?;
+            if !self.callback(&mut filling, kept, &key)? {
+                failed.insert(key);
+            }
             self.end_input(&mut filling)?;
         }
         self.hand_over(&mut filling, None, None)?;
         Ok(worked)
     }
 
-    fn callback(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
+    /// Handles a callback. Returns false if it must be tried again later.
+    fn callback(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<bool, Error> {
         let handled = match &kept.callback.content {
             CallbackContent::Send(command) => {
                 let mut command = (**command).clone();
@@ -496,7 +505,7 @@ impl SagaWorker {
                     Err(unhandled) => Handled::Failed(unhandled),
                 };
                 match handled {
-                    Handled::Done => return self.took_put_off(filling, kept, key),
+                    Handled::Done => return self.took_put_off(filling, kept, key).map(|()| true),
                     Handled::Failed(unhandled) => return self.failed_put_off(filling, kept, key, &event, unhandled),
                 }
             }
@@ -507,14 +516,14 @@ impl SagaWorker {
         match handled {
             Handled::Done => {
                 self.note_handled(filling, kept);
-                Ok(())
+                Ok(true)
             }
             Handled::Failed(Unhandled::Host(reason)) => {
                 self.held_up(&reason);
-                Ok(())
+                Ok(false)
             }
             Handled::Failed(unhandled) => match self.retry(key, unhandled) {
-                None => Ok(()),
+                None => Ok(false),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
                     let letter = failed_callback(&self.name, kept, reason);
@@ -522,7 +531,7 @@ impl SagaWorker {
                     self.note_handled(filling, kept);
                     filling.outgoing.add(outgoing);
                     self.keys.go_on(key);
-                    self.hand_over(filling, None, None)
+                    self.hand_over(filling, None, None).map(|()| true)
                 }
             },
         }
@@ -568,17 +577,17 @@ impl SagaWorker {
         key: &Arc<str>,
         event: &RecordedEvent,
         unhandled: Unhandled,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         match unhandled {
             Unhandled::Host(reason) => {
                 self.held_up(&reason);
-                Ok(())
+                Ok(false)
             }
             unhandled => match self.retry(key, unhandled) {
-                None => Ok(()),
+                None => Ok(false),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
-                    self.dead_letter_event(key, event, reason, Some(kept.number))
+                    self.dead_letter_event(key, event, reason, Some(kept.number)).map(|()| true)
                 }
             },
         }
@@ -681,6 +690,7 @@ impl SagaWorker {
         let change = match passes {
             false => {
                 self.keys.hold(key);
+                self.under_way.held.insert(key.clone());
                 let from = was_held.then_some(KEY);
                 Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(KEY) })
             }
