@@ -23,7 +23,7 @@ pub(crate) enum Which<'a> {
 /// Builds plugins into `target/plugins`.
 pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, which: Which<'_>) -> Result<()> {
     let plugins = chosen(workspace, which)?;
-    let mut command = toolchain.cargo_build();
+    let mut command = toolchain.cargo_build("guest");
     command.arg("--target-dir").arg(workspace.guests_folder()).current_dir(&workspace.root);
     plugins.iter().for_each(|plugin| _ = command.args(["--package", plugin]));
     process::run(&mut command)?;

@@ -3,7 +3,8 @@
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Only this crate compiles guests
 //! to WebAssembly. Everything native shares the release profile and the workspace's target folder, so that a heavy
 //! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public because the tests start the
-//! same broker, and [`root`] because tests and the example find their files by it.
+//! same broker, [`guest_build`] because they build a plugin outside of the workspace, and [`root`] because tests and the
+//! example find their files by it.
 
 mod deny;
 mod guests;
@@ -24,6 +25,11 @@ use std::process::ExitCode;
 use workspace::Workspace;
 
 pub use workspace::root;
+
+/// Returns a `cargo build` with a profile for a guest outside of the workspace.
+pub fn guest_build(profile: &str) -> Result<std::process::Command> {
+    Ok(setup::ensure(May::AskRustup)?.cargo_build(profile))
+}
 
 /// The project's own tasks.
 #[derive(Parser)]

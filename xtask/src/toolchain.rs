@@ -83,13 +83,13 @@ impl Toolchain {
         )
     }
 
-    /// Returns a `cargo build` for guests that lacks only the packages.
-    pub(crate) fn cargo_build(&self) -> Command {
+    /// Returns a `cargo build` for guests, with a profile, that lacks only the packages.
+    pub(crate) fn cargo_build(&self, profile: &str) -> Command {
         let mut command = match self {
             Self::Installed => process::cargo(),
             Self::FromSource { cargo, .. } => Command::new(cargo),
         };
-        command.args(["build", "--profile", "guest", "--target", TARGET]);
+        command.args(["build", "--profile", profile, "--target", TARGET]);
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::FromSource { rustc, linker, .. } = self {
             FOREIGN_ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));

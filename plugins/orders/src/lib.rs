@@ -31,6 +31,7 @@ struct Item {
 
 /// The commands to an order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::enum_variant_names, reason = "the names are those of the messages")]
 enum OrderCommand {
     CreateOrder { household_id: String, store_id: String, placed_at: String, items: Vec<Item> },
     ConfirmOrder,
@@ -39,6 +40,7 @@ enum OrderCommand {
 
 /// The events of an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::enum_variant_names, reason = "the names are those of the messages")]
 enum OrderEvent {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
     OrderConfirmed,

@@ -124,7 +124,7 @@ fn no_cent_is_lost_through_a_hundred_kills_and_each_transfer_ends_once() {
             number
         });
         for _ in 0..KILLS {
-            thread::sleep(Duration::from_millis(fastrand::u64(5..120)));
+            thread::park_timeout(Duration::from_millis(fastrand::u64(5..120)));
             host.crash();
         }
         over.store(true, Ordering::Relaxed);

@@ -27,6 +27,7 @@ mod pauses;
 mod plugin_cases;
 mod projection_rebuild;
 mod projection_stops;
+mod readme;
 mod refused_commands;
 mod renamed_parts;
 mod repeated_commands;
