@@ -175,6 +175,11 @@ impl TestHost {
         self.host.dev_broker().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
+    /// Returns the peak memory of the running process in KiB, if the system reports it.
+    pub fn memory_peak_kib(&self) -> Option<u64> {
+        self.host.memory_peak_kib()
+    }
+
     /// Kills the host and restarts it on the same folder. Returns how long it took until it served.
     pub fn crash(&self) -> Duration {
         self.host.crash().unwrap_or_else(|error| panic!("{error:?}"))

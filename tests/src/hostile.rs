@@ -1,8 +1,8 @@
 //! Guests that do what the SDK can't express: WebAssembly text with one function replaced by something hostile.
 //!
 //! Each role has a skeleton that keeps to the contract. [`aggregate`] knows the command `Go` and decides on the event
-//! `Done`, [`subscriber`] does nothing, and [`projection`] has an empty table and answers `null`. Their functions have
-//! names, so that a case can replace the body of one.
+//! `Done`, [`subscriber`] does nothing, [`projection`] has an empty table and answers `null`, and [`saga`] has one saga with
+//! the key `Go`, which decides on the event `Done`. Their functions have names, so that a case can replace the body of one.
 
 use crate::built;
 use crate::module::with_section;
@@ -102,6 +102,49 @@ const PROJECTION: [Function; 3] = [
         "(i32.const 1400)",
     ),
 ];
+
+/// The result of `keys` is at 1500. The keys are from 8192 on, 12 bytes each.
+const SAGA: [Function; 6] = [
+    ("describe", r#"(export "wasmill:plugin/saga@0.5.0#describe") (result i32)"#, "(i32.const 1064)"),
+    (
+        "keys",
+        r#"(export "wasmill:plugin/saga@0.5.0#keys") (param $at i32) (param $count i32) (result i32)"#,
+        "(local $i i32)
+         (loop
+           (i32.store8 (i32.add (i32.const 8192) (i32.mul (local.get $i) (i32.const 12))) (i32.const 1))
+           (i32.store (i32.add (i32.const 8196) (i32.mul (local.get $i) (i32.const 12))) (i32.const 1024))
+           (i32.store (i32.add (i32.const 8200) (i32.mul (local.get $i) (i32.const 12))) (i32.const 2))
+           (local.set $i (i32.add (local.get $i) (i32.const 1)))
+           (br_if 0 (i32.lt_u (local.get $i) (local.get $count))))
+         (i32.store (i32.const 1508) (i32.const 8192))
+         (i32.store (i32.const 1512) (local.get $count))
+         (i32.const 1500)",
+    ),
+    (
+        "constructor",
+        r#"(export "wasmill:plugin/saga@0.5.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        "(call $new (i32.const 7))",
+    ),
+    (
+        "apply",
+        r#"(export "wasmill:plugin/saga@0.5.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        "(i32.const 1200)",
+    ),
+    (
+        "handle",
+        r#"(export "wasmill:plugin/saga@0.5.0#[method]instance.handle") (param $at i32) (result i32)"#,
+        "(i32.const 1104)",
+    ),
+    ("drop", r#"(export "wasmill:plugin/saga@0.5.0#[dtor]instance") (param i32)"#, ""),
+];
+
+/// Makes a plugin with sagas of this type, which these events start.
+pub fn saga(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
+    let new =
+        r#"(import "[export]wasmill:plugin/saga@0.5.0" "[resource-new]instance" (func $new (param i32) (result i32)))"#;
+    let text = text(&format!("{new}{SUBSCRIBER_IMPORTS}"), &SAGA, replaced);
+    component("saga-plugin", &text, &line(&format!(r#""role":"saga","type":"{name}","starts":["{events}"]"#)))
+}
 
 /// Makes a plugin with an aggregate of this type.
 pub fn aggregate(name: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {

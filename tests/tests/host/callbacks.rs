@@ -277,6 +277,51 @@ fn many_timers_fire_once_each_through_kills() {
     host.stop();
 }
 
+/// Each timer notes into an aggregate of its own, so a timer that fires twice shows as a stream with two events.
+#[test]
+fn a_million_timers_fire_once_each_and_never_early() {
+    const TIMERS: u64 = 1_000_000;
+    const PARTS: u64 = 200;
+    let timed = Timed::new("batch_max = 1\n");
+    let host = timed.start();
+    let at = json!({ "After": 24 * HOUR });
+    for part in 0..PARTS {
+        let many = json!({ "WakeMany": { "timer": format!("into-{part}-"), "due": at, "count": TIMERS / PARTS } });
+        tell(&host, &format!("part-{}", part % 10), &json!([many]));
+    }
+    host.until("all timers are set", |_| timers(&host)["total"] == TIMERS);
+    host.stop();
+    timed.setting.manifest(&manifest(""));
+    let host = timed.start();
+    host.drained();
+    let noted = |host: &TestHost| {
+        let commands = host.status()["commands"].clone();
+        let note = commands.as_array().into_iter().flatten().find(|tally| tally["command"] == "Note").cloned();
+        note.and_then(|note| note["accepted"].as_u64()).unwrap_or(0)
+    };
+    timed.is_at(23 * HOUR);
+    host.crash();
+    host.drained();
+    assert_eq!(noted(&host), 0, "none is early");
+    let waiting_kib = host.memory_peak_kib();
+    assert!(waiting_kib.is_none_or(|kib| kib < 150 << 10), "timers that wait take no memory: {waiting_kib:?} KiB");
+    timed.is_at(25 * HOUR);
+    for kill in 1..=4 {
+        let wanted = kill * TIMERS / 5;
+        host.until(&format!("{wanted} have fired"), |_| noted(&host) >= wanted);
+        host.crash();
+    }
+    host.until("all have fired", |_| noted(&host) >= TIMERS);
+    host.drained();
+    let peak_kib = host.memory_peak_kib();
+    assert!(peak_kib.is_none_or(|kib| kib < 600 << 10), "the memory is bounded: {peak_kib:?} KiB");
+    let stats = host.get("/v1/store/stats?count=true").body;
+    let (streams, events) = (&stats["counted"]["streams"], &stats["counted"]["events"]);
+    assert_eq!((streams, events), (&json!(TIMERS + 10), &json!(TIMERS + PARTS)), "each once: {stats}");
+    assert_eq!((timers(&host)["total"].clone(), host.status()["dead_letters"]["total"].clone()), (json!(0), json!(0)));
+    host.stop();
+}
+
 #[test]
 fn a_clock_that_jumps_fires_what_is_due_and_loses_nothing() {
     let timed = Timed::new("backoff_ms = 1\n");

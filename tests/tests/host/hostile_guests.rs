@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use wasmill_tests::host::{Answer, TestHost};
-use wasmill_tests::hostile::{Replaced, aggregate, component, line, projection, subscriber};
+use wasmill_tests::hostile::{Replaced, aggregate, component, line, projection, saga, subscriber};
 use wasmill_tests::setting::Setting;
 
 const LIMITS: &str = "event_time_ms = 100\nmemory_mib = 16\noutput_mib = 1\ntable_elements = 1000\neffects_max = 100\n";
@@ -340,6 +340,98 @@ fn subscribers() {
             status["subscriptions"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "quiet").cloned());
         quiet.is_some_and(|quiet| quiet["checkpoint"] == 2)
     });
+    host.stop();
+}
+
+/// What a saga does, and the reason of its dead letter.
+struct Saga(&'static str, Replaced<'static>, &'static str);
+
+const SAGAS: [Saga; 14] = [
+    Saga("keys-loop", ("keys", ENDLESS), TOO_LONG),
+    Saga("keys-trap", ("keys", "(unreachable)"), "unreachable"),
+    Saga("keys-too-few", ("keys", "(i32.const 1200)"), "it returned 0 keys of 1 events"),
+    Saga(
+        "keys-too-many",
+        (
+            "keys",
+            "(i32.store (i32.const 1508) (i32.const 8192)) (i32.store (i32.const 1512) (i32.const 1000)) (i32.const 1500)",
+        ),
+        "it returned 1000 keys of 1 events",
+    ),
+    Saga(
+        "key-not-utf-8",
+        (
+            "keys",
+            "(i32.store8 (i32.const 1024) (i32.const 255)) (i32.store8 (i32.const 8192) (i32.const 1))
+             (i32.store (i32.const 8196) (i32.const 1024)) (i32.store (i32.const 8200) (i32.const 2))
+             (i32.store (i32.const 1508) (i32.const 8192)) (i32.store (i32.const 1512) (i32.const 1)) (i32.const 1500)",
+        ),
+        "utf-8",
+    ),
+    Saga(
+        "effects-in-keys",
+        (
+            "keys",
+            "(call $wake (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+             (unreachable)",
+        ),
+        "there are no effects here",
+    ),
+    Saga("constructor-traps", ("constructor", "(unreachable)"), "unreachable"),
+    Saga("constructor-loops", ("constructor", ENDLESS), TOO_LONG),
+    Saga("handle-loops", ("handle", ENDLESS), TOO_LONG),
+    Saga("handle-traps", ("handle", "(unreachable)"), "unreachable"),
+    Saga(
+        "event-no-name",
+        ("handle", "(i32.store (i32.const 1132) (i32.const 0)) (i32.const 1104)"),
+        "the name of an event that it decided on",
+    ),
+    Saga(
+        "timer-with-slash",
+        (
+            "handle",
+            "(i32.store8 (i32.const 1040) (i32.const 47))
+             (call $wake (i32.const 0) (i32.const 1040) (i32.const 4) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+             (i32.const 1104)",
+        ),
+        "no `/`",
+    ),
+    Saga(
+        "cause-of-nothing",
+        (
+            "handle",
+            "(call $wake (i32.const 1) (i32.const 1032) (i32.const 4) (i32.const 0) (i64.const 1) (i32.const 0) (i32.const 0))
+             (i32.const 1104)",
+        ),
+        "names delivery 1 as its cause, of 1 delivered",
+    ),
+    Saga("no-first-event", ("handle", "(i32.store8 (i32.const 1216) (i32.const 1)) (i32.const 1200)"), "has no event"),
+];
+
+#[test]
+fn sagas() {
+    let settings = |name: &str| format!("{}[subscriptions.{name}]\nattempts_max = 1\nbackoff_ms = 1\n", plugin(name));
+    let manifest: String = SAGAS.iter().map(|Saga(name, ..)| settings(name)).collect();
+    let setting = Setting::new(&(plugin("healthy") + &settings("quiet") + &manifest));
+    setting.write("healthy.wasm", aggregate("healthy", &[]));
+    setting.write("quiet.wasm", saga("quiet", "healthy.*", &[]));
+    for Saga(name, replaced, _) in &SAGAS {
+        setting.write(&format!("{name}.wasm"), saga(name, "healthy.*", &[*replaced]));
+    }
+    let host = setting.start();
+    healthy(&host, "the start");
+    let all = SAGAS.len() as u64;
+    host.until("each hostile saga has a dead letter", |status| status["dead_letters"]["total"] == all);
+    let letters = host.get("/v1/dead-letters?limit=100").body;
+    let letters = letters["letters"].as_array().unwrap_or_else(|| panic!("a list: {letters:#}"));
+    for Saga(name, _, reason) in &SAGAS {
+        let letter = letters.iter().find(|letter| letter["consumer"] == *name);
+        let letter = letter.unwrap_or_else(|| panic!("`{name}` has no dead letter: {letters:#?}"));
+        let said = letter["reason"].as_str().expect("a reason");
+        assert!(said.contains(reason), "`{name}`: expected `{reason}`, got `{said}`");
+    }
+    healthy(&host, "all sagas");
+    host.until("the quiet one has handled both", |_| host.events("quiet.Done").len() == 2);
     host.stop();
 }
 

@@ -8,11 +8,11 @@ use wasmill_tests::topic;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Events go to a topic of their own, dead letters too, and there is a schedule that is hardly ever due.
+/// Events go to a topic of their own, dead letters too, there are sagas, and there is a schedule that is hardly ever due.
 const SINKS: &str = "[kafka.topics.audit]\n[kafka.topics.dead]\n[sinks.audit]\nevents = [\"order.OrderCreated\"]\n\
                      topic = \"audit\"\nkey = { field = \"household_id\" }\n[sinks.audit.properties]\ncompression.type = \"zstd\"\n\
                      [schedules.yearly]\ncron = \"0 0 1 1 *\"\naggregate = \"order\"\nid = \"yearly\"\n\
-                     command = \"ConfirmOrder\"\n";
+                     command = \"ConfirmOrder\"\n[plugins.order-deadline]\nfile = \"PLUGINS/order-deadline.wasm\"\n";
 
 fn setting() -> Setting {
     let setting = Setting::grocery();
@@ -94,6 +94,7 @@ fn every_metric_is_documented_and_the_documented_ones_are_there() {
         "wasmill_dead_letters{consumer=\"baskets\"} 1.0",
         "wasmill_schedule_runs_total{schedule=\"yearly\"} 0.0",
         "wasmill_subscription_behind{subscription=\"notifier\"} 0.0",
+        "wasmill_saga_started_total{subscription=\"order-deadline\"} 1.0",
         "wasmill_sink_pending{sink=\"outbox\"} 0.0",
         "wasmill_sink_published_total{sink=\"dead-letters-baskets\"} 1.0",
         "wasmill_part_working{part=\"sink\",name=\"audit\"} 1.0",

@@ -192,6 +192,9 @@ impl Subscriber for Errands {
 
     fn timer(timer: &Timer<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
         let text: String = timer.json()?;
+        if timer.name().starts_with("into-") {
+            return Ok(outbox.send("clerk", timer.name(), &Command::Note { text })?);
+        }
         obey(&text)?;
         if let Some(other) = text.strip_prefix("cancel ") {
             outbox.cancel(other);
