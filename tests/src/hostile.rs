@@ -103,7 +103,7 @@ const PROJECTION: [Function; 3] = [
     ),
 ];
 
-/// The result of `keys` is at 1500. The keys are from 8192 on, 12 bytes each.
+/// The result of `keys` is at 1504. The keys are from 8192 on, 12 bytes each.
 const SAGA: [Function; 6] = [
     ("describe", r#"(export "wasmill:plugin/saga@0.5.0#describe") (result i32)"#, "(i32.const 1064)"),
     (
@@ -116,9 +116,9 @@ const SAGA: [Function; 6] = [
            (i32.store (i32.add (i32.const 8200) (i32.mul (local.get $i) (i32.const 12))) (i32.const 2))
            (local.set $i (i32.add (local.get $i) (i32.const 1)))
            (br_if 0 (i32.lt_u (local.get $i) (local.get $count))))
-         (i32.store (i32.const 1508) (i32.const 8192))
-         (i32.store (i32.const 1512) (local.get $count))
-         (i32.const 1500)",
+         (i32.store (i32.const 1512) (i32.const 8192))
+         (i32.store (i32.const 1516) (local.get $count))
+         (i32.const 1504)",
     ),
     (
         "constructor",

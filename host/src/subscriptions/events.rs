@@ -6,7 +6,7 @@ use super::keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
-use super::resets::{Reset, Resets};
+use super::resets::{Reset, Resets, reset};
 use super::worker::SubscriptionWorker;
 use super::{Options, Subscription};
 use crate::aggregates::Aggregates;
@@ -154,8 +154,7 @@ impl Subscription for EventSubscription {
     }
 
     fn reset(&self, to: Start) -> Result<Reset, store::Error> {
-        let answer = self.shared.resets.ask(to, "reset", || self.shared.keys.wake());
-        answer.unwrap_or_else(|unanswered| Err(store::Error::Failed(unanswered)))
+        reset(&self.shared.resets, to, || self.shared.keys.wake())
     }
 
     fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {

@@ -144,16 +144,18 @@ impl Outbox {
         }
     }
 
-    /// Sends the commands again that are durable and not settled, in order. Returns their number. If they can't be read,
-    /// they are to be sent later.
-    pub(super) fn resend(&self) -> Result<usize, Error> {
+    /// Sends the commands again that are durable and not settled, in order. If they can't be read, they are to be sent
+    /// later.
+    pub(super) fn resend(&self) -> Result<(), Error> {
         let _turn = self.sending.held();
         self.state.begin_resend();
         let pending = self.store.reader().and_then(|mut reader| reader.pending_commands(&self.subscription));
         let sent = pending.map(|pending| {
-            let count = pending.len();
+            if !pending.is_empty() {
+                let (subscription, count) = (&self.subscription, pending.len());
+                tracing::info!("subscription {subscription}: {count} commands of the outbox are sent again");
+            }
             self.send_in_turn(pending);
-            count
         });
         match sent {
             Ok(_) => self.state.has_caught_up.store(true, Ordering::Release),

@@ -17,8 +17,13 @@ pub struct Reset {
     pub to: Position,
 }
 
-/// The request for a reset that waits. It says where the subscription shall resume.
+/// The request for a reset that waits for the subscription's thread. It says where the subscription shall resume.
 pub(super) type Resets = Requests<Start, Result<Reset, Error>>;
+
+/// Asks for a reset, and waits for it. This blocks.
+pub(super) fn reset(resets: &Resets, to: Start, wake: impl FnOnce()) -> Result<Reset, Error> {
+    resets.ask(to, "reset", wake).unwrap_or_else(|unanswered| Err(Error::Failed(unanswered)))
+}
 
 /// A request for a reset.
 pub(super) type ResetRequest = Request<Start, Result<Reset, Error>>;

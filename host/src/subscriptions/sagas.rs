@@ -7,8 +7,10 @@
 //! If an input fails, the key of its saga is paused, and all other sagas go on. Events that come meanwhile are put off: they
 //! become callbacks, so the checkpoint passes them.
 
+mod inputs;
 mod keys;
 mod live;
+mod under_way;
 mod worker;
 
 use super::callbacks::CallbackEnvironment;
@@ -16,7 +18,7 @@ use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::ReplayError;
 use super::requests::Requests;
-use super::resets::Reset;
+use super::resets::{Reset, Resets, reset};
 use super::{Options, Subscription};
 use crate::aggregates::Aggregates;
 use crate::clock::Clock;
@@ -48,7 +50,7 @@ struct SagaLinks {
     outbox: Arc<Outbox>,
     progress: Arc<FollowerProgress>,
     pausing: Arc<Pausing>,
-    resets: Arc<Requests<Start, Result<Reset, store::Error>>>,
+    resets: Arc<Resets>,
     replays: Arc<Requests<ReplayRequest, Result<(), ReplayError>>>,
     /// Wakes the thread for a request.
     asked: Arc<Notify>,
@@ -200,8 +202,7 @@ impl Subscription for SagaSubscription {
     }
 
     fn reset(&self, to: Start) -> Result<Reset, store::Error> {
-        let answer = self.links.resets.ask(to, "reset", || self.links.asked.notify_one());
-        answer.unwrap_or_else(|unanswered| Err(store::Error::Failed(unanswered)))
+        reset(&self.links.resets, to, || self.links.asked.notify_one())
     }
 
     fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {

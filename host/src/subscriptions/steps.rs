@@ -7,6 +7,8 @@
 use super::effects::Outgoing;
 use super::outbox::Outbox;
 use crate::ack;
+use crate::follow::Follower;
+use crate::manifest::Start;
 use crate::model::Position;
 use crate::store::{Advanced, Error, EventStore, KeyChange, Reached, Step};
 use std::collections::VecDeque;
@@ -43,9 +45,17 @@ impl Steps {
         Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0 }
     }
 
-    /// Restarts at the checkpoint that the store has, with no step under way.
-    pub(super) fn begin(&mut self, checkpoint: Position) {
-        (self.stored, self.planned) = (checkpoint, checkpoint);
+    /// Restarts at the checkpoint that the store has, with no step under way. A subscription without one gets it now, even if
+    /// it is 0, so that its start is not decided again.
+    pub(super) fn begin(&mut self, follower: &mut Follower, start: Start) -> Result<(), Error> {
+        let checkpoint = follower.reader().checkpoint(&self.subscription)?;
+        self.stored = checkpoint.unwrap_or_default();
+        self.planned = self.stored;
+        if checkpoint.is_none() {
+            self.take(start.checkpoint(follower.head()), Outgoing::default(), None, None)?;
+            self.finish()?;
+        }
+        Ok(())
     }
 
     /// Waits until the store has answered all steps under way, and ignores the answers. The commands of durable steps
@@ -121,6 +131,14 @@ impl Steps {
     /// Waits until all steps are durable.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
         self.wait_for(0)
+    }
+
+    /// Moves the checkpoint to a position, if it is not there, and waits until all steps are durable.
+    pub(super) fn finish_at(&mut self, position: Position) -> Result<(), Error> {
+        if position > self.planned {
+            self.take(position, Outgoing::default(), None, None)?;
+        }
+        self.finish()
     }
 
     /// Ends the steps that the store has answered, without waiting.

@@ -99,7 +99,7 @@ impl SubscriptionWorker {
     fn work(&mut self) -> Result<(), Error> {
         // Steps of an earlier try may be in flight. Only when they have ended the store's checkpoint is known.
         self.steps.abandon();
-        self.resend()?;
+        self.shared.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
             crate::supervise::round();
@@ -116,7 +116,7 @@ impl SubscriptionWorker {
             self.show(reached);
             if self.shared.outbox.must_resend() {
                 self.steps.finish()?;
-                self.resend()?;
+                self.shared.outbox.resend()?;
             }
             if let Some(answer) = self.wait(reached) {
                 if let Some(answer) = answer {
@@ -224,15 +224,12 @@ impl SubscriptionWorker {
     /// Processes nothing until a person resumes the subscription or the host stops. Earlier effects still happen. The
     /// checkpoint is moved to `reached`, so that the subscription stays at the same place over a restart.
     fn stand_still(&mut self, reached: Position) -> Result<(), Error> {
-        if reached > self.steps.planned() {
-            self.steps.take(reached, Outgoing::default(), None, None)?;
-        }
-        self.steps.finish()?;
+        self.steps.finish_at(reached)?;
         self.shared.progress.reach(self.steps.done(reached));
         self.shared.progress.is_because(State::Paused, self.shared.pausing.remedy());
         while self.shared.pausing.is_paused() && !self.shared.resets.is_waiting() && !self.follower.pause(LOOK) {
             if self.shared.outbox.must_resend() {
-                self.resend()?;
+                self.shared.outbox.resend()?;
             }
         }
         Ok(())
@@ -241,29 +238,13 @@ impl SubscriptionWorker {
     /// Returns the store's checkpoint. A subscription without one gets it now, even if it is 0, so that its start is
     /// not decided again.
     fn begin(&mut self) -> Result<Position, Error> {
-        match self.follower.reader().checkpoint(&self.name)? {
-            Some(checkpoint) => self.steps.begin(checkpoint),
-            None => {
-                self.steps.begin(Position(0));
-                let start = self.options.start.checkpoint(self.follower.head());
-                self.steps.take(start, Outgoing::default(), None, None)?;
-                self.steps.finish()?;
-            }
-        }
+        self.steps.begin(&mut self.follower, self.options.start)?;
         // A replay that has just released a key sends its commands before those of later events.
         let replays = self.shared.replays.clone();
         let _none = replays.held();
         let held = self.follower.reader().held_keys(&self.name)?;
         self.keys.restart(held, self.steps.planned());
         Ok(self.steps.planned())
-    }
-
-    fn resend(&mut self) -> Result<(), Error> {
-        let count = self.shared.outbox.resend()?;
-        if count > 0 {
-            tracing::info!("subscription {}: {count} commands of the outbox are sent again", self.name);
-        }
-        Ok(())
     }
 
     /// Processes a page as a whole, without the events of held keys. If that fails, it processes the events before the

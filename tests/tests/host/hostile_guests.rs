@@ -354,7 +354,7 @@ const SAGAS: [Saga; 14] = [
         "keys-too-many",
         (
             "keys",
-            "(i32.store (i32.const 1508) (i32.const 8192)) (i32.store (i32.const 1512) (i32.const 1000)) (i32.const 1500)",
+            "(i32.store (i32.const 1512) (i32.const 8192)) (i32.store (i32.const 1516) (i32.const 1000)) (i32.const 1504)",
         ),
         "it returned 1000 keys of 1 events",
     ),
@@ -364,7 +364,7 @@ const SAGAS: [Saga; 14] = [
             "keys",
             "(i32.store8 (i32.const 1024) (i32.const 255)) (i32.store8 (i32.const 8192) (i32.const 1))
              (i32.store (i32.const 8196) (i32.const 1024)) (i32.store (i32.const 8200) (i32.const 2))
-             (i32.store (i32.const 1508) (i32.const 8192)) (i32.store (i32.const 1512) (i32.const 1)) (i32.const 1500)",
+             (i32.store (i32.const 1512) (i32.const 8192)) (i32.store (i32.const 1516) (i32.const 1)) (i32.const 1504)",
         ),
         "utf-8",
     ),
@@ -534,7 +534,7 @@ fn files_in_the_place_of_a_plugin() {
         ("cut", whole[..whole.len() - 40].to_vec(), "plugin victim"),
         ("a bit flipped", flipped, "plugin victim"),
         ("no section", component_without_section(), "exports no role"),
-        ("another version", component_with(&other_version), "speaks API version \"0.5.0\""),
+        ("another version", component_with(&other_version), "speaks API version \"0.6.0\""),
         ("two of a kind", component_with(&format!("{about}\n{about}")), "beside another of its kind"),
         ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
         ("a role it lacks", component_with(&about), "plugin victim"),

@@ -398,13 +398,8 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Sends the commands that are durable and not settled, in order.
     fn resend(&mut self) {
-        match self.shared.outbox.resend() {
-            Ok(0) => {}
-            Ok(count) => {
-                let source = &self.options.source;
-                tracing::info!("source {source}: {count} commands of its subscriber are sent again");
-            }
-            Err(error) => self.is(State::Retrying, Some(error.to_string())),
+        if let Err(error) = self.shared.outbox.resend() {
+            self.is(State::Retrying, Some(error.to_string()));
         }
     }
 

@@ -1,0 +1,455 @@
+//! The inputs of sagas: events and callbacks are given to their sagas, put off, or dead-lettered.
+
+use super::SagaView;
+use super::live::{Decided, Undecidable};
+use super::worker::SagaWorker;
+use crate::manifest::OnFailure;
+use crate::model::{Callback, CallbackContent, Failure, KeptCallback, Position, RecordedEvent, Refusal, Version};
+use crate::plugin::SagaInput;
+use crate::store::{CallbackChange, Error, KeyChange, KeyState, SagaAppend, check_sizes};
+use crate::subscriptions::callbacks::failed_callback;
+use crate::subscriptions::dead_lettered;
+use crate::subscriptions::effects::{Cause, Outgoing, saga_outgoing};
+use crate::subscriptions::handler::{RetryDecision, Unhandled};
+use crate::subscriptions::replay::event_at;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The bytes of effects at which a step ends.
+const STEP_BYTES_MAX: usize = 4 << 20;
+
+/// The version that stands for the key of a saga in the store.
+const KEY: Version = Version(0);
+
+/// A step that is being filled: of events, or of callbacks.
+#[derive(Default)]
+pub(super) struct Filling {
+    pub(super) outgoing: Outgoing,
+    /// The position of the last event.
+    to: Option<Position>,
+    /// The callbacks.
+    numbers: Vec<u64>,
+}
+
+/// What became of an input.
+pub(super) enum Handled {
+    /// It is in the step that is being filled.
+    Done,
+    /// It failed, and nothing of it is in the step.
+    Failed(Unhandled),
+}
+
+/// The saga that an event is for.
+pub(super) enum EventKey {
+    None,
+    Saga(Arc<str>),
+    /// It can't be determined, for this reason.
+    Failed(String),
+}
+
+impl SagaWorker {
+    /// Handles events in their order. Returns `None` if all are handled or put off, and otherwise the position of the last
+    /// one that is.
+    pub(super) fn events(&mut self, events: Vec<RecordedEvent>) -> Result<Option<Position>, Error> {
+        let Some(first) = events.first() else { return Ok(None) };
+        let mut last = Position(first.position.0 - 1);
+        let keys = match self.event_keys(&events) {
+            Ok(keys) => keys,
+            Err(reason) => {
+                self.held_up(&reason);
+                return Ok(Some(last));
+            }
+        };
+        let mut filling = Filling::default();
+        for (event, key) in events.iter().zip(keys) {
+            if self.stands_still() || !self.event(&mut filling, event, key)? {
+                self.hand_over(&mut filling, None, None)?;
+                return Ok(Some(last));
+            }
+            last = event.position;
+            self.end_input(&mut filling)?;
+        }
+        self.hand_over(&mut filling, None, None)?;
+        Ok(None)
+    }
+
+    /// Handles an event, or puts it off. Returns false if it must be tried again later.
+    fn event(&mut self, filling: &mut Filling, event: &RecordedEvent, key: EventKey) -> Result<bool, Error> {
+        let key = match key {
+            EventKey::None => {
+                SagaView::count(&self.links.view.ignored);
+                filling.to = Some(event.position);
+                return Ok(true);
+            }
+            EventKey::Failed(reason) => {
+                self.hand_over(filling, None, None)?;
+                let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
+                let stops = fact.is_some();
+                self.steps.take(event.position, letter, None, fact)?;
+                self.has_stopped(stops, event)?;
+                return Ok(true);
+            }
+            EventKey::Saga(key) => key,
+        };
+        if self.keys.waits(&key) {
+            return self.put_off(filling, event, &key);
+        }
+        match self.input(filling, &key, SagaInput::Event(event), event)? {
+            Handled::Done => {
+                filling.to = Some(event.position);
+                Ok(true)
+            }
+            Handled::Failed(Unhandled::Host(reason)) => {
+                self.held_up(&reason);
+                Ok(false)
+            }
+            Handled::Failed(unhandled) => match self.retry(&key, unhandled) {
+                None => self.put_off(filling, event, &key),
+                Some(reason) => {
+                    self.hand_over(filling, None, None)?;
+                    self.dead_letter_event(&key, event, reason, None).map(|()| true)
+                }
+            },
+        }
+    }
+
+    /// Puts an event off. Returns false if too many are.
+    fn put_off(&mut self, filling: &mut Filling, event: &RecordedEvent, key: &Arc<str>) -> Result<bool, Error> {
+        if self.keys.is_full() {
+            self.follower.pause(super::worker::LOOK);
+            return Ok(false);
+        }
+        let callback = Callback {
+            key: Some(key.as_bytes().to_vec()),
+            correlation_id: event.correlation_id.clone(),
+            causation_id: event.causation_id.clone(),
+            hops: event.hops,
+            first_ms: event.first_ms.unwrap_or(event.time_ms),
+            headers: Vec::new(),
+            content: CallbackContent::Event(event.position),
+        };
+        let saga = self.stream(key);
+        filling.outgoing.callbacks.push(CallbackChange::PutOff { saga, callback: Box::new(callback) });
+        filling.to = Some(event.position);
+        self.keys.put_off(key);
+        Ok(true)
+    }
+
+    /// Determines the sagas that events are for. An error is one of the host.
+    fn event_keys(&mut self, events: &[RecordedEvent]) -> Result<Vec<EventKey>, String> {
+        match self.sagas.keys(events) {
+            Ok(keys) => Ok(keys.into_iter().map(|key| self.checked(key)).collect()),
+            Err(Unhandled::Host(reason)) => Err(reason),
+            // One by one, and once more, because a slow machine is no fault of the event.
+            Err(_) => {
+                events.iter().map(|event| self.event_key(event).or_else(|_| self.event_key(event))).map(told).collect()
+            }
+        }
+    }
+
+    pub(super) fn event_key(&mut self, event: &RecordedEvent) -> Result<EventKey, Unhandled> {
+        let keys = self.sagas.keys(std::slice::from_ref(event))?;
+        Ok(self.checked(keys.into_iter().next().flatten()))
+    }
+
+    fn checked(&self, key: Option<String>) -> EventKey {
+        match key {
+            None => EventKey::None,
+            Some(key) => match self.options.ids.check("key of the saga", &key) {
+                Ok(()) => EventKey::Saga(key.into()),
+                Err(reason) => EventKey::Failed(reason),
+            },
+        }
+    }
+
+    /// Handles the callbacks that are due. Returns whether there were any.
+    pub(super) fn callbacks(&mut self) -> Result<bool, Error> {
+        if !self.links.outbox.has_caught_up() {
+            return Ok(false);
+        }
+        let (now_ms, without) = (self.clock.now_ms(), self.keys.paused_now());
+        let limit = self.options.batch_max + self.under_way.handled.len();
+        let due = self.follower.reader().due_callbacks(&self.name, now_ms, &without, limit)?;
+        let mut filling = Filling::default();
+        let mut worked = false;
+        // The keys of which an input failed: nothing of them passes it.
+        let mut failed = HashSet::new();
+        for kept in &due {
+            let key: Arc<str> = String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into();
+            if self.under_way.concerns(&key, kept) || failed.contains(&key) {
+                continue;
+            }
+            if self.stands_still() {
+                break;
+            }
+            worked = true;
+            self.links.view.is_working.store(true, Ordering::Release);
+            if !self.callback(&mut filling, kept, &key)? {
+                failed.insert(key);
+            }
+            self.end_input(&mut filling)?;
+        }
+        self.hand_over(&mut filling, None, None)?;
+        Ok(worked)
+    }
+
+    /// Handles a callback. Returns false if it must be tried again later.
+    fn callback(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<bool, Error> {
+        let handled = match &kept.callback.content {
+            CallbackContent::Send(command) => {
+                let mut command = (**command).clone();
+                command.time_ms = kept.time_ms;
+                filling.outgoing.commands.push(command);
+                Handled::Done
+            }
+            CallbackContent::Event(position) => {
+                let event = event_at(self.follower.reader(), *position)?;
+                let handled = match self.put_off_key(&event, key) {
+                    Ok(()) => self.input(filling, key, SagaInput::Event(&event), &event)?,
+                    Err(unhandled) => Handled::Failed(unhandled),
+                };
+                match handled {
+                    Handled::Done => return self.took_put_off(filling, kept, key).map(|()| true),
+                    Handled::Failed(unhandled) => return self.failed_put_off(filling, kept, key, &event, unhandled),
+                }
+            }
+            CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => {
+                self.input(filling, key, SagaInput::Callback(kept), kept)?
+            }
+        };
+        match handled {
+            Handled::Done => {
+                self.note_handled(filling, kept);
+                Ok(true)
+            }
+            Handled::Failed(Unhandled::Host(reason)) => {
+                self.held_up(&reason);
+                Ok(false)
+            }
+            Handled::Failed(unhandled) => match self.retry(key, unhandled) {
+                None => Ok(false),
+                Some(reason) => {
+                    self.hand_over(filling, None, None)?;
+                    let letter = failed_callback(&self.name, kept, reason);
+                    let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
+                    self.note_handled(filling, kept);
+                    filling.outgoing.add(outgoing);
+                    self.keys.go_on(key);
+                    self.hand_over(filling, None, None).map(|()| true)
+                }
+            },
+        }
+    }
+
+    /// Fails if an event that was put off for a saga is for another one now, by newer code.
+    fn put_off_key(&mut self, event: &RecordedEvent, key: &Arc<str>) -> Result<(), Unhandled> {
+        match self.event_key(event)? {
+            EventKey::Failed(reason) => Err(Unhandled::Trap(reason, None)),
+            EventKey::Saga(now) if now == *key => Ok(()),
+            EventKey::Saga(now) => Err(Unhandled::Trap(
+                format!("it waited for saga {key}, and the code that is loaded now says that it is for {now}"),
+                None,
+            )),
+            EventKey::None => Err(Unhandled::Trap(
+                format!("it waited for saga {key}, and the code that is loaded now has none for it"),
+                None,
+            )),
+        }
+    }
+
+    fn note_handled(&mut self, filling: &mut Filling, kept: &KeptCallback) {
+        filling.numbers.push(kept.number);
+        self.under_way.handled.insert(kept.number);
+        SagaView::count(&self.links.view.handled_callbacks);
+    }
+
+    /// Notes that an event that was put off is handled. The last one of a held key frees the key.
+    fn took_put_off(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
+        self.note_handled(filling, kept);
+        if self.keys.taken(key) {
+            self.keys.free(key);
+            let change = KeyChange { stream: self.stream(key), from: Some(KEY), to: KeyState::Free };
+            self.hand_over(filling, Some(change), None)?;
+        }
+        Ok(())
+    }
+
+    fn failed_put_off(
+        &mut self,
+        filling: &mut Filling,
+        kept: &KeptCallback,
+        key: &Arc<str>,
+        event: &RecordedEvent,
+        unhandled: Unhandled,
+    ) -> Result<bool, Error> {
+        match unhandled {
+            Unhandled::Host(reason) => {
+                self.held_up(&reason);
+                Ok(false)
+            }
+            unhandled => match self.retry(key, unhandled) {
+                None => Ok(false),
+                Some(reason) => {
+                    self.hand_over(filling, None, None)?;
+                    self.dead_letter_event(key, event, reason, Some(kept.number)).map(|()| true)
+                }
+            },
+        }
+    }
+
+    /// Has a saga decide on an input, and adds its decision to the step that is being filled.
+    pub(super) fn input(
+        &mut self,
+        filling: &mut Filling,
+        key: &Arc<str>,
+        input: SagaInput<'_>,
+        cause: &impl Cause,
+    ) -> Result<Handled, Error> {
+        if self.sagas.needs_store(key) {
+            self.hand_over(filling, None, None)?;
+            self.steps.finish()?;
+            self.note_durable();
+        }
+        let may_start = match input {
+            SagaInput::Event(event) => self.filters.1.matches(&event.stream.aggregate_type, &event.name),
+            SagaInput::Callback(_) => false,
+        };
+        match self.sagas.decide(self.follower.reader(), key, input, may_start) {
+            Ok(Decided::Ignored) => SagaView::count(&self.links.view.ignored),
+            Ok(Decided::Decision(version, decision)) => {
+                if version == Version(0) {
+                    SagaView::count(&self.links.view.started);
+                }
+                decision.end.iter().for_each(|end| self.links.view.has_ended(*end));
+                let stream = self.stream(key);
+                let outgoing = saga_outgoing(&self.name, &stream, version, decision, self.options.bounds, cause);
+                if let Some(reason) = self.too_large(&outgoing) {
+                    // The live saga has the events already.
+                    self.sagas.lose();
+                    let refusal = Refusal::Malformed(reason);
+                    return Ok(Handled::Failed(Unhandled::Refused(Failure { index: 0, refusal })));
+                }
+                let outgoing = outgoing.logged(&self.name);
+                self.under_way.add(&outgoing);
+                filling.outgoing.add(outgoing);
+            }
+            Err(Undecidable::Unhandled(unhandled)) => return Ok(Handled::Failed(unhandled)),
+            Err(Undecidable::Store(error)) => return Err(error),
+        }
+        self.keys.go_on(key);
+        Ok(Handled::Done)
+    }
+
+    /// Returns why the store would refuse the events of a saga, if it would.
+    fn too_large(&self, outgoing: &Outgoing) -> Option<String> {
+        let of_saga = |saga: &SagaAppend| check_sizes(&saga.input, &saga.events, self.options.event_bytes_max).err();
+        outgoing.sagas.iter().find_map(of_saga)
+    }
+
+    /// Pauses the key of an input that failed. If there are no attempts left, returns the reason for its dead letter.
+    fn retry(&mut self, key: &Arc<str>, unhandled: Unhandled) -> Option<String> {
+        let attempts = self.keys.attempts(key) + 1;
+        match unhandled.decision() {
+            RetryDecision::DeadLetter(reason) => Some(reason),
+            RetryDecision::Later(reason) => {
+                self.keys.pause(key, attempts - 1, self.options.backoff.pause(1), reason);
+                None
+            }
+            RetryDecision::Again(reason, _) if attempts >= self.options.attempts_max => {
+                Some(format!("{reason} (tried {attempts} times)"))
+            }
+            RetryDecision::Again(reason, wait) => {
+                let pause = self.options.bounds.pause(self.options.backoff.pause(attempts), wait);
+                tracing::warn!(
+                    "subscription {}: an input of saga {key} is tried again in {pause:?}: {reason}",
+                    self.name
+                );
+                self.keys.pause(key, attempts, pause, reason);
+                None
+            }
+        }
+    }
+
+    /// Dead-letters an event of a saga, which was read from its page, or is the put-off event of this number. By default
+    /// later events of the saga wait behind it.
+    fn dead_letter_event(
+        &mut self,
+        key: &Arc<str>,
+        event: &RecordedEvent,
+        reason: String,
+        number: Option<u64>,
+    ) -> Result<(), Error> {
+        let passes = self.options.on_failure == OnFailure::Pass;
+        if !passes && !self.keys.is_held(key) && self.keys.held() >= self.options.held_keys_max {
+            return Err(Error::Failed(format!(
+                "an event of saga {key} failed ({reason}), and {} sagas are held, the most that the subscription may hold: \
+                 repair the plugin, replay or discard dead letters with `wasmill dead-letters`, or raise `held_keys_max`",
+                self.keys.held()
+            )));
+        }
+        let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
+        let stops = fact.is_some();
+        let was_held = self.keys.is_held(key);
+        let is_last = number.is_some() && self.keys.taken(key);
+        let change = match passes {
+            false => {
+                self.keys.hold(key);
+                self.under_way.held.insert(key.clone());
+                let from = was_held.then_some(KEY);
+                Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(KEY) })
+            }
+            true if is_last => {
+                self.keys.free(key);
+                Some(KeyChange { stream: self.stream(key), from: Some(KEY), to: KeyState::Free })
+            }
+            true => None,
+        };
+        self.keys.go_on(key);
+        match number {
+            Some(number) => {
+                self.under_way.handled.insert(number);
+                self.steps.take_callbacks(vec![number], letter, change, fact)?;
+            }
+            None => self.steps.take(event.position, letter, change, fact)?,
+        }
+        self.has_stopped(stops, event)
+    }
+
+    fn has_stopped(&mut self, stops: bool, event: &RecordedEvent) -> Result<(), Error> {
+        if stops {
+            self.steps.finish()?;
+            self.links.pausing.has_stopped_behind(event);
+        }
+        Ok(())
+    }
+
+    /// Hands the step over if it is full.
+    fn end_input(&mut self, filling: &mut Filling) -> Result<(), Error> {
+        if filling.outgoing.size() >= STEP_BYTES_MAX { self.hand_over(filling, None, None) } else { Ok(()) }
+    }
+
+    /// Hands a step to the store, unless there is nothing to record.
+    fn hand_over(
+        &mut self,
+        filling: &mut Filling,
+        key: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<(), Error> {
+        let Filling { outgoing, to, numbers } = std::mem::take(filling);
+        match to {
+            _ if !numbers.is_empty() => self.steps.take_callbacks(numbers, outgoing, key, fact),
+            Some(to) if !outgoing.is_empty() => self.steps.take(to, outgoing, key, fact),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the key of an event, or why there is none. An error is one of the host.
+fn told(key: Result<EventKey, Unhandled>) -> Result<EventKey, String> {
+    match key {
+        Ok(key) => Ok(key),
+        Err(Unhandled::Host(reason)) => Err(reason),
+        Err(unhandled) => Ok(EventKey::Failed(format!("its saga can't be determined: {unhandled}"))),
+    }
+}
