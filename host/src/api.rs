@@ -142,6 +142,7 @@ fn router(server: Server) -> Router {
         .route("/v1/timers", get(timers::list))
         .route("/v1/timers/{number}/cancel", post(timers::cancel))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))
+        .route("/v1/projections/{name}/rebuild", post(operations::rebuild))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/discard", post(dead_letters::discard_all))
         .route("/v1/dead-letters/{number}", get(dead_letters::show))

@@ -392,6 +392,11 @@ impl Host {
         Some(found.skip(position, self.clock.now_ms(), &*self.parts.store).await)
     }
 
+    /// Has a projection build its read model again. Returns `None` if there is no such projection.
+    pub fn rebuild(&self, projection: &str) -> Option<Result<(), String>> {
+        self.parts.projections.get(projection).map(|found| found.rebuild())
+    }
+
     /// Returns why a plugin can't be reloaded that this host does not have, or `None` if the host has it.
     pub fn unknown_plugin(&self, name: &str) -> Option<String> {
         let known: Vec<String> = self.parts.catalog.slots().map(|slot| slot.name.to_string()).collect();

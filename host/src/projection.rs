@@ -33,6 +33,7 @@ use shelf::Shelf;
 use skips::{Skip, Skips};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -185,6 +186,8 @@ impl Projection {
             folding,
             live: None,
             next: None,
+            is_rebuilding: false,
+            unrebuilt: None,
             refused: None,
             unopened: None,
             looks_for_older: true,
@@ -274,6 +277,16 @@ impl Projection {
         tracing::warn!("projection {} passes over {} ({position}), as it was asked to", self.name(), at.what);
         self.shared.skips.add(position, skip);
         Ok(SkippedEvent { position: position.0, event: at.what, reason, time_ms })
+    }
+
+    /// Has the projection build its read model again, with the code that answers. The old read model answers until the new
+    /// one has caught up. Fails with a text if no code answers, because its read model is being built then in any case.
+    pub fn rebuild(&self) -> Result<(), String> {
+        if !self.answers() {
+            return Err(self.unanswered());
+        }
+        self.shared.must_rebuild.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn stopped_at(&self, position: Position) -> Result<(EventAt, String), SkipError> {

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The default time of requests that wait.
 const TIMEOUT_MS: u64 = 30_000;
@@ -115,9 +115,30 @@ pub(super) async fn skip_event(
         Some(Ok(skipped)) => Ok(Json(skipped)),
         Some(Err(SkipError::NotThere(text))) => Err(HttpError::new(StatusCode::CONFLICT, text)),
         Some(Err(SkipError::Store(text))) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)),
-        None => {
-            let known = server.host.status().await.projections.into_iter().map(|one| one.name).collect::<Vec<_>>();
-            Err(HttpError::unknown("projection", &name, &known))
-        }
+        None => Err(unknown_projection(&server, &name).await),
     }
+}
+
+/// The answer to a request for a rebuild, which goes on.
+#[derive(Serialize)]
+pub(super) struct Rebuilt {
+    name: String,
+    building: bool,
+}
+
+pub(super) async fn rebuild(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<(StatusCode, Json<Rebuilt>), HttpError> {
+    let Path(name) = name?;
+    match server.host.rebuild(&name) {
+        Some(Ok(())) => Ok((StatusCode::ACCEPTED, Json(Rebuilt { name, building: true }))),
+        Some(Err(text)) => Err(HttpError::new(StatusCode::CONFLICT, text)),
+        None => Err(unknown_projection(&server, &name).await),
+    }
+}
+
+async fn unknown_projection(server: &Server, name: &str) -> HttpError {
+    let known = server.host.status().await.projections.into_iter().map(|one| one.name).collect::<Vec<_>>();
+    HttpError::unknown("projection", name, &known)
 }

@@ -36,9 +36,14 @@ pub(super) struct Opened {
 impl Opener {
     /// Opens the read model of this code: the newest one that can be used, or a new one.
     pub(super) fn open(&mut self, plugin: &Arc<Plugin>, reader: &mut dyn Reader) -> Result<Opened, Error> {
-        if let Some(found) = self.find(plugin, reader)? {
-            return Ok(found);
+        match self.find(plugin, reader)? {
+            Some(found) => Ok(found),
+            None => Ok(Opened { generation: self.create(plugin)?, has_answered: false }),
         }
+    }
+
+    /// Creates a new read model of this code, also if there is one.
+    pub(super) fn create(&mut self, plugin: &Arc<Plugin>) -> Result<Generation, Error> {
         self.shelf.titles().map_err(|error| self.no_folder(&error))?;
         if let Err(cause) = self.shelf.keep_code(plugin) {
             tracing::warn!(
@@ -49,13 +54,14 @@ impl Opener {
             );
         }
         let origin = Origin { store: self.store, code: plugin.digest.clone() };
-        let generation = Generation::create(plugin, &self.shelf, &origin)?;
-        Ok(Opened { generation, has_answered: false })
+        Generation::create(plugin, &self.shelf, &origin)
     }
 
-    /// Finds the newest read model of this code that can be used.
+    /// Finds the newest read model of this code that can be used. One that has answered comes before one that was being
+    /// built.
     pub(super) fn find(&mut self, plugin: &Arc<Plugin>, reader: &mut dyn Reader) -> Result<Option<Opened>, Error> {
         let titles = self.shelf.titles().map_err(|error| self.no_folder(&error))?;
+        let mut unfinished = None;
         for title in titles.iter().filter(|title| title.is_of(&plugin.digest)) {
             let (generation, about) = match Generation::open(plugin, &self.shelf, title) {
                 Ok(opened) => opened,
@@ -67,14 +73,15 @@ impl Opener {
             };
             let origin = Origin { store: self.store, code: plugin.digest.clone() };
             match mismatch(&about, &origin, reader)? {
-                None => return Ok(Some(Opened { generation, has_answered: about.has_answered })),
+                None if about.has_answered => return Ok(Some(Opened { generation, has_answered: true })),
+                None => _ = unfinished.get_or_insert(Opened { generation, has_answered: false }),
                 Some(cause) => {
                     generation.set_aside();
                     self.note(&format!("read model {}: {cause}", self.shelf.file(title).display()));
                 }
             }
         }
-        Ok(None)
+        Ok(unfinished)
     }
 
     /// Finds the newest read model of other code that has answered queries, with that code.

@@ -19,6 +19,7 @@ use crate::status::State;
 use crate::store;
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) progress: Arc<FollowerProgress>,
     pub(super) view: watch::Sender<BoardView>,
     pub(super) skips: Skips,
+    /// Whether a person has asked for a new read model of the code that answers.
+    pub(super) must_rebuild: AtomicBool,
 }
 
 pub(super) struct ProjectionWorker {
@@ -44,6 +47,10 @@ pub(super) struct ProjectionWorker {
     pub(super) live: Option<Builder>,
     /// The generation of the newest code, until it has caught up.
     pub(super) next: Option<Builder>,
+    /// Whether the next generation has the same code as the one that answers, because a person asked for it.
+    pub(super) is_rebuilding: bool,
+    /// Why the last rebuild that a person asked for failed.
+    pub(super) unrebuilt: Option<String>,
     /// New code that failed before it could take over, and why. It is not retried.
     pub(super) refused: Option<(Arc<Plugin>, Arc<Broken>)>,
     /// Why no generation can be opened now, the number of attempts, and the time of the next one.
@@ -88,6 +95,7 @@ impl ProjectionWorker {
             self.wait();
             self.look_for_skips();
             self.look_for_damage();
+            self.look_for_rebuild();
             self.look_for_code();
             self.step_live();
             self.step_next();
@@ -158,6 +166,7 @@ impl ProjectionWorker {
             }
             reasons.push(format!("new code is refused: {}", broken.reason));
         }
+        reasons.extend(self.unrebuilt.iter().map(|reason| format!("it is not rebuilt: {reason}")));
         if let Some(reason) = trouble(&self.next).or(self.unopened.as_ref().map(|(reason, ..)| reason.to_string())) {
             if self.live.is_none() {
                 state = State::Retrying;
@@ -211,6 +220,35 @@ impl ProjectionWorker {
         }
     }
 
+    /// Starts a new generation of the code that answers, because a person asked for it. It begins again if one is being
+    /// built.
+    fn look_for_rebuild(&mut self) {
+        if !self.shared.must_rebuild.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let Some(plugin) = self.live.as_ref().map(|live| live.generation.plugin.clone()) else { return };
+        if !self.folding.slot.is_current(&plugin) {
+            // Newer code is being built anyway.
+            return;
+        }
+        self.drop_next();
+        self.unrebuilt = None;
+        match self.opener.create(&plugin) {
+            Ok(generation) => {
+                tracing::info!("projection {} is being rebuilt, as it was asked to", self.name);
+                self.next = Some(Builder::new(Arc::new(generation)));
+                self.is_rebuilding = true;
+            }
+            Err(error) => self.is_not_rebuilt(&error),
+        }
+    }
+
+    fn is_not_rebuilt(&mut self, error: &Error) {
+        tracing::error!("projection {} is not rebuilt: {error}", self.name);
+        self.unrebuilt = Some(error.to_string());
+        self.drop_next();
+    }
+
     fn live_is_damaged(&mut self, cause: &str) {
         if let Some(live) = self.live.take() {
             self.shared.answering.store(None);
@@ -231,7 +269,9 @@ impl ProjectionWorker {
             self.refused = None;
         }
         if self.live.as_ref().is_some_and(|live| live.generation.plugin.digest == current.digest) {
-            self.drop_next();
+            if !self.is_rebuilding {
+                self.drop_next();
+            }
             return;
         }
         if self.next.as_ref().is_some_and(|next| next.generation.plugin.digest == current.digest) || !self.can_open() {
@@ -257,6 +297,7 @@ impl ProjectionWorker {
 
     /// Drops the read model that was being built for code that is no longer the newest.
     fn drop_next(&mut self) {
+        self.is_rebuilding = false;
         if let Some(next) = self.next.take() {
             next.generation.retire();
         }
@@ -310,6 +351,7 @@ impl ProjectionWorker {
                 tracing::error!("projection {} is held up while it is built: {error}", self.name);
                 next.is_held_up(error.to_string(), self.folding.options.backoff);
             }
+            Err(error) if self.is_rebuilding => self.is_not_rebuilt(&error),
             Err(error) => {
                 let plugin = next.generation.plugin.clone();
                 self.next = None;
@@ -327,6 +369,7 @@ impl ProjectionWorker {
             self.next = Some(next);
             return;
         }
+        self.is_rebuilding = false;
         tracing::info!("projection {} now answers from the code of {}", self.name, next.generation.plugin.label());
         self.answers(next);
         self.forget_others();

@@ -186,6 +186,42 @@ fn a_read_model_that_cannot_be_used_is_built_again() {
     host.stop();
 }
 
+/// Somebody has changed the rows, which no check can notice.
+#[test]
+fn a_person_can_have_a_read_model_built_again() {
+    let setting = Setting::new(&manifest());
+    let (_, host) = with_orders(&setting);
+    let digest = answers(&host);
+    host.stop();
+    let before = read_model(&setting);
+    rusqlite::Connection::open(&before)
+        .and_then(|model| model.execute("UPDATE store_sales SET orders = 7", []))
+        .expect("change the read model");
+    let host = setting.start();
+    assert_eq!(placed(&host), 7);
+    let rebuilt = setting.wasmill(&["projections", "rebuild", "sales", "--data", "data"]);
+    let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(rebuilt.status.success() && said.contains("is being rebuilt"), "{rebuilt:?}");
+    host.until("the new read model answers", |_| {
+        let asked = host.query("sales", "totals", &Value::Null);
+        assert_eq!(asked.status, 200, "one of both answers: {asked:?}");
+        asked.body["placed"] == ORDERS
+    });
+    host.until("the old files are gone", |_| !before.exists());
+    assert_eq!((answers(&host), host.status()["projections"][0]["building"].clone()), (digest, Value::Null));
+    place(&host, ORDERS);
+    assert_eq!(placed(&host), ORDERS + 1);
+    // A crash in the middle leaves the one that answers.
+    for _ in 0..3 {
+        assert_eq!(host.post("/v1/projections/sales/rebuild", &Value::Null, &[]).status, 202);
+        host.crash();
+        assert_eq!(host.query("sales", "totals", &Value::Null).body["placed"], ORDERS + 1);
+    }
+    let unknown = host.post("/v1/projections/nothing/rebuild", &Value::Null, &[]);
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+    host.stop();
+}
+
 fn read_model(setting: &Setting) -> PathBuf {
     let files = fs::read_dir(setting.path("data/read-models/sales")).expect("list the read models").flatten();
     let mut files = files.map(|entry| entry.path()).filter(|file| {
