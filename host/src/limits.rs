@@ -91,8 +91,15 @@ fn keys() -> BTreeMap<String, String> {
     // The default depends on the destination; see `manifest/read/source.rs`.
     keys.say("sources.NAME.in_flight_max", "256; 1,024 to a subscriber");
     keys.add("sources.NAME.", &[("in_flight_mib", crate::manifest::IN_FLIGHT_MIB as u64)]);
-    let Deliveries { subscriber: _, batch_max, attempts_max, backoff_ms, backoff_max_ms, transaction: _ } =
-        Deliveries::to("");
+    let Deliveries {
+        subscriber: _,
+        batch_max,
+        attempts_max,
+        backoff_ms,
+        backoff_max_ms,
+        on_failure: _,
+        transaction: _,
+    } = Deliveries::to("");
     keys.add("sources.NAME.", &tries(batch_max, attempts_max, [backoff_ms, backoff_max_ms]));
     let Subscription {
         start: _,

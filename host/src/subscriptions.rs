@@ -17,6 +17,7 @@ mod key_worker;
 mod keys;
 mod outbox;
 mod pausing;
+mod put_off;
 mod records;
 mod replay;
 mod requests;
@@ -42,7 +43,7 @@ use crate::status::SubscriptionStatus;
 use crate::store::{self, EventStore};
 use effects::Outgoing;
 use events::EventSubscription;
-use pausing::Pausing;
+use pausing::{Pausing, event_place};
 use sagas::SagaSubscription;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +146,7 @@ fn dead_lettered(
     reason: String,
 ) -> (Outgoing, Option<(String, String)>) {
     let letter = failed_event(pausing.subscription(), event, reason);
-    let fact = (on_failure == OnFailure::Stop).then(|| pausing.stop_fact(event));
+    let fact = (on_failure == OnFailure::Stop).then(|| pausing.stop_fact(&event_place(event)));
     (Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, fact)
 }
 

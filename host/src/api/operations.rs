@@ -129,10 +129,10 @@ pub(super) struct Rebuilt {
 pub(super) async fn rebuild(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<(StatusCode, Json<Rebuilt>), HttpError> {
+) -> Result<Json<Rebuilt>, HttpError> {
     let Path(name) = name?;
     match server.host.rebuild(&name) {
-        Some(Ok(())) => Ok((StatusCode::ACCEPTED, Json(Rebuilt { name, building: true }))),
+        Some(Ok(())) => Ok(Json(Rebuilt { name, building: true })),
         Some(Err(text)) => Err(HttpError::new(StatusCode::CONFLICT, text)),
         None => Err(unknown_projection(&server, &name).await),
     }

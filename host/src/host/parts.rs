@@ -504,6 +504,7 @@ fn record_options(source: &str, deliveries: &Deliveries, bounds: Bounds) -> Reco
         batch_max: deliveries.batch_max,
         attempts_max: deliveries.attempts_max,
         backoff: deliveries.backoff(),
+        on_failure: deliveries.on_failure,
         bounds,
     }
 }

@@ -41,6 +41,7 @@ impl Host {
                 error: source.error.clone(),
                 checkpoint: source.handled,
                 behind: own.map(|partition| partition.end.saturating_sub(partition.next)).sum(),
+                waiting_keys: records.waiting_keys(),
                 next_timer_ms: records.next_timer_ms(),
                 ..SubscriptionStatus::default()
             })

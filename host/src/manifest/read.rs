@@ -313,11 +313,14 @@ fn limits(mut section: Section<'_>) -> Limits {
     limits
 }
 
+/// The values of the key `on_failure`.
+const ON_FAILURE: &[(&str, OnFailure)] =
+    &[("hold_key", OnFailure::HoldKey), ("pass", OnFailure::Pass), ("stop", OnFailure::Stop)];
+
 fn subscription(mut section: Section<'_>) -> Subscription {
     let default = Subscription::default();
     let begins = section.get("start").and_then(|entry| start(&entry));
     let (backoff_ms, backoff_max_ms) = backoff(&mut section, default.backoff_ms, default.backoff_max_ms);
-    let on_failure = [("hold_key", OnFailure::HoldKey), ("pass", OnFailure::Pass), ("stop", OnFailure::Stop)];
     let subscription = Subscription {
         start: begins.unwrap_or_default(),
         is_start_written: begins.is_some(),
@@ -326,7 +329,7 @@ fn subscription(mut section: Section<'_>) -> Subscription {
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         backoff_ms,
         backoff_max_ms,
-        on_failure: section.choice("on_failure", &on_failure),
+        on_failure: section.choice("on_failure", ON_FAILURE),
         held_keys_max: section.number("held_keys_max", 1..=MANY, default.held_keys_max),
     };
     section.finish();

@@ -1,5 +1,6 @@
 //! The sources, which read from Kafka, and their settings.
 
+use super::OnFailure;
 use crate::backoff::{BACKOFF_MAX, Backoff};
 
 /// A source: the topics that it reads, and what their records become.
@@ -80,6 +81,8 @@ pub struct Deliveries {
     pub backoff_ms: u64,
     /// The longest pause between two attempts.
     pub backoff_max_ms: u64,
+    /// What happens to later records of a key after one was dead-lettered.
+    pub on_failure: OnFailure,
     /// The transaction that has both the progress and the effects of a batch.
     pub transaction: Transaction,
 }
@@ -108,6 +111,7 @@ impl Deliveries {
             attempts_max: 5,
             backoff_ms: 100,
             backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
+            on_failure: OnFailure::HoldKey,
             transaction: Transaction::Store,
         }
     }

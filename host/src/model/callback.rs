@@ -1,7 +1,7 @@
-//! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers. The events that
-//! were put off for a saga come back in the same way.
+//! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers. Events and
+//! records that were put off come back in the same way.
 
-use super::{Command, ExpectedVersion, Header, Outcome, Position, StreamId, Version};
+use super::{Command, ExpectedVersion, Header, Outcome, Position, Record, StreamId, Version};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -128,6 +128,7 @@ impl Callback {
             CallbackContent::Wake { payload, .. } => FIXED + payload.len(),
             CallbackContent::Send(command) => FIXED + command.size(),
             CallbackContent::Event(_) => FIXED,
+            CallbackContent::Record(record) => FIXED + record.size(),
         }
     }
 }
@@ -159,6 +160,8 @@ pub enum CallbackContent {
     Send(Box<Command>),
     /// An event that was put off, because its saga could not take it.
     Event(Position),
+    /// A record of a source that was put off, because one of the same key before it is a dead letter.
+    Record(Box<Record>),
 }
 
 /// Returns the name in the store of a saga's timer. The names of a saga's timers have no `/`, so they are told apart from
@@ -187,6 +190,7 @@ impl KeptCallback {
             CallbackContent::Outcome { .. } => format!("{}:outcome", self.callback.causation_id),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => format!("timer:{}", self.number),
             CallbackContent::Event(position) => format!("event:{position}"),
+            CallbackContent::Record(record) => record.id(),
         }
     }
 
@@ -195,7 +199,7 @@ impl KeptCallback {
         match &self.callback.content {
             CallbackContent::Outcome { name, .. } | CallbackContent::Wake { name, .. } => name,
             CallbackContent::Send(command) => &command.name,
-            CallbackContent::Event(_) => "",
+            CallbackContent::Event(_) | CallbackContent::Record(_) => "",
         }
     }
 
@@ -203,7 +207,10 @@ impl KeptCallback {
     pub fn ending(&self) -> Option<&Ending> {
         match &self.callback.content {
             CallbackContent::Outcome { ending, .. } => Some(ending),
-            CallbackContent::Wake { .. } | CallbackContent::Send(_) | CallbackContent::Event(_) => None,
+            CallbackContent::Wake { .. }
+            | CallbackContent::Send(_)
+            | CallbackContent::Event(_)
+            | CallbackContent::Record(_) => None,
         }
     }
 
@@ -216,6 +223,7 @@ impl KeptCallback {
             CallbackContent::Wake { name, .. } => format!("timer {name}"),
             CallbackContent::Send(command) => format!("timer that sends {} to {}", command.name, command.stream),
             CallbackContent::Event(position) => format!("event {position}"),
+            CallbackContent::Record(record) => record.place(),
         }
     }
 
@@ -225,7 +233,7 @@ impl KeptCallback {
             CallbackContent::Outcome { attachment, .. } => attachment,
             CallbackContent::Wake { payload, .. } => payload,
             CallbackContent::Send(command) => &command.payload,
-            CallbackContent::Event(_) => &[],
+            CallbackContent::Event(_) | CallbackContent::Record(_) => &[],
         }
     }
 }

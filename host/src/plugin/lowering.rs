@@ -171,7 +171,9 @@ fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders
                 ending: lend_ending(ending),
             }),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => types::Origin::Timer,
-            CallbackContent::Event(_) => unreachable!("an event that was put off is lent as an event"),
+            CallbackContent::Event(_) | CallbackContent::Record(_) => {
+                unreachable!("what was put off is lent as what it is")
+            }
         },
     }
 }

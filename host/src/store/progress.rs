@@ -86,7 +86,7 @@ pub trait ProgressReader: Send {
         limit: usize,
     ) -> Result<Vec<KeptCallback>, Error>;
 
-    /// Returns the keys for which events were put off, with the number of the events of each.
+    /// Returns the keys for which events or records were put off, with their number.
     fn put_off(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error>;
 
     /// Returns whether a callback is neither handled nor cancelled.
@@ -155,8 +155,8 @@ impl SagaAppend {
     }
 }
 
-/// A key of a subscription whose events wait because one of them failed. The key of an event is its stream. For a saga
-/// it is the saga's stream, and the events that wait are callbacks.
+/// A key of a subscription whose events or records wait because one of them failed. The key of an event is its stream. For
+/// a saga it is the saga's stream, and for a record it has the type `record`; what waits are callbacks then.
 ///
 /// The checkpoint moves past the events of a held key. They are read from their stream, from `next` on, when they can be
 /// handled. So a held key takes one row, however many of its events wait.
@@ -164,10 +164,15 @@ impl SagaAppend {
 pub struct HeldKey {
     /// The stream.
     pub stream: StreamId,
-    /// The version of the first event that is not handled. 0 for a saga.
+    /// The version of the first event that is not handled. [`NO_VERSION`](Self::NO_VERSION) if what waits are callbacks.
     pub next: Version,
     /// The number of the dead letter that the key waits behind. `None` if the event is to be retried.
     pub behind: Option<u64>,
+}
+
+impl HeldKey {
+    /// The version of a key for which callbacks wait: that of a saga, or of a record.
+    pub const NO_VERSION: Version = Version(0);
 }
 
 /// A change of a held key, by compare-and-set.
@@ -192,8 +197,8 @@ pub enum KeyState {
     /// It is held from this version on, behind the only dead letter of the step. When that dead letter is removed, in
     /// whatever way, the key is to be retried from the next version on.
     ///
-    /// Version 0 is for a saga. While it is held, the events that were put off for it are not due. They are due again when
-    /// the dead letter is removed.
+    /// With [`HeldKey::NO_VERSION`], the callbacks that were put off for the key are not due while it is held. They are due
+    /// again when the dead letter is removed.
     BehindDeadLetter(Version),
 }
 
@@ -241,11 +246,12 @@ pub enum CallbackChange {
     },
     /// Cancels the timer of this name, if there is one.
     Cancel(Arc<str>),
-    /// Puts an event off: it is delivered as a callback. It is due at once, unless the saga is held behind a dead letter.
+    /// Puts an event of a saga or a record off: it is delivered as a callback. It is due at once, unless its key is held
+    /// behind a dead letter.
     PutOff {
-        /// The saga's stream.
-        saga: StreamId,
-        /// The callback, whose key is that of the saga.
+        /// The key, as it is held.
+        key: StreamId,
+        /// The callback, whose key is the id of this key.
         callback: Box<Callback>,
     },
 }

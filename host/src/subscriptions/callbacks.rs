@@ -10,14 +10,17 @@ use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
+use super::put_off::PutOffKeys;
+use super::records::{failed_record, held_record_key};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::follow::{Follower, Stop};
-use crate::model::{CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position};
+use crate::manifest::OnFailure;
+use crate::model::{CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position, Record};
 use crate::plugin::{Effect, Effects, Slot};
-use crate::store::{self, Error, EventStore, NextCallback, Reached, Reader};
+use crate::store::{self, Error, EventStore, HeldKey, KeyChange, KeyState, NextCallback, Reached, Reader, Step};
 use crate::supervise::{self, Held as _};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,6 +71,30 @@ pub(super) struct CallbackLinks {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) pausing: Arc<Pausing>,
+    /// The records that are put off, if the subscription is that of a source.
+    pub(super) records: Option<RecordsPutOff>,
+}
+
+/// The records of a source that are put off, because one of the same key before them is a dead letter.
+#[derive(Clone)]
+pub(super) struct RecordsPutOff {
+    pub(super) source: Arc<str>,
+    pub(super) on_failure: OnFailure,
+    pub(super) keys: Arc<Mutex<PutOffKeys>>,
+    /// Held while a record that was put off is handled, while a dead letter is replayed until its commands are sent, and
+    /// while the keys are read from the store.
+    pub(super) turns: Arc<Mutex<()>>,
+}
+
+impl RecordsPutOff {
+    /// Returns the key of a record that is put off.
+    fn key_of(&self, kept: &KeptCallback) -> Arc<str> {
+        String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into()
+    }
+
+    fn change(&self, key: &Arc<str>, is_held: bool, to: KeyState) -> KeyChange {
+        KeyChange { stream: held_record_key(key), from: is_held.then_some(HeldKey::NO_VERSION), to }
+    }
 }
 
 /// The callbacks of a running subscription.
@@ -223,6 +250,9 @@ impl CallbackWorker {
         if self.handler.renew() {
             self.paused.clear();
         }
+        // A replay that releases a key sends its commands before those of the records that waited.
+        let turns = self.links.records.as_ref().map(|records| records.turns.clone());
+        let _turn = turns.as_ref().map(|turns| turns.held());
         let (now, now_ms) = (Instant::now(), self.clock.now_ms());
         let waiting = self.paused.iter().filter(|(_, paused)| paused.until > now).map(|(key, _)| key.clone()).collect();
         let CallbackOptions { batch_max, .. } = self.options;
@@ -237,6 +267,7 @@ impl CallbackWorker {
                 CallbackContent::Send(_) => self.send(&due)?,
                 CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => self.deliver(&due)?,
                 CallbackContent::Event(_) => self.dead_letter(&due[0], NO_SAGA.to_owned())?,
+                CallbackContent::Record(record) => self.record(&due[0], &record.clone())?,
             };
             // None: what is due may have changed.
             let Some(count) = count else { break };
@@ -344,6 +375,78 @@ impl CallbackWorker {
         }
     }
 
+    /// Handles a record that was put off. The last one of a key that was held frees the key.
+    fn record(&mut self, kept: &KeptCallback, record: &Record) -> Result<Option<usize>, Error> {
+        let Some(records) = self.links.records.clone() else {
+            return self.dead_letter(kept, "it was put off for a source, and this is none".to_owned());
+        };
+        match self.handler.records(&records.source, &[record]) {
+            Ok(effects) => {
+                let outgoing = outgoing(&records.source, effects, self.options.bounds, |_| record);
+                let key = records.key_of(kept);
+                let is_last = records.keys.held().is_last(&key);
+                let change = is_last.then(|| records.change(&key, true, KeyState::Free));
+                let handled =
+                    self.step_of(std::slice::from_ref(kept), outgoing.logged(&records.source), change, None)?;
+                if handled.is_some() {
+                    let mut keys = records.keys.held();
+                    keys.taken(&key);
+                    if is_last {
+                        keys.free(&key);
+                    }
+                }
+                Ok(handled)
+            }
+            Err(Unhandled::Host(_)) if self.follower.is_stopped() => Ok(None),
+            Err(Unhandled::Host(reason)) => {
+                self.held_up(&reason);
+                self.follower.pause(self.options.backoff.pause(1));
+                Ok(None)
+            }
+            Err(unhandled) => self.failed(kept, unhandled),
+        }
+    }
+
+    /// Dead-letters a record that was put off. Unless later ones of its key may pass it, they wait behind it.
+    fn dead_letter_record(
+        &mut self,
+        records: &RecordsPutOff,
+        kept: &KeptCallback,
+        record: &Record,
+        reason: String,
+    ) -> Result<Option<usize>, Error> {
+        let key = records.key_of(kept);
+        let (is_held, is_last) = {
+            let keys = records.keys.held();
+            (keys.is_held(&key), keys.is_last(&key))
+        };
+        let passes = records.on_failure == OnFailure::Pass;
+        let change = match passes {
+            false => Some(records.change(&key, is_held, KeyState::BehindDeadLetter(HeldKey::NO_VERSION))),
+            true => is_last.then(|| records.change(&key, true, KeyState::Free)),
+        };
+        let place = record.place();
+        let fact = (records.on_failure == OnFailure::Stop).then(|| self.links.pausing.stop_fact(&place));
+        let stops = fact.is_some();
+        let letter = failed_record(&records.source, record, reason);
+        let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
+        let handled = self.step_of(std::slice::from_ref(kept), outgoing, change, fact)?;
+        if handled.is_some() {
+            let mut keys = records.keys.held();
+            keys.taken(&key);
+            match passes {
+                false => keys.hold(&key),
+                true if is_last => keys.free(&key),
+                true => {}
+            }
+            drop(keys);
+            if stops {
+                self.links.pausing.has_stopped_behind(&place);
+            }
+        }
+        Ok(handled)
+    }
+
     /// Pauses the key of a callback that failed by itself, or dead-letters the callback.
     fn failed(&mut self, kept: &KeptCallback, unhandled: Unhandled) -> Result<Option<usize>, Error> {
         let attempts = self.attempts(kept) + 1;
@@ -389,9 +492,15 @@ impl CallbackWorker {
     }
 
     fn dead_letter(&mut self, kept: &KeptCallback, reason: String) -> Result<Option<usize>, Error> {
-        let letter = failed_callback(&self.links.subscription, kept, reason);
-        let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
-        match self.step(std::slice::from_ref(kept), outgoing) {
+        let dead_lettered = match (&kept.callback.content, self.links.records.clone()) {
+            (CallbackContent::Record(record), Some(records)) => self.dead_letter_record(&records, kept, record, reason),
+            _ => {
+                let letter = failed_callback(&self.links.subscription, kept, reason);
+                let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
+                self.step(std::slice::from_ref(kept), outgoing)
+            }
+        };
+        match dead_lettered {
             // The callbacks of other keys do not wait for room.
             Err(Error::Full(reason)) => {
                 let attempts = self.attempts(kept);
@@ -404,8 +513,18 @@ impl CallbackWorker {
 
     /// Makes the effects durable and removes the callbacks with them. Returns `None` if one of them is gone.
     fn step(&mut self, handled: &[KeptCallback], outgoing: Outgoing) -> Result<Option<usize>, Error> {
+        self.step_of(handled, outgoing, None, None)
+    }
+
+    fn step_of(
+        &mut self,
+        handled: &[KeptCallback],
+        outgoing: Outgoing,
+        key: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<Option<usize>, Error> {
         let numbers = handled.iter().map(|kept| kept.number).collect();
-        let step = outgoing.step(&self.links.subscription, Reached::Callbacks(numbers));
+        let step = Step { key, fact, ..outgoing.step(&self.links.subscription, Reached::Callbacks(numbers)) };
         match ack::wait(|ack| self.links.store.advance(step, ack)) {
             Ok(store::Advanced { commands }) => {
                 self.links.outbox.send(commands);

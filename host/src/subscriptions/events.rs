@@ -187,6 +187,6 @@ impl Options {
 impl SubscriptionLinks {
     fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
         let Self { store, outbox, pausing, .. } = self.clone();
-        CallbackLinks { subscription: slot.name.clone(), slot: slot.clone(), store, outbox, pausing }
+        CallbackLinks { subscription: slot.name.clone(), slot: slot.clone(), store, outbox, pausing, records: None }
     }
 }

@@ -8,6 +8,7 @@ use super::effects::{Outgoing, outgoing};
 use super::events::SubscriptionLinks;
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, KeyAnswer, KeyLinks, KeyRequest, KeyView, NewHold, WorkerEnds};
+use super::pausing::event_place;
 use super::{Options, dead_lettered};
 use crate::ack;
 use crate::filter::Filter;
@@ -377,7 +378,7 @@ impl KeyWorker {
             return;
         }
         if stops {
-            self.shared.pausing.has_stopped_behind(event);
+            self.shared.pausing.has_stopped_behind(&event_place(event));
         }
         if passes {
             return self.goes_on(stream, event.version);

@@ -1,7 +1,7 @@
 //! Whether a person has paused a subscription. This is durable, so that a restart does not resume it.
 //!
-//! It is the fact `subscription/NAME/paused` of the store, with the time of the pause, and the event behind which the
-//! host paused it, if no person did. The fact is absent while the subscription runs.
+//! It is the fact `subscription/NAME/paused` of the store, with the time of the pause, and the event or record behind
+//! which the host paused it, if no person did. The fact is absent while the subscription runs.
 
 use crate::ack;
 use crate::clock::Clock;
@@ -21,7 +21,7 @@ pub(super) struct Pausing {
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
     is_paused: AtomicBool,
-    /// The event behind which the host paused it, as text.
+    /// The event or record behind which the host paused it, as text.
     behind: Mutex<Option<String>>,
 }
 
@@ -65,20 +65,22 @@ impl Pausing {
         Ok(())
     }
 
-    /// Returns the fact that the subscription is stopped behind an event. The step that dead-letters the event keeps it.
-    pub(super) fn stop_fact(&self, event: &RecordedEvent) -> (String, String) {
-        (fact(&self.subscription), format!("{} {}", Clock::system().now_ms(), place(event)))
+    /// Returns the fact that the subscription is stopped behind an event or a record. The step that dead-letters it keeps
+    /// the fact.
+    pub(super) fn stop_fact(&self, place: &str) -> (String, String) {
+        (fact(&self.subscription), format!("{} {place}", Clock::system().now_ms()))
     }
 
-    /// Stops the subscription's threads, after the step that dead-letters the event.
-    pub(super) fn has_stopped_behind(&self, event: &RecordedEvent) {
+    /// Stops the subscription's threads, after the step that dead-letters the event or record.
+    pub(super) fn has_stopped_behind(&self, place: &str) {
         let mut behind = self.behind.held();
-        *behind = Some(place(event));
+        *behind = Some(place.to_owned());
         self.is_paused.store(true, Ordering::Release);
-        tracing::warn!("subscription {} is stopped behind {}, as the manifest says", self.subscription, place(event));
+        tracing::warn!("subscription {} is stopped behind {place}, as the manifest says", self.subscription);
     }
 }
 
-fn place(event: &RecordedEvent) -> String {
+/// Returns the place of an event, as it is shown.
+pub(super) fn event_place(event: &RecordedEvent) -> String {
     format!("event {}", event.position)
 }

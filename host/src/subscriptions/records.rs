@@ -2,7 +2,8 @@
 //!
 //! A source hands its records to a bounded queue and learns when each is settled. A record is settled in one
 //! transaction with all that the subscriber asked for, so it has its effects once. Order holds within a key of a
-//! partition. A record that fails is retried and at last dead-lettered, and records of other keys proceed meanwhile.
+//! partition. A record that fails is retried and at last dead-lettered, and records of other keys proceed meanwhile. Later
+//! records of its key are put off then: they wait in the store until the dead letter is removed.
 //!
 //! Nothing here knows Kafka. Only the user of the [`RecordInbox`] knows where records come from.
 
@@ -11,7 +12,7 @@ mod redelivery;
 pub(super) mod run;
 mod worker;
 
-use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks};
+use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks, RecordsPutOff};
 use super::handler::Handler;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
@@ -19,7 +20,8 @@ use super::replay::{Again, ReplayError};
 use crate::aggregates::Aggregates;
 use crate::backoff::Backoff;
 use crate::bounds::Bounds;
-use crate::model::{DeadLetterContent, SubscriptionName};
+use crate::manifest::OnFailure;
+use crate::model::{DeadLetter, DeadLetterContent, Record, StreamId, SubscriptionName};
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
@@ -47,6 +49,8 @@ pub struct RecordOptions {
     pub attempts_max: u32,
     /// The pauses between the tries.
     pub backoff: Backoff,
+    /// What happens to later records of the same key after one was dead-lettered. A record without a key is always passed.
+    pub on_failure: OnFailure,
     /// Bounds of its pauses and of its chains of causes.
     pub bounds: Bounds,
 }
@@ -82,6 +86,8 @@ struct RecordLinks {
     condition: Arc<Mutex<(State, Option<String>)>>,
     /// Number of steps whose answer from the store is not processed yet.
     steps: Arc<AtomicUsize>,
+    /// The records that are put off.
+    put_off: RecordsPutOff,
 }
 
 impl RecordOptions {
@@ -93,8 +99,48 @@ impl RecordOptions {
 
 impl RecordLinks {
     fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
-        let Self { subscription, store, outbox, pausing, .. } = self.clone();
-        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing }
+        let Self { subscription, store, outbox, pausing, put_off, .. } = self.clone();
+        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing, records: Some(put_off) }
+    }
+
+    /// Takes over from the store which records are put off. No step with such a record may be under way.
+    fn load_put_off(&self) -> Result<(), store::Error> {
+        let _turn = self.put_off.turns.held();
+        let mut reader = self.store.reader()?;
+        let (put_off, held) = (reader.put_off(&self.subscription)?, reader.held_keys(&self.subscription)?);
+        self.put_off.keys.held().restart(put_off, held);
+        Ok(())
+    }
+}
+
+/// Returns the key under which a record is put off: its topic, its partition and its key, as text. A record without a key
+/// has none.
+fn put_off_key(record: &Record) -> Option<Arc<str>> {
+    let Record { topic, partition, key, .. } = record;
+    let key = key.as_deref()?;
+    let key = match std::str::from_utf8(key) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("text:{text}"),
+        _ => format!("bytes:{}", base16ct::lower::encode_string(key)),
+    };
+    Some(format!("{topic}:{partition}:{key}").into())
+}
+
+/// Returns the name in the store of the key under which a record is put off.
+pub(super) fn held_record_key(key: &Arc<str>) -> StreamId {
+    StreamId { aggregate_type: "record".into(), aggregate_id: key.clone() }
+}
+
+/// Makes the dead letter of a record that a source's subscriber can't handle.
+pub(super) fn failed_record(source: &str, record: &Record, reason: String) -> DeadLetter {
+    let place = record.place();
+    tracing::warn!("source {source}: {place} can't be handled: {reason}");
+    DeadLetter {
+        consumer: source.to_owned(),
+        place,
+        key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        reason,
+        time_ms: Some(record.time_ms),
+        content: DeadLetterContent::Record(record.clone()),
     }
 }
 
@@ -136,7 +182,14 @@ impl RecordSubscription {
             steps: Arc::default(),
             store: store.clone(),
             subscription,
+            put_off: RecordsPutOff {
+                source: source.clone(),
+                on_failure: options.on_failure,
+                keys: Arc::default(),
+                turns: Arc::default(),
+            },
         };
+        shared.load_put_off()?;
         let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
         // There is room for the batch that is being processed and for the next one.
         let queued_max = 2 * options.batch_max;
@@ -207,6 +260,11 @@ impl RecordSubscription {
         self.callbacks.monitor().state(self.thread.monitor().state((state, reason)))
     }
 
+    /// Returns the number of keys whose records wait behind a dead letter, or were released and are being handled.
+    pub fn waiting_keys(&self) -> u64 {
+        self.shared.put_off.keys.held().held() as u64
+    }
+
     /// Returns when the next timer is due, if there is one.
     pub fn next_timer_ms(&self) -> Option<u64> {
         self.callbacks.progress().next_timer_ms
@@ -221,6 +279,7 @@ impl RecordSubscription {
 
     /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.
     pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
+        let _turn = self.shared.put_off.turns.held();
         Again {
             slot: &self.slot,
             bounds: self.bounds,

@@ -4,6 +4,7 @@ use super::effects::{Outgoing, outgoing};
 use super::events::SubscriptionLinks;
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::keys::{FirstAttempt, HeldKeys, KeyAnswer};
+use super::pausing::event_place;
 use super::resets::{Reset, ResetRequest};
 use super::steps::{StepResult, Steps};
 use super::{Options, dead_lettered};
@@ -359,7 +360,7 @@ impl SubscriptionWorker {
         // The commands of the key's earlier events are sent before the key worker sends further ones.
         self.steps.finish()?;
         if stops {
-            self.shared.pausing.has_stopped_behind(event);
+            self.shared.pausing.has_stopped_behind(&event_place(event));
         }
         self.keys.hold(event, retry);
         Ok(())

@@ -56,7 +56,7 @@ fn timer(key: &str, name: &str) -> CallbackChange {
 }
 
 fn put_off(key: &str, position: u64) -> CallbackChange {
-    CallbackChange::PutOff { saga: saga(key), callback: callback(key, CallbackContent::Event(Position(position))) }
+    CallbackChange::PutOff { key: saga(key), callback: callback(key, CallbackContent::Event(Position(position))) }
 }
 
 fn due(store: &dyn EventStore) -> Vec<KeptCallback> {

@@ -88,7 +88,7 @@ fn each_record_has_its_effects_once_on_a_real_broker() {
 
 #[test]
 fn poison_is_dead_lettered_with_its_place_and_delays_nobody() {
-    let setting = setting("attempts_max = 3\nbackoff_ms = 20", "");
+    let setting = setting("attempts_max = 3\nbackoff_ms = 20\non_failure = \"pass\"", "");
     let host = setting.start();
     let poison = [json!("Refuse"), json!("Panic"), json!({ "Add": 1 })];
     for (partition, poison) in (0..).zip(poison) {
@@ -113,6 +113,123 @@ fn poison_is_dead_lettered_with_its_place_and_delays_nobody() {
         assert_eq!((&item["consumer"], &item["key"]), (&json!("wishes"), &json!(format!("c{partition}"))));
         assert!(item["reason"].as_str().expect("a reason").contains(part), "{item}");
     }
+}
+
+/// Returns the dead letters of the source, the oldest first.
+fn letters(host: &TestHost) -> Vec<Value> {
+    let letters = host.get("/v1/dead-letters").body;
+    letters["letters"].as_array().expect("a list").iter().rev().cloned().collect()
+}
+
+fn discard(host: &TestHost, letter: &Value) {
+    let path = format!("/v1/dead-letters/{}/discard", letter["number"]);
+    assert_eq!(host.post(&path, &Value::Null, &[]).status, 200);
+}
+
+#[test]
+fn later_records_of_a_key_wait_behind_its_dead_letter_and_keep_their_order() {
+    let setting = setting("attempts_max = 1", "");
+    let host = setting.start();
+    let refuse = || json!("Refuse");
+    let of_a = [add("a", 1), refuse(), add("a", 2), refuse(), add("a", 3)];
+    let of_b = [add("b", 1), add("b", 2)];
+    let of_none = [refuse(), add("none", 1)];
+    let text = |values: &[Value]| values.iter().map(Value::to_string).collect::<Vec<_>>();
+    let (of_a, of_b, of_none) = (text(&of_a), text(&of_b), text(&of_none));
+    let keyed = |key: Option<&'static [u8]>, values: &[String]| -> Vec<(Option<&'static [u8]>, String)> {
+        values.iter().map(|value| (key, value.clone())).collect()
+    };
+    // The bytes of this key are no text.
+    let records = [keyed(Some(b"\xff"), &of_a), keyed(Some(b"b"), &of_b), keyed(None, &of_none)].concat();
+    let records: Vec<_> = records.iter().map(|(key, value)| (*key, value.as_bytes())).collect();
+    topic::produce(&host.brokers(), "wishes", 0, &records);
+    handled(&host, records.len() as u64);
+    host.drained();
+    let expected = |of_a: &[u64]| -> BTreeMap<String, Vec<u64>> {
+        [("a", of_a.to_vec()), ("b", vec![1, 2]), ("none", vec![1])].map(|(cart, all)| (cart.to_owned(), all)).into()
+    };
+    assert_eq!(added(&host), expected(&[1]), "what has no key passes");
+    let found = letters(&host);
+    assert_eq!((found.len(), &found[0]["waiting"], &found[1]["waiting"]), (2, &json!(3), &json!(0)), "{found:#?}");
+    let subscriptions = host.get("/v1/subscriptions").body;
+    let own = subscriptions.as_array().expect("a list").iter().find(|one| one["name"] == "source/wishes").cloned();
+    assert_eq!(own.expect("the source's subscriber")["waiting_keys"], 1);
+    let replayed = host.post(&format!("/v1/dead-letters/{}/replay", found[0]["number"]), &Value::Null, &[]);
+    assert_eq!(replayed.status, 422, "it is refused again: {replayed:?}");
+
+    host.crash();
+    let more = add("a", 4).to_string();
+    topic::produce(&host.brokers(), "wishes", 0, &[(Some(b"\xff"), more.as_bytes())]);
+    host.until("the record waits too", |_| letters(&host)[0]["waiting"] == 4);
+    host.drained();
+    assert_eq!(added(&host), expected(&[1]));
+
+    discard(&host, &found[0]);
+    host.until("it goes on up to the next", |_| letters(&host).iter().any(|letter| letter["waiting"] == 2));
+    host.drained();
+    assert_eq!(added(&host), expected(&[1, 2]));
+    letters(&host).iter().for_each(|letter| discard(&host, letter));
+    host.until("the rest is handled", |_| added(&host)["a"].len() == 4);
+    let more = add("a", 5).to_string();
+    topic::produce(&host.brokers(), "wishes", 0, &[(Some(b"\xff"), more.as_bytes())]);
+    host.until("it goes on as before", |_| added(&host)["a"].len() == 5);
+    host.drained();
+    assert_eq!(added(&host), expected(&[1, 2, 3, 4, 5]));
+    host.stop();
+}
+
+/// Some records are refused, and their dead letters are discarded while further records arrive and the host is killed.
+#[test]
+fn keys_of_records_keep_their_order_behind_dead_letters_through_kills() {
+    const KEYS: usize = 9;
+    const ROUNDS: usize = 12;
+    let setting = setting("attempts_max = 1\nbatch_max = 5", "");
+    let host = setting.start();
+    let refused = |number: usize| number % 7 == 3;
+    for round in 0..ROUNDS {
+        let numbers = round * KEYS * 4..(round + 1) * KEYS * 4;
+        let records: Vec<_> = numbers
+            .map(|number| {
+                let key = format!("c{}", number % KEYS);
+                let value = if refused(number) { json!("Refuse") } else { add(&key, number) };
+                (key, value)
+            })
+            .collect();
+        topic::produce_keyed(&host.brokers(), "wishes", &records);
+        letters(&host).iter().for_each(|letter| discard(&host, letter));
+        host.crash();
+    }
+    let all = KEYS * 4 * ROUNDS;
+    let expected = |key: usize| (key..all).step_by(KEYS).filter(|number| !refused(*number)).map(|number| number as u64);
+    let expected: BTreeMap<_, Vec<u64>> = (0..KEYS).map(|key| (format!("c{key}"), expected(key).collect())).collect();
+    host.until("all is handled", |_| {
+        letters(&host).iter().for_each(|letter| discard(&host, letter));
+        added(&host).values().map(Vec::len).sum::<usize>() == expected.values().map(Vec::len).sum::<usize>()
+    });
+    host.drained();
+    assert_eq!(added(&host), expected);
+    host.stop();
+}
+
+#[test]
+fn a_subscription_to_records_stops_behind_a_dead_letter_if_the_manifest_says_so() {
+    let setting = setting("attempts_max = 1\non_failure = \"stop\"", "");
+    let host = setting.start();
+    let records = [("a".to_owned(), json!("Refuse")), ("a".to_owned(), add("a", 1))];
+    topic::produce_keyed(&host.brokers(), "wishes", &records);
+    let is_stopped = |status: &Value| status["sources"][0]["state"] == "paused";
+    let status = host.until("it is stopped", is_stopped);
+    let error = status["sources"][0]["error"].as_str().expect("a reason");
+    assert!(
+        error.contains("stopped because topic wishes partition") && error.contains("resume source/wishes"),
+        "{error}"
+    );
+    host.crash();
+    host.until("it is stopped still", is_stopped);
+    discard(&host, &letters(&host)[0]);
+    assert_eq!(host.post("/v1/subscriptions/source%2Fwishes/resume", &Value::Null, &[]).status, 200);
+    host.until("it goes on", |_| added(&host).get("a") == Some(&vec![1]));
+    host.stop();
 }
 
 #[test]

@@ -140,19 +140,28 @@ fn deliveries(section: &mut Section<'_>, subscriber: &Entry<'_>) -> Option<Deliv
     let default = Deliveries::to("");
     let (backoff_ms, backoff_max_ms) = backoff(section, default.backoff_ms, default.backoff_max_ms);
     let transactions = [("store", Transaction::Store), ("kafka", Transaction::Kafka)];
+    let transaction = section.choice("transaction", &transactions);
+    if let Some(entry) = section.get("on_failure")
+        && transaction == Transaction::Kafka
+    {
+        entry.note(
+            "has no effect with `transaction = \"kafka\"`, where later records pass a dead letter: remove one of them",
+        );
+    }
     Some(Deliveries {
         subscriber: subscriber.text("the name of the plugin that gets the records")?.to_owned(),
         batch_max: section.number("batch_max", 1..=100_000, default.batch_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         backoff_ms,
         backoff_max_ms,
-        transaction: section.choice("transaction", &transactions),
+        on_failure: section.choice("on_failure", ON_FAILURE),
+        transaction,
     })
 }
 
 fn commands(section: &mut Section<'_>) -> Option<Commands> {
-    let of_deliveries =
-        ["batch_max", "attempts_max", "backoff_ms", "backoff_max_ms", "transaction"].map(|key| section.get(key));
+    let of_deliveries = ["batch_max", "attempts_max", "backoff_ms", "backoff_max_ms", "on_failure", "transaction"]
+        .map(|key| section.get(key));
     for entry in of_deliveries.into_iter().flatten() {
         entry.note(
             "is for records that go to a subscriber, and there is no `subscriber` here: add one, or remove the key",

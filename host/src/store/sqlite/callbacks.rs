@@ -1,4 +1,4 @@
-//! The callbacks of subscriptions: outcomes of their commands, timers, and events that were put off. They are rows, in the
+//! The callbacks of subscriptions: outcomes of their commands, timers, and events and records that were put off. They are rows, in the
 //! order of the times at which they are due. A row is inserted, and it is deleted by the step that handles it or cancels
 //! it. Nothing else of it changes than the time of an event that waits behind a dead letter.
 
@@ -17,10 +17,10 @@ use std::collections::HashSet;
 /// The columns of a callback, in the order in which [`kept`] reads them.
 const COLUMNS: &str = "number, timer, time_ms, body, key";
 
-/// The time at which an event is due that was put off: before all outcomes and timers.
+/// The time at which an event or a record is due that was put off: before all outcomes and timers.
 const PUT_OFF: i64 = -1;
 
-/// The time at which an event is due that waits behind a dead letter: never.
+/// The time at which what waits behind a dead letter is due: never.
 const WAITS: i64 = i64::MAX;
 
 /// Returns the callbacks of a subscription that are due at a time, in their order, without those of some keys. The list
@@ -105,7 +105,7 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
     Ok((timers, total))
 }
 
-/// Returns the keys of a subscription for which events were put off, with the number of the events of each.
+/// Returns the keys of a subscription for which events or records were put off, with their number.
 pub(super) fn put_off(connection: &Connection, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
     let sql = "SELECT key, count(*) FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3) GROUP BY key";
     connection
@@ -114,42 +114,42 @@ pub(super) fn put_off(connection: &Connection, subscription: &str) -> Result<Vec
             let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
             select.query_map(params![subscription, PUT_OFF, WAITS], read)?.collect()
         })
-        .map_err(failed("reading the events that were put off"))
+        .map_err(failed("reading what was put off"))
 }
 
-/// Forgets the events of a subscription that were put off.
+/// Forgets what was put off for a subscription.
 pub(super) fn forget_put_off(connection: &Connection, subscription: &str) -> Result<(), Error> {
     connection
         .prepare_cached("DELETE FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3)")
         .and_then(|mut delete| delete.execute(params![subscription, PUT_OFF, WAITS]))
         .map(drop)
-        .map_err(failed("forgetting the events that were put off"))
+        .map_err(failed("forgetting what was put off"))
 }
 
-/// Returns the number of events that wait for a saga that is held behind a dead letter.
+/// Returns the number of events or records that wait behind a dead letter, by their key.
 pub(super) fn waiting(connection: &Connection, subscription: &str, key: &str) -> Result<u64, Error> {
     connection
         .prepare_cached("SELECT count(*) FROM callbacks WHERE subscription = ?1 AND key = ?2 AND due_ms = ?3")
         .and_then(|mut select| select.query_row(params![subscription, key.as_bytes(), WAITS], |row| row.get(0)))
-        .map_err(failed("counting the events that wait behind a dead letter"))
+        .map_err(failed("counting what waits behind a dead letter"))
 }
 
-/// Lets the events wait that were put off for a saga, because it is held behind a dead letter.
+/// Lets what was put off for a key wait, because it is held behind a dead letter.
 pub(super) fn hold(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
     connection
         .prepare_cached("UPDATE callbacks SET due_ms = ?4 WHERE subscription = ?1 AND due_ms = ?3 AND key = ?2")
         .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
         .map(drop)
-        .map_err(failed("holding the events of a saga"))
+        .map_err(failed("holding what was put off"))
 }
 
-/// Lets the events go on that wait for a saga.
+/// Lets what waits for a key go on.
 pub(super) fn release(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
     connection
         .prepare_cached("UPDATE callbacks SET due_ms = ?3 WHERE subscription = ?1 AND key = ?2 AND due_ms = ?4")
         .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
         .map(drop)
-        .map_err(failed("releasing the events of a saga"))
+        .map_err(failed("releasing what was put off"))
 }
 
 /// Returns the number of callbacks of each subscription.
@@ -239,8 +239,8 @@ impl Writer {
                     let time = Time::Timer(at_ms.clamp(1, WAITS.unsigned_abs() - 1));
                     self.add_callback(batch, subscription, name.as_deref(), time, callback)?;
                 }
-                CallbackChange::PutOff { saga, callback } => {
-                    let waits = held_keys::is_behind_dead_letter(&self.connection, subscription, saga)?;
+                CallbackChange::PutOff { key, callback } => {
+                    let waits = held_keys::is_behind_dead_letter(&self.connection, subscription, key)?;
                     let time = if waits { Time::Waits } else { Time::PutOff };
                     self.add_callback(batch, subscription, None, time, callback)?;
                 }

@@ -5,9 +5,6 @@ use crate::model::{StreamId, Version};
 use crate::store::{HeldKey, KeyChange, KeyState};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-/// The version of a saga's key. The events that wait for it are callbacks, which have no versions.
-pub(super) const OF_SAGA: Version = Version(0);
-
 /// Returns the held keys of a subscription, in the order of their streams.
 pub(super) fn of(connection: &Connection, subscription: &str) -> Result<Vec<HeldKey>, Error> {
     let sql = "SELECT aggregate_type, aggregate_id, version, dead_letter FROM held_keys WHERE subscription = ?1
@@ -103,7 +100,7 @@ pub(super) fn apply(
         KeyState::BehindDeadLetter(version) => (version, Some(dead_letter)),
     };
     let StreamId { aggregate_type, aggregate_id } = &change.stream;
-    if version == OF_SAGA && behind.is_some() {
+    if version == HeldKey::NO_VERSION && behind.is_some() {
         callbacks::hold(connection, subscription, aggregate_id)?;
     }
     let sql = "INSERT OR REPLACE INTO held_keys (subscription, aggregate_type, aggregate_id, version, dead_letter)
@@ -136,7 +133,7 @@ pub(super) fn release_behind(connection: &Connection, dead_letter: u64) -> Resul
         })
         .map_err(&failed)?;
     match released {
-        Some((subscription, key, version)) if Version(version) == OF_SAGA => {
+        Some((subscription, key, version)) if Version(version) == HeldKey::NO_VERSION => {
             callbacks::release(connection, &subscription, &key)
         }
         _ => Ok(()),

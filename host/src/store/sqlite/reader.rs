@@ -128,10 +128,10 @@ impl SqliteReader {
 
     /// Counts the events that wait behind a dead letter.
     fn with_waiting(&mut self, mut kept: KeptDeadLetter) -> Result<KeptDeadLetter, Error> {
-        if matches!(kept.letter.content, DeadLetterContent::Event(_))
+        if matches!(kept.letter.content, DeadLetterContent::Event(_) | DeadLetterContent::Record(_))
             && let Some((held, subscription)) = held_keys::behind(&self.connection, kept.number)?
         {
-            kept.waiting = if held.next == held_keys::OF_SAGA {
+            kept.waiting = if held.next == HeldKey::NO_VERSION {
                 callbacks::waiting(&self.connection, &subscription, &held.stream.aggregate_id)?
             } else {
                 self.stream_version(&held.stream)?.0.saturating_sub(held.next.0)

@@ -57,8 +57,8 @@ CREATE TABLE ledgers (name TEXT PRIMARY KEY, next INTEGER NOT NULL, ahead BLOB N
 CREATE TABLE checkpoints (subscription TEXT PRIMARY KEY, position INTEGER NOT NULL, commands INTEGER NOT NULL) WITHOUT ROWID;
 
 -- The keys of subscriptions that are held because an event failed: the first version that is not handled, and the dead
--- letter that the key waits behind. The checkpoint is past the events of a held key. The key of a saga is its stream with
--- version 0, and its events that wait are callbacks.
+-- letter that the key waits behind. The checkpoint is past the events of a held key. The key of a saga is its stream, and that
+-- of a record has the type `record`; both have version 0, and what waits are callbacks.
 CREATE TABLE held_keys (
     subscription TEXT NOT NULL,
     aggregate_type TEXT NOT NULL,
@@ -82,17 +82,17 @@ CREATE TABLE outbox (
 );
 CREATE UNIQUE INDEX outbox_of ON outbox (kind, queue, first, last);
 
--- The callbacks of subscriptions: outcomes of their commands, timers, and events of sagas that were put off. A row is
--- deleted by the step that handles it.
+-- The callbacks of subscriptions: outcomes of their commands, timers, and events of sagas and records that were put off. A
+-- row is deleted by the step that handles it.
 -- AUTOINCREMENT never assigns a number twice, because ids derive from it.
 CREATE TABLE callbacks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     subscription TEXT NOT NULL,
     timer TEXT,                     -- the name of a timer; NULL: an outcome, or a timer without a name
     key BLOB,                       -- of the delivery that asked for it; that of the saga
-    time_ms INTEGER NOT NULL,       -- when the outcome was recorded, the event put off, or when the timer is due
-    due_ms INTEGER NOT NULL,        -- 0 for an outcome, which is due at once; time_ms for a timer; -1 for an event that
-                                    -- was put off, or 2^63-1 while it waits behind a dead letter
+    time_ms INTEGER NOT NULL,       -- when the outcome was recorded, something put off, or when the timer is due
+    due_ms INTEGER NOT NULL,        -- 0 for an outcome, which is due at once; time_ms for a timer; -1 for what was put
+                                    -- off, or 2^63-1 while it waits behind a dead letter
     body BLOB NOT NULL              -- postcard
 );
 CREATE INDEX callbacks_due ON callbacks (subscription, due_ms, number);

@@ -63,6 +63,16 @@ impl RecordRun {
         Self { ledger: self.ledger.clone(), records, ack }
     }
 
+    /// Splits it into runs of one record each.
+    pub(super) fn singly(mut self) -> impl Iterator<Item = Self> {
+        let mut runs = VecDeque::with_capacity(self.len());
+        while self.len() > 1 {
+            runs.push_back(self.take(1));
+        }
+        runs.push_back(self);
+        runs.into_iter()
+    }
+
     /// Returns the origins that it settles, and its acknowledgement.
     pub(super) fn settle(self) -> (Origins, RangeAck) {
         let Self { ledger, records, ack } = self;

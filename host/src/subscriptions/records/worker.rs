@@ -7,15 +7,17 @@
 use super::key_queues::KeyQueues;
 use super::redelivery::RecordRedeliveries;
 use super::run::{RecordRun, Runs};
-use super::{Ask, RecordLinks, RecordOptions};
+use super::{Ask, RecordLinks, RecordOptions, failed_record, held_record_key, put_off_key};
 use crate::ack::Ack;
 use crate::framing;
-use crate::model::{DeadLetter, DeadLetterContent, Record};
+use crate::manifest::OnFailure;
+use crate::model::{Callback, CallbackContent, Record};
 use crate::plugin::Effects;
 use crate::status::State;
-use crate::store::{Advanced, Error, PAGE_BYTES_MAX, Reached};
+use crate::store::{Advanced, CallbackChange, Error, HeldKey, KeyChange, KeyState, PAGE_BYTES_MAX, Reached, Step};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{RetryDecision, TakesRecords, Unhandled};
+use crate::subscriptions::put_off::{PUT_OFF_MAX, PutOffKeys};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use std::sync::Arc;
@@ -92,6 +94,10 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Restarts after a panic. Records that were taken over go back unsettled to the source, which reads them again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
+        // Only when they have ended it is known which records are put off.
+        while self.in_flight() > 0 {
+            self.await_answer();
+        }
         let (ready, gives_back) = (std::mem::take(&mut self.ready), self.key_queues.gives_back());
         self.key_queues = KeyQueues::default();
         if gives_back {
@@ -103,7 +109,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
         }
         self.handler.replace();
-        Ok(())
+        self.shared.load_put_off()
     }
 
     pub(super) fn run(&mut self) {
@@ -202,6 +208,10 @@ impl<H: TakesRecords> RecordWorker<H> {
         while self.in_flight() > 0 {
             self.await_answer();
         }
+        if let Err(error) = self.shared.load_put_off() {
+            // Some keys may seem to wait although they do not. Their records are put off, which loses no order.
+            tracing::warn!("source {}: the records that are put off can't be read: {error}", self.options.source);
+        }
         (self.number, self.is_broken) = (0, false);
         for run in std::mem::take(&mut self.ready).into_runs() {
             if !self.redeliveries.is_before(&run) {
@@ -233,7 +243,8 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Processes a batch as a whole. If that fails, it processes the records before the failing one, then that record
     /// alone, then the rest. A call whose records did not all succeed has no effects.
-    fn deliver(&mut self, mut rest: Runs) {
+    fn deliver(&mut self, rest: Runs) {
+        let mut rest = self.put_off(rest);
         let mut count = self.handler.list(rest.len());
         let mut held_up = 0;
         while !rest.is_empty() && !self.stopping {
@@ -249,7 +260,7 @@ impl<H: TakesRecords> RecordWorker<H> {
                     self.failed(failed, 1, unhandled);
                     let mut free = Runs::default();
                     rest.into_runs().for_each(|run| self.key_queues.join(run, &mut free));
-                    rest = free;
+                    rest = self.put_off(free);
                 }
                 Err(unhandled) => {
                     count = unhandled.fewer(count);
@@ -257,6 +268,44 @@ impl<H: TakesRecords> RecordWorker<H> {
                 }
             }
             count = self.handler.list(rest.len());
+        }
+    }
+
+    /// Puts off the records whose keys wait behind a dead letter, in a step of their own. Returns all others.
+    fn put_off(&mut self, runs: Runs) -> Runs {
+        let waits = |record: &Record, keys: &PutOffKeys| put_off_key(record).is_some_and(|key| keys.waits(&key));
+        let (mut free, mut waiting, mut callbacks) = (Runs::default(), Runs::default(), Vec::new());
+        {
+            let mut keys = self.shared.put_off.keys.held();
+            if keys.is_empty() || !runs.records().any(|record| waits(record, &keys)) {
+                return runs;
+            }
+            for run in runs.into_runs().flat_map(RecordRun::singly) {
+                match put_off_key(run.head()).filter(|key| keys.waits(key)) {
+                    None => free.push(run),
+                    Some(key) => {
+                        keys.add(&key);
+                        callbacks.push(put_off(&key, run.head()));
+                        waiting.push(run);
+                    }
+                }
+            }
+        }
+        self.wait_while_full();
+        self.step(waiting, Outgoing { callbacks, ..Outgoing::default() }, None, None);
+        free
+    }
+
+    /// Waits while too many records are put off.
+    fn wait_while_full(&mut self) {
+        while !self.stopping && self.shared.put_off.keys.held().is_full() {
+            self.held_up(
+                format!(
+                    "{PUT_OFF_MAX} records wait behind dead letters, the most there may be: replay or discard dead letters with \
+                     `wasmill dead-letters`"
+                ),
+                1,
+            );
         }
     }
 
@@ -316,19 +365,28 @@ impl<H: TakesRecords> RecordWorker<H> {
         }
     }
 
+    /// Dead-letters a record. Unless later ones of its key may pass it, they are put off from now on.
     fn dead_letter(&mut self, run: RecordRun, reason: String) {
-        let record = run.head();
+        let (record, on_failure) = (run.head(), self.options.on_failure);
         let place = record.place();
-        tracing::warn!("source {}: {place} can't be handled: {reason}", self.options.source);
-        let letter = DeadLetter {
-            consumer: self.options.source.to_string(),
-            place,
-            key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
-            reason,
-            time_ms: Some(record.time_ms),
-            content: DeadLetterContent::Record(record.clone()),
-        };
-        self.step(run.into(), Outgoing { dead_letters: vec![letter], ..Outgoing::default() });
+        let letter = failed_record(&self.options.source, record, reason);
+        let key = put_off_key(record).filter(|_| on_failure != OnFailure::Pass);
+        let change = key.map(|key| {
+            self.shared.put_off.keys.held().hold(&key);
+            let to = KeyState::BehindDeadLetter(HeldKey::NO_VERSION);
+            KeyChange { stream: held_record_key(&key), from: None, to }
+        });
+        let fact = (on_failure == OnFailure::Stop).then(|| self.shared.pausing.stop_fact(&place));
+        let stops = fact.is_some();
+        self.step(run.into(), Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, change, fact);
+        if stops {
+            while self.in_flight() > 0 {
+                self.await_answer();
+            }
+            if !self.is_broken {
+                self.shared.pausing.has_stopped_behind(&place);
+            }
+        }
     }
 
     /// Makes the effects durable and settles the records with them.
@@ -337,10 +395,10 @@ impl<H: TakesRecords> RecordWorker<H> {
         let RecordOptions { source, bounds, .. } = &self.options;
         let outgoing = outgoing(source, effects, *bounds, |index| records[index]);
         let outgoing = outgoing.logged(source);
-        self.step(part, outgoing);
+        self.step(part, outgoing, None, None);
     }
 
-    fn step(&mut self, part: Runs, outgoing: Outgoing) {
+    fn step(&mut self, part: Runs, outgoing: Outgoing, key: Option<KeyChange>, fact: Option<(String, String)>) {
         while self.in_flight() >= STEPS_MAX {
             self.await_answer();
         }
@@ -350,7 +408,8 @@ impl<H: TakesRecords> RecordWorker<H> {
         }
         let (records, acks): (Vec<_>, Vec<_>) = part.into_runs().map(RecordRun::settle).unzip();
         let firsts = records.iter().map(|origins| (origins.ledger.clone(), origins.items[0])).collect();
-        let step = outgoing.step(&self.shared.subscription, Reached::Records { number: self.number, records });
+        let reached = Reached::Records { number: self.number, records };
+        let step = Step { key, fact, ..outgoing.step(&self.shared.subscription, reached) };
         self.number += 1;
         let answer = self.answer.clone();
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
@@ -417,6 +476,21 @@ impl<H: TakesRecords> RecordWorker<H> {
     fn is(&self, state: State, reason: Option<String>) {
         *self.shared.condition.held() = (state, reason);
     }
+}
+
+/// Makes the change that puts a record off under a key.
+fn put_off(key: &Arc<str>, record: &Record) -> CallbackChange {
+    let id = record.id();
+    let callback = Callback {
+        key: Some(key.as_bytes().to_vec()),
+        correlation_id: record.correlation_id().map_or_else(|| id.clone().into(), Into::into),
+        causation_id: id.into(),
+        hops: record.hops(),
+        first_ms: record.time_ms,
+        headers: Vec::new(),
+        content: CallbackContent::Record(Box::new(record.clone())),
+    };
+    CallbackChange::PutOff { key: held_record_key(key), callback: Box::new(callback) }
 }
 
 #[cfg(test)]

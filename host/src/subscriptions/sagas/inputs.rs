@@ -6,11 +6,12 @@ use super::worker::SagaWorker;
 use crate::manifest::OnFailure;
 use crate::model::{Callback, CallbackContent, Failure, KeptCallback, Position, RecordedEvent, Refusal, Version};
 use crate::plugin::SagaInput;
-use crate::store::{CallbackChange, Error, KeyChange, KeyState, SagaAppend, check_sizes};
+use crate::store::{CallbackChange, Error, HeldKey, KeyChange, KeyState, SagaAppend, check_sizes};
 use crate::subscriptions::callbacks::failed_callback;
 use crate::subscriptions::dead_lettered;
 use crate::subscriptions::effects::{Cause, Outgoing, saga_outgoing};
 use crate::subscriptions::handler::{RetryDecision, Unhandled};
+use crate::subscriptions::pausing::event_place;
 use crate::subscriptions::replay::event_at;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,9 +19,6 @@ use std::sync::atomic::Ordering;
 
 /// The bytes of effects at which a step ends.
 const STEP_BYTES_MAX: usize = 4 << 20;
-
-/// The version that stands for the key of a saga in the store.
-const KEY: Version = Version(0);
 
 /// A step that is being filled: of events, or of callbacks.
 #[derive(Default)]
@@ -116,7 +114,7 @@ impl SagaWorker {
 
     /// Puts an event off. Returns false if too many are.
     fn put_off(&mut self, filling: &mut Filling, event: &RecordedEvent, key: &Arc<str>) -> Result<bool, Error> {
-        if self.keys.is_full() {
+        if self.keys.put_off.is_full() {
             self.follower.pause(super::worker::LOOK);
             return Ok(false);
         }
@@ -129,10 +127,10 @@ impl SagaWorker {
             headers: Vec::new(),
             content: CallbackContent::Event(event.position),
         };
-        let saga = self.stream(key);
-        filling.outgoing.callbacks.push(CallbackChange::PutOff { saga, callback: Box::new(callback) });
+        let change = CallbackChange::PutOff { key: self.stream(key), callback: Box::new(callback) };
+        filling.outgoing.callbacks.push(change);
         filling.to = Some(event.position);
-        self.keys.put_off(key);
+        self.keys.put_off.add(key);
         Ok(true)
     }
 
@@ -217,6 +215,7 @@ impl SagaWorker {
             CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => {
                 self.input(filling, key, SagaInput::Callback(kept), kept)?
             }
+            CallbackContent::Record(_) => Handled::Failed(Unhandled::Trap("a saga takes no records".to_owned(), None)),
         };
         match handled {
             Handled::Done => {
@@ -267,9 +266,11 @@ impl SagaWorker {
     /// Notes that an event that was put off is handled. The last one of a held key frees the key.
     fn took_put_off(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
         self.note_handled(filling, kept);
-        if self.keys.taken(key) {
-            self.keys.free(key);
-            let change = KeyChange { stream: self.stream(key), from: Some(KEY), to: KeyState::Free };
+        let is_last = self.keys.put_off.is_last(key);
+        self.keys.put_off.taken(key);
+        if is_last {
+            self.keys.put_off.free(key);
+            let change = KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free };
             self.hand_over(filling, Some(change), None)?;
         }
         Ok(())
@@ -381,27 +382,30 @@ impl SagaWorker {
         number: Option<u64>,
     ) -> Result<(), Error> {
         let passes = self.options.on_failure == OnFailure::Pass;
-        if !passes && !self.keys.is_held(key) && self.keys.held() >= self.options.held_keys_max {
+        if !passes && !self.keys.put_off.is_held(key) && self.keys.put_off.held() >= self.options.held_keys_max {
             return Err(Error::Failed(format!(
                 "an event of saga {key} failed ({reason}), and {} sagas are held, the most that the subscription may hold: \
                  repair the plugin, replay or discard dead letters with `wasmill dead-letters`, or raise `held_keys_max`",
-                self.keys.held()
+                self.keys.put_off.held()
             )));
         }
         let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
         let stops = fact.is_some();
-        let was_held = self.keys.is_held(key);
-        let is_last = number.is_some() && self.keys.taken(key);
+        let was_held = self.keys.put_off.is_held(key);
+        let is_last = number.is_some() && self.keys.put_off.is_last(key);
+        if number.is_some() {
+            self.keys.put_off.taken(key);
+        }
         let change = match passes {
             false => {
-                self.keys.hold(key);
+                self.keys.put_off.hold(key);
                 self.under_way.held.insert(key.clone());
-                let from = was_held.then_some(KEY);
-                Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(KEY) })
+                let from = was_held.then_some(HeldKey::NO_VERSION);
+                Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(HeldKey::NO_VERSION) })
             }
             true if is_last => {
-                self.keys.free(key);
-                Some(KeyChange { stream: self.stream(key), from: Some(KEY), to: KeyState::Free })
+                self.keys.put_off.free(key);
+                Some(KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free })
             }
             true => None,
         };
@@ -419,7 +423,7 @@ impl SagaWorker {
     fn has_stopped(&mut self, stops: bool, event: &RecordedEvent) -> Result<(), Error> {
         if stops {
             self.steps.finish()?;
-            self.links.pausing.has_stopped_behind(event);
+            self.links.pausing.has_stopped_behind(&event_place(event));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The thread of a subscription of sagas.
 
 use super::inputs::{EventKey, Filling, Handled};
-use super::keys::{PUT_OFF_MAX, SagaKeys};
+use super::keys::SagaKeys;
 use super::live::LiveSagas;
 use super::under_way::UnderWay;
 use super::{ReplayRequest, SagaLinks, SagaView};
@@ -17,6 +17,7 @@ use crate::store::{Error, Reached};
 use crate::subscriptions::Options;
 use crate::subscriptions::callbacks::CallbackEnvironment;
 use crate::subscriptions::effects::Outgoing;
+use crate::subscriptions::put_off::PUT_OFF_MAX;
 use crate::subscriptions::replay::{ReplayError, event_at};
 use crate::subscriptions::resets::{Reset, ResetRequest};
 use crate::subscriptions::steps::{StepResult, Steps};
@@ -165,7 +166,8 @@ impl SagaWorker {
         self.steps.begin(&mut self.follower, self.options.start)?;
         let put_off = self.follower.reader().put_off(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
-        self.keys.restart(put_off, held);
+        self.keys.go_on_all();
+        self.keys.put_off.restart(put_off, held);
         self.note_durable();
         Ok(self.steps.planned())
     }
@@ -210,7 +212,7 @@ impl SagaWorker {
     fn show(&self, reached: Position) {
         let SagaView { trouble, paused_keys, held_keys, live, .. } = &*self.links.view;
         *trouble.held() = self.keys.reason().or_else(|| self.links.outbox.trouble()).or_else(|| {
-            self.keys.is_full().then(|| {
+            self.keys.put_off.is_full().then(|| {
                 format!(
                     "{PUT_OFF_MAX} events wait for sagas that can't take them, the most there may be: repair the plugin, or \
                      replay or discard dead letters with `wasmill dead-letters`"
@@ -218,7 +220,7 @@ impl SagaWorker {
             })
         });
         for (counter, value) in
-            [(paused_keys, self.keys.paused()), (held_keys, self.keys.held()), (live, self.sagas.len())]
+            [(paused_keys, self.keys.paused()), (held_keys, self.keys.put_off.held()), (live, self.sagas.len())]
         {
             counter.store(value as u64, Ordering::Relaxed);
         }

@@ -9,6 +9,7 @@ use crate::model::{Header, Origins};
 use crate::plugin::{Effect, OutgoingMessage};
 use crate::store::EventStore;
 use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
+use crate::subscriptions::callbacks::RecordsPutOff;
 use crate::subscriptions::outbox::Outbox;
 use crate::subscriptions::pausing::Pausing;
 use crate::subscriptions::records::run::tests::record;
@@ -91,6 +92,12 @@ impl Bench {
             steps: Arc::default(),
             store: store.clone(),
             subscription,
+            put_off: RecordsPutOff {
+                source: "taps".into(),
+                on_failure: OnFailure::HoldKey,
+                keys: Arc::default(),
+                turns: Arc::default(),
+            },
         };
         let (runs, records) = crossbeam_channel::unbounded();
         let (asks, asked) = crossbeam_channel::unbounded();
@@ -99,6 +106,7 @@ impl Bench {
             batch_max,
             attempts_max,
             backoff: Backoff { first: Duration::from_millis(1), max: Duration::from_secs(1) },
+            on_failure: OnFailure::HoldKey,
             bounds: Bounds::default(),
         };
         let ends = Ends { records, queued: Arc::default(), asked };
@@ -173,6 +181,22 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
     assert_eq!(*calls.lock().unwrap(), [[0], [0], [0]]);
     let (letters, _) = bench.store.reader().unwrap().dead_letters(&crate::store::DeadLetterQuery::newest(1)).unwrap();
     assert!(letters[0].letter.reason.ends_with("(tried 3 times)"), "{}", letters[0].letter.reason);
+    bench.stop();
+}
+
+#[test]
+fn later_records_of_a_key_are_put_off_behind_its_dead_letter() {
+    let bench = Bench::start(Publishes { refuses: vec![(1, 9)], ..Publishes::default() }, 10, 1);
+    bench.offer(&[("a", 0), ("a", 1), ("b", 2), ("a", 3), ("a", 4)]);
+    assert_eq!(bench.settlements(5).1, Vec::<u64>::new(), "all are settled");
+    assert_eq!(bench.published(), ["0", "2"]);
+    let mut reader = bench.store.reader().unwrap();
+    assert_eq!(reader.put_off("source/taps").unwrap(), [(Some(b"t:0:text:a".to_vec()), 2)]);
+    let due = reader.due_callbacks("source/taps", 1, &Default::default(), 10).unwrap();
+    assert!(due.is_empty(), "they wait: {due:?}");
+    ack::wait(|ack| bench.store.discard_dead_letter(1, ack)).unwrap();
+    let due = reader.due_callbacks("source/taps", 1, &Default::default(), 10).unwrap();
+    assert_eq!(due.iter().map(crate::model::KeptCallback::id).collect::<Vec<_>>(), ["t:0:3", "t:0:4"]);
     bench.stop();
 }
 
