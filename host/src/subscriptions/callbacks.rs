@@ -443,8 +443,10 @@ impl CallbackWorker {
             if stops {
                 self.links.pausing.has_stopped_behind(&place);
             }
+            self.has_ended(kept);
         }
-        Ok(handled)
+        // What is due must be read again, because later records of the key wait now.
+        Ok(None)
     }
 
     /// Pauses the key of a callback that failed by itself, or dead-letters the callback.

@@ -123,7 +123,7 @@ pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
     assert_eq!(texts(&due(&*store)), ["event 1", "event 2", "event 3", "timer t"]);
     let counts = reader(&*store).put_off(SUBSCRIPTION).unwrap();
     assert_eq!(counts, [(Some(b"a".to_vec()), 2), (Some(b"b".to_vec()), 1)]);
-    let first = vec![due(&*store)[0].number];
+    let (first, second) = (vec![due(&*store)[0].number], due(&*store)[1].number);
     let dead = DeadLetter { content: DeadLetterContent::Event(Position(1)), ..letter("event 1") };
     let held = Step {
         reached: Reached::Callbacks(first),
@@ -133,6 +133,11 @@ pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
     };
     take(&*store, held).unwrap();
     assert_eq!(texts(&due(&*store)), ["event 3", "timer t"]);
+    let waiting = Step { reached: Reached::Callbacks(vec![second]), ..step(SUBSCRIPTION, Position(0), Position(0)) };
+    assert!(
+        matches!(take(&*store, waiting).unwrap_err(), Error::CallbackGone { .. }),
+        "it may not pass the dead letter"
+    );
     let later = vec![put_off("a", 4), put_off("b", 5)];
     take(&*store, Step { callbacks: later, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
     assert_eq!(texts(&due(&*store)), ["event 3", "event 5", "timer t"]);

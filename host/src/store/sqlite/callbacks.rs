@@ -195,13 +195,13 @@ enum Time {
 }
 
 impl Writer {
-    /// Fails if one of these callbacks of a subscription is gone.
+    /// Fails if one of these callbacks of a subscription is gone, or waits behind a dead letter now.
     pub(super) fn check_callbacks(&self, subscription: &str, numbers: &[u64]) -> Result<(), Error> {
         let failed = failed("looking for a callback");
-        let sql = "SELECT 1 FROM callbacks WHERE number = ?1 AND subscription = ?2";
+        let sql = "SELECT 1 FROM callbacks WHERE number = ?1 AND subscription = ?2 AND due_ms < ?3";
         let mut select = self.connection.prepare_cached(sql).map_err(&failed)?;
         for &number in numbers {
-            if !select.exists(params![number, subscription]).map_err(&failed)? {
+            if !select.exists(params![number, subscription, WAITS]).map_err(&failed)? {
                 return Err(Error::CallbackGone { number });
             }
         }
