@@ -360,3 +360,64 @@ fn an_order_that_is_not_confirmed_in_time_is_cancelled_also_across_a_restart() {
     assert_eq!((saga(&host, "compensated"), saga(&host, "live")), (2, 2));
     host.stop();
 }
+
+#[test]
+fn a_saga_whose_stream_a_person_archives_ends_and_goes_on_when_it_is_restored() {
+    let setting = Setting::new(&manifest(""));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired")]] }]));
+    host.drained();
+    assert_eq!(host.post("/v1/streams/errand/a/archive", &Value::Null, &[]).status, 200);
+    tell(&host, "Ask", "a", &json!([record("2")]));
+    tell(&host, "Ask", "b", &json!([record("1")]));
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a"), of(&recorded(&host), "b")), (vec!["1", "fired"], vec!["1"]));
+    assert_eq!(host.post("/v1/streams/errand/a/restore", &Value::Null, &[]).status, 200);
+    tell(&host, "Ask", "a", &json!([record("3")]));
+    host.drained();
+    assert_eq!(of(&recorded(&host), "a"), ["1", "fired", "3"]);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+}
+
+/// With room for one live saga, each input of another one finds it dropped.
+#[test]
+fn sagas_that_find_no_room_in_memory_are_rebuilt_and_lose_nothing() {
+    let few = format!(
+        "{}[plugins.steward.limits]\nevent_time_ms = 300\ninstances = 1\n",
+        manifest("").split("[plugins.steward.limits]").next().unwrap()
+    );
+    let setting = Setting::new(&few);
+    let host = setting.start();
+    for round in 0..20 {
+        for errand in ["a", "b", "c"] {
+            tell(&host, "Ask", errand, &json!([record(&round.to_string()), { "Ask": format!("q{round}") }]));
+        }
+    }
+    host.drained();
+    let all = recorded(&host);
+    for errand in ["a", "b", "c"] {
+        let numbers: Vec<u64> = of(&all, errand).iter().filter_map(|text| text.parse().ok()).collect();
+        assert_eq!((numbers, all[errand].len()), ((0..20).collect(), 40), "{errand}");
+    }
+    assert_eq!(saga(&host, "live"), 1);
+    host.stop();
+}
+
+/// A saga that gets what follows from its own notes, again and again.
+#[test]
+fn a_circle_through_a_saga_ends_by_itself() {
+    let setting = Setting::new(&format!("hops_max = 5\n{}", manifest("attempts_max = 1\n")));
+    setting.write("echo.wasm", wasmill_tests::hostile::saga("echo", "*.*", &[]));
+    let manifest = std::fs::read_to_string(setting.path("wasmill.toml")).expect("the manifest");
+    setting.manifest(&(manifest + "[plugins.echo]\nfile = \"echo.wasm\"\n[subscriptions.echo]\nattempts_max = 1\n"));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1")]));
+    host.until("it is dead-lettered", |status| status["dead_letters"]["total"].as_u64() >= Some(1));
+    host.drained();
+    let letters = letters(&host);
+    assert!(letters.iter().all(|letter| letter.contains("has passed 5 subscribers")), "{letters:?}");
+    let echoes = host.events("echo.Done").len();
+    assert!((5..=20).contains(&echoes), "{echoes} echoes");
+    host.stop();
+}

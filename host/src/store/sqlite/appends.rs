@@ -12,6 +12,7 @@ use crate::model::{
 use crate::store::{Append, Appended, Decision, SagaAppend, check_sizes, shared_bytes};
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// The number of stored outcomes after which old ones are deleted.
@@ -172,6 +173,11 @@ impl Writer {
         subscription: &str,
         sagas: Vec<SagaAppend>,
     ) -> Result<(), Error> {
+        // A stream's version must not leave memory before the transaction that changed it is committed.
+        let changed = batch.entries.len() + sagas.len();
+        if changed >= self.heads.cap().get() {
+            self.heads.resize(NonZeroUsize::MIN.saturating_add(2 * changed));
+        }
         for SagaAppend { input, expected, events, ends } in sagas {
             let key = self.key(&input.stream)?;
             self.insert(batch, &input, key, expected, events)?;

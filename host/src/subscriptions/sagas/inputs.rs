@@ -8,11 +8,11 @@ use crate::model::{Callback, CallbackContent, Failure, KeptCallback, Position, R
 use crate::plugin::SagaInput;
 use crate::store::{CallbackChange, Error, HeldKey, KeyChange, KeyState, SagaAppend, check_sizes};
 use crate::subscriptions::callbacks::failed_callback;
-use crate::subscriptions::dead_lettered;
 use crate::subscriptions::effects::{Cause, Outgoing, saga_outgoing};
 use crate::subscriptions::handler::{RetryDecision, Unhandled};
 use crate::subscriptions::pausing::event_place;
 use crate::subscriptions::replay::event_at;
+use crate::subscriptions::{Options, dead_lettered};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -325,7 +325,7 @@ impl SagaWorker {
                 decision.end.iter().for_each(|end| self.links.view.has_ended(*end));
                 let stream = self.stream(key);
                 let outgoing = saga_outgoing(&self.name, &stream, version, decision, self.options.bounds, cause);
-                if let Some(reason) = self.too_large(&outgoing) {
+                if let Some(reason) = self.unrecordable(&outgoing) {
                     // The live saga has the events already.
                     self.sagas.lose();
                     let refusal = Refusal::Malformed(reason);
@@ -342,10 +342,14 @@ impl SagaWorker {
         Ok(Handled::Done)
     }
 
-    /// Returns why the store would refuse the events of a saga, if it would.
-    fn too_large(&self, outgoing: &Outgoing) -> Option<String> {
-        let of_saga = |saga: &SagaAppend| check_sizes(&saga.input, &saga.events, self.options.event_bytes_max).err();
-        outgoing.sagas.iter().find_map(of_saga)
+    /// Returns why the events of a saga may not be recorded, if so: the store would refuse them, or they would make a chain
+    /// of causes too long, because a saga may get its own events.
+    fn unrecordable(&self, outgoing: &Outgoing) -> Option<String> {
+        let Options { event_bytes_max, bounds, .. } = &self.options;
+        outgoing.sagas.iter().find_map(|SagaAppend { input, events, .. }| {
+            let too_large = check_sizes(input, events, *event_bytes_max).err();
+            too_large.or_else(|| bounds.refusal(input.hops, &input.correlation_id))
+        })
     }
 
     /// Pauses the key of an input that failed. If there are no attempts left, returns the reason for its dead letter.

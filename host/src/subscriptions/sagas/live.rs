@@ -10,6 +10,7 @@ use crate::plugin::{self, Effect, LiveSaga, Plugin, SagaDecision, SagaGuest, Sag
 use crate::store::{self, Reader};
 use crate::subscriptions::handler::Unhandled;
 use lru::LruCache;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// The number of events of a saga's stream that are applied in one call.
@@ -22,18 +23,13 @@ pub(super) struct LiveSagas {
     /// The aggregate type of their streams.
     saga_type: Arc<str>,
     guest: Option<SagaGuest>,
-    /// Unbounded here, because a saga that is evicted must be discarded in the guest.
-    sagas: LruCache<Arc<str>, Saga>,
+    /// The live sagas, each with the version of its stream once all steps under way are durable. Unbounded here, because a
+    /// saga that is evicted must be discarded in the guest.
+    sagas: LruCache<Arc<str>, (LiveSaga, Version)>,
+    /// The sagas that end with a step under way.
+    ended: HashSet<Arc<str>>,
     /// Whether a live saga was dropped since all steps were durable.
     has_dropped: bool,
-}
-
-/// A saga that is known.
-enum Saga {
-    /// It takes inputs. The version is that of its stream once all steps under way are durable.
-    Live(LiveSaga, Version),
-    /// It has ended.
-    Ended,
 }
 
 /// What a saga makes of an input.
@@ -61,7 +57,15 @@ impl From<store::Error> for Undecidable {
 impl LiveSagas {
     pub(super) fn new(slot: Arc<Slot>, saga_type: Arc<str>) -> Self {
         let plugin = slot.current();
-        Self { slot, plugin, saga_type, guest: None, sagas: LruCache::unbounded(), has_dropped: false }
+        Self {
+            slot,
+            plugin,
+            saga_type,
+            guest: None,
+            sagas: LruCache::unbounded(),
+            ended: HashSet::new(),
+            has_dropped: false,
+        }
     }
 
     /// Switches to new code, if there is any, and returns whether there was.
@@ -86,7 +90,7 @@ impl LiveSagas {
         self.plugin.saga_filters()
     }
 
-    /// Returns the number of sagas that are known.
+    /// Returns the number of live sagas.
     pub(super) fn len(&self) -> usize {
         self.sagas.len()
     }
@@ -95,17 +99,19 @@ impl LiveSagas {
     pub(super) fn lose(&mut self) {
         self.guest = None;
         self.sagas.clear();
+        self.ended.clear();
         self.has_dropped = true;
     }
 
     /// Whether a saga must be rebuilt although a step of it may be under way. Once all steps are durable, the caller says so
     /// with [`is_durable`](Self::is_durable).
     pub(super) fn needs_store(&self, key: &str) -> bool {
-        self.has_dropped && !self.sagas.contains(key)
+        self.has_dropped && !self.sagas.contains(key) && !self.ended.contains(key)
     }
 
     /// Notes that all steps are durable.
     pub(super) fn is_durable(&mut self) {
+        self.ended.clear();
         self.has_dropped = false;
     }
 
@@ -123,12 +129,11 @@ impl LiveSagas {
         input: SagaInput<'_>,
         may_start: bool,
     ) -> Result<Decided, Undecidable> {
+        if self.ended.contains(key) {
+            return Ok(Decided::Ignored);
+        }
         let (live, version) = match self.sagas.pop(&**key) {
-            Some(Saga::Live(live, version)) => (live, version),
-            Some(Saga::Ended) => {
-                self.sagas.push(key.clone(), Saga::Ended);
-                return Ok(Decided::Ignored);
-            }
+            Some(known) => known,
             None => match self.find(reader, key, may_start)? {
                 Some(found) => found,
                 None => return Ok(Decided::Ignored),
@@ -169,7 +174,7 @@ impl LiveSagas {
         }
         if end.is_some() {
             self.discard(live);
-            self.push(key, Saga::Ended);
+            self.ended.insert(key.clone());
         } else {
             self.put_back(key, live, Version(version.0 + events.len() as u64));
         }
@@ -189,7 +194,6 @@ impl LiveSagas {
             return if may_start { Ok(Some((self.create(key)?, Version(0)))) } else { Ok(None) };
         }
         if reader.is_archived(&stream)? {
-            self.push(key, Saga::Ended);
             return Ok(None);
         }
         match self.rebuild(reader, &stream, first, HISTORY_PAGE) {
@@ -236,18 +240,16 @@ impl LiveSagas {
         if version == Version(0) {
             return self.discard(live);
         }
-        self.push(key, Saga::Live(live, version));
+        self.push(key, live, version);
     }
 
-    fn push(&mut self, key: &Arc<str>, saga: Saga) {
-        self.sagas.push(key.clone(), saga);
+    fn push(&mut self, key: &Arc<str>, live: LiveSaga, version: Version) {
+        self.sagas.push(key.clone(), (live, version));
         while self.sagas.len() > self.plugin.limits.instances_max
-            && let Some((_, oldest)) = self.sagas.pop_lru()
+            && let Some((_, (oldest, _))) = self.sagas.pop_lru()
         {
             self.has_dropped = true;
-            if let Saga::Live(live, _) = oldest {
-                self.discard(live);
-            }
+            self.discard(oldest);
         }
     }
 

@@ -294,7 +294,7 @@ impl SagaWorker {
 
     /// Returns a saga that has not ended, if there is one.
     fn open_saga(&mut self) -> Result<Option<StreamId>, Error> {
-        let pattern = format!("{}.*", self.links.saga_type);
+        let pattern = format!("{}.**", self.links.saga_type);
         let own = Filter::parse([&*pattern]).expect("the name of a type is a pattern");
         let mut after = Position(0);
         while after < self.follower.head() {
