@@ -10,6 +10,7 @@
 //! A subscription of sagas ([`sagas`]) has the same place in the store and the same outbox. It has one thread.
 
 mod callbacks;
+mod deferred;
 mod effects;
 mod events;
 mod handler;
@@ -17,7 +18,6 @@ mod key_worker;
 mod keys;
 mod outbox;
 mod pausing;
-mod put_off;
 mod records;
 mod replay;
 mod requests;

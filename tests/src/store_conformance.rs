@@ -111,8 +111,8 @@ macro_rules! store_conformance {
             sagas {
                 a_step_of_sagas_is_recorded_whole_or_not_at_all,
                 an_ended_saga_is_archived_and_its_timers_are_cancelled,
-                an_event_that_is_put_off_waits_while_its_saga_is_held,
-                a_reset_forgets_the_events_that_were_put_off,
+                an_event_that_is_deferred_waits_while_its_saga_is_held,
+                a_reset_forgets_the_events_that_were_deferred,
             }
             archives {
                 an_archived_stream_takes_no_more_events_and_reads_as_before,

@@ -1,5 +1,5 @@
 //! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers. Events and
-//! records that were put off come back in the same way.
+//! records that were deferred come back in the same way.
 
 use super::{Command, ExpectedVersion, Header, Outcome, Position, Record, StreamId, Version};
 use serde::{Deserialize, Serialize};
@@ -158,9 +158,9 @@ pub enum CallbackContent {
     },
     /// A timer that sends a command.
     Send(Box<Command>),
-    /// An event that was put off, because its saga could not take it.
+    /// An event that was deferred, because its saga could not take it.
     Event(Position),
-    /// A record of a source that was put off, because one of the same key before it is a dead letter.
+    /// A record of a source that was deferred, because one of the same key before it is a dead letter.
     Record(Box<Record>),
 }
 

@@ -172,7 +172,7 @@ fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders
             }),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => types::Origin::Timer,
             CallbackContent::Event(_) | CallbackContent::Record(_) => {
-                unreachable!("what was put off is lent as what it is")
+                unreachable!("what was deferred is lent as what it is")
             }
         },
     }

@@ -86,8 +86,8 @@ pub trait ProgressReader: Send {
         limit: usize,
     ) -> Result<Vec<KeptCallback>, Error>;
 
-    /// Returns the keys for which events or records were put off, with their number.
-    fn put_off(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error>;
+    /// Returns the keys for which events or records were deferred, with their number.
+    fn deferred(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error>;
 
     /// Returns whether a callback is neither handled nor cancelled.
     fn has_callback(&mut self, number: u64) -> Result<bool, Error>;
@@ -197,7 +197,7 @@ pub enum KeyState {
     /// It is held from this version on, behind the only dead letter of the step. When that dead letter is removed, in
     /// whatever way, the key is to be retried from the next version on.
     ///
-    /// With [`HeldKey::NO_VERSION`], the callbacks that were put off for the key are not due while it is held. They are due
+    /// With [`HeldKey::NO_VERSION`], the callbacks that were deferred for the key are not due while it is held. They are due
     /// again when the dead letter is removed.
     BehindDeadLetter(Version),
 }
@@ -246,9 +246,9 @@ pub enum CallbackChange {
     },
     /// Cancels the timer of this name, if there is one.
     Cancel(Arc<str>),
-    /// Puts an event of a saga or a record off: it is delivered as a callback. It is due at once, unless its key is held
+    /// Defers an event of a saga or a record: it is delivered as a callback. It is due at once, unless its key is held
     /// behind a dead letter.
-    PutOff {
+    Defer {
         /// The key, as it is held.
         key: StreamId,
         /// The callback, whose key is the id of this key.
@@ -260,7 +260,7 @@ impl CallbackChange {
     /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Set { callback, .. } | Self::PutOff { callback, .. } => callback.size(),
+            Self::Set { callback, .. } | Self::Defer { callback, .. } => callback.size(),
             Self::Cancel(name) => name.len(),
         }
     }

@@ -6,11 +6,11 @@
 //! A callback that fails pauses its key: no callback of the key is read until the pause is over. The pauses and the number
 //! of attempts are in memory, so a restart ends the pauses and counts from 0, as it does for events.
 
+use super::deferred::DeferredKeys;
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
-use super::put_off::PutOffKeys;
 use super::records::{failed_record, held_record_key};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
@@ -39,8 +39,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// others wait for it.
 const PAUSED_KEYS_MAX: usize = 10_000;
 
-/// Why an event that was put off for a saga is dead-lettered.
-const NO_SAGA: &str = "it was put off for a saga, and the plugin has none: load the saga again, or discard it";
+/// Why an event that was deferred for a saga is dead-lettered.
+const NO_SAGA: &str = "it was deferred for a saga, and the plugin has none: load the saga again, or discard it";
 
 /// Settings of the callbacks of a subscription.
 pub(super) struct CallbackOptions {
@@ -71,23 +71,23 @@ pub(super) struct CallbackLinks {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) pausing: Arc<Pausing>,
-    /// The records that are put off, if the subscription is that of a source.
-    pub(super) records: Option<RecordsPutOff>,
+    /// The records that are deferred, if the subscription is that of a source.
+    pub(super) records: Option<DeferredRecords>,
 }
 
-/// The records of a source that are put off, because one of the same key before them is a dead letter.
+/// The records of a source that are deferred, because one of the same key before them is a dead letter.
 #[derive(Clone)]
-pub(super) struct RecordsPutOff {
+pub(super) struct DeferredRecords {
     pub(super) source: Arc<str>,
     pub(super) on_failure: OnFailure,
-    pub(super) keys: Arc<Mutex<PutOffKeys>>,
-    /// Held while a record that was put off is handled, while a dead letter is replayed until its commands are sent, and
+    pub(super) keys: Arc<Mutex<DeferredKeys>>,
+    /// Held while a record that was deferred is handled, while a dead letter is replayed until its commands are sent, and
     /// while the keys are read from the store.
     pub(super) turns: Arc<Mutex<()>>,
 }
 
-impl RecordsPutOff {
-    /// Returns the key of a record that is put off.
+impl DeferredRecords {
+    /// Returns the key of a record that is deferred.
     fn key_of(&self, kept: &KeptCallback) -> Arc<str> {
         String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into()
     }
@@ -375,10 +375,10 @@ impl CallbackWorker {
         }
     }
 
-    /// Handles a record that was put off. The last one of a key that was held frees the key.
+    /// Handles a record that was deferred. The last one of a key that was held frees the key.
     fn record(&mut self, kept: &KeptCallback, record: &Record) -> Result<Option<usize>, Error> {
         let Some(records) = self.links.records.clone() else {
-            return self.dead_letter(kept, "it was put off for a source, and this is none".to_owned());
+            return self.dead_letter(kept, "it was deferred for a source, and this is none".to_owned());
         };
         match self.handler.records(&records.source, &[record]) {
             Ok(effects) => {
@@ -407,10 +407,10 @@ impl CallbackWorker {
         }
     }
 
-    /// Dead-letters a record that was put off. Unless later ones of its key may pass it, they wait behind it.
+    /// Dead-letters a record that was deferred. Unless later ones of its key may pass it, they wait behind it.
     fn dead_letter_record(
         &mut self,
-        records: &RecordsPutOff,
+        records: &DeferredRecords,
         kept: &KeptCallback,
         record: &Record,
         reason: String,

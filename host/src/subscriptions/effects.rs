@@ -191,7 +191,7 @@ pub(super) fn saga_outgoing(
     for change in &mut outgoing.callbacks {
         match change {
             CallbackChange::Set { name: Some(name), .. } | CallbackChange::Cancel(name) => *name = timer(name),
-            CallbackChange::Set { name: None, .. } | CallbackChange::PutOff { .. } => {}
+            CallbackChange::Set { name: None, .. } | CallbackChange::Defer { .. } => {}
         }
     }
     if !events.is_empty() || end.is_some() {

@@ -3,7 +3,7 @@
 //! A source hands its records to a bounded queue and learns when each is settled. A record is settled in one
 //! transaction with all that the subscriber asked for, so it has its effects once. Order holds within a key of a
 //! partition. A record that fails is retried and at last dead-lettered, and records of other keys proceed meanwhile. Later
-//! records of its key are put off then: they wait in the store until the dead letter is removed.
+//! records of its key are deferred then: they wait in the store until the dead letter is removed.
 //!
 //! Nothing here knows Kafka. Only the user of the [`RecordInbox`] knows where records come from.
 
@@ -12,7 +12,7 @@ mod redelivery;
 pub(super) mod run;
 mod worker;
 
-use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks, RecordsPutOff};
+use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks, DeferredRecords};
 use super::handler::Handler;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
@@ -86,8 +86,8 @@ struct RecordLinks {
     condition: Arc<Mutex<(State, Option<String>)>>,
     /// Number of steps whose answer from the store is not processed yet.
     steps: Arc<AtomicUsize>,
-    /// The records that are put off.
-    put_off: RecordsPutOff,
+    /// The records that are deferred.
+    deferred: DeferredRecords,
 }
 
 impl RecordOptions {
@@ -99,23 +99,23 @@ impl RecordOptions {
 
 impl RecordLinks {
     fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
-        let Self { subscription, store, outbox, pausing, put_off, .. } = self.clone();
-        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing, records: Some(put_off) }
+        let Self { subscription, store, outbox, pausing, deferred, .. } = self.clone();
+        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing, records: Some(deferred) }
     }
 
-    /// Takes over from the store which records are put off. No step with such a record may be under way.
-    fn load_put_off(&self) -> Result<(), store::Error> {
-        let _turn = self.put_off.turns.held();
+    /// Takes over from the store which records are deferred. No step with such a record may be under way.
+    fn load_deferred(&self) -> Result<(), store::Error> {
+        let _turn = self.deferred.turns.held();
         let mut reader = self.store.reader()?;
-        let (put_off, held) = (reader.put_off(&self.subscription)?, reader.held_keys(&self.subscription)?);
-        self.put_off.keys.held().restart(put_off, held);
+        let (deferred, held) = (reader.deferred(&self.subscription)?, reader.held_keys(&self.subscription)?);
+        self.deferred.keys.held().restart(deferred, held);
         Ok(())
     }
 }
 
-/// Returns the key under which a record is put off: its topic, its partition and its key, as text. A record without a key
+/// Returns the key under which a record is deferred: its topic, its partition and its key, as text. A record without a key
 /// has none.
-fn put_off_key(record: &Record) -> Option<Arc<str>> {
+fn deferral_key(record: &Record) -> Option<Arc<str>> {
     let Record { topic, partition, key, .. } = record;
     let key = key.as_deref()?;
     let key = match std::str::from_utf8(key) {
@@ -125,7 +125,7 @@ fn put_off_key(record: &Record) -> Option<Arc<str>> {
     Some(format!("{topic}:{partition}:{key}").into())
 }
 
-/// Returns the name in the store of the key under which a record is put off.
+/// Returns the name in the store of the key under which a record is deferred.
 pub(super) fn held_record_key(key: &Arc<str>) -> StreamId {
     StreamId { aggregate_type: "record".into(), aggregate_id: key.clone() }
 }
@@ -182,14 +182,14 @@ impl RecordSubscription {
             steps: Arc::default(),
             store: store.clone(),
             subscription,
-            put_off: RecordsPutOff {
+            deferred: DeferredRecords {
                 source: source.clone(),
                 on_failure: options.on_failure,
                 keys: Arc::default(),
                 turns: Arc::default(),
             },
         };
-        shared.load_put_off()?;
+        shared.load_deferred()?;
         let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
         // There is room for the batch that is being processed and for the next one.
         let queued_max = 2 * options.batch_max;
@@ -262,7 +262,7 @@ impl RecordSubscription {
 
     /// Returns the number of keys whose records wait behind a dead letter, or were released and are being handled.
     pub fn waiting_keys(&self) -> u64 {
-        self.shared.put_off.keys.held().held() as u64
+        self.shared.deferred.keys.held().held() as u64
     }
 
     /// Returns when the next timer is due, if there is one.
@@ -279,7 +279,7 @@ impl RecordSubscription {
 
     /// Retries a dead-lettered record. The dead letter is deleted in the transaction of its effects. It blocks.
     pub fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
-        let _turn = self.shared.put_off.turns.held();
+        let _turn = self.shared.deferred.turns.held();
         Again {
             slot: &self.slot,
             bounds: self.bounds,

@@ -4,7 +4,7 @@
 //! several inputs, their effects, and the progress past the inputs, in one transaction. An input is handled once: a saga is
 //! rebuilt from the events of its own stream, and never from its inputs.
 //!
-//! If an input fails, the key of its saga is paused, and all other sagas go on. Events that come meanwhile are put off: they
+//! If an input fails, the key of its saga is paused, and all other sagas go on. Events that come meanwhile are deferred: they
 //! become callbacks, so the checkpoint passes them.
 
 mod inputs;

@@ -55,8 +55,8 @@ fn timer(key: &str, name: &str) -> CallbackChange {
     CallbackChange::Set { name: Some(saga_timer(key, name).into()), due: Due::At(1), callback: callback(key, content) }
 }
 
-fn put_off(key: &str, position: u64) -> CallbackChange {
-    CallbackChange::PutOff { key: saga(key), callback: callback(key, CallbackContent::Event(Position(position))) }
+fn deferred(key: &str, position: u64) -> CallbackChange {
+    CallbackChange::Defer { key: saga(key), callback: callback(key, CallbackContent::Event(Position(position))) }
 }
 
 fn due(store: &dyn EventStore) -> Vec<KeptCallback> {
@@ -114,14 +114,14 @@ pub fn an_ended_saga_is_archived_and_its_timers_are_cancelled<P: Place>() {
     assert!(!reader(&*store).is_archived(&saga("b")).unwrap(), "the step is refused whole");
 }
 
-/// Events that are put off are due at once and before all else, unless their saga is held behind a dead letter.
-pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
+/// Events that are deferred are due at once and before all else, unless their saga is held behind a dead letter.
+pub fn an_event_that_is_deferred_waits_while_its_saga_is_held<P: Place>() {
     let place = P::new();
     let store = place.open();
-    let callbacks = vec![timer("a", "t"), put_off("a", 1), put_off("a", 2), put_off("b", 3)];
+    let callbacks = vec![timer("a", "t"), deferred("a", 1), deferred("a", 2), deferred("b", 3)];
     take(&*store, Step { callbacks, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
     assert_eq!(texts(&due(&*store)), ["event 1", "event 2", "event 3", "timer t"]);
-    let counts = reader(&*store).put_off(SUBSCRIPTION).unwrap();
+    let counts = reader(&*store).deferred(SUBSCRIPTION).unwrap();
     assert_eq!(counts, [(Some(b"a".to_vec()), 2), (Some(b"b".to_vec()), 1)]);
     let (first, second) = (vec![due(&*store)[0].number], due(&*store)[1].number);
     let dead = DeadLetter { content: DeadLetterContent::Event(Position(1)), ..letter("event 1") };
@@ -138,7 +138,7 @@ pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
         matches!(take(&*store, waiting).unwrap_err(), Error::CallbackGone { .. }),
         "it may not pass the dead letter"
     );
-    let later = vec![put_off("a", 4), put_off("b", 5)];
+    let later = vec![deferred("a", 4), deferred("b", 5)];
     take(&*store, Step { callbacks: later, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
     assert_eq!(texts(&due(&*store)), ["event 3", "event 5", "timer t"]);
     let (letters, _) =
@@ -148,7 +148,7 @@ pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
     assert_eq!((next.is_due, next.later_ms, next.timer_ms), (true, None, Some(1)), "what waits is not due");
     drop(store);
     let store = place.open();
-    assert_eq!(reader(&*store).put_off(SUBSCRIPTION).unwrap()[0], (Some(b"a".to_vec()), 2));
+    assert_eq!(reader(&*store).deferred(SUBSCRIPTION).unwrap()[0], (Some(b"a".to_vec()), 2));
     ask(|done| store.discard_dead_letter(letters[0].number, done)).answer().unwrap();
     assert_eq!(texts(&due(&*store)), ["event 2", "event 3", "event 4", "event 5", "timer t"]);
     let held = reader(&*store).held_keys(SUBSCRIPTION).unwrap();
@@ -165,11 +165,11 @@ pub fn an_event_that_is_put_off_waits_while_its_saga_is_held<P: Place>() {
     assert_eq!(texts(&due(&*store)), ["timer t"]);
 }
 
-/// A reset forgets what was put off, because the events are read again.
-pub fn a_reset_forgets_the_events_that_were_put_off<P: Place>() {
+/// A reset forgets what was deferred, because the events are read again.
+pub fn a_reset_forgets_the_events_that_were_deferred<P: Place>() {
     let place = P::new();
     let store = place.open();
-    let callbacks = vec![timer("a", "t"), put_off("a", 1)];
+    let callbacks = vec![timer("a", "t"), deferred("a", 1)];
     take(&*store, Step { callbacks, ..step(SUBSCRIPTION, Position(0), Position(0)) }).unwrap();
     take(&*store, Step::new(Arc::from(SUBSCRIPTION), Reached::Reset(Position(0)))).unwrap();
     assert_eq!(texts(&due(&*store)), ["timer t"]);

@@ -1,6 +1,6 @@
-//! The callbacks of subscriptions: outcomes of their commands, timers, and events and records that were put off. They are rows, in the
-//! order of the times at which they are due. A row is inserted, and it is deleted by the step that handles it or cancels
-//! it. Nothing else of it changes than the time of an event that waits behind a dead letter.
+//! The callbacks of subscriptions: outcomes of their commands, timers, and deferred events and records. They are rows, in the
+//! order of the times at which they are due. A row is inserted, and it is deleted by the step that handles it or cancels it.
+//! Nothing else of it changes than the time of a deferred one that waits behind a dead letter.
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
@@ -17,8 +17,8 @@ use std::collections::HashSet;
 /// The columns of a callback, in the order in which [`kept`] reads them.
 const COLUMNS: &str = "number, timer, time_ms, body, key";
 
-/// The time at which an event or a record is due that was put off: before all outcomes and timers.
-const PUT_OFF: i64 = -1;
+/// The time at which an event or a record is due that was deferred: before all outcomes and timers.
+const DEFERRED: i64 = -1;
 
 /// The time at which what waits behind a dead letter is due: never.
 const WAITS: i64 = i64::MAX;
@@ -105,25 +105,25 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
     Ok((timers, total))
 }
 
-/// Returns the keys of a subscription for which events or records were put off, with their number.
-pub(super) fn put_off(connection: &Connection, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
+/// Returns the keys of a subscription for which events or records were deferred, with their number.
+pub(super) fn deferred(connection: &Connection, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
     let sql = "SELECT key, count(*) FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3) GROUP BY key";
     connection
         .prepare_cached(sql)
         .and_then(|mut select| {
             let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-            select.query_map(params![subscription, PUT_OFF, WAITS], read)?.collect()
+            select.query_map(params![subscription, DEFERRED, WAITS], read)?.collect()
         })
-        .map_err(failed("reading what was put off"))
+        .map_err(failed("reading what was deferred"))
 }
 
-/// Forgets what was put off for a subscription.
-pub(super) fn forget_put_off(connection: &Connection, subscription: &str) -> Result<(), Error> {
+/// Forgets what was deferred for a subscription.
+pub(super) fn forget_deferred(connection: &Connection, subscription: &str) -> Result<(), Error> {
     connection
         .prepare_cached("DELETE FROM callbacks WHERE subscription = ?1 AND due_ms IN (?2, ?3)")
-        .and_then(|mut delete| delete.execute(params![subscription, PUT_OFF, WAITS]))
+        .and_then(|mut delete| delete.execute(params![subscription, DEFERRED, WAITS]))
         .map(drop)
-        .map_err(failed("forgetting what was put off"))
+        .map_err(failed("forgetting what was deferred"))
 }
 
 /// Returns the number of events or records that wait behind a dead letter, by their key.
@@ -134,22 +134,22 @@ pub(super) fn waiting(connection: &Connection, subscription: &str, key: &str) ->
         .map_err(failed("counting what waits behind a dead letter"))
 }
 
-/// Lets what was put off for a key wait, because it is held behind a dead letter.
+/// Lets what was deferred for a key wait, because it is held behind a dead letter.
 pub(super) fn hold(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
     connection
         .prepare_cached("UPDATE callbacks SET due_ms = ?4 WHERE subscription = ?1 AND due_ms = ?3 AND key = ?2")
-        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
+        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), DEFERRED, WAITS]))
         .map(drop)
-        .map_err(failed("holding what was put off"))
+        .map_err(failed("holding what was deferred"))
 }
 
 /// Lets what waits for a key go on.
 pub(super) fn release(connection: &Connection, subscription: &str, key: &str) -> Result<(), Error> {
     connection
         .prepare_cached("UPDATE callbacks SET due_ms = ?3 WHERE subscription = ?1 AND key = ?2 AND due_ms = ?4")
-        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), PUT_OFF, WAITS]))
+        .and_then(|mut update| update.execute(params![subscription, key.as_bytes(), DEFERRED, WAITS]))
         .map(drop)
-        .map_err(failed("releasing what was put off"))
+        .map_err(failed("releasing what was deferred"))
 }
 
 /// Returns the number of callbacks of each subscription.
@@ -185,7 +185,7 @@ pub(super) fn kept(row: &Row<'_>) -> Result<KeptCallback, Error> {
 #[derive(Clone, Copy)]
 enum Time {
     /// At once and before all outcomes.
-    PutOff,
+    Deferred,
     /// When a dead letter is removed.
     Waits,
     /// At once. The time is that of the outcome.
@@ -239,9 +239,9 @@ impl Writer {
                     let time = Time::Timer(at_ms.clamp(1, WAITS.unsigned_abs() - 1));
                     self.add_callback(batch, subscription, name.as_deref(), time, callback)?;
                 }
-                CallbackChange::PutOff { key, callback } => {
+                CallbackChange::Defer { key, callback } => {
                     let waits = held_keys::is_behind_dead_letter(&self.connection, subscription, key)?;
-                    let time = if waits { Time::Waits } else { Time::PutOff };
+                    let time = if waits { Time::Waits } else { Time::Deferred };
                     self.add_callback(batch, subscription, None, time, callback)?;
                 }
             }
@@ -318,7 +318,7 @@ impl Writer {
     ) -> Result<(), Error> {
         let failed = failed("storing a callback");
         let (time_ms, due_ms) = match time {
-            Time::PutOff => (self.options.clock.now_ms(), PUT_OFF),
+            Time::Deferred => (self.options.clock.now_ms(), DEFERRED),
             Time::Waits => (self.options.clock.now_ms(), WAITS),
             Time::Outcome(now_ms) => (now_ms, 0),
             Time::Timer(at_ms) => (at_ms, at_ms.cast_signed()),

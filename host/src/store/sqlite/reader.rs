@@ -339,8 +339,8 @@ impl ProgressReader for SqliteReader {
         callbacks::due(&self.connection, subscription, now_ms, without, limit)
     }
 
-    fn put_off(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
-        callbacks::put_off(&self.connection, subscription)
+    fn deferred(&mut self, subscription: &str) -> Result<Vec<(CallbackKey, u64)>, Error> {
+        callbacks::deferred(&self.connection, subscription)
     }
 
     fn has_callback(&mut self, number: u64) -> Result<bool, Error> {

@@ -82,7 +82,7 @@ CREATE TABLE outbox (
 );
 CREATE UNIQUE INDEX outbox_of ON outbox (kind, queue, first, last);
 
--- The callbacks of subscriptions: outcomes of their commands, timers, and events of sagas and records that were put off. A
+-- The callbacks of subscriptions: outcomes of their commands, timers, and events of sagas and records that were deferred. A
 -- row is deleted by the step that handles it.
 -- AUTOINCREMENT never assigns a number twice, because ids derive from it.
 CREATE TABLE callbacks (
@@ -90,7 +90,7 @@ CREATE TABLE callbacks (
     subscription TEXT NOT NULL,
     timer TEXT,                     -- the name of a timer; NULL: an outcome, or a timer without a name
     key BLOB,                       -- of the delivery that asked for it; that of the saga
-    time_ms INTEGER NOT NULL,       -- when the outcome was recorded, something put off, or when the timer is due
+    time_ms INTEGER NOT NULL,       -- when the outcome was recorded, something deferred, or when the timer is due
     due_ms INTEGER NOT NULL,        -- 0 for an outcome, which is due at once; time_ms for a timer; -1 for what was put
                                     -- off, or 2^63-1 while it waits behind a dead letter
     body BLOB NOT NULL              -- postcard

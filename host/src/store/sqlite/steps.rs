@@ -44,7 +44,7 @@ impl Writer {
             }
             Reached::Reset(_) => {
                 held_keys::forget(&self.connection, &subscription)?;
-                super::callbacks::forget_put_off(&self.connection, &subscription)?;
+                super::callbacks::forget_deferred(&self.connection, &subscription)?;
             }
             Reached::Replayed(letter) => self.remove_dead_letter(*letter)?,
             Reached::Callbacks(numbers) => self.remove_callbacks(numbers)?,

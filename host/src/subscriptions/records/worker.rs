@@ -7,7 +7,7 @@
 use super::key_queues::KeyQueues;
 use super::redelivery::RecordRedeliveries;
 use super::run::{RecordRun, Runs};
-use super::{Ask, RecordLinks, RecordOptions, failed_record, held_record_key, put_off_key};
+use super::{Ask, RecordLinks, RecordOptions, deferral_key, failed_record, held_record_key};
 use crate::ack::Ack;
 use crate::framing;
 use crate::manifest::OnFailure;
@@ -15,9 +15,9 @@ use crate::model::{Callback, CallbackContent, Record};
 use crate::plugin::Effects;
 use crate::status::State;
 use crate::store::{Advanced, CallbackChange, Error, HeldKey, KeyChange, KeyState, PAGE_BYTES_MAX, Reached, Step};
+use crate::subscriptions::deferred::{DEFERRED_MAX, DeferredKeys};
 use crate::subscriptions::effects::{Outgoing, outgoing};
 use crate::subscriptions::handler::{RetryDecision, TakesRecords, Unhandled};
-use crate::subscriptions::put_off::{PUT_OFF_MAX, PutOffKeys};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Restarts after a panic. Records that were taken over go back unsettled to the source, which reads them again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
-        // Only when they have ended it is known which records are put off.
+        // Only when they have ended it is known which records are deferred.
         while self.in_flight() > 0 {
             self.await_answer();
         }
@@ -109,7 +109,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             self.ends.queued.fetch_sub(run.len(), Ordering::Relaxed);
         }
         self.handler.replace();
-        self.shared.load_put_off()
+        self.shared.load_deferred()
     }
 
     pub(super) fn run(&mut self) {
@@ -208,9 +208,9 @@ impl<H: TakesRecords> RecordWorker<H> {
         while self.in_flight() > 0 {
             self.await_answer();
         }
-        if let Err(error) = self.shared.load_put_off() {
-            // Some keys may seem to wait although they do not. Their records are put off, which loses no order.
-            tracing::warn!("source {}: the records that are put off can't be read: {error}", self.options.source);
+        if let Err(error) = self.shared.load_deferred() {
+            // Some keys may seem to wait although they do not. Their records are deferred, which loses no order.
+            tracing::warn!("source {}: the records that are deferred can't be read: {error}", self.options.source);
         }
         (self.number, self.is_broken) = (0, false);
         for run in std::mem::take(&mut self.ready).into_runs() {
@@ -244,7 +244,7 @@ impl<H: TakesRecords> RecordWorker<H> {
     /// Processes a batch as a whole. If that fails, it processes the records before the failing one, then that record
     /// alone, then the rest. A call whose records did not all succeed has no effects.
     fn deliver(&mut self, rest: Runs) {
-        let mut rest = self.put_off(rest);
+        let mut rest = self.deferred(rest);
         let mut count = self.handler.list(rest.len());
         let mut held_up = 0;
         while !rest.is_empty() && !self.stopping {
@@ -260,7 +260,7 @@ impl<H: TakesRecords> RecordWorker<H> {
                     self.failed(failed, 1, unhandled);
                     let mut free = Runs::default();
                     rest.into_runs().for_each(|run| self.key_queues.join(run, &mut free));
-                    rest = self.put_off(free);
+                    rest = self.deferred(free);
                 }
                 Err(unhandled) => {
                     count = unhandled.fewer(count);
@@ -271,21 +271,21 @@ impl<H: TakesRecords> RecordWorker<H> {
         }
     }
 
-    /// Puts off the records whose keys wait behind a dead letter, in a step of their own. Returns all others.
-    fn put_off(&mut self, runs: Runs) -> Runs {
-        let waits = |record: &Record, keys: &PutOffKeys| put_off_key(record).is_some_and(|key| keys.waits(&key));
+    /// Defers the records whose keys wait behind a dead letter, in a step of their own. Returns all others.
+    fn deferred(&mut self, runs: Runs) -> Runs {
+        let waits = |record: &Record, keys: &DeferredKeys| deferral_key(record).is_some_and(|key| keys.waits(&key));
         let (mut free, mut waiting, mut callbacks) = (Runs::default(), Runs::default(), Vec::new());
         {
-            let mut keys = self.shared.put_off.keys.held();
+            let mut keys = self.shared.deferred.keys.held();
             if keys.is_empty() || !runs.records().any(|record| waits(record, &keys)) {
                 return runs;
             }
             for run in runs.into_runs().flat_map(RecordRun::singly) {
-                match put_off_key(run.head()).filter(|key| keys.waits(key)) {
+                match deferral_key(run.head()).filter(|key| keys.waits(key)) {
                     None => free.push(run),
                     Some(key) => {
                         keys.add(&key);
-                        callbacks.push(put_off(&key, run.head()));
+                        callbacks.push(deferred(&key, run.head()));
                         waiting.push(run);
                     }
                 }
@@ -296,12 +296,12 @@ impl<H: TakesRecords> RecordWorker<H> {
         free
     }
 
-    /// Waits while too many records are put off.
+    /// Waits while too many records are deferred.
     fn wait_while_full(&mut self) {
-        while !self.stopping && self.shared.put_off.keys.held().is_full() {
+        while !self.stopping && self.shared.deferred.keys.held().is_full() {
             self.held_up(
                 format!(
-                    "{PUT_OFF_MAX} records wait behind dead letters, the most there may be: replay or discard dead letters with \
+                    "{DEFERRED_MAX} records wait behind dead letters, the most there may be: replay or discard dead letters with \
                      `wasmill dead-letters`"
                 ),
                 1,
@@ -365,14 +365,14 @@ impl<H: TakesRecords> RecordWorker<H> {
         }
     }
 
-    /// Dead-letters a record. Unless later ones of its key may pass it, they are put off from now on.
+    /// Dead-letters a record. Unless later ones of its key may pass it, they are deferred from now on.
     fn dead_letter(&mut self, run: RecordRun, reason: String) {
         let (record, on_failure) = (run.head(), self.options.on_failure);
         let place = record.place();
         let letter = failed_record(&self.options.source, record, reason);
-        let key = put_off_key(record).filter(|_| on_failure != OnFailure::Pass);
+        let key = deferral_key(record).filter(|_| on_failure != OnFailure::Pass);
         let change = key.map(|key| {
-            self.shared.put_off.keys.held().hold(&key);
+            self.shared.deferred.keys.held().hold(&key);
             let to = KeyState::BehindDeadLetter(HeldKey::NO_VERSION);
             KeyChange { stream: held_record_key(&key), from: None, to }
         });
@@ -478,8 +478,8 @@ impl<H: TakesRecords> RecordWorker<H> {
     }
 }
 
-/// Makes the change that puts a record off under a key.
-fn put_off(key: &Arc<str>, record: &Record) -> CallbackChange {
+/// Makes the change that defers a record under a key.
+fn deferred(key: &Arc<str>, record: &Record) -> CallbackChange {
     let id = record.id();
     let callback = Callback {
         key: Some(key.as_bytes().to_vec()),
@@ -490,7 +490,7 @@ fn put_off(key: &Arc<str>, record: &Record) -> CallbackChange {
         headers: Vec::new(),
         content: CallbackContent::Record(Box::new(record.clone())),
     };
-    CallbackChange::PutOff { key: held_record_key(key), callback: Box::new(callback) }
+    CallbackChange::Defer { key: held_record_key(key), callback: Box::new(callback) }
 }
 
 #[cfg(test)]

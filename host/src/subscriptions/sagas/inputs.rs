@@ -1,4 +1,4 @@
-//! The inputs of sagas: events and callbacks are given to their sagas, put off, or dead-lettered.
+//! The inputs of sagas: events and callbacks are given to their sagas, deferred, or dead-lettered.
 
 use super::SagaView;
 use super::live::{Decided, Undecidable};
@@ -47,7 +47,7 @@ pub(super) enum EventKey {
 }
 
 impl SagaWorker {
-    /// Handles events in their order. Returns `None` if all are handled or put off, and otherwise the position of the last
+    /// Handles events in their order. Returns `None` if all are handled or deferred, and otherwise the position of the last
     /// one that is.
     pub(super) fn events(&mut self, events: Vec<RecordedEvent>) -> Result<Option<Position>, Error> {
         let Some(first) = events.first() else { return Ok(None) };
@@ -72,7 +72,7 @@ impl SagaWorker {
         Ok(None)
     }
 
-    /// Handles an event, or puts it off. Returns false if it must be tried again later.
+    /// Handles an event, or defers it. Returns false if it must be tried again later.
     fn event(&mut self, filling: &mut Filling, event: &RecordedEvent, key: EventKey) -> Result<bool, Error> {
         let key = match key {
             EventKey::None => {
@@ -91,7 +91,7 @@ impl SagaWorker {
             EventKey::Saga(key) => key,
         };
         if self.keys.waits(&key) {
-            return self.put_off(filling, event, &key);
+            return self.defer(filling, event, &key);
         }
         match self.input(filling, &key, SagaInput::Event(event), event)? {
             Handled::Done => {
@@ -103,7 +103,7 @@ impl SagaWorker {
                 Ok(false)
             }
             Handled::Failed(unhandled) => match self.retry(&key, unhandled) {
-                None => self.put_off(filling, event, &key),
+                None => self.defer(filling, event, &key),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
                     self.dead_letter_event(&key, event, reason, None).map(|()| true)
@@ -112,9 +112,9 @@ impl SagaWorker {
         }
     }
 
-    /// Puts an event off. Returns false if too many are.
-    fn put_off(&mut self, filling: &mut Filling, event: &RecordedEvent, key: &Arc<str>) -> Result<bool, Error> {
-        if self.keys.put_off.is_full() {
+    /// Defers an event. Returns false if too many are.
+    fn defer(&mut self, filling: &mut Filling, event: &RecordedEvent, key: &Arc<str>) -> Result<bool, Error> {
+        if self.keys.deferred.is_full() {
             self.follower.pause(super::worker::LOOK);
             return Ok(false);
         }
@@ -127,10 +127,10 @@ impl SagaWorker {
             headers: Vec::new(),
             content: CallbackContent::Event(event.position),
         };
-        let change = CallbackChange::PutOff { key: self.stream(key), callback: Box::new(callback) };
+        let change = CallbackChange::Defer { key: self.stream(key), callback: Box::new(callback) };
         filling.outgoing.callbacks.push(change);
         filling.to = Some(event.position);
-        self.keys.put_off.add(key);
+        self.keys.deferred.add(key);
         Ok(true)
     }
 
@@ -203,13 +203,13 @@ impl SagaWorker {
             }
             CallbackContent::Event(position) => {
                 let event = event_at(self.follower.reader(), *position)?;
-                let handled = match self.put_off_key(&event, key) {
+                let handled = match self.deferral_key(&event, key) {
                     Ok(()) => self.input(filling, key, SagaInput::Event(&event), &event)?,
                     Err(unhandled) => Handled::Failed(unhandled),
                 };
                 match handled {
-                    Handled::Done => return self.took_put_off(filling, kept, key).map(|()| true),
-                    Handled::Failed(unhandled) => return self.failed_put_off(filling, kept, key, &event, unhandled),
+                    Handled::Done => return self.took_deferred(filling, kept, key).map(|()| true),
+                    Handled::Failed(unhandled) => return self.failed_deferred(filling, kept, key, &event, unhandled),
                 }
             }
             CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => {
@@ -241,8 +241,8 @@ impl SagaWorker {
         }
     }
 
-    /// Fails if an event that was put off for a saga is for another one now, by newer code.
-    fn put_off_key(&mut self, event: &RecordedEvent, key: &Arc<str>) -> Result<(), Unhandled> {
+    /// Fails if an event that was deferred for a saga is for another one now, by newer code.
+    fn deferral_key(&mut self, event: &RecordedEvent, key: &Arc<str>) -> Result<(), Unhandled> {
         match self.event_key(event)? {
             EventKey::Failed(reason) => Err(Unhandled::Trap(reason, None)),
             EventKey::Saga(now) if now == *key => Ok(()),
@@ -263,20 +263,20 @@ impl SagaWorker {
         SagaView::count(&self.links.view.handled_callbacks);
     }
 
-    /// Notes that an event that was put off is handled. The last one of a held key frees the key.
-    fn took_put_off(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
+    /// Notes that an event that was deferred is handled. The last one of a held key frees the key.
+    fn took_deferred(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
         self.note_handled(filling, kept);
-        let is_last = self.keys.put_off.is_last(key);
-        self.keys.put_off.taken(key);
+        let is_last = self.keys.deferred.is_last(key);
+        self.keys.deferred.taken(key);
         if is_last {
-            self.keys.put_off.free(key);
+            self.keys.deferred.free(key);
             let change = KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free };
             self.hand_over(filling, Some(change), None)?;
         }
         Ok(())
     }
 
-    fn failed_put_off(
+    fn failed_deferred(
         &mut self,
         filling: &mut Filling,
         kept: &KeptCallback,
@@ -386,29 +386,29 @@ impl SagaWorker {
         number: Option<u64>,
     ) -> Result<(), Error> {
         let passes = self.options.on_failure == OnFailure::Pass;
-        if !passes && !self.keys.put_off.is_held(key) && self.keys.put_off.held() >= self.options.held_keys_max {
+        if !passes && !self.keys.deferred.is_held(key) && self.keys.deferred.held() >= self.options.held_keys_max {
             return Err(Error::Failed(format!(
                 "an event of saga {key} failed ({reason}), and {} sagas are held, the most that the subscription may hold: \
                  repair the plugin, replay or discard dead letters with `wasmill dead-letters`, or raise `held_keys_max`",
-                self.keys.put_off.held()
+                self.keys.deferred.held()
             )));
         }
         let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
         let stops = fact.is_some();
-        let was_held = self.keys.put_off.is_held(key);
-        let is_last = number.is_some() && self.keys.put_off.is_last(key);
+        let was_held = self.keys.deferred.is_held(key);
+        let is_last = number.is_some() && self.keys.deferred.is_last(key);
         if number.is_some() {
-            self.keys.put_off.taken(key);
+            self.keys.deferred.taken(key);
         }
         let change = match passes {
             false => {
-                self.keys.put_off.hold(key);
+                self.keys.deferred.hold(key);
                 self.under_way.held.insert(key.clone());
                 let from = was_held.then_some(HeldKey::NO_VERSION);
                 Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(HeldKey::NO_VERSION) })
             }
             true if is_last => {
-                self.keys.put_off.free(key);
+                self.keys.deferred.free(key);
                 Some(KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free })
             }
             true => None,

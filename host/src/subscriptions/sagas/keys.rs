@@ -1,7 +1,7 @@
-//! The keys of sagas that take no input at the moment: an input of them failed, or events of them are put off.
+//! The keys of sagas that take no input at the moment: an input of them failed, or events of them are deferred.
 
 use crate::model::CallbackKey;
-use crate::subscriptions::put_off::PutOffKeys;
+use crate::subscriptions::deferred::DeferredKeys;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// The keys of sagas that take no input at the moment.
 #[derive(Default)]
 pub(super) struct SagaKeys {
-    /// The keys for which events are put off.
-    pub(super) put_off: PutOffKeys,
+    /// The keys for which events are deferred.
+    pub(super) deferred: DeferredKeys,
     /// The keys of which an input failed.
     paused: HashMap<Arc<str>, PausedKey>,
 }
@@ -24,9 +24,9 @@ struct PausedKey {
 }
 
 impl SagaKeys {
-    /// Whether an event of a key must be put off, because an input before it waits.
+    /// Whether an event of a key must be deferred, because an input before it waits.
     pub(super) fn waits(&self, key: &str) -> bool {
-        self.put_off.waits(key) || (!self.paused.is_empty() && self.paused.contains_key(key))
+        self.deferred.waits(key) || (!self.paused.is_empty() && self.paused.contains_key(key))
     }
 
     /// Returns how many attempts at the input of a key have failed.
@@ -81,17 +81,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_of_a_paused_key_are_put_off_until_its_input_is_handled() {
+    fn events_of_a_paused_key_are_deferred_until_its_input_is_handled() {
         let mut keys = SagaKeys::default();
         let key: Arc<str> = "a".into();
         assert!(!keys.waits("a"));
         keys.pause(&key, 1, Duration::ZERO, "why".into());
         assert!(keys.waits("a") && !keys.waits("b") && keys.paused_now().is_empty());
         assert_eq!((keys.attempts("a"), keys.reason().as_deref()), (1, Some("saga a: why")));
-        keys.put_off.add(&key);
+        keys.deferred.add(&key);
         keys.go_on("a");
-        assert!(keys.waits("a"), "an event is put off");
-        keys.put_off.taken("a");
+        assert!(keys.waits("a"), "an event is deferred");
+        keys.deferred.taken("a");
         assert!(!keys.waits("a"));
     }
 }

@@ -16,8 +16,8 @@ use crate::status::State;
 use crate::store::{Error, Reached};
 use crate::subscriptions::Options;
 use crate::subscriptions::callbacks::CallbackEnvironment;
+use crate::subscriptions::deferred::DEFERRED_MAX;
 use crate::subscriptions::effects::Outgoing;
-use crate::subscriptions::put_off::PUT_OFF_MAX;
 use crate::subscriptions::replay::{ReplayError, event_at};
 use crate::subscriptions::resets::{Reset, ResetRequest};
 use crate::subscriptions::steps::{StepResult, Steps};
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 /// The longest wait for an input. After it the thread reads the clock again, which may have jumped.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How often the thread looks whether a person has resumed the subscription, or events can be put off again.
+/// How often the thread looks whether a person has resumed the subscription, or events can be deferred again.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// The state of the thread.
@@ -149,7 +149,7 @@ impl SagaWorker {
         self.steps.finish()
     }
 
-    /// Handles the next page of events. Returns the position up to which all events are handled or put off.
+    /// Handles the next page of events. Returns the position up to which all events are handled or deferred.
     fn page(&mut self, reached: Position) -> Result<Position, Error> {
         let page = self.follower.page(reached, &self.filters.0, self.options.batch_max)?;
         if let Some(last) = self.events(page.events)? {
@@ -164,10 +164,10 @@ impl SagaWorker {
     /// Returns the store's checkpoint. A subscription without one gets it now, so that its start is not decided again.
     fn begin(&mut self) -> Result<Position, Error> {
         self.steps.begin(&mut self.follower, self.options.start)?;
-        let put_off = self.follower.reader().put_off(&self.name)?;
+        let deferred = self.follower.reader().deferred(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
         self.keys.go_on_all();
-        self.keys.put_off.restart(put_off, held);
+        self.keys.deferred.restart(deferred, held);
         self.note_durable();
         Ok(self.steps.planned())
     }
@@ -212,15 +212,15 @@ impl SagaWorker {
     fn show(&self, reached: Position) {
         let SagaView { trouble, paused_keys, held_keys, live, .. } = &*self.links.view;
         *trouble.held() = self.keys.reason().or_else(|| self.links.outbox.trouble()).or_else(|| {
-            self.keys.put_off.is_full().then(|| {
+            self.keys.deferred.is_full().then(|| {
                 format!(
-                    "{PUT_OFF_MAX} events wait for sagas that can't take them, the most there may be: repair the plugin, or \
+                    "{DEFERRED_MAX} events wait for sagas that can't take them, the most there may be: repair the plugin, or \
                      replay or discard dead letters with `wasmill dead-letters`"
                 )
             })
         });
         for (counter, value) in
-            [(paused_keys, self.keys.paused()), (held_keys, self.keys.put_off.held()), (live, self.sagas.len())]
+            [(paused_keys, self.keys.paused()), (held_keys, self.keys.deferred.held()), (live, self.sagas.len())]
         {
             counter.store(value as u64, Ordering::Relaxed);
         }

@@ -9,7 +9,7 @@ use crate::model::{Header, Origins};
 use crate::plugin::{Effect, OutgoingMessage};
 use crate::store::EventStore;
 use crate::store::sqlite::{FILE_NAME, Options, SqliteStore};
-use crate::subscriptions::callbacks::RecordsPutOff;
+use crate::subscriptions::callbacks::DeferredRecords;
 use crate::subscriptions::outbox::Outbox;
 use crate::subscriptions::pausing::Pausing;
 use crate::subscriptions::records::run::tests::record;
@@ -92,7 +92,7 @@ impl Bench {
             steps: Arc::default(),
             store: store.clone(),
             subscription,
-            put_off: RecordsPutOff {
+            deferred: DeferredRecords {
                 source: "taps".into(),
                 on_failure: OnFailure::HoldKey,
                 keys: Arc::default(),
@@ -185,13 +185,13 @@ fn a_record_is_tried_as_often_as_its_dead_letter_says() {
 }
 
 #[test]
-fn later_records_of_a_key_are_put_off_behind_its_dead_letter() {
+fn later_records_of_a_key_are_deferred_behind_its_dead_letter() {
     let bench = Bench::start(Publishes { refuses: vec![(1, 9)], ..Publishes::default() }, 10, 1);
     bench.offer(&[("a", 0), ("a", 1), ("b", 2), ("a", 3), ("a", 4)]);
     assert_eq!(bench.settlements(5).1, Vec::<u64>::new(), "all are settled");
     assert_eq!(bench.published(), ["0", "2"]);
     let mut reader = bench.store.reader().unwrap();
-    assert_eq!(reader.put_off("source/taps").unwrap(), [(Some(b"t:0:text:a".to_vec()), 2)]);
+    assert_eq!(reader.deferred("source/taps").unwrap(), [(Some(b"t:0:text:a".to_vec()), 2)]);
     let due = reader.due_callbacks("source/taps", 1, &Default::default(), 10).unwrap();
     assert!(due.is_empty(), "they wait: {due:?}");
     ack::wait(|ack| bench.store.discard_dead_letter(1, ack)).unwrap();
