@@ -1,4 +1,4 @@
-//! The failures of subscribers and projections, named by what the host does next.
+//! The failures of subscribers, sagas and projections, named by what the host does next.
 
 use crate::bindings::types;
 use crate::{codec, sql};
@@ -8,8 +8,9 @@ use std::time::Duration;
 /// The shortest delay before a retry after an error of SQLite.
 const SQL_RETRY: Duration = Duration::from_millis(100);
 
-/// The reason why a subscriber or a projection did not handle an item. The operator `?` turns a decoding error into
-/// `Malformed`, and an SQL error into `Retry`.
+/// The reason why a subscriber, a saga or a projection did not handle an item. What holds for a delivery to a subscriber
+/// holds for an input of a saga too. The operator `?` turns a decoding error into `Malformed`, and an SQL error into
+/// `Retry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A business rule refused the item. The host does not retry: a subscriber's delivery is dead-lettered, and a

@@ -182,8 +182,9 @@ pub trait Saga: Default + 'static {
 
 /// What a saga decides on one input: events of its own, and effects in the [`Outbox`], to which this dereferences.
 ///
-/// The first step of a saga must record an event, because without one there would be no saga. The names of timers belong
-/// to the saga of this key: another saga may use the same name. A name has no `/`.
+/// The first step of a saga must record an event, because without one there would be no saga: if it has effects or an end
+/// and no event, the input is malformed. A step with nothing in it ignores the input. The names of timers belong to the
+/// saga of this key: another saga may use the same name. A name has no `/`.
 #[derive(Debug)]
 pub struct Step<E> {
     pub(crate) events: Vec<E>,
@@ -210,8 +211,8 @@ impl<E> Step<E> {
         self.events.push(event);
     }
 
-    /// Ends the saga: it has reached its goal. Its named timers are cancelled, and later inputs are ignored. The effects of
-    /// this step still take place.
+    /// Ends the saga: it has reached its goal. Its named timers are cancelled, its stream is archived, and later inputs are
+    /// ignored. The effects of this step still take place. If a step ends the saga twice, the last call counts.
     pub fn complete(&mut self) {
         self.end = Some(End::Completed);
     }

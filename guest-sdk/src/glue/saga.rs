@@ -110,3 +110,86 @@ impl<S: Saga> LiveSaga<S> {
         self.decided.take().into_iter().for_each(|event| state.apply(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{event_json, record};
+    use crate::upcast::{Json, Upcasts, json};
+    use serde::{Deserialize, Serialize};
+    use wit::Guest as _;
+
+    #[derive(Default)]
+    struct Visit {
+        guests: Vec<String>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Event {
+        Came { guest: String },
+    }
+
+    /// Version 1 was the guest's name.
+    fn named(event: Json) -> Result<Json, String> {
+        Ok(json!({ "guest": event }))
+    }
+
+    impl Saga for Visit {
+        const TYPE: &'static str = "visit";
+        const STARTS: &'static [&'static str] = &["door.Opened"];
+        const UPCASTS: &'static [Upcasts] = &[Upcasts::of("Came", &[named])];
+        type Event = Event;
+
+        fn key(event: &Delivery) -> Result<Option<String>, Failure> {
+            let id = event.aggregate_id()?;
+            Ok((id != "back").then(|| id.to_owned()))
+        }
+
+        fn handle(&self, event: &Delivery, step: &mut Step<Event>) -> Result<(), Failure> {
+            step.record(Event::Came { guest: event.json()? });
+            Ok(())
+        }
+
+        fn apply(&mut self, Event::Came { guest }: Event) {
+            self.guests.push(guest);
+        }
+    }
+
+    fn opened(door: &str, guest: &str) -> Delivery {
+        event_json("door", door, "Opened", guest)
+    }
+
+    #[test]
+    fn each_event_has_a_key_or_none_and_the_first_that_fails_is_named() {
+        let keys = |events: Vec<Delivery>| SagaRole::<Visit>::keys(events.into_iter().map(|event| event.0).collect());
+        let (front, back) = (|| opened("front", "1"), || opened("back", "1"));
+        let found = keys(vec![front(), back(), front()]).unwrap();
+        assert_eq!(found, [Some("front".to_owned()), None, Some("front".to_owned())]);
+        let failure =
+            keys(vec![front(), back(), record("doors", None, None), record("doors", None, None)]).unwrap_err();
+        assert!(failure.index == 2 && matches!(failure.outcome, types::Outcome::Malformed(_)), "{failure:?}");
+    }
+
+    #[test]
+    fn events_of_an_older_version_are_read_and_new_ones_are_applied_at_the_next_input() {
+        let recorded = |version: u64, payload: &str| types::RecordedEvent {
+            position: version,
+            aggregate_type: "visit".to_owned(),
+            aggregate_id: "front".to_owned(),
+            version,
+            name: "Came".to_owned(),
+            payload: payload.into(),
+            recorded_time: 0,
+            first_time: 0,
+            metadata: opened("front", "1").0.metadata,
+        };
+        let live = LiveSaga::<Visit>::empty();
+        live.replay(vec![recorded(1, r#""Ada""#), recorded(2, r#"{"@schema":2,"guest":"Bob"}"#)]).unwrap();
+        let decision = live.decide(&opened("front", r#""Eve""#)).unwrap();
+        assert_eq!(decision.events[0].payload, br#"{"@schema":2,"guest":"Eve"}"#);
+        assert_eq!(live.state.borrow().guests, ["Ada", "Bob"]);
+        assert!(live.decide(&opened("front", "7")).is_err(), "its name is not text");
+        assert_eq!(live.state.borrow().guests, ["Ada", "Bob", "Eve"]);
+        assert_eq!(live.replay(vec![recorded(3, "1"), recorded(4, r#"{"@schema":3}"#)]).unwrap_err().index, 0);
+    }
+}

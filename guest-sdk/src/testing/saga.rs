@@ -79,7 +79,7 @@ impl<S: Saga> GivenSaga<S> {
     ///
     /// # Panics
     /// If a rebuilt saga decides differently, or if the host would refuse the decision: the first step has no event, or the
-    /// name of a timer is wrong.
+    /// name of a timer is wrong. Also if an outcome or a timer arrives before there is a saga.
     #[track_caller]
     pub fn when(self, input: Delivery) -> WhenSaga<S> {
         let Self { live, history } = self;
@@ -91,6 +91,8 @@ impl<S: Saga> GivenSaga<S> {
             readable_decided(&result),
             "a saga that is rebuilt from its events decides differently (left) than the live one (right)"
         );
+        let is_event = matches!(input.0.origin, types::Origin::Event(_));
+        assert!(is_event || !history.is_empty(), "there is no saga, and the host ignores an outcome or a timer then");
         if let Ok((events, effects, end)) = &result {
             let is_silent = events.is_empty() && (!effects.is_empty() || end.is_some());
             assert!(!(history.is_empty() && is_silent), "the first step of a saga has no event: record one");
@@ -288,8 +290,17 @@ mod tests {
         fn handle(&self, event: &Delivery, step: &mut Step<Event>) -> Result<(), Failure> {
             match event.name() {
                 "Add" => step.record(Event::Added { amount: event.json()? }),
-                "Wake" => step.wake("a/b", Duration::ZERO, "")?,
+                "Wake" => step.wake(event.json::<String>()?, Duration::ZERO, "")?,
                 "Tell" => step.wake("sum", Duration::ZERO, &self.sum)?,
+                "Wait" => {
+                    step.record(Event::Added { amount: 9.0 });
+                    return Err(Failure::retry(Duration::ZERO, "not yet"));
+                }
+                "Ignore" => {}
+                "Undo" => {
+                    step.complete();
+                    step.compensated();
+                }
                 _ => step.complete(),
             }
             Ok(())
@@ -340,9 +351,40 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "no `/` and no control characters")]
-    fn the_name_of_a_timer_has_no_slash() {
-        let _ = given_saga::<Errand>([added(1.0)]).when(input("Wake", "null"));
+    fn an_input_may_be_ignored_before_there_is_a_saga() {
+        given_saga::<Errand>([]).when(input("Ignore", "null")).then_goes_on();
+    }
+
+    #[test]
+    #[should_panic(expected = "the first step of a saga has no event")]
+    fn the_first_step_has_an_event_beside_its_effects() {
+        let _ = given_saga::<Errand>([]).when(input("Tell", "null"));
+    }
+
+    #[test]
+    fn the_last_end_of_a_step_counts() {
+        given_saga::<Errand>([added(1.0)]).when(input("Undo", "null")).then_compensated();
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let saga = given_saga::<Errand>([added(1.0)]).when(input("Wait", "null")).then_retry("not yet");
+        saga.when(input("Tell", "null")).then_wake("sum", Duration::ZERO, &1.0).then_goes_on();
+    }
+
+    #[test]
+    fn the_name_of_a_timer_has_a_length_and_no_slash() {
+        let wake = |name: &str| {
+            let input = input("Wake", &serde_json::json!(name).to_string());
+            std::panic::catch_unwind(|| given_saga::<Errand>([added(1.0)]).when(input))
+        };
+        for name in ["a", "a:b c", &"a".repeat(TIMER_NAME_BYTES_MAX)] {
+            wake(name).unwrap().then_wake(name, Duration::ZERO, "").then_goes_on();
+        }
+        for name in ["", "a/b", "a\n", &"a".repeat(TIMER_NAME_BYTES_MAX + 1), &"ä".repeat(128)] {
+            let panic = wake(name).err().and_then(|panic| panic.downcast::<String>().ok()).expect(name);
+            assert!(panic.contains("no `/` and no control characters"), "{panic}");
+        }
     }
 
     #[test]

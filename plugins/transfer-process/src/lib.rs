@@ -22,10 +22,23 @@ struct TransferProcess {
     from: String,
     to: String,
     cents: i64,
-    is_debited: bool,
-    is_approved: bool,
-    /// Why the debit is being refunded, if it is.
-    refunded_because: Option<String>,
+    state: State,
+}
+
+/// What a transfer in progress waits for. An input that nobody waits for has no effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// The request.
+    #[default]
+    Absent,
+    /// The outcome of the debit. The approval may arrive before it.
+    Debiting { is_approved: bool },
+    /// The approval, or its timer.
+    AwaitingApproval,
+    /// The outcome of the credit.
+    Crediting,
+    /// The outcome of the refund, which was started for this reason.
+    Refunding { reason: String },
 }
 
 /// The events of a transfer in progress.
@@ -74,54 +87,60 @@ impl Saga for TransferProcess {
     type Event = ProcessEvent;
 
     fn handle(&self, event: &Delivery, step: &mut ProcessStep) -> Result<(), Failure> {
-        match event.decode()? {
-            TransferEvent::Requested { from, to, cents } => {
+        match (event.decode()?, &self.state) {
+            (TransferEvent::Requested { from, to, cents }, State::Absent) => {
                 let transfer_id = event.aggregate_id()?;
                 ask(step, &from, Asked::Debit, &AccountCommand::Debit { transfer_id, cents })?;
                 step.record(ProcessEvent::Started { transfer_id: transfer_id.to_owned(), from, to, cents });
             }
-            // The approval may arrive before the outcome of the debit, and after a refund has started. A small transfer
-            // needs none.
-            TransferEvent::Approved if self.cents >= LARGE_CENTS && self.refunded_because.is_none() => {
+            // A small transfer needs no approval.
+            (TransferEvent::Approved, State::Debiting { is_approved: false } | State::AwaitingApproval)
+                if self.is_large() =>
+            {
                 step.record(ProcessEvent::Approved);
                 step.cancel(APPROVAL);
-                if self.is_debited {
+                if self.state == State::AwaitingApproval {
                     self.credit(step)?;
                 }
             }
-            TransferEvent::Approved => {}
+            (TransferEvent::Requested { .. } | TransferEvent::Approved, _) => {}
         }
         Ok(())
     }
 
     fn outcome(&self, outcome: &Outcome<'_>, step: &mut ProcessStep) -> Result<(), Failure> {
-        let (asked, ending) = (outcome.attachment()?, outcome.ending());
-        match asked {
-            Asked::Debit if ending.is_accepted() => {
+        let ending = outcome.ending();
+        match (outcome.attachment()?, &self.state) {
+            (Asked::Debit, State::Debiting { .. }) if ending.is_accepted() => {
                 step.record(ProcessEvent::Debited);
-                if self.cents < LARGE_CENTS || self.is_approved {
-                    return self.credit(step);
+                if self.needs_approval() {
+                    step.wake(APPROVAL, APPROVAL_TIME, &())?;
+                    return Ok(());
                 }
-                step.wake(APPROVAL, APPROVAL_TIME, &())?;
-                Ok(())
+                self.credit(step)
             }
             // Nothing was done, so nothing is to be undone.
-            Asked::Debit => self.fail(&ending.to_string(), step),
-            Asked::Credit if ending.is_accepted() => {
+            (Asked::Debit, State::Debiting { .. }) => self.fail(&ending.to_string(), step),
+            (Asked::Credit, State::Crediting) if ending.is_accepted() => {
                 step.send("transfer", &self.transfer_id, &TransferCommand::Complete)?;
                 step.complete();
                 Ok(())
             }
-            Asked::Credit => self.compensate(&ending.to_string(), step),
-            Asked::Refund if ending.is_accepted() => {
-                self.fail(self.refunded_because.as_deref().unwrap_or_default(), step)
-            }
+            (Asked::Credit, State::Crediting) => self.compensate(&ending.to_string(), step),
+            (Asked::Refund, State::Refunding { reason }) if ending.is_accepted() => self.fail(reason, step),
             // A person must look at it. The dead letter can be replayed.
-            Asked::Refund => Err(Failure::rejected(format_args!("the refund to {} was {ending}", self.from))),
+            (Asked::Refund, State::Refunding { .. }) => {
+                Err(Failure::rejected(format_args!("the refund to {} was {ending}", self.from)))
+            }
+            (Asked::Debit | Asked::Credit | Asked::Refund, _) => Ok(()),
         }
     }
 
     fn timer(&self, _: &Timer<'_>, step: &mut ProcessStep) -> Result<(), Failure> {
+        // If the timer was dead-lettered, it may be replayed after the approval. A refund would then pay the money twice.
+        if self.state != State::AwaitingApproval {
+            return Ok(());
+        }
         self.compensate("it was not approved in time", step)
     }
 
@@ -135,17 +154,31 @@ impl Saga for TransferProcess {
     fn apply(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { transfer_id, from, to, cents } => {
-                *self = Self { transfer_id, from, to, cents, ..Self::default() };
+                *self = Self { transfer_id, from, to, cents, state: State::Debiting { is_approved: false } };
             }
-            ProcessEvent::Debited => self.is_debited = true,
-            ProcessEvent::Approved => self.is_approved = true,
-            ProcessEvent::RefundStarted { reason } => self.refunded_because = Some(reason),
+            ProcessEvent::Debited if self.needs_approval() => self.state = State::AwaitingApproval,
+            ProcessEvent::Debited => self.state = State::Crediting,
+            ProcessEvent::Approved => match self.state {
+                State::Debiting { .. } => self.state = State::Debiting { is_approved: true },
+                State::AwaitingApproval => self.state = State::Crediting,
+                State::Absent | State::Crediting | State::Refunding { .. } => {}
+            },
+            ProcessEvent::RefundStarted { reason } => self.state = State::Refunding { reason },
         }
     }
 }
 export_saga!(TransferProcess);
 
 impl TransferProcess {
+    fn is_large(&self) -> bool {
+        self.cents >= LARGE_CENTS
+    }
+
+    /// Whether the credit must wait for an approval that has not arrived.
+    fn needs_approval(&self) -> bool {
+        self.is_large() && self.state != (State::Debiting { is_approved: true })
+    }
+
     fn credit(&self, step: &mut ProcessStep) -> Result<(), Failure> {
         let Self { transfer_id, to, cents, .. } = self;
         ask(step, to, Asked::Credit, &AccountCommand::Credit { transfer_id, cents: *cents })

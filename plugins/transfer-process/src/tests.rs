@@ -128,3 +128,24 @@ fn a_refused_refund_waits_for_a_person() {
         .when(answered("ada", Asked::Refund, Ending::Rejected("too much")))
         .then_rejected("the refund to ada was rejected: too much");
 }
+
+#[test]
+fn an_input_that_nobody_waits_for_has_no_effect() {
+    let (small, large) = (started(500), started(LARGE_CENTS));
+    let (debited, approval) = (ProcessEvent::Debited, ProcessEvent::Approved);
+    let refunding = ProcessEvent::RefundStarted { reason: "late".into() };
+    let answer = |asked| answered("any", asked, ACCEPTED);
+    let late = || timer(APPROVAL, &());
+    for (history, inputs) in [
+        (vec![small.clone()], vec![requested(500), late(), answer(Asked::Credit), answer(Asked::Refund)]),
+        (vec![large.clone(), approval.clone()], vec![approved(), late()]),
+        (vec![small, debited.clone()], vec![requested(500), late(), answer(Asked::Debit), answer(Asked::Refund)]),
+        (vec![large.clone(), debited.clone()], vec![answer(Asked::Debit), answer(Asked::Credit)]),
+        // The credit is under way: a second one, or a refund, would pay the money twice.
+        (vec![large.clone(), debited.clone(), approval.clone()], vec![approved(), late(), answer(Asked::Debit)]),
+        (vec![large.clone(), approval, debited.clone()], vec![approved(), late(), answer(Asked::Debit)]),
+        (vec![large, debited, refunding], vec![approved(), late(), answer(Asked::Debit), answer(Asked::Credit)]),
+    ] {
+        inputs.into_iter().fold(process(history), |saga, input| saga.when(input).then_goes_on());
+    }
+}

@@ -117,10 +117,24 @@ mod tests {
     }
 
     #[test]
+    fn a_transfer_ends_once() {
+        let failed = || TransferEvent::Failed { reason: "late".into() };
+        let (complete, fail) = (|| TransferCommand::Complete, || TransferCommand::Fail { reason: "late".into() });
+        for (end, event) in [(complete(), TransferEvent::Completed), (fail(), failed())] {
+            let mut transfer = given::<Transfer>([requested()]).when(end).then_events([event]);
+            for command in [complete(), fail(), TransferCommand::Approve] {
+                transfer = transfer.when(command).then_rejected("the transfer has ended");
+            }
+        }
+        given::<Transfer>([requested(), TransferEvent::Approved]).when(fail()).then_events([failed()]);
+    }
+
+    #[test]
     fn a_transfer_that_makes_no_sense_is_refused() {
         given::<Transfer>([]).when(request("ada", 5)).then_rejected("two accounts");
         given::<Transfer>([]).when(request("bob", 0)).then_rejected("at least 1 cent");
-        for command in [TransferCommand::Approve, TransferCommand::Complete] {
+        let fail = TransferCommand::Fail { reason: "late".into() };
+        for command in [TransferCommand::Approve, TransferCommand::Complete, fail] {
             given::<Transfer>([]).when(command).then_rejected("no such transfer");
         }
     }
