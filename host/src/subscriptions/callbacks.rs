@@ -306,10 +306,29 @@ impl CallbackWorker {
         Ok(())
     }
 
+    /// Frees the keys of records whose dead letters are gone and that have no deferred record.
+    fn free_released(&mut self) -> Result<(), Error> {
+        let Some(records) = self.links.records.clone() else { return Ok(()) };
+        if records.keys.held().held() == 0 {
+            return Ok(());
+        }
+        let _turn = records.turns.held();
+        let held = self.follower.reader().held_keys(&self.links.subscription)?;
+        let released = records.keys.held().released(held);
+        for stream in released {
+            let key = stream.aggregate_id.clone();
+            let change = records.change(&key, true, KeyState::Free);
+            let step = Step { key: Some(change), ..Step::new(self.links.subscription.clone(), Reached::Key) };
+            ack::wait(|ack| self.links.store.advance(step, ack))?;
+            records.keys.held().free(&key);
+        }
+        Ok(())
+    }
+
     /// Waits until a callback is due or may be due, or a pause is over.
     fn wait(&mut self) {
         // An error shows when the callbacks are read next.
-        let _ = self.forget_cancelled();
+        let _ = self.forget_cancelled().and_then(|()| self.free_released());
         let now_ms = self.clock.now_ms();
         let next = self.follower.reader().next_callback(&self.links.subscription, now_ms).unwrap_or_default();
         let until_due = next.later_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));

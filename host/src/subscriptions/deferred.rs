@@ -3,7 +3,7 @@
 //! What a subscription can't handle now is deferred: it becomes a callback, and so does everything later of its key until none
 //! of it is left. So a key keeps its order, and the checkpoint or the ledger passes what waits.
 
-use crate::model::CallbackKey;
+use crate::model::{CallbackKey, StreamId};
 use crate::store::HeldKey;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -72,6 +72,13 @@ impl DeferredKeys {
         self.held.contains(key)
     }
 
+    /// Returns the keys of these that wait behind no dead letter any more and have nothing deferred: they can be freed.
+    pub(super) fn released(&self, held: Vec<HeldKey>) -> Vec<StreamId> {
+        let is_released =
+            |held: &HeldKey| held.behind.is_none() && !self.deferred.contains_key(&held.stream.aggregate_id);
+        held.into_iter().filter(is_released).map(|held| held.stream).collect()
+    }
+
     /// Returns the number of held keys.
     pub(super) fn held(&self) -> usize {
         self.held.len()
@@ -91,7 +98,6 @@ impl DeferredKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::StreamId;
 
     #[test]
     fn what_comes_of_a_key_waits_until_nothing_is_deferred() {
@@ -116,6 +122,8 @@ mod tests {
         assert!(keys.is_last("a"));
         keys.taken("a");
         assert!(keys.waits("a"), "it is held still");
+        let held = |behind| HeldKey { stream: StreamId::new("saga", "a"), next: HeldKey::NO_VERSION, behind };
+        assert_eq!((keys.released(vec![held(Some(1))]).len(), keys.released(vec![held(None)]).len()), (0, 1));
         keys.free("a");
         assert!(!keys.waits("a"));
     }

@@ -189,6 +189,28 @@ fn an_input_that_fails_holds_its_own_saga() {
 }
 
 #[test]
+fn an_event_whose_saga_finds_no_key_is_retried_until_there_is_one() {
+    let setting = Setting::new(&manifest("attempts_max = 1\nbackoff_ms = 1\nbackoff_max_ms = 50\nheld_keys_max = 1\n"));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), { "Fail": "always" }]));
+    host.until("a is held", |status| status["dead_letters"]["total"] == 1);
+    tell(&host, "Ask", "b", &json!([record("1"), { "Fail": "always" }]));
+    tell(&host, "Ask", "c", &json!([record("1")]));
+    host.until("c goes on", |_| of(&recorded(&host), "c") == ["1"]);
+    let status = host.until("b is retried", |status| status["subscriptions"][0]["state"] == "retrying");
+    let error = status["subscriptions"][0]["error"].as_str().expect("a reason");
+    assert!(error.contains("saga b: ") && error.contains("raise `held_keys_max`"), "{error}");
+    assert_eq!(status["dead_letters"]["total"], 1);
+    assert_eq!(host.post("/v1/dead-letters/1/discard", &Value::Null, &[]).status, 200);
+    host.until("b has a dead letter", |status| status["dead_letters"]["newest"][0]["number"] == 2);
+    host.drained();
+    tell(&host, "Ask", "a", &json!([record("2")]));
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a"), letters(&host).len()), (vec!["2"], 1));
+    host.stop();
+}
+
+#[test]
 fn what_no_saga_can_take_is_dead_lettered_with_a_reason() {
     let setting = Setting::new(&manifest("attempts_max = 2\nbackoff_ms = 1\n"));
     let host = setting.start();

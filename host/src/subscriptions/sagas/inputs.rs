@@ -38,6 +38,16 @@ pub(super) enum Handled {
     Failed(Unhandled),
 }
 
+/// What became of a callback.
+enum Called {
+    /// It is in the step that is being filled, or dead-lettered.
+    Handled,
+    /// It must be tried again later, and so must later ones of its key.
+    Failed,
+    /// The host can't call the plugin now.
+    HeldUp,
+}
+
 /// The saga that an event is for.
 pub(super) enum EventKey {
     None,
@@ -102,7 +112,7 @@ impl SagaWorker {
                 self.held_up(&reason);
                 Ok(false)
             }
-            Handled::Failed(unhandled) => match self.retry(&key, unhandled) {
+            Handled::Failed(unhandled) => match self.retry(&key, unhandled, true) {
                 None => self.defer(filling, event, &key),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
@@ -183,8 +193,10 @@ impl SagaWorker {
             }
             worked = true;
             self.links.view.is_working.store(true, Ordering::Release);
-            if !self.callback(&mut filling, kept, &key)? {
-                failed.insert(key);
+            match self.callback(&mut filling, kept, &key)? {
+                Called::Handled => {}
+                Called::Failed => _ = failed.insert(key),
+                Called::HeldUp => break,
             }
             self.end_input(&mut filling)?;
         }
@@ -192,8 +204,7 @@ impl SagaWorker {
         Ok(worked)
     }
 
-    /// Handles a callback. Returns false if it must be tried again later.
-    fn callback(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<bool, Error> {
+    fn callback(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<Called, Error> {
         let handled = match &kept.callback.content {
             CallbackContent::Send(command) => {
                 let mut command = (**command).clone();
@@ -208,7 +219,7 @@ impl SagaWorker {
                     Err(unhandled) => Handled::Failed(unhandled),
                 };
                 match handled {
-                    Handled::Done => return self.took_deferred(filling, kept, key).map(|()| true),
+                    Handled::Done => return self.took_deferred(filling, kept, key).map(|()| Called::Handled),
                     Handled::Failed(unhandled) => return self.failed_deferred(filling, kept, key, &event, unhandled),
                 }
             }
@@ -220,14 +231,14 @@ impl SagaWorker {
         match handled {
             Handled::Done => {
                 self.note_handled(filling, kept);
-                Ok(true)
+                Ok(Called::Handled)
             }
             Handled::Failed(Unhandled::Host(reason)) => {
                 self.held_up(&reason);
-                Ok(false)
+                Ok(Called::HeldUp)
             }
-            Handled::Failed(unhandled) => match self.retry(key, unhandled) {
-                None => Ok(false),
+            Handled::Failed(unhandled) => match self.retry(key, unhandled, false) {
+                None => Ok(Called::Failed),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
                     let letter = failed_callback(&self.name, kept, reason);
@@ -235,7 +246,7 @@ impl SagaWorker {
                     self.note_handled(filling, kept);
                     filling.outgoing.add(outgoing);
                     self.keys.go_on(key);
-                    self.hand_over(filling, None, None).map(|()| true)
+                    self.hand_over(filling, None, None).map(|()| Called::Handled)
                 }
             },
         }
@@ -283,17 +294,17 @@ impl SagaWorker {
         key: &Arc<str>,
         event: &RecordedEvent,
         unhandled: Unhandled,
-    ) -> Result<bool, Error> {
+    ) -> Result<Called, Error> {
         match unhandled {
             Unhandled::Host(reason) => {
                 self.held_up(&reason);
-                Ok(false)
+                Ok(Called::HeldUp)
             }
-            unhandled => match self.retry(key, unhandled) {
-                None => Ok(false),
+            unhandled => match self.retry(key, unhandled, true) {
+                None => Ok(Called::Failed),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
-                    self.dead_letter_event(key, event, reason, Some(kept.number)).map(|()| true)
+                    self.dead_letter_event(key, event, reason, Some(kept.number)).map(|()| Called::Handled)
                 }
             },
         }
@@ -352,28 +363,41 @@ impl SagaWorker {
         })
     }
 
-    /// Pauses the key of an input that failed. If there are no attempts left, returns the reason for its dead letter.
-    fn retry(&mut self, key: &Arc<str>, unhandled: Unhandled) -> Option<String> {
+    /// Pauses the key of an input that failed. If there are no attempts left, returns the reason for its dead letter. An
+    /// event whose dead letter would hold its saga is retried if no more sagas can be held.
+    fn retry(&mut self, key: &Arc<str>, unhandled: Unhandled, is_event: bool) -> Option<String> {
+        let Options { attempts_max, backoff, bounds, .. } = self.options;
         let attempts = self.keys.attempts(key) + 1;
-        match unhandled.decision() {
-            RetryDecision::DeadLetter(reason) => Some(reason),
-            RetryDecision::Later(reason) => {
-                self.keys.pause(key, attempts - 1, self.options.backoff.pause(1), reason);
-                None
+        let (attempts, pause, reason) = match unhandled.decision() {
+            RetryDecision::Later(reason) => (attempts - 1, backoff.pause(1), reason),
+            RetryDecision::Again(reason, wait) if attempts < attempts_max => {
+                (attempts, bounds.pause(backoff.pause(attempts), wait), reason)
             }
-            RetryDecision::Again(reason, _) if attempts >= self.options.attempts_max => {
-                Some(format!("{reason} (tried {attempts} times)"))
-            }
-            RetryDecision::Again(reason, wait) => {
-                let pause = self.options.bounds.pause(self.options.backoff.pause(attempts), wait);
-                tracing::warn!(
-                    "subscription {}: an input of saga {key} is tried again in {pause:?}: {reason}",
-                    self.name
-                );
-                self.keys.pause(key, attempts, pause, reason);
-                None
-            }
-        }
+            RetryDecision::DeadLetter(reason) => match self.unheld(key, is_event) {
+                None => return Some(reason),
+                Some(full) => (attempts, backoff.pause(attempts), format!("{reason}; {full}")),
+            },
+            RetryDecision::Again(reason, _) => match self.unheld(key, is_event) {
+                None => return Some(format!("{reason} (tried {attempts} times)")),
+                Some(full) => (attempts, backoff.pause(attempts), format!("{reason}; {full}")),
+            },
+        };
+        tracing::warn!("subscription {}: an input of saga {key} is tried again in {pause:?}: {reason}", self.name);
+        self.keys.pause(key, attempts, pause, reason);
+        None
+    }
+
+    /// Returns why a saga can't be held behind a dead letter of an event, if so.
+    fn unheld(&self, key: &str, is_event: bool) -> Option<String> {
+        let Options { on_failure, held_keys_max, .. } = self.options;
+        let (deferred, held) = (&self.keys.deferred, self.keys.deferred.held());
+        let is_full = is_event && on_failure != OnFailure::Pass && !deferred.is_held(key) && held >= held_keys_max;
+        is_full.then(|| {
+            format!(
+                "{held} sagas are held, the most that the subscription may hold: repair the plugin, replay or discard dead \
+                 letters with `wasmill dead-letters`, or raise `held_keys_max`"
+            )
+        })
     }
 
     /// Dead-letters an event of a saga, which was read from its page, or is the put-off event of this number. By default
@@ -386,13 +410,6 @@ impl SagaWorker {
         number: Option<u64>,
     ) -> Result<(), Error> {
         let passes = self.options.on_failure == OnFailure::Pass;
-        if !passes && !self.keys.deferred.is_held(key) && self.keys.deferred.held() >= self.options.held_keys_max {
-            return Err(Error::Failed(format!(
-                "an event of saga {key} failed ({reason}), and {} sagas are held, the most that the subscription may hold: \
-                 repair the plugin, replay or discard dead letters with `wasmill dead-letters`, or raise `held_keys_max`",
-                self.keys.deferred.held()
-            )));
-        }
         let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
         let stops = fact.is_some();
         let was_held = self.keys.deferred.is_held(key);

@@ -13,7 +13,7 @@ use crate::follow::{Follower, IDLE_STRIDE, Stop};
 use crate::model::{DeadLetterContent, Position, StreamId, Version};
 use crate::plugin::{SagaInput, Slot};
 use crate::status::State;
-use crate::store::{Error, Reached};
+use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached};
 use crate::subscriptions::Options;
 use crate::subscriptions::callbacks::CallbackEnvironment;
 use crate::subscriptions::deferred::DEFERRED_MAX;
@@ -24,7 +24,7 @@ use crate::subscriptions::steps::{StepResult, Steps};
 use crate::supervise::Held as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The longest wait for an input. After it the thread reads the clock again, which may have jumped.
@@ -48,6 +48,8 @@ pub(super) struct SagaWorker {
     pub(super) under_way: UnderWay,
     pub(super) clock: Clock,
     pub(super) changed: watch::Receiver<u64>,
+    /// When it last looked for keys to free.
+    looked: Instant,
 }
 
 impl SagaWorker {
@@ -71,6 +73,7 @@ impl SagaWorker {
             under_way: UnderWay::default(),
             clock: environment.clock.clone(),
             changed: links.store.callbacks_changed(),
+            looked: Instant::now(),
             name,
             links,
         })
@@ -132,6 +135,7 @@ impl SagaWorker {
                 self.links.outbox.resend()?;
             }
             self.renew_code();
+            self.free_released()?;
             self.changed.mark_unchanged();
             let worked = self.callbacks()?;
             self.show(reached);
@@ -147,6 +151,21 @@ impl SagaWorker {
             reached = self.page(reached)?;
         }
         self.steps.finish()
+    }
+
+    /// Frees the keys whose dead letters are gone and that have no deferred event. It looks once in a while.
+    fn free_released(&mut self) -> Result<(), Error> {
+        if self.keys.deferred.held() == 0 || self.looked.elapsed() < IDLE {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let held = self.follower.reader().held_keys(&self.name)?;
+        for stream in self.keys.deferred.released(held) {
+            self.keys.deferred.free(&stream.aggregate_id);
+            let change = KeyChange { stream, from: Some(HeldKey::NO_VERSION), to: KeyState::Free };
+            self.steps.take(self.steps.planned(), Outgoing::default(), Some(change), None)?;
+        }
+        Ok(())
     }
 
     /// Handles the next page of events. Returns the position up to which all events are handled or deferred.
