@@ -7,7 +7,7 @@
 //! If an event fails, its key is held, and all other keys go on. A second thread, the key worker, retries the event and
 //! handles the later events of its key. A third one handles the outcomes of commands and the timers.
 //!
-//! A subscription of sagas ([`sagas`]) has the same place in the store and the same outbox. It has one thread.
+//! A subscription of sagas (`sagas.rs`) has the same place in the store and the same outbox. It has one thread.
 
 mod callbacks;
 mod deferred;
