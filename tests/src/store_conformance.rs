@@ -106,6 +106,7 @@ macro_rules! store_conformance {
                 a_timer_is_replaced_or_cancelled_by_its_name,
                 callbacks_are_read_in_order_without_those_of_some_keys,
                 callbacks_follow_the_name_of_their_subscription,
+                steps_in_a_row_fail_together_whatever_they_have_reached,
                 a_new_callback_wakes_who_waits,
             }
             sagas {

@@ -84,7 +84,10 @@ impl Host {
                              one, \"beginning\" or \"now\""
                         )));
                     }
-                    let subscriptions::Reset { from, to } = subscription.reset(to)?;
+                    let subscriptions::Reset { from, to } = match subscription.reset(to) {
+                        Err(store::Error::Invalid(reason)) => return Err(Unchanged::Impossible(reason)),
+                        reset => reset?,
+                    };
                     Ok(Reset { name, from: from.0, to: to.0 })
                 }
                 SubscriptionName::Source(source) if parts.records.contains_key(source) => {

@@ -124,14 +124,16 @@ pub struct Step {
     pub key: Option<KeyChange>,
     /// The name and the text of a fact to keep. See [`ProgressReader::fact`].
     pub fact: Option<(String, String)>,
+    /// The step's number in a row of steps, if it is in one. What [`Reached::Records`] says of its number holds for it.
+    pub row: Option<u64>,
 }
 
 impl Step {
     /// Makes a step without effects.
     pub fn new(subscription: Arc<str>, reached: Reached) -> Self {
         let (commands, messages, sagas) = Default::default();
-        let (callbacks, dead_letters, key, fact) = Default::default();
-        Self { subscription, reached, commands, messages, sagas, callbacks, dead_letters, key, fact }
+        let (callbacks, dead_letters, key, fact, row) = Default::default();
+        Self { subscription, reached, commands, messages, sagas, callbacks, dead_letters, key, fact, row }
     }
 }
 

@@ -37,12 +37,25 @@ pub(super) struct Steps {
     under_way: VecDeque<(Position, usize, oneshot::Receiver<StepResult>)>,
     /// The bytes of all steps under way.
     bytes: usize,
+    /// The number of the next step, if each step must fail after one that failed, whatever it has reached.
+    row: Option<u64>,
 }
 
 impl Steps {
     pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, outbox: Arc<Outbox>) -> Self {
         let (stored, planned) = Default::default();
-        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0 }
+        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0, row: None }
+    }
+
+    /// Lets every step fail after one that failed. The steps of events do so by their checkpoint, those of callbacks do not.
+    pub(super) fn in_a_row(self) -> Self {
+        Self { row: Some(0), ..self }
+    }
+
+    /// Goes on after a step that failed alone, with no other under way.
+    pub(super) fn go_on(&mut self) {
+        self.planned = self.stored;
+        self.row = self.row.map(|_| 0);
     }
 
     /// Restarts at the checkpoint that the store has, with no step under way. A subscription without one gets it now, even if
@@ -50,7 +63,7 @@ impl Steps {
     pub(super) fn begin(&mut self, follower: &mut Follower, start: Start) -> Result<(), Error> {
         let checkpoint = follower.reader().checkpoint(&self.subscription)?;
         self.stored = checkpoint.unwrap_or_default();
-        self.planned = self.stored;
+        self.go_on();
         if checkpoint.is_none() {
             self.take(start.checkpoint(follower.head()), Outgoing::default(), None, None)?;
             self.finish()?;
@@ -113,7 +126,9 @@ impl Steps {
         fact: Option<(String, String)>,
     ) -> Result<(), Error> {
         let bytes = effects.size();
-        let step = Step { key, fact, ..effects.step(&self.subscription, reached) };
+        let row = self.row;
+        self.row = row.map(|number| number + 1);
+        let step = Step { key, fact, row, ..effects.step(&self.subscription, reached) };
         // If an earlier step has failed, the answer is ignored.
         let (ack, answered) = ack::channel();
         self.store.advance(step, ack);

@@ -126,6 +126,30 @@ pub fn a_callback_goes_with_what_came_of_it<P: Place>() {
     store.close();
 }
 
+/// After a step of a row that failed none of the row takes effect, also none that would not fail by what it has reached.
+pub fn steps_in_a_row_fail_together_whatever_they_have_reached<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    set(&*store, vec![timer("one", "a", Due::At(1)), timer("two", "b", Due::At(2))]);
+    let due = due_at(&*store, 2);
+    ask(|done| store.cancel_timer(due[0].number, done)).answer().unwrap();
+    let in_row = |number, step: Step| ask(|done| store.advance(Step { row: Some(number), ..step }, done));
+    let to = Position(0);
+    let steps = [
+        in_row(0, handled(&due[..1], vec![command(&order("x"), "first")])),
+        in_row(1, handled(&due[1..], vec![command(&order("x"), "second")])),
+        in_row(2, Step { commands: vec![command(&order("x"), "third")], ..step(SUBSCRIPTION, to, to) }),
+    ];
+    let steps = steps.map(|step| step.answer());
+    assert!(matches!(steps[0], Err(Error::CallbackGone { .. })), "{steps:?}");
+    assert!(steps[1..].iter().all(|step| matches!(step, Err(Error::OutOfRow { .. }))), "{steps:?}");
+    assert_eq!(names(&due_at(&*store, 2)), ["two"]);
+    assert!(reader(&*store).pending_commands(SUBSCRIPTION).unwrap().is_empty());
+    in_row(0, handled(&due[1..], Vec::new())).answer().unwrap();
+    assert!(due_at(&*store, 2).is_empty(), "a new row");
+    store.close();
+}
+
 /// Timers are due in the order of their times. One of the same name replaces the earlier one, with a new number.
 pub fn a_timer_is_replaced_or_cancelled_by_its_name<P: Place>() {
     let place = P::new();

@@ -166,7 +166,10 @@ fn an_input_that_fails_holds_its_own_saga() {
     assert_eq!((&letter["waiting"], &letter["kind"]), (&json!(2), &json!("event")), "{letter}");
     assert!(letters(&host)[0].contains("failure 3 of always (tried 3 times)"), "{:?}", letters(&host));
     assert_eq!(host.post("/v1/dead-letters/1/replay", &Value::Null, &[]).status, 422, "it fails again");
-    host.crash();
+    host.stop();
+    let verified = setting.wasmill(&["store", "verify", "--data", "data"]);
+    assert!(verified.status.success(), "what waits is no damage: {verified:?}");
+    let host = setting.start();
     tell(&host, "Tell", "a", &json!([record("6")]));
     host.drained();
     assert_eq!(host.get("/v1/dead-letters/1").body["waiting"], 3, "also what comes after a restart waits");
@@ -207,6 +210,98 @@ fn an_event_whose_saga_finds_no_key_is_retried_until_there_is_one() {
     tell(&host, "Ask", "a", &json!([record("2")]));
     host.drained();
     assert_eq!((of(&recorded(&host), "a"), letters(&host).len()), (vec!["2"], 1));
+    host.stop();
+}
+
+/// An event whose dead letter finds no room holds its own saga only.
+#[test]
+fn without_room_for_dead_letters_other_sagas_go_on() {
+    let setting = Setting::new(&format!(
+        "[store]\ndead_letters_max = 1\n{}",
+        manifest("attempts_max = 1\nbackoff_ms = 1\nbackoff_max_ms = 50\n")
+    ));
+    let host = setting.start();
+    let wake = |tasks: Value| json!([record("1"), { "Wake": ["t", 1, tasks] }]);
+    tell(&host, "Ask", "a", &json!([record("1"), { "Fail": "refuse" }]));
+    host.until("the only room is taken", |status| status["dead_letters"]["total"] == 1);
+    tell(&host, "Ask", "b", &json!([record("1"), { "Fail": "refuse" }]));
+    tell(&host, "Ask", "c", &wake(json!([{ "Fail": "refuse" }])));
+    tell(&host, "Ask", "b", &json!([record("2")]));
+    tell(&host, "Ask", "d", &wake(json!([record("fired")])));
+    host.until("d goes on", |_| of(&recorded(&host), "d") == ["1", "fired"]);
+    let found = host.until("the full store shows", |status| status["subscriptions"][0]["state"] == "retrying");
+    let reason = found["subscriptions"][0]["error"].as_str().expect("a reason");
+    assert!(reason.contains("dead letters"), "{reason}");
+    let all = recorded(&host);
+    assert_eq!((all.get("b"), of(&all, "c")), (None, vec!["1"]));
+    for letter in 1..=2 {
+        let path = format!("/v1/dead-letters/{letter}/discard");
+        host.until("there is a dead letter", |status| status["dead_letters"]["newest"][0]["number"] == letter);
+        assert_eq!(host.post(&path, &Value::Null, &[]).status, 200);
+    }
+    host.until("the third finds room", |status| status["dead_letters"]["newest"][0]["number"] == 3);
+    host.drained();
+    assert_eq!(of(&recorded(&host), "b"), ["2"]);
+    host.stop();
+}
+
+/// A saga whose timer is tried again takes its other inputs when a person cancels the timer.
+#[test]
+fn a_saga_goes_on_when_the_timer_that_fails_is_cancelled() {
+    let setting = Setting::new(&manifest("attempts_max = 1000000\nbackoff_ms = 50\nbackoff_max_ms = 50\n"));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [{ "Fail": "always" }]] }]));
+    host.until("the timer fails", |status| {
+        status["subscriptions"][0]["error"].as_str().is_some_and(|error| error.contains("of always"))
+    });
+    tell(&host, "Tell", "a", &json!([record("2")]));
+    let timers = host.get("/v1/timers").body;
+    let number = timers["timers"][0]["number"].as_u64().expect("a number");
+    assert_eq!(host.post(&format!("/v1/timers/{number}/cancel"), &Value::Null, &[]).status, 200);
+    host.drained();
+    assert_eq!((of(&recorded(&host), "a"), letters(&host).len()), (vec!["1", "2"], 0));
+    assert_eq!(subscription(&host)["retried_keys"], 0);
+    host.stop();
+}
+
+/// The attempts at one input of a saga do not count for another.
+#[test]
+fn each_input_of_a_saga_has_its_own_attempts() {
+    let setting = Setting::new(&manifest("attempts_max = 3\nbackoff_ms = 200\nbackoff_max_ms = 200\n"));
+    let host = setting.start();
+    let wake = json!({ "Wake": ["t", 1, [{ "Fail": "always" }]] });
+    tell(&host, "Ask", "a", &json!([record("1"), wake]));
+    host.until("the timer has one attempt left", |status| {
+        status["subscriptions"][0]["error"].as_str().is_some_and(|error| error.contains("failure 2 of always"))
+    });
+    tell(&host, "Tell", "a", &json!([record("2"), { "Fail": "twice" }]));
+    host.drained();
+    let found = letters(&host);
+    assert!(found.len() == 1 && found[0].contains("of always (tried 3 times)"), "{found:?}");
+    assert_eq!(of(&recorded(&host), "a"), ["1", "2"]);
+    host.stop();
+}
+
+/// An input that had no effect is not handled again in a later state.
+#[test]
+fn a_saga_gets_no_input_twice_after_a_restart() {
+    let setting = Setting::new(&manifest(""));
+    let clock = vec![(OFFSET_FILE, setting.path("offset"))];
+    setting.write("offset", "0");
+    let host = setting.start_in(clock);
+    tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", HOUR, [record("fired")]] }]));
+    tell(&host, "Tell", "a", &json!([{ "SayIf": ["fired", "handled after the timer"] }]));
+    host.drained();
+    setting.write("offset", (HOUR + 1_000).to_string());
+    host.until("the timer fired", |_| recorded(&host)["a"].len() == 2);
+    for _ in 0..2 {
+        host.crash();
+        host.drained();
+        assert_eq!(notes(&host), Vec::<String>::new());
+    }
+    tell(&host, "Tell", "a", &json!([{ "SayIf": ["fired", "once"] }]));
+    host.drained();
+    assert_eq!(notes(&host), ["once"]);
     host.stop();
 }
 

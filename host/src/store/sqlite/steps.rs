@@ -12,7 +12,11 @@ use std::sync::Arc;
 impl Writer {
     /// Records a step. All checks that can refuse it come before the first write.
     pub(super) fn advance(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Reached::Records { number, .. } = step.reached else { return self.step(batch, step) };
+        let row = match step.reached {
+            Reached::Records { number, .. } => Some(number),
+            _ => step.row,
+        };
+        let Some(number) = row else { return self.step(batch, step) };
         let subscription = step.subscription.clone();
         // If the step fails, its row ends here. If the transaction is rolled back, all rows end.
         let next = self.rows.remove(&subscription);
@@ -25,7 +29,8 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, sagas, callbacks, dead_letters, key, fact } = step;
+        let Step { subscription, reached, mut commands, messages, sagas, callbacks, dead_letters, key, fact, row: _ } =
+            step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         if let Some(change) = &key {

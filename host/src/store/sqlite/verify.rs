@@ -398,7 +398,7 @@ impl Verifier<'_> {
         let newest = callbacks::newest(self.connection)?;
         let mut select = self
             .connection
-            .prepare("SELECT number, timer, time_ms, body, key, due_ms IN (0, time_ms) FROM callbacks ORDER BY number")
+            .prepare("SELECT number, timer, time_ms, body, key, due_ms IN (-1, 0, time_ms, 9223372036854775807) FROM callbacks ORDER BY number")
             .map_err(&failed)?;
         let mut found = select.query([]).map_err(&failed)?;
         while let Some(row) = found.next().map_err(&failed)? {

@@ -1,6 +1,7 @@
 //! The inputs of sagas: events and callbacks are given to their sagas, deferred, or dead-lettered.
 
 use super::SagaView;
+use super::keys::InputId;
 use super::live::{Decided, Undecidable};
 use super::worker::SagaWorker;
 use crate::manifest::OnFailure;
@@ -36,6 +37,22 @@ pub(super) enum Handled {
     Done,
     /// It failed, and nothing of it is in the step.
     Failed(Unhandled),
+}
+
+/// What a step takes off: the event at a position of the page, or a callback.
+#[derive(Clone, Copy)]
+enum Taken {
+    Event(Position),
+    Callback(u64),
+}
+
+impl From<SagaInput<'_>> for InputId {
+    fn from(input: SagaInput<'_>) -> Self {
+        match input {
+            SagaInput::Event(event) => Self::Event(event.position),
+            SagaInput::Callback(kept) => Self::Callback(kept.number),
+        }
+    }
 }
 
 /// What became of a callback.
@@ -112,11 +129,14 @@ impl SagaWorker {
                 self.held_up(&reason);
                 Ok(false)
             }
-            Handled::Failed(unhandled) => match self.retry(&key, unhandled, true) {
+            Handled::Failed(unhandled) => match self.retry(&key, InputId::Event(event.position), unhandled) {
                 None => self.defer(filling, event, &key),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
-                    self.dead_letter_event(&key, event, reason, None).map(|()| true)
+                    match self.dead_letter_event(&key, event, reason, None)? {
+                        true => Ok(true),
+                        false => self.defer(filling, event, &key),
+                    }
                 }
             },
         }
@@ -137,7 +157,7 @@ impl SagaWorker {
             headers: Vec::new(),
             content: CallbackContent::Event(event.position),
         };
-        let change = CallbackChange::Defer { key: self.stream(key), callback: Box::new(callback) };
+        let change = CallbackChange::Defer { key: Self::held_key(key), callback: Box::new(callback) };
         filling.outgoing.callbacks.push(change);
         filling.to = Some(event.position);
         self.keys.deferred.add(key);
@@ -183,6 +203,7 @@ impl SagaWorker {
         let mut worked = false;
         // The keys of which an input failed: nothing of them passes it.
         let mut failed = HashSet::new();
+        self.is_in_pass = true;
         for kept in &due {
             let key: Arc<str> = String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into();
             if self.under_way.concerns(&key, kept) || failed.contains(&key) {
@@ -201,6 +222,7 @@ impl SagaWorker {
             self.end_input(&mut filling)?;
         }
         self.hand_over(&mut filling, None, None)?;
+        self.is_in_pass = false;
         Ok(worked)
     }
 
@@ -237,16 +259,20 @@ impl SagaWorker {
                 self.held_up(&reason);
                 Ok(Called::HeldUp)
             }
-            Handled::Failed(unhandled) => match self.retry(key, unhandled, false) {
+            Handled::Failed(unhandled) => match self.retry(key, InputId::Callback(kept.number), unhandled) {
                 None => Ok(Called::Failed),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
                     let letter = failed_callback(&self.name, kept, reason);
                     let outgoing = Outgoing { dead_letters: vec![letter], ..Outgoing::default() };
-                    self.note_handled(filling, kept);
-                    filling.outgoing.add(outgoing);
-                    self.keys.go_on(key);
-                    self.hand_over(filling, None, None).map(|()| Called::Handled)
+                    let input = InputId::Callback(kept.number);
+                    if !self.take_alone(key, input, Taken::Callback(kept.number), outgoing, None, None)? {
+                        return Ok(Called::Failed);
+                    }
+                    self.under_way.handled.insert(kept.number);
+                    SagaView::count(&self.links.view.handled_callbacks);
+                    self.keys.go_on(key, input);
+                    Ok(Called::Handled)
                 }
             },
         }
@@ -281,7 +307,7 @@ impl SagaWorker {
         self.keys.deferred.taken(key);
         if is_last {
             self.keys.deferred.free(key);
-            let change = KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free };
+            let change = KeyChange { stream: Self::held_key(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free };
             self.hand_over(filling, Some(change), None)?;
         }
         Ok(())
@@ -300,11 +326,14 @@ impl SagaWorker {
                 self.held_up(&reason);
                 Ok(Called::HeldUp)
             }
-            unhandled => match self.retry(key, unhandled, true) {
+            unhandled => match self.retry(key, InputId::Event(event.position), unhandled) {
                 None => Ok(Called::Failed),
                 Some(reason) => {
                     self.hand_over(filling, None, None)?;
-                    self.dead_letter_event(key, event, reason, Some(kept.number)).map(|()| Called::Handled)
+                    match self.dead_letter_event(key, event, reason, Some(kept.number))? {
+                        true => Ok(Called::Handled),
+                        false => Ok(Called::Failed),
+                    }
                 }
             },
         }
@@ -330,10 +359,7 @@ impl SagaWorker {
         match self.sagas.decide(self.follower.reader(), key, input, may_start) {
             Ok(Decided::Ignored) => SagaView::count(&self.links.view.ignored),
             Ok(Decided::Decision(version, decision)) => {
-                if version == Version(0) {
-                    SagaView::count(&self.links.view.started);
-                }
-                decision.end.iter().for_each(|end| self.links.view.has_ended(*end));
+                let end = decision.end;
                 let stream = self.stream(key);
                 let outgoing = saga_outgoing(&self.name, &stream, version, decision, self.options.bounds, cause);
                 if let Some(reason) = self.unrecordable(&outgoing) {
@@ -342,6 +368,10 @@ impl SagaWorker {
                     let refusal = Refusal::Malformed(reason);
                     return Ok(Handled::Failed(Unhandled::Refused(Failure { index: 0, refusal })));
                 }
+                if version == Version(0) {
+                    SagaView::count(&self.links.view.started);
+                }
+                end.iter().for_each(|end| self.links.view.has_ended(*end));
                 let outgoing = outgoing.logged(&self.name);
                 self.under_way.add(&outgoing);
                 filling.outgoing.add(outgoing);
@@ -349,7 +379,7 @@ impl SagaWorker {
             Err(Undecidable::Unhandled(unhandled)) => return Ok(Handled::Failed(unhandled)),
             Err(Undecidable::Store(error)) => return Err(error),
         }
-        self.keys.go_on(key);
+        self.keys.go_on(key, input.into());
         Ok(Handled::Done)
     }
 
@@ -365,9 +395,10 @@ impl SagaWorker {
 
     /// Pauses the key of an input that failed. If there are no attempts left, returns the reason for its dead letter. An
     /// event whose dead letter would hold its saga is retried if no more sagas can be held.
-    fn retry(&mut self, key: &Arc<str>, unhandled: Unhandled, is_event: bool) -> Option<String> {
+    fn retry(&mut self, key: &Arc<str>, input: InputId, unhandled: Unhandled) -> Option<String> {
         let Options { attempts_max, backoff, bounds, .. } = self.options;
-        let attempts = self.keys.attempts(key) + 1;
+        let attempts = self.keys.attempts(key, input) + 1;
+        let is_event = matches!(input, InputId::Event(_));
         let (attempts, pause, reason) = match unhandled.decision() {
             RetryDecision::Later(reason) => (attempts - 1, backoff.pause(1), reason),
             RetryDecision::Again(reason, wait) if attempts < attempts_max => {
@@ -383,7 +414,7 @@ impl SagaWorker {
             },
         };
         tracing::warn!("subscription {}: an input of saga {key} is tried again in {pause:?}: {reason}", self.name);
-        self.keys.pause(key, attempts, pause, reason);
+        self.keys.pause(key, input, attempts, pause, reason);
         None
     }
 
@@ -400,45 +431,73 @@ impl SagaWorker {
         })
     }
 
-    /// Dead-letters an event of a saga, which was read from its page, or is the put-off event of this number. By default
-    /// later events of the saga wait behind it.
+    /// Dead-letters an event of a saga, which was read from its page, or is the deferred event of this number. By default
+    /// later events of the saga wait behind it. Returns false if there is no room for the dead letter; the key is paused then.
     fn dead_letter_event(
         &mut self,
         key: &Arc<str>,
         event: &RecordedEvent,
         reason: String,
         number: Option<u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let passes = self.options.on_failure == OnFailure::Pass;
         let (letter, fact) = dead_lettered(&self.links.pausing, self.options.on_failure, event, reason);
         let stops = fact.is_some();
-        let was_held = self.keys.deferred.is_held(key);
-        let is_last = number.is_some() && self.keys.deferred.is_last(key);
-        if number.is_some() {
-            self.keys.deferred.taken(key);
+        let deferred = &self.keys.deferred;
+        let (was_held, is_last) = (deferred.is_held(key), number.is_some() && deferred.is_last(key));
+        let to = match passes {
+            false => Some(KeyState::BehindDeadLetter(HeldKey::NO_VERSION)),
+            true => is_last.then_some(KeyState::Free),
+        };
+        let from = was_held.then_some(HeldKey::NO_VERSION);
+        let change = to.map(|to| KeyChange { stream: Self::held_key(key), from, to });
+        let taken = number.map_or(Taken::Event(event.position), Taken::Callback);
+        if !self.take_alone(key, InputId::Event(event.position), taken, letter, change, fact)? {
+            return Ok(false);
         }
-        let change = match passes {
+        if let Some(number) = number {
+            self.keys.deferred.taken(key);
+            self.under_way.handled.insert(number);
+        }
+        match passes {
             false => {
                 self.keys.deferred.hold(key);
                 self.under_way.held.insert(key.clone());
-                let from = was_held.then_some(HeldKey::NO_VERSION);
-                Some(KeyChange { stream: self.stream(key), from, to: KeyState::BehindDeadLetter(HeldKey::NO_VERSION) })
             }
-            true if is_last => {
-                self.keys.deferred.free(key);
-                Some(KeyChange { stream: self.stream(key), from: Some(HeldKey::NO_VERSION), to: KeyState::Free })
-            }
-            true => None,
-        };
-        self.keys.go_on(key);
-        match number {
-            Some(number) => {
-                self.under_way.handled.insert(number);
-                self.steps.take_callbacks(vec![number], letter, change, fact)?;
-            }
-            None => self.steps.take(event.position, letter, change, fact)?,
+            true if is_last => self.keys.deferred.free(key),
+            true => {}
         }
-        self.has_stopped(stops, event)
+        self.keys.go_on(key, InputId::Event(event.position));
+        self.has_stopped(stops, event)?;
+        Ok(true)
+    }
+
+    /// Makes a dead letter durable, after all steps before it. If the store has no room for it, the key is paused, and all
+    /// other sagas go on. Returns whether there was room.
+    fn take_alone(
+        &mut self,
+        key: &Arc<str>,
+        input: InputId,
+        taken: Taken,
+        letter: Outgoing,
+        change: Option<KeyChange>,
+        fact: Option<(String, String)>,
+    ) -> Result<bool, Error> {
+        self.steps.finish()?;
+        let handed_over = match taken {
+            Taken::Event(position) => self.steps.take(position, letter, change, fact),
+            Taken::Callback(number) => self.steps.take_callbacks(vec![number], letter, change, fact),
+        };
+        match handed_over.and_then(|()| self.steps.finish()) {
+            Ok(()) => Ok(true),
+            Err(Error::Full(reason)) => {
+                self.steps.go_on();
+                let attempts = self.keys.attempts(key, input);
+                self.keys.pause(key, input, attempts, self.options.backoff.pause(attempts + 1), reason);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn has_stopped(&mut self, stops: bool, event: &RecordedEvent) -> Result<(), Error> {
@@ -464,7 +523,8 @@ impl SagaWorker {
         let Filling { outgoing, to, numbers } = std::mem::take(filling);
         match to {
             _ if !numbers.is_empty() => self.steps.take_callbacks(numbers, outgoing, key, fact),
-            Some(to) if !outgoing.is_empty() => self.steps.take(to, outgoing, key, fact),
+            // Also if there is nothing to record: what an input sees must not change when it is handled again.
+            Some(to) if !outgoing.is_empty() || to > self.steps.planned() => self.steps.take(to, outgoing, key, fact),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! The keys of sagas that take no input at the moment: an input of them failed, or events of them are deferred.
 
-use crate::model::CallbackKey;
+use crate::model::{CallbackKey, Position};
 use crate::subscriptions::deferred::DeferredKeys;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,8 +15,18 @@ pub(super) struct SagaKeys {
     paused: HashMap<Arc<str>, PausedKey>,
 }
 
+/// An input of a saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputId {
+    /// The event at this position, also if it is deferred.
+    Event(Position),
+    /// The outcome or the timer with this number.
+    Callback(u64),
+}
+
 /// A key of which an input failed.
 struct PausedKey {
+    input: InputId,
     /// The number of attempts that count.
     attempts: u32,
     until: Instant,
@@ -29,21 +39,30 @@ impl SagaKeys {
         self.deferred.waits(key) || (!self.paused.is_empty() && self.paused.contains_key(key))
     }
 
-    /// Returns how many attempts at the input of a key have failed.
-    pub(super) fn attempts(&self, key: &str) -> u32 {
-        self.paused.get(key).map_or(0, |paused| paused.attempts)
+    /// Returns how many attempts at an input of a key have failed.
+    pub(super) fn attempts(&self, key: &str, input: InputId) -> u32 {
+        self.paused.get(key).filter(|paused| paused.input == input).map_or(0, |paused| paused.attempts)
     }
 
     /// Pauses a key, because an input failed.
-    pub(super) fn pause(&mut self, key: &Arc<str>, attempts: u32, pause: Duration, reason: String) {
-        self.paused.insert(key.clone(), PausedKey { attempts, until: Instant::now() + pause, reason });
+    pub(super) fn pause(&mut self, key: &Arc<str>, input: InputId, attempts: u32, pause: Duration, reason: String) {
+        self.paused.insert(key.clone(), PausedKey { input, attempts, until: Instant::now() + pause, reason });
     }
 
-    /// Ends the pause of a key, because its input is handled or dead-lettered.
-    pub(super) fn go_on(&mut self, key: &str) {
-        if !self.paused.is_empty() {
+    /// Ends the pause of a key behind an input, because the input is handled or dead-lettered.
+    pub(super) fn go_on(&mut self, key: &str, input: InputId) {
+        if self.paused.get(key).is_some_and(|paused| paused.input == input) {
             self.paused.remove(key);
         }
+    }
+
+    /// Returns the outcomes and timers behind which keys are paused.
+    pub(super) fn paused_callbacks(&self) -> Vec<(Arc<str>, u64)> {
+        let of_callback = |(key, paused): (&Arc<str>, &PausedKey)| match paused.input {
+            InputId::Callback(number) => Some((key.clone(), number)),
+            InputId::Event(_) => None,
+        };
+        self.paused.iter().filter_map(of_callback).collect()
     }
 
     /// Ends all pauses. The attempts are counted from 0.
@@ -85,11 +104,15 @@ mod tests {
         let mut keys = SagaKeys::default();
         let key: Arc<str> = "a".into();
         assert!(!keys.waits("a"));
-        keys.pause(&key, 1, Duration::ZERO, "why".into());
+        let input = InputId::Callback(7);
+        keys.pause(&key, input, 1, Duration::ZERO, "why".into());
         assert!(keys.waits("a") && !keys.waits("b") && keys.paused_now().is_empty());
-        assert_eq!((keys.attempts("a"), keys.reason().as_deref()), (1, Some("saga a: why")));
+        assert_eq!((keys.attempts("a", input), keys.reason().as_deref()), (1, Some("saga a: why")));
+        assert_eq!(keys.attempts("a", InputId::Event(Position(7))), 0, "another input");
+        keys.go_on("a", InputId::Event(Position(7)));
+        assert_eq!(keys.paused_callbacks(), [("a".into(), 7)]);
         keys.deferred.add(&key);
-        keys.go_on("a");
+        keys.go_on("a", input);
         assert!(keys.waits("a"), "an event is deferred");
         keys.deferred.taken("a");
         assert!(!keys.waits("a"));

@@ -1,7 +1,7 @@
 //! The thread of a subscription of sagas.
 
 use super::inputs::{EventKey, Filling, Handled};
-use super::keys::SagaKeys;
+use super::keys::{InputId, SagaKeys};
 use super::live::LiveSagas;
 use super::under_way::UnderWay;
 use super::{ReplayRequest, SagaLinks, SagaView};
@@ -30,6 +30,9 @@ use tokio::sync::watch;
 /// The longest wait for an input. After it the thread reads the clock again, which may have jumped.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// The pause before the work begins again because a person has changed what a step was made for.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// How often the thread looks whether a person has resumed the subscription, or events can be deferred again.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
@@ -48,6 +51,9 @@ pub(super) struct SagaWorker {
     pub(super) under_way: UnderWay,
     pub(super) clock: Clock,
     pub(super) changed: watch::Receiver<u64>,
+    /// Whether a list of callbacks is being handled that was read from the store. What steps do to callbacks is not forgotten
+    /// then, because the list may have such callbacks.
+    pub(super) is_in_pass: bool,
     /// When it last looked for keys to free.
     looked: Instant,
 }
@@ -68,11 +74,12 @@ impl SagaWorker {
             sagas,
             options,
             follower,
-            steps: Steps::new(name.clone(), links.store.clone(), links.outbox.clone()),
+            steps: Steps::new(name.clone(), links.store.clone(), links.outbox.clone()).in_a_row(),
             keys: SagaKeys::default(),
             under_way: UnderWay::default(),
             clock: environment.clock.clone(),
             changed: links.store.callbacks_changed(),
+            is_in_pass: false,
             looked: Instant::now(),
             name,
             links,
@@ -94,13 +101,22 @@ impl SagaWorker {
                 Ok(()) | Err(Error::Closed) => return,
                 Err(error) => {
                     // A person has cancelled a timer, archived a saga's stream, or removed a dead letter.
-                    if let Error::KeyMoved { .. } | Error::CallbackGone { .. } | Error::Archived { .. } = error {
+                    let is_of_person = matches!(
+                        error,
+                        Error::KeyMoved { .. }
+                            | Error::CallbackGone { .. }
+                            | Error::Archived { .. }
+                            | Error::OutOfRow { .. }
+                    );
+                    let pause = if is_of_person {
                         tracing::info!("subscription {} begins again from its checkpoint: {error}", self.name);
+                        AGAIN
                     } else {
                         tracing::error!("subscription {} is held up: {error}", self.name);
-                        self.links.progress.is_because(State::Retrying, error.to_string());
-                    }
-                    if self.follower.pause(pauses.after_failure()) {
+                        pauses.after_failure()
+                    };
+                    self.links.progress.is_because(State::Retrying, error.to_string());
+                    if self.follower.pause(pause) {
                         return;
                     }
                 }
@@ -122,7 +138,10 @@ impl SagaWorker {
                 reached = self.reset(request)?;
             }
             if let Some(request) = self.links.replays.take() {
-                self.steps.finish()?;
+                if let Err(error) = self.steps.finish() {
+                    request.ack.give(Err(error.clone().into()));
+                    return Err(error);
+                }
                 request.ack.give(self.replay(&request.wanted));
             }
             self.links.progress.reach(self.steps.done(reached));
@@ -153,12 +172,22 @@ impl SagaWorker {
         self.steps.finish()
     }
 
-    /// Frees the keys whose dead letters are gone and that have no deferred event. It looks once in a while.
+    /// Frees the keys whose dead letters are gone and that have no deferred event, and those that are paused behind a timer
+    /// that is cancelled. It looks once in a while.
     fn free_released(&mut self) -> Result<(), Error> {
-        if self.keys.deferred.held() == 0 || self.looked.elapsed() < IDLE {
+        if (self.keys.deferred.held() == 0 && self.keys.paused() == 0)
+            || self.looked.elapsed() < IDLE
+            || !self.steps.is_idle()
+        {
             return Ok(());
         }
         self.looked = Instant::now();
+        for (key, number) in self.keys.paused_callbacks() {
+            // A person has cancelled it.
+            if !self.follower.reader().has_callback(number)? {
+                self.keys.go_on(&key, InputId::Callback(number));
+            }
+        }
         let held = self.follower.reader().held_keys(&self.name)?;
         for stream in self.keys.deferred.released(held) {
             self.keys.deferred.free(&stream.aggregate_id);
@@ -185,6 +214,7 @@ impl SagaWorker {
         self.steps.begin(&mut self.follower, self.options.start)?;
         let deferred = self.follower.reader().deferred(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
+        self.is_in_pass = false;
         self.keys.go_on_all();
         self.keys.deferred.restart(deferred, held);
         self.note_durable();
@@ -194,7 +224,9 @@ impl SagaWorker {
     /// Notes that all steps are durable, if they are.
     pub(super) fn note_durable(&mut self) {
         if self.steps.is_idle() {
-            self.under_way.clear();
+            if !self.is_in_pass {
+                self.under_way.clear();
+            }
             self.sagas.is_durable();
             self.links.view.is_working.store(false, Ordering::Release);
         }
@@ -284,13 +316,16 @@ impl SagaWorker {
     /// Moves the checkpoint for a person, after all steps under way. It is refused while a saga has not ended, because that
     /// saga would get its inputs again. Returns where the subscription resumes.
     fn reset(&mut self, ResetRequest { wanted, ack, .. }: ResetRequest) -> Result<Position, Error> {
-        self.steps.finish()?;
+        if let Err(error) = self.steps.finish() {
+            ack.give(Err(error.clone()));
+            return Err(error);
+        }
         let from = self.steps.stored();
         let to = wanted.checkpoint(self.follower.head());
         let moved = match self.open_saga()? {
             Some(open) => Err(Error::Invalid(format!(
-                "subscription {} can't be reset while saga {open} has not ended, because it would get its inputs again: let it \
-                 end, or end it with `wasmill streams archive {} {}`",
+                "subscription {} can't be reset while saga {open} has not ended, because it would miss inputs or get some again: let \
+                 it end, or end it with `wasmill streams archive {} {}`",
                 self.name, open.aggregate_type, open.aggregate_id
             ))),
             None => {
@@ -356,6 +391,12 @@ impl SagaWorker {
         self.links.outbox.send(advanced.commands);
         self.note_durable();
         Ok(())
+    }
+
+    /// Returns the name in the store of the key of a saga that is held. It does not depend on the type of the sagas, which new
+    /// code may change.
+    pub(super) fn held_key(key: &Arc<str>) -> StreamId {
+        StreamId { aggregate_type: "saga".into(), aggregate_id: key.clone() }
     }
 
     pub(super) fn stream(&self, key: &Arc<str>) -> StreamId {

@@ -45,6 +45,8 @@ pub enum Task {
     Record(String),
     /// Notes a text together with all that it has recorded.
     Say(String),
+    /// Notes the second text if it has recorded the first.
+    SayIf(String, String),
     /// Sends a note and asks for its outcome. The text comes back with it.
     Ask(String),
     /// Sends a command that is refused, and asks for its outcome.
@@ -183,6 +185,10 @@ impl Errand {
                     let text = format!("{text}: {}", self.recorded.join(", "));
                     step.send("desk", "notes", &Command::Note { text })?;
                 }
+                Task::SayIf(recorded, text) if self.recorded.contains(&recorded) => {
+                    step.send("desk", "notes", &Command::Note { text })?;
+                }
+                Task::SayIf(..) => {}
                 Task::Ask(text) => {
                     let note = Command::Note { text: text.clone() };
                     step.send_command(OutgoingCommand::new("desk", "asked", &note)?.asking_outcome(&text)?);
