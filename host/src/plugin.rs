@@ -68,6 +68,14 @@ pub enum Error {
         /// The time limit of one item, which also holds for a batch.
         limit: Duration,
     },
+    /// An item took longer than a caller in a hurry waits for it, which is no fault of it. The wasm store must not be used again.
+    #[error("plugin {label} took long for an item")]
+    Slow {
+        /// Name and version.
+        label: Arc<str>,
+        /// The index of the item, if the guest said which one it had begun.
+        item: Option<u32>,
+    },
     /// The guest trapped or exceeded its time or memory. Its wasm store must not be used again.
     #[error("plugin {label} failed: {cause}")]
     Trap {

@@ -1,7 +1,7 @@
 //! Work for a store that is going to be killed, made so that the result can be checked without knowing when.
 //!
 //! A source numbers items, and the outcome of an item follows from its number alone. A subscription copies each of
-//! their events, with a command and with a message that a sink publishes. Senders choose the ids of further commands.
+//! their events, with a command and with a message that a sink publishes, and counts its steps in sagas. Senders choose the ids of further commands.
 //! Dead letters are retried or discarded, and streams are archived. So the marks of the store (ledgers, checkpoint,
 //! sink's position) tell exactly which effects must be there.
 
@@ -23,6 +23,12 @@ const SINK: &str = "kafka";
 
 /// The fact with the number of outcomes that the subscription has handled.
 const OUTCOMES: &str = "outcomes";
+
+/// The aggregate type of the sagas that count the steps of the subscription.
+const SAGA: &str = "tally";
+
+/// The number of events with which such a saga ends.
+const SAGA_EVENTS: u64 = 3;
 
 /// Number of consecutive items whose order is shuffled.
 const WINDOW: u64 = 100;
@@ -148,6 +154,7 @@ fn copy(store: &dyn EventStore) {
     let (mut reader, filter) = (reader(store), Filter::parse(["order.*"]).expect("a filter"));
     reader.pending_commands(SUBSCRIPTION).expect("pending commands are read").into_iter().for_each(|c| send(store, c));
     let mut from = reader.checkpoint(SUBSCRIPTION).expect("a checkpoint is read").unwrap_or_default();
+    let mut counted = sagas(&mut *reader).len() as u64;
     loop {
         let Page { events, reached } = reader.read_all(from, &filter, 50).expect("events are read");
         let held = reader.held_keys(SUBSCRIPTION).expect("held keys are read");
@@ -155,6 +162,7 @@ fn copy(store: &dyn EventStore) {
             key: toggled(&held, events.first()),
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
+            sagas: events.last().map(|_| counting(counted, reached)).into_iter().collect(),
             callbacks: vec![CallbackChange::Set {
                 name: Some("turn".into()),
                 due: Due::After(0),
@@ -164,6 +172,7 @@ fn copy(store: &dyn EventStore) {
         };
         let advanced = advance(store, step).expect("nobody else moves the checkpoint");
         println(&format!("checkpoint {reached}"));
+        counted += u64::from(!events.is_empty());
         from = reached;
         advanced.commands.into_iter().for_each(|command| send(store, command));
         call_back(store, &mut *reader);
@@ -175,6 +184,24 @@ fn copy(store: &dyn EventStore) {
             println(&format!("published {last}"));
         }
     }
+}
+
+/// Counts one more step in its saga, which ends when it is full.
+fn counting(counted: u64, reached: Position) -> SagaAppend {
+    let stream = StreamId::new(SAGA, (counted / SAGA_EVENTS).to_string());
+    let expected = Version(counted % SAGA_EVENTS);
+    SagaAppend {
+        input: command(&stream, &format!("step-{reached}")),
+        expected,
+        events: vec![NewEvent { name: "Counted".into(), payload: reached.to_string().into_bytes() }],
+        ends: expected.0 + 1 == SAGA_EVENTS,
+    }
+}
+
+/// Returns the events of the sagas.
+fn sagas(reader: &mut dyn Reader) -> Vec<RecordedEvent> {
+    let filter = Filter::parse([&*format!("{SAGA}.*")]).expect("a filter");
+    reader.read_all(Position(0), &filter, usize::MAX).expect("events are read").events
 }
 
 fn turn() -> Callback {
@@ -257,6 +284,7 @@ pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
     left.source(store);
     left.subscription(store);
     left.callbacks(store);
+    left.sagas(store);
     let mut reader = reader(store);
     acknowledged.iter().for_each(|line| left.holds(&mut *reader, line));
 }
@@ -379,6 +407,23 @@ impl Left {
         let ahead: u64 = self.copies.ahead.iter().map(|(first, last)| last - first + 1).sum();
         assert_eq!(handled + outcomes.len() as u64, self.copies.next + ahead, "one outcome for each settled copy");
         assert!(timers.len() <= 1, "{timers:?}");
+    }
+
+    /// Checks that each step with events is counted once, and that the sagas that are full have ended.
+    fn sagas(&self, store: &dyn EventStore) {
+        let mut reader = reader(store);
+        let counted = sagas(&mut *reader);
+        for (number, event) in (0..).zip(&counted) {
+            let SagaAppend { input, expected, .. } = counting(number, Position(0));
+            assert_eq!((&event.stream, event.version.0), (&input.stream, expected.0 + 1), "{event:?}");
+            let is_full = counted.len() as u64 / SAGA_EVENTS > number / SAGA_EVENTS;
+            assert_eq!(reader.is_archived(&event.stream).unwrap(), is_full, "{event:?}");
+        }
+        let last = counted.last().map_or(0, |event| String::from_utf8_lossy(&event.payload).parse().unwrap());
+        let is_order = |event: &&RecordedEvent| &*event.stream.aggregate_type == "order";
+        let later = self.events.iter().filter(is_order).find(|event| event.position.0 > last);
+        assert!(last <= self.checkpoint.0, "step {last} is counted and not made");
+        assert!(later.is_none_or(|event| event.position > self.checkpoint), "the step of {later:?} is not counted");
     }
 
     fn holds(&self, reader: &mut dyn Reader, acknowledged: &str) {

@@ -101,7 +101,7 @@ fn failed(error: Error) -> GuestError {
     match error {
         Error::Host(_) | Error::Stopping => GuestError::Host(text),
         Error::Overrun { .. } => GuestError::Overrun(text),
-        Error::Plugin(_) => GuestError::Failed { cause: text.clone(), text },
+        Error::Plugin(_) | Error::Slow { .. } => GuestError::Failed { cause: text.clone(), text },
         Error::Trap { cause, .. } => GuestError::Failed { text, cause },
     }
 }

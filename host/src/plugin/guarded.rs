@@ -18,11 +18,16 @@ const HANDED_OVER_TOO_MUCH: &str = "fuel allocated for hostcalls has been exhaus
 /// The text of wasmtime's error when a component has more instances, memories or tables than it may.
 const TOO_MANY: &str = "resource limit exceeded";
 
+/// The time of an item of a caller that is in a hurry. See [`Guarded::hurry`].
+const SHORT: Duration = Duration::from_millis(100);
+
 /// A wasm store of a plugin, called with deadlines.
 pub(super) struct Guarded {
     pub(super) store: Store<Sandbox>,
     pub(super) label: Arc<str>,
     ticks: u64,
+    /// The time of one item, which is shorter if the caller is in a hurry.
+    item_ticks: u64,
     limit: Duration,
     output_bytes_max: usize,
 }
@@ -34,13 +39,20 @@ impl Guarded {
             store: store(plugin),
             label: plugin.label.clone(),
             ticks: ticks(plugin.limits.event_time),
+            item_ticks: ticks(plugin.limits.event_time),
             limit: plugin.limits.event_time,
             output_bytes_max: plugin.limits.output_bytes_max,
         };
-        match guarded.run(|store| plugin.pre.instantiate(store)) {
+        match guarded.run(1, |store| plugin.pre.instantiate(store)) {
             Ok(instance) => Ok((guarded, instance)),
             Err(error) => Err(guarded.not_made(&error)),
         }
+    }
+
+    /// Decides whether the caller is in a hurry, because items of other keys wait for it. An item that takes longer than a
+    /// short time is interrupted with [`Error::Slow`] then, and can be handled elsewhere in the time of its limit.
+    pub(super) fn hurry(&mut self, is_hurried: bool) {
+        self.item_ticks = if is_hurried { self.ticks.min(ticks(SHORT)) } else { self.ticks };
     }
 
     /// Calls the guest with a batch of `items`. The time limit is that of one item. Few batches need more, and after an
@@ -52,12 +64,17 @@ impl Guarded {
         items: usize,
         call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
     ) -> Result<T, Error> {
-        self.run(call).map_err(|error| self.failed(items, &error))
+        self.run(items, call).map_err(|error| self.failed(items, &error))
     }
 
     #[inline]
-    fn run<T>(&mut self, call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
-        self.store.data_mut().begin_call(self.ticks);
+    fn run<T>(
+        &mut self,
+        items: usize,
+        call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
+    ) -> wasmtime::Result<T> {
+        let ticks = if items == 1 { self.item_ticks } else { self.ticks };
+        self.store.data_mut().begin_call(ticks, self.item_ticks);
         self.store.set_epoch_deadline(1);
         call(&mut self.store)
     }
@@ -95,6 +112,7 @@ impl Guarded {
         let cause = match (error.downcast_ref::<Interrupted>(), error.downcast_ref::<Trap>(), said) {
             (Some(Interrupted::Stopping), ..) => return Error::Stopping,
             (Some(Interrupted::Overrun), ..) if items > 1 && item.is_none() => return Error::Overrun { label, limit },
+            (Some(Interrupted::Overrun), ..) if self.item_ticks < self.ticks => return Error::Slow { label, item },
             (Some(Interrupted::Overrun), ..) => {
                 format!("it took longer than {limit:?}: make it faster or raise limits.event_time_ms")
             }

@@ -12,6 +12,7 @@ use wasmtime::component::ResourceAny;
 pub struct SagaGuest {
     guarded: Guarded,
     guest: export::Guest,
+    is_hurried: bool,
 }
 
 /// A live saga. It is valid in the guest that created it, until it is discarded there.
@@ -53,7 +54,12 @@ impl SagaGuest {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
         let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
-        Ok(Self { guarded, guest })
+        Ok(Self { guarded, guest, is_hurried: false })
+    }
+
+    /// Has inputs that take long interrupted with [`Error::Slow`], because other sagas wait.
+    pub fn hurried(self) -> Self {
+        Self { is_hurried: true, ..self }
     }
 
     /// Asks for the description and checks its names.
@@ -69,6 +75,7 @@ impl SagaGuest {
     pub fn keys(&mut self, events: &[RecordedEvent]) -> Result<Result<Vec<Option<String>>, Failure>, Error> {
         let lender = Lender::new(events);
         let deliveries = lender.deliveries();
+        self.guarded.hurry(false);
         let keys = self.guarded.call(events.len(), |store| self.guest.call_keys(store, &deliveries))?;
         match keys {
             Ok(keys) if keys.len() != events.len() => {
@@ -81,6 +88,7 @@ impl SagaGuest {
 
     /// Creates a live saga without history.
     pub fn create(&mut self, key: &str) -> Result<LiveSaga, Error> {
+        self.guarded.hurry(self.is_hurried);
         self.guarded.call(1, |store| self.guest.instance().call_constructor(store, key)).map(LiveSaga)
     }
 
@@ -88,6 +96,7 @@ impl SagaGuest {
     pub fn apply(&mut self, live: &LiveSaga, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let lender = Lender::new(events);
         let lent = lender.events();
+        self.guarded.hurry(self.is_hurried);
         let applied =
             self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
         Ok(applied.map_err(failure))
@@ -110,6 +119,7 @@ impl SagaGuest {
     ) -> Result<Result<SagaDecision, Refusal>, Error> {
         let input = input.pop().expect("an input is one delivery");
         self.guarded.store.data_mut().begin_effects(1);
+        self.guarded.hurry(self.is_hurried);
         let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, input));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         let export::Decision { events, end } = match decided? {

@@ -185,10 +185,10 @@ impl Sandbox {
         }
     }
 
-    /// Begins a call that may take `ticks`.
+    /// Begins a call that may take `ticks`, and each of its items `item_ticks`.
     #[inline]
-    pub(super) fn begin_call(&mut self, ticks: u64) {
-        (self.ticks, self.item) = (ticks, None);
+    pub(super) fn begin_call(&mut self, ticks: u64, item_ticks: u64) {
+        (self.ticks, self.item) = (item_ticks, None);
         self.call = self.time.deadline(ticks);
         if self.last_error.is_some() {
             self.last_error = None;

@@ -22,6 +22,11 @@ impl SubscriberGuest {
         Ok(Self { guarded, guest })
     }
 
+    /// Decides whether an event that takes long is interrupted with [`Error::Slow`], because events of other keys wait.
+    pub fn hurry(&mut self, is_hurried: bool) {
+        self.guarded.hurry(is_hurried);
+    }
+
     /// Delivers events. The result has the effects of all of them, or none if one failed.
     pub fn handle(&mut self, events: &[RecordedEvent]) -> Result<Result<Effects, Failure>, Error> {
         self.deliver(&Lender::new(events).deliveries())

@@ -13,6 +13,7 @@ pub(super) struct Handler {
     plugin: Arc<Plugin>,
     pace: Pace,
     guest: Option<SubscriberGuest>,
+    is_hurried: bool,
 }
 
 /// Why a batch has no effects.
@@ -24,6 +25,8 @@ pub(super) enum Unhandled {
     Trap(String, Option<usize>),
     /// The batch took longer than one item may. It is not known which item is at fault, if any is.
     Overrun(String),
+    /// It took longer than a thread with other keys waits for it. The item at this index is slow, if it is known.
+    Slow(String, Option<usize>),
     /// The host could not call the subscriber. The items can be retried.
     Host(String),
 }
@@ -46,6 +49,10 @@ pub(super) trait TakesRecords {
     /// Drops its guest after a panic, because the guest may be in the middle of a call.
     fn replace(&mut self);
 
+    /// Decides whether a record that takes long is interrupted, because records of other keys wait. Code that has no other
+    /// place to handle it does not interrupt it.
+    fn hurry(&mut self, _is_hurried: bool) {}
+
     /// Returns how many of the next items to put into a batch.
     fn list(&self, items: usize) -> usize;
 
@@ -62,6 +69,10 @@ impl TakesRecords for Handler {
         Self::replace(self);
     }
 
+    fn hurry(&mut self, is_hurried: bool) {
+        Self::hurry(self, is_hurried);
+    }
+
     fn list(&self, items: usize) -> usize {
         Self::list(self, items)
     }
@@ -74,7 +85,7 @@ impl TakesRecords for Handler {
 impl Handler {
     pub(super) fn new(slot: Arc<Slot>) -> Self {
         let plugin = slot.current();
-        Self { pace: Pace::new(plugin.limits.event_time), plugin, slot, guest: None }
+        Self { pace: Pace::new(plugin.limits.event_time), plugin, slot, guest: None, is_hurried: false }
     }
 
     /// Switches to new code, if there is any, and returns whether there was. This may only be called between two calls.
@@ -86,6 +97,11 @@ impl Handler {
             self.guest = None;
         }
         is_new
+    }
+
+    /// Decides whether an event that takes long is interrupted, because events of other keys wait.
+    pub(super) fn hurry(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
     }
 
     /// Drops the guest, so that the next call gets a new one. After a panic the old one may be in the middle of a call.
@@ -129,6 +145,11 @@ impl Handler {
         call: impl FnOnce(&mut SubscriberGuest) -> Result<Result<Effects, Failure>, plugin::Error>,
     ) -> Result<Effects, Unhandled> {
         let began = Instant::now();
+        let is_hurried = self.is_hurried;
+        let call = |guest: &mut SubscriberGuest| {
+            guest.hurry(is_hurried);
+            call(guest)
+        };
         let handled = match &mut self.guest {
             Some(guest) => call(guest),
             None => SubscriberGuest::new(&self.plugin).and_then(|guest| call(self.guest.insert(guest))),
@@ -136,7 +157,7 @@ impl Handler {
         match &handled {
             Err(plugin::Error::Overrun { .. }) => self.pace.overran(items),
             // The time is that of the item at fault, and says nothing about the others.
-            Err(plugin::Error::Trap { item: Some(_), .. }) => {}
+            Err(plugin::Error::Trap { item: Some(_), .. } | plugin::Error::Slow { .. }) => {}
             _ => self.pace.took(items, began),
         }
         handled.map_err(|error| self.lost(&error))?.map_err(Unhandled::Refused)
@@ -154,6 +175,7 @@ impl From<&plugin::Error> for Unhandled {
         match error {
             plugin::Error::Host(_) | plugin::Error::Stopping => Self::Host(reason),
             plugin::Error::Overrun { .. } => Self::Overrun(reason),
+            plugin::Error::Slow { item, .. } => Self::Slow(reason, item.map(|item| item as usize)),
             plugin::Error::Trap { item, .. } => Self::Trap(reason, item.map(|item| item as usize)),
             plugin::Error::Plugin(_) => Self::Trap(reason, None),
         }
@@ -168,7 +190,7 @@ impl Unhandled {
                 RetryDecision::Again(reason, after)
             }
             Self::Trap(reason, _) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
-            Self::Host(reason) => RetryDecision::Later(reason),
+            Self::Host(reason) | Self::Slow(reason, _) => RetryDecision::Later(reason),
             Self::Refused(Failure { refusal, .. }) => RetryDecision::DeadLetter(refusal.to_string()),
         }
     }
@@ -183,7 +205,7 @@ impl Unhandled {
     pub(super) fn index(&self) -> Option<usize> {
         match self {
             Self::Refused(failure) => Some(failure.index),
-            Self::Trap(_, index) => *index,
+            Self::Trap(_, index) | Self::Slow(_, index) => *index,
             Self::Overrun(_) | Self::Host(_) => None,
         }
     }
@@ -192,8 +214,10 @@ impl Unhandled {
     /// known. The result is one if an item may never end.
     pub(super) fn fewer(&self, count: usize) -> usize {
         match self {
-            Self::Refused(Failure { index, .. }) | Self::Trap(_, Some(index)) => (*index).clamp(1, count - 1),
-            Self::Trap(_, None) => count / 2,
+            Self::Refused(Failure { index, .. }) | Self::Trap(_, Some(index)) | Self::Slow(_, Some(index)) => {
+                (*index).clamp(1, count - 1)
+            }
+            Self::Trap(_, None) | Self::Slow(_, None) => count / 2,
             Self::Overrun(_) => 1,
             Self::Host(_) => count,
         }
@@ -204,7 +228,9 @@ impl std::fmt::Display for Unhandled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(failure) => failure.refusal.fmt(f),
-            Self::Trap(reason, _) | Self::Overrun(reason) | Self::Host(reason) => f.write_str(reason),
+            Self::Trap(reason, _) | Self::Slow(reason, _) | Self::Overrun(reason) | Self::Host(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }

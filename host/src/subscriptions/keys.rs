@@ -51,7 +51,8 @@ pub(super) struct FirstAttempt {
     pub(super) attempts: u32,
     /// The time until the next attempt.
     pub(super) pause: Duration,
-    pub(super) reason: String,
+    /// Why it failed, or `None` if it only takes long.
+    pub(super) reason: Option<String>,
 }
 
 /// A message from the key worker.
@@ -234,7 +235,7 @@ impl HeldKeys {
     /// Holds the key of an event that failed, after the step that does so in the store.
     pub(super) fn hold(&mut self, event: &RecordedEvent, retry: Option<FirstAttempt>) {
         self.keys.insert(event.stream.clone(), event.position);
-        let view = retry.as_ref().map_or(KeyView::Waits, |first| KeyView::Retried(Some(first.reason.clone())));
+        let view = retry.as_ref().map_or(KeyView::Waits, |first| KeyView::Retried(first.reason.clone()));
         self.links.view.set(&event.stream, view);
         self.left_through(event.position);
         let RecordedEvent { stream, version, position, .. } = event;

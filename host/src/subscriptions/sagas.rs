@@ -10,6 +10,7 @@
 mod inputs;
 mod keys;
 mod live;
+mod slow;
 mod under_way;
 mod worker;
 
@@ -28,7 +29,9 @@ use crate::model::{DeadLetterContent, Position};
 use crate::plugin::{Role, SagaEnd, Slot};
 use crate::status::{SagaStatus, State, SubscriptionStatus};
 use crate::store::{self, EventStore, Reader};
-use crate::supervise::Held as _;
+use crate::supervise::{self, Held as _};
+use crossbeam_channel::Sender;
+use slow::{SlowLinks, SlowRequest, SlowWorker};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
@@ -41,6 +44,8 @@ pub(super) struct SagaSubscription {
     reader: Mutex<Box<dyn Reader>>,
     clock: Clock,
     running: Running,
+    slow: supervise::Thread,
+    slow_requests: Sender<SlowRequest>,
 }
 
 /// The parts that the subscription and its thread share.
@@ -113,7 +118,10 @@ impl SagaSubscription {
             view: Arc::default(),
             saga_type: saga_type(slot),
         };
-        let worker = SagaWorker::new(slot.clone(), options, links.clone(), environment, stopped)?;
+        let (slow, ends) = SlowLinks::new();
+        let slow_requests = slow.requests();
+        let worker = SagaWorker::new(slot.clone(), options, links.clone(), slow, environment, stopped)?;
+        let slow = SlowWorker::start(slot, links.saga_type.clone(), &**store, ends, links.asked.clone())?;
         let running = Running::start(
             name,
             &**store,
@@ -122,9 +130,10 @@ impl SagaSubscription {
             worker,
             SagaWorker::begin_again,
             SagaWorker::run,
-        )?;
+        )
+        .inspect_err(|_| drop(slow_requests.send(SlowRequest::Stop)))?;
         let (slot, clock) = (slot.clone(), environment.clock.clone());
-        Ok(Self { slot, links, reader: Mutex::new(store.reader()?), clock, running })
+        Ok(Self { slot, links, reader: Mutex::new(store.reader()?), clock, running, slow, slow_requests })
     }
 }
 
@@ -146,6 +155,7 @@ impl Subscription for SagaSubscription {
         {
             (state, error) = (State::Retrying, Some(trouble));
         }
+        (state, error) = self.slow.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
         let next = self.reader.held().next_callback(&self.slot.name, self.clock.now_ms()).unwrap_or_default();
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -214,5 +224,7 @@ impl Subscription for SagaSubscription {
     fn stop(&self) {
         self.links.outbox.stop();
         self.running.stop();
+        let _ = self.slow_requests.send(SlowRequest::Stop);
+        self.slow.join();
     }
 }

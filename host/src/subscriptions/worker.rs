@@ -259,7 +259,11 @@ impl SubscriptionWorker {
         // An event that is known to fail, once those before it are processed.
         let mut failed: Option<(Position, Unhandled)> = None;
         while !events.is_empty() && !self.stands_still() {
-            if let Some((_, unhandled)) = failed.take_if(|(position, _)| *position == events[0].position) {
+            let known = failed.take_if(|(position, _)| *position == events[0].position).map(|(_, unhandled)| unhandled);
+            // With no key left, a slow event is handled here in the time of its limit.
+            let is_hurried = !self.has_no_key();
+            self.handler.hurry(is_hurried);
+            if let Some(unhandled) = known.filter(|known| is_hurried || !matches!(known, Unhandled::Slow(..))) {
                 if self.has_no_key() {
                     self.wait_for_keys();
                     return Ok(false);
@@ -331,6 +335,15 @@ impl SubscriptionWorker {
     /// Holds the key of an event that failed alone, and leaves its further attempts to the key worker. If there are none,
     /// the event is dead-lettered.
     fn hold(&mut self, event: &RecordedEvent, to: Position, unhandled: Unhandled) -> Result<(), Error> {
+        if let Unhandled::Slow(..) = unhandled {
+            tracing::debug!(
+                "subscription {}: event {} takes long, so others need not wait for it",
+                self.name,
+                event.position
+            );
+            let first = FirstAttempt { attempts: 0, pause: Duration::ZERO, reason: None };
+            return self.hold_key(event, to, Outgoing::default(), KeyState::Retried(event.version), None, Some(first));
+        }
         let (attempts, reason, wait) = match unhandled.decision() {
             RetryDecision::DeadLetter(reason) => return self.dead_letter(event, to, reason),
             RetryDecision::Again(reason, _) if self.options.attempts_max <= 1 => {
@@ -341,7 +354,7 @@ impl SubscriptionWorker {
         };
         let pause = self.options.bounds.pause(self.options.backoff.pause(1), wait);
         tracing::warn!("subscription {}: event {} is tried again in {pause:?}: {reason}", self.name, event.position);
-        let first = FirstAttempt { attempts, pause, reason };
+        let first = FirstAttempt { attempts, pause, reason: Some(reason) };
         self.hold_key(event, to, Outgoing::default(), KeyState::Retried(event.version), None, Some(first))
     }
 

@@ -74,6 +74,37 @@ fn an_event_that_is_retried_holds_its_own_key_alone() {
     host.stop();
 }
 
+/// An event that takes long, and succeeds in the end, delays its own key alone, and is no failure.
+#[test]
+fn an_event_that_takes_long_delays_its_own_key_alone() {
+    let patient = manifest("attempts_max = 1\n").replace("event_time_ms = 300", "event_time_ms = 600000");
+    let setting = Setting::new(&patient);
+    let host = setting.start();
+    for (id, then) in [("a", "Note"), ("a", "NoteSlowly"), ("b", "Note"), ("a", "Note"), ("b", "Note")] {
+        count(&host, id, then);
+    }
+    host.until("b is noted", |_| notes(&host).get("b") == Some(&vec![1, 2]));
+    assert_eq!(notes(&host)["a"], [1], "b did not wait for it");
+    let state = subscription(&host.status())["state"].clone();
+    assert_ne!(state, "retrying", "nothing failed");
+    host.crash();
+    host.drained();
+    assert_eq!(notes(&host)["a"], [1, 2, 3], "each once and in order");
+    until_held(&host, 0, 0);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+    // With no key left to hold it with, it is handled in place.
+    setting.manifest(&patient.replace("attempts_max = 1\n", "attempts_max = 1\nheld_keys_max = 1\n"));
+    let host = setting.start();
+    for (id, then) in [("c", "CannotDecode"), ("a", "NoteSlowly"), ("b", "Note")] {
+        count(&host, id, then);
+    }
+    host.drained();
+    assert_eq!((&notes(&host)["a"], &notes(&host)["b"]), (&vec![1, 2, 3, 4], &vec![1, 2, 3]));
+    until_held(&host, 0, 1);
+    host.stop();
+}
+
 #[test]
 fn later_events_of_a_key_wait_behind_its_dead_letter_and_keep_their_order() {
     let setting = Setting::new(&manifest(""));

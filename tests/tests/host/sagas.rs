@@ -167,7 +167,7 @@ fn an_input_that_fails_holds_its_own_saga() {
     assert!(letters(&host)[0].contains("failure 3 of always (tried 3 times)"), "{:?}", letters(&host));
     assert_eq!(host.post("/v1/dead-letters/1/replay", &Value::Null, &[]).status, 422, "it fails again");
     host.stop();
-    let verified = setting.wasmill(&["store", "verify", "--data", "data"]);
+    let verified = setting.wasmill(&["store", "verify", "data"]);
     assert!(verified.status.success(), "what waits is no damage: {verified:?}");
     let host = setting.start();
     tell(&host, "Tell", "a", &json!([record("6")]));
@@ -248,7 +248,7 @@ fn without_room_for_dead_letters_other_sagas_go_on() {
 /// A saga whose timer is tried again takes its other inputs when a person cancels the timer.
 #[test]
 fn a_saga_goes_on_when_the_timer_that_fails_is_cancelled() {
-    let setting = Setting::new(&manifest("attempts_max = 1000000\nbackoff_ms = 50\nbackoff_max_ms = 50\n"));
+    let setting = Setting::new(&manifest("attempts_max = 1000\nbackoff_ms = 50\nbackoff_max_ms = 50\n"));
     let host = setting.start();
     tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [{ "Fail": "always" }]] }]));
     host.until("the timer fails", |status| {
@@ -260,7 +260,7 @@ fn a_saga_goes_on_when_the_timer_that_fails_is_cancelled() {
     assert_eq!(host.post(&format!("/v1/timers/{number}/cancel"), &Value::Null, &[]).status, 200);
     host.drained();
     assert_eq!((of(&recorded(&host), "a"), letters(&host).len()), (vec!["1", "2"], 0));
-    assert_eq!(subscription(&host)["retried_keys"], 0);
+    host.until("its key is free", |status| status["subscriptions"][0]["retried_keys"] == 0);
     host.stop();
 }
 
@@ -279,6 +279,37 @@ fn each_input_of_a_saga_has_its_own_attempts() {
     let found = letters(&host);
     assert!(found.len() == 1 && found[0].contains("of always (tried 3 times)"), "{found:?}");
     assert_eq!(of(&recorded(&host), "a"), ["1", "2"]);
+    host.stop();
+}
+
+/// An input that takes long, and succeeds in the end, delays its own saga alone, and is no failure.
+#[test]
+fn an_input_that_takes_long_delays_its_own_saga_alone() {
+    let patient = manifest("attempts_max = 1\n").replace("event_time_ms = 300", "event_time_ms = 600000");
+    let setting = Setting::new(&patient);
+    let host = setting.start();
+    let work = json!({ "Work": 1000 });
+    tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired"), work]] }]));
+    tell(&host, "Ask", "b", &json!([record("1")]));
+    host.until("the timer is worked at", |status| status["subscriptions"][0]["retried_keys"] == 1);
+    tell(&host, "Tell", "a", &json!([record("2"), work]));
+    tell(&host, "Tell", "a", &json!([record("3"), { "Say": "a" }]));
+    tell(&host, "Tell", "b", &json!([record("2"), { "Wake": ["t", 1, [record("fired")]] }]));
+    host.until("b goes on", |_| of(&recorded(&host), "b") == ["1", "2", "fired"]);
+    assert_eq!(of(&recorded(&host), "a"), ["1"], "b did not wait for it");
+    let status = subscription(&host);
+    assert!(status["error"].is_null() && status["state"] != "retrying", "nothing failed: {status}");
+    host.crash();
+    host.drained();
+    let all = recorded(&host);
+    let of_a: Vec<_> = of(&all, "a").into_iter().filter(|text| *text != "fired").collect();
+    assert_eq!((of_a, all["a"].len()), (vec!["1", "2", "3"], 4), "each once, and events in order");
+    assert_eq!(notes(&host).len(), 1);
+    tell(&host, "Ask", "c", &json!([record("1"), work, "Complete"]));
+    tell(&host, "Ask", "c", &json!([record("too late")]));
+    host.drained();
+    assert_eq!((of(&recorded(&host), "c"), letters(&host).len()), (vec!["1"], 0));
+    assert!(archived(&host, "c") && saga(&host, "completed") == 1 && saga(&host, "ignored") == 1);
     host.stop();
 }
 
@@ -397,7 +428,8 @@ fn a_reset_is_refused_while_a_saga_has_not_ended() {
 fn sagas_are_exact_through_kills() {
     const ERRANDS: u64 = 40;
     const ROUNDS: u64 = 12;
-    let setting = Setting::new(&manifest("attempts_max = 50\nbackoff_ms = 1\nbackoff_max_ms = 5\nbatch_max = 7\n"));
+    let manifest = manifest("attempts_max = 50\nbackoff_ms = 1\nbackoff_max_ms = 5\nbatch_max = 7\n");
+    let setting = Setting::new(&manifest.replace("event_time_ms = 300", "event_time_ms = 600000"));
     let host = setting.start();
     for round in 0..ROUNDS {
         for errand in 0..ERRANDS {
@@ -408,6 +440,7 @@ fn sagas_are_exact_through_kills() {
                 1 => tasks.push(json!({ "Ask": text })),
                 2 => tasks.push(json!({ "Wake": [format!("t{round}"), round % 3, [record(&format!("t{round}"))]] })),
                 3 => tasks.push(json!({ "Fail": format!("twice {errand}.{round}") })),
+                4 if errand % 17 == 3 => tasks.push(json!({ "Work": 200 })),
                 _ => {}
             }
             let body = json!({ "errand": errand.to_string(), "tasks": tasks });

@@ -250,6 +250,28 @@ fn a_record_that_is_tried_again_holds_its_own_key_and_no_other() {
 }
 
 #[test]
+fn a_record_that_takes_long_delays_its_own_key_alone() {
+    let setting = setting("attempts_max = 1", "[plugins.courier.limits]\nevent_time_ms = 600000");
+    let host = setting.start();
+    let slowly = |cart: &str| json!({ "AddSlowly": { "cart": cart, "amount_cents": 1 } }).to_string();
+    let values = [slowly("slow"), add("slow", 2).to_string(), add("fast", 1).to_string()];
+    let keys: [&[u8]; 3] = [b"slow", b"slow", b"fast"];
+    let records: Vec<_> = keys.into_iter().zip(&values).map(|(key, value)| (Some(key), value.as_bytes())).collect();
+    topic::produce(&host.brokers(), "wishes", 0, &records);
+    host.until("fast is added", |_| added(&host).contains_key("fast"));
+    assert!(!added(&host).contains_key("slow"), "fast did not wait for it");
+    host.crash();
+    host.until("slow is added", |_| added(&host).get("slow") == Some(&vec![1, 2]));
+    // Without a key nothing can be kept in order, so it is handled in place.
+    topic::produce(&host.brokers(), "wishes", 1, &[(None, slowly("none").as_bytes())]);
+    host.until("none is added", |_| added(&host).contains_key("none"));
+    host.drained();
+    assert_eq!(added(&host).values().map(Vec::len).sum::<usize>(), 4);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+}
+
+#[test]
 fn a_host_does_not_wait_for_a_record_that_is_tried_again() {
     let Some(kafka) = Kafka::shared() else { return };
     let topic = kafka.topic("wishes-held", 1);

@@ -248,6 +248,7 @@ impl<H: TakesRecords> RecordWorker<H> {
         let mut count = self.handler.list(rest.len());
         let mut held_up = 0;
         while !rest.is_empty() && !self.stopping {
+            self.handler.hurry(true);
             match self.handle(rest.records().take(count)) {
                 Ok(effects) => self.keep(rest.take(count), effects),
                 Err(Unhandled::Host(reason)) => {
@@ -327,6 +328,7 @@ impl<H: TakesRecords> RecordWorker<H> {
     fn try_again(&mut self) {
         while let Some(due) = self.key_queues.due() {
             let (record, attempts, behind) = due.take();
+            self.handler.hurry(true);
             match self.handle(std::iter::once(record.head())) {
                 Ok(effects) => self.keep(record.into(), effects),
                 Err(unhandled) => self.failed(record, attempts + 1, unhandled),
@@ -340,8 +342,32 @@ impl<H: TakesRecords> RecordWorker<H> {
         self.handler.records(&self.options.source, &records)
     }
 
+    /// Defers a record that takes long, so that it is handled by the thread of callbacks while this one goes on. A record
+    /// without a key, or one more than may be deferred, is handled here in the time of its limit.
+    fn takes_long(&mut self, record: RecordRun, attempts: u32) {
+        let key = deferral_key(record.head()).filter(|_| !self.shared.deferred.keys.held().is_full());
+        let Some(key) = key else {
+            self.handler.hurry(false);
+            return match self.handle(std::iter::once(record.head())) {
+                Ok(effects) => self.keep(record.into(), effects),
+                Err(unhandled) => self.failed(record, attempts, unhandled),
+            };
+        };
+        tracing::debug!(
+            "source {}: {} takes long, so others need not wait for it",
+            self.options.source,
+            record.head().place()
+        );
+        self.shared.deferred.keys.held().add(&key);
+        let callbacks = vec![deferred(&key, record.head())];
+        self.step(record.into(), Outgoing { callbacks, ..Outgoing::default() }, None, None);
+    }
+
     /// Schedules a retry of a record, or dead-letters it.
     fn failed(&mut self, record: RecordRun, attempts: u32, unhandled: Unhandled) {
+        if let Unhandled::Slow(..) = unhandled {
+            return self.takes_long(record, attempts);
+        }
         let (source, place) = (&self.options.source, record.head().place());
         match unhandled.decision() {
             RetryDecision::DeadLetter(reason) => {

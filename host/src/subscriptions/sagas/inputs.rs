@@ -3,6 +3,7 @@
 use super::SagaView;
 use super::keys::InputId;
 use super::live::{Decided, Undecidable};
+use super::slow::OwnInput;
 use super::worker::SagaWorker;
 use crate::manifest::OnFailure;
 use crate::model::{Callback, CallbackContent, Failure, KeptCallback, Position, RecordedEvent, Refusal, Version};
@@ -44,6 +45,16 @@ pub(super) enum Handled {
 enum Taken {
     Event(Position),
     Callback(u64),
+}
+
+impl InputId {
+    /// Returns the input that a callback is.
+    fn of(kept: &KeptCallback) -> Self {
+        match kept.callback.content {
+            CallbackContent::Event(position) => Self::Event(position),
+            _ => Self::Callback(kept.number),
+        }
+    }
 }
 
 impl From<SagaInput<'_>> for InputId {
@@ -214,6 +225,11 @@ impl SagaWorker {
             }
             worked = true;
             self.links.view.is_working.store(true, Ordering::Release);
+            if self.keys.must_ask(&key, InputId::of(kept)) {
+                self.ask(&mut filling, kept, &key)?;
+                failed.insert(key);
+                continue;
+            }
             match self.callback(&mut filling, kept, &key)? {
                 Called::Handled => {}
                 Called::Failed => _ = failed.insert(key),
@@ -352,11 +368,15 @@ impl SagaWorker {
             self.steps.finish()?;
             self.note_durable();
         }
-        let may_start = match input {
-            SagaInput::Event(event) => self.filters.1.matches(&event.stream.aggregate_type, &event.name),
-            SagaInput::Callback(_) => false,
+        let may_start = self.may_start(input);
+        let decided = match self.keys.answer(key, input.into()) {
+            Some(decided) => {
+                decided.iter().for_each(|decided| self.sagas.has_decided(key, decided));
+                decided
+            }
+            None => self.sagas.decide(self.follower.reader(), key, input, may_start),
         };
-        match self.sagas.decide(self.follower.reader(), key, input, may_start) {
+        match decided {
             Ok(Decided::Ignored) => SagaView::count(&self.links.view.ignored),
             Ok(Decided::Decision(version, decision)) => {
                 let end = decision.end;
@@ -383,6 +403,31 @@ impl SagaWorker {
         Ok(Handled::Done)
     }
 
+    fn may_start(&self, input: SagaInput<'_>) -> bool {
+        match input {
+            SagaInput::Event(event) => self.filters.1.matches(&event.stream.aggregate_type, &event.name),
+            SagaInput::Callback(_) => false,
+        }
+    }
+
+    /// Asks the thread for inputs that take long to decide on one, after all steps before it.
+    fn ask(&mut self, filling: &mut Filling, kept: &KeptCallback, key: &Arc<str>) -> Result<(), Error> {
+        self.hand_over(filling, None, None)?;
+        self.steps.finish()?;
+        self.note_durable();
+        let input = match kept.callback.content {
+            CallbackContent::Event(position) => OwnInput::Event(event_at(self.follower.reader(), position)?),
+            _ => OwnInput::Callback(kept.clone()),
+        };
+        let may_start = match &input {
+            OwnInput::Event(event) => self.may_start(SagaInput::Event(event)),
+            OwnInput::Callback(_) => false,
+        };
+        let number = self.slow.ask(key.clone(), input, may_start);
+        self.keys.has_asked(key, number);
+        Ok(())
+    }
+
     /// Returns why the events of a saga may not be recorded, if so: the store would refuse them, or they would make a chain
     /// of causes too long, because a saga may get its own events.
     fn unrecordable(&self, outgoing: &Outgoing) -> Option<String> {
@@ -397,6 +442,10 @@ impl SagaWorker {
     /// event whose dead letter would hold its saga is retried if no more sagas can be held.
     fn retry(&mut self, key: &Arc<str>, input: InputId, unhandled: Unhandled) -> Option<String> {
         let Options { attempts_max, backoff, bounds, .. } = self.options;
+        if let Unhandled::Slow(..) = unhandled {
+            self.keys.takes_long(key, input);
+            return None;
+        }
         let attempts = self.keys.attempts(key, input) + 1;
         let is_event = matches!(input, InputId::Event(_));
         let (attempts, pause, reason) = match unhandled.decision() {

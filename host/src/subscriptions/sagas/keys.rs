@@ -1,17 +1,21 @@
-//! The keys of sagas that take no input at the moment: an input of them failed, or events of them are deferred.
+//! The keys of sagas that take no input at the moment: an input of them failed or takes long, or events of them are deferred.
 
+use super::live::{Decided, Undecidable};
 use crate::model::{CallbackKey, Position};
 use crate::subscriptions::deferred::DeferredKeys;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The pause of a key whose input is decided on elsewhere. It ends when there is an answer.
+const UNTIL_ANSWERED: Duration = Duration::from_secs(86_400);
+
 /// The keys of sagas that take no input at the moment.
 #[derive(Default)]
 pub(super) struct SagaKeys {
     /// The keys for which events are deferred.
     pub(super) deferred: DeferredKeys,
-    /// The keys of which an input failed.
+    /// The keys of which an input failed or takes long.
     paused: HashMap<Arc<str>, PausedKey>,
 }
 
@@ -24,13 +28,26 @@ pub(super) enum InputId {
     Callback(u64),
 }
 
-/// A key of which an input failed.
+/// A key of which an input failed or takes long.
 struct PausedKey {
     input: InputId,
     /// The number of attempts that count.
     attempts: u32,
     until: Instant,
-    reason: String,
+    /// Why it failed, or `None` if it only takes long.
+    reason: Option<String>,
+    /// If the input takes long, how far the thread for such inputs is with it.
+    slow: Option<Slow>,
+}
+
+/// How far the thread for inputs that take long is with one.
+enum Slow {
+    /// It must be asked.
+    Unasked,
+    /// It was asked, with this number.
+    Asked(u64),
+    /// It has answered.
+    Answered(Result<Decided, Undecidable>),
 }
 
 impl SagaKeys {
@@ -46,7 +63,65 @@ impl SagaKeys {
 
     /// Pauses a key, because an input failed.
     pub(super) fn pause(&mut self, key: &Arc<str>, input: InputId, attempts: u32, pause: Duration, reason: String) {
-        self.paused.insert(key.clone(), PausedKey { input, attempts, until: Instant::now() + pause, reason });
+        let slow = self.is_slow(key, input).then_some(Slow::Unasked);
+        let (until, reason) = (Instant::now() + pause, Some(reason));
+        self.paused.insert(key.clone(), PausedKey { input, attempts, until, reason, slow });
+    }
+
+    /// Pauses a key, because an input takes long, until the thread for such inputs is asked.
+    pub(super) fn takes_long(&mut self, key: &Arc<str>, input: InputId) {
+        let (attempts, until, slow) = (self.attempts(key, input), Instant::now(), Some(Slow::Unasked));
+        self.paused.insert(key.clone(), PausedKey { input, attempts, until, reason: None, slow });
+    }
+
+    fn is_slow(&self, key: &str, input: InputId) -> bool {
+        self.paused.get(key).is_some_and(|paused| paused.input == input && paused.slow.is_some())
+    }
+
+    /// Whether the thread for inputs that take long must be asked about an input.
+    pub(super) fn must_ask(&self, key: &str, input: InputId) -> bool {
+        let paused = self.paused.get(key).filter(|paused| paused.input == input);
+        paused.is_some_and(|paused| matches!(paused.slow, Some(Slow::Unasked)))
+    }
+
+    /// Pauses a key until the thread for inputs that take long answers the question with this number.
+    pub(super) fn has_asked(&mut self, key: &str, number: u64) {
+        if let Some(paused) = self.paused.get_mut(key) {
+            (paused.until, paused.slow) = (Instant::now() + UNTIL_ANSWERED, Some(Slow::Asked(number)));
+        }
+    }
+
+    /// Takes the answer to the question with this number, if it is still wanted.
+    pub(super) fn answered(&mut self, key: &str, number: u64, answer: Result<Decided, Undecidable>) {
+        if let Some(paused) = self.paused.get_mut(key)
+            && matches!(paused.slow, Some(Slow::Asked(asked)) if asked == number)
+        {
+            (paused.until, paused.slow) = (Instant::now(), Some(Slow::Answered(answer)));
+        }
+    }
+
+    /// Has all questions asked again that are not answered.
+    pub(super) fn ask_again(&mut self) {
+        for paused in self.paused.values_mut() {
+            if let Some(Slow::Asked(_)) = paused.slow {
+                (paused.until, paused.slow) = (Instant::now(), Some(Slow::Unasked));
+            }
+        }
+    }
+
+    /// Returns the answer about an input, if there is one. An answer about another input of the saga is outdated now, because
+    /// the saga takes this one first.
+    pub(super) fn answer(&mut self, key: &str, input: InputId) -> Option<Result<Decided, Undecidable>> {
+        let paused = self.paused.get_mut(key)?;
+        let slow = paused.slow.as_mut()?;
+        if !matches!(slow, Slow::Answered(_)) && paused.input == input {
+            return None;
+        }
+        paused.until = paused.until.min(Instant::now());
+        match std::mem::replace(slow, Slow::Unasked) {
+            Slow::Answered(answer) if paused.input == input => Some(answer),
+            _ => None,
+        }
     }
 
     /// Ends the pause of a key behind an input, because the input is handled or dead-lettered.
@@ -90,8 +165,8 @@ impl SagaKeys {
 
     /// Returns why the keys are paused, with the reason of the first one.
     pub(super) fn reason(&self) -> Option<String> {
-        let first = self.paused.iter().min_by_key(|(key, _)| (*key).clone());
-        first.map(|(key, paused)| format!("saga {key}: {}", paused.reason))
+        let reasons = self.paused.iter().filter_map(|(key, paused)| Some((key, paused.reason.as_ref()?)));
+        reasons.min_by_key(|(key, _)| (*key).clone()).map(|(key, reason)| format!("saga {key}: {reason}"))
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct LiveSagas {
     ended: HashSet<Arc<str>>,
     /// Whether a live saga was dropped since all steps were durable.
     has_dropped: bool,
+    /// Whether inputs that take long are interrupted.
+    is_hurried: bool,
 }
 
 /// What a saga makes of an input.
@@ -65,7 +67,13 @@ impl LiveSagas {
             sagas: LruCache::unbounded(),
             ended: HashSet::new(),
             has_dropped: false,
+            is_hurried: false,
         }
+    }
+
+    /// Has inputs that take long interrupted, because other sagas wait.
+    pub(super) fn hurried(self) -> Self {
+        Self { is_hurried: true, ..self }
     }
 
     /// Switches to new code, if there is any, and returns whether there was.
@@ -146,6 +154,17 @@ impl LiveSagas {
                 self.put_back(key, live, version);
                 Err(refused(refusal))
             }
+        }
+    }
+
+    /// Notes that a saga has decided on an input elsewhere.
+    pub(super) fn has_decided(&mut self, key: &Arc<str>, decided: &Decided) {
+        if let Some((live, _)) = self.sagas.pop(&**key) {
+            self.discard(live);
+        }
+        self.has_dropped = true;
+        if let Decided::Decision(_, SagaDecision { end: Some(_), .. }) = decided {
+            self.ended.insert(key.clone());
         }
     }
 
@@ -264,7 +283,8 @@ impl LiveSagas {
 
     fn guest(&mut self) -> Result<&mut SagaGuest, plugin::Error> {
         if self.guest.is_none() {
-            self.guest = Some(SagaGuest::new(&self.plugin)?);
+            let guest = SagaGuest::new(&self.plugin)?;
+            self.guest = Some(if self.is_hurried { guest.hurried() } else { guest });
         }
         Ok(self.guest.as_mut().expect("it was just made"))
     }

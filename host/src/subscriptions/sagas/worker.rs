@@ -3,6 +3,7 @@
 use super::inputs::{EventKey, Filling, Handled};
 use super::keys::{InputId, SagaKeys};
 use super::live::LiveSagas;
+use super::slow::{SlowAnswer, SlowLinks};
 use super::under_way::UnderWay;
 use super::{ReplayRequest, SagaLinks, SagaView};
 use crate::ack;
@@ -48,6 +49,7 @@ pub(super) struct SagaWorker {
     pub(super) follower: Follower,
     pub(super) steps: Steps,
     pub(super) keys: SagaKeys,
+    pub(super) slow: SlowLinks,
     pub(super) under_way: UnderWay,
     pub(super) clock: Clock,
     pub(super) changed: watch::Receiver<u64>,
@@ -63,12 +65,13 @@ impl SagaWorker {
         slot: Arc<Slot>,
         options: Options,
         links: SagaLinks,
+        slow: SlowLinks,
         environment: &CallbackEnvironment,
         stop: Stop,
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*links.store, stop, environment.runtime.clone())?;
         let name = slot.name.clone();
-        let sagas = LiveSagas::new(slot, links.saga_type.clone());
+        let sagas = LiveSagas::new(slot, links.saga_type.clone()).hurried();
         Ok(Self {
             filters: sagas.filters(),
             sagas,
@@ -76,6 +79,7 @@ impl SagaWorker {
             follower,
             steps: Steps::new(name.clone(), links.store.clone(), links.outbox.clone()).in_a_row(),
             keys: SagaKeys::default(),
+            slow,
             under_way: UnderWay::default(),
             clock: environment.clock.clone(),
             changed: links.store.callbacks_changed(),
@@ -154,6 +158,7 @@ impl SagaWorker {
                 self.links.outbox.resend()?;
             }
             self.renew_code();
+            self.take_slow_answers();
             self.free_released()?;
             self.changed.mark_unchanged();
             let worked = self.callbacks()?;
@@ -170,6 +175,15 @@ impl SagaWorker {
             reached = self.page(reached)?;
         }
         self.steps.finish()
+    }
+
+    fn take_slow_answers(&mut self) {
+        while let Some(answer) = self.slow.next_answer() {
+            match answer {
+                SlowAnswer::Decided { number, key, decided } => self.keys.answered(&key, number, decided),
+                SlowAnswer::Lost => self.keys.ask_again(),
+            }
+        }
     }
 
     /// Frees the keys whose dead letters are gone and that have no deferred event, and those that are paused behind a timer

@@ -27,6 +27,13 @@ pub enum Wish {
         /// What is added to its amount.
         amount_cents: i64,
     },
+    /// As `Add`, after work for long, for seconds on most machines.
+    AddSlowly {
+        /// The cart's id.
+        cart: String,
+        /// What is added to its amount.
+        amount_cents: i64,
+    },
     /// So many commands to a cart, with the amounts from 0 on.
     AddMany {
         /// The cart's id.
@@ -101,6 +108,10 @@ impl Subscriber for Courier {
             Some(Wish::Add { cart, amount_cents }) => add(outbox, cart, amount_cents, record.topic()),
             Some(Wish::AddAfterFailures { failures, cart, amount_cents }) => {
                 fail_first(failures, record.metadata().id())?;
+                add(outbox, cart, amount_cents, record.topic())
+            }
+            Some(Wish::AddSlowly { cart, amount_cents }) => {
+                (0..1_000_000_000_u64).for_each(|round| _ = std::hint::black_box(round));
                 add(outbox, cart, amount_cents, record.topic())
             }
             Some(Wish::AddMany { cart, count }) => {

@@ -45,6 +45,8 @@ pub enum Then {
     Note,
     /// Asks for another try twice, and then does as `Note`.
     NoteAtThird,
+    /// Works for long, for seconds on most machines, and then does as `Note`.
+    NoteSlowly,
     /// Never ends.
     Loop,
 }
@@ -139,7 +141,10 @@ impl Subscriber for Grumbler {
                 Err(Failure::retry(Duration::from_secs(86_400), format!("delivery {delivery}")))
             }
             Then::NoteAtThird if tries(id, count) < 3 => Err(Failure::retry(Duration::ZERO, "not yet")),
-            Then::Note | Then::NoteAtThird => {
+            Then::Note | Then::NoteAtThird | Then::NoteSlowly => {
+                if then == Then::NoteSlowly {
+                    (0..1_000_000_000_u64).for_each(|round| _ = std::hint::black_box(round));
+                }
                 Ok(outbox.send("misbehaving", format!("notes-{id}"), &Command::Note { count })?)
             }
             Then::Loop => loop {

@@ -59,6 +59,8 @@ pub enum Task {
     Cancel(String),
     /// Fails as the text says.
     Fail(String),
+    /// Works so many million rounds, each of about a nanosecond.
+    Work(u64),
     /// Records so many bytes.
     RecordLarge(usize),
     /// Ends.
@@ -204,6 +206,9 @@ impl Errand {
                 }
                 Task::Cancel(timer) => step.cancel(timer),
                 Task::Fail(text) => obey(&text)?,
+                Task::Work(millions) => {
+                    (0..millions * 1_000_000).for_each(|round| _ = std::hint::black_box(round));
+                }
                 Task::RecordLarge(bytes) => step.record(Done::Recorded("x".repeat(bytes))),
                 Task::Complete => step.complete(),
                 Task::Compensated => step.compensated(),
