@@ -12,6 +12,7 @@ mod connections;
 mod dead_letters;
 mod events;
 mod guard;
+mod histories;
 mod instance;
 mod metrics;
 mod operations;
@@ -149,6 +150,9 @@ fn router(server: Server) -> Router {
         .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))
         .route("/v1/dead-letters/{number}/discard", post(dead_letters::discard))
         .route("/v1/streams/{type}/{id}", get(store::show))
+        .route("/v1/streams/{type}/{id}/events", get(events::of_stream))
+        .route("/v1/streams/{type}/{id}/state", get(histories::state))
+        .route("/v1/trace/{id}", get(histories::trace))
         .route("/v1/streams/{type}/{id}/archive", post(store::archive))
         .route("/v1/streams/{type}/{id}/restore", post(store::restore))
         .route("/v1/store/stats", get(store::statistics))

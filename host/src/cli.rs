@@ -12,6 +12,7 @@ mod dead_letters;
 mod descriptors;
 mod events;
 mod failure;
+mod histories;
 mod host_file;
 mod kafka;
 mod output;
@@ -67,12 +68,17 @@ enum Command {
     Query(query::Args),
     /// Show recorded events.
     Events(events::Args),
+    /// Show what followed from a command or an event: later events, timers that wait, and dead letters.
+    Trace(histories::TraceArgs),
+    /// Show the state that an aggregate's code makes from its events.
+    #[command(disable_version_flag = true)]
+    State(histories::StateArgs),
     /// Show what the host is doing, what was refused, and what is blocked.
     Status(Target),
     /// List or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
-    /// List projections, or make one skip the event that it stopped at.
+    /// List projections, rebuild one, or make one skip the event that it stopped at.
     #[command(subcommand)]
     Projections(projections::Command),
     /// List, show, replay or discard dead letters.
@@ -120,6 +126,8 @@ impl Command {
             Self::Send(args) => send::send(args, json),
             Self::Query(args) => query::query(args, json),
             Self::Events(args) => events::events(args, json),
+            Self::Trace(args) => histories::trace(&args, json),
+            Self::State(args) => histories::state(&args, json),
             Self::Status(target) => status(&target, json),
             Self::Plugins(command) => plugins::plugins(command, json),
             Self::Projections(command) => projections::projections(command, json),

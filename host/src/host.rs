@@ -16,6 +16,7 @@ mod readiness;
 mod replays;
 mod stalls;
 mod startup;
+mod states;
 mod traffic;
 
 use crate::ack::{self, Unanswered as _};
@@ -46,6 +47,7 @@ pub use pauses::Unchanged;
 pub use plugin_handlers::aggregate_services;
 pub use replays::Unreplayed;
 pub use startup::Startup;
+pub use states::{AggregateState, Unshown};
 pub use traffic::{Counted, Traffic};
 
 /// Number of dead letters shown in the status.

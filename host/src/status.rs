@@ -347,6 +347,23 @@ pub struct TimerItem {
     pub does: String,
 }
 
+/// The answer of `GET /v1/trace/ID`: what followed from one first cause.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The correlation id, which everything from the first cause has.
+    pub correlation_id: String,
+    /// The events, as in `GET /v1/events`, the oldest first. At most 1,000, the newest ones.
+    pub events: Vec<serde_json::Value>,
+    /// The timers that wait.
+    pub timers: Vec<TimerItem>,
+    /// The dead letters, the newest first.
+    pub dead_letters: Vec<DeadLetterItem>,
+    /// The position back to which events were searched.
+    pub searched_to: u64,
+    /// Whether earlier events were not searched.
+    pub more: bool,
+}
+
 /// One projection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectionStatus {

@@ -24,8 +24,8 @@ use uuid::Uuid;
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
 pub use error::{Error, Loss};
 pub use events::{
-    Append, Appended, Decision, EventReader, Events, Filling, PAGE_BYTES_MAX, Page, Snapshot, Tally, check_sizes,
-    is_full, shared_bytes,
+    Append, Appended, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page, SearchedId, Snapshot,
+    Tally, check_sizes, is_full, shared_bytes,
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};

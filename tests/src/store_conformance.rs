@@ -125,6 +125,8 @@ macro_rules! store_conformance {
             readers {
                 a_stream_is_read_from_a_version_in_both_directions,
                 everything_is_read_page_by_page_through_a_filter,
+                a_search_finds_the_same_in_both_directions_and_resumes_where_it_ended,
+                the_first_event_of_a_time_is_found,
                 a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on,
                 followers_skip_nothing_while_writers_are_busy,
                 followers_skip_nothing_while_writers_are_slow,

@@ -1,14 +1,15 @@
-//! `GET /v1/events`: the store's events as lines of JSON, from a position on, followed by new ones if requested.
+//! `GET /v1/events` and `GET /v1/streams/TYPE/ID/events`: the store's events as lines of JSON: all from a position on,
+//! followed by new ones if requested, those that a search finds, or those of one stream.
 
 use super::Server;
 use super::answer::HttpError;
 use crate::filter::Filter;
 use crate::host::Counted;
-use crate::model::{Header, Position, RecordedEvent};
-use crate::store::{Error, EventStore, Page, Reader};
+use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
+use crate::store::{Error, EventSearch, EventStore, Reader, SearchedId};
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -24,6 +25,9 @@ use tokio_stream::wrappers::ReceiverStream;
 /// The most events of one page. A slow client holds at most two pages in memory.
 const PAGE_EVENTS_MAX: usize = 500;
 
+/// The most events that a search reads, unless the request says another number.
+pub(super) const SEARCH_MAX: u64 = 1_000_000;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
@@ -33,6 +37,38 @@ pub(super) struct Wanted {
     types: Option<String>,
     #[serde(default)]
     follow: bool,
+    correlation_id: Option<String>,
+    /// The correlation id, causation id or own id of an event.
+    id: Option<String>,
+    since_ms: Option<u64>,
+    until_ms: Option<u64>,
+    #[serde(default)]
+    backwards: bool,
+    search_max: Option<u64>,
+}
+
+impl Wanted {
+    /// Whether events are searched that may be far apart, and not read one after the other.
+    fn is_search(&self) -> bool {
+        let Self { correlation_id, id, since_ms, until_ms, backwards, search_max, .. } = self;
+        let is_of_id = correlation_id.is_some() || id.is_some();
+        is_of_id || since_ms.is_some() || until_ms.is_some() || *backwards || search_max.is_some()
+    }
+
+    fn filter(&self) -> Result<Filter, HttpError> {
+        match &self.types {
+            Some(types) => Filter::parse(types.split(',')).map_err(|cause| HttpError::malformed(cause.to_string())),
+            None => Ok(Filter::all()),
+        }
+    }
+
+    fn id(&self) -> Result<Option<SearchedId>, HttpError> {
+        match (&self.correlation_id, &self.id) {
+            (Some(_), Some(_)) => Err(HttpError::malformed("give `correlation_id` or `id`, not both")),
+            (Some(id), None) => Ok(Some(SearchedId::Correlation(id.clone()))),
+            (None, id) => Ok(id.clone().map(SearchedId::Any)),
+        }
+    }
 }
 
 pub(super) async fn stream(
@@ -40,22 +76,75 @@ pub(super) async fn stream(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, HttpError> {
     let Query(wanted) = wanted?;
-    let filter = match &wanted.types {
-        Some(patterns) => {
-            Filter::parse(patterns.split(',')).map_err(|cause| HttpError::malformed(cause.to_string()))?
-        }
-        None => Filter::all(),
-    };
+    let (filter, id) = (wanted.filter()?, wanted.id()?);
     let limit = wanted.limit.unwrap_or(u64::MAX);
-    let place = Place::of(&server, limit, wanted.follow).await?;
+    if !wanted.is_search() {
+        let after = Position(wanted.from.unwrap_or(1).saturating_sub(1));
+        return send(&server, Reading::All { filter, after, follows: wanted.follow }, limit).await;
+    }
+    if wanted.follow {
+        let text = "`follow` can only be combined with `from`, `limit` and `type`: new events are not searched";
+        return Err(HttpError::malformed(text));
+    }
+    let Wanted { from, since_ms, until_ms, backwards, search_max, .. } = wanted;
+    let newest = *server.host.store().head().borrow();
+    let bounds = move |reader: &mut dyn Reader| {
+        let since = since_ms.map(|ms| reader.position_at(ms)).transpose()?;
+        let until = until_ms.map(|ms| reader.position_at(ms)).transpose()?;
+        let last = until.map_or(newest, |until| Position(until.0.saturating_sub(1)).min(newest));
+        Ok((since.unwrap_or(Position(1)), last))
+    };
+    let (oldest, newest) = server.host.read(bounds).await?;
+    let reading = Reading::Search {
+        search: EventSearch { filter, id },
+        next: match (backwards, from.map(Position)) {
+            (false, from) => from.unwrap_or_default().max(oldest),
+            (true, from) => from.unwrap_or(newest).min(newest),
+        },
+        to: if backwards { oldest } else { newest },
+        backwards,
+        left: search_max.unwrap_or(SEARCH_MAX),
+    };
+    send(&server, reading, limit).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedOfStream {
+    from: Option<u64>,
+    limit: Option<u64>,
+    #[serde(default)]
+    backwards: bool,
+}
+
+/// `GET /v1/streams/TYPE/ID/events`.
+pub(super) async fn of_stream(
+    State(server): State<Server>,
+    stream: Result<Path<(String, String)>, PathRejection>,
+    wanted: Result<Query<WantedOfStream>, QueryRejection>,
+) -> Result<Response, HttpError> {
+    let (Path((aggregate_type, aggregate_id)), Query(WantedOfStream { from, limit, backwards })) = (stream?, wanted?);
+    let stream = StreamId::new(aggregate_type, aggregate_id);
+    let asked = stream.clone();
+    if server.host.read(move |reader| reader.stream_version(&asked)).await? == Version(0) {
+        return Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}")));
+    }
+    let beyond = match (backwards, from) {
+        (false, from) => Version(from.unwrap_or(1).saturating_sub(1)),
+        (true, from) => Version(from.map_or(u64::MAX, |from| from.saturating_add(1))),
+    };
+    send(&server, Reading::Stream { stream, beyond, backwards }, limit.unwrap_or(u64::MAX)).await
+}
+
+async fn send(server: &Server, reading: Reading, limit: u64) -> Result<Response, HttpError> {
+    let follows = matches!(reading, Reading::All { follows: true, .. });
+    let is_long = follows || matches!(reading, Reading::Search { .. });
+    let place = Place::of(server, limit, is_long).await?;
     let (lines, body) = mpsc::channel(place.pages_max());
     let follower = Follower {
         head: server.host.store().head(),
         store: server.host.store().clone(),
-        filter: Arc::new(filter),
-        after: Position(wanted.from.unwrap_or(1).saturating_sub(1)),
         left: limit,
-        follow: wanted.follow,
         lines,
         closing: server.closing.clone(),
     };
@@ -63,7 +152,7 @@ pub(super) async fn stream(
     tokio::spawn(async move {
         let streams = &host.traffic().streams;
         let _counted = matches!(place, Place::Stream(_)).then(|| Counted::new(streams));
-        follower.run().await;
+        follower.run(reading).await;
         drop(place);
     });
     let body = Body::from_stream(ReceiverStream::new(body));
@@ -78,8 +167,8 @@ enum Place {
 }
 
 impl Place {
-    async fn of(server: &Server, limit: u64, follow: bool) -> Result<Self, HttpError> {
-        if !follow && limit <= PAGE_EVENTS_MAX as u64 {
+    async fn of(server: &Server, limit: u64, is_long: bool) -> Result<Self, HttpError> {
+        if !is_long && limit <= PAGE_EVENTS_MAX as u64 {
             let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
             return Ok(Self::Page { _permit: permit.expect("no semaphore of the API is closed") });
         }
@@ -88,7 +177,7 @@ impl Place {
             let max = server.settings.streams_max;
             let text = format!(
                 "{max} event streams are open, as many as the manifest's `api.streams_max` allows; a request with \
-                 `limit` of at most {PAGE_EVENTS_MAX} needs no stream"
+                 `limit` of at most {PAGE_EVENTS_MAX} that searches nothing needs no stream"
             );
             tracing::warn!("{text}");
             HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)
@@ -104,40 +193,124 @@ impl Place {
     }
 }
 
+/// What a client reads, and how far it is.
+enum Reading {
+    /// All events that pass a filter, in the order of their positions, and new ones if it follows.
+    All {
+        filter: Filter,
+        /// The position up to which all events are sent or not wanted.
+        after: Position,
+        follows: bool,
+    },
+    /// The events that a search finds.
+    Search {
+        search: EventSearch,
+        /// The next position to search, and the last one.
+        next: Position,
+        to: Position,
+        backwards: bool,
+        /// The number of events that may still be searched.
+        left: u64,
+    },
+    /// The events of a stream.
+    Stream {
+        stream: StreamId,
+        /// The version of the last event that was sent.
+        beyond: Version,
+        backwards: bool,
+    },
+}
+
+/// What is left after a page.
+enum Rest {
+    /// More, if the client wants it.
+    More,
+    /// What is recorded later.
+    NewEvents,
+    Nothing,
+    /// What a search has not searched, because it may not search more. It has searched up to this position.
+    Unsearched(Position),
+}
+
+impl Reading {
+    /// Reads the next page. `end` is the position at which a reading of all events ends.
+    fn page(
+        &mut self,
+        reader: &mut dyn Reader,
+        limit: usize,
+        end: Position,
+    ) -> Result<(Vec<RecordedEvent>, Rest), Error> {
+        match self {
+            Self::All { filter, after, .. } => {
+                let page = reader.read_all(*after, filter, limit)?;
+                *after = page.reached;
+                Ok((page.events, if page.reached >= end { Rest::NewEvents } else { Rest::More }))
+            }
+            Self::Search { search, next, to, backwards, left } => {
+                let distance = if *backwards { next.0.checked_sub(to.0) } else { to.0.checked_sub(next.0) };
+                let Some(distance) = distance.filter(|_| next.0 > 0) else { return Ok((Vec::new(), Rest::Nothing)) };
+                if *left == 0 {
+                    let searched = if *backwards { next.0 + 1 } else { next.0 - 1 };
+                    return Ok((Vec::new(), Rest::Unsearched(Position(searched))));
+                }
+                let last = distance.min(*left - 1);
+                let last = if *backwards { next.0 - last } else { next.0 + last };
+                let page = reader.search(search, *next, Position(last), limit)?;
+                *left -= page.reached.0.abs_diff(next.0) + 1;
+                next.0 = if *backwards { page.reached.0.saturating_sub(1) } else { page.reached.0 + 1 };
+                Ok((page.events, Rest::More))
+            }
+            Self::Stream { stream, beyond, backwards } => {
+                let events = match backwards {
+                    true => reader.read_stream_backwards(stream, *beyond, limit)?,
+                    false => reader.read_stream(stream, *beyond, limit)?,
+                };
+                let Some(last) = events.last() else { return Ok((events, Rest::Nothing)) };
+                *beyond = last.version;
+                Ok((events, Rest::More))
+            }
+        }
+    }
+}
+
 /// The reader of one client. It reads pages until the client has all that it wants, or disconnects.
 struct Follower {
     store: Arc<dyn EventStore>,
     head: watch::Receiver<Position>,
-    filter: Arc<Filter>,
-    /// The position up to which all events are sent or not wanted.
-    after: Position,
     /// The number of events that are still wanted.
     left: u64,
-    follow: bool,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
     closing: watch::Receiver<bool>,
 }
 
 impl Follower {
-    async fn run(mut self) {
-        if let Err(cause) = self.send_pages().await {
-            tracing::error!(%cause, after = %self.after, "an event stream of the API failed");
+    async fn run(mut self, reading: Reading) {
+        if let Err(cause) = self.send_pages(reading).await {
+            tracing::error!(%cause, "an event stream of the API failed");
             // The status line is already sent, so the last line has the error.
             let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
             let _ = self.lines.send(Ok(line.into())).await;
         }
     }
 
-    async fn send_pages(&mut self) -> Result<(), Error> {
+    async fn send_pages(&mut self, mut reading: Reading) -> Result<(), Error> {
         let end = *self.head.borrow_and_update();
         let mut reader = None;
         while self.left > 0 {
-            let (page, used) = self.read(reader.take()).await?;
-            reader = Some(used);
-            self.after = page.reached;
-            self.left = self.left.saturating_sub(page.events.len() as u64);
-            let gone = !page.events.is_empty() && self.lines.send(Ok(lines(&page.events))).await.is_err();
-            let done = self.after >= end && (!self.follow || !self.wait().await);
+            let (page, rest);
+            (page, rest, reading, reader) = self.read(reading, reader, end).await?;
+            self.left = self.left.saturating_sub(page.len() as u64);
+            let gone = !page.is_empty() && self.lines.send(Ok(lines(&page))).await.is_err();
+            let done = match (rest, &reading) {
+                (Rest::More, _) => self.lines.is_closed(),
+                (Rest::NewEvents, Reading::All { after, follows: true, .. }) => !self.wait(*after).await,
+                (Rest::NewEvents | Rest::Nothing, _) => true,
+                (Rest::Unsearched(position), _) => {
+                    let line = serde_json::json!({ "searched_to": position.0, "more": true }).to_string() + "\n";
+                    let _ = self.lines.send(Ok(line.into())).await;
+                    true
+                }
+            };
             if gone || done {
                 break;
             }
@@ -145,21 +318,26 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads a page on a thread that may block, with this stream's own reader.
-    async fn read(&self, reader: Option<Box<dyn Reader>>) -> Result<(Page, Box<dyn Reader>), Error> {
-        let (store, filter, after) = (self.store.clone(), self.filter.clone(), self.after);
+    /// Reads a page on a thread that may block, with this client's own reader.
+    async fn read(
+        &self,
+        mut reading: Reading,
+        reader: Option<Box<dyn Reader>>,
+        end: Position,
+    ) -> Result<(Vec<RecordedEvent>, Rest, Reading, Option<Box<dyn Reader>>), Error> {
+        let store = self.store.clone();
         let limit = PAGE_EVENTS_MAX.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = move || {
             let mut reader = reader.map_or_else(|| store.reader(), Ok)?;
-            Ok((reader.read_all(after, &filter, limit)?, reader))
+            let (page, rest) = reading.page(&mut *reader, limit, end)?;
+            Ok((page, rest, reading, Some(reader)))
         };
         let joined = tokio::task::spawn_blocking(read).await;
         joined.unwrap_or_else(|panic| Err(Error::Failed(format!("reading events: {panic}"))))
     }
 
-    /// Waits until there is something new. Returns false if the client disconnects or the host stops before.
-    async fn wait(&mut self) -> bool {
-        let after = self.after;
+    /// Waits until there is something after a position. Returns false if the client disconnects or the host stops before.
+    async fn wait(&mut self, after: Position) -> bool {
         tokio::select! {
             head = self.head.wait_for(|head| *head > after) => head.is_ok(),
             () = self.lines.closed() => false,
@@ -170,7 +348,7 @@ impl Follower {
 
 /// One event as a line. The names of its fields are part of the API.
 #[derive(Serialize)]
-struct Line<'e> {
+pub(super) struct Line<'e> {
     position: u64,
     id: String,
     stream: String,
@@ -221,7 +399,7 @@ fn lines(events: &[RecordedEvent]) -> Bytes {
     text.into()
 }
 
-fn line(event: &RecordedEvent) -> Line<'_> {
+pub(super) fn line(event: &RecordedEvent) -> Line<'_> {
     Line {
         position: event.position.0,
         id: event.id.to_string(),

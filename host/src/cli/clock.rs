@@ -18,7 +18,7 @@ pub(super) struct Args {
     target: Target,
 }
 
-fn time_ms(text: &str) -> Result<u64, String> {
+pub(super) fn time_ms(text: &str) -> Result<u64, String> {
     let time = humantime::parse_rfc3339(text).map_err(|_| "expected a time such as 2026-11-28T12:00:00Z".to_owned())?;
     let since = time.duration_since(UNIX_EPOCH).map_err(|_| "expected a time after 1970".to_owned())?;
     Ok(since.as_millis() as u64)

@@ -1,6 +1,8 @@
-//! `wasmill events`: shows recorded events, one per line, and follows new ones.
+//! `wasmill events`: shows recorded events, one per line, and follows new ones. It also shows one stream, searches, and shows
+//! the newest ones.
 
 use super::client::{Client, Reply, Target, segment};
+use super::clock::time_ms;
 use super::failure::CommandFailure;
 use super::{output, table};
 use crate::escape::escape;
@@ -11,12 +13,27 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The position to start from.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    from: u64,
+    /// The position to start from, or with --stream the version.
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
     /// Keep showing new events as they are recorded.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["stream", "correlation", "since", "until", "last"])]
     follow: bool,
+    /// Only the events of this stream, such as `order/7`.
+    #[arg(long, value_name = "TYPE/ID", value_parser = stream, conflicts_with_all = ["types", "correlation", "since", "until"])]
+    stream: Option<(String, String)>,
+    /// Only events with this correlation id. `wasmill trace` also shows what else followed.
+    #[arg(long, value_name = "ID")]
+    correlation: Option<String>,
+    /// Only events that were recorded at this time or later, such as `2026-11-28T12:00:00Z`.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    since: Option<u64>,
+    /// Only events that were recorded before this time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    until: Option<u64>,
+    /// Only the newest N, the oldest of them first; at most 10,000.
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "limit"], value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    last: Option<u64>,
     /// Only these events, such as `order.OrderCreated` or `order.*`; separate several with commas.
     #[arg(long = "type", value_name = "FILTER", value_parser = patterns)]
     types: Option<String>,
@@ -29,6 +46,19 @@ pub(super) struct Args {
 
 fn patterns(text: &str) -> Result<String, crate::filter::PatternError> {
     Filter::parse(text.split(',')).map(|_| text.to_owned())
+}
+
+fn stream(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((aggregate, id)) if !aggregate.is_empty() && !id.is_empty() => Ok((aggregate.to_owned(), id.to_owned())),
+        _ => Err("expected the type and the id of an aggregate, such as order/7".to_owned()),
+    }
+}
+
+/// The last line of a search that did not reach the end.
+#[derive(Deserialize)]
+struct Unsearched {
+    searched_to: u64,
 }
 
 /// The fields of an event that a line for people shows.
@@ -58,6 +88,9 @@ pub(super) fn events(args: Args, json: bool) -> Result<(), CommandFailure> {
         body.read_to_end(&mut text).map_err(|cause| client.unreadable(cause))?;
         return Err(Reply { status, body: text }.refusal());
     }
+    if args.last.is_some() {
+        return newest(body, json, &client);
+    }
     let (mut body, mut out) = (BufReader::with_capacity(1 << 16, body), BufWriter::new(io::stdout().lock()));
     let mut line = String::new();
     while body.read_line(&mut line).map_err(|cause| client.unreadable(cause))? > 0 {
@@ -71,13 +104,34 @@ pub(super) fn events(args: Args, json: bool) -> Result<(), CommandFailure> {
     out.flush().map_err(output::failure)
 }
 
+/// Shows events that arrive newest first in the order in which they were recorded.
+fn newest(body: impl Read, json: bool, client: &Client) -> Result<(), CommandFailure> {
+    let lines: Result<Vec<String>, _> = BufReader::new(body).lines().collect();
+    let mut lines = lines.map_err(|cause| client.unreadable(cause))?;
+    // The end of a search is said after its events.
+    let end = lines.pop_if(|line| serde_json::from_str::<Unsearched>(line).is_ok());
+    let mut out = BufWriter::new(io::stdout().lock());
+    lines.iter().rev().chain(&end).try_for_each(|line| print(&format!("{line}\n"), json, &mut out))?;
+    out.flush().map_err(output::failure)
+}
+
 fn path(args: &Args) -> String {
-    let mut path = format!("/v1/events?from={}&follow={}", args.from, args.follow);
-    if let Some(types) = &args.types {
-        path += &format!("&type={}", segment(types));
+    let mut path = match &args.stream {
+        Some((aggregate, id)) => format!("/v1/streams/{}/{}/events?", segment(aggregate), segment(id)),
+        None => "/v1/events?".to_owned(),
+    };
+    let mut add = |name: &str, value: String| path += &format!("{name}={value}&");
+    let numbers =
+        [("from", args.from), ("since_ms", args.since), ("until_ms", args.until), ("limit", args.limit.or(args.last))];
+    numbers.into_iter().for_each(|(name, number)| number.iter().for_each(|number| add(name, number.to_string())));
+    for (name, text) in [("type", &args.types), ("correlation_id", &args.correlation)] {
+        text.iter().for_each(|text| add(name, segment(text)));
     }
-    if let Some(limit) = args.limit {
-        path += &format!("&limit={limit}");
+    if args.last.is_some() {
+        add("backwards", "true".to_owned());
+    }
+    if args.follow {
+        add("follow", "true".to_owned());
     }
     path
 }
@@ -86,6 +140,10 @@ fn print(line: &str, json: bool, out: &mut impl Write) -> Result<(), CommandFail
     let shown = match serde_json::from_str::<Event>(line) {
         Ok(_) if json => line.to_owned(),
         Ok(event) => human(&event),
+        Err(_) if let Ok(Unsearched { searched_to }) = serde_json::from_str(line) => match json {
+            true => line.to_owned(),
+            false => format!("the search ended at position {searched_to}; search on with --from\n"),
+        },
         Err(_) => return Err(Reply { status: 200, body: line.into() }.refusal()),
     };
     out.write_all(shown.as_bytes()).map_err(output::failure)

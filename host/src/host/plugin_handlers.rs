@@ -2,17 +2,23 @@
 
 use crate::aggregates::{Guest, GuestError, Handlers, Options, Service};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
+use crate::names::Name;
 use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot};
 use std::sync::Arc;
 
 /// Returns the aggregate type of a plugin, served by `shards`. The list is empty if the plugin has no aggregate role.
 pub fn aggregate_services(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Service> {
     let plugin = slot.current();
-    let types = plugin.description.roles.iter().filter_map(|role| match role {
+    let types = plugin.description.roles.iter().filter_map(aggregate_type);
+    types.map(|name| Service::new(name, PluginHandlers(slot.clone()), shards, options.clone())).collect()
+}
+
+/// Returns the aggregate type of a role, if it is that of an aggregate.
+pub(super) fn aggregate_type(role: &Role) -> Option<&Name> {
+    match role {
         Role::Aggregate { aggregate_type } => Some(aggregate_type),
         _ => None,
-    });
-    types.map(|name| Service::new(name, PluginHandlers(slot.clone()), shards, options.clone())).collect()
+    }
 }
 
 /// Handlers in WebAssembly: the code of a plugin in its slot.

@@ -46,6 +46,15 @@ pub trait EventReader: Send {
     /// the page's `reached` as `after` resumes exactly where this page ended.
     fn read_all(&mut self, after: Position, filter: &Filter, limit: usize) -> Result<Page, Error>;
 
+    /// Searches events of the whole store from one position to another, both included, in either direction. The page's
+    /// `reached` is the last position that was searched, from which the next search resumes. A search reads a bounded number
+    /// of events, so a page may be empty before the end.
+    fn search(&mut self, search: &EventSearch, from: Position, to: Position, limit: usize) -> Result<Page, Error>;
+
+    /// Returns the position of the first event that was recorded at a time or later, or the one after the newest event if
+    /// there is none.
+    fn position_at(&mut self, recorded_ms: u64) -> Result<Position, Error>;
+
     /// Returns the version of a stream, which is 0 if it has no events.
     fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error>;
 
@@ -95,6 +104,24 @@ pub struct Appended {
     pub version: Version,
     /// The position of the last event, or that of the store's newest event if the append had none.
     pub position: Position,
+}
+
+/// The events that a search wants.
+#[derive(Clone, Debug)]
+pub struct EventSearch {
+    /// Their types and names.
+    pub filter: Filter,
+    /// An id that they have, if not all are wanted.
+    pub id: Option<SearchedId>,
+}
+
+/// An id by which events are searched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SearchedId {
+    /// The correlation id, which everything from one first cause has.
+    Correlation(String),
+    /// The event's own id, its causation id or its correlation id.
+    Any(String),
 }
 
 /// Events, and the position up to which they were searched.

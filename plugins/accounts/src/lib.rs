@@ -5,13 +5,13 @@
 use wasmill_guest::prelude::*;
 
 /// An account with its state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Account {
     status: Status,
     balance_cents: i64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Status {
     #[default]
     Absent,
@@ -69,6 +69,7 @@ fn split_name(event: Json) -> Result<Json, String> {
 
 impl Aggregate for Account {
     const TYPE: &'static str = "account";
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
     const UPCASTS: &'static [Upcasts] = &[Upcasts::of("Opened", &[split_name])];
     type Command = AccountCommand;
     type Event = AccountEvent;

@@ -5,12 +5,12 @@
 use wasmill_guest::prelude::*;
 
 /// An order with its state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Order {
     status: Status,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Status {
     #[default]
     Absent,
@@ -66,6 +66,7 @@ enum OrderError {
 
 impl Aggregate for Order {
     const TYPE: &'static str = "order";
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
     type Command = OrderCommand;
     type Event = OrderEvent;
     type Error = OrderError;

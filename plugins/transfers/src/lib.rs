@@ -5,12 +5,12 @@
 use wasmill_guest::prelude::*;
 
 /// A transfer with its state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Transfer {
     status: Status,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Status {
     #[default]
     Absent,
@@ -56,6 +56,7 @@ enum TransferError {
 
 impl Aggregate for Transfer {
     const TYPE: &'static str = "transfer";
+    const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
     type Command = TransferCommand;
     type Event = TransferEvent;
     type Error = TransferError;

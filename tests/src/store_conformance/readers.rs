@@ -73,6 +73,84 @@ pub fn everything_is_read_page_by_page_through_a_filter<P: Place>() {
     }
 }
 
+/// Checks searches by id in both directions, over more events than one search reads.
+pub fn a_search_finds_the_same_in_both_directions_and_resumes_where_it_ended<P: Place>() {
+    const APPENDS: u64 = 1_300;
+    const EVENTS: u64 = 50;
+    let place = P::new();
+    let store = place.open();
+    for n in 0..APPENDS {
+        let events = happened(EVENTS as usize);
+        let correlation = if n % 500 == 7 { "rare" } else { "frequent" };
+        let command = Command { correlation_id: correlation.into(), ..command(&order(n % 3), &format!("c{n}")) };
+        ask_append(&*store, command, ExpectedVersion::Any, events).answer().unwrap();
+    }
+    let all = all_events(&*store);
+    let newest = Position(APPENDS * EVENTS);
+    assert_eq!(all.last().map(|event| event.position), Some(newest));
+    let mut reader = reader(&*store);
+    let mut found = |search: &EventSearch, from: u64, to: u64, limit: usize| {
+        let (mut found, mut next) = (Vec::new(), from);
+        loop {
+            let page = reader.search(search, Position(next), Position(to), limit).unwrap();
+            let searched = if from <= to { next..=page.reached.0 } else { page.reached.0..=next };
+            assert!(!searched.is_empty() && page.events.len() <= limit, "{next} to {to}: {}", page.reached);
+            assert!(page.events.iter().all(|event| searched.contains(&event.position.0)));
+            found.extend(page.events);
+            if page.reached.0 == to {
+                return found;
+            }
+            next = if from <= to { page.reached.0 + 1 } else { page.reached.0 - 1 };
+        }
+    };
+    let some = &all[60_007];
+    let is_wanted = |id: &Option<SearchedId>, event: &RecordedEvent| match id {
+        None => true,
+        Some(SearchedId::Correlation(id)) => *event.correlation_id == **id,
+        Some(SearchedId::Any(id)) => event.id.to_string() == *id || *event.causation_id == **id,
+    };
+    let searches = [
+        Some(SearchedId::Correlation("rare".into())),
+        Some(SearchedId::Correlation("absent".into())),
+        Some(SearchedId::Any(some.id.to_string())),
+        Some(SearchedId::Any("c1200".into())),
+        None,
+    ];
+    for id in &searches {
+        let search = EventSearch { filter: Filter::all(), id: id.clone() };
+        for (from, to) in [(1, newest.0), (59_990, 60_003), (400, 400)] {
+            let within = |event: &&RecordedEvent| (from..=to).contains(&event.position.0) && is_wanted(id, event);
+            let expected: Vec<_> = all.iter().filter(within).cloned().collect();
+            assert_eq!(found(&search, from, to, 7_000), expected, "{id:?} from {from} to {to}");
+            let backwards: Vec<_> = expected.into_iter().rev().collect();
+            assert_eq!(found(&search, to, from, 7_000), backwards, "{id:?} from {to} to {from}");
+        }
+    }
+    let search = EventSearch { filter: Filter::parse(["household.*"]).unwrap(), id: None };
+    assert!(found(&search, 1, newest.0, 10).is_empty());
+    // Nothing is after the newest event, and positions are no larger than a store can have.
+    let search = EventSearch { filter: Filter::all(), id: None };
+    assert_eq!(found(&search, newest.0, newest.0 + 10, 10), all[all.len() - 1..]);
+    assert!(reader.search(&search, Position(u64::MAX), Position(u64::MAX), 10).unwrap().events.is_empty());
+}
+
+/// Checks that times lead to the events that were recorded then or later.
+pub fn the_first_event_of_a_time_is_found<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let mut reader = reader(&*store);
+    assert_eq!(reader.position_at(0).unwrap(), Position(1));
+    for n in 0..40 {
+        record(&*store, &order(n), 5);
+    }
+    let all = all_events(&*store);
+    let (first, last) = (all[0].recorded_ms(), all[199].recorded_ms());
+    for ms in [0, first - 1, last + 1, u64::MAX].into_iter().chain(first..=last) {
+        let expected = all.iter().find(|event| event.recorded_ms() >= ms).map_or(Position(201), |event| event.position);
+        assert_eq!(reader.position_at(ms).unwrap(), expected, "{ms}");
+    }
+}
+
 /// Checks that a page has a bound in bytes, whatever the limit.
 pub fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on<P: Place>() {
     const EVENTS: u64 = 25;

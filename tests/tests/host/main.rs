@@ -15,6 +15,7 @@ mod demo_crashes;
 mod endless_guests;
 mod full_disk;
 mod held_keys;
+mod histories;
 mod hostile_guests;
 mod hostile_requests;
 mod hot_reload;

@@ -9,11 +9,11 @@ use super::{Error, callbacks, dead_letters, failed, held_keys, places, rows, sch
 use crate::filter::Filter;
 use crate::model::{
     CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, Message, Position, RecordedEvent, StreamId,
-    SubscriptionName, Version,
+    SubscriptionName, Version, ms_of_id,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, Filling, HeldKey, KeptTimer, Ledger, NextCallback, Page, Place,
-    ProgressReader, Snapshot, Tally, TimerQuery,
+    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, HeldKey, KeptTimer, Ledger, NextCallback,
+    Page, Place, ProgressReader, SearchedId, Snapshot, Tally, TimerQuery,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,6 +23,9 @@ use std::sync::Arc;
 /// The number of events that are scanned per wanted event before a page ends without being full. A filter that rarely
 /// matches must not hold a snapshot open for long.
 const SCANNED_PER_WANTED: usize = 16;
+
+/// The number of events that one search reads, for the same reason.
+const SEARCHED_MAX: u64 = 50_000;
 
 /// The order of a stream's events.
 #[derive(Clone, Copy)]
@@ -217,6 +220,70 @@ impl EventReader for SqliteReader {
             }
         }
         Ok(Page { events: page.events, reached })
+    }
+
+    fn search(&mut self, search: &EventSearch, from: Position, to: Position, limit: usize) -> Result<Page, Error> {
+        let failed = failed("searching events");
+        let (from, to) = (within_sqlite(from.0), within_sqlite(to.0));
+        let is_forwards = from <= to;
+        let end = if is_forwards {
+            to.min(from.saturating_add(SEARCHED_MAX - 1))
+        } else {
+            to.max(from.saturating_sub(SEARCHED_MAX - 1))
+        };
+        let (condition, id, own) = match &search.id {
+            None => ("?3 IS NULL AND ?4 IS NULL", None, None),
+            Some(SearchedId::Correlation(id)) => ("correlation_id = ?3 AND ?4 IS NULL", Some(id), None),
+            Some(SearchedId::Any(id)) => {
+                let own = uuid::Uuid::try_parse(id).ok().map(|id| id.into_bytes());
+                ("(correlation_id = ?3 OR causation_id = ?3 OR id = ?4)", Some(id), own)
+            }
+        };
+        let order = if is_forwards { "ASC" } else { "DESC" };
+        let sql = format!(
+            "SELECT {} FROM events WHERE position BETWEEN ?1 AND ?2 AND {condition} ORDER BY position {order}",
+            rows::EVENT_COLUMNS
+        );
+        let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let bounds = (from.min(end), from.max(end));
+        let mut found = select.query(params![bounds.0, bounds.1, id, own]).map_err(&failed)?;
+        let (mut page, mut reached) = (Filling::new(limit), end);
+        while !page.is_full() {
+            let Some(row) = found.next().map_err(&failed)? else {
+                reached = end;
+                break;
+            };
+            reached = row.get(0).map_err(&failed)?;
+            let names = self.dictionary.names(&self.connection, row.get(1).map_err(&failed)?).map_err(&failed)?;
+            if search.filter.matches(&names.aggregate_type, &names.name) {
+                page.push(rows::event(&self.connection, &mut self.dictionary, row)?);
+            }
+        }
+        Ok(Page { events: page.events, reached: Position(reached) })
+    }
+
+    fn position_at(&mut self, recorded_ms: u64) -> Result<Position, Error> {
+        let failed = failed("looking for the events of a time");
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT position, id FROM events WHERE position >= ?1 ORDER BY position LIMIT 1")
+            .map_err(&failed)?;
+        let newest =
+            self.number("looking for the newest event", "SELECT coalesce(max(position), 0) FROM events", [])?;
+        // Ids, and so the times in them, rise with the positions.
+        let (mut first, mut end) = (1, newest + 1);
+        while first < end {
+            let middle = first + (end - first) / 2;
+            let found: Option<(u64, [u8; 16])> =
+                select.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(&failed)?;
+            match found {
+                Some((position, id)) if ms_of_id(uuid::Uuid::from_bytes(id)).unwrap_or_default() < recorded_ms => {
+                    first = position + 1;
+                }
+                _ => end = middle,
+            }
+        }
+        Ok(Position(first))
     }
 
     fn stream_version(&mut self, stream: &StreamId) -> Result<Version, Error> {

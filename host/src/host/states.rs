@@ -1,0 +1,138 @@
+//! The state of an aggregate as its code makes it from its history, up to any version.
+
+use super::Host;
+use super::maintenance::blocking;
+use super::plugin_handlers::aggregate_type;
+use crate::model::{RecordedEvent, StreamId, Version};
+use crate::plugin::{self, AggregateGuest, Live, Plugin};
+use crate::store::{self, Reader};
+use std::sync::Arc;
+
+/// The number of events that are applied in one call.
+const PAGE: usize = 500;
+
+/// The state of an aggregate.
+pub struct AggregateState {
+    /// The version of the last event that was applied.
+    pub version: Version,
+    /// The state, in the format of the aggregate's snapshots.
+    pub state: Vec<u8>,
+}
+
+/// Why a state can't be shown.
+pub enum Unshown {
+    /// There is no such aggregate, stream or version.
+    Unknown(String),
+    /// The code can't make or show it.
+    Impossible(String),
+    /// The store could not be read.
+    Store(store::Error),
+}
+
+impl From<store::Error> for Unshown {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<plugin::Error> for Unshown {
+    fn from(error: plugin::Error) -> Self {
+        Self::Impossible(error.to_string())
+    }
+}
+
+impl Host {
+    /// Returns the state of an aggregate at a version, or at its newest one. It is made from the events alone, in a guest
+    /// of its own, so nothing waits for it.
+    pub async fn state(&self, stream: StreamId, version: Option<Version>) -> Result<AggregateState, Unshown> {
+        let plugin = self.code_of(&stream)?;
+        let store = self.store().clone();
+        blocking(move || {
+            let mut reader = store.reader()?;
+            let newest = reader.stream_version(&stream)?;
+            let version = version.unwrap_or(newest);
+            if newest == Version(0) {
+                return Err(Unshown::Unknown(format!("there is no stream {stream}")));
+            }
+            if version > newest || version == Version(0) {
+                return Err(Unshown::Unknown(format!(
+                    "stream {stream} has the versions 1 to {newest}, and not {version}"
+                )));
+            }
+            state_at(&plugin, &mut *reader, &stream, version)
+        })
+        .await
+    }
+
+    fn code_of(&self, stream: &StreamId) -> Result<Arc<Plugin>, Unshown> {
+        let plugins: Vec<Arc<Plugin>> = self.parts.catalog.slots().map(|slot| slot.current()).collect();
+        let types = |plugin: &Arc<Plugin>| {
+            plugin.description.roles.iter().filter_map(aggregate_type).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let found = plugins.iter().find(|plugin| types(plugin).iter().any(|of| **of == *stream.aggregate_type));
+        found.cloned().ok_or_else(|| {
+            let known = plugins.iter().flat_map(types).collect::<Vec<_>>().join(", ");
+            Unshown::Unknown(format!("no plugin has an aggregate `{}`; there are: {known}", stream.aggregate_type))
+        })
+    }
+}
+
+fn state_at(
+    plugin: &Plugin,
+    reader: &mut dyn Reader,
+    stream: &StreamId,
+    version: Version,
+) -> Result<AggregateState, Unshown> {
+    let mut guest = AggregateGuest::new(plugin)?;
+    let live = match rebuilt(&mut guest, reader, stream, version, PAGE) {
+        // A page took longer than one event may. Applying event by event shows which one is at fault, if any is.
+        Err(Unapplied::Guest(plugin::Error::Overrun { .. })) => {
+            guest = AggregateGuest::new(plugin)?;
+            rebuilt(&mut guest, reader, stream, version, 1)
+        }
+        live => live,
+    };
+    let live = live.map_err(|unapplied| match unapplied {
+        Unapplied::Guest(error) => error.into(),
+        Unapplied::Event(event, reason) => Unshown::Impossible(format!(
+            "{stream} can't be rebuilt: event {} at version {} is not applied: {reason}",
+            event.name, event.version
+        )),
+        Unapplied::Store(error) => Unshown::Store(error),
+    })?;
+    match guest.snapshot(&live)? {
+        Some(state) => Ok(AggregateState { version, state }),
+        None => Err(Unshown::Impossible(format!(
+            "plugin {} shows no state: its aggregate has no `SNAPSHOTS`; with `Snapshots::json()` its state can be shown as JSON",
+            plugin.label()
+        ))),
+    }
+}
+
+enum Unapplied {
+    Guest(plugin::Error),
+    Event(Box<RecordedEvent>, String),
+    Store(store::Error),
+}
+
+fn rebuilt(
+    guest: &mut AggregateGuest,
+    reader: &mut dyn Reader,
+    stream: &StreamId,
+    version: Version,
+    limit: usize,
+) -> Result<Live, Unapplied> {
+    let live = guest.create(&stream.aggregate_id).map_err(Unapplied::Guest)?;
+    let mut reached = Version(0);
+    while reached < version {
+        let mut page = reader.read_stream(stream, reached, limit).map_err(Unapplied::Store)?;
+        page.retain(|event| event.version <= version);
+        let Some(last) = page.last() else { break };
+        reached = last.version;
+        if let Err(failure) = guest.apply(&live, &page).map_err(Unapplied::Guest)? {
+            let at = failure.index.min(page.len() - 1);
+            return Err(Unapplied::Event(Box::new(page.swap_remove(at)), failure.refusal.to_string()));
+        }
+    }
+    Ok(live)
+}
