@@ -9,8 +9,8 @@ use std::time::Duration;
 const SQL_RETRY: Duration = Duration::from_millis(100);
 
 /// The reason why a subscriber, a saga or a projection did not handle an item. What holds for a delivery to a subscriber
-/// holds for an input of a saga too. The operator `?` turns a decoding error into `Malformed`, and an SQL error into
-/// `Retry`.
+/// holds for an input of a saga too. The operator `?` turns a decoding error into `Malformed` (or
+/// `UnknownEvent`), and an SQL error into `Retry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A business rule refused the item. The host does not retry: a subscriber's delivery is dead-lettered, and a
@@ -19,6 +19,9 @@ pub enum Failure {
     /// The item will never decode. The host does not retry: a subscriber's delivery is dead-lettered, and a projection
     /// stops.
     Malformed(String),
+    /// The code does not know the event: [`decode`](crate::projection::Event::decode) found no variant of its name. It is
+    /// skipped if only a wildcard selects it, and is malformed otherwise. See [`reading`](crate::reading).
+    UnknownEvent(String),
     /// The problem is temporary. The host retries with back-off, for a limited number of attempts. After that a
     /// subscriber's delivery is dead-lettered, and a projection stops.
     Retry {
@@ -50,7 +53,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Rejected(reason) => write!(f, "rejected: {reason}"),
-            Failure::Malformed(reason) => write!(f, "malformed: {reason}"),
+            Failure::Malformed(reason) | Failure::UnknownEvent(reason) => write!(f, "malformed: {reason}"),
             Failure::Retry { after, reason } => write!(f, "to be retried after {after:?}: {reason}"),
         }
     }
@@ -60,7 +63,10 @@ impl std::error::Error for Failure {}
 
 impl From<codec::Error> for Failure {
     fn from(error: codec::Error) -> Self {
-        Failure::malformed(error)
+        match error {
+            codec::Error::Unknown { .. } => Failure::UnknownEvent(error.to_string()),
+            error => Failure::malformed(error),
+        }
     }
 }
 
@@ -74,7 +80,7 @@ impl From<Failure> for types::Outcome {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Rejected(reason) => types::Outcome::Rejected(reason),
-            Failure::Malformed(reason) => types::Outcome::Malformed(reason),
+            Failure::Malformed(reason) | Failure::UnknownEvent(reason) => types::Outcome::Malformed(reason),
             Failure::Retry { after, reason } => {
                 let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 types::Outcome::Retry(types::Retry { after_ms, reason })

@@ -16,10 +16,20 @@ pub use subscriber::SubscriberRole;
 
 use crate::Failure;
 use crate::bindings::types;
+use crate::upcast::{self, Upcasts};
 
 /// Handles a list in order, up to the first item that fails.
 fn each<T>(items: Vec<T>, mut handle: impl FnMut(u32, T) -> Result<(), Failure>) -> Result<(), types::Failure> {
     (0..).zip(items).try_for_each(|(index, item)| {
         handle(index, item).map_err(|failure| types::Failure { index, outcome: failure.into() })
     })
+}
+
+/// Migrates the payloads of recorded events to the version that the code knows.
+fn upcast(events: Vec<types::RecordedPayload>, upcasts: &[Upcasts]) -> Vec<Result<Vec<u8>, String>> {
+    let current = |types::RecordedPayload { name, mut payload }| {
+        let content = upcast::current(&name, &mut payload, upcasts).map_err(|error| error.to_string())?;
+        Ok(content.into_owned())
+    };
+    events.into_iter().map(current).collect()
 }

@@ -17,8 +17,11 @@
 //! to use your own.
 //!
 //! A plugin crate cannot depend on another plugin crate, because it would export that plugin too. Share types through a
-//! crate that exports nothing, or define a struct with just the fields that you need, as the examples do. Make `cdylib`
+//! crate that exports nothing (a [`contract`]), or define a struct with just the fields that you need. Make `cdylib`
 //! the only crate type: this keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
+
+// The derive macro names this crate from outside, also in the tests of the crate itself.
+extern crate self as wasmill_guest;
 
 pub mod aggregate;
 pub mod saga;
@@ -28,9 +31,11 @@ pub mod projection;
 pub mod sql;
 
 pub mod codec;
+pub mod contract;
 pub mod failure;
 pub mod log;
 pub mod metadata;
+pub mod reading;
 pub mod upcast;
 
 #[cfg(not(target_family = "wasm"))]
@@ -51,6 +56,7 @@ pub mod glue;
 pub mod section;
 
 pub use aggregate::Aggregate;
+pub use contract::Contract;
 pub use failure::Failure;
 pub use metadata::Metadata;
 pub use projection::Projection;

@@ -1,9 +1,11 @@
 //! Everything that a plugin needs: `use wasmill_guest::prelude::*;`.
 
 pub use crate::aggregate::{Aggregate, Applied, Context, Snapshots};
+pub use crate::contract::Contract;
 pub use crate::failure::Failure;
 pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};
+pub use crate::reading::{Reads, UnknownEvents};
 pub use crate::saga::{Saga, Step};
 pub use crate::sql::Sql;
 pub use crate::subscriber::{Delivery, Due, Ending, Message, Outbox, Outcome, OutgoingCommand, Subscriber, Timer};

@@ -7,8 +7,11 @@ pub use event::Event;
 pub use query::{Answer, QueryError};
 
 use crate::Failure;
-use crate::sql::Sql;
+use crate::bindings::sql::Rows;
+use crate::reading::{Reading, Reads, UnknownEvents};
+use crate::sql::{Database, Error, Sql, Value};
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 
 /// A read model. It folds events into its own tables and answers queries from them.
 ///
@@ -65,6 +68,14 @@ pub trait Projection: 'static {
     /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
+    /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
+    /// [`reading`](crate::reading).
+    const READS: &'static [Reads] = &[];
+
+    /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
+    /// skipped and counted.
+    const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Skip;
+
     /// The SQL statements that create the read model in an empty database.
     const SCHEMA: &'static str;
 
@@ -78,4 +89,33 @@ pub trait Projection: 'static {
 
     /// Answers a query. Here the read model is read-only.
     fn query(query: Self::Query, sql: &Sql) -> Result<Answer, QueryError>;
+}
+
+/// Passes an event to the projection. Returns false if it is skipped.
+pub(crate) fn dispatch<P: Projection>(event: &mut Event, database: &impl Database) -> Result<bool, Failure> {
+    let reading = Reading { reads: P::READS, subscriptions: [P::SUBSCRIPTIONS, &[]], unknown: P::UNKNOWN_EVENTS };
+    let recorded = &mut event.0;
+    reading.migrate(&recorded.aggregate_type, &recorded.name, &mut recorded.payload)?;
+    let watched = Watched { database, has_run: Cell::new(false) };
+    let projected = P::project(event, &Sql(&watched));
+    reading.judge(Some((event.aggregate_type(), event.name())), projected, watched.has_run.get())
+}
+
+/// A database that knows whether a statement has run.
+struct Watched<'d, D> {
+    database: &'d D,
+    has_run: Cell<bool>,
+}
+
+impl<D: Database> Database for Watched<'_, D> {
+    fn execute(&self, statement: &str, parameters: &[Value]) -> Result<u64, Error> {
+        self.has_run.set(true);
+        self.database.execute(statement, parameters)
+    }
+
+    fn query(&self, statement: &str, parameters: &[Value]) -> Result<Rows, Error> {
+        // A query can write too: `INSERT … RETURNING`.
+        self.has_run.set(true);
+        self.database.query(statement, parameters)
+    }
 }

@@ -5,6 +5,7 @@
 
 use crate::Failure;
 use crate::bindings::types;
+use crate::reading::{Reading, Reads, UnknownEvents, event_of};
 use crate::subscriber::{Delivery, Outbox, Outcome, Timer};
 use crate::upcast::Upcasts;
 use serde::Serialize;
@@ -134,6 +135,14 @@ pub trait Saga: Default + 'static {
     /// The events that are further inputs of sagas that exist.
     const SUBSCRIPTIONS: &'static [&'static str] = &[];
 
+    /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
+    /// [`reading`](crate::reading).
+    const READS: &'static [Reads] = &[];
+
+    /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
+    /// skipped and counted.
+    const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Skip;
+
     /// The events of the saga itself: a plain serde enum, like those of an [`Aggregate`](crate::Aggregate). They are kept
     /// forever, so new code must be able to decode old ones.
     type Event: Serialize + DeserializeOwned;
@@ -237,11 +246,27 @@ impl<E> DerefMut for Step<E> {
     }
 }
 
-/// Passes an input to the function that decides on its kind.
-pub(crate) fn dispatch<S: Saga>(saga: &S, input: &Delivery, step: &mut Step<S::Event>) -> Result<(), Failure> {
-    match &input.0.origin {
+fn reading<S: Saga>() -> Reading {
+    Reading { reads: S::READS, subscriptions: [S::STARTS, S::SUBSCRIPTIONS], unknown: S::UNKNOWN_EVENTS }
+}
+
+/// Passes an input to the function that decides on its kind. Returns false if it is an event that is skipped.
+pub(crate) fn dispatch<S: Saga>(saga: &S, input: &mut Delivery, step: &mut Step<S::Event>) -> Result<bool, Failure> {
+    reading::<S>().migrate_delivery(&mut input.0)?;
+    let handled = match &input.0.origin {
         types::Origin::Event(_) | types::Origin::Kafka(_) => saga.handle(input, step),
         types::Origin::Outcome(origin) => saga.outcome(&Outcome { delivery: input, origin }, step),
         types::Origin::Timer => saga.timer(&Timer { delivery: input }, step),
+    };
+    reading::<S>().judge(event_of(&input.0), handled, false)
+}
+
+/// Returns the key of the saga that an event is for, if there is one.
+pub(crate) fn key<S: Saga>(event: &mut Delivery) -> Result<Option<String>, Failure> {
+    reading::<S>().migrate_delivery(&mut event.0)?;
+    match S::key(event) {
+        Ok(key) => Ok(key),
+        // Without a key it is for no saga, which the host counts too.
+        Err(failure) => reading::<S>().judge(event_of(&event.0), Err(failure), false).map(|_| None),
     }
 }

@@ -13,6 +13,7 @@ pub use record::Record;
 
 use crate::Failure;
 use crate::bindings::types;
+use crate::reading::{Reading, Reads, UnknownEvents, event_of};
 
 /// A reaction to deliveries. The host makes the contents of the outbox durable in one transaction with the progress
 /// past the delivery: all of them or none.
@@ -160,6 +161,14 @@ pub trait Subscriber: 'static {
     /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
+    /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
+    /// [`reading`](crate::reading).
+    const READS: &'static [Reads] = &[];
+
+    /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
+    /// skipped and counted.
+    const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Skip;
+
     /// Handles one event or record. Deliveries with the same [key](Delivery::key) arrive in order. On failure the outbox is
     /// discarded; the variant of [`Failure`] says what the host does next. A panic counts as a failure that is retried.
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
@@ -185,11 +194,18 @@ pub trait Subscriber: 'static {
     }
 }
 
-/// Passes a delivery to the function that handles its kind.
-pub(crate) fn dispatch<S: Subscriber>(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
-    match &delivery.0.origin {
+/// Passes a delivery to the function that handles its kind. Returns false if it is an event that is skipped.
+pub(crate) fn dispatch<S: Subscriber>(delivery: &mut Delivery, outbox: &mut Outbox) -> Result<bool, Failure> {
+    let reading = Reading { reads: S::READS, subscriptions: [S::SUBSCRIPTIONS, &[]], unknown: S::UNKNOWN_EVENTS };
+    reading.migrate_delivery(&mut delivery.0)?;
+    let handled = match &delivery.0.origin {
         types::Origin::Event(_) | types::Origin::Kafka(_) => S::handle(delivery, outbox),
         types::Origin::Outcome(origin) => S::outcome(&Outcome { delivery, origin }, outbox),
         types::Origin::Timer => S::timer(&Timer { delivery }, outbox),
+    };
+    let is_handled = reading.judge(event_of(&delivery.0), handled, false)?;
+    if !is_handled {
+        outbox.effects.clear();
     }
+    Ok(is_handled)
 }

@@ -22,7 +22,7 @@ mod subscriber;
 pub use crate::log::native::{Line, logs};
 pub use aggregate::{Given, When, given, given_json};
 pub use cases::cases;
-pub use envelope::{event, event_json, outcome, record, record_json, timer};
+pub use envelope::{event, event_json, event_of, outcome, record, record_json, timer};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
 pub use saga::{GivenSaga, WhenSaga, given_saga, key_of};

@@ -42,13 +42,15 @@
 //! ```
 //!
 //! From version 2 on, the payload contains the version, as the first member `@schema` of its object. Content that is
-//! not an object, or that begins with a member `@value`, moves into a member `@value`. Events are not upcast for
-//! subscribers and projections, which see `@schema` as one more field. An event of a newer version than the code knows
-//! is an error, never a guess: its aggregate is not rebuilt until newer code is loaded.
+//! not an object, or that begins with a member `@value`, moves into a member `@value`. An event of a newer version than the
+//! code knows is an error, never a guess: its aggregate is not rebuilt until newer code is loaded.
+//!
+//! Those who read the events of other aggregates upcast them with the same steps: see [`reading`](crate::reading).
 
 use crate::codec::{self, Encoded, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 pub use serde_json::{Value as Json, json};
@@ -67,6 +69,9 @@ pub struct Upcasts {
 impl Upcasts {
     /// Lists the steps for the event with this name. The first step migrates version 1 to version 2, the second one
     /// version 2 to version 3, and so on. Never remove a step while a store has events of its version.
+    ///
+    /// An event without steps is one of version 1. If you rename an event and its shape stays, list it so under its old
+    /// name: then `wasmill check` knows that readers may subscribe to that name.
     pub const fn of(event: &'static str, steps: &'static [Upcast]) -> Self {
         Self { event, steps }
     }
@@ -74,6 +79,13 @@ impl Upcasts {
     const fn version(&self) -> u64 {
         1 + self.steps.len() as u64
     }
+}
+
+/// Returns the names of all events that are read: those of the enum, and those that only the upcasts name.
+pub(crate) fn names<T: DeserializeOwned>(upcasts: &[Upcasts]) -> Result<Vec<String>, String> {
+    let variants = codec::variants::<T>("events")?;
+    let only_read = upcasts.iter().map(|upcasts| upcasts.event).filter(|event| !variants.contains(event));
+    Ok(variants.iter().copied().chain(only_read).map(str::to_owned).collect())
 }
 
 const MARK: &[u8] = b"{\"@schema\":";
@@ -113,15 +125,21 @@ fn marked(version: u64, payload: &[u8]) -> Vec<u8> {
 /// This is always inlined and the list is constant, so a plugin without upcasts contains no code for JSON values.
 #[inline(always)]
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, mut payload: Vec<u8>, upcasts: &[Upcasts]) -> Result<T, Error> {
-    let (version, content) = unmarked(name, &mut payload)?;
+    codec::decode(name, &current(name, &mut payload, upcasts)?)
+}
+
+/// Returns the content of an event in the version that the code knows, without a mark.
+#[inline(always)]
+pub(crate) fn current<'a>(name: &str, payload: &'a mut [u8], upcasts: &[Upcasts]) -> Result<Cow<'a, [u8]>, Error> {
+    let (version, content) = unmarked(name, payload)?;
     if upcasts.is_empty() {
-        return if version == 1 { codec::decode(name, content) } else { Err(newer(name, version, 1)) };
+        return if version == 1 { Ok(Cow::Borrowed(content)) } else { Err(newer(name, version, 1)) };
     }
     let steps = upcasts.iter().find(|upcasts| upcasts.event == name).map_or([].as_slice(), |upcasts| upcasts.steps);
     let known = 1 + steps.len() as u64;
     match version.cmp(&known) {
-        Ordering::Equal => codec::decode(name, content),
-        Ordering::Less => codec::decode(name, &brought_up(name, version, content, &steps[version as usize - 1..])?),
+        Ordering::Equal => Ok(Cow::Borrowed(content)),
+        Ordering::Less => Ok(Cow::Owned(brought_up(name, version, content, &steps[version as usize - 1..])?)),
         Ordering::Greater => Err(newer(name, version, known)),
     }
 }

@@ -57,6 +57,8 @@ struct Server {
     streams: Arc<Semaphore>,
     /// One permit for each running read of a few events.
     pages: Arc<Semaphore>,
+    /// Room for searches, traces and states, which read many events.
+    looks: Arc<Semaphore>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
@@ -86,7 +88,9 @@ pub async fn serve(
     refuse_foreign(&listener)?;
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
-    let server = Server { host: host.clone(), settings: settings.clone(), streams, pages, closing: closing.clone() };
+    let looks = Arc::new(Semaphore::new(histories::LOOKS_MAX));
+    let server =
+        Server { host: host.clone(), settings: settings.clone(), streams, pages, looks, closing: closing.clone() };
     let connections = Connections::new(settings, host, router(server));
     let asked = async move {
         shutdown.await;

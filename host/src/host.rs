@@ -18,6 +18,8 @@ mod stalls;
 mod startup;
 mod states;
 mod traffic;
+mod unmatched;
+mod upcasting;
 
 use crate::ack::{self, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};
@@ -475,6 +477,7 @@ fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
         roles: plugin.description.roles.iter().map(ToString::to_string).collect(),
         loads: slot.loads(),
         error: slot.error(),
+        unknown_events: plugin.unknown_events(),
     }
 }
 

@@ -49,6 +49,7 @@ pub mod names;
 pub mod paths;
 pub mod status;
 pub mod trace;
+pub mod upcasts;
 
 /// The allocator. jemalloc suits commands and events, which one thread allocates and another frees. Benchmarks that
 /// link the host use it too.

@@ -120,8 +120,16 @@ fn keys() -> BTreeMap<String, String> {
     keys.add("sink.", &[("batch_max", batch_max as u64), ("batch_wait_ms", batch_wait_ms)]);
     // These sections have no limits of their own.
     let _ = |Schedule { due: _, stream: _, command: _, payload: _, missed: _ }: Schedule| {};
-    let _ =
-        |EventSink { filter: _, topic: _, key: _, start: _, is_start_written: _, was: _, settings: _ }: EventSink| {};
+    let _ = |EventSink {
+                 filter: _,
+                 topic: _,
+                 key: _,
+                 shape: _,
+                 start: _,
+                 is_start_written: _,
+                 was: _,
+                 settings: _,
+             }: EventSink| {};
     keys.0
 }
 

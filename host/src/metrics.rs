@@ -105,6 +105,11 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
             "Times that the wall clock was seen to jump",
             [(vec![], Value::Counter(store.clock_jumps as f64))],
         ),
+        plain(
+            "plugin_unknown_events",
+            "Events that the code of a plugin does not know and has skipped since it was loaded",
+            status.plugins.iter().map(|plugin| (label("plugin", &plugin.name), counter(plugin.unknown_events))),
+        ),
         plain("part_working", "Whether a part does its work: 1, or 0 if it retries or has stopped", parts(status)),
     ]
 }

@@ -33,12 +33,14 @@ pub use subscriber::SubscriberGuest;
 
 use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
+use crate::names::Name;
 use bindings::exports::wasmill::plugin as exports;
 use clock::Time;
 use guarded::Guarded;
 use sandbox::{Lines, Sandbox};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
@@ -237,6 +239,10 @@ pub struct Plugin {
     time: Arc<Time>,
     /// The count of log lines that its guests have written, for their limit.
     lines: Arc<Mutex<Lines>>,
+    /// The number of events that its guests have skipped because they do not know them.
+    unknown_events: Arc<AtomicU64>,
+    /// The names of the events of its aggregate and its sagas, by type.
+    recorded: Vec<(Name, Vec<String>)>,
 }
 
 impl Plugin {
@@ -253,12 +259,32 @@ impl Plugin {
         let label: Arc<str> = format!("{name} {}", description.version).into();
         let component = compiler.compile(&label, &bytes, &digest)?;
         let pre = link(compiler, &label, &description, &component)?;
-        let lines = Arc::default();
-        let (file, limits, time) = (file.to_owned(), limits.clone(), compiler.time().clone());
-        let plugin =
-            Self { name: name.into(), description, digest, file_identity, limits, label, file, pre, time, lines };
-        plugin.smoke_test()?;
+        let mut plugin = Self {
+            name: name.into(),
+            description,
+            digest,
+            file_identity,
+            limits: limits.clone(),
+            label,
+            file: file.to_owned(),
+            pre,
+            time: compiler.time().clone(),
+            lines: Arc::default(),
+            unknown_events: Arc::default(),
+            recorded: Vec::new(),
+        };
+        plugin.recorded = plugin.smoke_test()?;
         Ok(plugin)
+    }
+
+    /// Returns the number of events that its guests have skipped because they do not know them, since it was loaded.
+    pub fn unknown_events(&self) -> u64 {
+        self.unknown_events.load(Ordering::Relaxed)
+    }
+
+    /// Returns the names of the events that its aggregate and its sagas record or read, by type.
+    pub fn recorded_events(&self) -> &[(Name, Vec<String>)] {
+        &self.recorded
     }
 
     /// Returns name and version, as errors and the log show them.
@@ -309,12 +335,14 @@ impl Plugin {
         parsed(patterns)
     }
 
-    /// Instantiates each role once, and makes the calls that have no effects.
-    fn smoke_test(&self) -> Result<(), Error> {
+    /// Instantiates each role once, and makes the calls that have no effects. Returns the names of the events that are
+    /// recorded, by type.
+    fn smoke_test(&self) -> Result<Vec<(Name, Vec<String>)>, Error> {
+        let mut recorded = Vec::new();
         for role in &self.description.roles {
             match role {
-                Role::Aggregate { .. } => {
-                    AggregateGuest::new(self)?.describe()?;
+                Role::Aggregate { aggregate_type } => {
+                    recorded.push((aggregate_type.clone(), AggregateGuest::new(self)?.describe()?.events));
                 }
                 Role::Subscriber { .. } => {
                     SubscriberGuest::new(self)?;
@@ -322,10 +350,12 @@ impl Plugin {
                 Role::Projection { .. } => {
                     ProjectionGuest::new(self)?.schema()?;
                 }
-                Role::Saga { .. } => SagaGuest::new(self)?.describe()?,
+                Role::Saga { aggregate_type, .. } => {
+                    recorded.push((aggregate_type.clone(), SagaGuest::new(self)?.describe()?));
+                }
             }
         }
-        Ok(())
+        Ok(recorded)
     }
 
     fn lacks(&self, role: &str, error: &wasmtime::Error) -> Error {

@@ -102,6 +102,9 @@ pub struct PluginStatus {
     pub loads: u64,
     /// Why the newest file does not serve.
     pub error: Option<String>,
+    /// The number of events that its code has skipped since it was loaded, because it does not know them.
+    #[serde(default)]
+    pub unknown_events: u64,
 }
 
 /// One aggregate type.

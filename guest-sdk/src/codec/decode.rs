@@ -29,11 +29,16 @@ pub fn json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     exact(payload, |json| T::deserialize(json)).map_err(|error| located(error, short_name::<T>(), payload))
 }
 
-/// Returns the names of the enum's variants, in the order of their definition, or none if `T` is not a plain enum.
-pub(crate) fn variants<T: DeserializeOwned>() -> &'static [&'static str] {
+/// Returns the names of the enum's variants, in the order of their definition. It is an error if `T` is no plain enum. `what`
+/// says in the error what `T` is for.
+pub(crate) fn variants<T: DeserializeOwned>(what: &str) -> Result<&'static [&'static str], String> {
     match T::deserialize(Variant { name: "", payload: b"" }) {
-        Err(Error::Unknown { known, .. }) => known,
-        _ => &[],
+        Err(Error::Unknown { known, .. }) => Ok(known),
+        _ => Err(format!(
+            "the type of the {what}, {}, is no plain enum, so its values have no names: make it an enum, without serde's `tag`, \
+             `untagged` or `other`",
+            short_name::<T>()
+        )),
     }
 }
 

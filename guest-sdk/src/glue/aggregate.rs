@@ -15,13 +15,15 @@ pub struct AggregateRole<A>(PhantomData<A>);
 impl<A: Aggregate> wit::Guest for AggregateRole<A> {
     type Instance = Live<A>;
 
-    fn describe() -> wit::Description {
+    fn describe() -> Result<wit::Description, String> {
         install_panic_hook();
-        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        wit::Description {
-            commands: owned(codec::variants::<A::Command>()),
-            events: owned(codec::variants::<A::Event>()),
-        }
+        let commands = codec::variants::<A::Command>("commands")?.iter().map(ToString::to_string).collect();
+        Ok(wit::Description { commands, events: upcast::names::<A::Event>(A::UPCASTS)? })
+    }
+
+    fn upcast(events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
+        install_panic_hook();
+        super::upcast(events, A::UPCASTS)
     }
 }
 

@@ -4,7 +4,8 @@ use crate::bindings::projection::exports::wasmill::plugin::projection as wit;
 use crate::bindings::types;
 use crate::codec;
 use crate::log::install_panic_hook;
-use crate::projection::{Answer, Event, Projection, QueryError};
+use crate::projection::{Answer, Event, Projection, QueryError, dispatch};
+use crate::reading::skipped;
 use crate::sql::{Host, Sql};
 use std::marker::PhantomData;
 
@@ -19,7 +20,13 @@ impl<P: Projection> wit::Guest for ProjectionRole<P> {
 
     fn project(events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
         install_panic_hook();
-        super::each(events, |_, event| P::project(&Event(event), &Sql(&Host)))
+        super::each(events, |_, event| {
+            let mut event = Event(event);
+            if !dispatch::<P>(&mut event, &Host)? {
+                skipped(event.aggregate_type(), event.name());
+            }
+            Ok(())
+        })
     }
 
     fn query(name: String, params: Vec<u8>) -> Result<Vec<u8>, wit::QueryError> {

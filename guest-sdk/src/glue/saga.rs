@@ -5,7 +5,8 @@ use crate::bindings::saga::exports::wasmill::plugin::saga as wit;
 use crate::bindings::types;
 use crate::codec::Encoded;
 use crate::log::install_panic_hook;
-use crate::saga::{End, Saga, Step, dispatch};
+use crate::reading::skipped_delivery;
+use crate::saga::{End, Saga, Step, dispatch, key};
 use crate::subscriber::{Delivery, Effect};
 use crate::{Failure, codec, readback, upcast};
 use std::cell::RefCell;
@@ -17,16 +18,21 @@ pub struct SagaRole<S>(PhantomData<S>);
 impl<S: Saga> wit::Guest for SagaRole<S> {
     type Instance = LiveSaga<S>;
 
-    fn describe() -> wit::Description {
+    fn describe() -> Result<wit::Description, String> {
         install_panic_hook();
-        wit::Description { events: codec::variants::<S::Event>().iter().map(ToString::to_string).collect() }
+        Ok(wit::Description { events: upcast::names::<S::Event>(S::UPCASTS)? })
+    }
+
+    fn upcast(events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
+        install_panic_hook();
+        super::upcast(events, S::UPCASTS)
     }
 
     fn keys(deliveries: Vec<types::Delivery>) -> Result<Vec<Option<String>>, types::Failure> {
         install_panic_hook();
         let mut keys = Vec::with_capacity(deliveries.len());
         super::each(deliveries, |_, delivery| {
-            keys.push(S::key(&Delivery(delivery))?);
+            keys.push(key::<S>(&mut Delivery(delivery))?);
             Ok(())
         })?;
         Ok(keys)
@@ -58,7 +64,12 @@ impl<S: Saga> wit::GuestInstance for LiveSaga<S> {
     }
 
     fn handle(&self, input: types::Delivery) -> Result<wit::Decision, types::Outcome> {
-        let Decision { events, effects, end } = self.decide(&Delivery(input)).map_err(types::Outcome::from)?;
+        let mut input = Delivery(input);
+        let Some(decision) = self.decide(&mut input).map_err(types::Outcome::from)? else {
+            skipped_delivery(&input.0);
+            return Ok(wit::Decision { events: Vec::new(), end: None });
+        };
+        let Decision { events, effects, end } = decision;
         effects.into_iter().for_each(|effect| hand_over(0, effect));
         let end = end.map(|end| match end {
             End::Completed => wit::End::Completed,
@@ -83,11 +94,13 @@ impl<S: Saga> LiveSaga<S> {
         })
     }
 
-    /// Applies the events of the last decision, then decides on an input.
-    pub(crate) fn decide(&self, input: &Delivery) -> Result<Decision, Failure> {
+    /// Applies the events of the last decision, then decides on an input. The result is none if it is skipped.
+    pub(crate) fn decide(&self, input: &mut Delivery) -> Result<Option<Decision>, Failure> {
         self.settle();
         let mut step = Step::default();
-        dispatch(&*self.state.borrow(), input, &mut step)?;
+        if !dispatch(&*self.state.borrow(), input, &mut step)? {
+            return Ok(None);
+        }
         let Step { events, outbox, end } = step;
         let encode = |event| {
             let Encoded { name, payload, .. } = readback::encode_event(event, S::UPCASTS)?;
@@ -95,7 +108,7 @@ impl<S: Saga> LiveSaga<S> {
         };
         let encoded = events.iter().map(encode).collect::<Result<_, _>>()?;
         self.decided.replace(events);
-        Ok(Decision { events: encoded, effects: outbox.effects, end })
+        Ok(Some(Decision { events: encoded, effects: outbox.effects, end }))
     }
 
     /// Borrows the state, for tests.
@@ -185,10 +198,10 @@ mod tests {
         };
         let live = LiveSaga::<Visit>::empty();
         live.replay(vec![recorded(1, r#""Ada""#), recorded(2, r#"{"@schema":2,"guest":"Bob"}"#)]).unwrap();
-        let decision = live.decide(&opened("front", r#""Eve""#)).unwrap();
+        let decision = live.decide(&mut opened("front", r#""Eve""#)).unwrap().unwrap();
         assert_eq!(decision.events[0].payload, br#"{"@schema":2,"guest":"Eve"}"#);
         assert_eq!(live.state.borrow().guests, ["Ada", "Bob"]);
-        assert!(live.decide(&opened("front", "7")).is_err(), "its name is not text");
+        assert!(live.decide(&mut opened("front", "7")).is_err(), "its name is not text");
         assert_eq!(live.state.borrow().guests, ["Ada", "Bob", "Eve"]);
         assert_eq!(live.replay(vec![recorded(3, "1"), recorded(4, r#"{"@schema":3}"#)]).unwrap_err().index, 0);
     }

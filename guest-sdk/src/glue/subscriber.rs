@@ -3,6 +3,7 @@
 use crate::bindings::subscriber::exports::wasmill::plugin::subscriber as wit;
 use crate::bindings::{bus, types};
 use crate::log::install_panic_hook;
+use crate::reading::skipped_delivery;
 use crate::subscriber::{Delivery, Effect, Outbox, Subscriber, dispatch};
 use std::marker::PhantomData;
 
@@ -15,7 +16,10 @@ impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
         let mut outbox = Outbox::default();
         super::each(deliveries, |index, delivery| {
             bus::begin(index);
-            dispatch::<S>(&Delivery(delivery), &mut outbox)?;
+            let mut delivery = Delivery(delivery);
+            if !dispatch::<S>(&mut delivery, &mut outbox)? {
+                skipped_delivery(&delivery.0);
+            }
             outbox.effects.drain(..).for_each(|effect| hand_over(index, effect));
             Ok(())
         })

@@ -2,6 +2,7 @@
 
 use crate::bindings::{bus, types};
 use crate::codec;
+use crate::contract::Contract;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ impl OutgoingCommand {
             expected_version: None,
             outcome: None,
         }))
+    }
+
+    /// Makes a command for one aggregate of a contract.
+    pub fn to<C: Contract>(aggregate_id: impl Into<String>, command: &C::Command) -> Result<Self, codec::Error> {
+        Self::new(C::TYPE, aggregate_id, command)
     }
 
     /// Sets the version that the aggregate's stream must have; 0 if it must have no events. If it has another version, the
@@ -157,6 +163,16 @@ impl Outbox {
         command: &impl Serialize,
     ) -> Result<(), codec::Error> {
         self.send_command(OutgoingCommand::new(aggregate_type, aggregate_id, command)?);
+        Ok(())
+    }
+
+    /// Sends a command to an aggregate of a contract, as [`send`](Self::send) does: `outbox.send_to::<Account>(id, &command)?`.
+    pub fn send_to<C: Contract>(
+        &mut self,
+        aggregate_id: impl Into<String>,
+        command: &C::Command,
+    ) -> Result<(), codec::Error> {
+        self.send_command(OutgoingCommand::to::<C>(aggregate_id, command)?);
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use crate::bindings::types;
 use crate::codec;
+use crate::contract::Contract;
 use crate::subscriber::{Delivery, Ending};
+use crate::upcast;
 use serde::Serialize;
 
 /// Makes metadata with this id and time, as of a first cause.
@@ -39,7 +41,8 @@ pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Ve
     }
 }
 
-/// Makes the delivery of an aggregate's event to a subscriber.
+/// Makes the delivery of an aggregate's event to a subscriber. If the event has [upcasts](crate::upcast), use
+/// [`event_of`]: this one has schema version 1.
 ///
 /// # Panics
 /// If the event does not encode.
@@ -47,6 +50,24 @@ pub(super) fn recorded(stream: (&str, &str), place: u64, name: &str, payload: Ve
 pub fn event(aggregate_type: &str, aggregate_id: &str, event: &impl Serialize) -> Delivery {
     let (name, payload) = codec::encode(event).unwrap_or_else(|error| panic!("the event does not encode: {error}"));
     delivery(aggregate_type, aggregate_id, name, payload)
+}
+
+/// Makes the delivery of an event of a contract, as the aggregate records it.
+///
+/// # Panics
+/// If the event does not encode.
+#[track_caller]
+pub fn event_of<C: Contract>(aggregate_id: &str, event: &C::Event) -> Delivery {
+    let (name, payload) = encoded::<C>(event);
+    delivery(C::TYPE, aggregate_id, name, payload)
+}
+
+/// Encodes an event as its aggregate records it.
+#[track_caller]
+pub(super) fn encoded<C: Contract>(event: &C::Event) -> (&'static str, Vec<u8>) {
+    let encoded = upcast::encode(event, C::UPCASTS);
+    let encoded = encoded.unwrap_or_else(|error| panic!("the event does not encode: {error}"));
+    (encoded.name, encoded.payload)
 }
 
 /// Makes the delivery of an aggregate's event to a subscriber, from the event's name and JSON.

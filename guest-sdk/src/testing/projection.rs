@@ -1,12 +1,13 @@
 //! Tests of projections: a read model in memory, with real SQLite and the projection's own schema and statements.
 
 use super::{envelope, readable};
-use crate::Projection;
 use crate::bindings::sql::Rows;
 use crate::codec;
+use crate::contract::Contract;
 use crate::failure::Failure;
 use crate::glue::answer;
 use crate::projection::{Event, QueryError};
+use crate::projection::{Projection, dispatch};
 use crate::sql::{Database, Error, Sql, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
@@ -84,7 +85,20 @@ impl<P: Projection> ReadModel<P> {
         self
     }
 
-    /// Folds an event into the read model, given by its name and bytes. On failure the read model stays unchanged.
+    /// Folds an event of a contract into the read model.
+    ///
+    /// # Panics
+    /// If the projection fails.
+    #[track_caller]
+    pub fn project_of<C: Contract>(&mut self, aggregate_id: &str, event: &C::Event) -> &mut Self {
+        let (name, payload) = envelope::encoded::<C>(event);
+        self.try_project(C::TYPE, aggregate_id, name, payload)
+            .unwrap_or_else(|failure| panic!("{name} of {}/{aggregate_id} failed: {failure}", C::TYPE));
+        self
+    }
+
+    /// Folds an event into the read model, given by its name and bytes. On failure the read model stays unchanged. An event
+    /// that the host skips is a [`Failure::UnknownEvent`].
     pub fn try_project(
         &mut self,
         aggregate_type: &str,
@@ -98,7 +112,10 @@ impl<P: Projection> ReadModel<P> {
         self.database.owner("BEGIN")?;
         self.database.0.in_transaction(true);
         self.database.0.allow(EVENT_TIME);
-        let result = P::project(&Event(event), &Sql(&self.database));
+        let result = dispatch::<P>(&mut Event(event), &self.database).and_then(|is_handled| match is_handled {
+            true => Ok(()),
+            false => Err(Failure::UnknownEvent(format!("the code does not know {name}, so the host skips it"))),
+        });
         self.database.0.in_transaction(false);
         if self.database.0.owner().is_autocommit() {
             // SQLite has already rolled back the transaction.

@@ -6,7 +6,7 @@ use crate::bindings::types;
 use crate::codec::Encoded;
 use crate::glue::LiveSaga;
 use crate::log::native;
-use crate::saga::{End, Saga};
+use crate::saga::{self, End, Saga};
 use crate::subscriber::{Delivery, Effect};
 use crate::{Failure, readback};
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ pub fn given_saga<S: Saga>(history: impl IntoIterator<Item = S::Event>) -> Given
 
 /// Returns the key of the saga that an event is for. A key that the host would refuse is not checked.
 pub fn key_of<S: Saga>(event: &Delivery) -> Result<Option<String>, Failure> {
-    S::key(event)
+    saga::key::<S>(&mut event.clone())
 }
 
 #[track_caller]
@@ -65,8 +65,8 @@ pub struct GivenSaga<S: Saga> {
 /// The events, the effects and the end that a saga decided on.
 type Decision = (Vec<types::NewEvent>, VecDeque<Effect>, Option<End>);
 
-/// What a saga decided, or why it did not.
-type Decided = Result<Decision, types::Outcome>;
+/// What a saga decided, if it did not skip the input, or why it failed.
+type Decided = Result<Option<Decision>, types::Outcome>;
 
 impl<S: Saga> GivenSaga<S> {
     /// Borrows the state.
@@ -84,27 +84,29 @@ impl<S: Saga> GivenSaga<S> {
     pub fn when(self, input: Delivery) -> WhenSaga<S> {
         let Self { live, history } = self;
         // The rebuilt saga repeats the log lines of the live one, so they are dropped.
-        let (by_rebuilt, _) = native::logs(|| decided(&rebuilt::<S>(&history), &input));
-        let result = decided(&live, &input);
+        let (by_rebuilt, _) = native::logs(|| decided(&rebuilt::<S>(&history), input.clone()));
+        let decided = decided(&live, input.clone());
         assert_eq!(
             readable_decided(&by_rebuilt),
-            readable_decided(&result),
+            readable_decided(&decided),
             "a saga that is rebuilt from its events decides differently (left) than the live one (right)"
         );
         let is_event = matches!(input.0.origin, types::Origin::Event(_));
         assert!(is_event || !history.is_empty(), "there is no saga, and the host ignores an outcome or a timer then");
+        let is_skipped = matches!(decided, Ok(None));
+        let result = decided.map(Option::unwrap_or_default);
         if let Ok((events, effects, end)) = &result {
             let is_silent = events.is_empty() && (!effects.is_empty() || end.is_some());
             assert!(!(history.is_empty() && is_silent), "the first step of a saga has no event: record one");
             effects.iter().for_each(check_timer);
         }
-        WhenSaga { live, history, result, checked_events: false }
+        WhenSaga { live, history, result, is_skipped, checked_events: false }
     }
 }
 
-fn decided<S: Saga>(live: &LiveSaga<S>, input: &Delivery) -> Decided {
-    let decision = live.decide(input).map_err(types::Outcome::from)?;
-    Ok((decision.events, decision.effects.into(), decision.end))
+fn decided<S: Saga>(live: &LiveSaga<S>, mut input: Delivery) -> Decided {
+    let decision = live.decide(&mut input).map_err(types::Outcome::from)?;
+    Ok(decision.map(|decision| (decision.events, decision.effects.into(), decision.end)))
 }
 
 #[track_caller]
@@ -123,7 +125,8 @@ fn check_timer(effect: &Effect) {
 
 /// Returns a decision in a form that compares by content and is easy to read.
 fn readable_decided(result: &Decided) -> Result<serde_json::Value, String> {
-    let (events, effects, end) = result.as_ref().map_err(|outcome| format!("{outcome:?}"))?;
+    let decision = result.as_ref().map_err(|outcome| format!("{outcome:?}"))?;
+    let Some((events, effects, end)) = decision else { return Ok(serde_json::json!("skipped")) };
     let events: Vec<_> = events.iter().map(|event| (event.name.as_str(), readable(&event.payload))).collect();
     let effects: Vec<_> = effects.iter().map(comparable).collect();
     Ok(serde_json::json!({ "events": events, "effects": effects, "end": format!("{end:?}") }))
@@ -134,7 +137,8 @@ fn readable_decided(result: &Decided) -> Result<serde_json::Value, String> {
 pub struct WhenSaga<S: Saga> {
     live: LiveSaga<S>,
     history: Vec<(String, Vec<u8>)>,
-    result: Decided,
+    result: Result<Decision, types::Outcome>,
+    is_skipped: bool,
     checked_events: bool,
 }
 
@@ -172,6 +176,21 @@ impl<S: Saga> WhenSaga<S> {
         let (events, ..) = result.unwrap_or_default();
         history.extend(events.into_iter().map(|types::NewEvent { name, payload }| (name, payload)));
         GivenSaga { live, history }
+    }
+
+    /// Expects the event to be skipped, because the saga does not know it. See [`reading`](crate::reading).
+    ///
+    /// # Panics
+    /// If it is handled or fails.
+    #[track_caller]
+    pub fn then_skipped(mut self) -> GivenSaga<S> {
+        let (events, effects, _) = self.decision();
+        let (events, effects) = (events.len(), effects.len());
+        assert!(
+            self.is_skipped,
+            "expected it to be skipped, and it was handled with {events} events and {effects} effects"
+        );
+        GivenSaga { live: self.live, history: self.history }
     }
 
     /// Expects no more effects, and that the saga ends because it has reached its goal.
@@ -227,6 +246,7 @@ impl<S: Saga> WhenSaga<S> {
 
     #[track_caller]
     fn expect_end(&mut self, expected: Option<End>) {
+        assert!(!self.is_skipped, "the saga does not know the event, so it is skipped: expect `then_skipped`");
         if !self.checked_events {
             let (events, ..) = self.decision();
             let names: Vec<_> = events.iter().map(|event| event.name.clone()).collect();

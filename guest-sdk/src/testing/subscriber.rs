@@ -8,16 +8,17 @@ use std::collections::VecDeque;
 
 /// Delivers an event, a record, an outcome or a timer, which [`event`](super::event), [`record`](super::record),
 /// [`outcome`](super::outcome) or [`timer`](super::timer) makes.
-pub fn deliver<S: Subscriber>(delivery: Delivery) -> Delivered {
+pub fn deliver<S: Subscriber>(mut delivery: Delivery) -> Delivered {
     let mut outbox = Outbox::default();
-    let result = dispatch::<S>(&delivery, &mut outbox).map_err(types::Outcome::from);
-    Delivered { result: result.map(|()| outbox.effects.into()) }
+    let handled = dispatch::<S>(&mut delivery, &mut outbox).map_err(types::Outcome::from);
+    Delivered { is_skipped: matches!(handled, Ok(false)), result: handled.map(|_| outbox.effects.into()) }
 }
 
 /// The result of a delivery. Each `then_` method checks the next effect, in the order of the calls.
 #[must_use = "end with `then_nothing`"]
 pub struct Delivered {
     result: Result<VecDeque<Effect>, types::Outcome>,
+    is_skipped: bool,
 }
 
 impl Delivered {
@@ -26,12 +27,23 @@ impl Delivered {
     /// Expects no more effects.
     ///
     /// # Panics
-    /// If there is another effect, or if the delivery failed.
+    /// If there is another effect, or if the delivery failed or was skipped.
     #[track_caller]
     pub fn then_nothing(mut self) {
+        assert!(!self.is_skipped, "the subscriber does not know the event, so it is skipped: expect `then_skipped`");
         if let Some(effect) = self.effects().pop_front() {
             panic!("expected nothing more, got: {:#?}", comparable(&effect));
         }
+    }
+
+    /// Expects the event to be skipped, because the subscriber does not know it. See [`reading`](crate::reading).
+    ///
+    /// # Panics
+    /// If it is handled or fails.
+    #[track_caller]
+    pub fn then_skipped(mut self) {
+        let effects = self.effects().len();
+        assert!(self.is_skipped, "expected the event to be skipped, and it was handled with {effects} effects");
     }
 
     /// Expects the delivery to be rejected with a reason that contains this text.

@@ -7,6 +7,7 @@ use crate::filter::Filter;
 use crate::host::Counted;
 use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
 use crate::store::{Error, EventSearch, EventStore, Reader, SearchedId};
+use crate::upcasts::{Migrates, Unmigrated};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -19,7 +20,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// The most events of one page. A slow client holds at most two pages in memory.
@@ -45,6 +46,19 @@ pub(super) struct Wanted {
     #[serde(default)]
     backwards: bool,
     search_max: Option<u64>,
+    #[serde(default)]
+    shape: EventShape,
+}
+
+/// The shape in which the payloads of events are shown.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum EventShape {
+    /// As they were recorded.
+    #[default]
+    Recorded,
+    /// As the loaded code upcasts them.
+    Newest,
 }
 
 impl Wanted {
@@ -80,13 +94,13 @@ pub(super) async fn stream(
     let limit = wanted.limit.unwrap_or(u64::MAX);
     if !wanted.is_search() {
         let after = Position(wanted.from.unwrap_or(1).saturating_sub(1));
-        return send(&server, Reading::All { filter, after, follows: wanted.follow }, limit).await;
+        return send(&server, Reading::All { filter, after, follows: wanted.follow }, limit, wanted.shape).await;
     }
     if wanted.follow {
         let text = "`follow` can only be combined with `from`, `limit` and `type`: new events are not searched";
         return Err(HttpError::malformed(text));
     }
-    let Wanted { from, since_ms, until_ms, backwards, search_max, .. } = wanted;
+    let Wanted { from, since_ms, until_ms, backwards, search_max, shape, .. } = wanted;
     let newest = *server.host.store().head().borrow();
     let bounds = move |reader: &mut dyn Reader| {
         let since = since_ms.map(|ms| reader.position_at(ms)).transpose()?;
@@ -105,7 +119,7 @@ pub(super) async fn stream(
         backwards,
         left: search_max.unwrap_or(SEARCH_MAX),
     };
-    send(&server, reading, limit).await
+    send(&server, reading, limit, shape).await
 }
 
 #[derive(Deserialize)]
@@ -115,6 +129,8 @@ pub(super) struct WantedOfStream {
     limit: Option<u64>,
     #[serde(default)]
     backwards: bool,
+    #[serde(default)]
+    shape: EventShape,
 }
 
 /// `GET /v1/streams/TYPE/ID/events`.
@@ -123,7 +139,8 @@ pub(super) async fn of_stream(
     stream: Result<Path<(String, String)>, PathRejection>,
     wanted: Result<Query<WantedOfStream>, QueryRejection>,
 ) -> Result<Response, HttpError> {
-    let (Path((aggregate_type, aggregate_id)), Query(WantedOfStream { from, limit, backwards })) = (stream?, wanted?);
+    let (Path((aggregate_type, aggregate_id)), Query(wanted)) = (stream?, wanted?);
+    let WantedOfStream { from, limit, backwards, shape } = wanted;
     let stream = StreamId::new(aggregate_type, aggregate_id);
     let asked = stream.clone();
     if server.host.read(move |reader| reader.stream_version(&asked)).await? == Version(0) {
@@ -133,26 +150,28 @@ pub(super) async fn of_stream(
         (false, from) => Version(from.unwrap_or(1).saturating_sub(1)),
         (true, from) => Version(from.map_or(u64::MAX, |from| from.saturating_add(1))),
     };
-    send(&server, Reading::Stream { stream, beyond, backwards }, limit.unwrap_or(u64::MAX)).await
+    send(&server, Reading::Stream { stream, beyond, backwards }, limit.unwrap_or(u64::MAX), shape).await
 }
 
-async fn send(server: &Server, reading: Reading, limit: u64) -> Result<Response, HttpError> {
+async fn send(server: &Server, reading: Reading, limit: u64, shape: EventShape) -> Result<Response, HttpError> {
     let follows = matches!(reading, Reading::All { follows: true, .. });
     let is_long = follows || matches!(reading, Reading::Search { .. });
     let place = Place::of(server, limit, is_long).await?;
+    let upcasts = (shape == EventShape::Newest).then(|| server.host.upcasts().open());
     let (lines, body) = mpsc::channel(place.pages_max());
     let follower = Follower {
         head: server.host.store().head(),
         store: server.host.store().clone(),
         left: limit,
         lines,
+        looks: server.looks.clone(),
         closing: server.closing.clone(),
     };
     let host = server.host.clone();
     tokio::spawn(async move {
         let streams = &host.traffic().streams;
         let _counted = matches!(place, Place::Stream(_)).then(|| Counted::new(streams));
-        follower.run(reading).await;
+        follower.run(Client { reading, reader: None, upcasts }).await;
         drop(place);
     });
     let body = Body::from_stream(ReceiverStream::new(body));
@@ -273,6 +292,14 @@ impl Reading {
     }
 }
 
+/// What is read for one client, and by what.
+struct Client {
+    reading: Reading,
+    reader: Option<Box<dyn Reader>>,
+    /// What migrates the events, if the client wants their newest shape.
+    upcasts: Option<Box<dyn Migrates>>,
+}
+
 /// The reader of one client. It reads pages until the client has all that it wants, or disconnects.
 struct Follower {
     store: Arc<dyn EventStore>,
@@ -280,12 +307,14 @@ struct Follower {
     /// The number of events that are still wanted.
     left: u64,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
+    /// Room for the steps of searches.
+    looks: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
 }
 
 impl Follower {
-    async fn run(mut self, reading: Reading) {
-        if let Err(cause) = self.send_pages(reading).await {
+    async fn run(mut self, client: Client) {
+        if let Err(cause) = self.send_pages(client).await {
             tracing::error!(%cause, "an event stream of the API failed");
             // The status line is already sent, so the last line has the error.
             let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
@@ -293,15 +322,14 @@ impl Follower {
         }
     }
 
-    async fn send_pages(&mut self, mut reading: Reading) -> Result<(), Error> {
+    async fn send_pages(&mut self, mut client: Client) -> Result<(), Error> {
         let end = *self.head.borrow_and_update();
-        let mut reader = None;
         while self.left > 0 {
-            let (page, rest);
-            (page, rest, reading, reader) = self.read(reading, reader, end).await?;
-            self.left = self.left.saturating_sub(page.len() as u64);
-            let gone = !page.is_empty() && self.lines.send(Ok(lines(&page))).await.is_err();
-            let done = match (rest, &reading) {
+            let (events, text, rest);
+            (events, text, rest, client) = self.read(client, end).await?;
+            self.left = self.left.saturating_sub(events);
+            let gone = events > 0 && self.lines.send(Ok(text)).await.is_err();
+            let done = match (rest, &client.reading) {
                 (Rest::More, _) => self.lines.is_closed(),
                 (Rest::NewEvents, Reading::All { after, follows: true, .. }) => !self.wait(*after).await,
                 (Rest::NewEvents | Rest::Nothing, _) => true,
@@ -319,18 +347,18 @@ impl Follower {
     }
 
     /// Reads a page on a thread that may block, with this client's own reader.
-    async fn read(
-        &self,
-        mut reading: Reading,
-        reader: Option<Box<dyn Reader>>,
-        end: Position,
-    ) -> Result<(Vec<RecordedEvent>, Rest, Reading, Option<Box<dyn Reader>>), Error> {
+    async fn read(&self, mut client: Client, end: Position) -> Result<(u64, Bytes, Rest, Client), Error> {
         let store = self.store.clone();
         let limit = PAGE_EVENTS_MAX.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let is_search = matches!(client.reading, Reading::Search { .. });
+        let look = if is_search { Some(self.looks.clone().acquire_owned().await) } else { None };
         let read = move || {
-            let mut reader = reader.map_or_else(|| store.reader(), Ok)?;
-            let (page, rest) = reading.page(&mut *reader, limit, end)?;
-            Ok((page, rest, reading, Some(reader)))
+            let _look = look;
+            let mut reader = client.reader.take().map_or_else(|| store.reader(), Ok)?;
+            let (mut events, rest) = client.reading.page(&mut *reader, limit, end)?;
+            client.reader = Some(reader);
+            let unmigrated = client.upcasts.as_mut().map(|upcasts| upcasts.migrate(&mut events)).unwrap_or_default();
+            Ok((events.len() as u64, lines(&events, &unmigrated), rest, client))
         };
         let joined = tokio::task::spawn_blocking(read).await;
         joined.unwrap_or_else(|panic| Err(Error::Failed(format!("reading events: {panic}"))))
@@ -365,6 +393,9 @@ pub(super) struct Line<'e> {
     causation_id: &'e str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<LineHeader<'e>>,
+    /// Why the payload is as it was recorded, although its newest shape is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upcast_error: Option<String>,
     payload: Payload<'e>,
 }
 
@@ -389,11 +420,14 @@ enum Payload<'e> {
     Bytes { base64: String },
 }
 
-fn lines(events: &[RecordedEvent]) -> Bytes {
+/// Returns events as lines. `unmigrated` has the results of their migration, or nothing if they were not migrated.
+fn lines(events: &[RecordedEvent], unmigrated: &[Result<(), Unmigrated>]) -> Bytes {
     let mut text = Vec::with_capacity(events.len() * 512);
-    for event in events {
+    for (index, event) in events.iter().enumerate() {
+        let upcast_error = unmigrated.get(index).and_then(|result| result.as_ref().err());
+        let line = Line { upcast_error: upcast_error.map(ToString::to_string), ..line(event) };
         // Writing these types to memory never fails.
-        serde_json::to_writer(&mut text, &line(event)).expect("an event is JSON");
+        serde_json::to_writer(&mut text, &line).expect("an event is JSON");
         text.push(b'\n');
     }
     text.into()
@@ -414,6 +448,7 @@ pub(super) fn line(event: &RecordedEvent) -> Line<'_> {
         correlation_id: &event.correlation_id,
         causation_id: &event.causation_id,
         headers: event.headers.iter().map(line_header).collect(),
+        upcast_error: None,
         payload: payload(&event.payload),
     }
 }
@@ -467,7 +502,7 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line_of_json() {
-        let text = lines(&[event(br#"{"b":1.50,"a":"x"}"#)]);
+        let text = lines(&[event(br#"{"b":1.50,"a":"x"}"#)], &[]);
         assert_eq!(
             text,
             "{\"position\":7,\"id\":\"00000000-0000-0000-0000-000000000000\",\"stream\":\"order/a/b\",\
@@ -480,7 +515,7 @@ mod tests {
     fn headers_are_shown_where_there_are_any() {
         let header = |name: &str, value: Option<&[u8]>| Header { name: name.into(), value: value.map(<[u8]>::to_vec) };
         let headers = vec![header("tenant", Some(b"a\nb")), header("raw", Some(b"\xff")), header("flag", None)];
-        let text = String::from_utf8(lines(&[RecordedEvent { headers, ..event(b"{}") }]).to_vec()).unwrap();
+        let text = String::from_utf8(lines(&[RecordedEvent { headers, ..event(b"{}") }], &[]).to_vec()).unwrap();
         let expected = r#""headers":[{"name":"tenant","value":"a\nb"},{"name":"raw","value":{"base64":"/w=="}},{"name":"flag","value":null}],"payload":{}}"#;
         assert!(text.ends_with(&format!("{expected}\n")), "{text}");
     }
@@ -492,7 +527,7 @@ mod tests {
             (b"\xff\x00", r#""payload":{"base64":"/wA="}}"#),
             (b"", r#""payload":{"base64":""}}"#),
         ] {
-            let text = String::from_utf8(lines(&[event(payload)]).to_vec()).unwrap();
+            let text = String::from_utf8(lines(&[event(payload)], &[]).to_vec()).unwrap();
             assert!(text.ends_with(&format!("{expected}\n")), "{text}");
             assert_eq!(text.lines().count(), 1);
         }

@@ -16,6 +16,8 @@ use axum::http::StatusCode;
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::convert::Infallible;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// The most events of a trace.
 const EVENTS_MAX: usize = 1_000;
@@ -23,6 +25,29 @@ const EVENTS_MAX: usize = 1_000;
 /// The numbers of dead letters and of timers among which those of a trace are looked for.
 const LETTERS_MAX: usize = 1_000;
 const TIMERS_MAX: usize = 10_000;
+
+/// Searches, traces and states that read at the same time. More of them would have a snapshot of the store open at any time,
+/// so that its log could not be folded.
+pub(super) const LOOKS_MAX: usize = 2;
+
+/// Room for a request that reads many events. It is held until the reading ends, also if the client has left.
+struct Look {
+    _permit: OwnedSemaphorePermit,
+    client: oneshot::Sender<Infallible>,
+}
+
+impl Look {
+    /// Waits for room. The second value stands for the client: when it is dropped, nobody waits for the answer any more.
+    async fn of(server: &Server) -> Result<(Self, oneshot::Receiver<Infallible>), HttpError> {
+        let permit = server.unless_closing(server.looks.clone().acquire_owned()).await?;
+        let (client, waits) = oneshot::channel();
+        Ok((Self { _permit: permit.expect("no semaphore of the API is closed"), client }, waits))
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.client.is_closed()
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,15 +61,14 @@ pub(super) async fn trace(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Trace>, HttpError> {
     let (Path(id), Query(Wanted { search_max })) = (id?, wanted?);
-    let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
+    let (look, _waits) = Look::of(&server).await?;
     let newest = *server.host.store().head().borrow();
     let left = search_max.unwrap_or(SEARCH_MAX);
     let asked = id.clone();
-    let found = server.host.read(move |reader| trace_of(reader, asked, newest, left)).await?;
-    drop(permit);
+    let found = server.host.read(move |reader| trace_of(reader, asked, newest, left, &look)).await?;
     found.map(Json).map_err(|searched_to| {
         let where_ = if searched_to > Position(1) {
-            format!(" among those from position {searched_to} on; search more with `search_max`")
+            format!(" among those from position {searched_to} on; search more with `search_max` (`--search`)")
         } else {
             String::new()
         };
@@ -60,14 +84,15 @@ fn trace_of(
     id: String,
     newest: Position,
     left: u64,
+    look: &Look,
 ) -> Result<Result<Trace, Position>, Error> {
-    let found = Search { next: newest, left }.next(reader, &SearchedId::Any(id.clone()), 1)?.pop();
+    let found = Search { next: newest, left, look }.next(reader, &SearchedId::Any(id.clone()), 1)?.pop();
     let correlation_id = found.map_or(id, |event| event.correlation_id.to_string());
     // Events that are newer than the one found belong to the trace too.
-    let mut search = Search { next: newest, left };
+    let mut search = Search { next: newest, left, look };
     let mut events = Vec::new();
     let wanted = SearchedId::Correlation(correlation_id.clone());
-    while search.left > 0 && search.next > Position(0) && events.len() < EVENTS_MAX {
+    while search.may_go_on() && events.len() < EVENTS_MAX {
         let limit = EVENTS_MAX - events.len();
         events.extend(search.next(reader, &wanted, limit)?);
     }
@@ -86,16 +111,21 @@ fn trace_of(
 }
 
 /// A search from the newest event back.
-struct Search {
+struct Search<'l> {
     next: Position,
     left: u64,
+    look: &'l Look,
 }
 
-impl Search {
+impl Search<'_> {
+    fn may_go_on(&self) -> bool {
+        self.left > 0 && self.next > Position(0) && self.look.is_wanted()
+    }
+
     /// Searches until an event is found, or as much as it may. The newest event comes first.
     fn next(&mut self, reader: &mut dyn Reader, id: &SearchedId, limit: usize) -> Result<Vec<RecordedEvent>, Error> {
         let search = EventSearch { filter: Filter::all(), id: Some(id.clone()) };
-        while self.left > 0 && self.next > Position(0) {
+        while self.may_go_on() {
             let last = Position(self.next.0.saturating_sub(self.left - 1).max(1));
             let page = reader.search(&search, self.next, last, limit)?;
             self.left -= self.next.0 - page.reached.0 + 1;
@@ -148,9 +178,8 @@ pub(super) async fn state(
 ) -> Result<Json<Value>, HttpError> {
     let (Path((aggregate_type, aggregate_id)), Query(WantedState { version })) = (stream?, wanted?);
     let stream = StreamId::new(aggregate_type, aggregate_id);
-    let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
-    let shown = server.host.state(stream.clone(), version.map(Version)).await;
-    drop(permit);
+    let (look, _waits) = Look::of(&server).await?;
+    let shown = server.host.state(stream.clone(), version.map(Version), move || look.is_wanted()).await;
     let shown = shown.map_err(|unshown| match unshown {
         Unshown::Unknown(text) => HttpError::new(StatusCode::NOT_FOUND, text),
         Unshown::Impossible(text) => HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, text),

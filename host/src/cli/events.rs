@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// At most this many.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// Show payloads as they were recorded, and not as the loaded code upcasts them.
+    #[arg(long)]
+    recorded: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -129,6 +132,9 @@ fn path(args: &Args) -> String {
     }
     if args.last.is_some() {
         add("backwards", "true".to_owned());
+    }
+    if !args.recorded {
+        add("shape", "newest".to_owned());
     }
     if args.follow {
         add("follow", "true".to_owned());

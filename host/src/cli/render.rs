@@ -44,11 +44,15 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
     let mut table =
         Table::new([("PLUGIN", Left), ("VERSION", Left), ("LOADS", Right), ("DIGEST", Left), ("ROLES", Left)]);
     for plugin in plugins {
-        let PluginStatus { name, file, version, digest, roles, loads, error } = plugin;
+        let PluginStatus { name, file, version, digest, roles, loads, error, unknown_events } = plugin;
         table.row([name.clone(), version.clone(), number(*loads), short_digest(digest), roles.join(", ")]);
         if let Some(error) = error {
             table.note(&format!("error: {error}"));
             table.note(&format!("file: {file}; version {version} keeps running"));
+        }
+        if *unknown_events > 0 {
+            let events = number(*unknown_events);
+            table.note(&format!("events that its code does not know and has skipped since it was loaded: {events}"));
         }
     }
     table

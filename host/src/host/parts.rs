@@ -5,6 +5,8 @@ use super::idle_keys::idle_keys;
 use super::orphans;
 use super::plugin_handlers;
 use super::startup::Startup;
+use super::unmatched::{Unmatched, unmatched};
+use super::upcasting::upcasts;
 use crate::aggregates::{self, Aggregates, Service};
 use crate::backoff::Backoff;
 use crate::bounds::Bounds;
@@ -96,6 +98,8 @@ pub struct Checked {
     pub plugins: Vec<String>,
     /// Keys of the manifest that have no effect, in words.
     pub idle_keys: Vec<String>,
+    /// Subscriptions to events of aggregate types that no plugin of the manifest has, in words.
+    pub unmatched: Vec<String>,
     /// Parts that the store knows and the manifest does not, in words.
     pub orphans: Vec<String>,
     /// Parts whose place the next start renames, in words.
@@ -115,8 +119,16 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
         format!("{}: {}", plugin.label(), roles.join(", "))
     });
-    let mut checked =
-        Checked { plugins: lines.collect(), idle_keys: idle_keys(manifest, &catalog), ..Checked::default() };
+    let Unmatched { unknown_events, unknown_types } = unmatched(&catalog);
+    if !unknown_events.is_empty() {
+        return Err(unknown_events);
+    }
+    let mut checked = Checked {
+        plugins: lines.collect(),
+        idle_keys: idle_keys(manifest, &catalog),
+        unmatched: unknown_types,
+        ..Checked::default()
+    };
     let location = store::Location::of_folder(&manifest.data);
     if store::exists(&location) {
         match store::places(&location) {
@@ -176,7 +188,9 @@ impl Parts {
         })?;
         let compiler = Compiler::new(Some(&data.join("compiled")), demand(manifest))?;
         let catalog = Arc::new(load_checked(manifest, compiler, startup).map_err(Error::Many)?);
-        idle_keys(manifest, &catalog).iter().for_each(|sentence| tracing::warn!("{sentence}"));
+        let Unmatched { unknown_events, unknown_types } = unmatched(&catalog);
+        let warnings = idle_keys(manifest, &catalog).into_iter().chain(unknown_events).chain(unknown_types);
+        warnings.for_each(|sentence| tracing::warn!("{sentence}"));
         startup.does("opening the store".to_owned());
         let store = store::open(&store::Location::of_folder(data), store_options(manifest, clock))?;
         // This is safe only now, because the open store keeps other hosts out of the folder.
@@ -343,7 +357,8 @@ impl Parts {
     fn start_sinks(&mut self, manifest: &Manifest, connection: &Connection) -> Result<(), Error> {
         let outbox = (kafka::sink::Config::new(&manifest.sink), &manifest.sink);
         let events = manifest.sinks.iter();
-        let events = events.map(|(name, sink)| (kafka::sink::Config::events(name, sink), &sink.settings));
+        let upcasts = upcasts(&self.catalog);
+        let events = events.map(|(name, sink)| (kafka::sink::Config::events(name, sink, &upcasts), &sink.settings));
         let letters = manifest.sources.iter().filter_map(|(name, source)| {
             let config = kafka::sink::Config::letters(name, source, &manifest.sink)?;
             Some((config, &manifest.sink))

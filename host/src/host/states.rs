@@ -3,9 +3,11 @@
 use super::Host;
 use super::maintenance::blocking;
 use super::plugin_handlers::aggregate_type;
+use super::upcasting::upcasts;
 use crate::model::{RecordedEvent, StreamId, Version};
 use crate::plugin::{self, AggregateGuest, Live, Plugin};
 use crate::store::{self, Reader};
+use crate::upcasts::Upcasts;
 use std::sync::Arc;
 
 /// The number of events that are applied in one call.
@@ -42,9 +44,21 @@ impl From<plugin::Error> for Unshown {
 }
 
 impl Host {
+    /// Returns the migration of recorded events by the loaded code.
+    pub fn upcasts(&self) -> Upcasts {
+        upcasts(&self.parts.catalog)
+    }
+
     /// Returns the state of an aggregate at a version, or at its newest one. It is made from the events alone, in a guest
     /// of its own, so nothing waits for it.
-    pub async fn state(&self, stream: StreamId, version: Option<Version>) -> Result<AggregateState, Unshown> {
+    ///
+    /// The work ends early once it is not wanted any more.
+    pub async fn state(
+        &self,
+        stream: StreamId,
+        version: Option<Version>,
+        is_wanted: impl Fn() -> bool + Send + 'static,
+    ) -> Result<AggregateState, Unshown> {
         let plugin = self.code_of(&stream)?;
         let store = self.store().clone();
         blocking(move || {
@@ -59,7 +73,7 @@ impl Host {
                     "stream {stream} has the versions 1 to {newest}, and not {version}"
                 )));
             }
-            state_at(&plugin, &mut *reader, &stream, version)
+            state_at(&plugin, &mut *reader, &stream, version, &is_wanted)
         })
         .await
     }
@@ -82,13 +96,14 @@ fn state_at(
     reader: &mut dyn Reader,
     stream: &StreamId,
     version: Version,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<AggregateState, Unshown> {
     let mut guest = AggregateGuest::new(plugin)?;
-    let live = match rebuilt(&mut guest, reader, stream, version, PAGE) {
+    let live = match rebuilt(&mut guest, reader, stream, version, PAGE, is_wanted) {
         // A page took longer than one event may. Applying event by event shows which one is at fault, if any is.
         Err(Unapplied::Guest(plugin::Error::Overrun { .. })) => {
             guest = AggregateGuest::new(plugin)?;
-            rebuilt(&mut guest, reader, stream, version, 1)
+            rebuilt(&mut guest, reader, stream, version, 1, is_wanted)
         }
         live => live,
     };
@@ -99,6 +114,7 @@ fn state_at(
             event.name, event.version
         )),
         Unapplied::Store(error) => Unshown::Store(error),
+        Unapplied::Unwanted => Unshown::Impossible("nobody waits for it any more".to_owned()),
     })?;
     match guest.snapshot(&live)? {
         Some(state) => Ok(AggregateState { version, state }),
@@ -113,6 +129,7 @@ enum Unapplied {
     Guest(plugin::Error),
     Event(Box<RecordedEvent>, String),
     Store(store::Error),
+    Unwanted,
 }
 
 fn rebuilt(
@@ -121,10 +138,14 @@ fn rebuilt(
     stream: &StreamId,
     version: Version,
     limit: usize,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Live, Unapplied> {
     let live = guest.create(&stream.aggregate_id).map_err(Unapplied::Guest)?;
     let mut reached = Version(0);
     while reached < version {
+        if !is_wanted() {
+            return Err(Unapplied::Unwanted);
+        }
         let mut page = reader.read_stream(stream, reached, limit).map_err(Unapplied::Store)?;
         page.retain(|event| event.version <= version);
         let Some(last) = page.last() else { break };

@@ -27,6 +27,7 @@ use crate::model::SinkName;
 use crate::status::{SinkStatus, State};
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _};
+use crate::upcasts::Upcasts;
 use feed::{Feed, Head};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -76,6 +77,8 @@ pub enum Content {
         topic: String,
         /// The key of their records.
         key: SinkKey,
+        /// What migrates them to their newest shape, if they are not published as they were recorded.
+        upcasts: Option<Upcasts>,
         /// Where the sink starts if it has no position yet.
         start: Start,
     },
@@ -101,9 +104,10 @@ impl Config {
     }
 
     /// Returns the configuration of a sink of recorded events, by its name in the manifest.
-    pub fn events(name: &str, sink: &manifest::EventSink) -> Self {
-        let manifest::EventSink { filter, topic, key, start, settings, .. } = sink.clone();
-        Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, start }, &settings)
+    pub fn events(name: &str, sink: &manifest::EventSink, upcasts: &Upcasts) -> Self {
+        let manifest::EventSink { filter, topic, key, shape, start, settings, .. } = sink.clone();
+        let upcasts = (shape == manifest::Shape::Newest).then(|| upcasts.clone());
+        Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, upcasts, start }, &settings)
     }
 
     /// Returns the configuration of the sink of a source's dead letters, if it has a topic for them. The settings are
@@ -164,8 +168,9 @@ impl Config {
     fn open(&self, store: &dyn EventStore) -> Result<Box<dyn Feed>, store::Error> {
         Ok(match self.content.clone() {
             Content::Outbox => Box::new(feed::OutboxFeed::open(store)?),
-            Content::Events { filter, topic, key, .. } => {
-                Box::new(events::EventFeed::open(store, self.name.clone(), filter, topic, key)?)
+            Content::Events { filter, topic, key, upcasts, .. } => {
+                let upcasts = upcasts.map(|upcasts| upcasts.open());
+                Box::new(events::EventFeed::open(store, self.name.clone(), filter, topic, key, upcasts)?)
             }
             Content::DeadLetters { source, group, key, tombstone, topic } => {
                 let from = dead_letters::From { source, group, key, tombstone };

@@ -235,7 +235,7 @@ impl<'a> Section<'a> {
 }
 
 /// Returns the candidate that is closest to `name`, if one is close enough to be what the author meant.
-pub(super) fn nearest<'k>(name: &str, candidates: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, candidates: &[&'k str]) -> Option<&'k str> {
     let likeness = |candidate: &&str| (strsim::jaro_winkler(name, candidate) * 1000.0) as u32;
     candidates.iter().copied().max_by_key(likeness).filter(|near| likeness(near) >= 750)
 }

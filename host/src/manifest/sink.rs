@@ -52,6 +52,8 @@ pub struct EventSink {
     pub topic: String,
     /// The key of their records.
     pub key: SinkKey,
+    /// The shape of their payloads.
+    pub shape: Shape,
     /// The place where the sink starts if it has no position.
     pub start: Start,
     /// Whether the manifest has the key `start`.
@@ -60,6 +62,16 @@ pub struct EventSink {
     pub was: Option<String>,
     /// The settings of the sink.
     pub settings: Sink,
+}
+
+/// The shape of the payload of an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// As it was recorded.
+    #[default]
+    Recorded,
+    /// As the loaded code of its aggregate upcasts it.
+    Newest,
 }
 
 /// The key of an event's record.

@@ -115,6 +115,7 @@ fn a_full_manifest_is_read_as_written() {
         events = ["order.*", "**.Closed"]
         topic = "orders"
         key = { field = "household.id" }
+        shape = "newest"
         was = "feed"
         start = "now"
         batch_wait_ms = 14
@@ -249,6 +250,7 @@ fn a_full_manifest_is_read_as_written() {
                 filter: Filter::parse(["order.*", "**.Closed"]).unwrap(),
                 topic: "orders".into(),
                 key: SinkKey::Field("household.id".into()),
+                shape: Shape::Newest,
                 start: Start::Now,
                 is_start_written: true,
                 was: Some("feed".into()),

@@ -2,7 +2,7 @@
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
-use super::lowering::{Lender, lend_cause, lend_headers};
+use super::lowering::{Lender, lend_cause, lend_headers, lend_payloads};
 use super::{Error, Guarded, Plugin, failure, refusal};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use crate::names::{self, Rule};
@@ -39,7 +39,9 @@ impl AggregateGuest {
 
     /// Returns the names that the aggregate understands.
     pub fn describe(&mut self) -> Result<AggregateNames, Error> {
-        let export::Description { commands, events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        let export::Description { commands, events } =
+            described.map_err(|cause| Error::Plugin(format!("plugin {}: {cause}", self.guarded.label)))?;
         for (kind, name) in
             commands.iter().map(|name| ("command", name)).chain(events.iter().map(|name| ("event", name)))
         {
@@ -48,6 +50,13 @@ impl AggregateGuest {
             })?;
         }
         Ok(AggregateNames { commands, events })
+    }
+
+    /// Migrates the payloads of events to the version that the code knows. An inner error is the guest's, if it can't.
+    pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
+        let lent = lend_payloads(events);
+        let migrated = self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &lent))?;
+        self.guarded.migrated(events, migrated)
     }
 
     /// Creates a live aggregate without history.

@@ -4,6 +4,7 @@
 use super::clock::{Interrupted, ticks};
 use super::sandbox::{Beyond, Sandbox};
 use super::{Error, Plugin};
+use crate::model::RecordedEvent;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Instance;
@@ -77,6 +78,18 @@ impl Guarded {
         self.store.data_mut().begin_call(ticks, self.item_ticks);
         self.store.set_epoch_deadline(1);
         call(&mut self.store)
+    }
+
+    /// Checks that a guest returned a payload for each event that it was to migrate.
+    pub(super) fn migrated(
+        &mut self,
+        events: &[&RecordedEvent],
+        migrated: Vec<Result<Vec<u8>, String>>,
+    ) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
+        if migrated.len() == events.len() {
+            return Ok(migrated);
+        }
+        Err(self.broke_the_contract(format!("it returned {} payloads of {} events", migrated.len(), events.len())))
     }
 
     /// Returns the error for a guest that handed over something invalid.

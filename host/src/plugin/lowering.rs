@@ -213,3 +213,8 @@ pub(super) fn lend_headers<'h>(headers: &'h [Header]) -> LentHeaders<'h> {
     let lend = |header: &'h Header| types::HeaderParam { name: &header.name, value: header.value.as_deref() };
     (!headers.is_empty()).then(|| headers.iter().map(lend).collect())
 }
+
+/// Lends the names and payloads of events.
+pub(super) fn lend_payloads<'e>(events: &[&'e RecordedEvent]) -> Vec<types::RecordedPayload<'e>> {
+    events.iter().map(|event| types::RecordedPayload { name: &event.name, payload: &event.payload }).collect()
+}

@@ -2,7 +2,7 @@
 
 use super::bindings::exports::wasmill::plugin::saga as export;
 use super::bindings::wasmill::plugin::types::Delivery;
-use super::lowering::{CallbackLender, Lender};
+use super::lowering::{CallbackLender, Lender, lend_payloads};
 use super::{Effects, Error, Guarded, Plugin, failure, refusal};
 use crate::model::{Failure, KeptCallback, NewEvent, RecordedEvent, Refusal};
 use crate::names::{self, Rule};
@@ -57,18 +57,28 @@ impl SagaGuest {
         Ok(Self { guarded, guest, is_hurried: false })
     }
 
-    /// Has inputs that take long interrupted with [`Error::Slow`], because other sagas wait.
-    pub fn hurried(self) -> Self {
-        Self { is_hurried: true, ..self }
+    /// Decides whether inputs that take long are interrupted with [`Error::Slow`], because other sagas wait.
+    pub fn hurry(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
     }
 
-    /// Asks for the description and checks its names.
-    pub fn describe(&mut self) -> Result<(), Error> {
-        let export::Description { events } = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let wrong = events.iter().find_map(|name| names::checked(name, Rule::Message).err());
-        wrong.map_or(Ok(()), |cause| {
-            Err(Error::Plugin(format!("plugin {}: the name of an event {cause}; rename it", self.guarded.label)))
-        })
+    /// Returns the names of the saga's own events.
+    pub fn describe(&mut self) -> Result<Vec<String>, Error> {
+        let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
+        let wrong = |cause: String| Error::Plugin(format!("plugin {}: {cause}", self.guarded.label));
+        let export::Description { events } = described.map_err(wrong)?;
+        match events.iter().find_map(|name| names::checked(name, Rule::Message).err()) {
+            Some(cause) => Err(wrong(format!("the name of an event {cause}; rename it"))),
+            None => Ok(events),
+        }
+    }
+
+    /// Migrates the payloads of events of its own streams to the version that the code knows. An inner error is the guest's,
+    /// if it can't.
+    pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
+        let lent = lend_payloads(events);
+        let migrated = self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &lent))?;
+        self.guarded.migrated(events, migrated)
     }
 
     /// Returns the key of the saga that each of these events is for, or `None` if an event is for no saga.

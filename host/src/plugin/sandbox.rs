@@ -7,6 +7,7 @@ use crate::model::{Due, Header};
 use crate::names::{self, Rule};
 use crate::supervise::Held as _;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
@@ -54,6 +55,7 @@ pub(super) struct Sandbox {
     /// The item that the guest said it began, and its deadline.
     item: Option<(u32, Deadline)>,
     lines: Arc<Mutex<Lines>>,
+    unknown_events: Arc<AtomicU64>,
     /// A projection's read model. `None` in other roles.
     pub(super) read_model: Option<Box<dyn ReadModel>>,
     /// The last error that the guest logged: a panic logs its message before it traps.
@@ -180,6 +182,7 @@ impl Sandbox {
             call: Deadline::default(),
             item: None,
             lines: plugin.lines.clone(),
+            unknown_events: plugin.unknown_events.clone(),
             read_model: None,
             last_error: None,
         }
@@ -335,6 +338,12 @@ impl log::Host for Sandbox {
             log::Level::Warn => tracing::warn!(target: "guest", plugin, module = target, "{text}"),
             log::Level::Error => tracing::error!(target: "guest", plugin, module = target, "{text}"),
         }
+        Ok(())
+    }
+
+    fn unknown_event(&mut self, event: String) -> wasmtime::Result<()> {
+        self.unknown_events.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(target: "guest", plugin = &*self.label, "skipped {}, which the code does not know", printable(event));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
 /// The version of the plugin API that this host implements.
-pub const API_VERSION: &str = "0.5.0";
+pub const API_VERSION: &str = "0.6.0";
 
 const SECTION: &str = "wasmill:plugin";
 
@@ -217,7 +217,7 @@ mod tests {
         read("bad", &module(&[(SECTION, line.as_bytes())]))
     }
 
-    const PROJECTION: &str = r#"{"api":"0.5.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
+    const PROJECTION: &str = r#"{"api":"0.6.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
 
     #[test]
     fn a_section_becomes_a_description() {

@@ -173,6 +173,9 @@ pub(super) struct WorkerEnds {
 pub(super) struct HeldKeys {
     /// The position of the last event of each key that was left to the worker.
     keys: HashMap<StreamId, Position>,
+    /// The events of held keys in the page in work. They are left to the worker when the thread has come to them. If it has to
+    /// leave the page before, it reads them again.
+    ahead: Vec<(StreamId, Position)>,
     links: KeyLinks,
     answers: Receiver<KeyAnswer>,
 }
@@ -191,7 +194,7 @@ impl HeldKeys {
         let (answer, answers) = crossbeam_channel::unbounded();
         let links =
             KeyLinks { view: Arc::default(), left: Arc::default(), requests: request, answered: Arc::default() };
-        (Self { keys: HashMap::new(), links, answers }, WorkerEnds { requests, answers: answer })
+        (Self { keys: HashMap::new(), ahead: Vec::new(), links, answers }, WorkerEnds { requests, answers: answer })
     }
 
     pub(super) fn links(&self) -> &KeyLinks {
@@ -201,6 +204,7 @@ impl HeldKeys {
     /// Takes over the keys that the store holds. Everything of them up to the checkpoint is left to the worker.
     pub(super) fn restart(&mut self, held: Vec<HeldKey>, checkpoint: Position) {
         self.keys = held.iter().map(|held| (held.stream.clone(), checkpoint)).collect();
+        self.ahead.clear();
         // The worker answers again for all keys.
         self.answers.try_iter().for_each(drop);
         self.links.view.restart(&held);
@@ -218,17 +222,29 @@ impl HeldKeys {
         if self.keys.is_empty() {
             return;
         }
-        events.retain(|event| match self.keys.get_mut(&event.stream) {
-            Some(last) => {
-                *last = event.position.max(*last);
-                false
+        events.retain(|event| {
+            let is_held = self.keys.contains_key(&event.stream);
+            if is_held {
+                self.ahead.push((event.stream.clone(), event.position));
             }
-            None => true,
+            !is_held
         });
     }
 
+    /// Notes that the page in work is left before its end.
+    pub(super) fn leave_page(&mut self) {
+        self.ahead.clear();
+    }
+
     /// Notes that all events up to a position are processed or left to the worker.
-    pub(super) fn left_through(&self, position: Position) {
+    pub(super) fn left_through(&mut self, position: Position) {
+        let Self { keys, ahead, .. } = self;
+        ahead.retain(|(stream, last)| {
+            if let Some(known) = keys.get_mut(stream).filter(|_| *last <= position) {
+                *known = (*known).max(*last);
+            }
+            *last > position
+        });
         self.links.left.store(position.0, Ordering::Release);
     }
 

@@ -133,6 +133,7 @@ impl SubscriptionWorker {
             if !page.events.is_empty() && !self.deliver(page.events, page.reached)? {
                 // Unwanted events before the page needed no step, so `reached` may be further than the steps.
                 reached = self.steps.planned().max(reached);
+                self.keys.leave_page();
                 continue;
             }
             // Unwanted events and those of held keys need no step of their own.

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of transfers but their ids.
 
+use bank_contract::{self as contract, AccountCommand, AccountEvent};
 use wasmill_guest::prelude::*;
 
 /// An account with its state.
@@ -16,28 +17,6 @@ enum Status {
     #[default]
     Absent,
     Open,
-    Closed,
-}
-
-/// The commands to an account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum AccountCommand {
-    Open { first_name: String, last_name: String },
-    Deposit { cents: i64 },
-    Debit { transfer_id: String, cents: i64 },
-    Credit { transfer_id: String, cents: i64 },
-    Refund { transfer_id: String, cents: i64 },
-    Close,
-}
-
-/// The events of an account.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum AccountEvent {
-    Opened { first_name: String, last_name: String },
-    Deposited { cents: i64 },
-    Debited { transfer_id: String, cents: i64 },
-    Credited { transfer_id: String, cents: i64 },
-    Refunded { transfer_id: String, cents: i64 },
     Closed,
 }
 
@@ -60,17 +39,10 @@ enum AccountError {
     NotEmpty(i64),
 }
 
-/// Version 1 of `Opened` had one `name`.
-fn split_name(event: Json) -> Result<Json, String> {
-    let name = event["name"].as_str().ok_or("it has no `name`")?;
-    let (first_name, last_name) = name.split_once(' ').unwrap_or((name, ""));
-    Ok(json!({ "first_name": first_name, "last_name": last_name }))
-}
-
 impl Aggregate for Account {
-    const TYPE: &'static str = "account";
+    const TYPE: &'static str = contract::Account::TYPE;
     const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
-    const UPCASTS: &'static [Upcasts] = &[Upcasts::of("Opened", &[split_name])];
+    const UPCASTS: &'static [Upcasts] = contract::Account::UPCASTS;
     type Command = AccountCommand;
     type Event = AccountEvent;
     type Error = AccountError;

@@ -2,43 +2,17 @@
 
 mod query;
 
+use bank_contract::{Account, AccountEvent};
 use query::StatementsQuery;
 use wasmill_guest::prelude::*;
 
 /// The read model of statements.
 struct Statements;
 
-/// The events of accounts.
-#[derive(Deserialize)]
-enum Seen {
-    Opened(Holder),
-    Deposited { cents: i64 },
-    Debited { transfer_id: String, cents: i64 },
-    Credited { transfer_id: String, cents: i64 },
-    Refunded { transfer_id: String, cents: i64 },
-    Closed,
-}
-
-/// The holder of an account. Events are not upcast for projections, so this reads both versions of the event.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Holder {
-    Named { first_name: String, last_name: String },
-    First { name: String },
-}
-
-impl Holder {
-    fn name(self) -> String {
-        match self {
-            Self::Named { first_name, last_name } => format!("{first_name} {last_name}").trim_end().to_owned(),
-            Self::First { name } => name,
-        }
-    }
-}
-
 impl Projection for Statements {
     const NAME: &'static str = "statements";
-    const SUBSCRIPTIONS: &'static [&'static str] = &["account.*"];
+    const SUBSCRIPTIONS: &'static [&'static str] = &[Account::ALL_EVENTS];
+    const READS: &'static [Reads] = &[Reads::of::<Account>()];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Query = StatementsQuery;
 
@@ -50,15 +24,16 @@ impl Projection for Statements {
             Ok(())
         };
         match event.decode()? {
-            Seen::Opened(holder) => {
-                sql.execute(OPEN, params![event.aggregate_id(), holder.name()])?;
+            AccountEvent::Opened { first_name, last_name } => {
+                let name = format!("{first_name} {last_name}");
+                sql.execute(OPEN, params![event.aggregate_id(), name.trim_end()])?;
                 Ok(())
             }
-            Seen::Deposited { cents } => entry("deposit", cents, None),
-            Seen::Debited { transfer_id, cents } => entry("debit", -cents, Some(transfer_id)),
-            Seen::Credited { transfer_id, cents } => entry("credit", cents, Some(transfer_id)),
-            Seen::Refunded { transfer_id, cents } => entry("refund", cents, Some(transfer_id)),
-            Seen::Closed => {
+            AccountEvent::Deposited { cents } => entry("deposit", cents, None),
+            AccountEvent::Debited { transfer_id, cents } => entry("debit", -cents, Some(transfer_id)),
+            AccountEvent::Credited { transfer_id, cents } => entry("credit", cents, Some(transfer_id)),
+            AccountEvent::Refunded { transfer_id, cents } => entry("refund", cents, Some(transfer_id)),
+            AccountEvent::Closed => {
                 sql.execute(CLOSE, params![event.aggregate_id()])?;
                 Ok(())
             }

@@ -3,6 +3,7 @@
 //! It debits one account and credits the other. A large transfer waits for an approval before it is credited. If the
 //! credit is refused, or the approval does not come in time, the debit is refunded.
 
+use bank_contract::{Account, AccountCommand, Transfer, TransferCommand, TransferEvent};
 use std::time::Duration;
 use wasmill_guest::prelude::*;
 
@@ -50,26 +51,6 @@ enum ProcessEvent {
     RefundStarted { reason: String },
 }
 
-/// What it needs of the events of transfers.
-#[derive(Deserialize)]
-enum TransferEvent {
-    Requested { from: String, to: String, cents: i64 },
-    Approved,
-}
-
-#[derive(Serialize)]
-enum AccountCommand<'a> {
-    Debit { transfer_id: &'a str, cents: i64 },
-    Credit { transfer_id: &'a str, cents: i64 },
-    Refund { transfer_id: &'a str, cents: i64 },
-}
-
-#[derive(Serialize)]
-enum TransferCommand<'a> {
-    Complete,
-    Fail { reason: &'a str },
-}
-
 /// The commands whose outcomes it waits for. It comes back with the outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 enum Asked {
@@ -82,16 +63,18 @@ type ProcessStep = Step<ProcessEvent>;
 
 impl Saga for TransferProcess {
     const TYPE: &'static str = "transfer-process";
-    const STARTS: &'static [&'static str] = &["transfer.Requested"];
-    const SUBSCRIPTIONS: &'static [&'static str] = &["transfer.Approved"];
+    const STARTS: &'static [&'static str] = &[Transfer::REQUESTED];
+    const SUBSCRIPTIONS: &'static [&'static str] = &[Transfer::APPROVED];
+    const READS: &'static [Reads] = &[Reads::of::<Transfer>()];
     type Event = ProcessEvent;
 
     fn handle(&self, event: &Delivery, step: &mut ProcessStep) -> Result<(), Failure> {
         match (event.decode()?, &self.state) {
             (TransferEvent::Requested { from, to, cents }, State::Absent) => {
-                let transfer_id = event.aggregate_id()?;
-                ask(step, &from, Asked::Debit, &AccountCommand::Debit { transfer_id, cents })?;
-                step.record(ProcessEvent::Started { transfer_id: transfer_id.to_owned(), from, to, cents });
+                let transfer_id = event.aggregate_id()?.to_owned();
+                let debit = AccountCommand::Debit { transfer_id: transfer_id.clone(), cents };
+                ask(step, &from, Asked::Debit, &debit)?;
+                step.record(ProcessEvent::Started { transfer_id, from, to, cents });
             }
             // A small transfer needs no approval.
             (TransferEvent::Approved, State::Debiting { is_approved: false } | State::AwaitingApproval)
@@ -103,7 +86,7 @@ impl Saga for TransferProcess {
                     self.credit(step)?;
                 }
             }
-            (TransferEvent::Requested { .. } | TransferEvent::Approved, _) => {}
+            (_, _) => {}
         }
         Ok(())
     }
@@ -122,7 +105,7 @@ impl Saga for TransferProcess {
             // Nothing was done, so nothing is to be undone.
             (Asked::Debit, State::Debiting { .. }) => self.fail(&ending.to_string(), step),
             (Asked::Credit, State::Crediting) if ending.is_accepted() => {
-                step.send("transfer", &self.transfer_id, &TransferCommand::Complete)?;
+                step.send_to::<Transfer>(&self.transfer_id, &TransferCommand::Complete)?;
                 step.complete();
                 Ok(())
             }
@@ -146,7 +129,7 @@ impl Saga for TransferProcess {
 
     fn compensate(&self, reason: &str, step: &mut ProcessStep) -> Result<(), Failure> {
         let Self { transfer_id, from, cents, .. } = self;
-        ask(step, from, Asked::Refund, &AccountCommand::Refund { transfer_id, cents: *cents })?;
+        ask(step, from, Asked::Refund, &AccountCommand::Refund { transfer_id: transfer_id.clone(), cents: *cents })?;
         step.record(ProcessEvent::RefundStarted { reason: reason.to_owned() });
         Ok(())
     }
@@ -181,19 +164,19 @@ impl TransferProcess {
 
     fn credit(&self, step: &mut ProcessStep) -> Result<(), Failure> {
         let Self { transfer_id, to, cents, .. } = self;
-        ask(step, to, Asked::Credit, &AccountCommand::Credit { transfer_id, cents: *cents })
+        ask(step, to, Asked::Credit, &AccountCommand::Credit { transfer_id: transfer_id.clone(), cents: *cents })
     }
 
     fn fail(&self, reason: &str, step: &mut ProcessStep) -> Result<(), Failure> {
-        step.send("transfer", &self.transfer_id, &TransferCommand::Fail { reason })?;
+        step.send_to::<Transfer>(&self.transfer_id, &TransferCommand::Fail { reason: reason.to_owned() })?;
         step.compensated();
         Ok(())
     }
 }
 
 /// Sends a command to an account and asks for its outcome.
-fn ask(step: &mut ProcessStep, account: &str, asked: Asked, command: &AccountCommand<'_>) -> Result<(), Failure> {
-    step.send_command(OutgoingCommand::new("account", account, command)?.asking_outcome(&asked)?);
+fn ask(step: &mut ProcessStep, account: &str, asked: Asked, command: &AccountCommand) -> Result<(), Failure> {
+    step.send_command(OutgoingCommand::to::<Account>(account, command)?.asking_outcome(&asked)?);
     Ok(())
 }
 

@@ -18,13 +18,13 @@ fn started(cents: i64) -> ProcessEvent {
 }
 
 fn asking(account: &str, asked: Asked, cents: i64) -> OutgoingCommand {
-    let transfer_id = "t1";
+    let transfer_id = "t1".to_owned();
     let command = match asked {
         Asked::Debit => AccountCommand::Debit { transfer_id, cents },
         Asked::Credit => AccountCommand::Credit { transfer_id, cents },
         Asked::Refund => AccountCommand::Refund { transfer_id, cents },
     };
-    OutgoingCommand::new("account", account, &command).unwrap().asking_outcome(&asked).unwrap()
+    OutgoingCommand::to::<Account>(account, &command).unwrap().asking_outcome(&asked).unwrap()
 }
 
 fn answered(account: &str, asked: Asked, ending: Ending<'_>) -> Delivery {
@@ -55,7 +55,7 @@ fn a_small_transfer_moves_at_once() {
 fn a_refused_debit_ends_it() {
     process([started(500)])
         .when(answered("ada", Asked::Debit, Ending::Rejected("too little")))
-        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: too little" })
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: too little".into() })
         .then_compensated();
 }
 
@@ -68,7 +68,7 @@ fn a_refused_credit_is_refunded() {
         .then_sent(asking("ada", Asked::Refund, 500))
         .then_goes_on()
         .when(answered("ada", Asked::Refund, ACCEPTED))
-        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: the account is closed" })
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason: "rejected: the account is closed".into() })
         .then_compensated();
 }
 
@@ -117,7 +117,7 @@ fn what_is_not_approved_in_time_is_refunded() {
         .when(approved())
         .then_goes_on()
         .when(answered("ada", Asked::Refund, ACCEPTED))
-        .then_command("transfer", "t1", &TransferCommand::Fail { reason })
+        .then_command("transfer", "t1", &TransferCommand::Fail { reason: reason.into() })
         .then_compensated();
 }
 

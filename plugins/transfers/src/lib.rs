@@ -2,6 +2,7 @@
 //!
 //! The saga `transfer-process` moves the money.
 
+use bank_contract::{self as contract, TransferCommand, TransferEvent};
 use wasmill_guest::prelude::*;
 
 /// A transfer with its state.
@@ -17,24 +18,6 @@ enum Status {
     Pending,
     Approved,
     Ended,
-}
-
-/// The commands to a transfer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum TransferCommand {
-    Request { from: String, to: String, cents: i64 },
-    Approve,
-    Complete,
-    Fail { reason: String },
-}
-
-/// The events of a transfer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum TransferEvent {
-    Requested { from: String, to: String, cents: i64 },
-    Approved,
-    Completed,
-    Failed { reason: String },
 }
 
 /// The reason why a transfer rejects a command.
@@ -55,7 +38,7 @@ enum TransferError {
 }
 
 impl Aggregate for Transfer {
-    const TYPE: &'static str = "transfer";
+    const TYPE: &'static str = contract::Transfer::TYPE;
     const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
     type Command = TransferCommand;
     type Event = TransferEvent;

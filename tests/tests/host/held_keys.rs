@@ -416,3 +416,20 @@ fn an_event_that_finds_no_key_waits_in_place_until_there_is_one() {
     host.drained();
     host.stop();
 }
+
+/// Later events of a held key that are read together with an event that can't be held do not keep the key held.
+#[test]
+fn a_key_is_freed_while_an_event_waits_for_room_to_hold_its_own() {
+    let setting = Setting::new(&manifest("attempts_max = 20\nbackoff_ms = 1\nbackoff_max_ms = 5\nheld_keys_max = 1\n"));
+    let host = setting.start();
+    assert_eq!(host.post("/v1/subscriptions/misbehaving/pause", &Value::Null, &[]).status, 200);
+    for (id, then) in [("a", "NoteAtThird"), ("b", "CannotDecode"), ("a", "Note")] {
+        count(&host, id, then);
+    }
+    assert_eq!(host.post("/v1/subscriptions/misbehaving/resume", &Value::Null, &[]).status, 200);
+    until_held(&host, 0, 1);
+    host.drained();
+    assert_eq!(notes(&host)["a"], [1, 2]);
+    assert_eq!(host.status()["dead_letters"]["total"], 1, "b");
+    host.stop();
+}

@@ -1,6 +1,7 @@
 //! Sagas: their inputs, their ends, what fails in them, and kills.
 
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use wasmill::clock::OFFSET_FILE;
 use wasmill_tests::built;
@@ -569,5 +570,60 @@ fn a_circle_through_a_saga_ends_by_itself() {
     assert!(letters.iter().all(|letter| letter.contains("has passed 5 subscribers")), "{letters:?}");
     let echoes = host.events("echo.Done").len();
     assert!((5..=20).contains(&echoes), "{echoes} echoes");
+    host.stop();
+}
+
+/// Events of a saga that arrive all the time do not keep its timer from being handled, although that takes long.
+#[test]
+fn a_timer_that_takes_long_is_handled_among_other_inputs_of_its_saga() {
+    let patient = manifest("").replace("event_time_ms = 300", "event_time_ms = 600000");
+    let setting = Setting::new(&patient);
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired"), { "Work": 1000 }]] }]));
+    let told = Cell::new(0);
+    host.until("the timer is handled", |_| {
+        tell(&host, "Tell", "a", &json!([record("told")]));
+        told.set(told.get() + 1);
+        assert!(told.get() < 2_000, "only the end of the events lets it be handled");
+        of(&recorded(&host), "a").contains(&"fired")
+    });
+    host.drained();
+    let all = recorded(&host);
+    assert_eq!(of(&all, "a").iter().filter(|text| **text == "told").count(), told.get());
+    host.stop();
+}
+
+#[test]
+fn a_dead_letter_of_an_input_that_takes_long_is_replayed_in_the_time_of_its_limit() {
+    let patient = manifest("attempts_max = 1\n").replace("event_time_ms = 300", "event_time_ms = 600000");
+    let setting = Setting::new(&patient);
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1")]));
+    tell(&host, "Tell", "a", &json!([{ "Work": 1000 }, { "Fail": "refuse" }]));
+    host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == 1);
+    let number = host.get("/v1/dead-letters").body["letters"][0]["number"].clone();
+    let replayed = host.post(&format!("/v1/dead-letters/{number}/replay"), &Value::Null, &[]);
+    let reason = replayed.body["reason"].as_str().or(replayed.body["error"].as_str()).unwrap_or_default();
+    assert!(replayed.status == 422 && reason.contains("as the text says"), "{replayed:?}");
+    host.stop();
+}
+
+#[test]
+fn a_reset_that_is_refused_changes_nothing() {
+    let setting = Setting::new(&manifest("attempts_max = 1000\nbackoff_ms = 60000\nbackoff_max_ms = 60000\n"));
+    let host = setting.start();
+    tell(&host, "Ask", "a", &json!([record("1")]));
+    tell(&host, "Tell", "a", &json!([{ "Fail": "always" }]));
+    tell(&host, "Ask", "b", &json!([record("1")]));
+    let before = host.until("b is begun and a is retried", |status| {
+        let subscription = &status["subscriptions"][0];
+        subscription["retried_keys"] == 1 && subscription["saga"]["live"] == 2 && subscription["behind"] == 0
+    });
+    let before = before["subscriptions"][0].clone();
+    for _ in 0..3 {
+        let refused = host.post("/v1/subscriptions/steward/reset", &json!({ "to": "beginning" }), &[]);
+        assert_eq!(refused.status, 409, "{refused:?}");
+    }
+    assert_eq!(subscription(&host), before, "also the sagas in memory");
     host.stop();
 }

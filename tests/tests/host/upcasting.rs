@@ -3,9 +3,12 @@
 
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use wasmill_tests::built;
 use wasmill_tests::host::TestHost;
 use wasmill_tests::setting::Setting;
+use wasmill_tests::topic;
 
 const MANIFEST: &str = "[plugins.members]\nfile = \"members.wasm\"\n";
 
@@ -16,7 +19,10 @@ fn write(setting: &Setting, plugin: &str) {
 
 /// Swaps the code while the host runs.
 fn swap(host: &TestHost, setting: &Setting, plugin: &str) {
-    let digest = |status: &Value| status["plugins"][0]["digest"].clone();
+    let digest = |status: &Value| {
+        let plugins = status["plugins"].as_array().expect("a list");
+        plugins.iter().find(|plugin| plugin["name"] == "members").expect("it is loaded")["digest"].clone()
+    };
     let old = digest(&host.status());
     write(setting, plugin);
     host.until("the other code serves", |status| digest(status) != old);
@@ -62,5 +68,131 @@ fn new_code_reads_an_old_history_and_old_code_refuses_a_new_one() {
     let host = setting.start();
     assert_eq!(greet(&host, "grace"), "Dear Grace of the Hoppers");
     assert_eq!(greet(&host, "ada"), "Dear Ada of the Lovelaces");
+    host.stop();
+}
+
+/// A manifest with readers that know the third shape, and read all events of members.
+fn with_readers() -> String {
+    let file = |plugin: &str| format!("[plugins.{plugin}]\nfile = {:?}\n", built::plugin(plugin));
+    let topics = "[kafka]\nbrokers = \"embedded\"\n[kafka.topics.members]\npartitions = 1\n[kafka.topics.echoes]\npartitions = 1\n";
+    format!("{MANIFEST}{}{}{topics}", file("directory"), file("welcome"))
+}
+
+/// The sink that publishes members in the newest shape.
+const SINK: &str = "[sinks.members]\nevents = [\"member.Registered\"]\ntopic = \"members\"\nshape = \"newest\"\n";
+
+fn published(host: &TestHost, topic: &str) -> Vec<String> {
+    let records = topic::read(&host.brokers(), topic, 3).into_iter();
+    records.map(|record| String::from_utf8(record.value.expect("a value")).expect("text")).collect()
+}
+
+/// Returns the members' names as every reader has them.
+fn read(host: &TestHost, setting: &Setting) -> Vec<(&'static str, Vec<String>)> {
+    let texts = |values: &[Value]| values.iter().map(|value| value.as_str().expect("a text").to_owned()).collect();
+    let payloads = |events: Vec<Value>, field: &str| -> Vec<Value> {
+        events.iter().map(|event| event["payload"][field].clone()).collect()
+    };
+    let projected = host.query("directory", "Names", &Value::Null).body;
+    let newest = |text: String| -> Vec<String> {
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("an event"));
+        events.map(|event| event["payload"]["name"].to_string()).collect()
+    };
+    let shown = setting.wasmill(&["events", "--type", "member.Registered", "--json", "--data", "data"]);
+    vec![
+        ("saga", texts(&payloads(host.events("welcome.Begun"), "name"))),
+        ("projection", texts(projected.as_array().expect("a list"))),
+        ("events", newest(String::from_utf8(shown.stdout).expect("text"))),
+    ]
+}
+
+#[test]
+fn every_reader_sees_three_versions_in_the_newest_shape() {
+    let setting = Setting::new(&with_readers());
+    write(&setting, "members");
+    let host = setting.start();
+    register(&host, "ada", &json!({ "name": "Ada Lovelace" }));
+    swap(&host, &setting, "members-2");
+    register(&host, "grace", &json!({ "first_name": "Grace", "last_name": "Hopper" }));
+    swap(&host, &setting, "members-3");
+    register(&host, "alan", &json!({ "name": { "first": "Alan", "last": "Turing" } }));
+    host.drained();
+    let echoes = published(&host, "echoes");
+    assert_eq!(echoes, ["Lovelace, Ada", "Hopper, Grace", "Turing, Alan"].map(|name| format!("\"{name}\"")));
+    // A sink publishes what the code makes of an event at that time.
+    host.stop();
+    setting.manifest(&(with_readers() + SINK));
+    let host = setting.start();
+    host.drained();
+    let mut found = read(&host, &setting);
+    found.push(("sink", published(&host, "members")));
+    let full = ["Ada Lovelace", "Grace Hopper", "Alan Turing"];
+    let name = |full: &str| full.split_once(' ').map(|(first, last)| json!({ "first": first, "last": last })).unwrap();
+    for (reader, found) in &found {
+        let expected: Vec<String> = match *reader {
+            "events" => full.iter().map(|full| name(full).to_string()).collect(),
+            "sink" => full.iter().map(|full| json!({ "name": name(full) }).to_string()).collect(),
+            _ => full.map(str::to_owned).to_vec(),
+        };
+        assert_eq!(*found, expected, "{reader}");
+    }
+    // What is recorded never changes, and can be shown.
+    let recorded = host.events("member.Registered");
+    assert_eq!(recorded[0]["payload"], json!({ "name": "Ada Lovelace" }));
+    let shown = setting.wasmill(&["events", "--type", "member.Registered", "--recorded", "--data", "data"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(r#"{"name":"Ada Lovelace"}"#), "{shown:?}");
+    let state = host.get("/v1/streams/member/ada/state").body;
+    assert_eq!(state["state"]["name"], name("Ada Lovelace"));
+
+    // A read model that is rebuilt has the same.
+    assert_eq!(host.post("/v1/projections/directory/rebuild", &Value::Null, &[]).status, 200);
+    host.drained();
+    host.until("the rebuilt one answers", |status| status["projections"][0]["building"].is_null());
+    found.pop();
+    assert_eq!(read(&host, &setting), found);
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+    host.stop();
+}
+
+#[test]
+fn new_events_beside_readers_that_do_not_know_them_are_skipped_and_counted() {
+    let setting = Setting::new(&with_readers());
+    write(&setting, "members-2");
+    let host = setting.start();
+    register(&host, "ada", &json!({ "first_name": "Ada", "last_name": "Lovelace" }));
+    let over = AtomicBool::new(false);
+    let greeted = thread::scope(|scope| {
+        let greeting = scope.spawn(|| {
+            let mut greeted = 0;
+            while !over.load(Ordering::Relaxed) {
+                assert_eq!(host.send("member", "ada", "Greet", &Value::Null).status, 200);
+                greeted += 1;
+            }
+            greeted
+        });
+        swap(&host, &setting, "members-3");
+        for _ in 0..50 {
+            assert_eq!(host.send("member", "ada", "Leave", &Value::Null).status, 200);
+        }
+        over.store(true, Ordering::Relaxed);
+        greeting.join().expect("each greeting is accepted")
+    });
+    host.drained();
+    let status = host.status();
+    assert_eq!(status["dead_letters"]["total"], 0, "{status:#}");
+    for part in ["subscriptions", "projections"] {
+        for part in status[part].as_array().expect("a list") {
+            assert_eq!((&part["state"], &part["error"]), (&json!("following"), &Value::Null), "{part:#}");
+        }
+    }
+    let unknown = |plugin: &str| {
+        let plugins = status["plugins"].as_array().expect("a list");
+        plugins.iter().find(|found| found["name"] == plugin).expect("it is loaded")["unknown_events"].clone()
+    };
+    // The subscriber and the projection both skip what was greeted and who left.
+    assert_eq!(unknown("directory"), 2 * (greeted + 50));
+    assert_eq!(unknown("welcome"), 0, "it subscribes to what it knows");
+    let metrics = host.text_until("/metrics", |text| text.contains("unknown_events"));
+    let counted = format!("wasmill_plugin_unknown_events_total{{plugin=\"directory\"}} {}", 2 * (greeted + 50));
+    assert!(metrics.contains(&counted), "{metrics}");
     host.stop();
 }

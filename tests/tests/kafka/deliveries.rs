@@ -271,6 +271,39 @@ fn a_record_that_takes_long_delays_its_own_key_alone() {
     host.stop();
 }
 
+/// A record that takes long is left to another thread, which must not send its commands before those of an earlier record of
+/// its key, whose step is still in flight.
+#[test]
+fn a_record_that_takes_long_does_not_pass_an_earlier_one_of_its_key() {
+    let setting = setting("", "[plugins.courier.limits]\nevent_time_ms = 600000");
+    let host = setting.start();
+    let slowly = |cart: &str, amount: u32| json!({ "AddSlowly": { "cart": cart, "amount_cents": amount } }).to_string();
+    for round in 0..3 {
+        let cart = format!("k{round}");
+        let pause = |what: &str| {
+            assert_eq!(host.post(&format!("/v1/subscriptions/source%2Fwishes/{what}"), &Value::Null, &[]).status, 200);
+        };
+        pause("pause");
+        let values = [
+            add(&cart, 1).to_string(),
+            slowly(&cart, 2),
+            // Without a key they are handled in place, so the thread of records is busy meanwhile.
+            slowly("none", 1),
+            slowly("none", 1),
+            add(&cart, 3).to_string(),
+        ];
+        let keyed = |index: usize| (!(2..4).contains(&index)).then_some(cart.as_bytes());
+        let records: Vec<_> =
+            values.iter().enumerate().map(|(index, value)| (keyed(index), value.as_bytes())).collect();
+        topic::produce(&host.brokers(), "wishes", 0, &records);
+        pause("resume");
+        host.until("all are added", |_| added(&host).get(&cart).is_some_and(|added| added.len() == 3));
+        assert_eq!(added(&host)[&cart], [1, 2, 3]);
+    }
+    host.drained();
+    host.stop();
+}
+
 #[test]
 fn a_host_does_not_wait_for_a_record_that_is_tried_again() {
     let Some(kafka) = Kafka::shared() else { return };

@@ -180,6 +180,7 @@ impl Outbox {
         let settings = EventSink {
             filter: Filter::all(),
             topic: self.topic.clone(),
+            shape: Default::default(),
             key: SinkKey::AggregateId,
             start: Start::Beginning,
             is_start_written: true,
@@ -187,7 +188,8 @@ impl Outbox {
             settings: wasmill::manifest::Sink { batch_max: 7, ..Default::default() },
         };
         let connection = Connection::new(kafka.brokers(), &Default::default()).unwrap();
-        Sink::start(sink::Config::events("orders", &settings), connection, self.store.clone()).unwrap()
+        let upcasts = wasmill::upcasts::Upcasts::new(|| unreachable!("events are published as they were recorded"));
+        Sink::start(sink::Config::events("orders", &settings, &upcasts), connection, self.store.clone()).unwrap()
     }
 
     fn sink(&self, kafka: &Kafka, transactional_id: Option<&str>) -> Sink {

@@ -25,6 +25,7 @@ fn example() -> Status {
                 roles: vec!["aggregate order".into()],
                 loads: 2,
                 error: Some("orders.wasm is not WebAssembly".into()),
+                unknown_events: 0,
             },
             PluginStatus {
                 name: "sales".into(),
@@ -34,6 +35,7 @@ fn example() -> Status {
                 roles: vec!["projection sales".into(), "subscriber".into()],
                 loads: 1,
                 error: None,
+                unknown_events: 1_200,
             },
         ],
         aggregates: vec![AggregateStatus {
@@ -158,6 +160,7 @@ orders  0.1.0        2  0123456789ab  aggregate order
   error: orders.wasm is not WebAssembly
   file: orders.wasm; version 0.1.0 keeps running
 sales   0.2.0        1  ffff          projection sales, subscriber
+  events that its code does not know and has skipped since it was loaded: 1,200
 
 AGGREGATE  PLUGIN  STATE    SHARDS   LIVE  QUEUED
 order      orders  running       2  1,000       0

@@ -9,6 +9,7 @@ use crate::filter::Filter;
 use crate::manifest::SinkKey;
 use crate::model::{Header, Message, Position, RecordedEvent};
 use crate::store::{self, EventStore, Reader};
+use crate::upcasts::{Migrates, Unmigrated};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub(super) struct EventFeed {
     filter: Filter,
     topic: String,
     key: SinkKey,
+    upcasts: Option<Box<dyn Migrates>>,
 }
 
 impl EventFeed {
@@ -32,8 +34,20 @@ impl EventFeed {
         filter: Filter,
         topic: String,
         key: SinkKey,
+        upcasts: Option<Box<dyn Migrates>>,
     ) -> Result<Self, store::Error> {
-        Ok(Self { reader: store.reader()?, head: Head::Positions(store.head()), sink, filter, topic, key })
+        Ok(Self { reader: store.reader()?, head: Head::Positions(store.head()), sink, filter, topic, key, upcasts })
+    }
+
+    /// Migrates events to their newest shape, if the sink wants it. Returns for each why it can't be published, if it can't.
+    fn migrated(&mut self, events: &mut [RecordedEvent]) -> Result<Vec<Result<(), String>>, store::Error> {
+        let Some(upcasts) = &mut self.upcasts else { return Ok(vec![Ok(()); events.len()]) };
+        let migrated = upcasts.migrate(events).into_iter().map(|result| match result {
+            Ok(()) => Ok(Ok(())),
+            Err(Unmigrated::Event(reason)) => Ok(Err(format!("it can't be upcast: {reason}"))),
+            Err(Unmigrated::Host(reason)) => Err(store::Error::Failed(format!("upcasting events: {reason}"))),
+        });
+        migrated.collect()
     }
 
     fn message(&self, event: RecordedEvent) -> (Message, Result<(), String>) {
@@ -96,13 +110,15 @@ fn key(wanted: &SinkKey, event: &RecordedEvent) -> Result<Option<Vec<u8>>, Strin
 
 impl Feed for EventFeed {
     fn after(&mut self, number: u64, limit: usize) -> Result<Page, store::Error> {
-        let found = self.reader.read_all(Position(number), &self.filter, limit)?;
+        let mut found = self.reader.read_all(Position(number), &self.filter, limit)?;
         let mut page = Page { reached: found.reached.0, ..Page::default() };
-        for event in found.events {
+        let migrated = self.migrated(&mut found.events)?;
+        for (event, migrated) in found.events.into_iter().zip(migrated) {
             let position = event.position.0;
-            match self.message(event) {
-                (message, Ok(())) => page.messages.push((position, message)),
-                (message, Err(reason)) => page.unfit.push((position, message, reason)),
+            let (message, keyed) = self.message(event);
+            match migrated.and(keyed) {
+                Ok(()) => page.messages.push((position, message)),
+                Err(reason) => page.unfit.push((position, message, reason)),
             }
         }
         Ok(page)

@@ -30,13 +30,14 @@ pub(super) fn event_sink(mut section: Section<'_>, has_kafka: bool) -> Option<Ev
         .need("topic", TOPIC)
         .and_then(|entry| entry.parse(TOPIC, |name| check_topic_name(name).map(|()| name.to_owned())));
     let key = section.get("key").and_then(|entry| key(&entry)).unwrap_or_default();
+    let shape = section.choice("shape", &[("recorded", Shape::Recorded), ("newest", Shape::Newest)]);
     let start = section.get("start").and_then(|entry| start(&entry));
     let was = was(&mut section);
     let settings = settings(&mut section);
     section.finish();
     let is_start_written = start.is_some();
     let start = start.unwrap_or_default();
-    Some(EventSink { filter: filter?, topic: topic?, key, start, is_start_written, was, settings })
+    Some(EventSink { filter: filter?, topic: topic?, key, shape, start, is_start_written, was, settings })
 }
 
 fn require_kafka(section: &Section<'_>, has_kafka: bool) {

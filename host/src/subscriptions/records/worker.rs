@@ -95,9 +95,7 @@ impl<H: TakesRecords> RecordWorker<H> {
     /// Restarts after a panic. Records that were taken over go back unsettled to the source, which reads them again.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         // Only when they have ended it is known which records are deferred.
-        while self.in_flight() > 0 {
-            self.await_answer();
-        }
+        self.await_all();
         let (ready, gives_back) = (std::mem::take(&mut self.ready), self.key_queues.gives_back());
         self.key_queues = KeyQueues::default();
         if gives_back {
@@ -135,9 +133,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             self.show_outbox();
         }
         // Steps in flight become durable in any case, so their commands can be sent now.
-        while self.in_flight() > 0 {
-            self.await_answer();
-        }
+        self.await_all();
     }
 
     /// Processes nothing until a person resumes it or the source ends. The queue fills, and the source stops reading.
@@ -205,9 +201,7 @@ impl<H: TakesRecords> RecordWorker<H> {
         if !self.is_broken {
             return;
         }
-        while self.in_flight() > 0 {
-            self.await_answer();
-        }
+        self.await_all();
         if let Err(error) = self.shared.load_deferred() {
             // Some keys may seem to wait although they do not. Their records are deferred, which loses no order.
             tracing::warn!("source {}: the records that are deferred can't be read: {error}", self.options.source);
@@ -358,6 +352,7 @@ impl<H: TakesRecords> RecordWorker<H> {
             self.options.source,
             record.head().place()
         );
+        self.await_all();
         self.shared.deferred.keys.held().add(&key);
         let callbacks = vec![deferred(&key, record.head())];
         self.step(record.into(), Outgoing { callbacks, ..Outgoing::default() }, None, None);
@@ -393,6 +388,7 @@ impl<H: TakesRecords> RecordWorker<H> {
 
     /// Dead-letters a record. Unless later ones of its key may pass it, they are deferred from now on.
     fn dead_letter(&mut self, run: RecordRun, reason: String) {
+        self.await_all();
         let (record, on_failure) = (run.head(), self.options.on_failure);
         let place = record.place();
         let letter = failed_record(&self.options.source, record, reason);
@@ -406,9 +402,7 @@ impl<H: TakesRecords> RecordWorker<H> {
         let stops = fact.is_some();
         self.step(run.into(), Outgoing { dead_letters: vec![letter], ..Outgoing::default() }, change, fact);
         if stops {
-            while self.in_flight() > 0 {
-                self.await_answer();
-            }
+            self.await_all();
             if !self.is_broken {
                 self.shared.pausing.has_stopped_behind(&place);
             }
@@ -447,6 +441,14 @@ impl<H: TakesRecords> RecordWorker<H> {
                 acks.into_iter().for_each(|ack| ack.give(ended.as_ref().copied()));
             }),
         );
+    }
+
+    /// Waits until all steps are durable and their commands are sent. A record that another thread may handle from now on must
+    /// not pass the commands of earlier records of its key.
+    fn await_all(&mut self) {
+        while self.in_flight() > 0 {
+            self.await_answer();
+        }
     }
 
     fn await_answer(&mut self) {

@@ -15,6 +15,7 @@ use crate::subscriptions::handler::{RetryDecision, Unhandled};
 use crate::subscriptions::pausing::event_place;
 use crate::subscriptions::replay::event_at;
 use crate::subscriptions::{Options, dead_lettered};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -209,14 +210,17 @@ impl SagaWorker {
         }
         let (now_ms, without) = (self.clock.now_ms(), self.keys.paused_now());
         let limit = self.options.batch_max + self.under_way.handled.len();
-        let due = self.follower.reader().due_callbacks(&self.name, now_ms, &without, limit)?;
+        let mut due = self.follower.reader().due_callbacks(&self.name, now_ms, &without, limit)?;
+        // What took long comes first, because another input of its saga would make the answer outdated. The events of a saga
+        // keep their order: if one of them took long, it is the first.
+        due.sort_by_key(|kept| !self.keys.has_answer(&key_of(kept), InputId::of(kept)));
         let mut filling = Filling::default();
         let mut worked = false;
         // The keys of which an input failed: nothing of them passes it.
         let mut failed = HashSet::new();
         self.is_in_pass = true;
         for kept in &due {
-            let key: Arc<str> = String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into();
+            let key: Arc<str> = key_of(kept).into();
             if self.under_way.concerns(&key, kept) || failed.contains(&key) {
                 continue;
             }
@@ -577,6 +581,11 @@ impl SagaWorker {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the key of the saga that a callback is for.
+fn key_of(kept: &KeptCallback) -> Cow<'_, str> {
+    String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default())
 }
 
 /// Returns the key of an event, or why there is none. An error is one of the host.

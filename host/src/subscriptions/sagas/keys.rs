@@ -109,6 +109,12 @@ impl SagaKeys {
         }
     }
 
+    /// Whether there is an answer about an input.
+    pub(super) fn has_answer(&self, key: &str, input: InputId) -> bool {
+        let paused = self.paused.get(key).filter(|paused| paused.input == input);
+        paused.is_some_and(|paused| matches!(paused.slow, Some(Slow::Answered(_))))
+    }
+
     /// Returns the answer about an input, if there is one. An answer about another input of the saga is outdated now, because
     /// the saga takes this one first.
     pub(super) fn answer(&mut self, key: &str, input: InputId) -> Option<Result<Decided, Undecidable>> {

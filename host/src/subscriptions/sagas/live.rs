@@ -71,9 +71,10 @@ impl LiveSagas {
         }
     }
 
-    /// Has inputs that take long interrupted, because other sagas wait.
-    pub(super) fn hurried(self) -> Self {
-        Self { is_hurried: true, ..self }
+    /// Decides whether inputs that take long are interrupted, because other sagas wait.
+    pub(super) fn hurry(&mut self, is_hurried: bool) {
+        self.is_hurried = is_hurried;
+        self.guest.iter_mut().for_each(|guest| guest.hurry(is_hurried));
     }
 
     /// Switches to new code, if there is any, and returns whether there was.
@@ -283,8 +284,9 @@ impl LiveSagas {
 
     fn guest(&mut self) -> Result<&mut SagaGuest, plugin::Error> {
         if self.guest.is_none() {
-            let guest = SagaGuest::new(&self.plugin)?;
-            self.guest = Some(if self.is_hurried { guest.hurried() } else { guest });
+            let mut guest = SagaGuest::new(&self.plugin)?;
+            guest.hurry(self.is_hurried);
+            self.guest = Some(guest);
         }
         Ok(self.guest.as_mut().expect("it was just made"))
     }

@@ -8,6 +8,7 @@ use crate::store::{Error, EventStore, Reader};
 use crate::supervise;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// An input, which is not borrowed.
@@ -41,15 +42,26 @@ pub(super) struct SlowLinks {
     answers: Receiver<SlowAnswer>,
     /// The number of the last question.
     last: u64,
+    /// The number of the first question whose answer is wanted.
+    first_wanted: Arc<AtomicU64>,
 }
 
 impl SlowLinks {
-    #[expect(clippy::disallowed_methods, reason = "each paused key has at most one request, and one answer")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each paused key has one question that is wanted; others are dropped unread"
+    )]
     pub(super) fn new() -> (Self, WorkerEnds) {
         let (requests, to_worker) = unbounded();
         let (from_worker, answers) = unbounded();
-        let ends = WorkerEnds { requests: to_worker, answers: from_worker };
-        (Self { requests, answers, last: 0 }, ends)
+        let first_wanted = Arc::<AtomicU64>::default();
+        let ends = WorkerEnds { requests: to_worker, answers: from_worker, first_wanted: first_wanted.clone() };
+        (Self { requests, answers, last: 0, first_wanted }, ends)
+    }
+
+    /// Drops all questions that were asked. The one that the thread decides on may still be answered.
+    pub(super) fn forget(&self) {
+        self.first_wanted.store(self.last + 1, Ordering::Relaxed);
     }
 
     /// Returns a sender with which to stop the thread.
@@ -75,6 +87,7 @@ impl SlowLinks {
 pub(super) struct WorkerEnds {
     requests: Receiver<SlowRequest>,
     answers: Sender<SlowAnswer>,
+    first_wanted: Arc<AtomicU64>,
 }
 
 /// The state of the thread.
@@ -119,6 +132,9 @@ impl SlowWorker {
     fn run(&mut self) {
         while let Ok(SlowRequest::Decide { number, key, input, may_start }) = self.ends.requests.recv() {
             supervise::round();
+            if number < self.ends.first_wanted.load(Ordering::Relaxed) {
+                continue;
+            }
             self.sagas.renew();
             let input = match &*input {
                 OwnInput::Event(event) => SagaInput::Event(event),

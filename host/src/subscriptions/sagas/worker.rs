@@ -71,7 +71,8 @@ impl SagaWorker {
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*links.store, stop, environment.runtime.clone())?;
         let name = slot.name.clone();
-        let sagas = LiveSagas::new(slot, links.saga_type.clone()).hurried();
+        let mut sagas = LiveSagas::new(slot, links.saga_type.clone());
+        sagas.hurry(true);
         Ok(Self {
             filters: sagas.filters(),
             sagas,
@@ -139,14 +140,18 @@ impl SagaWorker {
             self.steps.collect()?;
             self.note_durable();
             if let Some(request) = self.links.resets.take() {
-                reached = self.reset(request)?;
+                reached = self.reset(request, reached)?;
             }
             if let Some(request) = self.links.replays.take() {
                 if let Err(error) = self.steps.finish() {
                     request.ack.give(Err(error.clone().into()));
                     return Err(error);
                 }
-                request.ack.give(self.replay(&request.wanted));
+                // It has the time of its limit, because there is nobody else to leave it to.
+                self.sagas.hurry(false);
+                let replayed = self.replay(&request.wanted);
+                self.sagas.hurry(true);
+                request.ack.give(replayed);
             }
             self.links.progress.reach(self.steps.done(reached));
             if self.links.pausing.is_paused() {
@@ -229,7 +234,7 @@ impl SagaWorker {
         let deferred = self.follower.reader().deferred(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
         self.is_in_pass = false;
-        self.keys.go_on_all();
+        self.go_on_all();
         self.keys.deferred.restart(deferred, held);
         self.note_durable();
         Ok(self.steps.planned())
@@ -313,8 +318,14 @@ impl SagaWorker {
     fn renew_code(&mut self) {
         if self.sagas.renew() {
             self.filters = self.sagas.filters();
-            self.keys.go_on_all();
+            self.go_on_all();
         }
+    }
+
+    /// Ends all pauses. What the thread for inputs that take long was asked is no longer wanted.
+    fn go_on_all(&mut self) {
+        self.keys.go_on_all();
+        self.slow.forget();
     }
 
     /// Waits because the host can't call the plugin. This does not count as an attempt at an input.
@@ -329,24 +340,23 @@ impl SagaWorker {
 
     /// Moves the checkpoint for a person, after all steps under way. It is refused while a saga has not ended, because that
     /// saga would get its inputs again. Returns where the subscription resumes.
-    fn reset(&mut self, ResetRequest { wanted, ack, .. }: ResetRequest) -> Result<Position, Error> {
+    fn reset(&mut self, ResetRequest { wanted, ack, .. }: ResetRequest, reached: Position) -> Result<Position, Error> {
         if let Err(error) = self.steps.finish() {
             ack.give(Err(error.clone()));
             return Err(error);
         }
         let from = self.steps.stored();
         let to = wanted.checkpoint(self.follower.head());
-        let moved = match self.open_saga()? {
-            Some(open) => Err(Error::Invalid(format!(
+        if let Some(open) = self.open_saga()? {
+            ack.give(Err(Error::Invalid(format!(
                 "subscription {} can't be reset while saga {open} has not ended, because it would miss inputs or get some again: let \
                  it end, or end it with `wasmill streams archive {} {}`",
                 self.name, open.aggregate_type, open.aggregate_id
-            ))),
-            None => {
-                let step = Outgoing::default().step(&self.name, Reached::Reset(to));
-                ack::wait(|ack| self.links.store.advance(step, ack))
-            }
-        };
+            ))));
+            return Ok(reached);
+        }
+        let step = Outgoing::default().step(&self.name, Reached::Reset(to));
+        let moved = ack::wait(|ack| self.links.store.advance(step, ack));
         match &moved {
             Ok(_) => tracing::info!("subscription {} is reset from position {from} to {to}", self.name),
             Err(error) => tracing::error!("subscription {} can't be reset to position {to}: {error}", self.name),

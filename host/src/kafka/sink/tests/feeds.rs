@@ -6,14 +6,50 @@ use crate::filter::Filter;
 use crate::manifest::{EventSink, Key, SinkKey};
 use crate::model::*;
 use crate::store::{Append, Decision};
+use crate::upcasts::{Migrates, Unmigrated};
 
 type Headers = Vec<(String, String)>;
 
 fn event_sink(filter: &str, key: SinkKey, start: Start) -> Config {
     let filter = Filter::parse([filter]).unwrap();
-    let (is_start_written, was, settings) = Default::default();
+    let (shape, is_start_written, was, settings) = Default::default();
     let topic = TOPIC.into();
-    Config::events("orders", &EventSink { filter, topic, key, start, is_start_written, was, settings })
+    let upcasts = Upcasts::new(|| Box::new(Scripted));
+    Config::events("orders", &EventSink { filter, topic, key, shape, start, is_start_written, was, settings }, &upcasts)
+}
+
+/// Gives each event the payload `"newest"`, except one with the name `Odd`.
+struct Scripted;
+
+impl Migrates for Scripted {
+    fn migrate(&mut self, events: &mut [RecordedEvent]) -> Vec<Result<(), Unmigrated>> {
+        let migrated = events.iter_mut().map(|event| match &*event.name {
+            "Odd" => Err(Unmigrated::Event("it has no `name`".into())),
+            _ => {
+                event.payload = b"\"newest\"".to_vec();
+                Ok(())
+            }
+        });
+        migrated.collect()
+    }
+}
+
+#[test]
+fn events_are_published_in_their_newest_shape_or_dead_lettered_as_they_were_recorded() {
+    let (broker, folder) = (Broker::with_topic(TOPIC, 1), Folder::new());
+    record(&folder, "1", &["OrderCreated", "Odd", "OrderCreated"]);
+    let mut config = event_sink("order.*", SinkKey::AggregateId, Start::Beginning);
+    let Content::Events { upcasts, .. } = &mut config.content else { panic!("it is a sink of events") };
+    *upcasts = Some(Upcasts::new(|| Box::new(Scripted)));
+    let sink = Sink::start(config, broker.connection(&[]), folder.store.clone()).unwrap();
+    wait_until_published(&sink);
+    let values: Vec<String> = broker.consume(TOPIC, 2).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, ["\"newest\"", "\"newest\""]);
+    let letters = folder.dead_letters();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = format!("{:?}", letters[0]);
+    assert!(letter.contains("it can't be upcast: it has no `name`"), "{letter}");
+    sink.stop();
 }
 
 fn letters(group: &str) -> Config {

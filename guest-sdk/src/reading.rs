@@ -1,0 +1,133 @@
+//! How subscribers, sagas and projections read events of other aggregates that have changed since they were recorded, or that
+//! did not exist when the reader was written.
+//!
+//! - An event of an **older schema version** is upcast before the reader sees it, if the reader lists its aggregate type in
+//!   `READS`. It uses the steps that are compiled into it, so take them from the crate that the aggregate takes them from: a
+//!   [`Contract`]. An event of a newer version than they lead to is malformed. Events of types that are not in `READS` arrive
+//!   as they were recorded.
+//! - An **unknown event** is one for whose name the reader's enum has no variant. If only a wildcard of the subscriptions
+//!   selects it (`account.*`), the event is skipped and counted, so that an aggregate can record new events beside readers that
+//!   do not know them. If a subscription names it, it is malformed. A reader that must know every event says so with
+//!   [`UnknownEvents::Refuse`].
+//!
+//! The host counts skipped events in the status of the plugin (`unknown_events`) and in
+//! `wasmill_plugin_unknown_events_total`.
+
+use crate::bindings::{log as wit, types};
+use crate::contract::Contract;
+use crate::failure::Failure;
+use crate::upcast::{self, Upcasts};
+use std::borrow::Cow;
+
+/// The upcasts of the events of one aggregate type, for those who read them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reads {
+    aggregate_type: &'static str,
+    upcasts: &'static [Upcasts],
+}
+
+impl Reads {
+    /// Reads the events of a contract.
+    pub const fn of<C: Contract>() -> Self {
+        Self::with(C::TYPE, C::UPCASTS)
+    }
+
+    /// Reads the events of this aggregate type, for which there is no contract, with these upcasts.
+    pub const fn with(aggregate_type: &'static str, upcasts: &'static [Upcasts]) -> Self {
+        Self { aggregate_type, upcasts }
+    }
+}
+
+/// What becomes of an event that only a wildcard selects, and for whose name the reader has no variant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownEvents {
+    /// It is skipped and counted.
+    #[default]
+    Skip,
+    /// It is malformed.
+    Refuse,
+}
+
+/// How one reader reads.
+pub(crate) struct Reading {
+    pub(crate) reads: &'static [Reads],
+    pub(crate) subscriptions: [&'static [&'static str]; 2],
+    pub(crate) unknown: UnknownEvents,
+}
+
+impl Reading {
+    /// Migrates the payload of an event to the version that the reader knows.
+    pub(crate) fn migrate(&self, aggregate_type: &str, name: &str, payload: &mut Vec<u8>) -> Result<(), Failure> {
+        let Some(reads) = self.reads.iter().find(|reads| reads.aggregate_type == aggregate_type) else {
+            return Ok(());
+        };
+        let length = payload.len();
+        let migrated = match upcast::current(name, payload, reads.upcasts)? {
+            Cow::Borrowed(content) if content.len() == length => return Ok(()),
+            content => content.into_owned(),
+        };
+        *payload = migrated;
+        Ok(())
+    }
+
+    /// Migrates a delivery if it is an event.
+    pub(crate) fn migrate_delivery(&self, delivery: &mut types::Delivery) -> Result<(), Failure> {
+        match (&delivery.origin, &mut delivery.payload) {
+            (types::Origin::Event(event), Some(payload)) => {
+                self.migrate(&event.aggregate_type, &delivery.name, payload)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether an event was handled, or else skipped because the reader does not know it. `event` is its type and name,
+    /// or `None` for a delivery that is no event.
+    pub(crate) fn judge(
+        &self,
+        event: Option<(&str, &str)>,
+        result: Result<(), Failure>,
+        has_run_sql: bool,
+    ) -> Result<bool, Failure> {
+        let Err(Failure::UnknownEvent(reason)) = result else { return result.map(|()| true) };
+        match event {
+            Some((aggregate_type, name))
+                if !self.names(aggregate_type, name) && self.unknown == UnknownEvents::Skip => {}
+            _ => return Err(Failure::Malformed(reason)),
+        }
+        if has_run_sql {
+            return Err(Failure::Malformed(format!(
+                "{reason}; it can't be skipped, because a statement has run before it was decoded: decode it first"
+            )));
+        }
+        Ok(false)
+    }
+
+    /// Whether a subscription names the event, without a wildcard.
+    fn names(&self, aggregate_type: &str, name: &str) -> bool {
+        let is_it = |pattern: &&str| {
+            let rest = pattern.strip_prefix(aggregate_type).and_then(|rest| rest.strip_prefix('.'));
+            rest == Some(name)
+        };
+        self.subscriptions.iter().any(|subscriptions| subscriptions.iter().any(is_it))
+    }
+}
+
+/// Tells the host that an event is skipped.
+#[cold]
+pub(crate) fn skipped(aggregate_type: &str, name: &str) {
+    wit::unknown_event(&format!("{aggregate_type}.{name}"));
+}
+
+/// Tells the host that a delivery, which is an event, is skipped.
+#[cold]
+pub(crate) fn skipped_delivery(delivery: &types::Delivery) {
+    event_of(delivery).into_iter().for_each(|(aggregate_type, name)| skipped(aggregate_type, name));
+}
+
+/// Returns the type and the name of a delivery that is an event.
+pub(crate) fn event_of(delivery: &types::Delivery) -> Option<(&str, &str)> {
+    match &delivery.origin {
+        types::Origin::Event(event) => Some((&event.aggregate_type, &delivery.name)),
+        types::Origin::Kafka(_) | types::Origin::Outcome(_) | types::Origin::Timer => None,
+    }
+}

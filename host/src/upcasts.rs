@@ -1,0 +1,51 @@
+//! The interface to the code that migrates recorded events to their newest shape, for those who show or publish events.
+
+use crate::model::RecordedEvent;
+use std::fmt;
+use std::sync::Arc;
+
+/// Migrates events. It is used by one thread.
+pub trait Migrates: Send {
+    /// Migrates the payloads of events in place, and returns for each why it stayed as it was recorded, if it did. Events of
+    /// types that no loaded code records stay as they are, without a reason.
+    fn migrate(&mut self, events: &mut [RecordedEvent]) -> Vec<Result<(), Unmigrated>>;
+}
+
+/// Why an event stays as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmigrated {
+    /// The code can't migrate it, for this reason.
+    Event(String),
+    /// The host could not call the code. It can be tried again.
+    Host(String),
+}
+
+impl fmt::Display for Unmigrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(reason) | Self::Host(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Makes a [`Migrates`] for each thread that needs one.
+#[derive(Clone)]
+pub struct Upcasts(Arc<dyn Fn() -> Box<dyn Migrates> + Send + Sync>);
+
+impl Upcasts {
+    /// Uses this function to make one.
+    pub fn new(make: impl Fn() -> Box<dyn Migrates> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+
+    /// Makes one.
+    pub fn open(&self) -> Box<dyn Migrates> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Upcasts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upcasts")
+    }
+}

@@ -1,0 +1,58 @@
+//! A subscriber and a projection that read members in every shape, and know only that they registered.
+
+#[path = "../../members-3/src/contract.rs"]
+mod contract;
+
+pub use contract::{Command, Event as MemberEvent, FullName, Member};
+use wasmill_guest::prelude::*;
+
+/// What both know of members, although they subscribe to all events.
+#[derive(Deserialize)]
+enum Known {
+    Registered { name: FullName },
+}
+
+/// Publishes the name of each member to the topic `echoes`.
+pub struct Echo;
+
+impl Subscriber for Echo {
+    const SUBSCRIPTIONS: &'static [&'static str] = &[Member::ALL_EVENTS];
+    const READS: &'static [Reads] = &[Reads::of::<Member>()];
+
+    fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+        let Known::Registered { name } = delivery.decode()?;
+        outbox.publish(Message::to("echoes").json(&format!("{}, {}", name.last, name.first))?);
+        Ok(())
+    }
+}
+export_subscriber!(Echo);
+
+/// The names of the members.
+pub struct Directory;
+
+/// What the directory answers.
+#[derive(Deserialize)]
+#[expect(missing_docs, reason = "the name says it")]
+pub enum Query {
+    Names,
+}
+
+impl Projection for Directory {
+    const NAME: &'static str = "directory";
+    const SUBSCRIPTIONS: &'static [&'static str] = &[Member::ALL_EVENTS];
+    const READS: &'static [Reads] = &[Reads::of::<Member>()];
+    const SCHEMA: &'static str = "CREATE TABLE names (id TEXT NOT NULL, name TEXT NOT NULL)";
+    type Query = Query;
+
+    fn project(event: &Event, sql: &Sql) -> Result<(), Failure> {
+        let Known::Registered { name } = event.decode()?;
+        let name = format!("{} {}", name.first, name.last);
+        sql.execute("INSERT INTO names VALUES (?1, ?2)", params![event.aggregate_id(), name])?;
+        Ok(())
+    }
+
+    fn query(Query::Names: Query, sql: &Sql) -> Result<Answer, QueryError> {
+        Answer::json(&sql.rows::<String>("SELECT name FROM names ORDER BY rowid", &[])?)
+    }
+}
+export_projection!(Directory);
