@@ -235,12 +235,12 @@ fn without_room_for_dead_letters_other_sagas_go_on() {
     assert!(reason.contains("dead letters"), "{reason}");
     let all = recorded(&host);
     assert_eq!((all.get("b"), of(&all, "c")), (None, vec!["1"]));
-    for letter in 1..=2 {
+    // Those of b and c find room in either order.
+    for letter in 1..=3 {
         let path = format!("/v1/dead-letters/{letter}/discard");
         host.until("there is a dead letter", |status| status["dead_letters"]["newest"][0]["number"] == letter);
         assert_eq!(host.post(&path, &Value::Null, &[]).status, 200);
     }
-    host.until("the third finds room", |status| status["dead_letters"]["newest"][0]["number"] == 3);
     host.drained();
     assert_eq!(of(&recorded(&host), "b"), ["2"]);
     host.stop();
