@@ -6,14 +6,14 @@ use wasmill_guest::testing::{ReadModel, deliver, event_json, event_of, given_sag
 
 /// The commands of accounts.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub enum AccountCommand {
+enum AccountCommand {
     Debit { cents: i64 },
 }
 
 /// The events of accounts, of which `Opened` is in its third version.
 #[derive(Debug, PartialEq, Serialize, Deserialize, Contract)]
 #[contract(Account, type = "account", command = AccountCommand, upcasts = UPCASTS)]
-pub enum AccountEvent {
+enum AccountEvent {
     Opened {
         first: String,
         last: String,
