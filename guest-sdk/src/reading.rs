@@ -90,8 +90,7 @@ impl Reading {
     ) -> Result<bool, Failure> {
         let Err(Failure::UnknownEvent(reason)) = result else { return result.map(|()| true) };
         match event {
-            Some((aggregate_type, name))
-                if !self.names(aggregate_type, name) && self.unknown == UnknownEvents::Skip => {}
+            Some((aggregate_type, name)) if self.may_skip(aggregate_type, name) => {}
             _ => return Err(Failure::Malformed(reason)),
         }
         if has_run_sql {
@@ -100,6 +99,12 @@ impl Reading {
             )));
         }
         Ok(false)
+    }
+
+    /// Whether the event arrives only because of a wildcard, and the reader need not know all events.
+    fn may_skip(&self, aggregate_type: &str, name: &str) -> bool {
+        let has_wildcard = self.subscriptions.iter().copied().flatten().any(|pattern| pattern.contains('*'));
+        self.unknown == UnknownEvents::Skip && has_wildcard && !self.names(aggregate_type, name)
     }
 
     /// Whether a subscription names the event, without a wildcard.

@@ -129,3 +129,72 @@ fn say_once<A: Aggregate>(cause: &str) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::{Deserialize, Serialize};
+    use wit::Guest as _;
+
+    /// An aggregate with these types of commands and events.
+    struct Of<C, E>(PhantomData<(C, E)>);
+
+    impl<C, E> Default for Of<C, E> {
+        fn default() -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<C: serde::de::DeserializeOwned + 'static, E: Serialize + serde::de::DeserializeOwned + 'static> Aggregate
+        for Of<C, E>
+    {
+        const TYPE: &'static str = "of";
+        type Command = C;
+        type Event = E;
+        type Error = String;
+
+        fn handle(&self, _: C) -> Result<Vec<E>, String> {
+            Ok(Vec::new())
+        }
+
+        fn apply(&mut self, _: E) {}
+    }
+
+    #[derive(Serialize, Deserialize)]
+    enum Plain {
+        One,
+        Two { size: u32 },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        One,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Only {
+        size: u32,
+    }
+
+    #[test]
+    fn commands_and_events_have_names_or_the_plugin_is_refused() {
+        let described = AggregateRole::<Of<Plain, Plain>>::describe().unwrap();
+        assert_eq!((described.commands.join(" "), described.events.join(" ")), ("One Two".into(), "One Two".into()));
+        let refused = |described: Result<wit::Description, String>, part: &str| {
+            let reason = described.map(|_| ()).unwrap_err();
+            assert!(reason.contains(part) && reason.contains("make it an enum"), "{reason}");
+        };
+        refused(AggregateRole::<Of<Tagged, Plain>>::describe(), "the type of the commands, Tagged, is no plain enum");
+        refused(AggregateRole::<Of<Only, Plain>>::describe(), "the type of the commands, Only, is no plain enum");
+        refused(AggregateRole::<Of<Plain, Tagged>>::describe(), "the type of the events, Tagged, is no plain enum");
+    }
+
+    #[test]
+    fn recorded_events_are_upcast_one_by_one() {
+        let recorded = |payload: &str| types::RecordedPayload { name: "One".into(), payload: payload.into() };
+        let upcast = AggregateRole::<Of<Plain, Plain>>::upcast(vec![recorded("null"), recorded(r#"{"@schema":2}"#)]);
+        assert_eq!(upcast[0].as_deref(), Ok(b"null".as_slice()));
+        assert!(upcast[1].as_ref().is_err_and(|reason| reason.contains("schema version 2")), "{:?}", upcast[1]);
+    }
+}

@@ -1,6 +1,7 @@
 //! Plugins that can't serve. Each is refused in one sentence that names it, and nothing is started.
 
 use wasmill_tests::built;
+use wasmill_tests::hostile::{aggregate, subscriber};
 use wasmill_tests::module::{EMPTY, described, importing};
 use wasmill_tests::setting::Setting;
 
@@ -106,4 +107,34 @@ fn an_aggregate_type_that_two_plugins_claim() {
         "[plugins.first]\nfile = \"PLUGINS/orders.wasm\"\n[plugins.second]\nfile = \"PLUGINS/orders-limited.wasm\"\n";
     let said = refusal(manifest, &[]);
     assert!(said.contains("order") && said.contains("first") && said.contains("second"), "{said}");
+}
+
+/// `check` refuses a misspelt event of an aggregate that is there, and warns of one of an aggregate that is not.
+#[test]
+fn a_subscription_that_no_event_matches_is_found() {
+    let plugin = |name: &str| format!("[plugins.{name}]\nfile = \"{name}.wasm\"\n");
+    let setting = Setting::new(&(plugin("account") + &plugin("fees")));
+    setting.write("account.wasm", aggregate("account", &[]));
+    let checked = |events: &str| {
+        setting.write("fees.wasm", subscriber(events, &[]));
+        let output = setting.wasmill(&["check", "wasmill.toml"]);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    for fits in ["account.Done", "account.*", "*.Done", "**"] {
+        let (code, said) = checked(fits);
+        assert!(code == Some(0) && !said.contains("warning"), "{fits}: {said}");
+    }
+    let (code, said) = checked("account.Dome");
+    let expected = "subscribes to `account.Dome`, and account has no such event (did you mean `account.Done`?); its events are Done";
+    assert!(code == Some(1) && said.contains(expected), "{said}");
+    let (code, said) = checked("acount.Done");
+    let expected = "warning: plugin fees 0.1.0 subscribes to `acount.Done`, and no plugin of this manifest records such events \
+                    (did you mean `account.Done`?)";
+    assert!(code == Some(0) && said.contains(expected), "{said}");
+    // A host starts with either, and says so in its log.
+    checked("account.Dome");
+    let host = setting.start();
+    host.until_logged("the misspelt event", |line| line.contains("WARN") && line.contains("account has no such event"));
+    host.stop();
 }

@@ -513,6 +513,40 @@ fn projections() {
     host.stop();
 }
 
+/// An `upcast` that is hostile: the events are shown as they were recorded, with the reason, and nobody waits for it.
+#[test]
+fn upcasts() {
+    let cases: [(&str, &str, &str); 4] = [
+        ("loops", ENDLESS, TOO_LONG),
+        ("traps", "(unreachable)", "unreachable"),
+        ("forgets events", "(i32.const 1200)", "it returned 0 payloads of 1 events"),
+        (
+            "returns memory that it does not have",
+            "(i32.store (i32.const 1204) (i32.const 1)) (i32.store (i32.const 1200) (i32.const 4194300)) (i32.const 1200)",
+            "plugin victim",
+        ),
+    ];
+    for (name, body, reason) in cases {
+        let setting = Setting::new(&(plugin("victim") + &plugin("healthy")));
+        setting.write("healthy.wasm", aggregate("healthy", &[]));
+        setting.write("victim.wasm", aggregate("victim", &[("upcast", body)]));
+        let host = setting.start();
+        for _ in 0..3 {
+            assert_eq!(go(&host, "victim").status, 200, "`{name}`");
+        }
+        let shown = host.text_until("/v1/events?shape=newest&type=victim.Done", |_| true);
+        let events: Vec<Value> = shown.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+        assert_eq!(events.len(), 3, "`{name}`: {shown}");
+        for event in events {
+            let error = event["upcast_error"].as_str().unwrap_or_else(|| panic!("`{name}`: {event}"));
+            assert!(error.contains(reason) && event["payload"].is_null(), "`{name}`: {event}");
+        }
+        healthy(&host, name);
+        assert_eq!(go(&host, "victim").status, 200, "after `{name}`");
+        host.stop();
+    }
+}
+
 /// Files in the place of a plugin that serves: each is refused with a reason, and the old code goes on serving.
 #[test]
 fn files_in_the_place_of_a_plugin() {
@@ -545,6 +579,18 @@ fn files_in_the_place_of_a_plugin() {
         ("a large table", in_module("(table 5000 funcref)"), "limits.table_elements"),
         ("many memories", in_module(&"(memory 1)".repeat(20)), "plugin victim"),
         ("describe loops", aggregate("victim", &[("describe", ENDLESS)]), "it took longer than 100ms"),
+        (
+            "names that it does not have",
+            aggregate(
+                "victim",
+                &[(
+                    "describe",
+                    "(i32.store8 (i32.const 1052) (i32.const 1)) (i32.store (i32.const 1056) (i32.const 1032))
+                     (i32.store (i32.const 1060) (i32.const 4)) (i32.const 1052)",
+                )],
+            ),
+            "plugin victim 0.1.0: Done",
+        ),
         ("many names", aggregate("victim", &[("describe", &format!("{names} (i32.const 1052)"))]), "plugin victim"),
         (
             "a command with a line end",
