@@ -43,7 +43,7 @@ const EXPECTED: &str = "write `#[contract(Account, type = \"account\", command =
 
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let Data::Enum(data) = &input.data else {
-        let text = "the events of an aggregate are an enum: the name of an event is that of its variant";
+        let text = "the events of an aggregate are an enum with a variant for each event";
         return Err(Error::new(input.ident.span(), text));
     };
     if let Some(parameter) = input.generics.params.first() {
@@ -55,9 +55,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let Options { name, aggregate_type, command, upcasts } = attribute.parse_args()?;
     let serde = Serde::of(&input.attrs)?;
     if let Some((span, attribute)) = serde.not_plain {
-        let text = format!(
-            "the events of an aggregate are a plain enum, and serde's `{attribute}` makes it another: remove it"
-        );
+        let text = format!("the events of an aggregate are a plain enum, without serde's `{attribute}`: remove it");
         return Err(Error::new(span, text));
     }
     let (event, visibility) = (&input.ident, &input.vis);

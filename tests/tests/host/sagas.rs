@@ -18,6 +18,11 @@ fn manifest(subscription: &str) -> String {
     )
 }
 
+/// A manifest under which inputs may take long.
+fn patient(subscription: &str) -> String {
+    manifest(subscription).replace("event_time_ms = 300", "event_time_ms = 600000")
+}
+
 /// Has the desk hand out tasks. `command` is `Ask`, which may start an errand, or `Tell`.
 fn tell(host: &TestHost, command: &str, errand: impl Into<Value>, tasks: &Value) {
     let answer = host.send("desk", "desk", command, &json!({ "errand": errand.into(), "tasks": tasks }));
@@ -286,8 +291,7 @@ fn each_input_of_a_saga_has_its_own_attempts() {
 /// An input that takes long, and succeeds in the end, delays its own saga alone, and is no failure.
 #[test]
 fn an_input_that_takes_long_delays_its_own_saga_alone() {
-    let patient = manifest("attempts_max = 1\n").replace("event_time_ms = 300", "event_time_ms = 600000");
-    let setting = Setting::new(&patient);
+    let setting = Setting::new(&patient("attempts_max = 1\n"));
     let host = setting.start();
     let work = json!({ "Work": 1000 });
     tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired"), work]] }]));
@@ -429,8 +433,7 @@ fn a_reset_is_refused_while_a_saga_has_not_ended() {
 fn sagas_are_exact_through_kills() {
     const ERRANDS: u64 = 40;
     const ROUNDS: u64 = 12;
-    let manifest = manifest("attempts_max = 50\nbackoff_ms = 1\nbackoff_max_ms = 5\nbatch_max = 7\n");
-    let setting = Setting::new(&manifest.replace("event_time_ms = 300", "event_time_ms = 600000"));
+    let setting = Setting::new(&patient("attempts_max = 50\nbackoff_ms = 1\nbackoff_max_ms = 5\nbatch_max = 7\n"));
     let host = setting.start();
     for round in 0..ROUNDS {
         for errand in 0..ERRANDS {
@@ -576,8 +579,7 @@ fn a_circle_through_a_saga_ends_by_itself() {
 /// Events of a saga that arrive all the time do not keep its timer from being handled, although that takes long.
 #[test]
 fn a_timer_that_takes_long_is_handled_among_other_inputs_of_its_saga() {
-    let patient = manifest("").replace("event_time_ms = 300", "event_time_ms = 600000");
-    let setting = Setting::new(&patient);
+    let setting = Setting::new(&patient(""));
     let host = setting.start();
     tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired"), { "Work": 1000 }]] }]));
     let told = Cell::new(0);
@@ -595,8 +597,7 @@ fn a_timer_that_takes_long_is_handled_among_other_inputs_of_its_saga() {
 
 #[test]
 fn a_dead_letter_of_an_input_that_takes_long_is_replayed_in_the_time_of_its_limit() {
-    let patient = manifest("attempts_max = 1\n").replace("event_time_ms = 300", "event_time_ms = 600000");
-    let setting = Setting::new(&patient);
+    let setting = Setting::new(&patient("attempts_max = 1\n"));
     let host = setting.start();
     tell(&host, "Ask", "a", &json!([record("1")]));
     tell(&host, "Tell", "a", &json!([{ "Work": 1000 }, { "Fail": "refuse" }]));
