@@ -126,11 +126,11 @@ pub(crate) fn skipped(aggregate_type: &str, name: &str) {
 /// Tells the host that a delivery, which is an event, is skipped.
 #[cold]
 pub(crate) fn skipped_delivery(delivery: &types::Delivery) {
-    event_of(delivery).into_iter().for_each(|(aggregate_type, name)| skipped(aggregate_type, name));
+    named_event(delivery).into_iter().for_each(|(aggregate_type, name)| skipped(aggregate_type, name));
 }
 
 /// Returns the type and the name of a delivery that is an event.
-pub(crate) fn event_of(delivery: &types::Delivery) -> Option<(&str, &str)> {
+pub(crate) fn named_event(delivery: &types::Delivery) -> Option<(&str, &str)> {
     match &delivery.origin {
         types::Origin::Event(event) => Some((&event.aggregate_type, &delivery.name)),
         types::Origin::Kafka(_) | types::Origin::Outcome(_) | types::Origin::Timer => None,

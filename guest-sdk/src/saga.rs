@@ -5,7 +5,7 @@
 
 use crate::Failure;
 use crate::bindings::types;
-use crate::reading::{Reading, Reads, UnknownEvents, event_of};
+use crate::reading::{Reading, Reads, UnknownEvents, named_event};
 use crate::subscriber::{Delivery, Outbox, Outcome, Timer};
 use crate::upcast::Upcasts;
 use serde::Serialize;
@@ -258,7 +258,7 @@ pub(crate) fn dispatch<S: Saga>(saga: &S, input: &mut Delivery, step: &mut Step<
         types::Origin::Outcome(origin) => saga.outcome(&Outcome { delivery: input, origin }, step),
         types::Origin::Timer => saga.timer(&Timer { delivery: input }, step),
     };
-    reading::<S>().judge(event_of(&input.0), handled, false)
+    reading::<S>().judge(named_event(&input.0), handled, false)
 }
 
 /// Returns the key of the saga that an event is for, if there is one.
@@ -267,6 +267,6 @@ pub(crate) fn key<S: Saga>(event: &mut Delivery) -> Result<Option<String>, Failu
     match S::key(event) {
         Ok(key) => Ok(key),
         // Without a key it is for no saga, which the host counts too.
-        Err(failure) => reading::<S>().judge(event_of(&event.0), Err(failure), false).map(|_| None),
+        Err(failure) => reading::<S>().judge(named_event(&event.0), Err(failure), false).map(|_| None),
     }
 }

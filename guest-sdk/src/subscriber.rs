@@ -13,7 +13,7 @@ pub use record::Record;
 
 use crate::Failure;
 use crate::bindings::types;
-use crate::reading::{Reading, Reads, UnknownEvents, event_of};
+use crate::reading::{Reading, Reads, UnknownEvents, named_event};
 
 /// A reaction to deliveries. The host makes the contents of the outbox durable in one transaction with the progress
 /// past the delivery: all of them or none.
@@ -203,7 +203,7 @@ pub(crate) fn dispatch<S: Subscriber>(delivery: &mut Delivery, outbox: &mut Outb
         types::Origin::Outcome(origin) => S::outcome(&Outcome { delivery, origin }, outbox),
         types::Origin::Timer => S::timer(&Timer { delivery }, outbox),
     };
-    let is_handled = reading.judge(event_of(&delivery.0), handled, false)?;
+    let is_handled = reading.judge(named_event(&delivery.0), handled, false)?;
     if !is_handled {
         outbox.effects.clear();
     }

@@ -17,6 +17,7 @@ mod instance;
 mod metrics;
 mod operations;
 mod queries;
+mod searches;
 mod stall;
 mod starting;
 mod store;
@@ -58,7 +59,7 @@ struct Server {
     /// One permit for each running read of a few events.
     pages: Arc<Semaphore>,
     /// Room for searches, traces and states, which read many events.
-    looks: Arc<Semaphore>,
+    long_reads: Arc<Semaphore>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
@@ -88,9 +89,9 @@ pub async fn serve(
     refuse_foreign(&listener)?;
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
-    let looks = Arc::new(Semaphore::new(histories::LOOKS_MAX));
+    let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
     let server =
-        Server { host: host.clone(), settings: settings.clone(), streams, pages, looks, closing: closing.clone() };
+        Server { host: host.clone(), settings: settings.clone(), streams, pages, long_reads, closing: closing.clone() };
     let connections = Connections::new(settings, host, router(server));
     let asked = async move {
         shutdown.await;

@@ -18,7 +18,7 @@ pub use property::{OAuth, Properties, Token, Value};
 pub(crate) use read::IN_FLIGHT_MIB;
 pub use schedule::{Missed, Schedule};
 pub(crate) use section::nearest;
-pub use sink::{EventSink, Shape, Sink, SinkKey, SinkMode};
+pub use sink::{EventSink, Sink, SinkKey, SinkMode};
 pub use source::{
     Commands, DROP_HEADERS, Deliveries, From, Key, Lost, Membership, Name, Recreated, Rejected, Source, Target,
     Transaction,

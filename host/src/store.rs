@@ -25,7 +25,7 @@ pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, 
 pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page, SearchedId, Snapshot,
-    Tally, check_sizes, is_full, shared_bytes,
+    Tally, check_sizes, event_at, is_full, shared_bytes,
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};

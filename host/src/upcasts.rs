@@ -1,8 +1,20 @@
 //! The interface to the code that migrates recorded events to their newest shape, for those who show or publish events.
 
 use crate::model::RecordedEvent;
+use serde::Deserialize;
 use std::fmt;
 use std::sync::Arc;
+
+/// The shape in which the payloads of events are shown or published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// As they were recorded.
+    #[default]
+    Recorded,
+    /// As the loaded code upcasts them.
+    Newest,
+}
 
 /// Migrates events. It is used by one thread.
 pub trait Migrates: Send {

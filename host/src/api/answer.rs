@@ -1,6 +1,7 @@
 //! The answers to clients: JSON, or a refusal as text.
 
 use crate::escape::escape;
+use crate::model::StreamId;
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
@@ -27,6 +28,10 @@ impl HttpError {
     pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Self {
         let known = if known.is_empty() { "there is none".to_owned() } else { format!("known: {}", known.join(", ")) };
         Self::new(StatusCode::NOT_FOUND, format!("no {kind} `{name}`; {known}"))
+    }
+
+    pub(super) fn no_such_stream(stream: &StreamId) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}"))
     }
 
     pub(super) fn no_such_path(path: &str) -> Self {

@@ -3,11 +3,12 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::searches::Search;
 use crate::filter::Filter;
 use crate::host::Counted;
 use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
 use crate::store::{Error, EventSearch, EventStore, Reader, SearchedId};
-use crate::upcasts::{Migrates, Unmigrated};
+use crate::upcasts::{Migrates, Shape, Unmigrated};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -47,18 +48,7 @@ pub(super) struct Wanted {
     backwards: bool,
     search_max: Option<u64>,
     #[serde(default)]
-    shape: EventShape,
-}
-
-/// The shape in which the payloads of events are shown.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum EventShape {
-    /// As they were recorded.
-    #[default]
-    Recorded,
-    /// As the loaded code upcasts them.
-    Newest,
+    shape: Shape,
 }
 
 impl Wanted {
@@ -109,8 +99,8 @@ pub(super) async fn stream(
         Ok((since.unwrap_or(Position(1)), last))
     };
     let (oldest, newest) = server.host.read(bounds).await?;
-    let reading = Reading::Search {
-        search: EventSearch { filter, id },
+    let search = Search {
+        wanted: EventSearch { filter, id },
         next: match (backwards, from.map(Position)) {
             (false, from) => from.unwrap_or_default().max(oldest),
             (true, from) => from.unwrap_or(newest).min(newest),
@@ -119,7 +109,7 @@ pub(super) async fn stream(
         backwards,
         left: search_max.unwrap_or(SEARCH_MAX),
     };
-    send(&server, reading, limit, shape).await
+    send(&server, Reading::Search(search), limit, shape).await
 }
 
 #[derive(Deserialize)]
@@ -130,7 +120,7 @@ pub(super) struct WantedOfStream {
     #[serde(default)]
     backwards: bool,
     #[serde(default)]
-    shape: EventShape,
+    shape: Shape,
 }
 
 /// `GET /v1/streams/TYPE/ID/events`.
@@ -144,7 +134,7 @@ pub(super) async fn of_stream(
     let stream = StreamId::new(aggregate_type, aggregate_id);
     let asked = stream.clone();
     if server.host.read(move |reader| reader.stream_version(&asked)).await? == Version(0) {
-        return Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}")));
+        return Err(HttpError::no_such_stream(&stream));
     }
     let beyond = match (backwards, from) {
         (false, from) => Version(from.unwrap_or(1).saturating_sub(1)),
@@ -153,25 +143,25 @@ pub(super) async fn of_stream(
     send(&server, Reading::Stream { stream, beyond, backwards }, limit.unwrap_or(u64::MAX), shape).await
 }
 
-async fn send(server: &Server, reading: Reading, limit: u64, shape: EventShape) -> Result<Response, HttpError> {
+async fn send(server: &Server, reading: Reading, limit: u64, shape: Shape) -> Result<Response, HttpError> {
     let follows = matches!(reading, Reading::All { follows: true, .. });
-    let is_long = follows || matches!(reading, Reading::Search { .. });
+    let is_long = follows || matches!(reading, Reading::Search(_));
     let place = Place::of(server, limit, is_long).await?;
-    let upcasts = (shape == EventShape::Newest).then(|| server.host.upcasts().open());
+    let upcasts = (shape == Shape::Newest).then(|| server.host.upcasts().open());
     let (lines, body) = mpsc::channel(place.pages_max());
     let follower = Follower {
         head: server.host.store().head(),
         store: server.host.store().clone(),
         left: limit,
         lines,
-        looks: server.looks.clone(),
+        long_reads: server.long_reads.clone(),
         closing: server.closing.clone(),
     };
     let host = server.host.clone();
     tokio::spawn(async move {
         let streams = &host.traffic().streams;
         let _counted = matches!(place, Place::Stream(_)).then(|| Counted::new(streams));
-        follower.run(Client { reading, reader: None, upcasts }).await;
+        follower.run(PageReader { reading, reader: None, upcasts }).await;
         drop(place);
     });
     let body = Body::from_stream(ReceiverStream::new(body));
@@ -222,15 +212,7 @@ enum Reading {
         follows: bool,
     },
     /// The events that a search finds.
-    Search {
-        search: EventSearch,
-        /// The next position to search, and the last one.
-        next: Position,
-        to: Position,
-        backwards: bool,
-        /// The number of events that may still be searched.
-        left: u64,
-    },
+    Search(Search),
     /// The events of a stream.
     Stream {
         stream: StreamId,
@@ -265,20 +247,9 @@ impl Reading {
                 *after = page.reached;
                 Ok((page.events, if page.reached >= end { Rest::NewEvents } else { Rest::More }))
             }
-            Self::Search { search, next, to, backwards, left } => {
-                let distance = if *backwards { next.0.checked_sub(to.0) } else { to.0.checked_sub(next.0) };
-                let Some(distance) = distance.filter(|_| next.0 > 0) else { return Ok((Vec::new(), Rest::Nothing)) };
-                if *left == 0 {
-                    let searched = if *backwards { next.0 + 1 } else { next.0 - 1 };
-                    return Ok((Vec::new(), Rest::Unsearched(Position(searched))));
-                }
-                let last = distance.min(*left - 1);
-                let last = if *backwards { next.0 - last } else { next.0 + last };
-                let page = reader.search(search, *next, Position(last), limit)?;
-                *left -= page.reached.0.abs_diff(next.0) + 1;
-                next.0 = if *backwards { page.reached.0.saturating_sub(1) } else { page.reached.0 + 1 };
-                Ok((page.events, Rest::More))
-            }
+            Self::Search(search) if search.may_go_on() => Ok((search.step(reader, limit)?, Rest::More)),
+            Self::Search(search) if search.is_over() => Ok((Vec::new(), Rest::Nothing)),
+            Self::Search(search) => Ok((Vec::new(), Rest::Unsearched(search.searched_to()))),
             Self::Stream { stream, beyond, backwards } => {
                 let events = match backwards {
                     true => reader.read_stream_backwards(stream, *beyond, limit)?,
@@ -293,7 +264,7 @@ impl Reading {
 }
 
 /// What is read for one client, and by what.
-struct Client {
+struct PageReader {
     reading: Reading,
     reader: Option<Box<dyn Reader>>,
     /// What migrates the events, if the client wants their newest shape.
@@ -308,12 +279,12 @@ struct Follower {
     left: u64,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
     /// Room for the steps of searches.
-    looks: Arc<Semaphore>,
+    long_reads: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
 }
 
 impl Follower {
-    async fn run(mut self, client: Client) {
+    async fn run(mut self, client: PageReader) {
         if let Err(cause) = self.send_pages(client).await {
             tracing::error!(%cause, "an event stream of the API failed");
             // The status line is already sent, so the last line has the error.
@@ -322,7 +293,7 @@ impl Follower {
         }
     }
 
-    async fn send_pages(&mut self, mut client: Client) -> Result<(), Error> {
+    async fn send_pages(&mut self, mut client: PageReader) -> Result<(), Error> {
         let end = *self.head.borrow_and_update();
         while self.left > 0 {
             let (events, text, rest);
@@ -347,13 +318,13 @@ impl Follower {
     }
 
     /// Reads a page on a thread that may block, with this client's own reader.
-    async fn read(&self, mut client: Client, end: Position) -> Result<(u64, Bytes, Rest, Client), Error> {
+    async fn read(&self, mut client: PageReader, end: Position) -> Result<(u64, Bytes, Rest, PageReader), Error> {
         let store = self.store.clone();
         let limit = PAGE_EVENTS_MAX.min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let is_search = matches!(client.reading, Reading::Search { .. });
-        let look = if is_search { Some(self.looks.clone().acquire_owned().await) } else { None };
+        let is_search = matches!(client.reading, Reading::Search(_));
+        let room = if is_search { Some(self.long_reads.clone().acquire_owned().await) } else { None };
         let read = move || {
-            let _look = look;
+            let _room = room;
             let mut reader = client.reader.take().map_or_else(|| store.reader(), Ok)?;
             let (mut events, rest) = client.reading.page(&mut *reader, limit, end)?;
             client.reader = Some(reader);
@@ -415,7 +386,7 @@ enum Text<'e> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Payload<'e> {
+pub(super) enum Payload<'e> {
     Json(Cow<'e, RawValue>),
     Bytes { base64: String },
 }
@@ -458,7 +429,7 @@ fn line_header(header: &Header) -> LineHeader<'_> {
     LineHeader { name: &header.name, value: header.value.as_deref().map(text) }
 }
 
-fn payload(bytes: &[u8]) -> Payload<'_> {
+pub(super) fn payload(bytes: &[u8]) -> Payload<'_> {
     match serde_json::from_slice::<&RawValue>(bytes) {
         // A line break in JSON is always white space, because strings have it escaped.
         Ok(json) if json.get().contains(['\n', '\r']) => {

@@ -78,7 +78,7 @@ async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>,
     let asked = stream.clone();
     let found = server.host.read(move |reader| Ok((reader.stream_version(&asked)?, reader.is_archived(&asked)?)));
     match found.await? {
-        (Version(0), _) => Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no stream {stream}"))),
+        (Version(0), _) => Err(HttpError::no_such_stream(&stream)),
         (version, archived) => Ok(Json(StreamStatus {
             stream: stream.to_string(),
             aggregate_type: stream.aggregate_type.to_string(),

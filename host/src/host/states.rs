@@ -79,15 +79,17 @@ impl Host {
     }
 
     fn code_of(&self, stream: &StreamId) -> Result<Arc<Plugin>, Unshown> {
-        let plugins: Vec<Arc<Plugin>> = self.parts.catalog.slots().map(|slot| slot.current()).collect();
-        let types = |plugin: &Arc<Plugin>| {
-            plugin.description.roles.iter().filter_map(aggregate_type).map(ToString::to_string).collect::<Vec<_>>()
-        };
-        let found = plugins.iter().find(|plugin| types(plugin).iter().any(|of| **of == *stream.aggregate_type));
-        found.cloned().ok_or_else(|| {
-            let known = plugins.iter().flat_map(types).collect::<Vec<_>>().join(", ");
-            Unshown::Unknown(format!("no plugin has an aggregate `{}`; there are: {known}", stream.aggregate_type))
-        })
+        let mut known = Vec::new();
+        for plugin in self.parts.catalog.slots().map(|slot| slot.current()) {
+            if let Some(name) = plugin.description.roles.iter().find_map(aggregate_type).cloned() {
+                if *name == *stream.aggregate_type {
+                    return Ok(plugin);
+                }
+                known.push(name.to_string());
+            }
+        }
+        let known = known.join(", ");
+        Err(Unshown::Unknown(format!("no plugin has an aggregate `{}`; there are: {known}", stream.aggregate_type)))
     }
 }
 

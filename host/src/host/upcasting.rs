@@ -24,12 +24,12 @@ struct Recorder {
     slot: Arc<Slot>,
     plugin: Arc<Plugin>,
     is_saga: bool,
-    guest: Option<Guest>,
+    guest: Option<RecorderGuest>,
     /// Why the code is not called any more: it trapped or took too long.
     broken: Option<String>,
 }
 
-enum Guest {
+enum RecorderGuest {
     Aggregate(AggregateGuest),
     Saga(SagaGuest),
 }
@@ -113,12 +113,12 @@ impl Recorder {
     fn call(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let mut guest = match self.guest.take() {
             Some(guest) => guest,
-            None if self.is_saga => Guest::Saga(SagaGuest::new(&self.plugin)?),
-            None => Guest::Aggregate(AggregateGuest::new(&self.plugin)?),
+            None if self.is_saga => RecorderGuest::Saga(SagaGuest::new(&self.plugin)?),
+            None => RecorderGuest::Aggregate(AggregateGuest::new(&self.plugin)?),
         };
         let migrated = match &mut guest {
-            Guest::Aggregate(guest) => guest.upcast(events)?,
-            Guest::Saga(guest) => guest.upcast(events)?,
+            RecorderGuest::Aggregate(guest) => guest.upcast(events)?,
+            RecorderGuest::Saga(guest) => guest.upcast(events)?,
         };
         self.guest = Some(guest);
         Ok(migrated)

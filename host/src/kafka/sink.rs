@@ -27,7 +27,7 @@ use crate::model::SinkName;
 use crate::status::{SinkStatus, State};
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _};
-use crate::upcasts::Upcasts;
+use crate::upcasts::{Shape, Upcasts};
 use feed::{Feed, Head};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -106,7 +106,7 @@ impl Config {
     /// Returns the configuration of a sink of recorded events, by its name in the manifest.
     pub fn events(name: &str, sink: &manifest::EventSink, upcasts: &Upcasts) -> Self {
         let manifest::EventSink { filter, topic, key, shape, start, settings, .. } = sink.clone();
-        let upcasts = (shape == manifest::Shape::Newest).then(|| upcasts.clone());
+        let upcasts = (shape == Shape::Newest).then(|| upcasts.clone());
         Self::with(name, format!("sinks.{name}"), Content::Events { filter, topic, key, upcasts, start }, &settings)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Properties, Start};
 use crate::filter::Filter;
+use crate::upcasts::Shape;
 
 /// The settings of a sink. `[sink]` has those of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,16 +63,6 @@ pub struct EventSink {
     pub was: Option<String>,
     /// The settings of the sink.
     pub settings: Sink,
-}
-
-/// The shape of the payload of an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shape {
-    /// As it was recorded.
-    #[default]
-    Recorded,
-    /// As the loaded code of its aggregate upcasts it.
-    Newest,
 }
 
 /// The key of an event's record.

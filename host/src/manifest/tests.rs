@@ -4,6 +4,7 @@ use super::*;
 use crate::due_times::{DueTimes, Zone};
 use crate::filter::Filter;
 use crate::model::StreamId;
+use crate::upcasts::Shape;
 
 const PATH: &str = "shop/wasmill.toml";
 

@@ -3,6 +3,7 @@
 
 use super::{Command, ExpectedVersion, Header, Outcome, Position, Record, StreamId, Version};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The use of a command's outcome, besides being counted. It matters only for commands with an origin.
@@ -184,6 +185,11 @@ pub struct KeptCallback {
 }
 
 impl KeptCallback {
+    /// Returns the key as text: that of a saga, or the encoded key of a record. Bytes that are not text are replaced.
+    pub fn key_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.callback.key.as_deref().unwrap_or_default())
+    }
+
     /// Returns the id. A redelivery has the same id.
     pub fn id(&self) -> String {
         match &self.callback.content {

@@ -40,15 +40,9 @@ impl AggregateGuest {
     /// Returns the names that the aggregate understands.
     pub fn describe(&mut self) -> Result<AggregateNames, Error> {
         let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let export::Description { commands, events } =
-            described.map_err(|cause| Error::Plugin(format!("plugin {}: {cause}", self.guarded.label)))?;
-        for (kind, name) in
-            commands.iter().map(|name| ("command", name)).chain(events.iter().map(|name| ("event", name)))
-        {
-            names::checked(name, Rule::Message).map_err(|cause| {
-                Error::Plugin(format!("plugin {}: the name of a {kind} {cause}; rename it", self.guarded.label))
-            })?;
-        }
+        let export::Description { commands, events } = described.map_err(|cause| self.guarded.refused(&cause))?;
+        self.guarded.check_names("a command", &commands)?;
+        self.guarded.check_names("an event", &events)?;
         Ok(AggregateNames { commands, events })
     }
 

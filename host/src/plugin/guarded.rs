@@ -5,6 +5,7 @@ use super::clock::{Interrupted, ticks};
 use super::sandbox::{Beyond, Sandbox};
 use super::{Error, Plugin};
 use crate::model::RecordedEvent;
+use crate::names::{self, Rule};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Instance;
@@ -80,9 +81,22 @@ impl Guarded {
         call(&mut self.store)
     }
 
+    /// Makes the error of a plugin that is not loaded, for this reason.
+    pub(super) fn refused(&self, cause: &str) -> Error {
+        Error::Plugin(format!("plugin {}: {cause}", self.label))
+    }
+
+    /// Checks the names of commands or events that a guest describes.
+    pub(super) fn check_names(&self, kind: &str, names: &[String]) -> Result<(), Error> {
+        match names.iter().find_map(|name| names::checked(name, Rule::Message).err()) {
+            Some(cause) => Err(self.refused(&format!("the name of {kind} {cause}; rename it"))),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that a guest returned a payload for each event that it was to migrate.
     pub(super) fn migrated(
-        &mut self,
+        &self,
         events: &[&RecordedEvent],
         migrated: Vec<Result<Vec<u8>, String>>,
     ) -> Result<Vec<Result<Vec<u8>, String>>, Error> {

@@ -12,7 +12,6 @@ use wasmtime::component::ResourceAny;
 pub struct SagaGuest {
     guarded: Guarded,
     guest: export::Guest,
-    is_hurried: bool,
 }
 
 /// A live saga. It is valid in the guest that created it, until it is discarded there.
@@ -54,23 +53,20 @@ impl SagaGuest {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin)?;
         let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
-        Ok(Self { guarded, guest, is_hurried: false })
+        Ok(Self { guarded, guest })
     }
 
     /// Decides whether inputs that take long are interrupted with [`Error::Slow`], because other sagas wait.
     pub fn hurry(&mut self, is_hurried: bool) {
-        self.is_hurried = is_hurried;
+        self.guarded.hurry(is_hurried);
     }
 
     /// Returns the names of the saga's own events.
     pub fn describe(&mut self) -> Result<Vec<String>, Error> {
         let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let wrong = |cause: String| Error::Plugin(format!("plugin {}: {cause}", self.guarded.label));
-        let export::Description { events } = described.map_err(wrong)?;
-        match events.iter().find_map(|name| names::checked(name, Rule::Message).err()) {
-            Some(cause) => Err(wrong(format!("the name of an event {cause}; rename it"))),
-            None => Ok(events),
-        }
+        let export::Description { events } = described.map_err(|cause| self.guarded.refused(&cause))?;
+        self.guarded.check_names("an event", &events)?;
+        Ok(events)
     }
 
     /// Migrates the payloads of events of its own streams to the version that the code knows. An inner error is the guest's,
@@ -85,7 +81,6 @@ impl SagaGuest {
     pub fn keys(&mut self, events: &[RecordedEvent]) -> Result<Result<Vec<Option<String>>, Failure>, Error> {
         let lender = Lender::new(events);
         let deliveries = lender.deliveries();
-        self.guarded.hurry(false);
         let keys = self.guarded.call(events.len(), |store| self.guest.call_keys(store, &deliveries))?;
         match keys {
             Ok(keys) if keys.len() != events.len() => {
@@ -98,7 +93,6 @@ impl SagaGuest {
 
     /// Creates a live saga without history.
     pub fn create(&mut self, key: &str) -> Result<LiveSaga, Error> {
-        self.guarded.hurry(self.is_hurried);
         self.guarded.call(1, |store| self.guest.instance().call_constructor(store, key)).map(LiveSaga)
     }
 
@@ -106,7 +100,6 @@ impl SagaGuest {
     pub fn apply(&mut self, live: &LiveSaga, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let lender = Lender::new(events);
         let lent = lender.events();
-        self.guarded.hurry(self.is_hurried);
         let applied =
             self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
         Ok(applied.map_err(failure))
@@ -129,7 +122,6 @@ impl SagaGuest {
     ) -> Result<Result<SagaDecision, Refusal>, Error> {
         let input = input.pop().expect("an input is one delivery");
         self.guarded.store.data_mut().begin_effects(1);
-        self.guarded.hurry(self.is_hurried);
         let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, input));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         let export::Decision { events, end } = match decided? {

@@ -1,6 +1,6 @@
 //! Events: the decisions of aggregates, by stream and in the order of their commits.
 
-use super::Error;
+use super::{Error, Reader};
 use crate::ack::Ack;
 use crate::filter::Filter;
 use crate::model::*;
@@ -104,6 +104,13 @@ pub struct Appended {
     pub version: Version,
     /// The position of the last event, or that of the store's newest event if the append had none.
     pub position: Position,
+}
+
+/// Reads the event at a position.
+pub fn event_at(reader: &mut dyn Reader, position: Position) -> Result<RecordedEvent, Error> {
+    let page = reader.read_all(Position(position.0.saturating_sub(1)), &Filter::all(), 1)?;
+    let found = page.events.into_iter().find(|event| event.position == position);
+    found.ok_or_else(|| Error::NotFound(format!("the store has no event at position {position}")))
 }
 
 /// The events that a search wants.

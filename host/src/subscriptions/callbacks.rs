@@ -87,11 +87,6 @@ pub(super) struct DeferredRecords {
 }
 
 impl DeferredRecords {
-    /// Returns the key of a record that is deferred.
-    fn key_of(&self, kept: &KeptCallback) -> Arc<str> {
-        String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into()
-    }
-
     fn change(&self, key: &Arc<str>, is_held: bool, to: KeyState) -> KeyChange {
         KeyChange { stream: held_record_key(key), from: is_held.then_some(HeldKey::NO_VERSION), to }
     }
@@ -402,7 +397,7 @@ impl CallbackWorker {
         match self.handler.records(&records.source, &[record]) {
             Ok(effects) => {
                 let outgoing = outgoing(&records.source, effects, self.options.bounds, |_| record);
-                let key = records.key_of(kept);
+                let key = Arc::from(kept.key_text());
                 let is_last = records.keys.held().is_last(&key);
                 let change = is_last.then(|| records.change(&key, true, KeyState::Free));
                 let handled =
@@ -434,7 +429,7 @@ impl CallbackWorker {
         record: &Record,
         reason: String,
     ) -> Result<Option<usize>, Error> {
-        let key = records.key_of(kept);
+        let key = Arc::from(kept.key_text());
         let (is_held, is_last) = {
             let keys = records.keys.held();
             (keys.is_held(&key), keys.is_last(&key))

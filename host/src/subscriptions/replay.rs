@@ -5,10 +5,9 @@ use super::handler::{Handler, Unhandled};
 use super::outbox::Outbox;
 use crate::ack::{self, Unanswered};
 use crate::bounds::Bounds;
-use crate::filter::Filter;
-use crate::model::{DeadLetterContent, Position, RecordedEvent};
+use crate::model::DeadLetterContent;
 use crate::plugin::Slot;
-use crate::store::{self, EventStore, Reached, Reader};
+use crate::store::{self, EventStore, Reached, event_at};
 use std::sync::Arc;
 
 /// Why a dead letter was not replayed.
@@ -72,13 +71,6 @@ impl Again<'_> {
             _ => Err(ReplayError::Foreign("this dead letter holds nothing that a subscriber could handle".into())),
         }
     }
-}
-
-/// Reads the event at a position.
-pub(super) fn event_at(reader: &mut dyn Reader, position: Position) -> Result<RecordedEvent, store::Error> {
-    let page = reader.read_all(Position(position.0.saturating_sub(1)), &Filter::all(), 1)?;
-    let found = page.events.into_iter().find(|event| event.position == position);
-    found.ok_or_else(|| store::Error::NotFound(format!("the store has no event at position {position}")))
 }
 
 fn refused(unhandled: Unhandled) -> ReplayError {

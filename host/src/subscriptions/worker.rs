@@ -262,10 +262,10 @@ impl SubscriptionWorker {
         while !events.is_empty() && !self.stands_still() {
             let known = failed.take_if(|(position, _)| *position == events[0].position).map(|(_, unhandled)| unhandled);
             // With no key left, a slow event is handled here in the time of its limit.
-            let is_hurried = !self.has_no_key();
-            self.handler.hurry(is_hurried);
-            if let Some(unhandled) = known.filter(|known| is_hurried || !matches!(known, Unhandled::Slow(..))) {
-                if self.has_no_key() {
+            let has_no_key = self.has_no_key();
+            self.handler.hurry(!has_no_key);
+            if let Some(unhandled) = known.filter(|known| !has_no_key || !matches!(known, Unhandled::Slow(..))) {
+                if has_no_key {
                     self.wait_for_keys();
                     return Ok(false);
                 }

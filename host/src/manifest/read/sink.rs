@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::filter::Filter;
+use crate::upcasts::Shape;
 
 const EVENTS: &str = "a list of patterns over `type.EventName`, such as [\"order.*\"]";
 const TOPIC: &str = "the topic that the events go to";

@@ -8,14 +8,13 @@ use super::worker::SagaWorker;
 use crate::manifest::OnFailure;
 use crate::model::{Callback, CallbackContent, Failure, KeptCallback, Position, RecordedEvent, Refusal, Version};
 use crate::plugin::SagaInput;
-use crate::store::{CallbackChange, Error, HeldKey, KeyChange, KeyState, SagaAppend, check_sizes};
+use crate::store::{CallbackChange, Error, HeldKey, KeyChange, KeyState, SagaAppend, check_sizes, event_at};
 use crate::subscriptions::callbacks::failed_callback;
 use crate::subscriptions::effects::{Cause, Outgoing, saga_outgoing};
 use crate::subscriptions::handler::{RetryDecision, Unhandled};
 use crate::subscriptions::pausing::event_place;
-use crate::subscriptions::replay::event_at;
+
 use crate::subscriptions::{Options, dead_lettered};
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -213,14 +212,16 @@ impl SagaWorker {
         let mut due = self.follower.reader().due_callbacks(&self.name, now_ms, &without, limit)?;
         // What took long comes first, because another input of its saga would make the answer outdated. The events of a saga
         // keep their order: if one of them took long, it is the first.
-        due.sort_by_key(|kept| !self.keys.has_answer(&key_of(kept), InputId::of(kept)));
+        if self.keys.paused() > 0 {
+            due.sort_by_key(|kept| !self.keys.has_answer(&kept.key_text(), InputId::of(kept)));
+        }
         let mut filling = Filling::default();
         let mut worked = false;
         // The keys of which an input failed: nothing of them passes it.
         let mut failed = HashSet::new();
         self.is_in_pass = true;
         for kept in &due {
-            let key: Arc<str> = key_of(kept).into();
+            let key: Arc<str> = kept.key_text().into();
             if self.under_way.concerns(&key, kept) || failed.contains(&key) {
                 continue;
             }
@@ -581,11 +582,6 @@ impl SagaWorker {
             _ => Ok(()),
         }
     }
-}
-
-/// Returns the key of the saga that a callback is for.
-fn key_of(kept: &KeptCallback) -> Cow<'_, str> {
-    String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default())
 }
 
 /// Returns the key of an event, or why there is none. An error is one of the host.

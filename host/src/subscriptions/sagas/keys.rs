@@ -58,12 +58,17 @@ impl SagaKeys {
 
     /// Returns how many attempts at an input of a key have failed.
     pub(super) fn attempts(&self, key: &str, input: InputId) -> u32 {
-        self.paused.get(key).filter(|paused| paused.input == input).map_or(0, |paused| paused.attempts)
+        self.paused_at(key, input).map_or(0, |paused| paused.attempts)
+    }
+
+    fn paused_at(&self, key: &str, input: InputId) -> Option<&PausedKey> {
+        self.paused.get(key).filter(|paused| paused.input == input)
     }
 
     /// Pauses a key, because an input failed.
     pub(super) fn pause(&mut self, key: &Arc<str>, input: InputId, attempts: u32, pause: Duration, reason: String) {
-        let slow = self.is_slow(key, input).then_some(Slow::Unasked);
+        let is_slow = self.paused_at(key, input).is_some_and(|paused| paused.slow.is_some());
+        let slow = is_slow.then_some(Slow::Unasked);
         let (until, reason) = (Instant::now() + pause, Some(reason));
         self.paused.insert(key.clone(), PausedKey { input, attempts, until, reason, slow });
     }
@@ -74,14 +79,9 @@ impl SagaKeys {
         self.paused.insert(key.clone(), PausedKey { input, attempts, until, reason: None, slow });
     }
 
-    fn is_slow(&self, key: &str, input: InputId) -> bool {
-        self.paused.get(key).is_some_and(|paused| paused.input == input && paused.slow.is_some())
-    }
-
     /// Whether the thread for inputs that take long must be asked about an input.
     pub(super) fn must_ask(&self, key: &str, input: InputId) -> bool {
-        let paused = self.paused.get(key).filter(|paused| paused.input == input);
-        paused.is_some_and(|paused| matches!(paused.slow, Some(Slow::Unasked)))
+        self.paused_at(key, input).is_some_and(|paused| matches!(paused.slow, Some(Slow::Unasked)))
     }
 
     /// Pauses a key until the thread for inputs that take long answers the question with this number.
@@ -111,8 +111,7 @@ impl SagaKeys {
 
     /// Whether there is an answer about an input.
     pub(super) fn has_answer(&self, key: &str, input: InputId) -> bool {
-        let paused = self.paused.get(key).filter(|paused| paused.input == input);
-        paused.is_some_and(|paused| matches!(paused.slow, Some(Slow::Answered(_))))
+        self.paused_at(key, input).is_some_and(|paused| matches!(paused.slow, Some(Slow::Answered(_))))
     }
 
     /// Returns the answer about an input, if there is one. An answer about another input of the saga is outdated now, because

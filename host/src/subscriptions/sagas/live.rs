@@ -74,7 +74,6 @@ impl LiveSagas {
     /// Decides whether inputs that take long are interrupted, because other sagas wait.
     pub(super) fn hurry(&mut self, is_hurried: bool) {
         self.is_hurried = is_hurried;
-        self.guest.iter_mut().for_each(|guest| guest.hurry(is_hurried));
     }
 
     /// Switches to new code, if there is any, and returns whether there was.
@@ -126,7 +125,11 @@ impl LiveSagas {
 
     /// Returns the key of the saga that each of these events is for.
     pub(super) fn keys(&mut self, events: &[RecordedEvent]) -> Result<Vec<Option<String>>, Unhandled> {
-        let keys = self.guest().and_then(|guest| guest.keys(events));
+        // There is nobody else to leave a key to that takes long.
+        let keys = self.guest().and_then(|guest| {
+            guest.hurry(false);
+            guest.keys(events)
+        });
         keys.map_err(|error| self.lost(&error))?.map_err(Unhandled::Refused)
     }
 
@@ -284,11 +287,11 @@ impl LiveSagas {
 
     fn guest(&mut self) -> Result<&mut SagaGuest, plugin::Error> {
         if self.guest.is_none() {
-            let mut guest = SagaGuest::new(&self.plugin)?;
-            guest.hurry(self.is_hurried);
-            self.guest = Some(guest);
+            self.guest = Some(SagaGuest::new(&self.plugin)?);
         }
-        Ok(self.guest.as_mut().expect("it was just made"))
+        let guest = self.guest.as_mut().expect("it was just made");
+        guest.hurry(self.is_hurried);
+        Ok(guest)
     }
 
     fn lost(&mut self, error: &plugin::Error) -> Unhandled {

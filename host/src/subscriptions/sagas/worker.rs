@@ -14,12 +14,12 @@ use crate::follow::{Follower, IDLE_STRIDE, Stop};
 use crate::model::{DeadLetterContent, Position, StreamId, Version};
 use crate::plugin::{SagaInput, Slot};
 use crate::status::State;
-use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached};
+use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached, event_at};
 use crate::subscriptions::Options;
 use crate::subscriptions::callbacks::CallbackEnvironment;
 use crate::subscriptions::deferred::DEFERRED_MAX;
 use crate::subscriptions::effects::Outgoing;
-use crate::subscriptions::replay::{ReplayError, event_at};
+use crate::subscriptions::replay::ReplayError;
 use crate::subscriptions::resets::{Reset, ResetRequest};
 use crate::subscriptions::steps::{StepResult, Steps};
 use crate::supervise::Held as _;
@@ -402,7 +402,7 @@ impl SagaWorker {
                 }
             }
             DeadLetterContent::Callback(kept) => {
-                let key: Arc<str> = String::from_utf8_lossy(kept.callback.key.as_deref().unwrap_or_default()).into();
+                let key: Arc<str> = kept.key_text().into();
                 self.input(&mut filling, &key, SagaInput::Callback(kept), kept)?
             }
             _ => return Err(ReplayError::Foreign("this dead letter holds nothing that a saga could handle".into())),
