@@ -378,7 +378,10 @@ impl ProjectionWorker {
     fn answers(&mut self, live: Builder) {
         self.shared.answering.store(Some(live.generation.clone()));
         self.shared.progress.reach(live.committed());
-        if let Some(before) = self.live.replace(live) {
+        let before = self.live.replace(live);
+        // Whoever finds the old files gone finds the status true.
+        self.show();
+        if let Some(before) = before {
             before.generation.retire();
         }
     }
