@@ -1,6 +1,6 @@
-//! Given / when / then test cases for aggregates, from a file.
+//! Given / when / then test cases for aggregates, and [`flows`] through several plugins, from files.
 //!
-//! One file says what an aggregate must do. The SDK's test kit runs it against the author's code, natively, and
+//! One file of cases says what an aggregate must do. The SDK's test kit runs it against the author's code, natively, and
 //! `wasmill test` runs it against the compiled plugin, in the real runtime. This crate has the part that both share:
 //! reading the file, and comparing expected and actual results. Nothing here knows how to call an aggregate.
 //!
@@ -21,6 +21,8 @@
 //! assert!(difference.starts_with("expected a rejection with `is open`, got 1 event"));
 //! ```
 
+pub mod flows;
+
 use serde::Deserialize;
 use serde_json::Value as Json;
 use similar::TextDiff;
@@ -37,6 +39,8 @@ pub struct Suite {
     pub file: PathBuf,
     /// The type of the aggregate.
     pub aggregate: String,
+    /// The settings of its plugin.
+    pub settings: serde_json::Map<String, Json>,
     /// The cases in the order of the file. There is at least one, and their names are unique.
     pub cases: Vec<Case>,
 }
@@ -116,18 +120,31 @@ pub enum Answer {
     Failed(String),
 }
 
-/// The reason why a file of cases can't be used.
+/// The reason why a file of cases or flows can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the cases in {}: {cause}", .file.display())]
+#[error("the {what} in {}: {cause}", .file.display())]
 pub struct Error {
+    what: &'static str,
     file: PathBuf,
     cause: String,
+}
+
+impl Error {
+    fn of_cases(file: &Path, cause: String) -> Self {
+        Self { what: "cases", file: file.to_owned(), cause }
+    }
+
+    fn of_flows(file: &Path, cause: String) -> Self {
+        Self { what: "flows", file: file.to_owned(), cause }
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     aggregate: String,
+    #[serde(default)]
+    settings: serde_json::Map<String, Json>,
     case: Vec<Case>,
 }
 
@@ -140,7 +157,7 @@ impl Suite {
     pub fn read(file: impl AsRef<Path>) -> Result<Self, Error> {
         let file = file.as_ref();
         let text = std::fs::read_to_string(file)
-            .map_err(|cause| Error { file: file.to_owned(), cause: format!("they can't be read: {cause}") })?;
+            .map_err(|cause| Error::of_cases(file, format!("they can't be read: {cause}")))?;
         Self::parse(file, &text)
     }
 
@@ -153,8 +170,8 @@ impl Suite {
             toml::from_str(text).map_err(|cause| cause.to_string())
         };
         match decoded.and_then(|document| document.checked()) {
-            Ok(Document { aggregate, case }) => Ok(Self { file, aggregate, cases: case }),
-            Err(cause) => Err(Error { file, cause }),
+            Ok(Document { aggregate, settings, case }) => Ok(Self { file, aggregate, settings, cases: case }),
+            Err(cause) => Err(Error::of_cases(&file, cause)),
         }
     }
 }

@@ -62,6 +62,17 @@ pub mod saga {
     });
 }
 
+/// The world of what takes settings and secrets.
+pub mod configuration {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "configured-plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_world",
+        default_bindings_module: "wasmill_guest::bindings::configuration",
+    });
+}
+
 pub use aggregate::wasmill::plugin::{log, types};
 pub use projection::wasmill::plugin::sql;
 pub use subscriber::wasmill::plugin::bus;

@@ -12,7 +12,7 @@ mod place;
 pub use decode::{decode, json};
 pub use encode::encode;
 
-pub(crate) use decode::variants;
+pub(crate) use decode::{json_noting, variants};
 pub(crate) use encode::{Encoded, encode_variant};
 
 use serde::de;

@@ -2,12 +2,14 @@
 //! stay thin. Nothing in it is meant to be called directly.
 
 mod aggregate;
+mod configuration;
 mod macros;
 mod projection;
 mod saga;
 mod subscriber;
 
 pub use aggregate::{AggregateRole, Live};
+pub use configuration::Configured;
 pub use projection::ProjectionRole;
 #[cfg(all(feature = "testing-sql", not(target_family = "wasm")))]
 pub(crate) use projection::answer;

@@ -13,6 +13,8 @@
 //!
 //! Plugins are tested natively, without a host and without a wasm target: see [`testing`].
 //!
+//! What differs between installations is a setting of the manifest: [`configuration`].
+//!
 //! The feature `allocator`, on by default, gives a plugin an allocator that is optimised for WebAssembly. Turn it off
 //! to use your own.
 //!
@@ -31,6 +33,7 @@ pub mod projection;
 pub mod sql;
 
 pub mod codec;
+pub mod configuration;
 pub mod contract;
 pub mod failure;
 pub mod log;

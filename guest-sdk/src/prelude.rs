@@ -1,6 +1,7 @@
 //! Everything that a plugin needs: `use wasmill_guest::prelude::*;`.
 
 pub use crate::aggregate::{Aggregate, Applied, Context, Snapshots};
+pub use crate::configuration::{Secret, secrets, settings};
 pub use crate::contract::Contract;
 pub use crate::failure::Failure;
 pub use crate::metadata::Metadata;
@@ -11,5 +12,5 @@ pub use crate::sql::Sql;
 pub use crate::subscriber::{Delivery, Due, Ending, Message, Outbox, Outcome, OutgoingCommand, Subscriber, Timer};
 pub use crate::upcast::{Json, Upcasts, json};
 pub use crate::{debug, error, info, trace, warn};
-pub use crate::{export_aggregate, export_projection, export_saga, export_subscriber, params};
+pub use crate::{export_aggregate, export_projection, export_saga, export_settings, export_subscriber, params};
 pub use serde::{Deserialize, Serialize};

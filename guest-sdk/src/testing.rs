@@ -8,6 +8,7 @@
 //! - Subscribers: [`deliver`] an event, a Kafka record, an outcome or a timer, then expect commands, messages and timers.
 //! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
+//! - Settings and secrets: [`settings`] and [`secrets`] give them to the code under test.
 //! - Logs: [`logs`] returns the lines that a function writes.
 
 mod aggregate;
@@ -28,7 +29,27 @@ pub use projection::ReadModel;
 pub use saga::{GivenSaga, WhenSaga, given_saga, key_of};
 pub use subscriber::{Delivered, deliver};
 
+pub use crate::configuration::InForce;
+
 use crate::bindings::types::Outcome;
+use crate::configuration::Kept;
+
+/// Has [`settings`](crate::configuration::settings) return this value, until the result is dropped.
+///
+/// ```
+/// # use wasmill_guest::prelude::*;
+/// # #[derive(Deserialize)] struct Rules { cents_max: u64 }
+/// let _rules = wasmill_guest::testing::settings(Rules { cents_max: 100 });
+/// assert_eq!(settings::<Rules>().cents_max, 100);
+/// ```
+pub fn settings<S: 'static>(settings: S) -> InForce {
+    InForce::settings(Kept::value(settings))
+}
+
+/// Has [`secrets`](crate::configuration::secrets) return this value, until the result is dropped.
+pub fn secrets<K: 'static>(secrets: K) -> InForce {
+    InForce::secrets(Kept::value(secrets))
+}
 
 /// Returns a payload in a readable form: as JSON if it is JSON, and as text otherwise.
 fn readable(payload: &[u8]) -> serde_json::Value {

@@ -3,6 +3,7 @@
 //! It builds the parts and gives each what it needs. It passes commands to `aggregates` and queries to `projection`,
 //! and answers what people ask of a running host.
 
+mod configurations;
 mod drain;
 mod fitting;
 mod idle_keys;
@@ -478,6 +479,8 @@ fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
         loads: slot.loads(),
         error: slot.error(),
         unknown_events: plugin.unknown_events(),
+        settings: serde_json::from_str(plugin.configuration.settings()).unwrap_or_default(),
+        secrets: plugin.configuration.secret_names().map(str::to_owned).collect(),
     }
 }
 

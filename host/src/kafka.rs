@@ -23,7 +23,6 @@ mod native;
 mod oauth;
 mod record;
 mod rivalry;
-mod secret;
 pub mod sink;
 pub mod source;
 pub mod statistics;

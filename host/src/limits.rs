@@ -72,8 +72,18 @@ fn keys() -> BTreeMap<String, String> {
         ("dead_letters_days", dead_letters_days),
     ];
     keys.add("store.", &of_store);
-    let Plugin { file: _, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits } =
-        Plugin::new("");
+    let Plugin {
+        file: _,
+        shards,
+        queue_max,
+        queue_mib,
+        in_flight_max,
+        attempts_max,
+        snapshot_every,
+        limits,
+        settings: _,
+        secrets: _,
+    } = Plugin::new("");
     assert_eq!(shards, None);
     keys.say("plugins.NAME.shards", "a core each");
     let of_plugin = [

@@ -281,6 +281,10 @@ pub struct Plugin {
     pub snapshot_every: u64,
     /// The limits of the plugin's calls and memory.
     pub limits: Limits,
+    /// The settings that the plugin takes, as JSON.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// The places of the secrets that the plugin takes, by name.
+    pub secrets: BTreeMap<String, Value>,
 }
 
 impl Plugin {
@@ -295,6 +299,8 @@ impl Plugin {
             attempts_max: 3,
             snapshot_every: 0,
             limits: Limits::default(),
+            settings: serde_json::Map::new(),
+            secrets: BTreeMap::new(),
         }
     }
 }

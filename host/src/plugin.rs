@@ -10,6 +10,7 @@ mod bindings;
 mod cache;
 mod catalog;
 mod clock;
+mod configuration;
 mod engine;
 mod guarded;
 mod lowering;
@@ -23,6 +24,7 @@ mod subscriber;
 
 pub use aggregate::{AggregateGuest, AggregateNames, Live};
 pub use catalog::{Catalog, FileWatch};
+pub use configuration::{Configuration, Configurations};
 pub use engine::{Compiler, Demand};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
@@ -227,12 +229,14 @@ pub struct Plugin {
     pub name: Arc<str>,
     /// The description in its file.
     pub description: Description,
-    /// SHA-256 of its file, in hexadecimal.
+    /// SHA-256 of its code and its settings, in hexadecimal. Without settings it is that of its file.
     pub digest: String,
     /// The identity of its file at the time it was read.
     file_identity: FileIdentity,
     /// The limits of its guests.
     pub limits: Limits,
+    /// Its settings and secrets.
+    pub configuration: Configuration,
     label: Arc<str>,
     file: PathBuf,
     pre: InstancePre<Sandbox>,
@@ -246,8 +250,35 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Reads, checks, compiles, links and starts the plugin in a file. If any step fails, nothing is left behind.
-    pub fn load(compiler: &Compiler, name: &str, file: &Path, limits: &Limits) -> Result<Self, Error> {
+    /// Reads, checks, compiles, links, configures and starts the plugin in a file. If any step fails, nothing is left behind.
+    pub fn load(
+        compiler: &Compiler,
+        name: &str,
+        file: &Path,
+        limits: &Limits,
+        configuration: Configuration,
+    ) -> Result<Self, Error> {
+        Self::load_with(compiler, name, file, limits, |_| configuration)
+    }
+
+    /// Loads a copy that [`Plugin::copy_code`] made, with the settings in it and the secrets of `configuration`.
+    fn load_copy(
+        compiler: &Compiler,
+        name: &str,
+        file: &Path,
+        limits: &Limits,
+        configuration: &Configuration,
+    ) -> Result<Self, Error> {
+        Self::load_with(compiler, name, file, limits, |settings| configuration.with_settings(settings))
+    }
+
+    fn load_with(
+        compiler: &Compiler,
+        name: &str,
+        file: &Path,
+        limits: &Limits,
+        configuration: impl FnOnce(Option<&str>) -> Configuration,
+    ) -> Result<Self, Error> {
         let (bytes, file_identity) = read(file).map_err(|cause| {
             Error::Plugin(format!(
                 "plugin {name} can't be read from {}: {cause}; build it, or correct `plugins.{name}.file` in the manifest",
@@ -255,16 +286,18 @@ impl Plugin {
             ))
         })?;
         let description = section::read(name, &bytes)?;
-        let digest = engine::digest(&bytes);
+        let (code, settings) = configuration::separate(&bytes);
+        let configuration = configuration(settings);
         let label: Arc<str> = format!("{name} {}", description.version).into();
-        let component = compiler.compile(&label, &bytes, &digest)?;
+        let component = compiler.compile(&label, code, &engine::digest(code))?;
         let pre = link(compiler, &label, &description, &component)?;
         let mut plugin = Self {
             name: name.into(),
             description,
-            digest,
+            digest: engine::digest(&configuration.append_to(code)),
             file_identity,
             limits: limits.clone(),
+            configuration,
             label,
             file: file.to_owned(),
             pre,
@@ -297,10 +330,11 @@ impl Plugin {
         &self.file
     }
 
-    /// Copies the code to another file, completely or not at all. It fails if, for example, the plugin's own file has
-    /// changed since it was loaded.
+    /// Copies the code with its settings to another file, completely or not at all. It fails if, for example, the plugin's
+    /// own file has changed since it was loaded.
     pub fn copy_code(&self, to: &Path) -> Result<(), String> {
         let (bytes, _) = read(&self.file)?;
+        let bytes = self.configuration.append_to(configuration::separate(&bytes).0);
         if engine::digest(&bytes) != self.digest {
             return Err(format!("{} has changed since it was loaded", self.file.display()));
         }

@@ -94,7 +94,7 @@ pub struct PluginStatus {
     pub file: String,
     /// The version of the code that serves now, as its author set it.
     pub version: String,
-    /// The digest of the file that serves now: `sha256:…`.
+    /// The digest of the code and the settings that serve now: `sha256:…`. Without settings it is that of the file.
     pub digest: String,
     /// The roles that it serves, such as `aggregate order` or `projection sales`.
     pub roles: Vec<String>,
@@ -105,6 +105,12 @@ pub struct PluginStatus {
     /// The number of events that its code has skipped since it was loaded, because it does not know them.
     #[serde(default)]
     pub unknown_events: u64,
+    /// The settings that it has now.
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// The names of the secrets that it has now.
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// One aggregate type.

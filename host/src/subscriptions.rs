@@ -27,7 +27,7 @@ mod steps;
 mod transform;
 mod worker;
 
-pub use callbacks::CallbackEnvironment;
+pub use callbacks::Environment;
 pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription};
 pub use replay::ReplayError;
 pub use resets::Reset;
@@ -125,7 +125,7 @@ pub fn start(
     options: Options,
     store: &Arc<dyn EventStore>,
     aggregates: &Arc<Aggregates>,
-    environment: &CallbackEnvironment,
+    environment: &Environment,
 ) -> Result<Option<Box<dyn Subscription>>, store::Error> {
     let plugin = slot.current();
     let has = |is_wanted: fn(&Role) -> bool| plugin.description.roles.iter().any(is_wanted);

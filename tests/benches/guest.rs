@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 use wasmill::model::{Command, StreamId};
-use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Demand, Limits, Live};
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Limits, Live};
 use wasmill_tests::built;
 use wasmill_tests::command_path::PAYLOAD;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
@@ -73,8 +73,12 @@ struct Hosted {
 impl Hosted {
     fn new() -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-        let catalog = Catalog::open(compiler, [("cart", built::plugin("cart"), Limits::default())])
-            .unwrap_or_else(|errors| panic!("{}", errors[0]));
+        let catalog = Catalog::open(
+            compiler,
+            [("cart", built::plugin("cart"), Limits::default(), Configuration::default())],
+            None,
+        )
+        .unwrap_or_else(|errors| panic!("{}", errors[0]));
         let plugin = catalog.slots().next().expect("the plugin's slot").current();
         let mut guest = AggregateGuest::new(&plugin).expect("a guest");
         let live = guest.create("cart-1").expect("a cart");

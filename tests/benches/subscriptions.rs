@@ -17,11 +17,12 @@ use wasmill::ack::{self, Ack};
 use wasmill::aggregates::Aggregates;
 use wasmill::clock::Clock;
 use wasmill::filter::Filter;
+use wasmill::flows::Flows;
 use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
-use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot};
+use wasmill::plugin::{Catalog, Compiler, Configuration, Demand, Limits, Slot};
 use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
 use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
-use wasmill::subscriptions::{self, CallbackEnvironment, Options};
+use wasmill::subscriptions::{self, Environment, Options};
 use wasmill_tests::built;
 use wasmill_tests::command_path::{CommandPath, IN_FLIGHT, Load, command};
 use wasmill_tests::report::{Budget, Report, middle, rounds};
@@ -111,7 +112,7 @@ fn sagas() -> [Vec<f64>; 2] {
         let path = CommandPath::wasm();
         let commands = path.run(&Load::new(STEPS, SAGA_KEYS)).rate;
         let aggregates = Arc::new(Aggregates::start([], path.store()).expect("no shards"));
-        let environment = CallbackEnvironment { runtime: bench.runtime.handle().clone(), clock: Clock::system() };
+        let environment = Environment { runtime: bench.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
         let sagas = subscriptions::start(bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin has sagas");
@@ -140,8 +141,9 @@ impl Bench {
     fn of(plugin: &str) -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
         let limits = Limits { event_time: EVENT_TIME, ..Limits::default() };
-        let catalog = Catalog::open(compiler, [(plugin, built::plugin(plugin), limits)])
-            .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+        let catalog =
+            Catalog::open(compiler, [(plugin, built::plugin(plugin), limits, Configuration::default())], None)
+                .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
         let options = Options { attempts_max: u32::MAX, ..Options::default() };
         Self { options, runtime: runtime.expect("a runtime"), catalog }
@@ -154,7 +156,7 @@ impl Bench {
     /// Returns the deliveries per second of a new subscription. The events of a held key are not delivered.
     fn hosted(&self, filled: &FilledStore) -> f64 {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
-        let environment = CallbackEnvironment { runtime: self.runtime.handle().clone(), clock: Clock::system() };
+        let environment = Environment { runtime: self.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
         let subscription = subscriptions::start(self.slot(), self.options.clone(), store, aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin subscribes");

@@ -29,6 +29,16 @@ pub fn json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     exact(payload, |json| T::deserialize(json)).map_err(|error| located(error, short_name::<T>(), payload))
 }
 
+/// Decodes a whole payload as JSON, and passes `unknown` the place of each field that the type does not have.
+pub(crate) fn json_noting<'a, T: Deserialize<'a>>(
+    payload: &'a [u8],
+    mut unknown: impl FnMut(String),
+) -> Result<T, Error> {
+    let mut note = |path: serde_ignored::Path<'_>| unknown(place::of_ignored(&path));
+    exact(payload, |json| serde_ignored::deserialize(json, &mut note))
+        .map_err(|error| located(error, short_name::<T>(), payload))
+}
+
 /// Returns the names of the enum's variants, in the order of their definition. It is an error if `T` is no plain enum. `what`
 /// says in the error what `T` is for.
 pub(crate) fn variants<T: DeserializeOwned>(what: &str) -> Result<&'static [&'static str], String> {

@@ -16,6 +16,28 @@ pub(super) fn path(json: &[u8], line: usize, column: usize) -> String {
     render(&steps(&json[..json.len().min(start + column)]))
 }
 
+/// Returns the path of a value that a type does not have.
+pub(super) fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    let (mut steps, mut path) = (Vec::new(), path);
+    loop {
+        path = match path {
+            Path::Root => break,
+            Path::Seq { parent, index } => {
+                steps.push(Step::Element(*index));
+                parent
+            }
+            Path::Map { parent, key } => {
+                steps.push(Step::Member(key.clone(), false));
+                parent
+            }
+            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => parent,
+        };
+    }
+    steps.reverse();
+    render(&steps)
+}
+
 fn steps(json: &[u8]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut at = 0;

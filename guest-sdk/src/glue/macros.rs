@@ -66,6 +66,43 @@ macro_rules! export_saga {
     };
 }
 
+/// Says which settings and secrets a plugin takes: see [`configuration`](crate::configuration). Use it once per crate,
+/// beside the roles.
+///
+/// The types implement `Deserialize`. Fields with `#[serde(default)]` may be absent from the manifest.
+///
+/// ```
+/// # use wasmill_guest::prelude::*;
+/// # mod one { use wasmill_guest::prelude::*;
+/// # #[derive(Deserialize)] struct Rules {}
+/// wasmill_guest::export_settings!(Rules);
+/// # } mod two { use wasmill_guest::prelude::*;
+/// # #[derive(Deserialize)] struct Rules {} #[derive(Deserialize)] struct Keys {}
+/// wasmill_guest::export_settings!(Rules, secrets = Keys);
+/// # } mod three { use wasmill_guest::prelude::*;
+/// # #[derive(Deserialize)] struct Keys {}
+/// wasmill_guest::export_settings!(secrets = Keys);
+/// # }
+/// ```
+#[macro_export]
+macro_rules! export_settings {
+    (secrets = $secrets:ty) => {
+        $crate::export_settings!($crate::configuration::Nothing, secrets = $secrets);
+    };
+    ($settings:ty) => {
+        $crate::export_settings!($settings, secrets = $crate::configuration::Nothing);
+    };
+    ($settings:ty, secrets = $secrets:ty) => {
+        const _: () = {
+            type Exported = $crate::glue::Configured<$settings, $secrets>;
+            #[cfg(not(target_family = "wasm"))]
+            const _: () = Exported::DECODES;
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::configuration::export_world!(Exported with_types_in $crate::bindings::configuration);
+        };
+    };
+}
+
 /// Makes the line of the custom section at compile time.
 #[doc(hidden)]
 #[macro_export]

@@ -4,8 +4,10 @@ use super::envelope;
 use crate::Aggregate;
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate::GuestInstance;
 use crate::bindings::types;
+use crate::configuration::{InForce, Kept};
 use crate::glue::Live;
 use crate::readback;
+use serde_json::Value as Json;
 use std::path::Path;
 use wasmill_cases::{Answer, Case, Command, Suite};
 
@@ -15,6 +17,7 @@ use wasmill_cases::{Answer, Case, Command, Suite};
 ///
 /// ```toml
 /// aggregate = "door"
+/// settings = { is_alarmed = true }                           # optional: those of the plugin
 ///
 /// [[case]]
 /// name = "an open door is not opened"
@@ -28,7 +31,8 @@ use wasmill_cases::{Answer, Case, Command, Suite};
 #[track_caller]
 pub fn cases<A: Aggregate>(file: impl AsRef<Path>) {
     let suite = Suite::read(file).unwrap_or_else(|error| panic!("{error}"));
-    let Suite { file, aggregate, cases } = &suite;
+    let Suite { file, aggregate, settings, cases } = &suite;
+    let _settings = InForce::settings(Kept::Json(Json::from(settings.clone()).to_string().into_bytes()));
     assert_eq!(aggregate, A::TYPE, "the cases in {} are for another aggregate", file.display());
     let failed: Vec<String> = cases
         .iter()

@@ -44,11 +44,18 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
     let mut table =
         Table::new([("PLUGIN", Left), ("VERSION", Left), ("LOADS", Right), ("DIGEST", Left), ("ROLES", Left)]);
     for plugin in plugins {
-        let PluginStatus { name, file, version, digest, roles, loads, error, unknown_events } = plugin;
+        let PluginStatus { name, file, version, digest, roles, loads, error, unknown_events, settings, secrets } =
+            plugin;
         table.row([name.clone(), version.clone(), number(*loads), short_digest(digest), roles.join(", ")]);
         if let Some(error) = error {
             table.note(&format!("error: {error}"));
             table.note(&format!("file: {file}; version {version} keeps running"));
+        }
+        if !settings.is_empty() {
+            table.note(&format!("settings: {}", serde_json::Value::from(settings.clone())));
+        }
+        if !secrets.is_empty() {
+            table.note(&format!("secrets: {}", secrets.join(", ")));
         }
         if *unknown_events > 0 {
             let events = number(*unknown_events);

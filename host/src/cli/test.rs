@@ -7,7 +7,8 @@ use super::failure::CommandFailure;
 use super::output;
 use crate::model::Refusal;
 use crate::model::{Command, Header, Position, RecordedEvent, StreamId, Version};
-use crate::plugin::{AggregateGuest, Compiler, Demand, Error, Limits, Plugin, Role};
+use crate::plugin::{AggregateGuest, Compiler, Configuration, Demand, Error, Limits, Plugin, Role};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use wasmill_cases::{Answer, Case, Suite};
 
@@ -25,9 +26,11 @@ pub(super) fn test(args: &Args, json: bool) -> Result<(), CommandFailure> {
     let suites = suites.map_err(|error| CommandFailure::usage(error.to_string()))?;
     let name = args.plugin.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
     let compiler = Compiler::new(None, Demand::default()).map_err(failure)?;
-    let plugin = Plugin::load(&compiler, &name, &args.plugin, &Limits::default()).map_err(failure)?;
     let (mut held, mut failed) = (0, 0);
     for suite in &suites {
+        let configuration = Configuration::new(&suite.settings, BTreeMap::new());
+        let plugin =
+            Plugin::load(&compiler, &name, &args.plugin, &Limits::default(), configuration).map_err(failure)?;
         is_of(&plugin, suite)?;
         if !json {
             output::line(&format!("{}, {}", plugin.label(), suite.file.display()))?;

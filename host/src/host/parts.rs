@@ -1,5 +1,6 @@
 //! Building the parts of a host in order, and stopping them in order.
 
+use super::configurations::{FromManifest, configuration};
 use super::fitting::{has_subscription, problems};
 use super::idle_keys::idle_keys;
 use super::orphans;
@@ -11,6 +12,7 @@ use crate::aggregates::{self, Aggregates, Service};
 use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::clock::Clock;
+use crate::flows::Flows;
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
     Brokers, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Refusals, Source as SourceSettings, Target,
@@ -22,7 +24,7 @@ use crate::projection::{self, Projection};
 use crate::schedules::Schedules;
 use crate::status::SourceStatus;
 use crate::store::{self, EventStore};
-use crate::subscriptions::{self, CallbackEnvironment, RecordInbox, RecordOptions, RecordSubscription, Subscription};
+use crate::subscriptions::{self, Environment, RecordInbox, RecordOptions, RecordSubscription, Subscription};
 use crate::supervise;
 use crate::supervise::Held as _;
 use std::collections::BTreeMap;
@@ -59,6 +61,8 @@ pub(super) struct Parts {
     pub(super) sinks: ByName<Sink>,
     /// The schedules, if the manifest has any.
     pub(super) schedules: Option<Schedules>,
+    /// The flows that somebody watches.
+    pub(super) flows: Flows,
     /// The task that creates missing topics as soon as the cluster answers. It ends when this is dropped.
     pub(super) topics: Option<kafka::topics::Pending>,
     /// The development broker. The mutex is there only because `stop` takes it out.
@@ -211,10 +215,11 @@ impl Parts {
             transforms: ByName::new(),
             sinks: ByName::new(),
             schedules: None,
+            flows: Flows::default(),
             topics: None,
             broker: Mutex::default(),
         };
-        let environment = CallbackEnvironment { runtime: runtime.clone(), clock: clock.clone() };
+        let environment = Environment { runtime: runtime.clone(), clock: clock.clone(), flows: parts.flows.clone() };
         let started = parts.start_followers(manifest, &environment, startup).and_then(|()| {
             if let Some(kafka) = &manifest.kafka {
                 startup.does("starting sources and sinks".to_owned());
@@ -235,7 +240,7 @@ impl Parts {
     fn start_followers(
         &mut self,
         manifest: &Manifest,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
         startup: &Startup,
     ) -> Result<(), Error> {
         let runtime = &environment.runtime;
@@ -255,12 +260,7 @@ impl Parts {
     }
 
     /// Starts the parts that use Kafka. Nothing here waits for a real cluster, which may start later.
-    fn start_kafka(
-        &mut self,
-        manifest: &Manifest,
-        kafka: &Kafka,
-        environment: &CallbackEnvironment,
-    ) -> Result<(), Error> {
+    fn start_kafka(&mut self, manifest: &Manifest, kafka: &Kafka, environment: &Environment) -> Result<(), Error> {
         let connection = match &kafka.brokers {
             Brokers::Addresses(brokers) => {
                 Connection::new(brokers, &kafka.properties)?.with_oauth(kafka.oauth.as_ref())?
@@ -335,7 +335,7 @@ impl Parts {
         name: &str,
         source: &SourceSettings,
         bounds: Bounds,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
     ) -> Result<Option<Arc<dyn RecordInbox>>, Error> {
         let Target::Deliveries(deliveries) = &source.target else { return Ok(None) };
         if deliveries.transaction == Transaction::Kafka {
@@ -435,13 +435,17 @@ pub fn demand(manifest: &Manifest) -> Demand {
 
 /// Loads the plugins and checks that they fit each other and the rest of the manifest.
 fn load(manifest: &Manifest, compiler: Compiler, startup: &Startup) -> Result<Catalog, Vec<String>> {
-    let plugins = manifest.plugins.iter().map(|(name, plugin)| (name.as_str(), plugin.file.clone(), limits(plugin)));
-    let count = plugins.len();
-    let plugins = plugins.enumerate().map(|(index, plugin)| {
-        startup.does(format!("loading plugin {}, {} of {count}", plugin.0, index + 1));
-        plugin
+    let configured = manifest.plugins.iter().map(|(name, plugin)| Ok((name, plugin, configuration(name, plugin)?)));
+    let (configured, unread): (Vec<_>, Vec<_>) = configured.partition(Result::is_ok);
+    if !unread.is_empty() {
+        return Err(unread.into_iter().filter_map(Result::err).collect());
+    }
+    let count = configured.len();
+    let plugins = configured.into_iter().flatten().enumerate().map(|(index, (name, plugin, configuration))| {
+        startup.does(format!("loading plugin {name}, {} of {count}", index + 1));
+        (name.as_str(), plugin.file.clone(), limits(plugin), configuration)
     });
-    let catalog = Catalog::open(compiler, plugins)
+    let catalog = Catalog::open(compiler, plugins, Some(Box::new(FromManifest(manifest.path.clone()))))
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let problems = problems(manifest, &catalog);
     if problems.is_empty() { Ok(catalog) } else { Err(problems) }

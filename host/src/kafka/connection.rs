@@ -2,9 +2,10 @@
 
 use super::dev_broker::DevBroker;
 use super::ids::TopicId;
-use super::{Error, client_error, oauth, secret, statistics};
+use super::{Error, client_error, oauth, statistics};
 use crate::manifest::{CloudEvents, OAuth, Properties, Value};
 use crate::model::PartitionName;
+use crate::secret;
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;

@@ -3,8 +3,9 @@
 //! The source of the tokens is passed to librdkafka and back in its property `sasl.oauthbearer.config`, so that every
 //! client of a connection can supply one. No error contains a token.
 
-use super::{Error, secret};
+use super::Error;
 use crate::manifest::{OAuth, Token};
+use crate::secret;
 use crate::supervise;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;

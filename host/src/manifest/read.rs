@@ -1,5 +1,6 @@
 //! Reading a manifest: the keys, their defaults and their ranges.
 
+mod configuration;
 mod place;
 mod property;
 mod schedule;
@@ -284,6 +285,8 @@ fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         snapshot_every: section.number("snapshot_every", 0..=MANY, default.snapshot_every),
         limits: section.section("limits").map(limits).unwrap_or_default(),
+        settings: section.section("settings").as_ref().map(configuration::settings).unwrap_or_default(),
+        secrets: section.section("secrets").as_ref().map(configuration::secrets).unwrap_or_default(),
     };
     section.finish();
     Some(Plugin { file: folder.join(file?), ..plugin })

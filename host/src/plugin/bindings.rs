@@ -12,6 +12,7 @@ wasmtime::component::bindgen!({
             export wasmill:plugin/subscriber@0.6.0;
             export wasmill:plugin/projection@0.6.0;
             export wasmill:plugin/saga@0.6.0;
+            export wasmill:plugin/configuration@0.6.0;
         }
     ",
     world: "wasmill:host/every-role",

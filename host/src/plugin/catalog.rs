@@ -1,6 +1,6 @@
 //! All plugins of a manifest. A plugin is reloaded when its file changes or on request.
 
-use super::{Compiler, Error, FileIdentity, Limits, Plugin, Slot, Switch};
+use super::{Compiler, Configuration, Configurations, Error, FileIdentity, Limits, Plugin, Slot, Switch};
 use crate::supervise;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,7 @@ const CHANGES_MAX: usize = 1_024;
 pub struct Catalog {
     compiler: Compiler,
     slots: BTreeMap<String, Arc<Slot>>,
+    configurations: Option<Box<dyn Configurations>>,
 }
 
 /// A watch of the plugins' files. Dropping it ends the watch.
@@ -33,22 +34,24 @@ pub struct FileWatch {
 }
 
 impl Catalog {
-    /// Loads every plugin, or returns an error for each that fails.
+    /// Loads every plugin, or returns an error for each that fails. Without `configurations`, plugins keep the settings and
+    /// secrets that they have now.
     pub fn open<'a>(
         compiler: Compiler,
-        plugins: impl IntoIterator<Item = (&'a str, PathBuf, Limits)>,
+        plugins: impl IntoIterator<Item = (&'a str, PathBuf, Limits, Configuration)>,
+        configurations: Option<Box<dyn Configurations>>,
     ) -> Result<Self, Vec<Error>> {
         let mut slots = BTreeMap::new();
         let mut errors = Vec::new();
-        for (name, file, limits) in plugins {
-            match Slot::open(&compiler, name, file, limits) {
+        for (name, file, limits, configuration) in plugins {
+            match Slot::open(&compiler, name, file, limits, configuration) {
                 Ok(slot) => {
                     slots.insert(name.to_owned(), Arc::new(slot));
                 }
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { compiler, slots }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { compiler, slots, configurations }) } else { Err(errors) }
     }
 
     /// Interrupts long calls, now and from now on, because the host is stopping.
@@ -66,18 +69,18 @@ impl Catalog {
         self.slots.values()
     }
 
-    /// Loads code of a plugin from another file, with the plugin's limits, without putting it into service.
+    /// Loads a copy of code of a plugin, with the plugin's limits and secrets, without putting it into service.
     pub fn load_other(&self, slot: &Slot, file: &Path) -> Result<Plugin, Error> {
-        Plugin::load(&self.compiler, &slot.name, file, slot.limits())
+        Plugin::load_copy(&self.compiler, &slot.name, file, slot.limits(), &slot.current().configuration)
     }
 
-    /// Reloads a plugin's file. If that fails, the old code keeps serving.
+    /// Reloads a plugin's file, with the settings and secrets that it has now. If that fails, the old code keeps serving.
     pub fn reload(&self, name: &str) -> Result<Arc<Plugin>, Error> {
         let Some(slot) = self.slots.get(name) else {
             let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
             return Err(Error::Plugin(format!("no plugin is named {name}; the manifest has {}", known.join(", "))));
         };
-        match slot.reload(&self.compiler) {
+        match slot.reload(&self.compiler, || self.configuration_of(slot)) {
             Ok(Switch::Unchanged(plugin)) => {
                 tracing::info!("plugin {} is unchanged", plugin.label());
                 Ok(plugin)
@@ -88,7 +91,7 @@ impl Catalog {
             }
             Err(error) => {
                 tracing::error!(
-                    "plugin {} keeps serving, because its new file is refused: {error}",
+                    "plugin {} keeps serving, because its new code or configuration is refused: {error}",
                     slot.current().label()
                 );
                 Err(error)
@@ -131,40 +134,69 @@ impl Catalog {
                 }
             }
         })?;
-        let folders: BTreeSet<&Path> = self.slots.values().map(|slot| folder_of(slot.file())).collect();
+        let folders: BTreeSet<&Path> = self.watched().map(|(_, file)| folder_of(file)).collect();
         for folder in folders {
             watcher.watch(folder, RecursiveMode::NonRecursive)?;
         }
         Ok(watcher)
     }
 
+    /// Returns the configuration that a plugin has from now on.
+    fn configuration_of(&self, slot: &Slot) -> Result<Configuration, Error> {
+        let Some(configurations) = &self.configurations else { return Ok(slot.current().configuration.clone()) };
+        configurations.of(&slot.name).map_err(Error::Plugin)
+    }
+
+    /// Returns the files that are watched: those of the plugins, by their names, and the one of the configurations.
+    fn watched(&self) -> impl Iterator<Item = (Option<&str>, &Path)> {
+        let plugins = self.slots.iter().map(|(name, slot)| (Some(name.as_str()), slot.file()));
+        plugins.chain(self.configurations.iter().map(|configurations| (None, configurations.file())))
+    }
+
     fn reload_changed(&self, told: &Receiver<PathBuf>) {
         // The identity of each file when it was last loaded, with or without success.
-        let mut tried: BTreeMap<&str, Option<FileIdentity>> = BTreeMap::new();
-        for (name, slot) in &self.slots {
-            tried.insert(name, Some(slot.current().file_identity));
+        let mut tried: BTreeMap<Option<&str>, Option<FileIdentity>> = BTreeMap::new();
+        for (of, file) in self.watched() {
+            tried.insert(of, FileIdentity::of(file).ok());
         }
-        let mut waiting: BTreeSet<&str> = BTreeSet::new();
+        for (name, slot) in &self.slots {
+            tried.insert(Some(name), Some(slot.current().file_identity));
+        }
+        let mut waiting: BTreeSet<Option<&str>> = BTreeSet::new();
         loop {
             supervise::round();
             match told.recv_timeout(if waiting.is_empty() { LOOK } else { QUIET }) {
-                Ok(path) => waiting
-                    .extend(self.slots.values().filter(|slot| is_same(slot.file(), &path)).map(|slot| &*slot.name)),
+                Ok(path) => waiting.extend(self.watched().filter(|(_, file)| is_same(file, &path)).map(|(of, _)| of)),
                 Err(RecvTimeoutError::Timeout) if waiting.is_empty() => {
-                    let changed = self.slots.iter().filter(|(name, slot)| {
-                        let found = FileIdentity::of(slot.file()).ok();
-                        found.is_some() && tried.get(name.as_str()) != Some(&found)
+                    let changed = self.watched().filter(|(of, file)| {
+                        let found = FileIdentity::of(file).ok();
+                        found.is_some() && tried.get(of) != Some(&found)
                     });
-                    waiting.extend(changed.map(|(name, _)| name.as_str()));
+                    waiting.extend(changed.map(|(of, _)| of));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    for name in std::mem::take(&mut waiting) {
-                        tried.insert(name, FileIdentity::of(self.slots[name].file()).ok());
-                        // `reload` logs an error and keeps it for `status`.
-                        let _ = self.reload(name);
+                    for (of, file) in self.watched().filter(|(of, _)| waiting.contains(of)) {
+                        tried.insert(of, FileIdentity::of(file).ok());
+                        match of {
+                            // `reload` logs an error and keeps it for `status`.
+                            Some(name) => _ = self.reload(name),
+                            None => self.reload_configured(),
+                        }
                     }
+                    waiting.clear();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Reloads the plugins whose settings or secrets have changed, and those that could not be reloaded before.
+    fn reload_configured(&self) {
+        for (name, slot) in &self.slots {
+            let is_same = |found: Configuration| found == slot.current().configuration && slot.error().is_none();
+            if !self.configuration_of(slot).is_ok_and(is_same) {
+                // `reload` logs an error and keeps it for `status`.
+                let _ = self.reload(name);
             }
         }
     }

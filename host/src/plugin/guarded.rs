@@ -35,8 +35,9 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Creates a wasm store with an instance of the plugin.
-    pub(super) fn instantiate(plugin: &Plugin) -> Result<(Self, Instance), Error> {
+    /// Creates a wasm store with an instance of the plugin, which has its settings and, if it is of a role that gets them, the
+    /// secrets.
+    pub(super) fn instantiate(plugin: &Plugin, gets_secrets: bool) -> Result<(Self, Instance), Error> {
         let mut guarded = Self {
             store: store(plugin),
             label: plugin.label.clone(),
@@ -46,7 +47,10 @@ impl Guarded {
             output_bytes_max: plugin.limits.output_bytes_max,
         };
         match guarded.run(1, |store| plugin.pre.instantiate(store)) {
-            Ok(instance) => Ok((guarded, instance)),
+            Ok(instance) => {
+                plugin.configuration.give(plugin, &mut guarded, &instance, gets_secrets)?;
+                Ok((guarded, instance))
+            }
             Err(error) => Err(guarded.not_made(&error)),
         }
     }

@@ -33,7 +33,7 @@ impl ProjectionGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin)?;
+        let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
         Ok(Self { guarded, guest })

@@ -51,7 +51,7 @@ impl SagaGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin)?;
+        let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
         let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
         Ok(Self { guarded, guest })
     }

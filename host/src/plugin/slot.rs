@@ -1,6 +1,6 @@
 //! The slot of a plugin, in which its code is looked up and swapped.
 
-use super::{Compiler, Error, Limits, Plugin};
+use super::{Compiler, Configuration, Error, Limits, Plugin};
 use crate::supervise::Held as _;
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
@@ -27,14 +27,20 @@ pub struct Slot {
 pub enum Switch {
     /// New code, which serves from now on.
     New(Arc<Plugin>),
-    /// The code that served before: the file has not changed.
+    /// The code that served before: neither the file nor the configuration has changed.
     Unchanged(Arc<Plugin>),
 }
 
 impl Slot {
     /// Loads the plugin for the first time.
-    pub fn open(compiler: &Compiler, name: &str, file: PathBuf, limits: Limits) -> Result<Self, Error> {
-        let plugin = Plugin::load(compiler, name, &file, &limits)?;
+    pub fn open(
+        compiler: &Compiler,
+        name: &str,
+        file: PathBuf,
+        limits: Limits,
+        configuration: Configuration,
+    ) -> Result<Self, Error> {
+        let plugin = Plugin::load(compiler, name, &file, &limits, configuration)?;
         Ok(Self {
             name: name.into(),
             file,
@@ -56,20 +62,24 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
-    /// Loads the file and switches to it. If any step fails, the old code keeps serving, and the reason is kept for
-    /// `status`. An unchanged file changes nothing. If several callers reload at the same time, one switches, and the
-    /// others find the file unchanged.
-    pub fn reload(&self, compiler: &Compiler) -> Result<Switch, Error> {
+    /// Loads the file with a configuration and switches to both. If any step fails, the old code keeps serving, and the
+    /// reason is kept for `status`. If nothing has changed, nothing happens. If several callers reload at the same time, one
+    /// switches, and the others find everything unchanged.
+    pub fn reload(
+        &self,
+        compiler: &Compiler,
+        configuration: impl FnOnce() -> Result<Configuration, Error>,
+    ) -> Result<Switch, Error> {
         let _alone = self.loading.held();
-        let result = self.load_beside(compiler);
+        let result = configuration().and_then(|configuration| self.load_beside(compiler, configuration));
         *self.error.held() = result.as_ref().err().map(ToString::to_string);
         result
     }
 
-    fn load_beside(&self, compiler: &Compiler) -> Result<Switch, Error> {
+    fn load_beside(&self, compiler: &Compiler, configuration: Configuration) -> Result<Switch, Error> {
         let old = self.current();
-        let new = Plugin::load(compiler, &self.name, &self.file, &self.limits)?;
-        if new.digest == old.digest {
+        let new = Plugin::load(compiler, &self.name, &self.file, &self.limits, configuration)?;
+        if new.digest == old.digest && new.configuration.has_secrets_of(&old.configuration) {
             return Ok(Switch::Unchanged(old));
         }
         let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -16,7 +16,7 @@ impl SubscriberGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a subscriber", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin)?;
+        let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a subscriber", &error))?;
         Ok(Self { guarded, guest })

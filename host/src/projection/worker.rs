@@ -378,10 +378,7 @@ impl ProjectionWorker {
     fn answers(&mut self, live: Builder) {
         self.shared.answering.store(Some(live.generation.clone()));
         self.shared.progress.reach(live.committed());
-        let before = self.live.replace(live);
-        // Whoever finds the old files gone finds the status true.
-        self.show();
-        if let Some(before) = before {
+        if let Some(before) = self.live.replace(live) {
             before.generation.retire();
         }
     }

@@ -16,6 +16,7 @@ use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::bounds::Bounds;
 use crate::clock::Clock;
+use crate::flows::Flows;
 use crate::follow::{Follower, Stop};
 use crate::manifest::OnFailure;
 use crate::model::{CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position, Record};
@@ -54,13 +55,15 @@ pub(super) struct CallbackOptions {
     pub(super) bounds: Bounds,
 }
 
-/// The parts of the host that the callbacks of a subscription need.
+/// The parts of the host that a subscription needs.
 #[derive(Clone)]
-pub struct CallbackEnvironment {
+pub struct Environment {
     /// The runtime in which the thread waits.
     pub runtime: Handle,
     /// The clock by which timers are due.
     pub clock: Clock,
+    /// The flows that somebody watches.
+    pub flows: Flows,
 }
 
 /// The parts of a subscription that its callbacks share with it.
@@ -137,10 +140,10 @@ impl Callbacks {
     pub(super) fn start(
         links: CallbackLinks,
         options: CallbackOptions,
-        environment: CallbackEnvironment,
+        environment: Environment,
     ) -> Result<Self, Error> {
         let (stop, stopped) = Stop::new();
-        let CallbackEnvironment { runtime, clock } = environment;
+        let Environment { runtime, clock, .. } = environment;
         let view: Arc<CallbackView> = Arc::default();
         let (subscription, store) = (links.subscription.clone(), links.store.clone());
         let worker = CallbackWorker {

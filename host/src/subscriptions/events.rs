@@ -1,6 +1,6 @@
 //! The subscription of a subscriber to recorded events: its three threads as one part.
 
-use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks};
+use super::callbacks::{CallbackLinks, CallbackOptions, Callbacks, Environment};
 use super::key_worker::KeyWorker;
 use super::keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use super::outbox::Outbox;
@@ -51,14 +51,14 @@ impl EventSubscription {
         options: Options,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
     ) -> Result<Self, store::Error> {
         let name = slot.name.clone();
         let (stop, stopped) = Stop::new();
         let (keys, ends) = HeldKeys::new();
         let shared = SubscriptionLinks {
             store: store.clone(),
-            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone())),
+            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone(), environment.flows.clone())),
             progress: Arc::default(),
             pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
             keys: keys.links().clone(),

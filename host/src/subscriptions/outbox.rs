@@ -3,6 +3,7 @@
 use crate::ack::Ack;
 use crate::aggregates::{self, Aggregates, Unaccepted};
 use crate::backoff::backoff;
+use crate::flows::Flows;
 use crate::load::{Load, Loaded, Weight};
 use crate::model::{Command, DeadLetter, ExpectedVersion, Outcome, OutcomeUse, Undecided};
 use crate::store::{Append, Decision, Error, EventStore};
@@ -26,6 +27,7 @@ pub(super) struct Outbox {
     subscription: Arc<str>,
     store: Arc<dyn EventStore>,
     aggregates: Arc<Aggregates>,
+    flows: Flows,
     state: Arc<State>,
     /// Held while commands are sent. A subscription has several senders, and none may come between the pending commands
     /// that are sent again in order: the shards know only the first command that came back.
@@ -132,8 +134,13 @@ impl State {
 }
 
 impl Outbox {
-    pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, aggregates: Arc<Aggregates>) -> Self {
-        Self { subscription, store, aggregates, state: Arc::default(), sending: Mutex::default() }
+    pub(super) fn new(
+        subscription: Arc<str>,
+        store: Arc<dyn EventStore>,
+        aggregates: Arc<Aggregates>,
+        flows: Flows,
+    ) -> Self {
+        Self { subscription, store, aggregates, flows, state: Arc::default(), sending: Mutex::default() }
     }
 
     /// Sends commands in order. This waits while too many are in flight, and while a shard's queue is full.
@@ -172,17 +179,22 @@ impl Outbox {
             self.state.in_flight.add(weight);
             let state = self.state.clone();
             let subscription = self.subscription.clone();
-            let (id, name, stream) = (command.id.clone(), command.name.clone(), command.stream.clone());
+            let (command, flows) = (Arc::new(command), self.flows.clone());
+            let sent = command.clone();
             let ack = Ack::new(move |outcome| {
+                flows.ended(&sent, &outcome);
                 if let Outcome::Failed { reason } = outcome {
                     tracing::warn!(
-                        "subscription {subscription}: command {id} ({name} to {stream}) is sent again later: {reason}"
+                        "subscription {subscription}: command {} ({} to {}) is sent again later: {reason}",
+                        sent.id,
+                        sent.name,
+                        sent.stream
                     );
                     state.came_back(reason);
                 }
                 state.ended(weight);
             });
-            match self.aggregates.send(command.into(), ack) {
+            match self.aggregates.send(command, ack) {
                 Ok(()) => {}
                 Err(Unaccepted::Full(..)) => unreachable!("send waits while a queue is full"),
                 Err(Unaccepted::InvalidId { reason, command, ack }) => {

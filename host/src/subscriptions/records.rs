@@ -12,7 +12,7 @@ mod redelivery;
 pub(super) mod run;
 mod worker;
 
-use super::callbacks::{CallbackEnvironment, CallbackLinks, CallbackOptions, Callbacks, DeferredRecords};
+use super::callbacks::{CallbackLinks, CallbackOptions, Callbacks, DeferredRecords, Environment};
 use super::handler::Handler;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
@@ -171,12 +171,17 @@ impl RecordSubscription {
         options: RecordOptions,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
     ) -> Result<Self, store::Error> {
         let (source, bounds) = (options.source.clone(), options.bounds);
         let subscription: Arc<str> = SubscriptionName::Source(&source).to_string().into();
         let shared = RecordLinks {
-            outbox: Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates.clone())),
+            outbox: Arc::new(Outbox::new(
+                subscription.clone(),
+                store.clone(),
+                aggregates.clone(),
+                environment.flows.clone(),
+            )),
             pausing: Arc::new(Pausing::load(subscription.clone(), store.clone())?),
             condition: Arc::new(Mutex::new((State::Starting, None))),
             steps: Arc::default(),

@@ -14,7 +14,7 @@ mod slow;
 mod under_way;
 mod worker;
 
-use super::callbacks::CallbackEnvironment;
+use super::callbacks::Environment;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::ReplayError;
@@ -103,13 +103,13 @@ impl SagaSubscription {
         options: Options,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
     ) -> Result<Self, store::Error> {
         let name = slot.name.clone();
         let (stop, stopped) = Stop::new();
         let links = SagaLinks {
             store: store.clone(),
-            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone())),
+            outbox: Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone(), environment.flows.clone())),
             progress: Arc::default(),
             pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
             resets: Arc::default(),

@@ -5,8 +5,20 @@
 use std::collections::BTreeSet;
 use wasmill_guest::prelude::*;
 
-/// The sum of purchases from which a household is loyal.
-const LOYAL_FROM_CENTS: i64 = 50_000;
+/// The settings.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Rules {
+    /// The sum of purchases from which a household is loyal.
+    loyal_from_cents: i64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { loyal_from_cents: 50_000 }
+    }
+}
+export_settings!(Rules);
 
 /// A household with its purchases so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -54,7 +66,7 @@ impl Aggregate for Household {
         }
         let total_cents = self.total_cents.checked_add(amount_cents).ok_or(TooMuch)?;
         let mut events = vec![HouseholdEvent::PurchaseRecorded { order_id, amount_cents }];
-        if total_cents >= LOYAL_FROM_CENTS && !self.loyal {
+        if total_cents >= settings::<Rules>().loyal_from_cents && !self.loyal {
             events.push(HouseholdEvent::HouseholdBecameLoyal { total_cents });
         }
         Ok(events)

@@ -3,8 +3,20 @@
 use std::time::Duration;
 use wasmill_guest::prelude::*;
 
-/// The time in which an order must be confirmed.
-const CONFIRMATION_TIME: Duration = Duration::from_secs(24 * 3_600);
+/// The settings.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Times {
+    /// The time in which an order must be confirmed.
+    confirmation_minutes: u64,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { confirmation_minutes: 24 * 60 }
+    }
+}
+export_settings!(Times);
 
 /// The name of the timer.
 const CONFIRMATION: &str = "confirmation";
@@ -43,7 +55,8 @@ impl Saga for OrderDeadline {
         match event.decode()? {
             OrderEvent::OrderCreated {} => {
                 step.record(DeadlineEvent::Set { order_id: event.aggregate_id()?.to_owned() });
-                step.wake(CONFIRMATION, CONFIRMATION_TIME, &())?;
+                let time = Duration::from_secs(60 * settings::<Times>().confirmation_minutes);
+                step.wake(CONFIRMATION, time, &())?;
             }
             OrderEvent::OrderConfirmed => step.complete(),
         }
@@ -87,10 +100,11 @@ mod tests {
 
     #[test]
     fn an_order_that_is_confirmed_in_time_stays() {
+        let _times = wasmill_guest::testing::settings(Times { confirmation_minutes: 2 });
         given_saga::<OrderDeadline>([])
             .when(event_json("order", "7", "OrderCreated", r#"{"amount_cents":150}"#))
             .then_events([set()])
-            .then_wake(CONFIRMATION, CONFIRMATION_TIME, &())
+            .then_wake(CONFIRMATION, Duration::from_secs(120), &())
             .then_goes_on()
             .when(event_json("order", "7", "OrderConfirmed", "null"))
             .then_completed();

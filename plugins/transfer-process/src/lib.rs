@@ -7,11 +7,22 @@ use bank_contract::{Account, AccountCommand, Transfer, TransferCommand, Transfer
 use std::time::Duration;
 use wasmill_guest::prelude::*;
 
-/// From this amount on, a transfer needs an approval.
-const LARGE_CENTS: i64 = 100_000;
+/// The settings.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Rules {
+    /// From this amount on, a transfer needs an approval.
+    large_from_cents: i64,
+    /// The time in which a large transfer must be approved.
+    approval_minutes: u64,
+}
 
-/// The time in which a large transfer must be approved.
-const APPROVAL_TIME: Duration = Duration::from_secs(3_600);
+impl Default for Rules {
+    fn default() -> Self {
+        Self { large_from_cents: 100_000, approval_minutes: 60 }
+    }
+}
+export_settings!(Rules);
 
 /// The name of the timer for the approval.
 const APPROVAL: &str = "approval";
@@ -23,6 +34,7 @@ struct TransferProcess {
     from: String,
     to: String,
     cents: i64,
+    is_large: bool,
     state: State,
 }
 
@@ -45,10 +57,19 @@ enum State {
 /// The events of a transfer in progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum ProcessEvent {
-    Started { transfer_id: String, from: String, to: String, cents: i64 },
+    /// Whether it is large is recorded, because the rule may change while the transfer is in progress.
+    Started {
+        transfer_id: String,
+        from: String,
+        to: String,
+        cents: i64,
+        is_large: bool,
+    },
     Debited,
     Approved,
-    RefundStarted { reason: String },
+    RefundStarted {
+        reason: String,
+    },
 }
 
 /// The commands whose outcomes it waits for. It comes back with the outcome.
@@ -74,11 +95,12 @@ impl Saga for TransferProcess {
                 let transfer_id = event.aggregate_id()?.to_owned();
                 let debit = AccountCommand::Debit { transfer_id: transfer_id.clone(), cents };
                 ask(step, &from, Asked::Debit, &debit)?;
-                step.record(ProcessEvent::Started { transfer_id, from, to, cents });
+                let is_large = cents >= settings::<Rules>().large_from_cents;
+                step.record(ProcessEvent::Started { transfer_id, from, to, cents, is_large });
             }
             // A small transfer needs no approval.
             (TransferEvent::Approved, State::Debiting { is_approved: false } | State::AwaitingApproval)
-                if self.is_large() =>
+                if self.is_large =>
             {
                 step.record(ProcessEvent::Approved);
                 step.cancel(APPROVAL);
@@ -97,7 +119,8 @@ impl Saga for TransferProcess {
             (Asked::Debit, State::Debiting { .. }) if ending.is_accepted() => {
                 step.record(ProcessEvent::Debited);
                 if self.needs_approval() {
-                    step.wake(APPROVAL, APPROVAL_TIME, &())?;
+                    let time = Duration::from_secs(60 * settings::<Rules>().approval_minutes);
+                    step.wake(APPROVAL, time, &())?;
                     return Ok(());
                 }
                 self.credit(step)
@@ -136,8 +159,8 @@ impl Saga for TransferProcess {
 
     fn apply(&mut self, event: ProcessEvent) {
         match event {
-            ProcessEvent::Started { transfer_id, from, to, cents } => {
-                *self = Self { transfer_id, from, to, cents, state: State::Debiting { is_approved: false } };
+            ProcessEvent::Started { transfer_id, from, to, cents, is_large } => {
+                *self = Self { transfer_id, from, to, cents, is_large, state: State::Debiting { is_approved: false } };
             }
             ProcessEvent::Debited if self.needs_approval() => self.state = State::AwaitingApproval,
             ProcessEvent::Debited => self.state = State::Crediting,
@@ -153,13 +176,9 @@ impl Saga for TransferProcess {
 export_saga!(TransferProcess);
 
 impl TransferProcess {
-    fn is_large(&self) -> bool {
-        self.cents >= LARGE_CENTS
-    }
-
     /// Whether the credit must wait for an approval that has not arrived.
     fn needs_approval(&self) -> bool {
-        self.is_large() && self.state != (State::Debiting { is_approved: true })
+        self.is_large && self.state != (State::Debiting { is_approved: true })
     }
 
     fn credit(&self, step: &mut ProcessStep) -> Result<(), Failure> {

@@ -3,6 +3,12 @@
 use super::*;
 use wasmill_guest::testing::{GivenSaga, event_json, given_saga, outcome, timer};
 
+/// From this amount on, a transfer needs an approval by default.
+const LARGE_CENTS: i64 = 100_000;
+
+/// The time for the approval by default.
+const APPROVAL_TIME: Duration = Duration::from_secs(3_600);
+
 const ACCEPTED: Ending<'static> = Ending::Accepted { version: 1, position: 1 };
 
 fn requested(cents: i64) -> Delivery {
@@ -14,7 +20,8 @@ fn approved() -> Delivery {
 }
 
 fn started(cents: i64) -> ProcessEvent {
-    ProcessEvent::Started { transfer_id: "t1".into(), from: "ada".into(), to: "bob".into(), cents }
+    let is_large = cents >= LARGE_CENTS;
+    ProcessEvent::Started { transfer_id: "t1".into(), from: "ada".into(), to: "bob".into(), cents, is_large }
 }
 
 fn asking(account: &str, asked: Asked, cents: i64) -> OutgoingCommand {
@@ -148,4 +155,24 @@ fn an_input_that_nobody_waits_for_has_no_effect() {
     ] {
         inputs.into_iter().fold(process(history), |saga, input| saga.when(input).then_goes_on());
     }
+}
+
+#[test]
+fn the_rules_are_settings_and_a_transfer_in_progress_keeps_its_own() {
+    let rules = wasmill_guest::testing::settings(Rules { large_from_cents: 300, approval_minutes: 5 });
+    let is_large = ProcessEvent::Started {
+        transfer_id: "t1".into(),
+        from: "ada".into(),
+        to: "bob".into(),
+        cents: 300,
+        is_large: true,
+    };
+    let begun = process([]).when(requested(300)).then_events([is_large]).then_goes_on();
+    drop(rules);
+    let _rules = wasmill_guest::testing::settings(Rules { large_from_cents: 400, approval_minutes: 7 });
+    begun
+        .when(answered("ada", Asked::Debit, ACCEPTED))
+        .then_events([ProcessEvent::Debited])
+        .then_wake(APPROVAL, Duration::from_secs(7 * 60), &())
+        .then_goes_on();
 }

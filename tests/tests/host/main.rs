@@ -9,6 +9,7 @@ mod callbacks;
 mod circles;
 mod command_line;
 mod command_line_words;
+mod configuration;
 mod dead_letters;
 mod demo;
 mod demo_crashes;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wasmill::plugin::{Catalog, Compiler, Demand, Limits};
+use wasmill::plugin::{Catalog, Compiler, Configuration, Demand, Limits};
 use wasmill_tests::{built, module};
 
 /// Inotify instances and descriptors, all that there are.
@@ -33,8 +33,8 @@ fn a_changed_file_is_loaded_where_the_system_tells_of_none() {
     let old = fs::read(built::plugin("cart")).expect("read a plugin");
     fs::write(&file, &old).expect("write a plugin");
     let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-    let plugins = [("cart", file.clone(), Limits::default())];
-    let catalog = Arc::new(Catalog::open(compiler, plugins).unwrap_or_else(|errors| panic!("{errors:?}")));
+    let plugins = [("cart", file.clone(), Limits::default(), Configuration::default())];
+    let catalog = Arc::new(Catalog::open(compiler, plugins, None).unwrap_or_else(|errors| panic!("{errors:?}")));
 
     let exhausted = Exhausted::new();
     let watch = catalog.watch().expect("the host starts all the same");

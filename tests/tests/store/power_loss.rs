@@ -13,7 +13,7 @@ use std::sync::mpsc::sync_channel;
 use tokio::runtime::Runtime;
 use wasmill::ack::Ack;
 use wasmill::model::*;
-use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Demand, Limits};
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Limits};
 use wasmill::projection::{self, Projection, Takeover};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
 use wasmill::store::*;
@@ -225,7 +225,7 @@ fn sell(store: &dyn EventStore, number: u64) {
 /// The catalog of one plugin, whose compiled code lies in `cache`.
 fn compiled(plugin: &str, cache: Option<&Path>) -> Catalog {
     let compiler = Compiler::new(cache, Demand::default()).expect("an engine");
-    Catalog::open(compiler, [(plugin, built::plugin(plugin), Limits::default())])
+    Catalog::open(compiler, [(plugin, built::plugin(plugin), Limits::default(), Configuration::default())], None)
         .unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 

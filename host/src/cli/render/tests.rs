@@ -26,6 +26,8 @@ fn example() -> Status {
                 loads: 2,
                 error: Some("orders.wasm is not WebAssembly".into()),
                 unknown_events: 0,
+                settings: serde_json::Map::from_iter([("cents_max".to_owned(), 500.into())]),
+                secrets: vec!["api_key".to_owned()],
             },
             PluginStatus {
                 name: "sales".into(),
@@ -36,6 +38,8 @@ fn example() -> Status {
                 loads: 1,
                 error: None,
                 unknown_events: 1_200,
+                settings: Default::default(),
+                secrets: Vec::new(),
             },
         ],
         aggregates: vec![AggregateStatus {

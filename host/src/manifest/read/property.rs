@@ -58,7 +58,7 @@ fn collect(prefix: &str, section: &Section<'_>, found: &mut Properties) {
 }
 
 /// Reads `{ env = "VARIABLE" }` or `{ file = "PATH" }`. Returns `None` for any other table.
-fn from_elsewhere(entry: &Entry<'_>) -> Option<Option<Value>> {
+pub(super) fn from_elsewhere(entry: &Entry<'_>) -> Option<Option<Value>> {
     let section = entry.section()?;
     let mut entries = section.entries();
     let (Some((key, value)), None) = (entries.next(), entries.next()) else { return None };

@@ -16,7 +16,7 @@ use crate::plugin::{SagaInput, Slot};
 use crate::status::State;
 use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached, event_at};
 use crate::subscriptions::Options;
-use crate::subscriptions::callbacks::CallbackEnvironment;
+use crate::subscriptions::callbacks::Environment;
 use crate::subscriptions::deferred::DEFERRED_MAX;
 use crate::subscriptions::effects::Outgoing;
 use crate::subscriptions::replay::ReplayError;
@@ -66,7 +66,7 @@ impl SagaWorker {
         options: Options,
         links: SagaLinks,
         slow: SlowLinks,
-        environment: &CallbackEnvironment,
+        environment: &Environment,
         stop: Stop,
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*links.store, stop, environment.runtime.clone())?;

@@ -86,7 +86,7 @@ impl Bench {
         let aggregates = Arc::new(Aggregates::start([], &store).unwrap());
         let subscription: Arc<str> = "source/taps".into();
         let shared = RecordLinks {
-            outbox: Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates)),
+            outbox: Arc::new(Outbox::new(subscription.clone(), store.clone(), aggregates, Default::default())),
             pausing: Arc::new(Pausing::load(subscription.clone(), store.clone()).unwrap()),
             condition: Arc::new(Mutex::new((State::Starting, None))),
             steps: Arc::default(),

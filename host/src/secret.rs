@@ -1,4 +1,4 @@
-//! Values that are not in the manifest, but are read from the environment or a file when a client is created.
+//! Values that are not in the manifest, but are read from the environment or a file when they are needed.
 //!
 //! Such a value may be a secret, so no error contains it.
 
@@ -9,7 +9,7 @@ use std::path::Path;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Returns the value of a property. The error completes a sentence about the property.
-pub(super) fn value(value: &Value) -> Result<String, String> {
+pub(crate) fn value(value: &Value) -> Result<String, String> {
     match value {
         Value::Text(text) => Ok(text.clone()),
         Value::Env(variable) => from_env(variable),
@@ -18,7 +18,7 @@ pub(super) fn value(value: &Value) -> Result<String, String> {
 }
 
 /// Returns the value of an environment variable.
-pub(super) fn from_env(variable: &str) -> Result<String, String> {
+pub(crate) fn from_env(variable: &str) -> Result<String, String> {
     use std::env::VarError;
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Ok(value),
@@ -33,7 +33,7 @@ pub(super) fn from_env(variable: &str) -> Result<String, String> {
 }
 
 /// Returns the content of a file, without the line break at its end.
-pub(super) fn from_file(path: &Path) -> Result<String, String> {
+pub(crate) fn from_file(path: &Path) -> Result<String, String> {
     let place = path.display();
     let unreadable = |cause: std::io::Error| {
         format!("is in the file {place}, which can't be read: {cause}; check the path and who may read it")
