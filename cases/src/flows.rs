@@ -226,11 +226,20 @@ pub trait World {
     fn query(&mut self, projection: &str, query: &str, params: &Json) -> Result<Answered, String>;
     /// Waits until everything is at rest, and returns what has happened since the last call.
     fn settle(&mut self) -> Result<Happened, String>;
+    /// Checks that there are such aggregates and that they have an event of this name.
+    fn check_event(&self, on: &Stream, name: &str) -> Result<(), String>;
 }
 
 impl Flow {
-    /// Runs the flow. The error says which step failed and why.
+    /// Runs the flow. The error says which step failed and why. An event that no step can cause is found before anything is
+    /// done.
     pub fn run(&self, world: &mut impl World) -> Result<(), String> {
+        let at = |number: usize, step: &Step, cause: String| format!("step {number}, {}: {cause}", step.action);
+        for (step, number) in self.steps.iter().zip(1..) {
+            for FlowEvent { on, name, .. } in step.then.events.iter().flatten() {
+                world.check_event(on, name).map_err(|cause| at(number, step, cause))?;
+            }
+        }
         let mut step_of = |step: &Step| {
             let (mut ended, mut answered) = (None, None);
             match &step.action {
@@ -242,9 +251,7 @@ impl Flow {
             step.then.check(ended.as_ref(), answered.as_ref(), &happened)
         };
         let numbered = self.steps.iter().zip(1..);
-        numbered
-            .map(|(step, number)| step_of(step).map_err(|cause| format!("step {number}, {}: {cause}", step.action)))
-            .collect()
+        numbered.map(|(step, number)| step_of(step).map_err(|cause| at(number, step, cause))).collect()
     }
 }
 

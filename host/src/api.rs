@@ -11,6 +11,7 @@ mod commands;
 mod connections;
 mod dead_letters;
 mod events;
+mod flows;
 mod guard;
 mod histories;
 mod instance;
@@ -60,6 +61,8 @@ struct Server {
     pages: Arc<Semaphore>,
     /// Room for searches, traces and states, which read many events.
     long_reads: Arc<Semaphore>,
+    /// Room for requests that wait for a flow.
+    flows: Arc<Semaphore>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
@@ -90,8 +93,10 @@ pub async fn serve(
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
+    let flows = Arc::new(Semaphore::new(flows::FLOWS_MAX));
+    let (host_of, settings_of, closing_of) = (host.clone(), settings.clone(), closing.clone());
     let server =
-        Server { host: host.clone(), settings: settings.clone(), streams, pages, long_reads, closing: closing.clone() };
+        Server { host: host_of, settings: settings_of, streams, pages, long_reads, flows, closing: closing_of };
     let connections = Connections::new(settings, host, router(server));
     let asked = async move {
         shutdown.await;

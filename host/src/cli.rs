@@ -5,6 +5,7 @@
 //! goes to standard error. `--json` prints machine-readable output. Exit codes: 0 done; 1 failed or refused; 2 wrong
 //! usage or a bad manifest; 3 under way, not done yet; 4 another host has the store; 130 interrupted.
 
+mod cases;
 mod check;
 mod client;
 mod clock;
@@ -12,6 +13,7 @@ mod dead_letters;
 mod descriptors;
 mod events;
 mod failure;
+mod flows;
 mod histories;
 mod host_file;
 mod kafka;

@@ -6,6 +6,7 @@
 mod configurations;
 mod drain;
 mod fitting;
+mod flow;
 mod idle_keys;
 mod maintenance;
 mod manual_clock;
@@ -25,6 +26,7 @@ mod upcasting;
 use crate::ack::{self, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};
 use crate::clock::Clock;
+use crate::flows::Flows;
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, LedgerName, Outcome, Position, SubscriptionName};
@@ -43,6 +45,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+pub use flow::{Followed, Following};
 pub use manual_clock::Unmoved;
 pub(crate) use orphans::{is_named, orphans};
 pub use parts::{Checked, Error, check, demand};
@@ -220,6 +223,18 @@ impl Host {
     /// Returns the counters of the API's requests.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// Returns the flows that are watched.
+    pub fn flows(&self) -> &Flows {
+        &self.parts.flows
+    }
+
+    /// Returns the names of the events that each aggregate type and type of sagas records or reads.
+    pub fn recorded_events(&self) -> Vec<(String, Vec<String>)> {
+        let plugins = self.parts.catalog.slots().map(|slot| slot.current());
+        let events = |plugin: Arc<Plugin>| plugin.recorded_events().to_vec();
+        plugins.flat_map(events).map(|(aggregate_type, events)| (aggregate_type.to_string(), events)).collect()
     }
 
     /// Returns the event store.

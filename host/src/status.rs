@@ -373,6 +373,50 @@ pub struct Trace {
     pub more: bool,
 }
 
+/// What followed from a command, as the answer of `POST /v1/commands/…?wait=flow` has it in `flow`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The correlation id, which everything that followed has.
+    pub correlation_id: String,
+    /// Whether everything is at rest: nothing moves without a person, the clock or other input.
+    pub at_rest: bool,
+    /// The part that the flow still waits for, if it is not at rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// The position of its newest event, or of the store's newest event if there is none.
+    pub position: u64,
+    /// The events, as in `GET /v1/events`, the oldest first. At most 1,000, the oldest ones.
+    pub events: Vec<serde_json::Value>,
+    /// The commands of subscribers and sagas that ended meanwhile, in the order of their ends. At most 1,000.
+    pub commands: Vec<FlowCommand>,
+    /// Whether there are more events or commands than those.
+    pub more: bool,
+    /// The timers that wait.
+    pub timers: Vec<TimerItem>,
+    /// The keys that wait behind a dead letter, such as `account/ada of subscription statements`.
+    pub held_keys: Vec<String>,
+    /// The dead letters, the newest first.
+    pub dead_letters: Vec<DeadLetterItem>,
+    /// The subscriptions that a person has paused, a sentence each. Nobody waits for them.
+    pub paused: Vec<String>,
+}
+
+/// A command of a subscriber or a saga that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCommand {
+    /// Its id.
+    pub id: String,
+    /// The aggregate, `type/id`.
+    pub to: String,
+    /// Its name.
+    pub name: String,
+    /// How it ended: `accepted`, `rejected`, `malformed`, `conflict` and so on.
+    pub outcome: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// One projection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectionStatus {

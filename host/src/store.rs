@@ -31,8 +31,8 @@ pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
 pub use progress::{
-    Advanced, CallbackChange, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress, ProgressReader, Reached,
-    SagaAppend, Step, TimerQuery,
+    Advanced, CallbackChange, FlowQuery, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress,
+    ProgressReader, Reached, SagaAppend, Step, TimerQuery, UnderWay,
 };
 pub use sqlite::{DeadLetterLimits, Options};
 

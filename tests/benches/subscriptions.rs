@@ -112,7 +112,8 @@ fn sagas() -> [Vec<f64>; 2] {
         let path = CommandPath::wasm();
         let commands = path.run(&Load::new(STEPS, SAGA_KEYS)).rate;
         let aggregates = Arc::new(Aggregates::start([], path.store()).expect("no shards"));
-        let environment = Environment { runtime: bench.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
+        let environment =
+            Environment { runtime: bench.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
         let sagas = subscriptions::start(bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin has sagas");
@@ -156,7 +157,8 @@ impl Bench {
     /// Returns the deliveries per second of a new subscription. The events of a held key are not delivered.
     fn hosted(&self, filled: &FilledStore) -> f64 {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
-        let environment = Environment { runtime: self.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
+        let environment =
+            Environment { runtime: self.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
         let subscription = subscriptions::start(self.slot(), self.options.clone(), store, aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin subscribes");

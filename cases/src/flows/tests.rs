@@ -28,6 +28,10 @@ impl World for Scripted {
     fn settle(&mut self) -> Result<Happened, String> {
         Ok(self.happened.clone())
     }
+
+    fn check_event(&self, on: &Stream, name: &str) -> Result<(), String> {
+        if name.ends_with("ed") { Ok(()) } else { Err(format!("{} has no event {name}", on.aggregate_type)) }
+    }
 }
 
 fn flow(steps: &str) -> Flow {
@@ -158,4 +162,8 @@ fn a_flow_begins_at_its_time_and_ends_at_its_first_problem() {
     let failed = flow("{ query = \"none/Of\" }, { advance = \"1s\" }").run(&mut world).unwrap_err();
     assert_eq!(failed, "step 1, query none/Of: there is no projection none");
     assert_eq!(world.advanced, Duration::from_secs(7201), "nothing is done after a failure");
+    let steps = "{ advance = \"1s\" }, { advance = \"1s\", then.events = [{ on = \"account/a\", name = \"Debit\" }] }";
+    let failed = flow(steps).run(&mut world).unwrap_err();
+    assert_eq!(failed, "step 2, the clock moves by 1s: account has no event Debit");
+    assert_eq!(world.advanced, Duration::from_secs(7201), "nothing is done at all");
 }

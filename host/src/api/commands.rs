@@ -3,21 +3,28 @@
 use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
+use super::flows;
+use super::queries::timeout;
 use crate::clock::Clock;
-use crate::host::Untaken;
+use crate::host::{Following, Untaken};
 use crate::model::{Command, ExpectedVersion, Outcome, Remembered, StreamId, Version};
+use crate::status::Flow;
 use crate::trace;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
+
+/// The time to wait for a flow, in milliseconds, if the request does not say.
+const TIMEOUT_MS: u64 = 30_000;
 
 #[derive(Serialize)]
 struct Answer {
@@ -27,19 +34,52 @@ struct Answer {
     /// The time when the outcome was recorded, if it is that of an earlier request with the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
     remembered_from_ms: Option<u64>,
+    /// What followed from the command, if the sender waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<Flow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    wait: Option<Wait>,
+    timeout_ms: Option<u64>,
+}
+
+/// What the answer waits for besides the outcome.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    /// Everything that follows from the command.
+    Flow,
 }
 
 pub(super) async fn send(
     State(server): State<Server>,
     path: Result<Path<(String, String, String)>, PathRejection>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Whole, HttpError>,
 ) -> Result<Response, HttpError> {
     let made = path.map_err(HttpError::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
-        command(StreamId::new(aggregate_type, aggregate_id), name, &headers, body?.0, server.host.clock())
+        let Query(Wanted { wait, timeout_ms }) = wanted?;
+        let wait = match wait {
+            Some(Wait::Flow) => Some(timeout(timeout_ms, TIMEOUT_MS)?),
+            None if timeout_ms.is_some() => {
+                return Err(HttpError::malformed("`timeout_ms` is only for `wait=flow`: add that, or remove it"));
+            }
+            None => None,
+        };
+        let stream = StreamId::new(aggregate_type, aggregate_id);
+        Ok((command(stream, name, &headers, body?.0, server.host.clock())?, wait))
     });
     let sent = match made {
-        Ok(command) => take(&server, command).await,
+        Ok((command, None)) => take(&server, command, None).await,
+        Ok((command, Some(timeout))) => {
+            let _room = server.unless_closing(server.flows.clone().acquire_owned()).await?;
+            let following = server.host.follow(command.correlation_id.clone());
+            take(&server, command, Some((following, timeout))).await
+        }
         Err(refusal) => Err(refusal),
     };
     if let Err(refusal) = &sent {
@@ -49,13 +89,23 @@ pub(super) async fn send(
     sent
 }
 
-async fn take(server: &Server, command: Command) -> Result<Response, HttpError> {
+/// Sends a command and makes the answer, with what follows from the command if the sender waits for that.
+async fn take(
+    server: &Server,
+    command: Command,
+    waiting: Option<(Following, Duration)>,
+) -> Result<Response, HttpError> {
     let (command_id, aggregate_type) = (command.id.clone(), command.stream.aggregate_type.clone());
-    match server.host.send(command).await {
+    let sent = server.host.send(command).await;
+    let flow = match (&sent, waiting) {
+        (Ok(outcome), Some((following, timeout))) => Some(flows::flow(server, following, outcome, timeout).await?),
+        _ => None,
+    };
+    match sent {
         Ok(Outcome::Remembered(Remembered { outcome, remembered_from_ms })) => {
-            Ok(answer(Answer { command_id, outcome: *outcome, remembered_from_ms: Some(remembered_from_ms) }))
+            Ok(answer(Answer { command_id, outcome: *outcome, remembered_from_ms: Some(remembered_from_ms), flow }))
         }
-        Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None })),
+        Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None, flow })),
         Err(Untaken::UnknownAggregate { known }) => {
             Err(HttpError::unknown("plugin serves aggregates of type", &aggregate_type, &known))
         }
@@ -206,7 +256,7 @@ mod tests {
             (Outcome::Failed { reason: "no".into() }, 500),
             (Outcome::Busy { retry_after_ms: 1001 }, 503),
         ] {
-            let response = answer(Answer { command_id: "a".into(), outcome, remembered_from_ms: None });
+            let response = answer(Answer { command_id: "a".into(), outcome, remembered_from_ms: None, flow: None });
             assert_eq!(response.status(), status);
             let retry = response.headers().get(header::RETRY_AFTER);
             assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));

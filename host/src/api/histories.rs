@@ -101,16 +101,26 @@ fn trace_of(
         events.extend(search.step(reader, EVENTS_MAX - events.len())?);
     }
     events.reverse();
-    let (timers, _) = reader.timers(&TimerQuery { subscription: None, limit: TIMERS_MAX })?;
-    let is_of_it = |timer: &KeptTimer| *timer.callback.callback.correlation_id == *correlation_id;
+    let (timers, dead_letters) = of_correlation(reader, &correlation_id)?;
     Ok(Trace {
         events: events.iter().map(|event| serde_json::to_value(line(event)).expect("an event is JSON")).collect(),
-        timers: timers.into_iter().filter(is_of_it).map(TimerItem::from).collect(),
-        dead_letters: dead_letters(reader, &correlation_id)?,
+        timers,
+        dead_letters,
         searched_to: search.searched_to().0,
         more: !search.is_over(),
         correlation_id,
     })
+}
+
+/// Returns the timers and the dead letters with a correlation id.
+pub(super) fn of_correlation(
+    reader: &mut dyn Reader,
+    correlation_id: &str,
+) -> Result<(Vec<TimerItem>, Vec<DeadLetterItem>), Error> {
+    let (timers, _) = reader.timers(&TimerQuery { subscription: None, limit: TIMERS_MAX })?;
+    let is_of_it = |timer: &KeptTimer| *timer.callback.callback.correlation_id == *correlation_id;
+    let timers = timers.into_iter().filter(is_of_it).map(TimerItem::from).collect();
+    Ok((timers, dead_letters(reader, correlation_id)?))
 }
 
 fn dead_letters(reader: &mut dyn Reader, correlation_id: &str) -> Result<Vec<DeadLetterItem>, Error> {

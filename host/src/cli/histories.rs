@@ -4,7 +4,7 @@ use super::client::{Client, Target, segment};
 use super::failure::CommandFailure;
 use super::table::{Align, Table, number, time};
 use super::{output, render};
-use crate::status::{DeadLetterItem, TimerItem, Trace};
+use crate::status::{DeadLetterItem, Flow, FlowCommand, TimerItem, Trace};
 use serde_json::Value;
 
 #[derive(clap::Args)]
@@ -86,6 +86,36 @@ fn text(trace: &Trace) -> String {
         text += &format!("events before position {searched_to} were not searched; search more of them with --search\n");
     }
     text
+}
+
+/// Shows what followed from a command.
+pub(super) fn flow_text(flow: Flow) -> String {
+    let Flow { at_rest, waiting_for, commands, more, held_keys, paused, position, .. } = flow;
+    let (correlation_id, events) = (flow.correlation_id, flow.events);
+    let (timers, dead_letters) = (flow.timers, flow.dead_letters);
+    let mut text = text(&Trace { correlation_id, events, timers, dead_letters, searched_to: 0, more: false });
+    let refused = commands.iter().filter(|command| command.outcome != "accepted");
+    let refused: Vec<String> = refused
+        .map(|FlowCommand { to, name, outcome, reason, .. }| {
+            let reason = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+            format!("{name} to {to}: {outcome}{reason}")
+        })
+        .collect();
+    for (title, lines) in [("refused commands", refused), ("keys behind a dead letter", held_keys), ("paused", paused)]
+    {
+        if !lines.is_empty() {
+            text += &format!("{title}:\n");
+        }
+        lines.iter().for_each(|line| text += &format!("  {}\n", crate::escape::escape(line)));
+    }
+    if more {
+        text += "there is more: `wasmill trace` shows its newest events\n";
+    }
+    let waiting_for = waiting_for.unwrap_or_default();
+    text + &match at_rest {
+        true => format!("all is at rest at position {position}\n"),
+        false => format!("not all is at rest: it waits for {}\n", crate::escape::escape(&waiting_for)),
+    }
 }
 
 pub(super) fn state(args: &StateArgs, json: bool) -> Result<(), CommandFailure> {

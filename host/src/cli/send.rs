@@ -2,9 +2,10 @@
 
 use super::client::{Client, Reply, Target, segment};
 use super::failure::CommandFailure;
-use super::{output, table};
+use super::{histories, output, table};
 use crate::api::expected_version;
 use crate::model::{Outcome, StreamId};
+use crate::status::Flow;
 use std::io::Read;
 
 #[derive(clap::Args)]
@@ -24,6 +25,12 @@ pub(super) struct Args {
     /// The expected state of the stream: a version, no-stream, stream-exists or any.
     #[arg(long, value_name = "VERSION", value_parser = expectation)]
     expect: Option<String>,
+    /// Wait until everything that follows from the command is at rest, and show it.
+    #[arg(long)]
+    wait: bool,
+    /// The longest wait; 30,000 ms by default.
+    #[arg(long, value_name = "MS", requires = "wait")]
+    timeout_ms: Option<u64>,
     #[command(flatten)]
     target: Target,
 }
@@ -35,14 +42,18 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
     let mut headers = Vec::new();
     headers.extend(args.command_id.as_deref().map(|id| ("idempotency-key", id)));
     headers.extend(args.expect.as_deref().map(|version| ("x-expected-version", version)));
-    let path = format!("/v1/commands/{}", segments.join("/"));
+    let timeout = args.timeout_ms.map_or(String::new(), |ms| format!("&timeout_ms={ms}"));
+    let wait = if args.wait { format!("?wait=flow{timeout}") } else { String::new() };
+    let path = format!("/v1/commands/{}{wait}", segments.join("/"));
     let reply = Client::new(&args.target)?.post(&path, &headers, payload.as_bytes())?;
     match serde_json::from_slice::<Answer>(&reply.body) {
         Ok(answer) if json => machine(&reply, &answer.outcome),
-        Ok(Answer { outcome, remembered_from_ms: None }) => human(&stream, &outcome, ""),
-        Ok(Answer { outcome, remembered_from_ms: Some(since) }) => {
-            let note = format!(" (remembered from {}; nothing new was recorded)", table::time(since));
-            human(&stream, &outcome, &note)
+        Ok(Answer { outcome, remembered_from_ms, flow }) => {
+            let note = remembered_from_ms.map_or(String::new(), |since| {
+                format!(" (remembered from {}; nothing new was recorded)", table::time(since))
+            });
+            human(&stream, &outcome, &note)?;
+            flow.map_or(Ok(()), |flow| output::text(&histories::flow_text(flow)))
         }
         Err(_) => Err(reply.refusal()),
     }
@@ -53,6 +64,7 @@ struct Answer {
     #[serde(flatten)]
     outcome: Outcome,
     remembered_from_ms: Option<u64>,
+    flow: Option<Flow>,
 }
 
 fn expectation(text: &str) -> Result<String, String> {

@@ -145,7 +145,7 @@ async fn commit_all(transform: &Transform, waiting_for: &mut String) {
 }
 
 /// Waits until a part has reached a position or is paused.
-async fn reach_unless(reached: watch::Receiver<Position>, head: Position, is_paused: impl Fn() -> bool) {
+pub(super) async fn reach_unless(reached: watch::Receiver<Position>, head: Position, is_paused: impl Fn() -> bool) {
     tokio::select! {
         () = reach(reached, head) => {}
         () = until(is_paused) => {}

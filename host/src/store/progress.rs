@@ -3,7 +3,7 @@
 use super::{Error, Ledger, Part, Place};
 use crate::ack::Ack;
 use crate::model::*;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -98,6 +98,9 @@ pub trait ProgressReader: Send {
     /// Returns the timers that are due first, in the order of their times, and the number of all timers of the query's
     /// subscription.
     fn timers(&mut self, wanted: &TimerQuery<'_>) -> Result<(Vec<KeptTimer>, u64), Error>;
+
+    /// Returns what is under way of a flow, all at one moment.
+    fn under_way(&mut self, flow: &FlowQuery<'_>) -> Result<UnderWay, Error>;
 
     /// Returns all facts whose name starts with `prefix`, by name.
     fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
@@ -286,6 +289,39 @@ pub struct TimerQuery<'a> {
     pub subscription: Option<&'a str>,
     /// The most timers.
     pub limit: usize,
+}
+
+/// A flow: everything that has one correlation id.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowQuery<'a> {
+    /// The correlation id.
+    pub correlation_id: &'a str,
+    /// The subscriptions.
+    pub subscriptions: &'a [String],
+    /// The streams of its events, with the version of its newest one in each.
+    pub streams: &'a HashMap<StreamId, Version>,
+    /// The time, in milliseconds since 1970-01-01T00:00:00Z.
+    pub now_ms: u64,
+}
+
+/// What is under way of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The number of commands of subscriptions that have not ended.
+    pub commands: u64,
+    /// The number of callbacks that are due: outcomes, timers, and what was deferred.
+    pub callbacks: u64,
+    /// The number of held keys with an event that is to be retried.
+    pub retried_keys: u64,
+    /// The subscriptions and keys that wait behind a dead letter with something of the flow. Each is there once.
+    pub held_keys: BTreeSet<(String, StreamId)>,
+}
+
+impl UnderWay {
+    /// Returns whether nothing moves without a person, the clock or other input.
+    pub fn is_at_rest(&self) -> bool {
+        self.commands == 0 && self.callbacks == 0 && self.retried_keys == 0
+    }
 }
 
 /// A timer, with the subscription that set it.

@@ -14,6 +14,8 @@ mod dead_letters;
 mod demo;
 mod demo_crashes;
 mod endless_guests;
+mod flow_waits;
+mod flows;
 mod full_disk;
 mod held_keys;
 mod histories;

@@ -10,7 +10,7 @@ use crate::model::{
     Callback, CallbackContent, CallbackKey, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest,
     OutcomeUse, saga_timer,
 };
-use crate::store::{CallbackChange, KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerQuery};
+use crate::store::{CallbackChange, FlowQuery, KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerQuery};
 use rusqlite::{Connection, Row, params};
 use std::collections::HashSet;
 
@@ -103,6 +103,33 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
         timers.push(KeptTimer { callback: kept, subscription: row.get(5).map_err(&failed)? });
     }
     Ok((timers, total))
+}
+
+/// Returns the number of callbacks of a flow that are due, and the keys of those that wait behind a dead letter.
+pub(super) fn of_flow(
+    connection: &Connection,
+    subscription: &str,
+    flow: &FlowQuery<'_>,
+) -> Result<(u64, HashSet<CallbackKey>), Error> {
+    let failed = failed("reading the callbacks of a flow");
+    let sql = format!(
+        "SELECT {COLUMNS}, due_ms FROM callbacks WHERE subscription = ?1 AND due_ms <= ?2
+         UNION ALL SELECT {COLUMNS}, due_ms FROM callbacks WHERE subscription = ?1 AND due_ms = ?3"
+    );
+    let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
+    let mut rows = select.query(params![subscription, within_sqlite(flow.now_ms), WAITS]).map_err(&failed)?;
+    let (mut due, mut waiting) = (0, HashSet::new());
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let KeptCallback { callback, .. } = kept(row)?;
+        if *callback.correlation_id != *flow.correlation_id {
+            continue;
+        }
+        match row.get::<_, i64>(5).map_err(&failed)? {
+            WAITS => _ = waiting.insert(callback.key),
+            _ => due += 1,
+        }
+    }
+    Ok((due, waiting))
 }
 
 /// Returns the keys of a subscription for which events or records were deferred, with their number.

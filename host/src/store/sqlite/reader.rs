@@ -12,8 +12,8 @@ use crate::model::{
     SubscriptionName, Version, ms_of_id,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, HeldKey, KeptTimer, Ledger, NextCallback,
-    Page, Place, ProgressReader, SearchedId, Snapshot, Tally, TimerQuery,
+    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, KeptTimer, Ledger,
+    NextCallback, Page, Place, ProgressReader, SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -358,18 +358,7 @@ impl ProgressReader for SqliteReader {
     }
 
     fn pending_commands(&mut self, subscription: &str) -> Result<Vec<Command>, Error> {
-        let doing = "reading the commands of a subscription";
-        let steps = Queue::Commands(subscription).rows(&self.connection).map_err(failed(doing))?;
-        // The ledger is read after the commands, so that it has what was settled meanwhile.
-        let ledger = rows::ledger(&self.connection, &SubscriptionName::parse(subscription).ledger().to_string())?;
-        let mut pending = Vec::new();
-        for step in steps {
-            let commands: Vec<Command> =
-                rows::decode(&format!("the outbox of subscription {subscription}"), &step.body)?;
-            let settled = |command: &Command| command.origin.as_ref().is_some_and(|origin| ledger.has(origin.last));
-            pending.extend(commands.into_iter().filter(|command| !settled(command)));
-        }
-        Ok(pending)
+        pending_commands(&self.connection, subscription)
     }
 
     fn messages(&mut self, after: u64, limit: usize) -> Result<Vec<(u64, Message)>, Error> {
@@ -422,10 +411,52 @@ impl ProgressReader for SqliteReader {
         callbacks::timers(&self.connection, *wanted)
     }
 
+    fn under_way(&mut self, flow: &FlowQuery<'_>) -> Result<UnderWay, Error> {
+        // One view for all reads: what moves from one place to another is in one of them.
+        let view = self.connection.unchecked_transaction().map_err(failed("reading what is under way"))?;
+        let mut found = UnderWay::default();
+        for subscription in flow.subscriptions {
+            let pending = pending_commands(&view, subscription)?;
+            let is_of_flow = |command: &&Command| *command.correlation_id == *flow.correlation_id;
+            found.commands += pending.iter().filter(is_of_flow).count() as u64;
+            let (due, waiting) = callbacks::of_flow(&view, subscription, flow)?;
+            found.callbacks += due;
+            for key in held_keys::of(&view, subscription)? {
+                let waits_for_events = key.next != HeldKey::NO_VERSION;
+                let newest = flow.streams.get(&key.stream).filter(|_| waits_for_events);
+                let has_event = newest.is_some_and(|newest| *newest >= key.next);
+                let has_callback = || waiting.contains(&Some(key.stream.aggregate_id.as_bytes().to_vec()));
+                match key.behind {
+                    Some(_) if has_event || has_callback() => {
+                        found.held_keys.insert((subscription.clone(), key.stream));
+                    }
+                    None if has_event => found.retried_keys += 1,
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn facts(&mut self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
         let sql = "SELECT name, value FROM facts WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
         self.list("listing facts", sql, [prefix], |row| Ok((row.get(0)?, row.get(1)?)))
     }
+}
+
+/// Returns the commands of a subscription that are not settled, in order.
+fn pending_commands(connection: &Connection, subscription: &str) -> Result<Vec<Command>, Error> {
+    let doing = "reading the commands of a subscription";
+    let steps = Queue::Commands(subscription).rows(connection).map_err(failed(doing))?;
+    // The ledger is read after the commands, so that it has what was settled meanwhile.
+    let ledger = rows::ledger(connection, &SubscriptionName::parse(subscription).ledger().to_string())?;
+    let mut pending = Vec::new();
+    for step in steps {
+        let commands: Vec<Command> = rows::decode(&format!("the outbox of subscription {subscription}"), &step.body)?;
+        let settled = |command: &Command| command.origin.as_ref().is_some_and(|origin| ledger.has(origin.last));
+        pending.extend(commands.into_iter().filter(|command| !settled(command)));
+    }
+    Ok(pending)
 }
 
 impl DeadLetterReader for SqliteReader {

@@ -1,0 +1,175 @@
+//! Waiting until everything that followed from a command is at rest.
+//!
+//! A flow is at rest when each subscription has handled its events, and when one view of the store has no command and no due
+//! callback of it, and no event of it appeared meanwhile. Whatever moves is in one of these places at any time.
+
+use super::Host;
+use super::drain::reach_unless;
+use super::pauses::paused;
+use crate::filter::Filter;
+use crate::flows::{EndedCommand, FlowWatch};
+use crate::model::{Position, RecordedEvent, StreamId, Version};
+use crate::store::{Error, EventSearch, FlowQuery, SearchedId, UnderWay};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The most events that are kept of a flow.
+const EVENTS_MAX: usize = 1_000;
+
+/// The most events that are searched of those before a repeated command.
+const SEARCHED_BACK_MAX: u64 = 50_000;
+
+/// The shortest and the longest pause between two looks at a flow that is not at rest.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// The flow of a command that is about to be sent.
+pub struct Following {
+    host: Arc<Host>,
+    correlation_id: Arc<str>,
+    ended: FlowWatch,
+    /// The next position to search for events.
+    next: Position,
+    /// The position of its newest event.
+    newest: Position,
+    streams: HashMap<StreamId, Version>,
+    events: Vec<RecordedEvent>,
+    more: bool,
+}
+
+/// What followed from a command.
+pub struct Followed {
+    /// The correlation id.
+    pub correlation_id: Arc<str>,
+    /// What it still waits for. `None` is a flow at rest.
+    pub waiting_for: Option<String>,
+    /// The position of its newest event.
+    pub position: Position,
+    /// Its first events.
+    pub events: Vec<RecordedEvent>,
+    /// The first commands of subscriptions that ended meanwhile.
+    pub commands: Vec<EndedCommand>,
+    /// Whether there are more events or commands than those.
+    pub more: bool,
+    /// The subscriptions and keys that wait behind a dead letter.
+    pub held_keys: Vec<(String, StreamId)>,
+    /// The paused subscriptions, a sentence each.
+    pub paused: Vec<String>,
+}
+
+impl Host {
+    /// Begins to follow what a command with this correlation id causes. Call it before the command is sent.
+    pub fn follow(self: &Arc<Self>, correlation_id: Arc<str>) -> Following {
+        let ended = self.parts.flows.watch(Some(correlation_id.clone()));
+        let next = Position(self.parts.store.head().borrow().0 + 1);
+        let (streams, events, more) = Default::default();
+        Following { host: self.clone(), correlation_id, ended, next, newest: Position(0), streams, events, more }
+    }
+}
+
+impl Following {
+    /// Says where the events of the command itself are: the last position, and their number. They may be older if the command
+    /// is a repetition. Events too far back are not searched.
+    pub fn begins_at(&mut self, last: Position, events: u32) {
+        let oldest = self.next.0.saturating_sub(SEARCHED_BACK_MAX);
+        let begin = (last.0 + 1).saturating_sub(events.into());
+        self.more |= begin < oldest;
+        self.next = self.next.min(Position(begin.max(oldest)));
+    }
+
+    /// Waits until everything that followed is at rest, or the time is up.
+    pub async fn rest(mut self, timeout: Duration) -> Result<Followed, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut waiting_for = "the first look".to_owned();
+        let rest = tokio::time::timeout_at(deadline, self.until_rest(&mut waiting_for)).await;
+        let (held_keys, waiting_for) = match rest {
+            Ok(held_keys) => (held_keys?, None),
+            Err(_) => (Vec::new(), Some(waiting_for)),
+        };
+        let (commands, more) = self.ended.take();
+        Ok(Followed {
+            correlation_id: self.correlation_id,
+            waiting_for,
+            position: if self.newest > Position(0) { self.newest } else { Position(self.next.0 - 1) },
+            events: self.events,
+            commands,
+            more: self.more || more > 0,
+            held_keys,
+            paused: paused(&self.host.subscriptions().await),
+        })
+    }
+
+    async fn until_rest(&mut self, waiting_for: &mut String) -> Result<Vec<(String, StreamId)>, Error> {
+        let mut candidate: Option<UnderWay> = None;
+        let mut pause = LOOK_FIRST;
+        loop {
+            let has_new = self.search().await?;
+            match candidate.take() {
+                Some(rest) if !has_new => return Ok(rest.held_keys.into_iter().collect()),
+                _ => {}
+            }
+            self.handled(waiting_for).await;
+            let found = self.under_way().await?;
+            if found.is_at_rest() {
+                candidate = Some(found);
+                continue;
+            }
+            let UnderWay { commands, callbacks, retried_keys, .. } = found;
+            *waiting_for = format!(
+                "{commands} commands of subscriptions, {callbacks} outcomes or timers that are due, and {retried_keys} keys \
+                 whose events are retried"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
+        }
+    }
+
+    /// Searches the events that were recorded since the last search. Returns whether one of them is of the flow.
+    async fn search(&mut self) -> Result<bool, Error> {
+        let mut has_new = false;
+        loop {
+            let (from, head) = (self.next, *self.host.parts.store.head().borrow());
+            if from > head {
+                return Ok(has_new);
+            }
+            let id = Some(SearchedId::Correlation(self.correlation_id.to_string()));
+            let wanted = EventSearch { filter: Filter::all(), id };
+            let page = self.host.read(move |reader| reader.search(&wanted, from, head, EVENTS_MAX)).await?;
+            self.next = Position(page.reached.0 + 1);
+            for event in page.events {
+                has_new = true;
+                self.newest = event.position;
+                self.streams.insert(event.stream.clone(), event.version);
+                match self.events.len() < EVENTS_MAX {
+                    true => self.events.push(event),
+                    false => self.more = true,
+                }
+            }
+        }
+    }
+
+    /// Waits until each subscription that nobody has paused has handled the events of the flow.
+    async fn handled(&self, waiting_for: &mut String) {
+        for (name, subscription) in &self.host.parts.subscriptions {
+            *waiting_for = format!("subscription {name}");
+            reach_unless(subscription.reached(), self.newest, || subscription.is_paused()).await;
+        }
+    }
+
+    async fn under_way(&self) -> Result<UnderWay, Error> {
+        let parts = &self.host.parts;
+        let of_sources = parts.records.values().map(|records| records.name().to_string());
+        let subscriptions: Vec<String> =
+            parts.subscriptions.keys().map(ToString::to_string).chain(of_sources).collect();
+        let (correlation_id, streams) = (self.correlation_id.clone(), self.streams.clone());
+        let now_ms = self.host.clock.now_ms();
+        let ask = move |reader: &mut dyn crate::store::Reader| {
+            let flow =
+                FlowQuery { correlation_id: &correlation_id, subscriptions: &subscriptions, streams: &streams, now_ms };
+            reader.under_way(&flow)
+        };
+        self.host.read(ask).await
+    }
+}
