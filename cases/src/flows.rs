@@ -192,13 +192,16 @@ pub enum Ended {
 /// What a query came to: an answer, or the reason why there is none.
 pub type Answered = Result<Json, String>;
 
+/// A message that was published: topic, key and value.
+pub type Published = (String, Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// What happened in a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Happened {
     /// The events, in the order in which they were recorded.
     pub events: Vec<Occurred>,
-    /// The messages: topic, key and value, in the order in which they were published.
-    pub messages: Vec<(String, Option<Vec<u8>>, Option<Vec<u8>>)>,
+    /// The messages, in the order in which they were published.
+    pub messages: Vec<Published>,
     /// The commands of subscribers and sagas that were refused: aggregate, name and reason.
     pub refused: Vec<(Stream, String, String)>,
     /// What was dead-lettered: consumer and reason.
@@ -250,8 +253,8 @@ impl Flow {
             let happened = world.settle()?;
             step.then.check(ended.as_ref(), answered.as_ref(), &happened)
         };
-        let numbered = self.steps.iter().zip(1..);
-        numbered.map(|(step, number)| step_of(step).map_err(|cause| at(number, step, cause))).collect()
+        let mut numbered = self.steps.iter().zip(1..);
+        numbered.try_for_each(|(step, number)| step_of(step).map_err(|cause| at(number, step, cause)))
     }
 }
 
@@ -372,9 +375,7 @@ fn check_events(expected: &[FlowEvent], happened: &[Occurred]) -> Result<(), Str
     compare("events", &expected, &happened, |event| listed(event), found)
 }
 
-type Message = (String, Option<Vec<u8>>, Option<Vec<u8>>);
-
-fn check_messages(expected: &[FlowMessage], happened: &[Message]) -> Result<(), String> {
+fn check_messages(expected: &[FlowMessage], happened: &[Published]) -> Result<(), String> {
     let expected = by_group(expected.iter().map(|message| (message.topic.clone(), message)));
     let happened = by_group(happened.iter().map(|message| (message.0.clone(), message)));
     let part = |name: &str, value: Option<String>| value.map_or(String::new(), |value| format!(" {name} {value}"));
@@ -382,7 +383,7 @@ fn check_messages(expected: &[FlowMessage], happened: &[Message]) -> Result<(), 
         let key = part("key", message.key.clone());
         format!("message{key}{}", part("value", message.value.as_ref().map(|value| format!("{value:#}"))))
     };
-    let found = |(_, key, value): &&Message, expected: Option<&&FlowMessage>| {
+    let found = |(_, key, value): &&Published, expected: Option<&&FlowMessage>| {
         let key = expected
             .is_none_or(|expected| expected.key.is_some())
             .then(|| key.as_ref().map_or("none".to_owned(), |key| String::from_utf8_lossy(key).into_owned()));

@@ -145,6 +145,7 @@ fn router(server: Server) -> Router {
         .route("/v1/drained", get(operations::drained))
         .route("/v1/sources/{name}/wait", get(operations::wait_source))
         .route("/v1/plugins/{name}/reload", post(operations::reload))
+        .route("/v1/plugins/reload", post(operations::reload_together))
         .route("/v1/subscriptions", get(subscriptions::list))
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))

@@ -41,6 +41,7 @@ use crate::store::{self, DeadLetterQuery, EventStore};
 use crate::supervise::Held as _;
 use parts::Parts;
 use stalls::Stalled;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -376,18 +377,30 @@ impl Host {
         Some(drain::source_progress(status))
     }
 
-    /// Loads a plugin's file again. If the plugin has a projection, it waits until that answers with the new code,
-    /// fails, or the time is up.
-    pub async fn reload(self: &Arc<Self>, plugin: &str, timeout: Duration) -> Result<Reloaded, String> {
-        let (host, name) = (self.clone(), plugin.to_owned());
-        let reloaded = tokio::task::spawn_blocking(move || host.parts.catalog.reload(&name));
-        let plugin = reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        Ok(Reloaded {
-            plugin: plugin.name.to_string(),
-            version: plugin.description.version.clone(),
-            digest: format!("sha256:{}", plugin.digest),
-            building: self.taken_over(&plugin, timeout).await?,
-        })
+    /// Loads plugins again and switches all of them, or none if one can't be loaded. It waits until the projections among them
+    /// answer with the new code, fail, or the time is up.
+    pub async fn reload(
+        self: &Arc<Self>,
+        plugins: BTreeSet<String>,
+        timeout: Duration,
+    ) -> Result<Vec<Reloaded>, String> {
+        let deadline = Instant::now() + timeout;
+        let host = self.clone();
+        let reloaded = tokio::task::spawn_blocking(move || {
+            host.parts.catalog.reload(&plugins.iter().map(String::as_str).collect())
+        });
+        let plugins = reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let mut reloaded = Vec::new();
+        for plugin in plugins {
+            let left = deadline.saturating_duration_since(Instant::now());
+            reloaded.push(Reloaded {
+                plugin: plugin.name.to_string(),
+                version: plugin.description.version.clone(),
+                digest: format!("sha256:{}", plugin.digest),
+                building: self.taken_over(&plugin, left).await?,
+            });
+        }
+        Ok(reloaded)
     }
 
     /// Waits for the projection of a plugin to take over new code. Returns its progress if it is still building.

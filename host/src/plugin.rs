@@ -30,7 +30,7 @@ pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
 pub use section::{API_VERSION, Description, Role};
-pub use slot::{Slot, Switch};
+pub use slot::Slot;
 pub use subscriber::SubscriberGuest;
 
 use crate::filter::Filter;

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::body::Whole;
 use super::queries::timeout;
 use crate::model::Position;
 use crate::projection::SkipError;
@@ -11,6 +12,8 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The default time of requests that wait.
 const TIMEOUT_MS: u64 = 30_000;
@@ -90,13 +93,48 @@ pub(super) async fn reload(
 ) -> Result<(StatusCode, Json<Reloaded>), HttpError> {
     let (Path(name), Query(wait)) = (name?, wait?);
     let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
-    if let Some(unknown) = tokio::task::block_in_place(|| server.host.unknown_plugin(&name)) {
+    let mut reloaded = reloaded(&server, BTreeSet::from([name]), timeout).await?;
+    let reloaded = reloaded.pop().expect("it was asked for one plugin");
+    Ok((reload_status(&[&reloaded]), Json(reloaded)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Together {
+    plugins: BTreeSet<String>,
+}
+
+/// The plugins that were reloaded together.
+#[derive(Serialize)]
+pub(super) struct AllReloaded {
+    plugins: Vec<Reloaded>,
+}
+
+pub(super) async fn reload_together(
+    State(server): State<Server>,
+    wait: Result<Query<Wait>, QueryRejection>,
+    body: Result<Whole, HttpError>,
+) -> Result<(StatusCode, Json<AllReloaded>), HttpError> {
+    let (Query(wait), Whole(body)) = (wait?, body?);
+    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
+    let Together { plugins } = serde_json::from_slice(&body)
+        .map_err(|cause| HttpError::malformed(format!("the body must be {{\"plugins\":[NAME, …]}}: {cause}")))?;
+    let plugins = reloaded(&server, plugins, timeout).await?;
+    Ok((reload_status(&plugins.iter().collect::<Vec<_>>()), Json(AllReloaded { plugins })))
+}
+
+async fn reloaded(server: &Server, plugins: BTreeSet<String>, timeout: Duration) -> Result<Vec<Reloaded>, HttpError> {
+    let unknown = || plugins.iter().find_map(|name| server.host.unknown_plugin(name));
+    if let Some(unknown) = tokio::task::block_in_place(unknown) {
         return Err(HttpError::new(StatusCode::NOT_FOUND, unknown));
     }
-    let reloaded = server.unless_closing(server.host.reload(&name, timeout)).await?;
-    let reloaded = reloaded.map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))?;
-    let status = if reloaded.building.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, Json(reloaded)))
+    let reloaded = server.unless_closing(server.host.reload(plugins, timeout)).await?;
+    reloaded.map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+}
+
+/// Returns the status of an answer: whether all of the new code answers.
+fn reload_status(reloaded: &[&Reloaded]) -> StatusCode {
+    if reloaded.iter().any(|one| one.building.is_some()) { StatusCode::ACCEPTED } else { StatusCode::OK }
 }
 
 #[derive(Deserialize)]

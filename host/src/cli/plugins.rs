@@ -1,6 +1,6 @@
 //! `wasmill plugins`: lists the loaded plugins and reloads them.
 
-use super::client::{Client, Target, segment};
+use super::client::{Client, Target};
 use super::failure::CommandFailure;
 use super::{output, render};
 use crate::status::{Rebuilding, Reloaded, Status};
@@ -9,13 +9,14 @@ use crate::status::{Rebuilding, Reloaded, Status};
 pub(super) enum Command {
     /// List the plugins with their versions and roles.
     List(Target),
-    /// Load a plugin's file again and switch to it. If that fails, the old code keeps running.
+    /// Load plugins' files again and switch to them, all or none. If one fails, the old code of all keeps running.
     ///
-    /// New code of a projection starts to answer queries when its read model has caught up. The command waits for that.
+    /// Readers of events switch before those that record them. New code of a projection starts to answer queries when its read model has caught up. The command waits for that.
     /// When the time is up, it prints the position of the read model and exits with 3.
     Reload {
-        /// The plugin's name in the manifest.
-        name: String,
+        /// The plugins' names in the manifest.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
         /// The longest time to wait until the new code answers queries.
         #[arg(long, value_name = "MS")]
         timeout_ms: Option<u64>,
@@ -27,7 +28,7 @@ pub(super) enum Command {
 pub(super) fn plugins(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::List(target) => list(&target, json),
-        Command::Reload { name, timeout_ms, target } => reload(&name, timeout_ms, &target, json),
+        Command::Reload { names, timeout_ms, target } => reload(&names, timeout_ms, &target, json),
     }
 }
 
@@ -42,21 +43,32 @@ fn list(target: &Target, json: bool) -> Result<(), CommandFailure> {
     }
 }
 
-fn reload(name: &str, timeout_ms: Option<u64>, target: &Target, json: bool) -> Result<(), CommandFailure> {
+fn reload(names: &[String], timeout_ms: Option<u64>, target: &Target, json: bool) -> Result<(), CommandFailure> {
     let wait = timeout_ms.map_or(String::new(), |timeout| format!("?timeout_ms={timeout}"));
-    let reply = Client::new(target)?.post(&format!("/v1/plugins/{}/reload{wait}", segment(name)), &[], b"")?;
+    let body = serde_json::json!({ "plugins": names }).to_string();
+    let reply = Client::new(target)?.post(&format!("/v1/plugins/reload{wait}"), &[], body.as_bytes())?;
     let reply = if reply.status == 202 { reply } else { reply.successful()? };
-    let Reloaded { plugin, version, digest, building } = reply.decoded()?;
+    let AllReloaded { plugins } = reply.decoded()?;
+    let is_building = plugins.iter().any(|plugin| plugin.building.is_some());
     if json {
         output::line(&reply.text())?;
-        return if building.is_some() { Err(CommandFailure::under_way("")) } else { Ok(()) };
+        return if is_building { Err(CommandFailure::under_way("")) } else { Ok(()) };
     }
-    let code = format!("{plugin} {version} ({})", render::short_digest(&digest));
-    match building {
-        None => output::line(&format!("reloaded {code}")),
-        Some(Rebuilding { projection, position, of }) => Err(CommandFailure::under_way(format!(
-            "{code} is loaded, and projection {projection} is building its read model, at position {position} of {of}: \
-             until then the previous code answers, if there is any; `wasmill status` shows the progress"
-        ))),
+    let mut building = Vec::new();
+    for Reloaded { plugin, version, digest, building: rebuilding } in plugins {
+        let code = format!("{plugin} {version} ({})", render::short_digest(&digest));
+        match rebuilding {
+            None => output::line(&format!("reloaded {code}"))?,
+            Some(Rebuilding { projection, position, of }) => building.push(format!(
+                "{code} is loaded, and projection {projection} is building its read model, at position {position} of {of}: \
+                 until then the previous code answers, if there is any; `wasmill status` shows the progress"
+            )),
+        }
     }
+    if building.is_empty() { Ok(()) } else { Err(CommandFailure::under_way(building.join("\n"))) }
+}
+
+#[derive(serde::Deserialize)]
+struct AllReloaded {
+    plugins: Vec<Reloaded>,
 }

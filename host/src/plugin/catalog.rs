@@ -1,6 +1,7 @@
 //! All plugins of a manifest. A plugin is reloaded when its file changes or on request.
 
-use super::{Compiler, Configuration, Configurations, Error, FileIdentity, Limits, Plugin, Slot, Switch};
+use super::slot::Switch;
+use super::{Compiler, Configuration, Configurations, Error, FileIdentity, Limits, Plugin, Role, Slot};
 use crate::supervise;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,29 +75,44 @@ impl Catalog {
         Plugin::load_copy(&self.compiler, &slot.name, file, slot.limits(), &slot.current().configuration)
     }
 
-    /// Reloads a plugin's file, with the settings and secrets that it has now. If that fails, the old code keeps serving.
-    pub fn reload(&self, name: &str) -> Result<Arc<Plugin>, Error> {
-        let Some(slot) = self.slots.get(name) else {
-            let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
-            return Err(Error::Plugin(format!("no plugin is named {name}; the manifest has {}", known.join(", "))));
-        };
-        match slot.reload(&self.compiler, || self.configuration_of(slot)) {
-            Ok(Switch::Unchanged(plugin)) => {
-                tracing::info!("plugin {} is unchanged", plugin.label());
-                Ok(plugin)
-            }
-            Ok(Switch::New(plugin)) => {
-                tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
-                Ok(plugin)
-            }
-            Err(error) => {
-                tracing::error!(
-                    "plugin {} keeps serving, because its new code or configuration is refused: {error}",
-                    slot.current().label()
-                );
-                Err(error)
+    /// Reloads plugins, with the settings and secrets that they have now. All of them switch, or none if one can't be loaded.
+    /// Those that read events switch before those that record them, so that no reader meets an event of newer code than its
+    /// own. Returns the code that serves, in the order of the plugins' names.
+    pub fn reload(&self, names: &BTreeSet<&str>) -> Result<Vec<Arc<Plugin>>, Error> {
+        let slots = names.iter().map(|name| self.slot(name)).collect::<Result<Vec<&Arc<Slot>>, Error>>()?;
+        let _alone: Vec<_> = slots.iter().map(|slot| slot.alone()).collect();
+        let load = |slot: &&Arc<Slot>| slot.load_beside(&self.compiler, self.configuration_of(slot)?);
+        let loaded: Vec<Result<Switch, Error>> = slots.iter().map(load).collect();
+        if loaded.iter().any(Result::is_err) {
+            return Err(refused(&slots, loaded));
+        }
+        let (mut new, mut serving) = (Vec::new(), Vec::new());
+        for (slot, switch) in slots.into_iter().zip(loaded.into_iter().flatten()) {
+            slot.note(None);
+            match switch {
+                Switch::Unchanged(plugin) => {
+                    tracing::info!("plugin {} is unchanged", plugin.label());
+                    serving.push(plugin);
+                }
+                Switch::New(plugin) => {
+                    new.push((slot, plugin.clone()));
+                    serving.push(plugin);
+                }
             }
         }
+        new.sort_by_key(|(_, plugin)| rank(plugin));
+        for (slot, plugin) in new {
+            tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
+            slot.put(plugin);
+        }
+        Ok(serving)
+    }
+
+    fn slot(&self, name: &str) -> Result<&Arc<Slot>, Error> {
+        self.slots.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
+            Error::Plugin(format!("no plugin is named {name}; the manifest has {}", known.join(", ")))
+        })
     }
 
     /// Reloads plugins whose file changes. The system reports changes, and the files are also checked at intervals,
@@ -163,6 +179,8 @@ impl Catalog {
             tried.insert(Some(name), Some(slot.current().file_identity));
         }
         let mut waiting: BTreeSet<Option<&str>> = BTreeSet::new();
+        // Plugins that were refused together. They are tried together again when one of them has changed.
+        let mut refused: BTreeSet<&str> = BTreeSet::new();
         loop {
             supervise::round();
             match told.recv_timeout(if waiting.is_empty() { LOOK } else { QUIET }) {
@@ -177,11 +195,17 @@ impl Catalog {
                 Err(RecvTimeoutError::Timeout) => {
                     for (of, file) in self.watched().filter(|(of, _)| waiting.contains(of)) {
                         tried.insert(of, FileIdentity::of(file).ok());
-                        match of {
-                            // `reload` logs an error and keeps it for `status`.
-                            Some(name) => _ = self.reload(name),
-                            None => self.reload_configured(),
-                        }
+                    }
+                    let mut changed: BTreeSet<&str> = waiting.iter().copied().flatten().collect();
+                    if waiting.contains(&None) {
+                        changed.extend(self.reconfigured());
+                    }
+                    if changed.iter().any(|name| refused.contains(name)) {
+                        changed.append(&mut refused);
+                    }
+                    // `reload` logs an error and keeps it for `status`.
+                    if self.reload(&changed).is_err() {
+                        refused.append(&mut changed);
                     }
                     waiting.clear();
                 }
@@ -190,15 +214,57 @@ impl Catalog {
         }
     }
 
-    /// Reloads the plugins whose settings or secrets have changed, and those that could not be reloaded before.
-    fn reload_configured(&self) {
-        for (name, slot) in &self.slots {
-            let is_same = |found: Configuration| found == slot.current().configuration && slot.error().is_none();
-            if !self.configuration_of(slot).is_ok_and(is_same) {
-                // `reload` logs an error and keeps it for `status`.
-                let _ = self.reload(name);
+    /// Returns the plugins whose settings or secrets have changed, and those that could not be reloaded before.
+    fn reconfigured(&self) -> impl Iterator<Item = &str> {
+        let is_same =
+            |slot: &Slot, found: Configuration| found == slot.current().configuration && slot.error().is_none();
+        let changed = move |slot: &&Arc<Slot>| !self.configuration_of(slot).is_ok_and(|found| is_same(slot, found));
+        self.slots.values().filter(changed).map(|slot| &*slot.name)
+    }
+}
+
+/// Notes and returns why plugins do not switch. Those that could have been loaded wait for the others.
+fn refused(slots: &[&Arc<Slot>], loaded: Vec<Result<Switch, Error>>) -> Error {
+    let at_fault = slots.iter().zip(&loaded).filter(|(_, result)| result.is_err());
+    let at_fault: Vec<&str> = at_fault.map(|(slot, _)| &*slot.name).collect();
+    let at_fault = at_fault.join(" and ");
+    let mut first = None;
+    let mut causes = Vec::new();
+    for (slot, result) in slots.iter().zip(loaded) {
+        let label = slot.current().label().clone();
+        match result {
+            Err(error) => {
+                tracing::error!(
+                    "plugin {label} keeps serving, because its new code or configuration is refused: {error}"
+                );
+                slot.note(Some(error.to_string()));
+                causes.push(error.to_string());
+                first.get_or_insert(error);
             }
+            Ok(Switch::New(_)) => {
+                let cause =
+                    format!("its new code waits for plugin {at_fault}, which is loaded together with it and refused");
+                tracing::error!("plugin {label} keeps serving: {cause}");
+                slot.note(Some(cause));
+            }
+            Ok(Switch::Unchanged(_)) => {}
         }
+    }
+    match first {
+        Some(error) if causes.len() == 1 => error,
+        _ => Error::Plugin(causes.join("\n")),
+    }
+}
+
+/// Returns the place of a plugin in the order in which plugins switch.
+fn rank(plugin: &Plugin) -> usize {
+    let roles = &plugin.description.roles;
+    let records = roles.iter().any(|role| matches!(role, Role::Aggregate { .. }));
+    match (records, roles.len()) {
+        (true, 1) => 3,
+        (true, _) => 2,
+        (false, _) if roles.iter().any(|role| matches!(role, Role::Saga { .. })) => 1,
+        (false, _) => 0,
     }
 }
 

@@ -3,9 +3,10 @@
 use super::{Compiler, Configuration, Error, Limits, Plugin};
 use crate::supervise::Held as _;
 use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A plugin of the manifest with the code that serves now.
 ///
@@ -23,9 +24,9 @@ pub struct Slot {
     error: Mutex<Option<String>>,
 }
 
-/// The result of a reload, with the code that serves now.
-pub enum Switch {
-    /// New code, which serves from now on.
+/// What a load has found.
+pub(super) enum Switch {
+    /// New code, which does not serve yet.
     New(Arc<Plugin>),
     /// The code that served before: neither the file nor the configuration has changed.
     Unchanged(Arc<Plugin>),
@@ -62,39 +63,42 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
-    /// Loads the file with a configuration and switches to both. If any step fails, the old code keeps serving, and the
-    /// reason is kept for `status`. If nothing has changed, nothing happens. If several callers reload at the same time, one
-    /// switches, and the others find everything unchanged.
-    pub fn reload(
-        &self,
-        compiler: &Compiler,
-        configuration: impl FnOnce() -> Result<Configuration, Error>,
-    ) -> Result<Switch, Error> {
-        let _alone = self.loading.held();
-        let result = configuration().and_then(|configuration| self.load_beside(compiler, configuration));
-        *self.error.held() = result.as_ref().err().map(ToString::to_string);
-        result
+    /// Waits until nobody else loads code for the slot, and keeps others from it until the result is dropped. Whoever needs
+    /// several slots takes them in the order of their names.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.loading.held()
     }
 
-    fn load_beside(&self, compiler: &Compiler, configuration: Configuration) -> Result<Switch, Error> {
+    /// Loads the file with a configuration beside the code that serves. Only who is alone may call this.
+    pub(super) fn load_beside(&self, compiler: &Compiler, configuration: Configuration) -> Result<Switch, Error> {
         let old = self.current();
         let new = Plugin::load(compiler, &self.name, &self.file, &self.limits, configuration)?;
         if new.digest == old.digest && new.configuration.has_secrets_of(&old.configuration) {
             return Ok(Switch::Unchanged(old));
         }
-        let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let words = |roles: BTreeSet<String>| roles.into_iter().collect::<Vec<_>>().join(" and ");
+        // The linker decides on their order.
+        let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
         if roles(&new) != roles(&old) {
             return Err(Error::Plugin(format!(
                 "plugin {} now has the roles {} instead of {}: restart the host to change roles",
                 new.label(),
-                roles(&new).join(" and "),
-                roles(&old).join(" and ")
+                words(roles(&new)),
+                words(roles(&old))
             )));
         }
-        let new = Arc::new(new);
-        self.current.store(new.clone());
+        Ok(Switch::New(Arc::new(new)))
+    }
+
+    /// Puts code into service. Only who is alone may call this.
+    pub(super) fn put(&self, new: Arc<Plugin>) {
+        self.current.store(new);
         self.loads.fetch_add(1, Ordering::Relaxed);
-        Ok(Switch::New(new))
+    }
+
+    /// Keeps the reason for `status` why newer code does not serve, or that it does.
+    pub(super) fn note(&self, error: Option<String>) {
+        *self.error.held() = error;
     }
 
     /// Returns the path that the plugin is read from.

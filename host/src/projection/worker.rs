@@ -14,7 +14,7 @@ use super::skips::Skips;
 use crate::backoff::backoff;
 use crate::follow::FollowerProgress;
 use crate::model::Position;
-use crate::plugin::{Catalog, Plugin};
+use crate::plugin::{Catalog, Plugin, Slot};
 use crate::status::State;
 use crate::store;
 use arc_swap::ArcSwapOption;
@@ -323,6 +323,11 @@ impl ProjectionWorker {
                 tracing::error!("projection {} is held up: {error}", self.name);
                 live.is_held_up(error.to_string(), self.folding.options.backoff);
             }
+            // The event may be of newer code than this. The newer code of the projection is being built, and takes over.
+            Err(error) if is_replaced(live, &self.folding.slot, self.refused.as_ref()) => {
+                tracing::warn!("projection {} waits for its new code: {error}", self.name);
+                live.is_held_up(format!("it waits for its new code: {error}"), self.folding.options.backoff);
+            }
             Err(error) => {
                 tracing::error!("projection {} stopped: {error}", self.name);
                 live.broken = Some(error.into_broken());
@@ -390,6 +395,12 @@ impl ProjectionWorker {
             self.opener.shelf.delete(&title);
         }
     }
+}
+
+/// Whether newer code is going to take over from the code that answers.
+fn is_replaced(live: &Builder, slot: &Slot, refused: Option<&(Arc<Plugin>, Arc<Broken>)>) -> bool {
+    let newest = slot.current();
+    live.generation.plugin.digest != newest.digest && !refused.is_some_and(|(refused, _)| Arc::ptr_eq(refused, &newest))
 }
 
 impl Error {

@@ -267,9 +267,13 @@ impl KeyWorker {
     /// more, and `None` if only unwanted ones were found so far.
     fn next_events(&mut self, stream: &StreamId) -> Result<Option<Vec<RecordedEvent>>, Error> {
         let left = self.links.left();
-        let Self { reader, keys, filter, options, .. } = self;
+        let Self { reader, keys, filter, options, handler, .. } = self;
         let key = keys.get_mut(stream).expect("it is due");
         let mut events = reader.read_stream(stream, key.after, options.batch_max)?;
+        // They may be of newer code, which only the newer code of this subscription may meet.
+        if handler.is_outdated() {
+            return Ok(None);
+        }
         events.retain(|event| event.position <= left);
         let Some((last, position)) = events.last().map(|event| (event.version, event.position)) else {
             return Ok(Some(events));

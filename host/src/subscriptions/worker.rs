@@ -130,6 +130,10 @@ impl SubscriptionWorker {
             }
             self.renew_code();
             let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
+            // The page may have events of newer code, which only the newer code of this subscription may meet.
+            if self.handler.is_outdated() {
+                continue;
+            }
             if !page.events.is_empty() && !self.deliver(page.events, page.reached)? {
                 // Unwanted events before the page needed no step, so `reached` may be further than the steps.
                 reached = self.steps.planned().max(reached);

@@ -38,8 +38,10 @@ fn a_flow_is_answered_whole() {
     assert_eq!(flow["at_rest"], true, "{flow:#}");
     let happened = names(&flow, "events", "name");
     assert_eq!(happened.first().copied(), Some("Requested"), "{flow:#}");
-    for name in ["Debited", "Credited", "Completed"] {
-        assert_eq!(happened.iter().filter(|other| **other == name).count(), 1, "{flow:#}");
+    let streams = names(&flow, "events", "stream");
+    for event in [("account/ada", "Debited"), ("account/bob", "Credited"), ("transfer/t1", "Completed")] {
+        let same = streams.iter().zip(&happened).filter(|(stream, name)| (**stream, **name) == event);
+        assert_eq!(same.count(), 1, "{flow:#}");
     }
     assert_eq!(names(&flow, "commands", "outcome"), ["accepted"; 3], "{flow:#}");
     let position = flow["position"].as_u64().expect("a position");

@@ -163,6 +163,8 @@ PLUGIN  VERSION  LOADS  DIGEST        ROLES
 orders  0.1.0        2  0123456789ab  aggregate order
   error: orders.wasm is not WebAssembly
   file: orders.wasm; version 0.1.0 keeps running
+  settings: {"cents_max":500}
+  secrets: api_key
 sales   0.2.0        1  ffff          projection sales, subscriber
   events that its code does not know and has skipped since it was loaded: 1,200
 

@@ -219,6 +219,10 @@ impl SagaWorker {
     /// Handles the next page of events. Returns the position up to which all events are handled or deferred.
     fn page(&mut self, reached: Position) -> Result<Position, Error> {
         let page = self.follower.page(reached, &self.filters.0, self.options.batch_max)?;
+        // The page may have events of newer code, which only the newer code of the sagas may meet.
+        if self.sagas.is_outdated() {
+            return Ok(reached);
+        }
         if let Some(last) = self.events(page.events)? {
             return Ok(last.max(reached));
         }
