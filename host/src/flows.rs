@@ -24,6 +24,8 @@ struct Watched {
 struct Watch {
     /// The correlation id of the flow. `None` watches all.
     correlation_id: Option<Arc<str>>,
+    /// The number of commands that were sent and have not ended.
+    under_way: u64,
     ended: Vec<EndedCommand>,
     /// The number of commands that ended beyond those that are kept.
     more: u64,
@@ -54,22 +56,27 @@ impl Flows {
     pub fn watch(&self, correlation_id: Option<Arc<str>>) -> FlowWatch {
         let mut watches = self.0.watches.held();
         let number = watches.last_key_value().map_or(0, |(last, _)| last + 1);
-        watches.insert(number, Watch { correlation_id, ended: Vec::new(), more: 0 });
+        watches.insert(number, Watch { correlation_id, under_way: 0, ended: Vec::new(), more: 0 });
         self.0.count.store(watches.len(), Ordering::Release);
         FlowWatch { flows: self.clone(), number }
     }
 
-    /// Notes how a command ended. A command that is tried again has not ended.
+    /// Notes that a command is sent.
+    pub fn sent(&self, command: &Command) {
+        self.each_watch_of(command, |watch| watch.under_way += 1);
+    }
+
+    /// Notes how a command ended. A command that is sent again has not ended.
     pub fn ended(&self, command: &Command, outcome: &Outcome) {
-        if self.0.count.load(Ordering::Acquire) == 0 || matches!(outcome, Outcome::Failed { .. } | Outcome::Busy { .. })
-        {
-            return;
-        }
-        let is_of = |watch: &Watch| watch.correlation_id.as_ref().is_none_or(|id| *id == command.correlation_id);
-        for watch in self.0.watches.held().values_mut().filter(|watch| is_of(watch)) {
+        self.each_watch_of(command, |watch| {
+            // It may have been sent before the watch began.
+            watch.under_way = watch.under_way.saturating_sub(1);
+            if matches!(outcome, Outcome::Failed { .. } | Outcome::Busy { .. }) {
+                return;
+            }
             if watch.ended.len() == COMMANDS_MAX {
                 watch.more += 1;
-                continue;
+                return;
             }
             watch.ended.push(EndedCommand {
                 id: command.id.clone(),
@@ -77,11 +84,24 @@ impl Flows {
                 name: command.name.clone(),
                 outcome: outcome.what().clone(),
             });
+        });
+    }
+
+    fn each_watch_of(&self, command: &Command, change: impl FnMut(&mut Watch)) {
+        if self.0.count.load(Ordering::Acquire) == 0 {
+            return;
         }
+        let is_of = |watch: &&mut Watch| watch.correlation_id.as_ref().is_none_or(|id| *id == command.correlation_id);
+        self.0.watches.held().values_mut().filter(is_of).for_each(change);
     }
 }
 
 impl FlowWatch {
+    /// Returns whether a command that was sent has not ended. The store knows the end of a command a little earlier.
+    pub fn is_under_way(&self) -> bool {
+        self.flows.0.watches.held().get(&self.number).is_some_and(|watch| watch.under_way > 0)
+    }
+
     /// Takes the commands that have ended since the last call, and the number of those beyond the most that are kept.
     pub fn take(&self) -> (Vec<EndedCommand>, u64) {
         let mut watches = self.flows.0.watches.held();

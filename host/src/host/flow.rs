@@ -107,7 +107,10 @@ impl Following {
         loop {
             let has_new = self.search().await?;
             match candidate.take() {
-                Some(rest) if !has_new => return Ok(rest.held_keys.into_iter().collect()),
+                Some(rest) if !has_new && !self.ended.is_under_way() => {
+                    return Ok(rest.held_keys.into_iter().collect());
+                }
+                Some(_) if !has_new => tokio::time::sleep(LOOK_FIRST).await,
                 _ => {}
             }
             self.handled(waiting_for).await;

@@ -181,6 +181,7 @@ impl Outbox {
             let subscription = self.subscription.clone();
             let (command, flows) = (Arc::new(command), self.flows.clone());
             let sent = command.clone();
+            flows.sent(&command);
             let ack = Ack::new(move |outcome| {
                 flows.ended(&sent, &outcome);
                 if let Outcome::Failed { reason } = outcome {
