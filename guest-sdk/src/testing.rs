@@ -8,6 +8,9 @@
 //! - Subscribers: [`deliver`] an event, a Kafka record, an outcome or a timer, then expect commands, messages and timers.
 //! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
+//! - Several plugins together: [`Plugins`] has aggregates, subscribers, sagas and projections work as in a host, with a clock
+//!   that the test moves. [`flows()`] reads such tests from a file, which `wasmill test` can also run against the compiled
+//!   plugins.
 //! - Settings and secrets: [`settings`] and [`secrets`] give them to the code under test.
 //! - Logs: [`logs`] returns the lines that a function writes.
 
@@ -15,6 +18,8 @@ mod aggregate;
 mod cases;
 mod effects;
 mod envelope;
+mod flows;
+mod plugins;
 #[cfg(feature = "testing-sql")]
 mod projection;
 mod saga;
@@ -24,6 +29,8 @@ pub use crate::log::native::{Line, logs};
 pub use aggregate::{Given, When, given, given_json};
 pub use cases::cases;
 pub use envelope::{event, event_json, event_of, outcome, record, record_json, timer};
+pub use flows::flows;
+pub use plugins::{Plugins, Settled};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
 pub use saga::{GivenSaga, WhenSaga, given_saga, key_of};

@@ -266,7 +266,9 @@ impl<A: Aggregate> When<A> {
 }
 
 /// Returns a decision in a form that compares by content and is easy to read.
-fn comparable(result: &Result<Vec<types::NewEvent>, types::Outcome>) -> Result<Vec<(&str, serde_json::Value)>, String> {
+pub(super) fn comparable(
+    result: &Result<Vec<types::NewEvent>, types::Outcome>,
+) -> Result<Vec<(&str, serde_json::Value)>, String> {
     match result {
         Ok(events) => Ok(events.iter().map(|event| (event.name.as_str(), readable(&event.payload))).collect()),
         Err(outcome) => Err(format!("{outcome:?}")),

@@ -2,6 +2,7 @@
 
 use super::{envelope, readable};
 use crate::bindings::sql::Rows;
+use crate::bindings::types;
 use crate::codec;
 use crate::contract::Contract;
 use crate::failure::Failure;
@@ -109,21 +110,26 @@ impl<P: Projection> ReadModel<P> {
         self.position += 1;
         let mut event = envelope::recorded((aggregate_type, aggregate_id), self.position, name, payload.into());
         event.metadata.time = self.time_ms;
+        match self.fold(event)? {
+            true => Ok(()),
+            false => Err(Failure::UnknownEvent(format!("the code does not know {name}, so the host skips it"))),
+        }
+    }
+
+    /// Folds an event into the read model. On failure the read model stays unchanged. Returns false if the event is skipped.
+    pub(super) fn fold(&mut self, event: types::RecordedEvent) -> Result<bool, Failure> {
         self.database.owner("BEGIN")?;
         self.database.0.in_transaction(true);
         self.database.0.allow(EVENT_TIME);
-        let result = dispatch::<P>(&mut Event(event), &self.database).and_then(|is_handled| match is_handled {
-            true => Ok(()),
-            false => Err(Failure::UnknownEvent(format!("the code does not know {name}, so the host skips it"))),
-        });
+        let result = dispatch::<P>(&mut Event(event), &self.database);
         self.database.0.in_transaction(false);
         if self.database.0.owner().is_autocommit() {
             // SQLite has already rolled back the transaction.
-            return result.and_then(|()| {
+            return result.and_then(|_| {
                 Err(Failure::retry(Duration::ZERO, "it passed over an error that had undone its transaction"))
             });
         }
-        self.database.owner(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        self.database.owner(if matches!(result, Ok(true)) { "COMMIT" } else { "ROLLBACK" })?;
         result
     }
 

@@ -12,7 +12,7 @@ use crate::{Failure, readback};
 use std::collections::VecDeque;
 
 /// The most bytes of the name of a timer.
-const TIMER_NAME_BYTES_MAX: usize = 255;
+pub(super) const TIMER_NAME_BYTES_MAX: usize = 255;
 
 /// Makes a saga with these events in its stream. Without events there is no saga yet.
 ///
@@ -63,10 +63,10 @@ pub struct GivenSaga<S: Saga> {
 }
 
 /// The events, the effects and the end that a saga decided on.
-type Decision = (Vec<types::NewEvent>, VecDeque<Effect>, Option<End>);
+pub(super) type Decision = (Vec<types::NewEvent>, VecDeque<Effect>, Option<End>);
 
 /// What a saga decided, if it did not skip the input, or why it failed.
-type Decided = Result<Option<Decision>, types::Outcome>;
+pub(super) type Decided = Result<Option<Decision>, types::Outcome>;
 
 impl<S: Saga> GivenSaga<S> {
     /// Borrows the state.
@@ -104,7 +104,7 @@ impl<S: Saga> GivenSaga<S> {
     }
 }
 
-fn decided<S: Saga>(live: &LiveSaga<S>, mut input: Delivery) -> Decided {
+pub(super) fn decided<S: Saga>(live: &LiveSaga<S>, mut input: Delivery) -> Decided {
     let decision = live.decide(&mut input).map_err(types::Outcome::from)?;
     Ok(decision.map(|decision| (decision.events, decision.effects.into(), decision.end)))
 }
@@ -124,7 +124,7 @@ fn check_timer(effect: &Effect) {
 }
 
 /// Returns a decision in a form that compares by content and is easy to read.
-fn readable_decided(result: &Decided) -> Result<serde_json::Value, String> {
+pub(super) fn readable_decided(result: &Decided) -> Result<serde_json::Value, String> {
     let decision = result.as_ref().map_err(|outcome| format!("{outcome:?}"))?;
     let Some((events, effects, end)) = decision else { return Ok(serde_json::json!("skipped")) };
     let events: Vec<_> = events.iter().map(|event| (event.name.as_str(), readable(&event.payload))).collect();

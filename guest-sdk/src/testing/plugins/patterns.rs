@@ -1,0 +1,56 @@
+//! Patterns over `aggregate-type.EventName`, as a host matches them.
+
+use wasmill_names::Rule;
+
+/// Returns the patterns, or panics if a host would refuse one.
+#[track_caller]
+pub(super) fn checked(owner: &str, patterns: &[&'static str]) -> Vec<&'static str> {
+    for pattern in patterns {
+        let has_star_inside = pattern.split('.').any(|segment| segment.contains('*') && !matches!(segment, "*" | "**"));
+        assert!(
+            Rule::Pattern.allows(pattern) && !has_star_inside,
+            "{owner} subscribes to {pattern:?}: write for example `order.OrderCreated`, `order.*` or `**`"
+        );
+    }
+    patterns.to_vec()
+}
+
+/// Returns whether one of the patterns selects an event. `*` stands for one segment, and `**` for any number of them.
+pub(super) fn select(patterns: &[&str], aggregate_type: &str, event: &str) -> bool {
+    let segments: Vec<&str> = aggregate_type.split('.').chain(event.split('.')).collect();
+    patterns.iter().any(|pattern| matches(&pattern.split('.').collect::<Vec<_>>(), &segments))
+}
+
+fn matches(pattern: &[&str], segments: &[&str]) -> bool {
+    match (pattern.split_first(), segments.split_first()) {
+        (None, None) => true,
+        (Some((&"**", rest)), _) => (0..=segments.len()).any(|taken| matches(rest, &segments[taken..])),
+        (Some((&"*", rest)), Some((_, others))) => matches(rest, others),
+        (Some((text, rest)), Some((segment, others))) => text == segment && matches(rest, others),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_match_one_or_many() {
+        for (pattern, event, expected) in [
+            ("order.OrderCreated", ("order", "OrderCreated"), true),
+            ("order.OrderCreated", ("order", "OrderConfirmed"), false),
+            ("order.*", ("order", "OrderConfirmed"), true),
+            ("order.*", ("order", "item.Added"), false),
+            ("order.**", ("order", "item.Added"), true),
+            ("*.OrderCreated", ("order", "OrderCreated"), true),
+            ("**", ("order", "OrderCreated"), true),
+            ("**.Added", ("order", "item.Added"), true),
+            ("order", ("order", "OrderCreated"), false),
+            ("**.a.**.b", ("order", "a.c.b.b"), true),
+            ("*.**.*.*", ("order", "a"), false),
+        ] {
+            assert_eq!(select(&[pattern], event.0, event.1), expected, "{pattern} on {event:?}");
+        }
+    }
+}
