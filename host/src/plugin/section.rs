@@ -102,7 +102,11 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
     let mut description: Option<Description> = None;
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (plugin, version, role) = parse(label, line)?;
-        let description = description.get_or_insert_with(|| Description { plugin, version, roles: Vec::new() });
+        let description =
+            description.get_or_insert_with(|| Description { plugin: plugin.clone(), version, roles: Vec::new() });
+        if description.plugin != plugin {
+            return Err(of_two_crates(label, &description.plugin, &plugin));
+        }
         if description.roles.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(&role)) {
             return Err(Error::Plugin(format!(
                 "plugin {label} exports the role `{role}` beside another of its kind: move one of them to another plugin"
@@ -123,6 +127,14 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
              export_projection! in it"
         ))
     })
+}
+
+/// Returns the error for a plugin that was linked with another one.
+fn of_two_crates(label: &str, one: &str, other: &str) -> Error {
+    Error::Plugin(format!(
+        "plugin {label} contains the exports of the crates {one} and {other}: a plugin can't depend on another plugin, only \
+         its native tests can; take the types that they share from a crate that exports no role, and build both separately"
+    ))
 }
 
 fn find(label: &str, bytes: &[u8]) -> Result<String, Error> {
@@ -225,6 +237,19 @@ mod tests {
         assert_eq!((&*plugin, &*version), ("sales", "0.1.0"));
         let name = Name::parse("sales").unwrap();
         assert_eq!(roles, [Role::Projection { name, subscriptions: vec!["order.*".to_owned()] }]);
+    }
+
+    #[test]
+    fn a_plugin_that_is_linked_with_another_one_is_refused() {
+        let aggregate = r#"{"api":"0.6.0","plugin":"sales","version":"0.1.0","role":"aggregate","type":"sale"}"#;
+        let both = |other: &str| read_line(&format!("{PROJECTION}\n{other}"));
+        assert_eq!(both(aggregate).unwrap().roles.len(), 2, "one crate may export several roles");
+        for other in [aggregate, PROJECTION] {
+            let error =
+                both(&other.replacen("\"plugin\":\"sales\"", "\"plugin\":\"accounts\"", 1)).unwrap_err().to_string();
+            let said = "plugin bad contains the exports of the crates sales and accounts: ";
+            assert!(error.starts_with(said) && error.contains("exports no role"), "{error}");
+        }
     }
 
     /// Each line differs from a valid one in one place.
