@@ -8,6 +8,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// The plugins to build.
 #[derive(Clone, Copy)]
@@ -23,10 +24,13 @@ pub(crate) enum Which<'a> {
 /// Builds plugins into `target/plugins`.
 pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, which: Which<'_>) -> Result<()> {
     let plugins = chosen(workspace, which)?;
-    let mut command = toolchain.cargo_build("guest");
-    command.arg("--target-dir").arg(workspace.guests_folder()).current_dir(&workspace.root);
-    plugins.iter().for_each(|plugin| _ = command.args(["--package", plugin]));
-    process::run(&mut command)?;
+    let (libraries, plain): (Vec<&String>, Vec<&String>) =
+        plugins.iter().partition(|plugin| workspace.is_library(plugin));
+    if !plain.is_empty() {
+        compile(workspace, toolchain.cargo_build("guest"), &plain)?;
+    }
+    // One by one: cargo takes crate types for one package only.
+    libraries.iter().try_for_each(|plugin| compile(workspace, toolchain.cargo_rustc("guest"), &[plugin]))?;
     let built = workspace.guests_folder().join(TARGET).join("guest");
     for plugin in &plugins {
         let module = built.join(plugin.replace('-', "_")).with_extension("wasm");
@@ -34,6 +38,13 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, which: Which<'
             .with_context(|| format!("put plugin {plugin} in place"))?;
     }
     Ok(())
+}
+
+/// Compiles packages with a command of cargo that lacks only them.
+fn compile(workspace: &Workspace, mut command: Command, packages: &[&String]) -> Result<()> {
+    command.arg("--target-dir").arg(workspace.guests_folder()).current_dir(&workspace.root);
+    packages.iter().for_each(|package| _ = command.args(["--package", package]));
+    process::run(&mut command)
 }
 
 fn chosen(workspace: &Workspace, which: Which<'_>) -> Result<Vec<String>> {
@@ -93,6 +104,14 @@ mod tests {
             assert!(plugins.iter().any(|plugin| plugin == named), "{named} is not among {plugins:?}");
         }
         assert!(plugins.len() < chosen(&workspace, Which::All).unwrap().len());
+    }
+
+    #[test]
+    fn tests_of_several_plugins_are_no_plugin_and_their_plugins_are_libraries() {
+        let workspace = Workspace::load().unwrap();
+        let plugins = workspace.plugins();
+        assert!(!plugins.iter().any(|plugin| plugin == "bank-flows" || plugin == "bank-contract"), "{plugins:?}");
+        assert!(workspace.is_library("accounts") && !workspace.is_library("orders"));
     }
 
     #[test]

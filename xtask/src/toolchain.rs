@@ -85,11 +85,23 @@ impl Toolchain {
 
     /// Returns a `cargo build` for guests, with a profile, that lacks only the packages.
     pub(crate) fn cargo_build(&self, profile: &str) -> Command {
+        self.cargo("build", profile)
+    }
+
+    /// Returns a `cargo rustc` for one guest that is also a library, with a profile, that lacks only the package. It makes the
+    /// guest alone, because the compiler does no link-time optimisation if it makes a library too.
+    pub(crate) fn cargo_rustc(&self, profile: &str) -> Command {
+        let mut command = self.cargo("rustc", profile);
+        command.args(["--lib", "--crate-type", "cdylib"]);
+        command
+    }
+
+    fn cargo(&self, subcommand: &str, profile: &str) -> Command {
         let mut command = match self {
             Self::Installed => process::cargo(),
             Self::FromSource { cargo, .. } => Command::new(cargo),
         };
-        command.args(["build", "--profile", profile, "--target", TARGET]);
+        command.args([subcommand, "--profile", profile, "--target", TARGET]);
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::FromSource { rustc, linker, .. } = self {
             FOREIGN_ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));

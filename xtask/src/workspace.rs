@@ -52,6 +52,12 @@ impl Workspace {
         self.packages_with_target("cdylib").map(|(package, _)| package).collect()
     }
 
+    /// Whether a plugin is a library as well, which native tests depend on.
+    pub(crate) fn is_library(&self, plugin: &str) -> bool {
+        let is_library = |kind| self.packages_with_target(kind).any(|(package, _)| package == plugin);
+        is_library("rlib") || is_library("lib")
+    }
+
     /// Returns the plugins in a folder of the workspace.
     pub(crate) fn plugins_in(&self, folder: &str) -> Vec<String> {
         let folder = self.root.join(folder);

@@ -7,7 +7,7 @@ use wasmill_guest::prelude::*;
 
 /// An account with its state.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Account {
+pub struct Account {
     status: Status,
     balance_cents: i64,
 }
@@ -22,19 +22,31 @@ enum Status {
 
 /// The reason why an account rejects a command.
 #[derive(Debug, thiserror::Error)]
-enum AccountError {
+pub enum AccountError {
+    /// An account is opened once.
     #[error("the account exists")]
     Exists,
+    /// The account was never opened.
     #[error("there is no such account")]
     Absent,
+    /// A closed account takes and gives nothing.
     #[error("the account is closed")]
     Closed,
+    /// The amount in cents is less than 1.
     #[error("an amount must be at least 1 cent, found {0}")]
     Amount(i64),
+    /// The account holds less than is to be taken from it.
     #[error("the balance is {balance_cents} cents, and {cents} are needed")]
-    TooLittle { balance_cents: i64, cents: i64 },
+    TooLittle {
+        /// The balance.
+        balance_cents: i64,
+        /// The amount.
+        cents: i64,
+    },
+    /// The balance would exceed the largest number.
     #[error("the balance would be more than an account can hold")]
     TooMuch,
+    /// An account is closed when it is empty. It holds this many cents.
     #[error("the account still holds {0} cents")]
     NotEmpty(i64),
 }

@@ -3,11 +3,11 @@
 mod query;
 
 use bank_contract::{Account, AccountEvent};
-use query::StatementsQuery;
+pub use query::StatementsQuery;
 use wasmill_guest::prelude::*;
 
 /// The read model of statements.
-struct Statements;
+pub struct Statements;
 
 impl Projection for Statements {
     const NAME: &'static str = "statements";

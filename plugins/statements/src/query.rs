@@ -8,7 +8,7 @@ const PAGE_MAX: u32 = 1_000;
 /// The queries: their names in kebab-case, their fields as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum StatementsQuery {
+pub enum StatementsQuery {
     /// An account with its balance, or null.
     Account {
         /// Its id.

@@ -29,7 +29,7 @@ const APPROVAL: &str = "approval";
 
 /// A transfer in progress.
 #[derive(Debug, Default)]
-struct TransferProcess {
+pub struct TransferProcess {
     transfer_id: String,
     from: String,
     to: String,
@@ -56,18 +56,27 @@ enum State {
 
 /// The events of a transfer in progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum ProcessEvent {
+pub enum ProcessEvent {
     /// Whether it is large is recorded, because the rule may change while the transfer is in progress.
     Started {
+        /// The id of the transfer.
         transfer_id: String,
+        /// The account that is debited.
         from: String,
+        /// The account that is credited.
         to: String,
+        /// The amount.
         cents: i64,
+        /// Whether it needs an approval.
         is_large: bool,
     },
+    /// The one account is debited.
     Debited,
+    /// A large transfer is approved.
     Approved,
+    /// The debit is to be undone.
     RefundStarted {
+        /// Why the transfer fails.
         reason: String,
     },
 }

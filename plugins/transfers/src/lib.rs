@@ -7,7 +7,7 @@ use wasmill_guest::prelude::*;
 
 /// A transfer with its state.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Transfer {
+pub struct Transfer {
     status: Status,
 }
 
@@ -22,17 +22,23 @@ enum Status {
 
 /// The reason why a transfer rejects a command.
 #[derive(Debug, thiserror::Error)]
-enum TransferError {
+pub enum TransferError {
+    /// A transfer is requested once.
     #[error("the transfer exists")]
     Exists,
+    /// The transfer was never requested.
     #[error("there is no such transfer")]
     Absent,
+    /// The transfer is completed or has failed.
     #[error("the transfer has ended")]
     Ended,
+    /// A transfer is approved once.
     #[error("the transfer is approved")]
     Approved,
+    /// Both accounts are the same.
     #[error("a transfer needs two accounts")]
     OneAccount,
+    /// The amount in cents is less than 1.
     #[error("an amount must be at least 1 cent, found {0}")]
     Amount(i64),
 }
