@@ -105,6 +105,10 @@ type Slot = RefCell<Option<Kept>>;
 /// What was given: JSON until it is read for the first time, and then a value.
 #[derive(Clone)]
 pub(crate) enum Kept {
+    #[cfg_attr(
+        target_family = "wasm",
+        allow(dead_code, reason = "the host's JSON is decoded at once; a test's is kept")
+    )]
     Json(Vec<u8>),
     Value(Rc<dyn Any>, &'static str),
 }

@@ -18,9 +18,20 @@
 //! The feature `allocator`, on by default, gives a plugin an allocator that is optimised for WebAssembly. Turn it off
 //! to use your own.
 //!
-//! A plugin crate cannot depend on another plugin crate, because it would export that plugin too. Share types through a
-//! crate that exports nothing (a [`contract`]), or define a struct with just the fields that you need. Make `cdylib`
-//! the only crate type: this keeps link-time optimisation on, which makes a plugin a tenth smaller and faster.
+//! A plugin crate cannot depend on another plugin crate, because it would export that plugin too: the linker finds a duplicate
+//! symbol `wasmill:plugin/…`, or the host says which crates the plugin contains. Share types through a crate that exports
+//! nothing (a [`contract`]), or define a struct with just the fields that you need.
+//!
+//! Only native tests depend on several plugins ([`testing::Plugins`]). For them a plugin is a library too, and its roles are
+//! public. A plugin without such tests has `cdylib` as its only crate type:
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib", "rlib"]
+//! ```
+//!
+//! With both crate types the compiler does no link-time optimisation, which makes a plugin faster. So build such a plugin with
+//! `cargo rustc --lib --crate-type cdylib --release --target wasm32-unknown-unknown`, which makes the plugin alone.
 
 // The derive macro names this crate from outside, also in the tests of the crate itself.
 extern crate self as wasmill_guest;

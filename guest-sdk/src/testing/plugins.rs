@@ -12,8 +12,11 @@ mod subscription;
 pub use settled::Settled;
 
 use super::readable;
+use crate::bindings::aggregate::exports::wasmill::plugin::aggregate::Guest as _;
+use crate::bindings::saga::exports::wasmill::plugin::saga::Guest as _;
 use crate::bindings::types;
 use crate::contract::Contract;
+use crate::glue::{AggregateRole, SagaRole};
 use crate::saga::Saga;
 use crate::subscriber::Subscriber;
 use crate::{Aggregate, codec, readback};
@@ -91,12 +94,15 @@ const START_MS: u64 = 1_767_225_600_000;
 ///
 /// It differs from a host in a few points. There is no Kafka: published messages are kept for the test, and no records come in.
 /// There is one order of deliveries, while a host has many; the order between subscriptions, and between events and outcomes, is
-/// not promised. Failed inputs are tried again at once. The limits of time, memory and output do not hold.
+/// not promised. Failed inputs are tried again at once, and dead letters are not replayed. Settings are decoded when code reads
+/// them, and not before. The limits of time, memory and output do not hold.
 pub struct Plugins {
     store: Store,
     aggregates: BTreeMap<&'static str, AggregatePart>,
     subscriptions: Vec<Subscription>,
     projections: Vec<ProjectionPart>,
+    /// The events that each type of aggregates and sagas can record.
+    recorded: BTreeMap<&'static str, Vec<String>>,
     /// The plugin that was added last.
     last: Option<Last>,
     happened: Happened,
@@ -138,6 +144,7 @@ impl Plugins {
             aggregates: BTreeMap::new(),
             subscriptions: Vec::new(),
             projections: Vec::new(),
+            recorded: BTreeMap::new(),
             last: None,
             happened: Happened::default(),
             count: Count::default(),
@@ -163,9 +170,12 @@ impl Plugins {
     /// If another plugin has the same aggregate type, or if a host would refuse it.
     #[track_caller]
     pub fn aggregate<A: Aggregate>(mut self) -> Self {
-        self.check_type(A::TYPE, type_name::<A>());
+        let owner = type_name::<A>();
+        self.check_type(A::TYPE, owner);
+        let described = AggregateRole::<A>::describe().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
+        self.recorded.insert(A::TYPE, described.events);
         let code = Box::new(Aggregates::<A>::default());
-        let part = AggregatePart { type_name: type_name::<A>(), given: Given::default(), code };
+        let part = AggregatePart { type_name: owner, given: Given::default(), code };
         self.aggregates.insert(A::TYPE, part);
         self.last = Some(Last::Aggregate(A::TYPE));
         self
@@ -176,9 +186,11 @@ impl Plugins {
     /// # Panics
     /// If another plugin has the same aggregate type or name, or if a host would refuse it.
     #[track_caller]
-    pub fn saga<S: Saga>(self) -> Self {
+    pub fn saga<S: Saga>(mut self) -> Self {
         let owner = type_name::<S>();
         self.check_type(S::TYPE, owner);
+        let described = SagaRole::<S>::describe().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
+        self.recorded.insert(S::TYPE, described.events);
         assert!(!S::STARTS.is_empty(), "{owner} has no STARTS: without an event that starts it there is never a saga");
         let starts = patterns::checked(owner, S::STARTS);
         let patterns = starts.iter().copied().chain(patterns::checked(owner, S::SUBSCRIPTIONS)).collect();
@@ -404,7 +416,7 @@ impl Plugins {
             (None, _) => Ended::Accepted,
             (Some(reason), types::Ending::Rejected(_)) => Ended::Rejected(reason),
             (Some(reason), types::Ending::Malformed(_)) => Ended::Malformed(reason),
-            (Some(reason), _) => Ended::Otherwise(format!("failed: {reason}")),
+            (Some(reason), _) => Ended::Otherwise(format!("it failed: {reason}")),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Patterns over `aggregate-type.EventName`, as a host matches them.
 
+use std::collections::BTreeMap;
 use wasmill_names::Rule;
 
 /// Returns the patterns, or panics if a host would refuse one.
@@ -13,6 +14,16 @@ pub(super) fn checked(owner: &str, patterns: &[&'static str]) -> Vec<&'static st
         );
     }
     patterns.to_vec()
+}
+
+/// Returns what is wrong with a pattern that names a type of these plugins, and an event that the type does not have.
+pub(super) fn unmatched(owner: &str, pattern: &str, recorded: &BTreeMap<&'static str, Vec<String>>) -> Option<String> {
+    let (aggregate_type, events) = recorded.get_key_value(pattern.split('.').next()?)?;
+    if events.iter().any(|event| select(&[pattern], aggregate_type, event)) {
+        return None;
+    }
+    let events = events.join(", ");
+    Some(format!("{owner} subscribes to `{pattern}`, and {aggregate_type} has no such event; its events are {events}"))
 }
 
 /// Returns whether one of the patterns selects an event. `*` stands for one segment, and `**` for any number of them.
@@ -34,6 +45,18 @@ fn matches(pattern: &[&str], segments: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_for_an_event_that_a_type_does_not_have_is_found() {
+        let recorded = BTreeMap::from([("account", vec!["Opened".to_owned(), "Debited".to_owned()])]);
+        for pattern in ["account.Opened", "account.*", "*.Nothing", "**", "order.Created"] {
+            assert_eq!(unmatched("fees", pattern, &recorded), None);
+        }
+        let said = unmatched("fees", "account.Debitted", &recorded).unwrap();
+        let expected =
+            "fees subscribes to `account.Debitted`, and account has no such event; its events are Opened, Debited";
+        assert_eq!(said, expected);
+    }
 
     #[test]
     fn segments_match_one_or_many() {

@@ -41,8 +41,20 @@ pub(super) struct Count {
 impl Plugins {
     /// Delivers everything that is due.
     pub(super) fn come_to_rest(&mut self) -> Result<(), Broken> {
+        self.check_patterns()?;
         self.count = Count::default();
         self.deliver_due()
+    }
+
+    /// Fails if a plugin subscribes to an event that an aggregate or a saga does not have, as `wasmill check` does.
+    fn check_patterns(&self) -> Result<(), Broken> {
+        let subscriptions = self.subscriptions.iter().map(|part| (part.type_name, &part.patterns));
+        let projections = self.projections.iter().map(|part| (part.name, &part.patterns));
+        for (owner, patterns) in subscriptions.chain(projections) {
+            let wrong = patterns.iter().find_map(|pattern| patterns::unmatched(owner, pattern, &self.recorded));
+            wrong.map_or(Ok(()), Err)?;
+        }
+        Ok(())
     }
 
     /// Moves the clock, and stops at each timer on the way.

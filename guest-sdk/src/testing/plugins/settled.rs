@@ -69,7 +69,7 @@ impl Settled {
     /// If it ended in another way.
     #[track_caller]
     pub fn then_failed(self, part_of_the_reason: &str) -> Self {
-        self.ended("failed", part_of_the_reason)
+        self.ended("it failed", part_of_the_reason)
     }
 
     #[track_caller]

@@ -93,6 +93,24 @@ fn plugins_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
+fn a_subscription_to_an_event_that_does_not_exist_is_found() {
+    struct Misspelt;
+    impl Subscriber for Misspelt {
+        const SUBSCRIPTIONS: &'static [&'static str] = &["note.Sayd", "elsewhere.Said"];
+
+        fn handle(_: &Delivery, _: &mut Outbox) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+    let mut world = world().subscriber::<Misspelt>("misspelt");
+    let text = panic_of(|| drop(world.send("note", "1", &say(Do::Nothing))));
+    assert!(
+        text.contains("::Misspelt subscribes to `note.Sayd`, and note has no such event; its events are Said"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_flow_file_runs_and_says_what_there_is() {
     let text = r#"
         [[flow]]
