@@ -17,6 +17,7 @@ use crate::bindings::saga::exports::wasmill::plugin::saga::Guest as _;
 use crate::bindings::types;
 use crate::contract::Contract;
 use crate::glue::{AggregateRole, SagaRole};
+use crate::projection::QueryError;
 use crate::saga::Saga;
 use crate::subscriber::Subscriber;
 use crate::{Aggregate, codec, readback};
@@ -424,7 +425,7 @@ impl Plugins {
         let of_saga = |subscription: &Subscription| matches!(&subscription.code, SubscriptionCode::Sagas(part) if part.saga_type == aggregate_type);
         match self.subscriptions.iter().any(of_saga) {
             true => format!("`{aggregate_type}` is a saga, and commands go to aggregates only"),
-            false => listed("aggregate", aggregate_type, self.aggregate_types()),
+            false => unknown("aggregate type", aggregate_type, self.aggregate_types()),
         }
     }
 
@@ -435,19 +436,33 @@ impl Plugins {
     fn answer(&mut self, projection: &str, query: &str, params: &[u8]) -> Result<Result<Json, String>, Broken> {
         self.come_to_rest()?;
         match self.projections.iter().find(|part| part.name == projection) {
-            Some(part) => Ok(part.code.query(&part.given, query, params)),
-            None => Err(listed("projection", projection, self.projections.iter().map(|part| part.name).collect())),
+            Some(part) => match part.code.query(&part.given, query, params) {
+                Ok(answer) => Ok(Ok(answer)),
+                Err(QueryError::Unknown(known)) => {
+                    Err(unknown(&format!("query of projection {projection}"), query, known.iter().map(String::as_str)))
+                }
+                Err(QueryError::Malformed(reason)) => Ok(Err(reason)),
+                Err(failed) => Ok(Err(failed.to_string())),
+            },
+            None => Err(unknown("projection", projection, self.projections.iter().map(|part| part.name))),
         }
     }
 }
 
 /// Returns the error for a name that nothing has, with those that there are.
-fn listed(what: &str, name: &str, mut known: Vec<&str>) -> Broken {
-    known.sort_unstable();
+fn unknown<'n>(what: &str, name: &str, known: impl IntoIterator<Item = &'n str>) -> Broken {
+    let known: Vec<&str> = known.into_iter().collect();
     match known.is_empty() {
-        true => format!("there is no {what} `{name}`, and no other one was added"),
-        false => format!("there is no {what} `{name}`: known are {}", known.join(", ")),
+        true => format!("there is no {what} {name}, and no plugin has one"),
+        false => format!("there is no {what} {name}; {}there are: {}", near(name, &known), known.join(", ")),
     }
+}
+
+/// Returns a question for the name that was probably meant, if one is close.
+fn near(name: &str, known: &[&str]) -> String {
+    let likeness = |other: &&&str| (strsim::jaro_winkler(name, other) * 1000.0) as u32;
+    let nearest = known.iter().max_by_key(likeness).filter(|other| likeness(other) >= 750);
+    nearest.map_or(String::new(), |near| format!("did you mean {near}? "))
 }
 
 impl World for Plugins {
@@ -474,6 +489,17 @@ impl World for Plugins {
         let messages =
             messages.into_iter().map(|message| (message.0.topic, message.0.key, message.0.payload)).collect();
         Ok(flows::Happened { events, messages, refused, dead_letters })
+    }
+
+    fn check_event(&self, on: &Stream, name: &str) -> Result<(), String> {
+        match self.recorded.get(on.aggregate_type.as_str()) {
+            None => Err(unknown("aggregate type", &on.aggregate_type, self.recorded.keys().copied())),
+            Some(events) if events.iter().any(|event| event == name) => Ok(()),
+            Some(events) => {
+                let what = format!("event of aggregate type {}", on.aggregate_type);
+                Err(unknown(&what, name, events.iter().map(String::as_str)))
+            }
+        }
     }
 }
 

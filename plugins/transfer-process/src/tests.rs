@@ -167,7 +167,11 @@ fn the_rules_are_settings_and_a_transfer_in_progress_keeps_its_own() {
         cents: 300,
         is_large: true,
     };
-    let begun = process([]).when(requested(300)).then_events([is_large]).then_goes_on();
+    let begun = process([])
+        .when(requested(300))
+        .then_events([is_large])
+        .then_sent(asking("ada", Asked::Debit, 300))
+        .then_goes_on();
     drop(rules);
     let _rules = wasmill_guest::testing::settings(Rules { large_from_cents: 400, approval_minutes: 7 });
     begun

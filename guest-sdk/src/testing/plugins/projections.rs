@@ -2,6 +2,7 @@
 
 use super::code::{Failed, Given};
 use crate::bindings::types;
+use crate::projection::QueryError;
 use serde_json::Value as Json;
 
 /// A projection with its read model.
@@ -23,8 +24,8 @@ pub(super) trait ProjectionCode {
     /// Folds an event into the read model, or skips it.
     fn fold(&mut self, given: &Given, event: &types::RecordedEvent) -> Result<(), Failed>;
 
-    /// Answers a query, given by its name and its parameters. An error says why there is no answer.
-    fn query(&self, given: &Given, name: &str, params: &[u8]) -> Result<Json, String>;
+    /// Answers a query, given by its name and its parameters.
+    fn query(&self, given: &Given, name: &str, params: &[u8]) -> Result<Json, QueryError>;
 }
 
 #[cfg(feature = "testing-sql")]
@@ -35,7 +36,7 @@ impl<P: crate::Projection> ProjectionCode for crate::testing::ReadModel<P> {
         Ok(folded.map(drop)?)
     }
 
-    fn query(&self, given: &Given, name: &str, params: &[u8]) -> Result<Json, String> {
-        super::code::guarded(given, || self.try_query(name, params))?.map_err(|error| error.to_string())
+    fn query(&self, given: &Given, name: &str, params: &[u8]) -> Result<Json, QueryError> {
+        super::code::guarded(given, || self.try_query(name, params)).map_err(QueryError::Failed)?
     }
 }

@@ -311,8 +311,11 @@ impl Plugins {
         let ending = self.decide(command)?;
         let Some(sender) = &command.sender else { return Ok(ending) };
         if let Some(reason) = refusal(&ending, command.expected) {
-            let refused = (command.stream.clone(), command.name.clone(), reason.clone());
-            self.happened.refused.push(refused);
+            let told = match &ending {
+                types::Ending::Conflict(actual) => format!("it conflicts: the stream has version {actual}"),
+                _ => reason.clone(),
+            };
+            self.happened.refused.push((command.stream.clone(), command.name.clone(), told));
             // A rejection is only counted.
             if sender.attachment.is_none() && !matches!(ending, types::Ending::Rejected(_)) {
                 self.dead_letter(sender.subscription, reason);

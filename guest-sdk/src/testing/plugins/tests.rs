@@ -188,7 +188,7 @@ fn a_command_ends_as_its_aggregate_says() {
     let refused = panic_of(|| drop(world.send("note", "1", &NoteCommand::Refuse)));
     assert!(refused.contains("the test does not expect it: rejected: no, 1"), "{refused}");
     let unknown = panic_of(|| drop(world.send("nots", "1", &NoteCommand::Refuse)));
-    assert_eq!(unknown, "there is no aggregate `nots`: known are note");
+    assert_eq!(unknown, "there is no aggregate type nots; did you mean note? there are: note");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn an_expected_version_and_an_unserved_type_are_endings_too() {
         "note",
         "1",
         "Nothing",
-        "its stream is at version 2, and its sender expects version 1",
+        "it conflicts: the stream has version 2",
     );
     let Do::Send { id, command, payload, .. } = expecting(0) else { unreachable!() };
     let nowhere = Do::Send { to: "nowhere".into(), id, command, payload, expected: None, asks: true };

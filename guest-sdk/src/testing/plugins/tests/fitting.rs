@@ -124,6 +124,9 @@ fn a_flow_file_runs_and_says_what_there_is() {
         name = "no such projection"
         steps = [{ query = "notes/all" }]
         [[flow]]
+        name = "no such event"
+        steps = [{ send = "Nothing", to = "note/1", then.events = [{ on = "note/1", name = "Sayd" }] }]
+        [[flow]]
         name = "a dead letter"
         steps = [
             { send = "Say", to = "note/1", payload = { Fail = { how = "rejected" } } },
@@ -141,10 +144,11 @@ fn a_flow_file_runs_and_says_what_there_is() {
     let failed = panic_of(|| crate::testing::flows(&file, world));
     std::fs::remove_file(&file).unwrap();
     for part in [
-        "4 of 5 flows failed",
-        "no such things\nstep 1, Nothing to nots/1: there is no aggregate `nots`: known are note",
+        "5 of 6 flows failed",
+        "no such things\nstep 1, Nothing to nots/1: there is no aggregate type nots; did you mean note? there are: note",
         "no such command\nstep 1, Shout to note/1: expected it to be accepted, and it is malformed: unknown name `Shout`",
-        "no such projection\nstep 1, query notes/all: there is no projection `notes`, and no other one was added",
+        "no such projection\nstep 1, query notes/all: there is no projection notes, and no plugin has one",
+        "no such event\nstep 1, Nothing to note/1: there is no event of aggregate type note Sayd; did you mean Said? there are: Said, Other",
         "a dead letter\nstep 1, Say to note/1: the dead letters are not the expected ones",
         "+ doer: rejected: not mine",
     ] {

@@ -38,10 +38,10 @@ fn a_projection_has_seen_everything_and_one_that_stops_ends_the_test() {
     assert_eq!(world.query::<Notes>(&Query::Count), 1);
     world.advance(SECOND);
     assert_eq!(world.query::<Notes>(&Query::Count), 2);
-    let unknown = World::query(&mut world, "notes", "Sum", &Json::Null).unwrap().unwrap_err();
-    assert_eq!(unknown, "no such query: known are Count");
+    let unknown = World::query(&mut world, "notes", "Cont", &Json::Null).unwrap_err();
+    assert_eq!(unknown, "there is no query of projection notes Cont; did you mean Count? there are: Count");
     let other = World::query(&mut world, "note", "Count", &Json::Null).unwrap_err();
-    assert_eq!(other, "there is no projection `note`: known are notes");
+    assert_eq!(other, "there is no projection note; did you mean notes? there are: notes");
     let stopped = panic_of(|| drop(world.send("note", "1", &say(Do::End))));
     assert!(stopped.contains("projection notes stops at event 3, Said of note/1: rejected: no ends here"), "{stopped}");
 }
