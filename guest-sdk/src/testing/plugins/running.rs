@@ -18,8 +18,8 @@ use wasmill_names::Rule;
 /// The most deliveries while the clock stands still.
 const AT_ONCE_MAX: usize = 10_000;
 
-/// The most deliveries while the clock moves.
-const ADVANCE_MAX: usize = 1_000_000;
+/// The most times at which timers are due while the clock moves once, as in `wasmill test`.
+const DUE_TIMES_MAX: usize = 100_000;
 
 /// The number of deliveries that an error shows.
 const SHOWN: usize = 4;
@@ -27,14 +27,17 @@ const SHOWN: usize = 4;
 /// How often an input of a subscription is tried: the default of `subscriptions.NAME.attempts_max`.
 const ATTEMPTS_MAX: u32 = 5;
 
+/// How often the key of a saga is determined.
+const KEY_ATTEMPTS_MAX: u32 = 2;
+
 /// How often a command of a subscription is tried: the default of `plugins.NAME.attempts_max`.
 const COMMAND_ATTEMPTS_MAX: u32 = 3;
 
-/// The deliveries since a test did something, so that what goes on for ever is found.
+/// The deliveries at one time, so that what goes on for ever is found.
 #[derive(Default)]
 pub(super) struct Count {
-    at_once: usize,
-    in_all: usize,
+    deliveries: usize,
+    /// The first ones that are too many.
     last: Vec<String>,
 }
 
@@ -62,17 +65,17 @@ impl Plugins {
         self.come_to_rest()?;
         let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         let until_ms = self.store.now_ms.saturating_add(by_ms);
-        loop {
+        for _ in 0..DUE_TIMES_MAX {
             let timers = self.subscriptions.iter().filter_map(|subscription| subscription.next_timer_ms());
-            match timers.min().filter(|due_ms| *due_ms <= until_ms) {
-                None => break,
-                Some(due_ms) => self.store.now_ms = self.store.now_ms.max(due_ms),
-            }
-            self.count.at_once = 0;
+            let Some(due_ms) = timers.min().filter(|due_ms| *due_ms <= until_ms) else {
+                self.store.now_ms = until_ms;
+                return Ok(());
+            };
+            self.store.now_ms = self.store.now_ms.max(due_ms);
+            self.count = Count::default();
             self.deliver_due()?;
         }
-        self.store.now_ms = until_ms;
-        Ok(())
+        Err(format!("something is due at more than {DUE_TIMES_MAX} times: move the clock in smaller steps"))
     }
 
     fn deliver_due(&mut self) -> Result<(), Broken> {
@@ -101,18 +104,19 @@ impl Plugins {
 
     /// Counts a delivery. Fails if there are too many.
     fn note(&mut self, index: usize, describe: impl Fn() -> String) -> Result<(), Broken> {
-        let Count { at_once, in_all, last } = &mut self.count;
-        (*at_once, *in_all) = (*at_once + 1, *in_all + 1);
-        let (most, when) = match (*at_once > AT_ONCE_MAX, *in_all > ADVANCE_MAX) {
-            (false, false) => return Ok(()),
-            (true, _) => (AT_ONCE_MAX, "and the clock stands still"),
-            (false, true) => (ADVANCE_MAX, "while the clock moves: move it by less"),
-        };
+        let Count { deliveries, last } = &mut self.count;
+        *deliveries += 1;
+        if *deliveries <= AT_ONCE_MAX {
+            return Ok(());
+        }
         last.push(format!("{} to {}", describe(), self.subscriptions[index].name));
         if last.len() < SHOWN {
             return Ok(());
         }
-        Err(format!("the plugins do not come to rest: {most} deliveries, {when}; the next are {}", last.join("; ")))
+        Err(format!(
+            "the plugins do not come to rest: {AT_ONCE_MAX} deliveries, and the clock stands still; the next are {}",
+            last.join("; ")
+        ))
     }
 
     fn event(&mut self, index: usize, recorded: &Recorded) -> Result<(), Broken> {
@@ -148,14 +152,14 @@ impl Plugins {
     ) -> Result<(), Broken> {
         let subscription = &self.subscriptions[index];
         let SubscriptionCode::Sagas(part) = &subscription.code else { return Ok(()) };
-        let key = attempts(2, || Ok(part.code.key(&subscription.given, delivery)))?;
-        let key = key.map_err(|reason| format!("its saga can't be determined: {reason}"));
-        let key = match key
-            .and_then(|key| key.map_or(Ok(None), |key| check_id("key of the saga", &key).map(|()| Some(key))))
-        {
+        let key = match attempts(KEY_ATTEMPTS_MAX, || Ok(part.code.key(&subscription.given, delivery)))? {
             Ok(None) => return Ok(()),
-            Ok(Some(key)) if subscription.held.contains(&key) => return Ok(()),
-            Ok(Some(key)) => key,
+            Ok(Some(key)) => check_id("key of the saga", &key).map(|()| key),
+            Err(reason) => Err(format!("its saga can't be determined: {reason}")),
+        };
+        let key = match key {
+            Ok(key) if subscription.held.contains(&key) => return Ok(()),
+            Ok(key) => key,
             // Without a key nothing waits behind it.
             Err(reason) => {
                 self.dead_letter(index, reason);

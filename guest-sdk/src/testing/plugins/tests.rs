@@ -332,6 +332,25 @@ fn a_circle_ends_with_a_dead_letter_and_one_without_hops_is_an_error() {
     let mut world = Plugins::new().aggregate::<Note>().subscriber::<Ticker>("ticker");
     let endless = panic_of(|| drop(world.send("note", "1", &NoteCommand::Say(Do::Nothing))));
     assert!(endless.contains("do not come to rest: 10000 deliveries") && endless.contains("the timer tick to ticker"));
+
+    /// A subscriber that wakes up every second.
+    struct Clock;
+    impl Subscriber for Clock {
+        const SUBSCRIPTIONS: &'static [&'static str] = &["note.**"];
+
+        fn handle(_: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+            Ok(outbox.wake("tick", SECOND, &())?)
+        }
+
+        fn timer(_: &Timer<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+            Ok(outbox.wake("tick", SECOND, &())?)
+        }
+    }
+    let mut world = Plugins::new().aggregate::<Note>().subscriber::<Clock>("clock");
+    world.send("note", "1", &NoteCommand::Say(Do::Nothing));
+    world.advance(600 * SECOND).then_nothing();
+    let too_often = panic_of(|| drop(world.advance(1_000_000 * SECOND)));
+    assert!(too_often.contains("move the clock in smaller steps"), "{too_often}");
 }
 
 #[test]
