@@ -15,6 +15,9 @@ pub const OFFSET_FILE: &str = "WASMILL_CLOCK_OFFSET_FILE";
 /// The interval at which the file is read.
 const OFFSET_LOOK: Duration = Duration::from_millis(50);
 
+/// The longest wait for a time on a clock that is held.
+const HELD_WAIT_MAX: Duration = Duration::from_millis(10);
+
 /// The last value of the file.
 static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
@@ -98,6 +101,13 @@ impl Clock {
             Kind::System => BEGIN.get_or_init(Instant::now).elapsed().as_millis() as u64,
             Kind::Manual(manual) => manual.running_ms.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns how long to wait before the clock is read again, which is at most `time`. A clock that is held may be moved at
+    /// any moment.
+    pub fn wait_max(&self, time: Duration) -> Duration {
+        let is_held = matches!(self.0, Kind::System) && HELD_MS.load(Ordering::Relaxed) > 0;
+        if is_held { time.min(HELD_WAIT_MAX) } else { time }
     }
 
     /// Lets time pass on a manual clock. Does nothing to the clock of the machine.

@@ -305,6 +305,11 @@ impl Projection {
         Err(SkipError::NotThere(format!("projection {} has not stopped at position {position}: {at}", self.name())))
     }
 
+    /// Returns whether a read model is being built.
+    pub fn is_building(&self) -> bool {
+        self.shared.view.borrow().building.is_some()
+    }
+
     /// Returns its status.
     pub fn status(&self) -> ProjectionStatus {
         let (state, error) = self.running.condition();

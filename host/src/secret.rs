@@ -3,6 +3,7 @@
 //! Such a value may be a secret, so no error contains it.
 
 use crate::manifest::Value;
+use std::io::Read as _;
 use std::path::Path;
 
 /// The maximum size of a file with a secret, which is a line, or the text of a certificate or key.
@@ -38,10 +39,16 @@ pub(crate) fn from_file(path: &Path) -> Result<String, String> {
     let unreadable = |cause: std::io::Error| {
         format!("is in the file {place}, which can't be read: {cause}; check the path and who may read it")
     };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
+    // Another kind of file may never end, or have no content until somebody writes it.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(format!("is in {place}, which is no regular file: write it to one"));
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("is in the file {place}, which is too large for that: check the path"));
     }
-    let mut text = std::fs::read_to_string(path).map_err(unreadable)?;
     text.truncate(text.trim_end_matches(['\n', '\r']).len());
     if text.is_empty() { Err(format!("is in the file {place}, which is empty: write it there")) } else { Ok(text) }
 }
@@ -62,6 +69,10 @@ mod tests {
         assert!(value(&Value::File(file)).unwrap_err().ends_with("which is empty: write it there"));
         let absent = value(&Value::File(folder.path().join("absent"))).unwrap_err();
         assert!(absent.contains("which can't be read"), "{absent}");
+        for endless in [folder.path(), Path::new("/dev/zero")] {
+            let error = value(&Value::File(endless.to_owned())).unwrap_err();
+            assert!(error.contains("which is no regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl FlowFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
+    #[serde(default)]
     flow: Vec<FlowOfFile>,
 }
 

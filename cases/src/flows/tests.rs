@@ -51,7 +51,7 @@ fn occurred(on: (&str, &str), name: &str, payload: &str) -> Occurred {
 fn a_file_that_can_not_be_used_says_where_and_why() {
     let step = |step: &str| refused(&format!("[[flow]]\nname = \"a\"\nsteps = [{{ advance = \"1s\" }}, {{ {step} }}]"));
     for (problem, part) in [
-        (refused(""), "missing field `flow`"),
+        (refused(""), "there is no flow: add a `[[flow]]`"),
         (refused("flow = []"), "there is no flow: add a `[[flow]]`"),
         (refused("[[flow]]\nname = \"a\"\nsteps = []"), "flow `a` has no steps"),
         (refused("[[flow]]\nname = \"a\"\nstart = \"now\"\nsteps = []"), "`start` must be a time such as"),

@@ -76,7 +76,7 @@ pub(super) async fn send(
     let sent = match made {
         Ok((command, None)) => take(&server, command, None).await,
         Ok((command, Some(timeout))) => {
-            let _room = server.unless_closing(server.flows.clone().acquire_owned()).await?;
+            let (_room, timeout) = flows::room(&server, timeout).await?;
             let following = server.host.follow(command.correlation_id.clone());
             take(&server, command, Some((following, timeout))).await
         }

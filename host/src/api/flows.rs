@@ -8,10 +8,31 @@ use crate::flows::EndedCommand;
 use crate::host::{Followed, Following};
 use crate::model::Outcome;
 use crate::status::{Flow, FlowCommand};
-use std::time::Duration;
+use axum::http::StatusCode;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The most requests that wait for a flow at the same time.
 pub(super) const FLOWS_MAX: usize = 64;
+
+/// Waits for room to wait for a flow. Returns it with the time that is left.
+pub(super) async fn room(server: &Server, timeout: Duration) -> Result<(OwnedSemaphorePermit, Duration), HttpError> {
+    let deadline = Instant::now() + timeout;
+    let room = tokio::time::timeout_at(deadline.into(), server.flows.clone().acquire_owned());
+    match server.unless_closing(room).await? {
+        Ok(permit) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Ok((permit.expect("no semaphore of the API is closed"), left))
+        }
+        Err(_) => {
+            let text = format!(
+                "{FLOWS_MAX} requests wait for their flows, so the command was not sent: send it again later, or without \
+                 `wait=flow`"
+            );
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text))
+        }
+    }
+}
 
 /// Waits for a flow whose command has this outcome, and lists what came of it.
 pub(super) async fn flow(

@@ -2,7 +2,8 @@
 //!
 //! Each flow has a host of its own, with an empty store in a temporary folder and a clock that only the flow moves.
 
-use super::failure::CommandFailure;
+use super::failure::{CommandFailure, INTERRUPTED};
+use super::run::Signals;
 use super::test::{Report, Tally};
 use crate::clock;
 use crate::flows::FlowWatch;
@@ -31,7 +32,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 const PAGE: usize = 1_000;
 
 /// The most times at which something is due in one step.
-const DUE_TIMES_MAX: usize = 100_000;
+const DUE_TIMES_MAX: usize = 10_000;
 
 pub(super) fn test(manifest: &Path, files: &[PathBuf], report: &Report) -> Result<Tally, CommandFailure> {
     let files = files.iter().map(FlowFile::read).collect::<Result<Vec<_>, _>>();
@@ -40,6 +41,7 @@ pub(super) fn test(manifest: &Path, files: &[PathBuf], report: &Report) -> Resul
     let folder = tempfile::tempdir().map_err(|cause| failed(&format!("can't make a temporary folder: {cause}")))?;
     let manifest = without_kafka(Manifest::load(manifest)?, folder.path());
     let runtime = Runtime::new().map_err(|cause| failed(&format!("can't start threads: {cause}")))?;
+    end_at_signal(&runtime, folder.path().to_owned())?;
     let mut tally = Tally::default();
     for file in &files {
         report.title(&manifest.path.display().to_string(), &file.file)?;
@@ -53,6 +55,19 @@ pub(super) fn test(manifest: &Path, files: &[PathBuf], report: &Report) -> Resul
         }
     }
     Ok(tally)
+}
+
+/// Has a signal remove the temporary folder before it ends the command.
+#[expect(clippy::disallowed_methods, reason = "nothing of a test is to be kept")]
+fn end_at_signal(runtime: &Runtime, folder: PathBuf) -> Result<(), CommandFailure> {
+    let _entered = runtime.enter();
+    let mut signals = Signals::new()?;
+    runtime.spawn(async move {
+        signals.next().await;
+        let _ = std::fs::remove_dir_all(folder);
+        std::process::exit(INTERRUPTED.into());
+    });
+    Ok(())
 }
 
 /// Returns the manifest of a test: its plugins, with their settings, and its schedules.

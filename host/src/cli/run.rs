@@ -201,14 +201,14 @@ async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
 }
 
 /// The signals SIGINT, SIGTERM and SIGHUP, each of which stops the host in order.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, CommandFailure> {
+    pub(super) fn new() -> Result<Self, CommandFailure> {
         let listen =
             |kind| signal(kind).map_err(|cause| CommandFailure::failed(format!("cannot wait for signals: {cause}")));
         // With a handler for it, a limit on the size of files becomes the error of a write, like a full disk. Otherwise
@@ -221,7 +221,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -3,6 +3,7 @@
 
 use super::failure::CommandFailure;
 use super::{cases, flows, output};
+use crate::escape::escape;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -63,10 +64,10 @@ impl Report {
             return output::line(&line.to_string());
         }
         match result {
-            Ok(()) => output::line(&format!("  held    {name}")),
+            Ok(()) => output::line(&format!("  held    {}", escape(name))),
             Err(difference) => {
-                let indented: String = difference.lines().map(|line| format!("          {line}\n")).collect();
-                output::text(&format!("  FAILED  {name}\n{indented}"))
+                let indented: String = difference.lines().map(|line| format!("          {}\n", escape(line))).collect();
+                output::text(&format!("  FAILED  {}\n{indented}", escape(name)))
             }
         }
     }

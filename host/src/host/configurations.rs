@@ -1,6 +1,7 @@
 //! The settings and secrets of plugins, from the manifest and the places that it names.
 
 use crate::manifest::{Manifest, Plugin as PluginSettings};
+use crate::paths;
 use crate::plugin::{Configuration, Configurations};
 use crate::secret;
 use std::collections::BTreeMap;
@@ -27,8 +28,10 @@ impl Configurations for FromManifest {
     }
 
     fn of(&self, plugin: &str) -> Result<Configuration, String> {
-        let manifest =
-            Manifest::load(&self.0).map_err(|error| format!("the manifest has changed and is refused: {error}"))?;
+        let refused = |error: &dyn std::fmt::Display| format!("the manifest has changed and is refused: {error}");
+        // A named pipe would block.
+        paths::require_file(&self.0).map_err(|error| refused(&error))?;
+        let manifest = Manifest::load(&self.0).map_err(|error| refused(&error))?;
         match manifest.plugins.get(plugin) {
             Some(settings) => configuration(plugin, settings),
             None => Err(format!(

@@ -3,6 +3,7 @@
 use super::parts::Parts;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
+use crate::projection::Projection;
 use crate::schedules::Schedules;
 use crate::status::{Drained, PartitionProgress, PartitionStatus, SourceProgress, SourceStatus, Status};
 use crate::subscriptions::RecordSubscription;
@@ -105,6 +106,8 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
     for (name, projection) in &parts.projections {
         *waiting_for = format!("projection {name}");
         reach(projection.reached(), head).await;
+        *waiting_for = format!("the new read model of projection {name}");
+        until(|| !projection.is_building()).await;
     }
     for (name, sink) in &parts.sinks {
         *waiting_for = format!("sink {name}");
@@ -184,6 +187,7 @@ impl Parts {
             && !self.subscriptions.values().any(|subscription| subscription.is_busy())
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
             && self.transforms.values().all(Transform::is_caught_up)
+            && !self.projections.values().any(Projection::is_building)
             && self.sinks.values().all(|sink| sink.pending() == 0)
     }
 }

@@ -5,11 +5,11 @@
 
 use super::Host;
 use super::drain::reach_unless;
-use super::pauses::paused;
 use crate::filter::Filter;
 use crate::flows::{EndedCommand, FlowWatch};
 use crate::model::{Position, RecordedEvent, StreamId, Version};
 use crate::store::{Error, EventSearch, FlowQuery, SearchedId, UnderWay};
+use crate::subscriptions::Subscription;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,9 @@ const SEARCHED_BACK_MAX: u64 = 50_000;
 /// The shortest and the longest pause between two looks at a flow that is not at rest.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// What waits for a person in a flow at rest: the subscriptions and keys behind a dead letter, and the paused subscriptions.
+type AtRest = (Vec<(String, StreamId)>, Vec<String>);
 
 /// The flow of a command that is about to be sent.
 pub struct Following {
@@ -84,9 +87,9 @@ impl Following {
         let deadline = Instant::now() + timeout;
         let mut waiting_for = "the first look".to_owned();
         let rest = tokio::time::timeout_at(deadline, self.until_rest(&mut waiting_for)).await;
-        let (held_keys, waiting_for) = match rest {
-            Ok(held_keys) => (held_keys?, None),
-            Err(_) => (Vec::new(), Some(waiting_for)),
+        let ((held_keys, paused), waiting_for) = match rest {
+            Ok(at_rest) => (at_rest?, None),
+            Err(_) => (AtRest::default(), Some(waiting_for)),
         };
         let (commands, more) = self.ended.take();
         Ok(Followed {
@@ -97,26 +100,28 @@ impl Following {
             commands,
             more: self.more || more > 0,
             held_keys,
-            paused: paused(&self.host.subscriptions().await),
+            paused,
         })
     }
 
-    async fn until_rest(&mut self, waiting_for: &mut String) -> Result<Vec<(String, StreamId)>, Error> {
-        let mut candidate: Option<UnderWay> = None;
+    /// Returns the keys that wait behind dead letters, and the paused subscriptions.
+    async fn until_rest(&mut self, waiting_for: &mut String) -> Result<AtRest, Error> {
+        self.search(Position(0)).await?;
         let mut pause = LOOK_FIRST;
         loop {
-            let has_new = self.search().await?;
-            match candidate.take() {
-                Some(rest) if !has_new && !self.ended.is_under_way() => {
-                    return Ok(rest.held_keys.into_iter().collect());
-                }
-                Some(_) if !has_new => tokio::time::sleep(LOOK_FIRST).await,
-                _ => {}
-            }
             self.handled(waiting_for).await;
             let found = self.under_way().await?;
-            if found.is_at_rest() {
-                candidate = Some(found);
+            // Commands are known to have ended a little later than the store has their ends, and later than the head that
+            // `search` reads.
+            let is_at_rest = found.is_at_rest() && !self.ended.is_under_way();
+            let has_new = self.search(found.position).await?;
+            if is_at_rest
+                && !has_new
+                && let Some(paused) = self.paused()
+            {
+                return Ok((found.held_keys.into_iter().collect(), paused));
+            }
+            if has_new {
                 continue;
             }
             let UnderWay { commands, callbacks, retried_keys, .. } = found;
@@ -129,9 +134,19 @@ impl Following {
         }
     }
 
-    /// Searches the events that were recorded since the last search. Returns whether one of them is of the flow.
-    async fn search(&mut self) -> Result<bool, Error> {
+    /// Returns the paused subscriptions that have not handled all events of the flow, a sentence each, if all others have.
+    fn paused(&self) -> Option<Vec<String>> {
+        let subscriptions = self.host.parts.subscriptions.values();
+        let behind = subscriptions.filter(|subscription| *subscription.reached().borrow() < self.newest);
+        behind.map(|subscription| paused(&**subscription)).collect()
+    }
+
+    /// Searches the events that were recorded since the last search, at least up to a position. Returns whether one of them is of
+    /// the flow.
+    async fn search(&mut self, least: Position) -> Result<bool, Error> {
         let mut has_new = false;
+        // The store tells its head a little later than its readers can see the events. It fails if the store is closed.
+        let _ = self.host.parts.store.head().wait_for(|head| *head >= least).await;
         loop {
             let (from, head) = (self.next, *self.host.parts.store.head().borrow());
             if from > head {
@@ -175,4 +190,10 @@ impl Following {
         };
         self.host.read(ask).await
     }
+}
+
+/// Says that a subscription is paused, if it is.
+fn paused(subscription: &dyn Subscription) -> Option<String> {
+    let name = subscription.name();
+    subscription.is_paused().then(|| format!("subscription {name} is paused and has not handled all of it"))
 }

@@ -196,16 +196,9 @@ impl Catalog {
                     for (of, file) in self.watched().filter(|(of, _)| waiting.contains(of)) {
                         tried.insert(of, FileIdentity::of(file).ok());
                     }
-                    let mut changed: BTreeSet<&str> = waiting.iter().copied().flatten().collect();
+                    self.reload_files(waiting.iter().copied().flatten().collect(), &mut refused);
                     if waiting.contains(&None) {
-                        changed.extend(self.reconfigured());
-                    }
-                    if changed.iter().any(|name| refused.contains(name)) {
-                        changed.append(&mut refused);
-                    }
-                    // `reload` logs an error and keeps it for `status`.
-                    if self.reload(&changed).is_err() {
-                        refused.append(&mut changed);
+                        self.reload_configured(&mut refused);
                     }
                     waiting.clear();
                 }
@@ -214,12 +207,31 @@ impl Catalog {
         }
     }
 
-    /// Returns the plugins whose settings or secrets have changed, and those that could not be reloaded before.
-    fn reconfigured(&self) -> impl Iterator<Item = &str> {
-        let is_same =
-            |slot: &Slot, found: Configuration| found == slot.current().configuration && slot.error().is_none();
-        let changed = move |slot: &&Arc<Slot>| !self.configuration_of(slot).is_ok_and(|found| is_same(slot, found));
-        self.slots.values().filter(changed).map(|slot| &*slot.name)
+    /// Reloads plugins together whose files have changed together. If they are refused, they are tried again when one of them
+    /// has changed.
+    fn reload_files<'c>(&'c self, mut changed: BTreeSet<&'c str>, refused: &mut BTreeSet<&'c str>) {
+        if changed.iter().any(|name| refused.contains(name)) {
+            changed.append(refused);
+        }
+        // `reload` logs an error and keeps it for `status`.
+        if self.reload(&changed).is_err() {
+            refused.append(&mut changed);
+        }
+    }
+
+    /// Reloads the plugins whose settings or secrets have changed, and those that could not be reloaded before, each by itself:
+    /// the settings of one have nothing to do with those of another.
+    fn reload_configured<'c>(&'c self, refused: &mut BTreeSet<&'c str>) {
+        for (name, slot) in &self.slots {
+            let is_same = |found: Configuration| found == slot.current().configuration && slot.error().is_none();
+            if !self.configuration_of(slot).is_ok_and(is_same) && !refused.contains(name.as_str()) {
+                let _ = self.reload(&BTreeSet::from([name.as_str()]));
+            }
+        }
+        if !refused.is_empty() {
+            let together = std::mem::take(refused);
+            self.reload_files(together, refused);
+        }
     }
 }
 

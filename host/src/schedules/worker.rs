@@ -59,7 +59,7 @@ impl Worker {
             supervise::round();
             let this = thread::current();
             let rests = self.seats.iter_mut().map(|seat| seat.work(&self.links, &this));
-            let rest = rests.min().unwrap_or(LOOK_MAX).min(LOOK_MAX);
+            let rest = self.links.clock.wait_max(rests.min().unwrap_or(LOOK_MAX).min(LOOK_MAX));
             self.show();
             // An outcome and a stop end the pause.
             thread::park_timeout(rest);

@@ -307,6 +307,8 @@ pub struct FlowQuery<'a> {
 /// What is under way of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnderWay {
+    /// The position of the store's newest event at that moment.
+    pub position: Position,
     /// The number of commands of subscriptions that have not ended.
     pub commands: u64,
     /// The number of callbacks that are due: outcomes, timers, and what was deferred.

@@ -331,6 +331,7 @@ impl CallbackWorker {
         let next = self.follower.reader().next_callback(&self.links.subscription, now_ms).unwrap_or_default();
         let until_due = next.later_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));
         let pauses = self.paused.values().map(|paused| paused.until.saturating_duration_since(Instant::now()));
+        let until_due = until_due.map(|time| self.clock.wait_max(time));
         let time = pauses.chain(until_due).min().map_or(IDLE, |time| time.min(IDLE));
         let Self { follower, changed, .. } = self;
         follower.wait_or(Position(u64::MAX), time, async {

@@ -2,7 +2,9 @@
 //! setting is new code, and a changed secret is not.
 
 use serde_json::{Value, json};
-use wasmill_tests::host::{Answer, TestHost};
+use std::fs;
+use wasmill_tests::built;
+use wasmill_tests::host::{Answer, TestHost, make_pipe};
 use wasmill_tests::setting::Setting;
 
 const SECRET: &str = "hush-hush";
@@ -126,6 +128,17 @@ fn what_a_plugin_does_not_take_changes_nothing_and_is_named() {
     refused("`plugins.tariffs.secrets.signing_key` is in the environment variable WASMILL_NO_SUCH_VARIABLE");
     add(&host, 5, "near");
     assert_eq!(newest(&host, "Added", "cents"), 15, "the old settings serve");
+    // Whoever reads a pipe waits for a writer.
+    setting.manifest(&manifest("3", ""));
+    for (name, part) in [("key", "which is no regular file"), ("wasmill.toml", "is no regular file")] {
+        let before = fs::read(setting.path(name)).expect("read it");
+        let pipe = setting.path("pipe");
+        make_pipe(&pipe);
+        fs::rename(pipe, setting.path(name)).expect("put a pipe there");
+        let reloaded = host.post("/v1/plugins/tariffs/reload", &Value::Null, &[]);
+        assert!(reloaded.status == 422 && reloaded.body.to_string().contains(part), "{reloaded:?}");
+        setting.write(name, before);
+    }
     setting.manifest(&manifest("3", "# corrected\n"));
     host.until("all is well again", |status| plugin(status)["error"].is_null() && plugin(status)["loads"] == 1);
     host.stop();
@@ -155,4 +168,28 @@ fn a_host_does_not_start_with_a_configuration_that_is_not_taken() {
     refused(&format!("{orders}settings = {{ cents = 1 }}\n"), "takes no settings: remove `plugins.orders.settings`");
     let secrets = format!("{orders}secrets = {{ key = {{ file = \"key\" }} }}\n");
     refused(&secrets, "takes no secrets: remove `plugins.orders.secrets`");
+}
+
+#[test]
+fn a_plugin_that_can_not_be_loaded_does_not_hold_up_the_settings_of_another() {
+    let relay = "[plugins.relay]\nfile = \"relay.wasm\"\n";
+    let setting = Setting::new(&format!("{relay}{}", manifest("3", "")));
+    setting.write("key", SECRET);
+    setting.write("relay.wasm", fs::read(built::plugin("relay")).expect("read a plugin"));
+    let host = setting.start();
+    setting.write("relay.wasm", "no plugin");
+    let of_tariffs = |status: &Value| status["plugins"][1]["settings"]["cents_per_unit"].clone();
+    host.until("the file is refused", |status| status["plugins"][0]["error"].is_string());
+    setting.manifest(&format!("{relay}{}", manifest("4", "")));
+    host.until("the new price is in force", |status| of_tariffs(status) == 4);
+    host.drained();
+    add(&host, 5, "near");
+    assert_eq!(newest(&host, "Added", "cents"), 20);
+    let status = host.status();
+    assert!(
+        status["plugins"][0]["error"].as_str().is_some_and(|error| error.contains("is not WebAssembly")),
+        "{status:#}"
+    );
+    assert_eq!(status["plugins"][1]["error"], Value::Null);
+    host.stop();
 }

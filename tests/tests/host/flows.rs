@@ -107,3 +107,17 @@ fn what_a_flow_names_must_exist() {
     let (code, _, error) = test(&setting, &["absent.toml"]);
     assert!(code == Some(2) && error.contains("the flows in absent.toml: they can't be read"), "{error}");
 }
+
+#[test]
+fn schedules_are_due_each_at_its_time() {
+    let manifest = "[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n[schedules.each-minute]\ncron = \"* * * * *\"\n\
+        aggregate = \"cart\"\nid = \"c\"\ncommand = \"AddItems\"\n\
+        payload = { items = [{ product_id = \"p\", quantity = 1, amount_cents = 1 }] }\n";
+    let setting = Setting::new(manifest);
+    let added = "{ on = \"cart/c\", name = \"ItemsAdded\" }";
+    let sixty = vec![added; 60].join(", ");
+    let steps = format!("{{ advance = \"59s\", then.events = [] }}, {{ advance = \"1h\", then.events = [{sixty}] }}");
+    setting.write("flows.toml", format!("[[flow]]\nname = \"an hour\"\nsteps = [{steps}]\n"));
+    let (code, told, error) = test(&setting, &["flows.toml"]);
+    assert_eq!(code, Some(0), "{told}{error}");
+}

@@ -414,7 +414,9 @@ impl ProgressReader for SqliteReader {
     fn under_way(&mut self, flow: &FlowQuery<'_>) -> Result<UnderWay, Error> {
         // One view for all reads: what moves from one place to another is in one of them.
         let view = self.connection.unchecked_transaction().map_err(failed("reading what is under way"))?;
-        let mut found = UnderWay::default();
+        let newest = view.query_row("SELECT coalesce(max(position), 0) FROM events", [], |row| row.get(0));
+        let newest: u64 = newest.map_err(failed("reading what is under way"))?;
+        let mut found = UnderWay { position: Position(newest), ..UnderWay::default() };
         for subscription in flow.subscriptions {
             let pending = pending_commands(&view, subscription)?;
             let is_of_flow = |command: &&Command| *command.correlation_id == *flow.correlation_id;

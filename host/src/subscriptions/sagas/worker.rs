@@ -261,6 +261,7 @@ impl SagaWorker {
         let now_ms = self.clock.now_ms();
         let next = self.follower.reader().next_callback(&self.name, now_ms).unwrap_or_default();
         let until_due = next.later_ms.map(|due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)));
+        let until_due = until_due.map(|time| self.clock.wait_max(time));
         let time = self.keys.next_end().into_iter().chain(until_due).min().map_or(IDLE, |time| time.min(IDLE));
         let Self { follower, steps, changed, links, .. } = self;
         let ended = steps.ended();
