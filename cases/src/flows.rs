@@ -291,7 +291,18 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Send(FlowCommand { to, name, .. }) => write!(f, "{name} to {to}"),
-            Self::Advance(by) => write!(f, "the clock moves by {}", humantime::format_duration(*by)),
+            Self::Advance(by) => {
+                const DAY_SECONDS: u64 = 24 * 60 * 60;
+                let (days, rest) = (by.as_secs() / DAY_SECONDS, by.as_secs() % DAY_SECONDS);
+                let rest = Duration::new(rest, by.subsec_nanos());
+                write!(f, "the clock moves by")?;
+                match days {
+                    0 => {}
+                    1 => write!(f, " 1day")?,
+                    days => write!(f, " {days}days")?,
+                }
+                if days == 0 || !rest.is_zero() { write!(f, " {}", humantime::format_duration(rest)) } else { Ok(()) }
+            }
             Self::Query { projection, query, .. } => write!(f, "query {projection}/{query}"),
         }
     }

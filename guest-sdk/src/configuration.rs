@@ -53,7 +53,9 @@ use std::rc::Rc;
 /// If the plugin exports settings of another type; in a native test, if there are no settings and a field of `S` has no
 /// default.
 pub fn settings<S: DeserializeOwned + 'static>() -> Rc<S> {
-    SETTINGS.with(|slot| current(slot, "settings", "the manifest or `testing::settings` gives none"))
+    SETTINGS.with(|slot| {
+        current(slot, "settings", "a test gives them with `testing::settings` or `Plugins::with_settings`")
+    })
 }
 
 /// Returns the secrets of the plugin, of the type that [`export_settings!`](crate::export_settings) names.
@@ -62,7 +64,7 @@ pub fn settings<S: DeserializeOwned + 'static>() -> Rc<S> {
 /// If the role is an aggregate or a projection: they get no secrets. Otherwise as [`settings`]; a native test gives them
 /// with [`testing::secrets`](crate::testing::secrets).
 pub fn secrets<K: DeserializeOwned + 'static>() -> Rc<K> {
-    let hint = "only subscribers and sagas get secrets, and a test gives them with `testing::secrets`";
+    let hint = "only subscribers and sagas get secrets, and a test gives them with `testing::secrets` or `Plugins::with_secrets`";
     SECRETS.with(|slot| current(slot, "secrets", hint))
 }
 
@@ -142,7 +144,20 @@ fn current<T: DeserializeOwned + 'static>(slot: &Slot, what: &str, hint: &str) -
 /// Decodes a JSON object and refuses fields that the type does not have.
 fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     let mut unknown = Vec::new();
-    let decoded = codec::json_noting(json, |path| unknown.push(path)).map_err(|error| match error {
+    let decoded = codec::json_noting(json, |path| unknown.push(path));
+    let unknown = unknown.join("`, `");
+    match decoded {
+        Ok(decoded) if unknown.is_empty() => Ok(decoded),
+        Ok(_) => Err(format!("unknown: `{unknown}`")),
+        Err(error) if unknown.is_empty() => Err(placed(error)),
+        // It may be the misspelt name of what is missing.
+        Err(error) => Err(format!("{}, and unknown: `{unknown}`", placed(error))),
+    }
+}
+
+/// Returns the text of an error with its place in the object. Line and column are those of JSON that nobody wrote.
+fn placed(error: codec::Error) -> String {
+    match error {
         codec::Error::Json { path, cause, .. } => {
             let said = cause.to_string();
             let place = format!(" at line {} column {}", cause.line(), cause.column());
@@ -150,8 +165,7 @@ fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
             if path.is_empty() { said.to_owned() } else { format!("`{path}`: {said}") }
         }
         other => other.to_string(),
-    })?;
-    if unknown.is_empty() { Ok(decoded) } else { Err(format!("unknown: `{}`", unknown.join("`, `"))) }
+    }
 }
 
 /// Keeps what the host gives a guest, if it decodes as the plugin's types.
@@ -256,11 +270,13 @@ mod tests {
         assert_eq!(refused("{}"), "settings: missing field `cents_max`");
         assert_eq!(refused(r#"{"cents_max":"7"}"#), "settings: `cents_max`: invalid type: string \"7\", expected u64");
         assert_eq!(refused(r#"{"cents_max":7,"cent_max":7}"#), "settings: unknown: `cent_max`");
+        assert_eq!(refused(r#"{"cent_max":7}"#), "settings: missing field `cents_max`, and unknown: `cent_max`");
         let nested = r#"{"cents_max":7,"shops":[{"name":"a","nam":"b"}]}"#;
         assert_eq!(refused(nested), "settings: unknown: `shops[0].nam`");
         let refused = |secrets| configure::<Nothing, Keys>(b"{}", pairs(secrets)).unwrap_err();
         assert_eq!(refused(&[]), "secrets: missing field `api_key`");
         assert_eq!(refused(&[("api_key", "hush"), ("api", "hush")]), "secrets: unknown: `api`");
+        assert_eq!(refused(&[("api", "hush")]), "secrets: missing field `api_key`, and unknown: `api`");
         let wrong = configure::<Nothing, Numbers>(b"{}", pairs(&[("api_key", "hush")])).unwrap_err();
         assert!(wrong.contains("`Secret`") && !wrong.contains("hush"), "{wrong}");
     }

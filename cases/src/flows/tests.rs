@@ -156,6 +156,9 @@ fn a_flow_begins_at_its_time_and_ends_at_its_first_problem() {
     let text = "[[flow]]\nname = \"a\"\nstart = \"2026-03-01T00:00:00Z\"\nsteps = [{ advance = \"2h 1s\" }]";
     let file = FlowFile::parse("flows.toml", text).unwrap();
     assert_eq!(file.flows[0].start_ms, 1_772_323_200_000);
+    let days = |by: &str| flow(&format!("{{ advance = \"{by}\" }}")).steps[0].action.to_string();
+    assert_eq!(days("42days"), "the clock moves by 42days");
+    assert_eq!(days("25h 1s"), "the clock moves by 1day 1h 1s");
     let mut world = Scripted::default();
     assert_eq!(file.flows[0].run(&mut world), Ok(()));
     assert_eq!(world.advanced, Duration::from_secs(7201));

@@ -93,7 +93,8 @@ const START_MS: u64 = 1_767_225_600_000;
 /// - A chain of causes through more than 100 subscribers ends with a dead letter.
 /// - Aggregates and sagas decide twice, live and rebuilt from their encoded events. If the two differ the test fails.
 ///
-/// It differs from a host in a few points. There is no Kafka: published messages are kept for the test, and no records come in.
+/// It differs from a host in a few points. [`advance`](Plugins::advance) stops at each due time, while a person who moves the clock of
+/// a host lets it jump. There is no Kafka: published messages are kept for the test, and no records come in.
 /// There is one order of deliveries, while a host has many; the order between subscriptions, and between events and outcomes, is
 /// not promised. Failed inputs are tried again at once, and dead letters are not replayed. Settings are decoded when code reads
 /// them, and not before. The limits of time, memory and output do not hold.

@@ -253,7 +253,8 @@ fn unknown(what: &str, name: &str, known: &[String]) -> String {
     let candidates: Vec<&str> = known.iter().map(String::as_str).collect();
     let near =
         crate::manifest::nearest(name, &candidates).map_or(String::new(), |near| format!("did you mean {near}? "));
-    format!("there is no {what} {name}; {near}there are: {}", known.join(", "))
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    format!("there is no {what} {name}; {near}there are: {known}")
 }
 
 fn ended(outcome: Outcome) -> Ended {

@@ -93,8 +93,9 @@ impl Configuration {
         let settings = self.settings.as_bytes();
         let given = guarded.call(1, |store| guest.call_configure(store, settings, secrets.as_deref()))?;
         given.map_err(|cause| {
+            let section = if cause.starts_with("secrets") { "secrets" } else { "settings" };
             guarded.refused(&format!(
-                "it refuses its configuration: {cause}; correct `plugins.{0}.settings` or `plugins.{0}.secrets` in the manifest",
+                "it refuses its configuration: {cause}; correct `plugins.{}.{section}` in the manifest",
                 plugin.name
             ))
         })

@@ -159,7 +159,7 @@ fn a_host_does_not_start_with_a_configuration_that_is_not_taken() {
     refused(&manifest("3", "zone = 1\n"), "settings: unknown: `zone`; correct `plugins.tariffs.settings`");
     let whole = manifest("3", "");
     refused(&whole.replace("\"key\"", "\"no-key\""), "the secret `plugins.tariffs.secrets.signing_key` is in the file");
-    refused(&whole.replace("signing_key", "key"), "secrets: ");
+    refused(&whole.replace("signing_key", "key"), "secrets: missing field `signing_key`, and unknown: `key`");
     refused(
         &whole.replace("{ file = \"key\" }", "\"hush-hush\""),
         "`plugins.tariffs.secrets.signing_key` must be { env",

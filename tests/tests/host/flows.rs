@@ -116,8 +116,11 @@ fn schedules_are_due_each_at_its_time() {
     let setting = Setting::new(manifest);
     let added = "{ on = \"cart/c\", name = \"ItemsAdded\" }";
     let sixty = vec![added; 60].join(", ");
-    let steps = format!("{{ advance = \"59s\", then.events = [] }}, {{ advance = \"1h\", then.events = [{sixty}] }}");
-    setting.write("flows.toml", format!("[[flow]]\nname = \"an hour\"\nsteps = [{steps}]\n"));
+    let steps = format!("{{ advance = \"29s\", then.events = [] }}, {{ advance = \"1h\", then.events = [{sixty}] }}");
+    setting.write(
+        "flows.toml",
+        format!("[[flow]]\nname = \"an hour\"\nstart = \"2026-01-01T00:00:30Z\"\nsteps = [{steps}]\n"),
+    );
     let (code, told, error) = test(&setting, &["flows.toml"]);
     assert_eq!(code, Some(0), "{told}{error}");
 }
