@@ -19,7 +19,7 @@ use wasmill_names::Rule;
 const AT_ONCE_MAX: usize = 10_000;
 
 /// The most times at which timers are due while the clock moves once, as in `wasmill test`.
-const DUE_TIMES_MAX: usize = 100_000;
+const DUE_TIMES_MAX: usize = 10_000;
 
 /// The number of deliveries that an error shows.
 const SHOWN: usize = 4;
