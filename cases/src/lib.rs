@@ -24,6 +24,7 @@
 pub mod flows;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use similar::TextDiff;
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ use std::path::{Path, PathBuf};
 
 /// The default id of the aggregate in a case.
 pub const AGGREGATE_ID: &str = "test";
+
+/// What the errors of a file of cases are about.
+const CASES: &str = "cases";
 
 /// A file of cases.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,14 +133,28 @@ pub struct Error {
     cause: String,
 }
 
-impl Error {
-    fn of_cases(file: &Path, cause: String) -> Self {
-        Self { what: "cases", file: file.to_owned(), cause }
-    }
+/// Reads a file's text. `what` says in the error what the file has.
+fn text_of(what: &'static str, file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file).map_err(|cause| Error {
+        what,
+        file: file.to_owned(),
+        cause: format!("they can't be read: {cause}"),
+    })
+}
 
-    fn of_flows(file: &Path, cause: String) -> Self {
-        Self { what: "flows", file: file.to_owned(), cause }
-    }
+/// Decodes text, which is JSON if the file's name ends in `.json`, and TOML otherwise, and checks what it says.
+fn decoded<D: DeserializeOwned, T>(
+    what: &'static str,
+    file: &Path,
+    text: &str,
+    checked: impl FnOnce(D) -> Result<T, String>,
+) -> Result<T, Error> {
+    let document = if file.extension().is_some_and(|ending| ending == "json") {
+        serde_json::from_str(text).map_err(|cause| cause.to_string())
+    } else {
+        toml::from_str(text).map_err(|cause| cause.to_string())
+    };
+    document.and_then(checked).map_err(|cause| Error { what, file: file.to_owned(), cause })
 }
 
 #[derive(Deserialize)]
@@ -155,24 +173,14 @@ fn aggregate_id() -> String {
 impl Suite {
     /// Reads a file. It is JSON if its name ends in `.json`, and TOML otherwise.
     pub fn read(file: impl AsRef<Path>) -> Result<Self, Error> {
-        let file = file.as_ref();
-        let text = std::fs::read_to_string(file)
-            .map_err(|cause| Error::of_cases(file, format!("they can't be read: {cause}")))?;
-        Self::parse(file, &text)
+        Self::parse(file.as_ref(), &text_of(CASES, file.as_ref())?)
     }
 
     /// Reads cases from text. The file's name says if the text is JSON or TOML, and errors show it.
     pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Self, Error> {
         let file = file.as_ref().to_owned();
-        let decoded = if file.extension().is_some_and(|ending| ending == "json") {
-            serde_json::from_str::<Document>(text).map_err(|cause| cause.to_string())
-        } else {
-            toml::from_str(text).map_err(|cause| cause.to_string())
-        };
-        match decoded.and_then(|document| document.checked()) {
-            Ok(Document { aggregate, settings, case }) => Ok(Self { file, aggregate, settings, cases: case }),
-            Err(cause) => Err(Error::of_cases(&file, cause)),
-        }
+        let Document { aggregate, settings, case } = decoded(CASES, &file, text, Document::checked)?;
+        Ok(Self { file, aggregate, settings, cases: case })
     }
 }
 

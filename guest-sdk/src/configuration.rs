@@ -129,10 +129,9 @@ fn current<T: DeserializeOwned + 'static>(slot: &Slot, what: &str, hint: &str) -
             let json = if let Some(Kept::Json(json)) = &other { json.as_slice() } else { b"{}" };
             let decoded =
                 decode::<T>(json).unwrap_or_else(|error| panic!("the {what} do not decode ({error}): {hint}"));
-            let decoded = Kept::value(decoded);
-            slot.replace(Some(decoded.clone()));
-            let Kept::Value(value, kept) = decoded else { unreachable!("it was just made") };
-            (value, kept)
+            let decoded = Rc::new(decoded);
+            slot.replace(Some(Kept::Value(decoded.clone(), type_name::<T>())));
+            return decoded;
         }
     };
     value.downcast().unwrap_or_else(|_| {

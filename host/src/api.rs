@@ -94,9 +94,15 @@ pub async fn serve(
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
     let flows = Arc::new(Semaphore::new(flows::FLOWS_MAX));
-    let (host_of, settings_of, closing_of) = (host.clone(), settings.clone(), closing.clone());
-    let server =
-        Server { host: host_of, settings: settings_of, streams, pages, long_reads, flows, closing: closing_of };
+    let server = Server {
+        host: host.clone(),
+        settings: settings.clone(),
+        streams,
+        pages,
+        long_reads,
+        flows,
+        closing: closing.clone(),
+    };
     let connections = Connections::new(settings, host, router(server));
     let asked = async move {
         shutdown.await;

@@ -2,6 +2,7 @@
 
 use crate::names::{self, Rule};
 use std::fmt;
+use wasmill_names::pattern::{Segment, matches};
 
 /// A list of patterns such as `order.OrderCreated`, `order.*` or `**`. An event passes if any pattern matches.
 ///
@@ -15,14 +16,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    patterns: Vec<Vec<Segment>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    Text(String),
-    One,
-    Many,
+    patterns: Vec<Vec<Segment<String>>>,
 }
 
 /// The reason why a text is not a pattern.
@@ -51,7 +45,7 @@ impl Filter {
     }
 }
 
-fn parse_pattern(pattern: &str) -> Result<Vec<Segment>, PatternError> {
+fn parse_pattern(pattern: &str) -> Result<Vec<Segment<String>>, PatternError> {
     let error = |cause: &str| PatternError { pattern: pattern.chars().take(80).collect(), cause: cause.to_owned() };
     if pattern.split('.').any(str::is_empty) {
         return Err(error("has an empty segment"));
@@ -59,38 +53,13 @@ fn parse_pattern(pattern: &str) -> Result<Vec<Segment>, PatternError> {
     names::checked(pattern, Rule::Pattern).map_err(|cause| error(&cause.to_string()))?;
     pattern
         .split('.')
-        .map(|segment| match segment {
-            "*" => Ok(Segment::One),
-            "**" => Ok(Segment::Many),
-            text if text.contains('*') => Err(error("has a `*` inside a segment")),
-            text => Ok(Segment::Text(text.to_owned())),
+        .map(|segment| match Segment::parse(segment) {
+            Some(Segment::Text(text)) => Ok(Segment::Text(text.to_owned())),
+            Some(Segment::One) => Ok(Segment::One),
+            Some(Segment::Many) => Ok(Segment::Many),
+            None => Err(error("has a `*` inside a segment")),
         })
         .collect()
-}
-
-/// Matches by walking through both lists. On a mismatch, only the last `**` takes one segment more; earlier ones need
-/// not change. So the time is bounded by the product of the lengths.
-fn matches(pattern: &[Segment], segments: &[&str]) -> bool {
-    let (mut at, mut next) = (0, 0);
-    // The place after the last `**` of the pattern, and the first segment that it does not cover.
-    let mut again: Option<(usize, usize)> = None;
-    while at < segments.len() {
-        match pattern.get(next) {
-            Some(Segment::Many) => {
-                next += 1;
-                again = Some((next, at));
-                continue;
-            }
-            Some(Segment::One) => (at, next) = (at + 1, next + 1),
-            Some(Segment::Text(text)) if text == segments[at] => (at, next) = (at + 1, next + 1),
-            _ => {
-                let Some((after, taken)) = again else { return false };
-                (next, at) = (after, taken + 1);
-                again = Some((after, at));
-            }
-        }
-    }
-    pattern[next..].iter().all(|segment| *segment == Segment::Many)
 }
 
 impl fmt::Display for Filter {
@@ -138,7 +107,7 @@ mod tests {
     }
 
     /// Matches a pattern exactly as its definition says.
-    fn means(pattern: &[Segment], segments: &[&str]) -> bool {
+    fn means(pattern: &[Segment<String>], segments: &[&str]) -> bool {
         match (pattern.split_first(), segments.split_first()) {
             (None, None) => true,
             (Some((Segment::Many, rest)), _) => (0..=segments.len()).any(|taken| means(rest, &segments[taken..])),

@@ -507,7 +507,7 @@ fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
         loads: slot.loads(),
         error: slot.error(),
         unknown_events: plugin.unknown_events(),
-        settings: serde_json::from_str(plugin.configuration.settings()).unwrap_or_default(),
+        settings: plugin.configuration.settings().clone(),
         secrets: plugin.configuration.secret_names().map(str::to_owned).collect(),
     }
 }

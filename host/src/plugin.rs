@@ -24,7 +24,7 @@ mod subscriber;
 
 pub use aggregate::{AggregateGuest, AggregateNames, Live};
 pub use catalog::{Catalog, FileWatch};
-pub use configuration::{Configuration, Configurations};
+pub use configuration::{Configuration, Configurations, Settings};
 pub use engine::{Compiler, Demand};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
@@ -229,7 +229,7 @@ pub struct Plugin {
     pub name: Arc<str>,
     /// The description in its file.
     pub description: Description,
-    /// SHA-256 of its code and its settings, in hexadecimal. Without settings it is that of its file.
+    /// SHA-256 in hexadecimal: of the bytes of its file, followed by its settings if it has any.
     pub digest: String,
     /// The identity of its file at the time it was read.
     file_identity: FileIdentity,
@@ -277,7 +277,7 @@ impl Plugin {
         name: &str,
         file: &Path,
         limits: &Limits,
-        configuration: impl FnOnce(Option<&str>) -> Configuration,
+        configuration: impl FnOnce(Settings) -> Configuration,
     ) -> Result<Self, Error> {
         let (bytes, file_identity) = read(file).map_err(|cause| {
             Error::Plugin(format!(

@@ -581,6 +581,13 @@ pub struct Reloaded {
     pub building: Option<Rebuilding>,
 }
 
+/// The answer of `POST /v1/plugins/reload`: plugins that were reloaded together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllReloaded {
+    /// The plugins, ordered by name.
+    pub plugins: Vec<Reloaded>,
+}
+
 /// The progress of the read model of reloaded code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuilding {

@@ -103,6 +103,13 @@ impl Setting {
         self.wasmill(&["run", "wasmill.toml", "--data", "data", "--listen", "127.0.0.1:0"])
     }
 
+    /// Runs `wasmill` in the folder to its end. Returns its exit code, its output and its errors.
+    pub fn told(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.wasmill(args);
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     /// Runs `wasmill` in the folder to its end.
     pub fn wasmill(&self, args: &[&str]) -> Output {
         let mut command = Command::new(built::program("wasmill"));

@@ -1,9 +1,12 @@
 //! Reading a file of flows.
 
 use super::*;
-use crate::Error;
+use crate::{Error, decoded, text_of};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
+
+/// What the errors of a file of flows are about.
+const FLOWS: &str = "flows";
 
 /// The time at which a flow begins by default.
 const START: &str = "2026-01-01T00:00:00Z";
@@ -11,24 +14,14 @@ const START: &str = "2026-01-01T00:00:00Z";
 impl FlowFile {
     /// Reads a file. It is JSON if its name ends in `.json`, and TOML otherwise.
     pub fn read(file: impl AsRef<Path>) -> Result<Self, Error> {
-        let file = file.as_ref();
-        let text = std::fs::read_to_string(file)
-            .map_err(|cause| Error::of_flows(file, format!("they can't be read: {cause}")))?;
-        Self::parse(file, &text)
+        Self::parse(file.as_ref(), &text_of(FLOWS, file.as_ref())?)
     }
 
     /// Reads flows from text. The file's name says if the text is JSON or TOML, and errors show it.
     pub fn parse(file: impl AsRef<Path>, text: &str) -> Result<Self, Error> {
         let file = file.as_ref().to_owned();
-        let decoded = if file.extension().is_some_and(|ending| ending == "json") {
-            serde_json::from_str::<Document>(text).map_err(|cause| cause.to_string())
-        } else {
-            toml::from_str(text).map_err(|cause| cause.to_string())
-        };
-        match decoded.and_then(Document::checked) {
-            Ok(flows) => Ok(Self { file, flows }),
-            Err(cause) => Err(Error::of_flows(&file, cause)),
-        }
+        let flows = decoded(FLOWS, &file, text, Document::checked)?;
+        Ok(Self { file, flows })
     }
 }
 

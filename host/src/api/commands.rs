@@ -4,6 +4,7 @@ use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
 use super::flows;
+use super::operations::TIMEOUT_MS;
 use super::queries::timeout;
 use crate::clock::Clock;
 use crate::host::{Following, Untaken};
@@ -22,9 +23,6 @@ use std::time::Duration;
 
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
-
-/// The time to wait for a flow, in milliseconds, if the request does not say.
-const TIMEOUT_MS: u64 = 30_000;
 
 #[derive(Serialize)]
 struct Answer {

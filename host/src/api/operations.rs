@@ -6,7 +6,7 @@ use super::body::Whole;
 use super::queries::timeout;
 use crate::model::Position;
 use crate::projection::SkipError;
-use crate::status::{Drained, Readiness, Reloaded, SkippedEvent, SourceProgress, Status};
+use crate::status::{AllReloaded, Drained, Readiness, Reloaded, SkippedEvent, SourceProgress, Status};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The default time of requests that wait.
-const TIMEOUT_MS: u64 = 30_000;
+pub(super) const TIMEOUT_MS: u64 = 30_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,12 +102,6 @@ pub(super) async fn reload(
 #[serde(deny_unknown_fields)]
 struct Together {
     plugins: BTreeSet<String>,
-}
-
-/// The plugins that were reloaded together.
-#[derive(Serialize)]
-pub(super) struct AllReloaded {
-    plugins: Vec<Reloaded>,
 }
 
 pub(super) async fn reload_together(

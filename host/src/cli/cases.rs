@@ -4,9 +4,9 @@
 //! compared with the expected one. The SDK's test kit runs the same files natively.
 
 use super::failure::CommandFailure;
-use super::test::{Report, Tally};
+use super::test::{self, Report, Tally};
 use crate::model::Refusal;
-use crate::model::{Command, Header, Position, RecordedEvent, StreamId, Version};
+use crate::model::{Command, Position, RecordedEvent, StreamId, Version};
 use crate::plugin::{AggregateGuest, Compiler, Configuration, Demand, Error, Limits, Plugin, Role};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) fn test(file: &Path, suites: &[PathBuf], report: &Report) -> Result<T
     let compiler = Compiler::new(None, Demand::default()).map_err(failure)?;
     let mut tally = Tally::default();
     for suite in &suites {
-        let configuration = Configuration::new(&suite.settings, BTreeMap::new());
+        let configuration = Configuration::new(suite.settings.clone(), BTreeMap::new());
         let plugin = Plugin::load(&compiler, &name, file, &Limits::default(), configuration).map_err(failure)?;
         is_of(&plugin, suite)?;
         report.title(plugin.label(), &suite.file)?;
@@ -104,23 +104,7 @@ fn recorded(stream: &StreamId, place: u64, name: &str, payload: Vec<u8>) -> Reco
     }
 }
 
-fn command(stream: StreamId, command: &wasmill_cases::Command) -> Command {
-    let header =
-        |(name, value): (&String, &String)| Header { name: name.clone(), value: Some(value.clone().into_bytes()) };
-    Command {
-        stream,
-        name: command.name.as_str().into(),
-        payload: command.bytes(),
-        id: "command-1".into(),
-        time_ms: command.time_ms,
-        correlation_id: "test".into(),
-        causation_id: "test".into(),
-        headers: command.headers.iter().map(header).collect(),
-        origin: None,
-        durable_id: false,
-        outcome_use: Default::default(),
-        first_ms: None,
-        hops: 0,
-        expected: None,
-    }
+fn command(stream: StreamId, sent: &wasmill_cases::Command) -> Command {
+    let command = test::command("command-1".into(), stream, &sent.name, sent.bytes(), &sent.headers, sent.time_ms);
+    Command { correlation_id: "test".into(), causation_id: "test".into(), ..command }
 }

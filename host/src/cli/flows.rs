@@ -4,12 +4,12 @@
 
 use super::failure::{CommandFailure, INTERRUPTED};
 use super::run::Signals;
-use super::test::{Report, Tally};
+use super::test::{self, Report, Tally};
 use crate::clock;
 use crate::flows::FlowWatch;
 use crate::host::{Host, QueryError, Startup, Untaken};
 use crate::manifest::{ClockKind, Manifest};
-use crate::model::{Command, Header, Outcome, Position, StreamId};
+use crate::model::{Command, Outcome, Position, StreamId};
 use crate::status::{State, Status};
 use crate::store::{DeadLetterQuery, Error, Reader};
 use serde_json::Value as Json;
@@ -149,27 +149,12 @@ impl<'r> TestWorld<'r> {
         self.runtime.block_on(self.host.move_clock(|_| to_ms)).map(drop).map_err(|cause| cause.to_string())
     }
 
-    fn command(&mut self, command: &FlowCommand) -> Command {
+    fn command(&mut self, FlowCommand { to, name, payload, headers }: &FlowCommand) -> Command {
         self.sent += 1;
-        let id: Arc<str> = format!("step-{}", self.sent).into();
-        let header =
-            |(name, value): (&String, &String)| Header { name: name.clone(), value: Some(value.clone().into_bytes()) };
-        Command {
-            stream: StreamId::new(command.to.aggregate_type.as_str(), command.to.aggregate_id.as_str()),
-            name: command.name.as_str().into(),
-            payload: command.payload.to_string().into_bytes(),
-            time_ms: self.host.clock().now_ms(),
-            correlation_id: id.clone(),
-            causation_id: id.clone(),
-            id,
-            headers: command.headers.iter().map(header).collect(),
-            origin: None,
-            durable_id: false,
-            outcome_use: Default::default(),
-            first_ms: None,
-            hops: 0,
-            expected: None,
-        }
+        let id = format!("step-{}", self.sent).into();
+        let stream = StreamId::new(to.aggregate_type.as_str(), to.aggregate_id.as_str());
+        let now_ms = self.host.clock().now_ms();
+        test::command(id, stream, name, payload.to_string().into_bytes(), headers, now_ms)
     }
 }
 

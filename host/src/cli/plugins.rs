@@ -3,7 +3,7 @@
 use super::client::{Client, Target};
 use super::failure::CommandFailure;
 use super::{output, render};
-use crate::status::{Rebuilding, Reloaded, Status};
+use crate::status::{AllReloaded, Rebuilding, Reloaded, Status};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -66,9 +66,4 @@ fn reload(names: &[String], timeout_ms: Option<u64>, target: &Target, json: bool
         }
     }
     if building.is_empty() { Ok(()) } else { Err(CommandFailure::under_way(building.join("\n"))) }
-}
-
-#[derive(serde::Deserialize)]
-struct AllReloaded {
-    plugins: Vec<Reloaded>,
 }

@@ -4,7 +4,10 @@
 use super::failure::CommandFailure;
 use super::{cases, flows, output};
 use crate::escape::escape;
+use crate::model::{Command, Header, StreamId};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -70,5 +73,34 @@ impl Report {
                 output::text(&format!("  FAILED  {}\n{indented}", escape(name)))
             }
         }
+    }
+}
+
+/// Makes a command that a test sends. It is the first cause of what follows from it.
+pub(super) fn command(
+    id: Arc<str>,
+    stream: StreamId,
+    name: &str,
+    payload: Vec<u8>,
+    headers: &BTreeMap<String, String>,
+    time_ms: u64,
+) -> Command {
+    let header =
+        |(name, value): (&String, &String)| Header { name: name.clone(), value: Some(value.clone().into_bytes()) };
+    Command {
+        stream,
+        name: name.into(),
+        payload,
+        time_ms,
+        correlation_id: id.clone(),
+        causation_id: id.clone(),
+        id,
+        headers: headers.iter().map(header).collect(),
+        origin: None,
+        durable_id: false,
+        outcome_use: Default::default(),
+        first_ms: None,
+        hops: 0,
+        expected: None,
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn configuration(name: &str, plugin: &PluginSettings) -> Result<Confi
             Err(cause) => unread.push(format!("the secret `plugins.{name}.secrets.{secret}` {cause}")),
         }
     }
-    if unread.is_empty() { Ok(Configuration::new(&plugin.settings, secrets)) } else { Err(unread.join("\n")) }
+    if unread.is_empty() { Ok(Configuration::new(plugin.settings.clone(), secrets)) } else { Err(unread.join("\n")) }
 }
 
 /// The manifest as it is on disk now.

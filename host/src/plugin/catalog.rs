@@ -89,16 +89,16 @@ impl Catalog {
         let (mut new, mut serving) = (Vec::new(), Vec::new());
         for (slot, switch) in slots.into_iter().zip(loaded.into_iter().flatten()) {
             slot.note(None);
-            match switch {
+            serving.push(match switch {
                 Switch::Unchanged(plugin) => {
                     tracing::info!("plugin {} is unchanged", plugin.label());
-                    serving.push(plugin);
+                    plugin
                 }
                 Switch::New(plugin) => {
                     new.push((slot, plugin.clone()));
-                    serving.push(plugin);
+                    plugin
                 }
-            }
+            });
         }
         new.sort_by_key(|(_, plugin)| rank(plugin));
         for (slot, plugin) in new {

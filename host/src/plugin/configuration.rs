@@ -10,19 +10,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use wasm_encoder::{CustomSection, Section as _};
 use wasmparser::{Parser, Payload};
 use wasmtime::component::Instance;
 
 /// The custom section of a copy that has the settings of its code.
 const SECTION: &str = "wasmill:settings";
 
-/// The settings of a plugin that has none.
-const NONE: &str = "{}";
+/// The settings of a plugin, a JSON object.
+pub type Settings = serde_json::Map<String, serde_json::Value>;
 
 /// What an operator gives a plugin beside its code.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Configuration {
-    settings: Arc<str>,
+    settings: Arc<Settings>,
     secrets: Arc<BTreeMap<String, String>>,
 }
 
@@ -37,14 +38,18 @@ pub trait Configurations: Send + Sync {
 
 impl Configuration {
     /// Makes a configuration of settings and of secrets by name.
-    pub fn new(settings: &serde_json::Map<String, serde_json::Value>, secrets: BTreeMap<String, String>) -> Self {
-        let settings = serde_json::to_string(settings).expect("JSON can be written");
+    pub fn new(settings: Settings, secrets: BTreeMap<String, String>) -> Self {
         Self { settings: settings.into(), secrets: secrets.into() }
     }
 
-    /// Returns the settings as a JSON object. Equal settings are equal texts.
-    pub fn settings(&self) -> &str {
+    /// Returns the settings.
+    pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Returns the settings as the text of a JSON object. Equal settings are equal texts.
+    fn text(&self) -> String {
+        serde_json::to_string(&*self.settings).expect("JSON can be written")
     }
 
     /// Returns the names of the secrets.
@@ -52,26 +57,16 @@ impl Configuration {
         self.secrets.keys().map(String::as_str)
     }
 
-    /// Returns whether the secrets of both are the same.
-    pub(super) fn has_secrets_of(&self, other: &Self) -> bool {
-        self.secrets == other.secrets
-    }
-
     /// Returns the configuration of a copy of code: the copy's own settings, and these secrets.
-    pub(super) fn with_settings(&self, settings: Option<&str>) -> Self {
-        Self { settings: settings.unwrap_or(NONE).into(), secrets: self.secrets.clone() }
+    pub(super) fn with_settings(&self, settings: Settings) -> Self {
+        Self { settings: settings.into(), secrets: self.secrets.clone() }
     }
 
     /// Appends the settings to code.
     pub(super) fn append_to(&self, code: &[u8]) -> Vec<u8> {
         let mut bytes = code.to_owned();
-        if *self.settings != *NONE {
-            let mut content = leb128(SECTION.len());
-            content.extend_from_slice(SECTION.as_bytes());
-            content.extend_from_slice(self.settings.as_bytes());
-            bytes.push(0);
-            bytes.extend(leb128(content.len()));
-            bytes.extend(content);
+        if !self.settings.is_empty() {
+            bytes.extend(section(&self.text()));
         }
         bytes
     }
@@ -90,8 +85,8 @@ impl Configuration {
         })?;
         let secrets = || self.secrets.iter().map(|(name, value)| export::Secret { name, value }).collect();
         let secrets: Option<Vec<_>> = gets_secrets.then(secrets);
-        let settings = self.settings.as_bytes();
-        let given = guarded.call(1, |store| guest.call_configure(store, settings, secrets.as_deref()))?;
+        let settings = self.text();
+        let given = guarded.call(1, |store| guest.call_configure(store, settings.as_bytes(), secrets.as_deref()))?;
         given.map_err(|cause| {
             let section = if cause.starts_with("secrets") { "secrets" } else { "settings" };
             guarded.refused(&format!(
@@ -102,7 +97,7 @@ impl Configuration {
     }
 
     fn not_taken(&self, plugin: &Plugin) -> Result<(), Error> {
-        let given = match (*self.settings == *NONE, self.secrets.is_empty()) {
+        let given = match (self.settings.is_empty(), self.secrets.is_empty()) {
             (true, true) => return Ok(()),
             (false, _) => "settings",
             (true, false) => "secrets",
@@ -114,45 +109,31 @@ impl Configuration {
     }
 }
 
-impl Default for Configuration {
-    fn default() -> Self {
-        Self { settings: NONE.into(), secrets: Arc::default() }
-    }
-}
-
 /// The values of secrets are not shown.
 impl fmt::Debug for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.secret_names().collect();
-        f.debug_struct("Configuration").field("settings", &self.settings).field("secrets", &names).finish()
+        f.debug_struct("Configuration").field("settings", &self.text()).field("secrets", &names).finish()
     }
 }
 
-/// Separates code from the settings that a host has appended to it.
-pub(super) fn separate(bytes: &[u8]) -> (&[u8], Option<&str>) {
+/// Separates code from the settings that a host has appended to it, if there are any.
+pub(super) fn separate(bytes: &[u8]) -> (&[u8], Settings) {
     let appended = Parser::new(0).parse_all(bytes).map_while(Result::ok).find_map(|payload| match payload {
-        Payload::CustomSection(section) if section.name() == SECTION && section.range().end == bytes.len() as u64 => {
-            let content = section.range();
-            let length = usize::try_from(content.end - content.start).ok()?;
-            let start = bytes.len().checked_sub(length + leb128(length).len() + 1)?;
-            Some((&bytes[..start], str::from_utf8(section.data()).ok()?))
+        Payload::CustomSection(found) if found.name() == SECTION => {
+            let text = str::from_utf8(found.data()).ok()?;
+            Some((bytes.strip_suffix(section(text).as_slice())?, serde_json::from_str(text).ok()?))
         }
         _ => None,
     });
-    appended.map_or((bytes, None), |(code, settings)| (code, Some(settings)))
+    appended.unwrap_or((bytes, Settings::new()))
 }
 
-fn leb128(mut number: usize) -> Vec<u8> {
+/// Returns the custom section that has these settings.
+fn section(settings: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    loop {
-        let low = (number & 0x7f) as u8;
-        number >>= 7;
-        if number == 0 {
-            bytes.push(low);
-            return bytes;
-        }
-        bytes.push(low | 0x80);
-    }
+    CustomSection { name: SECTION.into(), data: settings.as_bytes().into() }.append_to(&mut bytes);
+    bytes
 }
 
 #[cfg(test)]
@@ -165,19 +146,19 @@ mod tests {
         let code = b"\0asm\x01\0\0\0\0\x05\x04name";
         for length in [1, 100, 200, 20_000] {
             let settings = json!({ "text": "x".repeat(length) });
-            let configuration = Configuration::new(settings.as_object().unwrap(), BTreeMap::new());
+            let configuration = Configuration::new(settings.as_object().unwrap().clone(), BTreeMap::new());
             let bytes = configuration.append_to(code);
-            assert_eq!(separate(&bytes), (code.as_slice(), Some(configuration.settings())));
+            assert_eq!(separate(&bytes), (code.as_slice(), configuration.settings().clone()));
         }
         assert_eq!(Configuration::default().append_to(code), code);
-        assert_eq!(separate(code), (code.as_slice(), None));
-        assert_eq!(separate(b"no wasm"), (b"no wasm".as_slice(), None));
+        assert_eq!(separate(code), (code.as_slice(), Settings::new()));
+        assert_eq!(separate(b"no wasm"), (b"no wasm".as_slice(), Settings::new()));
     }
 
     #[test]
     fn debug_shows_no_value_of_a_secret() {
         let secrets = BTreeMap::from([("api_key".to_owned(), "hush".to_owned())]);
-        let configuration = Configuration::new(&serde_json::Map::new(), secrets);
+        let configuration = Configuration::new(Settings::new(), secrets);
         assert_eq!(format!("{configuration:?}"), "Configuration { settings: \"{}\", secrets: [\"api_key\"] }");
     }
 }

@@ -73,7 +73,7 @@ impl Slot {
     pub(super) fn load_beside(&self, compiler: &Compiler, configuration: Configuration) -> Result<Switch, Error> {
         let old = self.current();
         let new = Plugin::load(compiler, &self.name, &self.file, &self.limits, configuration)?;
-        if new.digest == old.digest && new.configuration.has_secrets_of(&old.configuration) {
+        if new.digest == old.digest && new.configuration == old.configuration {
             return Ok(Switch::Unchanged(old));
         }
         let words = |roles: BTreeSet<String>| roles.into_iter().collect::<Vec<_>>().join(" and ");

@@ -5,9 +5,7 @@ use wasmill_tests::built;
 use wasmill_tests::setting::Setting;
 
 fn test(setting: &Setting, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = setting.wasmill(&[&["test", "wasmill.toml"], args].concat());
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    setting.told(&[&["test", "wasmill.toml"], args].concat())
 }
 
 fn flows_of_the_bank() -> String {

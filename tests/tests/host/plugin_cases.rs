@@ -7,9 +7,7 @@ use wasmill_tests::setting::Setting;
 fn test(setting: &Setting, args: &[&str]) -> (Option<i32>, String, String) {
     let orders = built::plugin("orders");
     let args = [&["test", orders.to_str().expect("a path of text")], args].concat();
-    let output = setting.wasmill(&args);
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    setting.told(&args)
 }
 
 fn cases() -> String {

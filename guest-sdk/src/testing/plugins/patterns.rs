@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use wasmill_names::Rule;
+use wasmill_names::pattern::{Segment, matches};
 
 /// Returns the patterns, or panics if a host would refuse one.
 #[track_caller]
 pub(super) fn checked(owner: &str, patterns: &[&'static str]) -> Vec<&'static str> {
     for pattern in patterns {
-        let has_star_inside = pattern.split('.').any(|segment| segment.contains('*') && !matches!(segment, "*" | "**"));
+        let has_star_inside = pattern.split('.').any(|segment| Segment::parse(segment).is_none());
         assert!(
             Rule::Pattern.allows(pattern) && !has_star_inside,
             "{owner} subscribes to {pattern:?}: write for example `order.OrderCreated`, `order.*` or `**`"
@@ -26,20 +27,13 @@ pub(super) fn unmatched(owner: &str, pattern: &str, recorded: &BTreeMap<&'static
     Some(format!("{owner} subscribes to `{pattern}`, and {aggregate_type} has no such event; its events are {events}"))
 }
 
-/// Returns whether one of the patterns selects an event. `*` stands for one segment, and `**` for any number of them.
+/// Returns whether one of the patterns, which were checked, selects an event.
 pub(super) fn select(patterns: &[&str], aggregate_type: &str, event: &str) -> bool {
     let segments: Vec<&str> = aggregate_type.split('.').chain(event.split('.')).collect();
-    patterns.iter().any(|pattern| matches(&pattern.split('.').collect::<Vec<_>>(), &segments))
-}
-
-fn matches(pattern: &[&str], segments: &[&str]) -> bool {
-    match (pattern.split_first(), segments.split_first()) {
-        (None, None) => true,
-        (Some((&"**", rest)), _) => (0..=segments.len()).any(|taken| matches(rest, &segments[taken..])),
-        (Some((&"*", rest)), Some((_, others))) => matches(rest, others),
-        (Some((text, rest)), Some((segment, others))) => text == segment && matches(rest, others),
-        _ => false,
-    }
+    patterns.iter().any(|pattern| {
+        let pattern: Vec<Segment<&str>> = pattern.split('.').filter_map(Segment::parse).collect();
+        matches(&pattern, &segments)
+    })
 }
 
 #[cfg(test)]
