@@ -6,7 +6,7 @@
 use wasmill_names::Rule;
 
 /// The version of the WIT package that these bindings implement.
-pub const API: &str = "0.6.0";
+pub const API: &str = "0.7.0";
 
 /// The content of one line.
 pub struct Line {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_line_of_a_saga_has_the_events_that_start_one() {
         const BYTES: [u8; OF_SAGA.length()] = OF_SAGA.bytes();
-        let expected = "{\"api\":\"0.6.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
+        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
                         \"type\":\"transfer-process\",\"starts\":[\"transfer.Requested\"],\"subscriptions\":[]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
-        let expected = "{\"api\":\"0.6.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
                         \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }

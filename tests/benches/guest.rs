@@ -25,12 +25,12 @@ mod bare {
         inline: "
             package wasmill:bench;
             world every-role {
-                import wasmill:plugin/log@0.6.0;
-                import wasmill:plugin/bus@0.6.0;
-                import wasmill:plugin/sql@0.6.0;
-                export wasmill:plugin/aggregate@0.6.0;
-                export wasmill:plugin/subscriber@0.6.0;
-                export wasmill:plugin/projection@0.6.0;
+                import wasmill:plugin/log@0.7.0;
+                import wasmill:plugin/bus@0.7.0;
+                import wasmill:plugin/sql@0.7.0;
+                export wasmill:plugin/aggregate@0.7.0;
+                export wasmill:plugin/subscriber@0.7.0;
+                export wasmill:plugin/projection@0.7.0;
             }
         ",
         world: "wasmill:bench/every-role",

@@ -43,75 +43,75 @@ const REALLOC: &str = "(local $at i32)
 type Function = (&'static str, &'static str, &'static str);
 
 const AGGREGATE: [Function; 8] = [
-    ("describe", r#"(export "wasmill:plugin/aggregate@0.6.0#describe") (result i32)"#, "(i32.const 1052)"),
-    ("upcast", r#"(export "wasmill:plugin/aggregate@0.6.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
+    ("describe", r#"(export "wasmill:plugin/aggregate@0.7.0#describe") (result i32)"#, "(i32.const 1052)"),
+    ("upcast", r#"(export "wasmill:plugin/aggregate@0.7.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
     (
         "constructor",
-        r#"(export "wasmill:plugin/aggregate@0.6.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.7.0#[constructor]instance") (param i32 i32) (result i32)"#,
         "(call $new (i32.const 7))",
     ),
     (
         "apply",
-        r#"(export "wasmill:plugin/aggregate@0.6.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "handle",
-        r#"(export "wasmill:plugin/aggregate@0.6.0#[method]instance.handle")
+        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.handle")
            (param i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1104)",
     ),
     (
         "snapshot",
-        r#"(export "wasmill:plugin/aggregate@0.6.0#[method]instance.snapshot") (param i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.snapshot") (param i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "restore",
-        r#"(export "wasmill:plugin/aggregate@0.6.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
         "(i32.const 1200)",
     ),
-    ("drop", r#"(export "wasmill:plugin/aggregate@0.6.0#[dtor]instance") (param i32)"#, ""),
+    ("drop", r#"(export "wasmill:plugin/aggregate@0.7.0#[dtor]instance") (param i32)"#, ""),
 ];
 
 const AGGREGATE_IMPORTS: &str = r#"
-  (import "[export]wasmill:plugin/aggregate@0.6.0" "[resource-new]instance" (func $new (param i32) (result i32)))
-  (import "wasmill:plugin/log@0.6.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "[export]wasmill:plugin/aggregate@0.7.0" "[resource-new]instance" (func $new (param i32) (result i32)))
+  (import "wasmill:plugin/log@0.7.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const SUBSCRIBER: [Function; 1] = [(
     "handle",
-    r#"(export "wasmill:plugin/subscriber@0.6.0#handle") (param $at i32) (param $count i32) (result i32)"#,
+    r#"(export "wasmill:plugin/subscriber@0.7.0#handle") (param $at i32) (param $count i32) (result i32)"#,
     "(i32.const 1200)",
 )];
 
 const SUBSCRIBER_IMPORTS: &str = r#"
-  (import "wasmill:plugin/bus@0.6.0" "begin" (func $begin (param i32)))
-  (import "wasmill:plugin/bus@0.6.0" "send-command"
+  (import "wasmill:plugin/bus@0.7.0" "begin" (func $begin (param i32)))
+  (import "wasmill:plugin/bus@0.7.0" "send-command"
     (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32)))
-  (import "wasmill:plugin/bus@0.6.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
-  (import "wasmill:plugin/bus@0.6.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "wasmill:plugin/bus@0.7.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
+  (import "wasmill:plugin/bus@0.7.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const PROJECTION: [Function; 3] = [
-    ("schema", r#"(export "wasmill:plugin/projection@0.6.0#schema") (result i32)"#, "(i32.const 1300)"),
+    ("schema", r#"(export "wasmill:plugin/projection@0.7.0#schema") (result i32)"#, "(i32.const 1300)"),
     (
         "project",
-        r#"(export "wasmill:plugin/projection@0.6.0#project") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.7.0#project") (param i32 i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "query",
-        r#"(export "wasmill:plugin/projection@0.6.0#query") (param i32 i32 i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.7.0#query") (param i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1400)",
     ),
 ];
 
 /// The result of `keys` is at 1504. The keys are from 8192 on, 12 bytes each.
 const SAGA: [Function; 7] = [
-    ("describe", r#"(export "wasmill:plugin/saga@0.6.0#describe") (result i32)"#, "(i32.const 1092)"),
-    ("upcast", r#"(export "wasmill:plugin/saga@0.6.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
+    ("describe", r#"(export "wasmill:plugin/saga@0.7.0#describe") (result i32)"#, "(i32.const 1092)"),
+    ("upcast", r#"(export "wasmill:plugin/saga@0.7.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
     (
         "keys",
-        r#"(export "wasmill:plugin/saga@0.6.0#keys") (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.7.0#keys") (param $at i32) (param $count i32) (result i32)"#,
         "(local $i i32)
          (loop
            (i32.store8 (i32.add (i32.const 8192) (i32.mul (local.get $i) (i32.const 12))) (i32.const 1))
@@ -125,26 +125,26 @@ const SAGA: [Function; 7] = [
     ),
     (
         "constructor",
-        r#"(export "wasmill:plugin/saga@0.6.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.7.0#[constructor]instance") (param i32 i32) (result i32)"#,
         "(call $new (i32.const 7))",
     ),
     (
         "apply",
-        r#"(export "wasmill:plugin/saga@0.6.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.7.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "handle",
-        r#"(export "wasmill:plugin/saga@0.6.0#[method]instance.handle") (param $at i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.7.0#[method]instance.handle") (param $at i32) (result i32)"#,
         "(i32.const 1104)",
     ),
-    ("drop", r#"(export "wasmill:plugin/saga@0.6.0#[dtor]instance") (param i32)"#, ""),
+    ("drop", r#"(export "wasmill:plugin/saga@0.7.0#[dtor]instance") (param i32)"#, ""),
 ];
 
 /// Makes a plugin with sagas of this type, which these events start.
 pub fn saga(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let new =
-        r#"(import "[export]wasmill:plugin/saga@0.6.0" "[resource-new]instance" (func $new (param i32) (result i32)))"#;
+        r#"(import "[export]wasmill:plugin/saga@0.7.0" "[resource-new]instance" (func $new (param i32) (result i32)))"#;
     let text = text(&format!("{new}{SUBSCRIBER_IMPORTS}"), &SAGA, replaced);
     component("saga-plugin", &text, &line(&format!(r#""role":"saga","type":"{name}","starts":["{events}"]"#)))
 }
@@ -169,7 +169,7 @@ pub fn projection(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8
 
 /// Makes a line of the custom section.
 pub fn line(role: &str) -> String {
-    format!(r#"{{"api":"0.6.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
+    format!(r#"{{"api":"0.7.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
 }
 
 /// Makes the module of a skeleton. A case can add other parts of a module by replacing the name `module`.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
 /// The version of the plugin API that this host implements.
-pub const API_VERSION: &str = "0.6.0";
+pub const API_VERSION: &str = "0.7.0";
 
 const SECTION: &str = "wasmill:plugin";
 
@@ -229,7 +229,7 @@ mod tests {
         read("bad", &module(&[(SECTION, line.as_bytes())]))
     }
 
-    const PROJECTION: &str = r#"{"api":"0.6.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
+    const PROJECTION: &str = r#"{"api":"0.7.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
 
     #[test]
     fn a_section_becomes_a_description() {
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_plugin_that_is_linked_with_another_one_is_refused() {
-        let aggregate = r#"{"api":"0.6.0","plugin":"sales","version":"0.1.0","role":"aggregate","type":"sale"}"#;
+        let aggregate = r#"{"api":"0.7.0","plugin":"sales","version":"0.1.0","role":"aggregate","type":"sale"}"#;
         let both = |other: &str| read_line(&format!("{PROJECTION}\n{other}"));
         assert_eq!(both(aggregate).unwrap().roles.len(), 2, "one crate may export several roles");
         for other in [aggregate, PROJECTION] {

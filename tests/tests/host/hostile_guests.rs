@@ -558,7 +558,7 @@ fn files_in_the_place_of_a_plugin() {
     assert_eq!(go(&host, "victim").status, 200);
     let about = line(r#""role":"aggregate","type":"victim""#);
     let in_module = |more: &str| aggregate("victim", &[("module", more)]);
-    let other_version = about.replace("0.6.0", "0.7.0");
+    let other_version = about.replace("0.7.0", "0.7.0");
     let mut flipped = whole.clone();
     flipped[9] ^= 0x40;
     let names = format!("(i32.store (i32.const 1060) (i32.const {}))", 4_000_000);
