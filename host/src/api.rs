@@ -23,6 +23,7 @@ mod stall;
 mod starting;
 mod store;
 mod subscriptions;
+mod requests;
 mod timers;
 
 pub(crate) use commands::expected_version;
@@ -159,6 +160,8 @@ fn router(server: Server) -> Router {
         .route("/v1/clock", get(clock::show).post(clock::set))
         .route("/v1/timers", get(timers::list))
         .route("/v1/timers/{number}/cancel", post(timers::cancel))
+        .route("/v1/requests", get(requests::list))
+        .route("/v1/requests/{number}/give-up", post(requests::give_up))
         .route("/v1/projections/{name}/skip", post(operations::skip_event))
         .route("/v1/projections/{name}/rebuild", post(operations::rebuild))
         .route("/v1/dead-letters", get(dead_letters::list))

@@ -22,6 +22,7 @@ mod plugins;
 mod projections;
 mod query;
 mod render;
+mod requests;
 mod run;
 mod send;
 mod store;
@@ -92,6 +93,9 @@ enum Command {
     /// List or cancel timers.
     #[command(subcommand)]
     Timers(timers::Command),
+    /// List HTTP requests of plugins, or give one up.
+    #[command(subcommand)]
+    Requests(requests::Command),
     /// Show the host's clock, or move a manual one.
     Clock(clock::Args),
     /// Show, archive or restore a stream.
@@ -136,6 +140,7 @@ impl Command {
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
             Self::Subscriptions(command) => subscriptions::subscriptions(command, json),
             Self::Timers(command) => timers::timers(command, json),
+            Self::Requests(command) => requests::requests(command, json),
             Self::Clock(args) => clock::clock(&args, json),
             Self::Streams(command) => streams::streams(command, json),
             Self::Store(command) => store::store(command, json),
@@ -181,6 +186,8 @@ mod tests {
             "subscriptions reset warehouse --to beginning --yes",
             "timers list --subscription warehouse --limit 5 --json",
             "timers cancel 7 --data d",
+            "requests list --subscription warehouse --after 3 --limit 5 --json",
+            "requests give-up 7 --data d",
             "clock --advance 2h --json",
             "plugins reload sales --timeout-ms 5 --json",
             "projections list --json",

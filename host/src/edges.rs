@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each library, with the folders and files in `src` where it may be named.
-const EDGES: [(&str, &[&str]); 5] = [
+const EDGES: [(&str, &[&str]); 7] = [
     ("croner", &["due_times"]),
     ("jiff", &["due_times"]),
     ("rdkafka", &["kafka"]),
+    ("reqwest", &["http"]),
     ("rusqlite", &["store/sqlite", "projection"]),
+    ("rustls", &["http/network"]),
     ("wasmtime", &["plugin"]),
 ];
 

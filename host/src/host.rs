@@ -27,6 +27,7 @@ use crate::ack::{self, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};
 use crate::clock::Clock;
 use crate::flows::Flows;
+use crate::http::{Http, Network, Transport};
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, LedgerName, Outcome, Position, SubscriptionName};
@@ -124,13 +125,22 @@ pub enum QueryError {
 impl Host {
     /// Starts everything in the manifest, or nothing, and reports its steps to `startup`. The caller serves the API.
     pub async fn start(manifest: Manifest, startup: Startup) -> Result<Arc<Self>, Error> {
+        Self::start_with(manifest, startup, Network).await
+    }
+
+    /// Starts as [`start`](Self::start) does, with another way to the servers of endpoints.
+    pub async fn start_with(
+        manifest: Manifest,
+        startup: Startup,
+        transport: impl Transport + 'static,
+    ) -> Result<Arc<Self>, Error> {
         let runtime = Handle::current();
         let started = Instant::now();
         let host = tokio::task::spawn_blocking(move || {
             manual_clock::stop(&manifest);
             let clock = Clock::system();
             let instance = uuid::Uuid::now_v7().to_string();
-            let parts = Parts::start(&manifest, &clock, &runtime, &startup)?;
+            let parts = Parts::start(&manifest, &clock, &runtime, &startup, &transport)?;
             let watch = Mutex::new(Some(parts.catalog.watch()?));
             let reader = Mutex::new(parts.store.reader()?);
             let (stalls, traffic, clock_moves) = Default::default();
@@ -310,6 +320,7 @@ impl Host {
             schedules: parts.schedules.as_ref().map(Schedules::status).unwrap_or_default(),
             subscriptions: parts.subscriptions.values().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.values().map(|projection| projection.status()).collect(),
+            endpoints: parts.http.as_ref().map(Http::status).unwrap_or_default(),
             sinks: parts.sinks.values().map(|sink| sink.status()).collect(),
             api: self.traffic.status(),
             dead_letters,

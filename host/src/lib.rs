@@ -24,6 +24,7 @@ pub mod kafka;
 pub mod ack;
 pub mod aggregates;
 pub mod follow;
+pub mod http;
 pub mod projection;
 pub mod schedules;
 pub mod store;
@@ -32,6 +33,7 @@ pub mod supervise;
 
 pub mod plugin;
 
+mod address;
 pub mod backoff;
 pub mod bounds;
 pub mod clock;

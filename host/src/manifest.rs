@@ -4,6 +4,7 @@
 //! are refused, ranges are checked, and [`Error`] lists all problems with their places. Nothing here opens a plugin, a
 //! database or a connection. The modules that open them check what depends on them.
 
+mod endpoint;
 mod error;
 mod property;
 mod read;
@@ -12,6 +13,7 @@ mod section;
 mod sink;
 mod source;
 
+pub use endpoint::Endpoint;
 pub use error::{Error, Problem};
 pub use property::{OAuth, Properties, Token, Value};
 #[cfg(test)]
@@ -285,6 +287,8 @@ pub struct Plugin {
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// The places of the secrets that the plugin takes, by name.
     pub secrets: BTreeMap<String, Value>,
+    /// The endpoints to which the plugin may send HTTP requests, by name.
+    pub http: BTreeMap<String, Endpoint>,
 }
 
 impl Plugin {
@@ -301,6 +305,7 @@ impl Plugin {
             limits: Limits::default(),
             settings: serde_json::Map::new(),
             secrets: BTreeMap::new(),
+            http: BTreeMap::new(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::kafka::{Statistics, sink, source};
 use crate::meter::HistogramReading;
-use crate::status::{State, Status};
+use crate::status::{EndpointStatus, State, Status};
 use crate::store;
 
 /// One metric with all its labels.
@@ -68,6 +68,7 @@ pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
     families.extend(sources(status, measured));
     families.extend(schedules(status));
     families.extend(followers(status));
+    families.extend(endpoints(status));
     families.extend(sinks(status, measured));
     families.extend(clients(measured));
     families.retain(|family| !family.samples.is_empty());
@@ -121,13 +122,14 @@ fn parts(status: &Status) -> Vec<Sample> {
     let schedules = status.schedules.iter().map(|part| ("schedule", &part.name, part.state));
     let subscriptions = status.subscriptions.iter().map(|part| ("subscription", &part.name, part.state));
     let projections = status.projections.iter().map(|part| ("projection", &part.name, part.state));
+    let endpoints = status.endpoints.iter().map(|part| ("endpoint", &part.name, part.state));
     let sinks = status.sinks.iter().map(|part| ("sink", &part.name, part.state));
     let sample = |(kind, name, state): (&str, &String, State)| {
         let works = matches!(state, State::Running | State::CatchingUp | State::Following);
         (vec![("part", kind.to_owned()), ("name", name.clone())], gauge(u64::from(works)))
     };
     let followers = subscriptions.chain(projections);
-    aggregates.chain(sources).chain(schedules).chain(followers).chain(sinks).map(sample).collect()
+    aggregates.chain(sources).chain(schedules).chain(followers).chain(endpoints).chain(sinks).map(sample).collect()
 }
 
 fn commands(status: &Status) -> Vec<Family> {
@@ -244,6 +246,29 @@ fn followers(status: &Status) -> Vec<Family> {
             projections(|one| one.checkpoint),
         ),
         plain("projection_behind", "Positions behind the newest event", projections(|one| one.behind)),
+    ]
+}
+
+fn endpoints(status: &Status) -> Vec<Family> {
+    let each = |value: fn(&EndpointStatus) -> Value| {
+        status.endpoints.iter().map(move |found| (label("endpoint", &found.name), value(found)))
+    };
+    let ended = status.endpoints.iter().flat_map(|found| {
+        let counts = [("response", found.responses), ("failed", found.failed), ("refused", found.refused)];
+        counts.map(|(answer, count)| {
+            (vec![("endpoint", found.name.clone()), ("answer", answer.to_owned())], counter(count))
+        })
+    });
+    vec![
+        plain("http_requests", "HTTP requests that have ended, by their answer", ended),
+        plain("http_pending", "HTTP requests that have not ended", each(|found| gauge(found.pending))),
+        plain("http_in_flight", "Attempts at HTTP requests under way", each(|found| gauge(found.in_flight))),
+        plain("http_attempts", "Attempts at HTTP requests that were begun", each(|found| counter(found.attempts))),
+        plain(
+            "http_interrupted",
+            "Attempts at HTTP requests in the middle of which a host had ended",
+            each(|found| counter(found.interrupted)),
+        ),
     ]
 }
 

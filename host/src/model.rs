@@ -3,6 +3,7 @@
 //! They are plain data that all modules share. Nothing here knows SQL, Kafka or WebAssembly.
 
 mod callback;
+mod http;
 mod ids;
 mod keys;
 mod refusal;
@@ -11,6 +12,7 @@ pub use callback::{
     Callback, CallbackContent, CallbackKey, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided,
     saga_timer,
 };
+pub use http::{HttpAnswer, HttpRequest, HttpResponse, KeptRequest};
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 pub use refusal::{Failure, Refusal};
@@ -454,6 +456,7 @@ impl DeadLetter {
             DeadLetterContent::Command(command) => Some(&command.payload),
             DeadLetterContent::Message(_, message) => message.payload.as_deref(),
             DeadLetterContent::Callback(callback) => Some(callback.payload()),
+            DeadLetterContent::Http(kept) => Some(&kept.request.body),
         }
     }
 }
@@ -471,8 +474,10 @@ pub enum DeadLetterContent {
     Event(Position),
     /// A message that Kafka refused, with the name of the sink.
     Message(String, Message),
-    /// An outcome or a timer that a subscription could not handle.
+    /// An outcome, a timer or a response that a subscription could not handle.
     Callback(KeptCallback),
+    /// An HTTP request that did not succeed and whose subscription did not ask for the answer.
+    Http(KeptRequest),
 }
 
 /// A Kafka record.

@@ -164,6 +164,8 @@ pub enum Effect {
     Wake(String, Due, Vec<u8>),
     /// The name of a timer to cancel.
     Cancel(String),
+    /// An HTTP request to send.
+    Http(OutgoingRequest),
 }
 
 /// A command that a subscriber sends.
@@ -188,6 +190,18 @@ pub struct OutgoingMessage {
     pub partition: Option<i32>,
     pub headers: Vec<Header>,
     pub payload: Option<Vec<u8>>,
+}
+
+/// An HTTP request that a subscriber sends.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in wit/bus.wit
+pub struct OutgoingRequest {
+    pub endpoint: String,
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<Header>,
+    pub body: Vec<u8>,
+    pub response: Option<Vec<u8>>,
 }
 
 /// The database of a projection, as its guest uses it. The module `projection` implements it.

@@ -5,7 +5,7 @@
 
 mod histories;
 
-pub use histories::{Flow, FlowCommand, TimerItem, Timers, Trace};
+pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, TimerItem, Timers, Trace};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +35,9 @@ pub struct Status {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The projections, by name.
     pub projections: Vec<ProjectionStatus>,
+    /// The endpoints to which plugins send HTTP requests, by plugin and name.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointStatus>,
     /// The Kafka sinks: `outbox` first, then those of the manifest, then `dead-letters-SOURCE`. None without Kafka.
     pub sinks: Vec<SinkStatus>,
     /// The traffic of the API since the host started.
@@ -408,6 +411,33 @@ pub struct SinkStatus {
     pub reached: u64,
     /// What it has yet to publish or skip: messages of the outbox, positions of events, or numbers of dead letters.
     pub pending: u64,
+}
+
+/// An endpoint to which a plugin sends HTTP requests. The counts are of the time since the host started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Its name: `PLUGIN/ENDPOINT`.
+    pub name: String,
+    /// Its URL; `None` if the manifest grants it no more, and its requests are refused.
+    pub url: Option<String>,
+    /// Its state.
+    pub state: State,
+    /// Why the last attempt failed, while requests wait.
+    pub error: Option<String>,
+    /// The requests that have not ended.
+    pub pending: u64,
+    /// The attempts under way.
+    pub in_flight: u64,
+    /// The attempts that were begun.
+    pub attempts: u64,
+    /// The requests that ended with a response, whatever its status.
+    pub responses: u64,
+    /// The requests that ended without a response that can be used.
+    pub failed: u64,
+    /// The requests that were not sent, because they are not granted or break a rule.
+    pub refused: u64,
+    /// The attempts in the middle of which a host had ended.
+    pub interrupted: u64,
 }
 
 /// The dead letters of a store.

@@ -1,12 +1,13 @@
 //! The event store: the source of truth.
 //!
-//! Everything durable goes through [`EventStore`], which is split by caller: [`Events`], [`Progress`] and
-//! [`DeadLetters`]. Writes are queued and acknowledged after their commit. Each thread that reads has its own
+//! Everything durable goes through [`EventStore`], which is split by caller: [`Events`], [`Progress`],
+//! [`HttpRequests`] and [`DeadLetters`]. Writes are queued and acknowledged after their commit. Each thread that reads has its own
 //! [`Reader`]. Outside of `sqlite`, only the functions of this file that take a [`Location`] know the embedded store.
 
 mod dead_letters;
 mod error;
 mod events;
+mod http_requests;
 mod ledger;
 mod maintenance;
 mod places;
@@ -26,6 +27,9 @@ pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page, SearchedId, Snapshot,
     Tally, check_sizes, event_at, is_full, shared_bytes,
+};
+pub use http_requests::{
+    AttemptEnd, HttpRequestReader, HttpRequests, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
@@ -97,7 +101,7 @@ pub fn fact(location: &Location, name: &str) -> Result<Option<String>, Error> {
 }
 
 /// The writing side of a store.
-pub trait EventStore: Events + Progress + DeadLetters {
+pub trait EventStore: Events + Progress + HttpRequests + DeadLetters {
     /// The unique id of the store. It is made when the store is created and never changes. Copies of the store keep it.
     fn identity(&self) -> Uuid;
 
@@ -125,9 +129,9 @@ pub trait EventStore: Events + Progress + DeadLetters {
 }
 
 /// The reading side of a store.
-pub trait Reader: EventReader + ProgressReader + DeadLetterReader {}
+pub trait Reader: EventReader + ProgressReader + HttpRequestReader + DeadLetterReader {}
 
-impl<R: EventReader + ProgressReader + DeadLetterReader> Reader for R {}
+impl<R: EventReader + ProgressReader + HttpRequestReader + DeadLetterReader> Reader for R {}
 
 /// The result of a write that was never answered, because the store has stopped.
 impl<T> Unanswered for Result<T, Error> {

@@ -3,7 +3,7 @@
 use super::Server;
 use super::answer::HttpError;
 use crate::host::Unreplayed;
-use crate::model::{Callback, DeadLetterContent, Header, KeptDeadLetter};
+use crate::model::{Callback, CallbackContent, DeadLetterContent, Header, KeptDeadLetter, KeptRequest};
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{DeadLetterQuery, Discard};
 use axum::Json;
@@ -175,8 +175,22 @@ fn content(content: &DeadLetterContent) -> (&'static str, Value) {
                 "correlation_id": correlation_id, "causation_id": causation_id, "payload": bytes_shown(kept.payload()),
                 "outcome": kept.ending(),
             });
-            let kind = if kept.ending().is_some() { "outcome" } else { "timer" };
+            let kind = match &kept.callback.content {
+                CallbackContent::Outcome { .. } => "outcome",
+                CallbackContent::Response(_) => "response",
+                _ => "timer",
+            };
             (kind, shown)
+        }
+        DeadLetterContent::Http(KeptRequest { attempts, interrupted, request, .. }) => {
+            let shown = json!({
+                "id": request.id, "endpoint": request.endpoint, "method": request.method, "path": request.path,
+                "headers": headers_shown(&request.headers), "body": bytes_shown(&request.body),
+                "time_ms": request.time_ms, "key": request.key.as_deref().map(bytes_shown),
+                "correlation_id": request.correlation_id, "causation_id": request.causation_id,
+                "attempts": attempts, "interrupted": interrupted,
+            });
+            ("http_request", shown)
         }
     }
 }

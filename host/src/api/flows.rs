@@ -46,7 +46,8 @@ pub(super) async fn flow(
     }
     let followed = server.unless_closing(following.rest(timeout)).await??;
     let correlation_id = followed.correlation_id.to_string();
-    let (timers, dead_letters) = server.host.read(move |reader| of_correlation(reader, &correlation_id)).await?;
+    let waiting = server.host.read(move |reader| of_correlation(reader, &correlation_id)).await?;
+    let Waiting { timers, requests, dead_letters } = waiting;
     let Followed { correlation_id, waiting_for, position, events, commands, more, held_keys, paused } = followed;
     let held_key = |(subscription, stream)| format!("{stream} of subscription {subscription}");
     Ok(Flow {
@@ -58,6 +59,7 @@ pub(super) async fn flow(
         commands: commands.into_iter().map(command).collect(),
         more,
         timers,
+        requests,
         held_keys: held_keys.into_iter().map(held_key).collect(),
         dead_letters,
         paused,

@@ -66,7 +66,8 @@ pub(super) async fn trace(
     let left = search_max.unwrap_or(SEARCH_MAX);
     let asked = id.clone();
     let found = server.host.read(move |reader| trace_of(reader, asked, newest, left, &long_read)).await?;
-    if !found.events.is_empty() || !found.timers.is_empty() || !found.dead_letters.is_empty() {
+    let Trace { events, timers, requests, dead_letters, .. } = &found;
+    if !(events.is_empty() && timers.is_empty() && requests.is_empty() && dead_letters.is_empty()) {
         return Ok(Json(found));
     }
     let among = match found.more {
@@ -75,7 +76,7 @@ pub(super) async fn trace(
         }
         false => String::new(),
     };
-    let text = format!("no event, timer or dead letter has {id:?} as its id, causation id or correlation id{among}");
+    let text = format!("no event, timer, HTTP request or dead letter has {id:?} as its id, causation id or correlation id{among}");
     Err(HttpError::new(StatusCode::NOT_FOUND, text))
 }
 
@@ -101,10 +102,11 @@ fn trace_of(
         events.extend(search.step(reader, EVENTS_MAX - events.len())?);
     }
     events.reverse();
-    let (timers, dead_letters) = of_correlation(reader, &correlation_id)?;
+    let Waiting { timers, requests, dead_letters } = of_correlation(reader, &correlation_id)?;
     Ok(Trace {
         events: events.iter().map(|event| serde_json::to_value(line(event)).expect("an event is JSON")).collect(),
         timers,
+        requests,
         dead_letters,
         searched_to: search.searched_to().0,
         more: !search.is_over(),
@@ -112,15 +114,22 @@ fn trace_of(
     })
 }
 
-/// Returns the timers and the dead letters with a correlation id.
-pub(super) fn of_correlation(
-    reader: &mut dyn Reader,
-    correlation_id: &str,
-) -> Result<(Vec<TimerItem>, Vec<DeadLetterItem>), Error> {
+/// What waits of a flow.
+pub(super) struct Waiting {
+    pub(super) timers: Vec<TimerItem>,
+    pub(super) requests: Vec<RequestItem>,
+    pub(super) dead_letters: Vec<DeadLetterItem>,
+}
+
+/// Returns the timers, the HTTP requests and the dead letters with a correlation id.
+pub(super) fn of_correlation(reader: &mut dyn Reader, correlation_id: &str) -> Result<Waiting, Error> {
     let (timers, _) = reader.timers(&TimerQuery { subscription: None, limit: TIMERS_MAX })?;
     let is_of_it = |timer: &KeptTimer| *timer.callback.callback.correlation_id == *correlation_id;
     let timers = timers.into_iter().filter(is_of_it).map(TimerItem::from).collect();
-    Ok((timers, dead_letters(reader, correlation_id)?))
+    let (requests, _) = reader.requests(&RequestQuery { subscription: None, after: 0, limit: REQUESTS_MAX })?;
+    let is_of_it = |request: &ListedRequest| *request.kept.request.correlation_id == *correlation_id;
+    let requests = requests.into_iter().filter(is_of_it).map(RequestItem::from).collect();
+    Ok(Waiting { timers, requests, dead_letters: dead_letters(reader, correlation_id)? })
 }
 
 fn dead_letters(reader: &mut dyn Reader, correlation_id: &str) -> Result<Vec<DeadLetterItem>, Error> {
@@ -144,6 +153,7 @@ fn is_of(reader: &mut dyn Reader, kept: &KeptDeadLetter, correlation_id: &str) -
         DeadLetterContent::Command(command) => *command.correlation_id == *correlation_id,
         DeadLetterContent::Message(_, message) => *message.correlation_id == *correlation_id,
         DeadLetterContent::Callback(kept) => *kept.callback.correlation_id == *correlation_id,
+        DeadLetterContent::Http(kept) => *kept.request.correlation_id == *correlation_id,
         DeadLetterContent::Event(position) => *event_at(reader, *position)?.correlation_id == *correlation_id,
     })
 }

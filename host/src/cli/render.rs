@@ -19,6 +19,7 @@ pub(super) fn status(status: &Status) -> String {
     part(!status.schedules.is_empty(), schedules(&status.schedules));
     part(!status.subscriptions.is_empty(), subscriptions(&status.subscriptions));
     part(!status.projections.is_empty(), projections(&status.projections));
+    part(!status.endpoints.is_empty(), endpoints(&status.endpoints));
     part(!status.sinks.is_empty(), sinks(&status.sinks));
     parts.push(dead_letters(&status.dead_letters));
     parts.join("\n")
@@ -222,6 +223,32 @@ pub(super) fn projections(projections: &[ProjectionStatus]) -> Table {
 
 fn consumers(kind: &'static str) -> Table {
     Table::new([(kind, Left), ("PLUGIN", Left), ("STATE", Left), ("CHECKPOINT", Right), ("BEHIND", Right)])
+}
+
+fn endpoints(endpoints: &[EndpointStatus]) -> Table {
+    let mut table = Table::new([
+        ("ENDPOINT", Left),
+        ("URL", Left),
+        ("STATE", Left),
+        ("PENDING", Right),
+        ("ATTEMPTS", Right),
+        ("RESPONSES", Right),
+        ("FAILED", Right),
+        ("REFUSED", Right),
+    ]);
+    for endpoint in endpoints {
+        let EndpointStatus { name, url, state, error, pending, in_flight: _, attempts, .. } = endpoint;
+        let EndpointStatus { responses, failed, refused, interrupted, .. } = endpoint;
+        let url = url.clone().unwrap_or_else(|| "not granted".to_owned());
+        let [pending, attempts, responses, failed, refused] =
+            [pending, attempts, responses, failed, refused].map(|count| number(*count));
+        table.row([name.clone(), url, state.to_string(), pending, attempts, responses, failed, refused]);
+        note_error(&mut table, error);
+        if *interrupted > 0 {
+            table.note(&format!("{} attempts were interrupted by the end of a host", number(*interrupted)));
+        }
+    }
+    table
 }
 
 fn sinks(sinks: &[SinkStatus]) -> Table {

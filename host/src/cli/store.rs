@@ -136,6 +136,7 @@ fn statistics_text(statistics: &Statistics) -> String {
         outbox_commands,
         outbox_messages,
         callbacks,
+        http_requests,
         outcomes,
         dead_letters,
         counted,
@@ -151,7 +152,8 @@ fn statistics_text(statistics: &Statistics) -> String {
         ("ledgers", ledgers),
         ("commands in the outbox", outbox_commands),
         ("messages in the outbox", outbox_messages),
-        ("outcomes and timers", callbacks),
+        ("outcomes, timers and responses", callbacks),
+        ("HTTP requests", http_requests),
         ("remembered outcomes", outcomes),
         ("dead letters", dead_letters),
     ] {
@@ -193,17 +195,18 @@ fn text(report: &Report) -> String {
         commands,
         messages,
         callbacks,
+        http_requests,
         dead_letters,
         problems,
         more_problems,
     } = report;
     let [events, streams, position, indexed] = [events, streams, position, indexed].map(|value| number(*value));
-    let [commands, messages, callbacks, letters, more] =
-        [commands, messages, callbacks, dead_letters, more_problems].map(|value| number(*value));
+    let [commands, messages, callbacks, requests, letters, more] =
+        [commands, messages, callbacks, http_requests, dead_letters, more_problems].map(|value| number(*value));
     let mut text = format!(
         "  {events} events in {streams} streams, the newest at position {position}, indexed up to {indexed}\n  \
          {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n  \
-         {letters} dead letters; {callbacks} outcomes and timers\n"
+         {letters} dead letters; {callbacks} outcomes, timers and responses; {requests} HTTP requests\n"
     );
     for problem in problems {
         text += &format!("problem: {problem}\n");
@@ -227,7 +230,7 @@ mod tests {
     fn a_report_says_what_is_there_and_what_is_wrong() {
         let mut report = Report { events: 1_234, streams: 2, position: 1_234, indexed: 1_000, ..Report::default() };
         assert!(
-            text(&report).ends_with("in the outbox\n  0 dead letters; 0 outcomes and timers\nsound\n"),
+            text(&report).ends_with("in the outbox\n  0 dead letters; 0 outcomes, timers and responses; 0 HTTP requests\nsound\n"),
             "{}",
             text(&report)
         );

@@ -1,6 +1,7 @@
 //! Waiting until the host is drained.
 
 use super::parts::Parts;
+use crate::http::Http;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
 use crate::projection::Projection;
@@ -16,6 +17,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Longest pause between two questions to the brokers about a source that makes no progress.
 const LOOK_AT_BROKERS_AGAIN: Duration = Duration::from_millis(200);
+
+/// What is waited for while HTTP requests have not ended.
+const HTTP_REQUESTS: &str = "HTTP requests";
 
 /// Waits until nothing is in flight, or the time is up. It waits part by part, in the direction of the data. If new
 /// work appears meanwhile, it starts another round.
@@ -54,7 +58,11 @@ pub(super) fn explained(part: String, status: &Status) -> String {
         let source = status.sources.iter().find(|source| part == format!("source {}", source.name))?;
         source.partitions.iter().find_map(PartitionStatus::behind_transaction)
     };
-    match reason.or_else(transaction) {
+    let of_http = || {
+        let failing = status.endpoints.iter().filter(|_| part == HTTP_REQUESTS);
+        failing.filter_map(|found| Some(format!("endpoint {}: {}", found.name, found.error.as_ref()?))).next()
+    };
+    match reason.or_else(transaction).or_else(of_http) {
         Some(reason) => format!("{part}: {reason}"),
         None => part,
     }
@@ -108,6 +116,10 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         reach(projection.reached(), head).await;
         *waiting_for = format!("the new read model of projection {name}");
         until(|| !projection.is_building()).await;
+    }
+    if let Some(http) = &parts.http {
+        HTTP_REQUESTS.clone_into(waiting_for);
+        until(|| !http.is_busy()).await;
     }
     for (name, sink) in &parts.sinks {
         *waiting_for = format!("sink {name}");
@@ -188,6 +200,7 @@ impl Parts {
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
             && self.transforms.values().all(Transform::is_caught_up)
             && !self.projections.values().any(Projection::is_building)
+            && !self.http.as_ref().is_some_and(Http::is_busy)
             && self.sinks.values().all(|sink| sink.pending() == 0)
     }
 }

@@ -1,5 +1,6 @@
 //! Checks that the plugins fit each other and the rest of the manifest, before anything is started.
 
+use crate::http::not_granted;
 use crate::manifest::{Brokers, Commands, Deliveries, Kafka, Manifest, Schedule, Target, Transaction};
 use crate::model::IdRule;
 use crate::names::Name;
@@ -29,6 +30,7 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         }
     }
     problems.extend(doubled(&served, &sagas));
+    problems.extend(ungranted(manifest, catalog));
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
         let of_source: Vec<String> = match &source.target {
@@ -123,6 +125,17 @@ fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option
     let names: Vec<&str> = subscribers.iter().map(|slot| &*slot.name).collect();
     let known = if names.is_empty() { "no plugin is one".into() } else { format!("there are {}", names.join(", ")) };
     Some(format!("`sources.{source}.subscriber`: no plugin {subscriber} that is a subscriber; {known}"))
+}
+
+/// Returns a sentence for each endpoint that a plugin uses and the manifest does not grant.
+fn ungranted(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+    let place = manifest.path.display();
+    let of_plugin = |plugin: Arc<plugin::Plugin>| {
+        let granted = &manifest.plugins[&*plugin.name].http;
+        let missing = plugin.description.endpoints().filter(|endpoint| !granted.contains_key(&***endpoint));
+        missing.map(|endpoint| format!("{place}: {}", not_granted(&plugin.name, endpoint))).collect::<Vec<_>>()
+    };
+    catalog.slots().flat_map(|slot| of_plugin(slot.current())).collect()
 }
 
 /// Returns a sentence for each aggregate type that has two owners. A saga owns the type of its streams.

@@ -124,10 +124,10 @@ impl Following {
             if has_new {
                 continue;
             }
-            let UnderWay { commands, callbacks, retried_keys, .. } = found;
+            let UnderWay { commands, callbacks, requests, retried_keys, .. } = found;
             *waiting_for = format!(
-                "{commands} commands of subscriptions, {callbacks} outcomes or timers that are due, and {retried_keys} keys \
-                 whose events are retried"
+                "{commands} commands of subscriptions, {callbacks} outcomes, timers or responses that are due, {requests} HTTP \
+                 requests, and {retried_keys} keys whose events are retried"
             );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_MAX);

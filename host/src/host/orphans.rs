@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn place(part: &str) -> Place {
-        Place { part: part.parse().unwrap(), at: "at position 7".into(), pending: 0, callbacks: 0 }
+        Place { part: part.parse().unwrap(), at: "at position 7".into(), pending: 0, callbacks: 0, requests: 0 }
     }
 
     fn decided(text: &str, places: &[&str]) -> Result<Vec<(String, String)>, String> {

@@ -13,12 +13,13 @@ use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::flows::Flows;
+use crate::http::{self, Grant, Http, Transport};
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{
     Brokers, Deliveries, Kafka, Manifest, Plugin as PluginSettings, Refusals, Source as SourceSettings, Target,
     Transaction, WhenFull,
 };
-use crate::model::IdRule;
+use crate::model::{IdRule, SubscriptionName};
 use crate::plugin::{self, Catalog, Compiler, Demand, Limits, Role, Slot};
 use crate::projection::{self, Projection};
 use crate::schedules::Schedules;
@@ -61,6 +62,8 @@ pub(super) struct Parts {
     pub(super) sinks: ByName<Sink>,
     /// The schedules, if the manifest has any.
     pub(super) schedules: Option<Schedules>,
+    /// The HTTP requests of plugins, if there can be any.
+    pub(super) http: Option<Http>,
     /// The flows that somebody watches.
     pub(super) flows: Flows,
     /// The task that creates missing topics as soon as the cluster answers. It ends when this is dropped.
@@ -90,6 +93,9 @@ pub enum Error {
     /// The aggregates can't be started.
     #[error(transparent)]
     Aggregates(#[from] aggregates::StartError),
+    /// HTTP requests can't be sent as the manifest says.
+    #[error(transparent)]
+    Http(#[from] http::StartError),
     /// Kafka is configured wrongly, or the development broker does not start.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
@@ -184,6 +190,7 @@ impl Parts {
         clock: &Clock,
         runtime: &Handle,
         startup: &Startup,
+        transport: &dyn Transport,
     ) -> Result<Self, Error> {
         refuse_idle(manifest).map_err(Error::One)?;
         let data = &manifest.data;
@@ -215,6 +222,7 @@ impl Parts {
             transforms: ByName::new(),
             sinks: ByName::new(),
             schedules: None,
+            http: None,
             flows: Flows::default(),
             topics: None,
             broker: Mutex::default(),
@@ -225,6 +233,7 @@ impl Parts {
                 startup.does("starting sources and sinks".to_owned());
                 parts.start_kafka(manifest, kafka, &environment)?;
             }
+            parts.http = Http::start(grants(manifest, &parts.catalog), transport, &parts.store, clock, runtime)?;
             parts.schedules = Schedules::start(&manifest.schedules, clock, &parts.store, &parts.aggregates)?;
             Ok(())
         });
@@ -411,12 +420,31 @@ impl Parts {
         let sinks_by = deadline.checked_sub(AFTER_SINKS).unwrap_or(deadline);
         let projections = self.projections.values().map(|projection| job(|| projection.stop()));
         let sinks = self.sinks.values().map(|sink| job(move || sink.stop_by(sinks_by)));
-        supervise::side_by_side("stop-sinks", projections.chain(sinks));
+        let http = self.http.iter().map(|http| job(move || http.stop_by(sinks_by)));
+        supervise::side_by_side("stop-sinks", projections.chain(sinks).chain(http));
         self.store.close();
         if let Some(broker) = self.broker.held().take() {
             broker.stop();
         }
     }
+}
+
+/// Returns what the manifest grants each plugin that may send HTTP requests.
+fn grants(manifest: &Manifest, catalog: &Catalog) -> Vec<Grant> {
+    let grant = |name: String| {
+        let of_sources = manifest.sources.iter().filter_map(|(source, settings)| match &settings.target {
+            Target::Deliveries(deliveries) if *deliveries.subscriber == *name => {
+                Some(SubscriptionName::Source(source).to_string().into())
+            }
+            _ => None,
+        });
+        let endpoints = &manifest.plugins[&name].http;
+        let endpoints = endpoints.iter().map(|(endpoint, settings)| (endpoint.as_str().into(), settings.clone()));
+        let plugin: Arc<str> = name.as_str().into();
+        let subscriptions = iter::once(plugin.clone()).chain(of_sources).collect();
+        Grant { plugin, subscriptions, endpoints: endpoints.collect() }
+    };
+    subscribed(catalog).into_iter().map(grant).collect()
 }
 
 fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'job> {

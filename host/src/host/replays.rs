@@ -44,6 +44,11 @@ impl Host {
                 self.change(move |store, done| store.republish_dead_letter(number, done)).await?;
                 Ok(Replayed { number, outcome: "published".into(), reason: None })
             }
+            DeadLetterContent::Http(kept) => {
+                self.change(move |store, done| store.republish_dead_letter(number, done)).await?;
+                let reason = format!("HTTP request {} is sent again; `wasmill requests list` shows it", kept.request.id);
+                Ok(Replayed { number, outcome: "queued".into(), reason: Some(reason) })
+            }
             DeadLetterContent::Command(command) => self.send_again(number, command.clone()).await,
             DeadLetterContent::Record(_) => match self.command_again(number, &letter).await? {
                 Some(command) => self.send_again(number, command).await,

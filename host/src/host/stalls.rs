@@ -80,6 +80,9 @@ impl Stalled {
         for part in &mut status.projections {
             self.mark_one("projection", &part.name, &mut part.state, &mut part.error);
         }
+        for part in &mut status.endpoints {
+            self.mark_one("endpoint", &part.name, &mut part.state, &mut part.error);
+        }
         for part in &mut status.sinks {
             self.mark_one("sink", &part.name, &mut part.state, &mut part.error);
         }
@@ -138,6 +141,10 @@ fn looks(status: &Status) -> Vec<Look> {
     }
     for part in status.projections.iter().filter(|part| part.behind > 0) {
         add("projection", &part.name, None, part.checkpoint, after_position(part.checkpoint, part.behind));
+    }
+    for part in status.endpoints.iter().filter(|part| part.pending > 0) {
+        let at = format!("{} requests have not ended, with {} attempts under way", part.pending, part.in_flight);
+        add("endpoint", &part.name, None, part.attempts, at);
     }
     for sink in status.sinks.iter().filter(|sink| sink.pending > 0) {
         let at = format!("{} are pending, and Kafka acknowledges none", sink.pending);

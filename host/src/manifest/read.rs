@@ -1,6 +1,7 @@
 //! Reading a manifest: the keys, their defaults and their ranges.
 
 mod configuration;
+mod endpoint;
 mod place;
 mod property;
 mod schedule;
@@ -287,6 +288,7 @@ fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
         limits: section.section("limits").map(limits).unwrap_or_default(),
         settings: section.section("settings").as_ref().map(configuration::settings).unwrap_or_default(),
         secrets: section.section("secrets").as_ref().map(configuration::secrets).unwrap_or_default(),
+        http: complete(named(section.get("http"), name, |section| endpoint::endpoint(section, folder))),
     };
     section.finish();
     Some(Plugin { file: folder.join(file?), ..plugin })

@@ -1,7 +1,7 @@
-//! What comes back to a subscription because it asked for it: the outcomes of its commands, and its timers. Events and
-//! records that were deferred come back in the same way.
+//! What comes back to a subscription because it asked for it: the outcomes of its commands, its timers, and the responses to
+//! its HTTP requests. Events and records that were deferred come back in the same way.
 
-use super::{Command, ExpectedVersion, Header, Outcome, Position, Record, StreamId, Version};
+use super::{Command, ExpectedVersion, Header, HttpResponse, Outcome, Position, Record, StreamId, Version};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ pub enum Due {
 /// The key of a callback: that of the delivery that asked for it. All callbacks without a key have the same.
 pub type CallbackKey = Option<Vec<u8>>;
 
-/// A delivery or a command that a subscription asked for: an outcome, or a timer.
+/// A delivery or a command that a subscription asked for: an outcome, a timer, or a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {
     /// The key of the delivery that asked for it. Callbacks with the same key are handled in their order.
@@ -107,7 +107,7 @@ pub struct Callback {
     pub key: CallbackKey,
     /// The correlation id of what asked for it.
     pub correlation_id: Arc<str>,
-    /// The id of the command whose outcome it is, or of the delivery that set the timer.
+    /// The id of the command whose outcome it is, or of the delivery that set the timer or asked for the response.
     pub causation_id: Arc<str>,
     /// The number of subscribers in its chain of causes. It is 0 for a timer.
     pub hops: u32,
@@ -128,6 +128,7 @@ impl Callback {
             CallbackContent::Outcome { attachment, .. } => FIXED + attachment.len(),
             CallbackContent::Wake { payload, .. } => FIXED + payload.len(),
             CallbackContent::Send(command) => FIXED + command.size(),
+            CallbackContent::Response(response) => FIXED + response.size(),
             CallbackContent::Event(_) => FIXED,
             CallbackContent::Record(record) => FIXED + record.size(),
         }
@@ -159,6 +160,8 @@ pub enum CallbackContent {
     },
     /// A timer that sends a command.
     Send(Box<Command>),
+    /// The response to an HTTP request.
+    Response(Box<HttpResponse>),
     /// An event that was deferred, because its saga could not take it.
     Event(Position),
     /// A record of a source that was deferred, because one of the same key before it is a dead letter.
@@ -178,7 +181,7 @@ pub struct KeptCallback {
     pub number: u64,
     /// The name of the timer, by which it can be cancelled.
     pub timer: Option<Arc<str>>,
-    /// The time when an outcome was recorded or when a timer is due, in milliseconds since 1970-01-01T00:00:00Z.
+    /// The time when an outcome or a response was recorded, or when a timer is due, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_ms: u64,
     /// The callback.
     pub callback: Callback,
@@ -195,16 +198,18 @@ impl KeptCallback {
         match &self.callback.content {
             CallbackContent::Outcome { .. } => format!("{}:outcome", self.callback.causation_id),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => format!("timer:{}", self.number),
+            CallbackContent::Response(response) => format!("{}:response", response.request_id),
             CallbackContent::Event(position) => format!("event:{position}"),
             CallbackContent::Record(record) => record.id(),
         }
     }
 
-    /// Returns the name of the delivery: that of the command or of the timer.
+    /// Returns the name of the delivery: that of the command, of the timer or of the endpoint.
     pub fn name(&self) -> &str {
         match &self.callback.content {
             CallbackContent::Outcome { name, .. } | CallbackContent::Wake { name, .. } => name,
             CallbackContent::Send(command) => &command.name,
+            CallbackContent::Response(response) => &response.endpoint,
             CallbackContent::Event(_) | CallbackContent::Record(_) => "",
         }
     }
@@ -215,6 +220,7 @@ impl KeptCallback {
             CallbackContent::Outcome { ending, .. } => Some(ending),
             CallbackContent::Wake { .. }
             | CallbackContent::Send(_)
+            | CallbackContent::Response(_)
             | CallbackContent::Event(_)
             | CallbackContent::Record(_) => None,
         }
@@ -228,6 +234,10 @@ impl KeptCallback {
             }
             CallbackContent::Wake { name, .. } => format!("timer {name}"),
             CallbackContent::Send(command) => format!("timer that sends {} to {}", command.name, command.stream),
+            CallbackContent::Response(response) => {
+                let HttpResponse { request_id, endpoint, method, path, .. } = &**response;
+                format!("response to HTTP request {request_id} ({method} {endpoint}/{path})")
+            }
             CallbackContent::Event(position) => format!("event {position}"),
             CallbackContent::Record(record) => record.place(),
         }
@@ -239,6 +249,7 @@ impl KeptCallback {
             CallbackContent::Outcome { attachment, .. } => attachment,
             CallbackContent::Wake { payload, .. } => payload,
             CallbackContent::Send(command) => &command.payload,
+            CallbackContent::Response(response) => &response.attachment,
             CallbackContent::Event(_) | CallbackContent::Record(_) => &[],
         }
     }

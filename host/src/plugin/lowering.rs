@@ -3,7 +3,8 @@
 
 use super::bindings::wasmill::plugin::types;
 use crate::model::{
-    Callback, CallbackContent, Command, Ending, Header, KeptCallback, Record, RecordedEvent, Undecided,
+    Callback, CallbackContent, Command, Ending, Header, HttpAnswer, HttpResponse, KeptCallback, Record, RecordedEvent,
+    Undecided,
 };
 
 /// Events that are ready to be lent to a guest.
@@ -132,6 +133,8 @@ pub(super) struct CallbackLender<'c> {
     callbacks: &'c [KeptCallback],
     ids: Vec<String>,
     headers: Vec<LentHeaders<'c>>,
+    /// The headers of each response; none for everything else.
+    response_headers: Vec<Vec<types::HttpHeaderParam<'c>>>,
 }
 
 impl<'c> CallbackLender<'c> {
@@ -140,16 +143,22 @@ impl<'c> CallbackLender<'c> {
             callbacks,
             ids: callbacks.iter().map(KeptCallback::id).collect(),
             headers: callbacks.iter().map(|kept| lend_headers(&kept.callback.headers)).collect(),
+            response_headers: callbacks.iter().map(lend_response_headers).collect(),
         }
     }
 
     pub(super) fn deliveries(&self) -> Vec<types::Delivery<'_>> {
-        let of_each = self.callbacks.iter().zip(&self.ids).zip(&self.headers);
-        of_each.map(|((kept, id), headers)| delivery_of(kept, id, headers)).collect()
+        let of_each = self.callbacks.iter().zip(&self.ids).zip(&self.headers).zip(&self.response_headers);
+        of_each.map(|(((kept, id), headers), of_response)| delivery_of(kept, id, headers, of_response)).collect()
     }
 }
 
-fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders<'_>) -> types::Delivery<'a> {
+fn delivery_of<'a>(
+    kept: &'a KeptCallback,
+    id: &'a str,
+    headers: &'a LentHeaders<'_>,
+    of_response: &'a [types::HttpHeaderParam<'_>],
+) -> types::Delivery<'a> {
     let Callback { key, correlation_id, causation_id, content, .. } = &kept.callback;
     types::Delivery {
         name: kept.name(),
@@ -171,10 +180,38 @@ fn delivery_of<'a>(kept: &'a KeptCallback, id: &'a str, headers: &'a LentHeaders
                 ending: lend_ending(ending),
             }),
             CallbackContent::Wake { .. } | CallbackContent::Send(_) => types::Origin::Timer,
+            CallbackContent::Response(response) => types::Origin::Response(lend_response(response, of_response)),
             CallbackContent::Event(_) | CallbackContent::Record(_) => {
                 unreachable!("what was deferred is lent as what it is")
             }
         },
+    }
+}
+
+fn lend_response<'a>(
+    response: &'a HttpResponse,
+    headers: &'a [types::HttpHeaderParam<'_>],
+) -> types::ResponseOrigin<'a> {
+    let HttpResponse { request_id, method, path, attempts, answer, .. } = response;
+    let answer = match answer {
+        HttpAnswer::Response { status, body, .. } => {
+            types::Answer::Response(types::Response { status: *status, headers, body })
+        }
+        HttpAnswer::Failed(reason) => types::Answer::Failed(reason),
+        HttpAnswer::Refused(reason) => types::Answer::Refused(reason),
+    };
+    types::ResponseOrigin { request_id, method, path, attempts: *attempts, answer }
+}
+
+fn lend_response_headers(kept: &KeptCallback) -> Vec<types::HttpHeaderParam<'_>> {
+    match &kept.callback.content {
+        CallbackContent::Response(response) => match &response.answer {
+            HttpAnswer::Response { headers, .. } => {
+                headers.iter().map(|(name, value)| types::HttpHeaderParam { name, value }).collect()
+            }
+            HttpAnswer::Failed(_) | HttpAnswer::Refused(_) => Vec::new(),
+        },
+        _ => Vec::new(),
     }
 }
 

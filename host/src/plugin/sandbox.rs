@@ -2,9 +2,9 @@
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
-use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, Plugin, ReadModel, SqlError, SqlValue};
+use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, Plugin, ReadModel, SqlError, SqlValue};
 use crate::model::{Due, Header};
-use crate::names::{self, Rule};
+use crate::names::{self, Name, Rule};
 use crate::supervise::Held as _;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ const MEMORIES_MAX: usize = 16;
 const TABLES_MAX: usize = 256;
 const INSTANCES_MAX: usize = 1_000;
 
-/// The most bytes that a subscriber may have brought back with the outcome of a command.
+/// The most bytes that a subscriber may have brought back with the outcome of a command or the response to a request.
 pub(crate) const ATTACHMENT_BYTES_MAX: usize = 1 << 10;
 
 /// The most bytes of a timer's name.
@@ -45,6 +45,8 @@ pub(super) struct Sandbox {
     /// The effects that a subscriber asked for since the call began. `None` in other roles.
     pub(super) effects: Option<Effects>,
     effects_max: usize,
+    /// The endpoints to which it may ask for requests.
+    endpoints: Vec<Name>,
     /// The limit on the bytes of effects in one call; the bytes of this call follow.
     effects_bytes_max: usize,
     effects_bytes: usize,
@@ -175,6 +177,7 @@ impl Sandbox {
             },
             effects: None,
             effects_max: limits.effects_max,
+            endpoints: plugin.description.endpoints().cloned().collect(),
             effects_bytes_max: limits.output_bytes_max,
             effects_bytes: 0,
             time: plugin.time.clone(),
@@ -263,6 +266,11 @@ impl Effect {
             Self::Message(message) => {
                 let content = [&message.key, &message.payload].into_iter().flatten().map(Vec::len).sum::<usize>();
                 message.topic.len() + content + of_headers(&message.headers)
+            }
+            Self::Http(request) => {
+                let texts = request.endpoint.len() + request.method.len() + request.path.len();
+                let attachment = request.response.as_ref().map_or(0, Vec::len);
+                texts + request.body.len() + attachment + of_headers(&request.headers)
             }
         }
     }
@@ -413,6 +421,20 @@ impl bus::Host for Sandbox {
         let message = OutgoingMessage { topic, key, partition, headers: headers_from(headers), payload };
         self.add("bus.publish", cause, Effect::Message(message))
     }
+
+    fn http(&mut self, cause: u32, request: bus::Request) -> wasmtime::Result<()> {
+        let bus::Request { endpoint, method, path, headers, body, response } = request;
+        if !self.endpoints.iter().any(|known| **known == *endpoint) {
+            wasmtime::bail!(
+                "bus.http names the endpoint {endpoint:?}, which the plugin does not declare: add it to ENDPOINTS of the role"
+            );
+        }
+        check_attachment(response.as_deref(), || format!("bus.http asks for the response to {method} {endpoint}/{path}"))?;
+        let header = |types::HttpHeaderResult { name, value }| Header { name, value: Some(value) };
+        let headers = headers.into_iter().map(header).collect();
+        let request = OutgoingRequest { endpoint, method, path, headers, body, response };
+        self.add("bus.http", cause, Effect::Http(request))
+    }
 }
 
 fn command_from(call: &str, command: bus::OutgoingCommand) -> wasmtime::Result<OutgoingCommand> {
@@ -420,17 +442,20 @@ fn command_from(call: &str, command: bus::OutgoingCommand) -> wasmtime::Result<O
         command;
     checked(call, "an aggregate type", &aggregate_type, Rule::Part)?;
     checked(call, "a command", &name, Rule::Message)?;
-    if let Some(attachment) = &outcome
-        && attachment.len() > ATTACHMENT_BYTES_MAX
-    {
-        wasmtime::bail!(
-            "{call} asks for the outcome of {name} with {} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with it: \
-             send an id, and look the rest up",
-            attachment.len()
-        );
-    }
+    check_attachment(outcome.as_deref(), || format!("{call} asks for the outcome of {name}"))?;
     let headers = headers_from(headers);
     Ok(OutgoingCommand { aggregate_type, aggregate_id, name, payload, headers, expected_version, outcome })
+}
+
+/// Refuses bytes that are too many to come back. `asked` says what the guest has asked for.
+fn check_attachment(attachment: Option<&[u8]>, asked: impl Fn() -> String) -> wasmtime::Result<()> {
+    match attachment.map(<[u8]>::len) {
+        Some(bytes) if bytes > ATTACHMENT_BYTES_MAX => wasmtime::bail!(
+            "{} with {bytes} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with it: send an id, and look the rest up",
+            asked()
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn checked(call: &str, what: &str, text: &str, rule: Rule) -> wasmtime::Result<()> {

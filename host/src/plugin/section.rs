@@ -36,6 +36,8 @@ pub enum Role {
     Subscriber {
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
+        /// The endpoints to which it sends HTTP requests.
+        endpoints: Vec<Name>,
     },
     /// The saga role: it runs a process over several aggregates.
     Saga {
@@ -45,6 +47,8 @@ pub enum Role {
         starts: Vec<String>,
         /// Patterns of all events that are inputs, with those that start a saga.
         subscriptions: Vec<String>,
+        /// The endpoints to which it sends HTTP requests.
+        endpoints: Vec<Name>,
     },
     /// The projection role: it folds events into a read model.
     Projection {
@@ -60,10 +64,20 @@ impl Role {
     pub fn subscriptions(&self) -> &[String] {
         match self {
             Self::Aggregate { .. } => &[],
-            Self::Subscriber { subscriptions }
+            Self::Subscriber { subscriptions, .. }
             | Self::Projection { subscriptions, .. }
             | Self::Saga { subscriptions, .. } => subscriptions,
         }
+    }
+}
+
+impl Description {
+    /// Returns the endpoints to which the plugin sends HTTP requests.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Name> {
+        self.roles.iter().flat_map(|role| match role {
+            Role::Subscriber { endpoints, .. } | Role::Saga { endpoints, .. } => endpoints.as_slice(),
+            Role::Aggregate { .. } | Role::Projection { .. } => &[],
+        })
     }
 }
 
@@ -94,6 +108,8 @@ struct Line {
     starts: Vec<String>,
     #[serde(default)]
     subscriptions: Vec<String>,
+    #[serde(default)]
+    endpoints: Vec<String>,
 }
 
 /// Reads the description of a core module or a component. `label` names the plugin in errors.
@@ -183,9 +199,11 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
         Some(text) => Name::parse(text).map_err(|cause| wrong(key, &cause)),
         None => Err(error(format!("lacks `{key}` for its role `{}`", line.role))),
     };
+    let endpoints = line.endpoints.iter().map(|text| Name::parse(text).map_err(|cause| wrong("endpoints", &cause)));
+    let endpoints = endpoints.collect::<Result<Vec<Name>, Error>>()?;
     let role = match line.role.as_str() {
         "aggregate" => Role::Aggregate { aggregate_type: name("type", &line.aggregate_type)? },
-        "subscriber" => Role::Subscriber { subscriptions: line.subscriptions },
+        "subscriber" => Role::Subscriber { subscriptions: line.subscriptions, endpoints },
         "projection" => Role::Projection { name: name("name", &line.name)?, subscriptions: line.subscriptions },
         "saga" if line.starts.is_empty() => {
             return Err(error(
@@ -196,6 +214,7 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
             aggregate_type: name("type", &line.aggregate_type)?,
             subscriptions: line.starts.iter().chain(&line.subscriptions).cloned().collect(),
             starts: line.starts,
+            endpoints,
         },
         "" => {
             return Err(Error::Plugin(format!(

@@ -29,6 +29,62 @@ pub struct TimerItem {
     pub does: String,
 }
 
+/// HTTP requests of plugins that have not ended: the answer of `GET /v1/requests`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// The number of all requests.
+    pub total: u64,
+    /// The requests, in the order of their numbers.
+    pub requests: Vec<RequestItem>,
+}
+
+/// One HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestItem {
+    /// The number, by which a person can give it up.
+    pub number: u64,
+    /// The subscription that asked for it.
+    pub subscription: String,
+    /// The endpoint.
+    pub endpoint: String,
+    /// The method.
+    pub method: String,
+    /// The path and query below the endpoint's URL.
+    pub path: String,
+    /// Its id, which is its idempotency key.
+    pub id: String,
+    /// The key of the delivery that asked for it, if it is text.
+    pub key: Option<String>,
+    /// The correlation id.
+    pub correlation_id: String,
+    /// The number of attempts that were begun.
+    pub attempts: u32,
+    /// The number of attempts in the middle of which a host ended.
+    pub interrupted: u32,
+    /// What it waits for.
+    pub waits: RequestWaits,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// What an HTTP request waits for. Times are in milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "for")]
+pub enum RequestWaits {
+    /// The answer to the attempt under way.
+    Answer {
+        /// When the attempt began.
+        since_ms: u64,
+    },
+    /// The time of its next attempt.
+    Due {
+        /// When it is due.
+        due_ms: u64,
+    },
+    /// The end of an earlier request of the same key to the same endpoint.
+    Earlier,
+}
+
 /// The answer of `GET /v1/trace/ID`: what followed from one first cause.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
@@ -38,6 +94,9 @@ pub struct Trace {
     pub events: Vec<serde_json::Value>,
     /// The timers that wait.
     pub timers: Vec<TimerItem>,
+    /// The HTTP requests that have not ended.
+    #[serde(default)]
+    pub requests: Vec<RequestItem>,
     /// The dead letters, the newest first.
     pub dead_letters: Vec<DeadLetterItem>,
     /// The position back to which events were searched.
@@ -66,6 +125,9 @@ pub struct Flow {
     pub more: bool,
     /// The timers that wait.
     pub timers: Vec<TimerItem>,
+    /// The HTTP requests that have not ended.
+    #[serde(default)]
+    pub requests: Vec<RequestItem>,
     /// The keys that wait behind a dead letter, such as `account/ada of subscription statements`.
     pub held_keys: Vec<String>,
     /// The dead letters, the newest first.
@@ -88,6 +150,31 @@ pub struct FlowCommand {
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl From<crate::store::ListedRequest> for RequestItem {
+    fn from(crate::store::ListedRequest { kept, waits, error }: crate::store::ListedRequest) -> Self {
+        use crate::store::RequestWait;
+        let request = kept.request;
+        Self {
+            number: kept.number,
+            subscription: kept.subscription.to_string(),
+            endpoint: request.endpoint.to_string(),
+            method: request.method,
+            path: request.path,
+            id: request.id.to_string(),
+            key: request.key.and_then(|key| String::from_utf8(key).ok()),
+            correlation_id: request.correlation_id.to_string(),
+            attempts: kept.attempts,
+            interrupted: kept.interrupted,
+            waits: match waits {
+                RequestWait::Answer(since_ms) => RequestWaits::Answer { since_ms },
+                RequestWait::Due(due_ms) => RequestWaits::Due { due_ms },
+                RequestWait::Earlier => RequestWaits::Earlier,
+            },
+            error: error.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 impl From<crate::store::KeptTimer> for TimerItem {

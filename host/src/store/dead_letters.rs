@@ -16,7 +16,8 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// Discards the oldest of the selected dead letters, and returns their number.
     fn discard_dead_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>);
 
-    /// Puts the message of a dead letter into the outbox again and removes the letter, in one transaction.
+    /// Puts the message of a dead letter into the outbox again, or its HTTP request among those to send, and removes the letter, in
+    /// one transaction. The request keeps its id and the number of its attempts.
     fn republish_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>);
 
     /// Replaces the reason of a dead letter after a retry failed.

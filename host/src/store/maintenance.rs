@@ -48,8 +48,10 @@ pub struct Statistics {
     pub outbox_commands: u64,
     /// The number of messages in steps that are not completely published.
     pub outbox_messages: u64,
-    /// The number of outcomes and timers that subscriptions have not handled.
+    /// The number of outcomes, timers and responses that subscriptions have not handled.
     pub callbacks: u64,
+    /// The number of HTTP requests that have not ended.
+    pub http_requests: u64,
     /// The number of remembered outcomes, which are those of commands whose sender chose the id.
     pub outcomes: u64,
     /// The number of dead letters.

@@ -38,8 +38,10 @@ pub struct Place {
     pub at: String,
     /// The number of commands that are durable and not settled.
     pub pending: u64,
-    /// The number of outcomes and timers that are not handled.
+    /// The number of outcomes, timers and responses that are not handled.
     pub callbacks: u64,
+    /// The number of HTTP requests that have not ended.
+    pub requests: u64,
 }
 
 impl fmt::Display for PartKind {
@@ -82,8 +84,11 @@ impl fmt::Display for Place {
             write!(f, ", {} commands never sent", self.pending)?;
         }
         if self.callbacks > 0 {
-            let noun = if self.callbacks == 1 { "outcome or timer" } else { "outcomes and timers" };
+            let noun = if self.callbacks == 1 { "outcome, timer or response" } else { "outcomes, timers and responses" };
             write!(f, ", {} {noun} never handled", self.callbacks)?;
+        }
+        if self.requests > 0 {
+            write!(f, ", {} HTTP requests never sent", self.requests)?;
         }
         f.write_str(")")
     }

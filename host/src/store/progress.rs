@@ -121,6 +121,8 @@ pub struct Step {
     pub sagas: Vec<SagaAppend>,
     /// The changes of callbacks, in their order.
     pub callbacks: Vec<CallbackChange>,
+    /// The HTTP requests to send, in order.
+    pub requests: Vec<HttpRequest>,
     /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
     /// What becomes of a key, if the step changes one.
@@ -135,8 +137,8 @@ impl Step {
     /// Makes a step without effects.
     pub fn new(subscription: Arc<str>, reached: Reached) -> Self {
         let (commands, messages, sagas) = Default::default();
-        let (callbacks, dead_letters, key, fact, row) = Default::default();
-        Self { subscription, reached, commands, messages, sagas, callbacks, dead_letters, key, fact, row }
+        let (callbacks, requests, dead_letters, key, fact, row) = Default::default();
+        Self { subscription, reached, commands, messages, sagas, callbacks, requests, dead_letters, key, fact, row }
     }
 }
 
@@ -311,8 +313,10 @@ pub struct UnderWay {
     pub position: Position,
     /// The number of commands of subscriptions that have not ended.
     pub commands: u64,
-    /// The number of callbacks that are due: outcomes, timers, and what was deferred.
+    /// The number of callbacks that are due: outcomes, timers, responses, and what was deferred.
     pub callbacks: u64,
+    /// The number of HTTP requests that have not ended.
+    pub requests: u64,
     /// The number of held keys with an event that is to be retried.
     pub retried_keys: u64,
     /// The subscriptions and keys that wait behind a dead letter with something of the flow. Each is there once.
@@ -322,7 +326,7 @@ pub struct UnderWay {
 impl UnderWay {
     /// Returns whether nothing moves without a person, the clock or other input.
     pub fn is_at_rest(&self) -> bool {
-        self.commands == 0 && self.callbacks == 0 && self.retried_keys == 0
+        self.commands == 0 && self.callbacks == 0 && self.requests == 0 && self.retried_keys == 0
     }
 }
 

@@ -16,6 +16,7 @@ mod dictionary;
 mod fault;
 mod files;
 mod held_keys;
+mod http_requests;
 mod ids;
 mod ledgers;
 mod outbox;
@@ -38,13 +39,13 @@ mod wal_checkpoint;
 mod writer;
 
 use super::{
-    Advanced, Append, Appended, Backup, DeadLetters, Discard, Error, EventStore, Events, Maintenance, Measures, Part,
+    Advanced, Append, Appended, AttemptEnd, Backup, DeadLetters, Discard, Error, EventStore, Events, HttpRequests, Maintenance, Measures, Part,
     Progress, Reader, Snapshot, Statistics, Step,
 };
 use crate::ack::Ack;
 use crate::clock::Clock;
 use crate::exhaustion;
-use crate::model::{DeadLetter, Origin, Position, StreamId};
+use crate::model::{DeadLetter, KeptRequest, Origin, Position, StreamId};
 use crate::supervise::{self, Held as _, Shared as _};
 use administration::AdminRequest;
 use room::Room;
@@ -157,6 +158,7 @@ pub struct SqliteStore {
     outbox_head: watch::Receiver<u64>,
     callbacks_changed: watch::Receiver<u64>,
     dead_letters_head: watch::Receiver<u64>,
+    requests_changed: watch::Receiver<u64>,
     loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
     meters: Arc<writer::Meters>,
@@ -178,6 +180,7 @@ impl SqliteStore {
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
         let (head, outbox_head, dead_letters_head) = (writer.head(), writer.outbox_head(), writer.dead_letters_head());
         let (loss, callbacks_changed, meters) = (writer.loss(), writer.callbacks_changed(), writer.meters.clone());
+        let requests_changed = writer.requests_changed();
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         Ok(Self {
@@ -192,6 +195,7 @@ impl SqliteStore {
             outbox_head,
             callbacks_changed,
             dead_letters_head,
+            requests_changed,
             loss,
             identity,
             meters,
@@ -272,6 +276,32 @@ impl Progress for SqliteStore {
 
     fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>) {
         self.send(writer::Request::Administer(AdminRequest::CancelTimer(number), ack));
+    }
+}
+
+impl HttpRequests for SqliteStore {
+    fn begin_attempt(&self, number: u64, ack: Ack<Result<u32, Error>>) {
+        self.send(writer::Request::BeginAttempt(number, ack));
+    }
+
+    fn end_attempt(&self, number: u64, end: AttemptEnd, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::EndAttempt(number, Box::new(end), ack));
+    }
+
+    fn interrupt_attempts(&self, ack: Ack<Result<Vec<KeptRequest>, Error>>) {
+        self.send(writer::Request::InterruptAttempts(ack));
+    }
+
+    fn refuse_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Administer(AdminRequest::RefuseRequest(number, reason), ack));
+    }
+
+    fn give_up_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
+        self.send(writer::Request::Administer(AdminRequest::GiveUpRequest(number, reason), ack));
+    }
+
+    fn requests_changed(&self) -> watch::Receiver<u64> {
+        self.requests_changed.clone()
     }
 }
 

@@ -263,7 +263,9 @@ impl CallbackWorker {
         while !due.is_empty() && !self.follower.is_stopped() && !self.links.pausing.is_paused() {
             let count = match &due[0].callback.content {
                 CallbackContent::Send(_) => self.send(&due)?,
-                CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => self.deliver(&due)?,
+                CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } | CallbackContent::Response(_) => {
+                    self.deliver(&due)?
+                }
                 CallbackContent::Event(_) => self.dead_letter(&due[0], NO_SAGA.to_owned())?,
                 CallbackContent::Record(record) => self.record(&due[0], &record.clone())?,
             };
@@ -580,7 +582,7 @@ fn cancelled_later(batch: &[KeptCallback], effects: &Effects) -> Option<usize> {
     effects.list.iter().find_map(|(index, effect)| {
         let name = match effect {
             Effect::Cancel(name) | Effect::Wake(name, ..) | Effect::Later(Some(name), ..) => name,
-            Effect::Later(None, ..) | Effect::Command(_) | Effect::Message(_) => return None,
+            Effect::Later(None, ..) | Effect::Command(_) | Effect::Message(_) | Effect::Http(_) => return None,
         };
         let next = *index as usize + 1;
         batch[next..].iter().any(|kept| kept.timer.as_deref() == Some(name)).then_some(next)

@@ -1,15 +1,16 @@
-//! The effects of a subscriber as commands, messages and timers. Their ids and correlation ids derive from what caused
+//! The effects of a subscriber as commands, messages, timers and HTTP requests. Their ids and correlation ids derive from what caused
 //! them, and their time is that of the step. If an effect would make a chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::model::{
-    Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, KeptCallback, Message,
-    OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version, saga_timer,
+    Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, HttpRequest, KeptCallback,
+    KeptRequest, Message, OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version, saga_timer,
 };
-use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage, SagaDecision};
+use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, SagaDecision};
 use crate::store::{CallbackChange, Reached, SagaAppend, Step};
 use crate::trace;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
 /// The sink that publishes the messages of subscribers.
@@ -225,11 +226,12 @@ pub(super) struct Outgoing {
     /// The events of sagas.
     pub(super) sagas: Vec<SagaAppend>,
     pub(super) callbacks: Vec<CallbackChange>,
+    pub(super) requests: Vec<HttpRequest>,
     /// The effects that would make a chain of causes too long.
     pub(super) dead_letters: Vec<DeadLetter>,
 }
 
-/// Converts the effects of a call to commands, messages and timers. `cause` returns the item of an index. The ids do not
+/// Converts the effects of a call to commands, messages, timers and HTTP requests. `cause` returns the item of an index. The ids do not
 /// depend on how often an item is handled, or in which batch. The time of the effects is that of this call, right before
 /// the step that makes them durable.
 pub(super) fn outgoing<'c, C: Cause + 'c>(
@@ -277,6 +279,15 @@ pub(super) fn outgoing_at<'c, C: Cause + 'c>(
                 outgoing.callbacks.push(CallbackChange::Set { name: Some(name), due, callback });
             }
             Effect::Cancel(name) => outgoing.callbacks.push(CallbackChange::Cancel(name.into())),
+            Effect::Http(request) => {
+                let request = request_from(traits, request);
+                match bounds.refusal(traits.hops, &traits.correlation_id) {
+                    None => outgoing.requests.push(request),
+                    Some(reason) => {
+                        outgoing.dead_letters.push(KeptRequest::new(subscription.clone(), request).dead_letter(reason));
+                    }
+                }
+            }
             Effect::Message(message) => {
                 let message = message_from(traits, subscription, message);
                 match bounds.refusal(traits.hops, &traits.correlation_id) {
@@ -292,36 +303,39 @@ pub(super) fn outgoing_at<'c, C: Cause + 'c>(
 impl Outgoing {
     /// Makes the step of a subscription that has these effects. It changes no key and keeps no fact.
     pub(super) fn step(self, subscription: &Arc<str>, reached: Reached) -> Step {
-        let Self { commands, messages, sagas, callbacks, dead_letters } = self;
-        Step { commands, messages, sagas, callbacks, dead_letters, ..Step::new(subscription.clone(), reached) }
+        let Self { commands, messages, sagas, callbacks, requests, dead_letters } = self;
+        Step { commands, messages, sagas, callbacks, requests, dead_letters, ..Step::new(subscription.clone(), reached) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let Self { commands, messages, sagas, callbacks, dead_letters } = self;
+        let Self { commands, messages, sagas, callbacks, requests, dead_letters } = self;
         commands.is_empty()
             && messages.is_empty()
             && sagas.is_empty()
             && callbacks.is_empty()
+            && requests.is_empty()
             && dead_letters.is_empty()
     }
 
     /// Adds the effects of a later input.
     pub(super) fn add(&mut self, later: Self) {
-        let Self { commands, messages, sagas, callbacks, dead_letters } = later;
+        let Self { commands, messages, sagas, callbacks, requests, dead_letters } = later;
         self.commands.extend(commands);
         self.messages.extend(messages);
         self.sagas.extend(sagas);
         self.callbacks.extend(callbacks);
+        self.requests.extend(requests);
         self.dead_letters.extend(dead_letters);
     }
 
     /// Returns roughly how much memory the effects take, in bytes.
     pub(super) fn size(&self) -> usize {
-        let Self { commands, messages, sagas, callbacks, .. } = self;
+        let Self { commands, messages, sagas, callbacks, requests, .. } = self;
         let of_commands = commands.iter().map(Command::size).sum::<usize>();
         let of_messages = messages.iter().map(Message::size).sum::<usize>();
         let of_sagas = sagas.iter().map(SagaAppend::size).sum::<usize>();
-        of_commands + of_messages + of_sagas + callbacks.iter().map(CallbackChange::size).sum::<usize>()
+        let of_requests = requests.iter().map(HttpRequest::size).sum::<usize>();
+        of_commands + of_messages + of_sagas + of_requests + callbacks.iter().map(CallbackChange::size).sum::<usize>()
     }
 
     /// Logs the dead letters.
@@ -415,6 +429,40 @@ fn command_from(traits: &mut Traits<'_, impl Cause>, mut command: OutgoingComman
         durable_id: false,
         outcome_use,
         expected: command.expected_version.map(|version| ExpectedVersion::Exact(Version(version))),
+    }
+}
+
+/// Makes the request of a guest. Its id is the idempotency key that a server sees. It depends on the identity of the cause, so
+/// it is the same when a cause is handled again, also by a store that was restored from a backup. A position or a number may
+/// be given again after a restore, so these alone would not do.
+fn request_from(traits: &mut Traits<'_, impl Cause>, request: OutgoingRequest) -> HttpRequest {
+    let OutgoingRequest { endpoint, method, path, headers, body, response } = request;
+    let effect = traits.next_id();
+    let cause = traits.cause;
+    let mut digest = Sha256::new();
+    for text in [&*effect, &*traits.id, &*traits.correlation_id] {
+        digest.update((text.len() as u64).to_le_bytes());
+        digest.update(text);
+    }
+    digest.update(cause.time_ms().to_le_bytes());
+    digest.update(cause.first_ms().to_le_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.finalize()[..16]);
+    HttpRequest {
+        id: uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string().into(),
+        endpoint: endpoint.into(),
+        method,
+        path,
+        headers,
+        body,
+        response,
+        key: cause.key(),
+        correlation_id: traits.correlation_id.clone(),
+        causation_id: traits.id.clone(),
+        hops: traits.hops,
+        time_ms: traits.time_ms,
+        first_ms: cause.first_ms(),
+        trace: trace::context(cause.headers()),
     }
 }
 

@@ -5,7 +5,7 @@ use super::handler::{Handler, RetryDecision, Unhandled};
 use crate::bounds::Bounds;
 use crate::framing;
 use crate::model::{Message, Record};
-use crate::plugin::{Effect, OutgoingCommand, Slot};
+use crate::plugin::{Effect, OutgoingCommand, OutgoingRequest, Slot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +121,10 @@ fn beyond_kafka(effect: &Effect) -> Option<String> {
         }
         Effect::Later(_, _, command) => Some(format!("sets a timer that sends the command {}", command.name)),
         Effect::Wake(name, ..) => Some(format!("sets the timer {name}")),
+        Effect::Http(request) => {
+            let OutgoingRequest { method, endpoint, path, .. } = request;
+            Some(format!("sends the HTTP request {method} {endpoint}/{path}"))
+        }
         Effect::Cancel(name) => Some(format!("cancels the timer {name}")),
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) enum AdminRequest {
     /// Discard a dead letter.
     Discard(u64),
-    /// Put the message of a dead letter into the outbox again.
+    /// Publish the message of a dead letter again, or send its HTTP request again.
     Republish(u64),
     /// Replace the reason of a dead letter after a retry failed.
     Explain(u64, String),
@@ -34,6 +34,10 @@ pub(super) enum AdminRequest {
     SetFact(String, Option<String>),
     /// Cancel a timer.
     CancelTimer(u64),
+    /// End an HTTP request that can't be sent.
+    RefuseRequest(u64, String),
+    /// Give up an HTTP request.
+    GiveUpRequest(u64, String),
 }
 
 impl Writer {
@@ -49,17 +53,31 @@ impl Writer {
             AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
+            AdminRequest::RefuseRequest(number, reason) => self.refuse_request(batch, number, reason),
+            AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(batch, number, reason),
         }
     }
 
     fn republish(&mut self, batch: &mut WriteBatch, number: u64) -> Result<(), Error> {
         let kept = dead_letters::find(&self.connection, number)?.ok_or_else(|| dead_letters::absent(number))?;
-        let DeadLetterContent::Message(_, mut message) = kept.letter.content else {
-            return Err(Error::Invalid(format!("dead letter {number} is not a message: it can't be published")));
-        };
         // A person has dealt with it, so the count of its chain starts again.
-        message.hops = 0;
-        self.add_messages(batch, &[message])?;
+        match kept.letter.content {
+            DeadLetterContent::Message(_, mut message) => {
+                message.hops = 0;
+                self.add_messages(batch, &[message])?;
+            }
+            DeadLetterContent::Http(mut request) => {
+                request.request.hops = 0;
+                // The subscription may have another name by now.
+                request.subscription = kept.letter.consumer.into();
+                self.add_request(batch, &request)?;
+            }
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "dead letter {number} is neither a message nor an HTTP request: it can't be sent from the store"
+                )));
+            }
+        }
         self.remove_dead_letter(number)
     }
 

@@ -1,4 +1,4 @@
-//! The callbacks of subscriptions: outcomes of their commands, timers, and deferred events and records. They are rows, in the
+//! The callbacks of subscriptions: outcomes of their commands, timers, responses, and deferred events and records. They are rows, in the
 //! order of the times at which they are due. A row is inserted, and it is deleted by the step that handles it or cancels it.
 //! Nothing else of it changes than the time of a deferred one that waits behind a dead letter.
 
@@ -210,12 +210,12 @@ pub(super) fn kept(row: &Row<'_>) -> Result<KeptCallback, Error> {
 
 /// When a new callback is due.
 #[derive(Clone, Copy)]
-enum Time {
+pub(super) enum Time {
     /// At once and before all outcomes.
     Deferred,
     /// When a dead letter is removed.
     Waits,
-    /// At once. The time is that of the outcome.
+    /// At once. The time is that of the outcome or the response.
     Outcome(u64),
     /// At this time.
     Timer(u64),
@@ -335,7 +335,7 @@ impl Writer {
         Ok(true)
     }
 
-    fn add_callback(
+    pub(super) fn add_callback(
         &mut self,
         batch: &mut WriteBatch,
         subscription: &str,

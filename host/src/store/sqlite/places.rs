@@ -2,7 +2,7 @@
 
 use super::outbox::{self, Queue};
 use super::writer::Writer;
-use super::{Error, callbacks, failed, rows, schema};
+use super::{Error, callbacks, failed, http_requests, rows, schema};
 use crate::model::{self, Command, DeadLetterContent, FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
@@ -31,6 +31,7 @@ struct Found {
     /// The number of commands that are not sent yet.
     pending: u64,
     callbacks: u64,
+    requests: u64,
 }
 
 impl Found {
@@ -48,6 +49,7 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
             place.at.extend(found.at);
             place.pending += found.pending;
             place.callbacks += found.callbacks;
+            place.requests += found.requests;
         }
     };
     for (name, position) in list(connection, "SELECT subscription, position FROM checkpoints ORDER BY 1")? {
@@ -73,7 +75,12 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     for (subscription, count) in callbacks::counts(connection).map_err(failed("counting callbacks"))? {
         add(of_subscription(&subscription), Found { callbacks: count, ..Found::default() });
     }
-    let place = |(part, Found { at, pending, callbacks })| Place { part, at: summary(&at), pending, callbacks };
+    for (subscription, count) in http_requests::per_subscription(connection).map_err(failed("counting HTTP requests"))? {
+        add(of_subscription(&subscription), Found { requests: count, ..Found::default() });
+    }
+    let place = |(part, Found { at, pending, callbacks, requests })| {
+        Place { part, at: summary(&at), pending, callbacks, requests }
+    };
     Ok(places.into_iter().map(place).collect())
 }
 
@@ -165,10 +172,11 @@ struct Column {
 }
 
 /// All columns that have names of parts.
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     Column { table: "checkpoints", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "held_keys", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "callbacks", name: "subscription", owner: of_subscription, with_owner: subscription_of },
+    Column { table: "http_requests", name: "subscription", owner: of_subscription, with_owner: subscription_of },
     Column { table: "outbox", name: "queue", owner: of_subscription, with_owner: subscription_of },
     Column { table: "ledgers", name: "name", owner: of_ledger, with_owner: ledger_of },
     Column { table: "sinks", name: "name", owner: of_sink, with_owner: sink_of },
@@ -308,8 +316,8 @@ fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
     let is_of_source = match content {
         DeadLetterContent::Record(_) | DeadLetterContent::Gone => Some(true),
         DeadLetterContent::Event(_) => Some(false),
-        // A callback of a source's subscriber is dead-lettered under the name of the subscription.
-        DeadLetterContent::Callback(_) => Some(false),
+        // A callback or a request of a source's subscriber is dead-lettered under the name of the subscription.
+        DeadLetterContent::Callback(_) | DeadLetterContent::Http(_) => Some(false),
         DeadLetterContent::Command(command) => command.origin.as_ref().map(|origin| {
             let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(_)));
             !LedgerName::parse(&origin.ledger).is_some_and(plugin)

@@ -5,15 +5,15 @@ use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
 use super::tail::Tail;
-use super::{Error, callbacks, dead_letters, failed, held_keys, places, rows, schema};
+use super::{Error, callbacks, dead_letters, failed, held_keys, http_requests, places, rows, schema};
 use crate::filter::Filter;
 use crate::model::{
-    CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, Message, Position, RecordedEvent, StreamId,
+    CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, KeptRequest, Message, Position, RecordedEvent, StreamId,
     SubscriptionName, Version, ms_of_id,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, KeptTimer, Ledger,
-    NextCallback, Page, Place, ProgressReader, SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
+    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, HttpRequestReader, KeptTimer,
+    Ledger, ListedRequest, NextCallback, Page, Place, ProgressReader, RequestQuery, RequestQueue, SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -416,7 +416,8 @@ impl ProgressReader for SqliteReader {
         let view = self.connection.unchecked_transaction().map_err(failed("reading what is under way"))?;
         let newest = view.query_row("SELECT coalesce(max(position), 0) FROM events", [], |row| row.get(0));
         let newest: u64 = newest.map_err(failed("reading what is under way"))?;
-        let mut found = UnderWay { position: Position(newest), ..UnderWay::default() };
+        let requests = http_requests::of_flow(&view, flow.correlation_id)?;
+        let mut found = UnderWay { position: Position(newest), requests, ..UnderWay::default() };
         for subscription in flow.subscriptions {
             let pending = pending_commands(&view, subscription)?;
             let is_of_flow = |command: &&Command| *command.correlation_id == *flow.correlation_id;
@@ -459,6 +460,28 @@ fn pending_commands(connection: &Connection, subscription: &str) -> Result<Vec<C
         pending.extend(commands.into_iter().filter(|command| !settled(command)));
     }
     Ok(pending)
+}
+
+impl HttpRequestReader for SqliteReader {
+    fn due_requests(&mut self, queue: RequestQueue<'_>, now_ms: u64, limit: usize) -> Result<Vec<KeptRequest>, Error> {
+        http_requests::due(&self.connection, queue, now_ms, limit)
+    }
+
+    fn next_request(&mut self, queue: RequestQueue<'_>) -> Result<Option<u64>, Error> {
+        http_requests::next(&self.connection, queue)
+    }
+
+    fn count_requests(&mut self, queue: RequestQueue<'_>) -> Result<u64, Error> {
+        http_requests::count(&self.connection, queue)
+    }
+
+    fn requested_endpoints(&mut self, subscription: &str) -> Result<Vec<String>, Error> {
+        http_requests::endpoints(&self.connection, subscription)
+    }
+
+    fn requests(&mut self, wanted: &RequestQuery<'_>) -> Result<(Vec<ListedRequest>, u64), Error> {
+        http_requests::list(&self.connection, *wanted)
+    }
 }
 
 impl DeadLetterReader for SqliteReader {

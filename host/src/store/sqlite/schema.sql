@@ -99,6 +99,26 @@ CREATE INDEX callbacks_due ON callbacks (subscription, due_ms, number);
 CREATE INDEX callbacks_waiting ON callbacks (subscription, key) WHERE due_ms = 9223372036854775807;
 CREATE UNIQUE INDEX callbacks_of_timer ON callbacks (subscription, timer) WHERE timer IS NOT NULL;
 
+-- The HTTP requests of subscriptions that have not ended. The transaction that has the answer deletes the row.
+-- AUTOINCREMENT never assigns a number twice, because people refer to a request by it.
+CREATE TABLE http_requests (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    subscription TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    key BLOB,                       -- of the delivery that asked for it; that of the saga
+    correlation_id TEXT NOT NULL,
+    due_ms INTEGER NOT NULL,        -- when the next attempt is due; 2^63-1 while one is under way, or while an earlier
+                                    -- request of the key to the endpoint has not ended
+    attempts INTEGER NOT NULL,      -- that were begun
+    interrupted INTEGER NOT NULL,   -- attempts in the middle of which a host ended
+    begun_ms INTEGER,               -- when the attempt under way began; NULL: none is under way
+    error TEXT,                     -- why the last attempt failed
+    body BLOB NOT NULL              -- postcard
+);
+CREATE INDEX http_requests_due ON http_requests (subscription, endpoint, due_ms, number);
+CREATE INDEX http_requests_of_key ON http_requests (subscription, endpoint, key, number) WHERE key IS NOT NULL;
+CREATE INDEX http_requests_of_flow ON http_requests (correlation_id);
+
 -- The number of the last message that each sink has published.
 CREATE TABLE sinks (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 

@@ -32,6 +32,7 @@ pub(super) fn of(connection: &Connection, path: &Path, count: bool) -> Result<St
         outbox_commands,
         outbox_messages,
         callbacks: number("SELECT count(*) FROM callbacks")?,
+        http_requests: number("SELECT count(*) FROM http_requests")?,
         outcomes: number("SELECT count(*) FROM outcomes")?,
         dead_letters: dead_letters::list(&view, &DeadLetterQuery::newest(0))?.1,
         counted: None,

@@ -29,8 +29,19 @@ impl Writer {
     }
 
     fn step(&mut self, batch: &mut WriteBatch, step: Step) -> Result<Advanced, Error> {
-        let Step { subscription, reached, mut commands, messages, sagas, callbacks, dead_letters, key, fact, row: _ } =
-            step;
+        let Step {
+            subscription,
+            reached,
+            mut commands,
+            messages,
+            sagas,
+            callbacks,
+            requests,
+            dead_letters,
+            key,
+            fact,
+            row: _,
+        } = step;
         let (at, sent) = self.checkpoint(&subscription)?;
         let to = self.check_step(&subscription, &reached, at)?;
         if let Some(change) = &key {
@@ -59,6 +70,7 @@ impl Writer {
         self.add_messages(batch, &messages)?;
         fault::at(FaultPoint::MessagesKept);
         self.change_callbacks(batch, &subscription, &callbacks)?;
+        self.add_requests(batch, &subscription, requests)?;
         self.append_sagas(batch, &subscription, sagas)?;
         for letter in &dead_letters {
             self.keep_dead_letter(batch, letter, None)?;

@@ -6,7 +6,7 @@ use super::dictionary::Dictionary;
 use super::outbox::{self, Queue};
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use super::{Error, callbacks, dead_letters, failed, held_keys, rows, schema};
+use super::{Error, callbacks, dead_letters, failed, held_keys, http_requests, rows, schema};
 use crate::model::{Command, LedgerName, Message, Origin, Outcome, SinkName, StreamId, SubscriptionName};
 use crate::store::{HeldKey, Ledger};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -37,8 +37,10 @@ pub struct Report {
     pub commands: u64,
     /// The number of messages in the outbox, in steps that are not completely published.
     pub messages: u64,
-    /// The number of outcomes and timers that are not handled.
+    /// The number of outcomes, timers and responses that are not handled.
     pub callbacks: u64,
+    /// The number of HTTP requests that have not ended.
+    pub http_requests: u64,
     /// The number of dead letters.
     pub dead_letters: u64,
     /// The problems, with a sentence for each.
@@ -77,6 +79,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Verifier::dead_letters,
         Verifier::held_keys,
         Verifier::callbacks,
+        Verifier::http_requests,
         Verifier::archived,
         Verifier::outcomes,
         Verifier::tallies,
@@ -412,6 +415,25 @@ impl Verifier<'_> {
             }
             self.or_told(callbacks::kept(row))?;
         }
+        Ok(())
+    }
+
+    /// Verifies that each HTTP request decodes, that its number was assigned, and that it is due when it should be.
+    fn http_requests(&mut self) -> Result<(), Error> {
+        let failed = failed("reading the HTTP requests");
+        let newest = http_requests::newest(self.connection)?;
+        let mut select = self.connection.prepare(&http_requests::select_all()).map_err(&failed)?;
+        let mut found = select.query([]).map_err(&failed)?;
+        while let Some(row) = found.next().map_err(&failed)? {
+            self.report.http_requests += 1;
+            let number: u64 = row.get(0).map_err(&failed)?;
+            if number > newest {
+                let text = format!("HTTP request {number} is past the newest number that was assigned, {newest}");
+                self.report.problem(text);
+            }
+            self.or_told(http_requests::kept(row))?;
+        }
+        http_requests::problems(self.connection)?.into_iter().for_each(|problem| self.report.problem(problem));
         Ok(())
     }
 

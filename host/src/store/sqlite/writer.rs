@@ -22,8 +22,8 @@ use super::tail::{Recorded, Tail};
 use super::{Error, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
 use crate::ack::Ack;
 use crate::meter::{self, Histogram};
-use crate::model::{Command, DeadLetter, Message, Origin, Position, QuickMap, SinkName};
-use crate::store::{Advanced, Append, Appended, CallbackChange, Decision, Discard, SagaAppend, Step};
+use crate::model::{Command, DeadLetter, HttpRequest, KeptRequest, Message, Origin, Position, QuickMap, SinkName};
+use crate::store::{Advanced, Append, Appended, AttemptEnd, CallbackChange, Decision, Discard, SagaAppend, Step};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -43,6 +43,9 @@ pub(super) enum Request {
     DeadLetter(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
     StartLedger { ledger: Arc<str>, next: u64, ack: Ack<Result<(), Error>> },
     DiscardMany(Discard, Ack<Result<u64, Error>>),
+    BeginAttempt(u64, Ack<Result<u32, Error>>),
+    EndAttempt(u64, Box<AttemptEnd>, Ack<Result<(), Error>>),
+    InterruptAttempts(Ack<Result<Vec<KeptRequest>, Error>>),
     Administer(AdminRequest, Ack<Result<(), Error>>),
 }
 
@@ -62,7 +65,8 @@ impl Request {
         let messages: usize = step.messages.iter().map(Message::size).sum();
         let sagas: usize = step.sagas.iter().map(SagaAppend::size).sum();
         let callbacks: usize = step.callbacks.iter().map(CallbackChange::size).sum();
-        Self::Advance { step: Box::new(step), bytes: commands + messages + sagas + callbacks, ack }
+        let requests: usize = step.requests.iter().map(HttpRequest::size).sum();
+        Self::Advance { step: Box::new(step), bytes: commands + messages + sagas + callbacks + requests, ack }
     }
 
     /// Returns the bytes of the content that a sender does not limit by itself.
@@ -79,9 +83,12 @@ impl Request {
             Self::Append { ack, .. } => ack.give(Err(error)),
             Self::Advance { ack, .. } => ack.give(Err(error)),
             Self::DiscardMany(_, ack) => ack.give(Err(error)),
+            Self::BeginAttempt(_, ack) => ack.give(Err(error)),
+            Self::InterruptAttempts(ack) => ack.give(Err(error)),
             Self::Published { ack, .. }
             | Self::DeadLetter(_, _, ack)
             | Self::StartLedger { ack, .. }
+            | Self::EndAttempt(_, _, ack)
             | Self::Administer(_, ack) => {
                 ack.give(Err(error));
             }
@@ -94,6 +101,8 @@ enum PendingAnswer {
     Append(Ack<Result<Appended, Error>>, Result<Appended, Error>),
     Advance(Ack<Result<Advanced, Error>>, Result<Advanced, Error>),
     Count(Ack<Result<u64, Error>>, Result<u64, Error>),
+    Attempts(Ack<Result<u32, Error>>, Result<u32, Error>),
+    Requests(Ack<Result<Vec<KeptRequest>, Error>>, Result<Vec<KeptRequest>, Error>),
     Unit(Ack<Result<(), Error>>, Result<(), Error>),
 }
 
@@ -103,6 +112,8 @@ impl PendingAnswer {
             Self::Append(ack, result) => ack.give(result),
             Self::Advance(ack, result) => ack.give(result),
             Self::Count(ack, result) => ack.give(result),
+            Self::Attempts(ack, result) => ack.give(result),
+            Self::Requests(ack, result) => ack.give(result),
             Self::Unit(ack, result) => ack.give(result),
         }
     }
@@ -112,6 +123,8 @@ impl PendingAnswer {
             Self::Append(ack, _) => ack.give(Err(error)),
             Self::Advance(ack, _) => ack.give(Err(error)),
             Self::Count(ack, _) => ack.give(Err(error)),
+            Self::Attempts(ack, _) => ack.give(Err(error)),
+            Self::Requests(ack, _) => ack.give(Err(error)),
             Self::Unit(ack, _) => ack.give(Err(error)),
         }
     }
@@ -175,6 +188,8 @@ pub(super) struct Writer {
     pub(super) next_message: u64,
     pub(super) newest_dead_letter: u64,
     pub(super) newest_callback: u64,
+    /// A number that increases when an HTTP request may be due earlier than before.
+    pub(super) requests_changed: u64,
     pub(super) dead_letter_room: DeadLetterRoom,
     filler: Filler,
     /// Whether the last transaction failed. Then memory does not match the file. The index waits for the next request,
@@ -193,6 +208,7 @@ pub(super) struct Writer {
     outbox_head: watch::Sender<u64>,
     dead_letters_head: watch::Sender<u64>,
     callbacks_changed: watch::Sender<u64>,
+    requests_watch: watch::Sender<u64>,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
     loss: watch::Sender<Option<Error>>,
@@ -248,6 +264,7 @@ impl Writer {
             next_message: 1,
             newest_dead_letter: 0,
             newest_callback: 0,
+            requests_changed: 0,
             dead_letter_room: DeadLetterRoom::default(),
             filler,
             failed: false,
@@ -257,6 +274,7 @@ impl Writer {
             outbox_head: watch::Sender::new(0),
             dead_letters_head: watch::Sender::new(0),
             callbacks_changed: watch::Sender::new(0),
+            requests_watch: watch::Sender::new(0),
             ownership,
             age,
             loss: watch::Sender::new(None),
@@ -283,6 +301,10 @@ impl Writer {
 
     pub(super) fn callbacks_changed(&self) -> watch::Receiver<u64> {
         self.callbacks_changed.subscribe()
+    }
+
+    pub(super) fn requests_changed(&self) -> watch::Receiver<u64> {
+        self.requests_watch.subscribe()
     }
 
     pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
@@ -455,6 +477,18 @@ impl Writer {
             Request::DiscardMany(which, ack) => {
                 let (result, fatal) = split(self.discard_many(&which));
                 (PendingAnswer::Count(ack, result), fatal)
+            }
+            Request::BeginAttempt(number, ack) => {
+                let (result, fatal) = split(self.begin_attempt(number));
+                (PendingAnswer::Attempts(ack, result), fatal)
+            }
+            Request::EndAttempt(number, end, ack) => {
+                let (result, fatal) = split(self.end_attempt(batch, number, *end));
+                (PendingAnswer::Unit(ack, result), fatal)
+            }
+            Request::InterruptAttempts(ack) => {
+                let (result, fatal) = split(self.interrupt_attempts());
+                (PendingAnswer::Requests(ack, result), fatal)
             }
             Request::Administer(request, ack) => {
                 let (result, fatal) = split(self.administer(batch, request));
@@ -659,6 +693,7 @@ impl Writer {
         publish(&self.outbox_head, self.next_message - 1);
         publish(&self.dead_letters_head, self.newest_dead_letter);
         publish(&self.callbacks_changed, self.newest_callback);
+        publish(&self.requests_watch, self.requests_changed);
         self.meters.dead_letter_bytes.store(self.dead_letter_room.bytes, Ordering::Relaxed);
         self.meters.dead_letters_dropped.store(self.dead_letter_room.dropped, Ordering::Relaxed);
     }

@@ -266,7 +266,7 @@ impl SagaWorker {
                     Handled::Failed(unhandled) => return self.failed_deferred(filling, kept, key, &event, unhandled),
                 }
             }
-            CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } => {
+            CallbackContent::Outcome { .. } | CallbackContent::Wake { .. } | CallbackContent::Response(_) => {
                 self.input(filling, key, SagaInput::Callback(kept), kept)?
             }
             CallbackContent::Record(_) => Handled::Failed(Unhandled::Trap("a saga takes no records".to_owned(), None)),

@@ -309,6 +309,6 @@ fn timer_of(effect: &Effect) -> Option<&str> {
     match effect {
         Effect::Later(name, ..) => name.as_deref(),
         Effect::Wake(name, ..) | Effect::Cancel(name) => Some(name),
-        Effect::Command(_) | Effect::Message(_) => None,
+        Effect::Command(_) | Effect::Message(_) | Effect::Http(_) => None,
     }
 }
