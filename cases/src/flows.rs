@@ -20,11 +20,14 @@
 //! assert_eq!(file.flows[0].steps.len(), 5);
 //! ```
 //!
-//! A step is done when everything that follows from it has come to rest. What it must show is in `then`; see [`Then`].
+//! A step is done when everything that follows from it has come to rest. What it must show is in `then`; see [`Then`]. How
+//! servers answer HTTP requests is in `answers` of the flow; see [`http`].
 
 mod check;
 mod document;
+pub mod http;
 
+use http::{FlowAnswer, FlowRequest, SentRequest};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -48,6 +51,8 @@ pub struct Flow {
     pub name: String,
     /// The time at which it begins, in milliseconds since 1970-01-01T00:00:00Z.
     pub start_ms: u64,
+    /// How servers answer HTTP requests: the first answer that fits a request answers it.
+    pub answers: Vec<FlowAnswer>,
     /// The steps, in order.
     pub steps: Vec<Step>,
 }
@@ -116,6 +121,8 @@ pub struct Then {
     pub events: Option<Vec<FlowEvent>>,
     /// All messages that the step published. The order counts within a topic only.
     pub messages: Option<Vec<FlowMessage>>,
+    /// All HTTP requests that the step sent. The order counts within an endpoint only.
+    pub requests: Option<Vec<FlowRequest>>,
     /// All commands of subscribers and sagas that were refused. The order does not count.
     pub refused: Option<Vec<Refused>>,
     /// All dead letters. The order does not count.
@@ -201,6 +208,8 @@ pub struct Happened {
     pub events: Vec<Occurred>,
     /// The messages, in the order in which they were published.
     pub messages: Vec<Published>,
+    /// The HTTP requests, in the order in which they were sent. Each one is here once, however often it was attempted.
+    pub requests: Vec<SentRequest>,
     /// The commands of subscribers and sagas that were refused: aggregate, name and reason.
     pub refused: Vec<(Stream, String, String)>,
     /// What was dead-lettered: consumer and reason.
@@ -218,7 +227,8 @@ pub struct Occurred {
     pub payload: Vec<u8>,
 }
 
-/// The plugins under test. An error is a text that says why the flow can't go on, for example that there is no such aggregate.
+/// The plugins under test. They are made for one flow, and their servers answer with its [`Answers`](http::Answers): a request
+/// that nothing answers fails the step. An error is a text that says why the flow can't go on, for example that there is no such aggregate.
 pub trait World {
     /// Sends a command, and returns how it ended.
     fn send(&mut self, command: &FlowCommand) -> Result<Ended, String>;
@@ -230,14 +240,22 @@ pub trait World {
     fn settle(&mut self) -> Result<Happened, String>;
     /// Checks that there are such aggregates and that they have an event of this name.
     fn check_event(&self, on: &Stream, name: &str) -> Result<(), String>;
+    /// Checks that a plugin declares an endpoint of this name.
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), String>;
 }
 
 impl Flow {
-    /// Runs the flow. The error says which step failed and why. An event that no step can cause is found before anything is
-    /// done.
+    /// Runs the flow. The error says which step failed and why. An event that no step can cause, and an endpoint that no plugin
+    /// declares, are found before anything is done.
     pub fn run(&self, world: &mut impl World) -> Result<(), String> {
         let at = |number: usize, step: &Step, cause: String| format!("step {number}, {}: {cause}", step.action);
+        for (answer, number) in self.answers.iter().zip(1..) {
+            world.check_endpoint(&answer.endpoint).map_err(|cause| format!("answer {number}: {cause}"))?;
+        }
         for (step, number) in self.steps.iter().zip(1..) {
+            for FlowRequest { endpoint, .. } in step.then.requests.iter().flatten() {
+                world.check_endpoint(endpoint).map_err(|cause| at(number, step, cause))?;
+            }
             for FlowEvent { on, name, .. } in step.then.events.iter().flatten() {
                 world.check_event(on, name).map_err(|cause| at(number, step, cause))?;
             }
@@ -256,6 +274,7 @@ impl Flow {
         numbered.try_for_each(|(step, number)| step_of(step).map_err(|cause| at(number, step, cause)))
     }
 }
+
 /// Reads a value that may be `null`, which is not the same as no value.
 fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(from).map(Some)

@@ -9,7 +9,10 @@ pub use crate::projection::{Answer, Event, Projection, QueryError};
 pub use crate::reading::{Reads, UnknownEvents};
 pub use crate::saga::{Saga, Step};
 pub use crate::sql::Sql;
-pub use crate::subscriber::{Delivery, Due, Ending, Message, Outbox, Outcome, OutgoingCommand, Subscriber, Timer};
+pub use crate::subscriber::{
+    Delivery, Due, Ending, HttpAnswer, HttpResponse, Message, Outbox, Outcome, OutgoingCommand, Request, Response,
+    Subscriber, Timer,
+};
 pub use crate::upcast::{Json, Upcasts, json};
 pub use crate::{debug, error, info, trace, warn};
 pub use crate::{export_aggregate, export_projection, export_saga, export_settings, export_subscriber, params};

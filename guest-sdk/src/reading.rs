@@ -133,6 +133,6 @@ pub(crate) fn skipped_delivery(delivery: &types::Delivery) {
 pub(crate) fn named_event(delivery: &types::Delivery) -> Option<(&str, &str)> {
     match &delivery.origin {
         types::Origin::Event(event) => Some((&event.aggregate_type, &delivery.name)),
-        types::Origin::Kafka(_) | types::Origin::Outcome(_) | types::Origin::Timer => None,
+        types::Origin::Kafka(_) | types::Origin::Outcome(_) | types::Origin::Timer | types::Origin::Response(_) => None,
     }
 }

@@ -1,12 +1,13 @@
 //! The role that runs a process over several aggregates: a saga, also called a process manager.
 //!
 //! A saga is pure: the same history and input give the same events and effects. Its state comes from its own events, like
-//! that of an aggregate. Its inputs are events of aggregates, the outcomes of its commands, and its timers.
+//! that of an aggregate. Its inputs are events of aggregates, the outcomes of its commands, its timers, and the responses to its
+//! HTTP requests.
 
 use crate::Failure;
 use crate::bindings::types;
 use crate::reading::{Reading, Reads, UnknownEvents, named_event};
-use crate::subscriber::{Delivery, Outbox, Outcome, Timer};
+use crate::subscriber::{Delivery, Outbox, Outcome, Response, Timer, check_endpoints};
 use crate::upcast::Upcasts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +19,8 @@ use std::ops::{Deref, DerefMut};
 /// records, its effects and the progress past the input durable in one transaction: all of them or none.
 ///
 /// Only events in [`STARTS`](Self::STARTS) start a saga. Inputs for a saga that does not exist or has ended are counted and
-/// ignored. Events of one key arrive in the order in which they were recorded. There is no order between events, outcomes
-/// and timers, so an event may arrive before the outcome of the command that led to it.
+/// ignored. Events of one key arrive in the order in which they were recorded. There is no order between events, outcomes,
+/// timers and responses, so an event may arrive before the outcome of the command that led to it.
 ///
 /// This saga ships an order once it is paid. If it is not paid within an hour, or can't be shipped, it undoes what was done.
 ///
@@ -143,6 +144,11 @@ pub trait Saga: Default + 'static {
     /// skipped and counted.
     const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Skip;
 
+    /// The names of the endpoints that its HTTP requests go to, as in
+    /// [`Subscriber::ENDPOINTS`](crate::Subscriber::ENDPOINTS). An input that leads to a request to any other endpoint is
+    /// malformed.
+    const ENDPOINTS: &'static [&'static str] = &[];
+
     /// The events of the saga itself: a plain serde enum, like those of an [`Aggregate`](crate::Aggregate). They are kept
     /// forever, so new code must be able to decode old ones.
     type Event: Serialize + DeserializeOwned;
@@ -174,6 +180,16 @@ pub trait Saga: Default + 'static {
     /// [`compensate`](Self::compensate).
     fn timer(&self, timer: &Timer<'_>, step: &mut Step<Self::Event>) -> Result<(), Failure> {
         self.compensate(&format!("timer {} is due", timer.name()), step)
+    }
+
+    /// Decides on the answer to a request that the saga sent with
+    /// [`asking_response`](crate::subscriber::Request::asking_response). By default a status from 200 to 299 changes nothing,
+    /// and any other answer leads to [`compensate`](Self::compensate).
+    fn response(&self, response: &Response<'_>, step: &mut Step<Self::Event>) -> Result<(), Failure> {
+        match response.answer() {
+            answer if answer.is_success() => Ok(()),
+            answer => self.compensate(&format!("{response}: {answer}"), step),
+        }
     }
 
     /// Undoes what the saga has done so far, because it can't reach its goal, for this reason. It sends the commands that
@@ -257,7 +273,9 @@ pub(crate) fn dispatch<S: Saga>(saga: &S, input: &mut Delivery, step: &mut Step<
         types::Origin::Event(_) | types::Origin::Kafka(_) => saga.handle(input, step),
         types::Origin::Outcome(origin) => saga.outcome(&Outcome { delivery: input, origin }, step),
         types::Origin::Timer => saga.timer(&Timer { delivery: input }, step),
+        types::Origin::Response(origin) => saga.response(&Response { delivery: input, origin }, step),
     };
+    let handled = handled.and_then(|()| check_endpoints(&step.outbox.effects, S::ENDPOINTS));
     reading::<S>().judge(named_event(&input.0), handled, false)
 }
 

@@ -22,10 +22,10 @@ pub struct Line {
 pub enum Role {
     /// An aggregate of this type.
     Aggregate(&'static str),
-    /// A subscriber of these events.
-    Subscriber(&'static [&'static str]),
-    /// Sagas of this type, the events that start one, and further events that are inputs.
-    Saga(&'static str, &'static [&'static str], &'static [&'static str]),
+    /// A subscriber of these events, and the endpoints of its HTTP requests.
+    Subscriber(&'static [&'static str], &'static [&'static str]),
+    /// Sagas of this type, the events that start one, further events that are inputs, and the endpoints of its HTTP requests.
+    Saga(&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]),
     /// A projection of this name over these events.
     Projection(&'static str, &'static [&'static str]),
 }
@@ -55,24 +55,28 @@ impl Line {
                 line.push(checked(name, Rule::Part));
                 line.push("\"");
             }
-            Role::Subscriber(subscriptions) => {
+            Role::Subscriber(subscriptions, endpoints) => {
                 line.push("\",\"role\":\"subscriber\",\"subscriptions\":");
-                line.push_list(subscriptions);
+                line.push_list(subscriptions, Item::Subscription);
+                line.push(",\"endpoints\":");
+                line.push_list(endpoints, Item::Endpoint);
             }
-            Role::Saga(name, starts, subscriptions) => {
+            Role::Saga(name, starts, subscriptions, endpoints) => {
                 line.push("\",\"role\":\"saga\",\"type\":\"");
                 line.push(checked(name, Rule::Part));
                 line.push("\",\"starts\":");
                 assert!(!starts.is_empty(), "STARTS must name an event: without one there is never a saga");
-                line.push_list(starts);
+                line.push_list(starts, Item::Subscription);
                 line.push(",\"subscriptions\":");
-                line.push_list(subscriptions);
+                line.push_list(subscriptions, Item::Subscription);
+                line.push(",\"endpoints\":");
+                line.push_list(endpoints, Item::Endpoint);
             }
             Role::Projection(name, subscriptions) => {
                 line.push("\",\"role\":\"projection\",\"name\":\"");
                 line.push(checked(name, Rule::Part));
                 line.push("\",\"subscriptions\":");
-                line.push_list(subscriptions);
+                line.push_list(subscriptions, Item::Subscription);
             }
         }
         line.push("}\n");
@@ -99,16 +103,34 @@ impl<const N: usize> Writer<N> {
         }
     }
 
-    const fn push_list(&mut self, texts: &[&str]) {
+    const fn push_list(&mut self, texts: &[&str], of: Item) {
         self.push("[");
         let mut at = 0;
         while at < texts.len() {
             self.push(if at == 0 { "\"" } else { ",\"" });
-            self.push(checked(texts[at], Rule::Pattern));
+            self.push(of.checked(texts[at]));
             self.push("\"");
             at += 1;
         }
         self.push("]");
+    }
+}
+
+/// What a list has.
+#[derive(Clone, Copy)]
+enum Item {
+    Subscription,
+    Endpoint,
+}
+
+impl Item {
+    /// Returns the text if it follows the rule of the list. Otherwise the plugin does not compile.
+    const fn checked(self, text: &str) -> &str {
+        match self {
+            Item::Subscription => checked(text, Rule::Pattern),
+            Item::Endpoint if Rule::Part.allows(text) => text,
+            Item::Endpoint => panic!("an endpoint in ENDPOINTS must be 1 to 64 characters of a-z, 0-9 and -"),
+        }
     }
 }
 
@@ -135,14 +157,28 @@ mod tests {
     const LINE: Line =
         Line { plugin: "sales", version: "0.1.0", role: Role::Projection("sales", &["order.*", "household.Loyal"]) };
 
-    const OF_SAGA: Line =
-        Line { plugin: "p", version: "0.1.0", role: Role::Saga("transfer-process", &["transfer.Requested"], &[]) };
+    const OF_SAGA: Line = Line {
+        plugin: "p",
+        version: "0.1.0",
+        role: Role::Saga("transfer-process", &["transfer.Requested"], &[], &["bank", "mail"]),
+    };
+
+    const OF_SUBSCRIBER: Line = Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&["order.*"], &[]) };
 
     #[test]
-    fn the_line_of_a_saga_has_the_events_that_start_one() {
+    fn the_line_of_a_subscriber_has_its_endpoints_even_if_there_are_none() {
+        const BYTES: [u8; OF_SUBSCRIBER.length()] = OF_SUBSCRIBER.bytes();
+        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"subscriber\",\
+                        \"subscriptions\":[\"order.*\"],\"endpoints\":[]}\n";
+        assert_eq!(str::from_utf8(&BYTES), Ok(expected));
+    }
+
+    #[test]
+    fn the_line_of_a_saga_has_the_events_that_start_one_and_its_endpoints() {
         const BYTES: [u8; OF_SAGA.length()] = OF_SAGA.bytes();
         let expected = "{\"api\":\"0.7.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
-                        \"type\":\"transfer-process\",\"starts\":[\"transfer.Requested\"],\"subscriptions\":[]}\n";
+                        \"type\":\"transfer-process\",\"starts\":[\"transfer.Requested\"],\"subscriptions\":[],\
+                        \"endpoints\":[\"bank\",\"mail\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }
 

@@ -1,13 +1,18 @@
-//! The role that reacts to recorded events, Kafka records, outcomes and timers with commands, messages and timers.
+//! The role that reacts to recorded events, Kafka records, outcomes, timers and responses with commands, messages, timers and
+//! HTTP requests.
 
 mod callback;
 mod delivery;
+pub mod http;
 mod outbox;
 mod record;
 
 pub use callback::{Ending, Outcome, Timer};
 pub use delivery::Delivery;
+pub(crate) use http::check_endpoints;
+pub use http::{HttpAnswer, HttpResponse, Request, Response};
 pub(crate) use outbox::Effect;
+use outbox::attachment;
 pub use outbox::{Due, Message, Outbox, OutgoingCommand};
 pub use record::Record;
 
@@ -156,6 +161,8 @@ use crate::reading::{Reading, Reads, UnknownEvents, named_event};
 ///     .then_nothing();
 /// # Ok::<(), wasmill_guest::codec::Error>(())
 /// ```
+///
+/// It can also send HTTP requests: see [`http`].
 pub trait Subscriber: 'static {
     /// The events that the subscriber receives: patterns over `aggregate-type.EventName`. In a pattern, `*` stands for
     /// one segment between dots and `**` for any number of segments.
@@ -169,14 +176,18 @@ pub trait Subscriber: 'static {
     /// skipped and counted.
     const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Skip;
 
+    /// The names of the endpoints that its HTTP requests go to: 1 to 64 characters of `a-z`, `0-9` and `-`. The manifest has
+    /// their URLs. A delivery with a request to any other endpoint is malformed.
+    const ENDPOINTS: &'static [&'static str] = &[];
+
     /// Handles one event or record. Deliveries with the same [key](Delivery::key) arrive in order. On failure the outbox is
     /// discarded; the variant of [`Failure`] says what the host does next. A panic counts as a failure that is retried.
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure>;
 
     /// Handles the outcome of a command that this subscriber sent with
     /// [`asking_outcome`](OutgoingCommand::asking_outcome). Outcomes with the same key arrive in the order in which they
-    /// were recorded, and timers with the same key in the order of their times. There is no order between outcomes, timers
-    /// and events. By default an outcome is malformed, because nobody handles it.
+    /// were recorded, and timers with the same key in the order of their times. There is no order between outcomes, timers,
+    /// responses and events. By default an outcome is malformed, because nobody handles it.
     fn outcome(outcome: &Outcome<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
         let _ = outbox;
         let command = outcome.command();
@@ -192,6 +203,16 @@ pub trait Subscriber: 'static {
         let name = timer.name();
         Err(Failure::malformed(format_args!("the timer {name} is due, and `Subscriber::timer` is not implemented")))
     }
+
+    /// Handles the answer to a request that this subscriber sent with [`asking_response`](Request::asking_response). Answers
+    /// with the same key arrive in the order in which they were recorded. By default an answer is malformed, because nobody
+    /// handles it.
+    fn response(response: &Response<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+        let _ = outbox;
+        Err(Failure::malformed(format_args!(
+            "the response to {response} arrived, and `Subscriber::response` is not implemented"
+        )))
+    }
 }
 
 /// Passes a delivery to the function that handles its kind. Returns false if it is an event that is skipped.
@@ -202,7 +223,9 @@ pub(crate) fn dispatch<S: Subscriber>(delivery: &mut Delivery, outbox: &mut Outb
         types::Origin::Event(_) | types::Origin::Kafka(_) => S::handle(delivery, outbox),
         types::Origin::Outcome(origin) => S::outcome(&Outcome { delivery, origin }, outbox),
         types::Origin::Timer => S::timer(&Timer { delivery }, outbox),
+        types::Origin::Response(origin) => S::response(&Response { delivery, origin }, outbox),
     };
+    let handled = handled.and_then(|()| check_endpoints(&outbox.effects, S::ENDPOINTS));
     let is_handled = reading.judge(named_event(&delivery.0), handled, false)?;
     if !is_handled {
         outbox.effects.clear();

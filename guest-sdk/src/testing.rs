@@ -5,11 +5,12 @@
 //!
 //! - Aggregates: [`given`] a history, when a command arrives, then expect events. [`cases()`] reads such tests from a
 //!   file, which `wasmill test` can also run against the compiled plugin.
-//! - Subscribers: [`deliver`] an event, a Kafka record, an outcome or a timer, then expect commands, messages and timers.
+//! - Subscribers: [`deliver`] an event, a Kafka record, an outcome, a timer or a response, then expect commands, messages, timers
+//!   and HTTP requests.
 //! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
 //! - Several plugins together: [`Plugins`] has aggregates, subscribers, sagas and projections work as in a host, with a clock
-//!   that the test moves. [`flows()`] reads such tests from a file, which `wasmill test` can also run against the compiled
+//!   that the test moves, and with servers that answer as the test says. [`flows()`] reads such tests from a file, which `wasmill test` can also run against the compiled
 //!   plugins.
 //! - Settings and secrets: [`settings`] and [`secrets`] give them to the code under test.
 //! - Logs: [`logs`] returns the lines that a function writes.
@@ -28,13 +29,14 @@ mod subscriber;
 pub use crate::log::native::{Line, logs};
 pub use aggregate::{Given, When, given, given_json};
 pub use cases::cases;
-pub use envelope::{event, event_json, event_of, outcome, record, record_json, timer};
+pub use envelope::{event, event_json, event_of, outcome, record, record_json, refused_request, response, timer};
 pub use flows::flows;
 pub use plugins::{Plugins, Settled};
 #[cfg(feature = "testing-sql")]
 pub use projection::ReadModel;
 pub use saga::{GivenSaga, WhenSaga, given_saga, key_of};
 pub use subscriber::{Delivered, deliver};
+pub use wasmill_cases::flows::http::{SentRequest, ServerAnswer, ServerResponse};
 
 pub use crate::configuration::InForce;
 

@@ -24,6 +24,9 @@ impl Then {
         if let Some(expected) = &self.messages {
             check_messages(expected, &happened.messages)?;
         }
+        if let Some(expected) = &self.requests {
+            check_requests(expected, &happened.requests)?;
+        }
         let Some(expected) = &self.refused else { return Ok(()) };
         let texts = |refused: &(Stream, String, String)| (format!("{} to {}", refused.1, refused.0), refused.2.clone());
         let expected = expected.iter().map(|refused| (format!("{} to {}", refused.name, refused.to), &refused.reason));
@@ -143,6 +146,47 @@ fn check_messages(expected: &[FlowMessage], happened: &[Published]) -> Result<()
         format!("message{}{}", part("key", key), part("value", value))
     };
     compare("messages", &expected, &happened, |message| listed(message), found)
+}
+
+fn check_requests(expected: &[FlowRequest], happened: &[SentRequest]) -> Result<(), String> {
+    let expected = by_group(expected.iter().map(|request| (request.endpoint.clone(), request)));
+    let happened = by_group(happened.iter().map(|request| (request.endpoint.clone(), request)));
+    let shown = |method: Option<&String>, path: Option<&String>, body: Option<String>| {
+        let parts = [("method", method.cloned()), ("path", path.cloned()), ("body", body)];
+        let parts = parts.into_iter().filter_map(|(name, part)| part.map(|part| format!(" {name} {part}")));
+        format!("request{}", parts.collect::<String>())
+    };
+    let listed = |request: &FlowRequest| {
+        let body = match (&request.json, &request.text) {
+            (Some(json), _) => Some(format!("{json:#}")),
+            (None, text) => text.as_ref().map(|text| format!("text {text}")),
+        };
+        shown(request.method.as_ref(), request.path.as_ref(), body)
+    };
+    let found = |request: &&SentRequest, expected: Option<&&FlowRequest>| {
+        let is_said = |part: fn(&FlowRequest) -> bool| expected.is_none_or(|expected| part(expected));
+        let body = match expected {
+            Some(FlowRequest { json: None, text: None, .. }) => None,
+            Some(FlowRequest { text: Some(_), .. }) => Some(text_of(&request.body)),
+            Some(_) | None => Some(body_of(&request.body)),
+        };
+        let method = is_said(|expected| expected.method.is_some()).then_some(&request.method);
+        let path = is_said(|expected| expected.path.is_some()).then_some(&request.path);
+        shown(method, path, body)
+    };
+    compare("requests", &expected, &happened, |request| listed(request), found)
+}
+
+/// Returns a body in a readable form: as JSON if it is JSON, and as text otherwise.
+fn body_of(body: &[u8]) -> String {
+    match serde_json::from_slice::<Json>(body) {
+        Ok(json) => format!("{json:#}"),
+        Err(_) => text_of(body),
+    }
+}
+
+fn text_of(body: &[u8]) -> String {
+    format!("text {}", String::from_utf8_lossy(body))
 }
 
 fn by_group<T>(items: impl Iterator<Item = (String, T)>) -> BTreeMap<String, Vec<T>> {

@@ -37,6 +37,8 @@ struct Document {
 struct FlowOfFile {
     name: String,
     start: Option<String>,
+    #[serde(default)]
+    answers: Vec<http::AnswerOfFile>,
     steps: Vec<StepOfFile>,
 }
 
@@ -73,7 +75,7 @@ impl Document {
 
 impl FlowOfFile {
     fn checked(self) -> Result<Flow, String> {
-        let Self { name, start, steps } = self;
+        let Self { name, start, answers, steps } = self;
         let start = start.as_deref().unwrap_or(START);
         let time = humantime::parse_rfc3339(start).map_err(|cause| {
             format!("flow `{name}`: `start` must be a time such as \"{START}\", found {start:?}: {cause}")
@@ -82,10 +84,11 @@ impl FlowOfFile {
         if steps.is_empty() {
             return Err(format!("flow `{name}` has no steps: add `steps`"));
         }
+        let answers = http::checked(answers).map_err(|cause| format!("flow `{name}`, {cause}"))?;
         let numbered = steps.into_iter().zip(1..);
         let steps = numbered
             .map(|(step, number)| step.checked().map_err(|cause| format!("flow `{name}`, step {number}: {cause}")));
-        Ok(Flow { start_ms, steps: steps.collect::<Result<_, _>>()?, name })
+        Ok(Flow { start_ms, answers, steps: steps.collect::<Result<_, _>>()?, name })
     }
 }
 
@@ -123,6 +126,7 @@ impl StepOfFile {
 impl Then {
     /// Checks that what is expected can come of the action.
     fn fits(&self, action: &Action) -> Result<(), String> {
+        self.requests.iter().flatten().try_for_each(FlowRequest::check)?;
         let (is_send, is_query) = (matches!(action, Action::Send(_)), matches!(action, Action::Query { .. }));
         let wrong = [
             ("rejected", self.rejected.is_some() && !is_send, "a command"),

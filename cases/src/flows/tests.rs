@@ -1,5 +1,7 @@
 //! Tests of reading flows and of comparing what happened.
 
+mod http;
+
 use super::*;
 
 /// A world in which each step has a given result.
@@ -31,6 +33,10 @@ impl World for Scripted {
 
     fn check_event(&self, on: &Stream, name: &str) -> Result<(), String> {
         if name.ends_with("ed") { Ok(()) } else { Err(format!("{} has no event {name}", on.aggregate_type)) }
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), String> {
+        if endpoint == "payments" { Ok(()) } else { Err(format!("no plugin declares endpoint {endpoint}")) }
     }
 }
 

@@ -21,7 +21,10 @@ macro_rules! export_aggregate {
 macro_rules! export_subscriber {
     ($subscriber:ty) => {
         const _: () = {
-            $crate::__describe!($crate::section::Role::Subscriber(<$subscriber as $crate::Subscriber>::SUBSCRIPTIONS));
+            $crate::__describe!($crate::section::Role::Subscriber(
+                <$subscriber as $crate::Subscriber>::SUBSCRIPTIONS,
+                <$subscriber as $crate::Subscriber>::ENDPOINTS
+            ));
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::SubscriberRole<$subscriber>;
             #[cfg(target_family = "wasm")]
@@ -56,7 +59,8 @@ macro_rules! export_saga {
             $crate::__describe!($crate::section::Role::Saga(
                 <$saga as $crate::Saga>::TYPE,
                 <$saga as $crate::Saga>::STARTS,
-                <$saga as $crate::Saga>::SUBSCRIPTIONS
+                <$saga as $crate::Saga>::SUBSCRIPTIONS,
+                <$saga as $crate::Saga>::ENDPOINTS
             ));
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::SagaRole<$saga>;

@@ -35,5 +35,6 @@ pub(super) fn hand_over(cause: u32, effect: Effect) {
         Effect::Later(timer, due, command) => bus::send_later(cause, timer.as_deref(), due.into(), &command.0),
         Effect::Wake(timer, due, payload) => bus::wake(cause, &timer, due.into(), &payload),
         Effect::Cancel(timer) => bus::cancel(cause, &timer),
+        Effect::Http(request) => bus::http(cause, &request.0),
     }
 }

@@ -1,4 +1,5 @@
-//! What comes back to a subscriber because it asked for it: the outcomes of its commands, and its timers.
+//! What comes back to a subscriber because it asked for it: the outcomes of its commands, and its timers. The answers to its
+//! HTTP requests are in [`http`](super::http).
 
 use super::Delivery;
 use crate::bindings::types;

@@ -25,8 +25,8 @@ impl Delivery {
         Metadata(&self.0.metadata)
     }
 
-    /// The time when the event or the outcome was recorded, when the record was produced, or when the timer was due, in
-    /// milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) of an event has the time of the command that led
+    /// The time when the event, the outcome or the response was recorded, when the record was produced, or when the timer was due,
+    /// in milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) of an event has the time of the command that led
     /// to it.
     pub fn recorded_ms(&self) -> u64 {
         self.0.recorded_time
@@ -55,7 +55,7 @@ impl Delivery {
                 "event {} of {}/{} is not a Kafka record",
                 self.0.name, event.aggregate_type, event.aggregate_id
             ))),
-            types::Origin::Outcome(_) | types::Origin::Timer => {
+            types::Origin::Outcome(_) | types::Origin::Timer | types::Origin::Response(_) => {
                 Err(Failure::malformed(format_args!("{} is not a Kafka record", self.0.name)))
             }
         }
@@ -85,7 +85,7 @@ impl Delivery {
                 "a record of topic {} is not an event of an aggregate",
                 place.topic
             ))),
-            types::Origin::Outcome(_) | types::Origin::Timer => {
+            types::Origin::Outcome(_) | types::Origin::Timer | types::Origin::Response(_) => {
                 Err(Failure::malformed(format_args!("{} is not an event of an aggregate", self.0.name)))
             }
         }

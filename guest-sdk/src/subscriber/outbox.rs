@@ -1,13 +1,27 @@
-//! The outbox of a subscriber: its commands, messages and timers, collected until the delivery is handled.
+//! The outbox of a subscriber: its commands, messages, timers and HTTP requests, collected until the delivery is handled.
 
+use super::Request;
 use crate::bindings::{bus, types};
 use crate::codec;
 use crate::contract::Contract;
 use serde::Serialize;
 use std::time::Duration;
 
-/// The most bytes that come back with the outcome of a command.
+/// The most bytes that come back with the outcome of a command or the response to a request.
 const ATTACHMENT_BYTES_MAX: usize = 1_024;
+
+/// Encodes an attachment. `to` says what it is attached to, and `with` what it comes back with.
+pub(super) fn attachment(to: &str, with: &str, attached: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, codec::Error> {
+    let attachment = codec::to_json(attached)?;
+    if attachment.len() > ATTACHMENT_BYTES_MAX {
+        return Err(codec::Error::Other(format!(
+            "the attachment to a {to} has {} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with its {with}: attach an \
+             id, and look the rest up",
+            attachment.len()
+        )));
+    }
+    Ok(attachment)
+}
 
 /// A command that a subscriber sends.
 #[derive(Clone, Debug)]
@@ -48,16 +62,8 @@ impl OutgoingCommand {
     /// Asks for the outcome of the command. It comes back once to
     /// [`Subscriber::outcome`](super::Subscriber::outcome), together with the attachment, which is encoded as JSON and may
     /// have at most 1,024 bytes. Such a command is never dead-lettered because of how it ended.
-    pub fn asking_outcome(mut self, attachment: &(impl Serialize + ?Sized)) -> Result<Self, codec::Error> {
-        let attachment = codec::to_json(attachment)?;
-        if attachment.len() > ATTACHMENT_BYTES_MAX {
-            return Err(codec::Error::Other(format!(
-                "the attachment to a command has {} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with its outcome: \
-                 attach an id, and look the rest up",
-                attachment.len()
-            )));
-        }
-        self.0.outcome = Some(attachment);
+    pub fn asking_outcome(mut self, attached: &(impl Serialize + ?Sized)) -> Result<Self, codec::Error> {
+        self.0.outcome = Some(attachment("command", "outcome", attached)?);
         Ok(self)
     }
 
@@ -143,6 +149,7 @@ pub(crate) enum Effect {
     Later(Option<String>, Due, OutgoingCommand),
     Wake(String, Due, Vec<u8>),
     Cancel(String),
+    Http(Request),
 }
 
 /// The effects of one delivery, in the order of the calls. They are sent only if `handle` succeeds.
@@ -213,5 +220,13 @@ impl Outbox {
     /// Publishes a message to Kafka, through the host's outbox.
     pub fn publish(&mut self, message: Message) {
         self.effects.push(Effect::Publish(message));
+    }
+
+    /// Sends an HTTP request, once the delivery is handled. The requests of the deliveries with one key to one endpoint are sent
+    /// one after the other, in the order of the calls. An attempt that fails in a temporary way is repeated with the same
+    /// idempotency key. If no response is asked for and the request does not end with a status from 200 to 299, it becomes a
+    /// dead letter. To learn how it ended, send it with [`asking_response`](Request::asking_response).
+    pub fn http(&mut self, request: Request) {
+        self.effects.push(Effect::Http(request));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::readable;
 use crate::bindings::{bus, types};
-use crate::subscriber::{Effect, Message, OutgoingCommand};
+use crate::subscriber::{Effect, Message, OutgoingCommand, Request};
 use std::collections::VecDeque;
 
 /// The methods that expect an effect. The type has a method `then` that checks the next one.
@@ -76,6 +76,16 @@ macro_rules! then_effects {
         pub fn then_message(self, message: $crate::subscriber::Message) -> Self {
             self.then($crate::subscriber::Effect::Publish(message))
         }
+
+        /// Expects this HTTP request as the next effect, with its headers, its body and its attachment. The order of headers
+        /// counts only if they have the same name.
+        ///
+        /// # Panics
+        /// If the next effect is anything else.
+        #[track_caller]
+        pub fn then_http(self, request: $crate::subscriber::Request) -> Self {
+            self.then($crate::subscriber::Effect::Http(request))
+        }
     };
 }
 pub(super) use then_effects;
@@ -103,7 +113,19 @@ pub(super) fn comparable(effect: &Effect) -> serde_json::Value {
             "topic": topic, "key": key.as_deref().map(readable), "partition": partition,
             "payload": payload.as_deref().map(readable), "headers": comparable_headers(headers),
         }),
+        Effect::Http(request) => comparable_request(request),
     }
+}
+
+fn comparable_request(Request(request): &Request) -> serde_json::Value {
+    let bus::Request { endpoint, method, path, headers, body, response } = request;
+    let mut headers: Vec<_> =
+        headers.iter().map(|header| (header.name.to_ascii_lowercase(), readable(&header.value))).collect();
+    headers.sort_by(|(one, _), (other, _)| one.cmp(other));
+    serde_json::json!({
+        "request": method, "endpoint": endpoint, "path": path, "headers": headers, "body": readable(body),
+        "attachment": response.as_deref().map(readable),
+    })
 }
 
 fn comparable_command(OutgoingCommand(command): &OutgoingCommand) -> serde_json::Value {

@@ -6,6 +6,7 @@ use crate::contract::Contract;
 use crate::subscriber::{Delivery, Ending};
 use crate::upcast;
 use serde::Serialize;
+use wasmill_cases::flows::http::{ServerAnswer, ServerResponse};
 
 /// Makes metadata with this id and time, as of a first cause.
 pub(super) fn metadata(id: &str, time_ms: u64) -> types::Metadata {
@@ -156,6 +157,76 @@ pub fn timer(name: &str, payload: &(impl Serialize + ?Sized)) -> Delivery {
         metadata: metadata("timer:1", 0),
         origin: types::Origin::Timer,
     })
+}
+
+/// Makes the delivery of a server's answer to the subscriber that sent the request and asked for its response with this
+/// attachment.
+///
+/// # Panics
+/// If the attachment does not encode.
+#[track_caller]
+pub fn response(
+    endpoint: &str,
+    method: &str,
+    path: &str,
+    answer: ServerAnswer,
+    attachment: &(impl Serialize + ?Sized),
+) -> Delivery {
+    answered((endpoint, method, path), 1, answer.into(), attachment)
+}
+
+/// Makes the delivery that tells a subscriber that the host refused to send its request, for this reason. Otherwise it is like
+/// [`response`].
+///
+/// # Panics
+/// If the attachment does not encode.
+#[track_caller]
+pub fn refused_request(
+    endpoint: &str,
+    method: &str,
+    path: &str,
+    reason: &str,
+    attachment: &(impl Serialize + ?Sized),
+) -> Delivery {
+    answered((endpoint, method, path), 0, types::Answer::Refused(reason.to_owned()), attachment)
+}
+
+#[track_caller]
+fn answered(
+    (endpoint, method, path): (&str, &str, &str),
+    attempts: u32,
+    answer: types::Answer,
+    attachment: &(impl Serialize + ?Sized),
+) -> Delivery {
+    let attachment = codec::to_json(attachment);
+    let origin = types::ResponseOrigin {
+        request_id: "test".to_owned(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        attempts,
+        answer,
+    };
+    Delivery(types::Delivery {
+        name: endpoint.to_owned(),
+        key: None,
+        payload: Some(attachment.unwrap_or_else(|error| panic!("the attachment does not encode: {error}"))),
+        recorded_time: 0,
+        first_time: 0,
+        metadata: metadata("test:response", 0),
+        origin: types::Origin::Response(origin),
+    })
+}
+
+impl From<ServerAnswer> for types::Answer {
+    fn from(answer: ServerAnswer) -> Self {
+        match answer {
+            ServerAnswer::Response(ServerResponse { status, headers, body }) => {
+                let headers = headers.into_iter().map(|(name, value)| types::HttpHeader { name, value });
+                types::Answer::Response(types::Response { status, headers: headers.collect(), body })
+            }
+            ServerAnswer::Failed(reason) => types::Answer::Failed(reason),
+        }
+    }
 }
 
 fn delivery(aggregate_type: &str, aggregate_id: &str, name: &str, payload: Vec<u8>) -> Delivery {

@@ -18,7 +18,22 @@ use wasmill_cases::flows::FlowFile;
 ///     { advance = "1h", then.events = [] },
 ///     { query = "statements/totals", then.answer = { accounts = 1 } },
 /// ]
+///
+/// [[flow]]
+/// name = "a charge that fails cancels the order"
+/// # The first answer that fits a request answers it. `method`, `path` and `times` are optional.
+/// answers = [
+///     { endpoint = "payments", method = "POST", path = "charges", times = 1, status = 402, json = { error = "no funds" } },
+///     { endpoint = "mail", failed = "no route to the server" },   # `status` has `headers`, and `json` or `text`, beside it
+/// ]
+/// steps = [
+///     { send = "Place", to = "order/7", payload = { cents = 500 }, then.requests = [
+///         { endpoint = "payments", method = "POST", path = "charges", json = { cents = 500 } },
+///     ] },
+/// ]
 /// ```
+///
+/// No request leaves the process. If neither an answer of the flow nor [`Plugins::answering`] answers a request, the flow fails.
 ///
 /// What a step may expect in `then` is described at [`Then`](wasmill_cases::flows::Then).
 ///
@@ -27,7 +42,7 @@ use wasmill_cases::flows::FlowFile;
 #[track_caller]
 pub fn flows(file: impl AsRef<Path>, plugins: impl Fn() -> Plugins) {
     let FlowFile { file, flows } = FlowFile::read(file).unwrap_or_else(|error| panic!("{error}"));
-    let run = |flow: &wasmill_cases::flows::Flow| flow.run(&mut plugins().at(flow.start_ms)).err();
+    let run = |flow: &wasmill_cases::flows::Flow| flow.run(&mut plugins().of_flow(flow)).err();
     let failed: Vec<String> = flows
         .iter()
         .filter_map(|flow| run(flow).map(|cause| format!("{}: {}\n{cause}", file.display(), flow.name)))

@@ -5,6 +5,7 @@ mod command;
 mod patterns;
 mod projections;
 mod running;
+mod servers;
 mod settled;
 mod store;
 mod subscription;
@@ -27,13 +28,15 @@ use projections::ProjectionPart;
 use running::Count;
 use serde::Serialize;
 use serde_json::Value as Json;
+use servers::Servers;
 use settled::Happened;
 use std::any::type_name;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use store::Store;
 use subscription::{SagaPart, Subscription, SubscriptionCode};
-use wasmill_cases::flows::{self, Ended, FlowCommand, Stream, World};
+use wasmill_cases::flows::http::{Answers, SentRequest, ServerAnswer};
+use wasmill_cases::flows::{self, Ended, Flow, FlowCommand, Stream, World};
 use wasmill_names::Rule;
 
 /// The time at which the clock begins by default: 2026-01-01T00:00:00Z.
@@ -91,18 +94,24 @@ const START_MS: u64 = 1_767_225_600_000;
 /// - Timers fire at their time: what follows from one sees that time.
 /// - An input that fails with `retry`, or panics, is tried five times, and then it is a dead letter.
 /// - A chain of causes through more than 100 subscribers ends with a dead letter.
+/// - The HTTP requests of one key to one endpoint are sent in the order of the calls. If a request did not ask for its response
+///   and does not end with a status from 200 to 299, it is a dead letter.
 /// - Aggregates and sagas decide twice, live and rebuilt from their encoded events. If the two differ the test fails.
 ///
 /// It differs from a host in a few points. [`advance`](Plugins::advance) stops at each due time, while a person who moves the clock of
 /// a host lets it jump. There is no Kafka: published messages are kept for the test, and no records come in.
 /// There is one order of deliveries, while a host has many; the order between subscriptions, and between events and outcomes, is
-/// not promised. Failed inputs are tried again at once, and dead letters are not replayed. Settings are decoded when code reads
+/// not promised. Failed inputs are tried again at once, and dead letters are not replayed. No HTTP request leaves the process: the
+/// test says with [`answering`](Plugins::answering) how a server answers. There is one attempt, so this answer is the final one,
+/// also if a host would retry after such a status. It comes back at once. Secrets of endpoints stay placeholders, and the rules for
+/// methods, paths and headers are not checked. Settings are decoded when code reads
 /// them, and not before. The limits of time, memory and output do not hold.
 pub struct Plugins {
     store: Store,
     aggregates: BTreeMap<&'static str, AggregatePart>,
     subscriptions: Vec<Subscription>,
     projections: Vec<ProjectionPart>,
+    servers: Servers,
     /// The events that each type of aggregates and sagas can record.
     recorded: BTreeMap<&'static str, Vec<String>>,
     /// The plugin that was added last.
@@ -111,7 +120,7 @@ pub struct Plugins {
     count: Count,
     /// The number of commands that the test has sent.
     commands: u64,
-    /// The number of outcomes and timers so far.
+    /// The number of outcomes, timers and responses so far.
     callbacks: u64,
 }
 
@@ -146,6 +155,7 @@ impl Plugins {
             aggregates: BTreeMap::new(),
             subscriptions: Vec::new(),
             projections: Vec::new(),
+            servers: Servers::default(),
             recorded: BTreeMap::new(),
             last: None,
             happened: Happened::default(),
@@ -197,7 +207,8 @@ impl Plugins {
         let starts = patterns::checked(owner, S::STARTS);
         let patterns = starts.iter().copied().chain(patterns::checked(owner, S::SUBSCRIPTIONS)).collect();
         let code = SagaPart { saga_type: S::TYPE, starts, code: Box::new(Sagas::<S>::default()) };
-        self.subscription(Subscription::new(S::TYPE.to_owned(), owner, SubscriptionCode::Sagas(code), patterns))
+        let code = SubscriptionCode::Sagas(code);
+        self.subscription(Subscription::new(S::TYPE.to_owned(), owner, code, patterns, S::ENDPOINTS))
     }
 
     /// Adds a subscriber. The name of its subscription is that of the plugin in a manifest.
@@ -209,7 +220,7 @@ impl Plugins {
         let owner = type_name::<S>();
         let patterns = patterns::checked(owner, S::SUBSCRIPTIONS);
         let code = SubscriptionCode::Subscriber(code::handle::<S>);
-        self.subscription(Subscription::new(name.to_owned(), owner, code, patterns))
+        self.subscription(Subscription::new(name.to_owned(), owner, code, patterns, S::ENDPOINTS))
     }
 
     /// Adds a projection with an empty read model.
@@ -273,6 +284,77 @@ impl Plugins {
         self
     }
 
+    /// Says how the server of an endpoint answers all requests, of whatever plugin. The answer is the final one: there are no
+    /// retries. A later call for the same endpoint replaces this one. In a flow from a file, the answers of the flow come first.
+    /// A panic in `server`, such as that of an assertion about the request, ends the test.
+    ///
+    /// ```
+    /// # use wasmill_guest::prelude::*;
+    /// # #[derive(Default)] struct Order { is_paid: bool }
+    /// # #[derive(Serialize, Deserialize)] enum OrderCommand { Place { cents: i64 }, Confirm }
+    /// # #[derive(Serialize, Deserialize)] enum OrderEvent { Placed { cents: i64 }, Confirmed }
+    /// # impl Aggregate for Order {
+    /// #     const TYPE: &'static str = "order";
+    /// #     type Command = OrderCommand;
+    /// #     type Event = OrderEvent;
+    /// #     type Error = &'static str;
+    /// #     fn handle(&self, command: OrderCommand) -> Result<Vec<OrderEvent>, &'static str> {
+    /// #         Ok(vec![match command {
+    /// #             OrderCommand::Place { cents } => OrderEvent::Placed { cents },
+    /// #             OrderCommand::Confirm => OrderEvent::Confirmed,
+    /// #         }])
+    /// #     }
+    /// #     fn apply(&mut self, _: OrderEvent) {}
+    /// # }
+    /// # #[derive(Serialize, Deserialize)] struct Charge { cents: i64 }
+    /// # struct Checkout;
+    /// # impl Subscriber for Checkout {
+    /// #     const SUBSCRIPTIONS: &'static [&'static str] = &["order.Placed"];
+    /// #     const ENDPOINTS: &'static [&'static str] = &["payments"];
+    /// #     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+    /// #         let charge: Charge = delivery.json()?;
+    /// #         let order = delivery.aggregate_id()?;
+    /// #         outbox.http(Request::post("payments", "charges").json(&charge)?.asking_response(&order)?);
+    /// #         Ok(())
+    /// #     }
+    /// #     fn response(response: &Response<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+    /// #         match response.answer().is_success() {
+    /// #             true => Ok(outbox.send("order", response.attachment::<String>()?, &OrderCommand::Confirm)?),
+    /// #             false => Err(Failure::rejected(response.answer())),
+    /// #         }
+    /// #     }
+    /// # }
+    /// use wasmill_guest::testing::{Plugins, ServerAnswer};
+    ///
+    /// // `Checkout` charges for each order, and confirms an order that is paid.
+    /// let mut shop = Plugins::new()
+    ///     .aggregate::<Order>()
+    ///     .subscriber::<Checkout>("checkout")
+    ///     .answering("payments", |request| match request.json::<Charge>() {
+    ///         Ok(Charge { cents }) if cents <= 1_000 => ServerAnswer::json(201, &json!({ "id": "c1" })),
+    ///         _ => ServerAnswer::failed("no route to the server"),
+    ///     });
+    /// let charge = |cents| Request::post("payments", "charges").json(&Charge { cents });
+    /// shop.send("order", "7", &OrderCommand::Place { cents: 500 })
+    ///     .then_http(charge(500)?.asking_response(&"7")?)
+    ///     .then_events("order", "7", [OrderEvent::Placed { cents: 500 }, OrderEvent::Confirmed])
+    ///     .then_nothing();
+    /// shop.send("order", "8", &OrderCommand::Place { cents: 5_000 })
+    ///     .then_dead_letter("checkout", "rejected: failed: no route to the server");
+    /// # Ok::<(), wasmill_guest::codec::Error>(())
+    /// ```
+    pub fn answering(mut self, endpoint: &str, server: impl FnMut(&SentRequest) -> ServerAnswer + 'static) -> Self {
+        self.answer_with(endpoint, server);
+        self
+    }
+
+    /// Prepares the plugins for a flow: sets the clock, and how servers answer.
+    #[track_caller]
+    pub(super) fn of_flow(mut self, flow: &Flow) -> Self {
+        self.servers.set_answers(Answers::new(&flow.answers));
+        self.at(flow.start_ms)
+    }
+
     #[track_caller]
     fn given(&mut self, method: &str) -> &mut Given {
         let Self { aggregates, subscriptions, projections, last, .. } = self;
@@ -287,7 +369,10 @@ impl Plugins {
 
     #[track_caller]
     fn subscription(mut self, subscription: Subscription) -> Self {
-        let Subscription { name, type_name, .. } = &subscription;
+        let Subscription { name, type_name, endpoints, .. } = &subscription;
+        if let Some(endpoint) = endpoints.iter().find(|endpoint| !Rule::Part.allows(endpoint)) {
+            panic!("an endpoint in ENDPOINTS of {type_name} must be {}, found {endpoint:?}", Rule::Part.in_words());
+        }
         assert!(Rule::Part.allows(name), "the name of a plugin must be {}, found {name:?}", Rule::Part.in_words());
         if let Some(other) = self.subscriptions.iter().find(|other| other.name == *name) {
             panic!("{} and {type_name} are both named `{name}`: name one of them otherwise", other.type_name);
@@ -353,6 +438,11 @@ impl Plugins {
         let moved = self.move_clock(by);
         moved.unwrap_or_else(|broken| panic!("{broken}"));
         Settled::new(None, std::mem::take(&mut self.happened))
+    }
+
+    /// Changes how the server of an endpoint answers, from now on. See [`answering`](Self::answering).
+    pub fn answer_with(&mut self, endpoint: &str, server: impl FnMut(&SentRequest) -> ServerAnswer + 'static) {
+        self.servers.set(endpoint, Box::new(server));
     }
 
     /// Asks a projection, which has seen everything that has happened.
@@ -434,6 +524,10 @@ impl Plugins {
         self.aggregates.keys().copied().collect()
     }
 
+    fn endpoints(&self) -> impl Iterator<Item = &'static str> {
+        self.subscriptions.iter().flat_map(|subscription| subscription.endpoints).copied()
+    }
+
     fn answer(&mut self, projection: &str, query: &str, params: &[u8]) -> Result<Result<Json, String>, Broken> {
         self.come_to_rest()?;
         match self.projections.iter().find(|part| part.name == projection) {
@@ -486,10 +580,11 @@ impl World for Plugins {
 
     fn settle(&mut self) -> Result<flows::Happened, String> {
         self.come_to_rest()?;
-        let Happened { events, messages, refused, dead_letters } = std::mem::take(&mut self.happened);
+        let Happened { events, messages, requests, refused, dead_letters } = std::mem::take(&mut self.happened);
         let messages =
             messages.into_iter().map(|message| (message.0.topic, message.0.key, message.0.payload)).collect();
-        Ok(flows::Happened { events, messages, refused, dead_letters })
+        let requests = requests.iter().map(servers::sent).collect();
+        Ok(flows::Happened { events, messages, requests, refused, dead_letters })
     }
 
     fn check_event(&self, on: &Stream, name: &str) -> Result<(), String> {
@@ -500,6 +595,13 @@ impl World for Plugins {
                 let what = format!("event of aggregate type {}", on.aggregate_type);
                 Err(unknown(&what, name, events.iter().map(String::as_str)))
             }
+        }
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), String> {
+        match self.endpoints().any(|declared| declared == endpoint) {
+            true => Ok(()),
+            false => Err(unknown("endpoint", endpoint, self.endpoints())),
         }
     }
 }

@@ -75,11 +75,11 @@ impl<S: Saga> GivenSaga<S> {
     }
 
     /// Lets the saga decide on an input, which [`event`](super::event), [`event_json`](super::event_json),
-    /// [`outcome`](super::outcome) or [`timer`](super::timer) makes.
+    /// [`outcome`](super::outcome), [`timer`](super::timer) or [`response`](super::response) makes.
     ///
     /// # Panics
     /// If a rebuilt saga decides differently, or if the host would refuse the decision: the first step has no event, or the
-    /// name of a timer is wrong. Also if an outcome or a timer arrives before there is a saga.
+    /// name of a timer is wrong. Also if an outcome, a timer or a response arrives before there is a saga.
     #[track_caller]
     pub fn when(self, input: Delivery) -> WhenSaga<S> {
         let Self { live, history } = self;
@@ -92,7 +92,10 @@ impl<S: Saga> GivenSaga<S> {
             "a saga that is rebuilt from its events decides differently (left) than the live one (right)"
         );
         let is_event = matches!(input.0.origin, types::Origin::Event(_));
-        assert!(is_event || !history.is_empty(), "there is no saga, and the host ignores an outcome or a timer then");
+        assert!(
+            is_event || !history.is_empty(),
+            "there is no saga, and the host ignores an outcome, a timer or a response then"
+        );
         let is_skipped = matches!(decided, Ok(None));
         let result = decided.map(Option::unwrap_or_default);
         if let Ok((events, effects, end)) = &result {
@@ -113,7 +116,7 @@ pub(super) fn decided<S: Saga>(live: &LiveSaga<S>, mut input: Delivery) -> Decid
 fn check_timer(effect: &Effect) {
     let name = match effect {
         Effect::Later(Some(name), ..) | Effect::Wake(name, ..) | Effect::Cancel(name) => name,
-        Effect::Later(None, ..) | Effect::Send(_) | Effect::Publish(_) => return,
+        Effect::Later(None, ..) | Effect::Send(_) | Effect::Publish(_) | Effect::Http(_) => return,
     };
     let is_sound =
         (1..=TIMER_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_control());

@@ -1,4 +1,4 @@
-//! Tests of subscribers: deliver an event or a record, then expect these commands and messages.
+//! Tests of subscribers: deliver an event or a record, then expect these commands, messages, timers and requests.
 
 use super::effects::{self, comparable};
 use super::expect_outcome;
@@ -6,8 +6,8 @@ use crate::bindings::types;
 use crate::subscriber::{Delivery, Effect, Outbox, Subscriber, dispatch};
 use std::collections::VecDeque;
 
-/// Delivers an event, a record, an outcome or a timer, which [`event`](super::event), [`record`](super::record),
-/// [`outcome`](super::outcome) or [`timer`](super::timer) makes.
+/// Delivers an event, a record, an outcome, a timer or a response, which [`event`](super::event), [`record`](super::record),
+/// [`outcome`](super::outcome), [`timer`](super::timer) or [`response`](super::response) makes.
 pub fn deliver<S: Subscriber>(mut delivery: Delivery) -> Delivered {
     let mut outbox = Outbox::default();
     let handled = dispatch::<S>(&mut delivery, &mut outbox).map_err(types::Outcome::from);

@@ -291,7 +291,8 @@ fn check_effects<'e>(effects: impl IntoIterator<Item = &'e Effect>) -> Result<()
             Effect::Send(command) => (None, Some(command)),
             Effect::Later(timer, _, command) => (timer.as_deref(), Some(command)),
             Effect::Wake(timer, ..) | Effect::Cancel(timer) => (Some(timer.as_str()), None),
-            Effect::Publish(_) => (None, None),
+            // Its endpoint is checked when the delivery is handled.
+            Effect::Publish(_) | Effect::Http(_) => (None, None),
         };
         timer.map_or(Ok(()), check_timer)?;
         command.map_or(Ok(()), |OutgoingCommand(command)| {

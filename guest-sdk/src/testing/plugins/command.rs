@@ -84,7 +84,7 @@ pub(super) fn check_id(what: &str, text: &str) -> Result<(), String> {
     ))
 }
 
-/// What an effect follows from: an event, an outcome or a timer.
+/// What an effect follows from: an event, an outcome, a timer or a response.
 #[derive(Clone)]
 pub(super) struct Cause {
     pub(super) id: String,
@@ -93,7 +93,7 @@ pub(super) struct Cause {
     pub(super) correlation_id: String,
     pub(super) hops: u32,
     pub(super) first_ms: u64,
-    /// The key under which outcomes and timers come back.
+    /// The key under which outcomes, timers and responses come back.
     pub(super) key: Option<Vec<u8>>,
 }
 
@@ -125,6 +125,11 @@ impl Cause {
         })
     }
 
+    /// Returns the id of the command or request that a subscription sends. `number` counts the effects of the cause.
+    pub(super) fn id_of_effect(&self, subscription: &str, number: usize) -> String {
+        format!("{subscription}:{}:{number}", self.place)
+    }
+
     /// Makes the command that a subscription sends. `number` counts the effects of the cause.
     pub(super) fn command(
         &self,
@@ -140,7 +145,7 @@ impl Cause {
             payload: sent.payload,
             headers: sent.headers,
             expected: sent.expected_version,
-            id: format!("{name}:{}:{number}", self.place),
+            id: self.id_of_effect(name, number),
             time_ms: now_ms,
             first_ms: self.first_ms,
             correlation_id: self.correlation_id.clone(),

@@ -1,15 +1,15 @@
-//! How commands, events, outcomes and timers go round, until everything is at rest.
+//! How commands, events, outcomes, timers and responses go round, until everything is at rest.
 //!
-//! There is one thread, and the order is always the same: each subscription in turn takes an outcome or a timer that is due,
-//! or else an event. A failed input is tried again at once, because its plugin sees the same as before.
+//! There is one thread, and the order is always the same: each subscription in turn takes an outcome, a response or a timer
+//! that is due, or else an event. A failed input is tried again at once, because its plugin sees the same as before.
 
 use super::code::{Broken, Failed, check_name};
 use super::command::{Cause, Command, check_id};
 use super::store::{Recorded, check_sizes};
 use super::subscription::{Callback, Content, SagaPart, SubscriptionCode, delivery_of};
-use super::{Plugins, patterns};
+use super::{Plugins, patterns, servers, unknown};
 use crate::bindings::{bus, types};
-use crate::subscriber::{Effect, OutgoingCommand};
+use crate::subscriber::{Effect, OutgoingCommand, Request};
 use crate::testing::saga::Decision;
 use std::time::Duration;
 use wasmill_cases::flows::{Occurred, Stream};
@@ -44,20 +44,25 @@ pub(super) struct Count {
 impl Plugins {
     /// Delivers everything that is due.
     pub(super) fn come_to_rest(&mut self) -> Result<(), Broken> {
-        self.check_patterns()?;
+        self.check_declarations()?;
         self.count = Count::default();
         self.deliver_due()
     }
 
-    /// Fails if a plugin subscribes to an event that an aggregate or a saga does not have, as `wasmill check` does.
-    fn check_patterns(&self) -> Result<(), Broken> {
+    /// Fails if a plugin subscribes to an event that an aggregate or a saga does not have, as `wasmill check` does, or if the test
+    /// answers requests to an endpoint that no plugin declares.
+    fn check_declarations(&self) -> Result<(), Broken> {
         let subscriptions = self.subscriptions.iter().map(|part| (part.type_name, &part.patterns));
         let projections = self.projections.iter().map(|part| (part.name, &part.patterns));
         for (owner, patterns) in subscriptions.chain(projections) {
             let wrong = patterns.iter().find_map(|pattern| patterns::unmatched(owner, pattern, &self.recorded));
             wrong.map_or(Ok(()), Err)?;
         }
-        Ok(())
+        let is_declared = |endpoint: &str| self.endpoints().any(|declared| declared == endpoint);
+        match self.servers.endpoints().find(|endpoint| !is_declared(endpoint)) {
+            Some(endpoint) => Err(unknown("endpoint", endpoint, self.endpoints())),
+            None => Ok(()),
+        }
     }
 
     /// Moves the clock, and stops at each timer on the way.
@@ -90,7 +95,7 @@ impl Plugins {
         }
     }
 
-    /// Delivers an outcome, a timer or an event to a subscription. Returns false if there is none.
+    /// Delivers an outcome, a response, a timer or an event to a subscription. Returns false if there is none.
     fn deliver_one(&mut self, index: usize) -> Result<bool, Broken> {
         let subscription = &mut self.subscriptions[index];
         if let Some(callback) = subscription.next_callback(self.store.now_ms) {
@@ -132,7 +137,7 @@ impl Plugins {
         }
         match attempts(ATTEMPTS_MAX, || Ok(handle(&subscription.given, &delivery)))? {
             Ok(effects) => {
-                let commands = self.take(index, &cause, effects);
+                let commands = self.take(index, &cause, effects)?;
                 self.run_all(commands)
             }
             Err(reason) => {
@@ -185,7 +190,7 @@ impl Plugins {
             SubscriptionCode::Subscriber(handle) => {
                 match attempts(ATTEMPTS_MAX, || Ok(handle(&subscription.given, &delivery)))? {
                     Ok(effects) => {
-                        let commands = self.take(index, &cause, effects);
+                        let commands = self.take(index, &cause, effects)?;
                         return self.run_all(commands);
                     }
                     Err(reason) => reason,
@@ -199,7 +204,7 @@ impl Plugins {
                 }
             }
         };
-        // Later outcomes and timers of its key pass it.
+        // Later outcomes, timers and responses of its key pass it.
         self.dead_letter(index, failed);
         Ok(())
     }
@@ -244,7 +249,7 @@ impl Plugins {
         if end.is_some() {
             code.forget(&saga);
         }
-        let commands = self.take(index, &cause, effects.into());
+        let commands = self.take(index, &cause, effects.into())?;
         self.record(&input, events);
         if end.is_some() {
             self.store.archive(&saga);
@@ -254,22 +259,29 @@ impl Plugins {
     }
 
     /// Takes the effects of an input. Returns the commands, which are run once all effects are taken.
-    fn take(&mut self, index: usize, cause: &Cause, effects: Vec<Effect>) -> Vec<Command> {
+    fn take(&mut self, index: usize, cause: &Cause, effects: Vec<Effect>) -> Result<Vec<Command>, Broken> {
         let (now_ms, refusal) = (self.store.now_ms, cause.refusal());
         let name = self.subscriptions[index].name.clone();
         let (mut number, mut commands) = (0, Vec::new());
-        let mut command = |OutgoingCommand(sent): OutgoingCommand| {
+        let mut next = || {
             number += 1;
-            cause.command((index, &name), number - 1, now_ms, sent)
+            number - 1
         };
+        let command =
+            |number, OutgoingCommand(sent): OutgoingCommand| cause.command((index, &name), number, now_ms, sent);
         for effect in effects {
             match (effect, &refusal) {
-                (Effect::Send(_) | Effect::Publish(_), Some(reason)) => self.dead_letter(index, reason.clone()),
-                (Effect::Send(sent), None) => commands.push(command(sent)),
+                (Effect::Send(_) | Effect::Publish(_) | Effect::Http(_), Some(reason)) => {
+                    self.dead_letter(index, reason.clone());
+                }
+                (Effect::Send(sent), None) => commands.push(command(next(), sent)),
                 (Effect::Publish(message), None) => self.happened.messages.push(message),
+                (Effect::Http(request), None) => {
+                    self.request(index, cause, cause.id_of_effect(&name, next()), request)?
+                }
                 (Effect::Later(timer, due, sent), _) => {
                     // A timer starts the count of hops again.
-                    let command = Box::new(Command { hops: 0, ..command(sent) });
+                    let command = Box::new(Command { hops: 0, ..command(next(), sent) });
                     self.set_timer(index, cause, timer, due.into(), Content::Send(command));
                 }
                 (Effect::Wake(timer, due, payload), _) => {
@@ -282,7 +294,34 @@ impl Plugins {
                 }
             }
         }
-        commands
+        Ok(commands)
+    }
+
+    /// Has a server answer a request, and reports to the sender.
+    fn request(&mut self, index: usize, cause: &Cause, request_id: String, request: Request) -> Result<(), Broken> {
+        let answer = self.servers.answer(&self.subscriptions[index].name, &servers::sent(&request))?.into();
+        self.happened.requests.push(request.clone());
+        let bus::Request { endpoint, method, path, response, .. } = request.0;
+        let Some(attachment) = response else {
+            if let Some(reason) = servers::failure(&answer) {
+                self.dead_letter(index, reason);
+            }
+            return Ok(());
+        };
+        let origin = types::ResponseOrigin { request_id, method, path, attempts: 1, answer };
+        let callback = Callback {
+            number: self.next_number(),
+            timer: None,
+            time_ms: self.store.now_ms,
+            key: cause.key.clone(),
+            correlation_id: cause.correlation_id.clone(),
+            causation_id: cause.id.clone(),
+            hops: cause.next_hops(),
+            first_ms: cause.first_ms,
+            content: Content::Response { endpoint, origin, attachment },
+        };
+        self.subscriptions[index].add(callback);
+        Ok(())
     }
 
     fn set_timer(&mut self, index: usize, cause: &Cause, timer: Option<String>, due: bus::Due, content: Content) {

@@ -1,7 +1,7 @@
 //! What a step of a test led to, and what it must have led to.
 
 use crate::codec;
-use crate::subscriber::{Effect, Message};
+use crate::subscriber::{Effect, Message, Request};
 use crate::testing::effects::comparable;
 use crate::testing::readable;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use wasmill_cases::flows::{Ended, Occurred, Stream};
 pub(super) struct Happened {
     pub(super) events: Vec<Occurred>,
     pub(super) messages: Vec<Message>,
+    pub(super) requests: Vec<Request>,
     /// The commands of subscribers and sagas that were refused: aggregate, name and reason.
     pub(super) refused: Vec<(Stream, String, String)>,
     /// What was dead-lettered: subscription and reason.
@@ -119,6 +120,23 @@ impl Settled {
         self
     }
 
+    /// Expects this HTTP request as the next one to its endpoint, with its headers, its body and its attachment.
+    ///
+    /// # Panics
+    /// If there is another one, or none.
+    #[track_caller]
+    pub fn then_http(mut self, expected: Request) -> Self {
+        let requests = &mut self.happened.requests;
+        let next = requests.iter().position(|request| request.0.endpoint == expected.0.endpoint);
+        let actual = next.map(|index| comparable(&Effect::Http(requests.remove(index))));
+        assert_eq!(
+            actual,
+            Some(comparable(&Effect::Http(expected))),
+            "the request (left) is not the expected one (right)"
+        );
+        self
+    }
+
     /// Expects that this command of a subscriber or a saga was refused, with a reason that contains this text.
     ///
     /// # Panics
@@ -153,7 +171,7 @@ impl Settled {
         self
     }
 
-    /// Expects no further events, messages, refused commands or dead letters, and that the command was accepted unless
+    /// Expects no further events, messages, requests, refused commands or dead letters, and that the command was accepted unless
     /// another end was expected before.
     ///
     /// # Panics
@@ -161,12 +179,13 @@ impl Settled {
     #[track_caller]
     pub fn then_nothing(self) {
         let mut settled = self.then_accepted();
-        let Happened { events, messages, refused, dead_letters } = std::mem::take(&mut settled.happened);
+        let Happened { events, messages, requests, refused, dead_letters } = std::mem::take(&mut settled.happened);
         let events = events.iter().map(|event| format!("event {} {:?}", event.on, shown(event, None)));
         let messages = messages.into_iter().map(|message| format!("message {}", comparable(&Effect::Publish(message))));
+        let requests = requests.into_iter().map(|request| format!("request {}", comparable(&Effect::Http(request))));
         let refused = refused.iter().map(|(to, name, reason)| format!("refused {name} to {to}: {reason}"));
         let letters = dead_letters.iter().map(|(consumer, reason)| format!("dead letter of {consumer}: {reason}"));
-        let left: Vec<_> = events.chain(messages).chain(refused).chain(letters).collect();
+        let left: Vec<_> = events.chain(messages).chain(requests).chain(refused).chain(letters).collect();
         assert!(left.is_empty(), "expected nothing more, got:\n{}", left.join("\n"));
     }
 }

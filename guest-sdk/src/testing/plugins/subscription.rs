@@ -1,4 +1,4 @@
-//! Subscriptions: how far each one is, the keys that it holds, and the outcomes and timers that come back to it.
+//! Subscriptions: how far each one is, the keys that it holds, and the outcomes, timers and responses that come back to it.
 
 use super::code::{Failed, Given, SagaCode};
 use super::command::{Cause, Command};
@@ -19,6 +19,8 @@ pub(super) struct Subscription {
     pub(super) code: SubscriptionCode,
     /// The patterns of the events that it gets.
     pub(super) patterns: Vec<&'static str>,
+    /// The endpoints of its HTTP requests.
+    pub(super) endpoints: &'static [&'static str],
     /// The place of the next event.
     pub(super) next: usize,
     /// The keys of which an event is dead-lettered. Later events of theirs wait.
@@ -40,13 +42,13 @@ pub(super) struct SagaPart {
     pub(super) code: Box<dyn SagaCode>,
 }
 
-/// An outcome or a timer, on its way back to the subscription that asked for it.
+/// An outcome, a timer or a response, on its way back to the subscription that asked for it.
 #[derive(Clone)]
 pub(super) struct Callback {
     pub(super) number: u64,
     /// The name of the timer. For a saga it begins with the key of the saga.
     pub(super) timer: Option<String>,
-    /// The time when the outcome was recorded, or when the timer is due.
+    /// The time when the outcome or the response was recorded, or when the timer is due.
     pub(super) time_ms: u64,
     pub(super) key: Option<Vec<u8>>,
     pub(super) correlation_id: String,
@@ -62,6 +64,7 @@ pub(super) enum Content {
     Outcome { stream: Stream, name: String, ending: types::Ending, attachment: Vec<u8> },
     Wake { name: String, payload: Vec<u8> },
     Send(Box<Command>),
+    Response { endpoint: String, origin: types::ResponseOrigin, attachment: Vec<u8> },
 }
 
 impl Subscription {
@@ -70,9 +73,10 @@ impl Subscription {
         type_name: &'static str,
         code: SubscriptionCode,
         patterns: Vec<&'static str>,
+        endpoints: &'static [&'static str],
     ) -> Self {
         let (given, held) = (Given::default(), BTreeSet::new());
-        Self { name, type_name, given, code, patterns, next: 0, held, callbacks: Vec::new() }
+        Self { name, type_name, given, code, patterns, endpoints, next: 0, held, callbacks: Vec::new() }
     }
 
     /// Takes the next event that it gets. Events that it does not get are passed.
@@ -86,7 +90,7 @@ impl Subscription {
         None
     }
 
-    /// Takes the first outcome, or else the first timer that is due.
+    /// Takes the first outcome or response, or else the first timer that is due.
     pub(super) fn next_callback(&mut self, now_ms: u64) -> Option<Callback> {
         let due = self.callbacks.iter().enumerate().filter(|(_, callback)| callback.time_ms <= now_ms);
         let (index, _) = due.min_by_key(|(_, callback)| callback.order())?;
@@ -127,10 +131,10 @@ impl Subscription {
 }
 
 impl Callback {
-    /// Outcomes come before timers, and timers in the order of their times.
+    /// Outcomes and responses come before timers, and timers in the order of their times.
     fn order(&self) -> (bool, u64, u64) {
         match self.content {
-            Content::Outcome { .. } => (false, 0, self.number),
+            Content::Outcome { .. } | Content::Response { .. } => (false, 0, self.number),
             Content::Wake { .. } | Content::Send(_) => (true, self.time_ms, self.number),
         }
     }
@@ -138,6 +142,7 @@ impl Callback {
     fn id(&self) -> String {
         match &self.content {
             Content::Outcome { .. } => format!("{}:outcome", self.causation_id),
+            Content::Response { origin, .. } => format!("{}:response", origin.request_id),
             Content::Wake { .. } | Content::Send(_) => format!("timer:{}", self.number),
         }
     }
@@ -147,6 +152,9 @@ impl Callback {
         match &self.content {
             Content::Outcome { stream, name, .. } => format!("the outcome of {name} to {stream}"),
             Content::Wake { name, .. } => format!("the timer {name}"),
+            Content::Response { endpoint, origin, .. } => {
+                format!("the response to {} {endpoint}/{}", origin.method, origin.path)
+            }
             Content::Send(command) => format!("the timer that sends {} to {}", command.name, command.stream),
         }
     }
@@ -175,6 +183,9 @@ impl Callback {
                 (name.clone(), attachment.clone(), types::Origin::Outcome(origin))
             }
             Content::Wake { name, payload } => (name.clone(), payload.clone(), types::Origin::Timer),
+            Content::Response { endpoint, origin, attachment } => {
+                (endpoint.clone(), attachment.clone(), types::Origin::Response(origin.clone()))
+            }
             Content::Send(command) => (command.name.clone(), command.payload.clone(), types::Origin::Timer),
         };
         let cause =
