@@ -1,6 +1,7 @@
 //! Tests of the kit itself, with plugins that do what their commands say.
 
 mod fitting;
+mod http;
 #[cfg(feature = "testing-sql")]
 mod projections;
 mod sagas;
