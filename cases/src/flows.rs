@@ -227,8 +227,9 @@ pub struct Occurred {
     pub payload: Vec<u8>,
 }
 
-/// The plugins under test. They are made for one flow, and their servers answer with its [`Answers`](http::Answers): a request
-/// that nothing answers fails the step. An error is a text that says why the flow can't go on, for example that there is no such aggregate.
+/// The plugins under test. They are made for one flow, and servers answer them with its [`Answers`](http::Answers): a request
+/// that nothing answers is an error. An error is a text that says why the flow can't go on, for example that there is no such
+/// aggregate.
 pub trait World {
     /// Sends a command, and returns how it ended.
     fn send(&mut self, command: &FlowCommand) -> Result<Ended, String>;

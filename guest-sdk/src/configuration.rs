@@ -30,7 +30,9 @@
 //! signing_key = { env = "SIGNING_KEY" }    # or { file = "signing-key" }
 //! ```
 //!
-//! The code of every role reads them with [`settings`], and the code of a subscriber or a saga with [`secrets`].
+//! The code of every role reads them with [`settings`], and the code of a subscriber or a saga with [`secrets`]. A secret that
+//! only goes into a header of HTTP requests is better a secret of the endpoint, which the plugin never gets: see
+//! [`Request::bearer`](crate::subscriber::Request::bearer).
 //!
 //! A changed setting is a changed rule: it counts as new code, so a read model is rebuilt and live aggregates are built
 //! again from their history. Recorded events stay as they are. Therefore `apply` and `project` should use settings with

@@ -4,7 +4,7 @@
 //! each trait. A second aggregate is a second crate:
 //!
 //! - [`Aggregate`] turns commands into events: [`export_aggregate!`]
-//! - [`Subscriber`] reacts to events with commands and messages: [`export_subscriber!`]
+//! - [`Subscriber`] reacts to events with commands, messages, timers and HTTP requests: [`export_subscriber!`]
 //! - [`Saga`] runs a process over several aggregates: [`export_saga!`]
 //! - [`Projection`] turns events into a read model and answers queries: [`export_projection!`]
 //!

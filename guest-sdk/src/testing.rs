@@ -10,8 +10,8 @@
 //! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
 //! - Several plugins together: [`Plugins`] has aggregates, subscribers, sagas and projections work as in a host, with a clock
-//!   that the test moves, and with servers that answer as the test says. [`flows()`] reads such tests from a file, which `wasmill test` can also run against the compiled
-//!   plugins.
+//!   that the test moves, and with servers that answer as the test says. [`flows()`] reads such tests from a file, which
+//!   `wasmill test` can also run against the compiled plugins.
 //! - Settings and secrets: [`settings`] and [`secrets`] give them to the code under test.
 //! - Logs: [`logs`] returns the lines that a function writes.
 

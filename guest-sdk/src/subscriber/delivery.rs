@@ -25,9 +25,9 @@ impl Delivery {
         Metadata(&self.0.metadata)
     }
 
-    /// The time when the event, the outcome or the response was recorded, when the record was produced, or when the timer was due,
-    /// in milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) of an event has the time of the command that led
-    /// to it.
+    /// The time when the event, the outcome or the response was recorded, when the record was produced, or when the timer was
+    /// due, in milliseconds since 1970-01-01T00:00:00Z. The [metadata](Self::metadata) of an event has the time of the command
+    /// that led to it.
     pub fn recorded_ms(&self) -> u64 {
         self.0.recorded_time
     }

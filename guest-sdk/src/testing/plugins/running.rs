@@ -7,12 +7,12 @@ use super::code::{Broken, Failed, check_name};
 use super::command::{Cause, Command, check_id};
 use super::store::{Recorded, check_sizes};
 use super::subscription::{Callback, Content, SagaPart, SubscriptionCode, delivery_of};
-use super::{Plugins, patterns, servers, unknown};
+use super::{Plugins, patterns, servers};
 use crate::bindings::{bus, types};
 use crate::subscriber::{Effect, OutgoingCommand, Request};
 use crate::testing::saga::Decision;
 use std::time::Duration;
-use wasmill_cases::flows::{Occurred, Stream};
+use wasmill_cases::flows::{Occurred, Stream, World as _};
 use wasmill_names::Rule;
 
 /// The most deliveries while the clock stands still.
@@ -58,11 +58,7 @@ impl Plugins {
             let wrong = patterns.iter().find_map(|pattern| patterns::unmatched(owner, pattern, &self.recorded));
             wrong.map_or(Ok(()), Err)?;
         }
-        let is_declared = |endpoint: &str| self.endpoints().any(|declared| declared == endpoint);
-        match self.servers.endpoints().find(|endpoint| !is_declared(endpoint)) {
-            Some(endpoint) => Err(unknown("endpoint", endpoint, self.endpoints())),
-            None => Ok(()),
-        }
+        self.servers.endpoints().try_for_each(|endpoint| self.check_endpoint(endpoint))
     }
 
     /// Moves the clock, and stops at each timer on the way.

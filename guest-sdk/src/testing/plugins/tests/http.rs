@@ -143,7 +143,7 @@ fn requests_must_be_answered_and_expected() {
 fn endpoints_are_checked() {
     let mut world = callers().answering("shpo", |_| ServerAnswer::status(200));
     let unknown = panic_of(|| drop(note(&mut world, "mail-a")));
-    assert_eq!(unknown, "there is no endpoint shpo; did you mean shop? there are: shop, mail");
+    assert_eq!(unknown, "there is no endpoint shpo; did you mean shop? there are: mail, shop");
     note(&mut callers(), "geo-a").then_dead_letter("caller", "\"geo\", which the plugin does not declare");
     struct Loud;
     impl Subscriber for Loud {
@@ -233,7 +233,7 @@ fn a_flow_file_answers_requests_and_compares_them() {
         "2 of 4 flows failed",
         "a failure\nstep 2, Say to note/mail-a: the requests are not the expected ones",
         "+ mail request method POST path a body \"Nothing\"",
-        "no such endpoint\nanswer 1: there is no endpoint mall; did you mean mail? there are: shop, mail",
+        "no such endpoint\nanswer 1: there is no endpoint mall; did you mean mail? there are: mail, shop",
     ] {
         assert!(failed.contains(part), "no `{part}` in:\n{failed}");
     }
@@ -244,4 +244,32 @@ fn a_flow_file_answers_requests_and_compares_them() {
     ] {
         assert!(unanswered.contains(part), "no `{part}` in:\n{unanswered}");
     }
+}
+
+#[test]
+fn requests_that_follow_from_each_other_end_with_a_dead_letter() {
+    /// A subscriber that sends a request about each answer.
+    struct Poller;
+    impl Subscriber for Poller {
+        const SUBSCRIPTIONS: &'static [&'static str] = &["note.Said"];
+        const ENDPOINTS: &'static [&'static str] = &["shop"];
+
+        fn handle(_: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+            outbox.http(Request::get("shop", "").asking_response("")?);
+            Ok(())
+        }
+
+        fn response(_: &Response<'_>, outbox: &mut Outbox) -> Result<(), Failure> {
+            outbox.http(Request::get("shop", "").asking_response("")?);
+            Ok(())
+        }
+    }
+    let asked = std::rc::Rc::new(Cell::new(0));
+    let count = asked.clone();
+    let mut world = Plugins::new().aggregate::<Note>().subscriber::<Poller>("poller").answering("shop", move |_| {
+        count.set(count.get() + 1);
+        ServerAnswer::status(200)
+    });
+    note(&mut world, "1").then_dead_letter("poller", "passed 100 subscribers");
+    assert_eq!(asked.get(), 100);
 }
