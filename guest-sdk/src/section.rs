@@ -183,6 +183,12 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "an endpoint in ENDPOINTS must be 1 to 64 characters of a-z, 0-9 and -")]
+    fn an_endpoint_that_the_manifest_can_not_name_is_refused() {
+        let _ = Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&[], &["mail", "Payments"]) }.length();
+    }
+
+    #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
         let expected = "{\"api\":\"0.7.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
