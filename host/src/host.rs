@@ -248,6 +248,16 @@ impl Host {
         plugins.flat_map(events).map(|(aggregate_type, events)| (aggregate_type.to_string(), events)).collect()
     }
 
+    /// Returns the endpoints to which plugins may send HTTP requests.
+    pub fn declared_endpoints(&self) -> Vec<String> {
+        let plugins = self.parts.catalog.slots().map(|slot| slot.current());
+        let names = |plugin: Arc<Plugin>| plugin.description.endpoints().map(ToString::to_string).collect::<Vec<_>>();
+        let mut endpoints: Vec<String> = plugins.flat_map(names).collect();
+        endpoints.sort();
+        endpoints.dedup();
+        endpoints
+    }
+
     /// Returns the event store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.parts.store

@@ -3,7 +3,7 @@
 use super::Server;
 use super::answer::HttpError;
 use super::events::line;
-use super::histories::of_correlation;
+use super::histories::{Waiting, of_correlation};
 use crate::flows::EndedCommand;
 use crate::host::{Followed, Following};
 use crate::model::Outcome;

@@ -8,8 +8,10 @@ use super::searches::Search;
 use crate::filter::Filter;
 use crate::host::Unshown;
 use crate::model::{DeadLetterContent, KeptDeadLetter, Position, StreamId, Version};
-use crate::status::{DeadLetterItem, TimerItem, Trace};
-use crate::store::{DeadLetterQuery, Error, EventSearch, KeptTimer, Reader, SearchedId, TimerQuery, event_at};
+use crate::status::{DeadLetterItem, RequestItem, TimerItem, Trace};
+use crate::store::{
+    DeadLetterQuery, Error, EventSearch, KeptTimer, ListedRequest, Reader, RequestQuery, SearchedId, TimerQuery, event_at,
+};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -22,9 +24,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// The most events of a trace.
 const EVENTS_MAX: usize = 1_000;
 
-/// The numbers of dead letters and of timers among which those of a trace are looked for.
+/// The numbers of dead letters, timers and HTTP requests among which those of a trace are looked for.
 const DEAD_LETTERS_MAX: usize = 1_000;
 const TIMERS_MAX: usize = 10_000;
+const REQUESTS_MAX: usize = 10_000;
 
 /// Searches, traces and states that read at the same time. More of them would have a snapshot of the store open at any time,
 /// so that its log could not be folded.

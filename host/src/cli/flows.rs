@@ -2,22 +2,26 @@
 //!
 //! Each flow has a host of its own, with an empty store in a temporary folder and a clock that only the flow moves.
 
+mod answers;
+
 use super::failure::{CommandFailure, INTERRUPTED};
 use super::run::Signals;
 use super::test::{self, Report, Tally};
 use crate::clock;
 use crate::flows::FlowWatch;
 use crate::host::{Host, QueryError, Startup, Untaken};
-use crate::manifest::{ClockKind, Manifest};
+use crate::manifest::{ClockKind, Endpoint, Manifest, Plugin, Value};
 use crate::model::{Command, Outcome, Position, StreamId};
 use crate::status::{State, Status};
 use crate::store::{DeadLetterQuery, Error, Reader};
+use answers::{Came, FlowServers, ToFlowServers};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use wasmill_cases::flows::{Answered, Ended, FlowCommand, FlowFile, Happened, Occurred, Stream, World};
+use wasmill_cases::flows::http::Answers;
+use wasmill_cases::flows::{Answered, Ended, Flow, FlowCommand, FlowFile, Happened, Occurred, Stream, World};
 
 /// The longest time until everything that follows from a step is at rest.
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -46,7 +50,7 @@ pub(super) fn test(manifest: &Path, files: &[PathBuf], report: &Report) -> Resul
     for file in &files {
         report.title(&manifest.path.display().to_string(), &file.file)?;
         for flow in &file.flows {
-            let mut world = TestWorld::start(&runtime, &manifest, flow.start_ms).map_err(|cause| failed(&cause))?;
+            let mut world = TestWorld::start(&runtime, &manifest, flow).map_err(|cause| failed(&cause))?;
             let result = flow.run(&mut world);
             world.stop();
             forget(&manifest.data).map_err(|cause| failed(&format!("can't empty the temporary folder: {cause}")))?;
@@ -70,8 +74,13 @@ fn end_at_signal(runtime: &Runtime, folder: PathBuf) -> Result<(), CommandFailur
     Ok(())
 }
 
-/// Returns the manifest of a test: its plugins, with their settings, and its schedules.
-fn without_kafka(manifest: Manifest, folder: &Path) -> Manifest {
+/// Returns the manifest of a test: its plugins, with their settings, and its schedules. Requests never leave, so nobody needs the
+/// secrets and the certificates of endpoints.
+fn without_kafka(mut manifest: Manifest, folder: &Path) -> Manifest {
+    for Endpoint { secrets, ca_file, .. } in manifest.plugins.values_mut().flat_map(|Plugin { http, .. }| http.values_mut()) {
+        secrets.values_mut().for_each(|place| *place = Value::Text("secret".to_owned()));
+        *ca_file = None;
+    }
     Manifest {
         data: folder.join("data"),
         clock: ClockKind::Manual,
@@ -100,6 +109,7 @@ struct TestWorld<'r> {
     runtime: &'r Runtime,
     host: Arc<Host>,
     commands: FlowWatch,
+    servers: Arc<FlowServers>,
     seen: Seen,
     sent: u64,
 }
@@ -113,12 +123,14 @@ struct Seen {
 }
 
 impl<'r> TestWorld<'r> {
-    fn start(runtime: &'r Runtime, manifest: &Manifest, start_ms: u64) -> Result<Self, String> {
-        clock::hold_at(start_ms);
-        let host = runtime.block_on(Host::start(manifest.clone(), Startup::default()));
+    fn start(runtime: &'r Runtime, manifest: &Manifest, flow: &Flow) -> Result<Self, String> {
+        clock::hold_at(flow.start_ms);
+        let servers = Arc::new(FlowServers::new(Answers::new(&flow.answers)));
+        let transport = ToFlowServers(servers.clone());
+        let host = runtime.block_on(Host::start_with(manifest.clone(), Startup::default(), transport));
         let host = host.map_err(|error| error.to_string())?;
         let commands = host.flows().watch(None);
-        Ok(Self { runtime, host, commands, seen: Seen::default(), sent: 0 })
+        Ok(Self { runtime, host, commands, servers, seen: Seen::default(), sent: 0 })
     }
 
     fn stop(self) {
@@ -203,6 +215,11 @@ impl World for TestWorld<'_> {
         let read = self.runtime.block_on(self.host.read(move |reader| happened(reader, seen)));
         let (mut happened, seen) = read.map_err(|error| error.to_string())?;
         self.seen = seen;
+        let Came { requests, unanswered } = self.servers.take();
+        if let Some(unanswered) = unanswered {
+            return Err(unanswered);
+        }
+        happened.requests = requests;
         let (commands, more) = self.commands.take();
         if more > 0 {
             return Err(format!("the step has {more} commands of subscribers too many to check: make it smaller"));
@@ -218,6 +235,14 @@ impl World for TestWorld<'_> {
             })
             .collect();
         Ok(happened)
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), String> {
+        let known = self.host.declared_endpoints();
+        match known.iter().any(|known| known == endpoint) {
+            true => Ok(()),
+            false => Err(unknown("endpoint", endpoint, &known)),
+        }
     }
 
     fn check_event(&self, on: &Stream, name: &str) -> Result<(), String> {

@@ -4,7 +4,7 @@ use super::client::{Client, Target, segment};
 use super::failure::CommandFailure;
 use super::table::{Align, Table, number, time};
 use super::{output, render};
-use crate::status::{DeadLetterItem, Flow, FlowCommand, TimerItem, Trace};
+use crate::status::{DeadLetterItem, Flow, FlowCommand, RequestItem, TimerItem, Trace};
 use serde_json::Value;
 
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub(super) fn trace(TraceArgs { id, search, target }: &TraceArgs, json: bool) ->
 }
 
 fn text(trace: &Trace) -> String {
-    let Trace { correlation_id, events, timers, dead_letters, searched_to, more } = trace;
+    let Trace { correlation_id, events, timers, requests, dead_letters, searched_to, more } = trace;
     let field = |event: &Value, name: &str| match &event[name] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -72,6 +72,14 @@ fn text(trace: &Trace) -> String {
         let line = format!("timer {number} of {subscription} {name}: {does}");
         text += &format!("  {}  {}\n", time(*due_ms), crate::escape::escape(&line));
     }
+    if !requests.is_empty() {
+        text += "HTTP requests that have not ended:\n";
+    }
+    for RequestItem { number, subscription, endpoint, method, path, attempts, error, .. } in requests {
+        let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+        let line = format!("{number}  {subscription}: {method} {endpoint}/{path}, attempts: {attempts}{error}");
+        text += &format!("  {}\n", crate::escape::escape(&line));
+    }
     if !dead_letters.is_empty() {
         text += "dead letters:\n";
     }
@@ -90,10 +98,10 @@ fn text(trace: &Trace) -> String {
 
 /// Shows what followed from a command.
 pub(super) fn flow_text(flow: Flow) -> String {
-    let Flow { at_rest, waiting_for, commands, more, held_keys, paused, position, .. } = flow;
-    let (correlation_id, events) = (flow.correlation_id, flow.events);
-    let (timers, dead_letters) = (flow.timers, flow.dead_letters);
-    let mut text = text(&Trace { correlation_id, events, timers, dead_letters, searched_to: 0, more: false });
+    let Flow { correlation_id, at_rest, waiting_for, position, events, commands, more, .. } = flow;
+    let Flow { timers, requests, held_keys, dead_letters, paused, .. } = flow;
+    let trace = Trace { correlation_id, events, timers, requests, dead_letters, searched_to: 0, more: false };
+    let mut text = text(&trace);
     let refused = commands.iter().filter(|command| command.outcome != "accepted");
     let refused: Vec<String> = refused
         .map(|FlowCommand { to, name, outcome, reason, .. }| {

@@ -82,6 +82,11 @@ impl Endpoint {
         Ok(Ready { method, url, headers, body: body.clone() })
     }
 
+    /// Checks that a request may be sent, as before an attempt. The error says why not.
+    pub fn check(&self, kept: &KeptRequest) -> Result<(), String> {
+        self.ready(kept).map(drop).map_err(|(Unready::Refused(reason) | Unready::Failed(reason))| reason)
+    }
+
     /// Returns the URL of a path below that of the endpoint.
     fn target(&self, path: &str) -> Result<Url, String> {
         if let Some(character) = path.chars().find(|character| !character.is_ascii_graphic() || *character == '#') {
