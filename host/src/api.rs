@@ -18,12 +18,12 @@ mod instance;
 mod metrics;
 mod operations;
 mod queries;
+mod requests;
 mod searches;
 mod stall;
 mod starting;
 mod store;
 mod subscriptions;
-mod requests;
 mod timers;
 
 pub(crate) use commands::expected_version;

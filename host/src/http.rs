@@ -149,6 +149,11 @@ impl Http {
         self.board.is_busy(&mut **self.reader.held())
     }
 
+    /// Returns numbers that change when a request is made or answered. It reads the store.
+    pub fn newest_numbers(&self) -> Option<(u64, u64)> {
+        self.reader.held().newest_numbers().ok()
+    }
+
     /// Stops. Attempts under way may end until the deadline. Those that do not are shown as interrupted after the next start.
     pub fn stop_by(&self, deadline: Instant) {
         // An error means that the thread has already ended.

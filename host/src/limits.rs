@@ -1,7 +1,7 @@
 //! Invariant 9: `docs/limits.md` has every limit, with the value that the code has.
 
 use crate::manifest::{
-    Api, Deliveries, EventSink, Limits, Plugin, Projection, Schedule, Sink, Store, Subscription, Topic,
+    Api, Deliveries, Endpoint, EventSink, Limits, Plugin, Projection, Schedule, Sink, Store, Subscription, Topic,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -83,6 +83,7 @@ fn keys() -> BTreeMap<String, String> {
         limits,
         settings: _,
         secrets: _,
+        http: _,
     } = Plugin::new("");
     assert_eq!(shards, None);
     keys.say("plugins.NAME.shards", "a core each");
@@ -95,6 +96,30 @@ fn keys() -> BTreeMap<String, String> {
     ];
     keys.add("plugins.NAME.", &of_plugin);
     keys.add_limits(limits);
+    let Endpoint {
+        url: _,
+        networks: _,
+        ca_file: _,
+        secrets: _,
+        timeout_ms,
+        response_kib,
+        in_flight_max,
+        per_second,
+        attempts_max,
+        backoff_ms,
+        backoff_max_ms,
+    } = Endpoint::new("https://endpoint.invalid/".parse().expect("a URL"));
+    assert_eq!(per_second, None);
+    keys.say("plugins.NAME.http.ENDPOINT.per_second", "any number");
+    let of_endpoint = [
+        ("timeout_ms", timeout_ms),
+        ("response_kib", response_kib as u64),
+        ("in_flight_max", in_flight_max as u64),
+        ("attempts_max", attempts_max.into()),
+        ("backoff_ms", backoff_ms),
+        ("backoff_max_ms", backoff_max_ms),
+    ];
+    keys.add("plugins.NAME.http.ENDPOINT.", &of_endpoint);
     let Topic { partitions, replication, config: _ } = Topic::default();
     let of_topic = [("partitions", partitions as u64), ("replication", replication as u64)];
     keys.add("kafka.topics.TOPIC.", &of_topic);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-pub use wasmill_names::Rule;
+pub use wasmill_names::{Rule, request};
 
 /// The most characters of a refused text that an error shows.
 const SHOWN_CHARACTERS: usize = 80;

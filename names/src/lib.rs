@@ -1,12 +1,14 @@
 //! The rules for names. The host checks names from outside against them, and the guest SDK checks the same rules while
 //! a plugin compiles.
 //!
-//! Every rule is a `const fn`. What patterns of events match is in [`pattern`]. A name that follows a rule of this crate is safe as a part of a path, a URL or a log
+//! Every rule is a `const fn`. What patterns of events match is in [`pattern`], and what an HTTP
+//! request of a plugin may be in [`request`]. A name that follows a rule of this crate is safe as a part of a path, a URL or a log
 //! line: it is not empty, not `.` or `..`, and has neither separators nor control characters. Nothing here allocates,
 //! and nothing here knows what a name is used for.
 #![no_std]
 
 pub mod pattern;
+pub mod request;
 
 /// A kind of name, with the characters and the length that it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! - [`host`]: a running host of [`wasmill_driver`], as tests use it
 //! - [`kafka`]: a real broker
 //! - [`secured`]: a real broker with TLS, logins and an authorizer
+//! - [`server`]: an HTTP server that answers as a test says
 //! - [`topic`]: writing records to a Kafka topic and reading them
 //! - [`module`]: WebAssembly modules made to be refused
 //! - [`hostile`]: guests that do what the SDK cannot express
@@ -32,6 +33,7 @@ pub mod native;
 pub mod report;
 pub mod scripted;
 pub mod secured;
+pub mod server;
 pub mod setting;
 pub mod store_conformance;
 pub mod store_workload;

@@ -15,6 +15,7 @@
 //! - [`readers`]: what readers see while others write
 //! - [`steps`]: checkpoints and the effects that move with them
 //! - [`callbacks`]: outcomes that a subscription asked for, and its timers
+//! - [`http_requests`]: HTTP requests that a subscription asked for, and their attempts
 //! - [`sagas`]: events of sagas in the steps of their inputs, and events that wait for one
 //! - [`facts`]: the identity of a store, and the facts that it keeps
 //! - [`places`]: parts of a manifest that are renamed or forgotten
@@ -29,6 +30,7 @@ pub mod closing;
 pub mod dead_letters;
 pub mod facts;
 pub mod histories;
+pub mod http_requests;
 pub mod ledgers;
 pub mod places;
 pub mod readers;
@@ -108,6 +110,15 @@ macro_rules! store_conformance {
                 callbacks_follow_the_name_of_their_subscription,
                 steps_in_a_row_fail_together_whatever_they_have_reached,
                 a_new_callback_wakes_who_waits,
+            }
+            http_requests {
+                a_request_ends_with_its_answer_after_one_attempt_or_several,
+                requests_of_one_key_to_one_endpoint_come_one_after_the_other,
+                a_request_that_did_not_succeed_is_dead_lettered_and_sent_again,
+                attempts_in_the_middle_of_which_a_host_ended_are_shown,
+                a_request_is_given_up_between_two_attempts_alone,
+                a_flow_is_not_at_rest_while_a_request_has_not_ended,
+                requests_follow_the_name_of_their_subscription,
             }
             sagas {
                 a_step_of_sagas_is_recorded_whole_or_not_at_all,

@@ -1,7 +1,8 @@
 //! Work for a store that is going to be killed, made so that the result can be checked without knowing when.
 //!
 //! A source numbers items, and the outcome of an item follows from its number alone. A subscription copies each of
-//! their events, with a command and with a message that a sink publishes, and counts its steps in sagas. Senders choose the ids of further commands.
+//! their events, with a command and with a message that a sink publishes, counts its steps in sagas, and makes an HTTP request
+//! in each. Senders choose the ids of further commands.
 //! Dead letters are retried or discarded, and streams are archived. So the marks of the store (ledgers, checkpoint,
 //! sink's position) tell exactly which effects must be there.
 
@@ -21,8 +22,11 @@ const SOURCE: &str = "kafka/items/items/0";
 const SUBSCRIPTION: &str = "copier";
 const SINK: &str = "kafka";
 
-/// The fact with the number of outcomes that the subscription has handled.
-const OUTCOMES: &str = "outcomes";
+/// The fact with the numbers of outcomes and of responses that the subscription has handled.
+const HANDLED: &str = "handled";
+
+/// The requests of the subscription.
+const REQUESTS: RequestQueue<'static> = RequestQueue { subscription: SUBSCRIPTION, endpoint: "server" };
 
 /// The aggregate type of the sagas that count the steps of the subscription.
 const SAGA: &str = "tally";
@@ -64,6 +68,8 @@ pub fn work(store: Arc<dyn EventStore>, seed: u64) {
     thread::spawn(move || copy(&*copying));
     let tended = store.clone();
     thread::spawn(move || tend(&*tended));
+    let served = store.clone();
+    thread::spawn(move || serve(&*served));
     let mut rng = Rng::with_seed(seed);
     let mut first = reader(&*store).ledger(SOURCE).expect("a ledger is read").next;
     for round in 0.. {
@@ -163,6 +169,7 @@ fn copy(store: &dyn EventStore) {
             commands: events.iter().map(|event| copying(event.position)).collect(),
             messages: events.iter().map(|event| message(&format!("message-{}", event.position))).collect(),
             sagas: events.last().map(|_| counting(counted, reached)).into_iter().collect(),
+            requests: events.last().map(|_| request(counted)).into_iter().collect(),
             callbacks: vec![CallbackChange::Set {
                 name: Some("turn".into()),
                 due: Due::After(0),
@@ -182,6 +189,42 @@ fn copy(store: &dyn EventStore) {
                 .answer()
                 .expect("nobody else publishes");
             println(&format!("published {last}"));
+        }
+    }
+}
+
+/// Makes the HTTP request of a step.
+fn request(counted: u64) -> HttpRequest {
+    HttpRequest {
+        id: format!("request-{counted}").into(),
+        endpoint: REQUESTS.endpoint.into(),
+        method: "POST".to_owned(),
+        path: String::new(),
+        headers: Vec::new(),
+        body: Vec::new(),
+        response: Some(Vec::new()),
+        key: Some((counted % 3).to_string().into_bytes()),
+        correlation_id: "correlation".into(),
+        causation_id: "cause".into(),
+        hops: 1,
+        time_ms: 1,
+        first_ms: 1,
+        trace: Vec::new(),
+    }
+}
+
+/// Makes attempts at the requests that are due: two at every third request, one at all others.
+fn serve(store: &dyn EventStore) {
+    let mut reader = reader(store);
+    loop {
+        ask(|done| store.interrupt_attempts(done)).answer().expect("attempts are ended");
+        for kept in reader.due_requests(REQUESTS, u64::MAX, 5).expect("requests are read") {
+            let attempt = ask(|done| store.begin_attempt(kept.number, done)).answer().expect("nobody else attempts it");
+            let end = match kept.number.is_multiple_of(3) && attempt == 1 {
+                true => AttemptEnd::Again { due_ms: 0, error: "again".to_owned() },
+                false => AttemptEnd::Ended(HttpAnswer::Response { status: 200, headers: Vec::new(), body: Vec::new() }),
+            };
+            ask(|done| store.end_attempt(kept.number, end, done)).answer().expect("an attempt is under way");
         }
     }
 }
@@ -216,23 +259,34 @@ fn turn() -> Callback {
     }
 }
 
-/// Handles the callbacks that are due, and counts the outcomes among them.
+/// Returns how many outcomes and how many responses the subscription has handled.
+fn handled(reader: &mut dyn Reader) -> [u64; 2] {
+    let fact = reader.fact(HANDLED).expect("a fact is read");
+    let Some((outcomes, responses)) = fact.as_deref().and_then(|fact| fact.split_once(' ')) else { return [0; 2] };
+    [outcomes, responses].map(|count| count.parse().expect("a count"))
+}
+
+/// Handles the callbacks that are due, and counts the outcomes and responses among them.
 fn call_back(store: &dyn EventStore, reader: &mut dyn Reader) {
     let due = reader.due_callbacks(SUBSCRIPTION, u64::MAX, &HashSet::new(), 40).expect("callbacks are read");
-    let handled: u64 =
-        reader.fact(OUTCOMES).expect("a fact is read").map_or(0, |count| count.parse().expect("a count"));
-    let outcomes = due.iter().filter(|kept| is_outcome(kept)).count() as u64;
+    let [outcomes, responses] = handled(reader);
+    let outcomes = outcomes + due.iter().filter(|kept| is_outcome(kept)).count() as u64;
+    let responses = responses + due.iter().filter(|kept| is_response(kept)).count() as u64;
     let step = Step {
         reached: Reached::Callbacks(due.iter().map(|kept| kept.number).collect()),
-        fact: Some((OUTCOMES.to_owned(), (handled + outcomes).to_string())),
+        fact: Some((HANDLED.to_owned(), format!("{outcomes} {responses}"))),
         ..step(SUBSCRIPTION, Position(0), Position(0))
     };
     advance(store, step).expect("nobody else handles callbacks");
-    println(&format!("outcomes {}", handled + outcomes));
+    println(&format!("outcomes {outcomes}"));
 }
 
 fn is_outcome(kept: &KeptCallback) -> bool {
     matches!(kept.callback.content, CallbackContent::Outcome { .. })
+}
+
+fn is_response(kept: &KeptCallback) -> bool {
+    matches!(kept.callback.content, CallbackContent::Response(_))
 }
 
 /// Frees the held key, if there is one, or holds that of an event.
@@ -398,15 +452,20 @@ impl Left {
         );
     }
 
-    /// Checks that each copy that is settled has its outcome, which was handled once or is still there.
+    /// Checks that each copy that is settled has its outcome, and each request that has ended its response: it was handled once, or
+    /// it is still there.
     fn callbacks(&self, store: &dyn EventStore) {
         let mut reader = reader(store);
         let left = reader.due_callbacks(SUBSCRIPTION, u64::MAX, &HashSet::new(), usize::MAX).unwrap();
-        let (outcomes, timers): (Vec<_>, Vec<_>) = left.iter().partition(|kept| is_outcome(kept));
-        let handled: u64 = reader.fact(OUTCOMES).unwrap().map_or(0, |count| count.parse().unwrap());
+        let (outcomes, others): (Vec<_>, Vec<_>) = left.iter().partition(|kept| is_outcome(kept));
+        let (responses, timers): (Vec<_>, Vec<_>) = others.into_iter().partition(|kept| is_response(kept));
+        let [handled, heard] = handled(&mut *reader);
         let ahead: u64 = self.copies.ahead.iter().map(|(first, last)| last - first + 1).sum();
         assert_eq!(handled + outcomes.len() as u64, self.copies.next + ahead, "one outcome for each settled copy");
         assert!(timers.len() <= 1, "{timers:?}");
+        let steps = sagas(&mut *reader).len() as u64;
+        let waiting = reader.count_requests(REQUESTS).unwrap();
+        assert_eq!(heard + responses.len() as u64 + waiting, steps, "one request for each step with events");
     }
 
     /// Checks that each step with events is counted once, and that the sagas that are full have ended.

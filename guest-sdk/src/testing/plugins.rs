@@ -96,6 +96,7 @@ const START_MS: u64 = 1_767_225_600_000;
 /// - A chain of causes through more than 100 subscribers ends with a dead letter.
 /// - The HTTP requests of one key to one endpoint are sent in the order of the calls. If a request did not ask for its response
 ///   and does not end with a status from 200 to 299, it is a dead letter.
+/// - A request whose method, path or headers break the host's rules is refused.
 /// - Aggregates and sagas decide twice, live and rebuilt from their encoded events. If the two differ the test fails.
 ///
 /// It differs from a host in a few points. [`advance`](Plugins::advance) stops at each due time, while a person who moves the clock of
@@ -103,9 +104,8 @@ const START_MS: u64 = 1_767_225_600_000;
 /// There is one order of deliveries, while a host has many; the order between subscriptions, and between events and outcomes, is
 /// not promised. Failed inputs are tried again at once, and dead letters are not replayed. No HTTP request leaves the process: the
 /// test says with [`answering`](Plugins::answering) how a server answers. There is one attempt, so this answer is the final one,
-/// also if a host would retry after such a status. It comes back at once. Secrets of endpoints stay placeholders, and the rules for
-/// methods, paths and headers are not checked. Settings are decoded when code reads
-/// them, and not before. The limits of time, memory and output do not hold.
+/// also if a host would retry after such a status. It comes back at once. Secrets of endpoints stay placeholders. Settings are
+/// decoded when code reads them, and not before. The limits of time, memory and output do not hold.
 pub struct Plugins {
     store: Store,
     aggregates: BTreeMap<&'static str, AggregatePart>,

@@ -10,7 +10,8 @@ use crate::host::Unshown;
 use crate::model::{DeadLetterContent, KeptDeadLetter, Position, StreamId, Version};
 use crate::status::{DeadLetterItem, RequestItem, TimerItem, Trace};
 use crate::store::{
-    DeadLetterQuery, Error, EventSearch, KeptTimer, ListedRequest, Reader, RequestQuery, SearchedId, TimerQuery, event_at,
+    DeadLetterQuery, Error, EventSearch, KeptTimer, ListedRequest, Reader, RequestQuery, SearchedId, TimerQuery,
+    event_at,
 };
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -79,7 +80,9 @@ pub(super) async fn trace(
         }
         false => String::new(),
     };
-    let text = format!("no event, timer, HTTP request or dead letter has {id:?} as its id, causation id or correlation id{among}");
+    let text = format!(
+        "no event, timer, HTTP request or dead letter has {id:?} as its id, causation id or correlation id{among}"
+    );
     Err(HttpError::new(StatusCode::NOT_FOUND, text))
 }
 

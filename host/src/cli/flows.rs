@@ -77,7 +77,9 @@ fn end_at_signal(runtime: &Runtime, folder: PathBuf) -> Result<(), CommandFailur
 /// Returns the manifest of a test: its plugins, with their settings, and its schedules. Requests never leave, so nobody needs the
 /// secrets and the certificates of endpoints.
 fn without_kafka(mut manifest: Manifest, folder: &Path) -> Manifest {
-    for Endpoint { secrets, ca_file, .. } in manifest.plugins.values_mut().flat_map(|Plugin { http, .. }| http.values_mut()) {
+    for Endpoint { secrets, ca_file, .. } in
+        manifest.plugins.values_mut().flat_map(|Plugin { http, .. }| http.values_mut())
+    {
         secrets.values_mut().for_each(|place| *place = Value::Text("secret".to_owned()));
         *ca_file = None;
     }

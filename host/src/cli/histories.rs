@@ -163,6 +163,7 @@ mod tests {
                 due_ms: 60_000,
                 does: "wakes the subscriber".into(),
             }],
+            requests: Vec::new(),
             dead_letters: vec![DeadLetterItem {
                 number: 5,
                 consumer: "mail".into(),

@@ -44,7 +44,8 @@ pub(super) fn requests(command: Command, json: bool) -> Result<(), CommandFailur
             output::text(&text(&reply.decoded()?))
         }
         Command::GiveUp { number, target } => {
-            let reply = Client::new(&target)?.post(&format!("/v1/requests/{number}/give-up"), &[], b"")?.successful()?;
+            let reply =
+                Client::new(&target)?.post(&format!("/v1/requests/{number}/give-up"), &[], b"")?.successful()?;
             if json {
                 return output::line(&reply.text());
             }

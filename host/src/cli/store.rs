@@ -230,7 +230,9 @@ mod tests {
     fn a_report_says_what_is_there_and_what_is_wrong() {
         let mut report = Report { events: 1_234, streams: 2, position: 1_234, indexed: 1_000, ..Report::default() };
         assert!(
-            text(&report).ends_with("in the outbox\n  0 dead letters; 0 outcomes, timers and responses; 0 HTTP requests\nsound\n"),
+            text(&report).ends_with(
+                "in the outbox\n  0 dead letters; 0 outcomes, timers and responses; 0 HTTP requests\nsound\n"
+            ),
             "{}",
             text(&report)
         );

@@ -28,11 +28,12 @@ pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
     let mut waiting_for = "the first look".to_owned();
     let work = async {
         loop {
-            let head = *parts.store.head().borrow();
+            let (head, numbers) = (*parts.store.head().borrow(), parts.http.as_ref().map(Http::newest_numbers));
             round(parts, head, &mut waiting_for).await;
             // The borrow must end before `is_quiet`, because it holds a lock and the parts read the head themselves.
             let stands_still = *parts.store.head().borrow() == head;
-            if stands_still && parts.is_quiet() {
+            // A request that is made or answered while the parts are asked could be seen by none of them.
+            if stands_still && parts.is_quiet() && parts.http.as_ref().map(Http::newest_numbers) == numbers {
                 return head;
             }
         }

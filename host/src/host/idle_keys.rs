@@ -36,6 +36,7 @@ fn of_plugin(settings: &Settings, roles: &[Role]) -> Vec<(&'static str, &'static
         ("limits.live_mib", "aggregate", own.live_mib != usual.live_mib),
         ("limits.instances", "aggregate or saga", own.instances != usual.instances),
         ("limits.effects_max", "subscriber or saga", own.effects_max != usual.effects_max),
+        ("http", "subscriber or saga", !settings.http.is_empty()),
         ("limits.sql_value_mib", "projection", own.sql_value_mib != usual.sql_value_mib),
         ("limits.sql_memory_mib", "projection", own.sql_memory_mib != usual.sql_memory_mib),
         ("limits.read_model_mib", "projection", own.read_model_mib != usual.read_model_mib),
@@ -63,16 +64,16 @@ mod tests {
         let text = "[plugins.p]\nfile = 'p'\nshards = 2\nqueue_max = 3\nqueue_mib = 4\nin_flight_max = 5\nattempts_max = 6\n\
                     snapshot_every = 7\n[plugins.p.limits]\nevent_time_ms = 8\nmemory_mib = 9\nlive_mib = 8\noutput_mib = 9\n\
                     table_elements = 10\ninstances = 11\neffects_max = 12\nsql_value_mib = 13\nsql_memory_mib = 14\n\
-                    read_model_mib = 15";
+                    read_model_mib = 15\n[plugins.p.http.e]\nurl = 'https://e'";
         let manifest = Manifest::parse(text, "m.toml".as_ref()).unwrap();
         let idle = |roles: &[Role]| of_plugin(&manifest.plugins["p"], roles).len();
         let aggregate = Role::Aggregate { aggregate_type: Name::parse("order").unwrap() };
-        let subscriber = Role::Subscriber { subscriptions: Vec::new() };
+        let subscriber = Role::Subscriber { subscriptions: Vec::new(), endpoints: Vec::new() };
         let projection = Role::Projection { name: Name::parse("sales").unwrap(), subscriptions: Vec::new() };
         for (roles, expected) in [
-            (vec![aggregate.clone()], 1 + 3),
+            (vec![aggregate.clone()], 2 + 3),
             (vec![subscriber.clone()], 8 + 3),
-            (vec![projection.clone()], 8 + 1),
+            (vec![projection.clone()], 8 + 2),
             (vec![aggregate, subscriber, projection], 0),
         ] {
             assert_eq!(idle(&roles), expected, "{roles:?}");

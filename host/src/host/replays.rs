@@ -46,7 +46,8 @@ impl Host {
             }
             DeadLetterContent::Http(kept) => {
                 self.change(move |store, done| store.republish_dead_letter(number, done)).await?;
-                let reason = format!("HTTP request {} is sent again; `wasmill requests list` shows it", kept.request.id);
+                let reason =
+                    format!("HTTP request {} is sent again; `wasmill requests list` shows it", kept.request.id);
                 Ok(Replayed { number, outcome: "queued".into(), reason: Some(reason) })
             }
             DeadLetterContent::Command(command) => self.send_again(number, command.clone()).await,

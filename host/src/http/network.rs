@@ -51,10 +51,10 @@ impl Server for RealServer {
             Err(Unready::Refused(reason)) => return Err(reason),
             Err(Unready::Failed(reason)) => return Ok(Box::pin(async { Attempted::failed(reason) })),
         };
-        let sent = self.client.request(method, url).headers(headers).body(body).send();
-        let endpoint = self.endpoint.clone();
+        let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
         Ok(Box::pin(async move {
-            match sent.await {
+            // The time of the attempt begins here, in the runtime.
+            match client.request(method, url).headers(headers).body(body).send().await {
                 Ok(response) => answer(response, endpoint.settings.response_kib << 10).await,
                 Err(error) => failure(&error, endpoint.settings.timeout_ms),
             }
@@ -89,7 +89,10 @@ fn tls(ca_file: Option<&Path>, is_used: bool) -> Result<ClientConfig, String> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(file) = ca_file {
             let unreadable = |cause: &dyn std::fmt::Display| {
-                format!("the certificates in `ca_file`, {}, can't be read: {cause}; it must be a PEM file", file.display())
+                format!(
+                    "the certificates in `ca_file`, {}, can't be read: {cause}; it must be a PEM file",
+                    file.display()
+                )
             };
             let certificates = CertificateDer::pem_file_iter(file).map_err(|cause| unreadable(&cause))?;
             let before = roots.len();
@@ -102,9 +105,11 @@ fn tls(ca_file: Option<&Path>, is_used: bool) -> Result<ClientConfig, String> {
             }
         }
         if roots.is_empty() {
-            return Err("this machine has no root certificates, by which servers are recognised: install them (the package \
+            return Err(
+                "this machine has no root certificates, by which servers are recognised: install them (the package \
                         ca-certificates), or name a file of them in `ca_file`"
-                .to_owned());
+                    .to_owned(),
+            );
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -147,7 +152,8 @@ struct NotGranted(String);
 fn redirect(endpoint: &Endpoint, attempt: Attempt<'_>) -> reqwest::redirect::Action {
     if attempt.previous().len() > REDIRECTS_MAX {
         let url = shown(attempt.url());
-        return attempt.error(NotGranted(format!("the server redirects more than {REDIRECTS_MAX} times, last to {url}")));
+        return attempt
+            .error(NotGranted(format!("the server redirects more than {REDIRECTS_MAX} times, last to {url}")));
     }
     match endpoint.allows(attempt.url()) {
         Ok(()) => attempt.follow(),
@@ -181,7 +187,9 @@ async fn answer(mut response: Response, body_bytes_max: usize) -> Attempted {
             Ok(None) => break,
             Err(error) => {
                 let cause = if error.is_timeout() { "it did not come in time".to_owned() } else { chain(&error) };
-                return Attempted::failed(format!("the server answered with status {status}, and its body broke off: {cause}"));
+                return Attempted::failed(format!(
+                    "the server answered with status {status}, and its body broke off: {cause}"
+                ));
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::endpoint::Endpoint;
 use super::pace::Pace;
-use super::{Attempted, Server, answer_of};
+use super::{Answering, Attempted, Server, answer_of};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::clock::Clock;
@@ -37,6 +37,20 @@ impl Queue {
         let pace = Pace::new(endpoint.settings.per_second);
         Self { endpoint, subscriptions, server, pace, under_way: 0 }
     }
+
+    /// Returns how many more attempts may be under way.
+    fn free(&self) -> usize {
+        self.endpoint.settings.in_flight_max.saturating_sub(self.under_way)
+    }
+}
+
+/// A request that is gone was given up by a person, or its subscription was forgotten.
+fn or_gone<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The state of the thread.
@@ -53,6 +67,12 @@ pub(super) struct Worker {
     attempts: JoinSet<Ended>,
     /// The attempts that have ended and are not recorded.
     unrecorded: Vec<Ended>,
+}
+
+/// A request whose attempt is ready to begin.
+struct Ready {
+    number: u64,
+    answering: Answering,
 }
 
 /// An attempt that has ended.
@@ -74,8 +94,7 @@ impl Worker {
     ) -> Result<Self, Error> {
         let (reader, changed) = (store.reader()?, store.requests_changed());
         let (attempts, unrecorded) = Default::default();
-        let mut worker =
-            Self { queues, board, store, reader, clock, runtime, changed, stopping, attempts, unrecorded };
+        let mut worker = Self { queues, board, store, reader, clock, runtime, changed, stopping, attempts, unrecorded };
         worker.interrupt()?;
         Ok(worker)
     }
@@ -126,84 +145,86 @@ impl Worker {
 
     /// Records what has ended and begins what is due. Returns the time until there is something to do again.
     fn work(&mut self) -> Result<Duration, Error> {
-        self.record()?;
+        // What can't be recorded, because there is no room for a dead letter, holds up its own endpoint alone.
+        let recorded = self.record();
         let mut rest = IDLE;
         for queue in 0..self.queues.len() {
             for subscription in self.queues[queue].subscriptions.clone() {
                 rest = rest.min(self.begin(queue, &subscription)?);
             }
         }
-        Ok(rest)
+        recorded.map(|()| rest)
     }
 
-    /// Begins the attempts of one subscription to one endpoint that are due.
+    /// Begins the attempts of one subscription to one endpoint that are due. Returns the time until the next one is.
     fn begin(&mut self, index: usize, subscription: &str) -> Result<Duration, Error> {
-        let Self { queues, reader, clock, store, .. } = self;
-        let queue = &mut queues[index];
-        let free = queue.endpoint.settings.in_flight_max.saturating_sub(queue.under_way);
+        let free = self.queues[index].free();
         if free == 0 {
             return Ok(IDLE);
         }
-        let (of, now_ms) = (RequestQueue { subscription, endpoint: &queue.endpoint.name }, clock.now_ms());
-        let due = reader.due_requests(of, now_ms, free)?;
-        let (mut paced, mut beginning, mut failed) = (IDLE, Vec::new(), Ok(()));
-        for kept in due {
+        let (ready, until_turn) = self.ready(index, subscription, free)?;
+        self.begin_all(index, ready)?;
+        if self.queues[index].free() == 0 {
+            return Ok(IDLE);
+        }
+        let of = RequestQueue { subscription, endpoint: &self.queues[index].endpoint.name };
+        let Some(due_ms) = self.reader.next_request(of)? else { return Ok(IDLE) };
+        Ok(match due_ms.saturating_sub(self.clock.now_ms()) {
+            // What is due and was not begun waits for its turn.
+            0 => until_turn,
+            ms => self.clock.wait_max(Duration::from_millis(ms)).min(until_turn),
+        })
+    }
+
+    /// Returns the requests that are due and have their turn, each with the attempt to make. Those that can't be sent end here.
+    fn ready(&mut self, index: usize, subscription: &str, free: usize) -> Result<(Vec<Ready>, Duration), Error> {
+        let Self { queues, reader, clock, store, board, .. } = self;
+        let queue = &mut queues[index];
+        let of = RequestQueue { subscription, endpoint: &queue.endpoint.name };
+        let mut ready = Vec::new();
+        for kept in reader.due_requests(of, clock.now_ms(), free)? {
             let number = kept.number;
             match queue.server.attempt(&kept) {
+                Ok(answering) => match queue.pace.take(Instant::now()) {
+                    Ok(()) => ready.push(Ready { number, answering }),
+                    Err(until_turn) => return Ok((ready, until_turn)),
+                },
                 Err(reason) => {
-                    self.board.refused(index);
                     tracing::warn!("subscription {subscription}: HTTP request {number} is refused: {reason}");
-                    match ack::wait(|ack| store.refuse_request(number, reason, ack)) {
-                        // A person has given it up meanwhile.
-                        Ok(()) | Err(Error::NotFound(_)) => {}
-                        Err(error) => {
-                            failed = Err(error);
-                            break;
-                        }
-                    }
-                }
-                Ok(answering) => {
-                    if let Err(wait) = queue.pace.take(Instant::now()) {
-                        paced = wait;
-                        break;
-                    }
-                    let (ack, begun) = ack::channel();
-                    store.begin_attempt(number, ack);
-                    beginning.push((kept, answering, begun));
+                    let refused = ack::wait(|ack| store.refuse_request(number, reason, ack));
+                    board.refused(index);
+                    or_gone(refused)?;
                 }
             }
         }
-        // All of them are in one transaction, or a few.
-        for (kept, answering, begun) in beginning {
-            let number = kept.number;
-            let attempt = match self.runtime.block_on(begun).unwrap_or(Err(Error::Closed)) {
-                Ok(attempt) => attempt,
-                // A person has given it up meanwhile.
-                Err(Error::NotFound(_)) => continue,
-                Err(error) => {
-                    // Others may have begun.
-                    failed = Err(error);
-                    continue;
+        Ok((ready, IDLE))
+    }
+
+    /// Records that attempts begin, in one transaction or a few, and begins them.
+    fn begin_all(&mut self, index: usize, ready: Vec<Ready>) -> Result<(), Error> {
+        let asked: Vec<_> = ready
+            .into_iter()
+            .map(|ready| {
+                let (ack, begun) = ack::channel();
+                self.store.begin_attempt(ready.number, ack);
+                (ready, begun)
+            })
+            .collect();
+        let mut all = Ok(());
+        for (Ready { number, answering }, begun) in asked {
+            // If one fails, others may have begun, and their attempts must be made.
+            match or_gone(self.runtime.block_on(begun).unwrap_or(Err(Error::Closed))) {
+                Ok(Some(attempt)) => {
+                    self.queues[index].under_way += 1;
+                    self.board.begun(index);
+                    let attempt = async move { Ended { queue: index, number, attempt, attempted: answering.await } };
+                    self.attempts.spawn_on(attempt, &self.runtime);
                 }
-            };
-            self.queues[index].under_way += 1;
-            self.board.begun(index);
-            let attempt = async move { Ended { queue: index, number, attempt, attempted: answering.await } };
-            self.attempts.spawn_on(attempt, &self.runtime);
+                Ok(None) => {}
+                Err(error) => all = Err(error),
+            }
         }
-        failed?;
-        let queue = &self.queues[index];
-        let of = RequestQueue { subscription, endpoint: &queue.endpoint.name };
-        let next = match queue.under_way >= queue.endpoint.settings.in_flight_max {
-            true => None,
-            false => self.reader.next_request(of)?,
-        };
-        let until_due = next.map_or(IDLE, |due_ms| match due_ms.saturating_sub(self.clock.now_ms()) {
-            // What is due and was not begun waits for its turn.
-            0 => paced,
-            ms => self.clock.wait_max(Duration::from_millis(ms)),
-        });
-        Ok(until_due.min(paced))
+        all
     }
 
     /// Records the attempts that have ended. Those that the store does not take are recorded later.
@@ -220,10 +241,8 @@ impl Worker {
             .collect();
         let mut failed = Ok(());
         for (ended, end, recorded) in asked {
-            match self.runtime.block_on(recorded).unwrap_or(Err(Error::Closed)) {
-                Ok(()) => self.board.ended(ended.queue, &end),
-                // The place of its subscription was removed.
-                Err(Error::NotFound(_)) => self.board.ended(ended.queue, &end),
+            match or_gone(self.runtime.block_on(recorded).unwrap_or(Err(Error::Closed))) {
+                Ok(_) => self.board.ended(ended.queue, &end),
                 Err(error) => {
                     failed = Err(error);
                     self.unrecorded.push(ended);

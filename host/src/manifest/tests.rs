@@ -277,7 +277,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
         &[
-            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits, settings, secrets",
+            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits, settings, secrets, http",
         ],
     ),
     (

@@ -2,7 +2,9 @@
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
-use super::{Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, Plugin, ReadModel, SqlError, SqlValue};
+use super::{
+    Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, Plugin, ReadModel, SqlError, SqlValue,
+};
 use crate::model::{Due, Header};
 use crate::names::{self, Name, Rule};
 use crate::supervise::Held as _;
@@ -429,7 +431,9 @@ impl bus::Host for Sandbox {
                 "bus.http names the endpoint {endpoint:?}, which the plugin does not declare: add it to ENDPOINTS of the role"
             );
         }
-        check_attachment(response.as_deref(), || format!("bus.http asks for the response to {method} {endpoint}/{path}"))?;
+        check_attachment(response.as_deref(), || {
+            format!("bus.http asks for the response to {method} {endpoint}/{path}")
+        })?;
         let header = |types::HttpHeaderResult { name, value }| Header { name, value: Some(value) };
         let headers = headers.into_iter().map(header).collect();
         let request = OutgoingRequest { endpoint, method, path, headers, body, response };

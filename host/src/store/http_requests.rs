@@ -46,6 +46,10 @@ pub trait HttpRequestReader: Send {
     /// Returns how many requests of a subscription to an endpoint have not ended.
     fn count_requests(&mut self, queue: RequestQueue<'_>) -> Result<u64, Error>;
 
+    /// Returns the numbers of the newest HTTP request and of the newest callback that there ever were. While both stay the same, no
+    /// request was made and none was answered.
+    fn newest_numbers(&mut self) -> Result<(u64, u64), Error>;
+
     /// Returns the endpoints that the requests of a subscription name.
     fn requested_endpoints(&mut self, subscription: &str) -> Result<Vec<String>, Error>;
 

@@ -84,7 +84,8 @@ impl fmt::Display for Place {
             write!(f, ", {} commands never sent", self.pending)?;
         }
         if self.callbacks > 0 {
-            let noun = if self.callbacks == 1 { "outcome, timer or response" } else { "outcomes, timers and responses" };
+            let noun =
+                if self.callbacks == 1 { "outcome, timer or response" } else { "outcomes, timers and responses" };
             write!(f, ", {} {noun} never handled", self.callbacks)?;
         }
         if self.requests > 0 {

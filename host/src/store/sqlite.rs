@@ -39,8 +39,8 @@ mod wal_checkpoint;
 mod writer;
 
 use super::{
-    Advanced, Append, Appended, AttemptEnd, Backup, DeadLetters, Discard, Error, EventStore, Events, HttpRequests, Maintenance, Measures, Part,
-    Progress, Reader, Snapshot, Statistics, Step,
+    Advanced, Append, Appended, AttemptEnd, Backup, DeadLetters, Discard, Error, EventStore, Events, HttpRequests,
+    Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
 };
 use crate::ack::Ack;
 use crate::clock::Clock;

@@ -4,8 +4,9 @@
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::model::{
-    Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, HttpRequest, KeptCallback,
-    KeptRequest, Message, OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version, saga_timer,
+    Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, HttpRequest,
+    KeptCallback, KeptRequest, Message, OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version,
+    saga_timer,
 };
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, SagaDecision};
 use crate::store::{CallbackChange, Reached, SagaAppend, Step};
@@ -304,7 +305,15 @@ impl Outgoing {
     /// Makes the step of a subscription that has these effects. It changes no key and keeps no fact.
     pub(super) fn step(self, subscription: &Arc<str>, reached: Reached) -> Step {
         let Self { commands, messages, sagas, callbacks, requests, dead_letters } = self;
-        Step { commands, messages, sagas, callbacks, requests, dead_letters, ..Step::new(subscription.clone(), reached) }
+        Step {
+            commands,
+            messages,
+            sagas,
+            callbacks,
+            requests,
+            dead_letters,
+            ..Step::new(subscription.clone(), reached)
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -22,6 +22,7 @@ mod histories;
 mod hostile_guests;
 mod hostile_requests;
 mod hot_reload;
+mod http_requests;
 mod joint_swap;
 mod malformed_records;
 mod misbehaving_plugins;

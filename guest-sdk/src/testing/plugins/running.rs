@@ -295,8 +295,15 @@ impl Plugins {
 
     /// Has a server answer a request, and reports to the sender.
     fn request(&mut self, index: usize, cause: &Cause, request_id: String, request: Request) -> Result<(), Broken> {
-        let answer = self.servers.answer(&self.subscriptions[index].name, &servers::sent(&request))?.into();
-        self.happened.requests.push(request.clone());
+        let sent = servers::sent(&request);
+        let answer = match servers::refusal(&sent) {
+            Some(reason) => types::Answer::Refused(reason),
+            None => {
+                let answer = self.servers.answer(&self.subscriptions[index].name, &sent)?.into();
+                self.happened.requests.push(request.clone());
+                answer
+            }
+        };
         let bus::Request { endpoint, method, path, response, .. } = request.0;
         let Some(attachment) = response else {
             if let Some(reason) = servers::failure(&answer) {

@@ -127,6 +127,19 @@ fn example() -> Status {
             reached: 0,
             pending: 0,
         }],
+        endpoints: vec![EndpointStatus {
+            name: "checkout/payments".into(),
+            url: Some("https://api.example.com/v1".into()),
+            state: State::Retrying,
+            error: Some("the server answered with status 503".into()),
+            pending: 3,
+            in_flight: 1,
+            attempts: 1_234,
+            responses: 1_200,
+            failed: 2,
+            refused: 1,
+            interrupted: 1,
+        }],
         api: ApiStatus {
             commands: [("accepted".into(), 0), ("id_reused".into(), 3)].into(),
             connections: 2,
@@ -201,6 +214,11 @@ sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
   building: sales 0.2.0 (fedcba987654), at position 1,234
   rebuilt: it is of another store
   skips OrderCreated of order/1 version 1 (24) since 2023-11-14T22:13:20Z: too many units
+
+ENDPOINT           URL                         STATE     PENDING  ATTEMPTS  RESPONSES  FAILED  REFUSED
+checkout/payments  https://api.example.com/v1  retrying        3     1,234      1,200       2        1
+  error: the server answered with status 503
+  1 attempts were interrupted by the end of a host
 
 SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0

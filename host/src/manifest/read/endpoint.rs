@@ -57,8 +57,14 @@ fn url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|cause| format!("must be {URL}, found {text:?}: {cause}"))?;
     let wrong = [
         (!matches!(url.scheme(), "http" | "https"), "must begin with http:// or https://"),
-        (!url.username().is_empty() || url.password().is_some(), "must have no user and no password: name them in `secrets`, and use them in a header of the request"),
-        (url.query().is_some() || url.fragment().is_some(), "must have no query and no fragment: the plugin adds them to its requests"),
+        (
+            !url.username().is_empty() || url.password().is_some(),
+            "must have no user and no password: name them in `secrets`, and use them in a header of the request",
+        ),
+        (
+            url.query().is_some() || url.fragment().is_some(),
+            "must have no query and no fragment: the plugin adds them to its requests",
+        ),
     ];
     match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
         Some((_, cause)) => Err(cause.to_owned()),

@@ -12,9 +12,7 @@ use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
-use crate::store::{
-    AttemptEnd, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait,
-};
+use crate::store::{AttemptEnd, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
 
@@ -25,7 +23,8 @@ const COLUMNS: &str = "number, subscription, attempts, interrupted, body";
 const WAITS: i64 = i64::MAX;
 
 /// Why the last attempt at a request failed in the middle of which a host ended.
-const INTERRUPTED: &str = "the host ended in the middle of the attempt, so nobody knows whether the server has handled it";
+const INTERRUPTED: &str =
+    "the host ended in the middle of the attempt, so nobody knows whether the server has handled it";
 
 pub(super) fn due(
     connection: &Connection,
@@ -97,9 +96,8 @@ pub(super) fn list(
         "SELECT {COLUMNS}, due_ms, begun_ms, error FROM http_requests WHERE {own} AND number > ?2 ORDER BY number LIMIT ?3"
     );
     let mut select = connection.prepare_cached(&sql).map_err(&failed)?;
-    let mut found = select
-        .query(params![subscription, within_sqlite(after), within_sqlite(limit as u64)])
-        .map_err(&failed)?;
+    let mut found =
+        select.query(params![subscription, within_sqlite(after), within_sqlite(limit as u64)]).map_err(&failed)?;
     let (mut listed, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES_MAX
         && let Some(row) = found.next().map_err(&failed)?
@@ -244,7 +242,9 @@ impl Writer {
                  WHERE number = ?1 AND due_ms < ?3 RETURNING attempts",
             )
             .and_then(|mut update| {
-                update.query_row(params![within_sqlite(number), within_sqlite(now_ms), WAITS], |row| row.get(0)).optional()
+                update
+                    .query_row(params![within_sqlite(number), within_sqlite(now_ms), WAITS], |row| row.get(0))
+                    .optional()
             })
             .map_err(failed("beginning an attempt at an HTTP request"))?;
         fault::at(FaultPoint::AttemptBegun);

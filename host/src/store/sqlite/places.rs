@@ -75,11 +75,17 @@ pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     for (subscription, count) in callbacks::counts(connection).map_err(failed("counting callbacks"))? {
         add(of_subscription(&subscription), Found { callbacks: count, ..Found::default() });
     }
-    for (subscription, count) in http_requests::per_subscription(connection).map_err(failed("counting HTTP requests"))? {
+    for (subscription, count) in
+        http_requests::per_subscription(connection).map_err(failed("counting HTTP requests"))?
+    {
         add(of_subscription(&subscription), Found { requests: count, ..Found::default() });
     }
-    let place = |(part, Found { at, pending, callbacks, requests })| {
-        Place { part, at: summary(&at), pending, callbacks, requests }
+    let place = |(part, Found { at, pending, callbacks, requests })| Place {
+        part,
+        at: summary(&at),
+        pending,
+        callbacks,
+        requests,
     };
     Ok(places.into_iter().map(place).collect())
 }

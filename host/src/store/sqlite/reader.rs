@@ -8,12 +8,13 @@ use super::tail::Tail;
 use super::{Error, callbacks, dead_letters, failed, held_keys, http_requests, places, rows, schema};
 use crate::filter::Filter;
 use crate::model::{
-    CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, KeptRequest, Message, Position, RecordedEvent, StreamId,
-    SubscriptionName, Version, ms_of_id,
+    CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, KeptRequest, Message, Position,
+    RecordedEvent, StreamId, SubscriptionName, Version, ms_of_id,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, HttpRequestReader, KeptTimer,
-    Ledger, ListedRequest, NextCallback, Page, Place, ProgressReader, RequestQuery, RequestQueue, SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
+    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, HttpRequestReader,
+    KeptTimer, Ledger, ListedRequest, NextCallback, Page, Place, ProgressReader, RequestQuery, RequestQueue,
+    SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -473,6 +474,10 @@ impl HttpRequestReader for SqliteReader {
 
     fn count_requests(&mut self, queue: RequestQueue<'_>) -> Result<u64, Error> {
         http_requests::count(&self.connection, queue)
+    }
+
+    fn newest_numbers(&mut self) -> Result<(u64, u64), Error> {
+        Ok((http_requests::newest(&self.connection)?, callbacks::newest(&self.connection)?))
     }
 
     fn requested_endpoints(&mut self, subscription: &str) -> Result<Vec<String>, Error> {

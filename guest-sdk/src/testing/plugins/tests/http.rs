@@ -145,6 +145,9 @@ fn endpoints_are_checked() {
     let unknown = panic_of(|| drop(note(&mut world, "mail-a")));
     assert_eq!(unknown, "there is no endpoint shpo; did you mean shop? there are: mail, shop");
     note(&mut callers(), "geo-a").then_dead_letter("caller", "\"geo\", which the plugin does not declare");
+    note(&mut callers(), "mail-..").then_message(Message::to("answered").key(".."));
+    let refused = &seen()[0];
+    assert!(refused.contains("refused: the request POST mail/..: its path has `..`"), "{refused}");
     struct Loud;
     impl Subscriber for Loud {
         const SUBSCRIPTIONS: &'static [&'static str] = &[];
