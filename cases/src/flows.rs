@@ -27,6 +27,9 @@ mod check;
 mod document;
 pub mod http;
 
+pub use crate::Stream;
+
+use crate::given;
 use http::{FlowAnswer, FlowRequest, SentRequest};
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -95,16 +98,6 @@ pub struct FlowCommand {
     pub payload: Json,
     /// The headers.
     pub headers: BTreeMap<String, String>,
-}
-
-/// An aggregate, as `type/id`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Stream {
-    /// The type.
-    pub aggregate_type: String,
-    /// The id, which may have slashes.
-    pub aggregate_id: String,
 }
 
 /// What a step must show. What is absent is not checked, with two exceptions: a command must be accepted unless the step says
@@ -273,37 +266,6 @@ impl Flow {
         };
         let mut numbered = self.steps.iter().zip(1..);
         numbered.try_for_each(|(step, number)| step_of(step).map_err(|cause| at(number, step, cause)))
-    }
-}
-
-/// Reads a value that may be `null`, which is not the same as no value.
-fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
-    Json::deserialize(from).map(Some)
-}
-
-impl Stream {
-    /// Makes a stream of a type and an id.
-    pub fn new(aggregate_type: impl Into<String>, aggregate_id: impl Into<String>) -> Self {
-        Self { aggregate_type: aggregate_type.into(), aggregate_id: aggregate_id.into() }
-    }
-}
-
-impl TryFrom<String> for Stream {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.split_once('/') {
-            Some((aggregate_type, id)) if !aggregate_type.is_empty() && !id.is_empty() => {
-                Ok(Self::new(aggregate_type, id))
-            }
-            _ => Err(format!("an aggregate must be given as \"type/id\", found {text:?}")),
-        }
-    }
-}
-
-impl fmt::Display for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.aggregate_type, self.aggregate_id)
     }
 }
 

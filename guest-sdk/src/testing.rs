@@ -3,12 +3,13 @@
 //! It calls plugins through the same glue and codec as the host, so a test also checks that commands and events encode
 //! and decode. A projection runs against a real SQLite database in memory (feature `testing-sql`).
 //!
-//! - Aggregates: [`given`] a history, when a command arrives, then expect events. [`cases()`] reads such tests from a
-//!   file, which `wasmill test` can also run against the compiled plugin.
+//! - Aggregates: [`given`] a history, when a command arrives, then expect events.
 //! - Subscribers: [`deliver`] an event, a Kafka record, an outcome, a timer or a response, then expect commands, messages, timers
 //!   and HTTP requests.
 //! - Sagas: [`given_saga`] with its own events, when an input arrives, then expect events, effects and whether it ends.
 //! - Projections: fold events into a `ReadModel`, then query it.
+//! - Files of such tests: [`cases()`], [`subscriber_cases`], [`saga_cases`] and `projection_cases` read them, and `wasmill test` can
+//!   also run them against the compiled plugin.
 //! - Several plugins together: [`Plugins`] has aggregates, subscribers, sagas and projections work as in a host, with a clock
 //!   that the test moves, and with servers that answer as the test says. [`flows()`] reads such tests from a file, which
 //!   `wasmill test` can also run against the compiled plugins.
@@ -28,7 +29,9 @@ mod subscriber;
 
 pub use crate::log::native::{Line, logs};
 pub use aggregate::{Given, When, given, given_json};
-pub use cases::cases;
+#[cfg(feature = "testing-sql")]
+pub use cases::projection_cases;
+pub use cases::{cases, saga_cases, subscriber_cases};
 pub use envelope::{event, event_json, event_of, outcome, record, record_json, refused_request, response, timer};
 pub use flows::flows;
 pub use plugins::{Plugins, Settled};

@@ -63,7 +63,7 @@ enum Command {
         /// The manifest, such as wasmill.toml.
         manifest: PathBuf,
     },
-    /// Run test cases (given, when, then) from files against a compiled aggregate.
+    /// Run test cases (given, when, then) from files against a compiled plugin.
     Test(test::Args),
     /// Send a command to an aggregate and wait until its events are durable.
     Send(send::Args),

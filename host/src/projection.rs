@@ -16,6 +16,7 @@ mod opening;
 mod read_model;
 mod shelf;
 mod skips;
+mod trial;
 mod worker;
 
 use crate::ack;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 use worker::{ProjectionWorker, Shared};
 
 pub use board::Takeover;
+pub use trial::Trial;
 
 /// Settings of a projection, from the manifest.
 #[derive(Clone, Debug)]

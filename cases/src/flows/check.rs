@@ -1,7 +1,7 @@
 //! Comparing what happened in a step with what was expected.
 
 use super::*;
-use crate::difference;
+use crate::difference::{Found, Part, Wanted, contains, readable, same, same_answer, text_body};
 
 impl Then {
     /// Compares what happened with what was expected.
@@ -42,7 +42,7 @@ impl Then {
         };
         match (&self.rejected, &self.malformed, ended) {
             (Some(part), _, Ended::Rejected(reason)) | (None, Some(part), Ended::Malformed(reason)) => {
-                contains(part, reason)
+                contains("a reason", part, reason)
             }
             (None, None, Ended::Accepted) => Ok(()),
             (Some(part), ..) => Err(format!("expected it to be rejected with `{part}`, and {said}")),
@@ -53,16 +53,11 @@ impl Then {
 
     fn check_answered(&self, answered: &Answered) -> Result<(), String> {
         match (answered, &self.malformed, &self.answer) {
-            (Err(reason), Some(part), _) => contains(part, reason),
+            (Err(reason), Some(part), _) => contains("a reason", part, reason),
             (Err(reason), None, _) => Err(format!("expected an answer, and got none: {reason}")),
             (Ok(answer), Some(_), _) => Err(format!("expected no answer, and got {answer:#}")),
-            (Ok(answer), None, Some(expected)) if answer != expected => {
-                let difference = difference(&format!("{expected:#}"), &format!("{answer:#}"));
-                Err(format!(
-                    "the answer is not the expected one; missing lines have -, unexpected lines have +:\n{difference}"
-                ))
-            }
-            (Ok(_), None, _) => Ok(()),
+            (Ok(answer), None, Some(expected)) => same_answer(expected, answer),
+            (Ok(_), None, None) => Ok(()),
         }
     }
 
@@ -70,13 +65,6 @@ impl Then {
         let expected = self.dead_letters.iter().flatten().map(|letter| (letter.consumer.clone(), &letter.reason));
         check_reasons("dead letters", expected, happened.to_vec())
     }
-}
-
-fn contains(part: &str, reason: &str) -> Result<(), String> {
-    if reason.contains(part) {
-        return Ok(());
-    }
-    Err(format!("expected a reason with the text after -, got the text after +:\n- {part}\n+ {reason}"))
 }
 
 /// Compares things that have a reason, in any order.
@@ -129,64 +117,43 @@ fn check_events(expected: &[FlowEvent], happened: &[Occurred]) -> Result<(), Str
 }
 
 fn check_messages(expected: &[FlowMessage], happened: &[Published]) -> Result<(), String> {
-    let expected = by_group(expected.iter().map(|message| (message.topic.clone(), message)));
-    let happened = by_group(happened.iter().map(|message| (message.0.clone(), message)));
-    let part = |name: &str, value: Option<String>| value.map_or(String::new(), |value| format!(" {name} {value}"));
-    let listed = |message: &FlowMessage| {
-        let key = part("key", message.key.clone());
-        format!("message{key}{}", part("value", message.value.as_ref().map(|value| format!("{value:#}"))))
+    let wanted = |FlowMessage { topic, key, value }: &FlowMessage| {
+        let value = value.as_ref().map(|value| format!("{value:#}"));
+        Wanted::new("message", topic, [("key", key.clone()), ("value", value)])
     };
-    let found = |(_, key, value): &&Published, expected: Option<&&FlowMessage>| {
-        let key = expected
-            .is_none_or(|expected| expected.key.is_some())
-            .then(|| key.as_ref().map_or("none".to_owned(), |key| String::from_utf8_lossy(key).into_owned()));
-        let value = expected
-            .is_none_or(|expected| expected.value.is_some())
-            .then(|| value.as_ref().map_or("none".to_owned(), |value| format!("{:#}", readable(value))));
-        format!("message{}{}", part("key", key), part("value", value))
+    let found = |(topic, key, value): &Published| {
+        let key = key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
+        let value = value.as_ref().map(|value| format!("{:#}", readable(value)));
+        Found::new("message", topic, [("key", Part::of(key)), ("value", Part::of(value))])
     };
-    compare("messages", &expected, &happened, |message| listed(message), found)
+    compare_shown("messages", expected.iter().map(wanted), happened.iter().map(found))
 }
 
 fn check_requests(expected: &[FlowRequest], happened: &[SentRequest]) -> Result<(), String> {
-    let expected = by_group(expected.iter().map(|request| (request.endpoint.clone(), request)));
-    let happened = by_group(happened.iter().map(|request| (request.endpoint.clone(), request)));
-    let shown = |method: Option<&String>, path: Option<&String>, body: Option<String>| {
-        let parts = [("method", method.cloned()), ("path", path.cloned()), ("body", body)];
-        let parts = parts.into_iter().filter_map(|(name, part)| part.map(|part| format!(" {name} {part}")));
-        format!("request{}", parts.collect::<String>())
-    };
-    let listed = |request: &FlowRequest| {
-        let body = match (&request.json, &request.text) {
+    let wanted = |FlowRequest { endpoint, method, path, json, text }: &FlowRequest| {
+        let body = match (json, text) {
             (Some(json), _) => Some(format!("{json:#}")),
-            (None, text) => text.as_ref().map(|text| format!("text {text}")),
+            (None, text) => text.as_deref().map(text_body),
         };
-        shown(request.method.as_ref(), request.path.as_ref(), body)
+        Wanted::new("request", endpoint, [("method", method.clone()), ("path", path.clone()), ("body", body)])
     };
-    let found = |request: &&SentRequest, expected: Option<&&FlowRequest>| {
-        let is_said = |part: fn(&FlowRequest) -> bool| expected.is_none_or(|expected| part(expected));
-        let body = match expected {
-            Some(FlowRequest { json: None, text: None, .. }) => None,
-            Some(FlowRequest { text: Some(_), .. }) => Some(text_of(&request.body)),
-            Some(_) | None => Some(body_of(&request.body)),
-        };
-        let method = is_said(|expected| expected.method.is_some()).then_some(&request.method);
-        let path = is_said(|expected| expected.path.is_some()).then_some(&request.path);
-        shown(method, path, body)
-    };
-    compare("requests", &expected, &happened, |request| listed(request), found)
+    compare_shown("requests", expected.iter().map(wanted), happened.iter().map(found_request))
 }
 
-/// Returns a body in a readable form: as JSON if it is JSON, and as text otherwise.
-fn body_of(body: &[u8]) -> String {
-    match serde_json::from_slice::<Json>(body) {
-        Ok(json) => format!("{json:#}"),
-        Err(_) => text_of(body),
-    }
+fn found_request(SentRequest { endpoint, method, path, body, .. }: &SentRequest) -> Found<'_> {
+    let (method, path) = (Part::Text(method.clone()), Part::Text(path.clone()));
+    Found::new("request", endpoint, [("method", method), ("path", path), ("body", Part::Body(body))])
 }
 
-fn text_of(body: &[u8]) -> String {
-    format!("text {}", String::from_utf8_lossy(body))
+/// Compares things by what they are for. Their order counts only among those that are for the same.
+fn compare_shown<'h>(
+    what: &str,
+    expected: impl Iterator<Item = Wanted>,
+    happened: impl Iterator<Item = Found<'h>>,
+) -> Result<(), String> {
+    let expected = by_group(expected.map(|wanted| (wanted.of.clone(), wanted)));
+    let happened = by_group(happened.map(|found| (found.of.clone(), found)));
+    compare(what, &expected, &happened, Wanted::shown, Found::shown)
 }
 
 fn by_group<T>(items: impl Iterator<Item = (String, T)>) -> BTreeMap<String, Vec<T>> {
@@ -215,13 +182,5 @@ fn compare<E, H>(
         let texts = of_happened.iter().enumerate().map(|(index, item)| found(item, of_expected.get(index)));
         texts.for_each(|text| actual.push_str(&format!("{group} {text}\n")));
     }
-    if wanted == actual {
-        return Ok(());
-    }
-    let difference = difference(&wanted, &actual);
-    Err(format!("the {what} are not the expected ones; missing lines have -, unexpected lines have +:\n{difference}"))
-}
-
-fn readable(payload: &[u8]) -> Json {
-    serde_json::from_slice(payload).unwrap_or_else(|_| String::from_utf8_lossy(payload).into())
+    same(&format!("the {what} are"), &wanted, &actual)
 }

@@ -22,7 +22,7 @@
 //! assert_eq!(answers.answer(&sent), Some(ServerAnswer::failed("no route to the server")));
 //! ```
 
-use super::given;
+use crate::given;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -259,18 +259,29 @@ impl AnswerOfFile {
         if times == Some(0) {
             return Err("`times` must be at least 1".to_owned());
         }
-        let has_content = !headers.is_empty() || json.is_some() || text.is_some();
-        let answer = match (status, failed) {
-            (None, Some(reason)) if !has_content => ServerAnswer::Failed(reason),
-            (Some(status), None) => response(status, &headers, json, text)?,
-            (None, None) => return Err("`status` is missing, such as 200, or `failed` with a reason".to_owned()),
-            (_, Some(_)) => {
-                return Err("an answer has `status` with `headers` and `json` or `text`, or `failed`".to_owned());
-            }
-        };
-        let answer = headers.iter().fold(answer, |answer, (name, value)| answer.with_header(name, value.as_str()));
+        let answer = server_answer(status, &headers, json, text, failed)?;
         Ok(FlowAnswer { endpoint, method, path, times, answer })
     }
+}
+
+/// Makes an answer of the keys of a file.
+pub(crate) fn server_answer(
+    status: Option<u16>,
+    headers: &BTreeMap<String, String>,
+    json: Option<Json>,
+    text: Option<String>,
+    failed: Option<String>,
+) -> Result<ServerAnswer, String> {
+    let has_content = !headers.is_empty() || json.is_some() || text.is_some();
+    let answer = match (status, failed) {
+        (None, Some(reason)) if !has_content => ServerAnswer::Failed(reason),
+        (Some(status), None) => response(status, headers, json, text)?,
+        (None, None) => return Err("`status` is missing, such as 200, or `failed` with a reason".to_owned()),
+        (_, Some(_)) => {
+            return Err("an answer has `status` with `headers` and `json` or `text`, or `failed`".to_owned());
+        }
+    };
+    Ok(headers.iter().fold(answer, |answer, (name, value)| answer.with_header(name, value.as_str())))
 }
 
 /// Makes a response without the headers. A JSON body has its content type, unless the headers have another one.

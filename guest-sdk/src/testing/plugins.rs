@@ -1,11 +1,11 @@
 //! Tests of several plugins together, in one process and with a clock that the test moves.
 
-mod code;
+pub(super) mod code;
 mod command;
-mod patterns;
+pub(super) mod patterns;
 mod projections;
 mod running;
-mod servers;
+pub(super) mod servers;
 mod settled;
 mod store;
 mod subscription;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The compiled plugin, for cases of its aggregate; or a manifest (.toml), for flows through its plugins.
+    /// The compiled plugin, for cases of its aggregate, subscriber, saga or projection; or a manifest (.toml), for flows
+    /// through its plugins.
     tested: PathBuf,
     /// The files of cases or flows: TOML, or JSON if the name ends in .json.
     #[arg(required = true)]

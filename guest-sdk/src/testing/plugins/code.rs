@@ -25,9 +25,9 @@ use wasmill_names::Rule;
 const REBUILT: usize = 64;
 
 /// The settings and the secrets of a plugin.
-pub(super) struct Given {
-    pub(super) settings: Kept,
-    pub(super) secrets: Kept,
+pub(in crate::testing) struct Given {
+    pub(in crate::testing) settings: Kept,
+    pub(in crate::testing) secrets: Kept,
 }
 
 impl Default for Given {
@@ -47,7 +47,7 @@ pub(super) fn kept<T: 'static>(given: T) -> Kept {
 }
 
 /// Runs code of a plugin. A panic is an error, as a trap is in a host.
-pub(super) fn guarded<T>(given: &Given, run: impl FnOnce() -> T) -> Result<T, String> {
+pub(in crate::testing) fn guarded<T>(given: &Given, run: impl FnOnce() -> T) -> Result<T, String> {
     let _settings = InForce::settings(given.settings.clone());
     let _secrets = InForce::secrets(given.secrets.clone());
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
@@ -58,7 +58,7 @@ pub(super) fn guarded<T>(given: &Given, run: impl FnOnce() -> T) -> Result<T, St
 
 /// Why an input was not handled, named by what a host does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(in crate::testing) enum Failed {
     Rejected(String),
     Malformed(String),
     /// It is tried again, for a limited number of attempts.
@@ -285,7 +285,7 @@ pub(super) fn handle<S: Subscriber>(given: &Given, delivery: &types::Delivery) -
 }
 
 /// Fails if an effect has a name that traps a guest in a host.
-fn check_effects<'e>(effects: impl IntoIterator<Item = &'e Effect>) -> Result<(), Failed> {
+pub(in crate::testing) fn check_effects<'e>(effects: impl IntoIterator<Item = &'e Effect>) -> Result<(), Failed> {
     effects.into_iter().try_for_each(|effect| {
         let (timer, command) = match effect {
             Effect::Send(command) => (None, Some(command)),

@@ -6,7 +6,7 @@ use wasmill_names::pattern::{Segment, matches};
 
 /// Returns the patterns, or panics if a host would refuse one.
 #[track_caller]
-pub(super) fn checked(owner: &str, patterns: &[&'static str]) -> Vec<&'static str> {
+pub(in crate::testing) fn checked(owner: &str, patterns: &[&'static str]) -> Vec<&'static str> {
     for pattern in patterns {
         let has_star_inside = pattern.split('.').any(|segment| Segment::parse(segment).is_none());
         assert!(
@@ -28,7 +28,7 @@ pub(super) fn unmatched(owner: &str, pattern: &str, recorded: &BTreeMap<&'static
 }
 
 /// Returns whether one of the patterns, which were checked, selects an event.
-pub(super) fn select(patterns: &[&str], aggregate_type: &str, event: &str) -> bool {
+pub(in crate::testing) fn select(patterns: &[&str], aggregate_type: &str, event: &str) -> bool {
     let segments: Vec<&str> = aggregate_type.split('.').chain(event.split('.')).collect();
     patterns.iter().any(|pattern| {
         let pattern: Vec<Segment<&str>> = pattern.split('.').filter_map(Segment::parse).collect();

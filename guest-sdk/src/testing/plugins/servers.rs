@@ -50,7 +50,7 @@ impl Servers {
 }
 
 /// Returns a request as a server gets it, with placeholders in the place of secrets.
-pub(super) fn sent(Request(request): &Request) -> SentRequest {
+pub(in crate::testing) fn sent(Request(request): &Request) -> SentRequest {
     let bus::Request { endpoint, method, path, headers, body, response: _ } = request.clone();
     let headers = headers.into_iter().map(|header| (header.name, header.value)).collect();
     SentRequest { endpoint, method, path, headers, body }
