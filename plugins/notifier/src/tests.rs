@@ -2,7 +2,7 @@
 
 use super::*;
 use serde_json::json;
-use wasmill_guest::testing::{deliver, event_json};
+use wasmill_guest::testing::{deliver, event_json, subscriber_cases};
 
 #[test]
 fn a_confirmed_order_is_published_under_its_id() {
@@ -26,4 +26,9 @@ fn a_loyal_household_is_published_under_its_id() {
 fn an_event_it_does_not_know_is_malformed() {
     deliver::<Notifier>(event_json("order", "7", "OrderCancelled", "null"))
         .then_malformed("known are OrderConfirmed, HouseholdBecameLoyal");
+}
+
+#[test]
+fn the_cases_hold_natively() {
+    subscriber_cases::<Notifier>("cases/notifier.toml");
 }

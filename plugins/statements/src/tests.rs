@@ -2,7 +2,7 @@
 
 use super::*;
 use serde_json::json;
-use wasmill_guest::testing::ReadModel;
+use wasmill_guest::testing::{ReadModel, projection_cases};
 
 fn statements() -> ReadModel<Statements> {
     let mut statements = ReadModel::new();
@@ -53,4 +53,9 @@ fn a_closed_account_shows_and_all_money_is_counted() {
     assert_eq!(statements.query(&StatementsQuery::Totals), json!({ "accounts": 3, "cents": 500 }));
     assert_eq!(statements.query(&StatementsQuery::Account { account: "eve".into() })["is_closed"], true);
     assert_eq!(ReadModel::<Statements>::new().query(&StatementsQuery::Totals), json!({ "accounts": 0, "cents": 0 }));
+}
+
+#[test]
+fn the_cases_hold_natively() {
+    projection_cases::<Statements>("cases/statements.toml");
 }

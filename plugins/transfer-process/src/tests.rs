@@ -1,7 +1,7 @@
 //! Tests of transfers: refused, late, compensated, and with inputs in any order.
 
 use super::*;
-use wasmill_guest::testing::{GivenSaga, event_json, given_saga, outcome, timer};
+use wasmill_guest::testing::{GivenSaga, event_json, given_saga, outcome, saga_cases, timer};
 
 /// From this amount on, a transfer needs an approval by default.
 const LARGE_CENTS: i64 = 100_000;
@@ -179,4 +179,9 @@ fn the_rules_are_settings_and_a_transfer_in_progress_keeps_its_own() {
         .then_events([ProcessEvent::Debited])
         .then_wake(APPROVAL, Duration::from_secs(7 * 60), &())
         .then_goes_on();
+}
+
+#[test]
+fn the_cases_hold_natively() {
+    saga_cases::<TransferProcess>("cases/transfer-process.toml");
 }

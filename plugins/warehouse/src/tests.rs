@@ -1,7 +1,7 @@
 //! Tests that an order is confirmed and its purchase recorded.
 
 use super::*;
-use wasmill_guest::testing::{deliver, event_json};
+use wasmill_guest::testing::{deliver, event_json, subscriber_cases};
 
 #[test]
 fn a_created_order_is_confirmed_and_recorded_with_its_household() {
@@ -16,4 +16,9 @@ fn a_created_order_is_confirmed_and_recorded_with_its_household() {
 fn an_order_without_a_household_is_malformed() {
     deliver::<Warehouse>(event_json("order", "7", "OrderCreated", r#"{"amount_cents":150}"#))
         .then_malformed("OrderCreated: missing field `household_id`");
+}
+
+#[test]
+fn the_cases_hold_natively() {
+    subscriber_cases::<Warehouse>("cases/warehouse.toml");
 }
