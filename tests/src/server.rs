@@ -124,7 +124,7 @@ fn serve(
         Reply::Drips(bytes) => {
             stream.write_all(&bytes).ok()?;
             while is_open() && stream.write_all(b"x").is_ok() {
-                thread::sleep(Duration::from_millis(20));
+                thread::park_timeout(Duration::from_millis(20));
             }
         }
         Reply::Floods(bytes) => {

@@ -261,8 +261,11 @@ fn turn() -> Callback {
 
 /// Returns how many outcomes and how many responses the subscription has handled.
 fn handled(reader: &mut dyn Reader) -> [u64; 2] {
-    let fact = reader.fact(HANDLED).expect("a fact is read");
-    let Some((outcomes, responses)) = fact.as_deref().and_then(|fact| fact.split_once(' ')) else { return [0; 2] };
+    reader.fact(HANDLED).expect("a fact is read").map_or([0; 2], |fact| of_counts(&fact))
+}
+
+fn of_counts(text: &str) -> [u64; 2] {
+    let (outcomes, responses) = text.split_once(' ').expect("two counts");
     [outcomes, responses].map(|count| count.parse().expect("a count"))
 }
 
@@ -278,7 +281,7 @@ fn call_back(store: &dyn EventStore, reader: &mut dyn Reader) {
         ..step(SUBSCRIPTION, Position(0), Position(0))
     };
     advance(store, step).expect("nobody else handles callbacks");
-    println(&format!("outcomes {outcomes}"));
+    println(&format!("{HANDLED} {outcomes} {responses}"));
 }
 
 fn is_outcome(kept: &KeptCallback) -> bool {
@@ -490,9 +493,9 @@ impl Left {
             Some(("item", number)) => self.source.has(number.parse().unwrap()),
             Some(("checkpoint", position)) => self.checkpoint.0 >= position.parse().unwrap(),
             Some(("published", number)) => self.published >= number.parse().unwrap(),
-            Some((OUTCOMES, count)) => {
-                let handled = reader.fact(OUTCOMES).unwrap().map_or(0, |count| count.parse().unwrap());
-                handled >= count.parse::<u64>().unwrap()
+            Some((HANDLED, counts)) => {
+                let (now, then) = (handled(reader), of_counts(counts));
+                now[0] >= then[0] && now[1] >= then[1]
             }
             Some(("archived", id)) => reader.is_archived(&closed(id)).unwrap(),
             Some(("discarded", place)) => !self.places.contains(place),

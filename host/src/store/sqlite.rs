@@ -36,6 +36,7 @@ mod stream_index;
 mod tail;
 mod verify;
 mod wal_checkpoint;
+mod write_request;
 mod writer;
 
 use super::{
@@ -55,6 +56,7 @@ use stream_index::StreamIndex;
 use tail::Tail;
 use tokio::sync::watch;
 use uuid::Uuid;
+use write_request::WriteRequest;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
@@ -148,7 +150,7 @@ impl Default for Options {
 pub struct SqliteStore {
     path: PathBuf,
     /// The queue, or `None` after `close`. Senders hold the lock while they wait, so `close` waits for them.
-    queue: RwLock<Option<crossbeam_channel::Sender<writer::Request>>>,
+    queue: RwLock<Option<crossbeam_channel::Sender<WriteRequest>>>,
     writer: supervise::Thread,
     room: Arc<Room>,
     index: Arc<StreamIndex>,
@@ -202,7 +204,7 @@ impl SqliteStore {
         })
     }
 
-    fn send(&self, request: writer::Request) {
+    fn send(&self, request: WriteRequest) {
         self.room.take(request.bytes());
         let refused = match &*self.queue.held_shared() {
             Some(queue) => queue.send(request).err().map(|refused| refused.0),
@@ -217,15 +219,15 @@ impl SqliteStore {
 
 impl Events for SqliteStore {
     fn append(&self, append: Append, ack: Ack<Result<Appended, Error>>) {
-        self.send(writer::Request::append(append, ack));
+        self.send(WriteRequest::append(append, ack));
     }
 
     fn archive(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Archive(stream), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Archive(stream), ack));
     }
 
     fn restore(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Restore(stream), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Restore(stream), ack));
     }
 
     fn head(&self) -> watch::Receiver<Position> {
@@ -239,31 +241,31 @@ impl Events for SqliteStore {
 
 impl Progress for SqliteStore {
     fn advance(&self, step: Step, ack: Ack<Result<Advanced, Error>>) {
-        self.send(writer::Request::advance(step, ack));
+        self.send(WriteRequest::advance(step, ack));
     }
 
     fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Published { sink: sink.to_owned(), from, to, refused, ack });
+        self.send(WriteRequest::Published { sink: sink.to_owned(), from, to, refused, ack });
     }
 
     fn start_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::StartLedger { ledger: ledger.into(), next, ack });
+        self.send(WriteRequest::StartLedger { ledger: ledger.into(), next, ack });
     }
 
     fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::ResetLedger(ledger.into(), next), ack));
+        self.send(WriteRequest::Administer(AdminRequest::ResetLedger(ledger.into(), next), ack));
     }
 
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::SetFact(name.to_owned(), value), ack));
+        self.send(WriteRequest::Administer(AdminRequest::SetFact(name.to_owned(), value), ack));
     }
 
     fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::CarryOver(part.clone(), to.to_owned()), ack));
+        self.send(WriteRequest::Administer(AdminRequest::CarryOver(part.clone(), to.to_owned()), ack));
     }
 
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Forget(part.clone()), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Forget(part.clone()), ack));
     }
 
     fn outbox_head(&self) -> watch::Receiver<u64> {
@@ -275,29 +277,29 @@ impl Progress for SqliteStore {
     }
 
     fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::CancelTimer(number), ack));
+        self.send(WriteRequest::Administer(AdminRequest::CancelTimer(number), ack));
     }
 }
 
 impl HttpRequests for SqliteStore {
     fn begin_attempt(&self, number: u64, ack: Ack<Result<u32, Error>>) {
-        self.send(writer::Request::BeginAttempt(number, ack));
+        self.send(WriteRequest::BeginAttempt(number, ack));
     }
 
     fn end_attempt(&self, number: u64, end: AttemptEnd, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::EndAttempt(number, Box::new(end), ack));
+        self.send(WriteRequest::EndAttempt(number, Box::new(end), ack));
     }
 
     fn interrupt_attempts(&self, ack: Ack<Result<Vec<KeptRequest>, Error>>) {
-        self.send(writer::Request::InterruptAttempts(ack));
+        self.send(WriteRequest::InterruptAttempts(ack));
     }
 
     fn refuse_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::RefuseRequest(number, reason), ack));
+        self.send(WriteRequest::Administer(AdminRequest::RefuseRequest(number, reason), ack));
     }
 
     fn give_up_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::GiveUpRequest(number, reason), ack));
+        self.send(WriteRequest::Administer(AdminRequest::GiveUpRequest(number, reason), ack));
     }
 
     fn requests_changed(&self) -> watch::Receiver<u64> {
@@ -307,23 +309,23 @@ impl HttpRequests for SqliteStore {
 
 impl DeadLetters for SqliteStore {
     fn dead_letter(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::DeadLetter(Box::new(letter), origin, ack));
+        self.send(WriteRequest::DeadLetter(Box::new(letter), origin, ack));
     }
 
     fn discard_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Discard(number), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Discard(number), ack));
     }
 
     fn discard_dead_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
-        self.send(writer::Request::DiscardMany(which, ack));
+        self.send(WriteRequest::DiscardMany(which, ack));
     }
 
     fn republish_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Republish(number), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Republish(number), ack));
     }
 
     fn explain_dead_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(writer::Request::Administer(AdminRequest::Explain(number, reason), ack));
+        self.send(WriteRequest::Administer(AdminRequest::Explain(number, reason), ack));
     }
 
     fn dead_letters_head(&self) -> watch::Receiver<u64> {

@@ -165,7 +165,7 @@ pub fn a_request_that_did_not_succeed_is_dead_lettered_and_sent_again<P: Place>(
     let again = ask(|done| store.refuse_request(refused, "not granted".to_owned(), done)).answer();
     assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
     assert_eq!(answers(&*store), []);
-    let (mut letters, total) = letters(&*store, 10);
+    let (mut letters, total) = reader(&*store).dead_letters(&DeadLetterQuery::newest(10)).unwrap();
     letters.reverse();
     let reasons: Vec<&str> = letters.iter().map(|kept| &*kept.letter.reason).collect();
     assert_eq!((reasons, total), (vec!["the server answered with status 500", "no answer", "not granted"], 3));

@@ -558,7 +558,7 @@ fn files_in_the_place_of_a_plugin() {
     assert_eq!(go(&host, "victim").status, 200);
     let about = line(r#""role":"aggregate","type":"victim""#);
     let in_module = |more: &str| aggregate("victim", &[("module", more)]);
-    let other_version = about.replace("0.7.0", "0.7.0");
+    let other_version = about.replace("0.7.0", "0.6.0");
     let mut flipped = whole.clone();
     flipped[9] ^= 0x40;
     let names = format!("(i32.store (i32.const 1060) (i32.const {}))", 4_000_000);
@@ -568,7 +568,7 @@ fn files_in_the_place_of_a_plugin() {
         ("cut", whole[..whole.len() - 40].to_vec(), "plugin victim"),
         ("a bit flipped", flipped, "plugin victim"),
         ("no section", component_without_section(), "exports no role"),
-        ("another version", component_with(&other_version), "speaks API version \"0.7.0\""),
+        ("another version", component_with(&other_version), "speaks API version \"0.6.0\""),
         ("two of a kind", component_with(&format!("{about}\n{about}")), "beside another of its kind"),
         ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
         ("a role it lacks", component_with(&about), "plugin victim"),

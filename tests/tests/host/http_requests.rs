@@ -193,8 +193,8 @@ fn what_is_not_granted_or_breaks_a_rule_is_refused_with_the_reason() {
     let host = setting.start();
     let request = |method: &str, path: &str, headers: Value| json!([{ "method": method, "path": path, "headers": headers, "ask": "" }]);
     for (id, request, said) in [
-        ("up", request("GET", "../admin", json!({})), "which is not below `plugins.dialer.http.server.url`"),
-        ("coded", request("GET", "%2e%2e/admin", json!({})), "which is not below"),
+        ("up", request("GET", "../admin", json!({})), "its path has `..`, which could leave what is granted"),
+        ("coded", request("GET", "%2e%2e/admin", json!({})), "its path has `..`"),
         ("host", request("GET", "", json!({ "host": "evil" })), "the header host is the host's own"),
         (
             "secret",
@@ -256,7 +256,7 @@ fn a_name_that_leads_to_an_address_of_the_own_network_is_refused() {
     let cut = address.split("[plugins.dialer.http").next().expect("a plugin");
     setting.manifest(cut);
     let (code, _, said) = setting.told(&["check", "wasmill.toml"]);
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains("grants plugin dialer no endpoint server: add a section [plugins.dialer.http.server]"),
         "{said}"
@@ -365,7 +365,7 @@ fn a_hostile_server_harms_nobody() {
 #[test]
 fn requests_keep_to_their_rate_and_to_their_number_at_a_time() {
     let server = Server::start(|_, _| {
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
         Reply::status(200, &[], "ok")
     });
     let setting = Setting::new(&manifest(&server.url(), "in_flight_max = 2\nper_second = 20\n"));
@@ -389,7 +389,7 @@ fn each_request_takes_effect_once_at_its_server_through_kills() {
     const KILLS: u32 = 50;
     const CALLS: u32 = 400;
     let server = Server::start(|_, before| {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
         if before % 7 == 3 { Reply::status(503, &[], "") } else { Reply::status(200, &[], "ok") }
     });
     let setting = Setting::new(&manifest(&server.url(), "in_flight_max = 8\nattempts_max = 1000\n"));
@@ -401,7 +401,7 @@ fn each_request_takes_effect_once_at_its_server_through_kills() {
             dial(&host, &format!("call-{}", sent % 100), &ask);
             sent += 1;
         }
-        std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
+        std::thread::park_timeout(Duration::from_millis(rng.u64(0..60)));
         host.crash();
     }
     host.drained();

@@ -303,17 +303,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the next request of the same key due.
+    /// Makes the next request of the same key due, if it has waited for this one.
     fn free_next(&mut self, ended: &KeptRequest) -> Result<(), Error> {
         let Some(key) = &ended.request.key else { return Ok(()) };
         let now_ms = due_time(self.options.clock.now_ms());
         let freed = self
             .connection
             .prepare_cached(
-                "UPDATE http_requests SET due_ms = ?4 WHERE number = (SELECT min(number) FROM http_requests
-                 WHERE subscription = ?1 AND endpoint = ?2 AND key = ?3)",
+                "UPDATE http_requests SET due_ms = ?4 WHERE due_ms = ?5 AND begun_ms IS NULL AND number =
+                 (SELECT min(number) FROM http_requests WHERE subscription = ?1 AND endpoint = ?2 AND key = ?3)",
             )
-            .and_then(|mut update| update.execute(params![ended.subscription, ended.request.endpoint, key, now_ms]))
+            .and_then(|mut update| {
+                update.execute(params![ended.subscription, ended.request.endpoint, key, now_ms, WAITS])
+            })
             .map_err(failed("freeing the next HTTP request of a key"))?;
         self.requests_changed += freed as u64;
         Ok(())

@@ -6,7 +6,6 @@
 //! transaction is rolled back, all of its requests fail, and the next transaction first reloads from the file what
 //! memory knew.
 
-use super::administration::AdminRequest;
 use super::age::{Age, Moment};
 use super::appends::Head;
 use super::dead_letter_room::DeadLetterRoom;
@@ -19,11 +18,10 @@ use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
+use super::write_request::{PendingAnswer, WriteRequest};
 use super::{Error, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
-use crate::ack::Ack;
 use crate::meter::{self, Histogram};
-use crate::model::{Command, DeadLetter, HttpRequest, KeptRequest, Message, Origin, Position, QuickMap, SinkName};
-use crate::store::{Advanced, Append, Appended, AttemptEnd, CallbackChange, Decision, Discard, SagaAppend, Step};
+use crate::model::{Command, DeadLetter, Origin, Position, QuickMap, SinkName};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -34,101 +32,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::watch;
-
-/// A request to the writer.
-pub(super) enum Request {
-    Append { append: Box<Append>, fingerprint: Option<[u8; 16]>, bytes: usize, ack: Ack<Result<Appended, Error>> },
-    Advance { step: Box<Step>, bytes: usize, ack: Ack<Result<Advanced, Error>> },
-    Published { sink: String, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>> },
-    DeadLetter(Box<DeadLetter>, Option<Origin>, Ack<Result<(), Error>>),
-    StartLedger { ledger: Arc<str>, next: u64, ack: Ack<Result<(), Error>> },
-    DiscardMany(Discard, Ack<Result<u64, Error>>),
-    BeginAttempt(u64, Ack<Result<u32, Error>>),
-    EndAttempt(u64, Box<AttemptEnd>, Ack<Result<(), Error>>),
-    InterruptAttempts(Ack<Result<Vec<KeptRequest>, Error>>),
-    Administer(AdminRequest, Ack<Result<(), Error>>),
-}
-
-impl Request {
-    /// Makes an append. The command is hashed here, on the caller's thread.
-    pub(super) fn append(append: Append, ack: Ack<Result<Appended, Error>>) -> Self {
-        let fingerprint = append.command.durable_id.then(|| appends::fingerprint(&append.command));
-        let bytes = match &append.decision {
-            Decision::Events(events) => events.iter().map(|event| event.payload.len()).sum(),
-            Decision::Rejected(_) | Decision::Malformed(_) | Decision::Undecided(_) => 0,
-        };
-        Self::Append { append: Box::new(append), fingerprint, bytes, ack }
-    }
-
-    pub(super) fn advance(step: Step, ack: Ack<Result<Advanced, Error>>) -> Self {
-        let commands: usize = step.commands.iter().map(Command::size).sum();
-        let messages: usize = step.messages.iter().map(Message::size).sum();
-        let sagas: usize = step.sagas.iter().map(SagaAppend::size).sum();
-        let callbacks: usize = step.callbacks.iter().map(CallbackChange::size).sum();
-        let requests: usize = step.requests.iter().map(HttpRequest::size).sum();
-        Self::Advance { step: Box::new(step), bytes: commands + messages + sagas + callbacks + requests, ack }
-    }
-
-    /// Returns the bytes of the content that a sender does not limit by itself.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Append { bytes, .. } | Self::Advance { bytes, .. } => *bytes,
-            _ => 0,
-        }
-    }
-
-    /// Answers a request with an error, without handling it.
-    pub(super) fn fail(self, error: Error) {
-        match self {
-            Self::Append { ack, .. } => ack.give(Err(error)),
-            Self::Advance { ack, .. } => ack.give(Err(error)),
-            Self::DiscardMany(_, ack) => ack.give(Err(error)),
-            Self::BeginAttempt(_, ack) => ack.give(Err(error)),
-            Self::InterruptAttempts(ack) => ack.give(Err(error)),
-            Self::Published { ack, .. }
-            | Self::DeadLetter(_, _, ack)
-            | Self::StartLedger { ack, .. }
-            | Self::EndAttempt(_, _, ack)
-            | Self::Administer(_, ack) => {
-                ack.give(Err(error));
-            }
-        }
-    }
-}
-
-/// An answer that waits for the commit.
-enum PendingAnswer {
-    Append(Ack<Result<Appended, Error>>, Result<Appended, Error>),
-    Advance(Ack<Result<Advanced, Error>>, Result<Advanced, Error>),
-    Count(Ack<Result<u64, Error>>, Result<u64, Error>),
-    Attempts(Ack<Result<u32, Error>>, Result<u32, Error>),
-    Requests(Ack<Result<Vec<KeptRequest>, Error>>, Result<Vec<KeptRequest>, Error>),
-    Unit(Ack<Result<(), Error>>, Result<(), Error>),
-}
-
-impl PendingAnswer {
-    fn deliver(self) {
-        match self {
-            Self::Append(ack, result) => ack.give(result),
-            Self::Advance(ack, result) => ack.give(result),
-            Self::Count(ack, result) => ack.give(result),
-            Self::Attempts(ack, result) => ack.give(result),
-            Self::Requests(ack, result) => ack.give(result),
-            Self::Unit(ack, result) => ack.give(result),
-        }
-    }
-
-    fn fail(self, error: Error) {
-        match self {
-            Self::Append(ack, _) => ack.give(Err(error)),
-            Self::Advance(ack, _) => ack.give(Err(error)),
-            Self::Count(ack, _) => ack.give(Err(error)),
-            Self::Attempts(ack, _) => ack.give(Err(error)),
-            Self::Requests(ack, _) => ack.give(Err(error)),
-            Self::Unit(ack, _) => ack.give(Err(error)),
-        }
-    }
-}
 
 /// The content of one transaction so far.
 #[derive(Default)]
@@ -312,7 +215,7 @@ impl Writer {
     }
 
     /// Works until every sender is gone and the queue is empty.
-    pub(super) fn run(mut self, requests: Receiver<Request>) {
+    pub(super) fn run(mut self, requests: Receiver<WriteRequest>) {
         if let Err(lost @ Error::Lost { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
             self.loss.send_replace(Some(lost.clone()));
@@ -331,7 +234,7 @@ impl Writer {
     }
 
     /// Runs transactions until every sender is gone. The only error is that the store is lost.
-    fn work(&mut self, requests: &Receiver<Request>) -> Result<(), Error> {
+    fn work(&mut self, requests: &Receiver<WriteRequest>) -> Result<(), Error> {
         loop {
             let first = if self.filler.has_work() && !self.failed {
                 match requests.try_recv() {
@@ -352,7 +255,7 @@ impl Writer {
 
     /// Returns the next request. While nobody waits, a part of the log is folded, so that requests rarely have to wait
     /// for a complete fold.
-    fn next(&mut self, requests: &Receiver<Request>) -> Result<Option<Request>, Error> {
+    fn next(&mut self, requests: &Receiver<WriteRequest>) -> Result<Option<WriteRequest>, Error> {
         if self.has_much_to_fold() && !self.failed {
             match requests.try_recv() {
                 Ok(request) => return Ok(Some(request)),
@@ -386,7 +289,7 @@ impl Writer {
 
     /// Runs one transaction: begin, the queued requests, a slice of the index, commit, answers. The only error is that
     /// the store is lost.
-    fn transaction(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> Result<(), Error> {
+    fn transaction(&mut self, first: Option<WriteRequest>, requests: &Receiver<WriteRequest>) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         match self.fill(&mut batch, first, requests) {
             Ok(()) => self.committed(batch),
@@ -403,8 +306,8 @@ impl Writer {
     fn fill(
         &mut self,
         batch: &mut WriteBatch,
-        first: Option<Request>,
-        requests: &Receiver<Request>,
+        first: Option<WriteRequest>,
+        requests: &Receiver<WriteRequest>,
     ) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
         if let Err(error) = self.begin() {
@@ -436,7 +339,7 @@ impl Writer {
         Ok(())
     }
 
-    fn refuse(&self, request: Request, error: &Error) {
+    fn refuse(&self, request: WriteRequest, error: &Error) {
         self.room.free(request.bytes());
         request.fail(error.clone());
     }
@@ -451,46 +354,46 @@ impl Writer {
     }
 
     /// Handles one request. An error means that the database failed; a refusal is an answer.
-    fn handle(&mut self, batch: &mut WriteBatch, request: Request) -> Result<(), Error> {
+    fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            Request::Append { append, fingerprint, ack, .. } => {
+            WriteRequest::Append { append, fingerprint, ack, .. } => {
                 let (result, fatal) = split(self.append(batch, *append, fingerprint));
                 (PendingAnswer::Append(ack, result), fatal)
             }
-            Request::Advance { step, ack, .. } => {
+            WriteRequest::Advance { step, ack, .. } => {
                 let (result, fatal) = split(self.advance(batch, *step));
                 (PendingAnswer::Advance(ack, result), fatal)
             }
-            Request::Published { sink, from, to, refused, ack } => {
+            WriteRequest::Published { sink, from, to, refused, ack } => {
                 let (result, fatal) = split(self.published(batch, &sink, from, to, &refused));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
-            Request::DeadLetter(letter, origin, ack) => {
+            WriteRequest::DeadLetter(letter, origin, ack) => {
                 let (result, fatal) = split(self.dead_letter(batch, &letter, origin.as_ref()));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
-            Request::StartLedger { ledger, next, ack } => {
+            WriteRequest::StartLedger { ledger, next, ack } => {
                 let (result, fatal) = split(self.ledgers.start(&self.connection, &ledger, next));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
-            Request::DiscardMany(which, ack) => {
+            WriteRequest::DiscardMany(which, ack) => {
                 let (result, fatal) = split(self.discard_many(&which));
                 (PendingAnswer::Count(ack, result), fatal)
             }
-            Request::BeginAttempt(number, ack) => {
+            WriteRequest::BeginAttempt(number, ack) => {
                 let (result, fatal) = split(self.begin_attempt(number));
                 (PendingAnswer::Attempts(ack, result), fatal)
             }
-            Request::EndAttempt(number, end, ack) => {
+            WriteRequest::EndAttempt(number, end, ack) => {
                 let (result, fatal) = split(self.end_attempt(batch, number, *end));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
-            Request::InterruptAttempts(ack) => {
+            WriteRequest::InterruptAttempts(ack) => {
                 let (result, fatal) = split(self.interrupt_attempts());
                 (PendingAnswer::Requests(ack, result), fatal)
             }
-            Request::Administer(request, ack) => {
+            WriteRequest::Administer(request, ack) => {
                 let (result, fatal) = split(self.administer(batch, request));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
