@@ -103,6 +103,7 @@ struct Head {
     subscriber: Option<IgnoredAny>,
     saga: Option<IgnoredAny>,
     projection: Option<IgnoredAny>,
+    flow: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Copy)]
@@ -124,6 +125,9 @@ impl Head {
         let mut roles = roles.into_iter().flatten();
         match (roles.next(), roles.next()) {
             (Some(role), None) => Ok(role),
+            (None, _) if self.flow.is_some() => {
+                Err("they are flows: give `wasmill test` the manifest of the plugins, and not one plugin".to_owned())
+            }
             (None, _) => Err("they do not say what they are for: add `aggregate = \"TYPE\"`, `saga = \"TYPE\"`, \
                               `projection = \"NAME\"`, or `subscriber = \"CRATE\"`"
                 .to_owned()),

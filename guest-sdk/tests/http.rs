@@ -33,7 +33,7 @@ impl Subscriber for Caller {
 export_subscriber!(Caller);
 
 fn charge() -> Result<Request, wasmill_guest::codec::Error> {
-    Request::post("payments", "charges").bearer("key").json(&json!({ "cents": 5 }))?.asking_response("seven")
+    Request::post("payments", "charges").bearer_secret("key").json(&json!({ "cents": 5 }))?.asking_response("seven")
 }
 
 fn desk(name: &str) -> Delivery {
@@ -59,7 +59,7 @@ fn another_request_is_shown_beside_the_expected_one() {
         let panic = std::panic::catch_unwind(|| deliver::<Caller>(desk("Charge")).then_http(expected)).err().unwrap();
         *panic.downcast::<String>().unwrap()
     };
-    let expected = || Request::post("payments", "charges").bearer("key").json(&json!({ "cents": 5 })).unwrap();
+    let expected = || Request::post("payments", "charges").bearer_secret("key").json(&json!({ "cents": 5 })).unwrap();
     let unasked = other(expected());
     assert!(unasked.contains("String(\"seven\")") && unasked.contains("\"attachment\": Null"), "{unasked}");
     let asking = |request: Request| other(request.asking_response("seven").unwrap());

@@ -13,7 +13,7 @@ mod network;
 mod pace;
 mod worker;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Unready};
 pub use network::Network;
 
 use crate::clock::Clock;
@@ -39,8 +39,8 @@ pub trait Transport: Send + Sync {
 
 /// The server of an endpoint.
 pub trait Server: Send + Sync {
-    /// Sends a request once. The error says why it can't be sent at all.
-    fn attempt(&self, request: &KeptRequest) -> Result<Answering, String>;
+    /// Sends a request once. The error says why it can't be sent.
+    fn attempt(&self, request: &KeptRequest) -> Result<Answering, Unready>;
 }
 
 /// An attempt under way.
@@ -194,6 +194,18 @@ fn queues_of(
     Ok(if wrong.is_empty() { Ok(queues) } else { Err(wrong) })
 }
 
+/// Returns what is wrong with the endpoints of plugins, a sentence each.
+pub(crate) fn check(manifest: &manifest::Manifest) -> Vec<String> {
+    let of_plugin = |(plugin, settings): (&String, &manifest::Plugin)| {
+        let endpoint = |(name, settings): (&String, &manifest::Endpoint)| {
+            let (plugin, name, settings) = (plugin.as_str().into(), name.as_str().into(), settings.clone());
+            Network.connect(&Arc::new(Endpoint { plugin, name, settings, is_granted: true })).err()
+        };
+        settings.http.iter().filter_map(endpoint).collect::<Vec<_>>()
+    };
+    manifest.plugins.iter().flat_map(of_plugin).collect()
+}
+
 /// Says that an endpoint is not granted, and how to grant it.
 pub(crate) fn not_granted(plugin: &str, endpoint: &str) -> String {
     format!(
@@ -205,8 +217,8 @@ pub(crate) fn not_granted(plugin: &str, endpoint: &str) -> String {
 struct Refusing(String);
 
 impl Server for Refusing {
-    fn attempt(&self, _: &KeptRequest) -> Result<Answering, String> {
-        Err(self.0.clone())
+    fn attempt(&self, _: &KeptRequest) -> Result<Answering, Unready> {
+        Err(Unready::Refused(self.0.clone()))
     }
 }
 

@@ -266,7 +266,7 @@ fn endpoints(status: &Status) -> Vec<Family> {
         plain("http_attempts", "Attempts at HTTP requests that were begun", each(|found| counter(found.attempts))),
         plain(
             "http_interrupted",
-            "Attempts at HTTP requests in the middle of which a host had ended",
+            "Attempts at HTTP requests that the end of a host interrupted",
             each(|found| counter(found.interrupted)),
         ),
     ]

@@ -436,7 +436,7 @@ pub struct EndpointStatus {
     pub failed: u64,
     /// The requests that were not sent, because they are not granted or break a rule.
     pub refused: u64,
-    /// The attempts in the middle of which a host had ended.
+    /// The attempts that the end of a host interrupted.
     pub interrupted: u64,
 }
 

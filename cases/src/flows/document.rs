@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{Error, decoded, text_of};
+use serde::de::IgnoredAny;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -30,6 +31,13 @@ impl FlowFile {
 struct Document {
     #[serde(default)]
     flow: Vec<FlowOfFile>,
+    case: Option<IgnoredAny>,
+    aggregate: Option<IgnoredAny>,
+    subscriber: Option<IgnoredAny>,
+    saga: Option<IgnoredAny>,
+    projection: Option<IgnoredAny>,
+    settings: Option<IgnoredAny>,
+    secrets: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -61,10 +69,16 @@ struct StepOfFile {
 
 impl Document {
     fn checked(self) -> Result<Vec<Flow>, String> {
-        if self.flow.is_empty() {
+        let Self { flow, case, aggregate, subscriber, saga, projection, settings, secrets } = self;
+        if [case, aggregate, subscriber, saga, projection, settings, secrets].iter().any(Option::is_some) {
+            return Err(
+                "they are cases: give `wasmill test` the .wasm file of their plugin, and not a manifest".to_owned()
+            );
+        }
+        if flow.is_empty() {
             return Err("there is no flow: add a `[[flow]]`".to_owned());
         }
-        let flows = self.flow.into_iter().map(FlowOfFile::checked).collect::<Result<Vec<Flow>, _>>()?;
+        let flows = flow.into_iter().map(FlowOfFile::checked).collect::<Result<Vec<Flow>, _>>()?;
         let twice = flows.iter().enumerate().find(|(n, flow)| flows[..*n].iter().any(|other| other.name == flow.name));
         match twice {
             Some((_, flow)) => Err(format!("two flows are named `{}`: give each flow its own name", flow.name)),

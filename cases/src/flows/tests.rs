@@ -59,6 +59,7 @@ fn a_file_that_can_not_be_used_says_where_and_why() {
     for (problem, part) in [
         (refused(""), "there is no flow: add a `[[flow]]`"),
         (refused("flow = []"), "there is no flow: add a `[[flow]]`"),
+        (refused("aggregate = \"a\"\n[[case]]\nname = \"a\""), "they are cases: give `wasmill test` the .wasm file"),
         (refused("[[flow]]\nname = \"a\"\nsteps = []"), "flow `a` has no steps"),
         (refused("[[flow]]\nname = \"a\"\nstart = \"now\"\nsteps = []"), "`start` must be a time such as"),
         (refused("[[flow]]\nnaem = \"a\"\nsteps = []"), "unknown field `naem`"),

@@ -57,6 +57,7 @@ fn what_a_file_can_not_say_is_told_with_its_place() {
     };
     for (head, part) in [
         ("", "they do not say what they are for: add `aggregate = \"TYPE\"`"),
+        ("[[flow]]\nname = \"a\"", "they are flows: give `wasmill test` the manifest"),
         ("projection = \"a\"\nsaga = \"a\"", "they are for one thing: remove all but one of"),
         ("projection = \"a\"\nsecrets = { key = \"x\" }", "only subscribers and sagas get secrets"),
         ("projection = \"a\"\nsetting = {}", "unknown field `setting`"),

@@ -98,7 +98,7 @@ impl<'d> Outcome<'d> {
 
     /// Decodes what was sent with the request for the outcome, as JSON.
     pub fn attachment<T: Deserialize<'d>>(&self) -> Result<T, codec::Error> {
-        self.delivery.json()
+        self.delivery.attachment()
     }
 
     /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.

@@ -78,6 +78,11 @@ impl Delivery {
         codec::decode(self.name(), self.bytes().ok_or(codec::Error::Tombstone)?)
     }
 
+    /// Decodes the bytes that came back with an outcome or a response.
+    pub(super) fn attachment<'a, T: Deserialize<'a>>(&'a self) -> Result<T, codec::Error> {
+        self.json().map_err(|error| codec::Error::Other(format!("the attachment: {error}")))
+    }
+
     fn event(&self) -> Result<&types::EventOrigin, Failure> {
         match &self.0.origin {
             types::Origin::Event(event) => Ok(event),

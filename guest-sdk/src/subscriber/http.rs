@@ -21,7 +21,7 @@
 //! struct Charged { id: String }
 //!
 //! #[derive(Serialize)]
-//! enum Order { Confirm { charge: String }, Cancel { reason: String } }
+//! enum Order { Confirm { charge: String }, Cancel { reason: String }, Review { reason: String } }
 //!
 //! struct Checkout;
 //!
@@ -33,7 +33,7 @@
 //!         let (order, OrderPlaced { cents }) = (delivery.aggregate_id()?, delivery.json()?);
 //!         outbox.http(
 //!             Request::post("payments", "charges")
-//!                 .bearer("api_key")
+//!                 .bearer_secret("api_key")
 //!                 .json(&Charge { cents })?
 //!                 .asking_response(&order)?,
 //!         );
@@ -47,7 +47,10 @@
 //!                 let Charged { id } = http.json()?;
 //!                 Order::Confirm { charge: id }
 //!             }
-//!             other => Order::Cancel { reason: other.to_string() },
+//!             // The server has refused, or the request was never sent.
+//!             answer @ (HttpAnswer::Response(_) | HttpAnswer::Refused(_)) => Order::Cancel { reason: answer.to_string() },
+//!             // The server may have charged: somebody has to ask it.
+//!             HttpAnswer::Failed(reason) => Order::Review { reason: reason.to_owned() },
 //!         };
 //!         Ok(outbox.send("order", order, &command)?)
 //!     }
@@ -55,7 +58,7 @@
 //! export_subscriber!(Checkout);
 //!
 //! use wasmill_guest::testing::{ServerAnswer, deliver, event_json, response};
-//! let charge = Request::post("payments", "charges").bearer("api_key").json(&Charge { cents: 500 })?;
+//! let charge = Request::post("payments", "charges").bearer_secret("api_key").json(&Charge { cents: 500 })?;
 //! deliver::<Checkout>(event_json("order", "7", "OrderPlaced", r#"{"cents":500}"#))
 //!     .then_http(charge.asking_response(&"7")?)
 //!     .then_nothing();
@@ -65,6 +68,9 @@
 //!     .then_nothing();
 //! deliver::<Checkout>(response("payments", "POST", "charges", ServerAnswer::status(402), &"7"))
 //!     .then_command("order", "7", &Order::Cancel { reason: "status 402".into() })
+//!     .then_nothing();
+//! deliver::<Checkout>(response("payments", "POST", "charges", ServerAnswer::failed("no answer"), &"7"))
+//!     .then_command("order", "7", &Order::Review { reason: "no answer".into() })
 //!     .then_nothing();
 //! # Ok::<(), wasmill_guest::codec::Error>(())
 //! ```
@@ -133,7 +139,7 @@ impl Request {
     }
 
     /// Adds the header `authorization: Bearer …` with the secret of this name that the manifest gives the endpoint.
-    pub fn bearer(self, secret: &str) -> Self {
+    pub fn bearer_secret(self, secret: &str) -> Self {
         self.header("authorization", format!("Bearer {{{{{secret}}}}}"))
     }
 
@@ -212,7 +218,7 @@ impl<'d> Response<'d> {
 
     /// Decodes what was sent with the request, as JSON.
     pub fn attachment<T: Deserialize<'d>>(&self) -> Result<T, codec::Error> {
-        self.delivery.json()
+        self.delivery.attachment()
     }
 
     /// The time of the first cause, in milliseconds since 1970-01-01T00:00:00Z.

@@ -3,7 +3,10 @@
 use super::Server;
 use super::answer::HttpError;
 use crate::host::Unreplayed;
-use crate::model::{Callback, CallbackContent, DeadLetterContent, Header, KeptDeadLetter, KeptRequest};
+use crate::model::{
+    Callback, CallbackContent, DeadLetterContent, Header, HttpAnswer, HttpResponse, KeptCallback, KeptDeadLetter,
+    KeptRequest,
+};
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{DeadLetterQuery, Discard};
 use axum::Json;
@@ -173,7 +176,7 @@ fn content(content: &DeadLetterContent) -> (&'static str, Value) {
             let shown = json!({
                 "name": kept.name(), "id": kept.id(), "time_ms": kept.time_ms, "key": key.as_deref().map(bytes_shown),
                 "correlation_id": correlation_id, "causation_id": causation_id, "payload": bytes_shown(kept.payload()),
-                "outcome": kept.ending(),
+                "outcome": kept.ending(), "response": response_shown(kept),
             });
             let kind = match &kept.callback.content {
                 CallbackContent::Outcome { .. } => "outcome",
@@ -193,6 +196,26 @@ fn content(content: &DeadLetterContent) -> (&'static str, Value) {
             ("http_request", shown)
         }
     }
+}
+
+/// Formats the answer to an HTTP request, if a callback has one.
+fn response_shown(kept: &KeptCallback) -> Value {
+    let CallbackContent::Response(response) = &kept.callback.content else { return Value::Null };
+    let HttpResponse { request_id, endpoint, method, path, attempts, answer, .. } = &**response;
+    let mut shown = json!({
+        "request_id": request_id, "endpoint": endpoint, "method": method, "path": path, "attempts": attempts,
+    });
+    match answer {
+        HttpAnswer::Response { status, headers, body } => {
+            let header = |(name, value): &(String, Vec<u8>)| json!({ "name": name, "value": bytes_shown(value) });
+            shown["status"] = (*status).into();
+            shown["headers"] = headers.iter().map(header).collect();
+            shown["body"] = bytes_shown(body);
+        }
+        HttpAnswer::Failed(reason) => shown["failed"] = reason.as_str().into(),
+        HttpAnswer::Refused(reason) => shown["refused"] = reason.as_str().into(),
+    }
+    shown
 }
 
 fn headers_shown(headers: &[Header]) -> Vec<Value> {

@@ -51,6 +51,11 @@ impl CommandFailure {
         Self { code: UNDER_WAY, texts: vec![text.into()] }
     }
 
+    /// Makes a failure for a request that was not done in time, which is already printed.
+    pub(super) fn told_under_way() -> Self {
+        Self { code: UNDER_WAY, texts: Vec::new() }
+    }
+
     /// Makes a failure for a command that a signal interrupted.
     pub(super) fn interrupted() -> Self {
         Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }

@@ -245,7 +245,7 @@ fn endpoints(endpoints: &[EndpointStatus]) -> Table {
         table.row([name.clone(), url, state.to_string(), pending, attempts, responses, failed, refused]);
         note_error(&mut table, error);
         if *interrupted > 0 {
-            table.note(&format!("{} attempts were interrupted by the end of a host", number(*interrupted)));
+            table.note(&format!("attempts that the end of a host interrupted: {}", number(*interrupted)));
         }
     }
     table

@@ -68,7 +68,7 @@ fn text(Requests { total, requests }: &Requests) -> String {
         let RequestItem { number: of, subscription, endpoint, method, path, key, attempts, interrupted, .. } = request;
         let waits = match request.waits {
             RequestWaits::Answer { since_ms } => format!("an answer, since {}", time(since_ms)),
-            RequestWaits::Due { due_ms } => format!("its time, {}", time(due_ms)),
+            RequestWaits::Due { due_ms } => format!("its next attempt, at {}", time(due_ms)),
             RequestWaits::Earlier => "an earlier request of its key".to_owned(),
         };
         let what = format!("{method} {endpoint}/{path}");
@@ -78,7 +78,7 @@ fn text(Requests { total, requests }: &Requests) -> String {
             table.note(&format!("error: {error}"));
         }
         if *interrupted > 0 {
-            table.note(&format!("{interrupted} attempts were interrupted, and nobody knows what became of them"));
+            table.note(&format!("attempts that the end of a host interrupted: {interrupted}"));
         }
     }
     format!("{table}{} of {} requests\n", number(requests.len() as u64), number(*total))
@@ -109,9 +109,9 @@ mod tests {
         let shown = text(&Requests { total: 12_000, requests });
         let expected = [
             "NUMBER  SUBSCRIPTION  REQUEST                KEY      ATTEMPTS  WAITS FOR",
-            "     7  checkout      POST payments/charges  order-1         2  its time, 2023-11-14T22:13:20Z",
+            "     7  checkout      POST payments/charges  order-1         2  its next attempt, at 2023-11-14T22:13:20Z",
             "  error: the server answered with status 503",
-            "  1 attempts were interrupted, and nobody knows what became of them",
+            "  attempts that the end of a host interrupted: 1",
             "     8  checkout      POST payments/charges  order-1         0  an earlier request of its key",
             "2 of 12,000 requests",
         ];

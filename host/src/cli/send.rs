@@ -47,13 +47,18 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
     let path = format!("/v1/commands/{}{wait}", segments.join("/"));
     let reply = Client::new(&args.target)?.post(&path, &headers, payload.as_bytes())?;
     match serde_json::from_slice::<Answer>(&reply.body) {
-        Ok(answer) if json => machine(&reply, &answer.outcome),
+        Ok(answer) if json => {
+            machine(&reply, &answer.outcome)?;
+            if unfinished(answer.flow.as_ref()).is_some() { Err(CommandFailure::told_under_way()) } else { Ok(()) }
+        }
         Ok(Answer { outcome, remembered_from_ms, flow }) => {
             let note = remembered_from_ms.map_or(String::new(), |since| {
                 format!(" (remembered from {}; nothing new was recorded)", table::time(since))
             });
             human(&stream, &outcome, &note)?;
-            flow.map_or(Ok(()), |flow| output::text(&histories::flow_text(flow)))
+            let waits_for = unfinished(flow.as_ref());
+            flow.map_or(Ok(()), |flow| output::text(&histories::flow_text(flow)))?;
+            waits_for.map_or(Ok(()), |waits_for| Err(CommandFailure::under_way(waits_for)))
         }
         Err(_) => Err(reply.refusal()),
     }
@@ -65,6 +70,12 @@ struct Answer {
     outcome: Outcome,
     remembered_from_ms: Option<u64>,
     flow: Option<Flow>,
+}
+
+/// Says that the time was up before everything was at rest, if it was.
+fn unfinished(flow: Option<&Flow>) -> Option<String> {
+    let waiting_for = flow.filter(|flow| !flow.at_rest)?.waiting_for.as_deref().unwrap_or_default();
+    Some(format!("the time was up before everything was at rest: it waits for {waiting_for}"))
 }
 
 fn expectation(text: &str) -> Result<String, String> {

@@ -125,10 +125,14 @@ impl Following {
                 continue;
             }
             let UnderWay { commands, callbacks, requests, retried_keys, .. } = found;
-            *waiting_for = format!(
-                "{commands} commands of subscriptions, {callbacks} outcomes, timers or responses that are due, {requests} HTTP \
-                 requests, and {retried_keys} keys whose events are retried"
-            );
+            let parts = [
+                (commands, "commands of subscriptions"),
+                (callbacks, "outcomes, timers or responses that are due"),
+                (requests, "HTTP requests"),
+                (retried_keys, "keys whose events are retried"),
+            ];
+            let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+            *waiting_for = parts.map(|(count, what)| format!("{what}: {count}")).collect::<Vec<_>>().join("; ");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_MAX);
         }

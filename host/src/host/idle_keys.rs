@@ -5,7 +5,8 @@
 //! role. A key that is written with its default value is not detected.
 
 use crate::manifest::{Manifest, Plugin as Settings};
-use crate::plugin::{Catalog, Role};
+use crate::plugin::{Catalog, Role, Slot};
+use std::sync::Arc;
 
 /// Returns a sentence for each such key.
 pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
@@ -19,7 +20,27 @@ pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let sentence = |(name, key, role): (String, &str, &str)| {
         format!("{place}: `plugins.{name}.{key}` has no effect, since plugin {name} has no {role}: remove the key")
     };
-    keys.map(sentence).collect()
+    keys.map(sentence).chain(unused_endpoints(manifest, catalog)).collect()
+}
+
+/// Returns a sentence for each endpoint that a plugin does not declare.
+fn unused_endpoints(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+    let place = manifest.path.display();
+    let of_plugin = |slot: &Arc<Slot>| {
+        let (name, plugin) = (slot.name.to_string(), slot.current());
+        let is_declared = |endpoint: &str| plugin.description.endpoints().any(|declared| **declared == *endpoint);
+        let has_role =
+            plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. }));
+        let unused = manifest.plugins[&name].http.keys().filter(|endpoint| has_role && !is_declared(endpoint));
+        let sentence = |endpoint: &String| {
+            format!(
+                "{place}: `plugins.{name}.http.{endpoint}` has no effect, since plugin {name} does not declare this endpoint: remove \
+                 the section, or correct its name"
+            )
+        };
+        unused.map(sentence).collect::<Vec<_>>()
+    };
+    catalog.slots().flat_map(of_plugin).collect()
 }
 
 /// Returns the keys that have no effect for these roles, each with the role that it is for.

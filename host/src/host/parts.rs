@@ -123,7 +123,13 @@ pub struct Checked {
 pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     refuse_idle(manifest).map_err(|problem| vec![problem])?;
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
-    let catalog = load_checked(manifest, compiler, &Startup::default())?;
+    let loaded = load_checked(manifest, compiler, &Startup::default());
+    let of_endpoints = http::check(manifest);
+    let catalog = match loaded {
+        Ok(catalog) if of_endpoints.is_empty() => catalog,
+        Ok(_) => return Err(of_endpoints),
+        Err(problems) => return Err([problems, of_endpoints].concat()),
+    };
     let lines = catalog.slots().map(|slot| {
         let plugin = slot.current();
         let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();

@@ -82,6 +82,16 @@ impl Board {
         add(&self.endpoints[endpoint].refused);
     }
 
+    /// Notes that requests wait because something of the endpoint is missing.
+    pub(super) fn waits(&self, endpoint: usize, reason: String) {
+        let view = &self.endpoints[endpoint];
+        let mut trouble = view.trouble.held();
+        if trouble.as_ref() != Some(&reason) {
+            tracing::warn!("endpoint {}/{}: its requests wait: {reason}", view.endpoint.plugin, view.endpoint.name);
+            *trouble = Some(reason);
+        }
+    }
+
     /// Notes that an attempt was interrupted.
     pub(super) fn interrupted(&self, kept: &KeptRequest) {
         let is_it = |view: &&View| {

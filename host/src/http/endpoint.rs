@@ -28,11 +28,11 @@ pub(super) struct Ready {
 
 /// Why a request can't be sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unready {
+pub enum Unready {
     /// It breaks a rule, or is not granted. It would be the same the next time.
     Refused(String),
-    /// Something is missing at the moment.
-    Failed(String),
+    /// Something of the endpoint is missing, such as a secret. Its requests wait for it.
+    Missing(String),
 }
 
 impl Endpoint {
@@ -54,9 +54,26 @@ impl Endpoint {
         Ok(Ready { method, url, headers, body: body.clone() })
     }
 
-    /// Checks that a request may be sent, as before an attempt. The error says why not.
-    pub fn check(&self, kept: &KeptRequest) -> Result<(), String> {
-        self.ready(kept).map(drop).map_err(|(Unready::Refused(reason) | Unready::Failed(reason))| reason)
+    /// Checks that a request may be sent, as before an attempt.
+    pub fn check(&self, kept: &KeptRequest) -> Result<(), Unready> {
+        self.ready(kept).map(drop)
+    }
+
+    /// Checks that every secret can be read. The error names those that can't.
+    pub(super) fn check_secrets(&self) -> Result<(), String> {
+        let unread = self.settings.secrets.keys().filter_map(|name| self.secret(name)?.err());
+        let unread: Vec<String> = unread.collect();
+        if unread.is_empty() { Ok(()) } else { Err(unread.join("\n")) }
+    }
+
+    /// Reads a secret, if there is one of this name.
+    fn secret(&self, name: &str) -> Option<Result<String, String>> {
+        let place = self.settings.secrets.get(name)?;
+        Some(secret::value(place).map_err(|cause| format!("the secret `{}.{name}` {cause}", self.secrets_path())))
+    }
+
+    fn secrets_path(&self) -> String {
+        format!("plugins.{}.http.{}.secrets", self.plugin, self.name)
     }
 
     /// Returns the URL of a path below that of the endpoint.
@@ -126,15 +143,14 @@ impl Endpoint {
         let Ok(mut rest) = std::str::from_utf8(value) else { return Ok((value.to_owned(), false)) };
         let (mut filled, mut is_secret) = (String::new(), false);
         while let Some((before, name, after)) = placeholder(rest) {
-            let path = format!("plugins.{}.http.{}.secrets", self.plugin, self.name);
-            let Some(place) = self.settings.secrets.get(name) else {
+            let Some(secret) = self.secret(name) else {
                 return Err(Unready::Refused(format!(
-                    "the request {request}: a header has the placeholder {{{{{name}}}}}, and there is no `{path}.{name}`"
+                    "the request {request}: a header has the placeholder {{{{{name}}}}}, and there is no `{}.{name}`",
+                    self.secrets_path()
                 )));
             };
             filled += before;
-            filled += &secret::value(place)
-                .map_err(|cause| Unready::Failed(format!("the secret `{path}.{name}` {cause}")))?;
+            filled += &secret.map_err(Unready::Missing)?;
             (rest, is_secret) = (after, true);
         }
         filled += rest;
@@ -211,7 +227,7 @@ pub(super) mod tests {
     fn reason(result: Result<Ready, Unready>) -> String {
         match result {
             Err(Unready::Refused(reason)) => reason,
-            Err(Unready::Failed(reason)) => format!("for now: {reason}"),
+            Err(Unready::Missing(reason)) => format!("for now: {reason}"),
             Ok(ready) => panic!("it is sent to {}", ready.url),
         }
     }
@@ -302,13 +318,13 @@ pub(super) mod tests {
             assert_eq!((header.to_str().unwrap(), header.is_sensitive()), (sent, is_secret), "{value}");
         }
         let refused = |value: &str| match header(value).unwrap_err() {
-            Unready::Refused(reason) | Unready::Failed(reason) => reason,
+            Unready::Refused(reason) | Unready::Missing(reason) => reason,
         };
         assert!(refused("{{other}}").ends_with("and there is no `plugins.shop.http.payments.secrets.other`"));
         let broken = refused("{{broken}}");
         assert!(broken.contains("with its secret, the value of the header authorization") && !broken.contains("hu"));
         assert!(
-            matches!(header("{{absent}}").unwrap_err(), Unready::Failed(reason) if reason.contains("which is not set"))
+            matches!(header("{{absent}}").unwrap_err(), Unready::Missing(reason) if reason.contains("which is not set"))
         );
     }
 }

@@ -35,6 +35,7 @@ pub struct Network;
 
 impl Transport for Network {
     fn connect(&self, endpoint: &Arc<Endpoint>) -> Result<Box<dyn Server>, String> {
+        endpoint.check_secrets()?;
         Ok(Box::new(RealServer { client: client(endpoint)?, endpoint: endpoint.clone() }))
     }
 }
@@ -45,12 +46,8 @@ struct RealServer {
 }
 
 impl Server for RealServer {
-    fn attempt(&self, kept: &KeptRequest) -> Result<Answering, String> {
-        let Ready { method, url, headers, body } = match self.endpoint.ready(kept) {
-            Ok(ready) => ready,
-            Err(Unready::Refused(reason)) => return Err(reason),
-            Err(Unready::Failed(reason)) => return Ok(Box::pin(async { Attempted::failed(reason) })),
-        };
+    fn attempt(&self, kept: &KeptRequest) -> Result<Answering, Unready> {
+        let Ready { method, url, headers, body } = self.endpoint.ready(kept)?;
         let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
         Ok(Box::pin(async move {
             // The time of the attempt begins here, in the runtime.

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::endpoint::Endpoint;
 use super::pace::Pace;
-use super::{Answering, Attempted, Server, answer_of};
+use super::{Answering, Attempted, Server, Unready, answer_of};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::clock::Clock;
@@ -189,7 +189,11 @@ impl Worker {
                     Ok(()) => ready.push(Ready { number, answering }),
                     Err(until_turn) => return Ok((ready, until_turn)),
                 },
-                Err(reason) => {
+                Err(Unready::Missing(reason)) => {
+                    board.waits(index, reason);
+                    break;
+                }
+                Err(Unready::Refused(reason)) => {
                     tracing::warn!("subscription {subscription}: HTTP request {number} is refused: {reason}");
                     let refused = ack::wait(|ack| store.refuse_request(number, reason, ack));
                     board.refused(index);
@@ -242,7 +246,10 @@ impl Worker {
         let mut failed = Ok(());
         for (ended, end, recorded) in asked {
             match or_gone(self.runtime.block_on(recorded).unwrap_or(Err(Error::Closed))) {
-                Ok(_) => self.board.ended(ended.queue, &end),
+                Ok(_) => {
+                    self.log(&ended, &end);
+                    self.board.ended(ended.queue, &end);
+                }
                 Err(error) => {
                     failed = Err(error);
                     self.unrecorded.push(ended);
@@ -252,6 +259,23 @@ impl Worker {
             self.queues[ended.queue].under_way -= 1;
         }
         failed
+    }
+
+    fn log(&self, Ended { queue, number, attempt, .. }: &Ended, end: &AttemptEnd) {
+        let Endpoint { plugin, name, .. } = &*self.queues[*queue].endpoint;
+        match end {
+            AttemptEnd::Again { error, .. } => {
+                tracing::info!("endpoint {plugin}/{name}: attempt {attempt} at HTTP request {number} failed: {error}");
+            }
+            AttemptEnd::Ended(answer) => match answer.failure() {
+                Some(reason) => {
+                    tracing::warn!("endpoint {plugin}/{name}: HTTP request {number} did not succeed: {reason}");
+                }
+                None => {
+                    tracing::debug!("endpoint {plugin}/{name}: HTTP request {number} succeeded at attempt {attempt}");
+                }
+            },
+        }
     }
 
     /// Decides what becomes of a request after an attempt.

@@ -263,6 +263,34 @@ fn a_name_that_leads_to_an_address_of_the_own_network_is_refused() {
     );
 }
 
+/// A missing secret is seen before the host starts. Later, requests wait for it, and no attempt is counted.
+#[test]
+fn requests_wait_for_a_secret_that_can_t_be_read() {
+    let server = Server::start(|_, _| Reply::status(200, &[], "ok"));
+    let secrets = "attempts_max = 1\n[plugins.dialer.http.server.secrets]\nkey = { file = \"key\" }\n";
+    let setting = Setting::new(&manifest(&server.url(), secrets));
+    for refused in [setting.told(&["check", "wasmill.toml"]), text_of(setting.start_refused())] {
+        let (code, _, said) = refused;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("the secret `plugins.dialer.http.server.secrets.key` is in the file"), "{said}");
+    }
+    setting.write("key", "hush");
+    let host = setting.start();
+    std::fs::remove_file(setting.path("key")).expect("remove the secret");
+    dial(&host, "a", &json!([{ "path": "", "headers": { "x-key": "{{key}}" }, "ask": "1" }]));
+    let status = host.until("it waits", |status| endpoint(status)["state"] == "retrying");
+    assert!(endpoint(&status)["error"].as_str().is_some_and(|error| error.starts_with("the secret")), "{status}");
+    assert_eq!((&endpoint(&status)["attempts"], heard(&host, "a").len()), (&json!(0), 0));
+    setting.write("key", "hush again");
+    until_heard(&host, "a", &["1 after 1: 200  ok"]);
+    assert_eq!(server.came()[0].header("x-key"), "hush again");
+}
+
+fn text_of(output: std::process::Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
 /// Requests to an endpoint that was granted when they were made are refused, not forgotten.
 #[test]
 fn a_request_whose_grant_is_gone_waits_for_nobody() {
@@ -284,7 +312,10 @@ fn a_request_whose_grant_is_gone_waits_for_nobody() {
     let status = host.until("the attempt has failed", |status| endpoint(status)["state"] == "retrying");
     assert_eq!(endpoint(&status)["interrupted"], 1, "{status}");
     let (_, listed, _) = setting.told(&["requests", "list", "--data", "data"]);
-    assert!(listed.contains("POST server/") && listed.contains("1 attempts were interrupted"), "{listed}");
+    assert!(
+        listed.contains("POST server/") && listed.contains("attempts that the end of a host interrupted: 1"),
+        "{listed}"
+    );
     let drained = host.get("/v1/drained?timeout_ms=100").body;
     let waiting = drained["waiting_for"].as_str().expect("it waits");
     assert!(waiting.starts_with("HTTP requests: endpoint dialer/server: "), "{waiting}");

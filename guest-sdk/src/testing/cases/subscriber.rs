@@ -39,7 +39,7 @@ use wasmill_cases::subscriber::{Answer, Case, Handled};
 /// | `source` | a Kafka record | `value`, which is JSON, or `text`, or `tombstone = true`; `key`, `topic`, `partition`, `offset`, `headers` |
 /// | `outcome` | the outcome of a command of this name | `to`, `attachment`; `accepted = true` with `version` and `position`, `rejected`, `malformed`, `conflict`, `archived`, `unserved` or `exhausted` |
 /// | `timer` | a timer of this name | `payload` |
-/// | `endpoint` | the response to an HTTP request | `method`, `path`, `attachment`; `status` with `headers` and `json` or `text`, `failed` or `refused` |
+/// | `endpoint` | the response to an HTTP request | `method` and `path`, which are required; `attachment`; `status` with `headers` and `json` or `text`, `failed` or `refused` |
 ///
 /// One key of an effect says what it is. Keys that are absent are not compared, and of headers only those that are named:
 ///

@@ -1,6 +1,6 @@
 //! The servers of a flow: they answer what the flow says, and nothing leaves the process.
 
-use crate::http::{Answering, Attempted, Endpoint, Server, Transport};
+use crate::http::{Answering, Attempted, Endpoint, Server, Transport, Unready};
 use crate::model::{Header, HttpRequest, KeptRequest};
 use crate::supervise::Held as _;
 use std::sync::{Arc, Mutex};
@@ -67,7 +67,7 @@ struct FlowServer {
 }
 
 impl Server for FlowServer {
-    fn attempt(&self, kept: &KeptRequest) -> Result<Answering, String> {
+    fn attempt(&self, kept: &KeptRequest) -> Result<Answering, Unready> {
         self.endpoint.check(kept)?;
         let HttpRequest { endpoint, method, path, headers, body, .. } = kept.request.clone();
         let header = |Header { name, value }| (name, value.unwrap_or_default());

@@ -218,7 +218,7 @@ sales       sales   catching up      57,000     570  sales 0.1.0 (0123456789ab)
 ENDPOINT           URL                         STATE     PENDING  ATTEMPTS  RESPONSES  FAILED  REFUSED
 checkout/payments  https://api.example.com/v1  retrying        3     1,234      1,200       2        1
   error: the server answered with status 503
-  1 attempts were interrupted by the end of a host
+  attempts that the end of a host interrupted: 1
 
 SINK    TOPIC       STATE    PUBLISHED  PENDING
 outbox  by message  running     19,502        0

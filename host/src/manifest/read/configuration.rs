@@ -4,7 +4,7 @@ use super::*;
 use serde_json::Value as Json;
 
 const SETTING: &str = "a string, a number, true or false, a time, a list or a section";
-const SECRET: &str = "{ env = \"VARIABLE\" } or { file = \"PATH\" }: a secret does not belong into the manifest";
+const SECRET: &str = "{ env = \"VARIABLE\" } or { file = \"PATH\" }: a secret does not belong in the manifest";
 
 /// Reads settings, which may be anything. A time becomes a text.
 pub(super) fn settings(section: &Section<'_>) -> serde_json::Map<String, Json> {

@@ -189,7 +189,7 @@ fn due_time(ms: u64) -> i64 {
 }
 
 fn absent(number: u64) -> Error {
-    Error::NotFound(format!("there is no HTTP request {number} like that: it has ended, or it was given up"))
+    Error::NotFound(format!("no HTTP request {number} waits: it has ended, it was given up, or it never existed"))
 }
 
 impl Writer {

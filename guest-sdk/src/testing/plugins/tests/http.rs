@@ -14,7 +14,7 @@ impl Subscriber for Caller {
 
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
         let (endpoint, path) = delivery.aggregate_id()?.split_once('-').unwrap();
-        let request = Request::post(endpoint, path).bearer("key").json(&delivery.json::<Json>()?)?;
+        let request = Request::post(endpoint, path).bearer_secret("key").json(&delivery.json::<Json>()?)?;
         match path {
             "quiet" => outbox.http(request),
             "twice" => {
@@ -64,7 +64,7 @@ fn note(world: &mut Plugins, id: &str) -> Settled {
 }
 
 fn post(endpoint: &str, path: &str) -> Request {
-    Request::post(endpoint, path).bearer("key").json("Nothing").unwrap()
+    Request::post(endpoint, path).bearer_secret("key").json("Nothing").unwrap()
 }
 
 #[test]
