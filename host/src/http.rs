@@ -16,6 +16,7 @@ mod worker;
 pub use endpoint::{Endpoint, Unready};
 pub use network::Network;
 
+use crate::ack;
 use crate::clock::Clock;
 use crate::manifest;
 use crate::model::{HttpAnswer, KeptRequest};
@@ -129,6 +130,8 @@ impl Http {
             return Err(StartError::Endpoints(wrong));
         }
         if queues.is_empty() {
+            // Requests of a plugin that the manifest does not have any more are under way for nobody.
+            ack::wait(|ack| store.interrupt_attempts(ack))?;
             return Ok(None);
         }
         let board = Arc::new(Board::new(&queues));

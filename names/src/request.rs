@@ -27,6 +27,15 @@ const RESERVED: [&str; 14] = [
     "upgrade",
 ];
 
+/// The most bytes of a path with its query.
+pub const PATH_BYTES_MAX: usize = 8 << 10;
+
+/// The most headers of a request.
+pub const HEADERS_MAX: usize = 100;
+
+/// The most bytes of the names and values of all headers, before secrets are inserted.
+pub const HEADER_BYTES_MAX: usize = 32 << 10;
+
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem<'t> {
@@ -36,6 +45,12 @@ pub enum Problem<'t> {
     Character(char),
     /// The path leads upwards.
     Upwards,
+    /// The path has this many bytes, which is too many.
+    PathBytes(usize),
+    /// There are this many headers, which is too many.
+    Headers(usize),
+    /// The headers have this many bytes, which is too many.
+    HeaderBytes(usize),
     /// This is no name of a header.
     HeaderName(&'t str),
     /// The header of this name is the host's own.
@@ -50,6 +65,13 @@ impl fmt::Display for Problem<'_> {
             Self::Method(text) => write!(f, "{text:?} is no method that can be sent: use one such as POST"),
             Self::Character(character) => write!(f, "its path has {character:?}: percent-encode it"),
             Self::Upwards => f.write_str("its path has `..`, which could leave what is granted: name the place itself"),
+            Self::PathBytes(bytes) => {
+                write!(f, "its path has {bytes} bytes, and at most {PATH_BYTES_MAX} are sent: use the body")
+            }
+            Self::Headers(count) => write!(f, "it has {count} headers, and at most {HEADERS_MAX} are sent"),
+            Self::HeaderBytes(bytes) => {
+                write!(f, "its headers have {bytes} bytes, and at most {HEADER_BYTES_MAX} are sent: use the body")
+            }
             Self::HeaderName(text) => write!(f, "{text:?} is no name of a header"),
             Self::Reserved(name) => write!(f, "the header {name} is the host's own: leave it out"),
             Self::HeaderValue(name) => write!(f, "the value of the header {name} has bytes that no header may have"),
@@ -80,6 +102,9 @@ pub fn check_method(method: &str) -> Result<(), Problem<'_>> {
 /// assert!(request::check_path("charges/%2e%2E/admin").is_err());
 /// ```
 pub fn check_path(path: &str) -> Result<(), Problem<'static>> {
+    if path.len() > PATH_BYTES_MAX {
+        return Err(Problem::PathBytes(path.len()));
+    }
     if let Some(character) = path.chars().find(|character| !character.is_ascii_graphic() || *character == '#') {
         return Err(Problem::Character(character));
     }
@@ -88,13 +113,29 @@ pub fn check_path(path: &str) -> Result<(), Problem<'static>> {
     let mut dots = Some(0);
     for byte in Decoded(path.bytes()).chain([b'/']) {
         match (byte, dots) {
-            (b'/' | b'\\', Some(2)) => return Err(Problem::Upwards),
+            // Some servers cut a segment at its parameters before they resolve it.
+            (b'/' | b'\\' | b';', Some(2)) => return Err(Problem::Upwards),
             (b'/' | b'\\', _) => dots = Some(0),
             (b'.', Some(count)) => dots = Some(count + 1),
             _ => dots = None,
         }
     }
     Ok(())
+}
+
+/// Checks the headers of a plugin: each one, their number and their bytes.
+pub fn check_headers<'t>(headers: impl Iterator<Item = (&'t str, &'t [u8])>) -> Result<(), Problem<'t>> {
+    let (mut count, mut bytes) = (0, 0);
+    for (name, value) in headers {
+        check_header(name, value)?;
+        count += 1;
+        bytes += name.len() + value.len();
+    }
+    match (count, bytes) {
+        (0..=HEADERS_MAX, 0..=HEADER_BYTES_MAX) => Ok(()),
+        (0..=HEADERS_MAX, _) => Err(Problem::HeaderBytes(bytes)),
+        _ => Err(Problem::Headers(count)),
+    }
 }
 
 /// Checks a header of a plugin: a token as its name (RFC 9110, section 5.6.2) that is not the host's own, and a value without
@@ -142,6 +183,8 @@ impl Iterator for Decoded<'_> {
 
 #[cfg(test)]
 mod tests {
+    extern crate alloc;
+
     use super::*;
 
     #[test]
@@ -151,12 +194,37 @@ mod tests {
         {
             assert_eq!(check_path(path), Ok(()), "{path}");
         }
-        for path in ["..", "../a", "a/..", "a/../b", "%2e%2e/a", ".%2E", "a%2f..", "a/..%5cb", "..\\a", "..?a"] {
+        for path in [
+            "..",
+            "../a",
+            "a/..",
+            "a/../b",
+            "%2e%2e/a",
+            ".%2E",
+            "a%2f..",
+            "a/..%5cb",
+            "..;/a",
+            "%2e%2e%3ba=b/c",
+            "..\\a",
+            "..?a",
+        ] {
             assert_eq!(check_path(path), Err(Problem::Upwards), "{path}");
         }
         for (path, character) in [("a b", ' '), ("a\nb", '\n'), ("ä", 'ä'), ("a#b", '#')] {
             assert_eq!(check_path(path), Err(Problem::Character(character)), "{path}");
         }
+    }
+
+    #[test]
+    fn a_request_has_limits() {
+        let (long, many) = (["a"; PATH_BYTES_MAX + 1].concat(), [("a", &b"b"[..]); HEADERS_MAX + 1]);
+        assert_eq!(check_path(&long), Err(Problem::PathBytes(PATH_BYTES_MAX + 1)));
+        assert_eq!(check_path(&long[1..]), Ok(()));
+        assert_eq!(check_headers(many.into_iter()), Err(Problem::Headers(HEADERS_MAX + 1)));
+        assert_eq!(check_headers(many.into_iter().skip(1)), Ok(()));
+        let large = [b'x'; HEADER_BYTES_MAX];
+        assert_eq!(check_headers([("a", &large[..])].into_iter()), Err(Problem::HeaderBytes(HEADER_BYTES_MAX + 1)));
+        assert_eq!(check_headers([("a", &large[1..])].into_iter()), Ok(()));
     }
 
     #[test]

@@ -41,6 +41,9 @@ const SOURCES_SHARE: f64 = 0.4;
 /// Time that is left for a stop when sinks give up. Their clients and the store are closed in it.
 const AFTER_SINKS: Duration = Duration::from_secs(8);
 
+/// Time that is left for a stop when attempts at HTTP requests are interrupted. The store is closed in it.
+const AFTER_HTTP: Duration = Duration::from_secs(1);
+
 /// Longest time for which a host waits until Kafka says where new sources start.
 const STARTS_MAX: Duration = Duration::from_secs(5);
 
@@ -426,7 +429,8 @@ impl Parts {
         let sinks_by = deadline.checked_sub(AFTER_SINKS).unwrap_or(deadline);
         let projections = self.projections.values().map(|projection| job(|| projection.stop()));
         let sinks = self.sinks.values().map(|sink| job(move || sink.stop_by(sinks_by)));
-        let http = self.http.iter().map(|http| job(move || http.stop_by(sinks_by)));
+        let http_by = deadline.checked_sub(AFTER_HTTP).unwrap_or(deadline);
+        let http = self.http.iter().map(|http| job(move || http.stop_by(http_by)));
         supervise::side_by_side("stop-sinks", projections.chain(sinks).chain(http));
         self.store.close();
         if let Some(broker) = self.broker.held().take() {

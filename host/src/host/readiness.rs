@@ -30,6 +30,10 @@ fn standing(status: &Status, stalled: &Stalled) -> Vec<String> {
     for sink in status.sinks.iter().filter(|sink| without_brokers(sink.state)) {
         note("sink", &sink.name, sink.state, &sink.error);
     }
+    // A server that does not answer is in nobody's way but its own.
+    for endpoint in status.endpoints.iter().filter(|endpoint| stands(endpoint.state)) {
+        note("endpoint", &endpoint.name, endpoint.state, &endpoint.error);
+    }
     // A follower that retries still works on one event, unless that takes too long.
     let holds = |kind, name: &str, state| stands(state) || (state == State::Retrying && stalled.has(kind, name));
     for part in status.subscriptions.iter().filter(|part| holds("subscription", &part.name, part.state)) {

@@ -55,10 +55,10 @@ impl Board {
         add(&self.endpoints[endpoint].in_flight);
     }
 
-    /// Notes how an attempt ended.
-    pub(super) fn ended(&self, endpoint: usize, end: &AttemptEnd) {
+    /// Notes how an attempt ended, or a request without one.
+    pub(super) fn ended(&self, endpoint: usize, end: &AttemptEnd, was_attempted: bool) {
         let view = &self.endpoints[endpoint];
-        view.in_flight.fetch_sub(1, Ordering::Relaxed);
+        view.in_flight.fetch_sub(u64::from(was_attempted), Ordering::Relaxed);
         let trouble = match end {
             AttemptEnd::Again { error, .. } => Some(error.clone()),
             AttemptEnd::Ended(HttpAnswer::Response { .. }) => {
@@ -75,11 +75,6 @@ impl Board {
             }
         };
         *view.trouble.held() = trouble;
-    }
-
-    /// Notes that a request was refused without an attempt.
-    pub(super) fn refused(&self, endpoint: usize) {
-        add(&self.endpoints[endpoint].refused);
     }
 
     /// Notes that requests wait because something of the endpoint is missing.
@@ -117,7 +112,7 @@ impl Board {
     }
 
     pub(super) fn is_busy(&self, reader: &mut dyn Reader) -> bool {
-        self.endpoints.iter().any(|view| view.waiting(reader) > 0)
+        self.endpoints.iter().any(|view| view.has_any(reader))
     }
 
     pub(super) fn status(&self, reader: &mut dyn Reader, monitor: &Monitor) -> Vec<EndpointStatus> {
@@ -150,6 +145,14 @@ impl Board {
 }
 
 impl View {
+    /// Returns whether a request has not ended.
+    fn has_any(&self, reader: &mut dyn Reader) -> bool {
+        let has_any = |subscription: &Arc<str>| {
+            reader.has_requests(RequestQueue { subscription, endpoint: &self.endpoint.name }).unwrap_or(true)
+        };
+        self.subscriptions.iter().any(has_any)
+    }
+
     /// Returns the number of requests that have not ended.
     fn waiting(&self, reader: &mut dyn Reader) -> u64 {
         let count = |subscription: &Arc<str>| {

@@ -5,7 +5,7 @@ use crate::model::{Header, HttpRequest, KeptRequest};
 use crate::names::request::{self, ATTEMPT, IDEMPOTENCY_KEY, Problem};
 use crate::names::{self, Rule};
 use crate::secret;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use std::sync::Arc;
 
@@ -50,7 +50,11 @@ impl Endpoint {
         check_rules(method, path, headers).map_err(|cause| refused(cause.to_string()))?;
         let url = self.target(path).map_err(refused)?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|cause| refused(cause.to_string()))?;
-        let headers = self.headers(kept)?;
+        let mut headers = self.headers(kept)?;
+        // A method that usually has a body says that there is none (RFC 9110, section 8.6).
+        if body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(&method) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
         Ok(Ready { method, url, headers, body: body.clone() })
     }
 
@@ -117,7 +121,8 @@ impl Endpoint {
             };
             let (value, is_secret) = self.with_secrets(value.as_deref().unwrap_or_default(), request)?;
             let Ok(mut value) = HeaderValue::from_bytes(&value) else {
-                return Err(refused(format!("with its secret, {}", Problem::HeaderValue(name))));
+                let cause = Problem::HeaderValue(name);
+                return Err(Unready::Missing(format!("with a secret of `{}`, {cause}", self.secrets_path())));
             };
             value.set_sensitive(is_secret);
             headers.append(known, value);
@@ -162,9 +167,7 @@ impl Endpoint {
 fn check_rules<'r>(method: &'r str, path: &str, headers: &'r [Header]) -> Result<(), Problem<'r>> {
     request::check_method(method)?;
     request::check_path(path)?;
-    headers
-        .iter()
-        .try_for_each(|Header { name, value }| request::check_header(name, value.as_deref().unwrap_or_default()))
+    request::check_headers(headers.iter().map(|Header { name, value }| (&**name, value.as_deref().unwrap_or_default())))
 }
 
 /// Splits a text at its first `{{NAME}}`.
@@ -322,7 +325,9 @@ pub(super) mod tests {
         };
         assert!(refused("{{other}}").ends_with("and there is no `plugins.shop.http.payments.secrets.other`"));
         let broken = refused("{{broken}}");
-        assert!(broken.contains("with its secret, the value of the header authorization") && !broken.contains("hu"));
+        let said = "with a secret of `plugins.shop.http.payments.secrets`, the value of the header authorization";
+        assert!(broken.contains(said) && !broken.contains("hu\n"), "{broken}");
+        assert!(matches!(header("{{broken}}"), Err(Unready::Missing(_))), "somebody may be writing it");
         assert!(
             matches!(header("{{absent}}").unwrap_err(), Unready::Missing(reason) if reason.contains("which is not set"))
         );

@@ -219,7 +219,19 @@ fn failure(error: &reqwest::Error, timeout_ms: u64) -> Attempted {
     if error.is_timeout() {
         return Attempted::failed(format!("the server did not answer within {timeout_ms} ms"));
     }
-    Attempted::failed(chain(error))
+    Attempted::failed(with_remedy(chain(error)))
+}
+
+/// Adds the remedy for the commonest failures of TLS.
+fn with_remedy(text: String) -> String {
+    let remedy = if text.contains("UnknownIssuer") {
+        "name the root certificate of the server in `ca_file` of the endpoint"
+    } else if text.contains("CaUsedAsEndEntity") {
+        "the server needs a certificate of its own with CA:FALSE, and `ca_file` the one that issued it"
+    } else {
+        return text;
+    };
+    format!("{text}: {remedy}")
 }
 
 fn not_granted(error: &reqwest::Error) -> Option<String> {

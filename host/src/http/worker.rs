@@ -7,17 +7,21 @@ use super::{Answering, Attempted, Server, Unready, answer_of};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::clock::Clock;
-use crate::model::KeptRequest;
+use crate::model::{HttpAnswer, KeptRequest};
 use crate::store::{AttemptEnd, Error, EventStore, Reader, RequestQueue};
 use crate::supervise;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 /// The longest wait for a request. After it the thread reads the clock again, which may have jumped.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// The pause before an end is recorded again for which there was no room.
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The first pause after the store has failed.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -64,9 +68,13 @@ pub(super) struct Worker {
     changed: watch::Receiver<u64>,
     /// Becomes the time until which attempts may end, when the part is to stop.
     stopping: watch::Receiver<Option<Instant>>,
-    attempts: JoinSet<Ended>,
-    /// The attempts that have ended and are not recorded.
-    unrecorded: Vec<Ended>,
+    attempts: JoinSet<End>,
+    /// What has ended and is not recorded.
+    ends: Vec<End>,
+    /// What the store did not take, because there is no room for a dead letter. It is recorded when there is.
+    kept_back: Vec<End>,
+    /// When that is tried again.
+    again_at: Option<Instant>,
 }
 
 /// A request whose attempt is ready to begin.
@@ -75,12 +83,18 @@ struct Ready {
     answering: Answering,
 }
 
-/// An attempt that has ended.
-struct Ended {
+/// The end of an attempt or of a request.
+struct End {
     queue: usize,
     number: u64,
-    attempt: u32,
-    attempted: Attempted,
+    how: How,
+}
+
+enum How {
+    /// An attempt of this number has ended.
+    Attempt(u32, Attempted),
+    /// The request can't be sent, for this reason.
+    Refusal(String),
 }
 
 impl Worker {
@@ -93,8 +107,21 @@ impl Worker {
         stopping: watch::Receiver<Option<Instant>>,
     ) -> Result<Self, Error> {
         let (reader, changed) = (store.reader()?, store.requests_changed());
-        let (attempts, unrecorded) = Default::default();
-        let mut worker = Self { queues, board, store, reader, clock, runtime, changed, stopping, attempts, unrecorded };
+        let (attempts, ends, kept_back) = Default::default();
+        let mut worker = Self {
+            queues,
+            board,
+            store,
+            reader,
+            clock,
+            runtime,
+            changed,
+            stopping,
+            attempts,
+            ends,
+            kept_back,
+            again_at: None,
+        };
         worker.interrupt()?;
         Ok(worker)
     }
@@ -102,7 +129,8 @@ impl Worker {
     /// Restarts after a panic: attempts under way are given up, and nobody knows what becomes of them.
     pub(super) fn begin_again(&mut self) -> Result<(), Error> {
         self.attempts = JoinSet::new();
-        self.unrecorded.clear();
+        self.ends.clear();
+        self.kept_back.clear();
         self.queues.iter_mut().for_each(|queue| queue.under_way = 0);
         self.board.forget_attempts();
         self.interrupt()
@@ -145,63 +173,79 @@ impl Worker {
 
     /// Records what has ended and begins what is due. Returns the time until there is something to do again.
     fn work(&mut self) -> Result<Duration, Error> {
-        // What can't be recorded, because there is no room for a dead letter, holds up its own endpoint alone.
-        let recorded = self.record();
-        let mut rest = IDLE;
+        self.record()?;
+        let mut rest = self.again_at.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
         for queue in 0..self.queues.len() {
+            // Each subscription is the first one in turn, so none takes all that is free.
+            self.queues[queue].subscriptions.rotate_left(1);
             for subscription in self.queues[queue].subscriptions.clone() {
                 rest = rest.min(self.begin(queue, &subscription)?);
             }
         }
-        recorded.map(|()| rest)
+        Ok(rest)
     }
 
-    /// Begins the attempts of one subscription to one endpoint that are due. Returns the time until the next one is.
+    /// Begins the attempts of one subscription to one endpoint that are due. Returns the time until the next look.
     fn begin(&mut self, index: usize, subscription: &str) -> Result<Duration, Error> {
-        let free = self.queues[index].free();
+        let now = Instant::now();
+        let waits: HashSet<u64> =
+            self.kept_back.iter().filter(|end| end.queue == index).map(|end| end.number).collect();
+        let queue = &self.queues[index];
+        let (free, turns) = (queue.free(), queue.pace.turns(now));
         if free == 0 {
+            // An attempt that ends is the next thing to happen.
             return Ok(IDLE);
         }
-        let (ready, until_turn) = self.ready(index, subscription, free)?;
-        self.begin_all(index, ready)?;
-        if self.queues[index].free() == 0 {
+        if turns == 0 {
+            return Ok(queue.pace.until_turn(now));
+        }
+        let of = RequestQueue { subscription, endpoint: &queue.endpoint.name };
+        let limit = free.min(turns) + waits.len();
+        let due = self.reader.due_requests(of, self.clock.now_ms(), limit)?;
+        let is_full = due.len() == limit;
+        let Some((ready, refused)) = self.ready(index, due.into_iter().filter(|kept| !waits.contains(&kept.number)))
+        else {
             return Ok(IDLE);
+        };
+        self.begin_all(index, ready)?;
+        if refused > 0 || is_full {
+            return Ok(self.queues[index].pace.until_turn(now));
         }
         let of = RequestQueue { subscription, endpoint: &self.queues[index].endpoint.name };
-        let Some(due_ms) = self.reader.next_request(of)? else { return Ok(IDLE) };
-        Ok(match due_ms.saturating_sub(self.clock.now_ms()) {
-            // What is due and was not begun waits for its turn.
-            0 => until_turn,
-            ms => self.clock.wait_max(Duration::from_millis(ms)).min(until_turn),
+        let until_due = self.reader.next_request(of)?.map(|due_ms| due_ms.saturating_sub(self.clock.now_ms()));
+        Ok(match until_due {
+            // The list was cut short, or something new is due.
+            Some(0) if waits.is_empty() => Duration::ZERO,
+            Some(0) | None => IDLE,
+            Some(ms) => self.clock.wait_max(Duration::from_millis(ms)),
         })
     }
 
-    /// Returns the requests that are due and have their turn, each with the attempt to make. Those that can't be sent end here.
-    fn ready(&mut self, index: usize, subscription: &str, free: usize) -> Result<(Vec<Ready>, Duration), Error> {
-        let Self { queues, reader, clock, store, board, .. } = self;
+    /// Returns the attempts to make at requests that are due, and how many requests can't be sent and end. It is none if
+    /// all of them wait for something of the endpoint.
+    fn ready(&mut self, index: usize, due: impl Iterator<Item = KeptRequest>) -> Option<(Vec<Ready>, usize)> {
+        let Self { queues, board, ends, .. } = self;
         let queue = &mut queues[index];
-        let of = RequestQueue { subscription, endpoint: &queue.endpoint.name };
-        let mut ready = Vec::new();
-        for kept in reader.due_requests(of, clock.now_ms(), free)? {
+        let (mut ready, mut refused) = (Vec::new(), 0);
+        for kept in due {
             let number = kept.number;
             match queue.server.attempt(&kept) {
-                Ok(answering) => match queue.pace.take(Instant::now()) {
-                    Ok(()) => ready.push(Ready { number, answering }),
-                    Err(until_turn) => return Ok((ready, until_turn)),
-                },
+                Ok(answering) => {
+                    queue.pace.take(Instant::now());
+                    ready.push(Ready { number, answering });
+                }
                 Err(Unready::Missing(reason)) => {
                     board.waits(index, reason);
-                    break;
+                    return (!ready.is_empty() || refused > 0).then_some((ready, refused));
                 }
                 Err(Unready::Refused(reason)) => {
-                    tracing::warn!("subscription {subscription}: HTTP request {number} is refused: {reason}");
-                    let refused = ack::wait(|ack| store.refuse_request(number, reason, ack));
-                    board.refused(index);
-                    or_gone(refused)?;
+                    tracing::warn!("subscription {}: HTTP request {number} is refused: {reason}", kept.subscription);
+                    ends.push(End { queue: index, number, how: How::Refusal(reason) });
+                    refused += 1;
                 }
             }
         }
-        Ok((ready, IDLE))
+        Some((ready, refused))
     }
 
     /// Records that attempts begin, in one transaction or a few, and begins them.
@@ -221,8 +265,8 @@ impl Worker {
                 Ok(Some(attempt)) => {
                     self.queues[index].under_way += 1;
                     self.board.begun(index);
-                    let attempt = async move { Ended { queue: index, number, attempt, attempted: answering.await } };
-                    self.attempts.spawn_on(attempt, &self.runtime);
+                    let end = async move { End { queue: index, number, how: How::Attempt(attempt, answering.await) } };
+                    self.attempts.spawn_on(end, &self.runtime);
                 }
                 Ok(None) => {}
                 Err(error) => all = Err(error),
@@ -231,56 +275,70 @@ impl Worker {
         all
     }
 
-    /// Records the attempts that have ended. Those that the store does not take are recorded later.
+    /// Records what has ended, all of it in one transaction or a few.
     fn record(&mut self) -> Result<(), Error> {
-        let ended = std::mem::take(&mut self.unrecorded);
-        let asked: Vec<_> = ended
-            .into_iter()
-            .map(|ended| {
-                let end = self.end_of(&ended);
-                let (ack, recorded) = ack::channel();
-                self.store.end_attempt(ended.number, end.clone(), ack);
-                (ended, end, recorded)
-            })
-            .collect();
+        if self.again_at.is_some_and(|at| at <= Instant::now()) {
+            self.ends.append(&mut self.kept_back);
+            self.again_at = None;
+        }
+        let asked: Vec<_> = std::mem::take(&mut self.ends).into_iter().map(|end| self.ask_to_record(end)).collect();
         let mut failed = Ok(());
-        for (ended, end, recorded) in asked {
+        for (end, becomes, recorded) in asked {
             match or_gone(self.runtime.block_on(recorded).unwrap_or(Err(Error::Closed))) {
-                Ok(_) => {
-                    self.log(&ended, &end);
-                    self.board.ended(ended.queue, &end);
-                }
+                Ok(_) => self.recorded(&end, &becomes),
                 Err(error) => {
-                    failed = Err(error);
-                    self.unrecorded.push(ended);
-                    continue;
+                    match error {
+                        // It holds its own place alone: that of its attempt, and that of its key.
+                        Error::Full(reason) => self.board.waits(end.queue, reason),
+                        error => failed = Err(error),
+                    }
+                    self.kept_back.push(end);
+                    self.again_at.get_or_insert_with(|| Instant::now() + RECORD_AGAIN);
                 }
             }
-            self.queues[ended.queue].under_way -= 1;
         }
         failed
     }
 
-    fn log(&self, Ended { queue, number, attempt, .. }: &Ended, end: &AttemptEnd) {
+    /// Asks the store to record an end. Returns what becomes of the request.
+    fn ask_to_record(&self, end: End) -> (End, AttemptEnd, oneshot::Receiver<Result<(), Error>>) {
+        let (ack, recorded) = ack::channel();
+        let becomes = match &end.how {
+            How::Attempt(attempt, attempted) => {
+                let becomes = self.after(end.queue, *attempt, attempted);
+                self.store.end_attempt(end.number, becomes.clone(), ack);
+                becomes
+            }
+            How::Refusal(reason) => {
+                self.store.refuse_request(end.number, reason.clone(), ack);
+                AttemptEnd::Ended(HttpAnswer::Refused(reason.clone()))
+            }
+        };
+        (end, becomes, recorded)
+    }
+
+    /// Notes that an end is recorded.
+    fn recorded(&mut self, End { queue, number, how }: &End, becomes: &AttemptEnd) {
         let Endpoint { plugin, name, .. } = &*self.queues[*queue].endpoint;
-        match end {
+        match becomes {
             AttemptEnd::Again { error, .. } => {
-                tracing::info!("endpoint {plugin}/{name}: attempt {attempt} at HTTP request {number} failed: {error}");
+                tracing::info!("endpoint {plugin}/{name}: an attempt at HTTP request {number} failed: {error}");
             }
             AttemptEnd::Ended(answer) => match answer.failure() {
                 Some(reason) => {
                     tracing::warn!("endpoint {plugin}/{name}: HTTP request {number} did not succeed: {reason}");
                 }
-                None => {
-                    tracing::debug!("endpoint {plugin}/{name}: HTTP request {number} succeeded at attempt {attempt}");
-                }
+                None => tracing::debug!("endpoint {plugin}/{name}: HTTP request {number} succeeded"),
             },
         }
+        let was_attempted = matches!(how, How::Attempt(..));
+        self.board.ended(*queue, becomes, was_attempted);
+        self.queues[*queue].under_way -= usize::from(was_attempted);
     }
 
     /// Decides what becomes of a request after an attempt.
-    fn end_of(&self, Ended { queue, attempt, attempted, .. }: &Ended) -> AttemptEnd {
-        let settings = &self.queues[*queue].endpoint.settings;
+    fn after(&self, queue: usize, attempt: u32, attempted: &Attempted) -> AttemptEnd {
+        let settings = &self.queues[queue].endpoint.settings;
         let (error, asked) = match attempted {
             Attempted::Answered { status, is_temporary: true, retry_after, .. } => {
                 (format!("the server answered with status {status}"), retry_after.unwrap_or_default())
@@ -290,44 +348,46 @@ impl Worker {
                 return AttemptEnd::Ended(answer_of(attempted.clone()));
             }
         };
-        if *attempt >= settings.attempts_max {
+        if attempt >= settings.attempts_max {
             return AttemptEnd::Ended(answer_of(attempted.clone()));
         }
-        let own = Backoff::from_ms(settings.backoff_ms, settings.backoff_max_ms).pause(*attempt);
+        let own = Backoff::from_ms(settings.backoff_ms, settings.backoff_max_ms).pause(attempt);
         let pause_ms = u64::try_from(own.max(asked).as_millis()).unwrap_or(u64::MAX);
         AttemptEnd::Again { due_ms: self.clock.now_ms().saturating_add(pause_ms), error }
     }
 
     /// Waits until an attempt has ended, a request may be due, the part is to stop, or the time is up.
     fn wait(&mut self, rest: Duration) {
-        let Self { attempts, changed, stopping, runtime, unrecorded, .. } = self;
+        let Self { attempts, changed, stopping, runtime, ends, .. } = self;
         runtime.block_on(async {
             tokio::select! {
-                ended = attempts.join_next(), if !attempts.is_empty() => unrecorded.extend(ended.and_then(Result::ok)),
+                end = attempts.join_next(), if !attempts.is_empty() => ends.extend(end.and_then(Result::ok)),
                 _ = changed.changed() => {}
                 _ = stopping.changed() => {}
                 () = tokio::time::sleep(rest) => {}
             }
         });
         // Whatever else has ended is recorded with it.
-        while let Some(ended) = attempts.try_join_next() {
-            unrecorded.extend(ended);
+        while let Some(end) = attempts.try_join_next() {
+            ends.extend(end);
         }
     }
 
     /// Waits for the attempts under way until the part must have stopped.
     fn finish(&mut self) {
         let deadline = self.stopping.borrow().unwrap_or_else(Instant::now);
-        let Self { attempts, runtime, unrecorded, .. } = self;
+        let Self { attempts, runtime, ends, .. } = self;
         runtime.block_on(async {
             let all = async {
-                while let Some(ended) = attempts.join_next().await {
-                    unrecorded.extend(ended);
+                while let Some(end) = attempts.join_next().await {
+                    ends.extend(end);
                 }
             };
             // Those that have not ended are interrupted.
             let _ = tokio::time::timeout_at(deadline.into(), all).await;
         });
+        // What was kept back is tried once more.
+        self.again_at = Some(Instant::now());
         if let Err(error) = self.record() {
             tracing::warn!("HTTP requests whose end can't be recorded are sent again after the next start: {error}");
         }

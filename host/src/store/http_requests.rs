@@ -43,6 +43,9 @@ pub trait HttpRequestReader: Send {
     /// Returns when the next request of a subscription to an endpoint is due, in milliseconds since 1970-01-01T00:00:00Z.
     fn next_request(&mut self, queue: RequestQueue<'_>) -> Result<Option<u64>, Error>;
 
+    /// Returns whether a request of a subscription to an endpoint has not ended.
+    fn has_requests(&mut self, queue: RequestQueue<'_>) -> Result<bool, Error>;
+
     /// Returns how many requests of a subscription to an endpoint have not ended.
     fn count_requests(&mut self, queue: RequestQueue<'_>) -> Result<u64, Error>;
 

@@ -87,6 +87,7 @@ pub fn a_request_ends_with_its_answer_after_one_attempt_or_several<P: Place>() {
     let mut changed = store.requests_changed();
     changed.mark_unchanged();
     let number = due(&*store)[0].number;
+    assert!(reader(&*store).has_requests(QUEUE).unwrap());
     assert_eq!(begin(&*store, number).unwrap(), 1);
     assert!(matches!(begin(&*store, number), Err(Error::NotFound(_))), "an attempt is under way");
     assert_eq!((due(&*store), reader(&*store).next_request(QUEUE).unwrap()), (vec![], None));
@@ -105,6 +106,7 @@ pub fn a_request_ends_with_its_answer_after_one_attempt_or_several<P: Place>() {
     assert_eq!((&*found.request_id, found.attempts, &found.answer), ("one", 2, &response(404)));
     assert_eq!(found.attachment, b"one");
     assert_eq!((due(&*store), reader(&*store).count_requests(QUEUE).unwrap()), (vec![], 0));
+    assert!(!reader(&*store).has_requests(QUEUE).unwrap(), "it has ended");
     assert_eq!(letters(&*store, 10).1, 0, "who gets the answer needs no dead letter");
     store.close();
 }

@@ -5,7 +5,7 @@ use crate::bindings::{bus, types};
 use crate::subscriber::Request;
 use std::collections::BTreeMap;
 use wasmill_cases::flows::http::{Answers, SentRequest, ServerAnswer};
-use wasmill_names::request::{check_header, check_method, check_path};
+use wasmill_names::request::{check_headers, check_method, check_path};
 
 /// How a test answers the requests to an endpoint.
 type Server = Box<dyn FnMut(&SentRequest) -> ServerAnswer>;
@@ -59,7 +59,7 @@ pub(in crate::testing) fn sent(Request(request): &Request) -> SentRequest {
 /// Returns why a host would not send a request, by the rules that need no manifest.
 pub(super) fn refusal(request: &SentRequest) -> Option<String> {
     let SentRequest { method, path, headers, .. } = request;
-    let of_headers = || headers.iter().try_for_each(|(name, value)| check_header(name, value));
+    let of_headers = || check_headers(headers.iter().map(|(name, value)| (&**name, &**value)));
     let checked = check_method(method).and_then(|()| check_path(path)).and_then(|()| of_headers());
     checked.err().map(|problem| format!("the request {request}: {problem}"))
 }

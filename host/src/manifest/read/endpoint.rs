@@ -50,7 +50,7 @@ fn own_address(endpoint: &Endpoint) -> Option<IpAddr> {
         Host::Ipv6(address) => IpAddr::V6(address),
         Host::Domain(_) => return None,
     };
-    (!crate::address::is_granted(address, &endpoint.networks)).then_some(address)
+    (!crate::address::is_granted(address, &endpoint.networks)).then(|| address.to_canonical())
 }
 
 fn url(text: &str) -> Result<Url, String> {
@@ -77,12 +77,18 @@ fn networks(entry: &Entry<'_>) -> Option<Vec<IpNet>> {
         entry.expected(NETWORKS);
         return None;
     };
-    let network = |(index, value)| {
+    let item = |(index, value)| {
         let item = Entry { value, path: format!("{}[{index}]", entry.path), ..entry.clone() };
         let expected = "a network such as \"10.1.0.0/16\"";
-        item.parse(expected, |text| text.parse::<IpNet>().map_err(|_| format!("must be {expected}, found {text:?}")))
+        item.parse(expected, |text| network(text).ok_or_else(|| format!("must be {expected}, found {text:?}")))
     };
     // All items are read, so that each problem is noted.
-    let networks: Vec<Option<IpNet>> = items.iter().enumerate().map(network).collect();
+    let networks: Vec<Option<IpNet>> = items.iter().enumerate().map(item).collect();
     networks.into_iter().collect()
+}
+
+/// Reads a network. Addresses of IPv4 are written as such, because that is how they are compared.
+fn network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok()?;
+    (network.addr() == network.addr().to_canonical()).then_some(network)
 }

@@ -64,6 +64,16 @@ pub(super) fn next(
     Ok(next?.filter(|due_ms| *due_ms != WAITS).map(i64::unsigned_abs))
 }
 
+pub(super) fn exist(
+    connection: &Connection,
+    RequestQueue { subscription, endpoint }: RequestQueue<'_>,
+) -> Result<bool, Error> {
+    connection
+        .prepare_cached("SELECT 1 FROM http_requests WHERE subscription = ?1 AND endpoint = ?2")
+        .and_then(|mut select| select.exists(params![subscription, endpoint]))
+        .map_err(failed("looking for HTTP requests"))
+}
+
 pub(super) fn count(
     connection: &Connection,
     RequestQueue { subscription, endpoint }: RequestQueue<'_>,

@@ -472,6 +472,10 @@ impl HttpRequestReader for SqliteReader {
         http_requests::next(&self.connection, queue)
     }
 
+    fn has_requests(&mut self, queue: RequestQueue<'_>) -> Result<bool, Error> {
+        http_requests::exist(&self.connection, queue)
+    }
+
     fn count_requests(&mut self, queue: RequestQueue<'_>) -> Result<u64, Error> {
         http_requests::count(&self.connection, queue)
     }
