@@ -112,7 +112,8 @@ pub struct Then {
     /// The events that the step caused. The order counts within an aggregate only. For each aggregate type in the list, all
     /// events that the step caused must be there; other types are not checked. An empty list means no event at all.
     pub events: Option<Vec<FlowEvent>>,
-    /// All messages that the step published. The order counts within a topic only.
+    /// All messages that the step published. The order counts among those of one topic and key; if one of a topic is listed without
+    /// a key, it counts within the topic.
     pub messages: Option<Vec<FlowMessage>>,
     /// All HTTP requests that the step sent. The order counts within an endpoint only.
     pub requests: Option<Vec<FlowRequest>>,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::difference::{Found, Part, Wanted, contains, readable, same, same_answer, text_body};
+use std::collections::BTreeSet;
 
 impl Then {
     /// Compares what happened with what was expected.
@@ -116,7 +117,15 @@ fn check_events(expected: &[FlowEvent], happened: &[Occurred]) -> Result<(), Str
     compare("events", &expected, &happened, |event| listed(event), found)
 }
 
+/// Compares messages. As in Kafka, those of different keys have no order, so they are compared key by key where all expected ones
+/// of a topic have a key.
 fn check_messages(expected: &[FlowMessage], happened: &[Published]) -> Result<(), String> {
+    let without_key: BTreeSet<&str> =
+        expected.iter().filter(|message| message.key.is_none()).map(|message| &*message.topic).collect();
+    let mut of_keys: Vec<&FlowMessage> = expected.iter().collect();
+    of_keys.sort_by_key(|message| (!without_key.contains(&*message.topic)).then_some(message.key.as_deref()));
+    let mut published: Vec<&Published> = happened.iter().collect();
+    published.sort_by_key(|(topic, key, _)| (!without_key.contains(&**topic)).then_some(key.as_deref()));
     let wanted = |FlowMessage { topic, key, value }: &FlowMessage| {
         let value = value.as_ref().map(|value| format!("{value:#}"));
         Wanted::new("message", topic, [("key", key.clone()), ("value", value)])
@@ -126,7 +135,7 @@ fn check_messages(expected: &[FlowMessage], happened: &[Published]) -> Result<()
         let value = value.as_ref().map(|value| format!("{:#}", readable(value)));
         Found::new("message", topic, [("key", Part::of(key)), ("value", Part::of(value))])
     };
-    compare_shown("messages", expected.iter().map(wanted), happened.iter().map(found))
+    compare_shown("messages", of_keys.into_iter().map(wanted), published.into_iter().map(found))
 }
 
 fn check_requests(expected: &[FlowRequest], happened: &[SentRequest]) -> Result<(), String> {

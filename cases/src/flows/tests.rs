@@ -151,6 +151,9 @@ fn messages_refusals_dead_letters_and_answers_are_compared() {
         assert!(failed.starts_with("step 1, query statements/Balance: ") && failed.contains(part), "{failed}");
     };
     wrong("messages = [{ topic = \"news\", key = \"m\" }, { topic = \"news\" }]", "- news message key m");
+    let swapped = r#"messages = [{ topic = "news", key = "l" }, { topic = "news", key = "k" }]"#;
+    assert_eq!(run(&format!("{letters}, {swapped}")), Ok(()), "messages of different keys have no order");
+    wrong("messages = [{ topic = \"news\", key = \"l\" }, { topic = \"news\" }]", "- news message key l");
     wrong("messages = []", "+ news message key l value \"text\"");
     wrong("refused = []", "+ Debit to account/a: too little");
     wrong("refused = [{ to = \"account/b\", name = \"Debit\" }]", "- Debit to account/b: ");
