@@ -23,6 +23,9 @@ const REDIRECTS_MAX: usize = 5;
 /// The most bytes of the names and values of a response's headers.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 
+/// The longest time for which a connection waits for its next request.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
 /// The longest pause that a server can ask for with `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -75,6 +78,8 @@ fn client(endpoint: &Arc<Endpoint>) -> Result<Client, String> {
         .timeout(timeout)
         .connect_timeout(timeout)
         .pool_max_idle_per_host(endpoint.settings.in_flight_max)
+        // Most servers close an idle connection after 5 s or more. A request on one that is being closed would fail.
+        .pool_idle_timeout(IDLE_MAX)
         .user_agent(concat!("wasmill/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| format!("`{path}`: can't make a client: {}", chain(&error)))

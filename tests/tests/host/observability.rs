@@ -14,11 +14,14 @@ const SINKS: &str = "[kafka.topics.audit]\n[kafka.topics.dead]\n[sinks.audit]\ne
                      [schedules.yearly]\ncron = \"0 0 1 1 *\"\naggregate = \"order\"\nid = \"yearly\"\n\
                      command = \"ConfirmOrder\"\n[plugins.order-deadline]\nfile = \"PLUGINS/order-deadline.wasm\"\n";
 
+/// An endpoint that no plugin uses. It is measured too.
+const ENDPOINT: &str = "[plugins.notifier.http.unused]\nurl = \"http://server.invalid\"\n";
+
 fn setting() -> Setting {
     let setting = Setting::grocery();
     let manifest = std::fs::read_to_string(setting.path("wasmill.toml")).unwrap();
     let manifest = manifest.replace("topic = \"baskets\"\n", "topic = \"baskets\"\ndead_letter_topic = \"dead\"\n");
-    setting.manifest(&format!("{manifest}\n{SINKS}"));
+    setting.manifest(&format!("{manifest}\n{SINKS}\n{ENDPOINT}"));
     setting
 }
 
@@ -98,6 +101,7 @@ fn every_metric_is_documented_and_the_documented_ones_are_there() {
         "wasmill_sink_pending{sink=\"outbox\"} 0.0",
         "wasmill_sink_published_total{sink=\"dead-letters-baskets\"} 1.0",
         "wasmill_part_working{part=\"sink\",name=\"audit\"} 1.0",
+        "wasmill_http_pending{endpoint=\"notifier/unused\"} 0.0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
