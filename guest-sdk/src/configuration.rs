@@ -32,7 +32,7 @@
 //!
 //! The code of every role reads them with [`settings`], and the code of a subscriber or a saga with [`secrets`]. A secret that
 //! only goes into a header of HTTP requests is better a secret of the endpoint, which the plugin never gets: see
-//! [`Request::bearer`](crate::subscriber::Request::bearer).
+//! [`Request::bearer_secret`](crate::subscriber::Request::bearer_secret).
 //!
 //! A changed setting is a changed rule: it counts as new code, so a read model is rebuilt and live aggregates are built
 //! again from their history. Recorded events stay as they are. Therefore `apply` and `project` should use settings with
