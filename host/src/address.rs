@@ -1,7 +1,7 @@
 //! Which addresses a request may go to. Public ones are always granted, others only by a network of the manifest.
 //!
-//! A name that a manifest grants may be answered by whoever runs its DNS, with an address of the host's own network. So it is
-//! the address of a connection that is checked, and not only the name.
+//! The manifest grants names, but whoever runs the DNS of a name decides its addresses, and may answer with one of the host's own
+//! network. So the address of each connection is checked too.
 
 use ipnet::IpNet;
 use std::net::IpAddr;

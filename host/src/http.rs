@@ -71,12 +71,6 @@ pub enum Attempted {
     Refused(String),
 }
 
-impl Attempted {
-    fn failed(reason: impl Into<String>) -> Self {
-        Self::Failed(reason.into())
-    }
-}
-
 /// The subscriptions of a plugin, and the endpoints that the manifest grants it.
 pub struct Grant {
     /// The name of the plugin.
@@ -129,12 +123,13 @@ impl Http {
         if !wrong.is_empty() {
             return Err(StartError::Endpoints(wrong));
         }
+        // Also those of a plugin that the manifest does not have any more.
+        let interrupted = interrupt(&**store)?;
         if queues.is_empty() {
-            // Requests of a plugin that the manifest does not have any more are under way for nobody.
-            ack::wait(|ack| store.interrupt_attempts(ack))?;
             return Ok(None);
         }
         let board = Arc::new(Board::new(&queues));
+        interrupted.iter().for_each(|kept| board.interrupted(kept));
         let (stop, stopping) = watch::channel(None);
         let worker = Worker::new(queues, board.clone(), store.clone(), clock.clone(), runtime.clone(), stopping)?;
         let thread = supervise::restarting("http", || Ok(worker), Worker::begin_again, Worker::run)
@@ -165,6 +160,19 @@ impl Http {
     }
 }
 
+/// Ends the attempts in the middle of which the host or the thread ended. Returns their requests.
+fn interrupt(store: &dyn EventStore) -> Result<Vec<KeptRequest>, crate::store::Error> {
+    let interrupted = ack::wait(|ack| store.interrupt_attempts(ack))?;
+    for KeptRequest { subscription, attempts, request, .. } in &interrupted {
+        tracing::warn!(
+            "subscription {subscription}: attempt {attempts} at {} was interrupted, and nobody knows whether the server has \
+             handled it: the next attempt has the same idempotency key",
+            request.place()
+        );
+    }
+    Ok(interrupted)
+}
+
 /// Returns the queues of a plugin, or what is wrong with its endpoints. Requests to an endpoint that the manifest grants no more
 /// are refused.
 fn queues_of(
@@ -175,8 +183,7 @@ fn queues_of(
     let Grant { plugin, subscriptions, endpoints } = grant;
     let (mut queues, mut wrong) = (Vec::new(), Vec::new());
     for (name, settings) in &endpoints {
-        let (plugin, name) = (plugin.clone(), name.clone());
-        let endpoint = Arc::new(Endpoint { plugin, name, settings: settings.clone(), is_granted: true });
+        let endpoint = Arc::new(Endpoint::granted(plugin.clone(), name.clone(), settings.clone()));
         match transport.connect(&endpoint) {
             Ok(server) => queues.push(Queue::new(endpoint, subscriptions.clone(), server)),
             Err(cause) => wrong.push(cause),
@@ -201,8 +208,8 @@ fn queues_of(
 pub(crate) fn check(manifest: &manifest::Manifest) -> Vec<String> {
     let of_plugin = |(plugin, settings): (&String, &manifest::Plugin)| {
         let endpoint = |(name, settings): (&String, &manifest::Endpoint)| {
-            let (plugin, name, settings) = (plugin.as_str().into(), name.as_str().into(), settings.clone());
-            Network.connect(&Arc::new(Endpoint { plugin, name, settings, is_granted: true })).err()
+            let endpoint = Endpoint::granted(plugin.as_str().into(), name.as_str().into(), settings.clone());
+            Network.connect(&Arc::new(endpoint)).err()
         };
         settings.http.iter().filter_map(endpoint).collect::<Vec<_>>()
     };

@@ -479,7 +479,7 @@ impl Manifest {
     ///     error.to_string(),
     ///     "shop/wasmill.toml:3:1: unknown key `plugins.orders.shard`; did you mean `shards`? \
     ///      valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits, settings, \
-    ///      secrets"
+    ///      secrets, http"
     /// );
     /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {

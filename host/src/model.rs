@@ -551,6 +551,11 @@ pub fn write_record_id(text: &mut String, topic: &str, partition: i32, offset: i
 /// The headers that may have a correlation id, in order of preference.
 const CORRELATION_HEADERS: [&str; 3] = ["correlation-id", "x-correlation-id", "ce_correlationid"];
 
+/// Returns a key as text. A key that is not UTF-8 has none.
+pub(crate) fn key_text(key: Option<&[u8]>) -> Option<String> {
+    std::str::from_utf8(key?).ok().map(str::to_owned)
+}
+
 /// Returns the correlation id in these headers, if there is one.
 pub fn correlation_id(headers: &[Header]) -> Option<&str> {
     CORRELATION_HEADERS.iter().find_map(|name| {

@@ -36,6 +36,11 @@ pub enum Unready {
 }
 
 impl Endpoint {
+    /// Makes an endpoint that the manifest grants.
+    pub(super) fn granted(plugin: Arc<str>, name: Arc<str>, settings: manifest::Endpoint) -> Self {
+        Self { plugin, name, settings, is_granted: true }
+    }
+
     /// Makes an endpoint of requests that the manifest does not grant.
     pub(super) fn without_grant(plugin: Arc<str>, name: Arc<str>) -> Self {
         // A name that never exists (RFC 2606).
@@ -201,8 +206,7 @@ pub(super) mod tests {
     use crate::manifest::Value;
 
     pub(in super::super) fn endpoint(url: &str) -> Endpoint {
-        let settings = manifest::Endpoint::new(Url::parse(url).unwrap());
-        Endpoint { plugin: "shop".into(), name: "payments".into(), settings, is_granted: true }
+        Endpoint::granted("shop".into(), "payments".into(), manifest::Endpoint::new(Url::parse(url).unwrap()))
     }
 
     pub(in super::super) fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> KeptRequest {

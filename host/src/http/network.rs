@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The most redirects that are followed.
@@ -32,6 +32,13 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 /// The statuses after which a request is repeated: the server could not handle it at the moment (RFC 9110, RFC 8470 for 425,
 /// RFC 6585 for 429).
 const TEMPORARY: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+/// The root certificates of this machine.
+static MACHINE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+});
 
 /// The network.
 pub struct Network;
@@ -88,7 +95,7 @@ fn client(endpoint: &Arc<Endpoint>) -> Result<Client, String> {
 fn tls(ca_file: Option<&Path>, is_used: bool) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     if is_used {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.clone_from(&MACHINE_ROOTS);
         if let Some(file) = ca_file {
             let unreadable = |cause: &dyn std::fmt::Display| {
                 format!(
@@ -170,7 +177,7 @@ async fn answer(mut response: Response, body_bytes_max: usize) -> Attempted {
     let header_bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let too_much = |what: &str| {
         let reason = format!("the server answered with status {status}, and {what}");
-        if TEMPORARY.contains(&status) { Attempted::failed(reason) } else { Attempted::Unusable(reason) }
+        if TEMPORARY.contains(&status) { Attempted::Failed(reason) } else { Attempted::Unusable(reason) }
     };
     if header_bytes > HEADER_BYTES_MAX {
         return too_much(&format!("with headers of more than {HEADER_BYTES_MAX} bytes"));
@@ -189,7 +196,7 @@ async fn answer(mut response: Response, body_bytes_max: usize) -> Attempted {
             Ok(None) => break,
             Err(error) => {
                 let cause = if error.is_timeout() { "it did not come in time".to_owned() } else { chain(&error) };
-                return Attempted::failed(format!(
+                return Attempted::Failed(format!(
                     "the server answered with status {status}, and its body broke off: {cause}"
                 ));
             }
@@ -222,9 +229,9 @@ fn failure(error: &reqwest::Error, timeout_ms: u64) -> Attempted {
         return if error.is_redirect() { Attempted::Unusable(cause) } else { Attempted::Refused(cause) };
     }
     if error.is_timeout() {
-        return Attempted::failed(format!("the server did not answer within {timeout_ms} ms"));
+        return Attempted::Failed(format!("the server did not answer within {timeout_ms} ms"));
     }
-    Attempted::failed(with_remedy(chain(error)))
+    Attempted::Failed(with_remedy(chain(error)))
 }
 
 /// Adds the remedy for the commonest failures of TLS.

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::endpoint::Endpoint;
 use super::pace::Pace;
-use super::{Answering, Attempted, Server, Unready, answer_of};
+use super::{Answering, Attempted, Server, Unready, answer_of, interrupt};
 use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::clock::Clock;
@@ -108,7 +108,7 @@ impl Worker {
     ) -> Result<Self, Error> {
         let (reader, changed) = (store.reader()?, store.requests_changed());
         let (attempts, ends, kept_back) = Default::default();
-        let mut worker = Self {
+        Ok(Self {
             queues,
             board,
             store,
@@ -121,9 +121,7 @@ impl Worker {
             ends,
             kept_back,
             again_at: None,
-        };
-        worker.interrupt()?;
-        Ok(worker)
+        })
     }
 
     /// Restarts after a panic: attempts under way are given up, and nobody knows what becomes of them.
@@ -133,20 +131,7 @@ impl Worker {
         self.kept_back.clear();
         self.queues.iter_mut().for_each(|queue| queue.under_way = 0);
         self.board.forget_attempts();
-        self.interrupt()
-    }
-
-    /// Ends the attempts in the middle of which a host ended.
-    fn interrupt(&mut self) -> Result<(), Error> {
-        for kept in ack::wait(|ack| self.store.interrupt_attempts(ack))? {
-            let KeptRequest { subscription, attempts, request, .. } = &kept;
-            tracing::warn!(
-                "subscription {subscription}: attempt {attempts} at {} was interrupted, and nobody knows whether the server has \
-                 handled it: the next attempt has the same idempotency key",
-                request.place()
-            );
-            self.board.interrupted(&kept);
-        }
+        interrupt(&*self.store)?.iter().for_each(|kept| self.board.interrupted(kept));
         Ok(())
     }
 
@@ -239,7 +224,6 @@ impl Worker {
                     return (!ready.is_empty() || refused > 0).then_some((ready, refused));
                 }
                 Err(Unready::Refused(reason)) => {
-                    tracing::warn!("subscription {}: HTTP request {number} is refused: {reason}", kept.subscription);
                     ends.push(End { queue: index, number, how: How::Refusal(reason) });
                     refused += 1;
                 }
@@ -288,7 +272,7 @@ impl Worker {
                 Ok(_) => self.recorded(&end, &becomes),
                 Err(error) => {
                     match error {
-                        // It holds its own place alone: that of its attempt, and that of its key.
+                        // Only this attempt and the requests of its key wait. The others go on.
                         Error::Full(reason) => self.board.waits(end.queue, reason),
                         error => failed = Err(error),
                     }

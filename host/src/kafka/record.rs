@@ -5,7 +5,9 @@ use super::naming::{Address, Naming};
 use crate::bounds::{Bounds, hops, is_hops};
 use crate::clock::Clock;
 use crate::manifest::{Commands, Rejected};
-use crate::model::{Command, DeadLetter, DeadLetterContent, Origin, OutcomeUse, Record, StreamId, write_record_id};
+use crate::model::{
+    Command, DeadLetter, DeadLetterContent, Origin, OutcomeUse, Record, StreamId, key_text, write_record_id,
+};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::sync::Arc;
 
@@ -72,7 +74,7 @@ pub(super) fn dead_letter(source: &str, record: Record, reason: String) -> Box<D
     Box::new(DeadLetter {
         consumer: source.to_owned(),
         place: record.place(),
-        key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        key: key_text(record.key.as_deref()),
         reason,
         time_ms: Some(record.time_ms),
         content: DeadLetterContent::Record(record),

@@ -1,6 +1,6 @@
 //! HTTP requests that subscribers and sagas ask for, on their way to a server.
 
-use super::{Callback, CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, Header};
+use super::{Callback, CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, Header, key_text};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ impl KeptRequest {
         DeadLetter {
             consumer: self.subscription.to_string(),
             place: request.place(),
-            key: request.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+            key: key_text(request.key.as_deref()),
             reason,
             time_ms: Some(request.time_ms),
             content: DeadLetterContent::Http(self),

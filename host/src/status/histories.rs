@@ -163,7 +163,7 @@ impl From<crate::store::ListedRequest> for RequestItem {
             method: request.method,
             path: request.path,
             id: request.id.to_string(),
-            key: request.key.and_then(|key| String::from_utf8(key).ok()),
+            key: crate::model::key_text(request.key.as_deref()),
             correlation_id: request.correlation_id.to_string(),
             attempts: kept.attempts,
             interrupted: kept.interrupted,
@@ -187,7 +187,7 @@ impl From<crate::store::KeptTimer> for TimerItem {
             number: kept.number,
             subscription,
             name: kept.timer.as_deref().map(str::to_owned),
-            key: kept.callback.key.and_then(|key| String::from_utf8(key).ok()),
+            key: crate::model::key_text(kept.callback.key.as_deref()),
             due_ms: kept.time_ms,
             does,
         }

@@ -19,7 +19,9 @@ use crate::clock::Clock;
 use crate::flows::Flows;
 use crate::follow::{Follower, Stop};
 use crate::manifest::OnFailure;
-use crate::model::{CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position, Record};
+use crate::model::{
+    CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, KeptCallback, Position, Record, key_text,
+};
 use crate::plugin::{Effect, Effects, Slot};
 use crate::store::{self, Error, EventStore, HeldKey, KeyChange, KeyState, NextCallback, Reached, Reader, Step};
 use crate::supervise::{self, Held as _};
@@ -570,7 +572,7 @@ pub(super) fn failed_callback(subscription: &str, kept: &KeptCallback, reason: S
     DeadLetter {
         consumer: subscription.to_owned(),
         place,
-        key: kept.callback.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        key: key_text(kept.callback.key.as_deref()),
         reason,
         time_ms: Some(kept.time_ms),
         content: DeadLetterContent::Callback(kept.clone()),

@@ -1,11 +1,13 @@
-//! The effects of a subscriber as commands, messages, timers and HTTP requests. Their ids and correlation ids derive from what caused
-//! them, and their time is that of the step. If an effect would make a chain of causes too long, it becomes a dead letter.
+//! The effects of a subscriber as commands, messages, timers and HTTP requests.
+//!
+//! Their ids and correlation ids derive from what caused them, and their time is that of the step. If an effect would make a
+//! chain of causes too long, it becomes a dead letter.
 
 use crate::bounds::Bounds;
 use crate::clock::Clock;
 use crate::model::{
     Callback, CallbackContent, Command, DeadLetter, DeadLetterContent, ExpectedVersion, Header, HttpRequest,
-    KeptCallback, KeptRequest, Message, OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version,
+    KeptCallback, KeptRequest, Message, OutcomeRequest, OutcomeUse, Record, RecordedEvent, StreamId, Version, key_text,
     saga_timer,
 };
 use crate::plugin::{Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, SagaDecision};
@@ -232,9 +234,10 @@ pub(super) struct Outgoing {
     pub(super) dead_letters: Vec<DeadLetter>,
 }
 
-/// Converts the effects of a call to commands, messages, timers and HTTP requests. `cause` returns the item of an index. The ids do not
-/// depend on how often an item is handled, or in which batch. The time of the effects is that of this call, right before
-/// the step that makes them durable.
+/// Converts the effects of a call to commands, messages, timers and HTTP requests.
+///
+/// `cause` returns the item of an index. The ids do not depend on how often an item is handled, or in which batch. The time
+/// of the effects is that of this call, right before the step that makes them durable.
 pub(super) fn outgoing<'c, C: Cause + 'c>(
     subscription: &Arc<str>,
     effects: Effects,
@@ -365,7 +368,7 @@ fn dead_letter_of_message(subscription: &str, message: Message, reason: String) 
     DeadLetter {
         consumer: subscription.to_owned(),
         place: format!("message {} to topic {}", message.id, message.topic),
-        key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        key: key_text(message.key.as_deref()),
         reason,
         time_ms: Some(message.time_ms),
         content: DeadLetterContent::Message(OUTBOX.to_owned(), message),

@@ -21,7 +21,7 @@ use crate::aggregates::Aggregates;
 use crate::backoff::Backoff;
 use crate::bounds::Bounds;
 use crate::manifest::OnFailure;
-use crate::model::{DeadLetter, DeadLetterContent, Record, StreamId, SubscriptionName};
+use crate::model::{DeadLetter, DeadLetterContent, Record, StreamId, SubscriptionName, key_text};
 use crate::plugin::Slot;
 use crate::status::State;
 use crate::store::{self, EventStore};
@@ -137,7 +137,7 @@ pub(super) fn failed_record(source: &str, record: &Record, reason: String) -> De
     DeadLetter {
         consumer: source.to_owned(),
         place,
-        key: record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        key: key_text(record.key.as_deref()),
         reason,
         time_ms: Some(record.time_ms),
         content: DeadLetterContent::Record(record.clone()),

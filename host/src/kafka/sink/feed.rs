@@ -3,7 +3,7 @@
 //! A feed only reads. It keeps no position and does not know producers. The outbox is the simplest feed.
 
 use super::publisher::Refused;
-use crate::model::{DeadLetter, DeadLetterContent, Message, Position};
+use crate::model::{DeadLetter, DeadLetterContent, Message, Position, key_text};
 use crate::store::{self, EventStore, Reader};
 use tokio::sync::watch;
 
@@ -134,7 +134,7 @@ pub(super) fn dead_letter(feed: &dyn Feed, sink: &str, number: u64, message: &Me
     DeadLetter {
         consumer: feed.consumer(message),
         place: feed.place(number, message),
-        key: message.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        key: key_text(message.key.as_deref()),
         reason,
         time_ms: Some(message.time_ms),
         content: DeadLetterContent::Message(sink.to_owned(), message.clone()),

@@ -262,19 +262,26 @@ impl Writer {
     }
 
     pub(super) fn end_attempt(&mut self, batch: &mut WriteBatch, number: u64, end: AttemptEnd) -> Result<(), Error> {
-        let kept = self.request(number, "begun_ms IS NOT NULL")?.ok_or_else(|| absent(number))?;
         match end {
             AttemptEnd::Again { due_ms, error } => {
                 let due_ms = due_time(due_ms);
-                self.connection
+                let changed = self
+                    .connection
                     .prepare_cached(
-                        "UPDATE http_requests SET begun_ms = NULL, due_ms = ?2, error = ?3 WHERE number = ?1",
+                        "UPDATE http_requests SET begun_ms = NULL, due_ms = ?2, error = ?3
+                         WHERE number = ?1 AND begun_ms IS NOT NULL",
                     )
                     .and_then(|mut update| update.execute(params![within_sqlite(number), due_ms, error]))
                     .map_err(failed("ending an attempt at an HTTP request"))?;
+                if changed == 0 {
+                    return Err(absent(number));
+                }
                 self.requests_changed += 1;
             }
-            AttemptEnd::Ended(answer) => self.end_request(batch, kept, answer, true)?,
+            AttemptEnd::Ended(answer) => {
+                let kept = self.request(number, "begun_ms IS NOT NULL")?.ok_or_else(|| absent(number))?;
+                self.end_request(batch, kept, answer, true)?;
+            }
         }
         fault::at(FaultPoint::AttemptEnded);
         Ok(())
@@ -355,13 +362,13 @@ impl Writer {
     }
 
     pub(super) fn give_up_request(&mut self, batch: &mut WriteBatch, number: u64, reason: String) -> Result<(), Error> {
-        let kept = self.request(number, "1")?.ok_or_else(|| absent(number))?;
-        if self.request(number, "begun_ms IS NOT NULL")?.is_some() {
-            return Err(Error::Invalid(format!(
+        match self.request(number, "begun_ms IS NULL")? {
+            Some(kept) => self.end_request(batch, kept, HttpAnswer::Failed(reason), false),
+            None if self.request(number, "begun_ms IS NOT NULL")?.is_some() => Err(Error::Invalid(format!(
                 "an attempt at HTTP request {number} is under way, and nobody knows how it ends: wait for its end and try again"
-            )));
+            ))),
+            None => Err(absent(number)),
         }
-        self.end_request(batch, kept, HttpAnswer::Failed(reason), false)
     }
 
     /// Returns the request of a number, if a condition holds for its row.
