@@ -24,8 +24,8 @@ pub mod subscriber {
         export_macro_name: "export_world",
         default_bindings_module: "wasmill_guest::bindings::subscriber",
         with: {
-            "wasmill:plugin/types@0.7.0": crate::bindings::aggregate::wasmill::plugin::types,
-            "wasmill:plugin/log@0.7.0": crate::bindings::aggregate::wasmill::plugin::log,
+            "wasmill:plugin/types@0.8.0": crate::bindings::aggregate::wasmill::plugin::types,
+            "wasmill:plugin/log@0.8.0": crate::bindings::aggregate::wasmill::plugin::log,
         },
     });
 }
@@ -40,8 +40,8 @@ pub mod projection {
         default_bindings_module: "wasmill_guest::bindings::projection",
         additional_derives: [PartialEq],
         with: {
-            "wasmill:plugin/types@0.7.0": crate::bindings::aggregate::wasmill::plugin::types,
-            "wasmill:plugin/log@0.7.0": crate::bindings::aggregate::wasmill::plugin::log,
+            "wasmill:plugin/types@0.8.0": crate::bindings::aggregate::wasmill::plugin::types,
+            "wasmill:plugin/log@0.8.0": crate::bindings::aggregate::wasmill::plugin::log,
         },
     });
 }
@@ -55,9 +55,9 @@ pub mod saga {
         export_macro_name: "export_world",
         default_bindings_module: "wasmill_guest::bindings::saga",
         with: {
-            "wasmill:plugin/types@0.7.0": crate::bindings::aggregate::wasmill::plugin::types,
-            "wasmill:plugin/log@0.7.0": crate::bindings::aggregate::wasmill::plugin::log,
-            "wasmill:plugin/bus@0.7.0": crate::bindings::subscriber::wasmill::plugin::bus,
+            "wasmill:plugin/types@0.8.0": crate::bindings::aggregate::wasmill::plugin::types,
+            "wasmill:plugin/log@0.8.0": crate::bindings::aggregate::wasmill::plugin::log,
+            "wasmill:plugin/bus@0.8.0": crate::bindings::subscriber::wasmill::plugin::bus,
         },
     });
 }

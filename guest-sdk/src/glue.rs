@@ -8,7 +8,9 @@ mod projection;
 mod saga;
 mod subscriber;
 
-pub use aggregate::{AggregateRole, Live};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use aggregate::describe;
+pub use aggregate::{AggregateRole, Aggregates, Beside, Live, Only};
 pub use configuration::Configured;
 pub use projection::ProjectionRole;
 #[cfg(all(feature = "testing-sql", not(target_family = "wasm")))]

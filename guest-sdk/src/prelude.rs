@@ -6,7 +6,7 @@ pub use crate::contract::Contract;
 pub use crate::failure::Failure;
 pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};
-pub use crate::reading::{Reads, UnknownEvents};
+pub use crate::reading::{Reads, Shape, UnknownEvents};
 pub use crate::saga::{Saga, Step};
 pub use crate::sql::Sql;
 pub use crate::subscriber::{

@@ -8,7 +8,7 @@ pub use query::{Answer, QueryError};
 
 use crate::Failure;
 use crate::bindings::sql::Rows;
-use crate::reading::{Reading, Reads, UnknownEvents};
+use crate::reading::{Reading, Reads, Shape, UnknownEvents};
 use crate::sql::{Database, Error, Sql, Value};
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
@@ -71,6 +71,9 @@ pub trait Projection: 'static {
     /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
     /// [`reading`](crate::reading).
     const READS: &'static [Reads] = &[];
+
+    /// The shape in which events arrive. By default it is the one in which they were recorded.
+    const SHAPE: Shape = Shape::Recorded;
 
     /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
     /// skipped and counted.

@@ -4,7 +4,9 @@
 //! - An event of an **older schema version** is upcast before the reader sees it, if the reader lists its aggregate type in
 //!   `READS`. It uses the steps that are compiled into it, so take them from the crate that the aggregate takes them from: a
 //!   [`Contract`]. An event of a newer version than they lead to is malformed. Events of types that are not in `READS` arrive
-//!   as they were recorded.
+//!   as they were recorded. A reader that can't share that crate has [`Shape::Newest`] instead: the host has the loaded code of the
+//!   aggregate upcast each event before the reader gets it. A read model that is built again later may then see events in a newer
+//!   shape than it did the first time.
 //! - An **unknown event** is one for whose name the reader's enum has no variant. If only a wildcard of the subscriptions
 //!   selects it (`account.*`), the event is skipped and counted, so that an aggregate can record new events beside readers that
 //!   do not know them. If a subscription names it, it is malformed. A reader that must know every event says so with
@@ -36,6 +38,18 @@ impl Reads {
     pub const fn with(aggregate_type: &'static str, upcasts: &'static [Upcasts]) -> Self {
         Self { aggregate_type, upcasts }
     }
+}
+
+/// The shape in which recorded events reach a reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// As they were recorded. The reader upcasts those of the types in its `READS`.
+    #[default]
+    Recorded,
+    /// As the loaded code of their aggregate or saga upcasts them. This needs no `READS`, and follows each new version of that
+    /// code at once, so the reader has to know the shape before the aggregate has it. An event that the code can't upcast
+    /// is malformed. An event of a type that no plugin of the host records arrives as it was recorded.
+    Newest,
 }
 
 /// What becomes of an event that only a wildcard selects, and for whose name the reader has no variant.

@@ -6,7 +6,7 @@
 
 use crate::Failure;
 use crate::bindings::types;
-use crate::reading::{Reading, Reads, UnknownEvents, named_event};
+use crate::reading::{Reading, Reads, Shape, UnknownEvents, named_event};
 use crate::subscriber::{Delivery, Outbox, Outcome, Response, Timer, check_endpoints};
 use crate::upcast::Upcasts;
 use serde::Serialize;
@@ -139,6 +139,9 @@ pub trait Saga: Default + 'static {
     /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
     /// [`reading`](crate::reading).
     const READS: &'static [Reads] = &[];
+
+    /// The shape in which events arrive. By default it is the one in which they were recorded.
+    const SHAPE: Shape = Shape::Recorded;
 
     /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
     /// skipped and counted.

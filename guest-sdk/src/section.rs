@@ -3,10 +3,11 @@
 //! It has one line of JSON for each exported role; the linker joins the lines of several roles. The lines are made at
 //! compile time, so an invalid name is a compile error.
 
+use crate::reading::Shape;
 use wasmill_names::Rule;
 
 /// The version of the WIT package that these bindings implement.
-pub const API: &str = "0.7.0";
+pub const API: &str = "0.8.0";
 
 /// The content of one line.
 pub struct Line {
@@ -22,12 +23,13 @@ pub struct Line {
 pub enum Role {
     /// An aggregate of this type.
     Aggregate(&'static str),
-    /// A subscriber of these events, and the endpoints of its HTTP requests.
-    Subscriber(&'static [&'static str], &'static [&'static str]),
-    /// Sagas of this type, the events that start one, further events that are inputs, and the endpoints of its HTTP requests.
-    Saga(&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]),
-    /// A projection of this name over these events.
-    Projection(&'static str, &'static [&'static str]),
+    /// A subscriber of these events in this shape, and the endpoints of its HTTP requests.
+    Subscriber(&'static [&'static str], Shape, &'static [&'static str]),
+    /// Sagas of this type, the events that start one, further events that are inputs, their shape, and the endpoints of its HTTP
+    /// requests.
+    Saga(&'static str, &'static [&'static str], &'static [&'static str], Shape, &'static [&'static str]),
+    /// A projection of this name over these events in this shape.
+    Projection(&'static str, &'static [&'static str], Shape),
 }
 
 impl Line {
@@ -55,13 +57,14 @@ impl Line {
                 line.push(checked(name, Rule::Part));
                 line.push("\"");
             }
-            Role::Subscriber(subscriptions, endpoints) => {
+            Role::Subscriber(subscriptions, shape, endpoints) => {
                 line.push("\",\"role\":\"subscriber\",\"subscriptions\":");
                 line.push_list(subscriptions, Item::Subscription);
+                line.push_shape(shape);
                 line.push(",\"endpoints\":");
                 line.push_list(endpoints, Item::Endpoint);
             }
-            Role::Saga(name, starts, subscriptions, endpoints) => {
+            Role::Saga(name, starts, subscriptions, shape, endpoints) => {
                 line.push("\",\"role\":\"saga\",\"type\":\"");
                 line.push(checked(name, Rule::Part));
                 line.push("\",\"starts\":");
@@ -69,14 +72,16 @@ impl Line {
                 line.push_list(starts, Item::Subscription);
                 line.push(",\"subscriptions\":");
                 line.push_list(subscriptions, Item::Subscription);
+                line.push_shape(shape);
                 line.push(",\"endpoints\":");
                 line.push_list(endpoints, Item::Endpoint);
             }
-            Role::Projection(name, subscriptions) => {
+            Role::Projection(name, subscriptions, shape) => {
                 line.push("\",\"role\":\"projection\",\"name\":\"");
                 line.push(checked(name, Rule::Part));
                 line.push("\",\"subscriptions\":");
                 line.push_list(subscriptions, Item::Subscription);
+                line.push_shape(shape);
             }
         }
         line.push("}\n");
@@ -101,6 +106,13 @@ impl<const N: usize> Writer<N> {
             self.length += 1;
             at += 1;
         }
+    }
+
+    const fn push_shape(&mut self, shape: Shape) {
+        self.push(match shape {
+            Shape::Recorded => ",\"shape\":\"recorded\"",
+            Shape::Newest => ",\"shape\":\"newest\"",
+        });
     }
 
     const fn push_list(&mut self, texts: &[&str], of: Item) {
@@ -152,47 +164,53 @@ const fn checked(text: &str, rule: Rule) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, Role};
+    use super::{Line, Role, Shape};
 
-    const LINE: Line =
-        Line { plugin: "sales", version: "0.1.0", role: Role::Projection("sales", &["order.*", "household.Loyal"]) };
+    const LINE: Line = Line {
+        plugin: "sales",
+        version: "0.1.0",
+        role: Role::Projection("sales", &["order.*", "household.Loyal"], Shape::Recorded),
+    };
 
     const OF_SAGA: Line = Line {
         plugin: "p",
         version: "0.1.0",
-        role: Role::Saga("transfer-process", &["transfer.Requested"], &[], &["bank", "mail"]),
+        role: Role::Saga("transfer-process", &["transfer.Requested"], &[], Shape::Recorded, &["bank", "mail"]),
     };
 
-    const OF_SUBSCRIBER: Line = Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&["order.*"], &[]) };
+    const OF_SUBSCRIBER: Line =
+        Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&["order.*"], Shape::Newest, &[]) };
 
     #[test]
     fn the_line_of_a_subscriber_has_its_endpoints_even_if_there_are_none() {
         const BYTES: [u8; OF_SUBSCRIBER.length()] = OF_SUBSCRIBER.bytes();
-        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"subscriber\",\
-                        \"subscriptions\":[\"order.*\"],\"endpoints\":[]}\n";
+        let expected = "{\"api\":\"0.8.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"subscriber\",\
+                        \"subscriptions\":[\"order.*\"],\"shape\":\"newest\",\"endpoints\":[]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }
 
     #[test]
     fn the_line_of_a_saga_has_the_events_that_start_one_and_its_endpoints() {
         const BYTES: [u8; OF_SAGA.length()] = OF_SAGA.bytes();
-        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
+        let expected = "{\"api\":\"0.8.0\",\"plugin\":\"p\",\"version\":\"0.1.0\",\"role\":\"saga\",\
                         \"type\":\"transfer-process\",\"starts\":[\"transfer.Requested\"],\"subscriptions\":[],\
-                        \"endpoints\":[\"bank\",\"mail\"]}\n";
+                        \"shape\":\"recorded\",\"endpoints\":[\"bank\",\"mail\"]}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }
 
     #[test]
     #[should_panic(expected = "an endpoint in ENDPOINTS must be 1 to 64 characters of a-z, 0-9 and -")]
     fn an_endpoint_that_the_manifest_can_not_name_is_refused() {
-        let _ = Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&[], &["mail", "Payments"]) }.length();
+        let _ =
+            Line { plugin: "p", version: "0.1.0", role: Role::Subscriber(&[], Shape::Recorded, &["mail", "Payments"]) }
+                .length();
     }
 
     #[test]
     fn a_line_is_one_json_document() {
         const BYTES: [u8; LINE.length()] = LINE.bytes();
-        let expected = "{\"api\":\"0.7.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
-                        \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"]}\n";
+        let expected = "{\"api\":\"0.8.0\",\"plugin\":\"sales\",\"version\":\"0.1.0\",\"role\":\"projection\",\
+                        \"name\":\"sales\",\"subscriptions\":[\"order.*\",\"household.Loyal\"],\"shape\":\"recorded\"}\n";
         assert_eq!(str::from_utf8(&BYTES), Ok(expected));
     }
 }

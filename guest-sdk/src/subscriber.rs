@@ -18,7 +18,7 @@ pub use record::Record;
 
 use crate::Failure;
 use crate::bindings::types;
-use crate::reading::{Reading, Reads, UnknownEvents, named_event};
+use crate::reading::{Reading, Reads, Shape, UnknownEvents, named_event};
 
 /// A reaction to deliveries. The host makes the contents of the outbox durable in one transaction with the progress
 /// past the delivery: all of them or none.
@@ -171,6 +171,9 @@ pub trait Subscriber: 'static {
     /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
     /// [`reading`](crate::reading).
     const READS: &'static [Reads] = &[];
+
+    /// The shape in which events arrive. By default it is the one in which they were recorded.
+    const SHAPE: Shape = Shape::Recorded;
 
     /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is
     /// skipped and counted.

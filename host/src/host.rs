@@ -21,7 +21,6 @@ mod startup;
 mod states;
 mod traffic;
 mod unmatched;
-mod upcasting;
 
 use crate::ack::{self, Unanswered as _};
 use crate::aggregates::{Inbox, Unaccepted};

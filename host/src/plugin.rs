@@ -21,6 +21,7 @@ mod sandbox;
 mod section;
 mod slot;
 mod subscriber;
+mod upcasting;
 
 pub use aggregate::{AggregateGuest, AggregateNames, Live};
 pub use catalog::{Catalog, FileWatch};
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use upcasting::Recorders;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 /// The maximum size of a plugin's file, in bytes.
@@ -259,8 +261,10 @@ pub struct Plugin {
     lines: Arc<Mutex<Lines>>,
     /// The number of events that its guests have skipped because they do not know them.
     unknown_events: Arc<AtomicU64>,
-    /// The names of the events of its aggregate and its sagas, by type.
+    /// The names of the events of its aggregates and its sagas, by type.
     recorded: Vec<(Name, Vec<String>)>,
+    /// The code that records the events of any type.
+    recorders: Arc<Recorders>,
 }
 
 impl Plugin {
@@ -319,6 +323,7 @@ impl Plugin {
             lines: Arc::default(),
             unknown_events: Arc::default(),
             recorded: Vec::new(),
+            recorders: compiler.recorders().clone(),
         };
         plugin.recorded = plugin.smoke_test()?;
         Ok(plugin)
@@ -329,7 +334,7 @@ impl Plugin {
         self.unknown_events.load(Ordering::Relaxed)
     }
 
-    /// Returns the names of the events that its aggregate and its sagas record or read, by type.
+    /// Returns the names of the events that its aggregates and its sagas record or read, by type.
     pub fn recorded_events(&self) -> &[(Name, Vec<String>)] {
         &self.recorded
     }
@@ -390,7 +395,8 @@ impl Plugin {
         for role in &self.description.roles {
             match role {
                 Role::Aggregate { aggregate_type } => {
-                    recorded.push((aggregate_type.clone(), AggregateGuest::new(self)?.describe()?.events));
+                    recorded
+                        .push((aggregate_type.clone(), AggregateGuest::new(self, aggregate_type)?.describe()?.events));
                 }
                 Role::Subscriber { .. } => {
                     SubscriberGuest::new(self)?;
@@ -433,6 +439,14 @@ impl FileIdentity {
         let modified = (about.mtime(), about.mtime_nsec());
         Self { device: about.dev(), inode: about.ino(), length: about.len(), modified }
     }
+}
+
+/// Returns the number of aggregate types that the plugin in a file serves, by its description.
+pub fn aggregates_of(file: &Path) -> Result<usize, Error> {
+    let label = file.display().to_string();
+    let (bytes, _) = read(file).map_err(|cause| Error::Plugin(format!("{label}: {cause}")))?;
+    let roles = section::read(&label, &bytes)?.roles;
+    Ok(roles.iter().filter(|role| matches!(role, Role::Aggregate { .. })).count())
 }
 
 fn parsed<'p>(patterns: impl IntoIterator<Item = &'p String>) -> Filter {

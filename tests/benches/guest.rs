@@ -25,12 +25,12 @@ mod bare {
         inline: "
             package wasmill:bench;
             world every-role {
-                import wasmill:plugin/log@0.7.0;
-                import wasmill:plugin/bus@0.7.0;
-                import wasmill:plugin/sql@0.7.0;
-                export wasmill:plugin/aggregate@0.7.0;
-                export wasmill:plugin/subscriber@0.7.0;
-                export wasmill:plugin/projection@0.7.0;
+                import wasmill:plugin/log@0.8.0;
+                import wasmill:plugin/bus@0.8.0;
+                import wasmill:plugin/sql@0.8.0;
+                export wasmill:plugin/aggregate@0.8.0;
+                export wasmill:plugin/subscriber@0.8.0;
+                export wasmill:plugin/projection@0.8.0;
             }
         ",
         world: "wasmill:bench/every-role",
@@ -80,7 +80,7 @@ impl Hosted {
         )
         .unwrap_or_else(|errors| panic!("{}", errors[0]));
         let plugin = catalog.slots().next().expect("the plugin's slot").current();
-        let mut guest = AggregateGuest::new(&plugin).expect("a guest");
+        let mut guest = AggregateGuest::new(&plugin, "cart").expect("a guest");
         let live = guest.create("cart-1").expect("a cart");
         let command = Command {
             stream: StreamId::new("cart", "cart-1"),
@@ -132,7 +132,7 @@ impl Bare {
         let pre = linker.instantiate_pre(&component).expect("a component that fits");
         let instance = pre.instantiate(&mut store).expect("an instance");
         let guest = GuestIndices::new(&pre).and_then(|indices| indices.load(&mut store, &instance)).expect("a cart");
-        let live = guest.instance().call_constructor(&mut store, "cart-1").expect("a cart");
+        let live = guest.instance().call_constructor(&mut store, "cart", "cart-1").expect("a cart");
         Self { store, guest, live }
     }
 

@@ -15,8 +15,9 @@ pub type Replaced<'t> = (&'t str, &'t str);
 /// The common part of the skeletons: memory with the words at fixed addresses, and an allocator that never frees.
 ///
 /// The memory has at 1024 `Go`, at 1032 `Done`, at 1040 `null`, at 1052 the result of an aggregate's `describe` (the
-/// description is at 1056) and at 1092 that of a saga, at 1104 a decision for one event, at 1200 zeros, which are the result
-/// "fine", "none" or "an empty list", at 1300 an SQL schema, and at 1400 the answer to a query.
+/// description is at 1160: the type, the commands and the events, as addresses and lengths) and at 1092 that of a saga, at 1104
+/// a decision for one event, at 1200 zeros, which are the result "fine", "none" or "an empty list", at 1300 an SQL schema, and at
+/// 1400 the answer to a query.
 const SHARED: &str = r#"
   (memory (export "memory") 64)
   (table $table 1 funcref)
@@ -25,7 +26,8 @@ const SHARED: &str = r#"
   (data (i32.const 1024) "Go")
   (data (i32.const 1032) "Done")
   (data (i32.const 1040) "null")
-  (data (i32.const 1056) "\30\04\00\00\01\00\00\00\38\04\00\00\01\00\00\00\00\04\00\00\02\00\00\00\08\04\00\00\04\00\00\00")
+  (data (i32.const 1056) "\88\04\00\00\01\00\00\00")
+  (data (i32.const 1072) "\00\04\00\00\02\00\00\00\08\04\00\00\04\00\00\00")
   (data (i32.const 1096) "\38\04\00\00\01\00\00\00")
   (data (i32.const 1104) "\00\00\00\00\00\00\00\00\68\04\00\00\01\00\00\00\00\00\00\00\00\00\00\00\08\04\00\00\04\00\00\00\10\04\00\00\04\00\00\00")
   (data (i32.const 1300) "\1c\05\00\00\1d\00\00\00CREATE TABLE t (a INTEGER)   ")
@@ -43,75 +45,79 @@ const REALLOC: &str = "(local $at i32)
 type Function = (&'static str, &'static str, &'static str);
 
 const AGGREGATE: [Function; 8] = [
-    ("describe", r#"(export "wasmill:plugin/aggregate@0.7.0#describe") (result i32)"#, "(i32.const 1052)"),
-    ("upcast", r#"(export "wasmill:plugin/aggregate@0.7.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
+    ("describe", r#"(export "wasmill:plugin/aggregate@0.8.0#describe") (result i32)"#, "(i32.const 1052)"),
+    (
+        "upcast",
+        r#"(export "wasmill:plugin/aggregate@0.8.0#upcast") (param i32 i32 i32 i32) (result i32)"#,
+        "(i32.const 1200)",
+    ),
     (
         "constructor",
-        r#"(export "wasmill:plugin/aggregate@0.7.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.8.0#[constructor]instance") (param i32 i32 i32 i32) (result i32)"#,
         "(call $new (i32.const 7))",
     ),
     (
         "apply",
-        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.8.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "handle",
-        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.handle")
+        r#"(export "wasmill:plugin/aggregate@0.8.0#[method]instance.handle")
            (param i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1104)",
     ),
     (
         "snapshot",
-        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.snapshot") (param i32) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.8.0#[method]instance.snapshot") (param i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "restore",
-        r#"(export "wasmill:plugin/aggregate@0.7.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
+        r#"(export "wasmill:plugin/aggregate@0.8.0#[method]instance.restore") (param i32 i32 i32 i64) (result i32)"#,
         "(i32.const 1200)",
     ),
-    ("drop", r#"(export "wasmill:plugin/aggregate@0.7.0#[dtor]instance") (param i32)"#, ""),
+    ("drop", r#"(export "wasmill:plugin/aggregate@0.8.0#[dtor]instance") (param i32)"#, ""),
 ];
 
 const AGGREGATE_IMPORTS: &str = r#"
-  (import "[export]wasmill:plugin/aggregate@0.7.0" "[resource-new]instance" (func $new (param i32) (result i32)))
-  (import "wasmill:plugin/log@0.7.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "[export]wasmill:plugin/aggregate@0.8.0" "[resource-new]instance" (func $new (param i32) (result i32)))
+  (import "wasmill:plugin/log@0.8.0" "write" (func $log (param i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const SUBSCRIBER: [Function; 1] = [(
     "handle",
-    r#"(export "wasmill:plugin/subscriber@0.7.0#handle") (param $at i32) (param $count i32) (result i32)"#,
+    r#"(export "wasmill:plugin/subscriber@0.8.0#handle") (param $at i32) (param $count i32) (result i32)"#,
     "(i32.const 1200)",
 )];
 
 const SUBSCRIBER_IMPORTS: &str = r#"
-  (import "wasmill:plugin/bus@0.7.0" "begin" (func $begin (param i32)))
-  (import "wasmill:plugin/bus@0.7.0" "send-command"
+  (import "wasmill:plugin/bus@0.8.0" "begin" (func $begin (param i32)))
+  (import "wasmill:plugin/bus@0.8.0" "send-command"
     (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32)))
-  (import "wasmill:plugin/bus@0.7.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
-  (import "wasmill:plugin/bus@0.7.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
+  (import "wasmill:plugin/bus@0.8.0" "wake" (func $wake (param i32 i32 i32 i32 i64 i32 i32)))
+  (import "wasmill:plugin/bus@0.8.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))"#;
 
 const PROJECTION: [Function; 3] = [
-    ("schema", r#"(export "wasmill:plugin/projection@0.7.0#schema") (result i32)"#, "(i32.const 1300)"),
+    ("schema", r#"(export "wasmill:plugin/projection@0.8.0#schema") (result i32)"#, "(i32.const 1300)"),
     (
         "project",
-        r#"(export "wasmill:plugin/projection@0.7.0#project") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.8.0#project") (param i32 i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "query",
-        r#"(export "wasmill:plugin/projection@0.7.0#query") (param i32 i32 i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/projection@0.8.0#query") (param i32 i32 i32 i32) (result i32)"#,
         "(i32.const 1400)",
     ),
 ];
 
 /// The result of `keys` is at 1504. The keys are from 8192 on, 12 bytes each.
 const SAGA: [Function; 7] = [
-    ("describe", r#"(export "wasmill:plugin/saga@0.7.0#describe") (result i32)"#, "(i32.const 1092)"),
-    ("upcast", r#"(export "wasmill:plugin/saga@0.7.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
+    ("describe", r#"(export "wasmill:plugin/saga@0.8.0#describe") (result i32)"#, "(i32.const 1092)"),
+    ("upcast", r#"(export "wasmill:plugin/saga@0.8.0#upcast") (param i32 i32) (result i32)"#, "(i32.const 1200)"),
     (
         "keys",
-        r#"(export "wasmill:plugin/saga@0.7.0#keys") (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.8.0#keys") (param $at i32) (param $count i32) (result i32)"#,
         "(local $i i32)
          (loop
            (i32.store8 (i32.add (i32.const 8192) (i32.mul (local.get $i) (i32.const 12))) (i32.const 1))
@@ -125,33 +131,38 @@ const SAGA: [Function; 7] = [
     ),
     (
         "constructor",
-        r#"(export "wasmill:plugin/saga@0.7.0#[constructor]instance") (param i32 i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.8.0#[constructor]instance") (param i32 i32) (result i32)"#,
         "(call $new (i32.const 7))",
     ),
     (
         "apply",
-        r#"(export "wasmill:plugin/saga@0.7.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.8.0#[method]instance.apply") (param $self i32) (param $at i32) (param $count i32) (result i32)"#,
         "(i32.const 1200)",
     ),
     (
         "handle",
-        r#"(export "wasmill:plugin/saga@0.7.0#[method]instance.handle") (param $at i32) (result i32)"#,
+        r#"(export "wasmill:plugin/saga@0.8.0#[method]instance.handle") (param $at i32) (result i32)"#,
         "(i32.const 1104)",
     ),
-    ("drop", r#"(export "wasmill:plugin/saga@0.7.0#[dtor]instance") (param i32)"#, ""),
+    ("drop", r#"(export "wasmill:plugin/saga@0.8.0#[dtor]instance") (param i32)"#, ""),
 ];
 
 /// Makes a plugin with sagas of this type, which these events start.
 pub fn saga(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let new =
-        r#"(import "[export]wasmill:plugin/saga@0.7.0" "[resource-new]instance" (func $new (param i32) (result i32)))"#;
+        r#"(import "[export]wasmill:plugin/saga@0.8.0" "[resource-new]instance" (func $new (param i32) (result i32)))"#;
     let text = text(&format!("{new}{SUBSCRIBER_IMPORTS}"), &SAGA, replaced);
     component("saga-plugin", &text, &line(&format!(r#""role":"saga","type":"{name}","starts":["{events}"]"#)))
 }
 
 /// Makes a plugin with an aggregate of this type.
 pub fn aggregate(name: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
-    let text = text(AGGREGATE_IMPORTS, &AGGREGATE, replaced);
+    let described = format!(
+        r#"(data (i32.const 1160) "\40\06\00\00\{:02x}\00\00\00\30\04\00\00\01\00\00\00\38\04\00\00\01\00\00\00")
+           (data (i32.const 1600) "{name}")"#,
+        name.len()
+    );
+    let text = text(&format!("{AGGREGATE_IMPORTS}{described}"), &AGGREGATE, replaced);
     component("aggregate-plugin", &text, &line(&format!(r#""role":"aggregate","type":"{name}""#)))
 }
 
@@ -159,6 +170,12 @@ pub fn aggregate(name: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
 pub fn subscriber(events: &str, replaced: &[Replaced<'_>]) -> Vec<u8> {
     let text = text(SUBSCRIBER_IMPORTS, &SUBSCRIBER, replaced);
     component("subscriber-plugin", &text, &line(&format!(r#""role":"subscriber","subscriptions":["{events}"]"#)))
+}
+
+/// Makes a plugin with a subscriber to these events, which asks for them in the newest shape.
+pub fn subscriber_of_newest(events: &str) -> Vec<u8> {
+    let role = format!(r#""role":"subscriber","subscriptions":["{events}"],"shape":"newest""#);
+    component("subscriber-plugin", &text(SUBSCRIBER_IMPORTS, &SUBSCRIBER, &[]), &line(&role))
 }
 
 /// Makes a plugin with a projection of these events.
@@ -169,7 +186,7 @@ pub fn projection(name: &str, events: &str, replaced: &[Replaced<'_>]) -> Vec<u8
 
 /// Makes a line of the custom section.
 pub fn line(role: &str) -> String {
-    format!(r#"{{"api":"0.7.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
+    format!(r#"{{"api":"0.8.0","plugin":"hostile","version":"0.1.0",{role}}}"#)
 }
 
 /// Makes the module of a skeleton. A case can add other parts of a module by replacing the name `module`.

@@ -85,7 +85,7 @@ where
     }
 
     fn create(&mut self, id: &str) -> Result<Live<A>, GuestError> {
-        Ok(Live::new(id.to_owned()))
+        Ok(Live::empty(id.to_owned()))
     }
 
     fn apply(&mut self, live: &Live<A>, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {

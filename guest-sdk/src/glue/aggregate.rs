@@ -1,29 +1,180 @@
-//! The exports of an aggregate: a resource that holds the state.
+//! The exports of aggregates: a resource that holds the state of one.
+//!
+//! A plugin may serve several aggregate types. They are a list of types, which ends with [`Only`], so that a plugin with one
+//! type has no choice to make at run time.
 
 use crate::aggregate::{Aggregate, Applied, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
 use crate::bindings::types;
 use crate::codec::Encoded;
 use crate::log::install_panic_hook;
+use crate::upcast::Upcasts;
 use crate::{Failure, Metadata, codec, readback, upcast};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-/// The exports of the aggregate `A`.
-pub struct AggregateRole<A>(PhantomData<A>);
+/// The exports of the aggregates in the list `L`.
+pub struct AggregateRole<L>(PhantomData<L>);
 
-impl<A: Aggregate> wit::Guest for AggregateRole<A> {
-    type Instance = Live<A>;
+impl<L: Aggregates> wit::Guest for AggregateRole<L> {
+    type Instance = L::Live;
 
-    fn describe() -> Result<wit::Description, String> {
+    fn describe() -> Result<Vec<wit::Description>, String> {
         install_panic_hook();
-        let commands = codec::variants::<A::Command>("commands")?.iter().map(ToString::to_string).collect();
-        Ok(wit::Description { commands, events: upcast::names::<A::Event>(A::UPCASTS)? })
+        let mut descriptions = Vec::new();
+        L::describe(&mut descriptions)?;
+        Ok(descriptions)
     }
 
-    fn upcast(events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
+    fn upcast(aggregate_type: String, events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
         install_panic_hook();
-        super::upcast(events, A::UPCASTS)
+        super::upcast(events, L::upcasts(&aggregate_type))
+    }
+}
+
+/// A list of aggregates.
+pub trait Aggregates: 'static {
+    /// A live aggregate of any of the types.
+    type Live: wit::GuestInstance;
+
+    /// The names of the types.
+    const TYPES: Types;
+
+    /// Appends the descriptions, in the order of the list.
+    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String>;
+
+    /// Returns the upcasts of a type.
+    fn upcasts(aggregate_type: &str) -> &'static [Upcasts];
+}
+
+/// The list of one aggregate.
+pub struct Only<A>(PhantomData<A>);
+
+/// The list that begins with `A`, followed by the list `L`.
+pub struct Beside<A, L>(PhantomData<(A, L)>);
+
+impl<A: Aggregate> Aggregates for Only<A> {
+    type Live = Live<A>;
+
+    const TYPES: Types = Types { first: A::TYPE, rest: None };
+
+    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String> {
+        descriptions.push(describe::<A>()?);
+        Ok(())
+    }
+
+    fn upcasts(aggregate_type: &str) -> &'static [Upcasts] {
+        if aggregate_type == A::TYPE { A::UPCASTS } else { unserved(aggregate_type) }
+    }
+}
+
+impl<A: Aggregate, L: Aggregates> Aggregates for Beside<A, L> {
+    type Live = OneOf<A, L>;
+
+    const TYPES: Types = Types { first: A::TYPE, rest: Some(&L::TYPES) };
+
+    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String> {
+        descriptions.push(describe::<A>()?);
+        L::describe(descriptions)
+    }
+
+    fn upcasts(aggregate_type: &str) -> &'static [Upcasts] {
+        if aggregate_type == A::TYPE { A::UPCASTS } else { L::upcasts(aggregate_type) }
+    }
+}
+
+/// Returns the description of an aggregate.
+pub(crate) fn describe<A: Aggregate>() -> Result<wit::Description, String> {
+    let commands = codec::variants::<A::Command>("commands")?.iter().map(ToString::to_string).collect();
+    let events = upcast::names::<A::Event>(A::UPCASTS)?;
+    Ok(wit::Description { aggregate_type: A::TYPE.to_owned(), commands, events })
+}
+
+/// The host asks only for types in the plugin's description.
+#[cold]
+fn unserved(aggregate_type: &str) -> ! {
+    panic!("this plugin has no aggregate `{aggregate_type}`")
+}
+
+/// The names of aggregate types, for a check at compile time.
+pub struct Types {
+    first: &'static str,
+    rest: Option<&'static Types>,
+}
+
+impl Types {
+    /// Fails the build if two aggregates have the same type.
+    pub const fn assert_distinct(&self) {
+        let Some(mut other) = self.rest else { return };
+        other.assert_distinct();
+        loop {
+            assert!(!is_same(self.first, other.first), "two aggregates of this plugin have the same TYPE");
+            match other.rest {
+                Some(rest) => other = rest,
+                None => return,
+            }
+        }
+    }
+}
+
+const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// A live aggregate of one of several types.
+pub enum OneOf<A: Aggregate, L: Aggregates> {
+    /// One of the first type.
+    First(Live<A>),
+    /// One of the others.
+    Other(L::Live),
+}
+
+impl<A: Aggregate, L: Aggregates> wit::GuestInstance for OneOf<A, L> {
+    fn new(aggregate_type: String, id: String) -> Self {
+        if aggregate_type == A::TYPE {
+            Self::First(Live::new(aggregate_type, id))
+        } else {
+            Self::Other(L::Live::new(aggregate_type, id))
+        }
+    }
+
+    fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        match self {
+            Self::First(live) => live.apply(events),
+            Self::Other(live) => live.apply(events),
+        }
+    }
+
+    fn handle(&self, command: types::Command) -> Result<Vec<types::NewEvent>, types::Outcome> {
+        match self {
+            Self::First(live) => live.handle(command),
+            Self::Other(live) => live.handle(command),
+        }
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::First(live) => live.snapshot(),
+            Self::Other(live) => live.snapshot(),
+        }
+    }
+
+    fn restore(&self, state: Vec<u8>, version: u64) -> Result<(), String> {
+        match self {
+            Self::First(live) => live.restore(state, version),
+            Self::Other(live) => live.restore(state, version),
+        }
     }
 }
 
@@ -37,9 +188,12 @@ pub struct Live<A: Aggregate> {
 }
 
 impl<A: Aggregate> wit::GuestInstance for Live<A> {
-    fn new(id: String) -> Self {
+    fn new(aggregate_type: String, id: String) -> Self {
         install_panic_hook();
-        Self { id, state: RefCell::default(), version: Cell::default(), decided: RefCell::default() }
+        if aggregate_type != A::TYPE {
+            unserved(&aggregate_type);
+        }
+        Self::empty(id)
     }
 
     fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
@@ -79,6 +233,11 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
 }
 
 impl<A: Aggregate> Live<A> {
+    /// Makes the aggregate with this id, with empty state.
+    pub fn empty(id: String) -> Self {
+        Self { id, state: RefCell::default(), version: Cell::default(), decided: RefCell::default() }
+    }
+
     /// Applies the events of the last command, which are durable by now.
     fn settle(&self) {
         let Some((events, metadata)) = self.decided.take() else { return };
@@ -118,11 +277,16 @@ fn new_event<A: Aggregate>(event: &A::Event) -> Result<types::NewEvent, codec::E
     Ok(types::NewEvent { name: name.to_owned(), payload })
 }
 
-/// Logs why a state has no snapshot, but only once, because every other state may have the same problem.
+/// Logs why a state has no snapshot, but only once for each type, because every other state may have the same problem.
 #[cold]
 fn say_once<A: Aggregate>(cause: &str) {
-    thread_local!(static SAID: Cell<bool> = const { Cell::new(false) });
-    if !SAID.replace(true) {
+    thread_local!(static SAID: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) });
+    let is_new = SAID.with_borrow_mut(|said| {
+        let is_new = !said.contains(&A::TYPE);
+        said.extend(is_new.then_some(A::TYPE));
+        is_new
+    });
+    if is_new {
         crate::warn!(
             "a {} has no snapshot, and its history is replayed instead: its state can't be kept: {cause}",
             A::TYPE
@@ -173,27 +337,106 @@ mod tests {
     }
 
     #[derive(Serialize, Deserialize)]
-    struct Only {
+    struct Size {
         size: u32,
     }
 
     #[test]
     fn commands_and_events_have_names_or_the_plugin_is_refused() {
-        let described = AggregateRole::<Of<Plain, Plain>>::describe().unwrap();
+        let [described] = &*AggregateRole::<Only<Of<Plain, Plain>>>::describe().unwrap() else { panic!() };
         assert_eq!((described.commands.join(" "), described.events.join(" ")), ("One Two".into(), "One Two".into()));
-        let refused = |described: Result<wit::Description, String>, part: &str| {
+        let refused = |described: Result<Vec<wit::Description>, String>, part: &str| {
             let reason = described.map(|_| ()).unwrap_err();
             assert!(reason.contains(part) && reason.contains("make it an enum"), "{reason}");
         };
-        refused(AggregateRole::<Of<Tagged, Plain>>::describe(), "the type of the commands, Tagged, is no plain enum");
-        refused(AggregateRole::<Of<Only, Plain>>::describe(), "the type of the commands, Only, is no plain enum");
-        refused(AggregateRole::<Of<Plain, Tagged>>::describe(), "the type of the events, Tagged, is no plain enum");
+        refused(
+            AggregateRole::<Only<Of<Tagged, Plain>>>::describe(),
+            "the type of the commands, Tagged, is no plain enum",
+        );
+        refused(AggregateRole::<Only<Of<Size, Plain>>>::describe(), "the type of the commands, Size, is no plain enum");
+        refused(
+            AggregateRole::<Only<Of<Plain, Tagged>>>::describe(),
+            "the type of the events, Tagged, is no plain enum",
+        );
+    }
+
+    /// A counter that is named by a letter, and keeps what it was sent.
+    #[derive(Default, Serialize, Deserialize)]
+    struct Counter<const LETTER: char>(u32);
+
+    #[derive(Serialize, Deserialize)]
+    enum Counted {
+        Add(u32),
+    }
+
+    const DOUBLE: &[Upcasts] =
+        &[Upcasts::of("Add", &[|count| Ok(upcast::json!(2 * count.as_u64().unwrap_or_default()))])];
+
+    impl<const LETTER: char> Aggregate for Counter<LETTER> {
+        const TYPE: &'static str = if LETTER == 'a' {
+            "a"
+        } else if LETTER == 'b' {
+            "b"
+        } else {
+            "c"
+        };
+        const SNAPSHOTS: crate::aggregate::Snapshots<Self> = crate::aggregate::Snapshots::json();
+        const UPCASTS: &'static [Upcasts] = if LETTER == 'b' { DOUBLE } else { &[] };
+        type Command = Counted;
+        type Event = Counted;
+        type Error = String;
+
+        fn handle(&self, command: Counted) -> Result<Vec<Counted>, String> {
+            Ok(vec![command])
+        }
+
+        fn apply(&mut self, Counted::Add(count): Counted) {
+            self.0 += count;
+        }
+    }
+
+    type Three = Beside<Counter<'a'>, Beside<Counter<'b'>, Only<Counter<'c'>>>>;
+
+    fn command(payload: &str) -> types::Command {
+        let metadata = types::Metadata { id: "1".into(), time: 0, cause: types::Cause::First, headers: None };
+        types::Command { name: "Add".into(), payload: payload.into(), metadata }
+    }
+
+    #[test]
+    fn each_of_several_aggregates_has_its_own_description_state_and_upcasts() {
+        use wit::GuestInstance as _;
+        let described = AggregateRole::<Three>::describe().unwrap();
+        let types: Vec<&str> = described.iter().map(|described| &*described.aggregate_type).collect();
+        assert_eq!(types, ["a", "b", "c"]);
+        let one = || types::RecordedPayload { name: "Add".into(), payload: b"1".to_vec() };
+        let upcast = types.iter().map(|name| AggregateRole::<Three>::upcast((*name).to_owned(), vec![one()]).remove(0));
+        assert_eq!(upcast.collect::<Vec<_>>(), [b"1", b"2", b"1"].map(|payload| Ok(payload.to_vec())));
+        for (name, count) in [("a", "7"), ("b", "8"), ("c", "9")] {
+            let live = <Three as Aggregates>::Live::new(name.to_owned(), "1".to_owned());
+            assert_eq!(live.handle(command(count)).unwrap().len(), 1);
+            assert_eq!(live.snapshot().as_deref(), Some(count.as_bytes()), "{name}");
+            live.restore(b"5".to_vec(), 3).unwrap();
+            assert_eq!(live.snapshot().as_deref(), Some(b"5".as_slice()), "{name}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "this plugin has no aggregate `d`")]
+    fn a_type_that_the_plugin_does_not_have_is_no_other_aggregate() {
+        let _ = <<Three as Aggregates>::Live as wit::GuestInstance>::new("d".to_owned(), "1".to_owned());
+    }
+
+    #[test]
+    #[should_panic(expected = "two aggregates of this plugin have the same TYPE")]
+    fn two_aggregates_of_one_type_are_refused() {
+        Beside::<Counter<'a'>, Beside<Counter<'b'>, Only<Counter<'a'>>>>::TYPES.assert_distinct();
     }
 
     #[test]
     fn recorded_events_are_upcast_one_by_one() {
         let recorded = |payload: &str| types::RecordedPayload { name: "One".into(), payload: payload.into() };
-        let upcast = AggregateRole::<Of<Plain, Plain>>::upcast(vec![recorded("null"), recorded(r#"{"@schema":2}"#)]);
+        let events = vec![recorded("null"), recorded(r#"{"@schema":2}"#)];
+        let upcast = AggregateRole::<Only<Of<Plain, Plain>>>::upcast("of".to_owned(), events);
         assert_eq!(upcast[0].as_deref(), Ok(b"null".as_slice()));
         assert!(upcast[1].as_ref().is_err_and(|reason| reason.contains("schema version 2")), "{:?}", upcast[1]);
     }

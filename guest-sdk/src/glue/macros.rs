@@ -1,14 +1,39 @@
 //! The export macros. On wasm they export a role and describe it in the module's custom section. Natively they only
 //! check the description, so a plugin's tests build like those of any crate.
 
-/// Exports a type that implements [`Aggregate`](crate::Aggregate). Use it once per crate. The crate must be a `cdylib`.
+/// Exports a type that implements [`Aggregate`](crate::Aggregate), or several of different `TYPE`s. Use it once per crate. The
+/// crate must be a `cdylib`.
+///
+/// ```
+/// # mod shop {
+/// # use wasmill_guest::prelude::*;
+/// # #[derive(Default)] pub struct Order;
+/// # #[derive(Default)] pub struct Customer;
+/// # #[derive(Serialize, Deserialize)] pub enum Placed { Placed }
+/// # macro_rules! aggregate { ($aggregate:ty, $name:literal) => { impl Aggregate for $aggregate {
+/// #     const TYPE: &'static str = $name;
+/// #     type Command = Placed; type Event = Placed; type Error = String;
+/// #     fn handle(&self, _: Placed) -> Result<Vec<Placed>, String> { Ok(Vec::new()) }
+/// #     fn apply(&mut self, _: Placed) {}
+/// # } } }
+/// # aggregate!(Order, "order");
+/// # aggregate!(Customer, "customer");
+/// wasmill_guest::export_aggregate!(Order, Customer);
+/// # }
+/// ```
 #[macro_export]
 macro_rules! export_aggregate {
-    ($aggregate:ty) => {
+    ($($aggregate:ty),+ $(,)?) => {
+        $(
+            const _: () = {
+                $crate::__describe!($crate::section::Role::Aggregate(<$aggregate as $crate::Aggregate>::TYPE));
+            };
+        )+
         const _: () = {
-            $crate::__describe!($crate::section::Role::Aggregate(<$aggregate as $crate::Aggregate>::TYPE));
+            type List = $crate::__aggregates!($($aggregate),+);
+            const _: () = <List as $crate::glue::Aggregates>::TYPES.assert_distinct();
             #[cfg(target_family = "wasm")]
-            type Exported = $crate::glue::AggregateRole<$aggregate>;
+            type Exported = $crate::glue::AggregateRole<List>;
             #[cfg(target_family = "wasm")]
     $crate::bindings::aggregate::export_world!(Exported with_types_in $crate::bindings::aggregate);
         };
@@ -23,6 +48,7 @@ macro_rules! export_subscriber {
         const _: () = {
             $crate::__describe!($crate::section::Role::Subscriber(
                 <$subscriber as $crate::Subscriber>::SUBSCRIPTIONS,
+                <$subscriber as $crate::Subscriber>::SHAPE,
                 <$subscriber as $crate::Subscriber>::ENDPOINTS
             ));
             #[cfg(target_family = "wasm")]
@@ -41,7 +67,8 @@ macro_rules! export_projection {
         const _: () = {
             $crate::__describe!($crate::section::Role::Projection(
                 <$projection as $crate::Projection>::NAME,
-                <$projection as $crate::Projection>::SUBSCRIPTIONS
+                <$projection as $crate::Projection>::SUBSCRIPTIONS,
+                <$projection as $crate::Projection>::SHAPE
             ));
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::ProjectionRole<$projection>;
@@ -60,6 +87,7 @@ macro_rules! export_saga {
                 <$saga as $crate::Saga>::TYPE,
                 <$saga as $crate::Saga>::STARTS,
                 <$saga as $crate::Saga>::SUBSCRIPTIONS,
+                <$saga as $crate::Saga>::SHAPE,
                 <$saga as $crate::Saga>::ENDPOINTS
             ));
             #[cfg(target_family = "wasm")]
@@ -105,6 +133,14 @@ macro_rules! export_settings {
     $crate::bindings::configuration::export_world!(Exported with_types_in $crate::bindings::configuration);
         };
     };
+}
+
+/// Makes the list of aggregates.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __aggregates {
+    ($aggregate:ty) => { $crate::glue::Only<$aggregate> };
+    ($aggregate:ty, $($more:ty),+) => { $crate::glue::Beside<$aggregate, $crate::__aggregates!($($more),+)> };
 }
 
 /// Makes the line of the custom section at compile time.

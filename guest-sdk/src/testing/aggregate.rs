@@ -75,7 +75,7 @@ fn with_history<'e, A: Aggregate>(history: impl IntoIterator<Item = (&'e str, Ve
 /// Rebuilds an aggregate from its events, as after a restart.
 #[track_caller]
 fn rebuilt<A: Aggregate>(history: &[Recorded]) -> Live<A> {
-    let live = Live::new("test".to_owned());
+    let live = Live::empty("test".to_owned());
     let stream = (A::TYPE, "test");
     let recorded = |(event, place): (&Recorded, u64)| {
         let mut recorded = envelope::recorded(stream, place, &event.name, event.payload.clone());
@@ -131,7 +131,7 @@ impl<A: Aggregate> Given<A> {
     pub fn through_a_snapshot(self) -> Self {
         let state = self.live.try_snapshot().unwrap_or_else(|error| panic!("the state has no snapshot: {error}"));
         let state = state.expect("the aggregate takes no snapshot");
-        let live = Live::new("test".to_owned());
+        let live = Live::empty("test".to_owned());
         let version = self.history.len() as u64;
         live.restore(state, version).unwrap_or_else(|error| panic!("the snapshot does not restore: {error}"));
         Self { live, ..self }

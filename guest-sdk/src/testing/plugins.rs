@@ -13,14 +13,14 @@ mod subscription;
 pub use settled::Settled;
 
 use super::readable;
-use crate::bindings::aggregate::exports::wasmill::plugin::aggregate::Guest as _;
 use crate::bindings::saga::exports::wasmill::plugin::saga::Guest as _;
 use crate::bindings::types;
 use crate::contract::Contract;
-use crate::glue::{AggregateRole, SagaRole};
+use crate::glue::{SagaRole, describe};
 use crate::projection::QueryError;
 use crate::saga::Saga;
 use crate::subscriber::Subscriber;
+use crate::upcast::Upcasts;
 use crate::{Aggregate, codec, readback};
 use code::{AggregateCode, Aggregates, Broken, Given, Sagas};
 use command::Command;
@@ -114,6 +114,8 @@ pub struct Plugins {
     servers: Servers,
     /// The events that each type of aggregates and sagas can record.
     recorded: BTreeMap<&'static str, Vec<String>>,
+    /// The upcasts of each type of aggregates and sagas.
+    upcasts: BTreeMap<&'static str, &'static [Upcasts]>,
     /// The plugin that was added last.
     last: Option<Last>,
     happened: Happened,
@@ -157,6 +159,7 @@ impl Plugins {
             projections: Vec::new(),
             servers: Servers::default(),
             recorded: BTreeMap::new(),
+            upcasts: BTreeMap::new(),
             last: None,
             happened: Happened::default(),
             count: Count::default(),
@@ -184,8 +187,9 @@ impl Plugins {
     pub fn aggregate<A: Aggregate>(mut self) -> Self {
         let owner = type_name::<A>();
         self.check_type(A::TYPE, owner);
-        let described = AggregateRole::<A>::describe().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
+        let described = describe::<A>().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
         self.recorded.insert(A::TYPE, described.events);
+        self.upcasts.insert(A::TYPE, A::UPCASTS);
         let code = Box::new(Aggregates::<A>::default());
         let part = AggregatePart { type_name: owner, given: Given::default(), code };
         self.aggregates.insert(A::TYPE, part);
@@ -203,12 +207,13 @@ impl Plugins {
         self.check_type(S::TYPE, owner);
         let described = SagaRole::<S>::describe().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
         self.recorded.insert(S::TYPE, described.events);
+        self.upcasts.insert(S::TYPE, S::UPCASTS);
         assert!(!S::STARTS.is_empty(), "{owner} has no STARTS: without an event that starts it there is never a saga");
         let starts = patterns::checked(owner, S::STARTS);
         let patterns = starts.iter().copied().chain(patterns::checked(owner, S::SUBSCRIPTIONS)).collect();
         let code = SagaPart { saga_type: S::TYPE, starts, code: Box::new(Sagas::<S>::default()) };
         let code = SubscriptionCode::Sagas(code);
-        self.subscription(Subscription::new(S::TYPE.to_owned(), owner, code, patterns, S::ENDPOINTS))
+        self.subscription(Subscription::new(S::TYPE.to_owned(), owner, code, (patterns, S::SHAPE), S::ENDPOINTS))
     }
 
     /// Adds a subscriber. The name of its subscription is that of the plugin in a manifest.
@@ -220,7 +225,7 @@ impl Plugins {
         let owner = type_name::<S>();
         let patterns = patterns::checked(owner, S::SUBSCRIPTIONS);
         let code = SubscriptionCode::Subscriber(code::handle::<S>);
-        self.subscription(Subscription::new(name.to_owned(), owner, code, patterns, S::ENDPOINTS))
+        self.subscription(Subscription::new(name.to_owned(), owner, code, (patterns, S::SHAPE), S::ENDPOINTS))
     }
 
     /// Adds a projection with an empty read model.
@@ -240,6 +245,7 @@ impl Plugins {
             type_name: owner,
             given: Given::default(),
             patterns: patterns::checked(owner, P::SUBSCRIPTIONS),
+            shape: P::SHAPE,
             next: 0,
             code: Box::new(super::ReadModel::<P>::new()),
         });

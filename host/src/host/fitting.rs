@@ -91,10 +91,11 @@ fn command_problems(
     commands: &[(&str, &str)],
     served: &[(Name, Arc<plugin::Plugin>)],
 ) -> Vec<String> {
-    let Some((_, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate) else {
+    let Some((aggregate_type, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate)
+    else {
         return vec![format!("`{section}.aggregate`: no plugin serves aggregate type {aggregate}")];
     };
-    let known = match AggregateGuest::new(plugin).and_then(|mut guest| guest.describe()) {
+    let known = match AggregateGuest::new(plugin, aggregate_type).and_then(|mut guest| guest.describe()) {
         Ok(names) => names.commands,
         Err(error) => return vec![error.to_string()],
     };

@@ -79,6 +79,7 @@ fn name_of(role: &Role) -> &'static str {
 mod tests {
     use super::*;
     use crate::names::Name;
+    use crate::upcasts::Shape;
 
     #[test]
     fn a_key_has_an_effect_where_its_role_is() {
@@ -89,8 +90,9 @@ mod tests {
         let manifest = Manifest::parse(text, "m.toml".as_ref()).unwrap();
         let idle = |roles: &[Role]| of_plugin(&manifest.plugins["p"], roles).len();
         let aggregate = Role::Aggregate { aggregate_type: Name::parse("order").unwrap() };
-        let subscriber = Role::Subscriber { subscriptions: Vec::new(), endpoints: Vec::new() };
-        let projection = Role::Projection { name: Name::parse("sales").unwrap(), subscriptions: Vec::new() };
+        let subscriber = Role::Subscriber { subscriptions: Vec::new(), shape: Shape::Recorded, endpoints: Vec::new() };
+        let (name, shape) = (Name::parse("sales").unwrap(), Shape::Recorded);
+        let projection = Role::Projection { name, subscriptions: Vec::new(), shape };
         for (roles, expected) in [
             (vec![aggregate.clone()], 2 + 3),
             (vec![subscriber.clone()], 8 + 3),

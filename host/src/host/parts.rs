@@ -7,7 +7,6 @@ use super::orphans;
 use super::plugin_handlers;
 use super::startup::Startup;
 use super::unmatched::{Unmatched, unmatched};
-use super::upcasting::upcasts;
 use crate::aggregates::{self, Aggregates, Service};
 use crate::backoff::Backoff;
 use crate::bounds::Bounds;
@@ -375,7 +374,7 @@ impl Parts {
     fn start_sinks(&mut self, manifest: &Manifest, connection: &Connection) -> Result<(), Error> {
         let outbox = (kafka::sink::Config::new(&manifest.sink), &manifest.sink);
         let events = manifest.sinks.iter();
-        let upcasts = upcasts(&self.catalog);
+        let upcasts = self.catalog.upcasts();
         let events = events.map(|(name, sink)| (kafka::sink::Config::events(name, sink, &upcasts), &sink.settings));
         let letters = manifest.sources.iter().filter_map(|(name, source)| {
             let config = kafka::sink::Config::letters(name, source, &manifest.sink)?;
@@ -465,7 +464,12 @@ fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'jo
 /// the callbacks of each subscription, and for each query of a projection, and as many again while code is swapped.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
-    let of_plugin = |plugin: &PluginSettings| plugin.shards.unwrap_or_else(aggregates::shards_by_default) + 4 + queries;
+    let of_plugin = |plugin: &PluginSettings| {
+        let shards = plugin.shards.unwrap_or_else(aggregates::shards_by_default);
+        // A file that can't be read is refused later.
+        let aggregates = plugin::aggregates_of(&plugin.file).unwrap_or(1);
+        shards * aggregates + 4 + queries
+    };
     let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + 2 * manifest.sources.len();
     let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();
     Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }

@@ -6,11 +6,12 @@ use crate::names::Name;
 use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot};
 use std::sync::Arc;
 
-/// Returns the aggregate type of a plugin, served by `shards`. The list is empty if the plugin has no aggregate role.
+/// Returns the aggregate types of a plugin, each served by `shards` threads.
 pub fn aggregate_services(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Service> {
     let plugin = slot.current();
     let types = plugin.description.roles.iter().filter_map(aggregate_type);
-    types.map(|name| Service::new(name, PluginHandlers(slot.clone()), shards, options.clone())).collect()
+    let handlers = |name: &Name| PluginHandlers { slot: slot.clone(), aggregate_type: name.clone() };
+    types.map(|name| Service::new(name, handlers(name), shards, options.clone())).collect()
 }
 
 /// Returns the aggregate type of a role, if it is that of an aggregate.
@@ -21,8 +22,11 @@ pub(super) fn aggregate_type(role: &Role) -> Option<&Name> {
     }
 }
 
-/// Handlers in WebAssembly: the code of a plugin in its slot.
-struct PluginHandlers(Arc<Slot>);
+/// Handlers in WebAssembly: one aggregate of the plugin in a slot.
+struct PluginHandlers {
+    slot: Arc<Slot>,
+    aggregate_type: Name,
+}
 
 /// A guest of a plugin, with its own wasm store.
 struct PluginGuest {
@@ -35,18 +39,18 @@ impl Handlers for PluginHandlers {
     type Guest = PluginGuest;
 
     fn name(&self) -> Arc<str> {
-        self.0.name.clone()
+        self.slot.name.clone()
     }
 
     fn guest(&self) -> Result<PluginGuest, GuestError> {
-        let plugin = self.0.current();
+        let plugin = self.slot.current();
         // The digest covers all of the code, including the layout of the state.
-        let guest = AggregateGuest::new(&plugin).map_err(failed)?;
+        let guest = AggregateGuest::new(&plugin, &self.aggregate_type).map_err(failed)?;
         Ok(PluginGuest { guest, code: plugin.digest.as_str().into(), plugin })
     }
 
     fn is_current(&self, guest: &PluginGuest) -> bool {
-        self.0.is_current(&guest.plugin)
+        self.slot.is_current(&guest.plugin)
     }
 }
 

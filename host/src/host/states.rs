@@ -3,8 +3,8 @@
 use super::Host;
 use super::maintenance::blocking;
 use super::plugin_handlers::aggregate_type;
-use super::upcasting::upcasts;
 use crate::model::{RecordedEvent, StreamId, Version};
+use crate::names::Name;
 use crate::plugin::{self, AggregateGuest, Live, Plugin};
 use crate::store::{self, Reader};
 use crate::upcasts::Upcasts;
@@ -46,7 +46,7 @@ impl From<plugin::Error> for Unshown {
 impl Host {
     /// Returns the migration of recorded events by the loaded code.
     pub fn upcasts(&self) -> Upcasts {
-        upcasts(&self.parts.catalog)
+        self.parts.catalog.upcasts()
     }
 
     /// Returns the state of an aggregate at a version, or at its newest one. It is made from the events alone, in a guest
@@ -59,7 +59,7 @@ impl Host {
         version: Option<Version>,
         is_wanted: impl Fn() -> bool + Send + 'static,
     ) -> Result<AggregateState, Unshown> {
-        let plugin = self.code_of(&stream)?;
+        let code = self.code_of(&stream)?;
         let store = self.store().clone();
         blocking(move || {
             let mut reader = store.reader()?;
@@ -73,17 +73,18 @@ impl Host {
                     "stream {stream} has the versions 1 to {newest}, and not {version}"
                 )));
             }
-            state_at(&plugin, &mut *reader, &stream, version, &is_wanted)
+            state_at(&code, &mut *reader, &stream, version, &is_wanted)
         })
         .await
     }
 
-    fn code_of(&self, stream: &StreamId) -> Result<Arc<Plugin>, Unshown> {
+    /// Returns the plugin that serves the type of a stream, with that type.
+    fn code_of(&self, stream: &StreamId) -> Result<(Arc<Plugin>, Name), Unshown> {
         let mut known = Vec::new();
         for plugin in self.parts.catalog.slots().map(|slot| slot.current()) {
-            if let Some(name) = plugin.description.roles.iter().find_map(aggregate_type).cloned() {
-                if *name == *stream.aggregate_type {
-                    return Ok(plugin);
+            for name in plugin.description.roles.iter().filter_map(aggregate_type) {
+                if **name == *stream.aggregate_type {
+                    return Ok((plugin.clone(), name.clone()));
                 }
                 known.push(name.to_string());
             }
@@ -94,17 +95,17 @@ impl Host {
 }
 
 fn state_at(
-    plugin: &Plugin,
+    (plugin, aggregate_type): &(Arc<Plugin>, Name),
     reader: &mut dyn Reader,
     stream: &StreamId,
     version: Version,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<AggregateState, Unshown> {
-    let mut guest = AggregateGuest::new(plugin)?;
+    let mut guest = AggregateGuest::new(plugin, aggregate_type)?;
     let live = match rebuilt(&mut guest, reader, stream, version, PAGE, is_wanted) {
         // A page took longer than one event may. Applying event by event shows which one is at fault, if any is.
         Err(Unapplied::Guest(plugin::Error::Overrun { .. })) => {
-            guest = AggregateGuest::new(plugin)?;
+            guest = AggregateGuest::new(plugin, aggregate_type)?;
             rebuilt(&mut guest, reader, stream, version, 1, is_wanted)
         }
         live => live,

@@ -6,12 +6,14 @@ use super::lowering::{Lender, lend_cause, lend_headers, lend_payloads};
 use super::{Error, Guarded, Plugin, failure, refusal};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use crate::names::{self, Rule};
+use std::sync::Arc;
 use wasmtime::component::ResourceAny;
 
 /// A wasm store with the live aggregates of one shard. After an [`Error`] it must be dropped with all of them.
 pub struct AggregateGuest {
     guarded: Guarded,
     guest: export::Guest,
+    aggregate_type: Arc<str>,
 }
 
 /// A live aggregate. It is valid in the guest that created it, until it is discarded there.
@@ -28,19 +30,25 @@ pub struct AggregateNames {
 }
 
 impl AggregateGuest {
-    /// Creates a guest in a new wasm store.
-    pub fn new(plugin: &Plugin) -> Result<Self, Error> {
+    /// Creates a guest for aggregates of one of the plugin's types, in a new wasm store.
+    pub fn new(plugin: &Plugin, aggregate_type: &str) -> Result<Self, Error> {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("an aggregate", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("an aggregate", &error))?;
-        Ok(Self { guarded, guest })
+        Ok(Self { guarded, guest, aggregate_type: aggregate_type.into() })
     }
 
     /// Returns the names that the aggregate understands.
     pub fn describe(&mut self) -> Result<AggregateNames, Error> {
         let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let export::Description { commands, events } = described.map_err(|cause| self.guarded.refused(&cause))?;
+        let described = described.map_err(|cause| self.guarded.refused(&cause))?;
+        let own = described.into_iter().find(|described| described.aggregate_type == *self.aggregate_type);
+        let Some(export::Description { commands, events, .. }) = own else {
+            return Err(self
+                .guarded
+                .refused(&format!("`describe` returns no description of aggregate {}", self.aggregate_type)));
+        };
         self.guarded.check_names("a command", &commands)?;
         self.guarded.check_names("an event", &events)?;
         Ok(AggregateNames { commands, events })
@@ -49,13 +57,14 @@ impl AggregateGuest {
     /// Migrates the payloads of events to the version that the code knows. An inner error is the guest's, if it can't.
     pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let lent = lend_payloads(events);
-        let migrated = self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &lent))?;
+        let migrated =
+            self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &self.aggregate_type, &lent))?;
         self.guarded.migrated(events, migrated)
     }
 
     /// Creates a live aggregate without history.
     pub fn create(&mut self, id: &str) -> Result<Live, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, id)).map(Live)
+        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, &self.aggregate_type, id)).map(Live)
     }
 
     /// Applies recorded events.

@@ -5,14 +5,14 @@ wasmtime::component::bindgen!({
     inline: "
         package wasmill:host;
         world every-role {
-            import wasmill:plugin/log@0.7.0;
-            import wasmill:plugin/bus@0.7.0;
-            import wasmill:plugin/sql@0.7.0;
-            export wasmill:plugin/aggregate@0.7.0;
-            export wasmill:plugin/subscriber@0.7.0;
-            export wasmill:plugin/projection@0.7.0;
-            export wasmill:plugin/saga@0.7.0;
-            export wasmill:plugin/configuration@0.7.0;
+            import wasmill:plugin/log@0.8.0;
+            import wasmill:plugin/bus@0.8.0;
+            import wasmill:plugin/sql@0.8.0;
+            export wasmill:plugin/aggregate@0.8.0;
+            export wasmill:plugin/subscriber@0.8.0;
+            export wasmill:plugin/projection@0.8.0;
+            export wasmill:plugin/saga@0.8.0;
+            export wasmill:plugin/configuration@0.8.0;
         }
     ",
     world: "wasmill:host/every-role",

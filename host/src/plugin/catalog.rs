@@ -1,8 +1,10 @@
 //! All plugins of a manifest. A plugin is reloaded when its file changes or on request.
 
 use super::slot::Switch;
+use super::upcasting::PluginUpcasts;
 use super::{Compiler, Configuration, Configurations, Error, FileIdentity, Limits, Plugin, Role, Slot};
 use crate::supervise;
+use crate::upcasts::Upcasts;
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -52,7 +54,17 @@ impl Catalog {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { compiler, slots, configurations }) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        compiler.recorders().set(slots.values());
+        Ok(Self { compiler, slots, configurations })
+    }
+
+    /// Returns the migration of recorded events by the code that serves.
+    pub fn upcasts(&self) -> Upcasts {
+        let recorders = self.compiler.recorders().clone();
+        Upcasts::new(move || Box::new(PluginUpcasts::new(recorders.clone())))
     }
 
     /// Interrupts long calls, now and from now on, because the host is stopping.
@@ -271,10 +283,10 @@ fn refused(slots: &[&Arc<Slot>], loaded: Vec<Result<Switch, Error>>) -> Error {
 /// Returns the place of a plugin in the order in which plugins switch.
 fn rank(plugin: &Plugin) -> usize {
     let roles = &plugin.description.roles;
-    let records = roles.iter().any(|role| matches!(role, Role::Aggregate { .. }));
-    match (records, roles.len()) {
-        (true, 1) => 3,
-        (true, _) => 2,
+    let is_aggregate = |role: &Role| matches!(role, Role::Aggregate { .. });
+    match (roles.iter().any(is_aggregate), roles.iter().all(is_aggregate)) {
+        (true, true) => 3,
+        (true, false) => 2,
         (false, _) if roles.iter().any(|role| matches!(role, Role::Saga { .. })) => 1,
         (false, _) => 0,
     }

@@ -3,6 +3,7 @@
 use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
+use super::upcasting::Recorders;
 use crate::clock::machine_time;
 use base16ct::lower;
 use sha2::{Digest, Sha256};
@@ -25,6 +26,7 @@ pub struct Compiler {
     engine: Engine,
     cache: Option<Cache>,
     time: Arc<Time>,
+    recorders: Arc<Recorders>,
     /// The clock, which stops when the compiler is dropped.
     _clock: Arc<Clock>,
 }
@@ -72,7 +74,7 @@ impl Compiler {
         let engine = engine_for(demand).map_err(|error| failed(&error))?;
         let time = Arc::new(Time::default());
         let clock = Arc::new(Clock::start(&engine, time.clone()).map_err(|error| failed(&error))?);
-        Ok(Self { engine, cache, time, _clock: clock })
+        Ok(Self { engine, cache, time, recorders: Arc::default(), _clock: clock })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -82,6 +84,11 @@ impl Compiler {
     /// Returns the time that bounds the calls of this engine's guests.
     pub(super) fn time(&self) -> &Arc<Time> {
         &self.time
+    }
+
+    /// Returns the code that records the events of each type.
+    pub(super) fn recorders(&self) -> &Arc<Recorders> {
+        &self.recorders
     }
 
     /// Interrupts long calls, now and from now on, because the host is stopping.

@@ -2,7 +2,8 @@
 
 use super::bindings::exports::wasmill::plugin::projection as export;
 use super::lowering::Lender;
-use super::{Error, Guarded, Plugin, ReadModel, failure};
+use super::upcasting::ReaderShape;
+use super::{Error, Guarded, Plugin, ReadModel, Role, failure};
 use crate::model::Failure;
 use crate::model::RecordedEvent;
 
@@ -10,6 +11,7 @@ use crate::model::RecordedEvent;
 pub struct ProjectionGuest {
     guarded: Guarded,
     guest: export::Guest,
+    shape: ReaderShape,
 }
 
 /// Why a query has no answer.
@@ -36,7 +38,8 @@ impl ProjectionGuest {
         let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
-        Ok(Self { guarded, guest })
+        let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Projection { .. }));
+        Ok(Self { guarded, guest, shape })
     }
 
     /// Returns the statements that create the read model.
@@ -50,7 +53,11 @@ impl ProjectionGuest {
         events: &[RecordedEvent],
         read_model: Box<dyn ReadModel>,
     ) -> Result<Result<(), Failure>, Error> {
-        let lender = Lender::new(events);
+        let events = match self.shape.of(events)? {
+            Ok(events) => events,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let lender = Lender::new(&events);
         let lent = lender.events();
         self.guarded.store.data_mut().read_model = Some(read_model);
         let projected = self.guarded.call(events.len(), |store| self.guest.call_project(store, &lent));

@@ -3,7 +3,8 @@
 use super::bindings::exports::wasmill::plugin::saga as export;
 use super::bindings::wasmill::plugin::types::Delivery;
 use super::lowering::{CallbackLender, Lender, lend_payloads};
-use super::{Effects, Error, Guarded, Plugin, failure, refusal};
+use super::upcasting::ReaderShape;
+use super::{Effects, Error, Guarded, Plugin, Role, failure, refusal};
 use crate::model::{Failure, KeptCallback, NewEvent, RecordedEvent, Refusal};
 use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
@@ -12,6 +13,7 @@ use wasmtime::component::ResourceAny;
 pub struct SagaGuest {
     guarded: Guarded,
     guest: export::Guest,
+    shape: ReaderShape,
 }
 
 /// A live saga. It is valid in the guest that created it, until it is discarded there.
@@ -53,7 +55,8 @@ impl SagaGuest {
         let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
         let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
         let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
-        Ok(Self { guarded, guest })
+        let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Saga { .. }));
+        Ok(Self { guarded, guest, shape })
     }
 
     /// Decides whether inputs that take long are interrupted with [`Error::Slow`], because other sagas wait.
@@ -79,7 +82,11 @@ impl SagaGuest {
 
     /// Returns the key of the saga that each of these events is for, or `None` if an event is for no saga.
     pub fn keys(&mut self, events: &[RecordedEvent]) -> Result<Result<Vec<Option<String>>, Failure>, Error> {
-        let lender = Lender::new(events);
+        let events = match self.shape.of(events)? {
+            Ok(events) => events,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let lender = Lender::new(&events);
         let deliveries = lender.deliveries();
         let keys = self.guarded.call(events.len(), |store| self.guest.call_keys(store, &deliveries))?;
         match keys {
@@ -108,7 +115,10 @@ impl SagaGuest {
     /// Applies the events of the previous decision and decides on an input.
     pub fn handle(&mut self, live: &LiveSaga, input: SagaInput<'_>) -> Result<Result<SagaDecision, Refusal>, Error> {
         match input {
-            SagaInput::Event(event) => self.decide(live, Lender::new(std::slice::from_ref(event)).deliveries()),
+            SagaInput::Event(event) => match self.shape.of(std::slice::from_ref(event))? {
+                Ok(event) => self.decide(live, Lender::new(&event).deliveries()),
+                Err(failure) => Ok(Err(failure.refusal)),
+            },
             SagaInput::Callback(kept) => {
                 self.decide(live, CallbackLender::new(std::slice::from_ref(kept)).deliveries())
             }

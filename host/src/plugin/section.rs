@@ -5,11 +5,12 @@
 use super::Error;
 use crate::filter::Filter;
 use crate::names::{self, Name, Rule};
+use crate::upcasts::Shape;
 use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
 /// The version of the plugin API that this host implements.
-pub const API_VERSION: &str = "0.7.0";
+pub const API_VERSION: &str = "0.8.0";
 
 const SECTION: &str = "wasmill:plugin";
 
@@ -36,6 +37,8 @@ pub enum Role {
     Subscriber {
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
+        /// The shape in which it gets these events.
+        shape: Shape,
         /// The endpoints to which it sends HTTP requests.
         endpoints: Vec<Name>,
     },
@@ -47,6 +50,8 @@ pub enum Role {
         starts: Vec<String>,
         /// Patterns of all events that are inputs, with those that start a saga.
         subscriptions: Vec<String>,
+        /// The shape in which it gets these events.
+        shape: Shape,
         /// The endpoints to which it sends HTTP requests.
         endpoints: Vec<Name>,
     },
@@ -56,6 +61,8 @@ pub enum Role {
         name: Name,
         /// Patterns over `aggregate-type.EventName`.
         subscriptions: Vec<String>,
+        /// The shape in which it gets these events.
+        shape: Shape,
     },
 }
 
@@ -67,6 +74,16 @@ impl Role {
             Self::Subscriber { subscriptions, .. }
             | Self::Projection { subscriptions, .. }
             | Self::Saga { subscriptions, .. } => subscriptions,
+        }
+    }
+}
+
+impl Role {
+    /// Returns the shape in which it gets events. The history of an aggregate is as it was recorded.
+    pub fn shape(&self) -> Shape {
+        match self {
+            Self::Aggregate { .. } => Shape::Recorded,
+            Self::Subscriber { shape, .. } | Self::Projection { shape, .. } | Self::Saga { shape, .. } => *shape,
         }
     }
 }
@@ -109,6 +126,8 @@ struct Line {
     #[serde(default)]
     subscriptions: Vec<String>,
     #[serde(default)]
+    shape: Shape,
+    #[serde(default)]
     endpoints: Vec<String>,
 }
 
@@ -123,9 +142,9 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
         if description.plugin != plugin {
             return Err(of_two_crates(label, &description.plugin, &plugin));
         }
-        if description.roles.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(&role)) {
+        if let Some(other) = description.roles.iter().find(|other| excludes(other, &role)) {
             return Err(Error::Plugin(format!(
-                "plugin {label} exports the role `{role}` beside another of its kind: move one of them to another plugin"
+                "plugin {label} exports the role `{role}` beside the role `{other}`: move one of them to another plugin"
             )));
         }
         description.roles.push(role);
@@ -143,6 +162,14 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Description, Error> {
              export_projection! in it"
         ))
     })
+}
+
+/// Whether a plugin can't have both roles. It may have several aggregates, of different types.
+fn excludes(one: &Role, other: &Role) -> bool {
+    match (one, other) {
+        (Role::Aggregate { aggregate_type: one }, Role::Aggregate { aggregate_type: other }) => one == other,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
 }
 
 /// Returns the error for a plugin that was linked with another one.
@@ -203,8 +230,10 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
     let endpoints = endpoints.collect::<Result<Vec<Name>, Error>>()?;
     let role = match line.role.as_str() {
         "aggregate" => Role::Aggregate { aggregate_type: name("type", &line.aggregate_type)? },
-        "subscriber" => Role::Subscriber { subscriptions: line.subscriptions, endpoints },
-        "projection" => Role::Projection { name: name("name", &line.name)?, subscriptions: line.subscriptions },
+        "subscriber" => Role::Subscriber { subscriptions: line.subscriptions, shape: line.shape, endpoints },
+        "projection" => {
+            Role::Projection { name: name("name", &line.name)?, subscriptions: line.subscriptions, shape: line.shape }
+        }
         "saga" if line.starts.is_empty() => {
             return Err(error(
                 "has no `starts` for its role `saga`: without an event that starts it there is none".into(),
@@ -214,6 +243,7 @@ fn parse(label: &str, line: &str) -> Result<(String, String, Role), Error> {
             aggregate_type: name("type", &line.aggregate_type)?,
             subscriptions: line.starts.iter().chain(&line.subscriptions).cloned().collect(),
             starts: line.starts,
+            shape: line.shape,
             endpoints,
         },
         "" => {
@@ -248,19 +278,36 @@ mod tests {
         read("bad", &module(&[(SECTION, line.as_bytes())]))
     }
 
-    const PROJECTION: &str = r#"{"api":"0.7.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
+    const PROJECTION: &str = r#"{"api":"0.8.0","plugin":"sales","version":"0.1.0","role":"projection","name":"sales","subscriptions":["order.*"]}"#;
 
     #[test]
     fn a_section_becomes_a_description() {
         let Description { plugin, version, roles } = read_line(PROJECTION).unwrap();
         assert_eq!((&*plugin, &*version), ("sales", "0.1.0"));
         let name = Name::parse("sales").unwrap();
-        assert_eq!(roles, [Role::Projection { name, subscriptions: vec!["order.*".to_owned()] }]);
+        let subscriptions = vec!["order.*".to_owned()];
+        assert_eq!(roles, [Role::Projection { name, subscriptions, shape: Shape::Recorded }]);
+        let newest = PROJECTION.replacen("]", r#"],"shape":"newest""#, 1);
+        assert_eq!(read_line(&newest).unwrap().roles[0].shape(), Shape::Newest);
+    }
+
+    #[test]
+    fn a_plugin_may_have_several_aggregates_of_different_types() {
+        let line = |aggregate_type: &str| {
+            format!(
+                r#"{{"api":"{API_VERSION}","plugin":"p","version":"0.1.0","role":"aggregate","type":"{aggregate_type}"}}"#
+            )
+        };
+        let both = read_line(&format!("{}\n{}", line("order"), line("customer"))).unwrap();
+        let roles: Vec<String> = both.roles.iter().map(ToString::to_string).collect();
+        assert_eq!(roles, ["aggregate order", "aggregate customer"]);
+        let error = read_line(&format!("{}\n{}", line("order"), line("order"))).unwrap_err().to_string();
+        assert!(error.contains("the role `aggregate order` beside the role `aggregate order`"), "{error}");
     }
 
     #[test]
     fn a_plugin_that_is_linked_with_another_one_is_refused() {
-        let aggregate = r#"{"api":"0.7.0","plugin":"sales","version":"0.1.0","role":"aggregate","type":"sale"}"#;
+        let aggregate = r#"{"api":"0.8.0","plugin":"sales","version":"0.1.0","role":"aggregate","type":"sale"}"#;
         let both = |other: &str| read_line(&format!("{PROJECTION}\n{other}"));
         assert_eq!(both(aggregate).unwrap().roles.len(), 2, "one crate may export several roles");
         for other in [aggregate, PROJECTION] {
@@ -319,7 +366,7 @@ mod tests {
             (&module(&[(SECTION, b"\xff\xfe")]), "is not text"),
             (&module(&[(SECTION, b"\n \n")]), "exports no role"),
             (&module(&[(SECTION, b"[]")]), "does not decode"),
-            (&twice, "beside another of its kind"),
+            (&twice, "beside the role `projection sales`"),
         ] {
             let error = read("bad", bytes).unwrap_err().to_string();
             assert!(error.starts_with("plugin bad") && error.contains(said), "{said}: {error}");

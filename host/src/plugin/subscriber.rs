@@ -3,13 +3,15 @@
 use super::bindings::exports::wasmill::plugin::subscriber as export;
 use super::bindings::wasmill::plugin::types::Delivery;
 use super::lowering::{CallbackLender, Lender, RecordLender};
-use super::{Effects, Error, Guarded, Plugin, failure};
+use super::upcasting::ReaderShape;
+use super::{Effects, Error, Guarded, Plugin, Role, failure};
 use crate::model::{Failure, KeptCallback, Record, RecordedEvent};
 
 /// A wasm store with one subscriber. After an [`Error`] it must be dropped.
 pub struct SubscriberGuest {
     guarded: Guarded,
     guest: export::Guest,
+    shape: ReaderShape,
 }
 
 impl SubscriberGuest {
@@ -19,7 +21,8 @@ impl SubscriberGuest {
         let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
         let guest =
             indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a subscriber", &error))?;
-        Ok(Self { guarded, guest })
+        let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Subscriber { .. }));
+        Ok(Self { guarded, guest, shape })
     }
 
     /// Decides whether an event that takes long is interrupted with [`Error::Slow`], because events of other keys wait.
@@ -29,7 +32,10 @@ impl SubscriberGuest {
 
     /// Delivers events. The result has the effects of all of them, or none if one failed.
     pub fn handle(&mut self, events: &[RecordedEvent]) -> Result<Result<Effects, Failure>, Error> {
-        self.deliver(&Lender::new(events).deliveries())
+        match self.shape.of(events)? {
+            Ok(events) => self.deliver(&Lender::new(&events).deliveries()),
+            Err(failure) => Ok(Err(failure)),
+        }
     }
 
     /// Delivers records of a source. The result has the effects of all of them, or none if one failed.

@@ -45,19 +45,19 @@ fn a_plugin_without_the_section() {
 fn a_plugin_of_another_api_version() {
     let section = r#"{"api":"9.0.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
     let said = refusal(BAD, &[("bad.wasm", &described(section))]);
-    assert!(said.contains("9.0.0") && said.contains("0.7.0"), "{said}");
+    assert!(said.contains("9.0.0") && said.contains("0.8.0"), "{said}");
 }
 
 #[test]
 fn a_plugin_without_a_role() {
-    let section = r#"{"api":"0.7.0","plugin":"bad","version":"1.0.0"}"#;
+    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0"}"#;
     let said = refusal(BAD, &[("bad.wasm", &described(section))]);
     assert!(said.contains("no role"), "{said}");
 }
 
 #[test]
 fn a_plugin_that_does_not_have_what_it_claims() {
-    let section = r#"{"api":"0.7.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
+    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
     let said = refusal(BAD, &[("bad.wasm", &described(section))]);
     assert!(said.contains("bad"), "{said}");
 }
@@ -94,8 +94,8 @@ fn a_plugin_whose_names_lead_out_of_its_folder() {
 /// Purity by absence: a clock belongs to nobody, and the bus to subscribers.
 #[test]
 fn an_import_that_the_role_is_not_granted() {
-    let section = r#"{"api":"0.7.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
-    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.7.0", "wasmill:plugin/sql@0.7.0"] {
+    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
+    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.8.0", "wasmill:plugin/sql@0.8.0"] {
         let said = refusal(BAD, &[("bad.wasm", &importing(import, section))]);
         assert!(said.contains(import) && said.contains("(aggregate order) are not granted"), "{said}");
     }

@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 use wasmill_tests::host::{Answer, TestHost};
-use wasmill_tests::hostile::{Replaced, aggregate, component, line, projection, saga, subscriber};
+use wasmill_tests::hostile::{
+    Replaced, aggregate, component, line, projection, saga, subscriber, subscriber_of_newest,
+};
 use wasmill_tests::setting::Setting;
 
 const LIMITS: &str = "event_time_ms = 100\nmemory_mib = 16\noutput_mib = 1\ntable_elements = 1000\neffects_max = 100\n";
@@ -513,7 +515,8 @@ fn projections() {
     host.stop();
 }
 
-/// An `upcast` that is hostile: the events are shown as they were recorded, with the reason, and nobody waits for it.
+/// An `upcast` that is hostile: the events are shown as they were recorded, with the reason, and nobody waits for it. For a reader
+/// that asks for the newest shape they are malformed.
 #[test]
 fn upcasts() {
     let cases: [(&str, &str, &str); 4] = [
@@ -527,8 +530,9 @@ fn upcasts() {
         ),
     ];
     for (name, body, reason) in cases {
-        let setting = Setting::new(&(plugin("victim") + &plugin("healthy")));
+        let setting = Setting::new(&(plugin("victim") + &plugin("healthy") + &plugin("reader")));
         setting.write("healthy.wasm", aggregate("healthy", &[]));
+        setting.write("reader.wasm", subscriber_of_newest("victim.Done"));
         setting.write("victim.wasm", aggregate("victim", &[("upcast", body)]));
         let host = setting.start();
         for _ in 0..3 {
@@ -541,6 +545,11 @@ fn upcasts() {
             let error = event["upcast_error"].as_str().unwrap_or_else(|| panic!("`{name}`: {event}"));
             assert!(error.contains(reason) && event["payload"].is_null(), "`{name}`: {event}");
         }
+        // The later events of the aggregate wait behind the first.
+        let status = host.until("the reader has settled the first", |status| status["dead_letters"]["total"] == 1);
+        let letters = host.get("/v1/dead-letters").body.to_string();
+        assert!(letters.contains("it can't be upcast: ") && letters.contains(reason), "`{name}`: {letters}");
+        assert_eq!(found(&status, "reader")["error"], Value::Null, "`{name}`: {status}");
         healthy(&host, name);
         assert_eq!(go(&host, "victim").status, 200, "after `{name}`");
         host.stop();
@@ -558,10 +567,13 @@ fn files_in_the_place_of_a_plugin() {
     assert_eq!(go(&host, "victim").status, 200);
     let about = line(r#""role":"aggregate","type":"victim""#);
     let in_module = |more: &str| aggregate("victim", &[("module", more)]);
-    let other_version = about.replace("0.7.0", "0.6.0");
+    let other_version = about.replace("0.8.0", "0.6.0");
     let mut flipped = whole.clone();
     flipped[9] ^= 0x40;
-    let names = format!("(i32.store (i32.const 1060) (i32.const {}))", 4_000_000);
+    let many = |at: u32| {
+        let body = format!("(i32.store (i32.const {at}) (i32.const 4000000)) (i32.const 1052)");
+        aggregate("victim", &[("describe", &body)])
+    };
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "is not WebAssembly"),
         ("text", b"#!/bin/sh\n".to_vec(), "is not WebAssembly"),
@@ -569,7 +581,7 @@ fn files_in_the_place_of_a_plugin() {
         ("a bit flipped", flipped, "plugin victim"),
         ("no section", component_without_section(), "exports no role"),
         ("another version", component_with(&other_version), "speaks API version \"0.6.0\""),
-        ("two of a kind", component_with(&format!("{about}\n{about}")), "beside another of its kind"),
+        ("two of a kind", component_with(&format!("{about}\n{about}")), "beside the role `aggregate victim`"),
         ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
         ("a role it lacks", component_with(&about), "plugin victim"),
         ("another type", aggregate("other", &[]), "victim"),
@@ -591,7 +603,13 @@ fn files_in_the_place_of_a_plugin() {
             ),
             "plugin victim 0.1.0: Done",
         ),
-        ("many names", aggregate("victim", &[("describe", &format!("{names} (i32.const 1052)"))]), "plugin victim"),
+        ("many aggregates", many(1060), "plugin victim"),
+        ("many names", many(1172), "plugin victim"),
+        (
+            "another aggregate than its section",
+            aggregate("victim", &[("describe", "(i32.store (i32.const 1164) (i32.const 3)) (i32.const 1052)")]),
+            "`describe` returns no description of aggregate victim",
+        ),
         (
             "a command with a line end",
             aggregate("victim", &[("describe", "(i32.store8 (i32.const 1024) (i32.const 10)) (i32.const 1052)")]),

@@ -40,6 +40,7 @@ mod repeated_commands;
 mod restarts;
 mod sagas;
 mod schedules;
+mod several_aggregates;
 mod slow_clients;
 mod snapshots;
 mod stops;

@@ -196,3 +196,54 @@ fn new_events_beside_readers_that_do_not_know_them_are_skipped_and_counted() {
     assert!(metrics.contains(&counted), "{metrics}");
     host.stop();
 }
+
+/// A manifest with readers that know the third shape alone, and have the host upcast what they get.
+fn with_readers_of_the_newest() -> String {
+    let file = |plugin: &str| format!("[plugins.{plugin}]\nfile = {:?}\n", built::plugin(plugin));
+    let topics = "[kafka]\nbrokers = \"embedded\"\n[kafka.topics.echoes]\npartitions = 1\n";
+    format!("{MANIFEST}{}{}{topics}", file("roster"), file("greeter"))
+}
+
+#[test]
+fn a_reader_that_asks_gets_events_as_the_loaded_code_of_their_aggregate_upcasts_them() {
+    let setting = Setting::new(MANIFEST);
+    write(&setting, "members");
+    let host = setting.start();
+    register(&host, "ada", &json!({ "name": "Ada Lovelace" }));
+    swap(&host, &setting, "members-2");
+    register(&host, "grace", &json!({ "first_name": "Grace", "last_name": "Hopper" }));
+    swap(&host, &setting, "members-3");
+    register(&host, "alan", &json!({ "name": { "first": "Alan", "last": "Turing" } }));
+    host.stop();
+    setting.manifest(&with_readers_of_the_newest());
+    let host = setting.start();
+    host.drained();
+    assert_eq!(
+        published(&host, "echoes"),
+        ["Lovelace, Ada", "Hopper, Grace", "Turing, Alan"].map(|name| format!("\"{name}\""))
+    );
+    let full = json!(["Ada Lovelace", "Grace Hopper", "Alan Turing"]);
+    let begun = |host: &TestHost| -> Value {
+        host.events("greeting.Begun").iter().map(|event| event["payload"]["name"].clone()).collect()
+    };
+    let names = |host: &TestHost| host.query("roster", "Names", &Value::Null).body;
+    assert_eq!((begun(&host), names(&host)), (full.clone(), full.clone()));
+    assert_eq!(host.status()["dead_letters"]["total"], 0);
+
+    // What older code makes of the events, or can't, stops a rebuild, and the old read model answers.
+    let rebuild = |host: &TestHost| host.post("/v1/projections/roster/rebuild", &Value::Null, &[]).status;
+    swap(&host, &setting, "members-2");
+    assert_eq!(rebuild(&host), 200);
+    let stopped = host.until("the rebuild stops", |status| !status["projections"][0]["error"].is_null());
+    let error = stopped["projections"][0]["error"].as_str().expect("a reason");
+    assert!(error.contains("Registered") && error.contains("missing field `name`"), "{error}");
+    assert_eq!(names(&host), full);
+    swap(&host, &setting, "members-3");
+    assert_eq!(rebuild(&host), 200);
+    host.until("the rebuilt one answers", |status| {
+        let projection = &status["projections"][0];
+        projection["building"].is_null() && projection["error"].is_null()
+    });
+    assert_eq!(names(&host), full);
+    host.stop();
+}

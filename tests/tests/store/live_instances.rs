@@ -64,7 +64,7 @@ fn an_aggregate_is_told_what_its_command_follows_from() {
     let slot =
         Slot::open(&compiler, "teller", built::plugin("misbehaving"), Limits::default(), Configuration::default())
             .expect("the plugin");
-    let mut guest = AggregateGuest::new(&slot.current()).expect("a guest");
+    let mut guest = AggregateGuest::new(&slot.current(), "misbehaving").expect("a guest");
     let live = guest.create("a").expect("an aggregate");
     for (correlation, causation, told) in [
         ("c-1", "c-1", "c-1 of c-1 by None"),

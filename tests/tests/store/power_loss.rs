@@ -240,7 +240,7 @@ fn compiled_code_that_lost_power_is_never_run_in_part() {
         recorded.lose_power(folder.path(), moment, &mut rng);
         let catalog = compiled("cart", Some(folder.path()));
         let plugin = catalog.slots().next().expect("the plugin").current();
-        AggregateGuest::new(&plugin).and_then(|mut guest| guest.create("1")).expect("its code runs");
+        AggregateGuest::new(&plugin, "cart").and_then(|mut guest| guest.create("1")).expect("its code runs");
     }
 }
 

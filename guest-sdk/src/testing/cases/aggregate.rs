@@ -49,7 +49,7 @@ fn answer<A: Aggregate>(given: &Given, case: &Case) -> Answer {
 }
 
 fn decide<A: Aggregate>(Case { given, when, .. }: &Case) -> Answer {
-    let live = Live::<A>::new(when.aggregate_id.clone());
+    let live = Live::<A>::empty(when.aggregate_id.clone());
     let stream = (A::TYPE, when.aggregate_id.as_str());
     let history =
         given.iter().zip(1..).map(|(event, place)| envelope::recorded(stream, place, &event.name, event.bytes()));

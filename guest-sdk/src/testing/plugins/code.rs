@@ -180,7 +180,7 @@ fn differs(stream: &Stream, what: &str, live: &impl fmt::Debug, rebuilt: &impl f
 }
 
 fn rebuilt<A: Aggregate>(given: &Given, stream: &Stream, history: &[types::RecordedEvent]) -> Result<Live<A>, Broken> {
-    let live = Live::new(stream.aggregate_id.clone());
+    let live = Live::empty(stream.aggregate_id.clone());
     let applied = guarded(given, || live.apply(history.to_vec()));
     let applied = applied.map_err(|cause| format!("{stream} can't be rebuilt from its events: {cause}"))?;
     applied.map_err(|failure| not_applied(stream, &failure)).map(|()| live)

@@ -3,6 +3,7 @@
 use super::code::{Failed, Given};
 use crate::bindings::types;
 use crate::projection::QueryError;
+use crate::reading::Shape;
 use serde_json::Value as Json;
 
 /// A projection with its read model.
@@ -14,6 +15,8 @@ pub(super) struct ProjectionPart {
     pub(super) given: Given,
     /// The patterns of the events that it gets.
     pub(super) patterns: Vec<&'static str>,
+    /// The shape in which it gets them.
+    pub(super) shape: Shape,
     /// The place of the next event.
     pub(super) next: usize,
     pub(super) code: Box<dyn ProjectionCode>,

@@ -9,8 +9,12 @@ use super::store::{Recorded, check_sizes};
 use super::subscription::{Callback, Content, SagaPart, SubscriptionCode, delivery_of};
 use super::{Plugins, patterns, servers};
 use crate::bindings::{bus, types};
+use crate::reading::Shape;
 use crate::subscriber::{Effect, OutgoingCommand, Request};
 use crate::testing::saga::Decision;
+use crate::upcast::{self, Upcasts};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use wasmill_cases::flows::{Occurred, Stream, World as _};
 use wasmill_names::Rule;
@@ -121,7 +125,8 @@ impl Plugins {
     }
 
     fn event(&mut self, index: usize, recorded: &Recorded) -> Result<(), Broken> {
-        let delivery = delivery_of(&recorded.event);
+        let shape = self.subscriptions[index].shape;
+        let delivery = delivery_of(&*shaped(&self.upcasts, shape, &recorded.event)?);
         let cause = Cause::of_event(recorded);
         let subscription = &mut self.subscriptions[index];
         let SubscriptionCode::Subscriber(handle) = &subscription.code else {
@@ -451,6 +456,7 @@ impl Plugins {
                 if !patterns::select(&part.patterns, &event.aggregate_type, &event.name) {
                     continue;
                 }
+                let event = &*shaped(&self.upcasts, part.shape, event)?;
                 let folded = attempts(ATTEMPTS_MAX, || Ok(part.code.fold(&part.given, event)))?;
                 folded.map_err(|reason| {
                     format!("projection {} stops at event {}, {}: {reason}", part.name, event.position, describe(event))
@@ -468,6 +474,21 @@ impl Plugins {
         self.callbacks += 1;
         self.callbacks
     }
+}
+
+/// Returns an event in the shape in which a reader gets it.
+fn shaped<'e>(
+    upcasts: &BTreeMap<&'static str, &'static [Upcasts]>,
+    shape: Shape,
+    event: &'e types::RecordedEvent,
+) -> Result<Cow<'e, types::RecordedEvent>, Broken> {
+    let Some(upcasts) = upcasts.get(event.aggregate_type.as_str()).filter(|_| shape == Shape::Newest) else {
+        return Ok(Cow::Borrowed(event));
+    };
+    let mut event = event.clone();
+    let newest = upcast::current(&event.name, &mut event.payload, upcasts).map(Cow::into_owned);
+    event.payload = newest.map_err(|error| format!("{} can't be upcast: {error}", describe(&event)))?;
+    Ok(Cow::Owned(event))
 }
 
 fn describe(event: &types::RecordedEvent) -> String {

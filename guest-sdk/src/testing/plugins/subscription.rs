@@ -5,6 +5,7 @@ use super::command::{Cause, Command};
 use super::patterns;
 use super::store::{Recorded, Store};
 use crate::bindings::types;
+use crate::reading::Shape;
 use crate::subscriber::Effect;
 use std::collections::BTreeSet;
 use wasmill_cases::flows::Stream;
@@ -19,6 +20,8 @@ pub(super) struct Subscription {
     pub(super) code: SubscriptionCode,
     /// The patterns of the events that it gets.
     pub(super) patterns: Vec<&'static str>,
+    /// The shape in which it gets them.
+    pub(super) shape: Shape,
     /// The endpoints of its HTTP requests.
     pub(super) endpoints: &'static [&'static str],
     /// The place of the next event.
@@ -72,11 +75,11 @@ impl Subscription {
         name: String,
         type_name: &'static str,
         code: SubscriptionCode,
-        patterns: Vec<&'static str>,
+        (patterns, shape): (Vec<&'static str>, Shape),
         endpoints: &'static [&'static str],
     ) -> Self {
         let (given, held) = (Given::default(), BTreeSet::new());
-        Self { name, type_name, given, code, patterns, endpoints, next: 0, held, callbacks: Vec::new() }
+        Self { name, type_name, given, code, patterns, shape, endpoints, next: 0, held, callbacks: Vec::new() }
     }
 
     /// Takes the next event that it gets. Events that it does not get are passed.

@@ -5,6 +5,7 @@ mod http;
 #[cfg(feature = "testing-sql")]
 mod projections;
 mod sagas;
+mod shapes;
 
 use super::*;
 use crate::aggregate::{Context, Snapshots};

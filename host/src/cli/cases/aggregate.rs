@@ -9,7 +9,7 @@ use wasmill_cases::aggregate::{self, Answer, Case};
 
 pub(super) fn decide(plugin: &Plugin, aggregate_type: &str, case: &Case) -> Result<Answer, Error> {
     let stream = StreamId::new(aggregate_type, case.when.aggregate_id.as_str());
-    let mut guest = AggregateGuest::new(plugin)?;
+    let mut guest = AggregateGuest::new(plugin, aggregate_type)?;
     let live = guest.create(&stream.aggregate_id)?;
     if let Err(failure) = guest.apply(&live, &history(&stream, &case.given))? {
         return Ok(Answer::Failed(not_applied(failure)));
