@@ -33,6 +33,15 @@ fn register(host: &TestHost, id: &str, member: &Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+/// Registers a member in each shape. The code of the first must serve, and that of the third serves then.
+fn register_in_three_shapes(host: &TestHost, setting: &Setting) {
+    register(host, "ada", &json!({ "name": "Ada Lovelace" }));
+    swap(host, setting, "members-2");
+    register(host, "grace", &json!({ "first_name": "Grace", "last_name": "Hopper" }));
+    swap(host, setting, "members-3");
+    register(host, "alan", &json!({ "name": { "first": "Alan", "last": "Turing" } }));
+}
+
 /// How a member is greeted, from what the code knows of its history.
 fn greet(host: &TestHost, id: &str) -> String {
     let answer = host.send("member", id, "Greet", &Value::Null);
@@ -110,11 +119,7 @@ fn every_reader_sees_three_versions_in_the_newest_shape() {
     let setting = Setting::new(&with_readers());
     write(&setting, "members");
     let host = setting.start();
-    register(&host, "ada", &json!({ "name": "Ada Lovelace" }));
-    swap(&host, &setting, "members-2");
-    register(&host, "grace", &json!({ "first_name": "Grace", "last_name": "Hopper" }));
-    swap(&host, &setting, "members-3");
-    register(&host, "alan", &json!({ "name": { "first": "Alan", "last": "Turing" } }));
+    register_in_three_shapes(&host, &setting);
     host.drained();
     let echoes = published(&host, "echoes");
     assert_eq!(echoes, ["Lovelace, Ada", "Hopper, Grace", "Turing, Alan"].map(|name| format!("\"{name}\"")));
@@ -209,11 +214,7 @@ fn a_reader_that_asks_gets_events_as_the_loaded_code_of_their_aggregate_upcasts_
     let setting = Setting::new(MANIFEST);
     write(&setting, "members");
     let host = setting.start();
-    register(&host, "ada", &json!({ "name": "Ada Lovelace" }));
-    swap(&host, &setting, "members-2");
-    register(&host, "grace", &json!({ "first_name": "Grace", "last_name": "Hopper" }));
-    swap(&host, &setting, "members-3");
-    register(&host, "alan", &json!({ "name": { "first": "Alan", "last": "Turing" } }));
+    register_in_three_shapes(&host, &setting);
     host.stop();
     setting.manifest(&with_readers_of_the_newest());
     let host = setting.start();

@@ -1,17 +1,10 @@
 //! A saga that a registration starts and that ends with it. It knows nothing of older shapes: the host upcasts what it gets.
 
+#[path = "../../roster/src/known.rs"]
+mod known;
+
+use known::Known;
 use wasmill_guest::prelude::*;
-
-#[derive(Deserialize)]
-struct FullName {
-    first: String,
-    last: String,
-}
-
-#[derive(Deserialize)]
-enum Known {
-    Registered { name: FullName },
-}
 
 /// The greeting of a member.
 #[derive(Debug, Default)]

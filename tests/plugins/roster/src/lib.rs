@@ -1,18 +1,9 @@
 //! A subscriber and a projection that know nothing of older shapes: the host upcasts what they get.
 
+mod known;
+
+use known::Known;
 use wasmill_guest::prelude::*;
-
-#[derive(Deserialize)]
-struct FullName {
-    first: String,
-    last: String,
-}
-
-/// What both know of members.
-#[derive(Deserialize)]
-enum Known {
-    Registered { name: FullName },
-}
 
 /// Publishes the name of each member to the topic `echoes`.
 pub struct Echo;
