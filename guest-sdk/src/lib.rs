@@ -1,7 +1,7 @@
 //! Write wasmill plugins: aggregates, subscribers, sagas and projections.
 //!
-//! A plugin is a crate of type `cdylib` that implements one or more of these traits and exports them, at most one type for
-//! each trait. A second aggregate is a second crate:
+//! A plugin is a crate of type `cdylib` that implements one or more of these traits and exports them: any number of aggregates,
+//! one subscriber or one saga, and one projection.
 //!
 //! - [`Aggregate`] turns commands into events: [`export_aggregate!`]
 //! - [`Subscriber`] reacts to events with commands, messages, timers and HTTP requests: [`export_subscriber!`]
