@@ -3,12 +3,12 @@
 use wasmill_guest::prelude::*;
 
 #[derive(Deserialize)]
-pub struct FullName {
-    pub first: String,
-    pub last: String,
+pub(crate) struct FullName {
+    pub(crate) first: String,
+    pub(crate) last: String,
 }
 
 #[derive(Deserialize)]
-pub enum Known {
+pub(crate) enum Known {
     Registered { name: FullName },
 }
