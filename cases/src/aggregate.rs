@@ -22,7 +22,8 @@ pub struct Case {
     pub given: Vec<Event>,
     /// The command to decide on.
     pub when: Command,
-    /// The expected result: exactly these events, in this order, or a refusal.
+    /// The expected result: exactly these events, as they are recorded (with `@schema` if the aggregate upcasts older ones), in this
+    /// order, or a refusal.
     pub then: Then<Vec<Event>>,
 }
 

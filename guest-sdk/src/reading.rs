@@ -46,10 +46,26 @@ pub enum Shape {
     /// As they were recorded. The reader upcasts those of the types in its `READS`.
     #[default]
     Recorded,
-    /// As the loaded code of their aggregate or saga upcasts them. This needs no `READS`, and follows each new version of that
-    /// code at once, so the reader has to know the shape before the aggregate has it. An event that the code can't upcast
-    /// is malformed. An event of a type that no plugin of the host records arrives as it was recorded.
+    /// As the loaded code of their aggregate or saga upcasts them. There must be no `READS`: each event would be upcast twice.
+    ///
+    /// The reader follows each new version of that code at once. Both must agree on the shape, so the reader decodes the old shape
+    /// and the new one before the aggregate changes, for example with serde's `alias` and `default`. What it can't decode fails as
+    /// usual: a subscriber's or saga's event is dead-lettered, and a projection stops until the code of either has changed.
+    ///
+    /// An event that the code can't upcast is malformed. If the code traps or takes too long, the event is retried like one
+    /// at which the reader itself does. An event of a type that no plugin of the host records arrives as it was recorded.
     Newest,
+}
+
+impl Shape {
+    /// Fails the build if upcasts are listed although the host upcasts: each event would be upcast twice.
+    #[doc(hidden)]
+    pub const fn check(self, reads: &[Reads]) {
+        assert!(
+            matches!(self, Self::Recorded) || reads.is_empty(),
+            "SHAPE = Shape::Newest leaves the upcasts to the host: remove READS, or remove SHAPE"
+        );
+    }
 }
 
 /// What becomes of an event that only a wildcard selects, and for whose name the reader has no variant.

@@ -168,11 +168,12 @@ pub trait Subscriber: 'static {
     /// one segment between dots and `**` for any number of segments.
     const SUBSCRIPTIONS: &'static [&'static str];
 
-    /// The upcasts of the events that it reads, by aggregate type. An event arrives in its newest shape. See
-    /// [`reading`](crate::reading).
+    /// The upcasts of the events that it reads, by aggregate type: those events arrive in the newest shape that this code knows.
+    /// See [`reading`](crate::reading).
     const READS: &'static [Reads] = &[];
 
-    /// The shape in which events arrive. By default it is the one in which they were recorded.
+    /// The shape in which the host delivers events, if it is not the one in which they were recorded. It takes the place of
+    /// [`READS`](Self::READS).
     const SHAPE: Shape = Shape::Recorded;
 
     /// What becomes of an event that only a wildcard selects, and for whose name the code has no variant. By default it is

@@ -37,6 +37,7 @@ pub use subscriber::SubscriberGuest;
 use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
 use crate::names::Name;
+use crate::upcasts::Shape;
 use bindings::exports::wasmill::plugin as exports;
 use clock::Time;
 use guarded::Guarded;
@@ -337,6 +338,13 @@ impl Plugin {
     /// Returns the names of the events that its aggregates and its sagas record or read, by type.
     pub fn recorded_events(&self) -> &[(Name, Vec<String>)] {
         &self.recorded
+    }
+
+    /// Returns a number that changes when other code may upcast the events that a reader of this plugin asks for in the newest
+    /// shape; none if none asks.
+    pub fn upcasting_code(&self) -> Option<u64> {
+        let asks = self.description.roles.iter().any(|role| role.shape() == Shape::Newest);
+        asks.then(|| self.recorders.loads())
     }
 
     /// Returns name and version, as errors and the log show them.

@@ -193,6 +193,7 @@ impl Projection {
             refused: None,
             unopened: None,
             looks_for_older: true,
+            upcasting_code: None,
         };
         worker.begin();
         let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), ProjectionWorker::run)?;

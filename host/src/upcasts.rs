@@ -20,7 +20,17 @@ pub enum Shape {
 pub trait Migrates: Send {
     /// Migrates the payloads of events in place, and returns for each why it stayed as it was recorded, if it did. Events of
     /// types that no loaded code records stay as they are, without a reason.
-    fn migrate(&mut self, events: &mut [RecordedEvent]) -> Vec<Result<(), Unmigrated>>;
+    fn migrate(&mut self, events: &mut [RecordedEvent], tries: Tries) -> Vec<Result<(), Unmigrated>>;
+}
+
+/// What is tried after the code has failed at a list of events, because it trapped or took too long. Each try may take as long as an
+/// event may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tries {
+    /// Each event alone, so that only the one at fault stays as it was recorded.
+    Each,
+    /// Each event alone until one fails. It and those after it stay as they were recorded, for somebody who waits.
+    UntilOneFails,
 }
 
 /// Why an event stays as it was recorded.

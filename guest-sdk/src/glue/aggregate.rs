@@ -108,7 +108,10 @@ impl Types {
         let Some(mut other) = self.rest else { return };
         other.assert_distinct();
         loop {
-            assert!(!is_same(self.first, other.first), "two aggregates of this plugin have the same TYPE");
+            assert!(
+                !is_same(self.first, other.first),
+                "two aggregates in export_aggregate! have the same TYPE: give each its own, as its streams are named by it"
+            );
             match other.rest {
                 Some(rest) => other = rest,
                 None => return,
@@ -427,7 +430,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "two aggregates of this plugin have the same TYPE")]
+    #[should_panic(
+        expected = "two aggregates in export_aggregate! have the same TYPE: give each its own, as its streams are named by it"
+    )]
     fn two_aggregates_of_one_type_are_refused() {
         Beside::<Counter<'a'>, Beside<Counter<'b'>, Only<Counter<'a'>>>>::TYPES.assert_distinct();
     }

@@ -1,8 +1,8 @@
 //! The export macros. On wasm they export a role and describe it in the module's custom section. Natively they only
 //! check the description, so a plugin's tests build like those of any crate.
 
-/// Exports a type that implements [`Aggregate`](crate::Aggregate), or several of different `TYPE`s. Use it once per crate. The
-/// crate must be a `cdylib`.
+/// Exports a type that implements [`Aggregate`](crate::Aggregate), or several of different `TYPE`s. Use it once per crate, with
+/// all of them: a second call is a duplicate symbol. The crate must be a `cdylib`.
 ///
 /// ```
 /// # mod shop {
@@ -51,6 +51,7 @@ macro_rules! export_subscriber {
                 <$subscriber as $crate::Subscriber>::SHAPE,
                 <$subscriber as $crate::Subscriber>::ENDPOINTS
             ));
+            const _: () = <$subscriber as $crate::Subscriber>::SHAPE.check(<$subscriber as $crate::Subscriber>::READS);
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::SubscriberRole<$subscriber>;
             #[cfg(target_family = "wasm")]
@@ -70,6 +71,7 @@ macro_rules! export_projection {
                 <$projection as $crate::Projection>::SUBSCRIPTIONS,
                 <$projection as $crate::Projection>::SHAPE
             ));
+            const _: () = <$projection as $crate::Projection>::SHAPE.check(<$projection as $crate::Projection>::READS);
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::ProjectionRole<$projection>;
             #[cfg(target_family = "wasm")]
@@ -90,6 +92,7 @@ macro_rules! export_saga {
                 <$saga as $crate::Saga>::SHAPE,
                 <$saga as $crate::Saga>::ENDPOINTS
             ));
+            const _: () = <$saga as $crate::Saga>::SHAPE.check(<$saga as $crate::Saga>::READS);
             #[cfg(target_family = "wasm")]
             type Exported = $crate::glue::SagaRole<$saga>;
             #[cfg(target_family = "wasm")]

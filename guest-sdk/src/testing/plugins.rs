@@ -209,6 +209,7 @@ impl Plugins {
         self.recorded.insert(S::TYPE, described.events);
         self.upcasts.insert(S::TYPE, S::UPCASTS);
         assert!(!S::STARTS.is_empty(), "{owner} has no STARTS: without an event that starts it there is never a saga");
+        S::SHAPE.check(S::READS);
         let starts = patterns::checked(owner, S::STARTS);
         let patterns = starts.iter().copied().chain(patterns::checked(owner, S::SUBSCRIPTIONS)).collect();
         let code = SagaPart { saga_type: S::TYPE, starts, code: Box::new(Sagas::<S>::default()) };
@@ -222,6 +223,7 @@ impl Plugins {
     /// If another plugin has the same name, or if a host would refuse it.
     #[track_caller]
     pub fn subscriber<S: Subscriber>(self, name: &str) -> Self {
+        S::SHAPE.check(S::READS);
         let owner = type_name::<S>();
         let patterns = patterns::checked(owner, S::SUBSCRIPTIONS);
         let code = SubscriptionCode::Subscriber(code::handle::<S>);
@@ -235,6 +237,7 @@ impl Plugins {
     #[cfg(feature = "testing-sql")]
     #[track_caller]
     pub fn projection<P: crate::Projection>(mut self) -> Self {
+        P::SHAPE.check(P::READS);
         let owner = type_name::<P>();
         assert!(Rule::Part.allows(P::NAME), "the NAME of {owner} must be {}", Rule::Part.in_words());
         if let Some(other) = self.projections.iter().find(|other| other.name == P::NAME) {

@@ -8,7 +8,7 @@ use crate::filter::Filter;
 use crate::host::Counted;
 use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
 use crate::store::{Error, EventSearch, EventStore, Reader, SearchedId};
-use crate::upcasts::{Migrates, Shape, Unmigrated};
+use crate::upcasts::{Migrates, Shape, Tries, Unmigrated};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -328,7 +328,11 @@ impl Follower {
             let mut reader = client.reader.take().map_or_else(|| store.reader(), Ok)?;
             let (mut events, rest) = client.reading.page(&mut *reader, limit, end)?;
             client.reader = Some(reader);
-            let unmigrated = client.upcasts.as_mut().map(|upcasts| upcasts.migrate(&mut events)).unwrap_or_default();
+            let unmigrated = client
+                .upcasts
+                .as_mut()
+                .map(|upcasts| upcasts.migrate(&mut events, Tries::UntilOneFails))
+                .unwrap_or_default();
             Ok((events.len() as u64, lines(&events, &unmigrated), rest, client))
         };
         let joined = tokio::task::spawn_blocking(read).await;

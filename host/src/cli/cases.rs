@@ -114,7 +114,7 @@ fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), CommandFailure> {
     };
     let roles: Vec<String> = plugin.description.roles.iter().map(role).collect();
     Err(CommandFailure::usage(format!(
-        "the cases in {} are for {suite}, but plugin {} is {}: name the plugin that they are for",
+        "the cases in {} are for {suite}, but plugin {} is {}: correct the role that the file names, or name the plugin that it is for",
         suite.file.display(),
         plugin.label(),
         roles.join(", ")

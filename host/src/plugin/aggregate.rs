@@ -54,6 +54,11 @@ impl AggregateGuest {
         Ok(AggregateNames { commands, events })
     }
 
+    /// Decides whether a call that takes long is interrupted with [`Error::Slow`].
+    pub(super) fn hurry(&mut self, is_hurried: bool) {
+        self.guarded.hurry(is_hurried);
+    }
+
     /// Migrates the payloads of events to the version that the code knows. An inner error is the guest's, if it can't.
     pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let lent = lend_payloads(events);

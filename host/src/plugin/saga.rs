@@ -62,6 +62,7 @@ impl SagaGuest {
     /// Decides whether inputs that take long are interrupted with [`Error::Slow`], because other sagas wait.
     pub fn hurry(&mut self, is_hurried: bool) {
         self.guarded.hurry(is_hurried);
+        self.shape.hurry(is_hurried);
     }
 
     /// Returns the names of the saga's own events.

@@ -28,6 +28,7 @@ impl SubscriberGuest {
     /// Decides whether an event that takes long is interrupted with [`Error::Slow`], because events of other keys wait.
     pub fn hurry(&mut self, is_hurried: bool) {
         self.guarded.hurry(is_hurried);
+        self.shape.hurry(is_hurried);
     }
 
     /// Delivers events. The result has the effects of all of them, or none if one failed.

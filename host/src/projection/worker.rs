@@ -57,6 +57,8 @@ pub(super) struct ProjectionWorker {
     pub(super) unopened: Option<(Arc<str>, u32, Instant)>,
     /// Whether older code may answer meanwhile. This is only so at a start.
     pub(super) looks_for_older: bool,
+    /// The code that upcasts its events, if it asks for the newest shape.
+    pub(super) upcasting_code: Option<u64>,
 }
 
 impl ProjectionWorker {
@@ -96,6 +98,7 @@ impl ProjectionWorker {
             self.look_for_skips();
             self.look_for_damage();
             self.look_for_rebuild();
+            self.look_for_upcasting_code();
             self.look_for_code();
             self.step_live();
             self.step_next();
@@ -209,6 +212,18 @@ impl ProjectionWorker {
         }
         if self.refused.as_ref().is_some_and(|(_, broken)| is_over(broken)) {
             self.refused = None;
+        }
+    }
+
+    /// Tries again what has failed, if other code upcasts the events now.
+    fn look_for_upcasting_code(&mut self) {
+        let code = self.folding.slot.current().upcasting_code();
+        if std::mem::replace(&mut self.upcasting_code, code) == code {
+            return;
+        }
+        (self.refused, self.unrebuilt) = (None, None);
+        if let Some(live) = &mut self.live {
+            live.broken = None;
         }
     }
 

@@ -241,10 +241,59 @@ fn a_reader_that_asks_gets_events_as_the_loaded_code_of_their_aggregate_upcasts_
     assert_eq!(names(&host), full);
     swap(&host, &setting, "members-3");
     assert_eq!(rebuild(&host), 200);
-    host.until("the rebuilt one answers", |status| {
+    let is_up = |status: &Value| {
         let projection = &status["projections"][0];
         projection["building"].is_null() && projection["error"].is_null()
-    });
+    };
+    host.until("the rebuilt one answers", is_up);
     assert_eq!(names(&host), full);
+
+    // A projection that has stopped because of older code goes on once newer code upcasts the event.
+    swap(&host, &setting, "members");
+    register(&host, "kurt", &json!({ "name": "Kurt Gödel" }));
+    host.until("it stops", |status| !status["projections"][0]["error"].is_null());
+    swap(&host, &setting, "members-3");
+    host.until("it goes on", is_up);
+    host.until_answered("/v1/status", |_| names(&host).as_array().is_some_and(|names| names.len() == 4));
+    host.stop();
+}
+
+/// The code traps at one event. That event alone fails, whatever its neighbours are.
+#[test]
+fn an_event_at_whose_upcast_code_traps_fails_alone() {
+    let setting = Setting::new(MANIFEST);
+    write(&setting, "members");
+    let host = setting.start();
+    for (id, name) in [("ada", "Ada Lovelace"), ("bad", "Panic Now"), ("alan", "Alan Turing")] {
+        register(&host, id, &json!({ "name": name }));
+    }
+    host.stop();
+    write(&setting, "members-3");
+    setting.manifest(&(with_readers_of_the_newest() + "[kafka.topics.members]\npartitions = 1\n" + SINK));
+    let host = setting.start();
+    let stopped = host.until("the projection stops", |status| !status["projections"][0]["error"].is_null());
+    let error = stopped["projections"][0]["error"].as_str().expect("a reason");
+    assert!(
+        error.contains("it can't be upcast: ") && error.contains("told to panic") && error.contains("member/bad"),
+        "{error}"
+    );
+    // One of the subscriber, one of the saga, one of the sink.
+    host.until("what fails is dead-lettered", |status| status["dead_letters"]["total"] == 3);
+    let letters = host.get("/v1/dead-letters").body;
+    for letter in letters["letters"].as_array().expect("a list") {
+        assert!(letter["reason"].as_str().is_some_and(|reason| reason.contains("told to panic")), "{letter:#}");
+    }
+    let echoes: Vec<String> = topic::read(&host.brokers(), "echoes", 2)
+        .into_iter()
+        .map(|record| String::from_utf8(record.value.expect("a value")).expect("text"))
+        .collect();
+    assert_eq!(echoes, ["\"Lovelace, Ada\"", "\"Turing, Alan\""]);
+    assert_eq!(host.events("greeting.Begun").len(), 2);
+    assert_eq!(topic::read(&host.brokers(), "members", 2).len(), 2);
+    let skipped = host.post("/v1/projections/roster/skip?position=2", &Value::Null, &[]);
+    assert_eq!(skipped.status, 200, "{skipped:?}");
+    host.until("it goes on", |status| status["projections"][0]["error"].is_null());
+    host.drained();
+    assert_eq!(host.query("roster", "Names", &Value::Null).body, json!(["Ada Lovelace", "Alan Turing"]));
     host.stop();
 }

@@ -26,6 +26,9 @@ use wasmill_cases::{Cases, NewEvent};
 /// then = { rejected = "is open" }                            # or: events = […], malformed = "…", retry = "…"
 /// ```
 ///
+/// Events are written as they are recorded. If the aggregate has upcasts of an event, its payload has the member `"@schema"` with the
+/// version, in `then` as well.
+///
 /// The cases of other roles are for [`subscriber_cases`](super::subscriber_cases), [`saga_cases`](super::saga_cases) and
 /// `projection_cases`.
 ///

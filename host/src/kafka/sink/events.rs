@@ -9,7 +9,7 @@ use crate::filter::Filter;
 use crate::manifest::SinkKey;
 use crate::model::{Header, Message, Position, RecordedEvent};
 use crate::store::{self, EventStore, Reader};
-use crate::upcasts::{Migrates, Unmigrated};
+use crate::upcasts::{Migrates, Tries, Unmigrated};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl EventFeed {
     /// Migrates events to their newest shape, if the sink wants it. Returns for each why it can't be published, if it can't.
     fn migrated(&mut self, events: &mut [RecordedEvent]) -> Result<Vec<Result<(), String>>, store::Error> {
         let Some(upcasts) = &mut self.upcasts else { return Ok(vec![Ok(()); events.len()]) };
-        let migrated = upcasts.migrate(events).into_iter().map(|result| match result {
+        let migrated = upcasts.migrate(events, Tries::Each).into_iter().map(|result| match result {
             Ok(()) => Ok(Ok(())),
             Err(Unmigrated::Event(reason)) => Ok(Err(format!("it can't be upcast: {reason}"))),
             Err(Unmigrated::Host(reason)) => Err(store::Error::Failed(format!("upcasting events: {reason}"))),

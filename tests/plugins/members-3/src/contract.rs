@@ -34,6 +34,7 @@ const UPCASTS: &[Upcasts] = &[Upcasts::of("Registered", &[split_name, nest_name]
 /// Version 1 had one name.
 fn split_name(event: Json) -> Result<Json, String> {
     let name = event["name"].as_str().ok_or("it has no `name`")?;
+    assert!(name != "Panic Now", "told to panic");
     let (first_name, last_name) = name.split_once(' ').unwrap_or((name, ""));
     Ok(json!({ "first_name": first_name, "last_name": last_name }))
 }

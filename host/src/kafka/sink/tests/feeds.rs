@@ -6,7 +6,7 @@ use crate::filter::Filter;
 use crate::manifest::{EventSink, Key, SinkKey};
 use crate::model::*;
 use crate::store::{Append, Decision};
-use crate::upcasts::{Migrates, Unmigrated};
+use crate::upcasts::{Migrates, Tries, Unmigrated};
 
 type Headers = Vec<(String, String)>;
 
@@ -22,7 +22,7 @@ fn event_sink(filter: &str, key: SinkKey, start: Start) -> Config {
 struct Scripted;
 
 impl Migrates for Scripted {
-    fn migrate(&mut self, events: &mut [RecordedEvent]) -> Vec<Result<(), Unmigrated>> {
+    fn migrate(&mut self, events: &mut [RecordedEvent], _: Tries) -> Vec<Result<(), Unmigrated>> {
         let migrated = events.iter_mut().map(|event| match &*event.name {
             "Odd" => Err(Unmigrated::Event("it has no `name`".into())),
             _ => {
