@@ -166,3 +166,23 @@ pub(crate) fn named_event(delivery: &types::Delivery) -> Option<(&str, &str)> {
         types::Origin::Kafka(_) | types::Origin::Outcome(_) | types::Origin::Timer | types::Origin::Response(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Reads, Shape};
+
+    const READS: &[Reads] = &[Reads::with("account", &[])];
+
+    #[test]
+    fn a_reader_upcasts_or_leaves_it_to_the_host() {
+        Shape::Recorded.check(READS);
+        Shape::Recorded.check(&[]);
+        Shape::Newest.check(&[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "SHAPE = Shape::Newest leaves the upcasts to the host: remove READS")]
+    fn a_reader_that_would_upcast_twice_does_not_compile() {
+        Shape::Newest.check(READS);
+    }
+}
