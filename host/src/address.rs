@@ -1,7 +1,7 @@
 //! Which addresses a request may go to. Public ones are always granted, others only by a network of the manifest.
 //!
-//! The manifest grants names, but whoever runs the DNS of a name decides its addresses, and may answer with one of the host's own
-//! network. So the address of each connection is checked too.
+//! The manifest grants names. The addresses of a name come from its DNS, which somebody else may run, and one of them may lie
+//! in the host's own network. So the address of each connection is checked too.
 
 use ipnet::IpNet;
 use std::net::IpAddr;

@@ -42,6 +42,11 @@ pub enum Unmigrated {
     Host(String),
 }
 
+/// Says that an event can't be upcast, to those who don't take it as it was recorded.
+pub(crate) fn not_upcast(reason: &str) -> String {
+    format!("it can't be upcast: {reason}")
+}
+
 impl fmt::Display for Unmigrated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,7 +3,7 @@
 use super::{AggregateGuest, Error, Plugin, Role, SagaGuest, Slot};
 use crate::model::{Failure, RecordedEvent, Refusal};
 use crate::supervise::Held as _;
-use crate::upcasts::{Migrates, Shape, Tries, Unmigrated};
+use crate::upcasts::{Migrates, Shape, Tries, Unmigrated, not_upcast};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -68,7 +68,7 @@ impl ReaderShape {
                 }
                 Err(Error::Slow { label, .. }) => return Err(Error::Slow { label, item: Some(0) }),
                 Err(error) => {
-                    let refusal = Refusal::Retry { after: Duration::ZERO, reason: unmigrated(&error.to_string()) };
+                    let refusal = Refusal::Retry { after: Duration::ZERO, reason: not_upcast(&error.to_string()) };
                     return Ok(Err(Failure { index: 0, refusal }));
                 }
             };
@@ -76,7 +76,7 @@ impl ReaderShape {
                 match migrated {
                     Ok(payload) => shaped[index].payload = payload,
                     Err(reason) if failed.as_ref().is_none_or(|failed| index < failed.index) => {
-                        failed = Some(Failure { index, refusal: Refusal::Malformed(unmigrated(&reason)) });
+                        failed = Some(Failure { index, refusal: Refusal::Malformed(not_upcast(&reason)) });
                     }
                     Err(_) => {}
                 }
@@ -84,10 +84,6 @@ impl ReaderShape {
         }
         Ok(failed.map_or(Ok(Cow::Owned(shaped)), Err))
     }
-}
-
-fn unmigrated(reason: &str) -> String {
-    format!("it can't be upcast: {reason}")
 }
 
 /// Returns the indexes of events by their types.

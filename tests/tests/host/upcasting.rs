@@ -90,8 +90,8 @@ fn with_readers() -> String {
 /// The sink that publishes members in the newest shape.
 const SINK: &str = "[sinks.members]\nevents = [\"member.Registered\"]\ntopic = \"members\"\nshape = \"newest\"\n";
 
-fn published(host: &TestHost, topic: &str) -> Vec<String> {
-    let records = topic::read(&host.brokers(), topic, 3).into_iter();
+fn published(host: &TestHost, topic: &str, count: usize) -> Vec<String> {
+    let records = topic::read(&host.brokers(), topic, count).into_iter();
     records.map(|record| String::from_utf8(record.value.expect("a value")).expect("text")).collect()
 }
 
@@ -121,7 +121,7 @@ fn every_reader_sees_three_versions_in_the_newest_shape() {
     let host = setting.start();
     register_in_three_shapes(&host, &setting);
     host.drained();
-    let echoes = published(&host, "echoes");
+    let echoes = published(&host, "echoes", 3);
     assert_eq!(echoes, ["Lovelace, Ada", "Hopper, Grace", "Turing, Alan"].map(|name| format!("\"{name}\"")));
     // A sink publishes what the code makes of an event at that time.
     host.stop();
@@ -129,7 +129,7 @@ fn every_reader_sees_three_versions_in_the_newest_shape() {
     let host = setting.start();
     host.drained();
     let mut found = read(&host, &setting);
-    found.push(("sink", published(&host, "members")));
+    found.push(("sink", published(&host, "members", 3)));
     let full = ["Ada Lovelace", "Grace Hopper", "Alan Turing"];
     let name = |full: &str| full.split_once(' ').map(|(first, last)| json!({ "first": first, "last": last })).unwrap();
     for (reader, found) in &found {
@@ -220,7 +220,7 @@ fn a_reader_that_asks_gets_events_as_the_loaded_code_of_their_aggregate_upcasts_
     let host = setting.start();
     host.drained();
     assert_eq!(
-        published(&host, "echoes"),
+        published(&host, "echoes", 3),
         ["Lovelace, Ada", "Hopper, Grace", "Turing, Alan"].map(|name| format!("\"{name}\""))
     );
     let full = json!(["Ada Lovelace", "Grace Hopper", "Alan Turing"]);
@@ -280,11 +280,7 @@ fn an_event_at_whose_upcast_code_traps_fails_alone() {
     for letter in letters["letters"].as_array().expect("a list") {
         assert!(letter["reason"].as_str().is_some_and(|reason| reason.contains("told to panic")), "{letter:#}");
     }
-    let echoes: Vec<String> = topic::read(&host.brokers(), "echoes", 2)
-        .into_iter()
-        .map(|record| String::from_utf8(record.value.expect("a value")).expect("text"))
-        .collect();
-    assert_eq!(echoes, ["\"Lovelace, Ada\"", "\"Turing, Alan\""]);
+    assert_eq!(published(&host, "echoes", 2), ["\"Lovelace, Ada\"", "\"Turing, Alan\""]);
     assert_eq!(host.events("greeting.Begun").len(), 2);
     assert_eq!(topic::read(&host.brokers(), "members", 2).len(), 2);
     let skipped = host.post("/v1/projections/roster/skip?position=2", &Value::Null, &[]);

@@ -9,7 +9,7 @@ use crate::filter::Filter;
 use crate::manifest::SinkKey;
 use crate::model::{Header, Message, Position, RecordedEvent};
 use crate::store::{self, EventStore, Reader};
-use crate::upcasts::{Migrates, Tries, Unmigrated};
+use crate::upcasts::{Migrates, Tries, Unmigrated, not_upcast};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl EventFeed {
         let Some(upcasts) = &mut self.upcasts else { return Ok(vec![Ok(()); events.len()]) };
         let migrated = upcasts.migrate(events, Tries::Each).into_iter().map(|result| match result {
             Ok(()) => Ok(Ok(())),
-            Err(Unmigrated::Event(reason)) => Ok(Err(format!("it can't be upcast: {reason}"))),
+            Err(Unmigrated::Event(reason)) => Ok(Err(not_upcast(&reason))),
             Err(Unmigrated::Host(reason)) => Err(store::Error::Failed(format!("upcasting events: {reason}"))),
         });
         migrated.collect()
