@@ -12,9 +12,12 @@ use wasmill_tests::{built, topic};
 fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_some() {
     let setting = Setting::grocery();
     let host = setting.start();
-    let item = json!({ "product_id": "3".repeat(1_000), "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
-    let order = json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] });
-    let create = |id: usize| host.send("order", &id.to_string(), "CreateOrder", &order);
+    let order = |product_id: String| {
+        let item = json!({ "product_id": product_id, "quantity": 2, "amount_cents": 60, "discount_cents": 0 });
+        json!({ "household_id": "7", "store_id": "1", "placed_at": "2017-01-01T11:53:26Z", "items": [item] })
+    };
+    let small = order("3".repeat(1_000));
+    let create = |id: usize| host.send("order", &id.to_string(), "CreateOrder", &small);
     assert_eq!(create(0).status, 200);
     host.drained();
     host.file_size_max(Some(1 << 20));
@@ -30,8 +33,12 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
         full,
         "what is there is read, and what was refused is not there"
     );
-    topic::produce_keyed(&host.brokers(), "baskets", &[("from-kafka".to_owned(), order.clone())]);
-    host.until("the source says why its record waits", |status| {
+    // A record as small as the refused command may still find room. Together, these are larger than both of the store's files
+    // may become.
+    let large = order("3".repeat(100_000));
+    let records: Vec<_> = (0..30).map(|number| (format!("from-kafka-{number}"), large.clone())).collect();
+    topic::produce_keyed(&host.brokers(), "baskets", &records);
+    host.until("the source says why its records wait", |status| {
         let source = &status["sources"][0];
         source["state"] == "retrying" && source["error"].as_str().is_some_and(|error| error.contains("disk"))
     });
@@ -45,11 +52,12 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
     host.until("the store finds out that there is room", |status| status["store"]["error"].is_null());
     assert_eq!(create(full).status, 200);
     host.drained();
+    let all = full + 1 + records.len();
     for (filter, what) in [("order.OrderCreated", "recorded"), ("order.OrderConfirmed", "confirmed")] {
-        assert_eq!(host.events(filter).len(), full + 2, "each is {what} once");
+        assert_eq!(host.events(filter).len(), all, "each is {what} once");
     }
     let sales = host.query("sales", "store-sales", &json!({ "limit": 5 }));
-    assert_eq!(sales.body, json!([["1", 60 * (full + 2)]]));
+    assert_eq!(sales.body, json!([["1", 60 * all]]));
     host.stop();
     let data = setting.path("data");
     let report = setting.wasmill(&["store", "verify", data.to_str().expect("a path")]);
