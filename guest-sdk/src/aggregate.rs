@@ -5,6 +5,7 @@
 
 use crate::Metadata;
 use crate::readback;
+use crate::schema::Schema;
 use crate::upcast::Upcasts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,6 +71,15 @@ pub trait Aggregate: Default + 'static {
     /// The upcasts, which turn events of older schema versions into events that the code knows. By default there are
     /// none, and every event has schema version 1. See [`upcast`](crate::upcast).
     const UPCASTS: &'static [Upcasts] = &[];
+
+    /// The JSON Schema of the commands: `Schema::of::<Command>()`. By default there is none. See [`schema`](crate::schema).
+    const COMMAND_SCHEMA: Schema = Schema::none();
+
+    /// The JSON Schema of the events.
+    const EVENT_SCHEMA: Schema = Schema::none();
+
+    /// The JSON Schema of the state.
+    const STATE_SCHEMA: Schema = Schema::none();
 
     /// Decides on a command. The events, if any, are recorded in this order, all of them or none, and are then passed
     /// to [`apply`](Self::apply). An error rejects the command, and nothing is recorded.

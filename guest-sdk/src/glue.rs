@@ -8,8 +8,6 @@ mod projection;
 mod saga;
 mod subscriber;
 
-#[cfg(not(target_family = "wasm"))]
-pub(crate) use aggregate::describe;
 pub use aggregate::{AggregateRole, Aggregates, Beside, Live, Only};
 pub use configuration::Configured;
 pub use projection::ProjectionRole;

@@ -50,6 +50,7 @@ pub mod failure;
 pub mod log;
 pub mod metadata;
 pub mod reading;
+pub mod schema;
 pub mod upcast;
 
 #[cfg(not(target_family = "wasm"))]
@@ -65,9 +66,9 @@ mod allocator;
 #[allow(missing_docs, unreachable_pub, reason = "generated from wit/, which documents it")]
 pub mod bindings;
 #[doc(hidden)]
-pub mod glue;
+pub mod declared;
 #[doc(hidden)]
-pub mod section;
+pub mod glue;
 
 pub use aggregate::Aggregate;
 pub use contract::Contract;
@@ -75,6 +76,8 @@ pub use failure::Failure;
 pub use metadata::Metadata;
 pub use projection::Projection;
 pub use saga::Saga;
+#[doc(hidden)]
+pub use schemars;
 pub use subscriber::Subscriber;
 
 /// The allocator of every plugin. It needs no locks, because a guest has one thread.

@@ -8,6 +8,7 @@ pub use crate::metadata::Metadata;
 pub use crate::projection::{Answer, Event, Projection, QueryError};
 pub use crate::reading::{Reads, Shape, UnknownEvents};
 pub use crate::saga::{Saga, Step};
+pub use crate::schema::{JsonSchema, Schema};
 pub use crate::sql::Sql;
 pub use crate::subscriber::{
     Delivery, Due, Ending, HttpAnswer, HttpResponse, Message, Outbox, Outcome, OutgoingCommand, Request, Response,

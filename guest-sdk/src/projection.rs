@@ -9,6 +9,7 @@ pub use query::{Answer, QueryError};
 use crate::Failure;
 use crate::bindings::sql::Rows;
 use crate::reading::{Reading, Reads, Shape, UnknownEvents};
+use crate::schema::Schema;
 use crate::sql::{Database, Error, Sql, Value};
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
@@ -86,6 +87,10 @@ pub trait Projection: 'static {
     /// The queries: a plain serde enum. A query's name is the variant's name, and its parameters are the variant's
     /// content.
     type Query: DeserializeOwned;
+
+    /// The JSON Schema of the queries' parameters: `Schema::of::<Query>()`. By default there is none. See
+    /// [`schema`](crate::schema).
+    const QUERY_SCHEMA: Schema = Schema::none();
 
     /// Folds one event into the read model. Events arrive in position order. On failure the changes of this event are
     /// undone. The projection stops at an event that is rejected or malformed, or that still fails after five attempts.

@@ -7,6 +7,7 @@
 use crate::Failure;
 use crate::bindings::types;
 use crate::reading::{Reading, Reads, Shape, UnknownEvents, named_event};
+use crate::schema::Schema;
 use crate::subscriber::{Delivery, Outbox, Outcome, Response, Timer, check_endpoints};
 use crate::upcast::Upcasts;
 use serde::Serialize;
@@ -159,6 +160,12 @@ pub trait Saga: Default + 'static {
 
     /// The upcasts of its own events. See [`upcast`](crate::upcast).
     const UPCASTS: &'static [Upcasts] = &[];
+
+    /// The JSON Schema of its own events: `Schema::of::<Event>()`. By default there is none. See [`schema`](crate::schema).
+    const EVENT_SCHEMA: Schema = Schema::none();
+
+    /// The JSON Schema of the state.
+    const STATE_SCHEMA: Schema = Schema::none();
 
     /// Returns the key of the saga that an event is for, or none if it is for no saga. It must depend on the event alone.
     /// By default it is the id of the event's aggregate.

@@ -151,6 +151,7 @@ fn router(server: Server) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/v1/drained", get(operations::drained))
         .route("/v1/sources/{name}/wait", get(operations::wait_source))
+        .route("/v1/plugins/{name}", get(operations::describe))
         .route("/v1/plugins/{name}/reload", post(operations::reload))
         .route("/v1/plugins/reload", post(operations::reload_together))
         .route("/v1/subscriptions", get(subscriptions::list))

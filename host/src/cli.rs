@@ -78,7 +78,7 @@ enum Command {
     State(histories::StateArgs),
     /// Show what the host is doing, what was refused, and what is blocked.
     Status(Target),
-    /// List or reload plugins.
+    /// List, describe or reload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
     /// List projections, rebuild one, or make one skip the event that it stopped at.
@@ -179,6 +179,7 @@ mod tests {
             "events --from 3 --follow --type order.* --limit 9",
             "status --json",
             "plugins list --json",
+            "plugins describe orders --json",
             "plugins reload orders",
             "subscriptions list --json",
             "subscriptions pause warehouse --data d",

@@ -4,6 +4,7 @@
 //! and answers what people ask of a running host.
 
 mod configurations;
+mod descriptions;
 mod drain;
 mod fitting;
 mod flow;
@@ -30,6 +31,7 @@ use crate::http::{Http, Network, Transport};
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
 use crate::model::{Command, LedgerName, Outcome, Position, SubscriptionName};
+use crate::names::Name;
 use crate::plugin::{FileWatch, Plugin};
 use crate::projection::{self, SkipError, Takeover};
 use crate::schedules::Schedules;
@@ -243,8 +245,10 @@ impl Host {
     /// Returns the names of the events that each aggregate type and type of sagas records or reads.
     pub fn recorded_events(&self) -> Vec<(String, Vec<String>)> {
         let plugins = self.parts.catalog.slots().map(|slot| slot.current());
-        let events = |plugin: Arc<Plugin>| plugin.recorded_events().to_vec();
-        plugins.flat_map(events).map(|(aggregate_type, events)| (aggregate_type.to_string(), events)).collect()
+        let owned = |(name, events): (&Name, Vec<&str>)| {
+            (name.to_string(), events.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        plugins.flat_map(|plugin| plugin.recorded_events().map(owned).collect::<Vec<_>>()).collect()
     }
 
     /// Returns the endpoints to which plugins may send HTTP requests.
@@ -522,6 +526,7 @@ fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
         name: slot.name.to_string(),
         file: slot.file().display().to_string(),
         version: plugin.description.version.clone(),
+        contract: plugin.description.api_version.to_string(),
         digest: format!("sha256:{}", plugin.digest),
         roles: plugin.description.roles.iter().map(ToString::to_string).collect(),
         loads: slot.loads(),

@@ -97,7 +97,7 @@ macro_rules! is_text {
 is_text! { Name MessageName }
 
 /// Formats a text for an error: escaped, and cut if it is long.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARACTERS) {
         Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),
         None => format!("{text:?}"),

@@ -1,7 +1,7 @@
 //! The plugin runtime: the only module that uses wasmtime.
 //!
-//! The host reads a plugin's file, checks its section, compiles it or takes it from the cache, links it against the
-//! imports of its roles, and instantiates it once as a test. Each thread that works with a plugin then creates its own
+//! The host reads a plugin's file and the names of its exports, which are its roles. It compiles the code or takes it from the
+//! cache, links it against the imports of its roles, and asks each role for its description, which is a test as well. Each thread that works with a plugin then creates its own
 //! guest ([`AggregateGuest`], [`SubscriberGuest`], [`ProjectionGuest`], [`SagaGuest`]): one wasm store, which no other thread calls.
 //! The threads find the code that serves now in a [`Slot`].
 
@@ -11,26 +11,30 @@ mod cache;
 mod catalog;
 mod clock;
 mod configuration;
+mod description;
 mod engine;
+mod exports;
 mod guarded;
+mod guest_log;
 mod lowering;
 mod pace;
 mod projection;
 mod saga;
 mod sandbox;
-mod section;
 mod slot;
 mod subscriber;
 mod upcasting;
+mod wasi;
 
-pub use aggregate::{AggregateGuest, AggregateNames, Live};
+pub use aggregate::{AggregateGuest, Live};
 pub use catalog::{Catalog, FileWatch};
 pub use configuration::{Configuration, Configurations, Settings};
+pub use description::{Description, MessageType, Role};
 pub use engine::{Compiler, Demand};
+pub use exports::{API_VERSION, ApiVersion, RoleName};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
-pub use section::{API_VERSION, Description, Role};
 pub use slot::Slot;
 pub use subscriber::SubscriberGuest;
 
@@ -38,14 +42,17 @@ use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
 use crate::names::Name;
 use crate::upcasts::Shape;
-use bindings::exports::wasmill::plugin as exports;
+use bindings::wasmill::plugin::types;
 use clock::Time;
+use description::Identity;
+use exports::Exports;
 use guarded::Guarded;
-use sandbox::{Lines, Sandbox};
+use guest_log::GuestLog;
+use sandbox::Sandbox;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use upcasting::Recorders;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
@@ -96,6 +103,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Says which item of a list was at fault, if the guest failed at one.
+    fn at(self, index: u32) -> Self {
+        match self {
+            Self::Slow { label, .. } => Self::Slow { label, item: Some(index) },
+            Self::Trap { label, cause, .. } => Self::Trap { label, cause, item: Some(index) },
+            other => other,
+        }
+    }
+
     /// Whether neither the plugin nor the data is at fault, so that the operation is to be retried later.
     pub fn is_of_host(&self) -> bool {
         matches!(self, Self::Host(_) | Self::Stopping)
@@ -152,6 +168,19 @@ pub struct Effects {
     deliveries: u32,
     /// The effects, each with the index of the delivery that caused it, in the order in which the guest asked for them.
     pub list: Vec<(u32, Effect)>,
+}
+
+impl Effects {
+    /// Appends the effects of the next deliveries.
+    fn append(&mut self, next: Self) {
+        if self.deliveries == 0 {
+            *self = next;
+            return;
+        }
+        let before = self.deliveries;
+        self.list.extend(next.list.into_iter().map(|(delivery, effect)| (before + delivery, effect)));
+        self.deliveries += next.deliveries;
+    }
 }
 
 /// An effect that a subscriber or a saga may ask for.
@@ -244,7 +273,7 @@ pub struct SqlError(pub String);
 pub struct Plugin {
     /// Its name in the manifest.
     pub name: Arc<str>,
-    /// The description in its file.
+    /// What it says about itself.
     pub description: Description,
     /// SHA-256 in hexadecimal: of the bytes of its file, followed by its settings if it has any.
     pub digest: String,
@@ -258,12 +287,12 @@ pub struct Plugin {
     file: PathBuf,
     pre: InstancePre<Sandbox>,
     time: Arc<Time>,
-    /// The count of log lines that its guests have written, for their limit.
-    lines: Arc<Mutex<Lines>>,
+    /// The log of its guests.
+    log: GuestLog,
+    /// What it imports of WASI.
+    wasi: wasi::Imported,
     /// The number of events that its guests have skipped because they do not know them.
     unknown_events: Arc<AtomicU64>,
-    /// The names of the events of its aggregates and its sagas, by type.
-    recorded: Vec<(Name, Vec<String>)>,
     /// The code that records the events of any type.
     recorders: Arc<Recorders>,
 }
@@ -304,29 +333,34 @@ impl Plugin {
                 file.display()
             ))
         })?;
-        let description = section::read(name, &bytes)?;
+        let exports = exports::read(name, &bytes)?;
         let (code, settings) = configuration::separate(&bytes);
         let configuration = configuration(settings);
-        let label: Arc<str> = format!("{name} {}", description.version).into();
-        let component = compiler.compile(&label, code, &engine::digest(code))?;
-        let pre = link(compiler, &label, &description, &component)?;
+        let component = compiler.compile(name, code, &engine::digest(code))?;
+        let (pre, wasi) = link(compiler, name, &exports, &component)?;
+        let unknown = String::new;
         let mut plugin = Self {
             name: name.into(),
-            description,
+            description: Description {
+                plugin: unknown(),
+                version: unknown(),
+                api_version: exports.api_version,
+                roles: Vec::new(),
+            },
             digest: engine::digest(&configuration.append_to(code)),
             file_identity,
             limits: limits.clone(),
             configuration,
-            label,
+            label: name.into(),
             file: file.to_owned(),
             pre,
             time: compiler.time().clone(),
-            lines: Arc::default(),
+            log: GuestLog::new(name.into()),
+            wasi,
             unknown_events: Arc::default(),
-            recorded: Vec::new(),
             recorders: compiler.recorders().clone(),
         };
-        plugin.recorded = plugin.smoke_test()?;
+        plugin.describe(&exports)?;
         Ok(plugin)
     }
 
@@ -336,8 +370,9 @@ impl Plugin {
     }
 
     /// Returns the names of the events that its aggregates and its sagas record or read, by type.
-    pub fn recorded_events(&self) -> &[(Name, Vec<String>)] {
-        &self.recorded
+    pub fn recorded_events(&self) -> impl Iterator<Item = (&Name, Vec<&str>)> {
+        let recorded = self.description.roles.iter().filter_map(Role::recorded);
+        recorded.map(|(name, events)| (name, events.iter().map(|event| event.name.as_str()).collect()))
     }
 
     /// Returns a number that changes when other code may upcast the events that a reader of this plugin asks for in the newest
@@ -396,35 +431,44 @@ impl Plugin {
         parsed(patterns)
     }
 
-    /// Instantiates each role once, and makes the calls that have no effects. Returns the names of the events that are
-    /// recorded, by type.
-    fn smoke_test(&self) -> Result<Vec<(Name, Vec<String>)>, Error> {
-        let mut recorded = Vec::new();
-        for role in &self.description.roles {
-            match role {
-                Role::Aggregate { aggregate_type } => {
-                    recorded
-                        .push((aggregate_type.clone(), AggregateGuest::new(self, aggregate_type)?.describe()?.events));
-                }
-                Role::Subscriber { .. } => {
-                    SubscriberGuest::new(self)?;
-                }
-                Role::Projection { .. } => {
-                    ProjectionGuest::new(self)?.schema()?;
-                }
-                Role::Saga { aggregate_type, .. } => {
-                    recorded.push((aggregate_type.clone(), SagaGuest::new(self)?.describe()?));
-                }
+    /// Asks each role for its description, in an instance of its own, which is a test of the code.
+    fn describe(&mut self, exports: &Exports) -> Result<(), Error> {
+        let mut identity: Option<Identity> = None;
+        for role in &exports.roles {
+            let (of_role, roles) = match role {
+                RoleName::Aggregate => aggregate::describe(self)?,
+                RoleName::Subscriber => subscriber::describe(self)?,
+                RoleName::Saga => saga::describe(self)?,
+                RoleName::Projection => projection::describe(self)?,
+            };
+            match &identity {
+                Some(other) if *other != of_role => return Err(self.of_two(other, &of_role)),
+                _ => identity = Some(of_role),
             }
+            self.description.roles.extend(roles);
         }
-        Ok(recorded)
+        let Identity { plugin, version } = identity.expect("there is a role");
+        self.label = format!("{} {version}", self.name).into();
+        self.log = GuestLog::new(self.label.clone());
+        (self.description.plugin, self.description.version) = (plugin, version);
+        Ok(())
     }
 
-    fn lacks(&self, role: &str, error: &wasmtime::Error) -> Error {
+    /// Returns the error for roles that call their plugin by different names, as those of two linked crates do.
+    fn of_two(&self, one: &Identity, other: &Identity) -> Error {
         Error::Plugin(format!(
-            "the description of plugin {} says that it is {role}, but it does not export that role ({error:#}): \
-             export it with the SDK's macro",
-            self.label
+            "plugin {} contains roles of {} {} and of {} {}: a plugin can't depend on another plugin, only its native tests can; \
+             take the types that they share from a crate that exports no role, and build both separately",
+            self.label, one.plugin, one.version, other.plugin, other.version
+        ))
+    }
+
+    /// Returns the error for a role that is exported in another form than the contract has.
+    fn misfit(&self, role: RoleName, error: &wasmtime::Error) -> Error {
+        Error::Plugin(format!(
+            "plugin {} exports the role {role}, but not as version {} of the contract has it: {error:#}; docs/languages.md \
+             says what to export",
+            self.label, self.description.api_version
         ))
     }
 }
@@ -449,14 +493,6 @@ impl FileIdentity {
     }
 }
 
-/// Returns the number of aggregate types that the plugin in a file serves, by its description.
-pub fn aggregates_of(file: &Path) -> Result<usize, Error> {
-    let label = file.display().to_string();
-    let (bytes, _) = read(file).map_err(|cause| Error::Plugin(format!("{label}: {cause}")))?;
-    let roles = section::read(&label, &bytes)?.roles;
-    Ok(roles.iter().filter(|role| matches!(role, Role::Aggregate { .. })).count())
-}
-
 fn parsed<'p>(patterns: impl IntoIterator<Item = &'p String>) -> Filter {
     Filter::parse(patterns.into_iter().map(String::as_str)).expect("patterns are checked when a plugin is loaded")
 }
@@ -477,46 +513,55 @@ fn read(file: &Path) -> Result<(Vec<u8>, FileIdentity), String> {
 /// Links a component to the imports of its roles, which are all that it can reach.
 fn link(
     compiler: &Compiler,
-    label: &Arc<str>,
-    description: &Description,
+    label: &str,
+    exports: &Exports,
     component: &Component,
-) -> Result<InstancePre<Sandbox>, Error> {
+) -> Result<(InstancePre<Sandbox>, wasi::Imported), Error> {
     let mut granted = vec!["wasmill:plugin/log@", "wasmill:plugin/types@"];
-    for role in &description.roles {
+    for role in &exports.roles {
         match role {
-            Role::Aggregate { .. } => {}
-            Role::Subscriber { .. } | Role::Saga { .. } => granted.push("wasmill:plugin/bus@"),
-            Role::Projection { .. } => granted.push("wasmill:plugin/sql@"),
+            RoleName::Aggregate => {}
+            RoleName::Subscriber | RoleName::Saga => granted.push("wasmill:plugin/bus@"),
+            RoleName::Projection => granted.push("wasmill:plugin/sql@"),
         }
     }
     let engine = compiler.engine();
+    let mut of_wasi = wasi::Imported::default();
     for (import, _) in component.component_type().imports(engine) {
-        if !granted.iter().any(|granted| import.starts_with(granted)) {
-            let roles: Vec<String> = description.roles.iter().map(Role::to_string).collect();
+        of_wasi.add(import);
+        if !granted.iter().any(|granted| import.starts_with(granted)) && !wasi::is_granted(import) {
+            let roles: Vec<&str> = exports.roles.iter().map(|role| role.as_str()).collect();
             return Err(Error::Plugin(format!(
-                "plugin {label} imports {import}, which its roles ({}) are not granted: build it for \
-                 wasm32-unknown-unknown, without crates that need an operating system",
+                "plugin {label} imports {import}, which its roles ({}) are not granted: a plugin may import the interfaces of \
+                 its roles, and of WASI 0.2 cli, clocks, filesystem, io, random and sockets",
                 roles.join(", ")
             )));
         }
     }
     let mut linker = Linker::new(engine);
     bindings::EveryRole::add_to_linker::<_, HasSelf<Sandbox>>(&mut linker, |sandbox| sandbox)
+        .and_then(|()| if of_wasi.any { wasi::add_to_linker(&mut linker) } else { Ok(()) })
         .and_then(|()| linker.instantiate_pre(component))
-        .map_err(|error| Error::Plugin(format!("plugin {label} does not fit this host's contract: {error:#}")))
+        .map(|pre| (pre, of_wasi))
+        .map_err(|error| {
+            Error::Plugin(format!(
+                "plugin {label} was built for version {} of the contract, but does not fit it: {error:#}",
+                exports.api_version
+            ))
+        })
 }
 
 /// Converts an outcome of a guest.
-fn refusal(outcome: exports::aggregate::Outcome) -> Refusal {
+fn refusal(outcome: types::Outcome) -> Refusal {
     match outcome {
-        exports::aggregate::Outcome::Rejected(reason) => Refusal::Rejected(reason),
-        exports::aggregate::Outcome::Malformed(reason) => Refusal::Malformed(reason),
-        exports::aggregate::Outcome::Retry(retry) => {
+        types::Outcome::Rejected(reason) => Refusal::Rejected(reason),
+        types::Outcome::Malformed(reason) => Refusal::Malformed(reason),
+        types::Outcome::Retry(retry) => {
             Refusal::Retry { after: Duration::from_millis(retry.after_ms), reason: retry.reason }
         }
     }
 }
 
-fn failure(failure: exports::aggregate::Failure) -> Failure {
+fn failure(failure: types::Failure) -> Failure {
     Failure { index: failure.index as usize, refusal: refusal(failure.outcome) }
 }

@@ -4,8 +4,10 @@
 //! of the API.
 
 mod histories;
+mod plugins;
 
 pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, TimerItem, Timers, Trace};
+pub use plugins::{MessageDescription, PluginDescription, RoleDescription};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -101,6 +103,9 @@ pub struct PluginStatus {
     pub file: String,
     /// The version of the code that serves now, as its author set it.
     pub version: String,
+    /// The version of the contract that this code was built for.
+    #[serde(default)]
+    pub contract: String,
     /// The digest of the code and the settings that serve now: `sha256:…`. Without settings it is that of the file.
     pub digest: String,
     /// The roles that it serves, such as `aggregate order` or `projection sales`.

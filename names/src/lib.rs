@@ -44,14 +44,19 @@ impl Rule {
         if bytes.is_empty() || bytes.len() > self.length_max() {
             return false;
         }
+        let allowed = self.allowed_bytes();
+        let mut previous = b'.';
         let mut at = 0;
         while at < bytes.len() {
-            let follows_dot = at == 0 || bytes[at - 1] == b'.';
-            let is_last = at + 1 == bytes.len();
-            if !self.allows_byte(bytes[at]) || self.has_segments() && bytes[at] == b'.' && (follows_dot || is_last) {
+            let byte = bytes[at];
+            if !allowed[byte as usize] || byte == b'.' && previous == b'.' && self.has_segments() {
                 return false;
             }
+            previous = byte;
             at += 1;
+        }
+        if previous == b'.' && self.has_segments() {
+            return false;
         }
         !matches!(self, Rule::Version) || bytes[0].is_ascii_digit()
     }
@@ -82,6 +87,22 @@ impl Rule {
 
     const fn has_segments(self) -> bool {
         matches!(self, Rule::Message | Rule::Pattern)
+    }
+
+    /// Returns a table of the bytes that the rule allows. Guests' names are checked in each call, and a table is quick.
+    const fn allowed_bytes(self) -> &'static [bool; 256] {
+        const fn table(rule: Rule) -> [bool; 256] {
+            let mut table = [false; 256];
+            let mut byte = 0;
+            while byte < 128 {
+                table[byte] = rule.allows_byte(byte as u8);
+                byte += 1;
+            }
+            table
+        }
+        const TABLES: [[bool; 256]; 5] =
+            [table(Rule::Part), table(Rule::Message), table(Rule::Crate), table(Rule::Version), table(Rule::Pattern)];
+        &TABLES[self as usize]
     }
 
     const fn allows_byte(self, byte: u8) -> bool {

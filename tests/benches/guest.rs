@@ -22,18 +22,7 @@ mod bare {
     //! The bindings of a plain call.
     wasmtime::component::bindgen!({
         path: "../wit",
-        inline: "
-            package wasmill:bench;
-            world every-role {
-                import wasmill:plugin/log@0.8.0;
-                import wasmill:plugin/bus@0.8.0;
-                import wasmill:plugin/sql@0.8.0;
-                export wasmill:plugin/aggregate@0.8.0;
-                export wasmill:plugin/subscriber@0.8.0;
-                export wasmill:plugin/projection@0.8.0;
-            }
-        ",
-        world: "wasmill:bench/every-role",
+        world: "every-role",
         ownership: Borrowing { duplicate_if_necessary: true },
         imports: { default: trappable },
     });

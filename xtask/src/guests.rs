@@ -3,7 +3,7 @@
 //! A running host watches these files, so a plugin appears there whole or not at all, and only when it changed.
 
 use crate::process;
-use crate::toolchain::{TARGET, Toolchain};
+use crate::toolchain::{TARGET, Toolchain, WASI_TARGET};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -37,6 +37,33 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain, which: Which<'
         publish(&module, &workspace.plugins_folder(), plugin)
             .with_context(|| format!("put plugin {plugin} in place"))?;
     }
+    if matches!(which, Which::All | Which::One("dice")) {
+        build_on_wasi(workspace)?;
+    }
+    Ok(())
+}
+
+/// The plugin of the tests that is also built for WASI, and the name under which that is put in place.
+const ON_WASI: (&str, &str) = ("dice", "dice-on-wasi");
+
+/// Builds a plugin of the tests for WASI, or says in CI that it can't be, and elsewhere what is left out.
+fn build_on_wasi(workspace: &Workspace) -> Result<()> {
+    let (plugin, name) = ON_WASI;
+    let command = match Toolchain::cargo_build_for_wasi("guest") {
+        Ok(command) => command,
+        Err(error) => {
+            let reason =
+                format!("left out: the test of plugins for {WASI_TARGET}, a target that is missing ({error:#})");
+            if std::env::var("CI").as_deref() == Ok("true") {
+                bail!(reason);
+            }
+            eprintln!("{reason}");
+            return Ok(());
+        }
+    };
+    compile(workspace, command, &[&plugin.to_owned()])?;
+    let component = workspace.guests_folder().join(WASI_TARGET).join("guest").join(plugin).with_extension("wasm");
+    publish(&component, &workspace.plugins_folder(), name).with_context(|| format!("put plugin {name} in place"))?;
     Ok(())
 }
 

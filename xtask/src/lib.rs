@@ -6,6 +6,7 @@
 //! same broker, [`guest_build`] because they build a plugin outside of the workspace, and [`root`] because tests and the
 //! example find their files by it.
 
+mod contract;
 mod deny;
 mod guests;
 pub mod kafka;
@@ -90,6 +91,8 @@ enum Task {
         #[arg(long)]
         advisories: bool,
     },
+    /// Copy the text of `wit/` to docs/contract.md.
+    Contract,
     /// Start or stop a real Kafka on this machine: one node of Apache Kafka, empty at each start.
     Kafka {
         #[command(subcommand)]
@@ -121,6 +124,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Kafka { task: KafkaTask::Up } => kafka::background::up(),
         Task::Kafka { task: KafkaTask::Down } => kafka::background::down(),
         Task::Deny { advisories } => deny::check(&Workspace::load()?, advisories),
+        Task::Contract => contract::write(&root()),
         task => build_and_perform(task),
     }
 }
@@ -141,7 +145,7 @@ fn build_and_perform(task: Task) -> Result<()> {
         Task::Torture { kills, seconds, seed } => {
             build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
         }
-        Task::Deny { .. } | Task::Kafka { .. } => unreachable!("done above, without a build"),
+        Task::Contract | Task::Deny { .. } | Task::Kafka { .. } => unreachable!("done above, without a build"),
     }
 }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Target for which guests are compiled.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+/// Target for which a guest of the tests is compiled as well. Its standard library uses WASI.
+pub(crate) const WASI_TARGET: &str = "wasm32-wasip2";
 /// Longest time for rustup, because a blocked network must not hold up the build forever.
 const RUSTUP_WAIT: Duration = Duration::from_secs(180);
 /// Packages of Debian and its relatives: compiler, cargo, sources of the standard library, and a WebAssembly linker.
@@ -49,8 +51,7 @@ pub(crate) enum Toolchain {
 impl Toolchain {
     /// Returns the way that this machine has now, if any.
     pub(crate) fn find() -> Option<Self> {
-        let library = process::ask("rustc", &["--print", "target-libdir", "--target", TARGET])?;
-        if Path::new(&library).is_dir() {
+        if is_installed(TARGET) {
             return Some(Self::Installed);
         }
         let rustc = process::find("rustc").into_iter().chain([PathBuf::from("/usr/bin/rustc")]);
@@ -59,7 +60,7 @@ impl Toolchain {
 
     /// Installs the target with rustup. If that fails and the task may do it, it installs Debian's packages.
     pub(crate) fn install(may: May) -> Result<Self> {
-        let by_rustup = rustup_target_add();
+        let by_rustup = rustup_target_add(TARGET);
         if let (Ok(()), Some(toolchain)) = (&by_rustup, Self::find()) {
             return Ok(toolchain);
         }
@@ -94,6 +95,18 @@ impl Toolchain {
         let mut command = self.cargo("rustc", profile);
         command.args(["--lib", "--crate-type", "cdylib"]);
         command
+    }
+
+    /// Returns a `cargo build` for guests that use WASI, with a profile, that lacks only the packages. It needs the target that rustup
+    /// installs; the error says why it could not.
+    pub(crate) fn cargo_build_for_wasi(profile: &str) -> Result<Command> {
+        if !is_installed(WASI_TARGET) {
+            rustup_target_add(WASI_TARGET)?;
+        }
+        let mut command = process::cargo();
+        command.args(["build", "--profile", profile, "--target", WASI_TARGET]);
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        Ok(command)
     }
 
     fn cargo(&self, subcommand: &str, profile: &str) -> Command {
@@ -134,10 +147,16 @@ fn rust_lld(sysroot: &Path) -> Option<PathBuf> {
     platforms.map(|platform| platform.path().join("bin/rust-lld")).find(|file| file.is_file())
 }
 
-fn rustup_target_add() -> Result<()> {
+/// Returns whether the active toolchain has a target.
+fn is_installed(target: &str) -> bool {
+    let library = process::ask("rustc", &["--print", "target-libdir", "--target", target]);
+    library.is_some_and(|library| Path::new(&library).is_dir())
+}
+
+fn rustup_target_add(target: &str) -> Result<()> {
     let rustup = process::find("rustup").context("there is no rustup")?;
-    eprintln!("installing the Rust target {TARGET} with rustup");
-    process::run_within(Command::new(rustup).args(["target", "add", TARGET]), RUSTUP_WAIT)
+    eprintln!("installing the Rust target {target} with rustup");
+    process::run_within(Command::new(rustup).args(["target", "add", target]), RUSTUP_WAIT)
 }
 
 fn apt_install() -> Result<()> {

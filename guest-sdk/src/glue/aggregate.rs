@@ -7,23 +7,24 @@ use crate::aggregate::{Aggregate, Applied, Context};
 use crate::bindings::aggregate::exports::wasmill::plugin::aggregate as wit;
 use crate::bindings::types;
 use crate::codec::Encoded;
+use crate::declared::{Crate, identity, owned};
 use crate::log::install_panic_hook;
 use crate::upcast::Upcasts;
 use crate::{Failure, Metadata, codec, readback, upcast};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-/// The exports of the aggregates in the list `L`.
-pub struct AggregateRole<L>(PhantomData<L>);
+/// The exports of the aggregates in the list `L`, in the crate `C`.
+pub struct AggregateRole<L, C>(PhantomData<(L, C)>);
 
-impl<L: Aggregates> wit::Guest for AggregateRole<L> {
+impl<L: Aggregates, C: Crate> wit::Guest for AggregateRole<L, C> {
     type Instance = L::Live;
 
-    fn describe() -> Result<Vec<wit::Description>, String> {
+    fn describe() -> Result<wit::Description, String> {
         install_panic_hook();
-        let mut descriptions = Vec::new();
-        L::describe(&mut descriptions)?;
-        Ok(descriptions)
+        let mut aggregate_types = Vec::new();
+        L::describe(&mut aggregate_types)?;
+        Ok(wit::Description { plugin: identity::<C>(), aggregate_types })
     }
 
     fn upcast(aggregate_type: String, events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
@@ -41,7 +42,7 @@ pub trait Aggregates: 'static {
     const TYPES: Types;
 
     /// Appends the descriptions, in the order of the list.
-    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String>;
+    fn describe(types: &mut Vec<wit::AggregateType>) -> Result<(), String>;
 
     /// Returns the upcasts of a type.
     fn upcasts(aggregate_type: &str) -> &'static [Upcasts];
@@ -58,8 +59,8 @@ impl<A: Aggregate> Aggregates for Only<A> {
 
     const TYPES: Types = Types { first: A::TYPE, rest: None };
 
-    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String> {
-        descriptions.push(describe::<A>()?);
+    fn describe(types: &mut Vec<wit::AggregateType>) -> Result<(), String> {
+        types.push(describe::<A>()?);
         Ok(())
     }
 
@@ -73,9 +74,9 @@ impl<A: Aggregate, L: Aggregates> Aggregates for Beside<A, L> {
 
     const TYPES: Types = Types { first: A::TYPE, rest: Some(&L::TYPES) };
 
-    fn describe(descriptions: &mut Vec<wit::Description>) -> Result<(), String> {
-        descriptions.push(describe::<A>()?);
-        L::describe(descriptions)
+    fn describe(types: &mut Vec<wit::AggregateType>) -> Result<(), String> {
+        types.push(describe::<A>()?);
+        L::describe(types)
     }
 
     fn upcasts(aggregate_type: &str) -> &'static [Upcasts] {
@@ -84,10 +85,15 @@ impl<A: Aggregate, L: Aggregates> Aggregates for Beside<A, L> {
 }
 
 /// Returns the description of an aggregate.
-pub(crate) fn describe<A: Aggregate>() -> Result<wit::Description, String> {
-    let commands = codec::variants::<A::Command>("commands")?.iter().map(ToString::to_string).collect();
+fn describe<A: Aggregate>() -> Result<wit::AggregateType, String> {
+    let commands = owned(codec::variants::<A::Command>("commands")?);
     let events = upcast::names::<A::Event>(A::UPCASTS)?;
-    Ok(wit::Description { aggregate_type: A::TYPE.to_owned(), commands, events })
+    Ok(wit::AggregateType {
+        name: A::TYPE.to_owned(),
+        commands: A::COMMAND_SCHEMA.describe(commands),
+        events: A::EVENT_SCHEMA.describe(events),
+        state: A::STATE_SCHEMA.text(),
+    })
 }
 
 /// The host asks only for types in the plugin's description.
@@ -200,6 +206,8 @@ impl<A: Aggregate> wit::GuestInstance for Live<A> {
     }
 
     fn apply(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        // If there are any, they are the first of these.
+        self.decided.take();
         let mut state = self.state.borrow_mut();
         super::each(events, |_, event| {
             let metadata = Metadata(&event.metadata);
@@ -303,6 +311,13 @@ mod tests {
     use serde::{Deserialize, Serialize};
     use wit::Guest as _;
 
+    struct Here;
+
+    impl Crate for Here {
+        const NAME: &'static str = "here";
+        const VERSION: &'static str = "1.2.3";
+    }
+
     /// An aggregate with these types of commands and events.
     struct Of<C, E>(PhantomData<(C, E)>);
 
@@ -346,19 +361,25 @@ mod tests {
 
     #[test]
     fn commands_and_events_have_names_or_the_plugin_is_refused() {
-        let [described] = &*AggregateRole::<Only<Of<Plain, Plain>>>::describe().unwrap() else { panic!() };
-        assert_eq!((described.commands.join(" "), described.events.join(" ")), ("One Two".into(), "One Two".into()));
-        let refused = |described: Result<Vec<wit::Description>, String>, part: &str| {
+        let described = AggregateRole::<Only<Of<Plain, Plain>>, Here>::describe().unwrap();
+        assert_eq!((&*described.plugin.name, &*described.plugin.version), ("here", "1.2.3"));
+        let names = |messages: &[types::MessageType]| messages.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+        let [of] = &*described.aggregate_types else { panic!() };
+        assert_eq!((names(&of.commands), names(&of.events)), (owned(&["One", "Two"]), owned(&["One", "Two"])));
+        let refused = |described: Result<wit::Description, String>, part: &str| {
             let reason = described.map(|_| ()).unwrap_err();
             assert!(reason.contains(part) && reason.contains("make it an enum"), "{reason}");
         };
         refused(
-            AggregateRole::<Only<Of<Tagged, Plain>>>::describe(),
+            AggregateRole::<Only<Of<Tagged, Plain>>, Here>::describe(),
             "the type of the commands, Tagged, is no plain enum",
         );
-        refused(AggregateRole::<Only<Of<Size, Plain>>>::describe(), "the type of the commands, Size, is no plain enum");
         refused(
-            AggregateRole::<Only<Of<Plain, Tagged>>>::describe(),
+            AggregateRole::<Only<Of<Size, Plain>>, Here>::describe(),
+            "the type of the commands, Size, is no plain enum",
+        );
+        refused(
+            AggregateRole::<Only<Of<Plain, Tagged>>, Here>::describe(),
             "the type of the events, Tagged, is no plain enum",
         );
     }
@@ -408,11 +429,12 @@ mod tests {
     #[test]
     fn each_of_several_aggregates_has_its_own_description_state_and_upcasts() {
         use wit::GuestInstance as _;
-        let described = AggregateRole::<Three>::describe().unwrap();
-        let types: Vec<&str> = described.iter().map(|described| &*described.aggregate_type).collect();
+        let described = AggregateRole::<Three, Here>::describe().unwrap();
+        let types: Vec<&str> = described.aggregate_types.iter().map(|one| &*one.name).collect();
         assert_eq!(types, ["a", "b", "c"]);
         let one = || types::RecordedPayload { name: "Add".into(), payload: b"1".to_vec() };
-        let upcast = types.iter().map(|name| AggregateRole::<Three>::upcast((*name).to_owned(), vec![one()]).remove(0));
+        let upcast =
+            types.iter().map(|name| AggregateRole::<Three, Here>::upcast((*name).to_owned(), vec![one()]).remove(0));
         assert_eq!(upcast.collect::<Vec<_>>(), [b"1", b"2", b"1"].map(|payload| Ok(payload.to_vec())));
         for (name, count) in [("a", "7"), ("b", "8"), ("c", "9")] {
             let live = <Three as Aggregates>::Live::new(name.to_owned(), "1".to_owned());
@@ -441,7 +463,7 @@ mod tests {
     fn recorded_events_are_upcast_one_by_one() {
         let recorded = |payload: &str| types::RecordedPayload { name: "One".into(), payload: payload.into() };
         let events = vec![recorded("null"), recorded(r#"{"@schema":2}"#)];
-        let upcast = AggregateRole::<Only<Of<Plain, Plain>>>::upcast("of".to_owned(), events);
+        let upcast = AggregateRole::<Only<Of<Plain, Plain>>, Here>::upcast("of".to_owned(), events);
         assert_eq!(upcast[0].as_deref(), Ok(b"null".as_slice()));
         assert!(upcast[1].as_ref().is_err_and(|reason| reason.contains("schema version 2")), "{:?}", upcast[1]);
     }

@@ -1,5 +1,5 @@
-//! The export macros. On wasm they export a role and describe it in the module's custom section. Natively they only
-//! check the description, so a plugin's tests build like those of any crate.
+//! The export macros. On wasm they export a role. Natively they only check what it declares, so a plugin's tests build like
+//! those of any crate.
 
 /// Exports a type that implements [`Aggregate`](crate::Aggregate), or several of different `TYPE`s. Use it once per crate, with
 /// all of them: a second call is a duplicate symbol. The crate must be a `cdylib`.
@@ -25,15 +25,14 @@
 macro_rules! export_aggregate {
     ($($aggregate:ty),+ $(,)?) => {
         $(
-            const _: () = {
-                $crate::__describe!($crate::section::Role::Aggregate(<$aggregate as $crate::Aggregate>::TYPE));
-            };
+            const _: () = $crate::declared::assert_aggregate::<$aggregate>();
         )+
         const _: () = {
             type List = $crate::__aggregates!($($aggregate),+);
             const _: () = <List as $crate::glue::Aggregates>::TYPES.assert_distinct();
+            $crate::__crate!();
             #[cfg(target_family = "wasm")]
-            type Exported = $crate::glue::AggregateRole<List>;
+            type Exported = $crate::glue::AggregateRole<List, This>;
             #[cfg(target_family = "wasm")]
     $crate::bindings::aggregate::export_world!(Exported with_types_in $crate::bindings::aggregate);
         };
@@ -46,14 +45,10 @@ macro_rules! export_aggregate {
 macro_rules! export_subscriber {
     ($subscriber:ty) => {
         const _: () = {
-            $crate::__describe!($crate::section::Role::Subscriber(
-                <$subscriber as $crate::Subscriber>::SUBSCRIPTIONS,
-                <$subscriber as $crate::Subscriber>::SHAPE,
-                <$subscriber as $crate::Subscriber>::ENDPOINTS
-            ));
-            const _: () = <$subscriber as $crate::Subscriber>::SHAPE.check(<$subscriber as $crate::Subscriber>::READS);
+            const _: () = $crate::declared::assert_subscriber::<$subscriber>();
+            $crate::__crate!();
             #[cfg(target_family = "wasm")]
-            type Exported = $crate::glue::SubscriberRole<$subscriber>;
+            type Exported = $crate::glue::SubscriberRole<$subscriber, This>;
             #[cfg(target_family = "wasm")]
     $crate::bindings::subscriber::export_world!(Exported with_types_in $crate::bindings::subscriber);
         };
@@ -66,14 +61,10 @@ macro_rules! export_subscriber {
 macro_rules! export_projection {
     ($projection:ty) => {
         const _: () = {
-            $crate::__describe!($crate::section::Role::Projection(
-                <$projection as $crate::Projection>::NAME,
-                <$projection as $crate::Projection>::SUBSCRIPTIONS,
-                <$projection as $crate::Projection>::SHAPE
-            ));
-            const _: () = <$projection as $crate::Projection>::SHAPE.check(<$projection as $crate::Projection>::READS);
+            const _: () = $crate::declared::assert_projection::<$projection>();
+            $crate::__crate!();
             #[cfg(target_family = "wasm")]
-            type Exported = $crate::glue::ProjectionRole<$projection>;
+            type Exported = $crate::glue::ProjectionRole<$projection, This>;
             #[cfg(target_family = "wasm")]
     $crate::bindings::projection::export_world!(Exported with_types_in $crate::bindings::projection);
         };
@@ -85,16 +76,10 @@ macro_rules! export_projection {
 macro_rules! export_saga {
     ($saga:ty) => {
         const _: () = {
-            $crate::__describe!($crate::section::Role::Saga(
-                <$saga as $crate::Saga>::TYPE,
-                <$saga as $crate::Saga>::STARTS,
-                <$saga as $crate::Saga>::SUBSCRIPTIONS,
-                <$saga as $crate::Saga>::SHAPE,
-                <$saga as $crate::Saga>::ENDPOINTS
-            ));
-            const _: () = <$saga as $crate::Saga>::SHAPE.check(<$saga as $crate::Saga>::READS);
+            const _: () = $crate::declared::assert_saga::<$saga>();
+            $crate::__crate!();
             #[cfg(target_family = "wasm")]
-            type Exported = $crate::glue::SagaRole<$saga>;
+            type Exported = $crate::glue::SagaRole<$saga, This>;
             #[cfg(target_family = "wasm")]
     $crate::bindings::saga::export_world!(Exported with_types_in $crate::bindings::saga);
         };
@@ -146,19 +131,16 @@ macro_rules! __aggregates {
     ($aggregate:ty, $($more:ty),+) => { $crate::glue::Beside<$aggregate, $crate::__aggregates!($($more),+)> };
 }
 
-/// Makes the line of the custom section at compile time.
+/// Names the plugin's crate.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __describe {
-    ($role:expr) => {
-        const LINE: $crate::section::Line = $crate::section::Line {
-            plugin: ::core::env!("CARGO_PKG_NAME"),
-            version: ::core::env!("CARGO_PKG_VERSION"),
-            role: $role,
-        };
-        const LENGTH: usize = LINE.length();
-        #[used]
-        #[cfg_attr(target_family = "wasm", unsafe(link_section = "wasmill:plugin"))]
-        static SECTION: [u8; LENGTH] = LINE.bytes();
+macro_rules! __crate {
+    () => {
+        struct This;
+        impl $crate::declared::Crate for This {
+            const NAME: &'static str = ::core::env!("CARGO_PKG_NAME");
+            const VERSION: &'static str = ::core::env!("CARGO_PKG_VERSION");
+        }
+        const _: () = $crate::declared::assert_crate::<This>();
     };
 }

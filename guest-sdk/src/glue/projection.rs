@@ -3,16 +3,29 @@
 use crate::bindings::projection::exports::wasmill::plugin::projection as wit;
 use crate::bindings::types;
 use crate::codec;
+use crate::declared::{Crate, identity, owned};
 use crate::log::install_panic_hook;
 use crate::projection::{Answer, Event, Projection, QueryError, dispatch};
 use crate::reading::skipped;
 use crate::sql::{Host, Sql};
 use std::marker::PhantomData;
 
-/// The exports of the projection `P`.
-pub struct ProjectionRole<P>(PhantomData<P>);
+/// The exports of the projection `P`, in the crate `C`.
+pub struct ProjectionRole<P, C>(PhantomData<(P, C)>);
 
-impl<P: Projection> wit::Guest for ProjectionRole<P> {
+impl<P: Projection, C: Crate> wit::Guest for ProjectionRole<P, C> {
+    fn describe() -> Result<wit::Description, String> {
+        install_panic_hook();
+        let queries = owned(codec::variants::<P::Query>("queries")?);
+        Ok(wit::Description {
+            plugin: identity::<C>(),
+            name: P::NAME.to_owned(),
+            subscriptions: owned(P::SUBSCRIPTIONS),
+            shape: P::SHAPE.into(),
+            queries: P::QUERY_SCHEMA.describe(queries),
+        })
+    }
+
     fn schema() -> String {
         install_panic_hook();
         P::SCHEMA.to_owned()

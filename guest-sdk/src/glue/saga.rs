@@ -4,6 +4,7 @@ use super::subscriber::hand_over;
 use crate::bindings::saga::exports::wasmill::plugin::saga as wit;
 use crate::bindings::types;
 use crate::codec::Encoded;
+use crate::declared::{Crate, identity, owned};
 use crate::log::install_panic_hook;
 use crate::reading::skipped_delivery;
 use crate::saga::{End, Saga, Step, dispatch, key};
@@ -12,15 +13,24 @@ use crate::{Failure, codec, readback, upcast};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// The exports of the saga `S`.
-pub struct SagaRole<S>(PhantomData<S>);
+/// The exports of the saga `S`, in the crate `C`.
+pub struct SagaRole<S, C>(PhantomData<(S, C)>);
 
-impl<S: Saga> wit::Guest for SagaRole<S> {
+impl<S: Saga, C: Crate> wit::Guest for SagaRole<S, C> {
     type Instance = LiveSaga<S>;
 
     fn describe() -> Result<wit::Description, String> {
         install_panic_hook();
-        Ok(wit::Description { events: upcast::names::<S::Event>(S::UPCASTS)? })
+        Ok(wit::Description {
+            plugin: identity::<C>(),
+            saga_type: S::TYPE.to_owned(),
+            starts: owned(S::STARTS),
+            subscriptions: owned(S::SUBSCRIPTIONS),
+            shape: S::SHAPE.into(),
+            endpoints: owned(S::ENDPOINTS),
+            events: S::EVENT_SCHEMA.describe(upcast::names::<S::Event>(S::UPCASTS)?),
+            state: S::STATE_SCHEMA.text(),
+        })
     }
 
     fn upcast(events: Vec<types::RecordedPayload>) -> Vec<Result<Vec<u8>, String>> {
@@ -87,6 +97,8 @@ impl<S: Saga> LiveSaga<S> {
 
     /// Applies history.
     pub(crate) fn replay(&self, events: Vec<types::RecordedEvent>) -> Result<(), types::Failure> {
+        // If there are any, they are the first of these.
+        self.decided.take();
         let mut state = self.state.borrow_mut();
         super::each(events, |_, event| {
             state.apply(upcast::decode(&event.name, event.payload, S::UPCASTS)?);
@@ -132,6 +144,13 @@ mod tests {
     use serde::{Deserialize, Serialize};
     use wit::Guest as _;
 
+    struct Here;
+
+    impl Crate for Here {
+        const NAME: &'static str = "here";
+        const VERSION: &'static str = "1.2.3";
+    }
+
     #[derive(Default)]
     struct Visit {
         guests: Vec<String>,
@@ -174,7 +193,8 @@ mod tests {
 
     #[test]
     fn each_event_has_a_key_or_none_and_the_first_that_fails_is_named() {
-        let keys = |events: Vec<Delivery>| SagaRole::<Visit>::keys(events.into_iter().map(|event| event.0).collect());
+        let keys =
+            |events: Vec<Delivery>| SagaRole::<Visit, Here>::keys(events.into_iter().map(|event| event.0).collect());
         let (front, back) = (|| opened("front", "1"), || opened("back", "1"));
         let found = keys(vec![front(), back(), front()]).unwrap();
         assert_eq!(found, [Some("front".to_owned()), None, Some("front".to_owned())]);

@@ -2,15 +2,26 @@
 
 use crate::bindings::subscriber::exports::wasmill::plugin::subscriber as wit;
 use crate::bindings::{bus, types};
+use crate::declared::{Crate, identity, owned};
 use crate::log::install_panic_hook;
 use crate::reading::skipped_delivery;
 use crate::subscriber::{Delivery, Effect, Outbox, Subscriber, dispatch};
 use std::marker::PhantomData;
 
-/// The exports of the subscriber `S`.
-pub struct SubscriberRole<S>(PhantomData<S>);
+/// The exports of the subscriber `S`, in the crate `C`.
+pub struct SubscriberRole<S, C>(PhantomData<(S, C)>);
 
-impl<S: Subscriber> wit::Guest for SubscriberRole<S> {
+impl<S: Subscriber, C: Crate> wit::Guest for SubscriberRole<S, C> {
+    fn describe() -> Result<wit::Description, String> {
+        install_panic_hook();
+        Ok(wit::Description {
+            plugin: identity::<C>(),
+            subscriptions: owned(S::SUBSCRIPTIONS),
+            shape: S::SHAPE.into(),
+            endpoints: owned(S::ENDPOINTS),
+        })
+    }
+
     fn handle(deliveries: Vec<types::Delivery>) -> Result<(), types::Failure> {
         install_panic_hook();
         let mut outbox = Outbox::default();

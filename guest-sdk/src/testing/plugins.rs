@@ -13,14 +13,12 @@ mod subscription;
 pub use settled::Settled;
 
 use super::readable;
-use crate::bindings::saga::exports::wasmill::plugin::saga::Guest as _;
 use crate::bindings::types;
 use crate::contract::Contract;
-use crate::glue::{SagaRole, describe};
 use crate::projection::QueryError;
 use crate::saga::Saga;
 use crate::subscriber::Subscriber;
-use crate::upcast::Upcasts;
+use crate::upcast::{self, Upcasts};
 use crate::{Aggregate, codec, readback};
 use code::{AggregateCode, Aggregates, Broken, Given, Sagas};
 use command::Command;
@@ -187,8 +185,8 @@ impl Plugins {
     pub fn aggregate<A: Aggregate>(mut self) -> Self {
         let owner = type_name::<A>();
         self.check_type(A::TYPE, owner);
-        let described = describe::<A>().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
-        self.recorded.insert(A::TYPE, described.events);
+        let names = codec::variants::<A::Command>("commands").and_then(|_| upcast::names::<A::Event>(A::UPCASTS));
+        self.recorded.insert(A::TYPE, names.unwrap_or_else(|cause| panic!("{owner}: {cause}")));
         self.upcasts.insert(A::TYPE, A::UPCASTS);
         let code = Box::new(Aggregates::<A>::default());
         let part = AggregatePart { type_name: owner, given: Given::default(), code };
@@ -205,8 +203,8 @@ impl Plugins {
     pub fn saga<S: Saga>(mut self) -> Self {
         let owner = type_name::<S>();
         self.check_type(S::TYPE, owner);
-        let described = SagaRole::<S>::describe().unwrap_or_else(|cause| panic!("{owner}: {cause}"));
-        self.recorded.insert(S::TYPE, described.events);
+        let names = upcast::names::<S::Event>(S::UPCASTS);
+        self.recorded.insert(S::TYPE, names.unwrap_or_else(|cause| panic!("{owner}: {cause}")));
         self.upcasts.insert(S::TYPE, S::UPCASTS);
         assert!(!S::STARTS.is_empty(), "{owner} has no STARTS: without an event that starts it there is never a saga");
         S::SHAPE.check(S::READS);

@@ -79,6 +79,12 @@ pub trait Guest: Send + 'static {
     /// Applies recorded events. After a failure the live aggregate is discarded.
     fn apply(&mut self, live: &Self::Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError>;
 
+    /// Whether it is given the events of a decision by `apply` once they are durable. They take the place of those that the live
+    /// aggregate holds.
+    fn takes_recorded_events(&self) -> bool {
+        false
+    }
+
     /// Applies the events of the previous `handle`, which are durable now. Then decides on a command, which must not
     /// change the state.
     fn handle(&mut self, live: &Self::Live, command: &Command) -> Result<GuestDecision, GuestError>;

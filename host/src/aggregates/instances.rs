@@ -121,22 +121,12 @@ impl<H: Handlers> Instances<H> {
             None => self.create(stream)?,
         };
         let from = instance.version;
-        loop {
-            let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(HandleError::Store)?;
-            let Some(last) = events.last() else { break };
-            instance.version = last.version;
-            for events in events.chunks(events_max) {
-                match self.apply(stream, &instance, events) {
-                    Ok(true) => {}
-                    Ok(false) => return Ok(None),
-                    Err(undone) => {
-                        self.discard(instance);
-                        return Err(undone);
-                    }
-                }
-            }
-            if !store::is_full(&events, HISTORY_PAGE) {
-                break;
+        match self.catch_up(stream, &mut instance, events_max) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(undone) => {
+                self.discard(instance);
+                return Err(undone);
             }
         }
         // A snapshot makes the next rebuild quicker.
@@ -148,6 +138,29 @@ impl<H: Handlers> Instances<H> {
             return self.replay(stream, events_max);
         }
         Ok(Some(instance))
+    }
+
+    /// Applies the events after the version of an instance, with up to `events_max` in a call. Returns false if a call with several
+    /// events took too long: then the guest is lost.
+    fn catch_up(
+        &mut self,
+        stream: &StreamId,
+        instance: &mut InstanceOf<H>,
+        events_max: usize,
+    ) -> Result<bool, HandleError> {
+        loop {
+            let events = self.reader.read_stream(stream, instance.version, HISTORY_PAGE).map_err(HandleError::Store)?;
+            let Some(last) = events.last() else { return Ok(true) };
+            instance.version = last.version;
+            for events in events.chunks(events_max) {
+                if !self.apply(stream, instance, events)? {
+                    return Ok(false);
+                }
+            }
+            if !store::is_full(&events, HISTORY_PAGE) {
+                return Ok(true);
+            }
+        }
     }
 
     /// Applies recorded events. Returns false if several took too long: then the guest is lost.
@@ -242,13 +255,24 @@ impl<H: Handlers> Instances<H> {
         Ok(self.guest()?.handle(&instance.live, command)?)
     }
 
-    /// Puts a live aggregate back whose last decision is now durable. The guest applies that decision at its next call.
-    pub(super) fn recorded(&mut self, stream: &StreamId, instance: InstanceOf<H>, version: Version) {
+    /// Puts a live aggregate back whose last decision is now durable. The guest applies that decision at its next call, or now if it
+    /// takes the events as they were recorded.
+    pub(super) fn recorded(&mut self, stream: &StreamId, mut instance: InstanceOf<H>, version: Version) {
         if instance.generation != self.generation {
             return;
         }
+        let before = instance.version;
+        if version > before && self.guest.as_ref().is_some_and(Guest::takes_recorded_events) {
+            match self.catch_up(stream, &mut instance, HISTORY_PAGE) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The next command rebuilds the aggregate, and says what is wrong.
+                Err(HandleError::Trap(_) | HandleError::Host(_)) => return self.lose(),
+                Err(HandleError::History(_) | HandleError::Store(_)) => return self.discard(instance),
+            }
+        }
         let steps = |version: Version| version.0.checked_div(self.snapshot_every);
-        if steps(version) > steps(instance.version) && !self.keep_snapshot(stream, &instance.live, version) {
+        if steps(version) > steps(before) && !self.keep_snapshot(stream, &instance.live, version) {
             return;
         }
         self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });

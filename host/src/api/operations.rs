@@ -6,7 +6,9 @@ use super::body::Whole;
 use super::queries::timeout;
 use crate::model::Position;
 use crate::projection::SkipError;
-use crate::status::{AllReloaded, Drained, Readiness, Reloaded, SkippedEvent, SourceProgress, Status};
+use crate::status::{
+    AllReloaded, Drained, PluginDescription, Readiness, Reloaded, SkippedEvent, SourceProgress, Status,
+};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -115,6 +117,17 @@ pub(super) async fn reload_together(
         .map_err(|cause| HttpError::malformed(format!("the body must be {{\"plugins\":[NAME, …]}}: {cause}")))?;
     let plugins = reloaded(&server, plugins, timeout).await?;
     Ok((reload_status(&plugins.iter().collect::<Vec<_>>()), Json(AllReloaded { plugins })))
+}
+
+pub(super) async fn describe(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<PluginDescription>, HttpError> {
+    let Path(name) = name?;
+    server.host.description(&name).map(Json).ok_or_else(|| {
+        let unknown = tokio::task::block_in_place(|| server.host.unknown_plugin(&name));
+        HttpError::new(StatusCode::NOT_FOUND, unknown.unwrap_or_default())
+    })
 }
 
 async fn reloaded(server: &Server, plugins: BTreeSet<String>, timeout: Duration) -> Result<Vec<Reloaded>, HttpError> {

@@ -99,7 +99,7 @@ fn failure(error: impl Display) -> CommandFailure {
 fn is_of(plugin: &Plugin, suite: &Suite) -> Result<(), CommandFailure> {
     let crate_name = &plugin.description.plugin;
     let is_it = |role: &Role| match (role, &suite.cases) {
-        (Role::Aggregate { aggregate_type }, Cases::Aggregate(_)) => **aggregate_type == *suite.name,
+        (Role::Aggregate { aggregate_type, .. }, Cases::Aggregate(_)) => **aggregate_type == *suite.name,
         (Role::Subscriber { .. }, Cases::Subscriber(_)) => *crate_name == suite.name,
         (Role::Saga { aggregate_type, .. }, Cases::Saga(_)) => **aggregate_type == *suite.name,
         (Role::Projection { name, .. }, Cases::Projection(_)) => **name == *suite.name,

@@ -1,6 +1,6 @@
-//! `wasmill plugins`: lists the loaded plugins and reloads them.
+//! `wasmill plugins`: lists, describes and reloads the loaded plugins.
 
-use super::client::{Client, Target};
+use super::client::{Client, Target, segment};
 use super::failure::CommandFailure;
 use super::{output, render};
 use crate::status::{AllReloaded, Rebuilding, Reloaded, Status};
@@ -9,6 +9,15 @@ use crate::status::{AllReloaded, Rebuilding, Reloaded, Status};
 pub(super) enum Command {
     /// List the plugins with their versions and roles.
     List(Target),
+    /// Show what a plugin says about itself: its roles, and the names of its commands, events and queries.
+    ///
+    /// With `--json`, their JSON Schemas are shown too, as far as the plugin has them.
+    Describe {
+        /// The plugin's name in the manifest.
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Load plugins' files again and switch to them, all or none. If one fails, the old code of all keeps running.
     ///
     /// Readers of events switch before those that record them. New code of a projection starts to answer queries when its read model has caught up. The command waits for that.
@@ -28,6 +37,7 @@ pub(super) enum Command {
 pub(super) fn plugins(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::List(target) => list(&target, json),
+        Command::Describe { name, target } => describe(&name, &target, json),
         Command::Reload { names, timeout_ms, target } => reload(&names, timeout_ms, &target, json),
     }
 }
@@ -41,6 +51,15 @@ fn list(target: &Target, json: bool) -> Result<(), CommandFailure> {
     } else {
         output::text(&render::plugins(&status.plugins).to_string())
     }
+}
+
+fn describe(name: &str, target: &Target, json: bool) -> Result<(), CommandFailure> {
+    let path = format!("/v1/plugins/{}", segment(name));
+    let reply = Client::new(target)?.get(&path)?.successful()?;
+    if json {
+        return output::line(&reply.text());
+    }
+    output::text(&render::description(&reply.decoded()?))
 }
 
 fn reload(names: &[String], timeout_ms: Option<u64>, target: &Target, json: bool) -> Result<(), CommandFailure> {

@@ -1,5 +1,9 @@
 //! The state of a host, formatted for people.
 
+mod description;
+
+pub(super) use description::description;
+
 use super::table::Align::{Left, Right};
 use super::table::{Table, duration, number, time, time_if_known};
 use crate::escape::{escape, escape_lines};
@@ -45,8 +49,19 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
     let mut table =
         Table::new([("PLUGIN", Left), ("VERSION", Left), ("LOADS", Right), ("DIGEST", Left), ("ROLES", Left)]);
     for plugin in plugins {
-        let PluginStatus { name, file, version, digest, roles, loads, error, unknown_events, settings, secrets } =
-            plugin;
+        let PluginStatus {
+            name,
+            file,
+            version,
+            contract: _,
+            digest,
+            roles,
+            loads,
+            error,
+            unknown_events,
+            settings,
+            secrets,
+        } = plugin;
         table.row([name.clone(), version.clone(), number(*loads), short_digest(digest), roles.join(", ")]);
         if let Some(error) = error {
             table.note(&format!("error: {error}"));

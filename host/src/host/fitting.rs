@@ -4,7 +4,7 @@ use crate::http::not_granted;
 use crate::manifest::{Brokers, Commands, Deliveries, Kafka, Manifest, Schedule, Target, Transaction};
 use crate::model::IdRule;
 use crate::names::Name;
-use crate::plugin::{self, AggregateGuest, Catalog, Role, Slot};
+use crate::plugin::{self, Catalog, Role, Slot};
 use std::sync::Arc;
 
 /// Returns a sentence for each thing that does not fit.
@@ -16,7 +16,7 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     for plugin in catalog.slots().map(|slot| slot.current()) {
         for role in plugin.description.roles.clone() {
             match role {
-                Role::Aggregate { aggregate_type } => served.push((aggregate_type, plugin.clone())),
+                Role::Aggregate { aggregate_type, .. } => served.push((aggregate_type, plugin.clone())),
                 Role::Saga { aggregate_type, .. } => sagas.push((aggregate_type, plugin.clone())),
                 Role::Projection { name, .. } => match projections.iter().find(|(other, _)| *other == name) {
                     Some((_, other)) => problems.push(format!(
@@ -95,11 +95,12 @@ fn command_problems(
     else {
         return vec![format!("`{section}.aggregate`: no plugin serves aggregate type {aggregate}")];
     };
-    let known = match AggregateGuest::new(plugin, aggregate_type).and_then(|mut guest| guest.describe()) {
-        Ok(names) => names.commands,
-        Err(error) => return vec![error.to_string()],
-    };
-    let unknown = commands.iter().filter(|(_, name)| !known.iter().any(|known| known == name));
+    let known = plugin.description.roles.iter().find_map(|role| match role {
+        Role::Aggregate { aggregate_type: own, commands, .. } if own == aggregate_type => Some(commands),
+        _ => None,
+    });
+    let known: Vec<&str> = known.into_iter().flatten().map(|command| command.name.as_str()).collect();
+    let unknown = commands.iter().filter(|(_, name)| !known.contains(name));
     let problem = |(key, name): &(&str, &str)| {
         format!("`{section}.{key}`: aggregate {aggregate} has no command {name}; it has {}", known.join(", "))
     };

@@ -89,10 +89,15 @@ mod tests {
                     read_model_mib = 15\n[plugins.p.http.e]\nurl = 'https://e'";
         let manifest = Manifest::parse(text, "m.toml".as_ref()).unwrap();
         let idle = |roles: &[Role]| of_plugin(&manifest.plugins["p"], roles).len();
-        let aggregate = Role::Aggregate { aggregate_type: Name::parse("order").unwrap() };
+        let aggregate = Role::Aggregate {
+            aggregate_type: Name::parse("order").unwrap(),
+            commands: Vec::new(),
+            events: Vec::new(),
+            state: None,
+        };
         let subscriber = Role::Subscriber { subscriptions: Vec::new(), shape: Shape::Recorded, endpoints: Vec::new() };
         let (name, shape) = (Name::parse("sales").unwrap(), Shape::Recorded);
-        let projection = Role::Projection { name, subscriptions: Vec::new(), shape };
+        let projection = Role::Projection { name, subscriptions: Vec::new(), shape, queries: Vec::new() };
         for (roles, expected) in [
             (vec![aggregate.clone()], 2 + 3),
             (vec![subscriber.clone()], 8 + 3),

@@ -461,14 +461,13 @@ fn job<'job>(stop: impl FnOnce() + Send + 'job) -> Box<dyn FnOnce() + Send + 'jo
 }
 
 /// Returns how many guests a host may have at the same time: one for each shard, for each follower, for the retries and
-/// the callbacks of each subscription, and for each query of a projection, and as many again while code is swapped.
+/// the callbacks of each subscription, and for each query of a projection, and as many again while code is swapped. The plugins
+/// are not known yet, so each counts as having one aggregate type.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
     let of_plugin = |plugin: &PluginSettings| {
         let shards = plugin.shards.unwrap_or_else(aggregates::shards_by_default);
-        // A file that can't be read is refused later.
-        let aggregates = plugin::aggregates_of(&plugin.file).unwrap_or(1);
-        shards * aggregates + 4 + queries
+        shards + 4 + queries
     };
     let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + 2 * manifest.sources.len();
     let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();

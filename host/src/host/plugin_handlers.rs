@@ -17,7 +17,7 @@ pub fn aggregate_services(slot: &Arc<Slot>, shards: usize, options: &Options) ->
 /// Returns the aggregate type of a role, if it is that of an aggregate.
 pub(super) fn aggregate_type(role: &Role) -> Option<&Name> {
     match role {
-        Role::Aggregate { aggregate_type } => Some(aggregate_type),
+        Role::Aggregate { aggregate_type, .. } => Some(aggregate_type),
         _ => None,
     }
 }
@@ -87,6 +87,10 @@ impl Guest for PluginGuest {
 
     fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {
         self.guest.apply(live, events).map_err(failed)
+    }
+
+    fn takes_recorded_events(&self) -> bool {
+        self.guest.takes_recorded_events()
     }
 
     fn handle(&mut self, live: &Live, command: &Command) -> Result<Result<Vec<NewEvent>, Refusal>, GuestError> {

@@ -20,10 +20,10 @@ pub(super) struct Unmatched {
 
 pub(super) fn unmatched(catalog: &Catalog) -> Unmatched {
     let plugins: Vec<_> = catalog.slots().map(|slot| slot.current()).collect();
-    let recorded: Vec<(&str, &[String])> = plugins
+    let recorded: Vec<(&str, Vec<&str>)> = plugins
         .iter()
         .flat_map(|plugin| plugin.recorded_events())
-        .map(|(aggregate_type, events)| (&**aggregate_type, events.as_slice()))
+        .map(|(aggregate_type, events)| (&**aggregate_type, events))
         .collect();
     let mut found = Unmatched::default();
     for plugin in &plugins {
@@ -35,9 +35,9 @@ pub(super) fn unmatched(catalog: &Catalog) -> Unmatched {
 }
 
 impl Unmatched {
-    fn add(&mut self, plugin: &str, pattern: &str, recorded: &[(&str, &[String])]) {
+    fn add(&mut self, plugin: &str, pattern: &str, recorded: &[(&str, Vec<&str>)]) {
         let filter = Filter::parse([pattern]).expect("patterns are checked when a plugin is loaded");
-        let events = || recorded.iter().flat_map(|(of, events)| events.iter().map(move |event| (*of, event.as_str())));
+        let events = || recorded.iter().flat_map(|(of, events)| events.iter().map(move |event| (*of, *event)));
         if events().any(|(aggregate_type, event)| filter.matches(aggregate_type, event)) {
             return;
         }
@@ -63,8 +63,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_event_is_told_from_one_of_another_manifest() {
-        let events = ["Opened", "Debited"].map(str::to_owned);
-        let recorded: [(&str, &[String]); 2] = [("account", &events), ("empty", &[])];
+        let recorded = [("account", vec!["Opened", "Debited"]), ("empty", Vec::new())];
         let mut found = Unmatched::default();
         for pattern in ["account.Opened", "account.*", "*.Debited", "**"] {
             found.add("fees 1.0.0", pattern, &recorded);

@@ -3,9 +3,9 @@
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
 use super::lowering::{Lender, lend_cause, lend_headers, lend_payloads};
-use super::{Error, Guarded, Plugin, failure, refusal};
+use super::{Error, Guarded, Identity, Plugin, Role, RoleName, description, refusal};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
-use crate::names::{self, Rule};
+use crate::names::{self, Name, Rule};
 use std::sync::Arc;
 use wasmtime::component::ResourceAny;
 
@@ -20,38 +20,50 @@ pub struct AggregateGuest {
 #[derive(Debug)]
 pub struct Live(ResourceAny);
 
-/// The names of the commands and events that an aggregate understands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AggregateNames {
-    /// Names of its commands.
-    pub commands: Vec<String>,
-    /// Names of its events.
-    pub events: Vec<String>,
+/// Returns what the role says about itself.
+pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
+    let (mut guarded, guest) = instantiate(plugin)?;
+    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    guarded.described(RoleName::Aggregate, described, |export::Description { plugin, aggregate_types }| {
+        description::bounded("aggregate types", &aggregate_types)?;
+        let roles = aggregate_types.into_iter().map(role).collect::<Result<Vec<Role>, String>>()?;
+        if roles.is_empty() {
+            return Err("there is no aggregate type".to_owned());
+        }
+        let mut names: Vec<&Name> = roles.iter().filter_map(Role::recorded).map(|(name, _)| name).collect();
+        names.sort();
+        match names.windows(2).find(|two| two[0] == two[1]) {
+            Some(doubled) => Err(format!("there are two aggregate types named {}: rename one of them", doubled[0])),
+            None => Ok((description::identity(plugin)?, roles)),
+        }
+    })
+}
+
+fn role(described: export::AggregateType) -> Result<Role, String> {
+    let export::AggregateType { name, commands, events, state } = described;
+    let aggregate_type = description::name("the name of an aggregate type", &name)?;
+    let of_type = |cause: String| format!("aggregate type {aggregate_type}: {cause}");
+    Ok(Role::Aggregate {
+        commands: description::messages("commands", "a command", commands).map_err(of_type)?,
+        events: description::messages("events", "an event", events).map_err(of_type)?,
+        state: description::schema("the state", state).map_err(of_type)?,
+        aggregate_type,
+    })
+}
+
+fn instantiate(plugin: &Plugin) -> Result<(Guarded, export::Guest), Error> {
+    let misfit = |error| plugin.misfit(RoleName::Aggregate, &error);
+    let indices = export::GuestIndices::new(&plugin.pre).map_err(misfit)?;
+    let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
+    let guest = indices.load(&mut guarded.store, &instance).map_err(misfit)?;
+    Ok((guarded, guest))
 }
 
 impl AggregateGuest {
     /// Creates a guest for aggregates of one of the plugin's types, in a new wasm store.
     pub fn new(plugin: &Plugin, aggregate_type: &str) -> Result<Self, Error> {
-        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("an aggregate", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
-        let guest =
-            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("an aggregate", &error))?;
+        let (guarded, guest) = instantiate(plugin)?;
         Ok(Self { guarded, guest, aggregate_type: aggregate_type.into() })
-    }
-
-    /// Returns the names that the aggregate understands.
-    pub fn describe(&mut self) -> Result<AggregateNames, Error> {
-        let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let described = described.map_err(|cause| self.guarded.refused(&cause))?;
-        let own = described.into_iter().find(|described| described.aggregate_type == *self.aggregate_type);
-        let Some(export::Description { commands, events, .. }) = own else {
-            return Err(self
-                .guarded
-                .refused(&format!("`describe` returns no description of aggregate {}", self.aggregate_type)));
-        };
-        self.guarded.check_names("a command", &commands)?;
-        self.guarded.check_names("an event", &events)?;
-        Ok(AggregateNames { commands, events })
     }
 
     /// Decides whether a call that takes long is interrupted with [`Error::Slow`].
@@ -76,9 +88,9 @@ impl AggregateGuest {
     pub fn apply(&mut self, live: &Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let lender = Lender::new(events);
         let lent = lender.events();
-        let applied =
-            self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
-        Ok(applied.map_err(failure))
+        let instance = self.guest.instance();
+        let applied = self.guarded.call_with_list(&lent, |store, lent| instance.call_apply(store, live.0, lent))?;
+        Ok(applied.map(drop))
     }
 
     /// Applies the events of the previous decision, which must be durable, and decides on a command.
@@ -94,7 +106,8 @@ impl AggregateGuest {
                 headers: headers.as_deref(),
             },
         };
-        let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, lent))?;
+        let item = (command.time_ms, &*command.id);
+        let decided = self.guarded.call_with(item, |store| self.guest.instance().call_handle(store, live.0, lent))?;
         let events = match decided {
             Ok(events) => events,
             Err(outcome) => return Ok(Err(refusal(outcome))),
@@ -103,6 +116,12 @@ impl AggregateGuest {
             return Err(self.guarded.broke_the_contract(format!("the name of an event that it decided on {cause}")));
         }
         Ok(Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect()))
+    }
+
+    /// Whether the events of a decision must be passed to `apply` once they are durable, because the code may ask WASI for the time or
+    /// randomness of each.
+    pub fn takes_recorded_events(&self) -> bool {
+        self.guarded.is_item_by_item()
     }
 
     /// Applies the events of the previous decision, which must be durable, and returns the state as bytes if the

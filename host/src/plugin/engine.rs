@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Memory, MemoryType, Store};
 
@@ -20,6 +21,9 @@ const GUARD_BYTES: u64 = 32 << 20;
 
 /// The size of the guard region when the address space is small.
 const NARROW_GUARD_BYTES: u64 = 64 << 10;
+
+/// The size of a component whose compilation is shown in the log, in bytes. It contains the runtime of a language.
+const LARGE_BYTES: usize = 2 << 20;
 
 /// The compiler of plugins, with a cache of compiled code on disk.
 pub struct Compiler {
@@ -132,8 +136,19 @@ impl Compiler {
 
     fn compile_now(&self, label: &str, bytes: &[u8]) -> Result<Component, Error> {
         let component = componentize(label, bytes)?;
-        Component::new(&self.engine, &component)
-            .map_err(|error| Error::Plugin(format!("plugin {label} does not compile: {error:#}")))
+        let (is_large, begun) = (component.len() >= LARGE_BYTES, Instant::now());
+        if is_large {
+            tracing::info!(
+                "plugin {label} is being compiled, which takes a while: it has {} MiB",
+                component.len().div_ceil(1 << 20)
+            );
+        }
+        let compiled = Component::new(&self.engine, &component)
+            .map_err(|error| Error::Plugin(format!("plugin {label} does not compile: {error:#}")))?;
+        if is_large {
+            tracing::info!("plugin {label} is compiled, after {:.1} s", begun.elapsed().as_secs_f64());
+        }
+        Ok(compiled)
     }
 }
 

@@ -1,13 +1,14 @@
 //! A wasm store that is called with deadlines. Its failures say who is at fault: the guest, an unknown item of a batch,
 //! or the host.
 
+use super::bindings::wasmill::plugin::types;
 use super::clock::{Interrupted, ticks};
+use super::guest_log::printable;
 use super::sandbox::{Beyond, Sandbox};
-use super::{Error, Plugin};
-use crate::model::RecordedEvent;
-use crate::names::{self, Rule};
+use super::{Error, Plugin, RoleName, failure};
+use crate::model::{Failure, RecordedEvent};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wasmtime::component::Instance;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -32,6 +33,25 @@ pub(super) struct Guarded {
     item_ticks: u64,
     limit: Duration,
     output_bytes_max: usize,
+    /// Whether each item is called alone, because the guest may ask WASI for its time or randomness.
+    is_item_by_item: bool,
+}
+
+/// What a guest is called with, if it is of an item: its time, in milliseconds since 1970-01-01T00:00:00Z, and its id.
+pub(super) trait Item {
+    fn moment(&self) -> (u64, &str);
+}
+
+impl Item for types::RecordedEvent<'_> {
+    fn moment(&self) -> (u64, &str) {
+        (self.metadata.time, self.metadata.id)
+    }
+}
+
+impl Item for types::Delivery<'_> {
+    fn moment(&self) -> (u64, &str) {
+        (self.metadata.time, self.metadata.id)
+    }
 }
 
 impl Guarded {
@@ -45,6 +65,7 @@ impl Guarded {
             item_ticks: ticks(plugin.limits.event_time),
             limit: plugin.limits.event_time,
             output_bytes_max: plugin.limits.output_bytes_max,
+            is_item_by_item: plugin.wasi.of_item,
         };
         match guarded.run(1, |store| plugin.pre.instantiate(store)) {
             Ok(instance) => {
@@ -73,6 +94,55 @@ impl Guarded {
         self.run(items, call).map_err(|error| self.failed(items, &error))
     }
 
+    /// Calls the guest with an item.
+    #[inline]
+    pub(super) fn call_with<T>(
+        &mut self,
+        item: (u64, &str),
+        call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
+    ) -> Result<T, Error> {
+        if self.is_item_by_item {
+            self.store.data_mut().set_item(Some(item));
+        }
+        let called = self.call(1, call);
+        if self.is_item_by_item {
+            self.store.data_mut().set_item(None);
+        }
+        called
+    }
+
+    /// Calls the guest with a list of items: at once, or one by one if it may ask WASI for the time or randomness of each. Returns
+    /// the results of the calls, or the first failure.
+    pub(super) fn call_with_list<I: Item, T>(
+        &mut self,
+        items: &[I],
+        mut call: impl FnMut(&mut Store<Sandbox>, &[I]) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<Result<Vec<T>, Failure>, Error> {
+        if !self.is_item_by_item {
+            let called = self.call(items.len(), |store| call(store, items))?;
+            return Ok(called.map(|one| vec![one]).map_err(failure));
+        }
+        let begun = Instant::now();
+        let mut results = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            // As for a guest that says which item it begins.
+            if index > 0 && begun.elapsed() > self.limit {
+                return Err(Error::Overrun { label: self.label.clone(), limit: self.limit });
+            }
+            let called = self.call_with(item.moment(), |store| call(store, std::slice::from_ref(item)));
+            match called.map_err(|error| error.at(index as u32))? {
+                Ok(result) => results.push(result),
+                Err(of_one) => return Ok(Err(Failure { index, ..failure(of_one) })),
+            }
+        }
+        Ok(Ok(results))
+    }
+
+    /// Whether each item is called alone.
+    pub(super) fn is_item_by_item(&self) -> bool {
+        self.is_item_by_item
+    }
+
     #[inline]
     fn run<T>(
         &mut self,
@@ -90,12 +160,15 @@ impl Guarded {
         Error::Plugin(format!("plugin {}: {cause}", self.label))
     }
 
-    /// Checks the names of commands or events that a guest describes.
-    pub(super) fn check_names(&self, kind: &str, names: &[String]) -> Result<(), Error> {
-        match names.iter().find_map(|name| names::checked(name, Rule::Message).err()) {
-            Some(cause) => Err(self.refused(&format!("the name of {kind} {cause}; rename it"))),
-            None => Ok(()),
-        }
+    /// Takes the description of a role, which the guest may refuse to give, and the check may refuse.
+    pub(super) fn described<D, T>(
+        &self,
+        role: RoleName,
+        described: Result<D, String>,
+        check: impl FnOnce(D) -> Result<T, String>,
+    ) -> Result<T, Error> {
+        let described = described.map_err(|cause| self.refused(&printable(cause)))?;
+        check(described).map_err(|cause| self.refused(&format!("its description of the role {role}: {cause}")))
     }
 
     /// Checks that a guest returned a payload for each event that it was to migrate.
@@ -134,7 +207,7 @@ impl Guarded {
     #[cold]
     fn failed(&mut self, items: usize, error: &wasmtime::Error) -> Error {
         let sandbox = self.store.data_mut();
-        let (said, refused) = (sandbox.last_error.take(), sandbox.usage.refused_by_system.take());
+        let (said, refused) = (sandbox.take_last_error(), sandbox.usage.refused_by_system.take());
         let item = sandbox.item();
         if let Some(refused) = refused {
             return Error::Host(format!("the system gives plugin {} no more memory: {refused}", self.label));

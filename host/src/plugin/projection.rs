@@ -3,7 +3,8 @@
 use super::bindings::exports::wasmill::plugin::projection as export;
 use super::lowering::Lender;
 use super::upcasting::ReaderShape;
-use super::{Error, Guarded, Plugin, ReadModel, Role, failure};
+use super::{Error, Guarded, Identity, Plugin, ReadModel, Role, RoleName, description};
+use crate::clock::machine_ms;
 use crate::model::Failure;
 use crate::model::RecordedEvent;
 
@@ -31,13 +32,36 @@ pub enum QueryError {
     Failed(String),
 }
 
+/// Returns what the role says about itself.
+pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
+    let (mut guarded, guest) = instantiate(plugin)?;
+    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    let described = guarded.described(RoleName::Projection, described, |described| {
+        let export::Description { plugin, name, subscriptions, shape, queries } = described;
+        let role = Role::Projection {
+            name: description::name("the name of the projection", &name)?,
+            subscriptions: description::subscriptions(subscriptions)?,
+            shape: description::shape(shape),
+            queries: description::messages("queries", "a query", queries)?,
+        };
+        Ok((description::identity(plugin)?, vec![role]))
+    })?;
+    guarded.call(1, |store| guest.call_schema(store))?;
+    Ok(described)
+}
+
+fn instantiate(plugin: &Plugin) -> Result<(Guarded, export::Guest), Error> {
+    let misfit = |error| plugin.misfit(RoleName::Projection, &error);
+    let indices = export::GuestIndices::new(&plugin.pre).map_err(misfit)?;
+    let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
+    let guest = indices.load(&mut guarded.store, &instance).map_err(misfit)?;
+    Ok((guarded, guest))
+}
+
 impl ProjectionGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
-        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a projection", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin, false)?;
-        let guest =
-            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a projection", &error))?;
+        let (guarded, guest) = instantiate(plugin)?;
         let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Projection { .. }));
         Ok(Self { guarded, guest, shape })
     }
@@ -60,9 +84,10 @@ impl ProjectionGuest {
         let lender = Lender::new(&events);
         let lent = lender.events();
         self.guarded.store.data_mut().read_model = Some(read_model);
-        let projected = self.guarded.call(events.len(), |store| self.guest.call_project(store, &lent));
+        let guest = &self.guest;
+        let projected = self.guarded.call_with_list(&lent, |store, lent| guest.call_project(store, lent));
         self.guarded.store.data_mut().read_model = None;
-        Ok(projected?.map_err(failure))
+        Ok(projected?.map(drop))
     }
 
     /// Answers a query from a read model.
@@ -73,7 +98,9 @@ impl ProjectionGuest {
         read_model: Box<dyn ReadModel>,
     ) -> Result<Result<Vec<u8>, QueryError>, Error> {
         self.guarded.store.data_mut().read_model = Some(read_model);
-        let answered = self.guarded.call(1, |store| self.guest.call_query(store, name, params));
+        // A query is no item. It may see the time at which it is asked.
+        let item = (machine_ms(), "");
+        let answered = self.guarded.call_with(item, |store| self.guest.call_query(store, name, params));
         self.guarded.store.data_mut().read_model = None;
         Ok(match answered? {
             Ok(answer) => Ok(answer),

@@ -4,7 +4,7 @@ use super::bindings::exports::wasmill::plugin::saga as export;
 use super::bindings::wasmill::plugin::types::Delivery;
 use super::lowering::{CallbackLender, Lender, lend_payloads};
 use super::upcasting::ReaderShape;
-use super::{Effects, Error, Guarded, Plugin, Role, failure, refusal};
+use super::{Effects, Error, Guarded, Identity, Plugin, Role, RoleName, description, refusal};
 use crate::model::{Failure, KeptCallback, NewEvent, RecordedEvent, Refusal};
 use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
@@ -49,12 +49,42 @@ pub enum SagaEnd {
     Compensated,
 }
 
+/// Returns what the role says about itself.
+pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
+    let (mut guarded, guest) = instantiate(plugin)?;
+    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    guarded.described(RoleName::Saga, described, |described| {
+        let export::Description { plugin, saga_type, starts, subscriptions, shape, endpoints, events, state } =
+            described;
+        let starts = description::subscriptions(starts)?;
+        if starts.is_empty() {
+            return Err("`starts` names no event, and without one that starts it there is never a saga".to_owned());
+        }
+        let role = Role::Saga {
+            aggregate_type: description::name("the type of the sagas", &saga_type)?,
+            subscriptions: [starts.clone(), description::subscriptions(subscriptions)?].concat(),
+            starts,
+            shape: description::shape(shape),
+            endpoints: description::endpoints(&endpoints)?,
+            events: description::messages("events", "an event", events)?,
+            state: description::schema("the state", state)?,
+        };
+        Ok((description::identity(plugin)?, vec![role]))
+    })
+}
+
+fn instantiate(plugin: &Plugin) -> Result<(Guarded, export::Guest), Error> {
+    let misfit = |error| plugin.misfit(RoleName::Saga, &error);
+    let indices = export::GuestIndices::new(&plugin.pre).map_err(misfit)?;
+    let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
+    let guest = indices.load(&mut guarded.store, &instance).map_err(misfit)?;
+    Ok((guarded, guest))
+}
+
 impl SagaGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
-        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a saga", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
-        let guest = indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a saga", &error))?;
+        let (guarded, guest) = instantiate(plugin)?;
         let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Saga { .. }));
         Ok(Self { guarded, guest, shape })
     }
@@ -63,14 +93,6 @@ impl SagaGuest {
     pub fn hurry(&mut self, is_hurried: bool) {
         self.guarded.hurry(is_hurried);
         self.shape.hurry(is_hurried);
-    }
-
-    /// Returns the names of the saga's own events.
-    pub fn describe(&mut self) -> Result<Vec<String>, Error> {
-        let described = self.guarded.call(1, |store| self.guest.call_describe(store))?;
-        let export::Description { events } = described.map_err(|cause| self.guarded.refused(&cause))?;
-        self.guarded.check_names("an event", &events)?;
-        Ok(events)
     }
 
     /// Migrates the payloads of events of its own streams to the version that the code knows. An inner error is the guest's,
@@ -89,13 +111,14 @@ impl SagaGuest {
         };
         let lender = Lender::new(&events);
         let deliveries = lender.deliveries();
-        let keys = self.guarded.call(events.len(), |store| self.guest.call_keys(store, &deliveries))?;
-        match keys {
+        let guest = &self.guest;
+        let keys = self.guarded.call_with_list(&deliveries, |store, deliveries| guest.call_keys(store, deliveries))?;
+        match keys.map(|keys| keys.concat()) {
             Ok(keys) if keys.len() != events.len() => {
                 let cause = format!("it returned {} keys of {} events", keys.len(), events.len());
                 Err(self.guarded.broke_the_contract(cause))
             }
-            keys => Ok(keys.map_err(failure)),
+            keys => Ok(keys),
         }
     }
 
@@ -108,9 +131,9 @@ impl SagaGuest {
     pub fn apply(&mut self, live: &LiveSaga, events: &[RecordedEvent]) -> Result<Result<(), Failure>, Error> {
         let lender = Lender::new(events);
         let lent = lender.events();
-        let applied =
-            self.guarded.call(events.len(), |store| self.guest.instance().call_apply(store, live.0, &lent))?;
-        Ok(applied.map_err(failure))
+        let instance = self.guest.instance();
+        let applied = self.guarded.call_with_list(&lent, |store, lent| instance.call_apply(store, live.0, lent))?;
+        Ok(applied.map(drop))
     }
 
     /// Applies the events of the previous decision and decides on an input.
@@ -133,7 +156,8 @@ impl SagaGuest {
     ) -> Result<Result<SagaDecision, Refusal>, Error> {
         let input = input.pop().expect("an input is one delivery");
         self.guarded.store.data_mut().begin_effects(1);
-        let decided = self.guarded.call(1, |store| self.guest.instance().call_handle(store, live.0, input));
+        let item = (input.metadata.time, input.metadata.id);
+        let decided = self.guarded.call_with(item, |store| self.guest.instance().call_handle(store, live.0, input));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         let export::Decision { events, end } = match decided? {
             Ok(decision) => decision,
@@ -148,6 +172,12 @@ impl SagaGuest {
             export::End::Compensated => SagaEnd::Compensated,
         });
         Ok(Ok(SagaDecision { events, end, effects }))
+    }
+
+    /// Whether a saga must be rebuilt after a decision with events, because the code may ask WASI for the time or randomness of each
+    /// when it is applied.
+    pub fn takes_recorded_events(&self) -> bool {
+        self.guarded.is_item_by_item()
     }
 
     /// Whether the linear memory, which never shrinks, is so close to its limit that the guest should be recreated.

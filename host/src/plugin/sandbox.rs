@@ -2,25 +2,20 @@
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
+use super::guest_log::{GuestLog, cut, printable};
+use super::wasi::{AsWasi, Wasi};
 use super::{
     Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, Plugin, ReadModel, SqlError, SqlValue,
 };
 use crate::model::{Due, Header};
 use crate::names::{self, Name, Rule};
-use crate::supervise::Held as _;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use wasmtime::ResourceLimiter;
-
-/// The maximum size of a guest's line in the host's log, in bytes.
-const LOG_LINE_BYTES_MAX: usize = 8 << 10;
-
-/// The number of lines that the guests of a plugin may write to the host's log in a second. Further lines are only
-/// counted.
-const LOG_LINES_MAX: u32 = 1_000;
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 /// The limits on memories, tables and instances of one wasm store. A plugin of the SDK has one of each. Components from
 /// other languages have a few dozen.
@@ -41,8 +36,7 @@ pub(super) struct Beyond(String);
 
 /// The data of one wasm store.
 pub(super) struct Sandbox {
-    /// Name and version, for the log and errors.
-    label: Arc<str>,
+    log: GuestLog,
     pub(super) usage: Usage,
     /// The effects that a subscriber asked for since the call began. `None` in other roles.
     pub(super) effects: Option<Effects>,
@@ -58,12 +52,13 @@ pub(super) struct Sandbox {
     call: Deadline,
     /// The item that the guest said it began, and its deadline.
     item: Option<(u32, Deadline)>,
-    lines: Arc<Mutex<Lines>>,
     unknown_events: Arc<AtomicU64>,
     /// A projection's read model. `None` in other roles.
     pub(super) read_model: Option<Box<dyn ReadModel>>,
     /// The last error that the guest logged: a panic logs its message before it traps.
-    pub(super) last_error: Option<String>,
+    last_error: Option<String>,
+    /// WASI, if the plugin imports it.
+    wasi: Option<Box<Wasi>>,
 }
 
 /// How much memory and how many table elements a guest has, and may have.
@@ -78,28 +73,6 @@ pub(super) struct Usage {
     growing_beyond_own_maximum: bool,
     /// Why the system gave no memory although the limits allow it.
     pub(super) refused_by_system: Option<String>,
-}
-
-/// The lines that the guests of a plugin have written in this second.
-pub(super) struct Lines {
-    since: Instant,
-    written: u32,
-    left_out: u64,
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self { since: Instant::now(), written: 0, left_out: 0 }
-    }
-}
-
-/// What happens to a log line.
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Written,
-    /// The first line in its second that is left out.
-    FirstLeftOut,
-    LeftOut,
 }
 
 impl Usage {
@@ -167,7 +140,7 @@ impl Sandbox {
     pub(super) fn new(plugin: &Plugin) -> Self {
         let limits = &plugin.limits;
         Self {
-            label: plugin.label.clone(),
+            log: plugin.log.clone(),
             usage: Usage {
                 memory_bytes: 0,
                 memory_bytes_max: limits.memory_bytes_max,
@@ -186,11 +159,27 @@ impl Sandbox {
             ticks: 0,
             call: Deadline::default(),
             item: None,
-            lines: plugin.lines.clone(),
             unknown_events: plugin.unknown_events.clone(),
             read_model: None,
             last_error: None,
+            wasi: plugin.wasi.any.then(|| Box::new(Wasi::new(&plugin.log))),
         }
+    }
+
+    /// Sets the item of the next call, for WASI: its time, in milliseconds since 1970-01-01T00:00:00Z, and its id.
+    pub(super) fn set_item(&mut self, item: Option<(u64, &str)>) {
+        if let Some(wasi) = &mut self.wasi {
+            match item {
+                Some((time_ms, id)) => wasi.set_item(time_ms, id),
+                None => wasi.set_no_item(),
+            }
+        }
+    }
+
+    /// Takes the last error that the guest logged or wrote.
+    pub(super) fn take_last_error(&mut self) -> Option<String> {
+        let written = self.wasi.as_mut().and_then(|wasi| wasi.take_last_error());
+        self.last_error.take().or(written)
     }
 
     /// Begins a call that may take `ticks`, and each of its items `item_ticks`.
@@ -278,20 +267,15 @@ impl Effect {
     }
 }
 
-impl Lines {
-    /// Decides about the next line, and returns how many lines were left out in the second that has just ended.
-    fn next(&mut self, now: Instant) -> (Line, u64) {
-        let mut left_out = 0;
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            left_out = std::mem::take(&mut self.left_out);
-            (self.since, self.written) = (now, 0);
-        }
-        if self.written < LOG_LINES_MAX {
-            self.written += 1;
-            return (Line::Written, left_out);
-        }
-        self.left_out += 1;
-        (if self.left_out == 1 { Line::FirstLeftOut } else { Line::LeftOut }, left_out)
+impl WasiView for Sandbox {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi().view()
+    }
+}
+
+impl AsWasi for Sandbox {
+    fn wasi(&mut self) -> &mut Wasi {
+        self.wasi.as_mut().expect("a component that imports WASI has it")
     }
 }
 
@@ -316,62 +300,27 @@ impl log::Host for Sandbox {
         let mut text = message;
         // This includes lines that are not written. The fields, such as the place in the source, only go to the log.
         if let log::Level::Error = level {
-            self.last_error = Some(text[..text.floor_char_boundary(LOG_LINE_BYTES_MAX)].to_owned());
+            self.last_error = Some(cut(&text).to_owned());
         }
         for field in fields {
             let _ = write!(text, " {}={}", field.name, field.value);
         }
-        if text.len() > LOG_LINE_BYTES_MAX {
-            let cut = text.floor_char_boundary(LOG_LINE_BYTES_MAX);
-            let lost = text.len() - cut;
-            text.truncate(cut);
-            let _ = write!(text, "… ({lost} bytes cut)");
-        }
-        let (target, text) = (printable(target), printable(text));
-        let plugin = &*self.label;
-        let (line, left_out) = self.lines.held().next(Instant::now());
-        if left_out > 0 {
-            tracing::warn!(target: "guest", plugin, "{left_out} lines were left out");
-        }
-        match line {
-            Line::Written => {}
-            Line::LeftOut => return Ok(()),
-            Line::FirstLeftOut => {
-                tracing::warn!(target: "guest", plugin, "lines beyond {LOG_LINES_MAX} in this second are left out");
-                return Ok(());
-            }
-        }
-        match level {
-            log::Level::Trace => tracing::trace!(target: "guest", plugin, module = target, "{text}"),
-            log::Level::Debug => tracing::debug!(target: "guest", plugin, module = target, "{text}"),
-            log::Level::Info => tracing::info!(target: "guest", plugin, module = target, "{text}"),
-            log::Level::Warn => tracing::warn!(target: "guest", plugin, module = target, "{text}"),
-            log::Level::Error => tracing::error!(target: "guest", plugin, module = target, "{text}"),
-        }
+        let level = match level {
+            log::Level::Trace => Level::TRACE,
+            log::Level::Debug => Level::DEBUG,
+            log::Level::Info => Level::INFO,
+            log::Level::Warn => Level::WARN,
+            log::Level::Error => Level::ERROR,
+        };
+        self.log.write(level, &target, text);
         Ok(())
     }
 
     fn unknown_event(&mut self, event: String) -> wasmtime::Result<()> {
         self.unknown_events.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(target: "guest", plugin = &*self.label, "skipped {}, which the code does not know", printable(event));
+        tracing::debug!(target: "guest", plugin = &**self.log.label(), "skipped {}, which the code does not know", printable(event));
         Ok(())
     }
-}
-
-/// Escapes control characters, so that a line stays one line and a guest can't control a terminal.
-fn printable(text: String) -> String {
-    if !text.chars().any(char::is_control) {
-        return text;
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if character.is_control() {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
 }
 
 impl types::Host for Sandbox {}
@@ -558,24 +507,6 @@ impl From<SqlValue> for sql::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_of_a_second_are_bounded_and_those_left_out_are_counted() {
-        let mut lines = Lines::default();
-        let begin = lines.since;
-        assert!((0..LOG_LINES_MAX).all(|_| lines.next(begin) == (Line::Written, 0)));
-        assert_eq!(lines.next(begin), (Line::FirstLeftOut, 0));
-        assert_eq!(lines.next(begin), (Line::LeftOut, 0));
-        let next = begin + Duration::from_secs(1);
-        assert_eq!(lines.next(next), (Line::Written, 2));
-        assert_eq!(lines.next(next), (Line::Written, 0));
-    }
-
-    #[test]
-    fn a_line_of_a_guest_stays_a_line() {
-        assert_eq!(printable("a\nb\u{1b}[2Jé".to_owned()), "a\\nb\\u{1b}[2Jé");
-        assert_eq!(printable("plain".to_owned()), "plain");
-    }
 
     #[test]
     fn memories_count_together_and_what_the_system_refuses_is_known() {

@@ -4,7 +4,7 @@ use super::bindings::exports::wasmill::plugin::subscriber as export;
 use super::bindings::wasmill::plugin::types::Delivery;
 use super::lowering::{CallbackLender, Lender, RecordLender};
 use super::upcasting::ReaderShape;
-use super::{Effects, Error, Guarded, Plugin, Role, failure};
+use super::{Effects, Error, Guarded, Identity, Plugin, Role, RoleName, description};
 use crate::model::{Failure, KeptCallback, Record, RecordedEvent};
 
 /// A wasm store with one subscriber. After an [`Error`] it must be dropped.
@@ -14,13 +14,33 @@ pub struct SubscriberGuest {
     shape: ReaderShape,
 }
 
+/// Returns what the role says about itself.
+pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
+    let (mut guarded, guest) = instantiate(plugin)?;
+    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    guarded.described(RoleName::Subscriber, described, |described| {
+        let export::Description { plugin, subscriptions, shape, endpoints } = described;
+        let role = Role::Subscriber {
+            subscriptions: description::subscriptions(subscriptions)?,
+            shape: description::shape(shape),
+            endpoints: description::endpoints(&endpoints)?,
+        };
+        Ok((description::identity(plugin)?, vec![role]))
+    })
+}
+
+fn instantiate(plugin: &Plugin) -> Result<(Guarded, export::Guest), Error> {
+    let misfit = |error| plugin.misfit(RoleName::Subscriber, &error);
+    let indices = export::GuestIndices::new(&plugin.pre).map_err(misfit)?;
+    let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
+    let guest = indices.load(&mut guarded.store, &instance).map_err(misfit)?;
+    Ok((guarded, guest))
+}
+
 impl SubscriberGuest {
     /// Creates a guest in a new wasm store.
     pub fn new(plugin: &Plugin) -> Result<Self, Error> {
-        let indices = export::GuestIndices::new(&plugin.pre).map_err(|error| plugin.lacks("a subscriber", &error))?;
-        let (mut guarded, instance) = Guarded::instantiate(plugin, true)?;
-        let guest =
-            indices.load(&mut guarded.store, &instance).map_err(|error| plugin.lacks("a subscriber", &error))?;
+        let (guarded, guest) = instantiate(plugin)?;
         let shape = ReaderShape::new(plugin, |role| matches!(role, Role::Subscriber { .. }));
         Ok(Self { guarded, guest, shape })
     }
@@ -50,9 +70,15 @@ impl SubscriberGuest {
     }
 
     fn deliver(&mut self, deliveries: &[Delivery<'_>]) -> Result<Result<Effects, Failure>, Error> {
-        self.guarded.store.data_mut().begin_effects(deliveries.len());
-        let handled = self.guarded.call(deliveries.len(), |store| self.guest.call_handle(store, deliveries));
-        let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
-        Ok(handled?.map(|()| effects).map_err(failure))
+        let mut effects = Effects { deliveries: 0, list: Vec::new() };
+        let guest = &self.guest;
+        // One call, or one for each delivery.
+        let handled = self.guarded.call_with_list(deliveries, |store, of_call| {
+            store.data_mut().begin_effects(of_call.len());
+            let handled = guest.call_handle(&mut *store, of_call);
+            effects.append(store.data_mut().effects.take().unwrap_or_default());
+            handled
+        });
+        Ok(handled?.map(|_| effects))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{AggregateGuest, Error, Plugin, Role, SagaGuest, Slot};
 use crate::model::{Failure, RecordedEvent, Refusal};
+use crate::names::Name;
 use crate::supervise::Held as _;
 use crate::upcasts::{Migrates, Shape, Tries, Unmigrated, not_upcast};
 use std::borrow::Cow;
@@ -106,7 +107,8 @@ pub(super) struct PluginUpcasts {
 struct Recorder {
     slot: Arc<Slot>,
     plugin: Arc<Plugin>,
-    role: Role,
+    aggregate_type: Name,
+    is_saga: bool,
     guest: Option<RecorderGuest>,
 }
 
@@ -165,14 +167,11 @@ impl Recorder {
     /// Returns the code in a slot, if it records the events of a type.
     fn find(slot: Arc<Slot>, aggregate_type: &str) -> Option<Self> {
         let plugin = slot.current();
-        let role = plugin.description.roles.iter().find(|role| match role {
-            Role::Aggregate { aggregate_type: own } | Role::Saga { aggregate_type: own, .. } => {
-                **own == *aggregate_type
-            }
-            Role::Subscriber { .. } | Role::Projection { .. } => false,
-        });
-        let role = role?.clone();
-        Some(Self { slot, plugin, role, guest: None })
+        let (aggregate_type, is_saga) = plugin.description.roles.iter().find_map(|role| {
+            let (own, _) = role.recorded()?;
+            (**own == *aggregate_type).then(|| (own.clone(), matches!(role, Role::Saga { .. })))
+        })?;
+        Some(Self { slot, plugin, aggregate_type, is_saga, guest: None })
     }
 
     /// Migrates events of the type. If the code fails at the list, each event is tried alone.
@@ -205,12 +204,8 @@ impl Recorder {
     fn call(&mut self, events: &[&RecordedEvent], is_hurried: bool) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let mut guest = match self.guest.take().filter(|guest| !guest.is_worn()) {
             Some(guest) => guest,
-            None => match &self.role {
-                Role::Aggregate { aggregate_type } => {
-                    RecorderGuest::Aggregate(AggregateGuest::new(&self.plugin, aggregate_type)?)
-                }
-                _ => RecorderGuest::Saga(SagaGuest::new(&self.plugin)?),
-            },
+            None if self.is_saga => RecorderGuest::Saga(SagaGuest::new(&self.plugin)?),
+            None => RecorderGuest::Aggregate(AggregateGuest::new(&self.plugin, &self.aggregate_type)?),
         };
         let migrated = match &mut guest {
             RecorderGuest::Aggregate(guest) => {

@@ -5,12 +5,12 @@
 use wasmill_guest::prelude::*;
 
 /// An order with its state.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 struct Order {
     status: Status,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum Status {
     #[default]
     Absent,
@@ -20,7 +20,7 @@ enum Status {
 }
 
 /// A line of a basket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Item {
     product_id: String,
     quantity: i64,
@@ -30,7 +30,7 @@ struct Item {
 }
 
 /// The commands to an order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[expect(clippy::enum_variant_names, reason = "the names are those of the messages")]
 enum OrderCommand {
     CreateOrder { household_id: String, store_id: String, placed_at: String, items: Vec<Item> },
@@ -39,7 +39,7 @@ enum OrderCommand {
 }
 
 /// The events of an order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(clippy::enum_variant_names, reason = "the names are those of the messages")]
 enum OrderEvent {
     OrderCreated { household_id: String, store_id: String, placed_at: String, items: Vec<Item>, amount_cents: i64 },
@@ -67,6 +67,9 @@ enum OrderError {
 impl Aggregate for Order {
     const TYPE: &'static str = "order";
     const SNAPSHOTS: Snapshots<Self> = Snapshots::json();
+    const COMMAND_SCHEMA: Schema = Schema::of::<OrderCommand>();
+    const EVENT_SCHEMA: Schema = Schema::of::<OrderEvent>();
+    const STATE_SCHEMA: Schema = Schema::of::<Self>();
     type Command = OrderCommand;
     type Event = OrderEvent;
     type Error = OrderError;

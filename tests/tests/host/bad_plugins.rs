@@ -1,8 +1,8 @@
 //! Plugins that can't serve. Each is refused in one sentence that names it, and nothing is started.
 
-use wasmill_tests::built;
-use wasmill_tests::hostile::{aggregate, subscriber};
-use wasmill_tests::module::{EMPTY, described, importing};
+use wasmill::plugin::API_VERSION;
+use wasmill_tests::hostile::{aggregate, projection, subscriber};
+use wasmill_tests::module::{EMPTY, exporting, importing};
 use wasmill_tests::setting::Setting;
 
 fn refusal(manifest: &str, modules: &[(&str, &[u8])]) -> String {
@@ -36,68 +36,57 @@ fn a_plugin_that_is_not_wasm() {
 }
 
 #[test]
-fn a_plugin_without_the_section() {
-    let said = refusal(BAD, &[("bad.wasm", EMPTY)]);
-    assert!(said.contains("no section `wasmill:plugin`"), "{said}");
-}
-
-#[test]
-fn a_plugin_of_another_api_version() {
-    let section = r#"{"api":"9.0.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
-    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
-    assert!(said.contains("9.0.0") && said.contains("0.8.0"), "{said}");
-}
-
-#[test]
 fn a_plugin_without_a_role() {
-    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0"}"#;
-    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
-    assert!(said.contains("no role"), "{said}");
+    let said = refusal(BAD, &[("bad.wasm", EMPTY)]);
+    assert!(said.contains("exports no role: it exports nothing"), "{said}");
+    let said = refusal(BAD, &[("bad.wasm", &exporting("wasi:http/incoming-handler@0.2.6"))]);
+    assert!(said.contains(r#"exports no role: it exports "wasi:http/incoming-handler@0.2.6""#), "{said}");
 }
 
 #[test]
-fn a_plugin_that_does_not_have_what_it_claims() {
-    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
-    let said = refusal(BAD, &[("bad.wasm", &described(section))]);
-    assert!(said.contains("bad"), "{said}");
+fn a_plugin_of_a_version_that_this_host_does_not_serve() {
+    for (version, remedy) in [("1.7.0", "use a host of a later version"), ("0.3.0", "build it again for this contract")]
+    {
+        let said = refusal(BAD, &[("bad.wasm", &exporting(&format!("wasmill:plugin/aggregate@{version}")))]);
+        let served =
+            format!("was built for version {version} of the contract, and this host serves 1.0.0 to {API_VERSION}");
+        assert!(said.contains(&served) && said.contains(remedy), "{said}");
+    }
+}
+
+#[test]
+fn a_plugin_without_the_functions_of_its_role() {
+    let said = refusal(BAD, &[("bad.wasm", &exporting(&format!("wasmill:plugin/aggregate@{API_VERSION}")))]);
+    let expected = format!("exports the role aggregate, but not as version {API_VERSION} of the contract has it");
+    assert!(said.contains(&expected) && said.contains("docs/languages.md"), "{said}");
 }
 
 /// A projection's read models lie in a folder of its name, and those of other code are deleted.
 #[test]
 fn a_plugin_whose_names_lead_out_of_its_folder() {
-    let sales = std::fs::read(built::plugin("sales")).expect("read a plugin");
-    let named = |name: &str| {
-        // As long as the right one, so that no length in the file changes.
-        let (right, wrong) = (br#""name":"sales""#, format!("{:14}", format!("\"name\":\"{name}\"")));
-        // The section is the last place that has it: the code has the text as well.
-        let at = sales.windows(right.len()).rposition(|part| part == right).expect("the section names it");
-        let mut patched = sales.clone();
-        patched[at..at + right.len()].copy_from_slice(wrong.as_bytes());
-        patched
-    };
     let setting = Setting::new(BAD);
-    setting.write("bad.wasm", &sales);
+    setting.write("bad.wasm", projection("sales", "order.*", &[]));
     setting.start().stop();
     let kept = ["events.sqlite", "events.lock"].map(|name| setting.path("data").join(name));
     for name in ["..", "/x", "X Y", ""] {
-        setting.write("bad.wasm", named(name));
+        setting.write("bad.wasm", projection(name, "order.*", &[]));
         let refused = setting.start_refused();
         assert!(!refused.status.success(), "{name:?} is accepted");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(said.contains("wrong `name`: it must be 1 to 64 characters"), "{said}");
+        assert!(said.contains("the name of the projection must be 1 to 64 characters"), "{said}");
         assert!(kept.iter().all(|file| file.exists()), "{name:?} deletes files: {said}");
     }
-    setting.write("bad.wasm", &sales);
+    setting.write("bad.wasm", projection("sales", "order.*", &[]));
     setting.start().stop();
 }
 
-/// Purity by absence: a clock belongs to nobody, and the bus to subscribers.
+/// The bus belongs to subscribers and sagas, the read model to projections, and what is not in the contract to nobody.
 #[test]
 fn an_import_that_the_role_is_not_granted() {
-    let section = r#"{"api":"0.8.0","plugin":"bad","version":"1.0.0","role":"aggregate","type":"order"}"#;
-    for import in ["wasi:clocks/wall-clock@0.2.0", "wasmill:plugin/bus@0.8.0", "wasmill:plugin/sql@0.8.0"] {
-        let said = refusal(BAD, &[("bad.wasm", &importing(import, section))]);
-        assert!(said.contains(import) && said.contains("(aggregate order) are not granted"), "{said}");
+    let of_contract = ["bus", "sql"].map(|interface| format!("wasmill:plugin/{interface}@{API_VERSION}"));
+    for import in of_contract.iter().map(String::as_str).chain(["acme:gpu/compute@0.1.0"]) {
+        let said = refusal(BAD, &[("bad.wasm", &importing(import))]);
+        assert!(said.contains(import) && said.contains("(aggregate) are not granted"), "{said}");
     }
 }
 

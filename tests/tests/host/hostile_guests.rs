@@ -5,9 +5,8 @@
 
 use serde_json::{Value, json};
 use wasmill_tests::host::{Answer, TestHost};
-use wasmill_tests::hostile::{
-    Replaced, aggregate, component, line, projection, saga, subscriber, subscriber_of_newest,
-};
+use wasmill_tests::hostile::{Replaced, aggregate, projection, saga, subscriber, subscriber_of_newest};
+use wasmill_tests::module::{EMPTY, exporting, importing};
 use wasmill_tests::setting::Setting;
 
 const LIMITS: &str = "event_time_ms = 100\nmemory_mib = 16\noutput_mib = 1\ntable_elements = 1000\neffects_max = 100\n";
@@ -565,25 +564,24 @@ fn files_in_the_place_of_a_plugin() {
     setting.write("victim.wasm", &whole);
     let host = setting.start();
     assert_eq!(go(&host, "victim").status, 200);
-    let about = line(r#""role":"aggregate","type":"victim""#);
     let in_module = |more: &str| aggregate("victim", &[("module", more)]);
-    let other_version = about.replace("0.8.0", "0.6.0");
     let mut flipped = whole.clone();
     flipped[9] ^= 0x40;
-    let many = |at: u32| {
-        let body = format!("(i32.store (i32.const {at}) (i32.const 4000000)) (i32.const 1052)");
-        aggregate("victim", &[("describe", &body)])
-    };
+    let describes = |body: &str| aggregate("victim", &[("describe", &format!("{body} (i32.const 3072)"))]);
+    let many = |at: u32| describes(&format!("(i32.store (i32.const {at}) (i32.const 4000000))"));
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", Vec::new(), "is not WebAssembly"),
         ("text", b"#!/bin/sh\n".to_vec(), "is not WebAssembly"),
         ("cut", whole[..whole.len() - 40].to_vec(), "plugin victim"),
         ("a bit flipped", flipped, "plugin victim"),
-        ("no section", component_without_section(), "exports no role"),
-        ("another version", component_with(&other_version), "speaks API version \"0.6.0\""),
-        ("two of a kind", component_with(&format!("{about}\n{about}")), "beside the role `aggregate victim`"),
-        ("a role that leads out", component_with(&line(r#""role":"projection","name":"..""#)), "wrong `name`"),
-        ("a role it lacks", component_with(&about), "plugin victim"),
+        ("nothing in it", EMPTY.to_vec(), "exports no role"),
+        ("another version", exporting("wasmill:plugin/aggregate@0.6.0"), "was built for version 0.6.0 of the contract"),
+        ("a role that leads out", projection("..", "victim.*", &[]), "the name of the projection must be"),
+        (
+            "no functions",
+            exporting("wasmill:plugin/aggregate@1.0.0"),
+            "exports the role aggregate, but not as version 1.0.0",
+        ),
         ("another type", aggregate("other", &[]), "victim"),
         ("a start that loops", in_module("(func $begin (loop (br 0))) (start $begin)"), "it took longer than 100ms"),
         ("a start that traps", in_module("(func $begin (unreachable)) (start $begin)"), "unreachable"),
@@ -593,29 +591,33 @@ fn files_in_the_place_of_a_plugin() {
         ("describe loops", aggregate("victim", &[("describe", ENDLESS)]), "it took longer than 100ms"),
         (
             "names that it does not have",
-            aggregate(
-                "victim",
-                &[(
-                    "describe",
-                    "(i32.store8 (i32.const 1052) (i32.const 1)) (i32.store (i32.const 1056) (i32.const 1032))
-                     (i32.store (i32.const 1060) (i32.const 4)) (i32.const 1052)",
-                )],
+            describes(
+                "(i32.store8 (i32.const 3072) (i32.const 1)) (i32.store (i32.const 3076) (i32.const 1032)) (i32.store (i32.const 3080) (i32.const 4))",
             ),
-            "plugin victim 0.1.0: Done",
+            "plugin victim: Done",
         ),
-        ("many aggregates", many(1060), "plugin victim"),
-        ("many names", many(1172), "plugin victim"),
+        ("many aggregates", many(3096), "plugin victim"),
+        ("many names", many(3112), "plugin victim"),
+        ("no aggregate", describes("(i32.store (i32.const 3096) (i32.const 0))"), "there is no aggregate type"),
         (
-            "another aggregate than its section",
-            aggregate("victim", &[("describe", "(i32.store (i32.const 1164) (i32.const 3)) (i32.const 1052)")]),
-            "`describe` returns no description of aggregate victim",
+            "another aggregate",
+            describes("(i32.store (i32.const 3104) (i32.const 3))"),
+            "now has the roles aggregate vic instead of aggregate victim",
         ),
         (
             "a command with a line end",
-            aggregate("victim", &[("describe", "(i32.store8 (i32.const 1024) (i32.const 10)) (i32.const 1052)")]),
+            describes("(i32.store8 (i32.const 1024) (i32.const 10))"),
             "the name of a command must be 1 to 128 characters",
         ),
-        ("a clock", importing_a_clock(), "plugin victim"),
+        (
+            "a state that is no schema",
+            describes(
+                "(i32.store8 (i32.const 3124) (i32.const 1)) (i32.store (i32.const 3128) (i32.const 1040)) (i32.store (i32.const 3132) (i32.const 4))",
+            ),
+            "the schema of the state is no JSON Schema of draft 2020-12",
+        ),
+        ("a name that is not text", describes("(i32.store8 (i32.const 1024) (i32.const 255))"), "utf-8"),
+        ("an import of nobody", importing("acme:gpu/compute@0.1.0"), "are not granted"),
     ];
     for (name, file, reason) in &cases {
         setting.write("victim.wasm", file);
@@ -643,18 +645,4 @@ fn is_refused(host: &TestHost, name: &str, reason: &str) {
     );
     assert_eq!(go(host, "victim").status, 200, "after `{name}` the old code does not serve\n{}", host.log());
     healthy(host, name);
-}
-
-const NOTHING: &str = "(module (memory (export \"memory\") 1))";
-
-fn component_with(section: &str) -> Vec<u8> {
-    component("aggregate-plugin", NOTHING, section)
-}
-
-fn component_without_section() -> Vec<u8> {
-    wasmill_tests::module::EMPTY.to_vec()
-}
-
-fn importing_a_clock() -> Vec<u8> {
-    wasmill_tests::module::importing("wasi:clocks/wall-clock@0.2.0", &line(r#""role":"aggregate","type":"victim""#))
 }

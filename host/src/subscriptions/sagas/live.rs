@@ -198,6 +198,10 @@ impl LiveSagas {
         if end.is_some() {
             self.discard(live);
             self.ended.insert(key.clone());
+        } else if !events.is_empty() && self.guest.as_ref().is_some_and(SagaGuest::takes_recorded_events) {
+            // It is rebuilt once the step is durable, so that its events are applied as they were recorded.
+            self.discard(live);
+            self.has_dropped = true;
         } else {
             self.put_back(key, live, Version(version.0 + events.len() as u64));
         }

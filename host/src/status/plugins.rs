@@ -1,0 +1,86 @@
+//! What a plugin says about itself: the answer of `GET /v1/plugins/NAME`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+/// One plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginDescription {
+    /// Its name in the manifest.
+    pub name: String,
+    /// The name that its author gave it.
+    pub plugin: String,
+    /// The version that its author gave it.
+    pub version: String,
+    /// The version of the contract that it was built for.
+    pub contract: String,
+    /// The digest of the code and the settings that serve now: `sha256:…`.
+    pub digest: String,
+    /// Its roles.
+    pub roles: Vec<RoleDescription>,
+}
+
+/// One role of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "lowercase")]
+pub enum RoleDescription {
+    /// An aggregate type.
+    Aggregate {
+        /// Its name.
+        #[serde(rename = "type")]
+        aggregate_type: String,
+        /// Its commands.
+        commands: Vec<MessageDescription>,
+        /// Its events, and those that it only reads.
+        events: Vec<MessageDescription>,
+        /// The JSON Schema of its state, if there is one.
+        state: Option<Json>,
+    },
+    /// A subscriber.
+    Subscriber {
+        /// Patterns of the events that it gets.
+        subscriptions: Vec<String>,
+        /// The shape in which it gets them: `recorded` or `newest`.
+        shape: String,
+        /// The endpoints to which it sends HTTP requests.
+        endpoints: Vec<String>,
+    },
+    /// Sagas of one type.
+    Saga {
+        /// The type of their streams.
+        #[serde(rename = "type")]
+        saga_type: String,
+        /// Patterns of the events that start one.
+        starts: Vec<String>,
+        /// Patterns of all events that are inputs.
+        subscriptions: Vec<String>,
+        /// The shape in which it gets them: `recorded` or `newest`.
+        shape: String,
+        /// The endpoints to which it sends HTTP requests.
+        endpoints: Vec<String>,
+        /// Its own events, and those that it only reads.
+        events: Vec<MessageDescription>,
+        /// The JSON Schema of its state, if there is one.
+        state: Option<Json>,
+    },
+    /// A projection.
+    Projection {
+        /// Its name.
+        name: String,
+        /// Patterns of the events that it gets.
+        subscriptions: Vec<String>,
+        /// The shape in which it gets them: `recorded` or `newest`.
+        shape: String,
+        /// Its queries.
+        queries: Vec<MessageDescription>,
+    },
+}
+
+/// A kind of command, event or query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDescription {
+    /// Its name.
+    pub name: String,
+    /// The JSON Schema of its payload, if there is one.
+    pub schema: Option<Json>,
+}
