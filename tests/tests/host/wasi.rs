@@ -85,6 +85,36 @@ fn the_state_of_an_aggregate_that_uses_wasi_is_the_same_however_it_was_made() {
     its_state_is_the_same_however_it_was_made("dice");
 }
 
+/// The state of a saga is the same live and rebuilt: what it had applied before one event is the beginning of what it had applied
+/// before the next one, also across kills.
+#[test]
+fn the_state_of_a_saga_that_uses_wasi_is_the_same_live_and_rebuilt() {
+    let plugin = |name: &str| format!("[plugins.{name}]\nfile = 'PLUGINS/{name}.wasm'\n");
+    let setting = Setting::new(&(plugin("dice") + &plugin("dealer")));
+    let host = setting.start();
+    for count in [1, 5, 2] {
+        roll(&host, count);
+        host.drained();
+        host.crash();
+        roll(&host, count);
+        host.drained();
+    }
+    let dealt = host.events("deal.Dealt");
+    assert_eq!(dealt.len(), 16);
+    let states: Vec<Vec<Value>> =
+        dealt.iter().map(|event| event["payload"]["state"].as_array().expect("a list").clone()).collect();
+    for (number, state) in states.iter().enumerate() {
+        assert_eq!(state.len(), number);
+        assert!(number == 0 || state.starts_with(&states[number - 1]), "{number}: {states:?}");
+    }
+    let mut numbers: Vec<String> = dealt.iter().map(|event| event["payload"]["decided"][1].to_string()).collect();
+    numbers.extend(states[15].iter().map(|seen| seen[1].to_string()));
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 31, "each event has randomness of its own, when it is decided and when it is applied");
+    host.stop();
+}
+
 /// The SDK and its standard library on `wasm32-wasip2`. CI has the target; elsewhere it may be missing.
 #[test]
 fn a_plugin_that_was_built_for_wasi_has_std_time_and_its_sleep_takes_none() {
