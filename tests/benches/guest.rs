@@ -4,6 +4,7 @@
 //! difference is the cost of what the host adds.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::Instant;
 use wasmill::model::{Command, StreamId};
 use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Limits, Live};
@@ -17,6 +18,9 @@ use wasmtime::{Config, Engine, Store};
 const CALLS: u32 = 20_000;
 /// Number of measurements of one thing.
 const ROUNDS: usize = 21;
+/// The same for guests in other languages, which are slower.
+const OTHER_CALLS: u32 = 1_000;
+const OTHER_ROUNDS: usize = 5;
 
 mod bare {
     //! The bindings of a plain call.
@@ -41,14 +45,42 @@ fn main() {
         let (host, wasmtime) = middle(&host, &wasmtime);
         report.judge(name, host, "ns", wasmtime, Budget::AtMost(1.3));
     }
+    other_languages(&mut report);
     report.write();
 }
 
+/// The cost of a command to the same small aggregate in other languages, beside Rust without the SDK. What was not built is left out.
+fn other_languages(report: &mut Report) {
+    let settings = serde_json::Map::from_iter([("large".to_owned(), 1.into())]);
+    let fixture = built::workspace().join("tests/fixtures/contract-1.0.0.wasm");
+    let configuration = Configuration::new(settings, Default::default());
+    let mut rust = Hosted::of("tally", fixture, configuration, "Add", r#"{"amount":0}"#);
+    for language in ["python", "javascript", "go"] {
+        let file = built::workspace().join("target/polyglot").join(language).join("stock.wasm");
+        if !file.is_file() {
+            println!("left out: guest/{language}, which examples/polyglot/{language}/build.sh builds");
+            continue;
+        }
+        let aggregate = format!("stock-{language}");
+        let mut other = Hosted::of(&aggregate, file, Configuration::default(), "Receive", r#"{"quantity":1}"#);
+        let [other, rust] = rounds(
+            OTHER_ROUNDS,
+            [&mut || timed_for(OTHER_CALLS, || other.command()), &mut || timed(|| rust.command())],
+        );
+        let (other, rust) = middle(&other, &rust);
+        report.ratio(&format!("guest/{language}"), other, "ns", rust);
+    }
+}
+
 /// Returns the nanoseconds of one call.
-fn timed(mut call: impl FnMut()) -> f64 {
+fn timed(call: impl FnMut()) -> f64 {
+    timed_for(CALLS, call)
+}
+
+fn timed_for(calls: u32, mut call: impl FnMut()) -> f64 {
     let started = Instant::now();
-    (0..CALLS).for_each(|_| call());
-    started.elapsed().div_f64(f64::from(CALLS)).as_secs_f64() * 1e9
+    (0..calls).for_each(|_| call());
+    started.elapsed().div_f64(f64::from(calls)).as_secs_f64() * 1e9
 }
 
 /// A guest called as the host calls it, by `wasmill::plugin`.
@@ -61,20 +93,21 @@ struct Hosted {
 
 impl Hosted {
     fn new() -> Self {
+        Self::of("cart", built::plugin("cart"), Configuration::default(), "AddItems", PAYLOAD)
+    }
+
+    /// Makes a guest of an aggregate type, which is called with this command.
+    fn of(aggregate: &str, file: PathBuf, configuration: Configuration, command: &str, payload: &str) -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-        let catalog = Catalog::open(
-            compiler,
-            [("cart", built::plugin("cart"), Limits::default(), Configuration::default())],
-            None,
-        )
-        .unwrap_or_else(|errors| panic!("{}", errors[0]));
+        let catalog = Catalog::open(compiler, [("plugin", file, Limits::default(), configuration)], None)
+            .unwrap_or_else(|errors| panic!("{}", errors[0]));
         let plugin = catalog.slots().next().expect("the plugin's slot").current();
-        let mut guest = AggregateGuest::new(&plugin, "cart").expect("a guest");
-        let live = guest.create("cart-1").expect("a cart");
+        let mut guest = AggregateGuest::new(&plugin, aggregate).expect("a guest");
+        let live = guest.create("1").expect("an aggregate");
         let command = Command {
-            stream: StreamId::new("cart", "cart-1"),
-            name: "AddItems".into(),
-            payload: PAYLOAD.into(),
+            stream: StreamId::new(aggregate, "1"),
+            name: command.into(),
+            payload: payload.into(),
             id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
             correlation_id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
             causation_id: "01a20a07-5605-7442-adaf-980b9ad91cd2".into(),
@@ -92,7 +125,7 @@ impl Hosted {
 
     fn command(&mut self) {
         let decided = self.guest.handle(&self.live, &self.command).expect("no trap");
-        assert_eq!(black_box(decided).expect("a cart takes items").len(), 1);
+        assert_eq!(black_box(decided).expect("it is accepted").len(), 1);
     }
 
     fn nothing(&mut self) {

@@ -520,6 +520,7 @@ fn a_saga_whose_stream_a_person_archives_ends_and_goes_on_when_it_is_restored() 
     let setting = Setting::new(&manifest(""));
     let host = setting.start();
     tell(&host, "Ask", "a", &json!([record("1"), { "Wake": ["t", 1, [record("fired")]] }]));
+    host.until("its timer has fired", |_| of(&recorded(&host), "a") == ["1", "fired"]);
     host.drained();
     assert_eq!(host.post("/v1/streams/errand/a/archive", &Value::Null, &[]).status, 200);
     tell(&host, "Ask", "a", &json!([record("2")]));
