@@ -143,8 +143,10 @@ pub(super) fn read(label: &str, bytes: &[u8]) -> Result<Exports, Error> {
             }
         }
     }
-    (roles.sort(), versions.sort());
-    (roles.dedup(), versions.dedup());
+    roles.sort();
+    roles.dedup();
+    versions.sort();
+    versions.dedup();
     let api_version = match versions.as_slice() {
         [] => return Err(refused(no_role(&names))),
         [version] => *version,
@@ -208,7 +210,6 @@ fn no_role(names: &[String]) -> String {
 /// Returns the interface of the contract that an export belongs to, and its version. In a core module the function's name stands
 /// behind it.
 fn interface(export: &str) -> Option<(&str, Option<&str>)> {
-    // The destructor of a resource has the same name with a prefix.
     let name = export.strip_prefix(PACKAGE)?;
     let name = name.split_once('#').map_or(name, |(interface, _)| interface);
     Some(name.split_once('@').map_or((name, None), |(interface, version)| (interface, Some(version))))
