@@ -446,6 +446,28 @@ mod tests {
     }
 
     #[test]
+    fn events_that_come_back_as_recorded_take_the_place_of_those_held() {
+        use wit::GuestInstance as _;
+        let live = <Three as Aggregates>::Live::new("a".to_owned(), "1".to_owned());
+        assert_eq!(live.handle(command("7")).unwrap().len(), 1);
+        let recorded = types::RecordedEvent {
+            position: 1,
+            aggregate_type: "a".into(),
+            aggregate_id: "1".into(),
+            version: 1,
+            name: "Add".into(),
+            payload: b"7".to_vec(),
+            recorded_time: 0,
+            first_time: 0,
+            metadata: command("7").metadata,
+        };
+        live.apply(vec![recorded]).unwrap();
+        assert_eq!(live.snapshot().as_deref(), Some(b"7".as_slice()), "it is applied once");
+        assert_eq!(live.handle(command("1")).unwrap().len(), 1);
+        assert_eq!(live.snapshot().as_deref(), Some(b"8".as_slice()));
+    }
+
+    #[test]
     #[should_panic(expected = "this plugin has no aggregate `d`")]
     fn a_type_that_the_plugin_does_not_have_is_no_other_aggregate() {
         let _ = <<Three as Aggregates>::Live as wit::GuestInstance>::new("d".to_owned(), "1".to_owned());
