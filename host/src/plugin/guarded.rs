@@ -3,7 +3,7 @@
 
 use super::bindings::wasmill::plugin::types;
 use super::clock::{Interrupted, ticks};
-use super::guest_log::printable;
+use super::guest_log::{cut, printable};
 use super::sandbox::{Beyond, Sandbox};
 use super::{Error, Plugin, RoleName, failure};
 use crate::model::{Failure, RecordedEvent};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::component::Instance;
 use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
 
 /// The handles of a wasm store in addition to those of its live aggregates.
 const HANDLES_SPARE: usize = 100_000;
@@ -122,11 +123,12 @@ impl Guarded {
             let called = self.call(items.len(), |store| call(store, items))?;
             return Ok(called.map(|one| vec![one]).map_err(failure));
         }
+        self.store.data_mut().begin_list();
         let begun = Instant::now();
         let mut results = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            // As for a guest that says which item it begins.
-            if index > 0 && begun.elapsed() > self.limit {
+            // As for a guest that says which item it begins, and as for one that asks for too many effects in a call.
+            if index > 0 && (begun.elapsed() > self.limit || self.store.data().is_full()) {
                 return Err(Error::Overrun { label: self.label.clone(), limit: self.limit });
             }
             let called = self.call_with(item.moment(), |store| call(store, std::slice::from_ref(item)));
@@ -167,7 +169,7 @@ impl Guarded {
         described: Result<D, String>,
         check: impl FnOnce(D) -> Result<T, String>,
     ) -> Result<T, Error> {
-        let described = described.map_err(|cause| self.refused(&printable(cause)))?;
+        let described = described.map_err(|cause| self.refused(&printable(cut(&cause).to_owned())))?;
         check(described).map_err(|cause| self.refused(&format!("its description of the role {role}: {cause}")))
     }
 
@@ -192,7 +194,8 @@ impl Guarded {
     /// else the system.
     #[cold]
     fn not_made(&mut self, error: &wasmtime::Error) -> Error {
-        let is_of_guest = error.is::<Trap>() || error.is::<Interrupted>() || error.is::<Beyond>();
+        let is_of_guest =
+            error.is::<Trap>() || error.is::<Interrupted>() || error.is::<Beyond>() || error.is::<I32Exit>();
         if is_of_guest || error.root_cause().to_string().contains(TOO_MANY) {
             return self.failed(1, error);
         }
@@ -213,6 +216,12 @@ impl Guarded {
             return Error::Host(format!("the system gives plugin {} no more memory: {refused}", self.label));
         }
         let (label, limit) = (self.label.clone(), self.limit);
+        if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+            let said = said.map_or_else(String::new, |said| format!(": {said}"));
+            let cause =
+                format!("it called exit with status {status}{said}; return an error instead of ending the process");
+            return Error::Trap { label, cause, item };
+        }
         let cause = match (error.downcast_ref::<Interrupted>(), error.downcast_ref::<Trap>(), said) {
             (Some(Interrupted::Stopping), ..) => return Error::Stopping,
             (Some(Interrupted::Overrun), ..) if items > 1 && item.is_none() => return Error::Overrun { label, limit },

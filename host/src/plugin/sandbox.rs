@@ -46,6 +46,8 @@ pub(super) struct Sandbox {
     /// The limit on the bytes of effects in one call; the bytes of this call follow.
     effects_bytes_max: usize,
     effects_bytes: usize,
+    /// The effects of the calls for a list whose items are called alone, and their bytes.
+    gathered: (usize, usize),
     time: Arc<Time>,
     /// Time limit of an item, in ticks.
     ticks: u64,
@@ -155,6 +157,7 @@ impl Sandbox {
             endpoints: plugin.description.endpoints().cloned().collect(),
             effects_bytes_max: limits.output_bytes_max,
             effects_bytes: 0,
+            gathered: (0, 0),
             time: plugin.time.clone(),
             ticks: 0,
             call: Deadline::default(),
@@ -190,6 +193,9 @@ impl Sandbox {
         if self.last_error.is_some() {
             self.last_error = None;
         }
+        if let Some(wasi) = &mut self.wasi {
+            wasi.begin_call();
+        }
     }
 
     /// Checks whether the current call may go on.
@@ -206,6 +212,24 @@ impl Sandbox {
     pub(super) fn begin_effects(&mut self, deliveries: usize) {
         self.effects = Some(Effects { deliveries: deliveries as u32, list: Vec::new() });
         self.effects_bytes = 0;
+    }
+
+    /// Takes the effects of a call.
+    pub(super) fn take_effects(&mut self) -> Effects {
+        let effects = self.effects.take().unwrap_or_default();
+        self.gathered.0 += effects.list.len();
+        self.gathered.1 += self.effects_bytes;
+        effects
+    }
+
+    /// Begins a list whose items are called alone.
+    pub(super) fn begin_list(&mut self) {
+        self.gathered = (0, 0);
+    }
+
+    /// Whether the items of a list have asked for as many effects as one call may.
+    pub(super) fn is_full(&self) -> bool {
+        self.gathered.0 >= self.effects_max || self.gathered.1 >= self.effects_bytes_max
     }
 
     /// Notes that no item is at fault, because a limit of the whole call is reached. An item alone is at fault in any case.
@@ -300,7 +324,7 @@ impl log::Host for Sandbox {
         let mut text = message;
         // This includes lines that are not written. The fields, such as the place in the source, only go to the log.
         if let log::Level::Error = level {
-            self.last_error = Some(cut(&text).to_owned());
+            self.last_error = Some(printable(cut(&text).to_owned()));
         }
         for field in fields {
             let _ = write!(text, " {}={}", field.name, field.value);

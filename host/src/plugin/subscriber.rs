@@ -76,7 +76,7 @@ impl SubscriberGuest {
         let handled = self.guarded.call_with_list(deliveries, |store, of_call| {
             store.data_mut().begin_effects(of_call.len());
             let handled = guest.call_handle(&mut *store, of_call);
-            effects.append(store.data_mut().effects.take().unwrap_or_default());
+            effects.append(store.data_mut().take_effects());
             handled
         });
         Ok(handled?.map(|_| effects))

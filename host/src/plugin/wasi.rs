@@ -5,7 +5,7 @@
 //! time alone, so the same item finds them the same when it is handled or applied again. Calls that have no item, such as the
 //! start of an instance, `restore` and `snapshot`, see constants.
 
-use super::guest_log::GuestLog;
+use super::guest_log::{GuestLog, cut, printable};
 use crate::supervise::Held as _;
 use rand::TryRng;
 use sha2::{Digest, Sha256};
@@ -149,7 +149,12 @@ impl Wasi {
         self.set_item(0, "");
     }
 
-    /// Takes the last line that the guest wrote to standard error.
+    /// Begins a call, to which no earlier line of standard error belongs.
+    pub(super) fn begin_call(&mut self) {
+        self.errors.held().last = None;
+    }
+
+    /// Takes the last line that the guest wrote to standard error since the call began.
     pub(super) fn take_last_error(&mut self) -> Option<String> {
         let mut errors = self.errors.held();
         errors.end_line();
@@ -192,7 +197,7 @@ impl HostWallClock for WallClock {
     }
 }
 
-/// The running time is the time of the item. Sleeping takes no time, and the clocks go on by the time slept.
+/// The running time is the time of the item. Sleeping takes no time, and the clocks stand at the end of the longest sleep.
 impl monotonic_clock::Host for Wasi {
     fn now(&mut self) -> wasmtime::Result<u64> {
         let moment = self.moment.held();
@@ -204,14 +209,13 @@ impl monotonic_clock::Host for Wasi {
     }
 
     fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let now = monotonic_clock::Host::now(self)?;
-        self.subscribe_duration(when.saturating_sub(now))
+        let timer = self.table.push(Timer { moment: self.moment.clone(), until: Duration::from_nanos(when) })?;
+        subscribe(&mut self.table, timer)
     }
 
     fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let timer = Timer { moment: self.moment.clone(), duration: Duration::from_nanos(duration) };
-        let timer = self.table.push(timer)?;
-        subscribe(&mut self.table, timer)
+        let now = monotonic_clock::Host::now(self)?;
+        self.subscribe_instant(now.saturating_add(duration))
     }
 }
 
@@ -222,14 +226,15 @@ fn nanoseconds(time: Duration) -> u64 {
 /// A sleep, which ends at once.
 struct Timer {
     moment: Arc<Mutex<Moment>>,
-    duration: Duration,
+    /// Since 1970-01-01T00:00:00Z, as the clock shows it.
+    until: Duration,
 }
 
 #[async_trait]
 impl Pollable for Timer {
     async fn ready(&mut self) {
         let mut moment = self.moment.held();
-        moment.slept = moment.slept.saturating_add(std::mem::take(&mut self.duration));
+        moment.slept = moment.slept.max(self.until.saturating_sub(moment.time));
     }
 }
 
@@ -288,7 +293,7 @@ impl LineBuffer {
         let line = line.trim_end();
         if !line.is_empty() {
             self.log.write(self.level, self.module, line.to_owned());
-            self.last = Some(line.to_owned());
+            self.last = Some(printable(cut(line).to_owned()));
         }
     }
 }
@@ -380,7 +385,7 @@ mod tests {
         let clock = WallClock(wasi.moment.clone());
         assert_eq!((clock.now(), clock.now()), (Duration::from_millis(1_500), Duration::from_millis(1_500)));
         assert_eq!(monotonic_clock::Host::now(&mut wasi).unwrap(), 1_500_000_000);
-        let mut timer = Timer { moment: wasi.moment.clone(), duration: Duration::from_secs(3_600) };
+        let mut timer = Timer { moment: wasi.moment.clone(), until: Duration::from_millis(3_601_500) };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(timer.ready());
         runtime.block_on(timer.ready());
