@@ -30,6 +30,7 @@ pub mod hostile;
 pub mod kafka;
 pub mod module;
 pub mod native;
+pub mod raised;
 pub mod report;
 pub mod scripted;
 pub mod secured;

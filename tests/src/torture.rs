@@ -15,6 +15,7 @@ mod load;
 use crate::baskets::Expected;
 use crate::host::TestHost;
 use crate::kafka::Kafka;
+use crate::raised::Raised;
 use crate::setting::Setting;
 use disk::Disk;
 use faults::{CLOCK, Fault, PLUGINS, Scene};
@@ -22,7 +23,7 @@ use load::Load;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasmill::clock::OFFSET_FILE;
@@ -125,15 +126,6 @@ fn setting(kafka: Option<&Kafka>) -> Setting {
     let setting = Setting::new(&format!("{MANIFEST}{plugins}").replace("BROKERS", &brokers));
     faults::place_plugins(&setting);
     setting
-}
-
-/// A guard that raises a flag when it is dropped.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Divides the time into equal parts and kills the host at a random moment of each, with or without a fault around it.

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wasmill_tests::host::TestHost;
 use wasmill_tests::kafka::Kafka;
+use wasmill_tests::raised::Raised;
 use wasmill_tests::setting::Setting;
 use wasmill_tests::{baskets, built, topic};
 
@@ -61,7 +62,7 @@ fn totals_are_exact_through_kills_rebalances_sleep_and_a_broker_that_goes_away()
     thread::scope(|scope| {
         scope.spawn(|| come_and_go(kafka.brokers(), &over, &held));
         // Ends the other thread also where this one panics.
-        let _over = Sets(&over);
+        let _over = Raised(&over);
         let mut other = None;
         for (round, part) in records.chunks(records.len().div_ceil(KILLS)).enumerate() {
             topic::produce_keyed(kafka.brokers(), "baskets", &part[..part.len() / 2]);
@@ -263,15 +264,6 @@ fn check(kafka: &Kafka, host: &TestHost, expected: &Value) {
     let read = kafka.read_committed("notifications");
     assert_eq!(json!(read.len()), expected["notifications"], "records, not distinct ids");
     assert_eq!(read.iter().map(|shown| &shown.id).collect::<BTreeSet<_>>().len(), read.len());
-}
-
-/// Sets a flag when it goes.
-struct Sets<'a>(&'a AtomicBool);
-
-impl Drop for Sets<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn until(what: &str, condition: impl Fn() -> bool) {

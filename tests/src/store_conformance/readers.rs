@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::requests::*;
+use crate::raised::Raised;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -318,15 +319,6 @@ fn follow_writers<P: Place>(meanwhile: impl FnOnce(&P, Watched)) {
     );
 }
 
-/// A guard that tells the others that this thread is done, even if it panics.
-struct Finished<'a>(&'a AtomicBool);
-
-impl Drop for Finished<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 /// Checks that a reader sees at least what was answered, and never a gap.
 pub fn streams_are_whole_while_others_write<P: Place>() {
     const STREAMS: usize = 7;
@@ -354,7 +346,7 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
                 }
             });
         }
-        let _finished = Finished(&done);
+        let _finished = Raised(&done);
         let mut versions = [0; STREAMS];
         let mut asked = VecDeque::new();
         for n in 0..700 {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use wasmill_tests::built;
 use wasmill_tests::host::{Answer, TestHost};
+use wasmill_tests::raised::Raised;
 use wasmill_tests::setting::Setting;
 
 const MANIFEST: &str = "[plugins.orders]\nfile = \"orders.wasm\"\n";
@@ -42,15 +43,6 @@ fn let_it_work(host: &TestHost, sent: &AtomicU64) {
     host.until("the load goes on", |_| sent.load(Ordering::Relaxed) >= enough);
 }
 
-/// Ends the load, also when a check fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_changed_plugin_serves_and_a_corrupt_one_does_not() {
     let setting = Setting::new(MANIFEST);
@@ -59,7 +51,7 @@ fn a_changed_plugin_serves_and_a_corrupt_one_does_not() {
     assert_eq!(create(&host, "old", TOO_MANY).status, 200, "the old rule");
     let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        let ended = Over(&over);
+        let ended = Raised(&over);
         let senders: Vec<_> = (0..2)
             .map(|sender| {
                 scope.spawn({

@@ -6,6 +6,7 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use wasmill_tests::host::TestHost;
+use wasmill_tests::raised::Raised;
 use wasmill_tests::setting::{ORDERS, Setting};
 
 fn create(host: &TestHost, id: &str) -> u16 {
@@ -42,15 +43,6 @@ fn an_archived_stream_takes_no_command_until_it_is_restored() {
     host.stop();
 }
 
-/// Ends the load, also when a check fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_copy_made_under_load_is_a_store_to_go_on_from() {
     let setting = Setting::new(ORDERS);
@@ -58,7 +50,7 @@ fn a_copy_made_under_load_is_a_store_to_go_on_from() {
     let cli = |args: &[&str]| setting.wasmill(&[args, &["--data", "data", "--json"]].concat());
     let over = AtomicBool::new(false);
     let copy = thread::scope(|scope| {
-        let ended = Over(&over);
+        let ended = Raised(&over);
         scope.spawn(|| {
             let sent = (0..).map(|n: u64| create(&host, &n.to_string())).take_while(|_| !over.load(Ordering::Relaxed));
             sent.for_each(|status| assert_eq!(status, 200));

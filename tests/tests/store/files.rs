@@ -10,6 +10,7 @@ use wasmill::model::*;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, backup, statistics, verify};
 use wasmill::store::*;
 use wasmill_tests::built;
+use wasmill_tests::raised::Raised;
 use wasmill_tests::store_conformance::requests::*;
 
 /// A folder with a store that has a little of everything, and is closed.
@@ -402,7 +403,7 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
     ask(|done| store.archive(order(6), done)).answer().unwrap();
     let over = AtomicBool::new(false);
     let copies: Vec<(PathBuf, Backup)> = std::thread::scope(|scope| {
-        let _over = Over(&over);
+        let _over = Raised(&over);
         for writer in 0..2 {
             let (store, over) = (&store, &over);
             scope.spawn(move || {
@@ -445,15 +446,6 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
     assert!(store.backup(&nowhere).unwrap_err().to_string().contains("absent"));
     let left: Vec<_> = fs::read_dir(stored.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains(".part")), "{left:?}");
-}
-
-/// Ends the writers, also when a check fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]
