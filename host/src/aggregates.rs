@@ -11,9 +11,11 @@ mod instances;
 mod mailbox;
 mod pending_command;
 mod redelivery;
+mod second_opinion;
 mod shard;
 
 pub use handlers::{Guest, GuestError, Handlers};
+pub use second_opinion::CodeWatch;
 
 use crate::ack::{Ack, Unanswered};
 use crate::bounds::Bounds;
@@ -21,13 +23,16 @@ use crate::model::{Command, IdRule, Outcome, QuickMap};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _, Shared as _};
+use arc_swap::ArcSwap;
 use crossbeam_channel::TrySendError;
 use mailbox::Senders;
 use pending_command::{Gauges, PendingCommand};
+use redelivery::CommandRedeliveries;
 use shard::Shard;
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// A receiver of commands that does not block.
@@ -93,7 +98,7 @@ pub fn shards_by_default() -> usize {
 }
 
 /// Limits of the shards.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Commands that may wait for a shard.
     pub queue_max: usize,
@@ -125,21 +130,26 @@ impl Default for Options {
 
 /// All aggregate types that are served.
 pub struct Aggregates {
-    served: QuickMap<Arc<str>, Served>,
+    served: ArcSwap<ServedTypes>,
     /// The hash that decides the shard of an aggregate. It stays the same while the host runs.
     shard_of: foldhash::quality::RandomState,
     ids: IdRule,
+    store: Arc<dyn EventStore>,
+    /// Held while the types are changed.
+    changes: Mutex<()>,
 }
+
+type ServedTypes = QuickMap<Arc<str>, Arc<Served>>;
 
 /// An aggregate type to be served, by a plugin or by native handlers.
 pub struct Service {
     aggregate_type: String,
     /// The name of the plugin or handlers.
     name: Arc<str>,
-    start: Start,
+    prepare: Prepare,
 }
 
-type Start = Box<dyn FnOnce(&str, &Arc<dyn EventStore>) -> Result<Served, StartError>>;
+type Prepare = Box<dyn FnOnce(&str, &Arc<dyn EventStore>) -> Result<Prepared, StartError>>;
 
 impl Service {
     /// Creates an aggregate type with native handlers. They run in the shards' threads without a sandbox, so no limit
@@ -148,22 +158,40 @@ impl Service {
         Self {
             aggregate_type: aggregate_type.to_owned(),
             name: handlers.name(),
-            start: Box::new(move |name, store| Served::start(&Arc::new(handlers), name, shards, store, &options)),
+            prepare: Box::new(move |name, store| Prepared::new(&Arc::new(handlers), name, shards, store, &options)),
         }
     }
 }
 
+/// An aggregate type whose shards take commands and do not work yet.
+struct Prepared {
+    served: Arc<Served>,
+    /// Starts the shards, each with the pending redeliveries of the shards that it replaces.
+    start: Vec<StartShard>,
+}
+
+type StartShard = Box<dyn FnOnce(CommandRedeliveries) -> Result<supervise::Thread, StartError>>;
+
 struct Served {
     name: Arc<str>,
-    threads: Vec<supervise::Thread>,
     shards: Vec<Mailbox>,
+    /// Set once all shards are started.
+    threads: OnceLock<Vec<supervise::Thread>>,
 }
 
 struct Mailbox {
-    /// `None` once stopping.
+    /// `None` once the shard takes no more commands.
     queues: std::sync::RwLock<Option<Senders>>,
     gauges: Arc<Gauges>,
     queue_bytes_max: usize,
+}
+
+/// A command that a mailbox does not take.
+enum Untaken {
+    /// Its queue is full.
+    Full(PendingCommand),
+    /// Its shard takes no more commands.
+    Ended(PendingCommand),
 }
 
 /// The state of one aggregate type.
@@ -186,18 +214,15 @@ pub struct TypeStatus {
 impl Aggregates {
     /// Starts the shards of every type.
     pub fn start(services: impl IntoIterator<Item = Service>, store: &Arc<dyn EventStore>) -> Result<Self, StartError> {
-        let mut served: QuickMap<Arc<str>, Served> = QuickMap::default();
-        for Service { aggregate_type, name, start } in services {
-            if let Some(other) = served.get(aggregate_type.as_str()) {
-                return Err(StartError::ServedTwice {
-                    aggregate_type,
-                    first: other.name.to_string(),
-                    second: name.to_string(),
-                });
-            }
-            served.insert(aggregate_type.as_str().into(), start(&aggregate_type, store)?);
-        }
-        Ok(Self { served, shard_of: Default::default(), ids: IdRule::default() })
+        let aggregates = Self {
+            served: ArcSwap::default(),
+            shard_of: Default::default(),
+            ids: IdRule::default(),
+            store: store.clone(),
+            changes: Mutex::default(),
+        };
+        aggregates.change(&BTreeSet::new(), services)?;
+        Ok(aggregates)
     }
 
     /// Sets the rule that ids must keep.
@@ -205,30 +230,109 @@ impl Aggregates {
         Self { ids, ..self }
     }
 
+    /// Changes which types are served, and how. A type that is removed finishes its pending commands. A type that is removed and
+    /// served again takes commands all the time: they wait until the shards before have finished theirs, so that each aggregate is
+    /// live in one place. This blocks until then. After an error, none of the services is served.
+    pub fn change(
+        &self,
+        removed: &BTreeSet<String>,
+        services: impl IntoIterator<Item = Service>,
+    ) -> Result<(), StartError> {
+        let _alone = self.changes.held();
+        let (mut served, mut started) = ((**self.served.load()).clone(), Vec::new());
+        let ended: Vec<_> = removed.iter().filter_map(|name| served.remove_entry(name.as_str())).collect();
+        for Service { aggregate_type, name, prepare } in services {
+            if let Some(other) = served.get(aggregate_type.as_str()) {
+                let (first, second) = (other.name.to_string(), name.to_string());
+                return Err(StartError::ServedTwice { aggregate_type, first, second });
+            }
+            let prepared = prepare(&aggregate_type, &self.store)?;
+            served.insert(aggregate_type.as_str().into(), prepared.served.clone());
+            started.push((aggregate_type, prepared));
+        }
+        // A sender that finds its mailbox closed looks here again.
+        self.served.store(Arc::new(served));
+        ended.iter().for_each(|(_, served)| served.close());
+        let mut redeliveries: QuickMap<Arc<str>, CommandRedeliveries> =
+            ended.into_iter().map(|(name, served)| (name, served.finish())).collect();
+        let mut failed = Ok(());
+        let mut unstarted = BTreeSet::new();
+        for (aggregate_type, prepared) in started {
+            let pending = redeliveries.remove(aggregate_type.as_str()).unwrap_or_default();
+            if let Err(error) = prepared.start(&pending) {
+                unstarted.insert(aggregate_type);
+                failed = Err(error);
+            }
+        }
+        if failed.is_err() {
+            let mut served = (**self.served.load()).clone();
+            served.retain(|name, _| !unstarted.contains(&**name));
+            self.served.store(Arc::new(served));
+        }
+        failed
+    }
+
     /// Queues a command that follows from recorded events, ahead of those that are offered. This blocks while the queue
     /// is full, so it is for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
-        let mailbox = match self.mailbox(&command) {
-            Ok(mailbox) => mailbox,
-            Err(closed) => return Err(self.unaccepted(closed, command, ack)),
-        };
-        mailbox.with_queues(PendingCommand::new(command, ack, &mailbox.gauges), |queues, order| {
-            queues.follow_ups.send(order).map_err(|refused| refused.0)
-        });
-        Ok(())
+        self.queue(command, ack, |_, queues, pending| {
+            queues.follow_ups.send(pending).map_err(|refused| Untaken::Ended(refused.0))
+        })
+    }
+
+    /// Puts a command into the mailbox of its aggregate with `put`.
+    fn queue(
+        &self,
+        mut command: Arc<Command>,
+        mut ack: Ack<Outcome>,
+        put: impl Fn(&Mailbox, &Senders, PendingCommand) -> Result<(), Untaken>,
+    ) -> Result<(), Unaccepted> {
+        loop {
+            let types = self.served.load();
+            let (served, mailbox) = match self.mailbox(&types, &command) {
+                Ok(found) => found,
+                Err(Closed::Unknown) => {
+                    return Err(Unaccepted::NoSuchAggregate { known: self.types(), command, ack });
+                }
+                Err(Closed::Invalid(reason)) => return Err(Unaccepted::InvalidId { reason, command, ack }),
+            };
+            let pending = PendingCommand::new(command, ack, &mailbox.gauges);
+            let untaken = match &*mailbox.queues.held_shared() {
+                Some(queues) => put(mailbox, queues, pending),
+                None => Err(Untaken::Ended(pending)),
+            };
+            match untaken {
+                Ok(()) => return Ok(()),
+                Err(Untaken::Full(pending)) => {
+                    let (command, ack) = pending.withdraw();
+                    return Err(Unaccepted::Full(command, ack));
+                }
+                Err(Untaken::Ended(pending)) if self.is_served_by(&pending.command, served) => {
+                    pending.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
+                    return Ok(());
+                }
+                // The type is served by other shards by now, or by none.
+                Err(Untaken::Ended(pending)) => (command, ack) = pending.withdraw(),
+            }
+        }
+    }
+
+    fn is_served_by(&self, command: &Command, served: &Arc<Served>) -> bool {
+        let types = self.served.load();
+        types.get(&command.stream.aggregate_type).is_some_and(|now| Arc::ptr_eq(now, served))
     }
 
     /// Returns the types that are served, in alphabetical order.
     pub fn types(&self) -> Vec<String> {
-        let mut types: Vec<_> = self.served.keys().map(ToString::to_string).collect();
+        let mut types: Vec<_> = self.served.load().keys().map(ToString::to_string).collect();
         types.sort();
         types
     }
 
     /// Returns the state of each type, in alphabetical order.
     pub fn status(&self) -> Vec<TypeStatus> {
-        let mut status: Vec<_> = self
-            .served
+        let types = self.served.load();
+        let mut status: Vec<_> = types
             .iter()
             .map(|(aggregate_type, served)| TypeStatus {
                 aggregate_type: aggregate_type.to_string(),
@@ -245,33 +349,18 @@ impl Aggregates {
 
     /// Stops accepting commands, finishes the pending ones, and ends the shards.
     pub fn stop(&self) {
-        for served in self.served.values() {
-            // A shard that waits for its restart does not dequeue. Ending it first keeps senders from waiting for room
-            // in its queue for ever.
-            served.threads.iter().for_each(supervise::Thread::end);
-            for shard in &served.shards {
-                drop(shard.queues.held_alone().take());
-            }
-        }
-        for served in self.served.values() {
-            served.threads.iter().for_each(supervise::Thread::join);
-        }
+        let served = self.served.load_full();
+        served.values().for_each(|served| served.close());
+        served.values().for_each(|served| drop(served.finish()));
     }
 
-    fn mailbox(&self, command: &Command) -> Result<&Mailbox, Closed> {
-        let Some(served) = self.served.get(&command.stream.aggregate_type) else { return Err(Closed::Unknown) };
+    fn mailbox<'t>(&self, types: &'t ServedTypes, command: &Command) -> Result<(&'t Arc<Served>, &'t Mailbox), Closed> {
+        let Some(served) = types.get(&command.stream.aggregate_type) else { return Err(Closed::Unknown) };
         let id = &command.stream.aggregate_id;
         let checked = self.ids.check("aggregate id", id);
         checked.and_then(|()| self.ids.check("command name", &command.name)).map_err(Closed::Invalid)?;
         let hash = self.shard_of.hash_one(id);
-        Ok(&served.shards[(hash % served.shards.len() as u64) as usize])
-    }
-
-    fn unaccepted(&self, closed: Closed, command: Arc<Command>, ack: Ack<Outcome>) -> Unaccepted {
-        match closed {
-            Closed::Unknown => Unaccepted::NoSuchAggregate { known: self.types(), command, ack },
-            Closed::Invalid(reason) => Unaccepted::InvalidId { reason, command, ack },
-        }
+        Ok((served, &served.shards[(hash % served.shards.len() as u64) as usize]))
     }
 }
 
@@ -285,82 +374,97 @@ enum Closed {
 
 impl Inbox for Aggregates {
     fn offer(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
-        let mailbox = match self.mailbox(&command) {
-            Ok(mailbox) => mailbox,
-            Err(closed) => return Err(self.unaccepted(closed, command, ack)),
-        };
-        if mailbox.gauges.pending.now().bytes() >= mailbox.queue_bytes_max {
-            return Err(Unaccepted::Full(command, ack));
-        }
-        let mut full = None;
-        let order = PendingCommand::new(command, ack, &mailbox.gauges);
-        mailbox.with_queues(order, |queues, order| match queues.arrivals.try_send(order) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(order)) => {
-                full = Some(order);
-                Ok(())
+        self.queue(command, ack, |mailbox, queues, pending| {
+            // The command itself counts already.
+            if mailbox.gauges.pending.now().without(pending.weight()).bytes() >= mailbox.queue_bytes_max {
+                return Err(Untaken::Full(pending));
             }
-            Err(TrySendError::Disconnected(order)) => Err(order),
-        });
-        match full {
-            None => Ok(()),
-            Some(order) => {
-                let (command, ack) = order.withdraw();
-                Err(Unaccepted::Full(command, ack))
-            }
-        }
+            queues.arrivals.try_send(pending).map_err(|refused| match refused {
+                TrySendError::Full(pending) => Untaken::Full(pending),
+                TrySendError::Disconnected(pending) => Untaken::Ended(pending),
+            })
+        })
     }
 }
 
-impl Served {
-    fn start<H: Handlers>(
+impl Prepared {
+    fn new<H: Handlers>(
         handlers: &Arc<H>,
         aggregate_type: &str,
         shards: usize,
         store: &Arc<dyn EventStore>,
         options: &Options,
     ) -> Result<Self, StartError> {
-        let mut served = Self { name: handlers.name(), threads: Vec::new(), shards: Vec::new() };
+        let (mut mailboxes, mut start) = (Vec::new(), Vec::<StartShard>::new());
         for number in 0..shards.max(1) {
             let (senders, receivers) = mailbox::queues(options.queue_max);
             let gauges = Arc::new(Gauges::default());
             let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), receivers, gauges.clone())?;
             let name = format!("{aggregate_type}-{number}");
-            let thread = supervise::restarting(name, || Ok(shard), Shard::begin_again, Shard::run);
-            served
-                .threads
-                .push(thread.map_err(|error: supervise::Unstarted<StartError>| StartError::Thread(error.to_string()))?);
+            start.push(Box::new(move |redeliveries| {
+                let first = || Ok::<_, StartError>(shard.after(redeliveries));
+                supervise::restarting(name, first, Shard::begin_again, Shard::run)
+                    .map_err(|error| StartError::Thread(error.to_string()))
+            }));
             let (queues, queue_bytes_max) = (std::sync::RwLock::new(Some(senders)), options.queue_bytes_max);
-            served.shards.push(Mailbox { queues, gauges, queue_bytes_max });
+            mailboxes.push(Mailbox { queues, gauges, queue_bytes_max });
         }
-        Ok(served)
+        let served = Served { name: handlers.name(), shards: mailboxes, threads: OnceLock::new() };
+        Ok(Self { served: Arc::new(served), start })
+    }
+
+    /// Starts the shards. If one does not start, none of them works.
+    fn start(self, redeliveries: &CommandRedeliveries) -> Result<(), StartError> {
+        let (mut threads, mut failed) = (Vec::new(), Ok(()));
+        for start in self.start {
+            match start(redeliveries.clone()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => failed = Err(error),
+            }
+        }
+        let _ = self.served.threads.set(threads);
+        if failed.is_err() {
+            self.served.close();
+            self.served.finish();
+        }
+        failed
     }
 }
 
 impl Served {
+    fn threads(&self) -> &[supervise::Thread] {
+        self.threads.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes no more commands.
+    fn close(&self) {
+        // A shard that waits for its restart does not dequeue. Ending it first keeps senders from waiting for room in its
+        // queue for ever.
+        self.threads().iter().for_each(supervise::Thread::end);
+        for shard in &self.shards {
+            drop(shard.queues.held_alone().take());
+        }
+    }
+
+    /// Waits until the pending commands are finished. Returns those that their sources send again.
+    fn finish(&self) -> CommandRedeliveries {
+        self.threads().iter().for_each(supervise::Thread::join);
+        let mut redeliveries = CommandRedeliveries::default();
+        for Mailbox { gauges, .. } in &self.shards {
+            redeliveries.add_all(std::mem::take(&mut *gauges.redeliveries.held()));
+            gauges.dropped.held().iter().for_each(|command| redeliveries.add(command));
+        }
+        redeliveries
+    }
+
     fn condition(&self) -> (State, Option<String>) {
-        let trouble = self.threads.iter().find_map(|thread| thread.monitor().trouble());
+        let trouble = self.threads().iter().find_map(|thread| thread.monitor().trouble());
         let lacks = || self.shards.iter().find_map(Mailbox::trouble).map(|reason| (State::Retrying, reason));
         trouble.or_else(lacks).map_or((State::Running, None), |(state, reason)| (state, Some(reason)))
     }
 }
 
 impl Mailbox {
-    /// Queues a command. If the shard has ended, the command is answered here.
-    fn with_queues(
-        &self,
-        order: PendingCommand,
-        queue_it: impl FnOnce(&Senders, PendingCommand) -> Result<(), PendingCommand>,
-    ) {
-        let refused = match &*self.queues.held_shared() {
-            Some(queues) => queue_it(queues, order).err(),
-            None => Some(order),
-        };
-        if let Some(order) = refused {
-            order.answer(Outcome::Failed { reason: "the host is stopping: send the command again".into() });
-        }
-    }
-
     /// Returns why the shard can't decide, if the host is at fault.
     fn trouble(&self) -> Option<String> {
         self.gauges.trouble.held().clone()

@@ -17,10 +17,12 @@ mod flows;
 mod histories;
 mod host_file;
 mod kafka;
+mod manifest_file;
 mod output;
 mod plugins;
 mod projections;
 mod query;
+mod reload;
 mod render;
 mod requests;
 mod run;
@@ -78,7 +80,9 @@ enum Command {
     State(histories::StateArgs),
     /// Show what the host is doing, what was refused, and what is blocked.
     Status(Target),
-    /// List, describe or reload plugins.
+    /// Apply the manifest of a running host as it is on disk now, or show what that would change.
+    Reload(reload::Args),
+    /// List, describe, reload, load or unload plugins.
     #[command(subcommand)]
     Plugins(plugins::Command),
     /// List projections, rebuild one, or make one skip the event that it stopped at.
@@ -135,6 +139,7 @@ impl Command {
             Self::Trace(args) => histories::trace(&args, json),
             Self::State(args) => histories::state(&args, json),
             Self::Status(target) => status(&target, json),
+            Self::Reload(args) => reload::reload(&args, json),
             Self::Plugins(command) => plugins::plugins(command, json),
             Self::Projections(command) => projections::projections(command, json),
             Self::DeadLetters(command) => dead_letters::dead_letters(command, json),
@@ -178,9 +183,15 @@ mod tests {
             "query sales totals {} --position 3 --timeout-ms 5 --url http://127.0.0.1:1",
             "events --from 3 --follow --type order.* --limit 9",
             "status --json",
+            "reload --dry-run --data d --json",
+            "plugins load p.wasm --name p --data d",
+            "plugins unload p --json",
             "plugins list --json",
             "plugins describe orders --json",
-            "plugins reload orders",
+            "plugins reload orders --force",
+            "plugins history orders --json",
+            "plugins revert orders 0123abcd --data d",
+            "plugins revert orders --json",
             "subscriptions list --json",
             "subscriptions pause warehouse --data d",
             "subscriptions resume source/baskets --json",

@@ -3,6 +3,9 @@
 //! It builds the parts and gives each what it needs. It passes commands to `aggregates` and queries to `projection`,
 //! and answers what people ask of a running host.
 
+mod canary;
+mod change;
+mod checking;
 mod configurations;
 mod descriptions;
 mod drain;
@@ -11,47 +14,63 @@ mod flow;
 mod idle_keys;
 mod maintenance;
 mod manual_clock;
+mod options;
 mod orphans;
 mod parts;
 mod pauses;
+mod plan;
 mod plugin_handlers;
 mod readiness;
 mod replays;
+mod reverts;
 mod stalls;
 mod startup;
 mod states;
 mod traffic;
 mod unmatched;
+mod watching;
 
 use crate::ack::{self, Unanswered as _};
-use crate::aggregates::{Inbox, Unaccepted};
+use crate::aggregates::{Aggregates, Inbox, Unaccepted};
 use crate::clock::Clock;
+use crate::file_watch::FileWatch;
 use crate::flows::Flows;
-use crate::http::{Http, Network, Transport};
+use crate::http::{self, Network, Transport};
 use crate::manifest::Manifest;
 use crate::metrics::{self, Family, Measured};
-use crate::model::{Command, LedgerName, Outcome, Position, SubscriptionName};
+use crate::model::{Command, IdRule, LedgerName, Outcome, Position, SubscriptionName};
 use crate::names::Name;
-use crate::plugin::{FileWatch, Plugin};
-use crate::projection::{self, SkipError, Takeover};
-use crate::schedules::Schedules;
+use crate::plugin::{Compiler, History, Plugin, Slot};
+use crate::projection::{self, SkipError};
 use crate::status::{
     AggregateStatus, CommandStatus, DeadLetterItem, DeadLetterStatus, Drained, HostStatus, KafkaStatus, PluginStatus,
-    Readiness, Rebuilding, Reloaded, SkippedEvent, SourceProgress, Status, StoreStatus,
+    Readiness, SkippedEvent, SourceProgress, Status, StoreStatus,
 };
 use crate::store::{self, DeadLetterQuery, EventStore};
+use crate::subscriptions::Environment;
 use crate::supervise::Held as _;
-use parts::Parts;
+use change::OnDisk;
+use checking::{load_checked, refuse_idle, subscribed};
+use idle_keys::idle_keys;
+use options::store_options;
+use parts::{Core, Parts};
+use plan::{Plan, Recipe};
 use stalls::Stalled;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use unmatched::{Unmatched, unmatched};
+use watching::HostFiles;
 
+pub use checking::{Checked, check};
 pub use flow::{Followed, Following};
 pub use manual_clock::Unmoved;
+pub use options::demand;
 pub(crate) use orphans::{is_named, orphans};
-pub use parts::{Checked, Error, check, demand};
+pub use parts::Error;
 pub use pauses::Unchanged;
 pub use plugin_handlers::aggregate_services;
 pub use replays::Unreplayed;
@@ -70,12 +89,17 @@ const BUSY_RETRY_AFTER_MS: u64 = 50;
 
 /// A running host.
 pub struct Host {
-    manifest: Manifest,
-    parts: Parts,
+    core: Core,
+    /// The running parts. A change of the host replaces them, and wakes those who wait for parts that are gone.
+    parts: watch::Sender<Arc<Parts>>,
+    /// Whether parts are being stopped and started, so that what is in flight can't be seen.
+    changing: AtomicBool,
+    stopping: AtomicBool,
+    on_disk: Mutex<OnDisk>,
     clock: Clock,
     instance: String,
     started: Instant,
-    /// The watch on plugin files, which ends when the host stops.
+    /// The watch on the files of the manifest and the plugins, which ends when the host stops.
     watch: Mutex<Option<FileWatch>>,
     /// A reader of the store for occasional questions.
     reader: Mutex<Box<dyn store::Reader>>,
@@ -141,13 +165,18 @@ impl Host {
             manual_clock::stop(&manifest);
             let clock = Clock::system();
             let instance = uuid::Uuid::now_v7().to_string();
-            let parts = Parts::start(&manifest, &clock, &runtime, &startup, &transport)?;
-            let watch = Mutex::new(Some(parts.catalog.watch()?));
-            let reader = Mutex::new(parts.store.reader()?);
+            let parts = Self::start_parts(manifest, &clock, runtime, &startup, Arc::new(transport))?;
+            let core = parts.core.clone();
+            let reader = Mutex::new(core.store.reader()?);
+            let parts = watch::Sender::new(Arc::new(parts));
             let (stalls, traffic, clock_moves) = Default::default();
-            Ok::<_, Error>(Self {
-                manifest,
+            let (changing, stopping, on_disk, watch) = Default::default();
+            let host = Arc::new(Self {
+                core,
                 parts,
+                changing,
+                stopping,
+                on_disk,
                 clock,
                 instance,
                 started,
@@ -156,18 +185,87 @@ impl Host {
                 clock_moves,
                 stalls,
                 traffic,
-            })
+            });
+            let files = HostFiles { host: Arc::downgrade(&host), refused: BTreeSet::new() };
+            *host.watch.held() = Some(FileWatch::start(files).map_err(Error::One)?);
+            Ok::<_, Error>(host)
         });
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
-        let host = Arc::new(host);
-        tokio::spawn(watch(Arc::downgrade(&host)));
+        tokio::spawn(watch_progress(Arc::downgrade(&host)));
         Ok(host)
+    }
+
+    /// Starts all parts. Plugins come first, because most mistakes are there and nothing is running yet. Parts that
+    /// produce work come last.
+    fn start_parts(
+        manifest: Manifest,
+        clock: &Clock,
+        runtime: Handle,
+        startup: &Startup,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Parts, Error> {
+        refuse_idle(&manifest).map_err(Error::One)?;
+        let data = manifest.data.clone();
+        std::fs::create_dir_all(&data).map_err(|error| {
+            Error::One(format!("can't make the data folder {}: {error}; choose another with `data`", data.display()))
+        })?;
+        let compiler = Compiler::new(Some(&data.join("compiled")), demand(&manifest))?;
+        let history = History::open(data.join("plugins"), manifest.host.history_max);
+        let catalog = load_checked(&manifest, compiler, Some(history), startup).map_err(Error::Many)?;
+        let catalog = Arc::new(catalog);
+        let plugins = catalog.plugins();
+        let Unmatched { unknown_events, unknown_types } = unmatched(&plugins);
+        let warnings = idle_keys(&manifest, &plugins).into_iter().chain(unknown_events).chain(unknown_types);
+        warnings.for_each(|sentence| tracing::warn!("{sentence}"));
+        let plan = Plan::of(&manifest, &plugins)?;
+        startup.does("opening the store".to_owned());
+        let store = store::open(&store::Location::of_folder(&data), store_options(&manifest, clock))?;
+        // This is safe only now, because the open store keeps other hosts out of the folder.
+        catalog.clean();
+        orphans::settle(&manifest, &subscribed(&plugins), &*store)?;
+        let granted = plan.parts().filter_map(|(_, recipe)| match recipe {
+            Recipe::Requests(grant) => Some(grant.subscriptions.clone()),
+            _ => None,
+        });
+        http::interrupt_others(&*store, granted.flatten().collect())?;
+        let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
+        let aggregates = Arc::new(Aggregates::start([], &store)?.with_ids(ids));
+        let flows = Flows::default();
+        let environment = Environment { runtime, clock: clock.clone(), flows: flows.clone() };
+        let broker = Arc::default();
+        let core = Core { catalog, store, aggregates, flows, environment, transport, data, broker };
+        let mut parts = Parts::none(Arc::new(manifest), core);
+        match parts.start_all(&plan, startup) {
+            Ok(()) => {
+                parts.core.catalog.change().record(clock.now_ms(), "the host was started with other code");
+                Ok(parts)
+            }
+            Err(error) => {
+                parts.stop(Instant::now() + parts.manifest.host.stop_max());
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the parts that run now.
+    fn parts(&self) -> Arc<Parts> {
+        self.parts.borrow().clone()
+    }
+
+    /// Waits for something of the running parts, but not longer than until other parts run. Then it returns `None`.
+    async fn unless_changed<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut parts = self.parts.subscribe();
+        tokio::select! {
+            waited = wait => Some(waited),
+            // The sender lives as long as the host.
+            _ = parts.changed() => None,
+        }
     }
 
     /// Interrupts long calls of guests, because a host that stops must not wait for calls that may never end.
     pub fn interrupt(&self) {
-        self.parts.catalog.interrupt();
+        self.core.catalog.interrupt();
     }
 
     /// Sends a command and waits for its outcome.
@@ -179,7 +277,7 @@ impl Host {
 
     async fn offer(&self, command: Command) -> Result<Outcome, Untaken> {
         let (ack, outcome) = ack::channel();
-        match self.parts.aggregates.offer(command.into(), ack) {
+        match self.core.aggregates.offer(command.into(), ack) {
             Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::unanswered())),
             Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
             Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(Untaken::UnknownAggregate { known }),
@@ -197,26 +295,32 @@ impl Host {
         after: Option<Position>,
         timeout: Duration,
     ) -> Result<Vec<u8>, QueryError> {
-        let Some(found) = self.parts.projections.get(projection) else {
-            let known = self.parts.projections.keys().map(ToString::to_string).collect();
-            return Err(QueryError::UnknownProjection { known });
-        };
-        if let Some(after) = after {
-            let mut reached = found.reached();
-            if tokio::time::timeout(timeout, reached.wait_for(|reached| *reached >= after)).await.is_err() {
-                let reached = *reached.borrow();
-                if !found.answers() {
-                    return Err(QueryError::Unavailable(found.unanswered()));
+        let deadline = tokio::time::Instant::now() + timeout;
+        let failed = loop {
+            let mut others = self.parts.subscribe();
+            let parts = self.parts();
+            let Some(found) = parts.projections.get(projection) else {
+                let known = parts.projections.keys().map(ToString::to_string).collect();
+                return Err(QueryError::UnknownProjection { known });
+            };
+            if let Some(after) = after {
+                self.reached(found, after, deadline, timeout).await?;
+            }
+            match found.query(query.to_owned(), params.clone()).await {
+                Ok(answer) => return Ok(answer),
+                // It is being restarted with other settings.
+                Err(projection::QueryError::Unavailable(_)) if self.changing.load(Ordering::Acquire) => {
+                    let _ = tokio::time::timeout_at(deadline, others.changed()).await;
                 }
+                Err(projection::QueryError::Unavailable(_)) if others.has_changed().unwrap_or_default() => {}
+                Err(projection::QueryError::Unavailable(reason)) => return Err(QueryError::Unavailable(reason)),
+                Err(projection::QueryError::Plugin(failed)) => break failed,
+            }
+            if tokio::time::Instant::now() > deadline {
                 return Err(QueryError::TimedOut(format!(
-                    "projection {projection} is at position {reached} and did not reach {after} within {timeout:?}"
+                    "projection {projection} is being restarted, which takes longer than {timeout:?}"
                 )));
             }
-        }
-        let failed = match found.query(query.to_owned(), params).await {
-            Ok(answer) => return Ok(answer),
-            Err(projection::QueryError::Unavailable(reason)) => return Err(QueryError::Unavailable(reason)),
-            Err(projection::QueryError::Plugin(failed)) => failed,
         };
         Err(match failed {
             crate::plugin::QueryError::Unknown { known } => QueryError::UnknownQuery(format!(
@@ -232,6 +336,28 @@ impl Host {
         })
     }
 
+    /// Waits until a projection has reached a position, or other parts run.
+    async fn reached(
+        &self,
+        found: &projection::Projection,
+        after: Position,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<(), QueryError> {
+        let mut reached = found.reached();
+        let wait = self.unless_changed(reached.wait_for(|reached| *reached >= after));
+        if tokio::time::timeout_at(deadline, wait).await.is_ok() {
+            return Ok(());
+        }
+        if !found.answers() {
+            return Err(QueryError::Unavailable(found.unanswered()));
+        }
+        let (projection, reached) = (found.name(), *found.reached().borrow());
+        Err(QueryError::TimedOut(format!(
+            "projection {projection} is at position {reached} and did not reach {after} within {timeout:?}"
+        )))
+    }
+
     /// Returns the counters of the API's requests.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
@@ -239,12 +365,12 @@ impl Host {
 
     /// Returns the flows that are watched.
     pub fn flows(&self) -> &Flows {
-        &self.parts.flows
+        &self.core.flows
     }
 
     /// Returns the names of the events that each aggregate type and type of sagas records or reads.
     pub fn recorded_events(&self) -> Vec<(String, Vec<String>)> {
-        let plugins = self.parts.catalog.slots().map(|slot| slot.current());
+        let plugins = self.core.catalog.plugins().into_iter();
         let owned = |(name, events): (&Name, Vec<&str>)| {
             (name.to_string(), events.into_iter().map(str::to_owned).collect::<Vec<_>>())
         };
@@ -253,7 +379,7 @@ impl Host {
 
     /// Returns the endpoints to which plugins may send HTTP requests.
     pub fn declared_endpoints(&self) -> Vec<String> {
-        let plugins = self.parts.catalog.slots().map(|slot| slot.current());
+        let plugins = self.core.catalog.plugins().into_iter();
         let names = |plugin: Arc<Plugin>| plugin.description.endpoints().map(ToString::to_string).collect::<Vec<_>>();
         let mut endpoints: Vec<String> = plugins.flat_map(names).collect();
         endpoints.sort();
@@ -263,7 +389,7 @@ impl Host {
 
     /// Returns the event store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
-        &self.parts.store
+        &self.core.store
     }
 
     /// Returns an id of this process, which no other host has or had.
@@ -279,7 +405,7 @@ impl Host {
     /// Waits until this host has lost the store, and returns why. From then on its work has no effect, and its process
     /// should end.
     pub async fn lost_store(&self) -> String {
-        let mut loss = self.parts.store.loss();
+        let mut loss = self.core.store.loss();
         let lost = loss.wait_for(Option::is_some).await.ok().and_then(|lost| lost.as_ref().map(ToString::to_string));
         match lost {
             Some(lost) => lost,
@@ -294,7 +420,7 @@ impl Host {
     }
 
     fn stalled_after(&self) -> Duration {
-        Duration::from_millis(self.manifest.host.stalled_after_ms)
+        Duration::from_millis(self.parts().manifest.host.stalled_after_ms)
     }
 
     /// Returns the status, with the state *stalled* for parts that have made no progress for `stalled_after`.
@@ -307,33 +433,37 @@ impl Host {
 
     /// Returns the status as the parts report it.
     fn own_words(&self) -> Status {
-        let parts = &self.parts;
+        let (parts, core) = (self.parts(), &self.core);
         // This reads the store, so it may block for a moment.
         let (commands, dead_letters) = tokio::task::block_in_place(|| self.counts());
         // This must be a statement of its own. In the expression below its lock would be held while parts read the head
         // again. If a writer came in between, it and this thread would wait for each other.
-        let position = parts.store.head().borrow().0;
+        let position = core.store.head().borrow().0;
+        // So must this: the lock of the watch is taken for each plugin, too.
+        let file_watch = self.watch.held().as_ref().and_then(FileWatch::trouble);
         Status {
             host: HostStatus {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
                 uptime_ms: self.started.elapsed().as_millis() as u64,
-                data: self.manifest.data.display().to_string(),
-                url: format!("http://{}", self.manifest.api.listen),
+                data: core.data.display().to_string(),
+                url: format!("http://{}", parts.manifest.api.listen),
+                file_watch,
             },
-            store: StoreStatus { position, identity: parts.store.identity().to_string(), error: parts.store.trouble() },
-            plugins: parts.catalog.slots().map(|slot| plugin_status(slot)).collect(),
-            aggregates: parts.aggregates.status().into_iter().map(aggregate_status).collect(),
+            manifest: self.manifest_status(),
+            store: StoreStatus { position, identity: core.store.identity().to_string(), error: core.store.trouble() },
+            plugins: core.catalog.slots().map(|slot| self.plugin_status(&slot)).collect(),
+            aggregates: core.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,
             kafka: parts
                 .topics
                 .as_ref()
                 .map(|topics| KafkaStatus { brokers: topics.brokers().to_owned(), topics: topics.notes() }),
             sources: parts.source_statuses(),
-            schedules: parts.schedules.as_ref().map(Schedules::status).unwrap_or_default(),
+            schedules: parts.schedules.as_ref().map(|schedules| schedules.status()).unwrap_or_default(),
             subscriptions: parts.subscriptions.values().map(|subscription| subscription.status()).collect(),
             projections: parts.projections.values().map(|projection| projection.status()).collect(),
-            endpoints: parts.http.as_ref().map(Http::status).unwrap_or_default(),
+            endpoints: parts.requests.values().flat_map(|http| http.status()).collect(),
             sinks: parts.sinks.values().map(|sink| sink.status()).collect(),
             api: self.traffic.status(),
             dead_letters,
@@ -348,6 +478,7 @@ impl Host {
     }
 
     fn measured(&self, status: &Status) -> Measured {
+        let parts = self.parts();
         let mut reader = self.reader.held();
         let sources =
             status.sources.iter().flat_map(|one| [one.name.clone(), SubscriptionName::Source(&one.name).to_string()]);
@@ -363,10 +494,10 @@ impl Host {
             (consumer, count)
         };
         Measured {
-            store: self.parts.store.measures(),
+            store: self.core.store.measures(),
             dead_letters: consumers.into_iter().map(count).collect(),
-            sources: self.parts.sources.iter().map(|(name, source)| (name.to_string(), source.measures())).collect(),
-            sinks: self.parts.sinks.iter().map(|(name, sink)| (name.to_string(), sink.measures())).collect(),
+            sources: parts.sources.iter().map(|(name, source)| (name.to_string(), source.measures())).collect(),
+            sinks: parts.sinks.iter().map(|(name, sink)| (name.to_string(), sink.measures())).collect(),
         }
     }
 
@@ -375,13 +506,21 @@ impl Host {
     pub async fn readiness(&self, stalled_after: Option<Duration>) -> Readiness {
         let (status, stalled) = self.judged(stalled_after.unwrap_or_else(|| self.stalled_after()));
         let mut readiness = readiness::readiness(&status, &stalled);
+        for unreverted in self.core.catalog.slots().filter_map(|slot| slot.unreverted()) {
+            readiness.ready = false;
+            readiness.reasons.push(unreverted);
+        }
+        for (part, error) in &self.parts().missing {
+            readiness.ready = false;
+            readiness.reasons.push(format!("{part} could not be started again, `wasmill reload` tries it: {error}"));
+        }
         readiness.paused = pauses::paused(&self.subscriptions().await);
         readiness
     }
 
     /// Waits until the host is drained or the time is up.
     pub async fn drained(&self, timeout: Duration) -> Drained {
-        let mut drained = drain::drained(&self.parts, timeout).await;
+        let mut drained = self.until_drained(timeout).await;
         let (status, _) = self.judged(self.stalled_after());
         drained.dead_letters = status.dead_letters.total;
         drained.waiting_for = drained.waiting_for.map(|part| drain::explained(part, &status));
@@ -394,89 +533,51 @@ impl Host {
     /// Waits until the sum of a source's next offsets is at least `handled`, or the time is up. Returns `None` if there
     /// is no such source.
     pub async fn wait_source(&self, name: &str, handled: u64, timeout: Duration) -> Option<SourceProgress> {
-        let mut progress = self.parts.source_progress(name)?;
+        let mut progress = self.parts().source_progress(name)?;
         // In either case the answer is its present progress.
         let _ = tokio::time::timeout(timeout, progress.wait_for(|sum| *sum >= handled)).await;
-        let status = self.parts.source_statuses().into_iter().find(|source| source.name == name)?;
+        let status = self.parts().source_statuses().into_iter().find(|source| source.name == name)?;
         Some(drain::source_progress(status))
-    }
-
-    /// Loads plugins again and switches all of them, or none if one can't be loaded. It waits until the projections among them
-    /// answer with the new code, fail, or the time is up.
-    pub async fn reload(
-        self: &Arc<Self>,
-        plugins: BTreeSet<String>,
-        timeout: Duration,
-    ) -> Result<Vec<Reloaded>, String> {
-        let deadline = Instant::now() + timeout;
-        let host = self.clone();
-        let reloaded = tokio::task::spawn_blocking(move || {
-            host.parts.catalog.reload(&plugins.iter().map(String::as_str).collect())
-        });
-        let plugins = reloaded.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let mut reloaded = Vec::new();
-        for plugin in plugins {
-            let left = deadline.saturating_duration_since(Instant::now());
-            reloaded.push(Reloaded {
-                plugin: plugin.name.to_string(),
-                version: plugin.description.version.clone(),
-                digest: format!("sha256:{}", plugin.digest),
-                building: self.taken_over(&plugin, left).await?,
-            });
-        }
-        Ok(reloaded)
-    }
-
-    /// Waits for the projection of a plugin to take over new code. Returns its progress if it is still building.
-    async fn taken_over(&self, plugin: &Plugin, timeout: Duration) -> Result<Option<Rebuilding>, String> {
-        let Some(found) = self.parts.projections.values().find(|other| other.plugin() == &*plugin.name) else {
-            return Ok(None);
-        };
-        let projection = found.name().to_owned();
-        match found.takeover(&plugin.digest, timeout).await {
-            Takeover::Answers => Ok(None),
-            Takeover::Building { reached } => {
-                let of = self.parts.store.head().borrow().0;
-                Ok(Some(Rebuilding { projection, position: reached.0, of }))
-            }
-            Takeover::Failed(reason) => Err(format!("projection {projection} does not take the new code: {reason}")),
-        }
     }
 
     /// Makes a projection skip the event at which it has stopped. Returns `None` if there is no such projection.
     pub async fn skip_event(&self, projection: &str, position: Position) -> Option<Result<SkippedEvent, SkipError>> {
-        let found = self.parts.projections.get(projection)?;
-        Some(found.skip(position, self.clock.now_ms(), &*self.parts.store).await)
+        let found = self.parts().projections.get(projection)?.clone();
+        Some(found.skip(position, self.clock.now_ms(), &*self.core.store).await)
     }
 
     /// Has a projection build its read model again. Returns `None` if there is no such projection.
     pub fn rebuild(&self, projection: &str) -> Option<Result<(), String>> {
-        self.parts.projections.get(projection).map(|found| found.rebuild())
+        self.parts().projections.get(projection).map(|found| found.rebuild())
     }
 
     /// Returns why a plugin can't be reloaded that this host does not have, or `None` if the host has it.
     pub fn unknown_plugin(&self, name: &str) -> Option<String> {
-        let known: Vec<String> = self.parts.catalog.slots().map(|slot| slot.name.to_string()).collect();
+        let known: Vec<String> = self.core.catalog.slots().map(|slot| slot.name.to_string()).collect();
         if known.iter().any(|other| other == name) {
             return None;
         }
-        let path = &self.manifest.path;
+        let path = &self.parts().manifest.path;
         let is_new = Manifest::load(path).is_ok_and(|now| now.plugins.contains_key(name));
         Some(match is_new {
-            true => format!(
-                "plugin {name} is in {} since after this host was started: restart the host to take it in",
-                path.display()
-            ),
+            true => format!("plugin {name} is new in {}: `wasmill reload` takes it in", path.display()),
             false => format!("no plugin is named {name}; this host has {}", known.join(", ")),
         })
+    }
+
+    /// Returns the longest time of a stop.
+    pub fn stop_max(&self) -> Duration {
+        self.parts().manifest.host.stop_max()
     }
 
     /// Stops all parts in order. They finish what they have begun as far as there is time.
     pub async fn stop(self: &Arc<Self>, deadline: Instant) {
         let host = self.clone();
         let stopped = tokio::task::spawn_blocking(move || {
+            host.stopping.store(true, Ordering::Release);
             drop(host.watch.held().take());
-            host.parts.stop(deadline);
+            let _alone = host.core.catalog.change();
+            host.parts().stop(deadline);
         });
         if let Err(error) = stopped.await {
             tracing::error!("stopping failed: {error}");
@@ -491,7 +592,8 @@ impl Host {
             .unwrap_or_else(|error| unreadable(&error));
         let commands = tallies.into_iter().map(CommandStatus::from).collect();
         let newest = newest.into_iter().map(DeadLetterItem::from).collect();
-        let (limits, measures) = (&self.manifest.store, self.parts.store.measures());
+        let (parts, measures) = (self.parts(), self.core.store.measures());
+        let limits = &parts.manifest.store;
         let dead_letters = DeadLetterStatus {
             total,
             total_max: limits.dead_letters_max,
@@ -504,37 +606,42 @@ impl Host {
     }
 }
 
+impl Host {
+    fn plugin_status(&self, slot: &Slot) -> PluginStatus {
+        let plugin = slot.current();
+        PluginStatus {
+            name: slot.name.to_string(),
+            file: plugin.file().display().to_string(),
+            version: plugin.description.version.clone(),
+            contract: plugin.description.api_version.to_string(),
+            digest: format!("sha256:{}", plugin.digest),
+            roles: plugin.description.roles.iter().map(ToString::to_string).collect(),
+            loads: slot.loads(),
+            error: slot.error(),
+            held_back: self.held_back(&slot.name),
+            unwatched: self.watch.held().as_ref().and_then(|watch| watch.unseen(plugin.file())),
+            unknown_events: plugin.unknown_events(),
+            settings: plugin.configuration.settings().clone(),
+            secrets: plugin.configuration.secret_names().map(str::to_owned).collect(),
+        }
+    }
+}
+
 /// Checks the progress of the parts regularly, so that the status can say since when one is stalled.
-async fn watch(host: Weak<Host>) {
+async fn watch_progress(host: Weak<Host>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         let Some(host) = host.upgrade() else { return };
         host.judged(host.stalled_after());
+        host.revert_condemned().await;
     }
 }
 
 fn unreadable<T: Default>(error: &store::Error) -> T {
     tracing::error!("the status is incomplete: {error}");
     T::default()
-}
-
-fn plugin_status(slot: &crate::plugin::Slot) -> PluginStatus {
-    let plugin = slot.current();
-    PluginStatus {
-        name: slot.name.to_string(),
-        file: slot.file().display().to_string(),
-        version: plugin.description.version.clone(),
-        contract: plugin.description.api_version.to_string(),
-        digest: format!("sha256:{}", plugin.digest),
-        roles: plugin.description.roles.iter().map(ToString::to_string).collect(),
-        loads: slot.loads(),
-        error: slot.error(),
-        unknown_events: plugin.unknown_events(),
-        settings: plugin.configuration.settings().clone(),
-        secrets: plugin.configuration.secret_names().map(str::to_owned).collect(),
-    }
 }
 
 fn aggregate_status(status: crate::aggregates::TypeStatus) -> AggregateStatus {

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::manifest;
 use crate::model::{HttpAnswer, KeptRequest};
 use crate::status::EndpointStatus;
-use crate::store::{EventStore, Reader};
+use crate::store::{EventStore, InterruptedOf, Reader};
 use crate::supervise::{self, Held as _};
 use board::Board;
 use std::future::Future;
@@ -72,6 +72,7 @@ pub enum Attempted {
 }
 
 /// The subscriptions of a plugin, and the endpoints that the manifest grants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The name of the plugin.
     pub plugin: Arc<str>,
@@ -104,27 +105,18 @@ pub enum StartError {
 }
 
 impl Http {
-    /// Starts the thread, if any request may be sent or waits to be refused.
+    /// Starts the thread for the requests of a plugin, if any may be sent or waits to be refused.
     pub fn start(
-        grants: Vec<Grant>,
+        grant: Grant,
         transport: &dyn Transport,
         store: &Arc<dyn EventStore>,
         clock: &Clock,
         runtime: &Handle,
     ) -> Result<Option<Self>, StartError> {
         let mut reader = store.reader()?;
-        let (mut queues, mut wrong) = (Vec::new(), Vec::new());
-        for grant in grants {
-            match queues_of(grant, transport, &mut *reader)? {
-                Ok(found) => queues.extend(found),
-                Err(problems) => wrong.extend(problems),
-            }
-        }
-        if !wrong.is_empty() {
-            return Err(StartError::Endpoints(wrong));
-        }
-        // Also those of a plugin that the manifest does not have any more.
-        let interrupted = interrupt(&**store)?;
+        let (plugin, subscriptions) = (grant.plugin.clone(), grant.subscriptions.clone());
+        let queues = queues_of(grant, transport, &mut *reader)?.map_err(StartError::Endpoints)?;
+        let interrupted = interrupt(&**store, InterruptedOf::These(subscriptions))?;
         if queues.is_empty() {
             return Ok(None);
         }
@@ -132,8 +124,9 @@ impl Http {
         interrupted.iter().for_each(|kept| board.interrupted(kept));
         let (stop, stopping) = watch::channel(None);
         let worker = Worker::new(queues, board.clone(), store.clone(), clock.clone(), runtime.clone(), stopping)?;
-        let thread = supervise::restarting("http", || Ok(worker), Worker::begin_again, Worker::run)
-            .map_err(|error: supervise::Unstarted<crate::store::Error>| StartError::Thread(error.to_string()))?;
+        let thread =
+            supervise::restarting(format!("http-{plugin}"), || Ok(worker), Worker::begin_again, Worker::run)
+                .map_err(|error: supervise::Unstarted<crate::store::Error>| StartError::Thread(error.to_string()))?;
         Ok(Some(Self { board, reader: Mutex::new(reader), stop, thread }))
     }
 
@@ -161,8 +154,8 @@ impl Http {
 }
 
 /// Ends the attempts in the middle of which the host or the thread ended. Returns their requests.
-fn interrupt(store: &dyn EventStore) -> Result<Vec<KeptRequest>, crate::store::Error> {
-    let interrupted = ack::wait(|ack| store.interrupt_attempts(ack))?;
+fn interrupt(store: &dyn EventStore, of: InterruptedOf) -> Result<Vec<KeptRequest>, crate::store::Error> {
+    let interrupted = ack::wait(|ack| store.interrupt_attempts(of, ack))?;
     for KeptRequest { subscription, attempts, request, .. } in &interrupted {
         tracing::warn!(
             "subscription {subscription}: attempt {attempts} at {} was interrupted, and nobody knows whether the server has \
@@ -171,6 +164,12 @@ fn interrupt(store: &dyn EventStore) -> Result<Vec<KeptRequest>, crate::store::E
         );
     }
     Ok(interrupted)
+}
+
+/// Ends the attempts of subscriptions that no plugin has any more, when a host starts. `granted` are the subscriptions of all
+/// plugins.
+pub fn interrupt_others(store: &dyn EventStore, granted: Vec<Arc<str>>) -> Result<(), crate::store::Error> {
+    interrupt(store, InterruptedOf::Others(granted)).map(drop)
 }
 
 /// Returns the queues of a plugin, or what is wrong with its endpoints. Requests to an endpoint that the manifest grants no more

@@ -32,8 +32,10 @@ fn keys() -> BTreeMap<String, String> {
     let mut keys = Keys(BTreeMap::new());
     let crate::bounds::Bounds { hops_max, retry_after_max } = Default::default();
     keys.add("", &[("hops_max", hops_max.into()), ("retry_after_max_ms", retry_after_max.as_millis() as u64)]);
-    let crate::manifest::Host { stalled_after_ms, stop_max_ms } = Default::default();
-    keys.add("host.", &[("stalled_after_ms", stalled_after_ms), ("stop_max_ms", stop_max_ms)]);
+    let crate::manifest::Host { stalled_after_ms, stop_max_ms, history_max } = Default::default();
+    let of_host =
+        [("stalled_after_ms", stalled_after_ms), ("stop_max_ms", stop_max_ms), ("history_max", history_max as u64)];
+    keys.add("host.", &of_host);
     let Api { listen: _, body_mib, connections_max, streams_max, idle_seconds, stall_seconds } = Api::default();
     let of_api = [
         ("body_mib", body_mib as u64),
@@ -74,12 +76,16 @@ fn keys() -> BTreeMap<String, String> {
     keys.add("store.", &of_store);
     let Plugin {
         file: _,
+        sha256: _,
         shards,
         queue_max,
         queue_mib,
         in_flight_max,
         attempts_max,
         snapshot_every,
+        changed_state: _,
+        watch_ms,
+        watch_percent,
         limits,
         settings: _,
         secrets: _,
@@ -93,6 +99,8 @@ fn keys() -> BTreeMap<String, String> {
         ("in_flight_max", in_flight_max as u64),
         ("attempts_max", attempts_max.into()),
         ("snapshot_every", snapshot_every),
+        ("watch_ms", watch_ms),
+        ("watch_percent", watch_percent),
     ];
     keys.add("plugins.NAME.", &of_plugin);
     keys.add_limits(limits);

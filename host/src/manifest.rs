@@ -4,6 +4,7 @@
 //! are refused, ranges are checked, and [`Error`] lists all problems with their places. Nothing here opens a plugin, a
 //! database or a connection. The modules that open them check what depends on them.
 
+mod difference;
 mod endpoint;
 mod error;
 mod property;
@@ -13,6 +14,7 @@ mod section;
 mod sink;
 mod source;
 
+pub use difference::{Change, KeyChange};
 pub use endpoint::Endpoint;
 pub use error::{Error, Problem};
 pub use property::{OAuth, Properties, Token, Value};
@@ -33,6 +35,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The most bytes of a manifest.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +45,12 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Manifest {
     /// The path of the manifest.
     pub path: PathBuf,
+    /// Its text.
+    pub text: Arc<str>,
+    /// The values that the command line has overridden.
+    pub overrides: Overrides,
+    /// When a changed manifest is applied.
+    pub reload: Reload,
     /// The data folder, which has everything that the host stores.
     pub data: PathBuf,
     /// What moves the host's wall clock.
@@ -91,11 +100,13 @@ pub struct Host {
     pub stalled_after_ms: u64,
     /// The longest time of a stop, from the signal to the end of the process.
     pub stop_max_ms: u64,
+    /// How many codes of each plugin are kept, so that they can serve again.
+    pub history_max: usize,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { stalled_after_ms: 30_000, stop_max_ms: 25_000 }
+        Self { stalled_after_ms: 30_000, stop_max_ms: 25_000, history_max: 5 }
     }
 }
 
@@ -269,6 +280,8 @@ impl Default for Topic {
 pub struct Plugin {
     /// The file, which is a core module or a component.
     pub file: PathBuf,
+    /// The SHA-256 that the file must have, in hexadecimal. `None` is any.
+    pub sha256: Option<String>,
     /// The number of shards, for aggregates. `None` is the number of processor cores.
     pub shards: Option<usize>,
     /// The most commands that may wait for a shard, for aggregates.
@@ -281,6 +294,12 @@ pub struct Plugin {
     pub attempts_max: u32,
     /// The number of events of a stream after which a snapshot is taken, for aggregates. 0 is never.
     pub snapshot_every: u64,
+    /// What happens if new code makes another state of a history.
+    pub changed_state: ChangedState,
+    /// How long new code is watched. 0 is not at all.
+    pub watch_ms: u64,
+    /// The percentage of commands at which watched code may not fail if the code before would not.
+    pub watch_percent: u64,
     /// The limits of the plugin's calls and memory.
     pub limits: Limits,
     /// The settings that the plugin takes, as JSON.
@@ -296,18 +315,32 @@ impl Plugin {
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self {
             file: file.into(),
+            sha256: None,
             shards: None,
             queue_max: 4096,
             queue_mib: 64,
             in_flight_max: 4096,
             attempts_max: 3,
             snapshot_every: 0,
+            changed_state: ChangedState::default(),
+            watch_ms: 60_000,
+            watch_percent: 1,
             limits: Limits::default(),
             settings: serde_json::Map::new(),
             secrets: BTreeMap::new(),
             http: BTreeMap::new(),
         }
     }
+}
+
+/// What happens if new code of a plugin makes another state of a recent history than the code before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChangedState {
+    /// It is reported, and the new code serves.
+    #[default]
+    Report,
+    /// The new code is refused.
+    Refuse,
 }
 
 /// The limits of a plugin, per shard or per call.
@@ -392,6 +425,16 @@ impl Default for Subscription {
     }
 }
 
+/// When a manifest is applied that changes while its host runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reload {
+    /// A person or a program asks for it.
+    #[default]
+    Manual,
+    /// At once.
+    Auto,
+}
+
 /// What moves the host's wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockKind {
@@ -465,8 +508,8 @@ impl Manifest {
     /// Reads a manifest from a file.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let text = read_text(path)
-            .map_err(|cause| Error::Unreadable { path: path.to_owned(), cause: std::sync::Arc::new(cause) })?;
+        let text =
+            read_text(path).map_err(|cause| Error::Unreadable { path: path.to_owned(), cause: Arc::new(cause) })?;
         Self::parse(&text, path)
     }
 
@@ -478,16 +521,25 @@ impl Manifest {
     /// assert_eq!(
     ///     error.to_string(),
     ///     "shop/wasmill.toml:3:1: unknown key `plugins.orders.shard`; did you mean `shards`? \
-    ///      valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits, settings, \
-    ///      secrets, http"
+    ///      valid keys: file, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, \
+    ///      watch_ms, watch_percent, limits, settings, secrets, http"
     /// );
     /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         read::manifest(text, path)
     }
 
+    /// Reads the manifest again, with the same values of the command line.
+    pub fn read_again(&self) -> Result<Self, Error> {
+        // A named pipe would block.
+        crate::paths::require_file(&self.path)
+            .map_err(|cause| Error::Unreadable { path: self.path.clone(), cause: Arc::new(cause) })?;
+        Self::load(&self.path)?.with(self.overrides.clone())
+    }
+
     /// Replaces values of the manifest by those of the command line.
     pub fn with(mut self, overrides: Overrides) -> Result<Self, Error> {
+        self.overrides = overrides.clone();
         let refused = |option: &'static str, cause: String| Error::Override { option, cause };
         if let Some(data) = overrides.data {
             self.data = data;

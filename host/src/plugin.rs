@@ -16,6 +16,7 @@ mod engine;
 mod exports;
 mod guarded;
 mod guest_log;
+mod history;
 mod lowering;
 mod pace;
 mod projection;
@@ -25,19 +26,23 @@ mod slot;
 mod subscriber;
 mod upcasting;
 mod wasi;
+mod watch;
 
 pub use aggregate::{AggregateGuest, Live};
-pub use catalog::{Catalog, FileWatch};
-pub use configuration::{Configuration, Configurations, Settings};
+pub use catalog::{Catalog, CatalogChange, Choice, Replaced, Staged};
+pub use configuration::{Configuration, Settings};
 pub use description::{Description, MessageType, Role};
 pub use engine::{Compiler, Demand};
 pub use exports::{API_VERSION, ApiVersion, RoleName};
+pub use history::{HeldBack, History, HistoryEntry, PluginHistory};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
 pub use slot::Slot;
 pub use subscriber::SubscriberGuest;
+pub use watch::{Watch, WatchRule};
 
+use crate::file_watch::FileIdentity;
 use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
 use crate::names::Name;
@@ -49,7 +54,6 @@ use exports::Exports;
 use guarded::Guarded;
 use guest_log::GuestLog;
 use sandbox::Sandbox;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -269,6 +273,34 @@ pub struct SqlRows {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlError(pub String);
 
+/// What an operator wants of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its file.
+    pub file: PathBuf,
+    /// The SHA-256 that the file must have, in hexadecimal. `None` is any.
+    pub sha256: Option<String>,
+    /// The limits of its guests.
+    pub limits: Limits,
+    /// Its settings and secrets.
+    pub configuration: Configuration,
+    /// How its new code is watched.
+    pub watch: WatchRule,
+}
+
+impl Wanted {
+    /// Returns a plugin of any code in a file, without settings and with the default limits.
+    pub fn of(file: impl Into<PathBuf>) -> Self {
+        Self {
+            file: file.into(),
+            sha256: None,
+            limits: Limits::default(),
+            configuration: Configuration::default(),
+            watch: WatchRule::default(),
+        }
+    }
+}
+
 /// A plugin's code, ready to be instantiated.
 pub struct Plugin {
     /// Its name in the manifest.
@@ -279,12 +311,15 @@ pub struct Plugin {
     pub digest: String,
     /// The identity of its file at the time it was read.
     file_identity: FileIdentity,
+    /// What it was loaded as.
+    wanted: Wanted,
     /// The limits of its guests.
     pub limits: Limits,
     /// Its settings and secrets.
     pub configuration: Configuration,
     label: Arc<str>,
-    file: PathBuf,
+    /// The file that its code was read from, which is not the one that is wanted if it is kept code.
+    code: PathBuf,
     pre: InstancePre<Sandbox>,
     time: Arc<Time>,
     /// The log of its guests.
@@ -298,15 +333,22 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Reads, checks, compiles, links, configures and starts the plugin in a file. If any step fails, nothing is left behind.
-    pub fn load(
-        compiler: &Compiler,
-        name: &str,
-        file: &Path,
-        limits: &Limits,
-        configuration: Configuration,
-    ) -> Result<Self, Error> {
-        Self::load_with(compiler, name, file, limits, |_| configuration)
+    /// Reads, checks, compiles, links, configures and starts a plugin. If any step fails, nothing is left behind.
+    pub fn load(compiler: &Compiler, name: &str, wanted: Wanted) -> Result<Self, Error> {
+        let configuration = wanted.configuration.clone();
+        let file = wanted.file.clone();
+        Self::load_with(compiler, name, wanted, &file, |_| configuration)
+    }
+
+    /// Loads code that was kept, with the settings in it, in the place of the code of the file that is wanted.
+    fn load_kept(compiler: &Compiler, name: &str, wanted: Wanted, code: &Path) -> Result<Self, Error> {
+        let configuration = wanted.configuration.clone();
+        let wanted_code = Wanted { sha256: None, ..wanted.clone() };
+        let kept =
+            Self::load_with(compiler, name, wanted_code, code, |settings| configuration.with_settings(settings))?;
+        // The file is watched as before.
+        let file_identity = FileIdentity::of(&wanted.file).unwrap_or(kept.file_identity);
+        Ok(Self { file_identity, wanted, ..kept })
     }
 
     /// Loads a copy that [`Plugin::copy_code`] made, with the settings in it and the secrets of `configuration`.
@@ -317,14 +359,15 @@ impl Plugin {
         limits: &Limits,
         configuration: &Configuration,
     ) -> Result<Self, Error> {
-        Self::load_with(compiler, name, file, limits, |settings| configuration.with_settings(settings))
+        let wanted = Wanted { limits: limits.clone(), ..Wanted::of(file) };
+        Self::load_with(compiler, name, wanted, file, |settings| configuration.with_settings(settings))
     }
 
     fn load_with(
         compiler: &Compiler,
         name: &str,
+        wanted: Wanted,
         file: &Path,
-        limits: &Limits,
         configuration: impl FnOnce(Settings) -> Configuration,
     ) -> Result<Self, Error> {
         let (bytes, file_identity) = read(file).map_err(|cause| {
@@ -333,6 +376,16 @@ impl Plugin {
                 file.display()
             ))
         })?;
+        if let Some(pinned) = &wanted.sha256
+            && let found = engine::digest(&bytes)
+            && found != *pinned
+        {
+            return Err(Error::Plugin(format!(
+                "plugin {name}: {} has the SHA-256 {found}, and `plugins.{name}.sha256` pins {pinned}: put the pinned file there, \
+                 or change the key if this one is trusted",
+                file.display()
+            )));
+        }
         let exports = exports::read(name, &bytes)?;
         let (code, settings) = configuration::separate(&bytes);
         let configuration = configuration(settings);
@@ -349,10 +402,11 @@ impl Plugin {
             },
             digest: engine::digest(&configuration.append_to(code)),
             file_identity,
-            limits: limits.clone(),
+            limits: wanted.limits.clone(),
+            wanted,
             configuration,
             label: name.into(),
-            file: file.to_owned(),
+            code: file.to_owned(),
             pre,
             time: compiler.time().clone(),
             log: GuestLog::new(name.into()),
@@ -387,18 +441,28 @@ impl Plugin {
         &self.label
     }
 
-    /// Returns the path that it was read from.
+    /// Returns the file that the manifest names.
     pub fn file(&self) -> &Path {
-        &self.file
+        &self.wanted.file
+    }
+
+    /// Returns the identity that its file had when it was read.
+    pub fn file_identity(&self) -> FileIdentity {
+        self.file_identity
+    }
+
+    /// Returns what it was loaded as.
+    pub fn wanted(&self) -> Wanted {
+        self.wanted.clone()
     }
 
     /// Copies the code with its settings to another file, completely or not at all. It fails if, for example, the plugin's
     /// own file has changed since it was loaded.
     pub fn copy_code(&self, to: &Path) -> Result<(), String> {
-        let (bytes, _) = read(&self.file)?;
+        let (bytes, _) = read(&self.code)?;
         let bytes = self.configuration.append_to(configuration::separate(&bytes).0);
         if engine::digest(&bytes) != self.digest {
-            return Err(format!("{} has changed since it was loaded", self.file.display()));
+            return Err(format!("{} has changed since it was loaded", self.code.display()));
         }
         let unfinished = to.with_extension("unfinished");
         std::fs::write(&unfinished, bytes)
@@ -470,26 +534,6 @@ impl Plugin {
              says what to export",
             self.label, self.description.api_version
         ))
-    }
-}
-
-/// The metadata that shows whether a file has changed, without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-}
-
-impl FileIdentity {
-    fn of(file: &Path) -> std::io::Result<Self> {
-        std::fs::metadata(file).map(|about| Self::from(&about))
-    }
-
-    fn from(about: &std::fs::Metadata) -> Self {
-        let modified = (about.mtime(), about.mtime_nsec());
-        Self { device: about.dev(), inode: about.ino(), length: about.len(), modified }
     }
 }
 

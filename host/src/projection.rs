@@ -44,7 +44,7 @@ pub use board::Takeover;
 pub use trial::Trial;
 
 /// Settings of a projection, from the manifest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The maximum number of events in one transaction.
     pub batch_max: usize,

@@ -4,10 +4,12 @@
 //! of the API.
 
 mod histories;
+mod manifest;
 mod plugins;
 
 pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, TimerItem, Timers, Trace};
-pub use plugins::{MessageDescription, PluginDescription, RoleDescription};
+pub use manifest::{KeyStatus, ManifestChange, ManifestStatus, PartChange};
+pub use plugins::{CodeStatus, MessageDescription, PluginDescription, PluginHistory, RoleDescription};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +19,9 @@ use std::collections::BTreeMap;
 pub struct Status {
     /// The process.
     pub host: HostStatus,
+    /// The manifest.
+    #[serde(default)]
+    pub manifest: ManifestStatus,
     /// The event store.
     pub store: StoreStatus,
     /// The plugins of the manifest, by name.
@@ -79,6 +84,9 @@ pub struct HostStatus {
     pub data: String,
     /// The address at which the API listens.
     pub url: String,
+    /// Why changed files are noticed a little later: the system does not report them.
+    #[serde(default)]
+    pub file_watch: Option<String>,
 }
 
 /// The event store.
@@ -114,6 +122,12 @@ pub struct PluginStatus {
     pub loads: u64,
     /// Why the newest file does not serve.
     pub error: Option<String>,
+    /// Why the code of its file is held back and older code serves.
+    #[serde(default)]
+    pub held_back: Option<String>,
+    /// Why its file can't be watched. The code that is loaded keeps serving.
+    #[serde(default)]
+    pub unwatched: Option<String>,
     /// The number of events that its code has skipped since it was loaded, because it does not know them.
     #[serde(default)]
     pub unknown_events: u64,

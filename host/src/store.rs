@@ -29,7 +29,7 @@ pub use events::{
     Tally, check_sizes, event_at, is_full, shared_bytes,
 };
 pub use http_requests::{
-    AttemptEnd, HttpRequestReader, HttpRequests, ListedRequest, RequestQuery, RequestQueue, RequestWait,
+    AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};

@@ -50,7 +50,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Settings of a subscription, from the manifest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Start of a subscription without a checkpoint.
     pub start: Start,
@@ -126,14 +126,14 @@ pub fn start(
     store: &Arc<dyn EventStore>,
     aggregates: &Arc<Aggregates>,
     environment: &Environment,
-) -> Result<Option<Box<dyn Subscription>>, store::Error> {
+) -> Result<Option<Arc<dyn Subscription>>, store::Error> {
     let plugin = slot.current();
     let has = |is_wanted: fn(&Role) -> bool| plugin.description.roles.iter().any(is_wanted);
     if has(|role| matches!(role, Role::Subscriber { .. })) {
-        return Ok(Some(Box::new(EventSubscription::start(slot, options, store, aggregates, environment)?)));
+        return Ok(Some(Arc::new(EventSubscription::start(slot, options, store, aggregates, environment)?)));
     }
     if has(|role| matches!(role, Role::Saga { .. })) {
-        return Ok(Some(Box::new(SagaSubscription::start(slot, options, store, aggregates, environment)?)));
+        return Ok(Some(Arc::new(SagaSubscription::start(slot, options, store, aggregates, environment)?)));
     }
     Ok(None)
 }

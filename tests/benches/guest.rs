@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Instant;
 use wasmill::model::{Command, StreamId};
-use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Limits, Live};
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Live, Wanted};
 use wasmill_tests::built;
 use wasmill_tests::command_path::PAYLOAD;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
@@ -99,7 +99,7 @@ impl Hosted {
     /// Makes a guest of an aggregate type, which is called with this command.
     fn of(aggregate: &str, file: PathBuf, configuration: Configuration, command: &str, payload: &str) -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-        let catalog = Catalog::open(compiler, [("plugin", file, Limits::default(), configuration)], None)
+        let catalog = Catalog::open(compiler, [("plugin", Wanted { configuration, ..Wanted::of(file) })])
             .unwrap_or_else(|errors| panic!("{}", errors[0]));
         let plugin = catalog.slots().next().expect("the plugin's slot").current();
         let mut guest = AggregateGuest::new(&plugin, aggregate).expect("a guest");

@@ -19,7 +19,7 @@ use wasmill::clock::Clock;
 use wasmill::filter::Filter;
 use wasmill::flows::Flows;
 use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
-use wasmill::plugin::{Catalog, Compiler, Configuration, Demand, Limits, Slot};
+use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot, Wanted};
 use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
 use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
 use wasmill::subscriptions::{self, Environment, Options};
@@ -114,7 +114,7 @@ fn sagas() -> [Vec<f64>; 2] {
         let aggregates = Arc::new(Aggregates::start([], path.store()).expect("no shards"));
         let environment =
             Environment { runtime: bench.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
-        let sagas = subscriptions::start(bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
+        let sagas = subscriptions::start(&bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin has sagas");
         let steps = bench.rate(sagas.reached(), STEPS);
@@ -142,15 +142,14 @@ impl Bench {
     fn of(plugin: &str) -> Self {
         let compiler = Compiler::new(None, Demand::default()).expect("an engine");
         let limits = Limits { event_time: EVENT_TIME, ..Limits::default() };
-        let catalog =
-            Catalog::open(compiler, [(plugin, built::plugin(plugin), limits, Configuration::default())], None)
-                .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+        let catalog = Catalog::open(compiler, [(plugin, Wanted { limits, ..Wanted::of(built::plugin(plugin)) })])
+            .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
         let options = Options { attempts_max: u32::MAX, ..Options::default() };
         Self { options, runtime: runtime.expect("a runtime"), catalog }
     }
 
-    fn slot(&self) -> &Arc<Slot> {
+    fn slot(&self) -> Arc<Slot> {
         self.catalog.slots().next().expect("the plugin's slot")
     }
 
@@ -159,7 +158,7 @@ impl Bench {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
         let environment =
             Environment { runtime: self.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
-        let subscription = subscriptions::start(self.slot(), self.options.clone(), store, aggregates, &environment)
+        let subscription = subscriptions::start(&self.slot(), self.options.clone(), store, aggregates, &environment)
             .expect("a subscription")
             .expect("the plugin subscribes");
         let rate = self.rate(subscription.reached(), filled.events);

@@ -16,7 +16,7 @@ use wasmill::aggregates::{Aggregates, Options as AggregateOptions, Service, shar
 use wasmill::clock::Clock;
 use wasmill::host::aggregate_services;
 use wasmill::model::{Command, Outcome, StreamId};
-use wasmill::plugin::{Catalog, Compiler, Configuration, Demand, Limits};
+use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Wanted};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 
@@ -161,10 +161,10 @@ impl Setup {
             Handlers::Wasm => {
                 let limits = Limits { instances_max: LIVE_MAX, ..Limits::default() };
                 let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-                let catalog =
-                    Catalog::open(compiler, [("cart", built::plugin("cart"), limits, Configuration::default())], None)
-                        .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
-                catalog.slots().flat_map(|slot| aggregate_services(slot, shards, &options)).collect()
+                let wanted = Wanted { limits, ..Wanted::of(built::plugin("cart")) };
+                let catalog = Catalog::open(compiler, [("cart", wanted)])
+                    .unwrap_or_else(|errors| panic!("{}; run `cargo xtask build`", errors[0]));
+                catalog.slots().flat_map(|slot| aggregate_services(&slot, shards, &options)).collect()
             }
         };
         Aggregates::start(services, store).expect("shards")

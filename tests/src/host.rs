@@ -190,7 +190,7 @@ impl TestHost {
         signal(self.host.place().pid, libc::SIGSTOP);
     }
 
-    /// Tells the process that its terminal is gone.
+    /// Sends the signal that has the host apply its manifest.
     pub fn hang_up(&self) {
         signal(self.host.place().pid, libc::SIGHUP);
     }

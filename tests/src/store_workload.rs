@@ -217,7 +217,9 @@ fn request(counted: u64) -> HttpRequest {
 fn serve(store: &dyn EventStore) {
     let mut reader = reader(store);
     loop {
-        ask(|done| store.interrupt_attempts(done)).answer().expect("attempts are ended");
+        ask(|done| store.interrupt_attempts(InterruptedOf::Others(Vec::new()), done))
+            .answer()
+            .expect("attempts are ended");
         for kept in reader.due_requests(REQUESTS, u64::MAX, 5).expect("requests are read") {
             let attempt = ask(|done| store.begin_attempt(kept.number, done)).answer().expect("nobody else attempts it");
             let end = match kept.number.is_multiple_of(3) && attempt == 1 {

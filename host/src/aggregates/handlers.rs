@@ -4,6 +4,7 @@
 //! of WebAssembly, native handlers can take its place without other changes. A shard is generic over its handlers, so
 //! this interface costs nothing at run time.
 
+use super::second_opinion::CodeWatch;
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use std::sync::Arc;
 
@@ -44,6 +45,16 @@ pub trait Handlers: Send + Sync + 'static {
 
     /// Whether a guest has the code that serves now.
     fn is_current(&self, guest: &Self::Guest) -> bool;
+
+    /// Returns the watch of a guest's code, if it has just begun to serve.
+    fn watch(&self, _guest: &Self::Guest) -> Option<Arc<dyn CodeWatch>> {
+        None
+    }
+
+    /// Creates a guest of the code before the one that is watched.
+    fn guest_before(&self) -> Option<Result<Self::Guest, GuestError>> {
+        None
+    }
 }
 
 /// A guest with the live aggregates of one shard. Only the shard's thread calls it. After a [`GuestError`] of any call,

@@ -5,6 +5,7 @@
 //! after it.
 
 use super::handlers::{Guest, GuestDecision, GuestError, Handlers};
+use super::second_opinion::{self, CodeWatch, Failing};
 use crate::model::{Command, RecordedEvent, StreamId, Version};
 use crate::store::{self, EventStore, Reader, Snapshot};
 use lru::LruCache;
@@ -42,6 +43,8 @@ pub(super) struct Instances<H: Handlers> {
     handlers: Arc<H>,
     /// The guest. `None` if the last one was lost and no other could be created since.
     guest: Option<H::Guest>,
+    /// A guest of the code before, while new code is watched.
+    guest_before: Option<H::Guest>,
     /// Why no guest could be created, until one is.
     trouble: Option<GuestError>,
     /// The number of the current guest.
@@ -71,6 +74,7 @@ impl<H: Handlers> Instances<H> {
             instances_max: guest.instances_max(),
             memory_bytes_seen: 0,
             guest: Some(guest),
+            guest_before: None,
             trouble: None,
             handlers,
             generation: 0,
@@ -334,6 +338,7 @@ impl<H: Handlers> Instances<H> {
         match self.handlers.guest() {
             Ok(guest) => {
                 self.lose();
+                self.end_watch();
                 self.instances_max = guest.instances_max();
                 self.memory_bytes_seen = 0;
                 self.guest = Some(guest);
@@ -350,6 +355,37 @@ impl<H: Handlers> Instances<H> {
                 self.trouble = Some(error);
             }
         }
+    }
+
+    /// Returns the watch of the guest's code, if it has just begun to serve.
+    pub(super) fn watch(&self) -> Option<Arc<dyn CodeWatch>> {
+        self.handlers.watch(self.guest.as_ref()?)
+    }
+
+    /// Whether the code before the one that is watched fails at a command in this way, too. Code that can't be asked does not.
+    pub(super) fn fails_before(&mut self, command: &Command, how: Failing) -> bool {
+        let guest = match self.guest_before.take() {
+            Some(guest) => Some(Ok(guest)),
+            None => self.handlers.guest_before(),
+        };
+        let Some(Ok(mut guest)) = guest else { return false };
+        match second_opinion::failing(&mut guest, &mut *self.reader, command) {
+            // After a failure the guest is lost.
+            Ok(Some(failing)) => failing == how,
+            Ok(None) => {
+                self.guest_before = Some(guest).filter(|guest| !guest.is_worn());
+                false
+            }
+            Err(reason) => {
+                tracing::warn!("the code before {} can't be asked about a command: {reason}", self.label());
+                false
+            }
+        }
+    }
+
+    /// Drops the guest of the code before, once new code is not watched any more.
+    pub(super) fn end_watch(&mut self) {
+        self.guest_before = None;
     }
 
     /// Returns why the shard has no guest, or still uses an old one.

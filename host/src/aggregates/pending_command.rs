@@ -1,5 +1,6 @@
 //! A command on its way through a shard, with its acknowledgement.
 
+use super::redelivery::CommandRedeliveries;
 use crate::ack::{Ack, Unanswered as _};
 use crate::load::{Load, Weight};
 use crate::model::{Command, Outcome};
@@ -30,6 +31,8 @@ pub(super) struct Gauges {
     pub(super) pending: Load,
     /// Commands that were dropped without an answer. The shard keeps later ones from overtaking them.
     pub(super) dropped: Mutex<Vec<Arc<Command>>>,
+    /// What the shard has left to its successors: commands that their sources send again.
+    pub(super) redeliveries: Mutex<CommandRedeliveries>,
     /// Why the shard can't decide, if the host is at fault; `None` once it can again.
     pub(super) trouble: Mutex<Option<String>>,
 }
@@ -39,6 +42,11 @@ impl PendingCommand {
         let weight = Weight::of(command.size());
         gauges.pending.add(weight);
         Self { command, ack: Some(ack), weight, gauges: gauges.clone(), attempts: 0 }
+    }
+
+    /// Returns its share of the load of its shard.
+    pub(super) fn weight(&self) -> Weight {
+        self.weight
     }
 
     /// Hands the command back to its sender, as if it had never been sent.

@@ -13,15 +13,24 @@ use std::sync::Arc;
 type Key = (Arc<str>, Arc<str>);
 
 /// The number of the first pending redelivery for each aggregate and ledger.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct CommandRedeliveries(HashMap<Key, u64>);
 
 impl CommandRedeliveries {
     /// Adds a command that is given back to its source.
     pub(super) fn add(&mut self, command: &Command) {
         if let Some((key, number)) = place(command) {
-            self.0.entry(key).and_modify(|first| *first = number.min(*first)).or_insert(number);
+            self.add_at(key, number);
         }
+    }
+
+    /// Adds the pending redeliveries of another shard.
+    pub(super) fn add_all(&mut self, others: Self) {
+        others.0.into_iter().for_each(|(key, number)| self.add_at(key, number));
+    }
+
+    fn add_at(&mut self, key: Key, number: u64) {
+        self.0.entry(key).and_modify(|first| *first = number.min(*first)).or_insert(number);
     }
 
     /// Whether this command would overtake a pending redelivery.

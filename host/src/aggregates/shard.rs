@@ -15,6 +15,7 @@ use super::instances::{HandleError, InstanceOf, Instances};
 use super::mailbox::Receivers;
 use super::pending_command::{Gauges, PendingCommand};
 use super::redelivery::CommandRedeliveries;
+use super::second_opinion::{CodeWatch, Failing};
 use crate::ack::Ack;
 use crate::framing;
 use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, OutcomeUse, QuickMap, Refusal, Undecided, Version};
@@ -115,6 +116,12 @@ impl<H: Handlers> Shard<H> {
         })
     }
 
+    /// Takes over the pending redeliveries of the shards before.
+    pub(super) fn after(mut self, redeliveries: CommandRedeliveries) -> Self {
+        self.redeliveries = redeliveries;
+        self
+    }
+
     /// Resets the shard after a panic. The senders of unfinished commands are told that these failed, and live
     /// aggregates are rebuilt. Appends that are under way still become durable, but the shard does not wait for them
     /// any more.
@@ -204,22 +211,26 @@ impl<H: Handlers> Shard<H> {
         }
         self.instances.renew();
         self.show_trouble();
+        let watch = self.instances.watch();
+        if let Some(watch) = &watch {
+            watch.handled();
+        }
         match self.ask(&order.command) {
             Ok((instance, Some(Ok(events)))) => {
                 let expected = ExpectedVersion::Exact(instance.version);
                 self.append_events(order, instance, expected, events);
             }
-            Ok((instance, Some(Err(refusal)))) => self.refused(order, instance, refusal),
+            Ok((instance, Some(Err(refusal)))) => self.refused(order, instance, refusal, watch),
             Ok((instance, None)) => self.append_events(order, instance, NOWHERE, Vec::new()),
             Err(HandleError::Trap(reason)) => {
                 self.instances.lose();
-                self.undone(order, reason, Duration::ZERO);
+                self.failed(order, reason, watch);
             }
             Err(HandleError::Host(reason)) => {
                 self.instances.lose();
                 self.give_back(order, reason);
             }
-            Err(HandleError::History(reason)) => self.undone(order, reason, Duration::ZERO),
+            Err(HandleError::History(reason)) => self.failed(order, reason, watch),
             Err(HandleError::Store(error)) => {
                 tracing::error!("{} can't be read: {error}", order.command.stream);
                 self.give_back(order, error.to_string());
@@ -356,7 +367,13 @@ impl<H: Handlers> Shard<H> {
     }
 
     /// Handles a refusal of the aggregate.
-    fn refused(&mut self, order: PendingCommand, instance: InstanceOf<H>, refusal: Refusal) {
+    fn refused(
+        &mut self,
+        order: PendingCommand,
+        instance: InstanceOf<H>,
+        refusal: Refusal,
+        watch: Option<Arc<dyn CodeWatch>>,
+    ) {
         match refusal {
             Refusal::Rejected(reason) => {
                 if order.command.outcome_use == OutcomeUse::DeadLettered {
@@ -375,13 +392,51 @@ impl<H: Handlers> Shard<H> {
             }
             Refusal::Malformed(reason) => {
                 let reason = framing::explained(reason, "payload", &order.command.payload);
-                self.dead_letter(order, Some(instance), reason);
+                match self.against(&order.command, Failing::Malformed, &reason, watch) {
+                    Some(rest) if order.command.origin.is_some() => {
+                        self.put_back(&order.command.stream.aggregate_id, Some(instance));
+                        self.hold(order, rest);
+                    }
+                    _ => self.dead_letter(order, Some(instance), reason),
+                }
             }
             Refusal::Retry { after, reason } => {
                 self.put_back(&order.command.stream.aggregate_id, Some(instance));
                 self.undone(order, reason, after);
             }
         }
+    }
+
+    /// Handles a command at which the code failed.
+    fn failed(&mut self, order: PendingCommand, reason: String, watch: Option<Arc<dyn CodeWatch>>) {
+        match self.against(&order.command, Failing::Trap, &reason, watch) {
+            Some(rest) if order.command.origin.is_some() => self.hold(order, rest),
+            _ => self.undone(order, reason, Duration::ZERO),
+        }
+    }
+
+    /// Counts a failure against code that is watched, unless the code before fails in the same way. Returns the rest of the watch if
+    /// it was counted.
+    fn against(
+        &mut self,
+        command: &Command,
+        how: Failing,
+        reason: &str,
+        watch: Option<Arc<dyn CodeWatch>>,
+    ) -> Option<Duration> {
+        let watch = watch?;
+        if self.instances.fails_before(command, how) {
+            return None;
+        }
+        watch.failed(reason);
+        Some(watch.rest())
+    }
+
+    /// Holds a command, and with it its aggregate, until the code changes or is not watched any more.
+    fn hold(&mut self, order: PendingCommand, rest: Duration) {
+        let aggregate = order.command.stream.aggregate_id.clone();
+        self.retries.push(Reverse((Instant::now() + rest, aggregate.clone())));
+        self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
     }
 
     /// Handles a command that was not decided: it is retried if it has an origin; otherwise the sender is told.
@@ -428,7 +483,7 @@ impl<H: Handlers> Shard<H> {
             if open {
                 self.decide(order);
             } else {
-                self.give_back(order, "the host is stopping".into());
+                self.give_back(order, "its shard is stopping".into());
             }
             self.go_on(&aggregate, waiting);
         }
@@ -467,6 +522,12 @@ impl<H: Handlers> Shard<H> {
         let version = instance.as_ref().map(|instance| instance.version);
         let expected = version.map_or(ExpectedVersion::Any, ExpectedVersion::Exact);
         self.append(order, expected, decision, Decided { instance, answer: SenderAnswer::Refused(answer) });
+    }
+}
+
+impl<H: Handlers> Drop for Shard<H> {
+    fn drop(&mut self) {
+        *self.gauges.redeliveries.held() = std::mem::take(&mut self.redeliveries);
     }
 }
 

@@ -7,7 +7,8 @@ use super::queries::timeout;
 use crate::model::Position;
 use crate::projection::SkipError;
 use crate::status::{
-    AllReloaded, Drained, PluginDescription, Readiness, Reloaded, SkippedEvent, SourceProgress, Status,
+    AllReloaded, Drained, ManifestChange, PluginDescription, PluginHistory, Readiness, Reloaded, SkippedEvent,
+    SourceProgress, Status,
 };
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -30,6 +31,14 @@ pub(super) struct Stalled {
 #[serde(deny_unknown_fields)]
 pub(super) struct Wait {
     timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reload {
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -91,13 +100,29 @@ pub(super) async fn wait_source(
 pub(super) async fn reload(
     State(server): State<Server>,
     name: Result<Path<String>, PathRejection>,
-    wait: Result<Query<Wait>, QueryRejection>,
+    reload: Result<Query<Reload>, QueryRejection>,
 ) -> Result<(StatusCode, Json<Reloaded>), HttpError> {
-    let (Path(name), Query(wait)) = (name?, wait?);
-    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
-    let mut reloaded = reloaded(&server, BTreeSet::from([name]), timeout).await?;
+    let (Path(name), Query(Reload { timeout_ms, force })) = (name?, reload?);
+    let timeout = timeout(timeout_ms, TIMEOUT_MS)?;
+    let mut reloaded = reloaded(&server, BTreeSet::from([name]), force, timeout).await?;
     let reloaded = reloaded.pop().expect("it was asked for one plugin");
     Ok((reload_status(&[&reloaded]), Json(reloaded)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Apply {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(super) async fn reload_manifest(
+    State(server): State<Server>,
+    apply: Result<Query<Apply>, QueryRejection>,
+) -> Result<Json<ManifestChange>, HttpError> {
+    let Query(Apply { dry_run }) = apply?;
+    let changed = server.host.reload_manifest(dry_run).await;
+    changed.map(Json).map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
 }
 
 #[derive(Deserialize)]
@@ -108,14 +133,14 @@ struct Together {
 
 pub(super) async fn reload_together(
     State(server): State<Server>,
-    wait: Result<Query<Wait>, QueryRejection>,
+    reload: Result<Query<Reload>, QueryRejection>,
     body: Result<Whole, HttpError>,
 ) -> Result<(StatusCode, Json<AllReloaded>), HttpError> {
-    let (Query(wait), Whole(body)) = (wait?, body?);
-    let timeout = timeout(wait.timeout_ms, TIMEOUT_MS)?;
+    let (Query(Reload { timeout_ms, force }), Whole(body)) = (reload?, body?);
+    let timeout = timeout(timeout_ms, TIMEOUT_MS)?;
     let Together { plugins } = serde_json::from_slice(&body)
         .map_err(|cause| HttpError::malformed(format!("the body must be {{\"plugins\":[NAME, …]}}: {cause}")))?;
-    let plugins = reloaded(&server, plugins, timeout).await?;
+    let plugins = reloaded(&server, plugins, force, timeout).await?;
     Ok((reload_status(&plugins.iter().collect::<Vec<_>>()), Json(AllReloaded { plugins })))
 }
 
@@ -124,18 +149,54 @@ pub(super) async fn describe(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<PluginDescription>, HttpError> {
     let Path(name) = name?;
-    server.host.description(&name).map(Json).ok_or_else(|| {
-        let unknown = tokio::task::block_in_place(|| server.host.unknown_plugin(&name));
-        HttpError::new(StatusCode::NOT_FOUND, unknown.unwrap_or_default())
-    })
+    server.host.description(&name).map(Json).ok_or_else(|| unknown(&server, &name))
 }
 
-async fn reloaded(server: &Server, plugins: BTreeSet<String>, timeout: Duration) -> Result<Vec<Reloaded>, HttpError> {
+pub(super) async fn history(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<PluginHistory>, HttpError> {
+    let Path(name) = name?;
+    let found = tokio::task::block_in_place(|| server.host.plugin_history(&name));
+    found.map(Json).ok_or_else(|| unknown(&server, &name))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revert {
+    digest: Option<String>,
+}
+
+pub(super) async fn revert(
+    State(server): State<Server>,
+    name: Result<Path<String>, PathRejection>,
+    revert: Result<Query<Revert>, QueryRejection>,
+) -> Result<Json<PluginHistory>, HttpError> {
+    let (Path(name), Query(Revert { digest })) = (name?, revert?);
+    if server.host.description(&name).is_none() {
+        return Err(unknown(&server, &name));
+    }
+    let reverted = server.host.revert(&name, digest.as_deref()).await;
+    reverted.map(Json).map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+}
+
+/// Returns the error for a plugin that this host does not have.
+fn unknown(server: &Server, name: &str) -> HttpError {
+    let unknown = tokio::task::block_in_place(|| server.host.unknown_plugin(name));
+    HttpError::new(StatusCode::NOT_FOUND, unknown.unwrap_or_default())
+}
+
+async fn reloaded(
+    server: &Server,
+    plugins: BTreeSet<String>,
+    is_forced: bool,
+    timeout: Duration,
+) -> Result<Vec<Reloaded>, HttpError> {
     let unknown = || plugins.iter().find_map(|name| server.host.unknown_plugin(name));
     if let Some(unknown) = tokio::task::block_in_place(unknown) {
         return Err(HttpError::new(StatusCode::NOT_FOUND, unknown));
     }
-    let reloaded = server.unless_closing(server.host.reload(plugins, timeout)).await?;
+    let reloaded = server.unless_closing(server.host.reload(plugins, is_forced, timeout)).await?;
     reloaded.map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
 }
 

@@ -13,7 +13,7 @@ mod subscriber;
 use super::failure::CommandFailure;
 use super::test::{Report, Tally};
 use crate::model::{Header, Position, RecordedEvent, Refusal, StreamId, Version};
-use crate::plugin::{Compiler, Configuration, Demand, Error, Limits, Plugin, Role};
+use crate::plugin::{Compiler, Configuration, Demand, Error, Plugin, Role, Wanted};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,8 @@ pub(super) fn test(file: &Path, suites: &[PathBuf], report: &Report) -> Result<T
     let mut tally = Tally::default();
     for suite in &suites {
         let configuration = Configuration::new(suite.settings.clone(), suite.secrets.clone());
-        let plugin = Plugin::load(&compiler, &name, file, &Limits::default(), configuration).map_err(failure)?;
+        let wanted = Wanted { configuration, ..Wanted::of(file) };
+        let plugin = Plugin::load(&compiler, &name, wanted).map_err(failure)?;
         let plugin = Arc::new(plugin);
         is_of(&plugin, suite)?;
         report.title(plugin.label(), &suite.file)?;

@@ -113,7 +113,7 @@ fn connection(manifest: &Manifest) -> Result<Connection, CommandFailure> {
                 let remedy = "start the host with `wasmill run`, or name a cluster with --brokers";
                 CommandFailure::failed(format!("no development broker runs for {data}: {remedy}"))
             })?;
-            Ok(Connection::embedded(&broker, &kafka.properties)?)
+            Ok(Connection::of_dev_broker(&kafka.properties)?.at(&broker))
         }
     }
 }

@@ -30,14 +30,50 @@ pub(super) fn status(status: &Status) -> String {
 }
 
 fn host(status: &Status) -> String {
-    let HostStatus { version, pid, uptime_ms, data, url } = &status.host;
+    let HostStatus { version, pid, uptime_ms, data, url, file_watch } = &status.host;
     let (up, position) = (duration(*uptime_ms), number(status.store.position));
     let error = status.store.error.as_ref();
     let error = error.map_or(String::new(), |error| format!("error: the store can't be written: {}\n", escape(error)));
+    let watch = file_watch.as_ref().map_or(String::new(), |trouble| format!("{}\n", escape(trouble)));
     format!(
-        "wasmill {version} at {url}, process {pid}, up {up}\ndata in {}, newest position {position}\n{error}",
-        escape(data)
+        "wasmill {version} at {url}, process {pid}, up {up}\ndata in {}, newest position {position}\n{error}{watch}{}",
+        escape(data),
+        manifest(&status.manifest)
     )
+}
+
+fn manifest(manifest: &ManifestStatus) -> String {
+    let ManifestStatus { path, differs, keys, error } = manifest;
+    let path = escape(path);
+    let keys: String = keys.iter().map(key_line).collect();
+    let error = error.as_ref().map_or(String::new(), |error| format!("error: {}\n", escape_lines(error)));
+    match differs {
+        true if keys.is_empty() => {
+            format!("{path} on disk can't be applied, and the host keeps the one before\n{error}")
+        }
+        true => format!("{path} on disk differs (`wasmill reload` applies it):\n{keys}{error}"),
+        false => String::new(),
+    }
+}
+
+fn key_line(KeyStatus { key, change }: &KeyStatus) -> String {
+    format!("  {} {change}\n", escape(key))
+}
+
+/// Formats what applying a manifest changes.
+pub(super) fn manifest_change(change: &ManifestChange) -> String {
+    let ManifestChange { applied, keys, parts, notes } = change;
+    let keys: String = keys.iter().map(key_line).collect();
+    let mut table = Table::new([("PART", Left), ("CHANGE", Left)]);
+    parts.iter().for_each(|PartChange { part, change }| table.row([part.clone(), change.clone()]));
+    let notes: String = notes.iter().map(|note| format!("{}\n", escape(note))).collect();
+    let (begin, verb) = if *applied { ("applied", "changed") } else { ("not applied", "would change") };
+    match (keys.is_empty(), parts.is_empty()) {
+        (true, true) => "nothing differs\n".to_owned(),
+        (false, true) => format!("{begin}:\n{keys}no part {verb}\n{notes}"),
+        (true, false) => format!("{begin}:\n{table}{notes}"),
+        (false, false) => format!("{begin}:\n{keys}{table}{notes}"),
+    }
 }
 
 fn kafka(kafka: &KafkaStatus) -> String {
@@ -58,6 +94,8 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
             roles,
             loads,
             error,
+            held_back,
+            unwatched,
             unknown_events,
             settings,
             secrets,
@@ -66,6 +104,12 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
         if let Some(error) = error {
             table.note(&format!("error: {error}"));
             table.note(&format!("file: {file}; version {version} keeps running"));
+        }
+        if let Some(reason) = held_back {
+            table.note(&format!("held back: {reason}"));
+        }
+        if let Some(reason) = unwatched {
+            table.note(&format!("file: {file} can't be watched, and version {version} keeps running: {reason}"));
         }
         if !settings.is_empty() {
             table.note(&format!("settings: {}", serde_json::Value::from(settings.clone())));
@@ -79,6 +123,32 @@ pub(super) fn plugins(plugins: &[PluginStatus]) -> Table {
         }
     }
     table
+}
+
+/// Formats which code of a plugin served.
+pub(super) fn history(history: &PluginHistory) -> String {
+    let mut table = Table::new([
+        ("DIGEST", Left),
+        ("VERSION", Left),
+        ("SINCE", Left),
+        ("UNTIL", Left),
+        ("KEPT", Left),
+        ("ENDED BECAUSE", Left),
+    ]);
+    for CodeStatus { digest, version, since_ms, until_ms, ended, kept } in &history.codes {
+        table.row([
+            short_digest(digest),
+            version.clone(),
+            time(*since_ms),
+            until_ms.map_or("serves".to_owned(), time),
+            if *kept { "yes" } else { "no" }.to_owned(),
+            ended.clone().unwrap_or_default(),
+        ]);
+    }
+    if let Some(reason) = &history.held_back {
+        table.note(&format!("held back: {reason}"));
+    }
+    table.to_string()
 }
 
 /// Shortens a digest to what is enough to tell two files apart.

@@ -65,11 +65,11 @@ async fn serve(mut manifest: Manifest) -> Result<(), CommandFailure> {
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
     descriptors::allow(&manifest);
-    let (settings, data, stop_max) = (manifest.api.clone(), manifest.data.clone(), manifest.host.stop_max());
+    let (settings, data) = (manifest.api.clone(), manifest.data.clone());
     let host = start(manifest, &listener, &mut signals).await?;
     let file = HostFile::of(&host, &data, &settings).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let (served, deadline) = tokio::select! {
-        ended = serve_api(listener, settings, host.clone(), (&file, &data), stop_max, &mut signals) => ended,
+        ended = serve_api(listener, settings, host.clone(), (&file, &data), &mut signals) => ended,
         lost = host.lost_store() => {
             // This is like a crash: the parts could not make durable what they would finish.
             std::mem::forget(host);
@@ -79,6 +79,7 @@ async fn serve(mut manifest: Manifest) -> Result<(), CommandFailure> {
     tracing::info!("stopping; a second signal exits at once, and the next start resumes from what is durable");
     tokio::spawn(end_at_next(signals));
     if tokio::time::timeout_at(deadline.into(), host.stop(deadline)).await.is_err() {
+        let stop_max = host.stop_max();
         return Err(CommandFailure::failed(format!(
             "the host did not stop within {stop_max:?} (`host.stop_max_ms`) and exits now; the next start resumes from \
              what is durable"
@@ -142,7 +143,6 @@ async fn serve_api(
     settings: crate::manifest::Api,
     host: Arc<Host>,
     (file, data): (&HostFile, &Path),
-    stop_max: Duration,
     signals: &mut Signals,
 ) -> (Result<(), CommandFailure>, Instant) {
     let (stop, stopped) = oneshot::channel::<()>();
@@ -152,22 +152,22 @@ async fn serve_api(
     });
     let mut serving = std::pin::pin!(serving);
     if let Err(failure) = file.write(data).map_err(|cause| CommandFailure::failed(cause.to_string())) {
-        return (Err(failure), Instant::now() + stop_max);
+        return (Err(failure), Instant::now() + host.stop_max());
     }
     tracing::info!("serving on {}", file.url);
     let mut deadline = None;
     let served = tokio::select! {
         served = &mut serving => served,
         never = keep_written(file, data) => match never {},
-        () = signals.next() => {
-            deadline = Some(Instant::now() + stop_max);
+        () = signals.until_stop(&host) => {
+            deadline = Some(Instant::now() + host.stop_max());
             drop(stop);
             host.interrupt();
             serving.await
         }
     };
     let served = served.map_err(|cause| CommandFailure::failed(format!("the API failed: {cause}")));
-    (served, deadline.unwrap_or_else(|| Instant::now() + stop_max))
+    (served, deadline.unwrap_or_else(|| Instant::now() + host.stop_max()))
 }
 
 /// Writes the host's file again if somebody has removed or changed it, because commands find the host through it.
@@ -200,11 +200,13 @@ async fn keep_written(file: &HostFile, data: &Path) -> Infallible {
     }
 }
 
-/// The signals SIGINT, SIGTERM and SIGHUP, each of which stops the host in order.
+/// The signals SIGINT and SIGTERM, which stop the host in order, and SIGHUP, which has it apply its manifest. If SIGHUP says that
+/// the terminal of the host is gone, it stops the host as well.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    has_terminal: bool,
 }
 
 impl Signals {
@@ -218,14 +220,39 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hang_up: listen(SignalKind::hangup())?,
+            has_terminal: has_terminal(),
         })
     }
 
+    /// Waits for a signal that stops the host. Nobody applies the manifest yet.
     pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+        while !self.next_stops().await {}
+    }
+
+    /// Waits for a signal that stops the host, and applies the manifest at each signal to do so.
+    async fn until_stop(&mut self, host: &Arc<Host>) {
+        while !self.next_stops().await {
+            let host = host.clone();
+            // It logs what it does, or why it does not. A stop does not wait for it here.
+            tokio::spawn(async move { drop(host.reload_manifest(false).await) });
         }
     }
+
+    /// Waits for a signal. Returns whether it stops the host.
+    async fn next_stops(&mut self) -> bool {
+        tokio::select! {
+            _ = self.interrupt.recv() => true,
+            _ = self.terminate.recv() => true,
+            _ = self.hang_up.recv() => self.has_lost_terminal(),
+        }
+    }
+
+    fn has_lost_terminal(&self) -> bool {
+        self.has_terminal && !has_terminal()
+    }
+}
+
+/// Whether the process has a terminal that controls it. A terminal that hangs up controls nobody any more.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }

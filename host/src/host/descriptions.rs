@@ -8,8 +8,7 @@ use crate::upcasts::Shape;
 impl Host {
     /// Returns what the code of a plugin that serves now says about itself, if the host has the plugin.
     pub fn description(&self, name: &str) -> Option<PluginDescription> {
-        let slot = self.parts.catalog.slots().find(|slot| &*slot.name == name)?;
-        Some(described(&slot.current()))
+        Some(described(&self.core.catalog.slot(name)?.current()))
     }
 }
 

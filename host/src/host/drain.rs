@@ -1,13 +1,12 @@
 //! Waiting until the host is drained.
 
+use super::Host;
 use super::parts::Parts;
-use crate::http::Http;
 use crate::kafka::{Source, Transform};
 use crate::model::Position;
-use crate::projection::Projection;
-use crate::schedules::Schedules;
 use crate::status::{Drained, PartitionProgress, PartitionStatus, SourceProgress, SourceStatus, Status};
-use crate::subscriptions::RecordSubscription;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,28 +20,45 @@ const LOOK_AT_BROKERS_AGAIN: Duration = Duration::from_millis(200);
 /// What is waited for while HTTP requests have not ended.
 const HTTP_REQUESTS: &str = "HTTP requests";
 
-/// Waits until nothing is in flight, or the time is up. It waits part by part, in the direction of the data. If new
-/// work appears meanwhile, it starts another round.
-pub(super) async fn drained(parts: &Parts, timeout: Duration) -> Drained {
-    let deadline = Instant::now() + timeout;
-    let mut waiting_for = "the first look".to_owned();
-    let work = async {
-        loop {
-            let (head, numbers) = (*parts.store.head().borrow(), parts.http.as_ref().map(Http::newest_numbers));
-            round(parts, head, &mut waiting_for).await;
-            // The borrow must end before `is_quiet`, because it holds a lock and the parts read the head themselves.
-            let stands_still = *parts.store.head().borrow() == head;
-            // A request that is made or answered while the parts are asked could be seen by none of them.
-            if stands_still && parts.is_quiet() && parts.http.as_ref().map(Http::newest_numbers) == numbers {
-                return head;
+impl Host {
+    /// Waits until nothing is in flight, or the time is up. It waits part by part, in the direction of the data. If new
+    /// work appears meanwhile, or other parts run, it starts another round.
+    pub(super) async fn until_drained(&self, timeout: Duration) -> Drained {
+        let deadline = Instant::now() + timeout;
+        let mut waiting_for = "the first look".to_owned();
+        let store = &self.core.store;
+        let work = async {
+            loop {
+                let parts = self.parts();
+                let (head, numbers) = (*store.head().borrow(), self.newest_requests());
+                if self.changing.load(Ordering::Acquire) {
+                    "the change of the host".clone_into(&mut waiting_for);
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                if self.unless_changed(round(&parts, head, &mut waiting_for)).await.is_none() {
+                    continue;
+                }
+                // The borrow must end before `is_quiet`, because it holds a lock and the parts read the head themselves.
+                let stands_still = *store.head().borrow() == head;
+                let are_same = Arc::ptr_eq(&parts, &self.parts()) && !self.changing.load(Ordering::Acquire);
+                // A request that is made or answered while the parts are asked could be seen by none of them.
+                if stands_still && are_same && parts.is_quiet() && self.newest_requests() == numbers {
+                    return head;
+                }
+            }
+        };
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(position) => Drained { drained: true, position: position.0, ..Drained::default() },
+            Err(_) => {
+                Drained { position: store.head().borrow().0, waiting_for: Some(waiting_for), ..Drained::default() }
             }
         }
-    };
-    match tokio::time::timeout_at(deadline, work).await {
-        Ok(position) => Drained { drained: true, position: position.0, ..Drained::default() },
-        Err(_) => {
-            Drained { position: parts.store.head().borrow().0, waiting_for: Some(waiting_for), ..Drained::default() }
-        }
+    }
+
+    /// Returns numbers that change when an HTTP request is made or answered.
+    fn newest_requests(&self) -> Option<(u64, u64)> {
+        self.parts().requests.values().next().and_then(|http| http.newest_numbers())
     }
 }
 
@@ -101,7 +117,7 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     "aggregates".clone_into(waiting_for);
-    until(|| parts.aggregates.status().iter().all(|status| status.pending == 0)).await;
+    until(|| parts.core.aggregates.status().iter().all(|status| status.pending == 0)).await;
     for (source, subscription) in &parts.records {
         *waiting_for = format!("the commands of the subscriber of source {source}");
         until(|| !subscription.has_commands()).await;
@@ -118,10 +134,8 @@ async fn round(parts: &Parts, head: Position, waiting_for: &mut String) {
         *waiting_for = format!("the new read model of projection {name}");
         until(|| !projection.is_building()).await;
     }
-    if let Some(http) = &parts.http {
-        HTTP_REQUESTS.clone_into(waiting_for);
-        until(|| !http.is_busy()).await;
-    }
+    HTTP_REQUESTS.clone_into(waiting_for);
+    until(|| !parts.requests.values().any(|http| http.is_busy())).await;
     for (name, sink) in &parts.sinks {
         *waiting_for = format!("sink {name}");
         until(|| sink.pending() == 0).await;
@@ -184,24 +198,24 @@ async fn until(done: impl Fn() -> bool) {
 impl Parts {
     /// Returns whether a person has paused the subscriber of a source.
     fn is_paused(&self, source: &Source) -> bool {
-        self.records.get(source.name()).is_some_and(RecordSubscription::is_paused)
+        self.records.get(source.name()).is_some_and(|records| records.is_paused())
     }
 
     /// Returns a schedule that has something to do now, if there is one.
     fn busy_schedule(&self) -> Option<String> {
-        self.schedules.as_ref().and_then(Schedules::busy)
+        self.schedules.as_ref().and_then(|schedules| schedules.busy())
     }
 
     /// Returns whether nothing is in flight at this moment.
     fn is_quiet(&self) -> bool {
         self.busy_schedule().is_none()
-            && self.aggregates.status().iter().all(|status| status.pending == 0)
-            && !self.records.values().any(RecordSubscription::has_commands)
+            && self.core.aggregates.status().iter().all(|status| status.pending == 0)
+            && !self.records.values().any(|records| records.has_commands())
             && !self.subscriptions.values().any(|subscription| subscription.is_busy())
             && self.sources.values().all(|source| source.is_caught_up() || self.is_paused(source))
-            && self.transforms.values().all(Transform::is_caught_up)
-            && !self.projections.values().any(Projection::is_building)
-            && !self.http.as_ref().is_some_and(Http::is_busy)
+            && self.transforms.values().all(|transform| transform.is_caught_up())
+            && !self.projections.values().any(|projection| projection.is_building())
+            && !self.requests.values().any(|http| http.is_busy())
             && self.sinks.values().all(|sink| sink.pending() == 0)
     }
 }

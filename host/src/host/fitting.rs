@@ -4,16 +4,16 @@ use crate::http::not_granted;
 use crate::manifest::{Brokers, Commands, Deliveries, Kafka, Manifest, Schedule, Target, Transaction};
 use crate::model::IdRule;
 use crate::names::Name;
-use crate::plugin::{self, Catalog, Role, Slot};
+use crate::plugin::{Plugin, Role};
 use std::sync::Arc;
 
 /// Returns a sentence for each thing that does not fit.
-pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+pub(super) fn problems(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut served: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
-    let mut sagas: Vec<(Name, Arc<plugin::Plugin>)> = Vec::new();
+    let mut served: Vec<(Name, Arc<Plugin>)> = Vec::new();
+    let mut sagas: Vec<(Name, Arc<Plugin>)> = Vec::new();
     let mut projections: Vec<(Name, String)> = Vec::new();
-    for plugin in catalog.slots().map(|slot| slot.current()) {
+    for plugin in plugins {
         for role in plugin.description.roles.clone() {
             match role {
                 Role::Aggregate { aggregate_type, .. } => served.push((aggregate_type, plugin.clone())),
@@ -30,14 +30,14 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         }
     }
     problems.extend(doubled(&served, &sagas));
-    problems.extend(ungranted(manifest, catalog));
+    problems.extend(ungranted(manifest, plugins));
     let place = manifest.path.display();
     for (name, source) in &manifest.sources {
         let of_source: Vec<String> = match &source.target {
             Target::Commands(commands) => source_problems(name, commands, &served),
             Target::Deliveries(deliveries) => {
                 let transaction = transaction_problem(name, deliveries, manifest.kafka.as_ref());
-                transaction.into_iter().chain(delivery_problem(name, &deliveries.subscriber, catalog)).collect()
+                transaction.into_iter().chain(delivery_problem(name, &deliveries.subscriber, plugins)).collect()
             }
         };
         problems.extend(of_source.into_iter().map(|problem| format!("{place}: {problem}")));
@@ -47,7 +47,7 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         problems.extend(of_schedule.into_iter().map(|problem| format!("{place}: {problem}")));
     }
     for name in manifest.subscriptions.keys() {
-        if !catalog.slots().any(|slot| &*slot.name == name && has_subscription(&slot.current())) {
+        if !plugins.iter().any(|plugin| &*plugin.name == name && has_subscription(plugin)) {
             problems.push(format!("{place}: `subscriptions.{name}` names no plugin that is a subscriber or has sagas"));
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn problems(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
 
 /// Returns what is wrong with a source whose commands no aggregate would take. Names that come from the records are not
 /// known yet; a record with a wrong one is dead-lettered later.
-fn source_problems(source: &str, commands: &Commands, served: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
+fn source_problems(source: &str, commands: &Commands, served: &[(Name, Arc<Plugin>)]) -> Vec<String> {
     let Some(aggregate) = commands.aggregate.fixed() else { return Vec::new() };
     let named = [("command", commands.command.fixed()), ("tombstone", commands.tombstone.as_deref())];
     let named: Vec<_> = named.into_iter().filter_map(|(key, name)| Some((key, name?))).collect();
@@ -73,7 +73,7 @@ fn schedule_problems(
     name: &str,
     schedule: &Schedule,
     id_bytes_max: usize,
-    served: &[(Name, Arc<plugin::Plugin>)],
+    served: &[(Name, Arc<Plugin>)],
 ) -> Vec<String> {
     let section = format!("schedules.{name}");
     let ids = IdRule { bytes_max: id_bytes_max };
@@ -89,7 +89,7 @@ fn command_problems(
     section: &str,
     aggregate: &str,
     commands: &[(&str, &str)],
-    served: &[(Name, Arc<plugin::Plugin>)],
+    served: &[(Name, Arc<Plugin>)],
 ) -> Vec<String> {
     let Some((aggregate_type, plugin)) = served.iter().find(|(aggregate_type, _)| **aggregate_type == *aggregate)
     else {
@@ -119,30 +119,29 @@ fn transaction_problem(source: &str, deliveries: &Deliveries, kafka: Option<&Kaf
 }
 
 /// Returns what is wrong with a source whose records no subscriber would take.
-fn delivery_problem(source: &str, subscriber: &str, catalog: &Catalog) -> Option<String> {
-    let subscribers: Vec<&Arc<Slot>> = catalog.slots().filter(|slot| is_subscriber(&slot.current())).collect();
-    if subscribers.iter().any(|slot| &*slot.name == subscriber) {
+fn delivery_problem(source: &str, subscriber: &str, plugins: &[Arc<Plugin>]) -> Option<String> {
+    let names: Vec<&str> = plugins.iter().filter(|plugin| is_subscriber(plugin)).map(|plugin| &*plugin.name).collect();
+    if names.contains(&subscriber) {
         return None;
     }
-    let names: Vec<&str> = subscribers.iter().map(|slot| &*slot.name).collect();
     let known = if names.is_empty() { "no plugin is one".into() } else { format!("there are {}", names.join(", ")) };
     Some(format!("`sources.{source}.subscriber`: no plugin {subscriber} that is a subscriber; {known}"))
 }
 
 /// Returns a sentence for each endpoint that a plugin uses and the manifest does not grant.
-fn ungranted(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+fn ungranted(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
     let place = manifest.path.display();
-    let of_plugin = |plugin: Arc<plugin::Plugin>| {
+    let of_plugin = |plugin: &Arc<Plugin>| {
         let granted = &manifest.plugins[&*plugin.name].http;
         let missing = plugin.description.endpoints().filter(|endpoint| !granted.contains_key(&***endpoint));
         missing.map(|endpoint| format!("{place}: {}", not_granted(&plugin.name, endpoint))).collect::<Vec<_>>()
     };
-    catalog.slots().flat_map(|slot| of_plugin(slot.current())).collect()
+    plugins.iter().flat_map(of_plugin).collect()
 }
 
 /// Returns a sentence for each aggregate type that has two owners. A saga owns the type of its streams.
-fn doubled(aggregates: &[(Name, Arc<plugin::Plugin>)], sagas: &[(Name, Arc<plugin::Plugin>)]) -> Vec<String> {
-    let of = |does: &'static str, owners: &[(Name, Arc<plugin::Plugin>)]| {
+fn doubled(aggregates: &[(Name, Arc<Plugin>)], sagas: &[(Name, Arc<Plugin>)]) -> Vec<String> {
+    let of = |does: &'static str, owners: &[(Name, Arc<Plugin>)]| {
         owners.iter().map(|(name, plugin)| (name.clone(), plugin.name.clone(), does)).collect::<Vec<_>>()
     };
     let owners = [of("serves", aggregates), of("has sagas of", sagas)].concat();
@@ -159,11 +158,11 @@ fn doubled(aggregates: &[(Name, Arc<plugin::Plugin>)], sagas: &[(Name, Arc<plugi
 }
 
 /// Returns whether a plugin has a subscription: it is a subscriber or has sagas.
-pub(super) fn has_subscription(plugin: &plugin::Plugin) -> bool {
+pub(super) fn has_subscription(plugin: &Plugin) -> bool {
     plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. }))
 }
 
 /// Returns whether a plugin has the role of a subscriber.
-fn is_subscriber(plugin: &plugin::Plugin) -> bool {
+fn is_subscriber(plugin: &Plugin) -> bool {
     plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. }))
 }

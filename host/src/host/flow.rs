@@ -65,8 +65,8 @@ pub struct Followed {
 impl Host {
     /// Begins to follow what a command with this correlation id causes. Call it before the command is sent.
     pub fn follow(self: &Arc<Self>, correlation_id: Arc<str>) -> Following {
-        let ended = self.parts.flows.watch(Some(correlation_id.clone()));
-        let next = Position(self.parts.store.head().borrow().0 + 1);
+        let ended = self.core.flows.watch(Some(correlation_id.clone()));
+        let next = Position(self.core.store.head().borrow().0 + 1);
         let (streams, events, more) = Default::default();
         Following { host: self.clone(), correlation_id, ended, next, newest: Position(0), streams, events, more }
     }
@@ -140,7 +140,8 @@ impl Following {
 
     /// Returns the paused subscriptions that have not handled all events of the flow, a sentence each, if all others have.
     fn paused(&self) -> Option<Vec<String>> {
-        let subscriptions = self.host.parts.subscriptions.values();
+        let parts = self.host.parts();
+        let subscriptions = parts.subscriptions.values();
         let behind = subscriptions.filter(|subscription| *subscription.reached().borrow() < self.newest);
         behind.map(|subscription| paused(&**subscription)).collect()
     }
@@ -150,9 +151,9 @@ impl Following {
     async fn search(&mut self, least: Position) -> Result<bool, Error> {
         let mut has_new = false;
         // The store tells its head a little later than its readers can see the events. It fails if the store is closed.
-        let _ = self.host.parts.store.head().wait_for(|head| *head >= least).await;
+        let _ = self.host.core.store.head().wait_for(|head| *head >= least).await;
         loop {
-            let (from, head) = (self.next, *self.host.parts.store.head().borrow());
+            let (from, head) = (self.next, *self.host.core.store.head().borrow());
             if from > head {
                 return Ok(has_new);
             }
@@ -174,14 +175,18 @@ impl Following {
 
     /// Waits until each subscription that nobody has paused has handled the events of the flow.
     async fn handled(&self, waiting_for: &mut String) {
-        for (name, subscription) in &self.host.parts.subscriptions {
+        for (name, subscription) in &self.host.parts().subscriptions {
             *waiting_for = format!("subscription {name}");
-            reach_unless(subscription.reached(), self.newest, || subscription.is_paused()).await;
+            let reached = reach_unless(subscription.reached(), self.newest, || subscription.is_paused());
+            if self.host.unless_changed(reached).await.is_none() {
+                // The caller looks again, at the parts that run now.
+                return;
+            }
         }
     }
 
     async fn under_way(&self) -> Result<UnderWay, Error> {
-        let parts = &self.host.parts;
+        let parts = self.host.parts();
         let of_sources = parts.records.values().map(|records| records.name().to_string());
         let subscriptions: Vec<String> =
             parts.subscriptions.keys().map(ToString::to_string).chain(of_sources).collect();

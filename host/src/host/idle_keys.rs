@@ -5,14 +5,13 @@
 //! role. A key that is written with its default value is not detected.
 
 use crate::manifest::{Manifest, Plugin as Settings};
-use crate::plugin::{Catalog, Role, Slot};
+use crate::plugin::{Plugin, Role};
 use std::sync::Arc;
 
 /// Returns a sentence for each such key.
-pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+pub(super) fn idle_keys(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
     let place = manifest.path.display();
-    let plugins = catalog.slots().map(|slot| slot.current());
-    let keys = plugins.flat_map(|plugin| {
+    let keys = plugins.iter().flat_map(|plugin| {
         let name = plugin.name.to_string();
         let idle = of_plugin(&manifest.plugins[&name], &plugin.description.roles);
         idle.into_iter().map(move |(key, role)| (name.clone(), key, role))
@@ -20,14 +19,14 @@ pub(super) fn idle_keys(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
     let sentence = |(name, key, role): (String, &str, &str)| {
         format!("{place}: `plugins.{name}.{key}` has no effect, since plugin {name} has no {role}: remove the key")
     };
-    keys.map(sentence).chain(unused_endpoints(manifest, catalog)).collect()
+    keys.map(sentence).chain(unused_endpoints(manifest, plugins)).collect()
 }
 
 /// Returns a sentence for each endpoint that a plugin does not declare.
-fn unused_endpoints(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
+fn unused_endpoints(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
     let place = manifest.path.display();
-    let of_plugin = |slot: &Arc<Slot>| {
-        let (name, plugin) = (slot.name.to_string(), slot.current());
+    let of_plugin = |plugin: &Arc<Plugin>| {
+        let name = plugin.name.to_string();
         let is_declared = |endpoint: &str| plugin.description.endpoints().any(|declared| **declared == *endpoint);
         let has_role =
             plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. }));
@@ -40,7 +39,7 @@ fn unused_endpoints(manifest: &Manifest, catalog: &Catalog) -> Vec<String> {
         };
         unused.map(sentence).collect::<Vec<_>>()
     };
-    catalog.slots().flat_map(of_plugin).collect()
+    plugins.iter().flat_map(of_plugin).collect()
 }
 
 /// Returns the keys that have no effect for these roles, each with the role that it is for.

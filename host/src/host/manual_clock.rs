@@ -40,12 +40,12 @@ pub(super) fn stop(manifest: &Manifest) {
 impl Host {
     /// Returns what the clock shows.
     pub fn clock_status(&self) -> ClockStatus {
-        ClockStatus { now_ms: self.clock.now_ms(), manual: self.manifest.clock == ClockKind::Manual }
+        ClockStatus { now_ms: self.clock.now_ms(), manual: self.parts().manifest.clock == ClockKind::Manual }
     }
 
     /// Moves a manual clock from the time that it shows to another, also back. The store keeps the time first.
     pub async fn move_clock(&self, to: impl FnOnce(u64) -> u64) -> Result<ClockStatus, Unmoved> {
-        if self.manifest.clock != ClockKind::Manual {
+        if self.parts().manifest.clock != ClockKind::Manual {
             return Err(Unmoved::NotManual);
         }
         // Two moves at the same time would lose one.

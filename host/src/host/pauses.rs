@@ -31,7 +31,8 @@ impl Host {
     /// Returns all subscriptions, those of sources last.
     pub async fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let status = self.status().await;
-        let of_sources = self.parts.records.iter().filter_map(|(name, records)| {
+        let parts = self.parts();
+        let of_sources = parts.records.iter().filter_map(|(name, records)| {
             let source = status.sources.iter().find(|source| *source.name == **name)?;
             let own = source.partitions.iter().filter(|partition| partition.assigned);
             Some(SubscriptionStatus {
@@ -54,7 +55,7 @@ impl Host {
     pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unchanged> {
         let (host, name) = (self.clone(), name.to_owned());
         let set = move || {
-            let parts = &host.parts;
+            let parts = host.parts();
             let set = match SubscriptionName::parse(&name) {
                 SubscriptionName::Plugin(plugin) => {
                     parts.subscriptions.get(plugin).map(|found| found.set_paused(paused))
@@ -71,11 +72,11 @@ impl Host {
     pub async fn reset(self: &Arc<Self>, name: &str, to: Start) -> Result<Reset, Unchanged> {
         let (host, name) = (self.clone(), name.to_owned());
         let reset = move || {
-            let parts = &host.parts;
+            let parts = host.parts();
             match SubscriptionName::parse(&name) {
                 SubscriptionName::Plugin(plugin) => {
                     let subscription = parts.subscriptions.get(plugin).ok_or_else(|| host.unknown_subscription())?;
-                    let head = *parts.store.head().borrow();
+                    let head = *host.core.store.head().borrow();
                     if let Start::At(position) = to
                         && position.0 > head.0 + 1
                     {
@@ -102,8 +103,9 @@ impl Host {
     }
 
     fn unknown_subscription(&self) -> Unchanged {
-        let of_events = self.parts.subscriptions.keys().map(ToString::to_string);
-        let of_records = self.parts.records.values().map(|found| found.name().to_string());
+        let parts = self.parts();
+        let of_events = parts.subscriptions.keys().map(ToString::to_string);
+        let of_records = parts.records.values().map(|found| found.name().to_string());
         Unchanged::Unknown { known: of_events.chain(of_records).collect() }
     }
 }

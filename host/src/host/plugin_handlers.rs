@@ -1,17 +1,23 @@
 //! The aggregates of a plugin, as shards call them.
 
-use crate::aggregates::{Guest, GuestError, Handlers, Options, Service};
+use crate::aggregates::{CodeWatch, Guest, GuestError, Handlers, Options, Service};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
 use crate::names::Name;
-use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot};
+use crate::plugin::{AggregateGuest, Error, Live, Plugin, Role, Slot, Watch};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Returns the aggregate types of a plugin, each served by `shards` threads.
 pub fn aggregate_services(slot: &Arc<Slot>, shards: usize, options: &Options) -> Vec<Service> {
     let plugin = slot.current();
     let types = plugin.description.roles.iter().filter_map(aggregate_type);
-    let handlers = |name: &Name| PluginHandlers { slot: slot.clone(), aggregate_type: name.clone() };
-    types.map(|name| Service::new(name, handlers(name), shards, options.clone())).collect()
+    types.map(|name| aggregate_service(slot, name, shards, options)).collect()
+}
+
+/// Returns one aggregate type of a plugin, served by `shards` threads.
+pub(super) fn aggregate_service(slot: &Arc<Slot>, name: &str, shards: usize, options: &Options) -> Service {
+    let aggregate_type = Name::parse(name).expect("it is the name of a role");
+    Service::new(name, PluginHandlers { slot: slot.clone(), aggregate_type }, shards, options.clone())
 }
 
 /// Returns the aggregate type of a role, if it is that of an aggregate.
@@ -51,6 +57,35 @@ impl Handlers for PluginHandlers {
 
     fn is_current(&self, guest: &PluginGuest) -> bool {
         self.slot.is_current(&guest.plugin)
+    }
+
+    fn watch(&self, guest: &PluginGuest) -> Option<Arc<dyn CodeWatch>> {
+        let watch = self.slot.watch_of(&guest.plugin)?;
+        Some(watch)
+    }
+
+    fn guest_before(&self) -> Option<Result<PluginGuest, GuestError>> {
+        let watch = self.slot.watch_of(&self.slot.current())?;
+        let plugin = watch.old().clone();
+        Some(AggregateGuest::new(&plugin, &self.aggregate_type).map_err(failed).map(|guest| PluginGuest {
+            guest,
+            code: plugin.digest.as_str().into(),
+            plugin,
+        }))
+    }
+}
+
+impl CodeWatch for Watch {
+    fn handled(&self) {
+        self.handled();
+    }
+
+    fn failed(&self, reason: &str) {
+        self.failed(reason);
+    }
+
+    fn rest(&self) -> Duration {
+        self.rest()
     }
 }
 

@@ -94,7 +94,7 @@ impl Host {
     /// Returns the command that a record becomes. It is `None` if its source delivers to a subscriber.
     async fn command_again(&self, number: u64, letter: &DeadLetter) -> Result<Option<Command>, Unreplayed> {
         let DeadLetterContent::Record(record) = &letter.content else { return Ok(None) };
-        let Some(source) = self.parts.sources.get(&*letter.consumer) else {
+        let Some(source) = self.parts().sources.get(&*letter.consumer).cloned() else {
             return Err(self.no_consumer("source", number, letter));
         };
         match source.command(record, dead_letter_origin(number)) {
@@ -107,7 +107,7 @@ impl Host {
         let (host, consumer) = (self.clone(), letter.consumer.clone());
         let content = letter.content.clone();
         let delivered = blocking(move || {
-            let parts = &host.parts;
+            let parts = host.parts();
             Ok::<_, store::Error>(match content {
                 DeadLetterContent::Record(_) => {
                     parts.records.get(&*consumer).map(|records| records.replay(number, &content))

@@ -13,9 +13,14 @@ impl Default for Startup {
 }
 
 impl Startup {
+    /// Returns the progress of a change of a host, for the log.
+    pub(super) fn of_change() -> Self {
+        Self(watch::Sender::new("changing the host".to_owned()))
+    }
+
     /// Notes the next step, also in the log.
     pub fn does(&self, what: String) {
-        tracing::info!("starting: {what}");
+        tracing::info!("{what}");
         self.0.send_replace(what);
     }
 

@@ -46,7 +46,7 @@ impl From<plugin::Error> for Unshown {
 impl Host {
     /// Returns the migration of recorded events by the loaded code.
     pub fn upcasts(&self) -> Upcasts {
-        self.parts.catalog.upcasts()
+        self.core.catalog.upcasts()
     }
 
     /// Returns the state of an aggregate at a version, or at its newest one. It is made from the events alone, in a guest
@@ -81,7 +81,7 @@ impl Host {
     /// Returns the plugin that serves the type of a stream, with that type.
     fn code_of(&self, stream: &StreamId) -> Result<(Arc<Plugin>, Name), Unshown> {
         let mut known = Vec::new();
-        for plugin in self.parts.catalog.slots().map(|slot| slot.current()) {
+        for plugin in self.core.catalog.plugins() {
             for name in plugin.description.roles.iter().filter_map(aggregate_type) {
                 if **name == *stream.aggregate_type {
                     return Ok((plugin.clone(), name.clone()));

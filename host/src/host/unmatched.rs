@@ -7,7 +7,8 @@
 
 use crate::filter::Filter;
 use crate::manifest::nearest;
-use crate::plugin::{Catalog, Role};
+use crate::plugin::{Plugin, Role};
+use std::sync::Arc;
 
 /// What does not match, in words.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,15 +19,14 @@ pub(super) struct Unmatched {
     pub(super) unknown_types: Vec<String>,
 }
 
-pub(super) fn unmatched(catalog: &Catalog) -> Unmatched {
-    let plugins: Vec<_> = catalog.slots().map(|slot| slot.current()).collect();
+pub(super) fn unmatched(plugins: &[Arc<Plugin>]) -> Unmatched {
     let recorded: Vec<(&str, Vec<&str>)> = plugins
         .iter()
         .flat_map(|plugin| plugin.recorded_events())
         .map(|(aggregate_type, events)| (&**aggregate_type, events))
         .collect();
     let mut found = Unmatched::default();
-    for plugin in &plugins {
+    for plugin in plugins {
         for pattern in plugin.description.roles.iter().flat_map(Role::subscriptions) {
             found.add(plugin.label(), pattern, &recorded);
         }

@@ -8,7 +8,7 @@ use crate::ack;
 use crate::backoff::{Backoff, Pauses};
 use crate::clock::Clock;
 use crate::model::{HttpAnswer, KeptRequest};
-use crate::store::{AttemptEnd, Error, EventStore, Reader, RequestQueue};
+use crate::store::{AttemptEnd, Error, EventStore, InterruptedOf, Reader, RequestQueue};
 use crate::supervise;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -131,7 +131,9 @@ impl Worker {
         self.kept_back.clear();
         self.queues.iter_mut().for_each(|queue| queue.under_way = 0);
         self.board.forget_attempts();
-        interrupt(&*self.store)?.iter().for_each(|kept| self.board.interrupted(kept));
+        let subscriptions = self.queues.iter().flat_map(|queue| queue.subscriptions.iter().cloned()).collect();
+        let interrupted = interrupt(&*self.store, InterruptedOf::These(subscriptions))?;
+        interrupted.iter().for_each(|kept| self.board.interrupted(kept));
         Ok(())
     }
 

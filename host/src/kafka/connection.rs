@@ -33,7 +33,7 @@ const RESERVED: &[(&str, &str)] = &[
 ];
 
 /// A Kafka cluster with the configuration of its clients. It is cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Connection {
     brokers: Arc<str>,
     /// The properties, including secrets.
@@ -71,11 +71,18 @@ impl Connection {
         properties.iter().filter_map(|(property, value)| problem(section, property, value)).collect()
     }
 
-    /// Creates the connection to the development broker. Its data ends with it, so each of its processes has its own
-    /// ledgers.
-    pub fn embedded(broker: &DevBroker, properties: &Properties) -> Result<Self, Error> {
-        let connection = Self::new(&broker.brokers, properties)?;
-        Ok(Self { incarnation: Some(broker.incarnation.as_str().into()), ..connection })
+    /// Creates the connection to the development broker, which has no address before the broker runs: see
+    /// [`Connection::at`].
+    pub fn of_dev_broker(properties: &Properties) -> Result<Self, Error> {
+        let connection = Self::new("embedded", properties)?;
+        Ok(Self { incarnation: Some("".into()), ..connection })
+    }
+
+    /// Returns the connection to the development broker with its address. The broker's data ends with it, so each of its
+    /// processes has its own ledgers.
+    pub fn at(&self, broker: &DevBroker) -> Self {
+        let incarnation = Some(broker.incarnation.as_str().into());
+        Self { brokers: broker.brokers.as_str().into(), incarnation, ..self.clone() }
     }
 
     /// Returns the same connection with login by token, if the manifest has it.

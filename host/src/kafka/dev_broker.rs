@@ -61,19 +61,28 @@ pub fn ensure(program: &Path, data: &Path, topics: &BTreeMap<String, i32>) -> Re
         Some(broker) => broker,
         None => start(program, data)?,
     };
-    let deadline = Instant::now() + START_MAX;
-    while !topics.keys().all(|topic| broker.topics().contains(topic)) {
-        if Instant::now() > deadline {
-            let child = broker.child.take();
-            end(child);
-            return Err(Error::DevBroker(format!("{} did not create its topics in time", broker.brokers)));
-        }
-        look_again_later();
-    }
+    broker.await_topics(topics).inspect_err(|_| end(broker.child.take()))?;
     Ok(broker)
 }
 
 impl DevBroker {
+    /// Creates the topics that are missing, and waits until they are there. Existing topics keep their partitions.
+    pub fn make_topics(&self, topics: &BTreeMap<String, i32>) -> Result<(), Error> {
+        write(&self.lease.with_file_name(TOPICS), topics)?;
+        self.await_topics(topics)
+    }
+
+    fn await_topics(&self, topics: &BTreeMap<String, i32>) -> Result<(), Error> {
+        let deadline = Instant::now() + START_MAX;
+        while !topics.keys().all(|topic| self.topics().contains(topic)) {
+            if Instant::now() > deadline {
+                return Err(Error::DevBroker(format!("{} did not create its topics in time", self.brokers)));
+            }
+            look_again_later();
+        }
+        Ok(())
+    }
+
     /// Ends the broker, and its data with it.
     pub fn stop(mut self) {
         let _ = std::fs::remove_file(&self.lease);
@@ -298,7 +307,7 @@ pub(super) mod tests {
         let broker = ensure(nothing, folder.path(), &topics).unwrap();
         assert_eq!((&broker.incarnation, broker.pid), (&first.incarnation, std::process::id()));
 
-        let connection = Connection::embedded(&broker, &Default::default()).unwrap();
+        let connection = Connection::of_dev_broker(&Default::default()).unwrap().at(&broker);
         let wanted = |partitions| BTreeMap::from([("baskets".to_owned(), Topic { partitions, ..Topic::default() })]);
         let report = topics::ensure(&connection, &wanted(6)).unwrap();
         assert!(report.made.is_empty() && report.differences.is_empty() && report.failed.is_empty(), "{report:?}");

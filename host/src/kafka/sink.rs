@@ -36,6 +36,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use worker::SinkWorker;
 
+/// The name of the sink of a source's dead letters begins with this. The rest is the source's name.
+pub const DEAD_LETTERS: &str = "dead-letters-";
+
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long closing a producer may take.
@@ -123,7 +126,7 @@ impl Config {
         let group = source.group_of(name);
         let content = Content::DeadLetters { source: name.into(), group, key, tombstone, topic };
         let settings = manifest::Sink { transactional_id: None, ..outbox.clone() };
-        Some(Self::with(&format!("dead-letters-{name}"), "sink".to_owned(), content, &settings))
+        Some(Self::with(&format!("{DEAD_LETTERS}{name}"), "sink".to_owned(), content, &settings))
     }
 
     fn with(name: &str, section: String, content: Content, sink: &manifest::Sink) -> Self {

@@ -46,7 +46,7 @@ impl Broker {
 
     pub(super) fn connection(&self, properties: &[(&str, &str)]) -> Connection {
         let properties: BTreeMap<_, _> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Connection::embedded(&broker_at(&self.cluster.bootstrap_servers()), &properties.into()).unwrap()
+        Connection::of_dev_broker(&properties.into()).unwrap().at(&broker_at(&self.cluster.bootstrap_servers()))
     }
 
     /// Connects to the same broker as to a cluster with transactions. The broker does not keep the offsets in

@@ -31,7 +31,7 @@ pub(super) fn manifest(text: &str, path: &Path) -> Result<Manifest, Error> {
         }
         return Err(Error::Invalid(document.into_problems()));
     }
-    let manifest = root(Section::root(&document, table.get_ref()), path);
+    let manifest = Manifest { text: text.into(), ..root(Section::root(&document, table.get_ref()), path) };
     let problems = document.into_problems();
     if problems.is_empty() { Ok(manifest) } else { Err(Error::Invalid(problems)) }
 }
@@ -39,6 +39,7 @@ pub(super) fn manifest(text: &str, path: &Path) -> Result<Manifest, Error> {
 fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let folder = path.parent().unwrap_or(Path::new(""));
     let data = root.get("data").and_then(|entry| entry.text("the path of a folder")).unwrap_or("data");
+    let reload = root.choice("reload", &[("manual", Reload::Manual), ("auto", Reload::Auto)]);
     let clock = root.choice("clock", &[("system", ClockKind::System), ("manual", ClockKind::Manual)]);
     let bounds = bounds(&mut root);
     let host = root.section("host").map(host).unwrap_or_default();
@@ -65,6 +66,9 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     root.finish();
     Manifest {
         path: path.to_owned(),
+        text: "".into(),
+        overrides: Overrides::default(),
+        reload,
         data: folder.join(data),
         clock,
         bounds,
@@ -137,6 +141,7 @@ fn host(mut section: Section<'_>) -> Host {
     let host = Host {
         stalled_after_ms: section.number("stalled_after_ms", 1_000..=3_600_000, default.stalled_after_ms),
         stop_max_ms: section.number("stop_max_ms", 1_000..=3_600_000, default.stop_max_ms),
+        history_max: section.number("history_max", 1..=100, default.history_max),
     };
     section.finish();
     host
@@ -275,16 +280,22 @@ fn topic(mut section: Section<'_>) -> Topic {
 fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
     const FILE: &str = "the path of the plugin's .wasm file";
     let file = section.need("file", FILE).and_then(|entry| entry.text(FILE));
+    let sha256 = section.get("sha256").and_then(|entry| entry.parse(SHA256, sha256));
     let shards = section.get("shards").and_then(|entry| entry.number(1..=256));
     let default = Plugin::new("");
     let plugin = Plugin {
         file: PathBuf::new(),
+        sha256,
         shards: shards.map(|shards| shards as usize),
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
         queue_mib: section.number("queue_mib", 1..=65_536, default.queue_mib),
         in_flight_max: section.number("in_flight_max", 1..=MANY, default.in_flight_max),
         attempts_max: section.number("attempts_max", 1..=1000, default.attempts_max),
         snapshot_every: section.number("snapshot_every", 0..=MANY, default.snapshot_every),
+        changed_state: section
+            .choice("changed_state", &[("report", ChangedState::Report), ("refuse", ChangedState::Refuse)]),
+        watch_ms: section.number("watch_ms", 0..=3_600_000, default.watch_ms),
+        watch_percent: section.number("watch_percent", 1..=100, default.watch_percent),
         limits: section.section("limits").map(limits).unwrap_or_default(),
         settings: section.section("settings").as_ref().map(configuration::settings).unwrap_or_default(),
         secrets: section.section("secrets").as_ref().map(configuration::secrets).unwrap_or_default(),
@@ -292,6 +303,15 @@ fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
     };
     section.finish();
     Some(Plugin { file: folder.join(file?), ..plugin })
+}
+
+const SHA256: &str = "the SHA-256 of the plugin's file, 64 hexadecimal digits";
+
+/// Parses a digest, with or without `sha256:` before it, as the status shows it.
+fn sha256(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    let is_digest = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_digest { Ok(digits) } else { Err(format!("must be {SHA256}, found {text:?}")) }
 }
 
 fn limits(mut section: Section<'_>) -> Limits {

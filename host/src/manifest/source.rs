@@ -38,6 +38,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Whether it has a pattern, which finds topics.
+    pub fn has_patterns(&self) -> bool {
+        self.topics.iter().any(|topic| topic.starts_with('^'))
+    }
+
     /// Returns the consumer group of the source with this name.
     pub fn group_of(&self, name: &str) -> String {
         self.group.clone().unwrap_or_else(|| format!("wasmill-{name}"))

@@ -25,12 +25,14 @@ fn a_full_manifest_is_read_as_written() {
     let manifest = parse(
         r#"
         data = "/var/lib/shop"
+        reload = "auto"
         clock = "manual"
         hops_max = 18
         retry_after_max_ms = 19
         [host]
         stalled_after_ms = 5000
         stop_max_ms = 6000
+        history_max = 7
         [api]
         listen = "[::1]:80"
         body_mib = 2
@@ -69,6 +71,10 @@ fn a_full_manifest_is_read_as_written() {
         in_flight_max = 4
         attempts_max = 5
         snapshot_every = 6
+        sha256 = "sha256:ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB"
+        changed_state = "refuse"
+        watch_ms = 7
+        watch_percent = 8
         limits = { event_time_ms = 1, memory_mib = 2, live_mib = 1, table_elements = 3, instances = 4, output_mib = 5, effects_max = 6, sql_value_mib = 7, sql_memory_mib = 8, read_model_mib = 9 }
         [plugins.warehouse]
         file = "/plugins/warehouse.wasm"
@@ -147,15 +153,22 @@ fn a_full_manifest_is_read_as_written() {
         in_flight_max: 4,
         attempts_max: 5,
         snapshot_every: 6,
+        sha256: Some("ab".repeat(32)),
+        changed_state: ChangedState::Refuse,
+        watch_ms: 7,
+        watch_percent: 8,
         limits,
         ..Plugin::new("shop/../orders.wasm")
     };
     let expected = Manifest {
         path: PATH.into(),
+        text: manifest.text.clone(),
+        overrides: Overrides::default(),
+        reload: Reload::Auto,
         data: "/var/lib/shop".into(),
         clock: ClockKind::Manual,
         bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
-        host: Host { stalled_after_ms: 5_000, stop_max_ms: 6_000 },
+        host: Host { stalled_after_ms: 5_000, stop_max_ms: 6_000, history_max: 7 },
         api: Api {
             listen: "[::1]:80".parse().unwrap(),
             body_mib: 2,
@@ -277,20 +290,20 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
         &[
-            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, limits, settings, secrets, http",
+            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, watch_ms, watch_percent, limits, settings, secrets, http",
         ],
     ),
     (
         "colour = 1",
         &[
-            "1:1: unknown key `colour`; valid keys: data, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, schedules, \
+            "1:1: unknown key `colour`; valid keys: data, reload, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, sources, schedules, \
            subscriptions, projections, sink, sinks",
         ],
     ),
     (
         "[stor]\n",
         &[
-            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
+            "1:2: unknown key `stor`; did you mean `store`? valid keys: data, reload, clock, retry_after_max_ms, hops_max, host, api, store, kafka, plugins, \
                     sources, schedules, subscriptions, projections, sink, sinks",
         ],
     ),

@@ -1,64 +1,126 @@
-//! All plugins of a manifest. A plugin is reloaded when its file changes or on request.
+//! All plugins of a host, and their change while it runs.
+//!
+//! New code is loaded beside the code that serves. Whoever changes the catalog decides then, with what the new code says about
+//! itself, whether all of it is put into service or none.
 
-use super::slot::Switch;
 use super::upcasting::PluginUpcasts;
-use super::{Compiler, Configuration, Configurations, Error, FileIdentity, Limits, Plugin, Role, Slot};
-use crate::supervise;
+use super::{Compiler, Error, HeldBack, History, Plugin, Role, Slot, Wanted, Watch};
+use crate::supervise::Held as _;
 use crate::upcasts::Upcasts;
-use notify::{RecursiveMode, Watcher};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// How long a plugin's file must stay unchanged before it is read, because a build writes it in several steps.
-const QUIET: Duration = Duration::from_millis(200);
+type Slots = BTreeMap<String, Arc<Slot>>;
 
-/// How often the files are checked, whether or not the system reports changes.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// The queue of changed files: a build may write many, and a plugin takes a while to load.
-const CHANGES_MAX: usize = 1_024;
+/// Which code of a plugin is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// That of its file, unless it is held back.
+    #[default]
+    Wanted,
+    /// That of its file.
+    Forced,
+    /// Kept code with this digest.
+    Kept(&'a str),
+}
 
 /// All plugins, by name.
 pub struct Catalog {
     compiler: Compiler,
-    slots: BTreeMap<String, Arc<Slot>>,
-    configurations: Option<Box<dyn Configurations>>,
+    slots: ArcSwap<Slots>,
+    /// What served before, if that is kept.
+    history: Option<History>,
+    /// Held while the catalog is changed.
+    changes: Mutex<()>,
 }
 
-/// A watch of the plugins' files. Dropping it ends the watch.
-pub struct FileWatch {
-    /// Both hold a sender to the thread, which ends once they are dropped.
-    watcher: Option<notify::RecommendedWatcher>,
-    open: Option<SyncSender<PathBuf>>,
-    thread: supervise::Thread,
+/// The right to change a catalog, which one has at a time.
+pub struct CatalogChange<'c> {
+    catalog: &'c Catalog,
+    _alone: MutexGuard<'c, ()>,
+}
+
+/// The plugins of a catalog as they would be after a change. New code is loaded and does not serve yet.
+pub struct Staged(BTreeMap<String, StagedPlugin>);
+
+struct StagedPlugin {
+    slot: Arc<Slot>,
+    plugin: Arc<Plugin>,
+    /// Whether its file was read.
+    is_loaded: bool,
+    /// Whether it has served before.
+    is_kept: bool,
+}
+
+/// What a change of a catalog has replaced.
+pub struct Replaced {
+    slots: Arc<Slots>,
+    /// The code that served, of the slots that have new code.
+    code: Vec<(Arc<Slot>, Arc<Plugin>)>,
 }
 
 impl Catalog {
-    /// Loads every plugin, or returns an error for each that fails. Without `configurations`, plugins keep the settings and
-    /// secrets that they have now.
+    /// Loads every plugin, or returns an error for each that fails.
     pub fn open<'a>(
         compiler: Compiler,
-        plugins: impl IntoIterator<Item = (&'a str, PathBuf, Limits, Configuration)>,
-        configurations: Option<Box<dyn Configurations>>,
+        plugins: impl IntoIterator<Item = (&'a str, Wanted)>,
     ) -> Result<Self, Vec<Error>> {
-        let mut slots = BTreeMap::new();
-        let mut errors = Vec::new();
-        for (name, file, limits, configuration) in plugins {
-            match Slot::open(&compiler, name, file, limits, configuration) {
-                Ok(slot) => {
-                    slots.insert(name.to_owned(), Arc::new(slot));
-                }
+        Self::open_with(compiler, plugins, None)
+    }
+
+    /// Loads every plugin, as [`open`](Self::open) does, and keeps what serves in a history. Code that is held back there does not
+    /// serve.
+    pub fn open_with<'a>(
+        compiler: Compiler,
+        plugins: impl IntoIterator<Item = (&'a str, Wanted)>,
+        history: Option<History>,
+    ) -> Result<Self, Vec<Error>> {
+        let catalog = Self { compiler, slots: ArcSwap::default(), history, changes: Mutex::default() };
+        let (mut slots, mut errors) = (BTreeMap::new(), Vec::new());
+        for (name, wanted) in plugins {
+            match catalog.load(name, wanted, Choice::Wanted) {
+                Ok(plugin) => _ = slots.insert(name.to_owned(), Arc::new(Slot::new(Arc::new(plugin)))),
                 Err(error) => errors.push(error),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        compiler.recorders().set(slots.values());
-        Ok(Self { compiler, slots, configurations })
+        catalog.compiler.recorders().set(slots.values());
+        catalog.slots.store(Arc::new(slots));
+        Ok(catalog)
+    }
+
+    /// Loads the code of a plugin.
+    fn load(&self, name: &str, wanted: Wanted, choice: Choice<'_>) -> Result<Plugin, Error> {
+        if let (Choice::Kept(digest), Some(history)) = (choice, &self.history) {
+            let code = history.code(name, digest);
+            let code = code.ok_or_else(|| Error::Plugin(format!("the code {digest} of plugin {name} is not kept")))?;
+            return Plugin::load_kept(&self.compiler, name, wanted, &code);
+        }
+        let plugin = Plugin::load(&self.compiler, name, wanted.clone())?;
+        let held_back = |history: &History| {
+            let held = history.of(name).held_back.filter(|held| held.digest == plugin.digest)?;
+            Some((history.code(name, &held.serves)?, held))
+        };
+        let Some((code, held)) = self.history.as_ref().filter(|_| choice == Choice::Wanted).and_then(held_back) else {
+            return Ok(plugin);
+        };
+        let HeldBack { digest, reason, serves } = held;
+        tracing::warn!(
+            "plugin {name}: the code {} of its file is held back ({reason}), and {} serves; `wasmill plugins reload {name} --force` \
+             takes it all the same",
+            &digest[..12],
+            &serves[..12]
+        );
+        Plugin::load_kept(&self.compiler, name, wanted, &code)
+    }
+
+    /// Returns the histories of the plugins, if they are kept.
+    pub fn history(&self) -> Option<&History> {
+        self.history.as_ref()
     }
 
     /// Returns the migration of recorded events by the code that serves.
@@ -78,206 +140,188 @@ impl Catalog {
     }
 
     /// Returns the slots of all plugins, ordered by name.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.slots.values()
+    pub fn slots(&self) -> impl Iterator<Item = Arc<Slot>> + use<> {
+        let slots = self.slots.load_full();
+        let slots: Vec<Arc<Slot>> = slots.values().cloned().collect();
+        slots.into_iter()
+    }
+
+    /// Returns the slot of a plugin.
+    pub fn slot(&self, name: &str) -> Option<Arc<Slot>> {
+        self.slots.load().get(name).cloned()
+    }
+
+    /// Returns the code of all plugins that serves now, ordered by name.
+    pub fn plugins(&self) -> Vec<Arc<Plugin>> {
+        self.slots.load().values().map(|slot| slot.current()).collect()
     }
 
     /// Loads a copy of code of a plugin, with the plugin's limits and secrets, without putting it into service.
     pub fn load_other(&self, slot: &Slot, file: &Path) -> Result<Plugin, Error> {
-        Plugin::load_copy(&self.compiler, &slot.name, file, slot.limits(), &slot.current().configuration)
+        let current = slot.current();
+        Plugin::load_copy(&self.compiler, &slot.name, file, &current.limits, &current.configuration)
     }
 
-    /// Reloads plugins, with the settings and secrets that they have now. All of them switch, or none if one can't be loaded.
-    /// Those that read events switch before those that record them, so that no reader meets an event of newer code than its
-    /// own. Returns the code that serves, in the order of the plugins' names.
-    pub fn reload(&self, names: &BTreeSet<&str>) -> Result<Vec<Arc<Plugin>>, Error> {
-        let slots = names.iter().map(|name| self.slot(name)).collect::<Result<Vec<&Arc<Slot>>, Error>>()?;
-        let _alone: Vec<_> = slots.iter().map(|slot| slot.alone()).collect();
-        let load = |slot: &&Arc<Slot>| slot.load_beside(&self.compiler, self.configuration_of(slot)?);
-        let loaded: Vec<Result<Switch, Error>> = slots.iter().map(load).collect();
-        if loaded.iter().any(Result::is_err) {
-            return Err(refused(&slots, loaded));
-        }
-        let (mut new, mut serving) = (Vec::new(), Vec::new());
-        for (slot, switch) in slots.into_iter().zip(loaded.into_iter().flatten()) {
-            slot.note(None);
-            serving.push(match switch {
-                Switch::Unchanged(plugin) => {
-                    tracing::info!("plugin {} is unchanged", plugin.label());
-                    plugin
-                }
-                Switch::New(plugin) => {
-                    new.push((slot, plugin.clone()));
-                    plugin
-                }
-            });
-        }
-        new.sort_by_key(|(_, plugin)| rank(plugin));
-        for (slot, plugin) in new {
-            tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
-            slot.put(plugin);
-        }
-        Ok(serving)
-    }
-
-    fn slot(&self, name: &str) -> Result<&Arc<Slot>, Error> {
-        self.slots.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.slots.keys().map(String::as_str).collect();
-            Error::Plugin(format!("no plugin is named {name}; the manifest has {}", known.join(", ")))
-        })
-    }
-
-    /// Reloads plugins whose file changes. The system reports changes, and the files are also checked at intervals,
-    /// because the system may have run out of watches, and some file systems never report changes.
-    pub fn watch(self: &Arc<Self>) -> Result<FileWatch, Error> {
-        let (tell, told) = sync_channel(CHANGES_MAX);
-        let watcher = self
-            .notified(tell.clone())
-            .inspect_err(|error| {
-                tracing::warn!(
-                    "the system does not report changed files ({error}), so plugins' files are checked every {LOOK:?}; \
-                     if inotify has run out of instances or watches, raise the sysctl fs.inotify.max_user_instances or \
-                     fs.inotify.max_user_watches"
-                );
-            })
-            .ok();
-        let catalog = self.clone();
-        let work = move |catalog: &mut Arc<Self>| catalog.reload_changed(&told);
-        let thread = supervise::restarting("plugin-files", || Ok(catalog), |_| Ok::<_, Error>(()), work)
-            .map_err(|error| Error::Host(format!("can't watch the plugins' files: {error}")))?;
-        Ok(FileWatch { watcher, open: Some(tell), thread })
-    }
-
-    /// Has the system report changes in the plugins' folders, not files, because a build may replace a file by a new
-    /// one.
-    fn notified(&self, tell: SyncSender<PathBuf>) -> notify::Result<notify::RecommendedWatcher> {
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Ok(event) = event
-                && !event.kind.is_access()
-            {
-                for path in event.paths {
-                    // The receiver lives as long as the watcher. A change that finds the queue full is seen at the next
-                    // check.
-                    let _ = tell.try_send(path);
-                }
-            }
-        })?;
-        let folders: BTreeSet<&Path> = self.watched().map(|(_, file)| folder_of(file)).collect();
-        for folder in folders {
-            watcher.watch(folder, RecursiveMode::NonRecursive)?;
-        }
-        Ok(watcher)
-    }
-
-    /// Returns the configuration that a plugin has from now on.
-    fn configuration_of(&self, slot: &Slot) -> Result<Configuration, Error> {
-        let Some(configurations) = &self.configurations else { return Ok(slot.current().configuration.clone()) };
-        configurations.of(&slot.name).map_err(Error::Plugin)
-    }
-
-    /// Returns the files that are watched: those of the plugins, by their names, and the one of the configurations.
-    fn watched(&self) -> impl Iterator<Item = (Option<&str>, &Path)> {
-        let plugins = self.slots.iter().map(|(name, slot)| (Some(name.as_str()), slot.file()));
-        plugins.chain(self.configurations.iter().map(|configurations| (None, configurations.file())))
-    }
-
-    fn reload_changed(&self, told: &Receiver<PathBuf>) {
-        // The identity of each file when it was last loaded, with or without success.
-        let mut tried: BTreeMap<Option<&str>, Option<FileIdentity>> = BTreeMap::new();
-        for (of, file) in self.watched() {
-            tried.insert(of, FileIdentity::of(file).ok());
-        }
-        for (name, slot) in &self.slots {
-            tried.insert(Some(name), Some(slot.current().file_identity));
-        }
-        let mut waiting: BTreeSet<Option<&str>> = BTreeSet::new();
-        // Plugins that were refused together. They are tried together again when one of them has changed.
-        let mut refused: BTreeSet<&str> = BTreeSet::new();
-        loop {
-            supervise::round();
-            match told.recv_timeout(if waiting.is_empty() { LOOK } else { QUIET }) {
-                Ok(path) => waiting.extend(self.watched().filter(|(_, file)| is_same(file, &path)).map(|(of, _)| of)),
-                Err(RecvTimeoutError::Timeout) if waiting.is_empty() => {
-                    let changed = self.watched().filter(|(of, file)| {
-                        let found = FileIdentity::of(file).ok();
-                        found.is_some() && tried.get(of) != Some(&found)
-                    });
-                    waiting.extend(changed.map(|(of, _)| of));
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    for (of, file) in self.watched().filter(|(of, _)| waiting.contains(of)) {
-                        tried.insert(of, FileIdentity::of(file).ok());
-                    }
-                    self.reload_files(waiting.iter().copied().flatten().collect(), &mut refused);
-                    if waiting.contains(&None) {
-                        self.reload_configured(&mut refused);
-                    }
-                    waiting.clear();
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    /// Reloads plugins together whose files have changed together. If they are refused, they are tried again when one of them
-    /// has changed.
-    fn reload_files<'c>(&'c self, mut changed: BTreeSet<&'c str>, refused: &mut BTreeSet<&'c str>) {
-        if changed.iter().any(|name| refused.contains(name)) {
-            changed.append(refused);
-        }
-        // `reload` logs an error and keeps it for `status`.
-        if self.reload(&changed).is_err() {
-            refused.append(&mut changed);
-        }
-    }
-
-    /// Reloads the plugins whose settings or secrets have changed, and those that could not be reloaded before, each by itself:
-    /// the settings of one have nothing to do with those of another.
-    fn reload_configured<'c>(&'c self, refused: &mut BTreeSet<&'c str>) {
-        for (name, slot) in &self.slots {
-            let is_same = |found: Configuration| found == slot.current().configuration && slot.error().is_none();
-            if !self.configuration_of(slot).is_ok_and(is_same) && !refused.contains(name.as_str()) {
-                let _ = self.reload(&BTreeSet::from([name.as_str()]));
-            }
-        }
-        if !refused.is_empty() {
-            let together = std::mem::take(refused);
-            self.reload_files(together, refused);
-        }
+    /// Waits until nobody else changes the catalog, and keeps others from it until the result is dropped.
+    pub fn change(&self) -> CatalogChange<'_> {
+        CatalogChange { catalog: self, _alone: self.changes.held() }
     }
 }
 
-/// Notes and returns why plugins do not switch. Those that could have been loaded wait for the others.
-fn refused(slots: &[&Arc<Slot>], loaded: Vec<Result<Switch, Error>>) -> Error {
-    let at_fault = slots.iter().zip(&loaded).filter(|(_, result)| result.is_err());
-    let at_fault: Vec<&str> = at_fault.map(|(slot, _)| &*slot.name).collect();
-    let at_fault = at_fault.join(" and ");
-    let mut first = None;
-    let mut causes = Vec::new();
-    for (slot, result) in slots.iter().zip(loaded) {
-        let label = slot.current().label().clone();
-        match result {
-            Err(error) => {
-                tracing::error!(
-                    "plugin {label} keeps serving, because its new code or configuration is refused: {error}"
-                );
-                slot.note(Some(error.to_string()));
-                causes.push(error.to_string());
-                first.get_or_insert(error);
+impl CatalogChange<'_> {
+    /// Loads the code of the plugins that are wanted otherwise than those that serve, of new ones, and of those to be loaded
+    /// again. If one can't be loaded, there is an error for each such plugin, and the status of the others that would have new code
+    /// says what they wait for.
+    pub fn load(
+        &self,
+        wanted: BTreeMap<String, Wanted>,
+        again: &BTreeMap<&str, Choice<'_>>,
+    ) -> Result<Staged, Vec<Error>> {
+        let (mut staged, mut errors) = (BTreeMap::new(), BTreeMap::new());
+        for (name, wanted) in wanted {
+            match self.load_one(&name, wanted, again.get(name.as_str()).copied()) {
+                Ok(plugin) => _ = staged.insert(name, plugin),
+                Err(error) => _ = errors.insert(name, error),
             }
-            Ok(Switch::New(_)) => {
-                let cause =
-                    format!("its new code waits for plugin {at_fault}, which is loaded together with it and refused");
-                tracing::error!("plugin {label} keeps serving: {cause}");
-                slot.note(Some(cause));
+        }
+        if errors.is_empty() {
+            return Ok(Staged(staged));
+        }
+        self.note_refusal(&staged, &errors, again);
+        Err(errors.into_values().collect())
+    }
+
+    fn load_one(&self, name: &str, wanted: Wanted, again: Option<Choice<'_>>) -> Result<StagedPlugin, Error> {
+        let choice = again.unwrap_or_default();
+        let Some(slot) = self.catalog.slot(name) else {
+            let plugin = Arc::new(self.catalog.load(name, wanted, choice)?);
+            return Ok(StagedPlugin {
+                slot: Arc::new(Slot::new(plugin.clone())),
+                plugin,
+                is_loaded: true,
+                is_kept: true,
+            });
+        };
+        let old = slot.current();
+        if again.is_none() && wanted == old.wanted() {
+            return Ok(StagedPlugin { slot, plugin: old, is_loaded: false, is_kept: true });
+        }
+        let new = self.catalog.load(name, wanted.clone(), choice)?;
+        let is_same = new.digest == old.digest && wanted == old.wanted();
+        let is_kept = matches!(choice, Choice::Kept(_)) || new.digest == old.digest;
+        Ok(StagedPlugin { plugin: if is_same { old } else { Arc::new(new) }, slot, is_loaded: true, is_kept })
+    }
+
+    /// Logs why plugins do not switch that were to be loaded again, and keeps it for the status. Those that could be loaded wait for
+    /// the others. What is wrong with a changed manifest is told by whoever applies it.
+    fn note_refusal(
+        &self,
+        staged: &BTreeMap<String, StagedPlugin>,
+        errors: &BTreeMap<String, Error>,
+        again: &BTreeMap<&str, Choice<'_>>,
+    ) {
+        let at_fault: Vec<&str> = errors.keys().map(String::as_str).collect();
+        let keeps_serving = |slot: &Slot, cause: String| {
+            tracing::error!("plugin {} keeps serving: {cause}", slot.current().label());
+            slot.note(Some(cause));
+        };
+        for (name, error) in errors.iter().filter(|(name, _)| again.contains_key(name.as_str())) {
+            if let Some(slot) = self.catalog.slot(name) {
+                keeps_serving(&slot, format!("its new code or configuration is refused: {error}"));
             }
-            Ok(Switch::Unchanged(_)) => {}
+        }
+        for StagedPlugin { slot, .. } in asked_again(staged, again) {
+            let at_fault = at_fault.join(" and ");
+            let cause =
+                format!("its new code waits for plugin {at_fault}, which is loaded together with it and refused");
+            keeps_serving(slot, cause);
         }
     }
-    match first {
-        Some(error) if causes.len() == 1 => error,
-        _ => Error::Plugin(causes.join("\n")),
+
+    /// Notes for the status why the new code of plugins does not serve that were to be loaded again.
+    pub fn refuse(&self, staged: &Staged, again: &BTreeMap<&str, Choice<'_>>, reason: &str) {
+        for StagedPlugin { slot, .. } in asked_again(&staged.0, again) {
+            tracing::error!("plugin {} keeps serving: its new code is refused: {reason}", slot.current().label());
+            slot.note(Some(format!("its new code is refused: {reason}")));
+        }
     }
+
+    /// Puts loaded code into service. Plugins that read events switch before those that record them, so that no reader meets an
+    /// event of newer code than its own. Returns what it replaced.
+    pub fn put(&self, staged: &Staged) -> Replaced {
+        let slots: Slots = staged.0.iter().map(|(name, staged)| (name.clone(), staged.slot.clone())).collect();
+        let mut new: Vec<&StagedPlugin> = staged.0.values().filter(|staged| staged.is_new_code()).collect();
+        new.sort_by_key(|staged| rank(&staged.plugin));
+        let code = new.iter().map(|staged| (staged.slot.clone(), staged.slot.current())).collect();
+        let replaced = Replaced { slots: self.catalog.slots.swap(Arc::new(slots)), code };
+        self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
+        for StagedPlugin { slot, plugin, is_kept, .. } in new {
+            tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
+            let rule = plugin.wanted().watch;
+            let is_watched = !is_kept && !rule.window.is_zero();
+            slot.put(plugin.clone(), is_watched.then(|| Watch::new(plugin.clone(), slot.current(), rule)));
+        }
+        staged.0.values().filter(|staged| staged.is_loaded).for_each(|staged| staged.slot.note(None));
+        replaced
+    }
+
+    /// Notes in the histories what serves now. `ended` says why other code does not serve any more. Code that is not in the way any
+    /// more is not held back any more.
+    pub fn record(&self, now_ms: u64, ended: &str) {
+        let Some(history) = &self.catalog.history else { return };
+        for plugin in self.catalog.plugins() {
+            let held = history.of(&plugin.name).held_back;
+            if held.is_some_and(|held| held.serves != plugin.digest)
+                && let Err(error) = history.hold_back(&plugin.name, None)
+            {
+                tracing::warn!("the history of plugin {} can't be written: {error}", plugin.name);
+            }
+            history.serves(&plugin, now_ms, ended);
+        }
+    }
+
+    /// Puts back what a change has replaced.
+    pub fn put_back(&self, Replaced { slots, code }: Replaced) {
+        for (slot, plugin) in code {
+            tracing::warn!("plugin {} serves again, digest {}", plugin.label(), &plugin.digest[..12]);
+            slot.put(plugin, None);
+        }
+        self.catalog.slots.store(slots);
+        self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
+    }
+}
+
+impl Staged {
+    /// Returns the code of all plugins, ordered by name.
+    pub fn plugins(&self) -> Vec<Arc<Plugin>> {
+        self.0.values().map(|staged| staged.plugin.clone()).collect()
+    }
+
+    /// Returns the names of the plugins that serve already and have new code.
+    pub fn new_code(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, staged)| staged.is_new_code()).map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the code of a plugin.
+    pub fn plugin(&self, name: &str) -> Option<&Arc<Plugin>> {
+        self.0.get(name).map(|staged| &staged.plugin)
+    }
+}
+
+impl StagedPlugin {
+    /// Whether its slot has other code.
+    fn is_new_code(&self) -> bool {
+        !self.slot.is_current(&self.plugin)
+    }
+}
+
+/// Returns the plugins with new code that were to be loaded again.
+fn asked_again<'s>(
+    staged: &'s BTreeMap<String, StagedPlugin>,
+    again: &'s BTreeMap<&str, Choice<'_>>,
+) -> impl Iterator<Item = &'s StagedPlugin> {
+    let asked = staged.iter().filter(|(name, staged)| staged.is_new_code() && again.contains_key(name.as_str()));
+    asked.map(|(_, staged)| staged)
 }
 
 /// Returns the place of a plugin in the order in which plugins switch.
@@ -289,26 +333,5 @@ fn rank(plugin: &Plugin) -> usize {
         (true, false) => 2,
         (false, _) if roles.iter().any(|role| matches!(role, Role::Saga { .. })) => 1,
         (false, _) => 0,
-    }
-}
-
-/// Whether both paths name the same file. The manifest may name it through links or `..`, and the watcher names it by
-/// the path of its folder.
-fn is_same(file: &Path, changed: &Path) -> bool {
-    file == changed
-        || (file.file_name() == changed.file_name()
-            && folder_of(file).canonicalize().ok() == folder_of(changed).canonicalize().ok())
-}
-
-/// Returns the folder of a file. A bare file name is in the working folder.
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-impl Drop for FileWatch {
-    fn drop(&mut self) {
-        drop(self.watcher.take());
-        drop(self.open.take());
-        self.thread.join();
     }
 }

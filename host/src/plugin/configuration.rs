@@ -8,7 +8,6 @@ use super::guarded::Guarded;
 use super::{Error, Plugin};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use wasm_encoder::{CustomSection, Section as _};
 use wasmparser::{Parser, Payload};
@@ -25,15 +24,6 @@ pub type Settings = serde_json::Map<String, serde_json::Value>;
 pub struct Configuration {
     settings: Arc<Settings>,
     secrets: Arc<BTreeMap<String, String>>,
-}
-
-/// Tells the settings and secrets of plugins as they are now.
-pub trait Configurations: Send + Sync {
-    /// Returns the file that has them. Plugins whose settings or secrets have changed are reloaded when it changes.
-    fn file(&self) -> &Path;
-
-    /// Returns those of a plugin, or says why they can't be used.
-    fn of(&self, plugin: &str) -> Result<Configuration, String>;
 }
 
 impl Configuration {

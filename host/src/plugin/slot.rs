@@ -1,12 +1,10 @@
 //! The slot of a plugin, in which its code is looked up and swapped.
 
-use super::{Compiler, Configuration, Error, Limits, Plugin};
+use super::{Compiler, Error, Plugin, Wanted, Watch};
 use crate::supervise::Held as _;
-use arc_swap::ArcSwap;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 /// A plugin of the manifest with the code that serves now.
 ///
@@ -14,43 +12,31 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub struct Slot {
     /// The plugin's name in the manifest.
     pub name: Arc<str>,
-    file: PathBuf,
-    limits: Limits,
     current: ArcSwap<Plugin>,
     loads: AtomicU64,
-    /// Serialises loads.
-    loading: Mutex<()>,
     /// Why the last load failed, until one succeeds.
     error: Mutex<Option<String>>,
-}
-
-/// What a load has found.
-pub(super) enum Switch {
-    /// New code, which does not serve yet.
-    New(Arc<Plugin>),
-    /// The code that served before: neither the file nor the configuration has changed.
-    Unchanged(Arc<Plugin>),
+    /// The watch of the code that serves, while it is new.
+    watch: ArcSwapOption<Watch>,
+    /// Why code that should not serve any longer does.
+    unreverted: Mutex<Option<String>>,
 }
 
 impl Slot {
-    /// Loads the plugin for the first time.
-    pub fn open(
-        compiler: &Compiler,
-        name: &str,
-        file: PathBuf,
-        limits: Limits,
-        configuration: Configuration,
-    ) -> Result<Self, Error> {
-        let plugin = Plugin::load(compiler, name, &file, &limits, configuration)?;
-        Ok(Self {
-            name: name.into(),
-            file,
-            limits,
-            current: ArcSwap::from_pointee(plugin),
+    /// Loads a plugin.
+    pub fn open(compiler: &Compiler, name: &str, wanted: Wanted) -> Result<Self, Error> {
+        Ok(Self::new(Arc::new(Plugin::load(compiler, name, wanted)?)))
+    }
+
+    pub(super) fn new(plugin: Arc<Plugin>) -> Self {
+        Self {
+            name: plugin.name.clone(),
+            current: ArcSwap::new(plugin),
             loads: AtomicU64::new(1),
-            loading: Mutex::default(),
             error: Mutex::default(),
-        })
+            watch: ArcSwapOption::empty(),
+            unreverted: Mutex::default(),
+        }
     }
 
     /// Returns the code that serves now.
@@ -63,35 +49,10 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
-    /// Waits until nobody else loads code for the slot, and keeps others from it until the result is dropped. Whoever needs
-    /// several slots takes them in the order of their names.
-    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
-        self.loading.held()
-    }
-
-    /// Loads the file with a configuration beside the code that serves. Only who is alone may call this.
-    pub(super) fn load_beside(&self, compiler: &Compiler, configuration: Configuration) -> Result<Switch, Error> {
-        let old = self.current();
-        let new = Plugin::load(compiler, &self.name, &self.file, &self.limits, configuration)?;
-        if new.digest == old.digest && new.configuration == old.configuration {
-            return Ok(Switch::Unchanged(old));
-        }
-        let words = |roles: BTreeSet<String>| roles.into_iter().collect::<Vec<_>>().join(" and ");
-        // The linker decides on their order.
-        let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-        if roles(&new) != roles(&old) {
-            return Err(Error::Plugin(format!(
-                "plugin {} now has the roles {} instead of {}: restart the host to change roles",
-                new.label(),
-                words(roles(&new)),
-                words(roles(&old))
-            )));
-        }
-        Ok(Switch::New(Arc::new(new)))
-    }
-
-    /// Puts code into service. Only who is alone may call this.
-    pub(super) fn put(&self, new: Arc<Plugin>) {
+    /// Puts code into service, and begins its watch.
+    pub(super) fn put(&self, new: Arc<Plugin>, watch: Option<Watch>) {
+        self.watch.store(watch.map(Arc::new));
+        *self.unreverted.held() = None;
         self.current.store(new);
         self.loads.fetch_add(1, Ordering::Relaxed);
     }
@@ -101,14 +62,30 @@ impl Slot {
         *self.error.held() = error;
     }
 
-    /// Returns the path that the plugin is read from.
-    pub fn file(&self) -> &std::path::Path {
-        &self.file
+    /// Returns the watch of code, if it has just begun to serve.
+    pub fn watch_of(&self, plugin: &Arc<Plugin>) -> Option<Arc<Watch>> {
+        let watch = self.watch.load();
+        watch.as_ref().filter(|watch| watch.is_of(plugin) && !watch.rest().is_zero()).cloned()
     }
 
-    /// Returns the limits of its guests.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    /// Ends the watch of new code. Returns it, and why the code must not serve any longer, if that is so.
+    pub fn condemned(&self) -> Option<(Arc<Watch>, String)> {
+        let watch = self.watch.load_full()?;
+        let verdict = watch.verdict();
+        if verdict.is_some() || watch.rest().is_zero() {
+            self.watch.store(None);
+        }
+        verdict.map(|verdict| (watch, verdict))
+    }
+
+    /// Keeps for `ready` why code that should not serve any longer does.
+    pub fn note_unreverted(&self, reason: String) {
+        *self.unreverted.held() = Some(reason);
+    }
+
+    /// Returns why code that should not serve any longer does, if that is so.
+    pub fn unreverted(&self) -> Option<String> {
+        self.unreverted.held().clone()
     }
 
     /// Returns how many times code was put into service, including the first time.

@@ -1,4 +1,4 @@
-//! What a plugin says about itself: the answer of `GET /v1/plugins/NAME`.
+//! What a plugin says about itself, and which code of it served.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -18,6 +18,32 @@ pub struct PluginDescription {
     pub digest: String,
     /// Its roles.
     pub roles: Vec<RoleDescription>,
+}
+
+/// The history of a plugin's code: the answer of `GET /v1/plugins/NAME/history`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginHistory {
+    /// What served, the newest first.
+    pub codes: Vec<CodeStatus>,
+    /// Why the code of its file is held back and older code serves.
+    pub held_back: Option<String>,
+}
+
+/// Code of a plugin that served, or serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeStatus {
+    /// Its digest: `sha256:…`.
+    pub digest: String,
+    /// The version that its author gave it.
+    pub version: String,
+    /// When it began to serve, in milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: u64,
+    /// When it ended to serve; `None` if it serves.
+    pub until_ms: Option<u64>,
+    /// Why it ended to serve.
+    pub ended: Option<String>,
+    /// Whether it is kept, so that it can serve again.
+    pub kept: bool,
 }
 
 /// One role of a plugin.

@@ -17,9 +17,9 @@ pub trait HttpRequests: Send + Sync + 'static {
     /// transaction. Fails with [`Error::NotFound`] if no attempt is under way.
     fn end_attempt(&self, number: u64, end: AttemptEnd, ack: Ack<Result<(), Error>>);
 
-    /// Ends the attempts that are under way in the store although nobody makes them, because a host ended in the middle. Each
-    /// counts as interrupted, and its request is due at once. Returns the requests.
-    fn interrupt_attempts(&self, ack: Ack<Result<Vec<KeptRequest>, Error>>);
+    /// Ends the attempts that are under way in the store although nobody makes them, because a host or a part ended in the middle.
+    /// Each counts as interrupted, and its request is due at once. Returns the requests.
+    fn interrupt_attempts(&self, of: InterruptedOf, ack: Ack<Result<Vec<KeptRequest>, Error>>);
 
     /// Ends a due request that can't be sent, for this reason, without an attempt. Otherwise it is like the end of the last
     /// attempt.
@@ -67,6 +67,25 @@ pub struct RequestQueue<'a> {
     pub subscription: &'a str,
     /// The endpoint.
     pub endpoint: &'a str,
+}
+
+/// The subscriptions whose attempts are interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterruptedOf {
+    /// These.
+    These(Vec<Arc<str>>),
+    /// All but these.
+    Others(Vec<Arc<str>>),
+}
+
+impl InterruptedOf {
+    /// Returns the names, and whether they are those whose attempts are interrupted.
+    pub(super) fn names(&self) -> (&[Arc<str>], bool) {
+        match self {
+            Self::These(names) => (names, true),
+            Self::Others(names) => (names, false),
+        }
+    }
 }
 
 /// How an attempt ended.

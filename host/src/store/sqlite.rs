@@ -41,7 +41,7 @@ mod writer;
 
 use super::{
     Advanced, Append, Appended, AttemptEnd, Backup, DeadLetters, Discard, Error, EventStore, Events, HttpRequests,
-    Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
+    InterruptedOf, Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
 };
 use crate::ack::Ack;
 use crate::clock::Clock;
@@ -290,8 +290,8 @@ impl HttpRequests for SqliteStore {
         self.send(WriteRequest::EndAttempt(number, Box::new(end), ack));
     }
 
-    fn interrupt_attempts(&self, ack: Ack<Result<Vec<KeptRequest>, Error>>) {
-        self.send(WriteRequest::InterruptAttempts(ack));
+    fn interrupt_attempts(&self, of: InterruptedOf, ack: Ack<Result<Vec<KeptRequest>, Error>>) {
+        self.send(WriteRequest::InterruptAttempts(of, ack));
     }
 
     fn refuse_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {

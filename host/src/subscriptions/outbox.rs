@@ -45,7 +45,7 @@ struct State {
     has_caught_up: AtomicBool,
     /// Why commands came back unsettled, until all are settled.
     trouble: Mutex<Option<Trouble>>,
-    /// Whether the host is stopping, and then no thread waits for room.
+    /// Whether the subscription is stopping, and then no thread waits for room or sends anything.
     stopping: Mutex<bool>,
     room: Condvar,
 }
@@ -175,6 +175,10 @@ impl Outbox {
     fn send_in_turn(&self, commands: Vec<Command>) {
         for command in commands {
             self.state.wait_for_room();
+            if *self.state.stopping.held() {
+                // The rest is in the store. It is sent when the subscription starts again.
+                return;
+            }
             let weight = Weight::of(command.size());
             self.state.in_flight.add(weight);
             let state = self.state.clone();
@@ -210,8 +214,8 @@ impl Outbox {
         }
     }
 
-    /// Ends the waits for room. Commands that are sent from now on come back when the aggregates stop, and the store
-    /// still has them.
+    /// Ends the waits for room. From now on nothing is sent. What is not settled is in the store, and is sent when the subscription
+    /// starts again.
     pub(super) fn stop(&self) {
         self.state.stop();
     }

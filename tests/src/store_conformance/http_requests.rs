@@ -193,11 +193,15 @@ pub fn attempts_in_the_middle_of_which_a_host_ended_are_shown<P: Place>() {
     store.close();
     let store = place.open();
     assert_eq!(ids(&due(&*store)), ["new"], "the store does not know who makes attempts");
-    let interrupted = ask(|done| store.interrupt_attempts(done)).answer().unwrap();
+    let (of, own) =
+        (|of| ask(|done| store.interrupt_attempts(of, done)).answer().unwrap(), || vec![SUBSCRIPTION.into()]);
+    assert_eq!(of(InterruptedOf::These(vec!["other".into()])), [], "of a part that runs, none is interrupted");
+    assert_eq!(of(InterruptedOf::Others(own())), []);
+    let interrupted = of(InterruptedOf::These(own()));
     let told: Vec<(&str, u32, u32)> =
         interrupted.iter().map(|kept| (&*kept.request.id, kept.attempts, kept.interrupted)).collect();
     assert_eq!(told, [("under way", 1, 1)]);
-    assert_eq!(ask(|done| store.interrupt_attempts(done)).answer().unwrap(), []);
+    assert_eq!(of(InterruptedOf::Others(Vec::new())), []);
     assert_eq!(ids(&due(&*store)), ["new", "under way"]);
     let (listed, _) = listed(&*store);
     assert!(listed[0].error.as_ref().is_some_and(|error| error.contains("the host ended")), "{listed:?}");

@@ -12,7 +12,7 @@ const SECRET: &str = "hush-hush";
 /// The manifest with a price, a zone's factor and more lines.
 fn manifest(cents: &str, more: &str) -> String {
     format!(
-        "[plugins.tariffs]\nfile = \"PLUGINS/tariffs.wasm\"\nsecrets = {{ signing_key = {{ file = \"key\" }} }}\n\
+        "reload = \"auto\"\n[plugins.tariffs]\nfile = \"PLUGINS/tariffs.wasm\"\nsecrets = {{ signing_key = {{ file = \"key\" }} }}\n\
          [plugins.tariffs.settings]\ncents_per_unit = {cents}\nzones = [{{ name = \"far\", factor = 10 }}]\n{more}"
     )
 }
@@ -111,7 +111,7 @@ fn what_a_plugin_does_not_take_changes_nothing_and_is_named() {
     let host = setting.start();
     let refused = |part: &str| {
         let status = host.until("the status names the problem", |status| {
-            plugin(status)["error"].as_str().is_some_and(|error| error.contains(part))
+            status["manifest"]["error"].as_str().is_some_and(|error| error.contains(part))
         });
         assert_eq!(plugin(&status)["settings"]["cents_per_unit"], 3, "{status:#}");
         assert_eq!(plugin(&status)["loads"], 1);
@@ -121,7 +121,7 @@ fn what_a_plugin_does_not_take_changes_nothing_and_is_named() {
     setting.manifest(&manifest("3", "cents_per_unti = 4\n"));
     refused("settings: unknown: `cents_per_unti`");
     setting.manifest(&manifest("3", "no toml"));
-    refused("the manifest has changed and is refused: ");
+    refused("wasmill.toml:8:");
     setting.manifest(&manifest("3", "[plugins.tariffs.secrets.api]\nenv = \"WASMILL_NO_SUCH_VARIABLE\"\n"));
     refused("wasmill.toml:");
     setting.manifest(&manifest("3", "").replace("{ file = \"key\" }", "{ env = \"WASMILL_NO_SUCH_VARIABLE\" }"));
@@ -135,12 +135,15 @@ fn what_a_plugin_does_not_take_changes_nothing_and_is_named() {
         let pipe = setting.path("pipe");
         make_pipe(&pipe);
         fs::rename(pipe, setting.path(name)).expect("put a pipe there");
-        let reloaded = host.post("/v1/plugins/tariffs/reload", &Value::Null, &[]);
+        let path = if name == "key" { "/v1/plugins/tariffs/reload" } else { "/v1/manifest/reload" };
+        let reloaded = host.post(path, &Value::Null, &[]);
         assert!(reloaded.status == 422 && reloaded.body.to_string().contains(part), "{reloaded:?}");
         setting.write(name, before);
     }
     setting.manifest(&manifest("3", "# corrected\n"));
-    host.until("all is well again", |status| plugin(status)["error"].is_null() && plugin(status)["loads"] == 1);
+    host.until("all is well again", |status| {
+        status["manifest"]["error"].is_null() && status["manifest"]["differs"] == false && plugin(status)["loads"] == 1
+    });
     host.stop();
 }
 
@@ -173,14 +176,15 @@ fn a_host_does_not_start_with_a_configuration_that_is_not_taken() {
 #[test]
 fn a_plugin_that_can_not_be_loaded_does_not_hold_up_the_settings_of_another() {
     let relay = "[plugins.relay]\nfile = \"relay.wasm\"\n";
-    let setting = Setting::new(&format!("{relay}{}", manifest("3", "")));
+    let with_relay = |cents: &str| manifest(cents, relay);
+    let setting = Setting::new(&with_relay("3"));
     setting.write("key", SECRET);
     setting.write("relay.wasm", fs::read(built::plugin("relay")).expect("read a plugin"));
     let host = setting.start();
     setting.write("relay.wasm", "no plugin");
     let of_tariffs = |status: &Value| status["plugins"][1]["settings"]["cents_per_unit"].clone();
     host.until("the file is refused", |status| status["plugins"][0]["error"].is_string());
-    setting.manifest(&format!("{relay}{}", manifest("4", "")));
+    setting.manifest(&with_relay("4"));
     host.until("the new price is in force", |status| of_tariffs(status) == 4);
     host.drained();
     add(&host, 5, "near");

@@ -145,7 +145,7 @@ fn no_bytes_at_the_port_do_harm() {
     let reload = host.post("/v1/plugins/cart/reload", &json!(null), &[]);
     assert_eq!(reload.status, 404, "{reload:?}");
     assert!(
-        reload.body["error"].as_str().is_some_and(|text| text.contains("since after this host was started")),
+        reload.body["error"].as_str().is_some_and(|text| text.contains("`wasmill reload` takes it in")),
         "{reload:?}"
     );
     host.stop();

@@ -1,7 +1,12 @@
 //! A stop has one deadline, whatever hangs, and when it has ended, the data folder is free.
 
 use serde_json::{Value, json};
+use std::ffi::CStr;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use wasmill_tests::built;
 use wasmill_tests::host::TestHost;
 use wasmill_tests::setting::Setting;
 
@@ -11,21 +16,58 @@ fn create(host: &TestHost, id: &str) {
     assert_eq!(host.send("order", id, "CreateOrder", &order).status, 200);
 }
 
-#[test]
-fn a_host_that_is_hung_up_on_stops_in_order_and_its_file_goes_last() {
-    let setting = Setting::grocery();
-    let host = setting.start();
-    create(&host, "1");
-    host.hang_up();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while setting.path("data/host.json").exists() {
-        assert!(Instant::now() < deadline, "it does not stop\n{}", host.log());
-        std::thread::park_timeout(Duration::from_millis(1));
+/// A terminal, and a host that it controls.
+struct Terminal {
+    master: OwnedFd,
+    host: Child,
+}
+
+impl Terminal {
+    fn start(setting: &Setting) -> Self {
+        // SAFETY: these calls take a descriptor that is open, and a buffer of the given size.
+        let (master, slave) = unsafe {
+            let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+            assert!(master >= 0 && libc::grantpt(master) == 0 && libc::unlockpt(master) == 0, "make a terminal");
+            let mut name = [0; 100];
+            assert_eq!(libc::ptsname_r(master, name.as_mut_ptr(), name.len()), 0, "name it");
+            (OwnedFd::from_raw_fd(master), CStr::from_ptr(name.as_ptr()).to_owned())
+        };
+        let mut command = Command::new(built::program("wasmill"));
+        command
+            .args(["run", "wasmill.toml", "--data", "data", "--listen", "127.0.0.1:0"])
+            .current_dir(setting.path(""));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: both calls are async-signal-safe. A terminal that a process without one opens controls it.
+        unsafe {
+            command.pre_exec(move || {
+                libc::setsid();
+                let terminal = libc::open(slave.as_ptr(), libc::O_RDWR);
+                if terminal < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+        Self { master, host: command.spawn().expect("start a host") }
     }
+}
+
+#[test]
+fn a_host_whose_terminal_hangs_up_stops_in_order_and_its_file_goes_last() {
+    let setting = Setting::grocery();
+    let Terminal { master, mut host } = Terminal::start(&setting);
+    let file = setting.path("data/host.json");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let until = |is_there: bool| {
+        while file.exists() != is_there {
+            assert!(Instant::now() < deadline, "it does not {}", if is_there { "start" } else { "stop" });
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    };
+    until(true);
+    drop(master);
+    until(false);
     // At once: the lock went before the file.
     let next = setting.start();
     next.drained();
-    assert_eq!(next.events("order.OrderCreated").len(), 1);
+    assert!(host.wait().expect("it has ended").success());
     next.stop();
 }
 

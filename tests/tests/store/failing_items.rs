@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use wasmill::model::{Position, RecordedEvent, StreamId, Version};
-use wasmill::plugin::{Compiler, Configuration, Demand, Error, Limits, Slot, SubscriberGuest};
+use wasmill::plugin::{Compiler, Demand, Error, Limits, Slot, SubscriberGuest, Wanted};
 use wasmill_tests::built;
 
 fn event(number: u64, then: &str) -> RecordedEvent {
@@ -27,7 +27,7 @@ fn event(number: u64, then: &str) -> RecordedEvent {
 fn the_item_at_fault_of_a_batch_is_known() {
     let compiler = Compiler::new(None, Demand::default()).expect("an engine");
     let limits = Limits { event_time: Duration::from_millis(100), ..Limits::default() };
-    let slot = Slot::open(&compiler, "misbehaving", built::plugin("misbehaving"), limits, Configuration::default())
+    let slot = Slot::open(&compiler, "misbehaving", Wanted { limits, ..Wanted::of(built::plugin("misbehaving")) })
         .expect("the plugin");
     let plugin = Arc::new(slot).current();
     for (then, index, cause) in

@@ -7,7 +7,7 @@ use wasmill::aggregates::{Aggregates, Options};
 use wasmill::host::aggregate_services;
 use wasmill::model::Refusal;
 use wasmill::model::{Command, Outcome, StreamId, Version};
-use wasmill::plugin::{AggregateGuest, Compiler, Configuration, Demand, Limits, Slot};
+use wasmill::plugin::{AggregateGuest, Compiler, Demand, Limits, Slot, Wanted};
 use wasmill::store::EventStore;
 use wasmill::store::sqlite::{FILE_NAME, Options as StoreOptions, SqliteStore};
 use wasmill_tests::built;
@@ -22,7 +22,7 @@ fn alive_after_many(limits: Limits) -> usize {
     let store: Arc<dyn EventStore> =
         Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), StoreOptions::default()).expect("a store"));
     let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-    let slot = Slot::open(&compiler, "cart", built::plugin("cart"), limits, Configuration::default())
+    let slot = Slot::open(&compiler, "cart", Wanted { limits, ..Wanted::of(built::plugin("cart")) })
         .expect("the plugin `cart`");
     let services = aggregate_services(&Arc::new(slot), 1, &Options::default());
     let aggregates = Aggregates::start(services, &store).expect("a shard");
@@ -61,9 +61,7 @@ fn the_least_recently_used_leave_when_there_are_too_many_or_they_take_too_much()
 #[test]
 fn an_aggregate_is_told_what_its_command_follows_from() {
     let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-    let slot =
-        Slot::open(&compiler, "teller", built::plugin("misbehaving"), Limits::default(), Configuration::default())
-            .expect("the plugin");
+    let slot = Slot::open(&compiler, "teller", Wanted::of(built::plugin("misbehaving"))).expect("the plugin");
     let mut guest = AggregateGuest::new(&slot.current(), "misbehaving").expect("a guest");
     let live = guest.create("a").expect("an aggregate");
     for (correlation, causation, told) in [

@@ -1,10 +1,11 @@
-//! Plugin files are also checked for changes if the system can't report these.
+//! Files are also compared for changes if the system can't report these.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
-use wasmill::plugin::{Catalog, Compiler, Configuration, Demand, Limits};
-use wasmill_tests::{built, module};
+use wasmill::file_watch::{FileIdentity, FileWatch, Watched};
 
 /// Inotify instances and descriptors, all that there are.
 struct Exhausted(Vec<i32>);
@@ -26,28 +27,46 @@ impl Drop for Exhausted {
     }
 }
 
+struct OneFile {
+    file: PathBuf,
+    read: FileIdentity,
+    changed: SyncSender<BTreeSet<PathBuf>>,
+}
+
+impl Watched for OneFile {
+    fn files(&self) -> Vec<(PathBuf, Option<FileIdentity>)> {
+        vec![(self.file.clone(), Some(self.read))]
+    }
+
+    fn changed(&mut self, files: BTreeSet<PathBuf>) {
+        self.changed.send(files).expect("the test waits");
+    }
+}
+
 #[test]
-fn a_changed_file_is_loaded_where_the_system_tells_of_none() {
+fn a_changed_file_is_reported_where_the_system_tells_of_none() {
     let folder = tempfile::tempdir().expect("make a folder");
     let file = folder.path().join("cart.wasm");
-    let old = fs::read(built::plugin("cart")).expect("read a plugin");
-    fs::write(&file, &old).expect("write a plugin");
-    let compiler = Compiler::new(None, Demand::default()).expect("an engine");
-    let plugins = [("cart", file.clone(), Limits::default(), Configuration::default())];
-    let catalog = Arc::new(Catalog::open(compiler, plugins, None).unwrap_or_else(|errors| panic!("{errors:?}")));
+    fs::write(&file, "one").expect("write a file");
+    let read = FileIdentity::of(&file).expect("it is there");
+    let (changed, changes) = sync_channel(1);
 
     let exhausted = Exhausted::new();
-    let watch = catalog.watch().expect("the host starts all the same");
-    drop(exhausted);
-
-    let slot = catalog.slots().next().expect("it has one");
-    let before = slot.current().digest.clone();
-    let new = file.with_extension("new");
-    fs::write(&new, module::rebuilt(old)).and_then(|()| fs::rename(&new, &file)).expect("replace the plugin");
+    let watch = FileWatch::start(OneFile { file: file.clone(), read, changed }).expect("the host starts all the same");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while slot.current().digest == before {
-        assert!(Instant::now() < deadline, "the new file is not loaded: {:?}", slot.error());
+    while watch.trouble().is_none() {
+        assert!(Instant::now() < deadline, "the status says that the system tells of nothing");
         std::thread::park_timeout(Duration::from_millis(10));
     }
-    drop(watch);
+    let trouble = watch.trouble().expect("it was there");
+    assert!(trouble.contains("fs.inotify.max_user_instances"), "{trouble}");
+    let new = file.with_extension("new");
+    fs::write(&new, "two").and_then(|()| fs::rename(&new, &file)).expect("replace the file");
+    let reported = changes.recv_timeout(Duration::from_secs(60)).expect("the change is reported");
+    assert_eq!(reported, BTreeSet::from([file]));
+    drop(exhausted);
+    while watch.trouble().is_some() {
+        assert!(Instant::now() < deadline, "the system tells of changes again: {:?}", watch.trouble());
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
 }

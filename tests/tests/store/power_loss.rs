@@ -13,7 +13,7 @@ use std::sync::mpsc::sync_channel;
 use tokio::runtime::Runtime;
 use wasmill::ack::Ack;
 use wasmill::model::*;
-use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Configuration, Demand, Limits};
+use wasmill::plugin::{AggregateGuest, Catalog, Compiler, Demand, Wanted};
 use wasmill::projection::{self, Projection, Takeover};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore, verify};
 use wasmill::store::*;
@@ -184,7 +184,7 @@ impl Sales {
     fn start(&self, folder: &Path) -> Projection {
         let options = projection::Options { batch_max: 3, ..projection::Options::default() };
         let slot = self.catalog.slots().next().expect("the plugin");
-        let started = Projection::start(slot, &self.catalog, options, folder, &self.store, self.runtime.handle());
+        let started = Projection::start(&slot, &self.catalog, options, folder, &self.store, self.runtime.handle());
         started.expect("it starts").expect("the plugin is a projection")
     }
 
@@ -192,7 +192,8 @@ impl Sales {
     fn answers(&self, projection: &Projection) -> Vec<String> {
         let head = *self.store.head().borrow();
         self.runtime.block_on(async {
-            let (mut reached, digest) = (projection.reached(), &self.catalog.slots().next().unwrap().current().digest);
+            let plugin = self.catalog.slots().next().unwrap().current();
+            let (mut reached, digest) = (projection.reached(), &plugin.digest);
             let caught_up = async {
                 reached.wait_for(|reached| *reached >= head).await.expect("it is at work");
                 let answering = projection.takeover(digest, PATIENCE).await;
@@ -225,8 +226,7 @@ fn sell(store: &dyn EventStore, number: u64) {
 /// The catalog of one plugin, whose compiled code lies in `cache`.
 fn compiled(plugin: &str, cache: Option<&Path>) -> Catalog {
     let compiler = Compiler::new(cache, Demand::default()).expect("an engine");
-    Catalog::open(compiler, [(plugin, built::plugin(plugin), Limits::default(), Configuration::default())], None)
-        .unwrap_or_else(|errors| panic!("{errors:?}"))
+    Catalog::open(compiler, [(plugin, Wanted::of(built::plugin(plugin)))]).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
 /// What is left of compiled code is whole, or is compiled again.

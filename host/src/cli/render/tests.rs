@@ -14,7 +14,9 @@ fn example() -> Status {
             uptime_ms: 65_400,
             data: "shop/data".into(),
             url: "http://127.0.0.1:7310".into(),
+            file_watch: None,
         },
+        manifest: ManifestStatus::default(),
         store: StoreStatus { position: 57_570, ..StoreStatus::default() },
         plugins: vec![
             PluginStatus {
@@ -26,6 +28,8 @@ fn example() -> Status {
                 roles: vec!["aggregate order".into()],
                 loads: 2,
                 error: Some("orders.wasm is not WebAssembly".into()),
+                held_back: None,
+                unwatched: None,
                 unknown_events: 0,
                 settings: serde_json::Map::from_iter([("cents_max".to_owned(), 500.into())]),
                 secrets: vec!["api_key".to_owned()],
@@ -39,6 +43,8 @@ fn example() -> Status {
                 roles: vec!["projection sales".into(), "subscriber".into()],
                 loads: 1,
                 error: None,
+                held_back: None,
+                unwatched: None,
                 unknown_events: 1_200,
                 settings: Default::default(),
                 secrets: Vec::new(),

@@ -12,7 +12,7 @@ use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
-use crate::store::{AttemptEnd, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait};
+use crate::store::{AttemptEnd, InterruptedOf, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
 
@@ -338,15 +338,18 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn interrupt_attempts(&mut self) -> Result<Vec<KeptRequest>, Error> {
+    pub(super) fn interrupt_attempts(&mut self, of: &InterruptedOf) -> Result<Vec<KeptRequest>, Error> {
         let failed = failed("ending interrupted attempts at HTTP requests");
+        let (names, are_these) = of.names();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        let names = serde_json::to_string(&names).expect("names become JSON");
         let sql = format!(
             "UPDATE http_requests SET begun_ms = NULL, due_ms = ?1, interrupted = interrupted + 1, error = ?2
-             WHERE begun_ms IS NOT NULL RETURNING {COLUMNS}"
+             WHERE begun_ms IS NOT NULL AND (subscription IN (SELECT value FROM json_each(?3))) = ?4 RETURNING {COLUMNS}"
         );
         let now_ms = due_time(self.options.clock.now_ms());
         let mut update = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let mut rows = update.query(params![now_ms, INTERRUPTED]).map_err(&failed)?;
+        let mut rows = update.query(params![now_ms, INTERRUPTED, names, are_these]).map_err(&failed)?;
         let mut interrupted = Vec::new();
         while let Some(row) = rows.next().map_err(&failed)? {
             interrupted.push(kept(row)?);

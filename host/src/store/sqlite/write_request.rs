@@ -4,7 +4,9 @@ use super::administration::AdminRequest;
 use super::{Error, appends};
 use crate::ack::Ack;
 use crate::model::{Command, DeadLetter, HttpRequest, KeptRequest, Message, Origin};
-use crate::store::{Advanced, Append, Appended, AttemptEnd, CallbackChange, Decision, Discard, SagaAppend, Step};
+use crate::store::{
+    Advanced, Append, Appended, AttemptEnd, CallbackChange, Decision, Discard, InterruptedOf, SagaAppend, Step,
+};
 use std::sync::Arc;
 
 /// A request to the writer.
@@ -17,7 +19,7 @@ pub(super) enum WriteRequest {
     DiscardMany(Discard, Ack<Result<u64, Error>>),
     BeginAttempt(u64, Ack<Result<u32, Error>>),
     EndAttempt(u64, Box<AttemptEnd>, Ack<Result<(), Error>>),
-    InterruptAttempts(Ack<Result<Vec<KeptRequest>, Error>>),
+    InterruptAttempts(InterruptedOf, Ack<Result<Vec<KeptRequest>, Error>>),
     Administer(AdminRequest, Ack<Result<(), Error>>),
 }
 
@@ -56,7 +58,7 @@ impl WriteRequest {
             Self::Advance { ack, .. } => ack.give(Err(error)),
             Self::DiscardMany(_, ack) => ack.give(Err(error)),
             Self::BeginAttempt(_, ack) => ack.give(Err(error)),
-            Self::InterruptAttempts(ack) => ack.give(Err(error)),
+            Self::InterruptAttempts(_, ack) => ack.give(Err(error)),
             Self::Published { ack, .. }
             | Self::DeadLetter(_, _, ack)
             | Self::StartLedger { ack, .. }

@@ -389,8 +389,8 @@ impl Writer {
                 let (result, fatal) = split(self.end_attempt(batch, number, *end));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
-            WriteRequest::InterruptAttempts(ack) => {
-                let (result, fatal) = split(self.interrupt_attempts());
+            WriteRequest::InterruptAttempts(of, ack) => {
+                let (result, fatal) = split(self.interrupt_attempts(&of));
                 (PendingAnswer::Requests(ack, result), fatal)
             }
             WriteRequest::Administer(request, ack) => {

@@ -1,0 +1,67 @@
+//! What the code before would make of a command at which new code fails.
+//!
+//! New code is watched for a while. A failure counts against it only if the code before does not fail in the same way. That code
+//! is asked with the history that the store has now, and nothing that it decides is recorded.
+
+use super::handlers::{Guest, GuestError};
+use crate::model::{Command, Refusal, Version};
+use crate::store::{self, Reader};
+
+/// The events that are read and applied at once.
+const PAGE: usize = 500;
+
+/// How code fails at a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// It traps, or it can't rebuild the aggregate.
+    Trap,
+    /// It calls the command malformed.
+    Malformed,
+}
+
+/// The watch of code that has just begun to serve.
+pub trait CodeWatch: Send + Sync {
+    /// Counts a command that the code has been given.
+    fn handled(&self);
+
+    /// Counts a command at which the code before would not fail in this way.
+    fn failed(&self, reason: &str);
+
+    /// Returns the time for which commands that failed are held, unless the code changes before.
+    fn rest(&self) -> std::time::Duration;
+}
+
+/// Returns how this code fails at a command, if it does. `Err` says why it can't be asked.
+pub(super) fn failing<G: Guest>(
+    guest: &mut G,
+    reader: &mut dyn Reader,
+    command: &Command,
+) -> Result<Option<Failing>, String> {
+    let of_guest = |error: GuestError| match error {
+        GuestError::Host(reason) => Err(reason),
+        GuestError::Overrun(_) | GuestError::Failed { .. } => Ok(Some(Failing::Trap)),
+    };
+    let live = match guest.create(&command.stream.aggregate_id) {
+        Ok(live) => live,
+        Err(error) => return of_guest(error),
+    };
+    let mut reached = Version(0);
+    loop {
+        let events = reader.read_stream(&command.stream, reached, PAGE).map_err(|error| error.to_string())?;
+        let Some(last) = events.last() else { break };
+        reached = last.version;
+        match guest.apply(&live, &events) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(Some(Failing::Trap)),
+            Err(error) => return of_guest(error),
+        }
+        if !store::is_full(&events, PAGE) {
+            break;
+        }
+    }
+    match guest.handle(&live, command) {
+        Ok(Err(Refusal::Malformed(_))) => Ok(Some(Failing::Malformed)),
+        Ok(_) => guest.discard(live).map(|()| None).or_else(of_guest),
+        Err(error) => of_guest(error),
+    }
+}

@@ -1,0 +1,452 @@
+//! Changing a running host: another manifest, or new code of plugins.
+//!
+//! A change is applied as a whole or not at all. Everything that can be checked is checked before anything is stopped: the
+//! manifest, its new code, whether all of it fits, and the places in the store. Then the parts that end or are made from something
+//! else stop, in the order of a stop, new code is put into service, and what is missing starts, in the order of a start. All
+//! other parts keep running. If a part does not start, the host goes back to what it was before.
+
+use super::Host;
+use super::canary;
+use super::checking::{refuse_idle, subscribed, wanted};
+use super::fitting::problems;
+use super::idle_keys::idle_keys;
+use super::orphans;
+use super::parts::{Error, Parts};
+use super::plan::{Kind, PartName, Plan};
+use super::startup::Startup;
+use super::unmatched::unmatched;
+use crate::ack;
+use crate::http;
+use crate::kafka;
+use crate::manifest::{ChangedState, KeyChange, Manifest};
+use crate::model::Position;
+use crate::plugin::{CatalogChange, Choice, Plugin, Staged};
+use crate::status::{KeyStatus, ManifestChange, ManifestStatus, PartChange, Rebuilding, Reloaded};
+use crate::store::{Part, Place};
+use crate::supervise::Held as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Why code does not serve any more, if a person or a build has replaced it.
+pub(super) const REPLACED: &str = "replaced";
+
+/// What a host knows of the manifest on disk.
+#[derive(Default)]
+pub(super) struct OnDisk {
+    /// The keys by which it differs from the manifest that the host applies.
+    differences: Vec<KeyChange>,
+    /// Why it can't be applied.
+    error: Option<String>,
+}
+
+/// A change that is loaded and checked, and not applied yet.
+struct Prepared {
+    manifest: Arc<Manifest>,
+    staged: Staged,
+    plan: Plan,
+    /// The parts whose place in the store gets another name.
+    moves: Vec<(Part, String)>,
+    /// What it does, in words.
+    shown: ManifestChange,
+}
+
+/// A change that does not fit.
+struct Refused {
+    staged: Staged,
+    error: Error,
+}
+
+impl Host {
+    /// Applies the manifest as it is on disk now, or only says what that would change.
+    pub async fn reload_manifest(self: &Arc<Self>, dry_run: bool) -> Result<ManifestChange, String> {
+        let host = self.clone();
+        let applied = tokio::task::spawn_blocking(move || host.apply_manifest(&BTreeMap::new(), dry_run));
+        applied.await.map_err(|error| error.to_string())?
+    }
+
+    /// Applies the manifest as it is on disk now, and loads these plugins again. This blocks.
+    pub(super) fn apply_manifest(
+        &self,
+        again: &BTreeMap<&str, Choice<'_>>,
+        dry_run: bool,
+    ) -> Result<ManifestChange, String> {
+        let read = || self.parts().manifest.read_again().map_err(|error| Error::One(error.to_string()));
+        let changed = self.change_to(read, again, REPLACED, dry_run);
+        let error = changed.as_ref().err().map(ToString::to_string);
+        if !dry_run {
+            if let Some(error) = &error {
+                tracing::error!("the manifest is not applied: {error}");
+            }
+            let differences = if error.is_some() { self.differences() } else { Vec::new() };
+            *self.on_disk.held() = OnDisk { differences, error: error.clone() };
+        }
+        changed.map_err(|_| error.unwrap_or_default())
+    }
+
+    /// Loads plugins again and switches all of them, or none if one can't be loaded. It waits until the projections among them
+    /// answer with the new code, fail, or the time is up.
+    pub async fn reload(
+        self: &Arc<Self>,
+        plugins: BTreeSet<String>,
+        is_forced: bool,
+        timeout: Duration,
+    ) -> Result<Vec<Reloaded>, String> {
+        let deadline = Instant::now() + timeout;
+        let host = self.clone();
+        let names = plugins.clone();
+        let reloaded = tokio::task::spawn_blocking(move || {
+            let choice = if is_forced { Choice::Forced } else { Choice::Wanted };
+            let names = names.iter().map(|name| (name.as_str(), choice)).collect();
+            host.reload_plugins(&names, REPLACED).map_err(|error| error.to_string())
+        });
+        reloaded.await.map_err(|error| error.to_string())??;
+        let mut reloaded = Vec::new();
+        for slot in plugins.iter().filter_map(|name| self.core.catalog.slot(name)) {
+            let plugin = slot.current();
+            let left = deadline.saturating_duration_since(Instant::now());
+            reloaded.push(Reloaded {
+                plugin: plugin.name.to_string(),
+                version: plugin.description.version.clone(),
+                digest: format!("sha256:{}", plugin.digest),
+                building: self.taken_over(&plugin, left).await?,
+            });
+        }
+        Ok(reloaded)
+    }
+
+    /// Loads plugins again, with the settings of the manifest that the host applies. `ended` says why the code before does not serve
+    /// any more. This blocks.
+    pub(super) fn reload_plugins(&self, plugins: &BTreeMap<&str, Choice<'_>>, ended: &str) -> Result<(), Error> {
+        self.change_to(|| Ok((*self.parts().manifest).clone()), plugins, ended, false).map(drop)
+    }
+
+    /// Waits for the projection of a plugin to take over new code. Returns its progress if it is still building.
+    async fn taken_over(&self, plugin: &Plugin, timeout: Duration) -> Result<Option<Rebuilding>, String> {
+        let parts = self.parts();
+        let Some(found) = parts.projections.values().find(|other| other.plugin() == &*plugin.name) else {
+            return Ok(None);
+        };
+        let projection = found.name().to_owned();
+        match found.takeover(&plugin.digest, timeout).await {
+            crate::projection::Takeover::Answers => Ok(None),
+            crate::projection::Takeover::Building { reached: Position(position) } => {
+                let of = self.core.store.head().borrow().0;
+                Ok(Some(Rebuilding { projection, position, of }))
+            }
+            crate::projection::Takeover::Failed(reason) => {
+                Err(format!("projection {projection} does not take the new code: {reason}"))
+            }
+        }
+    }
+
+    /// Returns what is known of the manifest on disk.
+    pub fn manifest_status(&self) -> ManifestStatus {
+        let OnDisk { differences, error } = &*self.on_disk.held();
+        ManifestStatus {
+            path: absolute(&self.parts().manifest.path).display().to_string(),
+            differs: !differences.is_empty() || error.is_some(),
+            keys: differences.iter().map(KeyStatus::from).collect(),
+            error: error.clone(),
+        }
+    }
+
+    /// Notes how the manifest on disk differs, which has changed. Returns whether it does.
+    pub(super) fn look_at_manifest(&self) -> bool {
+        let manifest = self.parts().manifest.clone();
+        let found = match manifest.read_again() {
+            Ok(found) => OnDisk { differences: manifest.differences(&found), error: None },
+            Err(error) => OnDisk { differences: Vec::new(), error: Some(error.to_string()) },
+        };
+        let differs = !found.differences.is_empty();
+        if differs {
+            let keys: Vec<String> = found.differences.iter().map(ToString::to_string).collect();
+            let path = manifest.path.display();
+            tracing::info!("{path} has changed ({}): `wasmill reload` applies it", keys.join(", "));
+        }
+        if let Some(error) = &found.error {
+            tracing::warn!("the manifest has changed and can't be used; the host keeps the one before: {error}");
+        }
+        *self.on_disk.held() = found;
+        differs
+    }
+
+    fn differences(&self) -> Vec<KeyChange> {
+        let manifest = self.parts().manifest.clone();
+        manifest.read_again().map(|found| manifest.differences(&found)).unwrap_or_default()
+    }
+
+    /// Changes the host to a manifest, loading these plugins again. This blocks.
+    fn change_to(
+        &self,
+        read: impl FnOnce() -> Result<Manifest, Error>,
+        again: &BTreeMap<&str, Choice<'_>>,
+        ended: &str,
+        dry_run: bool,
+    ) -> Result<ManifestChange, Error> {
+        // Parts make clients that need the runtime.
+        let _runtime = self.core.environment.runtime.enter();
+        let alone = self.core.catalog.change();
+        let stopping = || Error::One("the host is stopping".to_owned());
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(stopping());
+        }
+        let current = self.parts();
+        let prepared = self.prepare(&current, Arc::new(read()?), again, &alone)?;
+        if dry_run {
+            return Ok(prepared.shown);
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(stopping());
+        }
+        self.changing.store(true, Ordering::Release);
+        let applied = self.apply(&current, prepared, &alone);
+        self.changing.store(false, Ordering::Release);
+        if applied.is_ok() {
+            alone.record(self.clock.now_ms(), ended);
+        }
+        applied
+    }
+
+    /// Loads and checks a change. Nothing that runs is touched.
+    fn prepare(
+        &self,
+        current: &Parts,
+        manifest: Arc<Manifest>,
+        again: &BTreeMap<&str, Choice<'_>>,
+        alone: &CatalogChange<'_>,
+    ) -> Result<Prepared, Error> {
+        let keys = current.manifest.restart_keys(&manifest);
+        if !keys.is_empty() {
+            let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+            return Err(Error::One(format!(
+                "{}: {} can't change while the host runs: restart it, or set the old value again to apply the rest",
+                manifest.path.display(),
+                keys.join(" and ")
+            )));
+        }
+        refuse_idle(&manifest).map_err(Error::One)?;
+        let wrong = [kafka::check(&manifest), http::check(&manifest)].concat();
+        if !wrong.is_empty() {
+            return Err(Error::Many(wrong));
+        }
+        let wanted = wanted(&manifest).map_err(Error::Many)?;
+        let loaded = alone.load(wanted, again);
+        let staged = loaded.map_err(|errors| Error::Many(errors.iter().map(ToString::to_string).collect()))?;
+        let prepared = self.fitted(current, manifest, staged).and_then(|prepared| self.tried(prepared, again));
+        prepared.map_err(|refused| {
+            let Refused { staged, error } = *refused;
+            alone.refuse(&staged, again, &error.to_string());
+            error
+        })
+    }
+
+    /// Has new code replay recent histories.
+    fn tried(&self, mut prepared: Prepared, again: &BTreeMap<&str, Choice<'_>>) -> Result<Prepared, Box<Refused>> {
+        let mut refused = Vec::new();
+        for name in prepared.staged.new_code().filter(|name| again.get(name) != Some(&Choice::Forced)) {
+            let (Some(old), Some(new)) = (self.core.catalog.slot(name), prepared.staged.plugin(name)) else { continue };
+            // A build that lost a role by mistake must not end a part.
+            if let Some(reason) = changed_roles(&old.current(), new).filter(|_| again.contains_key(name)) {
+                refused.push(reason);
+                continue;
+            }
+            let found = match canary::replay(&*self.core.store, &old.current(), new) {
+                Ok(found) => found,
+                Err(error) => {
+                    prepared.shown.notes.push(format!("the new code of plugin {name} replays no history: {error}"));
+                    continue;
+                }
+            };
+            refused.extend(found.refused.map(|reason| {
+                format!("the new code of plugin {} is refused: {reason}; `--force` takes it all the same", new.label())
+            }));
+            if let Some(first) = found.differences.first() {
+                let count = found.differences.len();
+                let text =
+                    format!("the new code of plugin {name} makes another state of {count} streams, such as {first}");
+                match prepared.manifest.plugins[name].changed_state {
+                    ChangedState::Report => prepared.shown.notes.push(text),
+                    ChangedState::Refuse => {
+                        refused.push(format!("{text}, and `plugins.{name}.changed_state` is \"refuse\""));
+                    }
+                }
+            }
+        }
+        if refused.is_empty() {
+            return Ok(prepared);
+        }
+        Err(Refused { staged: prepared.staged, error: Error::Many(refused) }.into())
+    }
+
+    fn fitted(&self, current: &Parts, manifest: Arc<Manifest>, staged: Staged) -> Result<Prepared, Box<Refused>> {
+        let plugins = staged.plugins();
+        let plan_of = || {
+            let problems = problems(&manifest, &plugins);
+            if !problems.is_empty() {
+                return Err(Error::Many(problems));
+            }
+            let places = self.core.store.reader()?.places()?;
+            let named = |text: &String| format!("{}: {text}", manifest.path.display());
+            let moves = orphans::decide(&manifest, &subscribed(&plugins), &places)
+                .map_err(|problems| Error::Many(problems.iter().map(named).collect()))?;
+            Ok((Plan::of(&manifest, &plugins)?, places, moves))
+        };
+        match plan_of() {
+            Ok((plan, places, moves)) => {
+                let shown = self.shown(current, &manifest, &staged, &plan, &places, &moves);
+                Ok(Prepared { manifest, staged, plan, moves, shown })
+            }
+            Err(error) => Err(Refused { staged, error }.into()),
+        }
+    }
+
+    /// Describes a change.
+    fn shown(
+        &self,
+        current: &Parts,
+        manifest: &Manifest,
+        staged: &Staged,
+        plan: &Plan,
+        places: &[Place],
+        moves: &[(Part, String)],
+    ) -> ManifestChange {
+        let running = current.running();
+        let change = |name: &PartName, change: &str| PartChange { part: name.to_string(), change: change.to_owned() };
+        let removed = running.without(plan).filter(|(name, _)| !plan.has(name));
+        let mut parts: Vec<PartChange> = removed.map(|(name, _)| change(name, "stops")).collect();
+        parts.extend(plan.without(running).map(|(name, _)| match running.has(name) {
+            true => change(name, "restarts"),
+            false => change(name, "starts"),
+        }));
+        let new_code = staged.new_code().filter_map(|name| staged.plugin(name));
+        parts.extend(new_code.map(|plugin| PartChange {
+            part: format!("plugin {}", plugin.name),
+            change: format!("gets the code of {} (sha256:{})", plugin.label(), plugin.digest),
+        }));
+        let plugins = staged.plugins();
+        let mut notes: Vec<String> = moves.iter().map(|(old, new)| format!("{old} will be named {new}")).collect();
+        notes.extend(self.left_by(current, manifest, plan, places, moves));
+        let before = warnings(&current.manifest, &self.core.catalog.plugins());
+        notes.extend(warnings(manifest, &plugins).into_iter().filter(|warning| !before.contains(warning)));
+        let keys = current.manifest.differences(manifest).iter().map(KeyStatus::from).collect();
+        ManifestChange { applied: false, keys, parts, notes }
+    }
+
+    /// Says what stays of parts that a change removes.
+    fn left_by(
+        &self,
+        current: &Parts,
+        manifest: &Manifest,
+        plan: &Plan,
+        places: &[Place],
+        moves: &[(Part, String)],
+    ) -> Vec<String> {
+        let path = manifest.path.display();
+        let is_moved = |part: &Part| moves.iter().any(|(old, _)| old == part);
+        let was_named = |place: &&Place| orphans::is_named(&current.manifest, &place.part);
+        let is_left = |place: &&Place| !orphans::is_named(manifest, &place.part) && !is_moved(&place.part);
+        let of_places = places.iter().filter(was_named).filter(is_left).map(|place| {
+            format!(
+                "{place} stays in the store: it resumes there when it is added again; to forget it, stop the host and run \
+                 `wasmill store orphans {path} --forget {}`",
+                place.part
+            )
+        });
+        let removed = current.running().without(plan).map(|(name, _)| name).filter(|name| !plan.has(name));
+        let of_parts = removed.filter_map(|PartName { kind, name }| match kind {
+            Kind::Aggregate => Some(format!(
+                "the events of aggregate {name} stay in the store, and commands to it are refused until a plugin serves it again"
+            )),
+            Kind::Projection => Some(format!(
+                "the read model of projection {name} stays in {}",
+                self.core.data.join("read-models").display()
+            )),
+            _ => None,
+        });
+        of_places.chain(of_parts).collect()
+    }
+
+    /// Applies a change, or goes back to what was before.
+    fn apply(
+        &self,
+        current: &Arc<Parts>,
+        Prepared { manifest, staged, plan, moves, shown }: Prepared,
+        alone: &CatalogChange<'_>,
+    ) -> Result<ManifestChange, Error> {
+        let mut next = (**current).clone();
+        next.manifest = manifest;
+        next.missing.clear();
+        let deadline = Instant::now() + next.manifest.host.stop_max();
+        next.stop_unless_in(&plan, deadline);
+        let replaced = alone.put(&staged);
+        let started = self.carry_over(&moves).and_then(|()| next.start_all(&plan, &Startup::of_change()));
+        let Err(error) = started else {
+            self.parts.send_replace(Arc::new(next));
+            log_change(&shown);
+            return Ok(ManifestChange { applied: true, ..shown });
+        };
+        tracing::error!("the change is undone: {error}");
+        next.stop_unless_in(current.running(), deadline);
+        let back: Vec<(Part, String)> =
+            moves.into_iter().rev().map(|(old, new)| (Part { kind: old.kind, name: new }, old.name)).collect();
+        if let Err(error) = self.carry_over(&back) {
+            tracing::error!("the parts of the store that were renamed keep their new names: {error}");
+        }
+        alone.put_back(replaced);
+        next.manifest = current.manifest.clone();
+        next.start_what_can_be(current.running());
+        self.parts.send_replace(Arc::new(next));
+        Err(error)
+    }
+
+    /// Gives the places of parts in the store other names.
+    fn carry_over(&self, moves: &[(Part, String)]) -> Result<(), Error> {
+        for (old, new) in moves {
+            ack::wait(|ack| self.core.store.carry_over(old, new, ack))?;
+            tracing::info!("{old} is now named {new} and resumes where it was");
+        }
+        Ok(())
+    }
+}
+
+/// Says that new code has other roles, if it has.
+fn changed_roles(old: &Plugin, new: &Plugin) -> Option<String> {
+    // The linker decides on their order.
+    let roles = |plugin: &Plugin| plugin.description.roles.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let words = |roles: BTreeSet<String>| roles.into_iter().collect::<Vec<_>>().join(" and ");
+    (roles(old) != roles(new)).then(|| {
+        format!(
+            "plugin {} now has the roles {} instead of {}: `wasmill plugins reload {} --force` starts and stops the parts of these \
+             roles",
+            new.label(),
+            words(roles(new)),
+            words(roles(old)),
+            new.name
+        )
+    })
+}
+
+/// Returns what a person may have overlooked in a manifest with these plugins, a sentence each.
+fn warnings(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
+    let unmatched = unmatched(plugins);
+    let idle = idle_keys(manifest, plugins);
+    idle.into_iter().chain(unmatched.unknown_events).chain(unmatched.unknown_types).collect()
+}
+
+/// Returns a path that others can use, whose working folder may be another one.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn log_change(shown: &ManifestChange) {
+    if shown.keys.is_empty() {
+        return shown.notes.iter().for_each(|note| tracing::info!("{note}"));
+    }
+    let keys: Vec<String> = shown.keys.iter().map(|key| format!("{} {}", key.key, key.change)).collect();
+    let parts: Vec<String> = shown.parts.iter().map(|part| format!("{} {}", part.part, part.change)).collect();
+    tracing::info!("the changed manifest is applied ({}): {}", keys.join(", "), parts.join("; "));
+    shown.notes.iter().for_each(|note| tracing::warn!("{note}"));
+}
