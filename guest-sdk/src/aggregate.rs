@@ -4,6 +4,7 @@
 //! or other aggregates.
 
 use crate::Metadata;
+use crate::declared;
 use crate::readback;
 use crate::schema::Schema;
 use crate::upcast::Upcasts;
@@ -83,11 +84,23 @@ pub trait Aggregate: Default + 'static {
 
     /// Decides on a command. The events, if any, are recorded in this order, all of them or none, and are then passed
     /// to [`apply`](Self::apply). An error rejects the command, and nothing is recorded.
-    fn handle(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
+    ///
+    /// Implement this or [`handle_with`](Self::handle_with). A plugin with neither does not compile.
+    fn handle(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error> {
+        let _ = command;
+        const { declared::assert_handles::<Self>() };
+        unreachable!("an aggregate without `handle` does not compile")
+    }
 
     /// Updates the state with a recorded event. Events arrive in version order. This cannot fail, because the event has
     /// already happened.
-    fn apply(&mut self, event: Self::Event);
+    ///
+    /// Implement this or [`apply_with`](Self::apply_with). A plugin with neither does not compile.
+    fn apply(&mut self, event: Self::Event) {
+        let _ = event;
+        const { declared::assert_applies::<Self>() };
+        unreachable!("an aggregate without `apply` does not compile")
+    }
 
     /// Updates the state with a recorded event and its context: the aggregate, the version, and the command that decided on
     /// the event. The context is the same whether the event was just decided or is replayed. The host calls this instead of

@@ -3,7 +3,7 @@
 use crate::bindings::types::{EventShape, Identity};
 use crate::reading::Shape;
 use crate::{Aggregate, Projection, Saga, Subscriber};
-use wasmill_names::Rule;
+use wasmill_names::{Rule, pattern};
 
 /// A plugin's crate, which the export macros implement.
 pub trait Crate: 'static {
@@ -33,17 +33,20 @@ pub(crate) fn owned(texts: &[&str]) -> Vec<String> {
 }
 
 /// Fails the build if the names of a crate can't be those of a plugin.
+#[track_caller]
 pub const fn assert_crate<C: Crate>() {
     assert!(Rule::Crate.allows(C::NAME), "the crate's name must be 1 to 64 characters of a-z, A-Z, 0-9, _ and -");
     assert!(Rule::Version.allows(C::VERSION), "the crate's version must be 1 to 64 characters and begin with a digit");
 }
 
 /// Fails the build if an aggregate declares something that can't be.
+#[track_caller]
 pub const fn assert_aggregate<A: Aggregate>() {
     assert_name(A::TYPE);
 }
 
 /// Fails the build if a subscriber declares something that can't be.
+#[track_caller]
 pub const fn assert_subscriber<S: Subscriber>() {
     assert_subscriptions(S::SUBSCRIPTIONS);
     assert_endpoints(S::ENDPOINTS);
@@ -51,6 +54,7 @@ pub const fn assert_subscriber<S: Subscriber>() {
 }
 
 /// Fails the build if a saga declares something that can't be.
+#[track_caller]
 pub const fn assert_saga<S: Saga>() {
     assert_name(S::TYPE);
     assert!(!S::STARTS.is_empty(), "STARTS must name an event: without one there is never a saga");
@@ -61,16 +65,31 @@ pub const fn assert_saga<S: Saga>() {
 }
 
 /// Fails the build if a projection declares something that can't be.
+#[track_caller]
 pub const fn assert_projection<P: Projection>() {
     assert_name(P::NAME);
     assert_subscriptions(P::SUBSCRIPTIONS);
     P::SHAPE.check(P::READS);
 }
 
+/// Fails the build of an aggregate that decides on no command, once its code is made.
+#[track_caller]
+pub const fn assert_handles<A: Aggregate>() {
+    assert!(size_of::<A>() > isize::MAX as usize, "implement `Aggregate::handle` or `Aggregate::handle_with`");
+}
+
+/// Fails the build of an aggregate that applies no event, once its code is made.
+#[track_caller]
+pub const fn assert_applies<A: Aggregate>() {
+    assert!(size_of::<A>() > isize::MAX as usize, "implement `Aggregate::apply` or `Aggregate::apply_with`");
+}
+
+#[track_caller]
 const fn assert_name(name: &str) {
     assert!(Rule::Part.allows(name), "TYPE and NAME must be 1 to 64 characters of a-z, 0-9 and -");
 }
 
+#[track_caller]
 const fn assert_subscriptions(patterns: &[&str]) {
     let mut at = 0;
     while at < patterns.len() {
@@ -78,10 +97,15 @@ const fn assert_subscriptions(patterns: &[&str]) {
             Rule::Pattern.allows(patterns[at]),
             "a subscription must be `aggregate-type.EventName`: letters, digits, -, _, . and *, without empty parts"
         );
+        assert!(
+            pattern::has_whole_wildcards(patterns[at]),
+            "a `*` in a subscription must stand alone between dots, as in `order.*` or `**`"
+        );
         at += 1;
     }
 }
 
+#[track_caller]
 const fn assert_endpoints(endpoints: &[&str]) {
     let mut at = 0;
     while at < endpoints.len() {
@@ -114,6 +138,12 @@ mod tests {
     #[should_panic(expected = "a subscription must be `aggregate-type.EventName`")]
     fn a_subscription_that_selects_no_event_is_refused() {
         assert_subscriptions(&["order.*", "order..Placed"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a `*` in a subscription must stand alone")]
+    fn a_subscription_with_a_part_of_a_name_is_refused() {
+        assert_subscriptions(&["order.*", "order.*Placed"]);
     }
 
     #[test]

@@ -10,7 +10,19 @@ const SQL_RETRY: Duration = Duration::from_millis(100);
 
 /// The reason why a subscriber, a saga or a projection did not handle an item. What holds for a delivery to a subscriber
 /// holds for an input of a saga too. The operator `?` turns a decoding error into `Malformed` (or
-/// `UnknownEvent`), and an SQL error into `Retry`.
+/// `UnknownEvent`), an SQL error into `Retry`, and a text into `Rejected`.
+///
+/// ```
+/// use wasmill_guest::Failure;
+///
+/// fn half(amount: u32) -> Result<u32, Failure> {
+///     if amount % 2 == 1 {
+///         Err(format!("{amount} is odd"))?;
+///     }
+///     Ok(amount.checked_div(2).ok_or("there is no half")?)
+/// }
+/// assert_eq!(half(3), Err(Failure::Rejected("3 is odd".into())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A business rule refused the item. The host does not retry: a subscriber's delivery is dead-lettered, and a
@@ -73,6 +85,18 @@ impl From<codec::Error> for Failure {
 impl From<sql::Error> for Failure {
     fn from(error: sql::Error) -> Self {
         Failure::retry(SQL_RETRY, error)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Failure::Rejected(reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Failure::rejected(reason)
     }
 }
 

@@ -59,6 +59,79 @@ macro_rules! warn { ($($line:tt)+) => { $crate::__log!($crate::log::Level::Warn,
 #[macro_export]
 macro_rules! error { ($($line:tt)+) => { $crate::__log!($crate::log::Level::Error, $($line)+) }; }
 
+/// Writes a line of level info, like [`info!`](crate::info), but with a format string only, like the macro of the standard library.
+/// Natively it is that macro, so a test shows the line as usual.
+///
+/// In a plugin, `println!` of the standard library writes nowhere. `use wasmill_guest::println;` puts this one in its place.
+///
+/// ```
+/// use wasmill_guest::println;
+///
+/// println!("{} of {}", 1, 2);
+/// println!();
+/// ```
+#[macro_export]
+macro_rules! println {
+    () => { $crate::println!("") };
+    ($($line:tt)+) => { $crate::__print!($($line)+) };
+}
+
+/// Writes an expression, its value and its place as a line of level info, and returns the value, like the macro of the standard
+/// library. Natively it is that macro, so a test shows the value as usual.
+///
+/// In a plugin, `dbg!` of the standard library writes nowhere. `use wasmill_guest::dbg;` puts this one in its place.
+///
+/// ```
+/// use wasmill_guest::dbg;
+///
+/// let doubled = dbg!(1 + 2) * 2;
+/// assert_eq!(doubled, 6);
+/// ```
+#[macro_export]
+macro_rules! dbg {
+    () => { $crate::__debug!("") };
+    ($value:expr $(,)?) => {
+        // As in the standard library: temporary values live as long as they would without the macro.
+        match $value {
+            value => {
+                $crate::__debug!(" {} = {:#?}", ::core::stringify!($value), &value);
+                value
+            }
+        }
+    };
+    ($($value:expr),+ $(,)?) => { ($($crate::dbg!($value)),+,) };
+}
+
+/// Writes a line to the log or, natively, to standard output.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(target_family = "wasm")]
+macro_rules! __print { ($($line:tt)+) => {
+    $crate::log::write($crate::log::Level::Info, ::core::module_path!(), ::std::format!($($line)+), ::std::vec![])
+} }
+
+/// Writes what `dbg!` says to the log or, natively, to standard error.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(target_family = "wasm")]
+macro_rules! __debug { ($format:literal $($argument:tt)*) => {
+    $crate::__print!(::core::concat!("[{}:{}]", $format), ::core::file!(), ::core::line!() $($argument)*)
+} }
+
+/// Writes what `dbg!` says to the log or, natively, to standard error.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(target_family = "wasm"))]
+macro_rules! __debug { ($format:literal $($argument:tt)*) => {
+    ::std::eprintln!(::core::concat!("[{}:{}]", $format), ::core::file!(), ::core::line!() $($argument)*)
+} }
+
+/// Writes a line to the log or, natively, to standard output.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(target_family = "wasm"))]
+macro_rules! __print { ($($line:tt)+) => { ::std::println!($($line)+) } }
+
 /// Formats a line only if its level is enabled.
 #[doc(hidden)]
 #[macro_export]

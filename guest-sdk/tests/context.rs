@@ -95,3 +95,36 @@ fn a_decision_can_see_time_and_headers() {
         .when(Command::Enter)
         .then_rejected("nobody knows");
 }
+
+/// An aggregate that has only the functions with a context.
+#[derive(Default)]
+struct Stays {
+    versions: Vec<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stayed {
+    Stayed { place: String },
+}
+
+impl Aggregate for Stays {
+    const TYPE: &'static str = "stays";
+    type Command = Stayed;
+    type Event = Stayed;
+    type Error = String;
+
+    fn handle_with(&self, stayed: Stayed, context: &Context<'_>) -> Result<Vec<Stayed>, String> {
+        if context.aggregate_id().is_empty() { Err("nobody stays".to_owned()) } else { Ok(vec![stayed]) }
+    }
+
+    fn apply_with(&mut self, _: Stayed, context: &Applied<'_>) {
+        self.versions.push(context.version());
+    }
+}
+
+#[test]
+fn an_aggregate_needs_only_the_functions_with_a_context() {
+    let stayed = || Stayed::Stayed { place: "x".into() };
+    let given = given::<Stays>([stayed()]).when(stayed()).then_events([stayed()]);
+    assert_eq!(given.state().versions, [1, 2]);
+}

@@ -1,16 +1,19 @@
 //! The command line: its commands, what they print and how they exit.
 //!
-//! `run` and `check` work on a manifest, `test` works on a plugin, and `store` also works on a store that no host has
+//! `run`, `dev` and `check` work on a manifest, `new` and `build` work on the sources of plugins, `test` works on a plugin, and `store` also works on a store that no host has
 //! open. All others talk to a running host, only through its HTTP API. Results go to standard output, everything else
 //! goes to standard error. `--json` prints machine-readable output. Exit codes: 0 done; 1 failed or refused; 2 wrong
 //! usage or a bad manifest; 3 under way, not done yet; 4 another host has the store; 130 interrupted.
 
+mod build;
 mod cases;
 mod check;
 mod client;
 mod clock;
 mod dead_letters;
+mod default_manifest;
 mod descriptors;
+mod dev;
 mod events;
 mod failure;
 mod flows;
@@ -18,6 +21,7 @@ mod histories;
 mod host_file;
 mod kafka;
 mod manifest_file;
+mod new;
 mod output;
 mod plugins;
 mod projections;
@@ -38,6 +42,7 @@ pub use host_file::HostFile;
 
 use clap::{Parser, Subcommand};
 use client::{Client, Target};
+use default_manifest::ManifestArg;
 use failure::CommandFailure;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,11 +65,14 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed or refused; 2 wrong usage
 enum Command {
     /// Run a host until it is told to stop (ctrl-c or SIGTERM).
     Run(run::Args),
+    /// Make the crate of a new plugin, and its entry in wasmill.toml.
+    New(new::Args),
+    /// Build plugins from their sources.
+    Build(build::Args),
+    /// Run a host, and build, swap and test its plugins whenever their sources change.
+    Dev(dev::Args),
     /// Check a manifest and load its plugins, without starting anything.
-    Check {
-        /// The manifest, such as wasmill.toml.
-        manifest: PathBuf,
-    },
+    Check(ManifestArg),
     /// Run test cases (given, when, then) from files against a compiled plugin.
     Test(test::Args),
     /// Send a command to an aggregate and wait until its events are durable.
@@ -131,8 +139,11 @@ impl Command {
     fn execute(self, json: bool) -> Result<(), CommandFailure> {
         match self {
             Self::Run(args) => run::run(args, json),
-            Self::Check { manifest } => check::check(&manifest, json),
-            Self::Test(args) => test::test(&args, json),
+            Self::New(args) => new::new(&args, json),
+            Self::Build(args) => build::build(args, json),
+            Self::Dev(args) => dev::dev(args, json),
+            Self::Check(manifest) => check::check(&manifest.path()?, json),
+            Self::Test(args) => test::test(args, json),
             Self::Send(args) => send::send(args, json),
             Self::Query(args) => query::query(args, json),
             Self::Events(args) => events::events(args, json),
@@ -175,7 +186,16 @@ mod tests {
     fn every_command_is_understood() {
         for line in [
             "run wasmill.toml --data d --brokers embedded --listen 127.0.0.1:0",
+            "run --listen 127.0.0.1:0",
+            "new aggregate counter --path plugins/counter --sdk ../guest-sdk --json",
+            "build",
+            "build counter totals --manifest wasmill.toml --json",
+            "dev",
+            "dev wasmill.toml --data d --no-tests --json",
             "check wasmill.toml --json",
+            "check",
+            "test flows.toml",
+            "test counter counter/cases/counter.toml",
             "test orders.wasm a.toml b.json --json",
             "--json send order 1 Create {} --id a --expect no-stream",
             "send order 1 Count -5 --data d --json",
@@ -215,6 +235,7 @@ mod tests {
             "store verify d --json",
             "store backup copy.sqlite --data d",
             "store stats --count --json",
+            "store orphans",
             "store orphans wasmill.toml --data d --forget subscription/old --forget sink/feed --json",
             "kafka topics list --brokers k:9092 --internal --json",
             "kafka --manifest m topics create t --partitions 6 --replication 3 --config retention.ms=1",

@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod cli;
+pub mod crates;
 pub mod host;
 pub mod manifest;
 

@@ -77,6 +77,7 @@ fn keys() -> BTreeMap<String, String> {
     let Plugin {
         file: _,
         sha256: _,
+        source: _,
         shards,
         queue_max,
         queue_mib,

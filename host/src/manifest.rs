@@ -82,6 +82,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Returns the folder of the manifest, from which its relative paths start.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// Returns the topics that the host itself writes to, as far as the manifest names them.
     pub fn written_topics(&self) -> Vec<String> {
         let letters = self.sources.values().filter_map(|source| source.dead_letter_topic.clone());
@@ -89,6 +94,9 @@ impl Manifest {
         letters.chain(events).chain([POSITIONS_TOPIC.to_owned()]).collect()
     }
 }
+
+/// The folder beside a manifest that has what is built from the sources of its plugins, and the SDK.
+pub const BUILD_FOLDER: &str = ".wasmill";
 
 /// The topic that has the positions of the sinks.
 pub const POSITIONS_TOPIC: &str = "wasmill-sink-positions";
@@ -280,6 +288,8 @@ impl Default for Topic {
 pub struct Plugin {
     /// The file, which is a core module or a component.
     pub file: PathBuf,
+    /// The folder of its crate, if wasmill builds it.
+    pub source: Option<PathBuf>,
     /// The SHA-256 that the file must have, in hexadecimal. `None` is any.
     pub sha256: Option<String>,
     /// The number of shards, for aggregates. `None` is the number of processor cores.
@@ -315,6 +325,7 @@ impl Plugin {
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self {
             file: file.into(),
+            source: None,
             sha256: None,
             shards: None,
             queue_max: 4096,
@@ -502,6 +513,8 @@ pub struct Overrides {
     pub brokers: Option<String>,
     /// The address of the API.
     pub listen: Option<String>,
+    /// Whether plugins with a `source` run the code that `wasmill dev` builds.
+    pub dev: bool,
 }
 
 impl Manifest {
@@ -521,7 +534,7 @@ impl Manifest {
     /// assert_eq!(
     ///     error.to_string(),
     ///     "shop/wasmill.toml:3:1: unknown key `plugins.orders.shard`; did you mean `shards`? \
-    ///      valid keys: file, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, \
+    ///      valid keys: file, source, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, \
     ///      watch_ms, watch_percent, limits, settings, secrets, http"
     /// );
     /// ```
@@ -543,6 +556,14 @@ impl Manifest {
         let refused = |option: &'static str, cause: String| Error::Override { option, cause };
         if let Some(data) = overrides.data {
             self.data = data;
+        }
+        if overrides.dev {
+            let folder = self.folder().join(BUILD_FOLDER).join("dev");
+            for (name, plugin) in self.plugins.iter_mut().filter(|(_, plugin)| plugin.source.is_some()) {
+                plugin.file = folder.join(name).with_extension("wasm");
+                // Its author sees a failure, and corrects it.
+                plugin.watch_ms = 0;
+            }
         }
         if let Some(listen) = overrides.listen {
             self.api.listen = read::listen(&listen).map_err(|cause| refused("--listen", cause))?;

@@ -372,7 +372,8 @@ impl Plugin {
     ) -> Result<Self, Error> {
         let (bytes, file_identity) = read(file).map_err(|cause| {
             Error::Plugin(format!(
-                "plugin {name} can't be read from {}: {cause}; build it, or correct `plugins.{name}.file` in the manifest",
+                "plugin {name} can't be read from {}: {cause}; build it (`wasmill build {name}`, if the manifest has its `source`), or correct \
+                 `plugins.{name}.file`",
                 file.display()
             ))
         })?;

@@ -23,6 +23,31 @@ impl<'s> Segment<&'s str> {
     }
 }
 
+/// Returns whether each segment with a `*` is `*` or `**`, and nothing else beside it. It is a `const fn`, for the SDK.
+///
+/// ```
+/// use wasmill_names::pattern::has_whole_wildcards;
+///
+/// assert!(has_whole_wildcards("order.*") && has_whole_wildcards("**.Placed"));
+/// assert!(!has_whole_wildcards("order.*Placed") && !has_whole_wildcards("order.***"));
+/// ```
+pub const fn has_whole_wildcards(pattern: &str) -> bool {
+    let bytes = pattern.as_bytes();
+    let (mut at, mut stars, mut others) = (0, 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'.' => (stars, others) = (0, 0),
+            b'*' => stars += 1,
+            _ => others += 1,
+        }
+        if stars > 2 || (stars > 0 && others > 0) {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 /// Returns whether a pattern matches the segments of an event.
 ///
 /// It walks through both lists. On a mismatch, only the last `**` takes one segment more; earlier ones need not change. So the
@@ -56,4 +81,19 @@ pub fn matches<T: AsRef<str>>(pattern: &[Segment<T>], segments: &[&str]) -> bool
         }
     }
     pattern[next..].iter().all(|segment| matches!(segment, Segment::Many))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Segment, has_whole_wildcards};
+
+    #[test]
+    fn wildcards_are_whole_if_each_segment_can_be_read() {
+        for pattern in
+            ["a", "*", "**", "a.*", "*.a", "**.*", "a.**.b", "a*", "*a", "***", "a.b*", "a.*b.c", "**a", "a**"]
+        {
+            let is_read = pattern.split('.').all(|segment| Segment::parse(segment).is_some());
+            assert_eq!(has_whole_wildcards(pattern), is_read, "{pattern}");
+        }
+    }
 }

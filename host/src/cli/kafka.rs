@@ -13,7 +13,7 @@ mod produce;
 mod topics;
 
 use super::failure::{CommandFailure, confirmed};
-use super::output;
+use super::{default_manifest, output};
 use crate::kafka::admin::Admin;
 use crate::kafka::{self, Connection, dev_broker};
 use crate::manifest::{Brokers, From as At, Manifest, Overrides, Properties};
@@ -52,7 +52,8 @@ pub(super) struct Cluster {
     /// The brokers, instead of the manifest's: HOST:PORT,….
     #[arg(long, global = true, value_name = "BROKERS")]
     brokers: Option<String>,
-    /// The manifest whose [kafka] section has the connection to the cluster, with TLS and login.
+    /// The manifest whose [kafka] section has the connection to the cluster, with TLS and login; without this and
+    /// `--brokers`, wasmill.toml in the working folder.
     #[arg(long, global = true, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// The data folder, instead of the manifest's.
@@ -76,23 +77,23 @@ impl Cluster {
     /// Connects to the cluster.
     fn admin(&self) -> Result<Admin, CommandFailure> {
         let connection = match (&self.manifest, &self.brokers) {
-            (Some(_), _) => connection(&self.manifest()?)?,
             (None, Some(brokers)) => Connection::new(brokers, &Properties::default())?,
-            (None, None) => {
+            (None, None) if default_manifest::found().is_none() => {
                 return Err(CommandFailure::usage(
                     "which cluster? name it with --brokers HOST:PORT or --manifest FILE",
                 ));
             }
+            _ => connection(&self.manifest()?)?,
         };
         Ok(Admin::connect(&connection)?)
     }
 
-    /// Reads the manifest, which is required.
+    /// Reads the manifest that is named, or the default one. One of them is required.
     fn manifest(&self) -> Result<Manifest, CommandFailure> {
-        let path = self.manifest.as_ref();
+        let path = self.manifest.clone().or_else(default_manifest::found);
         let path =
             path.ok_or_else(|| CommandFailure::usage("whose offsets? name the manifest with --manifest FILE"))?;
-        let overrides = Overrides { data: self.data.clone(), brokers: self.brokers.clone(), listen: None };
+        let overrides = Overrides { data: self.data.clone(), brokers: self.brokers.clone(), ..Overrides::default() };
         Ok(Manifest::load(path)?.with(overrides)?)
     }
 }

@@ -1,5 +1,6 @@
 //! `wasmill run`: runs the host of a manifest until a signal.
 
+use super::default_manifest::ManifestArg;
 use super::descriptors;
 use super::failure::{CommandFailure, INTERRUPTED};
 use super::host_file::HostFile;
@@ -22,8 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The manifest, such as wasmill.toml.
-    manifest: PathBuf,
+    #[command(flatten)]
+    manifest: ManifestArg,
     /// The data folder, instead of the manifest's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -35,20 +36,43 @@ pub(super) struct Args {
     listen: Option<String>,
 }
 
+impl Args {
+    /// Reads the manifest. With `dev` its plugins run the code that `wasmill dev` builds.
+    pub(super) fn manifest(self, dev: bool) -> Result<Manifest, CommandFailure> {
+        let overrides = Overrides { data: self.data, brokers: self.brokers, listen: self.listen, dev };
+        Ok(Manifest::load(self.manifest.path()?)?.with(overrides)?)
+    }
+}
+
 pub(super) fn run(args: Args, json: bool) -> Result<(), CommandFailure> {
-    let overrides = Overrides { data: args.data, brokers: args.brokers, listen: args.listen };
-    let manifest = Manifest::load(&args.manifest)?.with(overrides)?;
+    host(args.manifest(false)?, json, |_| {})
+}
+
+/// Runs the host of a manifest until a signal. `started` gets the host once it has started.
+pub(super) fn host(manifest: Manifest, json: bool, started: impl FnOnce(Arc<Host>)) -> Result<(), CommandFailure> {
     let limit = log::start(json).map_err(CommandFailure::usage)?;
     supervise::log_panics();
+    tracing::info!("{}", summary(&manifest));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|cause| CommandFailure::failed(format!("can't start threads: {cause}")))?;
     runtime.spawn(limit.clone().report_each_interval());
-    let served = runtime.block_on(serve(manifest));
+    let served = runtime.block_on(serve(manifest, started));
     limit.report_rest();
     // After a stop there is nothing to wait for. An interrupted start may leave work behind, which the next start can
     // handle.
     runtime.shutdown_background();
     served
+}
+
+/// Says what runs: the manifest, its plugins and the data folder.
+fn summary(manifest: &Manifest) -> String {
+    let plugins: Vec<&str> = manifest.plugins.keys().map(String::as_str).collect();
+    let plugins = match plugins[..] {
+        [] => "no plugins".to_owned(),
+        [plugin] => format!("plugin {plugin}"),
+        _ => format!("plugins {}", plugins.join(", ")),
+    };
+    format!("running {}: {plugins}; data in {}", manifest.path.display(), manifest.data.display())
 }
 
 #[expect(
@@ -60,13 +84,14 @@ async fn end_at_next(mut signals: Signals) {
     std::process::exit(INTERRUPTED.into());
 }
 
-async fn serve(mut manifest: Manifest) -> Result<(), CommandFailure> {
+async fn serve(mut manifest: Manifest, started: impl FnOnce(Arc<Host>)) -> Result<(), CommandFailure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
     let listener = listen(&mut manifest).await?;
     descriptors::allow(&manifest);
     let (settings, data) = (manifest.api.clone(), manifest.data.clone());
     let host = start(manifest, &listener, &mut signals).await?;
+    started(host.clone());
     let file = HostFile::of(&host, &data, &settings).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let (served, deadline) = tokio::select! {
         ended = serve_api(listener, settings, host.clone(), (&file, &data), &mut signals) => ended,

@@ -4,6 +4,7 @@
 //! the data folder was given, they read the file themselves.
 
 use super::client::{Client, Target};
+use super::default_manifest::ManifestArg;
 use super::failure::CommandFailure;
 use super::output;
 use super::table::{Align, Table, number};
@@ -30,8 +31,8 @@ pub(super) enum Command {
     },
     /// List parts that are in the store but not in the manifest, or forget some.
     Orphans {
-        /// The manifest, such as wasmill.toml.
-        manifest: PathBuf,
+        #[command(flatten)]
+        manifest: ManifestArg,
         /// The data folder, instead of the manifest's.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
@@ -54,7 +55,7 @@ pub(super) fn store(command: Command, json: bool) -> Result<(), CommandFailure> 
     match command {
         Command::Verify { place } => verify(place, json),
         Command::Backup { file, target } => backup(&file, &target, json),
-        Command::Orphans { manifest, data, forget } => orphans(&manifest, data, &forget, json),
+        Command::Orphans { manifest, data, forget } => orphans(&manifest.path()?, data, &forget, json),
         Command::Stats { count, target } => stats(count, &target, json),
     }
 }

@@ -2,8 +2,9 @@
 //! runtime.
 
 use super::failure::CommandFailure;
-use super::{cases, flows, output};
+use super::{cases, default_manifest, flows, output};
 use crate::escape::escape;
+use crate::manifest::Manifest;
 use crate::model::{Command, Header, StreamId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,23 +12,62 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The compiled plugin, for cases of its aggregate, subscriber, saga or projection; or a manifest (.toml), for flows
-    /// through its plugins.
+    /// The compiled plugin (.wasm), or the name of a plugin in wasmill.toml of the working folder, for cases of its aggregate,
+    /// subscriber, saga or projection; or a manifest (.toml), for flows through its plugins.
+    ///
+    /// If this is the only argument, it is a file of flows, and wasmill.toml is the manifest.
     tested: PathBuf,
     /// The files of cases or flows: TOML, or JSON if the name ends in .json.
-    #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
-pub(super) fn test(args: &Args, json: bool) -> Result<(), CommandFailure> {
+pub(super) fn test(args: Args, json: bool) -> Result<(), CommandFailure> {
     let report = Report { json };
-    let is_manifest = args.tested.extension().is_some_and(|ending| ending == "toml");
-    let test = if is_manifest { flows::test } else { cases::test };
-    let Tally { held, failed } = test(&args.tested, &args.files, &report)?;
+    let Tally { held, failed } = match args.tested()? {
+        (Tested::Manifest(manifest), files) => flows::test(&manifest, &files, &report)?,
+        (Tested::Plugin(plugin), files) => cases::test(&plugin, &files, &report)?,
+    };
     if !json {
         output::line(&format!("{held} held, {failed} failed"))?;
     }
     if failed == 0 { Ok(()) } else { Err(CommandFailure::told()) }
+}
+
+/// What is tested.
+enum Tested {
+    /// The plugins of this manifest, by flows.
+    Manifest(PathBuf),
+    /// The plugin in this file, by cases.
+    Plugin(PathBuf),
+}
+
+impl Args {
+    /// Returns what is tested, and by which files.
+    fn tested(self) -> Result<(Tested, Vec<PathBuf>), CommandFailure> {
+        let Self { tested, files } = self;
+        if files.is_empty() {
+            let manifest = default_manifest::found().ok_or_else(|| {
+                CommandFailure::usage(format!(
+                    "what does {} test? name the plugin or the manifest before it: the working folder has no {}",
+                    tested.display(),
+                    default_manifest::FILE_NAME
+                ))
+            })?;
+            return Ok((Tested::Manifest(manifest), vec![tested]));
+        }
+        let plugin = match tested.extension() {
+            Some(ending) if ending == "toml" => return Ok((Tested::Manifest(tested), files)),
+            None if !tested.is_file() => file_of(&tested)?.unwrap_or(tested),
+            _ => tested,
+        };
+        Ok((Tested::Plugin(plugin), files))
+    }
+}
+
+/// Returns the file of the plugin that has this name in the default manifest, if there is one.
+fn file_of(name: &Path) -> Result<Option<PathBuf>, CommandFailure> {
+    let (Some(manifest), Some(name)) = (default_manifest::found(), name.to_str()) else { return Ok(None) };
+    Ok(Manifest::load(manifest)?.plugins.remove(name).map(|plugin| plugin.file))
 }
 
 /// The numbers of cases or flows that held and that failed.

@@ -278,13 +278,13 @@ fn topic(mut section: Section<'_>) -> Topic {
 }
 
 fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
-    const FILE: &str = "the path of the plugin's .wasm file";
-    let file = section.need("file", FILE).and_then(|entry| entry.text(FILE));
+    let (file, source) = code(&mut section, folder);
     let sha256 = section.get("sha256").and_then(|entry| entry.parse(SHA256, sha256));
     let shards = section.get("shards").and_then(|entry| entry.number(1..=256));
     let default = Plugin::new("");
     let plugin = Plugin {
         file: PathBuf::new(),
+        source,
         sha256,
         shards: shards.map(|shards| shards as usize),
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
@@ -302,7 +302,25 @@ fn plugin(mut section: Section<'_>, folder: &Path) -> Option<Plugin> {
         http: complete(named(section.get("http"), name, |section| endpoint::endpoint(section, folder))),
     };
     section.finish();
-    Some(Plugin { file: folder.join(file?), ..plugin })
+    Some(Plugin { file: file?, ..plugin })
+}
+
+/// Reads the file of a plugin and the folder of its crate, of which one must be there. The default of the file is the place
+/// where the crate is built to.
+fn code(section: &mut Section<'_>, folder: &Path) -> (Option<PathBuf>, Option<PathBuf>) {
+    const FILE: &str = "the path of the plugin's .wasm file";
+    const SOURCE: &str = "the folder of the plugin's crate";
+    let (file, source) = (section.get("file"), section.get("source"));
+    let crate_folder = source.as_ref().and_then(|entry| entry.text(SOURCE)).map(|path| folder.join(path));
+    let file = match (file, source) {
+        (Some(entry), _) => entry.text(FILE).map(|path| folder.join(path)),
+        (None, Some(_)) => Some(folder.join(BUILD_FOLDER).join("plugins").join(section.name()).with_extension("wasm")),
+        (None, None) => {
+            section.missing("file", &format!("{FILE}; or `source`, {SOURCE}, which `wasmill build` builds"));
+            None
+        }
+    };
+    (file, crate_folder)
 }
 
 const SHA256: &str = "the SHA-256 of the plugin's file, 64 hexadecimal digits";

@@ -147,6 +147,11 @@ impl<'a> Section<'a> {
         Self { document, path: String::new(), span: 0..0, table, keys: Vec::new() }
     }
 
+    /// Returns the last part of its path, for a section whose key is a name without dots.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// Returns the value of an optional key.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Entry<'a>> {
         self.keys.push(key);

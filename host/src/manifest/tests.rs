@@ -290,7 +290,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[plugins.orders]\nfile = 'o.wasm'\nfil = 'o.wasm'",
         &[
-            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, watch_ms, watch_percent, limits, settings, secrets, http",
+            "3:1: unknown key `plugins.orders.fil`; did you mean `file`? valid keys: file, source, sha256, shards, queue_max, queue_mib, in_flight_max, attempts_max, snapshot_every, changed_state, watch_ms, watch_percent, limits, settings, secrets, http",
         ],
     ),
     (
@@ -340,7 +340,10 @@ const REFUSED: &[(&str, &[&str])] = &[
     // Missing keys
     (
         "\n[plugins.orders]\nshards = 2",
-        &["2:10: `plugins.orders.file` is missing: the path of the plugin's .wasm file"],
+        &[
+            "2:10: `plugins.orders.file` is missing: the path of the plugin's .wasm file; or `source`, the folder of the \
+           plugin's crate, which `wasmill build` builds",
+        ],
     ),
     ("[kafka]", &["1:2: `kafka.brokers` is missing: \"embedded\" or a list such as \"kafka-1:9092,kafka-2:9092\""]),
     // Names
@@ -622,6 +625,7 @@ fn the_command_line_overrides_the_manifest() {
         data: Some("elsewhere".into()),
         brokers: Some("kafka:9092".into()),
         listen: Some("localhost:0".into()),
+        dev: false,
     };
     let manifest = manifest.with(overrides).unwrap();
     assert_eq!(manifest.data, Path::new("elsewhere"));
@@ -640,5 +644,27 @@ fn an_override_is_checked_like_the_manifest() {
         refused(Overrides { listen: Some("10.0.0.1:80".into()), ..Overrides::default() }),
         "--listen must be a loopback address, found \"10.0.0.1:80\": the API has no authentication, so it serves \
          this machine only; use \"127.0.0.1:80\""
+    );
+}
+
+#[test]
+fn a_plugin_with_a_source_has_a_place_that_it_is_built_to() {
+    let text = "[plugins.a]\nsource = '../a'\n[plugins.b]\nsource = 'b'\nfile = 'b.wasm'\n[plugins.c]\nfile = 'c.wasm'";
+    let manifest = parse(text).unwrap();
+    let places = |manifest: &Manifest| {
+        let places = manifest.plugins.values().map(|plugin| (plugin.source.clone(), plugin.file.clone()));
+        places
+            .map(|(source, file)| (source.unwrap_or_default().display().to_string(), file.display().to_string()))
+            .collect::<Vec<_>>()
+    };
+    let of = |places: [(&str, &str); 3]| places.map(|(source, file)| (source.to_owned(), file.to_owned())).to_vec();
+    assert_eq!(
+        places(&manifest),
+        of([("shop/../a", "shop/.wasmill/plugins/a.wasm"), ("shop/b", "shop/b.wasm"), ("", "shop/c.wasm")])
+    );
+    let dev = manifest.with(Overrides { dev: true, ..Overrides::default() }).unwrap();
+    assert_eq!(
+        places(&dev),
+        of([("shop/../a", "shop/.wasmill/dev/a.wasm"), ("shop/b", "shop/.wasmill/dev/b.wasm"), ("", "shop/c.wasm")])
     );
 }

@@ -202,8 +202,9 @@ fn no_role(names: &[String]) -> String {
         }
     };
     format!(
-        "exports no role: {found}; call one of the SDK's export macros in it, or export {PACKAGE}aggregate@{API_VERSION} or \
-         another role as docs/languages.md says"
+        "exports no role: {found}; probably one of the SDK's export macros is forgotten, such as \
+         `export_aggregate!(MyAggregate);` at the end of its code; without the SDK, export {PACKAGE}aggregate@{API_VERSION} \
+         or another role as docs/languages.md says"
     )
 }
 
@@ -328,8 +329,8 @@ mod tests {
             (b"<html>".to_vec(), "is not WebAssembly: it starts with [3c, 68, 74, 6d]"),
             (Vec::new(), "is not WebAssembly: it starts with []"),
             (b"\0asm\x01\0\0\0\x07".to_vec(), "is damaged"),
-            (module(&[]), "exports no role: it exports nothing; call one of the SDK's export macros"),
-            (component(&["wasi:cli/run@0.2.6"]), r#"it exports "wasi:cli/run@0.2.6"; call"#),
+            (module(&[]), "exports no role: it exports nothing; probably one of the SDK's export macros is forgotten"),
+            (component(&["wasi:cli/run@0.2.6"]), r#"it exports "wasi:cli/run@0.2.6"; probably"#),
             (module(&["a", "b", "c", "d", "e", "f"]), r#"it exports "a", "b", "c", "d", "e" and others"#),
             (component(&["wasmill:plugin/configuration@1.0.0"]), "exports no role"),
             (component(&["wasmill:plugin/cron@1.0.0"]), "the roles are aggregate, subscriber, saga, projection"),

@@ -4,6 +4,7 @@
 //! `INSTA_UPDATE=always cargo xtask test --test host command_line_words` rewrites the files.
 
 use insta::{Settings, assert_snapshot};
+use std::fs;
 use std::process::Command;
 use wasmill_tests::built;
 use wasmill_tests::setting::{ORDERS, Setting};
@@ -27,11 +28,13 @@ fn every_command_explains_itself() {
 #[test]
 fn common_errors_say_what_to_do_and_have_their_exit_code() {
     let setting = Setting::new(ORDERS);
+    // Otherwise a command that needs a manifest would take this one.
+    fs::remove_file(setting.path("wasmill.toml")).expect("remove the default manifest");
     setting.write("bad.toml", BAD);
     setting.write("broken.toml", "[plugins\n");
     setting.write("absent-plugin.toml", "[plugins.orders]\nfile = \"absent.wasm\"\n");
     let lines: &[(&str, &[&str])] = &[
-        ("usage", &["", "sned order 1 Create {}", "send order 1", "run", "events --limit many"]),
+        ("usage", &["", "sned order 1 Create {}", "send order 1", "run", "test flows.toml", "events --limit many"]),
         (
             "manifest",
             &["run absent.toml", "check absent.toml", "check bad.toml", "check broken.toml", "run bad.toml --json"],

@@ -2,6 +2,7 @@
 
 mod address_space;
 mod aggregate_ids;
+mod author;
 mod bad_manifests;
 mod bad_plugins;
 mod bank;
