@@ -11,12 +11,14 @@ mod cache;
 mod catalog;
 mod clock;
 mod configuration;
+mod decision;
 mod description;
 mod engine;
 mod exports;
 mod guarded;
 mod guest_log;
 mod history;
+mod guest_text;
 mod lowering;
 mod pace;
 mod projection;
@@ -35,6 +37,7 @@ pub use description::{Description, MessageType, Role};
 pub use engine::{Compiler, Demand};
 pub use exports::{API_VERSION, ApiVersion, RoleName};
 pub use history::{HeldBack, History, HistoryEntry, PluginHistory};
+pub(crate) use guest_text::of_library;
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
@@ -45,7 +48,7 @@ pub use watch::{Watch, WatchRule};
 use crate::file_watch::FileIdentity;
 use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
-use crate::names::Name;
+use crate::names::{self, Name};
 use crate::upcasts::Shape;
 use bindings::wasmill::plugin::types;
 use clock::Time;
@@ -512,6 +515,8 @@ impl Plugin {
             }
             self.description.roles.extend(roles);
         }
+        description::check_schemas(&self.description.roles)
+            .map_err(|cause| Error::Plugin(format!("plugin {}: {cause}", self.label)))?;
         let Identity { plugin, version } = identity.expect("there is a role");
         self.label = format!("{} {version}", self.name).into();
         self.log = GuestLog::new(self.label.clone());
@@ -530,10 +535,14 @@ impl Plugin {
 
     /// Returns the error for a role that is exported in another form than the contract has.
     fn misfit(&self, role: RoleName, error: &wasmtime::Error) -> Error {
+        let version = self.description.api_version;
+        // wasmtime names what it looked for, which has the version of the host.
+        let cause = format!("{error:#}").replace(&format!("@{API_VERSION}`"), &format!("@{version}`"));
         Error::Plugin(format!(
-            "plugin {} exports the role {role}, but not as version {} of the contract has it: {error:#}; docs/languages.md \
-             says what to export",
-            self.label, self.description.api_version
+            "plugin {} exports the role {role}, but not as version {version} of the contract has it: {}; docs/languages.md says \
+             what to export",
+            self.label,
+            guest_text::of_library(&cause)
         ))
     }
 }
@@ -575,9 +584,16 @@ fn link(
     for (import, _) in component.component_type().imports(engine) {
         of_wasi.add(import);
         if !granted.iter().any(|granted| import.starts_with(granted)) && !wasi::is_granted(import) {
+            let shown = names::shown(import);
+            if wasi::is_of_other_version(import) {
+                return Err(Error::Plugin(format!(
+                    "plugin {label} imports {shown}, and this host has WASI 0.2: build the plugin for WASI 0.2 (in Rust, the target \
+                     wasm32-wasip2)"
+                )));
+            }
             let roles: Vec<&str> = exports.roles.iter().map(|role| role.as_str()).collect();
             return Err(Error::Plugin(format!(
-                "plugin {label} imports {import}, which its roles ({}) are not granted: a plugin may import the interfaces of \
+                "plugin {label} imports {shown}, which its roles ({}) are not granted: a plugin may import the interfaces of \
                  its roles, and of WASI 0.2 cli, clocks, filesystem, io, random and sockets",
                 roles.join(", ")
             )));
@@ -589,20 +605,30 @@ fn link(
         .and_then(|()| linker.instantiate_pre(component))
         .map(|pre| (pre, of_wasi))
         .map_err(|error| {
-            Error::Plugin(format!(
-                "plugin {label} was built for version {} of the contract, but does not fit it: {error:#}",
-                exports.api_version
-            ))
+            let cause = guest_text::of_library(&format_args!("{error:#}"));
+            // The outermost text names the import.
+            Error::Plugin(if error.to_string().contains("`wasi:") {
+                format!(
+                    "plugin {label} imports what the WASI of this host does not have: {cause}; build it for an earlier version 0.2 of \
+                     WASI, or use a host of a later version"
+                )
+            } else {
+                format!(
+                    "plugin {label} was built for version {} of the contract, but does not fit it: {cause}; build it again with the \
+                     text of that version, which docs/contract.md has",
+                    exports.api_version
+                )
+            })
         })
 }
 
 /// Converts an outcome of a guest.
 fn refusal(outcome: types::Outcome) -> Refusal {
     match outcome {
-        types::Outcome::Rejected(reason) => Refusal::Rejected(reason),
-        types::Outcome::Malformed(reason) => Refusal::Malformed(reason),
-        types::Outcome::Retry(retry) => {
-            Refusal::Retry { after: Duration::from_millis(retry.after_ms), reason: retry.reason }
+        types::Outcome::Rejected(reason) => Refusal::Rejected(guest_text::reason(reason)),
+        types::Outcome::Malformed(reason) => Refusal::Malformed(guest_text::reason(reason)),
+        types::Outcome::Retry(types::Retry { after_ms, reason }) => {
+            Refusal::Retry { after: Duration::from_millis(after_ms), reason: guest_text::reason(reason) }
         }
     }
 }

@@ -16,7 +16,16 @@ pub fn importing(import: &str) -> Vec<u8> {
     parsed(&format!("(component (import {import:?} (instance)) (instance $none) (export {export:?} (instance $none)))"))
 }
 
-fn parsed(text: &str) -> Vec<u8> {
+/// Makes a component that imports a function of an interface, and the aggregate role without its functions.
+pub fn importing_function(import: &str, function: &str) -> Vec<u8> {
+    let export = format!("wasmill:plugin/aggregate@{API_VERSION}");
+    parsed(&format!(
+        "(component (import {import:?} (instance (export {function:?} (func)))) (instance $none) (export {export:?} (instance $none)))"
+    ))
+}
+
+/// Makes a module or a component from its text.
+pub fn parsed(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 

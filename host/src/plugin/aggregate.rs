@@ -2,10 +2,11 @@
 
 use super::bindings::exports::wasmill::plugin::aggregate as export;
 use super::bindings::wasmill::plugin::types;
+use super::decision::new_events;
 use super::lowering::{Lender, lend_cause, lend_headers, lend_payloads};
-use super::{Error, Guarded, Identity, Plugin, Role, RoleName, description, refusal};
+use super::{Error, Guarded, Identity, Plugin, Role, RoleName, description, guest_text, refusal};
 use crate::model::{Command, Failure, NewEvent, RecordedEvent, Refusal, Version};
-use crate::names::{self, Name, Rule};
+use crate::names::Name;
 use std::sync::Arc;
 use wasmtime::component::ResourceAny;
 
@@ -23,7 +24,7 @@ pub struct Live(ResourceAny);
 /// Returns what the role says about itself.
 pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
     let (mut guarded, guest) = instantiate(plugin)?;
-    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    let described = guarded.call("describe", 1, |store| guest.call_describe(store))?;
     guarded.described(RoleName::Aggregate, described, |export::Description { plugin, aggregate_types }| {
         description::bounded("aggregate types", &aggregate_types)?;
         let roles = aggregate_types.into_iter().map(role).collect::<Result<Vec<Role>, String>>()?;
@@ -74,14 +75,17 @@ impl AggregateGuest {
     /// Migrates the payloads of events to the version that the code knows. An inner error is the guest's, if it can't.
     pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let lent = lend_payloads(events);
-        let migrated =
-            self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &self.aggregate_type, &lent))?;
+        let migrated = self
+            .guarded
+            .call("upcast", events.len(), |store| self.guest.call_upcast(store, &self.aggregate_type, &lent))?;
         self.guarded.migrated(events, migrated)
     }
 
     /// Creates a live aggregate without history.
     pub fn create(&mut self, id: &str) -> Result<Live, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, &self.aggregate_type, id)).map(Live)
+        self.guarded
+            .call("constructor", 1, |store| self.guest.instance().call_constructor(store, &self.aggregate_type, id))
+            .map(Live)
     }
 
     /// Applies recorded events.
@@ -89,7 +93,8 @@ impl AggregateGuest {
         let lender = Lender::new(events);
         let lent = lender.events();
         let instance = self.guest.instance();
-        let applied = self.guarded.call_with_list(&lent, |store, lent| instance.call_apply(store, live.0, lent))?;
+        let applied =
+            self.guarded.call_with_list("apply", &lent, |store, lent| instance.call_apply(store, live.0, lent))?;
         Ok(applied.map(drop))
     }
 
@@ -107,15 +112,12 @@ impl AggregateGuest {
             },
         };
         let item = (command.time_ms, &*command.id);
-        let decided = self.guarded.call_with(item, |store| self.guest.instance().call_handle(store, live.0, lent))?;
-        let events = match decided {
-            Ok(events) => events,
-            Err(outcome) => return Ok(Err(refusal(outcome))),
-        };
-        if let Some(cause) = events.iter().find_map(|event| names::checked(&event.name, Rule::Message).err()) {
-            return Err(self.guarded.broke_the_contract(format!("the name of an event that it decided on {cause}")));
+        let decided =
+            self.guarded.call_with("handle", item, |store| self.guest.instance().call_handle(store, live.0, lent))?;
+        match decided {
+            Ok(events) => new_events(events).map(Ok).map_err(|cause| self.guarded.broke_the_contract(cause)),
+            Err(outcome) => Ok(Err(refusal(outcome))),
         }
-        Ok(Ok(events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect()))
     }
 
     /// Whether the events of a decision must be passed to `apply` once they are durable, because the code may ask WASI for the time or
@@ -127,12 +129,14 @@ impl AggregateGuest {
     /// Applies the events of the previous decision, which must be durable, and returns the state as bytes if the
     /// aggregate takes snapshots.
     pub fn snapshot(&mut self, live: &Live) -> Result<Option<Vec<u8>>, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_snapshot(store, live.0))
+        self.guarded.call("snapshot", 1, |store| self.guest.instance().call_snapshot(store, live.0))
     }
 
     /// Restores the state from a snapshot at a version. The inner error is the guest's, if it can't decode the bytes.
     pub fn restore(&mut self, live: &Live, state: &[u8], version: Version) -> Result<Result<(), String>, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_restore(store, live.0, state, version.0))
+        self.guarded
+            .call("restore", 1, |store| self.guest.instance().call_restore(store, live.0, state, version.0))
+            .map(|restored| restored.map_err(|cause| guest_text::reason_line(&cause)))
     }
 
     /// Returns the bytes of its linear memory, which never shrinks. Freed memory is reused.
@@ -140,13 +144,13 @@ impl AggregateGuest {
         self.guarded.store.data().usage.memory_bytes()
     }
 
-    /// Whether the linear memory, which never shrinks, is so close to its limit that the guest should be recreated.
+    /// Whether the guest should be recreated, because it has taken much of what it may have and gives nothing back.
     pub fn is_worn(&self) -> bool {
-        self.guarded.store.data().usage.is_worn()
+        self.guarded.is_worn()
     }
 
     /// Frees a live aggregate.
     pub fn discard(&mut self, live: Live) -> Result<(), Error> {
-        self.guarded.call(1, |store| live.0.resource_drop(store))
+        self.guarded.call("drop", 1, |store| live.0.resource_drop(store))
     }
 }

@@ -5,7 +5,7 @@
 
 use super::bindings::exports::wasmill::plugin::configuration as export;
 use super::guarded::Guarded;
-use super::{Error, Plugin};
+use super::{Error, Plugin, guest_text};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -71,16 +71,21 @@ impl Configuration {
     ) -> Result<(), Error> {
         let Ok(indices) = export::GuestIndices::new(&plugin.pre) else { return self.not_taken(plugin) };
         let guest = indices.load(&mut guarded.store, instance).map_err(|error| {
-            guarded.refused(&format!("its interface for settings does not fit this host's contract: {error:#}"))
+            let cause = guest_text::of_library(&format_args!("{error:#}"));
+            guarded.refused(&format!(
+                "its interface for settings is not as the contract has it: {cause}; docs/languages.md says what to export"
+            ))
         })?;
         let secrets = || self.secrets.iter().map(|(name, value)| export::Secret { name, value }).collect();
         let secrets: Option<Vec<_>> = gets_secrets.then(secrets);
         let settings = self.text();
-        let given = guarded.call(1, |store| guest.call_configure(store, settings.as_bytes(), secrets.as_deref()))?;
+        let given = guarded
+            .call("configure", 1, |store| guest.call_configure(store, settings.as_bytes(), secrets.as_deref()))?;
         given.map_err(|cause| {
             let section = if cause.starts_with("secrets") { "secrets" } else { "settings" };
             guarded.refused(&format!(
-                "it refuses its configuration: {cause}; correct `plugins.{}.{section}` in the manifest",
+                "it refuses its configuration: {}; correct `plugins.{}.{section}` in the manifest",
+                guest_text::reason_line(&cause),
                 plugin.name
             ))
         })

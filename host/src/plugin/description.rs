@@ -10,7 +10,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// The most entries of one list of a description: aggregate types, commands, events, queries, subscriptions or endpoints.
-const DESCRIBED_MAX: usize = 1_000;
+pub(super) const DESCRIBED_MAX: usize = 1_000;
+
+/// The most bytes of one JSON Schema of a description.
+const SCHEMA_BYTES_MAX: usize = 256 << 10;
+
+/// The most bytes of all JSON Schemas of a plugin's description. The host keeps them, and shows them all at once.
+const SCHEMAS_BYTES_MAX: usize = 4 << 20;
 
 /// A plugin's own description.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +123,21 @@ impl Role {
     }
 }
 
+impl Role {
+    /// Returns the JSON Schemas in it.
+    fn schemas(&self) -> impl Iterator<Item = &Json> {
+        let (messages, state): (Vec<&[MessageType]>, _) = match self {
+            Self::Aggregate { commands, events, state, .. } => {
+                (vec![commands.as_slice(), events.as_slice()], state.as_ref())
+            }
+            Self::Saga { events, state, .. } => (vec![events.as_slice()], state.as_ref()),
+            Self::Projection { queries, .. } => (vec![queries.as_slice()], None),
+            Self::Subscriber { .. } => (Vec::new(), None),
+        };
+        messages.into_iter().flatten().filter_map(|message| message.schema.as_ref()).chain(state)
+    }
+}
+
 impl Description {
     /// Returns the endpoints to which the plugin sends HTTP requests.
     pub fn endpoints(&self) -> impl Iterator<Item = &Name> {
@@ -194,6 +215,12 @@ pub(super) fn messages(what: &str, one: &str, described: Vec<wit::MessageType>) 
 /// `of` says what the schema describes.
 pub(super) fn schema(of: &str, text: Option<String>) -> Result<Option<Json>, String> {
     let Some(text) = text else { return Ok(None) };
+    if text.len() > SCHEMA_BYTES_MAX {
+        return Err(format!(
+            "the schema of {of} has {} bytes, and the limit is {SCHEMA_BYTES_MAX}: shorten it, or leave it out",
+            text.len()
+        ));
+    }
     let parsed = serde_json::from_str(&text).map_err(|cause| format!("the schema of {of} is not JSON: {cause}"))?;
     jsonschema::draft202012::meta::validate(&parsed).map_err(|cause| {
         let place = cause.instance_path().to_string();
@@ -201,6 +228,17 @@ pub(super) fn schema(of: &str, text: Option<String>) -> Result<Option<Json>, Str
         format!("the schema of {of} is no JSON Schema of draft 2020-12{place}: {}", names::shown(&cause.to_string()))
     })?;
     Ok(Some(parsed))
+}
+
+/// Refuses the schemas of all roles if they are too many bytes together.
+pub(super) fn check_schemas(roles: &[Role]) -> Result<(), String> {
+    let bytes: usize = roles.iter().flat_map(Role::schemas).map(|schema| schema.to_string().len()).sum();
+    if bytes <= SCHEMAS_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "its schemas have {bytes} bytes in all, and the limit is {SCHEMAS_BYTES_MAX}: shorten them, or leave some out"
+    ))
 }
 
 pub(super) fn bounded<T>(what: &str, list: &[T]) -> Result<(), String> {
@@ -254,16 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn the_schemas_of_a_plugin_are_bounded_together() {
+        let schema = serde_json::json!({ "title": "x".repeat(SCHEMA_BYTES_MAX - 100) });
+        let role = |count: usize| Role::Projection {
+            name: Name::parse("sales").unwrap(),
+            subscriptions: Vec::new(),
+            shape: Shape::Recorded,
+            queries: vec![MessageType { name: "Q".into(), schema: Some(schema.clone()) }; count],
+        };
+        assert_eq!(check_schemas(&[role(8), role(8)]), Ok(()));
+        refused(check_schemas(&[role(8), role(9)]), "its schemas have 4454952 bytes in all, and the limit is 4194304");
+    }
+
+    #[test]
     fn a_schema_is_one_or_it_is_refused() {
         for good in ["true", "{}", r##"{"properties":{"a":{"$ref":"#/$defs/A"}},"$defs":{"A":{"type":"null"}}}"##] {
             let described = messages("commands", "a command", vec![message("Open", Some(good))]).unwrap();
             assert_eq!(described[0].schema, Some(serde_json::from_str(good).unwrap()));
         }
         let deep = "[".repeat(10_000);
+        let long = format!("{{\"title\":\"{}\"}}", "x".repeat(SCHEMA_BYTES_MAX));
         for (bad, said) in [
             ("", "the schema of a command Open is not JSON"),
             ("{\"type\":\"object\"", "is not JSON"),
             (&deep, "is not JSON"),
+            (&long, "the schema of a command Open has 262156 bytes, and the limit is 262144: shorten it"),
             ("7", "is no JSON Schema of draft 2020-12"),
             (r#"{"type":"objekt"}"#, "at \"/type\""),
             (r#"{"properties":{"a":{"minimum":"\u001b"}}}"#, "at \"/properties/a/minimum\""),

@@ -3,6 +3,7 @@
 use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
+use super::guest_text;
 use super::upcasting::Recorders;
 use crate::clock::machine_time;
 use base16ct::lower;
@@ -143,8 +144,12 @@ impl Compiler {
                 component.len().div_ceil(1 << 20)
             );
         }
-        let compiled = Component::new(&self.engine, &component)
-            .map_err(|error| Error::Plugin(format!("plugin {label} does not compile: {error:#}")))?;
+        let compiled = Component::new(&self.engine, &component).map_err(|error| {
+            let cause = guest_text::of_library(&format_args!("{error:#}"));
+            Error::Plugin(format!(
+                "plugin {label} does not compile: {cause}; build it again, with current tools of its language"
+            ))
+        })?;
         if is_large {
             tracing::info!("plugin {label} is compiled, after {:.1} s", begun.elapsed().as_secs_f64());
         }
@@ -208,7 +213,8 @@ fn componentize(label: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         .and_then(|encoder| encoder.validate(true).encode())
         .map_err(|error| {
             Error::Plugin(format!(
-                "plugin {label} can't be turned into a component: {error:#}; export a role with the SDK's export macros"
+                "plugin {label} can't be turned into a component: {}; export a role with the SDK's export macros",
+                guest_text::of_library(&format_args!("{error:#}"))
             ))
         })
 }

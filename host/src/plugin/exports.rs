@@ -1,10 +1,10 @@
 //! The roles of a plugin and the version of the contract that it was built for, read from the names of its exports before
 //! anything is compiled.
 
-use super::Error;
+use super::{Error, guest_text};
 use crate::names::shown;
 use std::fmt;
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 
 /// The version of the contract that this host implements. It serves each version with the same first number up to this one.
 pub const API_VERSION: &str = version_in(include_str!("../../../wit/types.wit"));
@@ -224,7 +224,10 @@ fn exported(bytes: &[u8]) -> Result<Vec<String>, String> {
             &bytes[..bytes.len().min(4)]
         ));
     }
-    let damaged = |error| format!("is damaged ({error}): build it again, and replace the file in one step");
+    let damaged = |error: BinaryReaderError| {
+        let cause = guest_text::of_library(&error);
+        format!("is damaged ({cause}): build it again, and replace the file in one step")
+    };
     let (mut depth, mut names) = (0_u32, Vec::new());
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {

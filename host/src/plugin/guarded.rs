@@ -3,21 +3,33 @@
 
 use super::bindings::wasmill::plugin::types;
 use super::clock::{Interrupted, ticks};
-use super::guest_log::{cut, printable};
-use super::sandbox::{Beyond, Sandbox};
+use super::guest_text;
+use super::sandbox::{Refused, Sandbox};
+use super::wasi::{HANDLES_MAX, RANDOM_BYTES_MAX};
 use super::{Error, Plugin, RoleName, failure};
 use crate::model::{Failure, RecordedEvent};
+use std::str::Utf8Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wasmtime::component::Instance;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::component::{Instance, ResourceTableError};
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// The handles of a wasm store in addition to those of its live aggregates.
 const HANDLES_SPARE: usize = 100_000;
 
-/// The text of wasmtime's error when a guest hands over more than it may. The type of that error is private.
+/// The text of wasmtime's error when a guest hands over more than it may. The types of this error and of the next ones are
+/// private.
 const HANDED_OVER_TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
+
+/// The text of wasmtime's error when a guest has too many resources.
+const TOO_MANY_RESOURCES: &str = "store handle limit exceeded";
+
+/// The beginning of the text of wasmtime-wasi's error when a guest asks for too much randomness.
+const TOO_MUCH_RANDOMNESS: &str = "requested len";
+
+/// The text of wasmtime-wasi's error when a guest waits for nothing.
+const EMPTY_POLL: &str = "empty poll list";
 
 /// The text of wasmtime's error when a component has more instances, memories or tables than it may.
 const TOO_MANY: &str = "resource limit exceeded";
@@ -29,6 +41,8 @@ const SHORT: Duration = Duration::from_millis(100);
 pub(super) struct Guarded {
     pub(super) store: Store<Sandbox>,
     pub(super) label: Arc<str>,
+    /// The function that is called, or was called last; `None` while the instance is created.
+    function: Option<&'static str>,
     ticks: u64,
     /// The time of one item, which is shorter if the caller is in a hurry.
     item_ticks: u64,
@@ -62,15 +76,17 @@ impl Guarded {
         let mut guarded = Self {
             store: store(plugin),
             label: plugin.label.clone(),
+            function: None,
             ticks: ticks(plugin.limits.event_time),
             item_ticks: ticks(plugin.limits.event_time),
             limit: plugin.limits.event_time,
             output_bytes_max: plugin.limits.output_bytes_max,
             is_item_by_item: plugin.wasi.of_item,
         };
-        match guarded.run(1, |store| plugin.pre.instantiate(store)) {
+        match guarded.run(None, 1, |store| plugin.pre.instantiate(store)) {
             Ok(instance) => {
                 plugin.configuration.give(plugin, &mut guarded, &instance, gets_secrets)?;
+                guarded.store.data_mut().usage.begin();
                 Ok((guarded, instance))
             }
             Err(error) => Err(guarded.not_made(&error)),
@@ -83,55 +99,60 @@ impl Guarded {
         self.item_ticks = if is_hurried { self.ticks.min(ticks(SHORT)) } else { self.ticks };
     }
 
-    /// Calls the guest with a batch of `items`. The time limit is that of one item. Few batches need more, and after an
-    /// [`Error::Overrun`] their items are handled one by one. If the guest says which item it begins, each item has the
-    /// limit, and no item begins after the limit of the batch.
+    /// Calls a function of the guest with a batch of `items`. The time limit is that of one item. Few batches need more,
+    /// and after an [`Error::Overrun`] their items are handled one by one. If the guest says which item it begins, each item
+    /// has the limit, and no item begins after the limit of the batch.
     #[inline]
     pub(super) fn call<T>(
         &mut self,
+        function: &'static str,
         items: usize,
         call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
     ) -> Result<T, Error> {
-        self.run(items, call).map_err(|error| self.failed(items, &error))
+        self.run(Some(function), items, call).map_err(|error| self.failed(items, &error))
     }
 
-    /// Calls the guest with an item.
+    /// Calls a function of the guest with an item.
     #[inline]
     pub(super) fn call_with<T>(
         &mut self,
+        function: &'static str,
         item: (u64, &str),
         call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
     ) -> Result<T, Error> {
         if self.is_item_by_item {
             self.store.data_mut().set_item(Some(item));
         }
-        let called = self.call(1, call);
+        let called = self.call(function, 1, call);
         if self.is_item_by_item {
             self.store.data_mut().set_item(None);
         }
         called
     }
 
-    /// Calls the guest with a list of items: at once, or one by one if it may ask WASI for the time or randomness of each. Returns
-    /// the results of the calls, or the first failure.
+    /// Calls a function of the guest with a list of items: at once, or one by one if it may ask WASI for the time or
+    /// randomness of each. Returns the results of the calls, or the first failure.
     pub(super) fn call_with_list<I: Item, T>(
         &mut self,
+        function: &'static str,
         items: &[I],
         mut call: impl FnMut(&mut Store<Sandbox>, &[I]) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<Result<Vec<T>, Failure>, Error> {
         if !self.is_item_by_item {
-            let called = self.call(items.len(), |store| call(store, items))?;
+            let called = self.call(function, items.len(), |store| call(store, items))?;
             return Ok(called.map(|one| vec![one]).map_err(failure));
         }
         self.store.data_mut().begin_list();
         let begun = Instant::now();
         let mut results = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            // As for a guest that says which item it begins, and as for one that asks for too many effects in a call.
-            if index > 0 && (begun.elapsed() > self.limit || self.store.data().is_full()) {
+            // As for a guest that says which item it begins, and as for one that asks for too many effects in a call. A guest that
+            // holds many handles is recreated before the next call.
+            let sandbox = self.store.data();
+            if index > 0 && (begun.elapsed() > self.limit || sandbox.is_full() || sandbox.has_many_handles()) {
                 return Err(Error::Overrun { label: self.label.clone(), limit: self.limit });
             }
-            let called = self.call_with(item.moment(), |store| call(store, std::slice::from_ref(item)));
+            let called = self.call_with(function, item.moment(), |store| call(store, std::slice::from_ref(item)));
             match called.map_err(|error| error.at(index as u32))? {
                 Ok(result) => results.push(result),
                 Err(of_one) => return Ok(Err(Failure { index, ..failure(of_one) })),
@@ -145,16 +166,26 @@ impl Guarded {
         self.is_item_by_item
     }
 
+    /// Whether the guest should be recreated before the next call, because it has taken much of what it may have and gives
+    /// nothing back.
+    pub(super) fn is_worn(&self) -> bool {
+        self.store.data().is_worn()
+    }
+
     #[inline]
     fn run<T>(
         &mut self,
+        function: Option<&'static str>,
         items: usize,
         call: impl FnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
     ) -> wasmtime::Result<T> {
         let ticks = if items == 1 { self.item_ticks } else { self.ticks };
+        self.function = function;
         self.store.data_mut().begin_call(ticks, self.item_ticks);
         self.store.set_epoch_deadline(1);
-        call(&mut self.store)
+        let called = call(&mut self.store);
+        self.store.data_mut().end_call();
+        called
     }
 
     /// Makes the error of a plugin that is not loaded, for this reason.
@@ -169,7 +200,12 @@ impl Guarded {
         described: Result<D, String>,
         check: impl FnOnce(D) -> Result<T, String>,
     ) -> Result<T, Error> {
-        let described = described.map_err(|cause| self.refused(&printable(cut(&cause).to_owned())))?;
+        let described = described.map_err(|cause| match cause.trim() {
+            "" => self.refused(&format!(
+                "its `describe` of the role {role} fails without a reason: return one that says what to do"
+            )),
+            cause => self.refused(&guest_text::line(cause)),
+        })?;
         check(described).map_err(|cause| self.refused(&format!("its description of the role {role}: {cause}")))
     }
 
@@ -180,7 +216,8 @@ impl Guarded {
         migrated: Vec<Result<Vec<u8>, String>>,
     ) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         if migrated.len() == events.len() {
-            return Ok(migrated);
+            let of_event = |payload: Result<_, String>| payload.map_err(|cause| guest_text::reason_line(&cause));
+            return Ok(migrated.into_iter().map(of_event).collect());
         }
         Err(self.broke_the_contract(format!("it returned {} payloads of {} events", migrated.len(), events.len())))
     }
@@ -194,8 +231,12 @@ impl Guarded {
     /// else the system.
     #[cold]
     fn not_made(&mut self, error: &wasmtime::Error) -> Error {
-        let is_of_guest =
-            error.is::<Trap>() || error.is::<Interrupted>() || error.is::<Beyond>() || error.is::<I32Exit>();
+        let is_of_guest = error.is::<Trap>()
+            || error.is::<Interrupted>()
+            || error.is::<Refused>()
+            || error.is::<I32Exit>()
+            // It ran, and called what it may not call.
+            || error.is::<WasmBacktrace>();
         if is_of_guest || error.root_cause().to_string().contains(TOO_MANY) {
             return self.failed(1, error);
         }
@@ -210,10 +251,10 @@ impl Guarded {
     #[cold]
     fn failed(&mut self, items: usize, error: &wasmtime::Error) -> Error {
         let sandbox = self.store.data_mut();
-        let (said, refused) = (sandbox.take_last_error(), sandbox.usage.refused_by_system.take());
+        let (said, no_memory) = (sandbox.take_said(), sandbox.usage.refused_by_system.take());
         let item = sandbox.item();
-        if let Some(refused) = refused {
-            return Error::Host(format!("the system gives plugin {} no more memory: {refused}", self.label));
+        if let Some(cause) = no_memory {
+            return Error::Host(format!("the system gives plugin {} no more memory: {cause}", self.label));
         }
         let (label, limit) = (self.label.clone(), self.limit);
         if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
@@ -231,13 +272,59 @@ impl Guarded {
             }
             (None, Some(Trap::UnreachableCodeReached), Some(said)) => explained(said),
             (None, Some(trap), _) => trap.to_string(),
-            (None, None, _) if error.root_cause().to_string().contains(HANDED_OVER_TOO_MUCH) => format!(
-                "it hands over more than {} bytes in one call: hand over less or raise limits.output_mib",
-                self.output_bytes_max
-            ),
-            (None, None, _) => error.root_cause().to_string(),
+            (None, None, _) => self.in_words(error),
         };
         Error::Trap { label, cause, item }
+    }
+
+    /// Says what the guest did wrong without a trap of its own, and what to do.
+    fn in_words(&self, error: &wasmtime::Error) -> String {
+        if let Some(refused) = error.downcast_ref::<Refused>() {
+            return refused.to_string();
+        }
+        let bytes_max = self.output_bytes_max;
+        let place = self.function.map_or("while it starts".to_owned(), |function| format!("in `{function}`"));
+        if let Some(error) = error.downcast_ref::<Utf8Error>() {
+            let at = error.valid_up_to();
+            return format!(
+                "it hands over a text that is not UTF-8, from its byte {at} on, {place}: write texts in UTF-8"
+            );
+        }
+        if let Some(error) = error.downcast_ref::<ResourceTableError>() {
+            let handles = "handles of WASI (streams, pollables and other resources)";
+            return match error {
+                ResourceTableError::Full => format!(
+                    "it holds {HANDLES_MAX} {handles} and needs another one {place}: drop those that it no longer needs"
+                ),
+                error => format!(
+                    "it misuses its {handles} {place} ({error}): use a handle only until it is dropped, and drop those that \
+                     were made from it first"
+                ),
+            };
+        }
+        let cause = guest_text::of_library(error.root_cause());
+        if cause.contains(HANDED_OVER_TOO_MUCH) {
+            format!("it hands over more than {bytes_max} bytes in one call: hand over less or raise limits.output_mib")
+        } else if cause.contains(TOO_MANY) {
+            format!(
+                "it has more memories, tables or core instances than a guest may have ({cause}): docs/limits.md has the \
+                 numbers"
+            )
+        } else if cause.contains(TOO_MANY_RESOURCES) {
+            format!("it has too many resources {place}: drop those that it no longer needs")
+        } else if cause.starts_with(TOO_MUCH_RANDOMNESS) {
+            format!(
+                "it asks WASI for more than {RANDOM_BYTES_MAX} bytes of randomness at once {place}: ask for fewer, or \
+                 several times"
+            )
+        } else if cause == EMPTY_POLL {
+            format!("it waits for an empty list of pollables of WASI {place}, which never ends: name one to wait for")
+        } else {
+            format!(
+                "it breaks a rule of the component model or of WASI {place} ({cause}): build it again with current tools of \
+                 its language, and report it to their authors if that does not help"
+            )
+        }
     }
 }
 

@@ -1,13 +1,10 @@
 //! The lines that the guests of a plugin write to the host's log.
 
+use super::guest_text::line;
 use crate::supervise::Held as _;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tracing::Level;
-
-/// The maximum size of a guest's line in the host's log, in bytes.
-const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 
 /// The number of lines that the guests of a plugin may write to the host's log in a second. Further lines are only
 /// counted.
@@ -72,19 +69,13 @@ impl GuestLog {
     }
 
     /// Writes a line, unless there are too many.
-    pub(super) fn write(&self, level: Level, module: &str, mut text: String) {
-        if text.len() > LOG_LINE_BYTES_MAX {
-            let lost = text.len() - cut(&text).len();
-            text.truncate(text.len() - lost);
-            let _ = write!(text, "… ({lost} bytes cut)");
-        }
-        let (module, text) = (printable(module.to_owned()), printable(text));
+    pub(super) fn write(&self, level: Level, module: &str, text: &str) {
         let plugin = &*self.label;
-        let (line, left_out) = self.lines.held().next(Instant::now());
+        let (next, left_out) = self.lines.held().next(Instant::now());
         if left_out > 0 {
             tracing::warn!(target: "guest", plugin, "{left_out} lines were left out");
         }
-        match line {
+        match next {
             Line::Written => {}
             Line::LeftOut => return,
             Line::FirstLeftOut => {
@@ -92,6 +83,7 @@ impl GuestLog {
                 return;
             }
         }
+        let (module, text) = (line(module), line(text));
         match level {
             Level::TRACE => tracing::trace!(target: "guest", plugin, module, "{text}"),
             Level::DEBUG => tracing::debug!(target: "guest", plugin, module, "{text}"),
@@ -100,27 +92,6 @@ impl GuestLog {
             Level::ERROR => tracing::error!(target: "guest", plugin, module, "{text}"),
         }
     }
-}
-
-/// Cuts a text to the size of a line.
-pub(super) fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LOG_LINE_BYTES_MAX)]
-}
-
-/// Escapes control characters, so that a line stays one line and a guest can't control a terminal.
-pub(super) fn printable(text: String) -> String {
-    if !text.chars().any(char::is_control) {
-        return text;
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if character.is_control() {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -137,11 +108,5 @@ mod tests {
         let next = begin + Duration::from_secs(1);
         assert_eq!(lines.next(next), (Line::Written, 2));
         assert_eq!(lines.next(next), (Line::Written, 0));
-    }
-
-    #[test]
-    fn a_line_of_a_guest_stays_a_line() {
-        assert_eq!(printable("a\nb\u{1b}[2Jé".to_owned()), "a\\nb\\u{1b}[2Jé");
-        assert_eq!(printable("plain".to_owned()), "plain");
     }
 }

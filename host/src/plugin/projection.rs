@@ -3,10 +3,11 @@
 use super::bindings::exports::wasmill::plugin::projection as export;
 use super::lowering::Lender;
 use super::upcasting::ReaderShape;
-use super::{Error, Guarded, Identity, Plugin, ReadModel, Role, RoleName, description};
-use crate::clock::machine_ms;
+use super::{Error, Guarded, Identity, Plugin, ReadModel, Role, RoleName, description, guest_text};
+use crate::clock::Clock;
 use crate::model::Failure;
 use crate::model::RecordedEvent;
+use crate::names::Rule;
 
 /// A wasm store with one projection. After an [`Error`] it must be dropped.
 pub struct ProjectionGuest {
@@ -35,7 +36,7 @@ pub enum QueryError {
 /// Returns what the role says about itself.
 pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
     let (mut guarded, guest) = instantiate(plugin)?;
-    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    let described = guarded.call("describe", 1, |store| guest.call_describe(store))?;
     let described = guarded.described(RoleName::Projection, described, |described| {
         let export::Description { plugin, name, subscriptions, shape, queries } = described;
         let role = Role::Projection {
@@ -46,7 +47,7 @@ pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> 
         };
         Ok((description::identity(plugin)?, vec![role]))
     })?;
-    guarded.call(1, |store| guest.call_schema(store))?;
+    guarded.call("schema", 1, |store| guest.call_schema(store))?;
     Ok(described)
 }
 
@@ -68,7 +69,7 @@ impl ProjectionGuest {
 
     /// Returns the statements that create the read model.
     pub fn schema(&mut self) -> Result<String, Error> {
-        self.guarded.call(1, |store| self.guest.call_schema(store))
+        self.guarded.call("schema", 1, |store| self.guest.call_schema(store))
     }
 
     /// Folds events into a read model. The caller begins and ends the transaction.
@@ -85,7 +86,7 @@ impl ProjectionGuest {
         let lent = lender.events();
         self.guarded.store.data_mut().read_model = Some(read_model);
         let guest = &self.guest;
-        let projected = self.guarded.call_with_list(&lent, |store, lent| guest.call_project(store, lent));
+        let projected = self.guarded.call_with_list("project", &lent, |store, lent| guest.call_project(store, lent));
         self.guarded.store.data_mut().read_model = None;
         Ok(projected?.map(drop))
     }
@@ -98,15 +99,24 @@ impl ProjectionGuest {
         read_model: Box<dyn ReadModel>,
     ) -> Result<Result<Vec<u8>, QueryError>, Error> {
         self.guarded.store.data_mut().read_model = Some(read_model);
-        // A query is no item. It may see the time at which it is asked.
-        let item = (machine_ms(), "");
-        let answered = self.guarded.call_with(item, |store| self.guest.call_query(store, name, params));
+        // A query is no item. It may see the time at which it is asked, by the clock that the rest of the host reads.
+        let item = (Clock::system().now_ms(), "");
+        let answered = self.guarded.call_with("query", item, |store| self.guest.call_query(store, name, params));
         self.guarded.store.data_mut().read_model = None;
         Ok(match answered? {
             Ok(answer) => Ok(answer),
-            Err(export::QueryError::Unknown(known)) => Err(QueryError::Unknown { known }),
-            Err(export::QueryError::Malformed(reason)) => Err(QueryError::Malformed(reason)),
-            Err(export::QueryError::Failed(reason)) => Err(QueryError::Failed(reason)),
+            Err(export::QueryError::Unknown(mut known)) => {
+                known.retain(|name| Rule::Message.allows(name));
+                known.truncate(description::DESCRIBED_MAX);
+                Err(QueryError::Unknown { known })
+            }
+            Err(export::QueryError::Malformed(reason)) => Err(QueryError::Malformed(guest_text::reason(reason))),
+            Err(export::QueryError::Failed(reason)) => Err(QueryError::Failed(guest_text::reason(reason))),
         })
+    }
+
+    /// Whether the guest should be recreated, because it has taken much of what it may have and gives nothing back.
+    pub fn is_worn(&self) -> bool {
+        self.guarded.is_worn()
     }
 }

@@ -2,11 +2,11 @@
 
 use super::bindings::exports::wasmill::plugin::saga as export;
 use super::bindings::wasmill::plugin::types::Delivery;
+use super::decision::new_events;
 use super::lowering::{CallbackLender, Lender, lend_payloads};
 use super::upcasting::ReaderShape;
 use super::{Effects, Error, Guarded, Identity, Plugin, Role, RoleName, description, refusal};
 use crate::model::{Failure, KeptCallback, NewEvent, RecordedEvent, Refusal};
-use crate::names::{self, Rule};
 use wasmtime::component::ResourceAny;
 
 /// A wasm store with live sagas. After an [`Error`] it must be dropped with all of them.
@@ -52,7 +52,7 @@ pub enum SagaEnd {
 /// Returns what the role says about itself.
 pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
     let (mut guarded, guest) = instantiate(plugin)?;
-    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    let described = guarded.call("describe", 1, |store| guest.call_describe(store))?;
     guarded.described(RoleName::Saga, described, |described| {
         let export::Description { plugin, saga_type, starts, subscriptions, shape, endpoints, events, state } =
             described;
@@ -99,7 +99,7 @@ impl SagaGuest {
     /// if it can't.
     pub fn upcast(&mut self, events: &[&RecordedEvent]) -> Result<Vec<Result<Vec<u8>, String>>, Error> {
         let lent = lend_payloads(events);
-        let migrated = self.guarded.call(events.len(), |store| self.guest.call_upcast(store, &lent))?;
+        let migrated = self.guarded.call("upcast", events.len(), |store| self.guest.call_upcast(store, &lent))?;
         self.guarded.migrated(events, migrated)
     }
 
@@ -112,7 +112,8 @@ impl SagaGuest {
         let lender = Lender::new(&events);
         let deliveries = lender.deliveries();
         let guest = &self.guest;
-        let keys = self.guarded.call_with_list(&deliveries, |store, deliveries| guest.call_keys(store, deliveries))?;
+        let keys =
+            self.guarded.call_with_list("keys", &deliveries, |store, deliveries| guest.call_keys(store, deliveries))?;
         match keys.map(|keys| keys.concat()) {
             Ok(keys) if keys.len() != events.len() => {
                 let cause = format!("it returned {} keys of {} events", keys.len(), events.len());
@@ -124,7 +125,7 @@ impl SagaGuest {
 
     /// Creates a live saga without history.
     pub fn create(&mut self, key: &str) -> Result<LiveSaga, Error> {
-        self.guarded.call(1, |store| self.guest.instance().call_constructor(store, key)).map(LiveSaga)
+        self.guarded.call("constructor", 1, |store| self.guest.instance().call_constructor(store, key)).map(LiveSaga)
     }
 
     /// Applies recorded events of the saga's own stream.
@@ -132,7 +133,8 @@ impl SagaGuest {
         let lender = Lender::new(events);
         let lent = lender.events();
         let instance = self.guest.instance();
-        let applied = self.guarded.call_with_list(&lent, |store, lent| instance.call_apply(store, live.0, lent))?;
+        let applied =
+            self.guarded.call_with_list("apply", &lent, |store, lent| instance.call_apply(store, live.0, lent))?;
         Ok(applied.map(drop))
     }
 
@@ -157,16 +159,14 @@ impl SagaGuest {
         let input = input.pop().expect("an input is one delivery");
         self.guarded.store.data_mut().begin_effects(1);
         let item = (input.metadata.time, input.metadata.id);
-        let decided = self.guarded.call_with(item, |store| self.guest.instance().call_handle(store, live.0, input));
+        let decided =
+            self.guarded.call_with("handle", item, |store| self.guest.instance().call_handle(store, live.0, input));
         let effects = self.guarded.store.data_mut().effects.take().unwrap_or_default();
         let export::Decision { events, end } = match decided? {
             Ok(decision) => decision,
             Err(outcome) => return Ok(Err(refusal(outcome))),
         };
-        if let Some(cause) = events.iter().find_map(|event| names::checked(&event.name, Rule::Message).err()) {
-            return Err(self.guarded.broke_the_contract(format!("the name of an event that it decided on {cause}")));
-        }
-        let events = events.into_iter().map(|event| NewEvent { name: event.name, payload: event.payload }).collect();
+        let events = new_events(events).map_err(|cause| self.guarded.broke_the_contract(cause))?;
         let end = end.map(|end| match end {
             export::End::Completed => SagaEnd::Completed,
             export::End::Compensated => SagaEnd::Compensated,
@@ -180,9 +180,9 @@ impl SagaGuest {
         self.guarded.is_item_by_item()
     }
 
-    /// Whether the linear memory, which never shrinks, is so close to its limit that the guest should be recreated.
+    /// Whether the guest should be recreated, because it has taken much of what it may have and gives nothing back.
     pub fn is_worn(&self) -> bool {
-        self.guarded.store.data().usage.is_worn()
+        self.guarded.is_worn()
     }
 
     /// Returns the bytes of its linear memory, which never shrinks. Freed memory is reused.
@@ -192,6 +192,6 @@ impl SagaGuest {
 
     /// Frees a live saga.
     pub fn discard(&mut self, live: LiveSaga) -> Result<(), Error> {
-        self.guarded.call(1, |store| live.0.resource_drop(store))
+        self.guarded.call("drop", 1, |store| live.0.resource_drop(store))
     }
 }

@@ -2,7 +2,8 @@
 
 use super::bindings::wasmill::plugin::{bus, log, sql, types};
 use super::clock::{Deadline, Interrupted, Time};
-use super::guest_log::{GuestLog, cut, printable};
+use super::guest_log::GuestLog;
+use super::guest_text;
 use super::wasi::{AsWasi, Wasi};
 use super::{
     Effect, Effects, OutgoingCommand, OutgoingMessage, OutgoingRequest, Plugin, ReadModel, SqlError, SqlValue,
@@ -29,10 +30,15 @@ pub(crate) const ATTACHMENT_BYTES_MAX: usize = 1 << 10;
 /// The most bytes of a timer's name.
 pub(crate) const TIMER_NAME_BYTES_MAX: usize = 255;
 
-/// A limit that a guest exceeded, with the key that raises it.
+/// Why the sandbox refuses what a guest asks for: a limit that it exceeds, with the key that raises it, or a rule that it
+/// breaks.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Beyond(String);
+pub(super) struct Refused(String);
+
+fn refused(cause: impl Into<String>) -> wasmtime::Error {
+    Refused(cause.into()).into()
+}
 
 /// The data of one wasm store.
 pub(super) struct Sandbox {
@@ -67,6 +73,8 @@ pub(super) struct Sandbox {
 pub(super) struct Usage {
     /// The size of the linear memories, which never shrink.
     memory_bytes: usize,
+    /// Their size when the instance had been created.
+    memory_bytes_begun: usize,
     memory_bytes_max: usize,
     table_elements: usize,
     table_elements_max: usize,
@@ -82,9 +90,14 @@ impl Usage {
         self.memory_bytes
     }
 
-    /// Whether the memory exceeds three quarters of its limit.
-    pub(super) fn is_worn(&self) -> bool {
-        self.memory_bytes > self.memory_bytes_max / 4 * 3
+    /// Notes that the instance has been created.
+    pub(super) fn begin(&mut self) {
+        self.memory_bytes_begun = self.memory_bytes;
+    }
+
+    /// Whether the memory exceeds three quarters of its limit. If it did so from the beginning, a new guest would have no less.
+    fn is_worn(&self) -> bool {
+        self.memory_bytes > self.memory_bytes_begun && self.memory_bytes > self.memory_bytes_max / 4 * 3
     }
 }
 
@@ -92,11 +105,10 @@ impl ResourceLimiter for Usage {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let all = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if all > self.memory_bytes_max {
-            return Err(Beyond(format!(
+            return Err(refused(format!(
                 "it needs {all} bytes of memory and the limit is {}: use less or raise limits.memory_mib",
                 self.memory_bytes_max
-            ))
-            .into());
+            )));
         }
         self.growing = all - self.memory_bytes;
         self.growing_beyond_own_maximum = maximum.is_some_and(|maximum| desired > maximum);
@@ -115,11 +127,10 @@ impl ResourceLimiter for Usage {
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let all = self.table_elements.saturating_add(desired.saturating_sub(current));
         if all > self.table_elements_max {
-            return Err(Beyond(format!(
+            return Err(refused(format!(
                 "it needs tables of {all} elements and the limit is {}: raise limits.table_elements",
                 self.table_elements_max
-            ))
-            .into());
+            )));
         }
         self.table_elements = all;
         Ok(true)
@@ -145,6 +156,7 @@ impl Sandbox {
             log: plugin.log.clone(),
             usage: Usage {
                 memory_bytes: 0,
+                memory_bytes_begun: 0,
                 memory_bytes_max: limits.memory_bytes_max,
                 table_elements: 0,
                 table_elements_max: limits.table_elements_max,
@@ -179,10 +191,22 @@ impl Sandbox {
         }
     }
 
-    /// Takes the last error that the guest logged or wrote.
-    pub(super) fn take_last_error(&mut self) -> Option<String> {
-        let written = self.wasi.as_mut().and_then(|wasi| wasi.take_last_error());
+    /// Takes what the guest said in the call, if anything: the last error that it logged, or else what it wrote to standard
+    /// error.
+    pub(super) fn take_said(&mut self) -> Option<String> {
+        let written = self.wasi.as_mut().and_then(|wasi| wasi.take_said());
         self.last_error.take().or(written)
+    }
+
+    /// Whether the guest should be recreated, because it has taken much of what it may have and gives nothing back: memory, or
+    /// handles of WASI.
+    pub(super) fn is_worn(&self) -> bool {
+        self.usage.is_worn() || self.has_many_handles()
+    }
+
+    /// Whether the guest holds many handles of WASI.
+    pub(super) fn has_many_handles(&self) -> bool {
+        self.wasi.as_ref().is_some_and(|wasi| wasi.is_worn())
     }
 
     /// Begins a call that may take `ticks`, and each of its items `item_ticks`.
@@ -195,6 +219,14 @@ impl Sandbox {
         }
         if let Some(wasi) = &mut self.wasi {
             wasi.begin_call();
+        }
+    }
+
+    /// Ends a call.
+    #[inline]
+    pub(super) fn end_call(&mut self) {
+        if let Some(wasi) = &mut self.wasi {
+            wasi.end_call();
         }
     }
 
@@ -242,22 +274,27 @@ impl Sandbox {
         self.effects_bytes = self.effects_bytes.saturating_add(effect.bytes());
         if self.effects_bytes > bytes_max {
             self.blame_call();
-            wasmtime::bail!(
+            return Err(refused(format!(
                 "effects of more than {bytes_max} bytes in one call: handle fewer deliveries (batch_max), send less or \
                  raise limits.output_mib"
-            );
+            )));
         }
         let Some(effects) = &mut self.effects else {
-            wasmtime::bail!("{what} belongs to the `handle` of subscribers and sagas; there are no effects here");
+            return Err(refused(format!(
+                "{what} belongs to the `handle` of subscribers and sagas; there are no effects here"
+            )));
         };
         if effects.list.len() >= effects_max {
             self.blame_call();
-            wasmtime::bail!(
+            return Err(refused(format!(
                 "more than {effects_max} effects in one call: handle fewer deliveries (batch_max) or raise limits.effects_max"
-            );
+            )));
         }
         if cause >= effects.deliveries {
-            wasmtime::bail!("{what} names delivery {cause} as its cause, of {} delivered", effects.deliveries);
+            return Err(refused(format!(
+                "{what} names delivery {cause} as its cause, of {} delivered",
+                effects.deliveries
+            )));
         }
         effects.list.push((cause, effect));
         Ok(())
@@ -324,7 +361,7 @@ impl log::Host for Sandbox {
         let mut text = message;
         // This includes lines that are not written. The fields, such as the place in the source, only go to the log.
         if let log::Level::Error = level {
-            self.last_error = Some(printable(cut(&text).to_owned()));
+            self.last_error = Some(guest_text::line(&text));
         }
         for field in fields {
             let _ = write!(text, " {}={}", field.name, field.value);
@@ -336,13 +373,13 @@ impl log::Host for Sandbox {
             log::Level::Warn => Level::WARN,
             log::Level::Error => Level::ERROR,
         };
-        self.log.write(level, &target, text);
+        self.log.write(level, &target, &text);
         Ok(())
     }
 
     fn unknown_event(&mut self, event: String) -> wasmtime::Result<()> {
         self.unknown_events.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(target: "guest", plugin = &**self.log.label(), "skipped {}, which the code does not know", printable(event));
+        tracing::debug!(target: "guest", plugin = &**self.log.label(), "skipped {}, which the code does not know", guest_text::line(&event));
         Ok(())
     }
 }
@@ -354,10 +391,10 @@ impl bus::Host for Sandbox {
         // From here on no item is at fault if the batch as a whole takes too long.
         self.item = None;
         let Some(effects) = &self.effects else {
-            wasmtime::bail!("bus.begin belongs to subscribers; this role has no deliveries");
+            return Err(refused("bus.begin belongs to subscribers; this role has no deliveries"));
         };
         if delivery >= effects.deliveries {
-            wasmtime::bail!("bus.begin names delivery {delivery}, of {} delivered", effects.deliveries);
+            return Err(refused(format!("bus.begin names delivery {delivery}, of {} delivered", effects.deliveries)));
         }
         self.time.allows(self.call)?;
         self.item = Some((delivery, self.time.deadline(self.ticks)));
@@ -400,12 +437,14 @@ impl bus::Host for Sandbox {
     fn http(&mut self, cause: u32, request: bus::Request) -> wasmtime::Result<()> {
         let bus::Request { endpoint, method, path, headers, body, response } = request;
         if !self.endpoints.iter().any(|known| **known == *endpoint) {
-            wasmtime::bail!(
-                "bus.http names the endpoint {endpoint:?}, which the plugin does not declare: add it to ENDPOINTS of the role"
-            );
+            return Err(refused(format!(
+                "bus.http names the endpoint {}, which the plugin does not declare: add it to ENDPOINTS of the role",
+                names::shown(&endpoint)
+            )));
         }
         check_attachment(response.as_deref(), || {
-            format!("bus.http asks for the response to {method} {endpoint}/{path}")
+            let (method, path) = (names::shown(&method), names::shown(&path));
+            format!("bus.http asks for the response to {method} with the path {path} at {endpoint}")
         })?;
         let header = |types::HttpHeaderResult { name, value }| Header { name, value: Some(value) };
         let headers = headers.into_iter().map(header).collect();
@@ -427,10 +466,10 @@ fn command_from(call: &str, command: bus::OutgoingCommand) -> wasmtime::Result<O
 /// Refuses bytes that are too many to come back. `asked` says what the guest has asked for.
 fn check_attachment(attachment: Option<&[u8]>, asked: impl Fn() -> String) -> wasmtime::Result<()> {
     match attachment.map(<[u8]>::len) {
-        Some(bytes) if bytes > ATTACHMENT_BYTES_MAX => wasmtime::bail!(
+        Some(bytes) if bytes > ATTACHMENT_BYTES_MAX => Err(refused(format!(
             "{} with {bytes} bytes, and at most {ATTACHMENT_BYTES_MAX} come back with it: send an id, and look the rest up",
             asked()
-        ),
+        ))),
         _ => Ok(()),
     }
 }
@@ -438,16 +477,16 @@ fn check_attachment(attachment: Option<&[u8]>, asked: impl Fn() -> String) -> wa
 fn checked(call: &str, what: &str, text: &str, rule: Rule) -> wasmtime::Result<()> {
     match names::checked(text, rule) {
         Ok(_) => Ok(()),
-        Err(cause) => wasmtime::bail!("the name of {what} in {call} {cause}"),
+        Err(cause) => Err(refused(format!("the name of {what} in {call} {cause}"))),
     }
 }
 
 fn checked_timer(call: &str, name: &str) -> wasmtime::Result<()> {
     if name.is_empty() || name.len() > TIMER_NAME_BYTES_MAX || name.contains(char::is_control) {
-        wasmtime::bail!(
+        return Err(refused(format!(
             "{call} names a timer with {} bytes: a name has 1 to {TIMER_NAME_BYTES_MAX} bytes and no control characters",
             name.len()
-        );
+        )));
     }
     Ok(())
 }
@@ -493,7 +532,7 @@ impl Sandbox {
     fn read_model(&mut self) -> wasmtime::Result<&mut Box<dyn ReadModel>> {
         match &mut self.read_model {
             Some(read_model) => Ok(read_model),
-            None => wasmtime::bail!("sql belongs to projections; this role has no read model"),
+            None => Err(refused("sql belongs to projections; this role has no read model")),
         }
     }
 }
@@ -536,6 +575,7 @@ mod tests {
     fn memories_count_together_and_what_the_system_refuses_is_known() {
         let mut usage = Usage {
             memory_bytes: 0,
+            memory_bytes_begun: 0,
             memory_bytes_max: 100,
             table_elements: 0,
             table_elements_max: 10,

@@ -17,7 +17,7 @@ pub struct SubscriberGuest {
 /// Returns what the role says about itself.
 pub(super) fn describe(plugin: &Plugin) -> Result<(Identity, Vec<Role>), Error> {
     let (mut guarded, guest) = instantiate(plugin)?;
-    let described = guarded.call(1, |store| guest.call_describe(store))?;
+    let described = guarded.call("describe", 1, |store| guest.call_describe(store))?;
     guarded.described(RoleName::Subscriber, described, |described| {
         let export::Description { plugin, subscriptions, shape, endpoints } = described;
         let role = Role::Subscriber {
@@ -69,11 +69,16 @@ impl SubscriberGuest {
         self.deliver(&CallbackLender::new(callbacks).deliveries())
     }
 
+    /// Whether the guest should be recreated, because it has taken much of what it may have and gives nothing back.
+    pub fn is_worn(&self) -> bool {
+        self.guarded.is_worn()
+    }
+
     fn deliver(&mut self, deliveries: &[Delivery<'_>]) -> Result<Result<Effects, Failure>, Error> {
         let mut effects = Effects { deliveries: 0, list: Vec::new() };
         let guest = &self.guest;
         // One call, or one for each delivery.
-        let handled = self.guarded.call_with_list(deliveries, |store, of_call| {
+        let handled = self.guarded.call_with_list("handle", deliveries, |store, of_call| {
             store.data_mut().begin_effects(of_call.len());
             let handled = guest.call_handle(&mut *store, of_call);
             effects.append(store.data_mut().take_effects());

@@ -118,7 +118,7 @@ enum RecorderGuest {
 }
 
 impl RecorderGuest {
-    /// Whether its linear memory, which never shrinks, is close to its limit.
+    /// Whether it should be recreated, because it has taken much of what it may have and gives nothing back.
     fn is_worn(&self) -> bool {
         match self {
             Self::Aggregate(guest) => guest.is_worn(),

@@ -5,7 +5,8 @@
 //! time alone, so the same item finds them the same when it is handled or applied again. Calls that have no item, such as the
 //! start of an instance, `restore` and `snapshot`, see constants.
 
-use super::guest_log::{GuestLog, cut, printable};
+use super::guest_log::GuestLog;
+use super::guest_text;
 use crate::supervise::Held as _;
 use rand::TryRng;
 use sha2::{Digest, Sha256};
@@ -27,10 +28,10 @@ const GRANTED: [&str; 6] =
 const OF_ITEM: [&str; 2] = ["wasi:clocks/", "wasi:random/"];
 
 /// The handles to streams and other resources that a guest may have at the same time.
-const HANDLES_MAX: usize = 10_000;
+pub(super) const HANDLES_MAX: usize = 10_000;
 
 /// The bytes of randomness that a guest may ask for at once.
-const RANDOM_BYTES_MAX: u64 = 1 << 20;
+pub(super) const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 /// The longest part of a line that waits for its end, in bytes.
 const LINE_BYTES_MAX: usize = 8 << 10;
@@ -47,7 +48,16 @@ pub(super) struct Imported {
 /// Whether a plugin may import this of WASI.
 pub(super) fn is_granted(import: &str) -> bool {
     let is_of_version = import.split_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
-    is_of_version && GRANTED.iter().any(|package| import.starts_with(package))
+    is_of_version && is_of_granted_package(import)
+}
+
+/// Whether a plugin may import this of WASI in another version.
+pub(super) fn is_of_other_version(import: &str) -> bool {
+    is_of_granted_package(import) && !is_granted(import)
+}
+
+fn is_of_granted_package(import: &str) -> bool {
+    GRANTED.iter().any(|package| import.starts_with(package))
 }
 
 impl Imported {
@@ -64,6 +74,8 @@ pub(super) struct Wasi {
     table: ResourceTable,
     moment: Arc<Mutex<Moment>>,
     errors: Arc<Mutex<LineBuffer>>,
+    /// Whether the guest holds so many handles that the next call may find no room for another one.
+    is_worn: bool,
 }
 
 /// The time and the randomness of an item.
@@ -118,7 +130,7 @@ impl Wasi {
     pub(super) fn new(log: &GuestLog) -> Self {
         let moment = Arc::new(Mutex::new(Moment::new(0, "")));
         let output = |level, module| {
-            Arc::new(Mutex::new(LineBuffer { log: log.clone(), level, module, begun: Vec::new(), last: None }))
+            Arc::new(Mutex::new(LineBuffer { log: log.clone(), level, module, begun: Vec::new(), said: None }))
         };
         let errors = output(Level::WARN, "stderr");
         let random = |of: fn(&mut Moment) -> &mut Stream| Random { moment: moment.clone(), of };
@@ -136,7 +148,7 @@ impl Wasi {
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        Self { ctx, table, moment, errors }
+        Self { ctx, table, moment, errors, is_worn: false }
     }
 
     /// Sets the item of the next call: its time, in milliseconds since 1970-01-01T00:00:00Z, and its id.
@@ -151,14 +163,28 @@ impl Wasi {
 
     /// Begins a call, to which no earlier line of standard error belongs.
     pub(super) fn begin_call(&mut self) {
-        self.errors.held().last = None;
+        self.errors.held().said = None;
     }
 
-    /// Takes the last line that the guest wrote to standard error since the call began.
-    pub(super) fn take_last_error(&mut self) -> Option<String> {
+    /// Ends a call, after which the guest may hold more handles than before it.
+    pub(super) fn end_call(&mut self) {
+        // The table does not tell how many there are. Few guests have more than a dozen, so counting takes next to no time.
+        self.is_worn = self.table.iter_mut().count() >= HANDLES_MAX / 2;
+    }
+
+    /// Whether the guest holds so many handles that it should be recreated. It is half of them, so that a guest that leaks the
+    /// same number in each call never reaches the limit.
+    pub(super) fn is_worn(&self) -> bool {
+        self.is_worn
+    }
+
+    /// Takes what the guest wrote to standard error since the call began: its first line, and its last one if there are several.
+    /// The first one often says what went wrong, and the last ones how the runtime of a language ended because of it.
+    pub(super) fn take_said(&mut self) -> Option<String> {
         let mut errors = self.errors.held();
         errors.end_line();
-        errors.last.take()
+        let Said { first, last } = errors.said.take()?;
+        Some(last.map_or_else(|| first.clone(), |last| format!("{first} … {last}")))
     }
 }
 
@@ -273,7 +299,14 @@ struct LineBuffer {
     level: Level,
     module: &'static str,
     begun: Vec<u8>,
-    /// The last line with text in it.
+    /// What the guest has written in this call.
+    said: Option<Said>,
+}
+
+/// The lines with text in them that an error shows.
+struct Said {
+    first: String,
+    /// The last line, if there are several.
     last: Option<String>,
 }
 
@@ -292,8 +325,12 @@ impl LineBuffer {
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end();
         if !line.is_empty() {
-            self.log.write(self.level, self.module, line.to_owned());
-            self.last = Some(printable(cut(line).to_owned()));
+            self.log.write(self.level, self.module, line);
+            let line = guest_text::line(line);
+            match &mut self.said {
+                Some(said) => said.last = Some(line),
+                None => self.said = Some(Said { first: line, last: None }),
+            }
         }
     }
 }
@@ -396,17 +433,59 @@ mod tests {
 
     #[test]
     fn output_becomes_lines() {
-        let wasi = wasi();
-        let mut errors = wasi.errors.held();
-        errors.write(b"one\n\ntw");
-        assert_eq!(errors.last.as_deref(), Some("one"));
-        errors.write(b"o\xff\r\nthree");
-        assert_eq!(errors.last.as_deref(), Some("two\u{fffd}"));
-        errors.write(&vec![b'x'; 3 * LINE_BYTES_MAX]);
-        assert!(errors.begun.len() < LINE_BYTES_MAX);
-        drop(errors);
-        let mut wasi = wasi;
-        assert!(wasi.take_last_error().is_some_and(|last| last.starts_with("threexxx")));
-        assert_eq!(wasi.take_last_error(), None);
+        let mut wasi = wasi();
+        let write = |wasi: &Wasi, bytes: &[u8]| wasi.errors.held().write(bytes);
+        write(&wasi, b"one\n\ntw");
+        assert_eq!(wasi.errors.held().said.as_ref().map(|said| said.first.as_str()), Some("one"));
+        write(&wasi, b"o\xff\r\nthree");
+        assert_eq!(wasi.take_said().as_deref(), Some("one … three"));
+        assert_eq!(wasi.take_said(), None);
+        write(&wasi, &vec![b'x'; 3 * LINE_BYTES_MAX]);
+        assert!(wasi.errors.held().begun.len() < LINE_BYTES_MAX);
+        wasi.begin_call();
+        assert_eq!(wasi.take_said(), None, "that was in another call");
+        write(&wasi, b"t\xffo\r\n");
+        assert_eq!(wasi.take_said().as_deref(), Some("t\u{fffd}o"));
+    }
+
+    /// What the runtime of JavaScript writes when a module throws while it starts.
+    #[test]
+    fn the_cause_and_the_end_of_what_a_guest_wrote_are_said() {
+        let mut wasi = wasi();
+        wasi.errors.held().write(b"an earlier call\n");
+        wasi.begin_call();
+        wasi.errors.held().write(
+            b"Exception while evaluating top-level script\nError: no such setting\nStack:\n  f@index.js:1\n\
+              Redirecting call to abort() to mozalloc_abort\n",
+        );
+        assert_eq!(
+            wasi.take_said().as_deref(),
+            Some("Exception while evaluating top-level script … Redirecting call to abort() to mozalloc_abort")
+        );
+    }
+
+    #[test]
+    fn a_guest_that_leaks_handles_is_worn_before_there_is_no_room_for_another() {
+        for leaked in [1, 3, 1_000, 3_333, 5_000] {
+            let mut wasi = wasi();
+            for _ in 0..2 * HANDLES_MAX / leaked {
+                let dropped = wasi.table.push("dropped").unwrap();
+                for _ in 0..leaked {
+                    wasi.table.push("leaked").unwrap_or_else(|error| panic!("{leaked} in each call: {error}"));
+                }
+                wasi.table.delete(dropped).unwrap();
+                wasi.end_call();
+                if wasi.is_worn() {
+                    wasi.table = Wasi::new(&GuestLog::new("p".into())).table;
+                }
+            }
+        }
+        let mut wasi = wasi();
+        for _ in 0..3 * HANDLES_MAX {
+            let dropped = wasi.table.push("dropped").unwrap();
+            wasi.table.delete(dropped).unwrap();
+            wasi.end_call();
+            assert!(!wasi.is_worn(), "it leaks nothing");
+        }
     }
 }

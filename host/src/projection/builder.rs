@@ -151,6 +151,7 @@ impl Builder {
     }
 
     fn call(&mut self, events: &[RecordedEvent]) -> Result<Projected, Error> {
+        self.guest = self.guest.take().filter(|guest| !guest.is_worn());
         let guest = match &mut self.guest {
             Some(guest) => guest,
             None => self.guest.insert(ProjectionGuest::new(&self.generation.plugin)?),

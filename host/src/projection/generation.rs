@@ -42,8 +42,9 @@ impl Generation {
             files.retire();
             match fault {
                 Fault::Statement(cause) => Error::Schema(format!(
-                    "plugin {} has a schema that can't be used: {cause}; correct it and reload the plugin",
-                    plugin.label()
+                    "plugin {} has a schema that can't be used: {}; correct it and reload the plugin",
+                    plugin.label(),
+                    plugin::of_library(&cause)
                 )),
                 fault => failed(&files.path(), fault),
             }
@@ -108,7 +109,7 @@ impl Generation {
         self.sql(self.writing.answers())
     }
 
-    /// Answers a query. A guest that traps is dropped, and others are kept for later queries.
+    /// Answers a query. A guest that traps or is worn is dropped, and others are kept for later queries.
     pub(super) fn query(&self, query: &str, params: &[u8]) -> Result<Vec<u8>, QueryError> {
         let internal = |error: &dyn std::fmt::Display| plugin::QueryError::Failed(error.to_string());
         let rested = self.resting.held().pop();
@@ -126,7 +127,9 @@ impl Generation {
         if let Some(fault) = database.take_trouble() {
             return Err(self.unusable(fault));
         }
-        self.resting.held().push((guest, database));
+        if !guest.is_worn() {
+            self.resting.held().push((guest, database));
+        }
         Ok(answer?)
     }
 

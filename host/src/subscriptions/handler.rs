@@ -150,6 +150,7 @@ impl Handler {
             guest.hurry(is_hurried);
             call(guest)
         };
+        self.guest = self.guest.take().filter(|guest| !guest.is_worn());
         let handled = match &mut self.guest {
             Some(guest) => call(guest),
             None => SubscriberGuest::new(&self.plugin).and_then(|guest| call(self.guest.insert(guest))),

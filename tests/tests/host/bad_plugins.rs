@@ -2,7 +2,7 @@
 
 use wasmill::plugin::API_VERSION;
 use wasmill_tests::hostile::{aggregate, projection, subscriber};
-use wasmill_tests::module::{EMPTY, exporting, importing};
+use wasmill_tests::module::{EMPTY, exporting, importing, parsed};
 use wasmill_tests::setting::Setting;
 
 fn refusal(manifest: &str, modules: &[(&str, &[u8])]) -> String {
@@ -59,6 +59,36 @@ fn a_plugin_without_the_functions_of_its_role() {
     let said = refusal(BAD, &[("bad.wasm", &exporting(&format!("wasmill:plugin/aggregate@{API_VERSION}")))]);
     let expected = format!("exports the role aggregate, but not as version {API_VERSION} of the contract has it");
     assert!(said.contains(&expected) && said.contains("docs/languages.md"), "{said}");
+    // What is missing is named in the plugin's own version.
+    let said = refusal(BAD, &[("bad.wasm", &exporting("wasmill:plugin/aggregate@1.0.0"))]);
+    let expected = "as version 1.0.0 of the contract has it: instance export `wasmill:plugin/aggregate@1.0.0`";
+    assert!(said.contains(expected) && !said.contains(API_VERSION), "{said}");
+}
+
+/// The names in a file may be anything. An error that shows one is one short line all the same.
+#[test]
+fn a_plugin_with_hostile_names() {
+    let export =
+        format!("(func (export \"wasmill:plugin/aggregate@{API_VERSION}#describe\") (result i32) (i32.const 0))");
+    for name in [r"evil\0a\1b[2Jerror: forged\e2\80\ae".to_owned(), "x".repeat(100_000)] {
+        for kind in [format!("(import \"{name}\" \"f\" (func))"), format!("(import \"a\" \"{name}\" (func))")] {
+            let said = refusal(BAD, &[("bad.wasm", &parsed(&format!("(module {kind} {export})")))]);
+            assert!(said.contains("plugin bad can't be turned into a component: "), "{said}");
+            assert!(said.len() < 3_000 && said.contains("export macros"), "{} bytes: {said}", said.len());
+            assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+        }
+    }
+    let import = format!("acme:gpu/{}@0.1.0", "x".repeat(10_000));
+    let said = refusal(BAD, &[("bad.wasm", &importing(&import))]);
+    assert!(said.len() < 1_000 && said.contains("are not granted"), "{said}");
+}
+
+/// The instance of a plugin may call the host while it starts. What it does wrong then is its own fault, and not the system's.
+#[test]
+fn a_plugin_that_breaks_a_rule_while_it_starts() {
+    let start = ("module", "(func $start (call $begin (i32.const 0))) (start $start)");
+    let said = refusal(BAD, &[("bad.wasm", &subscriber("order.*", &[start]))]);
+    assert!(said.contains("plugin bad failed: bus.begin belongs to subscribers"), "{said}");
 }
 
 /// A projection's read models lie in a folder of its name, and those of other code are deleted.

@@ -39,7 +39,7 @@ const ONCE: &str = "(global.set $calls (i32.add (global.get $calls) (i32.const 1
     (if (i32.gt_u (global.get $calls) (i32.const 1)) (then (unreachable)))
     (i32.const 1104)";
 
-const AGGREGATES: [Aggregate; 24] = [
+const AGGREGATES: [Aggregate; 26] = [
     Aggregate("handle-loops", &[("handle", ENDLESS)], &[(500, TOO_LONG), (500, TOO_LONG)]),
     Aggregate("constructor-loops", &[("constructor", ENDLESS)], &[(500, TOO_LONG)]),
     Aggregate("realloc-loops", &[("realloc", ENDLESS)], &[(500, TOO_LONG)]),
@@ -104,7 +104,17 @@ const AGGREGATES: [Aggregate; 24] = [
     Aggregate(
         "name-not-utf-8",
         &[("handle", "(i32.store8 (i32.const 1032) (i32.const 255)) (i32.const 1104)")],
-        &[(500, "utf-8")],
+        &[(500, "that is not UTF-8, from its byte 0 on, in `handle`: write texts in UTF-8")],
+    ),
+    Aggregate(
+        "payload-not-utf-8",
+        &[("handle", "(i32.store8 (i32.const 1041) (i32.const 255)) (i32.const 1104)")],
+        &[(500, "the payload of the event Done that it decided on is not UTF-8, from its byte 1 on: a payload is JSON"); 2],
+    ),
+    Aggregate(
+        "payload-empty",
+        &[("handle", "(i32.store (i32.const 1140) (i32.const 0)) (i32.const 1104)")],
+        &[(500, "the payload of the event Done that it decided on is empty")],
     ),
     Aggregate(
         "name-with-a-slash",
@@ -247,7 +257,7 @@ const SUBSCRIBERS: [Subscriber; 17] = [
         "(i32.store8 (i32.const 1032) (i32.const 255))
          (call $publish (i32.const 0) (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (i32.const 1200)",
-        "utf-8",
+        "that is not UTF-8, from its byte 0 on, in `handle`: write texts in UTF-8",
     ),
     Subscriber(
         "type-no-name",
@@ -347,7 +357,7 @@ fn subscribers() {
 /// What a saga does, and the reason of its dead letter.
 struct Saga(&'static str, Replaced<'static>, &'static str);
 
-const SAGAS: [Saga; 14] = [
+const SAGAS: [Saga; 15] = [
     Saga("keys-loop", ("keys", ENDLESS), TOO_LONG),
     Saga("keys-trap", ("keys", "(unreachable)"), "unreachable"),
     Saga("keys-too-few", ("keys", "(i32.const 1200)"), "it returned 0 keys of 1 events"),
@@ -367,7 +377,7 @@ const SAGAS: [Saga; 14] = [
              (i32.store (i32.const 8196) (i32.const 1024)) (i32.store (i32.const 8200) (i32.const 2))
              (i32.store (i32.const 1512) (i32.const 8192)) (i32.store (i32.const 1516) (i32.const 1)) (i32.const 1504)",
         ),
-        "utf-8",
+        "that is not UTF-8, from its byte 0 on, in `keys`: write texts in UTF-8",
     ),
     Saga(
         "effects-in-keys",
@@ -386,6 +396,11 @@ const SAGAS: [Saga; 14] = [
         "event-no-name",
         ("handle", "(i32.store (i32.const 1132) (i32.const 0)) (i32.const 1104)"),
         "the name of an event that it decided on",
+    ),
+    Saga(
+        "event-not-json",
+        ("handle", "(i32.store8 (i32.const 1040) (i32.const 123)) (i32.const 1104)"),
+        r#"the payload of the event Done that it decided on is not JSON: it begins with "{ull""#,
     ),
     Saga(
         "timer-with-slash",
@@ -476,7 +491,7 @@ const PROJECTIONS: [Projection; 7] = [
              (i32.store (i32.const 1412) (i32.const 4)) (i32.const 1400)",
         ),
         Fails::AtAQuery,
-        "utf-8",
+        "that is not UTF-8, from its byte 0 on, in `query`: write texts in UTF-8",
     ),
 ];
 
@@ -587,7 +602,11 @@ fn files_in_the_place_of_a_plugin() {
         ("a start that traps", in_module("(func $begin (unreachable)) (start $begin)"), "unreachable"),
         ("a large memory", in_module("(memory $more 1000)"), "limits.memory_mib"),
         ("a large table", in_module("(table 5000 funcref)"), "limits.table_elements"),
-        ("many memories", in_module(&"(memory 1)".repeat(20)), "plugin victim"),
+        (
+            "many memories",
+            in_module(&"(memory 1)".repeat(20)),
+            "it has more memories, tables or core instances than a guest may have",
+        ),
         ("describe loops", aggregate("victim", &[("describe", ENDLESS)]), "it took longer than 100ms"),
         (
             "names that it does not have",
@@ -595,6 +614,22 @@ fn files_in_the_place_of_a_plugin() {
                 "(i32.store8 (i32.const 3072) (i32.const 1)) (i32.store (i32.const 3076) (i32.const 1032)) (i32.store (i32.const 3080) (i32.const 4))",
             ),
             "plugin victim: Done",
+        ),
+        (
+            "an error without a reason",
+            describes(
+                "(i32.store8 (i32.const 3072) (i32.const 1)) (i32.store (i32.const 3076) (i32.const 1032)) (i32.store (i32.const 3080) (i32.const 0))",
+            ),
+            "its `describe` of the role aggregate fails without a reason",
+        ),
+        (
+            "an error with many lines",
+            describes(
+                "(memory.fill (i32.const 70000) (i32.const 10) (i32.const 100000)) (i32.store8 (i32.const 3072) (i32.const 1))
+                 (i32.store8 (i32.const 70000) (i32.const 65)) (i32.store8 (i32.const 169999) (i32.const 65))
+                 (i32.store (i32.const 3076) (i32.const 70000)) (i32.store (i32.const 3080) (i32.const 100000))",
+            ),
+            r"plugin victim: A\n\n",
         ),
         ("many aggregates", many(3096), "plugin victim"),
         ("many names", many(3112), "plugin victim"),
@@ -616,7 +651,7 @@ fn files_in_the_place_of_a_plugin() {
             ),
             "the schema of the state is no JSON Schema of draft 2020-12",
         ),
-        ("a name that is not text", describes("(i32.store8 (i32.const 1024) (i32.const 255))"), "utf-8"),
+        ("a name that is not text", describes("(i32.store8 (i32.const 1024) (i32.const 255))"), "that is not UTF-8, from its byte 0 on, in `describe`: write texts in UTF-8"),
         ("an import of nobody", importing("acme:gpu/compute@0.1.0"), "are not granted"),
     ];
     for (name, file, reason) in &cases {
@@ -643,6 +678,10 @@ fn is_refused(host: &TestHost, name: &str, reason: &str) {
         answer.status == 422 && said.contains(json!(reason).to_string().trim_matches('"')),
         "`{name}`: expected 422 with `{reason}`, got {answer:?}"
     );
+    let is_a_line =
+        |text: &Value| text.as_str().is_none_or(|text| text.len() < 9_000 && !text.chars().any(char::is_control));
+    let is_one = answer.body.as_object().is_some_and(|fields| fields.values().all(is_a_line));
+    assert!(is_one, "`{name}`: the reason is no short line: {said}");
     assert_eq!(go(host, "victim").status, 200, "after `{name}` the old code does not serve\n{}", host.log());
     healthy(host, name);
 }

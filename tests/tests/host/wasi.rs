@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wasmill_tests::built;
 use wasmill_tests::host::TestHost;
-use wasmill_tests::module::importing;
+use wasmill_tests::module::{importing, importing_function};
 use wasmill_tests::setting::Setting;
 
 fn roll(host: &TestHost, count: u32) {
@@ -132,6 +132,67 @@ fn a_plugin_that_was_built_for_wasi_has_std_time_and_its_sleep_takes_none() {
     host.stop();
 }
 
+/// A guest that drops nothing is recreated before there is no room for another handle, in each role.
+#[test]
+fn a_guest_that_leaks_handles_loses_no_command_event_or_query() {
+    let setting = Setting::new("[plugins.dice]\nfile = 'PLUGINS/dice.wasm'\nshards = 1\n");
+    let host = setting.start();
+    for number in 0..15 {
+        let sent = host.send("dice", "a", "Leak", &json!(1_500));
+        assert_eq!(sent.status, 200, "{number}: {sent:?}");
+        let asked = host.query("table", "Leak", &json!(1_500));
+        assert_eq!((asked.status, &asked.body), (200, &json!(1_500)), "{number}: {asked:?}");
+    }
+    host.drained();
+    let status = host.status();
+    assert_eq!(status["dead_letters"]["total"], 0, "{status:#}");
+    assert_eq!(status["projections"][0]["error"], Value::Null, "{status:#}");
+    assert!(!host.log().contains("handles of WASI"), "{}", host.log());
+    host.stop();
+}
+
+#[test]
+fn what_a_guest_does_wrong_is_said_with_its_place_and_remedy() {
+    let setting = Setting::new("[plugins.dice]\nfile = 'PLUGINS/dice.wasm'\nshards = 1\n");
+    let host = setting.start();
+    let js = ["Error: no such setting", "  at main", "Redirecting call to abort() to mozalloc_abort"];
+    for (command, payload, said) in [
+        ("Random", json!(2_000_000), "more than 1048576 bytes of randomness at once in `handle`: ask for fewer"),
+        ("Wait", Value::Null, "it waits for an empty list of pollables of WASI in `handle`"),
+        (
+            "Leak",
+            json!(20_000),
+            "it holds 10000 handles of WASI (streams, pollables and other resources) and needs another one in `handle`: drop",
+        ),
+        (
+            "Die",
+            json!(js),
+            "plugin dice 0.1.0 failed: Error: no such setting … Redirecting call to abort() to mozalloc_abort",
+        ),
+        ("Die", json!(["one line"]), "plugin dice 0.1.0 failed: one line"),
+        ("Die", json!([]), "unreachable"),
+    ] {
+        let answer = host.send("dice", "a", command, &payload);
+        let reason = answer.body["reason"].as_str().unwrap_or_default();
+        assert!(answer.status == 500 && reason.contains(said), "{command}: {answer:?}");
+        assert!(!reason.contains("at main"), "{reason}");
+    }
+    host.stop();
+}
+
+/// A query is asked at a time, which is that of the host's clock.
+#[test]
+fn a_query_sees_the_clock_of_the_host() {
+    let setting = Setting::new("clock = 'manual'\n[plugins.dice]\nfile = 'PLUGINS/dice.wasm'\nshards = 1\n");
+    let host = setting.start();
+    let begin = host.get("/v1/clock").body["now_ms"].as_u64().expect("a time");
+    let now = || host.query("table", "Now", &Value::Null).body;
+    assert_eq!(now(), begin);
+    assert_eq!(host.post("/v1/clock", &json!({ "advance_ms": 86_400_000 }), &[]).status, 200);
+    assert_eq!(now(), begin + 86_400_000);
+    host.stop();
+}
+
 #[test]
 fn what_is_not_granted_of_wasi_is_refused_by_name() {
     for import in ["wasi:http/outgoing-handler@0.2.0", "wasi:keyvalue/store@0.2.0", "wasi:clocks/wall-clock@0.3.0"] {
@@ -139,5 +200,22 @@ fn what_is_not_granted_of_wasi_is_refused_by_name() {
         setting.write("bad.wasm", importing(import));
         let (code, _, said) = setting.told(&["check", "wasmill.toml"]);
         assert!(code == Some(1) && said.contains(import), "{import}: {said}");
+    }
+}
+
+/// The contract is not to blame for what is missing in WASI.
+#[test]
+fn a_version_of_wasi_that_the_host_does_not_have_is_named() {
+    let early = "and this host has WASI 0.2: build the plugin for WASI 0.2";
+    let late = "imports what the WASI of this host does not have: ";
+    for (file, said) in [
+        (importing("wasi:clocks/wall-clock@0.3.0"), early),
+        (importing_function("wasi:clocks/wall-clock@0.2.999", "moon-phase"), late),
+        (importing_function("wasi:cli/weather@0.2.0", "forecast"), late),
+    ] {
+        let setting = Setting::new("[plugins.bad]\nfile = 'bad.wasm'\n");
+        setting.write("bad.wasm", file);
+        let (code, _, told) = setting.told(&["check", "wasmill.toml"]);
+        assert!(code == Some(1) && told.contains(said) && !told.contains("of the contract"), "{said}: {told}");
     }
 }

@@ -1,6 +1,7 @@
-//! The aggregate `dice` and a subscriber to it, which ask WASI for time and randomness wherever they can.
+//! The aggregate `dice`, a subscriber to it and a projection of it, which ask WASI for time and randomness wherever they can, and
+//! which leak handles of WASI and use it wrongly on command.
 //!
-//! What they see is in the events, in the state and in the commands, so that tests can compare it.
+//! What they see is in the events, in the state, in the commands and in the answers, so that tests can compare it.
 
 use std::time::Duration;
 use wasip2::{clocks, random};
@@ -57,12 +58,28 @@ enum Command {
     Show,
     /// Is rejected with what a call beside all items sees.
     Sleep,
+    /// Leaks this number of handles, and has the subscriber and the projection do so.
+    Leak(u32),
+    /// Asks for this many random bytes at once.
+    Random(u64),
+    /// Waits for nothing.
+    Wait,
+    /// Writes these lines to standard error and traps.
+    Die(Vec<String>),
+}
+
+/// Takes handles and never drops them, as a runtime does that forgets a timer.
+fn leak(count: u32) {
+    for _ in 0..count {
+        std::mem::forget(clocks::monotonic_clock::subscribe_duration(0));
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Event {
     Rolled(Seen),
     Kept(Seen),
+    Leaked(u32),
 }
 
 impl Aggregate for Dice {
@@ -87,6 +104,22 @@ impl Aggregate for Dice {
                 }
                 Err("awake".to_owned())
             }
+            Command::Leak(count) => {
+                leak(count);
+                Ok(vec![Event::Leaked(count)])
+            }
+            Command::Random(bytes) => Err(format!("{} bytes", random::random::get_random_bytes(bytes).len())),
+            Command::Wait => Err(format!("{} are ready", wasip2::io::poll::poll(&[]).len())),
+            Command::Die(lines) => {
+                let errors = wasip2::cli::stderr::get_stderr();
+                for line in lines {
+                    let _ = errors.blocking_write_and_flush(format!("{line}\n").as_bytes());
+                }
+                #[cfg(target_arch = "wasm32")]
+                std::arch::wasm32::unreachable();
+                #[cfg(not(target_arch = "wasm32"))]
+                Err("it dies as a component alone".to_owned())
+            }
         }
     }
 
@@ -94,6 +127,7 @@ impl Aggregate for Dice {
         match event {
             Event::Rolled(decided) => self.rolls.push((decided, Seen::now())),
             Event::Kept(seen) => self.seen_by_subscriber.push(seen),
+            Event::Leaked(_) => {}
         }
     }
 }
@@ -103,11 +137,52 @@ export_aggregate!(Dice);
 struct Watcher;
 
 impl Subscriber for Watcher {
-    const SUBSCRIPTIONS: &'static [&'static str] = &["dice.Rolled"];
+    const SUBSCRIPTIONS: &'static [&'static str] = &["dice.Rolled", "dice.Leaked"];
 
     fn handle(delivery: &Delivery, outbox: &mut Outbox) -> Result<(), Failure> {
+        if delivery.name() == "Leaked" {
+            leak(delivery.json()?);
+            return Ok(());
+        }
         outbox.send("dice", delivery.aggregate_id()?, &Command::Keep(Seen::now()))?;
         Ok(())
     }
 }
 export_subscriber!(Watcher);
+
+/// Answers with what it sees.
+struct Table;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Query {
+    /// Answers with the time in milliseconds.
+    Now,
+    /// Leaks this number of handles.
+    Leak(u32),
+}
+
+impl Projection for Table {
+    const NAME: &'static str = "table";
+    const SUBSCRIPTIONS: &'static [&'static str] = &["dice.Leaked"];
+    const SCHEMA: &'static str = "CREATE TABLE leaked (count INTEGER NOT NULL)";
+    type Query = Query;
+
+    fn project(event: &wasmill_guest::projection::Event, sql: &Sql) -> Result<(), Failure> {
+        if let Event::Leaked(count) = event.decode()? {
+            leak(count);
+            sql.execute("INSERT INTO leaked VALUES (?1)", params![count])?;
+        }
+        Ok(())
+    }
+
+    fn query(query: Query, _: &Sql) -> Result<Answer, QueryError> {
+        match query {
+            Query::Now => Answer::json(&Seen::now().wall_ms),
+            Query::Leak(count) => {
+                leak(count);
+                Answer::json(&count)
+            }
+        }
+    }
+}
+export_projection!(Table);
