@@ -211,6 +211,22 @@ pub struct TypeStatus {
     pub condition: (State, Option<String>),
 }
 
+/// What is done while aggregate types change and none of their shards has a command.
+pub struct Interlude<'i> {
+    /// Whether the source of these commands, by its ledger, sends those again that came back to it under another name. Later commands
+    /// under this name do not wait for them.
+    pub forgets: &'i dyn Fn(&str) -> bool,
+    /// What is done.
+    pub work: Box<dyn FnOnce() + 'i>,
+}
+
+impl Interlude<'_> {
+    /// Nothing is done.
+    pub fn none() -> Self {
+        Self { forgets: &|_| false, work: Box::new(|| {}) }
+    }
+}
+
 impl Aggregates {
     /// Starts the shards of every type.
     pub fn start(services: impl IntoIterator<Item = Service>, store: &Arc<dyn EventStore>) -> Result<Self, StartError> {
@@ -221,7 +237,7 @@ impl Aggregates {
             store: store.clone(),
             changes: Mutex::default(),
         };
-        aggregates.change(&BTreeSet::new(), services)?;
+        aggregates.change(&BTreeSet::new(), services, Interlude::none())?;
         Ok(aggregates)
     }
 
@@ -232,11 +248,13 @@ impl Aggregates {
 
     /// Changes which types are served, and how. A type that is removed finishes its pending commands. A type that is removed and
     /// served again takes commands all the time: they wait until the shards before have finished theirs, so that each aggregate is
-    /// live in one place. This blocks until then. After an error, none of the services is served.
+    /// live in one place. This blocks until then, and does what the interlude says in between. After an error, none of the services
+    /// is served.
     pub fn change(
         &self,
         removed: &BTreeSet<String>,
         services: impl IntoIterator<Item = Service>,
+        interlude: Interlude<'_>,
     ) -> Result<(), StartError> {
         let _alone = self.changes.held();
         let (mut served, mut started) = ((**self.served.load()).clone(), Vec::new());
@@ -255,19 +273,22 @@ impl Aggregates {
         ended.iter().for_each(|(_, served)| served.close());
         let mut redeliveries: QuickMap<Arc<str>, CommandRedeliveries> =
             ended.into_iter().map(|(name, served)| (name, served.finish())).collect();
-        let mut failed = Ok(());
-        let mut unstarted = BTreeSet::new();
+        redeliveries.values_mut().for_each(|pending| pending.forget(interlude.forgets));
+        (interlude.work)();
+        let (mut failed, mut new) = (Ok(()), Vec::new());
         for (aggregate_type, prepared) in started {
             let pending = redeliveries.remove(aggregate_type.as_str()).unwrap_or_default();
+            new.push(aggregate_type);
             if let Err(error) = prepared.start(&pending) {
-                unstarted.insert(aggregate_type);
                 failed = Err(error);
             }
         }
         if failed.is_err() {
             let mut served = (**self.served.load()).clone();
-            served.retain(|name, _| !unstarted.contains(&**name));
+            let unserved: Vec<_> = new.iter().filter_map(|name| served.remove_entry(name.as_str())).collect();
             self.served.store(Arc::new(served));
+            unserved.iter().for_each(|(_, served)| served.close());
+            unserved.into_iter().for_each(|(_, served)| _ = served.finish());
         }
         failed
     }

@@ -28,6 +28,7 @@ mod startup;
 mod states;
 mod traffic;
 mod unmatched;
+mod untried;
 mod watching;
 
 use crate::ack::{self, Unanswered as _};
@@ -53,7 +54,7 @@ use change::OnDisk;
 use checking::{load_checked, refuse_idle, subscribed};
 use idle_keys::idle_keys;
 use options::store_options;
-use parts::{Core, Parts};
+use parts::{Core, Moves, Parts};
 use plan::{Plan, Recipe};
 use stalls::Stalled;
 use std::collections::BTreeSet;
@@ -94,6 +95,8 @@ pub struct Host {
     parts: watch::Sender<Arc<Parts>>,
     /// Whether parts are being stopped and started, so that what is in flight can't be seen.
     changing: AtomicBool,
+    /// Held while a person does something with a part, and by a change while it stops and starts parts.
+    in_use: tokio::sync::RwLock<()>,
     stopping: AtomicBool,
     on_disk: Mutex<OnDisk>,
     clock: Clock,
@@ -170,11 +173,12 @@ impl Host {
             let reader = Mutex::new(core.store.reader()?);
             let parts = watch::Sender::new(Arc::new(parts));
             let (stalls, traffic, clock_moves) = Default::default();
-            let (changing, stopping, on_disk, watch) = Default::default();
+            let (changing, in_use, stopping, on_disk, watch) = Default::default();
             let host = Arc::new(Self {
                 core,
                 parts,
                 changing,
+                in_use,
                 stopping,
                 on_disk,
                 clock,
@@ -214,15 +218,16 @@ impl Host {
         let history = History::open(data.join("plugins"), manifest.host.history_max);
         let catalog = load_checked(&manifest, compiler, Some(history), startup).map_err(Error::Many)?;
         let catalog = Arc::new(catalog);
+        startup.does("opening the store".to_owned());
+        let store = store::open(&store::Location::of_folder(&data), store_options(&manifest, clock))?;
+        // This is safe only now, because the open store keeps other hosts out of the folder.
+        catalog.clean();
+        untried::have_replayed(&catalog, &manifest, &*store, startup);
         let plugins = catalog.plugins();
         let Unmatched { unknown_events, unknown_types } = unmatched(&plugins);
         let warnings = idle_keys(&manifest, &plugins).into_iter().chain(unknown_events).chain(unknown_types);
         warnings.for_each(|sentence| tracing::warn!("{sentence}"));
         let plan = Plan::of(&manifest, &plugins)?;
-        startup.does("opening the store".to_owned());
-        let store = store::open(&store::Location::of_folder(&data), store_options(&manifest, clock))?;
-        // This is safe only now, because the open store keeps other hosts out of the folder.
-        catalog.clean();
         orphans::settle(&manifest, &subscribed(&plugins), &*store)?;
         let granted = plan.parts().filter_map(|(_, recipe)| match recipe {
             Recipe::Requests(grant) => Some(grant.subscriptions.clone()),
@@ -236,7 +241,7 @@ impl Host {
         let broker = Arc::default();
         let core = Core { catalog, store, aggregates, flows, environment, transport, data, broker };
         let mut parts = Parts::none(Arc::new(manifest), core);
-        match parts.start_all(&plan, startup) {
+        match parts.start_all(&plan, &mut Moves::new(Vec::new()), startup) {
             Ok(()) => {
                 parts.core.catalog.change().record(clock.now_ms(), "the host was started with other code");
                 Ok(parts)
@@ -542,12 +547,14 @@ impl Host {
 
     /// Makes a projection skip the event at which it has stopped. Returns `None` if there is no such projection.
     pub async fn skip_event(&self, projection: &str, position: Position) -> Option<Result<SkippedEvent, SkipError>> {
+        let _used = self.in_use.read().await;
         let found = self.parts().projections.get(projection)?.clone();
         Some(found.skip(position, self.clock.now_ms(), &*self.core.store).await)
     }
 
     /// Has a projection build its read model again. Returns `None` if there is no such projection.
-    pub fn rebuild(&self, projection: &str) -> Option<Result<(), String>> {
+    pub async fn rebuild(&self, projection: &str) -> Option<Result<(), String>> {
+        let _used = self.in_use.read().await;
         self.parts().projections.get(projection).map(|found| found.rebuild())
     }
 

@@ -17,8 +17,8 @@ mod engine;
 mod exports;
 mod guarded;
 mod guest_log;
-mod history;
 mod guest_text;
+mod history;
 mod lowering;
 mod pace;
 mod projection;
@@ -36,8 +36,8 @@ pub use configuration::{Configuration, Settings};
 pub use description::{Description, MessageType, Role};
 pub use engine::{Compiler, Demand};
 pub use exports::{API_VERSION, ApiVersion, RoleName};
-pub use history::{HeldBack, History, HistoryEntry, PluginHistory};
 pub(crate) use guest_text::of_library;
+pub use history::{HeldBack, History, HistoryEntry, PluginHistory};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
@@ -312,6 +312,8 @@ pub struct Plugin {
     pub description: Description,
     /// SHA-256 in hexadecimal: of the bytes of its file, followed by its settings if it has any.
     pub digest: String,
+    /// SHA-256 in hexadecimal of its code without settings.
+    code_digest: String,
     /// The identity of its file at the time it was read.
     file_identity: FileIdentity,
     /// What it was loaded as.
@@ -343,14 +345,21 @@ impl Plugin {
         Self::load_with(compiler, name, wanted, &file, |_| configuration)
     }
 
-    /// Loads code that was kept, with the settings in it, in the place of the code of the file that is wanted.
-    fn load_kept(compiler: &Compiler, name: &str, wanted: Wanted, code: &Path) -> Result<Self, Error> {
+    /// Loads code that was kept, with the settings in it, in the place of the code of the file that is wanted. `read` is what that file
+    /// was when it was read last.
+    fn load_kept(
+        compiler: &Compiler,
+        name: &str,
+        wanted: Wanted,
+        code: &Path,
+        read: Option<FileIdentity>,
+    ) -> Result<Self, Error> {
         let configuration = wanted.configuration.clone();
         let wanted_code = Wanted { sha256: None, ..wanted.clone() };
         let kept =
             Self::load_with(compiler, name, wanted_code, code, |settings| configuration.with_settings(settings))?;
         // The file is watched as before.
-        let file_identity = FileIdentity::of(&wanted.file).unwrap_or(kept.file_identity);
+        let file_identity = read.unwrap_or(kept.file_identity);
         Ok(Self { file_identity, wanted, ..kept })
     }
 
@@ -393,7 +402,8 @@ impl Plugin {
         let exports = exports::read(name, &bytes)?;
         let (code, settings) = configuration::separate(&bytes);
         let configuration = configuration(settings);
-        let component = compiler.compile(name, code, &engine::digest(code))?;
+        let code_digest = engine::digest(code);
+        let component = compiler.compile(name, code, &code_digest)?;
         let (pre, wasi) = link(compiler, name, &exports, &component)?;
         let unknown = String::new;
         let mut plugin = Self {
@@ -405,6 +415,7 @@ impl Plugin {
                 roles: Vec::new(),
             },
             digest: engine::digest(&configuration.append_to(code)),
+            code_digest,
             file_identity,
             limits: wanted.limits.clone(),
             wanted,
@@ -453,6 +464,11 @@ impl Plugin {
     /// Returns the identity that its file had when it was read.
     pub fn file_identity(&self) -> FileIdentity {
         self.file_identity
+    }
+
+    /// Returns the digest of its code without settings.
+    pub fn code_digest(&self) -> &str {
+        &self.code_digest
     }
 
     /// Returns what it was loaded as.

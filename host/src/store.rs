@@ -38,6 +38,7 @@ pub use progress::{
     Advanced, CallbackChange, FlowQuery, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress,
     ProgressReader, Reached, SagaAppend, Step, TimerQuery, UnderWay,
 };
+pub(crate) use sqlite::of_ledger as part_of_ledger;
 pub use sqlite::{DeadLetterLimits, Options};
 
 /// The location of a store.

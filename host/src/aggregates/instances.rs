@@ -364,18 +364,12 @@ impl<H: Handlers> Instances<H> {
 
     /// Whether the code before the one that is watched fails at a command in this way, too. Code that can't be asked does not.
     pub(super) fn fails_before(&mut self, command: &Command, how: Failing) -> bool {
-        let guest = match self.guest_before.take() {
-            Some(guest) => Some(Ok(guest)),
-            None => self.handlers.guest_before(),
-        };
-        let Some(Ok(mut guest)) = guest else { return false };
-        match second_opinion::failing(&mut guest, &mut *self.reader, command) {
-            // After a failure the guest is lost.
-            Ok(Some(failing)) => failing == how,
-            Ok(None) => {
-                self.guest_before = Some(guest).filter(|guest| !guest.is_worn());
-                false
-            }
+        let mut guest = self.guest_before.take();
+        let make = || self.handlers.guest_before().and_then(Result::ok);
+        let asked = second_opinion::failing(&mut guest, make, &mut *self.reader, command);
+        self.guest_before = guest.filter(|guest| !guest.is_worn());
+        match asked {
+            Ok(failing) => failing == Some(how),
             Err(reason) => {
                 tracing::warn!("the code before {} can't be asked about a command: {reason}", self.label());
                 false

@@ -29,6 +29,11 @@ impl CommandRedeliveries {
         others.0.into_iter().for_each(|(key, number)| self.add_at(key, number));
     }
 
+    /// Forgets the commands of ledgers that nobody uses any more.
+    pub(super) fn forget(&mut self, is_of: &dyn Fn(&str) -> bool) {
+        self.0.retain(|(_, ledger), _| !is_of(ledger));
+    }
+
     fn add_at(&mut self, key: Key, number: u64) {
         self.0.entry(key).and_modify(|first| *first = number.min(*first)).or_insert(number);
     }

@@ -6,9 +6,13 @@
 use super::handlers::{Guest, GuestError};
 use crate::model::{Command, Refusal, Version};
 use crate::store::{self, Reader};
+use std::time::{Duration, Instant};
 
 /// The events that are read and applied at once.
 const PAGE: usize = 500;
+
+/// The longest time that the code before takes to rebuild an aggregate. Its shard waits for it.
+const REBUILD_MAX: Duration = Duration::from_secs(1);
 
 /// How code fails at a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +32,50 @@ pub trait CodeWatch: Send + Sync {
     fn failed(&self, reason: &str);
 
     /// Returns the time for which commands that failed are held, unless the code changes before.
-    fn rest(&self) -> std::time::Duration;
+    fn rest(&self) -> Duration;
 }
 
-/// Returns how this code fails at a command, if it does. `Err` says why it can't be asked.
+/// Returns how code fails at a command, if it does. `Err` says why it can't be asked. A guest that is not lost is kept.
 pub(super) fn failing<G: Guest>(
-    guest: &mut G,
+    kept: &mut Option<G>,
+    make: impl Fn() -> Option<G>,
     reader: &mut dyn Reader,
     command: &Command,
 ) -> Result<Option<Failing>, String> {
+    let until = Instant::now() + REBUILD_MAX;
+    // A page may take longer than one event may. Event by event it shows whether the code is at fault.
+    for page in [PAGE, 1] {
+        let mut guest = kept.take().or_else(&make).ok_or("there is no guest of it")?;
+        let asked = ask(&mut guest, reader, command, page, until);
+        if let Ok(None) = asked {
+            *kept = Some(guest);
+        }
+        match asked {
+            Ok(failing) => return Ok(failing),
+            Err(Unasked::Overrun) => {}
+            Err(Unasked::Host(reason)) => return Err(reason),
+        }
+    }
+    Ok(Some(Failing::Trap))
+}
+
+/// Why code could not be asked.
+enum Unasked {
+    Overrun,
+    Host(String),
+}
+
+fn ask<G: Guest>(
+    guest: &mut G,
+    reader: &mut dyn Reader,
+    command: &Command,
+    page: usize,
+    until: Instant,
+) -> Result<Option<Failing>, Unasked> {
     let of_guest = |error: GuestError| match error {
-        GuestError::Host(reason) => Err(reason),
-        GuestError::Overrun(_) | GuestError::Failed { .. } => Ok(Some(Failing::Trap)),
+        GuestError::Host(reason) => Err(Unasked::Host(reason)),
+        GuestError::Overrun(_) => Err(Unasked::Overrun),
+        GuestError::Failed { .. } => Ok(Some(Failing::Trap)),
     };
     let live = match guest.create(&command.stream.aggregate_id) {
         Ok(live) => live,
@@ -47,13 +83,22 @@ pub(super) fn failing<G: Guest>(
     };
     let mut reached = Version(0);
     loop {
-        let events = reader.read_stream(&command.stream, reached, PAGE).map_err(|error| error.to_string())?;
+        let read = reader.read_stream(&command.stream, reached, PAGE);
+        let events = read.map_err(|error| Unasked::Host(error.to_string()))?;
         let Some(last) = events.last() else { break };
         reached = last.version;
-        match guest.apply(&live, &events) {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Ok(Some(Failing::Trap)),
-            Err(error) => return of_guest(error),
+        for events in events.chunks(page) {
+            if Instant::now() > until {
+                return Err(Unasked::Host(format!(
+                    "it takes longer than {REBUILD_MAX:?} to rebuild {}",
+                    command.stream
+                )));
+            }
+            match guest.apply(&live, events) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(Some(Failing::Trap)),
+                Err(error) => return of_guest(error),
+            }
         }
         if !store::is_full(&events, PAGE) {
             break;

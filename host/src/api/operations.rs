@@ -237,7 +237,7 @@ pub(super) async fn rebuild(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Rebuilt>, HttpError> {
     let Path(name) = name?;
-    match server.host.rebuild(&name) {
+    match server.host.rebuild(&name).await {
         Some(Ok(())) => Ok(Json(Rebuilt { name, building: true })),
         Some(Err(text)) => Err(HttpError::new(StatusCode::CONFLICT, text)),
         None => Err(unknown_projection(&server, &name).await),

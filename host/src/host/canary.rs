@@ -26,6 +26,9 @@ const KINDS_MAX: usize = 1_000;
 /// The most events of one type that are replayed.
 const EVENTS_MAX: usize = 20_000;
 
+/// The bytes of a history at which the rest of it is not replayed.
+const HISTORY_BYTES_MAX: usize = 16 << 20;
+
 /// The number of events that are searched or applied at once.
 const PAGE: usize = 500;
 
@@ -171,16 +174,17 @@ impl<C: Rebuilds> Codes<C> {
             if left == 0 || Instant::now() > until {
                 break;
             }
-            let events = history(reader, &stream, &mut left)?;
-            let new = rebuilt(&self.new, &mut guests.1, &stream, &events);
+            let history = History { events: history(reader, &stream, &mut left)?, stream };
+            let History { stream, events } = &history;
+            let new = rebuilt(&self.new, &mut guests.1, &history, until);
             match new {
                 Ok(state) => {
                     let Some(state) = state else { continue };
-                    let old = rebuilt(&self.old, &mut guests.0, &stream, &events);
+                    let old = rebuilt(&self.old, &mut guests.0, &history, until);
                     if let Ok(Some(old)) = old
                         && old != state
                     {
-                        differences.push(format!("{stream} at version {}", version_of(&events)));
+                        differences.push(format!("{stream} at version {}", version_of(events)));
                     }
                 }
                 Err(Unbuilt::Host(reason)) => {
@@ -189,7 +193,8 @@ impl<C: Rebuilds> Codes<C> {
                 }
                 Err(Unbuilt::Code(reason)) => {
                     // What the old code can't do either is not the fault of the new one.
-                    if rebuilt(&self.old, &mut guests.0, &stream, &events).is_ok() {
+                    let old = rebuilt(&self.old, &mut guests.0, &history, Instant::now() + TIME_MAX);
+                    if old.is_ok() {
                         return Ok(Some(format!("it can't rebuild {stream}, which the code before it can: {reason}")));
                     }
                 }
@@ -199,10 +204,16 @@ impl<C: Rebuilds> Codes<C> {
     }
 }
 
+/// A stream with its events.
+struct History {
+    stream: StreamId,
+    events: Vec<RecordedEvent>,
+}
+
 enum Unbuilt {
     /// The code is at fault.
     Code(String),
-    /// The host is.
+    /// The host is, or the time is up.
     Host(String),
 }
 
@@ -212,16 +223,16 @@ impl From<Error> for Unbuilt {
     }
 }
 
-/// Rebuilds a state. Returns it, if the code shows states.
+/// Rebuilds a state until the time is up. Returns it, if the code shows states.
 fn rebuilt<C: Rebuilds>(
     code: &C,
     guest: &mut Option<C::Guest>,
-    stream: &StreamId,
-    events: &[RecordedEvent],
+    history: &History,
+    until: Instant,
 ) -> Result<Option<Vec<u8>>, Unbuilt> {
-    match rebuilt_by(code, guest, stream, events, PAGE) {
+    match rebuilt_by(code, guest, history, PAGE, until) {
         // A page took longer than one event may. Applying event by event shows which one is at fault, if any is.
-        Err(Replayed::Overrun) => rebuilt_by(code, guest, stream, events, 1).map_err(|failed| match failed {
+        Err(Replayed::Overrun) => rebuilt_by(code, guest, history, 1, until).map_err(|failed| match failed {
             Replayed::Overrun => Unbuilt::Code("an event takes too long".to_owned()),
             Replayed::Failed(unbuilt) => unbuilt,
         }),
@@ -247,9 +258,9 @@ impl From<Error> for Replayed {
 fn rebuilt_by<C: Rebuilds>(
     code: &C,
     kept: &mut Option<C::Guest>,
-    stream: &StreamId,
-    events: &[RecordedEvent],
+    History { stream, events }: &History,
     page: usize,
+    until: Instant,
 ) -> Result<Option<Vec<u8>>, Replayed> {
     // A guest that fails is lost.
     let mut guest = match kept.take() {
@@ -258,6 +269,9 @@ fn rebuilt_by<C: Rebuilds>(
     };
     let live = C::create(&mut guest, &stream.aggregate_id)?;
     for page in events.chunks(page) {
+        if Instant::now() > until {
+            return Err(Replayed::Failed(Unbuilt::Host("the time is up".to_owned())));
+        }
         if let Err((index, reason)) = C::apply(&mut guest, &live, page)? {
             let event = &page[index.min(page.len() - 1)];
             let reason = format!("event {} at version {} is not applied: {reason}", event.name, event.version);
@@ -276,11 +290,12 @@ fn version_of(events: &[RecordedEvent]) -> Version {
 
 /// Reads the history of a stream, as far as there is room for it.
 fn history(reader: &mut dyn Reader, stream: &StreamId, left: &mut usize) -> Result<Vec<RecordedEvent>, store::Error> {
-    let mut events: Vec<RecordedEvent> = Vec::new();
-    while *left > 0 {
+    let (mut events, mut bytes) = (Vec::<RecordedEvent>::new(), 0);
+    while *left > 0 && bytes < HISTORY_BYTES_MAX {
         let limit = PAGE.min(*left);
         let page = reader.read_stream(stream, version_of(&events), limit)?;
         *left -= page.len();
+        bytes += page.iter().map(|event| event.payload.len()).sum::<usize>();
         let is_full = store::is_full(&page, limit);
         events.extend(page);
         if !is_full {

@@ -11,11 +11,10 @@ use super::checking::{refuse_idle, subscribed, wanted};
 use super::fitting::problems;
 use super::idle_keys::idle_keys;
 use super::orphans;
-use super::parts::{Error, Parts};
+use super::parts::{Error, Moves, Parts};
 use super::plan::{Kind, PartName, Plan};
 use super::startup::Startup;
 use super::unmatched::unmatched;
-use crate::ack;
 use crate::http;
 use crate::kafka;
 use crate::manifest::{ChangedState, KeyChange, Manifest};
@@ -40,6 +39,8 @@ pub(super) struct OnDisk {
     differences: Vec<KeyChange>,
     /// Why it can't be applied.
     error: Option<String>,
+    /// The files of its plugins, for which it may have to wait.
+    files: Vec<PathBuf>,
 }
 
 /// A change that is loaded and checked, and not applied yet.
@@ -80,8 +81,8 @@ impl Host {
             if let Some(error) = &error {
                 tracing::error!("the manifest is not applied: {error}");
             }
-            let differences = if error.is_some() { self.differences() } else { Vec::new() };
-            *self.on_disk.held() = OnDisk { differences, error: error.clone() };
+            let found = if error.is_some() { self.on_disk_now() } else { OnDisk::default() };
+            *self.on_disk.held() = OnDisk { error: error.clone(), ..found };
         }
         changed.map_err(|_| error.unwrap_or_default())
     }
@@ -120,7 +121,17 @@ impl Host {
     /// Loads plugins again, with the settings of the manifest that the host applies. `ended` says why the code before does not serve
     /// any more. This blocks.
     pub(super) fn reload_plugins(&self, plugins: &BTreeMap<&str, Choice<'_>>, ended: &str) -> Result<(), Error> {
-        self.change_to(|| Ok((*self.parts().manifest).clone()), plugins, ended, false).map(drop)
+        self.reload_alone(&self.core.catalog.change(), plugins, ended)
+    }
+
+    /// Does what [`reload_plugins`](Self::reload_plugins) does, for one who may change the catalog already.
+    pub(super) fn reload_alone(
+        &self,
+        alone: &CatalogChange<'_>,
+        plugins: &BTreeMap<&str, Choice<'_>>,
+        ended: &str,
+    ) -> Result<(), Error> {
+        self.change_alone(alone, || Ok((*self.parts().manifest).clone()), plugins, ended, false).map(drop)
     }
 
     /// Waits for the projection of a plugin to take over new code. Returns its progress if it is still building.
@@ -144,7 +155,7 @@ impl Host {
 
     /// Returns what is known of the manifest on disk.
     pub fn manifest_status(&self) -> ManifestStatus {
-        let OnDisk { differences, error } = &*self.on_disk.held();
+        let OnDisk { differences, error, .. } = &*self.on_disk.held();
         ManifestStatus {
             path: absolute(&self.parts().manifest.path).display().to_string(),
             differs: !differences.is_empty() || error.is_some(),
@@ -156,10 +167,7 @@ impl Host {
     /// Notes how the manifest on disk differs, which has changed. Returns whether it does.
     pub(super) fn look_at_manifest(&self) -> bool {
         let manifest = self.parts().manifest.clone();
-        let found = match manifest.read_again() {
-            Ok(found) => OnDisk { differences: manifest.differences(&found), error: None },
-            Err(error) => OnDisk { differences: Vec::new(), error: Some(error.to_string()) },
-        };
+        let found = self.on_disk_now();
         let differs = !found.differences.is_empty();
         if differs {
             let keys: Vec<String> = found.differences.iter().map(ToString::to_string).collect();
@@ -173,9 +181,27 @@ impl Host {
         differs
     }
 
-    fn differences(&self) -> Vec<KeyChange> {
+    fn on_disk_now(&self) -> OnDisk {
         let manifest = self.parts().manifest.clone();
-        manifest.read_again().map(|found| manifest.differences(&found)).unwrap_or_default()
+        match manifest.read_again() {
+            Ok(found) => OnDisk {
+                differences: manifest.differences(&found),
+                error: None,
+                files: found.plugins.into_values().map(|plugin| plugin.file).collect(),
+            },
+            Err(error) => OnDisk { error: Some(error.to_string()), ..OnDisk::default() },
+        }
+    }
+
+    /// Returns the files of the plugins of a manifest on disk that is not applied.
+    pub(super) fn awaited_files(&self) -> Vec<PathBuf> {
+        self.on_disk.held().files.clone()
+    }
+
+    /// Whether the manifest on disk is one that the host does not apply, as far as it knows.
+    pub(super) fn is_manifest_unapplied(&self) -> bool {
+        let OnDisk { differences, error, .. } = &*self.on_disk.held();
+        !differences.is_empty() || error.is_some()
     }
 
     /// Changes the host to a manifest, loading these plugins again. This blocks.
@@ -186,24 +212,38 @@ impl Host {
         ended: &str,
         dry_run: bool,
     ) -> Result<ManifestChange, Error> {
+        self.change_alone(&self.core.catalog.change(), read, again, ended, dry_run)
+    }
+
+    /// Does what [`change_to`](Self::change_to) does, for one who may change the catalog already.
+    fn change_alone(
+        &self,
+        alone: &CatalogChange<'_>,
+        read: impl FnOnce() -> Result<Manifest, Error>,
+        again: &BTreeMap<&str, Choice<'_>>,
+        ended: &str,
+        dry_run: bool,
+    ) -> Result<ManifestChange, Error> {
         // Parts make clients that need the runtime.
         let _runtime = self.core.environment.runtime.enter();
-        let alone = self.core.catalog.change();
         let stopping = || Error::One("the host is stopping".to_owned());
         if self.stopping.load(Ordering::Acquire) {
             return Err(stopping());
         }
         let current = self.parts();
-        let prepared = self.prepare(&current, Arc::new(read()?), again, &alone)?;
+        let prepared = self.prepare(&current, Arc::new(read()?), again, alone)?;
         if dry_run {
             return Ok(prepared.shown);
         }
         if self.stopping.load(Ordering::Acquire) {
             return Err(stopping());
         }
+        // What people do with a part is done before it stops, or afterwards to the one in its place.
+        let in_use = self.in_use.blocking_write();
         self.changing.store(true, Ordering::Release);
-        let applied = self.apply(&current, prepared, &alone);
+        let applied = self.apply(&current, prepared, alone);
         self.changing.store(false, Ordering::Release);
+        drop(in_use);
         if applied.is_ok() {
             alone.record(self.clock.now_ms(), ended);
         }
@@ -248,8 +288,9 @@ impl Host {
         let mut refused = Vec::new();
         for name in prepared.staged.new_code().filter(|name| again.get(name) != Some(&Choice::Forced)) {
             let (Some(old), Some(new)) = (self.core.catalog.slot(name), prepared.staged.plugin(name)) else { continue };
+            let is_kept = matches!(again.get(name), Some(Choice::Kept(_)));
             // A build that lost a role by mistake must not end a part.
-            if let Some(reason) = changed_roles(&old.current(), new).filter(|_| again.contains_key(name)) {
+            if let Some(reason) = changed_roles(&old.current(), new).filter(|_| again.contains_key(name) && !is_kept) {
                 refused.push(reason);
                 continue;
             }
@@ -260,10 +301,16 @@ impl Host {
                     continue;
                 }
             };
-            refused.extend(found.refused.map(|reason| {
-                format!("the new code of plugin {} is refused: {reason}; `--force` takes it all the same", new.label())
+            refused.extend(found.refused.map(|reason| match is_kept {
+                true => format!("the older code of plugin {} can't serve: {reason}", new.label()),
+                false => {
+                    format!(
+                        "the new code of plugin {} is refused: {reason}; `--force` takes it all the same",
+                        new.label()
+                    )
+                }
             }));
-            if let Some(first) = found.differences.first() {
+            if let Some(first) = found.differences.first().filter(|_| !is_kept) {
                 let count = found.differences.len();
                 let text =
                     format!("the new code of plugin {name} makes another state of {count} streams, such as {first}");
@@ -382,33 +429,19 @@ impl Host {
         let deadline = Instant::now() + next.manifest.host.stop_max();
         next.stop_unless_in(&plan, deadline);
         let replaced = alone.put(&staged);
-        let started = self.carry_over(&moves).and_then(|()| next.start_all(&plan, &Startup::of_change()));
-        let Err(error) = started else {
+        let mut moves = Moves::new(moves);
+        let Err(error) = next.start_all(&plan, &mut moves, &Startup::of_change()) else {
             self.parts.send_replace(Arc::new(next));
             log_change(&shown);
             return Ok(ManifestChange { applied: true, ..shown });
         };
         tracing::error!("the change is undone: {error}");
         next.stop_unless_in(current.running(), deadline);
-        let back: Vec<(Part, String)> =
-            moves.into_iter().rev().map(|(old, new)| (Part { kind: old.kind, name: new }, old.name)).collect();
-        if let Err(error) = self.carry_over(&back) {
-            tracing::error!("the parts of the store that were renamed keep their new names: {error}");
-        }
         alone.put_back(replaced);
         next.manifest = current.manifest.clone();
-        next.start_what_can_be(current.running());
+        next.start_what_can_be(current.running(), moves.back());
         self.parts.send_replace(Arc::new(next));
         Err(error)
-    }
-
-    /// Gives the places of parts in the store other names.
-    fn carry_over(&self, moves: &[(Part, String)]) -> Result<(), Error> {
-        for (old, new) in moves {
-            ack::wait(|ack| self.core.store.carry_over(old, new, ack))?;
-            tracing::info!("{old} is now named {new} and resumes where it was");
-        }
-        Ok(())
     }
 }
 

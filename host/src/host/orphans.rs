@@ -8,7 +8,7 @@
 
 use crate::ack;
 use crate::manifest::{Manifest, Target, Transaction};
-use crate::store::{EventStore, Part, PartKind, Place};
+use crate::store::{self, EventStore, Part, PartKind, Place};
 
 /// A part of the manifest that keeps its place in the store.
 struct Wanted<'m> {
@@ -86,16 +86,24 @@ pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn Ev
     let place = manifest.path.display();
     let moves = decide(manifest, subscribers, &reader.places()?)
         .map_err(|problems| super::Error::Many(problems.iter().map(|text| format!("{place}: {text}")).collect()))?;
-    for (old, new) in moves {
-        ack::wait(|ack| store.carry_over(&old, &new, ack))?;
-        tracing::info!("{old} is now named {new} and resumes where it was");
-    }
+    carry_over(store, &moves)?;
     for orphan in orphans(manifest, &reader.places()?) {
         tracing::warn!(
             "the store has {orphan}, which the manifest does not have; to forget it, stop the host and run `wasmill store orphans \
              {place} --forget {}`",
             orphan.part
         );
+    }
+    Ok(())
+}
+
+/// Gives the places of parts other names.
+pub(super) fn carry_over(store: &dyn EventStore, moves: &[(Part, String)]) -> Result<(), store::Error> {
+    if !moves.is_empty() {
+        ack::wait(|ack| store.carry_over(moves, ack))?;
+    }
+    for (old, new) in moves {
+        tracing::info!("{old} is now named {new} and resumes where it was");
     }
     Ok(())
 }

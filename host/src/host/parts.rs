@@ -2,10 +2,11 @@
 //! something else.
 
 use super::options::record_options;
+use super::orphans;
 use super::plan::{Kind, PartName, Plan, Recipe, SinkContent, SourceRecipe};
 use super::plugin_handlers::aggregate_service;
 use super::startup::Startup;
-use crate::aggregates::{self, Aggregates, Service};
+use crate::aggregates::{self, Aggregates, Interlude, Service};
 use crate::flows::Flows;
 use crate::http::{self, Grant, Http, Transport};
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
@@ -14,7 +15,7 @@ use crate::plugin::{self, Catalog, Slot};
 use crate::projection::{self, Projection};
 use crate::schedules::Schedules;
 use crate::status::SourceStatus;
-use crate::store::{self, EventStore};
+use crate::store::{self, EventStore, Part, PartKind};
 use crate::subscriptions::{self, Environment, RecordInbox, RecordSubscription, Subscription};
 use crate::supervise::{self, Held as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +82,12 @@ pub(super) struct Parts {
     pub(super) missing: BTreeMap<String, String>,
 }
 
+/// The parts whose place in the store gets another name.
+pub(super) struct Moves {
+    moves: Vec<(Part, String)>,
+    are_done: bool,
+}
+
 /// Reason for which a host does not start, or does not change. Nothing new is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -135,9 +142,9 @@ impl Parts {
         &self.running
     }
 
-    /// Starts the parts of a plan that do not run. It stops at the first that fails.
-    pub(super) fn start_all(&mut self, plan: &Plan, startup: &Startup) -> Result<(), Error> {
-        self.change_aggregates(plan, startup)?;
+    /// Gives the places of parts other names, and starts the parts of a plan that do not run. It stops at the first that fails.
+    pub(super) fn start_all(&mut self, plan: &Plan, moves: &mut Moves, startup: &Startup) -> Result<(), Error> {
+        self.serve(plan, moves, startup)?;
         self.provide_dev_broker(plan)?;
         let mut new_sources = Vec::new();
         for (name, recipe) in self.to_start(plan) {
@@ -146,20 +153,27 @@ impl Parts {
             new_sources.extend((name.kind == Kind::Source).then_some(name.name));
         }
         self.await_starts(&new_sources);
-        Ok(())
+        self.end_types(plan)
     }
 
-    /// Starts the parts of a plan that do not run, as far as that is possible.
-    pub(super) fn start_what_can_be(&mut self, plan: &Plan) {
-        let silent = Startup::default();
-        let aggregates = self.change_aggregates(plan, &silent).and_then(|()| self.provide_dev_broker(plan));
-        let mut missing: Vec<(String, Error)> =
-            aggregates.err().map(|error| ("aggregates".to_owned(), error)).into_iter().collect();
+    /// Gives the places of parts the names that they had before, and starts the parts of a plan that do not run, as far as that is
+    /// possible.
+    pub(super) fn start_what_can_be(&mut self, plan: &Plan, mut moves: Moves) {
+        let mut missing: Vec<(String, Error)> = Vec::new();
+        let mut failed = |what: &str, done: Result<(), Error>| {
+            missing.extend(done.err().map(|error| (what.to_owned(), error)));
+        };
+        failed("aggregates", self.serve(plan, &mut moves, &Startup::default()));
+        failed("development broker", self.provide_dev_broker(plan));
         for (name, recipe) in self.to_start(plan) {
-            if let Err(error) = self.start_one(&name, &recipe) {
-                missing.push((name.to_string(), error));
-            }
+            // It would do everything from the beginning.
+            let started = match moves.misses(&name) {
+                Some(place) => Err(Error::One(format!("its place in the store is named {place} now"))),
+                None => self.start_one(&name, &recipe),
+            };
+            failed(&name.to_string(), started);
         }
+        failed("aggregates", self.end_types(plan));
         for (name, error) in missing {
             tracing::error!("{name} could not be started again: {error}");
             self.missing.insert(name, error.to_string());
@@ -171,26 +185,58 @@ impl Parts {
         missing.map(|(name, recipe)| (name.clone(), recipe.clone())).collect()
     }
 
-    /// Serves the aggregate types of a plan, and no others. Types that are served in another way take commands all the time.
-    fn change_aggregates(&mut self, plan: &Plan, startup: &Startup) -> Result<(), Error> {
+    /// Serves the aggregate types of a plan, and gives the places of parts other names. Types that are served in another way take
+    /// commands all the time. Types that the plan does not have end last, in [`Self::end_types`].
+    fn serve(&mut self, plan: &Plan, moves: &mut Moves, startup: &Startup) -> Result<(), Error> {
         let is_aggregate = |(name, _): &(&PartName, &Recipe)| name.kind == Kind::Aggregate;
+        let renames = !moves.moves.is_empty();
+        // While places get other names, no shard may have a command: it would be settled under the old name, and sent again under
+        // the new one.
+        let is_ending =
+            |(name, recipe): &(&PartName, &Recipe)| renames || (plan.has(name) && !plan.has_same(name, recipe));
         let ending: Vec<PartName> =
-            self.running.without(plan).filter(is_aggregate).map(|(name, _)| name.clone()).collect();
-        let starting: Vec<_> = plan.without(&self.running).filter(is_aggregate).collect();
-        if ending.is_empty() && starting.is_empty() {
+            self.running.parts().filter(is_aggregate).filter(is_ending).map(|(name, _)| name.clone()).collect();
+        let is_starting = |(name, recipe): &(&PartName, &Recipe)| renames || !self.running.has_same(name, recipe);
+        let starting: Vec<(PartName, Recipe)> = plan
+            .parts()
+            .filter(is_aggregate)
+            .filter(is_starting)
+            .map(|(name, recipe)| (name.clone(), recipe.clone()))
+            .collect();
+        if starting.is_empty() && !renames {
             return Ok(());
         }
         startup.does("starting the aggregates".to_owned());
-        let services = starting.iter().filter_map(|(name, recipe)| self.service(name, recipe)).collect::<Vec<_>>();
+        let services: Vec<Service> = starting.iter().filter_map(|(name, recipe)| self.service(name, recipe)).collect();
         let removed: BTreeSet<String> = ending.iter().map(|name| name.name.to_string()).collect();
-        let changed = self.core.aggregates.change(&removed, services);
+        let mut carried = Ok(());
+        let forgets = |ledger: &str| {
+            store::part_of_ledger(ledger).is_some_and(|part| moves.moves.iter().any(|(old, _)| *old == part))
+        };
+        let work = Box::new(|| carried = orphans::carry_over(&*self.core.store, &moves.moves));
+        let changed = self.core.aggregates.change(&removed, services, Interlude { forgets: &forgets, work });
         let serves = self.core.aggregates.types();
         if changed.is_ok() || !ending.iter().all(|name| serves.iter().any(|served| **served == *name.name)) {
             ending.iter().for_each(|name| self.running.remove(name));
         }
+        moves.are_done = carried.is_ok() && changed.is_ok();
         changed?;
-        let started: Vec<_> = starting.into_iter().map(|(name, recipe)| (name.clone(), recipe.clone())).collect();
-        started.into_iter().for_each(|(name, recipe)| self.running.insert(name, recipe));
+        starting.into_iter().for_each(|(name, recipe)| self.running.insert(name, recipe));
+        Ok(carried?)
+    }
+
+    /// Ends the aggregate types that a plan does not have, once everything else runs: until then nothing that is sent to them is
+    /// refused, and a change can be undone.
+    fn end_types(&mut self, plan: &Plan) -> Result<(), Error> {
+        let is_ending = |name: &PartName| name.kind == Kind::Aggregate && !plan.has(name);
+        let ending: Vec<PartName> =
+            self.running.parts().map(|(name, _)| name).filter(|name| is_ending(name)).cloned().collect();
+        if ending.is_empty() {
+            return Ok(());
+        }
+        let removed = ending.iter().map(|name| name.name.to_string()).collect();
+        self.core.aggregates.change(&removed, [], Interlude::none())?;
+        ending.iter().for_each(|name| self.running.remove(name));
         Ok(())
     }
 
@@ -309,6 +355,7 @@ impl Parts {
     fn provide_dev_broker(&self, plan: &Plan) -> Result<(), Error> {
         let mut held = self.core.broker.held();
         match (&*held, plan.needs_dev_broker()) {
+            (Some(_), true) if plan.topics() == self.running.topics() => {}
             (Some(broker), true) => broker.make_topics(&plan.topics())?,
             (None, true) => {
                 let program = std::env::current_exe().map_err(|error| {
@@ -442,6 +489,30 @@ impl Parts {
         let requests = self.requests.iter().filter(|(name, _)| requests(name));
         let requests = requests.map(|(_, http)| job(move || http.stop_by(http_by)));
         supervise::side_by_side("stop-sinks", projections.chain(sinks).chain(requests));
+    }
+}
+
+impl Moves {
+    pub(super) fn new(moves: Vec<(Part, String)>) -> Self {
+        Self { moves, are_done: false }
+    }
+
+    /// Returns the way back of what was done.
+    pub(super) fn back(self) -> Self {
+        let back = |(old, new): (Part, String)| (Part { kind: old.kind, name: new }, old.name);
+        Self::new(if self.are_done { self.moves.into_iter().rev().map(back).collect() } else { Vec::new() })
+    }
+
+    /// Returns under which name the store has the place of a part, if it was to get it back and did not.
+    fn misses(&self, part: &PartName) -> Option<&Part> {
+        let is_of = |kind: PartKind, name: &str| match kind {
+            PartKind::Subscription => *part == PartName::new(Kind::Subscription, name),
+            PartKind::Source => *part == PartName::new(Kind::Source, name),
+            PartKind::Sink => *part == PartName::new(Kind::Sink, name),
+            PartKind::Schedule => part.kind == Kind::Schedules,
+        };
+        let missed = self.moves.iter().find(|(place, to)| is_of(place.kind, to));
+        missed.map(|(place, _)| place).filter(|_| !self.are_done)
     }
 }
 

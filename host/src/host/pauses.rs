@@ -65,6 +65,7 @@ impl Host {
             set.ok_or_else(|| host.unknown_subscription())??;
             Ok(Paused { name, paused })
         };
+        let _used = self.in_use.read().await;
         blocking(set).await
     }
 
@@ -99,6 +100,7 @@ impl Host {
                 SubscriptionName::Source(_) => Err(host.unknown_subscription()),
             }
         };
+        let _used = self.in_use.read().await;
         blocking(reset).await
     }
 

@@ -49,7 +49,7 @@ pub(super) struct PartName {
 pub(super) enum Recipe {
     Aggregate { plugin: Arc<str>, shards: usize, options: aggregates::Options },
     Projection { plugin: Arc<str>, options: projection::Options },
-    Subscription { is_of_sagas: bool, options: subscriptions::Options },
+    Subscription { sagas: Option<Arc<str>>, options: subscriptions::Options },
     Topics { connection: Connection, topics: BTreeMap<String, Topic> },
     Sink { connection: Connection, content: SinkContent },
     Source(Box<SourceRecipe>),
@@ -132,12 +132,12 @@ impl Plan {
             }
         }
         if has_subscription(plugin) {
-            let is_saga = |role: &Role| matches!(role, Role::Saga { .. });
-            let is_subscriber = |role: &Role| matches!(role, Role::Subscriber { .. });
-            let roles = &plugin.description.roles;
-            let is_of_sagas = roles.iter().any(is_saga) && !roles.iter().any(is_subscriber);
+            let sagas = plugin.description.roles.iter().find_map(|role| match role {
+                Role::Saga { aggregate_type, .. } => Some(aggregate_type.to_string().into()),
+                _ => None,
+            });
             let options = subscription_options(manifest, &name);
-            self.add(Kind::Subscription, &name, Recipe::Subscription { is_of_sagas, options });
+            self.add(Kind::Subscription, &name, Recipe::Subscription { sagas, options });
             self.add(Kind::Requests, &name, Recipe::Requests(grant(manifest, &name)));
         }
     }

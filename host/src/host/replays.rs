@@ -106,6 +106,7 @@ impl Host {
     async fn deliver_again(self: &Arc<Self>, number: u64, letter: DeadLetter) -> Result<Replayed, Unreplayed> {
         let (host, consumer) = (self.clone(), letter.consumer.clone());
         let content = letter.content.clone();
+        let used = self.in_use.read().await;
         let delivered = blocking(move || {
             let parts = host.parts();
             Ok::<_, store::Error>(match content {
@@ -122,7 +123,9 @@ impl Host {
                 },
             })
         });
-        match delivered.await? {
+        let delivered = delivered.await?;
+        drop(used);
+        match delivered {
             None => Err(self.no_consumer("subscription", number, &letter)),
             Some(Ok(())) => Ok(Replayed { number, outcome: "handled".into(), reason: None }),
             Some(Err(ReplayError::Refused(reason))) => Err(self.failed_again(number, reason).await?),

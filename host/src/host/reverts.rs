@@ -1,7 +1,7 @@
 //! Older code of a plugin that serves again, and the history of a plugin's code.
 
 use super::Host;
-use crate::plugin::{Choice, HeldBack};
+use crate::plugin::{Choice, HeldBack, Plugin};
 use crate::status::{CodeStatus, PluginHistory};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,28 +37,47 @@ impl Host {
         let (host, name) = (self.clone(), name.to_owned());
         let digest = digest.map(str::to_owned);
         let reverted = tokio::task::spawn_blocking(move || {
-            host.revert_to(&name, digest.as_deref(), "a person reverted it")?;
+            host.revert_to(&name, digest.as_deref(), None, "a person reverted it")?;
             Ok(host.plugin_history(&name).unwrap_or_default())
         });
         reverted.await.map_err(|error| error.to_string())?
     }
 
-    /// Does what [`revert`](Self::revert) does, for this reason. This blocks.
-    pub(super) fn revert_to(&self, name: &str, digest: Option<&str>, reason: &str) -> Result<(), String> {
+    /// Does what [`revert`](Self::revert) does, for this reason, unless other code than `of` serves by now. This blocks.
+    fn revert_to(
+        &self,
+        name: &str,
+        digest: Option<&str>,
+        of: Option<&Arc<Plugin>>,
+        reason: &str,
+    ) -> Result<(), String> {
+        // Others would lift the hold, because other code serves yet.
+        let alone = self.core.catalog.change();
+        let slot = self.core.catalog.slot(name).ok_or_else(|| format!("no plugin is named {name}"))?;
+        let current = slot.current();
+        if of.is_some_and(|of| !Arc::ptr_eq(of, &current)) {
+            return Ok(());
+        }
         let serves = self.kept_code(name, digest)?;
         let history = self.core.catalog.history().ok_or(NO_HISTORY)?;
         let before = history.of(name).held_back;
-        let slot = self.core.catalog.slot(name).ok_or_else(|| format!("no plugin is named {name}"))?;
         // The file has the code that serves, unless it is held back already.
-        let digest = before.clone().map_or_else(|| slot.current().digest.clone(), |held| held.digest);
-        let held = HeldBack { digest, reason: reason.to_owned(), serves: serves.clone() };
+        let held = match before.clone() {
+            Some(held) => HeldBack { reason: reason.to_owned(), serves: serves.clone(), ..held },
+            None => HeldBack {
+                digest: current.digest.clone(),
+                code: current.code_digest().to_owned(),
+                reason: reason.to_owned(),
+                serves: serves.clone(),
+            },
+        };
         // First, so that the code does not come back if the host ends now.
         history.hold_back(name, Some(held)).map_err(|error| {
             format!(
                 "the history of plugin {name} can't be written, so the code would come back at the next start: {error}"
             )
         })?;
-        match self.reload_plugins(&BTreeMap::from([(name, Choice::Kept(&serves))]), reason) {
+        match self.reload_alone(&alone, &BTreeMap::from([(name, Choice::Kept(&serves))]), reason) {
             Ok(()) => {
                 tracing::warn!("plugin {name} is back at the code {}: {reason}", &serves[..12]);
                 Ok(())
@@ -77,12 +96,16 @@ impl Host {
         for slot in self.core.catalog.slots() {
             let Some((watch, reason)) = slot.condemned() else { continue };
             tracing::error!("{reason}; the code before returns");
-            let (host, name, old) = (self.clone(), slot.name.clone(), watch.old().digest.clone());
+            let (host, name, condemned) = (self.clone(), slot.name.clone(), watch.clone());
             let why = format!("reverted: {reason}");
-            let reverted = tokio::task::spawn_blocking(move || host.revert_to(&name, Some(&old), &why));
+            let reverted = tokio::task::spawn_blocking(move || {
+                let (new, old) = (condemned.new_code(), &condemned.old().digest);
+                host.revert_to(&name, Some(old), Some(new), &why)
+            });
             let reverted = reverted.await.unwrap_or_else(|panic| Err(panic.to_string()));
             if let Err(error) = reverted {
                 tracing::error!("plugin {} keeps the code that fails: {error}", slot.name);
+                slot.end_watch(&watch);
                 slot.note_unreverted(format!("plugin {}: {reason}; the code before can't return: {error}", slot.name));
             }
         }

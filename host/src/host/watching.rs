@@ -21,7 +21,11 @@ impl Watched for HostFiles {
         let Some(host) = self.host.upgrade() else { return Vec::new() };
         let plugins = host.core.catalog.plugins();
         let of_plugins = plugins.iter().map(|plugin| (plugin.file().to_owned(), Some(plugin.file_identity())));
-        of_plugins.chain([(host.parts().manifest.path.clone(), None)]).collect()
+        let mut files: Vec<_> = of_plugins.chain([(host.parts().manifest.path.clone(), None)]).collect();
+        let awaited = host.awaited_files().into_iter().filter(|file| !files.iter().any(|(other, _)| other == file));
+        let awaited: Vec<_> = awaited.map(|file| (file, None)).collect();
+        files.extend(awaited);
+        files
     }
 
     fn changed(&mut self, files: BTreeSet<PathBuf>) {
@@ -34,8 +38,9 @@ impl Watched for HostFiles {
         }
         let names = changed.iter().map(|name| (name.as_str(), Choice::Wanted)).collect();
         let manifest = host.parts().manifest.clone();
-        let differs = files.contains(&manifest.path) && host.look_at_manifest();
-        // Both log an error, and keep it for the status.
+        let differs =
+            if files.contains(&manifest.path) { host.look_at_manifest() } else { host.is_manifest_unapplied() };
+        // Both log an error, and keep it for the status. A manifest that is not applied yet may have waited for one of these files.
         let is_refused = if differs && manifest.reload == Reload::Auto {
             host.apply_manifest(&names, false).is_err()
         } else {

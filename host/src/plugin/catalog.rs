@@ -5,6 +5,7 @@
 
 use super::upcasting::PluginUpcasts;
 use super::{Compiler, Error, HeldBack, History, Plugin, Role, Slot, Wanted, Watch};
+use crate::file_watch::FileIdentity;
 use crate::supervise::Held as _;
 use crate::upcasts::Upcasts;
 use arc_swap::ArcSwap;
@@ -50,15 +51,21 @@ struct StagedPlugin {
     plugin: Arc<Plugin>,
     /// Whether its file was read.
     is_loaded: bool,
-    /// Whether it has served before.
+    /// Whether it is kept code, which has proved itself.
     is_kept: bool,
 }
 
 /// What a change of a catalog has replaced.
 pub struct Replaced {
     slots: Arc<Slots>,
-    /// The code that served, of the slots that have new code.
-    code: Vec<(Arc<Slot>, Arc<Plugin>)>,
+    /// The code that served, of the slots that have new code, with its watch.
+    code: Vec<ReplacedCode>,
+}
+
+struct ReplacedCode {
+    slot: Arc<Slot>,
+    plugin: Arc<Plugin>,
+    watch: Option<Arc<Watch>>,
 }
 
 impl Catalog {
@@ -95,27 +102,60 @@ impl Catalog {
 
     /// Loads the code of a plugin.
     fn load(&self, name: &str, wanted: Wanted, choice: Choice<'_>) -> Result<Plugin, Error> {
-        if let (Choice::Kept(digest), Some(history)) = (choice, &self.history) {
-            let code = history.code(name, digest);
-            let code = code.ok_or_else(|| Error::Plugin(format!("the code {digest} of plugin {name} is not kept")))?;
-            return Plugin::load_kept(&self.compiler, name, wanted, &code);
+        if let Choice::Kept(digest) = choice {
+            let read = self.slot(name).map(|slot| slot.current().file_identity);
+            return self.load_kept(name, wanted, digest, read);
         }
         let plugin = Plugin::load(&self.compiler, name, wanted.clone())?;
-        let held_back = |history: &History| {
-            let held = history.of(name).held_back.filter(|held| held.digest == plugin.digest)?;
-            Some((history.code(name, &held.serves)?, held))
-        };
-        let Some((code, held)) = self.history.as_ref().filter(|_| choice == Choice::Wanted).and_then(held_back) else {
+        let history = self.history.as_ref().filter(|_| choice == Choice::Wanted);
+        let held = history.and_then(|history| history.of(name).held_back);
+        let Some(HeldBack { digest, reason, serves, .. }) = held.filter(|held| held.code == plugin.code_digest) else {
             return Ok(plugin);
         };
-        let HeldBack { digest, reason, serves } = held;
-        tracing::warn!(
-            "plugin {name}: the code {} of its file is held back ({reason}), and {} serves; `wasmill plugins reload {name} --force` \
-             takes it all the same",
-            &digest[..12],
-            &serves[..12]
-        );
-        Plugin::load_kept(&self.compiler, name, wanted, &code)
+        let (short, remedy) = (&digest[..12], format!("`wasmill plugins reload {name} --force` takes it all the same"));
+        match self.load_kept(name, wanted, &serves, Some(plugin.file_identity)) {
+            Ok(kept) => {
+                let serves = &serves[..12];
+                tracing::warn!(
+                    "plugin {name}: the code {short} of its file is held back ({reason}), and {serves} serves; {remedy}"
+                );
+                Ok(kept)
+            }
+            Err(error) => {
+                tracing::error!(
+                    "plugin {name}: the code {short} of its file serves, although it is held back ({reason}): {error}"
+                );
+                Ok(plugin)
+            }
+        }
+    }
+
+    /// Loads kept code of a plugin.
+    fn load_kept(&self, name: &str, wanted: Wanted, digest: &str, read: Option<FileIdentity>) -> Result<Plugin, Error> {
+        let code = self.history.as_ref().and_then(|history| history.code(name, digest));
+        let code = code.ok_or_else(|| Error::Plugin(format!("the code {digest} of plugin {name} is not kept")))?;
+        let plugin = Plugin::load_kept(&self.compiler, name, wanted, &code, read)?;
+        if plugin.digest != digest {
+            return Err(Error::Plugin(format!(
+                "the kept code of plugin {name} in {} is damaged: its digest is {}",
+                code.display(),
+                plugin.digest
+            )));
+        }
+        Ok(plugin)
+    }
+
+    /// Returns the code of a plugin that served last, before the host was started with other code.
+    pub fn served_last(&self, slot: &Slot) -> Option<Arc<Plugin>> {
+        let current = slot.current();
+        let last = self.history.as_ref()?.last(&slot.name).filter(|last| *last != current.digest)?;
+        match self.load_kept(&slot.name, current.wanted(), &last, Some(current.file_identity)) {
+            Ok(plugin) => Some(Arc::new(plugin)),
+            Err(error) => {
+                tracing::warn!("the code of plugin {} serves untried: {error}", slot.name);
+                None
+            }
+        }
     }
 
     /// Returns the histories of the plugins, if they are kept.
@@ -199,16 +239,16 @@ impl CatalogChange<'_> {
                 slot: Arc::new(Slot::new(plugin.clone())),
                 plugin,
                 is_loaded: true,
-                is_kept: true,
+                is_kept: false,
             });
         };
         let old = slot.current();
         if again.is_none() && wanted == old.wanted() {
-            return Ok(StagedPlugin { slot, plugin: old, is_loaded: false, is_kept: true });
+            return Ok(StagedPlugin { slot, plugin: old, is_loaded: false, is_kept: false });
         }
         let new = self.catalog.load(name, wanted.clone(), choice)?;
         let is_same = new.digest == old.digest && wanted == old.wanted();
-        let is_kept = matches!(choice, Choice::Kept(_)) || new.digest == old.digest;
+        let is_kept = matches!(choice, Choice::Kept(_));
         Ok(StagedPlugin { plugin: if is_same { old } else { Arc::new(new) }, slot, is_loaded: true, is_kept })
     }
 
@@ -252,14 +292,20 @@ impl CatalogChange<'_> {
         let slots: Slots = staged.0.iter().map(|(name, staged)| (name.clone(), staged.slot.clone())).collect();
         let mut new: Vec<&StagedPlugin> = staged.0.values().filter(|staged| staged.is_new_code()).collect();
         new.sort_by_key(|staged| rank(&staged.plugin));
-        let code = new.iter().map(|staged| (staged.slot.clone(), staged.slot.current())).collect();
+        let code = new
+            .iter()
+            .map(|StagedPlugin { slot, .. }| ReplacedCode {
+                slot: slot.clone(),
+                plugin: slot.current(),
+                watch: slot.watch(),
+            })
+            .collect();
         let replaced = Replaced { slots: self.catalog.slots.swap(Arc::new(slots)), code };
         self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
         for StagedPlugin { slot, plugin, is_kept, .. } in new {
             tracing::info!("plugin {} now serves, digest {}", plugin.label(), &plugin.digest[..12]);
-            let rule = plugin.wanted().watch;
-            let is_watched = !is_kept && !rule.window.is_zero();
-            slot.put(plugin.clone(), is_watched.then(|| Watch::new(plugin.clone(), slot.current(), rule)));
+            let watch = slot.watch_for(plugin).filter(|_| !is_kept);
+            slot.put(plugin.clone(), watch);
         }
         staged.0.values().filter(|staged| staged.is_loaded).for_each(|staged| staged.slot.note(None));
         replaced
@@ -269,25 +315,45 @@ impl CatalogChange<'_> {
     /// more is not held back any more.
     pub fn record(&self, now_ms: u64, ended: &str) {
         let Some(history) = &self.catalog.history else { return };
-        for plugin in self.catalog.plugins() {
+        for slot in self.catalog.slots() {
+            let (plugin, watch) = (slot.current(), slot.watch());
             let held = history.of(&plugin.name).held_back;
             if held.is_some_and(|held| held.serves != plugin.digest)
                 && let Err(error) = history.hold_back(&plugin.name, None)
             {
                 tracing::warn!("the history of plugin {} can't be written: {error}", plugin.name);
             }
-            history.serves(&plugin, now_ms, ended);
+            history.serves(&plugin, watch.map(|watch| watch.old().digest.clone()).as_deref(), now_ms, ended);
         }
     }
 
-    /// Puts back what a change has replaced.
+    /// Puts back what a change has replaced, those first that record events.
     pub fn put_back(&self, Replaced { slots, code }: Replaced) {
-        for (slot, plugin) in code {
+        for ReplacedCode { slot, plugin, watch } in code.into_iter().rev() {
             tracing::warn!("plugin {} serves again, digest {}", plugin.label(), &plugin.digest[..12]);
-            slot.put(plugin, None);
+            slot.put(plugin, watch);
         }
         self.catalog.slots.store(slots);
         self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
+    }
+}
+
+impl CatalogChange<'_> {
+    /// Watches the code with which the host was started against the code that served last.
+    pub fn watch_against(&self, slot: &Slot, old: Arc<Plugin>) {
+        slot.watch_against(old);
+    }
+
+    /// Holds the code back with which the host was started, and puts the code that served last in its place.
+    pub fn hold_back(&self, slot: &Slot, old: &Arc<Plugin>, reason: &str) -> std::io::Result<()> {
+        let Some(history) = &self.catalog.history else { return Ok(()) };
+        let new = slot.current();
+        let (digest, code) = (new.digest.clone(), new.code_digest.clone());
+        let held = HeldBack { digest, code, reason: reason.to_owned(), serves: old.digest.clone() };
+        history.hold_back(&slot.name, Some(held))?;
+        slot.put(old.clone(), None);
+        self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
+        Ok(())
     }
 }
 

@@ -39,6 +39,8 @@ pub struct HistoryEntry {
 pub struct HeldBack {
     /// The digest of the code that is held back.
     pub digest: String,
+    /// The digest of the code without its settings: other settings do not make it other code.
+    pub code: String,
     /// Why.
     pub reason: String,
     /// The digest of the code that serves.
@@ -92,8 +94,14 @@ impl History {
         found
     }
 
-    /// Notes that code serves from now on, and keeps it. `ended` says why the code before does not serve any more.
-    pub(super) fn serves(&self, plugin: &Plugin, now_ms: u64, ended: &str) {
+    /// Returns the digest of the code that served last.
+    pub(super) fn last(&self, plugin: &str) -> Option<String> {
+        self.of(plugin).entries.pop().map(|entry| entry.digest)
+    }
+
+    /// Notes that code serves from now on, and keeps it. `ended` says why the code before does not serve any more. The code `also` is
+    /// kept, too.
+    pub(super) fn serves(&self, plugin: &Plugin, also: Option<&str>, now_ms: u64, ended: &str) {
         let name = &*plugin.name;
         let written = self.keep(plugin).and_then(|()| {
             self.change(name, |book| {
@@ -116,7 +124,7 @@ impl History {
             })
         });
         match written {
-            Ok(()) => self.trim(name),
+            Ok(()) => self.trim(name, also),
             Err(error) => tracing::warn!(
                 "the code of plugin {} is not kept, so it can't serve again later: {error}",
                 plugin.label()
@@ -170,7 +178,7 @@ impl History {
     }
 
     /// Deletes the kept code of a plugin that is older than the newest ones, and is not needed.
-    fn trim(&self, plugin: &str) {
+    fn trim(&self, plugin: &str, also: Option<&str>) {
         let book = self.of(plugin);
         let mut keep: Vec<&str> = Vec::new();
         for entry in book.entries.iter().rev() {
@@ -179,6 +187,7 @@ impl History {
             }
         }
         keep.extend(book.held_back.as_ref().map(|held| held.serves.as_str()));
+        keep.extend(also);
         for entry in fs::read_dir(self.folder.join(plugin)).into_iter().flatten().flatten() {
             let path = entry.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

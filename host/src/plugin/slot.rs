@@ -49,9 +49,9 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
-    /// Puts code into service, and begins its watch.
-    pub(super) fn put(&self, new: Arc<Plugin>, watch: Option<Watch>) {
-        self.watch.store(watch.map(Arc::new));
+    /// Puts code into service, with its watch.
+    pub(super) fn put(&self, new: Arc<Plugin>, watch: Option<Arc<Watch>>) {
+        self.watch.store(watch);
         *self.unreverted.held() = None;
         self.current.store(new);
         self.loads.fetch_add(1, Ordering::Relaxed);
@@ -68,14 +68,50 @@ impl Slot {
         watch.as_ref().filter(|watch| watch.is_of(plugin) && !watch.rest().is_zero()).cloned()
     }
 
-    /// Ends the watch of new code. Returns it, and why the code must not serve any longer, if that is so.
+    /// Returns the watch of code that must not serve any longer, and why, once. The watch stays until other code serves.
     pub fn condemned(&self) -> Option<(Arc<Watch>, String)> {
         let watch = self.watch.load_full()?;
-        let verdict = watch.verdict();
-        if verdict.is_some() || watch.rest().is_zero() {
-            self.watch.store(None);
+        if let Some(verdict) = watch.condemn() {
+            return Some((watch, verdict));
         }
-        verdict.map(|verdict| (watch, verdict))
+        if watch.rest().is_zero() {
+            self.end_watch(&watch);
+        }
+        None
+    }
+
+    /// Ends this watch, if it has not ended.
+    pub fn end_watch(&self, watch: &Arc<Watch>) {
+        self.watch.compare_and_swap(&Some(watch.clone()), None);
+    }
+
+    /// Returns the watch of the code that serves, while it is new.
+    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
+        self.watch.load_full()
+    }
+
+    /// Returns the watch that begins when this code serves. Code that follows other code that is still watched has to prove itself
+    /// against the code before that.
+    pub(super) fn watch_for(&self, new: &Arc<Plugin>) -> Option<Arc<Watch>> {
+        let (old, rule) = (self.current(), new.wanted().watch);
+        let open = self.watch_of(&old);
+        if rule.window.is_zero() {
+            return None;
+        }
+        if new.digest == old.digest {
+            return open.map(|open| Arc::new(open.of_same_code(new.clone())));
+        }
+        let before = open.map_or(old, |open| open.old().clone());
+        (before.digest != new.digest).then(|| Arc::new(Watch::new(new.clone(), before, rule)))
+    }
+
+    /// Watches the code that serves, whose host was started with it, against the code that served before.
+    pub(super) fn watch_against(&self, old: Arc<Plugin>) {
+        let current = self.current();
+        let rule = current.wanted().watch;
+        if !rule.window.is_zero() {
+            self.watch.store(Some(Arc::new(Watch::new(current, old, rule))));
+        }
     }
 
     /// Keeps for `ready` why code that should not serve any longer does.

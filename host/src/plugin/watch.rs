@@ -2,12 +2,15 @@
 
 use super::Plugin;
 use crate::supervise::Held as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The fewest failures that condemn code.
 const FAILURES_MIN: u64 = 3;
+
+/// How long commands are held at which condemned code fails, at least: the code before returns within this time.
+const REVERT_MAX: Duration = Duration::from_secs(30);
 
 /// How long new code is watched, and which share of failures condemns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +37,34 @@ pub struct Watch {
     failed: AtomicU64,
     /// Why the last of those failed.
     reason: Mutex<String>,
+    /// Whether the code was found to fail too often. It is still watched until the code before has returned.
+    condemned: AtomicBool,
 }
 
 impl Watch {
     pub(super) fn new(new: Arc<Plugin>, old: Arc<Plugin>, WatchRule { window, percent }: WatchRule) -> Self {
-        let (handled, failed, reason) = Default::default();
-        Self { new, old, ends: Instant::now() + window, percent, handled, failed, reason }
+        let (handled, failed, reason, condemned) = Default::default();
+        Self { new, old, ends: Instant::now() + window, percent, handled, failed, reason, condemned }
+    }
+
+    /// Returns the rest of this watch, for the same code with other limits or secrets.
+    pub(super) fn of_same_code(&self, new: Arc<Plugin>) -> Self {
+        let copy = |count: &AtomicU64| AtomicU64::new(count.load(Ordering::Relaxed));
+        Self {
+            new,
+            old: self.old.clone(),
+            ends: self.ends,
+            percent: self.percent,
+            handled: copy(&self.handled),
+            failed: copy(&self.failed),
+            reason: Mutex::new(self.reason.held().clone()),
+            condemned: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the code that is watched.
+    pub fn new_code(&self) -> &Arc<Plugin> {
+        &self.new
     }
 
     /// Returns the code before.
@@ -54,7 +79,8 @@ impl Watch {
 
     /// Returns the time until it ends.
     pub fn rest(&self) -> Duration {
-        self.ends.saturating_duration_since(Instant::now())
+        let rest = self.ends.saturating_duration_since(Instant::now());
+        if self.condemned.load(Ordering::Acquire) { rest.max(REVERT_MAX) } else { rest }
     }
 
     /// Counts a command that the code has been given.
@@ -68,10 +94,11 @@ impl Watch {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns why the code must not serve any longer, if that is so.
-    pub fn verdict(&self) -> Option<String> {
+    /// Returns why the code must not serve any longer, if that is so. It says so once.
+    pub(super) fn condemn(&self) -> Option<String> {
         let (failed, handled) = (self.failed.load(Ordering::Relaxed), self.handled.load(Ordering::Relaxed));
-        is_condemned(failed, handled, self.percent).then(|| {
+        let is_condemned = is_condemned(failed, handled, self.percent);
+        (is_condemned && !self.condemned.swap(true, Ordering::AcqRel)).then(|| {
             let reason = self.reason.held();
             format!(
                 "{} failed at {failed} of {handled} commands at which the code before did not: {reason}",

@@ -29,9 +29,9 @@ pub trait Progress: Send + Sync + 'static {
     /// Keeps or removes a text under a name, in its own transaction. See [`ProgressReader::fact`].
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>);
 
-    /// Moves the place of a part to another name, in one transaction: checkpoints, ledgers, the outbox, positions, dead
-    /// letters and facts. Fails if the other name already has a place. Call this before the part starts.
-    fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>);
+    /// Moves the places of parts to other names, all or none of them: checkpoints, ledgers, the outbox, positions, dead letters and
+    /// facts. Fails if the other name of one already has a place. Call this before the parts start.
+    fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>);
 
     /// Removes the place of a part, and the commands and messages that it has not sent. Its dead letters stay.
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>);

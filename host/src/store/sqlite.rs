@@ -60,6 +60,7 @@ use write_request::WriteRequest;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
+pub(crate) use places::of_ledger;
 pub use places::{fact, places};
 pub use schema::is_in_use;
 pub use statistics::statistics;
@@ -260,8 +261,8 @@ impl Progress for SqliteStore {
         self.send(WriteRequest::Administer(AdminRequest::SetFact(name.to_owned(), value), ack));
     }
 
-    fn carry_over(&self, part: &Part, to: &str, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::CarryOver(part.clone(), to.to_owned()), ack));
+    fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>) {
+        self.send(WriteRequest::Administer(AdminRequest::CarryOver(moves.to_vec()), ack));
     }
 
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {

@@ -241,7 +241,7 @@ pub fn callbacks_follow_the_name_of_their_subscription<P: Place>() {
         reader.places().unwrap().into_iter().map(|place| (place.part.name, place.callbacks)).collect::<Vec<_>>()
     };
     assert_eq!(callbacks(&mut *reader(&*store)), [(SUBSCRIPTION.to_owned(), 1)]);
-    ask(|done| store.carry_over(&part, "till", done)).answer().unwrap();
+    ask(|done| store.carry_over(&[(part.clone(), "till".to_owned())], done)).answer().unwrap();
     // A command that was sent under the old name reports to the new one.
     let pending = reader(&*store).pending_commands("till").unwrap();
     append(&*store, pending[0].clone(), ExpectedVersion::Any, Decision::Rejected("no".to_owned())).unwrap();

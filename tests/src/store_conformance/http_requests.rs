@@ -254,7 +254,7 @@ pub fn requests_follow_the_name_of_their_subscription<P: Place>() {
     let part = |name: &str| Part { kind: PartKind::Subscription, name: name.to_owned() };
     let places = |store: &dyn EventStore| reader(store).places().unwrap();
     assert_eq!(places(&*store)[0].requests, 1);
-    ask(|done| store.carry_over(&part(SUBSCRIPTION), "till", done)).answer().unwrap();
+    ask(|done| store.carry_over(&[(part(SUBSCRIPTION), "till".to_owned())], done)).answer().unwrap();
     let of_till = RequestQueue { subscription: "till", endpoint: ENDPOINT };
     let moved = reader(&*store).due_requests(of_till, LATER, 9).unwrap();
     assert_eq!((ids(&moved), &*moved[0].subscription, due(&*store)), (vec!["one"], "till", vec![]));

@@ -55,8 +55,8 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
         ("schedule/close-day", "night"),
     ];
     for (old, new) in moves {
-        ask(|done| store.carry_over(&part(old), new, done)).answer().unwrap();
-        let again = ask(|done| store.carry_over(&part(old), "other", done)).answer();
+        ask(|done| store.carry_over(&[(part(old), new.to_owned())], done)).answer().unwrap();
+        let again = ask(|done| store.carry_over(&[(part(old), "other".to_owned())], done)).answer();
         assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
     }
     for _ in 0..2 {
@@ -88,7 +88,7 @@ pub fn a_part_goes_on_under_another_name_with_all_that_it_has<P: Place>() {
     let pending = reader(&*store).pending_commands("depot").unwrap().remove(0);
     append(&*store, pending, ExpectedVersion::Any, happened(1)).unwrap();
     assert_eq!(reader(&*store).pending_commands("depot").unwrap().len(), 1, "it is settled under the new name");
-    let taken = ask(|done| store.carry_over(&part("source/tills"), "tills", done)).answer();
+    let taken = ask(|done| store.carry_over(&[(part("source/tills"), "tills".to_owned())], done)).answer();
     assert!(matches!(taken, Err(Error::Invalid(_))), "{taken:?}");
 }
 

@@ -24,8 +24,8 @@ pub(super) enum AdminRequest {
     Archive(StreamId),
     /// Restore an archived stream.
     Restore(StreamId),
-    /// Move the place of a part to another name.
-    CarryOver(Part, String),
+    /// Move the places of parts to other names.
+    CarryOver(Vec<(Part, String)>),
     /// Remove the place of a part.
     Forget(Part),
     /// Let a ledger resume at a number.
@@ -48,7 +48,7 @@ impl Writer {
             AdminRequest::Explain(number, reason) => dead_letters::explain(&self.connection, number, &reason),
             AdminRequest::Archive(stream) => self.archive(&stream),
             AdminRequest::Restore(stream) => self.restore(&stream),
-            AdminRequest::CarryOver(part, to) => self.carry_over(&part, &to),
+            AdminRequest::CarryOver(moves) => self.carry_over(&moves),
             AdminRequest::Forget(part) => self.forget(&part),
             AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),

@@ -117,7 +117,7 @@ fn of_subscription(name: &str) -> Option<Part> {
 }
 
 /// Returns the part whose ledger has this name.
-fn of_ledger(name: &str) -> Option<Part> {
+pub(crate) fn of_ledger(name: &str) -> Option<Part> {
     match LedgerName::parse(name)? {
         LedgerName::Partition(partition) => Some(source(partition.source)),
         LedgerName::Commands(subscription) => Some(subscriber(subscription)),
@@ -218,19 +218,25 @@ impl Column {
 }
 
 impl Writer {
-    /// Moves the place of a part to another name, which must not have one.
-    pub(super) fn carry_over(&mut self, from: &Part, to: &str) -> Result<(), Error> {
-        let to = Part { kind: from.kind, name: to.to_owned() };
+    /// Moves the places of parts to other names, which must not have any.
+    pub(super) fn carry_over(&mut self, moves: &[(Part, String)]) -> Result<(), Error> {
         // The ledgers' changes of this transaction are still in memory.
         self.ledgers.write(&self.connection)?;
-        let places = of(&self.connection)?;
-        if let Some(place) = places.iter().find(|place| place.part == to) {
-            return Err(Error::Invalid(format!("{from} can't be carried over: the store already has {place}")));
+        let named = |from: &Part, to: &str| Part { kind: from.kind, name: to.to_owned() };
+        let mut places = of(&self.connection)?;
+        for (from, to) in moves {
+            let to = named(from, to);
+            if let Some(place) = places.iter().find(|place| place.part == to) {
+                return Err(Error::Invalid(format!("{from} can't be carried over: the store already has {place}")));
+            }
+            let Some(place) = places.iter_mut().find(|place| place.part == *from) else {
+                return Err(Error::NotFound(format!("the store has no {from}")));
+            };
+            place.part = to;
         }
-        if !places.iter().any(|place| place.part == *from) {
-            return Err(Error::NotFound(format!("the store has no {from}")));
+        for (from, to) in moves {
+            self.rename(from, &named(from, to))?;
         }
-        self.rename(from, &to)?;
         self.ledgers.forget();
         self.rows.clear();
         Ok(())
