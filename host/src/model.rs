@@ -15,7 +15,7 @@ pub use callback::{
 pub use http::{HttpAnswer, HttpRequest, HttpResponse, KeptRequest};
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
-pub use refusal::{Failure, Refusal};
+pub use refusal::{Failing, Failure, Refusal};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

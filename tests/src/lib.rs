@@ -16,11 +16,13 @@
 //! - [`command_path`]: a store and shards without a host around them, for benchmarks
 //! - [`native`]: aggregates of the SDK as native handlers of the host
 //! - [`scripted`]: a native aggregate that does what a test tells it
+//! - [`author`]: `wasmill` as the author of a plugin uses it, in a folder of its own
 //! - [`report`]: what benchmarks report
 //!
 //! Hosts are processes, brokers are real, and tests wait on conditions. The harness panics on errors, because a test
 //! could do nothing better with them.
 
+pub mod author;
 pub mod baskets;
 pub mod built;
 pub mod command_path;

@@ -43,6 +43,13 @@ impl Report {
         self.compare(name, value, unit, baseline, "");
     }
 
+    /// Adds a row without a baseline that must not exceed a bound.
+    pub fn bound(&mut self, name: &str, value: f64, unit: &str, bound: f64) {
+        let verdict = if value <= bound { "met" } else { "MISSED" };
+        println!("{name:<26} {:>12} {unit:<6} ≤ {} {verdict}", shown(value), shown(bound));
+        self.rows.push(json!({"name": name, "value": value, "unit": unit, "baseline": null, "ratio": null}));
+    }
+
     /// Adds a row without a baseline.
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
         println!("{name:<26} {:>12} {unit:<6}", shown(value));

@@ -92,6 +92,14 @@ impl Setting {
         self.serve(program)
     }
 
+    /// Starts a host that must serve, and that compiles the plugins itself unless it has done so in this folder before.
+    pub fn start_without_compiled(&self) -> TestHost {
+        let data = self.path("data");
+        fs::create_dir_all(&data).expect("make the data folder");
+        let host = Host::start(self.program_in(data)).unwrap_or_else(|error| panic!("{error:?}"));
+        TestHost::new(host)
+    }
+
     fn serve(&self, program: Program) -> TestHost {
         let host = Host::start(program).unwrap_or_else(|error| panic!("{error:?}"));
         compiled::keep(&self.path("data"));
@@ -120,6 +128,10 @@ impl Setting {
         let data = self.path("data");
         fs::create_dir_all(&data).expect("make the data folder");
         compiled::provide(&data);
+        self.program_in(data)
+    }
+
+    fn program_in(&self, data: PathBuf) -> Program {
         Program {
             wasmill: built::program("wasmill"),
             manifest: self.path("wasmill.toml"),

@@ -5,8 +5,8 @@
 //! after it.
 
 use super::handlers::{Guest, GuestDecision, GuestError, Handlers};
-use super::second_opinion::{self, CodeWatch, Failing};
-use crate::model::{Command, RecordedEvent, StreamId, Version};
+use super::second_opinion::{self, CodeWatch};
+use crate::model::{Command, Failing, RecordedEvent, StreamId, Version};
 use crate::store::{self, EventStore, Reader, Snapshot};
 use lru::LruCache;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! is asked with the history that the store has now, and nothing that it decides is recorded.
 
 use super::handlers::{Guest, GuestError};
-use crate::model::{Command, Refusal, Version};
+use crate::model::{Command, Failing, Refusal, Version};
 use crate::store::{self, Reader};
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,6 @@ const PAGE: usize = 500;
 
 /// The longest time that the code before takes to rebuild an aggregate. Its shard waits for it.
 const REBUILD_MAX: Duration = Duration::from_secs(1);
-
-/// How code fails at a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failing {
-    /// It traps, or it can't rebuild the aggregate.
-    Trap,
-    /// It calls the command malformed.
-    Malformed,
-}
 
 /// The watch of code that has just begun to serve.
 pub trait CodeWatch: Send + Sync {

@@ -15,10 +15,12 @@ use super::instances::{HandleError, InstanceOf, Instances};
 use super::mailbox::Receivers;
 use super::pending_command::{Gauges, PendingCommand};
 use super::redelivery::CommandRedeliveries;
-use super::second_opinion::{CodeWatch, Failing};
+use super::second_opinion::CodeWatch;
 use crate::ack::Ack;
 use crate::framing;
-use crate::model::{Command, ExpectedVersion, NewEvent, Outcome, OutcomeUse, QuickMap, Refusal, Undecided, Version};
+use crate::model::{
+    Command, ExpectedVersion, Failing, NewEvent, Outcome, OutcomeUse, QuickMap, Refusal, Undecided, Version,
+};
 use crate::store::{self, Append, Appended, Decision, EventStore};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};

@@ -77,7 +77,7 @@ impl Handlers for PluginHandlers {
 
 impl CodeWatch for Watch {
     fn handled(&self) {
-        self.handled();
+        self.handled(1);
     }
 
     fn failed(&self, reason: &str) {

@@ -2,6 +2,15 @@
 
 use std::time::Duration;
 
+/// How code fails at an input: a command, an event, a record, or a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// It traps, takes too long, or can't rebuild what the input is for.
+    Trap,
+    /// It calls the input malformed.
+    Malformed,
+}
+
 /// The refusal of a guest, named by what the host does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {

@@ -17,7 +17,7 @@ const REVERT_MAX: Duration = Duration::from_secs(30);
 pub struct WatchRule {
     /// The time after the swap. 0 is no watch.
     pub window: Duration,
-    /// The percentage of commands.
+    /// The percentage of inputs.
     pub percent: u64,
 }
 
@@ -83,12 +83,12 @@ impl Watch {
         if self.condemned.load(Ordering::Acquire) { rest.max(REVERT_MAX) } else { rest }
     }
 
-    /// Counts a command that the code has been given.
-    pub fn handled(&self) {
-        self.handled.fetch_add(1, Ordering::Relaxed);
+    /// Counts inputs that the code has been given.
+    pub fn handled(&self, inputs: usize) {
+        self.handled.fetch_add(inputs as u64, Ordering::Relaxed);
     }
 
-    /// Counts a command at which the code before would not have failed in this way.
+    /// Counts an input at which the code before would not have failed in this way.
     pub fn failed(&self, reason: &str) {
         reason.clone_into(&mut self.reason.held());
         self.failed.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl Watch {
         (is_condemned && !self.condemned.swap(true, Ordering::AcqRel)).then(|| {
             let reason = self.reason.held();
             format!(
-                "{} failed at {failed} of {handled} commands at which the code before did not: {reason}",
+                "{} failed at {failed} of {handled} inputs at which the code before did not: {reason}",
                 self.new.label()
             )
         })

@@ -2,8 +2,9 @@
 //! is new code.
 
 use crate::filter::Filter;
-use crate::model::{Failure, KeptCallback, Record, RecordedEvent, Refusal};
-use crate::plugin::{self, Effects, Pace, Plugin, Slot, SubscriberGuest};
+use crate::model::{Failing, Failure, KeptCallback, Record, RecordedEvent, Refusal};
+use crate::plugin::{self, Effects, Pace, Plugin, Slot, SubscriberGuest, Watch};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ pub(super) struct Handler {
     plugin: Arc<Plugin>,
     pace: Pace,
     guest: Option<SubscriberGuest>,
+    /// A guest of the code before, while new code is watched.
+    guest_before: Option<SubscriberGuest>,
     is_hurried: bool,
 }
 
@@ -27,6 +30,9 @@ pub(super) enum Unhandled {
     Overrun(String),
     /// It took longer than a thread with other keys waits for it. The item at this index is slow, if it is known.
     Slow(String, Option<usize>),
+    /// The item at this index failed with new code, and the code before does not fail at it in this way. It is held until the
+    /// code changes or is not watched any more.
+    Held(String, usize),
     /// The host could not call the subscriber. The items can be retried.
     Host(String),
 }
@@ -85,7 +91,14 @@ impl TakesRecords for Handler {
 impl Handler {
     pub(super) fn new(slot: Arc<Slot>) -> Self {
         let plugin = slot.current();
-        Self { pace: Pace::new(plugin.limits.event_time), plugin, slot, guest: None, is_hurried: false }
+        Self {
+            pace: Pace::new(plugin.limits.event_time),
+            plugin,
+            slot,
+            guest: None,
+            guest_before: None,
+            is_hurried: false,
+        }
     }
 
     /// Switches to new code, if there is any, and returns whether there was. This may only be called between two calls.
@@ -94,7 +107,7 @@ impl Handler {
         if is_new {
             self.plugin = self.slot.current();
             self.pace = Pace::new(self.plugin.limits.event_time);
-            self.guest = None;
+            (self.guest, self.guest_before) = (None, None);
         }
         is_new
     }
@@ -106,7 +119,7 @@ impl Handler {
 
     /// Drops the guest, so that the next call gets a new one. After a panic the old one may be in the middle of a call.
     pub(super) fn replace(&mut self) {
-        self.guest = None;
+        (self.guest, self.guest_before) = (None, None);
     }
 
     /// Whether there is new code.
@@ -126,29 +139,72 @@ impl Handler {
 
     /// Returns all effects of these events, or none.
     pub(super) fn events(&mut self, events: &[RecordedEvent]) -> Result<Effects, Unhandled> {
-        self.call(events.len(), |guest| guest.handle(events))
+        self.call(events.len(), |guest, range| guest.handle(&events[range]))
     }
 
     /// Returns all effects of these records of a source, or none.
     pub(super) fn records(&mut self, source: &str, records: &[&Record]) -> Result<Effects, Unhandled> {
-        self.call(records.len(), |guest| guest.handle_records(source, records))
+        self.call(records.len(), |guest, range| guest.handle_records(source, &records[range]))
     }
 
     /// Returns all effects of these outcomes and timers, or none.
     pub(super) fn callbacks(&mut self, callbacks: &[KeptCallback]) -> Result<Effects, Unhandled> {
-        self.call(callbacks.len(), |guest| guest.handle_callbacks(callbacks))
+        self.call(callbacks.len(), |guest, range| guest.handle_callbacks(&callbacks[range]))
     }
 
     fn call(
         &mut self,
         items: usize,
-        call: impl FnOnce(&mut SubscriberGuest) -> Result<Result<Effects, Failure>, plugin::Error>,
+        call: impl Fn(&mut SubscriberGuest, Range<usize>) -> Result<Result<Effects, Failure>, plugin::Error>,
+    ) -> Result<Effects, Unhandled> {
+        let handled = self.call_current(items, &call);
+        let Some(watch) = self.slot.watch_of(&self.plugin) else {
+            self.guest_before = None;
+            return handled;
+        };
+        watch.handled(items);
+        match handled {
+            Err(unhandled) => Err(self.unless_before(unhandled, items, &watch, &call)),
+            handled => handled,
+        }
+    }
+
+    /// Counts the failure of an item against code that is watched, unless the code before fails at the item in the same way.
+    fn unless_before(
+        &mut self,
+        unhandled: Unhandled,
+        items: usize,
+        watch: &Watch,
+        call: impl Fn(&mut SubscriberGuest, Range<usize>) -> Result<Result<Effects, Failure>, plugin::Error>,
+    ) -> Unhandled {
+        let (Some(how), Some(index)) = (unhandled.failing(), unhandled.index_within(items)) else { return unhandled };
+        let guest = self.guest_before.take().filter(|guest| !guest.is_worn());
+        let Ok(mut guest) = guest.map_or_else(|| SubscriberGuest::new(watch.old()), Ok) else { return unhandled };
+        let before = call(&mut guest, index..index + 1);
+        self.guest_before = before.is_ok().then_some(guest);
+        let before = match before {
+            Ok(Ok(_)) => None,
+            Ok(Err(failure)) => Unhandled::Refused(failure).failing(),
+            Err(error) => Unhandled::from(&error).failing(),
+        };
+        if before == Some(how) {
+            return unhandled;
+        }
+        let reason = unhandled.to_string();
+        watch.failed(&reason);
+        Unhandled::Held(reason, index)
+    }
+
+    fn call_current(
+        &mut self,
+        items: usize,
+        call: impl Fn(&mut SubscriberGuest, Range<usize>) -> Result<Result<Effects, Failure>, plugin::Error>,
     ) -> Result<Effects, Unhandled> {
         let began = Instant::now();
         let is_hurried = self.is_hurried;
         let call = |guest: &mut SubscriberGuest| {
             guest.hurry(is_hurried);
-            call(guest)
+            call(guest, 0..items)
         };
         self.guest = self.guest.take().filter(|guest| !guest.is_worn());
         let handled = match &mut self.guest {
@@ -191,8 +247,17 @@ impl Unhandled {
                 RetryDecision::Again(reason, after)
             }
             Self::Trap(reason, _) | Self::Overrun(reason) => RetryDecision::Again(reason, Duration::ZERO),
-            Self::Host(reason) | Self::Slow(reason, _) => RetryDecision::Later(reason),
+            Self::Host(reason) | Self::Slow(reason, _) | Self::Held(reason, _) => RetryDecision::Later(reason),
             Self::Refused(Failure { refusal, .. }) => RetryDecision::DeadLetter(refusal.to_string()),
+        }
+    }
+
+    /// Returns how the code fails, if the code is at fault.
+    pub(super) fn failing(&self) -> Option<Failing> {
+        match self {
+            Self::Refused(Failure { refusal: Refusal::Malformed(_), .. }) => Some(Failing::Malformed),
+            Self::Trap(..) | Self::Overrun(_) => Some(Failing::Trap),
+            Self::Refused(_) | Self::Slow(..) | Self::Held(..) | Self::Host(_) => None,
         }
     }
 
@@ -207,6 +272,7 @@ impl Unhandled {
         match self {
             Self::Refused(failure) => Some(failure.index),
             Self::Trap(_, index) | Self::Slow(_, index) => *index,
+            Self::Held(_, index) => Some(*index),
             Self::Overrun(_) | Self::Host(_) => None,
         }
     }
@@ -215,9 +281,10 @@ impl Unhandled {
     /// known. The result is one if an item may never end.
     pub(super) fn fewer(&self, count: usize) -> usize {
         match self {
-            Self::Refused(Failure { index, .. }) | Self::Trap(_, Some(index)) | Self::Slow(_, Some(index)) => {
-                (*index).clamp(1, count - 1)
-            }
+            Self::Refused(Failure { index, .. })
+            | Self::Trap(_, Some(index))
+            | Self::Slow(_, Some(index))
+            | Self::Held(_, index) => (*index).clamp(1, count - 1),
             Self::Trap(_, None) | Self::Slow(_, None) => count / 2,
             Self::Overrun(_) => 1,
             Self::Host(_) => count,
@@ -229,9 +296,11 @@ impl std::fmt::Display for Unhandled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(failure) => failure.refusal.fmt(f),
-            Self::Trap(reason, _) | Self::Slow(reason, _) | Self::Overrun(reason) | Self::Host(reason) => {
-                f.write_str(reason)
-            }
+            Self::Trap(reason, _)
+            | Self::Slow(reason, _)
+            | Self::Held(reason, _)
+            | Self::Overrun(reason)
+            | Self::Host(reason) => f.write_str(reason),
         }
     }
 }

@@ -1,85 +1,9 @@
 //! The way of an author outside of the repository: a new crate, its build, and changes that are served while the host runs.
 
-use serde_json::Value;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
-use wasmill_tests::built;
-
-/// The longest wait for a step: a first build compiles the SDK.
-const STEP_MAX: Duration = Duration::from_secs(600);
-
-/// The program in a folder, as an author has it. What it needs was fetched for the workspace.
-fn program(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(built::program("wasmill"));
-    command.args(args).current_dir(folder).env("CARGO_NET_OFFLINE", "true").env("NO_COLOR", "1");
-    command.env_remove("CARGO_TARGET_DIR").env_remove("WASMILL_URL");
-    command
-}
-
-fn run(folder: &Path, args: &[&str]) -> Output {
-    program(folder, args).output().expect("run wasmill")
-}
-
-fn succeeds(folder: &Path, args: &[&str]) -> String {
-    let output = run(folder, args);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn refused(folder: &Path, args: &[&str]) -> String {
-    let output = run(folder, args);
-    assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).expect("text")
-}
-
-/// `wasmill dev`, and the steps that it prints.
-struct Dev {
-    process: Child,
-    steps: Receiver<Value>,
-}
-
-impl Dev {
-    fn start(folder: &Path) -> Self {
-        let mut command = program(folder, &["dev", "--listen", "127.0.0.1:0", "--json"]);
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run wasmill dev");
-        let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let (send, steps) = sync_channel(1_000);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let step = serde_json::from_str(&line).expect("a step is JSON");
-                if send.send(step).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { process, steps }
-    }
-
-    /// Returns the next step of this kind, and skips others.
-    fn until(&self, step: &str) -> Value {
-        let until = Instant::now() + STEP_MAX;
-        let mut skipped = Vec::new();
-        while let Ok(next) = self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            if next["step"] == step {
-                return next;
-            }
-            skipped.push(next);
-        }
-        panic!("no step {step:?} in {STEP_MAX:?}, but {skipped:#?}");
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use wasmill_tests::author::{Dev, STEP_MAX, refused, run, succeeds};
 
 /// Sends a command to the host of the folder as soon as it serves.
 fn send(folder: &Path, args: &[&str]) -> String {

@@ -213,7 +213,7 @@ fn a_change_that_does_not_fit_changes_nothing_and_says_why() {
     let wrong = [
         ("[plugins.orders]\nfile = \"PLUGINS/orders".to_owned(), "wasmill.toml:2:"),
         (base(&format!("{SALES}[plugins.again]\nfile = \"PLUGINS/orders.wasm\"\n")), "serves it too"),
-        (base(&format!("{SALES}[plugins.none]\nfile = \"none.wasm\"\n")), "build it, or correct `plugins.none.file`"),
+        (base(&format!("{SALES}[plugins.none]\nfile = \"none.wasm\"\n")), "or correct `plugins.none.file`"),
         (base(&format!("{SALES}[store]\nqueue_max = 7\n")), "`store` can't change while the host runs"),
         (format!("clock = \"manual\"\n{}", base(SALES)), "`clock` can't change"),
         (base(&SALES.replace("sales.wasm\"", &format!("sales.wasm\"\nsha256 = \"{}\"", "0".repeat(64)))), "pins 0000"),

@@ -272,6 +272,8 @@ fn an_event_at_whose_upcast_code_traps_fails_alone() {
     }
     host.stop();
     write(&setting, "members-3");
+    // Without the code before, with which it would be compared and refused.
+    fs::remove_dir_all(setting.path("data/plugins")).expect("remove the kept code");
     setting.manifest(&(with_readers_of_the_newest() + "[kafka.topics.members]\npartitions = 1\n" + SINK));
     let host = setting.start();
     let stopped = host.until("the projection stops", |status| status["projections"][0]["state"] == "stopped");

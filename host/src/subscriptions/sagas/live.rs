@@ -59,6 +59,10 @@ impl From<store::Error> for Undecidable {
 impl LiveSagas {
     pub(super) fn new(slot: Arc<Slot>, saga_type: Arc<str>) -> Self {
         let plugin = slot.current();
+        Self::of(slot, plugin, saga_type)
+    }
+
+    fn of(slot: Arc<Slot>, plugin: Arc<Plugin>, saga_type: Arc<str>) -> Self {
         Self {
             slot,
             plugin,
@@ -133,8 +137,34 @@ impl LiveSagas {
         keys.map_err(|error| self.lost(&error))?.map_err(Unhandled::Refused)
     }
 
-    /// Has a saga decide on an input. An input that may not start a saga is ignored if there is none.
+    /// Has a saga decide on an input. An input that may not start a saga is ignored if there is none. A failure counts against new
+    /// code that is watched, unless the code before fails in the same way.
     pub(super) fn decide(
+        &mut self,
+        reader: &mut dyn Reader,
+        key: &Arc<str>,
+        input: SagaInput<'_>,
+        may_start: bool,
+    ) -> Result<Decided, Undecidable> {
+        let decided = self.decide_now(reader, key, input, may_start);
+        let Some(watch) = self.slot.watch_of(&self.plugin) else { return decided };
+        watch.handled(1);
+        let failed = match &decided {
+            Err(Undecidable::Unhandled(unhandled)) => unhandled.failing().map(|how| (how, unhandled.to_string())),
+            _ => None,
+        };
+        let Some((how, reason)) = failed else { return decided };
+        let mut before = Self::of(self.slot.clone(), watch.old().clone(), self.saga_type.clone());
+        if let Err(Undecidable::Unhandled(unhandled)) = before.decide_now(reader, key, input, may_start)
+            && unhandled.failing() == Some(how)
+        {
+            return decided;
+        }
+        watch.failed(&reason);
+        Err(Undecidable::Unhandled(Unhandled::Held(reason, 0)))
+    }
+
+    fn decide_now(
         &mut self,
         reader: &mut dyn Reader,
         key: &Arc<str>,
