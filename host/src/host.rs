@@ -12,6 +12,7 @@ mod drain;
 mod fitting;
 mod flow;
 mod idle_keys;
+mod inventory;
 mod maintenance;
 mod manual_clock;
 mod options;
@@ -68,6 +69,7 @@ use watching::HostFiles;
 
 pub use checking::{Checked, check};
 pub use flow::{Followed, Following};
+pub use inventory::{Inventory, RoleInventory};
 pub use manual_clock::Unmoved;
 pub use options::demand;
 pub(crate) use orphans::{is_named, orphans};
@@ -498,7 +500,9 @@ impl Host {
             let (_, count) = reader.dead_letters(&wanted).unwrap_or_else(|error| unreadable(&error));
             (consumer, count)
         };
+        let plugins = self.core.catalog.plugins().into_iter();
         Measured {
+            plugins: plugins.map(|plugin| (plugin.name.to_string(), plugin.used())).collect(),
             store: self.core.store.measures(),
             dead_letters: consumers.into_iter().map(count).collect(),
             sources: parts.sources.iter().map(|(name, source)| (name.to_string(), source.measures())).collect(),

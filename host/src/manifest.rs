@@ -513,7 +513,7 @@ pub struct Overrides {
     pub brokers: Option<String>,
     /// The address of the API.
     pub listen: Option<String>,
-    /// Whether plugins with a `source` run the code that `wasmill dev` builds.
+    /// Whether plugins with a `source` run the code that `wasmill dev` builds, unwatched, and a changed manifest is applied at once.
     pub dev: bool,
 }
 
@@ -564,6 +564,7 @@ impl Manifest {
                 // Its author sees a failure, and corrects it.
                 plugin.watch_ms = 0;
             }
+            self.reload = Reload::Auto;
         }
         if let Some(listen) = overrides.listen {
             self.api.listen = read::listen(&listen).map_err(|cause| refused("--listen", cause))?;

@@ -5,6 +5,7 @@
 
 use crate::kafka::{Statistics, sink, source};
 use crate::meter::HistogramReading;
+use crate::plugin::PluginUse;
 use crate::status::{EndpointStatus, State, Status};
 use crate::store;
 
@@ -58,11 +59,14 @@ pub struct Measured {
     pub sinks: Vec<(String, sink::Measures)>,
     /// Dead letters by the part that dead-lettered them.
     pub dead_letters: Vec<(String, u64)>,
+    /// Plugins by name.
+    pub plugins: Vec<(String, PluginUse)>,
 }
 
 /// Builds all families that have a value.
 pub fn families(status: &Status, measured: &Measured) -> Vec<Family> {
     let mut families = host(status, measured);
+    families.extend(plugins(measured));
     families.extend(commands(status));
     families.extend(api(status));
     families.extend(sources(status, measured));
@@ -112,6 +116,27 @@ fn host(status: &Status, measured: &Measured) -> Vec<Family> {
             status.plugins.iter().map(|plugin| (label("plugin", &plugin.name), counter(plugin.unknown_events))),
         ),
         plain("part_working", "Whether a part does its work: 1, or 0 if it retries or has stopped", parts(status)),
+    ]
+}
+
+fn plugins(measured: &Measured) -> Vec<Family> {
+    let each = |value: fn(&PluginUse) -> Value| {
+        measured.plugins.iter().map(move |(name, used)| (label("plugin", name), value(used)))
+    };
+    vec![
+        plain("plugin_calls", "Calls to functions of a plugin", each(|used| counter(used.calls))),
+        seconds(
+            "plugin_calls_time",
+            "Time that these calls took, estimated from every sixteenth",
+            each(|used| Value::Counter(used.seconds)),
+        ),
+        plain(
+            "plugin_call_failures",
+            "Calls that trapped, took too long or broke the contract",
+            each(|used| counter(used.failures)),
+        ),
+        plain("plugin_guests", "Present guests of a plugin", each(|used| gauge(used.guests))),
+        bytes("plugin_memory", "Linear memory of these guests", each(|used| gauge(used.memory_bytes))),
     ]
 }
 

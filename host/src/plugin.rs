@@ -20,6 +20,7 @@ mod guest_log;
 mod guest_text;
 mod history;
 mod lowering;
+mod meter;
 mod pace;
 mod projection;
 mod saga;
@@ -38,6 +39,7 @@ pub use engine::{Compiler, Demand};
 pub use exports::{API_VERSION, ApiVersion, RoleName};
 pub(crate) use guest_text::of_library;
 pub use history::{HeldBack, History, HistoryEntry, PluginHistory};
+pub use meter::{PluginMeter, PluginUse};
 pub use pace::Pace;
 pub use projection::{ProjectionGuest, QueryError};
 pub use saga::{LiveSaga, SagaDecision, SagaEnd, SagaGuest, SagaInput};
@@ -333,6 +335,8 @@ pub struct Plugin {
     wasi: wasi::Imported,
     /// The number of events that its guests have skipped because they do not know them.
     unknown_events: Arc<AtomicU64>,
+    /// What the guests of all codes of this plugin do.
+    meter: Arc<PluginMeter>,
     /// The code that records the events of any type.
     recorders: Arc<Recorders>,
 }
@@ -427,6 +431,7 @@ impl Plugin {
             log: GuestLog::new(name.into()),
             wasi,
             unknown_events: Arc::default(),
+            meter: compiler.meter(name),
             recorders: compiler.recorders().clone(),
         };
         plugin.describe(&exports)?;
@@ -436,6 +441,20 @@ impl Plugin {
     /// Returns the number of events that its guests have skipped because they do not know them, since it was loaded.
     pub fn unknown_events(&self) -> u64 {
         self.unknown_events.load(Ordering::Relaxed)
+    }
+
+    /// Returns what the guests of all codes of this plugin did since the host started.
+    pub fn used(&self) -> PluginUse {
+        self.meter.read()
+    }
+
+    /// Returns what it may use of WASI, in words; nothing if it imports nothing of it.
+    pub fn wasi_in_words(&self) -> Option<&'static str> {
+        match (self.wasi.any, self.wasi.of_item) {
+            (false, _) => None,
+            (true, false) => Some("standard output and error"),
+            (true, true) => Some("standard output and error, clocks and randomness, which belong to the input"),
+        }
     }
 
     /// Returns the names of the events that its aggregates and its sagas record or read, by type.

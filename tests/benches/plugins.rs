@@ -16,6 +16,7 @@ use wasmill::model::{Outcome, StreamId};
 use wasmill_tests::author::{Dev, first_build, succeeds};
 use wasmill_tests::built;
 use wasmill_tests::command_path::{IN_FLIGHT, command};
+use wasmill_tests::module;
 use wasmill_tests::report::{Report, median};
 use wasmill_tests::setting::Setting;
 
@@ -129,12 +130,8 @@ async fn start_host(setting: &Setting) -> Arc<Host> {
 
 /// Returns the code of carts with a section that says nothing, so that it is other code each time.
 fn code(round: usize) -> Vec<u8> {
-    const CUSTOM: u8 = 0;
-    let name = format!("round-{round}");
-    let mut code = fs::read(built::plugin("cart")).expect("read the plugin; run `cargo xtask build`");
-    code.extend([CUSTOM, name.len() as u8 + 1, name.len() as u8]);
-    code.extend(name.as_bytes());
-    code
+    let code = fs::read(built::plugin("cart")).expect("read the plugin; run `cargo xtask build`");
+    (0..round).fold(code, |code, _| module::rebuilt(code))
 }
 
 /// Measures a manifest that is applied again and has not changed.

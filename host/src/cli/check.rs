@@ -2,7 +2,7 @@
 
 use super::failure::CommandFailure;
 use super::output;
-use crate::host::Checked;
+use crate::host::{Checked, Inventory};
 use crate::manifest::Manifest;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) fn check(path: &Path, json: bool) -> Result<(), CommandFailure> {
         });
         return output::line(&found.to_string());
     }
-    let found: String = plugins.iter().map(|plugin| format!("  {plugin}\n")).collect();
+    let found: String = plugins.iter().flat_map(Inventory::lines).map(|line| format!("  {line}\n")).collect();
     let warnings: String =
         idle_keys.iter().chain(&unmatched).map(|sentence| format!("  warning: {sentence}\n")).collect();
     let moves: String = moves.iter().map(|moved| format!("  at the next start: {moved}\n")).collect();

@@ -8,7 +8,9 @@ use super::failure::CommandFailure;
 use super::{output, render, run};
 use crate::crates::{self, BuildError, Changed, Profile, Tested, Tests, Watch};
 use crate::escape::escape;
+use crate::file_watch::FileIdentity;
 use crate::host::Host;
+use crate::manifest::Manifest;
 use crate::status::Reloaded;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, VecDeque};
@@ -19,6 +21,9 @@ use tokio::runtime::Handle;
 
 /// The interval at which running tests are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The interval at which the manifest is looked at.
+const LOOK_AT_MANIFEST: Duration = Duration::from_millis(500);
 
 /// The longest wait for a projection that builds its read model with new code.
 const REBUILD_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +44,7 @@ pub(super) struct Args {
 
 pub(super) fn dev(args: Args, json: bool) -> Result<(), CommandFailure> {
     let manifest = args.run.manifest(true)?;
-    let mut author = Author::new(build::of(&manifest)?, !args.no_tests, json)?;
+    let mut author = Author::new(manifest.clone(), !args.no_tests, json)?;
     author.first_builds()?;
     run::host(manifest, json, move |host| {
         let runtime = Handle::current();
@@ -52,8 +57,16 @@ pub(super) fn dev(args: Args, json: bool) -> Result<(), CommandFailure> {
     })
 }
 
+/// Watches the sources of crates. The second value says why the system does not report changes, if it does not.
+fn watch(crates: &[PluginCrate]) -> (Watch, Option<String>) {
+    Watch::new(crates.iter().map(|one| one.build.folder.clone()))
+}
+
 /// What happens to the crates of the plugins.
 struct Author {
+    manifest: Manifest,
+    /// What the file of the manifest was when it was read last.
+    read: Option<FileIdentity>,
     crates: Vec<PluginCrate>,
     watch: Watch,
     /// The crates whose tests are to be run, by index.
@@ -63,13 +76,14 @@ struct Author {
 }
 
 impl Author {
-    fn new(crates: Vec<PluginCrate>, tests: bool, json: bool) -> Result<Self, CommandFailure> {
+    fn new(manifest: Manifest, tests: bool, json: bool) -> Result<Self, CommandFailure> {
+        let (read, crates) = (FileIdentity::of(&manifest.path).ok(), build::of(&manifest)?);
         for one in &crates {
             crates::check_toolchain(&one.build.folder)
                 .map_err(|error| CommandFailure::failed(format!("{}: {error}", one.plugin)))?;
         }
-        let (watch, unreported) = Watch::new(crates.iter().map(|one| one.build.folder.clone()));
-        let author = Self { crates, watch, untested: VecDeque::new(), tests, json };
+        let (watch, unreported) = watch(&crates);
+        let author = Self { manifest, read, crates, watch, untested: VecDeque::new(), tests, json };
         if let Some(cause) = unreported {
             author.say(
                 "",
@@ -108,7 +122,11 @@ impl Author {
             if running.is_none() {
                 running = self.start_tests()?;
             }
-            let changed = self.wait(if running.is_some() { LOOK_EVERY } else { Duration::MAX })?;
+            let mut changed = self.wait(if running.is_some() { LOOK_EVERY } else { LOOK_AT_MANIFEST })?;
+            if let Some(new) = self.other_crates() {
+                // The tests belong to a crate by its index.
+                (running, changed) = (None, new);
+            }
             if !changed.is_empty() {
                 // Tests of code that has changed, or that take the processor from the build, are started again.
                 if let Some((index, _)) = running.take() {
@@ -125,6 +143,31 @@ impl Author {
                 }
             }
         }
+    }
+
+    /// Takes the crates of a manifest that has changed. Returns the indexes of those that are new, if there are other crates than before.
+    fn other_crates(&mut self) -> Option<Vec<usize>> {
+        let found = FileIdentity::of(&self.manifest.path).ok();
+        if found == self.read {
+            return None;
+        }
+        self.read = found;
+        // The host says what is wrong with a manifest that can't be read.
+        self.manifest = self.manifest.read_again().ok()?;
+        let crates = build::of(&self.manifest).unwrap_or_default();
+        let is_same = |one: &PluginCrate, other: &PluginCrate| {
+            one.plugin == other.plugin && one.build.folder == other.build.folder && one.file == other.file
+        };
+        let new: Vec<usize> = (0..crates.len())
+            .filter(|index| !self.crates.iter().any(|known| is_same(known, &crates[*index])))
+            .collect();
+        if new.is_empty() && crates.len() == self.crates.len() {
+            return None;
+        }
+        self.watch = watch(&crates).0;
+        self.crates = crates;
+        self.untested.clear();
+        Some(new)
     }
 
     /// Waits for changes, says which there are, and returns the crates that have changed.
@@ -160,6 +203,13 @@ impl Author {
         }
         if names.is_empty() {
             return Ok(());
+        }
+        if names.iter().any(|name| host.unknown_plugin(name).is_some()) {
+            // The host has waited for the code. It says what else is wrong with the manifest.
+            if let Err(cause) = runtime.block_on(host.reload_manifest(false)) {
+                self.say("", "refused", &format!("the manifest is not applied: {cause}"), json!({ "error": cause }))?;
+            }
+            names.retain(|name| host.unknown_plugin(name).is_none());
         }
         let reloaded = match runtime.block_on(host.reload(names.clone(), false, REBUILD_MAX)) {
             Ok(reloaded) => reloaded,

@@ -3,6 +3,7 @@
 use super::configurations::configuration;
 use super::fitting::{has_subscription, problems};
 use super::idle_keys::idle_keys;
+use super::inventory::Inventory;
 use super::options::{demand, limits};
 use super::orphans;
 use super::startup::Startup;
@@ -19,8 +20,8 @@ use std::time::Duration;
 /// Result of checking a manifest before anything is started.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
-    /// One line for each plugin.
-    pub plugins: Vec<String>,
+    /// What each plugin has, and what it may do and use.
+    pub plugins: Vec<Inventory>,
     /// Keys of the manifest that have no effect, in words.
     pub idle_keys: Vec<String>,
     /// Subscriptions to events of aggregate types that no plugin of the manifest has, in words.
@@ -51,7 +52,7 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         return Err(unknown_events);
     }
     let mut checked = Checked {
-        plugins: plugins.iter().map(|plugin| line(plugin)).collect(),
+        plugins: plugins.iter().map(|plugin| Inventory::of(plugin, manifest)).collect(),
         idle_keys: idle_keys(manifest, &plugins),
         unmatched: unknown_types,
         ..Checked::default()
@@ -70,11 +71,6 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         }
     }
     Ok(checked)
-}
-
-fn line(plugin: &Plugin) -> String {
-    let roles: Vec<String> = plugin.description.roles.iter().map(ToString::to_string).collect();
-    format!("{}: {}", plugin.label(), roles.join(", "))
 }
 
 /// Refuses a manifest without a plugin, because its host would never do anything.

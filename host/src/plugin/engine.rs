@@ -4,13 +4,16 @@ use super::Error;
 use super::cache::Cache;
 use super::clock::{Clock, Time};
 use super::guest_text;
+use super::meter::PluginMeter;
 use super::upcasting::Recorders;
 use crate::clock::machine_time;
+use crate::supervise::Held as _;
 use base16ct::lower;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, Memory, MemoryType, Store};
@@ -32,6 +35,8 @@ pub struct Compiler {
     cache: Option<Cache>,
     time: Arc<Time>,
     recorders: Arc<Recorders>,
+    /// What the guests of each plugin do.
+    meters: Mutex<BTreeMap<String, Arc<PluginMeter>>>,
     /// The clock, which stops when the compiler is dropped.
     _clock: Arc<Clock>,
 }
@@ -79,7 +84,7 @@ impl Compiler {
         let engine = engine_for(demand).map_err(|error| failed(&error))?;
         let time = Arc::new(Time::default());
         let clock = Arc::new(Clock::start(&engine, time.clone()).map_err(|error| failed(&error))?);
-        Ok(Self { engine, cache, time, recorders: Arc::default(), _clock: clock })
+        Ok(Self { engine, cache, time, recorders: Arc::default(), meters: Mutex::default(), _clock: clock })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -89,6 +94,11 @@ impl Compiler {
     /// Returns the time that bounds the calls of this engine's guests.
     pub(super) fn time(&self) -> &Arc<Time> {
         &self.time
+    }
+
+    /// Returns the meter of a plugin.
+    pub(super) fn meter(&self, plugin: &str) -> Arc<PluginMeter> {
+        self.meters.held().entry(plugin.to_owned()).or_default().clone()
     }
 
     /// Returns the code that records the events of each type.

@@ -4,6 +4,7 @@
 use super::bindings::wasmill::plugin::types;
 use super::clock::{Interrupted, ticks};
 use super::guest_text;
+use super::meter::GuestMeter;
 use super::sandbox::{Refused, Sandbox};
 use super::wasi::{HANDLES_MAX, RANDOM_BYTES_MAX};
 use super::{Error, Plugin, RoleName, failure};
@@ -50,6 +51,7 @@ pub(super) struct Guarded {
     output_bytes_max: usize,
     /// Whether each item is called alone, because the guest may ask WASI for its time or randomness.
     is_item_by_item: bool,
+    meter: GuestMeter,
 }
 
 /// What a guest is called with, if it is of an item: its time, in milliseconds since 1970-01-01T00:00:00Z, and its id.
@@ -82,6 +84,7 @@ impl Guarded {
             limit: plugin.limits.event_time,
             output_bytes_max: plugin.limits.output_bytes_max,
             is_item_by_item: plugin.wasi.of_item,
+            meter: plugin.meter.guest(),
         };
         match guarded.run(None, 1, |store| plugin.pre.instantiate(store)) {
             Ok(instance) => {
@@ -183,8 +186,12 @@ impl Guarded {
         self.function = function;
         self.store.data_mut().begin_call(ticks, self.item_ticks);
         self.store.set_epoch_deadline(1);
+        let timed = self.meter.begin();
         let called = call(&mut self.store);
         self.store.data_mut().end_call();
+        if let Some(begun) = timed {
+            self.meter.end(begun, self.store.data().usage.memory_bytes());
+        }
         called
     }
 
@@ -224,6 +231,7 @@ impl Guarded {
 
     /// Returns the error for a guest that handed over something invalid.
     pub(super) fn broke_the_contract(&self, cause: String) -> Error {
+        self.meter.failed();
         Error::Trap { label: self.label.clone(), cause, item: None }
     }
 
@@ -250,6 +258,14 @@ impl Guarded {
 
     #[cold]
     fn failed(&mut self, items: usize, error: &wasmtime::Error) -> Error {
+        let error = self.explained(items, error);
+        if let Error::Trap { .. } = error {
+            self.meter.failed();
+        }
+        error
+    }
+
+    fn explained(&mut self, items: usize, error: &wasmtime::Error) -> Error {
         let sandbox = self.store.data_mut();
         let (said, no_memory) = (sandbox.take_said(), sandbox.usage.refused_by_system.take());
         let item = sandbox.item();

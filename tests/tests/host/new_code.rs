@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use wasmill_tests::built;
 use wasmill_tests::host::{Answer, TestHost};
+use wasmill_tests::hostile::{aggregate, saga, subscriber};
 use wasmill_tests::raised::Raised;
 use wasmill_tests::setting::Setting;
 use wasmill_tests::topic;
@@ -199,5 +200,91 @@ fn new_code_that_fails_stays_if_the_code_before_cannot_read_its_events() {
     let status = host.status();
     assert_eq!((&orders(&status)["version"], &orders(&status)["held_back"]), (&json!("0.3.0"), &Value::Null));
     assert_eq!(create(&host, "good", 1).status, 200);
+    host.stop();
+}
+
+/// A restart is as safe as a swap: code that was never served is tried first.
+#[test]
+fn code_that_a_host_is_started_with_is_tried_first() {
+    let setting = Setting::new(MANIFEST);
+    put(&setting, "orders");
+    let host = setting.start();
+    assert_eq!(create(&host, "1", 1).status, 200);
+    assert_eq!(host.send("order", "1", "ConfirmOrder", &Value::Null).status, 200);
+    host.stop();
+    put(&setting, "orders-unreadable");
+    for round in 0..2 {
+        let host = setting.start();
+        let status = host.status();
+        assert_eq!(orders(&status)["version"], "0.1.0", "{status:#}");
+        let reason = orders(&status)["held_back"].as_str().expect("a reason");
+        assert!(reason.contains("can't rebuild order/1, which the code before it can"), "{reason}");
+        assert_eq!(create(&host, &format!("again-{round}"), 1).status, 200);
+        host.stop();
+    }
+    // Code that reads what there is serves, and is watched.
+    put(&setting, "orders-trapping");
+    let host = setting.start();
+    assert_eq!(orders(&host.status())["version"], "0.3.0");
+    let failed: Vec<u16> = (0..4).map(|number| create(&host, &format!("bad-{number}"), 13).status).collect();
+    let status = host.until("the code before returns", |status| orders(status)["version"] == "0.1.0");
+    assert!(failed.contains(&500) && orders(&status)["held_back"].is_string(), "{failed:?} {status:#}");
+    assert_eq!(create(&host, "good", 13).status, 200);
+    host.stop();
+}
+
+/// A source is renamed while commands of it are held. They are decided once.
+#[test]
+fn what_is_held_of_a_source_that_is_renamed_is_decided_once() {
+    let setting = Setting::new(WITH_SOURCE);
+    put(&setting, "orders");
+    let host = setting.start();
+    put(&setting, "orders-trapping");
+    assert_eq!(reload(&host, "").status, 200);
+    let records = [("a", 13), ("b", 13), ("c", 1)].map(|(key, quantity)| (key.to_owned(), order(quantity)));
+    topic::produce_keyed(&host.brokers(), "baskets", &records);
+    host.until("the good one is recorded", |_| host.events("order.*").len() == 1);
+    host.until("the others are held", |status| status["aggregates"][0]["queued"] == 2);
+    let renamed = WITH_SOURCE.replace("sources.baskets", "sources.tills") + "was = \"baskets\"\n";
+    setting.manifest(&renamed);
+    let changed = host.post("/v1/manifest/reload", &Value::Null, &[]);
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let reverted = host.post("/v1/plugins/orders/revert", &Value::Null, &[]);
+    assert_eq!(reverted.status, 200, "{reverted:?}");
+    host.until("the older code decides them", |_| host.events("order.*").len() == 3);
+    host.drained();
+    let status = host.status();
+    assert_eq!((&status["commands"][0]["accepted"], &status["commands"][0]["rejected"]), (&json!(3), &json!(0)));
+    assert_eq!(status["dead_letters"]["total"], 0, "{status:#}");
+    host.stop();
+}
+
+#[test]
+fn a_subscriber_and_sagas_that_fail_go_again() {
+    let plugin = |name: &str| format!("[plugins.{name}]\nfile = \"{name}.wasm\"\n");
+    let setting = Setting::new(&(plugin("victim") + &plugin("reader") + &plugin("process")));
+    setting.write("victim.wasm", aggregate("victim", &[]));
+    setting.write("reader.wasm", subscriber("victim.*", &[]));
+    setting.write("process.wasm", saga("process", "victim.*", &[]));
+    let host = setting.start();
+    let traps = [("handle", "(unreachable)")];
+    for (name, code) in [("reader", subscriber("victim.*", &traps)), ("process", saga("process", "victim.*", &traps))] {
+        setting.write(&format!("{name}.wasm"), code);
+        let forced = host.post(&format!("/v1/plugins/{name}/reload?force=true"), &Value::Null, &[]);
+        assert_eq!(forced.status, 200, "{forced:?}");
+        for id in 0..4 {
+            assert_eq!(host.send("victim", &format!("{name}-{id}"), "Go", &Value::Null).status, 200);
+        }
+        let is_back = |status: &Value| {
+            let plugins = status["plugins"].as_array().expect("a list");
+            plugins.iter().any(|plugin| plugin["name"] == name && plugin["held_back"].is_string())
+        };
+        host.until(&format!("the code of {name} before returns"), is_back);
+    }
+    host.drained();
+    assert_eq!(host.status()["dead_letters"]["total"], 0, "what failed was handled by the code before");
+    let shown = host.get("/v1/plugins/reader/history").body;
+    let why = shown["codes"][1]["ended"].as_str().expect("a reason");
+    assert!(why.contains("inputs at which the code before did not") && why.contains("unreachable"), "{why}");
     host.stop();
 }

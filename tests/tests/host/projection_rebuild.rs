@@ -2,8 +2,14 @@
 //! restart. A read model that can't be used is rebuilt.
 
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use wasmill::ack::Ack;
+use wasmill::model::{ExpectedVersion, NewEvent, StreamId};
+use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
+use wasmill::store::{Append, Appended, Decision, Error, EventStore as _, Events as _};
+use wasmill_tests::command_path::command;
 use wasmill_tests::host::TestHost;
 use wasmill_tests::setting::Setting;
 use wasmill_tests::{built, module};
@@ -99,6 +105,60 @@ fn new_code_by_a_restart_leaves_the_answers_whole() {
     assert_eq!(status["projections"][0]["building"], Value::Null);
     assert!(host.log().contains("until that of sales"), "the code before it answered meanwhile");
     assert_eq!(placed(&host), ORDERS);
+    host.stop();
+}
+
+/// Appends orders with this payload to the store of a host that does not run.
+fn fill(setting: &Setting, payload: &Value, orders: usize) {
+    const IN_FLIGHT: usize = 1_000;
+    let file = setting.path("data").join(FILE_NAME);
+    let store = SqliteStore::open(&file, Options::default()).expect("open the store");
+    let payload = payload.to_string().into_bytes();
+    let (done, finished) = crossbeam_channel::bounded(IN_FLIGHT);
+    for number in 0..orders {
+        if number >= IN_FLIGHT {
+            finished.recv().expect("this thread holds the other end");
+        }
+        let done = done.clone();
+        let event = NewEvent { name: "OrderCreated".to_owned(), payload: payload.clone() };
+        let command = command(StreamId::new("order", format!("many-{number}")), "CreateOrder".into());
+        let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
+        let appended = move |result: Result<Appended, Error>| {
+            result.expect("nothing is in the way");
+            let _ = done.send(());
+        };
+        store.append(append, Ack::new(appended));
+    }
+    finished.iter().take(IN_FLIGHT).for_each(drop);
+    store.close();
+}
+
+/// A read model of this size takes a while to build. No query sees it before it is whole.
+#[test]
+fn new_code_by_a_restart_on_many_events_answers_with_all_of_them() {
+    const MANY: usize = 200_000;
+    let setting = Setting::new(&manifest().replace("batch_max = 7", "batch_max = 1000"));
+    let (sales, host) = with_orders(&setting);
+    let payload = host.events("order.OrderCreated")[0]["payload"].clone();
+    host.stop();
+    fill(&setting, &payload, MANY - ORDERS);
+    let host = setting.start();
+    assert_eq!(placed(&host), MANY);
+    let first = answers(&host);
+    host.stop();
+
+    setting.write("sales.wasm", module::rebuilt(sales));
+    let host = setting.start();
+    let answered = Cell::new(0);
+    host.until("the new code answers", |status| {
+        let asked = host.query("sales", "totals", &Value::Null);
+        assert_eq!((asked.status, &asked.body["placed"]), (200, &json!(MANY)), "{asked:?}");
+        let answers = &status["projections"][0]["answers"];
+        answered.set(answered.get() + usize::from(*answers == first));
+        !answers.is_null() && *answers != first
+    });
+    assert!(answered.get() > 0, "the code before it answered meanwhile");
+    assert_eq!(placed(&host), MANY);
     host.stop();
 }
 
