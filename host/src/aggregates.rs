@@ -10,6 +10,7 @@ mod handlers;
 mod instances;
 mod mailbox;
 mod pending_command;
+mod prebuild;
 mod redelivery;
 mod second_opinion;
 mod shard;
@@ -24,16 +25,17 @@ use crate::status::State;
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _, Shared as _};
 use arc_swap::ArcSwap;
-use crossbeam_channel::TrySendError;
+use crossbeam_channel::{Sender, TrySendError};
 use mailbox::Senders;
 use pending_command::{Gauges, PendingCommand};
+use prebuild::PrebuildRequest;
 use redelivery::CommandRedeliveries;
 use shard::Shard;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A receiver of commands that does not block.
 pub trait Inbox: Send + Sync {
@@ -184,7 +186,11 @@ struct Mailbox {
     queues: std::sync::RwLock<Option<Senders>>,
     gauges: Arc<Gauges>,
     queue_bytes_max: usize,
+    prebuild: Prebuild,
 }
+
+/// Has the aggregates that a shard used last rebuilt in a guest of the code that is about to serve, until the time is up.
+type Prebuild = Box<dyn Fn(Instant) + Send + Sync>;
 
 /// A command that a mailbox does not take.
 enum Untaken {
@@ -291,6 +297,15 @@ impl Aggregates {
             unserved.into_iter().for_each(|(_, served)| _ = served.finish());
         }
         failed
+    }
+
+    /// Has the aggregates that the shards of these types used last rebuilt by the code that is about to serve. This blocks until they are
+    /// rebuilt, or the time is up.
+    pub fn prebuild(&self, types: &[String], until: Instant) {
+        let served = self.served.load();
+        let shards = types.iter().filter_map(|name| served.get(name.as_str())).flat_map(|served| &served.shards);
+        let jobs = shards.map(|shard| -> Box<dyn FnOnce() + Send + '_> { Box::new(|| (shard.prebuild)(until)) });
+        supervise::side_by_side("prebuild", jobs);
     }
 
     /// Queues a command that follows from recorded events, ahead of those that are offered. This blocks while the queue
@@ -408,6 +423,18 @@ impl Inbox for Aggregates {
     }
 }
 
+fn prebuilding<H: Handlers>(
+    handlers: Arc<H>,
+    store: Arc<dyn EventStore>,
+    aggregate_type: Arc<str>,
+    shard: Sender<PrebuildRequest<H::Guest>>,
+) -> Prebuild {
+    Box::new(move |until| {
+        let (Some(Ok(guest)), Ok(mut reader)) = (handlers.candidate(), store.reader()) else { return };
+        prebuild::prebuild(guest, &mut *reader, &aggregate_type, &shard, until);
+    })
+}
+
 impl Prepared {
     fn new<H: Handlers>(
         handlers: &Arc<H>,
@@ -420,7 +447,10 @@ impl Prepared {
         for number in 0..shards.max(1) {
             let (senders, receivers) = mailbox::queues(options.queue_max);
             let gauges = Arc::new(Gauges::default());
-            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), receivers, gauges.clone())?;
+            let (requests, requested) = prebuild::requests();
+            let shard =
+                Shard::new(handlers.clone(), store.clone(), options.clone(), receivers, requested, gauges.clone())?;
+            let prebuild = prebuilding(handlers.clone(), store.clone(), aggregate_type.into(), requests);
             let name = format!("{aggregate_type}-{number}");
             start.push(Box::new(move |redeliveries| {
                 let first = || Ok::<_, StartError>(shard.after(redeliveries));
@@ -428,7 +458,7 @@ impl Prepared {
                     .map_err(|error| StartError::Thread(error.to_string()))
             }));
             let (queues, queue_bytes_max) = (std::sync::RwLock::new(Some(senders)), options.queue_bytes_max);
-            mailboxes.push(Mailbox { queues, gauges, queue_bytes_max });
+            mailboxes.push(Mailbox { queues, gauges, queue_bytes_max, prebuild });
         }
         let served = Served { name: handlers.name(), shards: mailboxes, threads: OnceLock::new() };
         Ok(Self { served: Arc::new(served), start })

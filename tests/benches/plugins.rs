@@ -24,19 +24,30 @@ use wasmill_tests::setting::Setting;
 const AGGREGATES: usize = 1_000;
 /// Number of events of each.
 const EVENTS: u64 = 1_000;
-/// How long answers are watched, with and without new code.
+/// How long answers are watched after a swap.
 const WATCHED: Duration = Duration::from_secs(4);
+/// How long they are watched before it.
+const QUIET: Duration = Duration::from_secs(1);
+/// Number of swaps.
+const SWAPS: usize = 3;
 /// Number of measurements of one thing.
 const ROUNDS: usize = 5;
 /// Longest wait for a step.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// A benchmark and its name.
+type Benchmark = (&'static str, fn(&mut Report));
+
+const ALL: [Benchmark; 4] = [("swap", swap), ("unchanged", unchanged), ("start", start), ("dev", author)];
+
 fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut report = Report::default();
-    swap(&mut report);
-    unchanged(&mut report);
-    start(&mut report);
-    author(&mut report);
+    for (name, measure) in ALL {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            measure(&mut report);
+        }
+    }
     report.write();
 }
 
@@ -66,42 +77,52 @@ impl Answers {
     }
 }
 
-/// Measures how long nobody gets an answer while code with many live aggregates is swapped under load.
+/// Measures how long nobody gets an answer while code with many live aggregates is swapped under load. Each round has a store of its
+/// own, because histories that grow from round to round would take longer to rebuild.
 fn swap(report: &mut Report) {
+    let rounds: Vec<Swap> = (0..SWAPS).map(|_| swapped()).collect();
+    let of = |value: fn(&Swap) -> f64| median(rounds.iter().map(value).collect());
+    report.bound("plugins/swap-pause", of(|swap| swap.pause), "ms", 50.0);
+    report.figure("plugins/swap-pause-without", of(|swap| swap.pause_without), "ms");
+    report.figure("plugins/swap-longest-wait", of(|swap| swap.wait), "ms");
+    report.figure("plugins/swap-served-after", of(|swap| swap.served_after), "ms");
+}
+
+/// What was measured at a swap, in milliseconds.
+struct Swap {
+    pause: f64,
+    pause_without: f64,
+    wait: f64,
+    served_after: f64,
+}
+
+fn swapped() -> Swap {
     let runtime = Runtime::new().expect("a runtime");
     let setting = Setting::new("[plugins.cart]\nfile = \"cart.wasm\"\n");
-    setting.write("cart.wasm", code(0));
+    let code = fs::read(built::plugin("cart")).expect("read the plugin; run `cargo xtask build`");
+    setting.write("cart.wasm", &code);
     let host = runtime.block_on(start_host(&setting));
     let answers = Arc::new(Answers::default());
     let begun = Instant::now();
     for task in 0..IN_FLIGHT {
         runtime.spawn(send_all(host.clone(), task, begun, answers.clone()));
     }
-    let enough = AGGREGATES as u64 * EVENTS;
-    while answers.count.load(Ordering::Relaxed) < enough {
+    while answers.count.load(Ordering::Relaxed) < AGGREGATES as u64 * EVENTS {
         std::thread::park_timeout(Duration::from_millis(100));
     }
-    let (mut pauses, mut waits, mut quiet, mut swaps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        let _ = answers.longest_ms();
-        std::thread::park_timeout(WATCHED);
-        quiet.push(answers.longest_ms()[0]);
-        setting.write("cart.wasm", code(round));
-        let since = Instant::now();
-        let reloaded = runtime.block_on(host.reload(BTreeSet::from(["cart".to_owned()]), false, WAIT));
-        reloaded.expect("the code is taken");
-        swaps.push(ms(since));
-        std::thread::park_timeout(WATCHED);
-        let [pause, wait] = answers.longest_ms();
-        pauses.push(pause);
-        waits.push(wait);
-    }
+    let _ = answers.longest_ms();
+    std::thread::park_timeout(QUIET);
+    let [pause_without, _] = answers.longest_ms();
+    setting.write("cart.wasm", module::rebuilt(code));
+    let since = Instant::now();
+    let reloaded = runtime.block_on(host.reload(BTreeSet::from(["cart".to_owned()]), false, WAIT));
+    reloaded.expect("the code is taken");
+    let served_after = ms(since);
+    std::thread::park_timeout(WATCHED);
+    let [pause, wait] = answers.longest_ms();
     answers.over.store(true, Ordering::Relaxed);
     runtime.block_on(host.stop(Instant::now() + WAIT));
-    report.bound("plugins/swap-pause", median(pauses), "ms", 50.0);
-    report.figure("plugins/swap-pause-without", median(quiet), "ms");
-    report.figure("plugins/swap-longest-wait", median(waits), "ms");
-    report.figure("plugins/swap-served-after", median(swaps), "ms");
+    Swap { pause, pause_without, wait, served_after }
 }
 
 async fn send_all(host: Arc<Host>, task: usize, begun: Instant, answers: Arc<Answers>) {
@@ -126,12 +147,6 @@ async fn send_all(host: Arc<Host>, task: usize, begun: Instant, answers: Arc<Ans
 async fn start_host(setting: &Setting) -> Arc<Host> {
     let manifest = Manifest::load(setting.path("wasmill.toml")).expect("a manifest");
     Host::start(manifest, Startup::default()).await.expect("a host")
-}
-
-/// Returns the code of carts with a section that says nothing, so that it is other code each time.
-fn code(round: usize) -> Vec<u8> {
-    let code = fs::read(built::plugin("cart")).expect("read the plugin; run `cargo xtask build`");
-    (0..round).fold(code, |code, _| module::rebuilt(code))
 }
 
 /// Measures a manifest that is applied again and has not changed.

@@ -51,6 +51,11 @@ pub trait Handlers: Send + Sync + 'static {
         None
     }
 
+    /// Creates a guest of new code that is about to serve.
+    fn candidate(&self) -> Option<Result<Self::Guest, GuestError>> {
+        None
+    }
+
     /// Creates a guest of the code before the one that is watched.
     fn guest_before(&self) -> Option<Result<Self::Guest, GuestError>> {
         None

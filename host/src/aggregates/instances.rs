@@ -5,6 +5,7 @@
 //! after it.
 
 use super::handlers::{Guest, GuestDecision, GuestError, Handlers};
+use super::prebuild::Prebuilt;
 use super::second_opinion::{self, CodeWatch};
 use crate::model::{Command, Failing, RecordedEvent, StreamId, Version};
 use crate::store::{self, EventStore, Reader, Snapshot};
@@ -20,6 +21,8 @@ pub(super) struct Instance<L> {
     pub(super) version: Version,
     /// The number of the guest that created it.
     generation: u64,
+    /// Whether the stream may have later events, because it was rebuilt before its code served.
+    is_behind: bool,
 }
 
 type LiveOf<H> = <<H as Handlers>::Guest as Guest>::Live;
@@ -45,6 +48,8 @@ pub(super) struct Instances<H: Handlers> {
     guest: Option<H::Guest>,
     /// A guest of the code before, while new code is watched.
     guest_before: Option<H::Guest>,
+    /// A guest of new code that is about to serve, with live aggregates.
+    prebuilt: Option<Prebuilt<H::Guest>>,
     /// Why no guest could be created, until one is.
     trouble: Option<GuestError>,
     /// The number of the current guest.
@@ -75,6 +80,7 @@ impl<H: Handlers> Instances<H> {
             memory_bytes_seen: 0,
             guest: Some(guest),
             guest_before: None,
+            prebuilt: None,
             trouble: None,
             handlers,
             generation: 0,
@@ -100,9 +106,35 @@ impl<H: Handlers> Instances<H> {
     /// Takes a live aggregate out, or rebuilds it from its history.
     pub(super) fn take(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         match self.at_rest.pop(&stream.aggregate_id) {
+            Some(instance) if instance.is_behind => self.brought_up(stream, instance),
             Some(instance) => Ok(instance),
             None => self.rebuild(stream),
         }
+    }
+
+    /// Applies what was recorded since a live aggregate was prebuilt.
+    fn brought_up(&mut self, stream: &StreamId, mut instance: InstanceOf<H>) -> Result<InstanceOf<H>, HandleError> {
+        match self.catch_up(stream, &mut instance, HISTORY_PAGE) {
+            Ok(true) => Ok(Instance { is_behind: false, ..instance }),
+            Ok(false) => {
+                self.renew();
+                self.rebuild(stream)
+            }
+            Err(undone) => {
+                self.discard(instance);
+                Err(undone)
+            }
+        }
+    }
+
+    /// Returns the ids of idle live aggregates, the most recently used first.
+    pub(super) fn recent(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.at_rest.iter().map(|(id, _)| id)
+    }
+
+    /// Keeps live aggregates of code that is about to serve.
+    pub(super) fn adopt(&mut self, prebuilt: Prebuilt<H::Guest>) {
+        self.prebuilt = Some(prebuilt);
     }
 
     fn rebuild(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
@@ -201,7 +233,7 @@ impl<H: Handlers> Instances<H> {
 
     fn create(&mut self, stream: &StreamId) -> Result<InstanceOf<H>, HandleError> {
         let live = self.guest()?.create(&stream.aggregate_id)?;
-        Ok(Instance { live, version: Version(0), generation: self.generation })
+        Ok(Instance { live, version: Version(0), generation: self.generation, is_behind: false })
     }
 
     /// Restores an aggregate from its snapshot. Returns `None` if there is no usable one, and then its whole history is
@@ -335,13 +367,22 @@ impl<H: Handlers> Instances<H> {
         if self.guest.as_ref().is_some_and(|guest| self.handlers.is_current(guest) && !guest.is_worn()) {
             return;
         }
-        match self.handlers.guest() {
+        let prebuilt = self.prebuilt.take_if(|prebuilt| self.handlers.is_current(&prebuilt.guest));
+        let (guest, live) = match prebuilt {
+            Some(Prebuilt { guest, live }) => (Ok(guest), live),
+            None => (self.handlers.guest(), Vec::new()),
+        };
+        match guest {
             Ok(guest) => {
                 self.lose();
                 self.end_watch();
                 self.instances_max = guest.instances_max();
                 self.memory_bytes_seen = 0;
                 self.guest = Some(guest);
+                // The least recently used first, so that they are the first to go.
+                for (id, live, version) in live.into_iter().rev() {
+                    self.at_rest.push(id, Instance { live, version, generation: self.generation, is_behind: true });
+                }
                 if self.trouble.take().is_some() {
                     tracing::info!("a shard of plugin {} has a guest again", self.handlers.name());
                 }

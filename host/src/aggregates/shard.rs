@@ -14,6 +14,7 @@ use super::handlers::{GuestDecision, Handlers};
 use super::instances::{HandleError, InstanceOf, Instances};
 use super::mailbox::Receivers;
 use super::pending_command::{Gauges, PendingCommand};
+use super::prebuild::PrebuildRequest;
 use super::redelivery::CommandRedeliveries;
 use super::second_opinion::CodeWatch;
 use crate::ack::Ack;
@@ -90,6 +91,8 @@ pub(super) struct Shard<H: Handlers> {
     redeliveries: CommandRedeliveries,
     settled: (Sender<Settled>, Receiver<Settled>),
     receivers: Receivers,
+    /// Requests for what new code is prepared with.
+    requests: Receiver<PrebuildRequest<H::Guest>>,
     gauges: Arc<Gauges>,
     /// Whether the gauges show trouble.
     is_troubled: bool,
@@ -101,6 +104,7 @@ impl<H: Handlers> Shard<H> {
         store: Arc<dyn EventStore>,
         options: Options,
         receivers: Receivers,
+        requests: Receiver<PrebuildRequest<H::Guest>>,
         gauges: Arc<Gauges>,
     ) -> Result<Self, super::StartError> {
         Ok(Self {
@@ -113,6 +117,7 @@ impl<H: Handlers> Shard<H> {
             store,
             options,
             receivers,
+            requests,
             gauges,
             is_troubled: false,
         })
@@ -147,6 +152,9 @@ impl<H: Handlers> Shard<H> {
             while let Ok(settled) = self.settled.1.try_recv() {
                 self.settled(settled);
             }
+            while let Ok(request) = self.requests.try_recv() {
+                self.prepare(request);
+            }
             self.try_again(open);
             self.gauges.live.store(self.instances.len(), Ordering::Relaxed);
             let room = open && self.in_flight < self.options.in_flight_max;
@@ -173,7 +181,21 @@ impl<H: Handlers> Shard<H> {
             recv(self.settled.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
             recv(follow_ups) -> order => order.into_iter().for_each(|order| self.accept(order)),
             recv(arrivals) -> order => order.into_iter().for_each(|order| self.accept(order)),
+            recv(self.requests) -> request => request.into_iter().for_each(|request| self.prepare(request)),
             recv(due) -> _ => {}
+        }
+    }
+
+    /// Answers those who prepare new code.
+    fn prepare(&mut self, request: PrebuildRequest<H::Guest>) {
+        match request {
+            PrebuildRequest::Recent(answer) => {
+                // Under load most of those in use wait for their commit.
+                let ids = self.busy.keys().chain(self.instances.recent()).cloned().collect();
+                // An error means that nobody waits for it any more.
+                let _ = answer.send(ids);
+            }
+            PrebuildRequest::Adopt(prebuilt) => self.instances.adopt(prebuilt),
         }
     }
 

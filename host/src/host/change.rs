@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 /// Why code does not serve any more, if a person or a build has replaced it.
 pub(super) const REPLACED: &str = "replaced";
 
+/// Longest time for which aggregates are rebuilt by new code before it serves.
+const PREBUILD_MAX: Duration = Duration::from_secs(5);
+
 /// Longest time that parts which end or restart may take. Others wait for them, such as commands of a type that restarts. What they leave
 /// undone is done when they start again.
 const STOP_MAX: Duration = Duration::from_secs(12);
@@ -433,6 +436,7 @@ impl Host {
         let mut next = (**current).clone();
         next.manifest = manifest;
         next.missing.clear();
+        self.core.aggregates.prebuild(&alone.announce(&staged), Instant::now() + PREBUILD_MAX);
         let deadline = Instant::now() + next.manifest.host.stop_max().min(STOP_MAX);
         next.stop_unless_in(&plan, deadline);
         let replaced = alone.put(&staged);

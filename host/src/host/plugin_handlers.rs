@@ -49,10 +49,11 @@ impl Handlers for PluginHandlers {
     }
 
     fn guest(&self) -> Result<PluginGuest, GuestError> {
-        let plugin = self.slot.current();
-        // The digest covers all of the code, including the layout of the state.
-        let guest = AggregateGuest::new(&plugin, &self.aggregate_type).map_err(failed)?;
-        Ok(PluginGuest { guest, code: plugin.digest.as_str().into(), plugin })
+        self.guest_of(self.slot.current())
+    }
+
+    fn candidate(&self) -> Option<Result<PluginGuest, GuestError>> {
+        Some(self.guest_of(self.slot.candidate()?))
     }
 
     fn is_current(&self, guest: &PluginGuest) -> bool {
@@ -66,12 +67,15 @@ impl Handlers for PluginHandlers {
 
     fn guest_before(&self) -> Option<Result<PluginGuest, GuestError>> {
         let watch = self.slot.watch_of(&self.slot.current())?;
-        let plugin = watch.old().clone();
-        Some(AggregateGuest::new(&plugin, &self.aggregate_type).map_err(failed).map(|guest| PluginGuest {
-            guest,
-            code: plugin.digest.as_str().into(),
-            plugin,
-        }))
+        Some(self.guest_of(watch.old().clone()))
+    }
+}
+
+impl PluginHandlers {
+    fn guest_of(&self, plugin: Arc<Plugin>) -> Result<PluginGuest, GuestError> {
+        // The digest covers all of the code, including the layout of the state.
+        let guest = AggregateGuest::new(&plugin, &self.aggregate_type).map_err(failed)?;
+        Ok(PluginGuest { guest, code: plugin.digest.as_str().into(), plugin })
     }
 }
 

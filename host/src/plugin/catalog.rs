@@ -286,6 +286,19 @@ impl CatalogChange<'_> {
         }
     }
 
+    /// Says which code is about to serve, so that others can prepare for it. Returns the aggregate types that it has.
+    pub fn announce(&self, staged: &Staged) -> Vec<String> {
+        let new = staged.0.values().filter(|staged| staged.is_new_code());
+        let types = new.flat_map(|StagedPlugin { slot, plugin, .. }| {
+            slot.announce(plugin.clone());
+            plugin.description.roles.iter().filter_map(|role| match role {
+                Role::Aggregate { aggregate_type, .. } => Some(aggregate_type.to_string()),
+                _ => None,
+            })
+        });
+        types.collect()
+    }
+
     /// Puts loaded code into service. Plugins that read events switch before those that record them, so that no reader meets an
     /// event of newer code than its own. Returns what it replaced.
     pub fn put(&self, staged: &Staged) -> Replaced {

@@ -13,6 +13,8 @@ pub struct Slot {
     /// The plugin's name in the manifest.
     pub name: Arc<str>,
     current: ArcSwap<Plugin>,
+    /// The code that is about to serve.
+    candidate: ArcSwapOption<Plugin>,
     loads: AtomicU64,
     /// Why the last load failed, until one succeeds.
     error: Mutex<Option<String>>,
@@ -32,6 +34,7 @@ impl Slot {
         Self {
             name: plugin.name.clone(),
             current: ArcSwap::new(plugin),
+            candidate: ArcSwapOption::empty(),
             loads: AtomicU64::new(1),
             error: Mutex::default(),
             watch: ArcSwapOption::empty(),
@@ -49,8 +52,19 @@ impl Slot {
         Arc::ptr_eq(&self.current.load(), plugin)
     }
 
+    /// Returns the code that is about to serve, if there is any.
+    pub fn candidate(&self) -> Option<Arc<Plugin>> {
+        self.candidate.load_full()
+    }
+
+    /// Says which code is about to serve.
+    pub(super) fn announce(&self, candidate: Arc<Plugin>) {
+        self.candidate.store(Some(candidate));
+    }
+
     /// Puts code into service, with its watch.
     pub(super) fn put(&self, new: Arc<Plugin>, watch: Option<Arc<Watch>>) {
+        self.candidate.store(None);
         self.watch.store(watch);
         *self.unreverted.held() = None;
         self.current.store(new);

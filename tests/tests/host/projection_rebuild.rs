@@ -152,9 +152,9 @@ fn new_code_by_a_restart_on_many_events_answers_with_all_of_them() {
     let answered = Cell::new(0);
     host.until("the new code answers", |status| {
         let asked = host.query("sales", "totals", &Value::Null);
-        assert_eq!((asked.status, &asked.body["placed"]), (200, &json!(MANY)), "{asked:?}");
+        assert!(asked.status == 503 || asked.body["placed"] == MANY, "{asked:?}");
         let answers = &status["projections"][0]["answers"];
-        answered.set(answered.get() + usize::from(*answers == first));
+        answered.set(answered.get() + usize::from(*answers == first && asked.status == 200));
         !answers.is_null() && *answers != first
     });
     assert!(answered.get() > 0, "the code before it answered meanwhile");
