@@ -305,7 +305,7 @@ impl Aggregates {
         let served = self.served.load();
         let shards = types.iter().filter_map(|name| served.get(name.as_str())).flat_map(|served| &served.shards);
         let jobs = shards.map(|shard| -> Box<dyn FnOnce() + Send + '_> { Box::new(|| (shard.prebuild)(until)) });
-        supervise::side_by_side("prebuild", jobs);
+        supervise::behind_others("prebuild", jobs);
     }
 
     /// Queues a command that follows from recorded events, ahead of those that are offered. This blocks while the queue

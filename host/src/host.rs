@@ -224,7 +224,7 @@ impl Host {
         let store = store::open(&store::Location::of_folder(&data), store_options(&manifest, clock))?;
         // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
-        untried::have_replayed(&catalog, &manifest, &*store, startup);
+        untried::have_replayed(&catalog, &manifest, &*store, clock.now_ms(), startup);
         let plugins = catalog.plugins();
         let Unmatched { unknown_events, unknown_types } = unmatched(&plugins);
         let warnings = idle_keys(&manifest, &plugins).into_iter().chain(unknown_events).chain(unknown_types);

@@ -564,7 +564,8 @@ impl Manifest {
                 // Its author sees a failure, and corrects it.
                 plugin.watch_ms = 0;
             }
-            self.reload = Reload::Auto;
+            // `wasmill dev` applies it, once new plugins are built.
+            self.reload = Reload::Manual;
         }
         if let Some(listen) = overrides.listen {
             self.api.listen = read::listen(&listen).map_err(|cause| refused("--listen", cause))?;

@@ -152,6 +152,21 @@ fn begin_again<E: Display>(
     }
 }
 
+/// Runs jobs as [`side_by_side`] does, after what the host serves: where there are too few cores for all threads, these get little.
+pub fn behind_others<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnOnce() + Send + 'job>>) {
+    /// The niceness of the threads, of which 19 is the highest.
+    const NICENESS: i32 = 15;
+    let jobs = jobs.into_iter().map(|job| -> Box<dyn FnOnce() + Send + 'job> {
+        Box::new(move || {
+            // On Linux this is the priority of the calling thread, which ends after the job. An error would mean that it has the
+            // usual one.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            job();
+        })
+    });
+    side_by_side(name, jobs);
+}
+
 /// Runs jobs concurrently, and returns when all have ended. If a job panics, that is logged.
 #[expect(clippy::disallowed_methods, reason = "this is where threads are started")]
 pub fn side_by_side<'job>(name: &str, jobs: impl IntoIterator<Item = Box<dyn FnOnce() + Send + 'job>>) {

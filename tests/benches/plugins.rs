@@ -28,6 +28,8 @@ const EVENTS: u64 = 1_000;
 const WATCHED: Duration = Duration::from_secs(4);
 /// How long they are watched before it.
 const QUIET: Duration = Duration::from_secs(1);
+/// Rest of each sender after an answer, where they rest: 2,000 commands a second in all.
+const REST: Duration = Duration::from_secs(1);
 /// Number of swaps.
 const SWAPS: usize = 3;
 /// Number of measurements of one thing.
@@ -56,6 +58,8 @@ fn main() {
 struct Answers {
     count: AtomicU64,
     over: AtomicBool,
+    /// The rest of each sender after an answer.
+    rest_ms: AtomicU64,
     /// In nanoseconds since the beginning.
     last: AtomicU64,
     longest: AtomicU64,
@@ -80,12 +84,15 @@ impl Answers {
 /// Measures how long nobody gets an answer while code with many live aggregates is swapped under load. Each round has a store of its
 /// own, because histories that grow from round to round would take longer to rebuild.
 fn swap(report: &mut Report) {
-    let rounds: Vec<Swap> = (0..SWAPS).map(|_| swapped()).collect();
+    let rounds: Vec<Swap> = (0..SWAPS).map(|_| swapped(Duration::ZERO)).collect();
     let of = |value: fn(&Swap) -> f64| median(rounds.iter().map(value).collect());
     report.bound("plugins/swap-pause", of(|swap| swap.pause), "ms", 50.0);
     report.figure("plugins/swap-pause-without", of(|swap| swap.pause_without), "ms");
     report.figure("plugins/swap-longest-wait", of(|swap| swap.wait), "ms");
     report.figure("plugins/swap-served-after", of(|swap| swap.served_after), "ms");
+    // Each sender rests after each answer, so that the machine is not busy.
+    let paced: Vec<Swap> = (0..SWAPS).map(|_| swapped(REST)).collect();
+    report.figure("plugins/swap-wait-paced", median(paced.iter().map(|swap| swap.wait).collect()), "ms");
 }
 
 /// What was measured at a swap, in milliseconds.
@@ -96,7 +103,7 @@ struct Swap {
     served_after: f64,
 }
 
-fn swapped() -> Swap {
+fn swapped(rest: Duration) -> Swap {
     let runtime = Runtime::new().expect("a runtime");
     let setting = Setting::new("[plugins.cart]\nfile = \"cart.wasm\"\n");
     let code = fs::read(built::plugin("cart")).expect("read the plugin; run `cargo xtask build`");
@@ -110,6 +117,8 @@ fn swapped() -> Swap {
     while answers.count.load(Ordering::Relaxed) < AGGREGATES as u64 * EVENTS {
         std::thread::park_timeout(Duration::from_millis(100));
     }
+    answers.rest_ms.store(rest.as_millis() as u64, Ordering::Relaxed);
+    std::thread::park_timeout(QUIET);
     let _ = answers.longest_ms();
     std::thread::park_timeout(QUIET);
     let [pause_without, _] = answers.longest_ms();
@@ -141,6 +150,11 @@ async fn send_all(host: Arc<Host>, task: usize, begun: Instant, answers: Arc<Ans
             std::process::exit(1);
         }
         answers.answered(begun, sent);
+        let rest = Duration::from_millis(answers.rest_ms.load(Ordering::Relaxed));
+        if !rest.is_zero() {
+            // Nothing ends the rest.
+            let _ = tokio::time::timeout(rest, std::future::pending::<()>()).await;
+        }
     }
 }
 

@@ -122,10 +122,12 @@ impl Author {
             if running.is_none() {
                 running = self.start_tests()?;
             }
-            let mut changed = self.wait(if running.is_some() { LOOK_EVERY } else { LOOK_AT_MANIFEST })?;
-            if let Some(new) = self.other_crates() {
+            let changed = self.wait(if running.is_some() { LOOK_EVERY } else { LOOK_AT_MANIFEST })?;
+            if self.has_other_manifest() {
                 // The tests belong to a crate by its index.
-                (running, changed) = (None, new);
+                running = None;
+                self.apply_manifest(host, runtime)?;
+                continue;
             }
             if !changed.is_empty() {
                 // Tests of code that has changed, or that take the processor from the build, are started again.
@@ -145,29 +147,50 @@ impl Author {
         }
     }
 
-    /// Takes the crates of a manifest that has changed. Returns the indexes of those that are new, if there are other crates than before.
-    fn other_crates(&mut self) -> Option<Vec<usize>> {
+    /// Whether the file of the manifest has changed.
+    fn has_other_manifest(&mut self) -> bool {
         let found = FileIdentity::of(&self.manifest.path).ok();
-        if found == self.read {
-            return None;
-        }
+        let has_changed = found != self.read;
         self.read = found;
-        // The host says what is wrong with a manifest that can't be read.
-        self.manifest = self.manifest.read_again().ok()?;
+        has_changed
+    }
+
+    /// Has the host apply a manifest that has changed, once the crates are built that are new in it.
+    fn apply_manifest(&mut self, host: &Arc<Host>, runtime: &Handle) -> Result<(), CommandFailure> {
+        let changed = match self.manifest.read_again() {
+            Ok(changed) => changed,
+            Err(error) => return self.say_unapplied(&error.to_string()),
+        };
+        self.manifest = changed;
         let crates = build::of(&self.manifest).unwrap_or_default();
         let is_same = |one: &PluginCrate, other: &PluginCrate| {
             one.plugin == other.plugin && one.build.folder == other.build.folder && one.file == other.file
         };
-        let new: Vec<usize> = (0..crates.len())
-            .filter(|index| !self.crates.iter().any(|known| is_same(known, &crates[*index])))
-            .collect();
-        if new.is_empty() && crates.len() == self.crates.len() {
-            return None;
+        let is_new = |index: &usize| !self.crates.iter().any(|known| is_same(known, &crates[*index]));
+        let new: Vec<usize> = (0..crates.len()).filter(is_new).collect();
+        if !new.is_empty() || crates.len() != self.crates.len() {
+            self.watch = watch(&crates).0;
+            self.crates = crates;
+            self.untested.clear();
         }
-        self.watch = watch(&crates).0;
-        self.crates = crates;
-        self.untested.clear();
-        Some(new)
+        for index in new {
+            if self.build(index)? {
+                self.untested.push_back(index);
+            }
+        }
+        match runtime.block_on(host.reload_manifest(false)) {
+            Ok(change) if change.keys.is_empty() => Ok(()),
+            Ok(change) => {
+                let keys: Vec<String> = change.keys.iter().map(|key| format!("{} {}", key.key, key.change)).collect();
+                let text = format!("the changed manifest is applied: {}", keys.join(", "));
+                self.say("", "applied", &text, json!({ "keys": change.keys }))
+            }
+            Err(cause) => self.say_unapplied(&cause),
+        }
+    }
+
+    fn say_unapplied(&self, cause: &str) -> Result<(), CommandFailure> {
+        self.say("", "refused", &format!("the changed manifest is not applied: {cause}"), json!({ "error": cause }))
     }
 
     /// Waits for changes, says which there are, and returns the crates that have changed.
@@ -204,13 +227,8 @@ impl Author {
         if names.is_empty() {
             return Ok(());
         }
-        if names.iter().any(|name| host.unknown_plugin(name).is_some()) {
-            // The host has waited for the code. It says what else is wrong with the manifest.
-            if let Err(cause) = runtime.block_on(host.reload_manifest(false)) {
-                self.say("", "refused", &format!("the manifest is not applied: {cause}"), json!({ "error": cause }))?;
-            }
-            names.retain(|name| host.unknown_plugin(name).is_none());
-        }
+        // A plugin of a manifest that is not applied is built, and waits for that.
+        names.retain(|name| host.unknown_plugin(name).is_none());
         let reloaded = match runtime.block_on(host.reload(names.clone(), false, REBUILD_MAX)) {
             Ok(reloaded) => reloaded,
             Err(cause) => {
@@ -248,6 +266,7 @@ impl Author {
     /// Builds a crate, puts it in place and says so. Returns whether it is built.
     fn build(&mut self, index: usize) -> Result<bool, CommandFailure> {
         let one = &self.crates[index];
+        self.say(&one.plugin, "building", "building", json!({}))?;
         let since = Instant::now();
         let built = one.build.build(Profile::Quick, false).and_then(|built| {
             let published = crates::publish(&built.module, &one.file);
@@ -274,7 +293,9 @@ impl Author {
                 self.say_long(
                     &one.plugin,
                     "not built",
-                    &format!("not built, after {elapsed_ms} ms; see what cargo says:"),
+                    &format!(
+                        "not built, after {elapsed_ms} ms, so the code from before keeps serving; see what cargo says:"
+                    ),
                     &error.to_string(),
                 )?;
                 Ok(false)

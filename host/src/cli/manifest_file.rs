@@ -5,6 +5,7 @@ use super::client::{Client, Target};
 use super::failure::CommandFailure;
 use super::reload;
 use crate::manifest::Manifest;
+use crate::paths;
 use crate::status::{ManifestChange, Status};
 use std::fs;
 use std::io::Write as _;
@@ -18,6 +19,8 @@ struct ManifestFile {
     folder: PathBuf,
     text: String,
     document: DocumentMut,
+    /// The folder of the file, locked so that commands like this one take turns.
+    _turn: fs::File,
 }
 
 pub(super) fn load(file: &Path, name: Option<&str>, target: &Target, json: bool) -> Result<(), CommandFailure> {
@@ -73,6 +76,9 @@ impl ManifestFile {
         let failed = |cause: &dyn std::fmt::Display| CommandFailure::failed(format!("{}: {cause}", path.display()));
         let folder = path.parent().unwrap_or(path).canonicalize().map_err(|cause| failed(&cause))?;
         let path = path.canonicalize().map_err(|cause| failed(&cause))?;
+        let turn = fs::File::open(path.parent().unwrap_or(&folder)).and_then(|folder| folder.lock().map(|()| folder));
+        let turn = turn.map_err(|cause| failed(&cause))?;
+        paths::require_file(&path).map_err(|cause| failed(&cause))?;
         let text = fs::read_to_string(&path).map_err(|cause| failed(&cause))?;
         Manifest::parse(&text, &path)?;
         // The status may be a moment old.
@@ -85,7 +91,7 @@ impl ManifestFile {
             )));
         }
         let document = text.parse().map_err(|cause| failed(&cause))?;
-        Ok((Self { path, folder, text, document }, status))
+        Ok((Self { path, folder, text, document, _turn: turn }, status))
     }
 
     /// Returns a path as the manifest names it: relative to its folder, if the file is in it.
@@ -112,9 +118,12 @@ impl ManifestFile {
         // What the host would refuse is not written.
         Manifest::parse(&text, &self.path)?;
         self.write(&text)?;
-        reload::apply(client, false, json).map_err(|refused| match self.write(&self.text) {
-            Ok(()) => refused,
-            Err(unwritten) => unwritten,
+        reload::apply(client, false, json).map_err(|refused| {
+            // Somebody may have changed it meanwhile.
+            if fs::read_to_string(&self.path).is_ok_and(|now| now != text) {
+                return refused;
+            }
+            self.write(&self.text).err().unwrap_or(refused)
         })
     }
 

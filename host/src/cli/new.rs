@@ -63,7 +63,7 @@ pub(super) fn new(args: &Args, json: bool) -> Result<(), CommandFailure> {
 
 /// Returns the text of a manifest with an entry for a plugin. A manifest that is not there begins empty.
 fn with_entry(path: &Path, name: &str, source: &Path) -> Result<String, CommandFailure> {
-    let text = match fs::read_to_string(path) {
+    let text = match crate::paths::require_file(path).and_then(|()| fs::read_to_string(path)) {
         Ok(text) => {
             if Manifest::parse(&text, path)?.plugins.contains_key(name) {
                 return Err(CommandFailure::failed(format!(

@@ -6,7 +6,7 @@
 //! other parts keep running. If a part does not start, the host goes back to what it was before.
 
 use super::Host;
-use super::canary;
+use super::canary::{self, Found};
 use super::checking::{refuse_idle, subscribed, wanted};
 use super::fitting::problems;
 use super::idle_keys::idle_keys;
@@ -22,7 +22,7 @@ use crate::model::Position;
 use crate::plugin::{CatalogChange, Choice, Plugin, Staged};
 use crate::status::{KeyStatus, ManifestChange, ManifestStatus, PartChange, Rebuilding, Reloaded};
 use crate::store::{Part, Place};
-use crate::supervise::Held as _;
+use crate::supervise::{self, Held as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -111,6 +111,13 @@ impl Host {
             host.reload_plugins(&names, REPLACED).map_err(|error| error.to_string())
         });
         reloaded.await.map_err(|error| error.to_string())??;
+        if let Some((name, held)) =
+            plugins.iter().filter(|_| !is_forced).find_map(|name| Some((name, self.held_back(name)?)))
+        {
+            return Err(format!(
+                "plugin {name} is held back, {held}; `wasmill plugins reload {name} --force` takes it all the same"
+            ));
+        }
         let mut reloaded = Vec::new();
         for slot in plugins.iter().filter_map(|name| self.core.catalog.slot(name)) {
             let plugin = slot.current();
@@ -245,6 +252,7 @@ impl Host {
         if self.stopping.load(Ordering::Acquire) {
             return Err(stopping());
         }
+        self.core.aggregates.prebuild(&alone.announce(&prepared.staged), Instant::now() + PREBUILD_MAX);
         // What people do with a part is done before it stops, or afterwards to the one in its place.
         let in_use = self.in_use.blocking_write();
         self.changing.store(true, Ordering::Release);
@@ -304,7 +312,10 @@ impl Host {
                 refused.push(reason);
                 continue;
             }
-            let found = match canary::replay(&*self.core.store, &old.current(), new) {
+            let mut found = Ok(Found::default());
+            let replay = || found = canary::replay(&*self.core.store, &old.current(), new);
+            supervise::behind_others("canary", [Box::new(replay) as Box<dyn FnOnce() + Send>]);
+            let found = match found {
                 Ok(found) => found,
                 Err(error) => {
                     prepared.shown.notes.push(format!("the new code of plugin {name} replays no history: {error}"));
@@ -434,9 +445,11 @@ impl Host {
         alone: &CatalogChange<'_>,
     ) -> Result<ManifestChange, Error> {
         let mut next = (**current).clone();
-        next.manifest = manifest;
+        // The address that is served does not change, also if the manifest leaves its port to the system.
+        let mut manifest = (*manifest).clone();
+        manifest.api.listen = current.manifest.api.listen;
+        next.manifest = manifest.into();
         next.missing.clear();
-        self.core.aggregates.prebuild(&alone.announce(&staged), Instant::now() + PREBUILD_MAX);
         let deadline = Instant::now() + next.manifest.host.stop_max().min(STOP_MAX);
         next.stop_unless_in(&plan, deadline);
         let replaced = alone.put(&staged);

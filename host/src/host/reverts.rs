@@ -63,16 +63,18 @@ impl Host {
         let before = history.of(name).held_back;
         // The file has the code that serves, unless it is held back already.
         let held = match before.clone() {
-            Some(held) => HeldBack { reason: reason.to_owned(), serves: serves.clone(), ..held },
-            None => HeldBack {
+            // A person wants the code of the file.
+            Some(held) if held.digest == serves => None,
+            Some(held) => Some(HeldBack { reason: reason.to_owned(), serves: serves.clone(), ..held }),
+            None => Some(HeldBack {
                 digest: current.digest.clone(),
                 code: current.code_digest().to_owned(),
                 reason: reason.to_owned(),
                 serves: serves.clone(),
-            },
+            }),
         };
         // First, so that the code does not come back if the host ends now.
-        history.hold_back(name, Some(held)).map_err(|error| {
+        history.hold_back(name, held.clone()).map_err(|error| {
             format!(
                 "the history of plugin {name} can't be written, so the code would come back at the next start: {error}"
             )
@@ -80,6 +82,13 @@ impl Host {
         match self.reload_alone(&alone, &BTreeMap::from([(name, Choice::Kept(&serves))]), reason) {
             Ok(()) => {
                 tracing::warn!("plugin {name} is back at the code {}: {reason}", &serves[..12]);
+                // If only its settings are other ones, only these settings are held back.
+                if let Some(held) = held
+                    && held.code == slot.current().code_digest()
+                    && let Err(error) = history.hold_back(name, Some(HeldBack { code: String::new(), ..held }))
+                {
+                    tracing::warn!("the history of plugin {name} can't be written: {error}");
+                }
                 Ok(())
             }
             Err(error) => {
@@ -118,10 +127,14 @@ impl Host {
         let history = self.core.catalog.history().ok_or(NO_HISTORY)?;
         let wanted = digest.map(|digest| digest.trim_start_matches("sha256:").to_ascii_lowercase());
         let mut found = history.matching(name, wanted.as_deref().unwrap_or_default());
-        found.retain(|digest| *digest != serves);
+        // Without a digest, code that failed or that a person did not want is not put back.
+        let reverted = history.reverted(name);
+        found.retain(|digest| *digest != serves && (wanted.is_some() || !reverted.contains(digest)));
         let shown = "`wasmill plugins history` shows what is kept";
         match (found.as_slice(), &wanted) {
-            ([], None) => Err(format!("no older code of plugin {name} is kept; {shown}")),
+            ([], None) => {
+                Err(format!("no older code of plugin {name} is kept that was not reverted: name a digest; {shown}"))
+            }
             ([], Some(wanted)) if serves.starts_with(wanted.as_str()) => {
                 Err(format!("the code {wanted} of plugin {name} serves already"))
             }

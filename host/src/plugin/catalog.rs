@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 type Slots = BTreeMap<String, Arc<Slot>>;
 
@@ -109,9 +110,14 @@ impl Catalog {
         let plugin = Plugin::load(&self.compiler, name, wanted.clone())?;
         let history = self.history.as_ref().filter(|_| choice == Choice::Wanted);
         let held = history.and_then(|history| history.of(name).held_back);
-        let Some(HeldBack { digest, reason, serves, .. }) = held.filter(|held| held.code == plugin.code_digest) else {
+        let Some(HeldBack { digest, code, reason, serves }) = held else { return Ok(plugin) };
+        if digest != plugin.digest && code != plugin.code_digest {
+            // The file has other code by now, so nothing is to be held back.
+            if let Some(Err(error)) = history.map(|history| history.hold_back(name, None)) {
+                tracing::warn!("the history of plugin {name} can't be written: {error}");
+            }
             return Ok(plugin);
-        };
+        }
         let (short, remedy) = (&digest[..12], format!("`wasmill plugins reload {name} --force` takes it all the same"));
         match self.load_kept(name, wanted, &serves, Some(plugin.file_identity)) {
             Ok(kept) => {
@@ -128,6 +134,16 @@ impl Catalog {
                 Ok(plugin)
             }
         }
+    }
+
+    /// Returns the code before the one that serves, and the rest of its watch in milliseconds, if the host ended while it was
+    /// watched.
+    pub fn unwatched(&self, slot: &Slot, now_ms: u64) -> Option<(Arc<Plugin>, u64)> {
+        let (before, since_ms) = self.history.as_ref()?.replaced(&slot.name)?;
+        let current = slot.current();
+        let rest_ms = (since_ms + current.wanted().watch.window.as_millis() as u64).checked_sub(now_ms)?;
+        let before = self.load_kept(&slot.name, current.wanted(), &before, Some(current.file_identity)).ok()?;
+        Some((Arc::new(before), rest_ms))
     }
 
     /// Loads kept code of a plugin.
@@ -280,7 +296,8 @@ impl CatalogChange<'_> {
 
     /// Notes for the status why the new code of plugins does not serve that were to be loaded again.
     pub fn refuse(&self, staged: &Staged, again: &BTreeMap<&str, Choice<'_>>, reason: &str) {
-        for StagedPlugin { slot, .. } in asked_again(&staged.0, again) {
+        // What is refused of older code, its person is told.
+        for StagedPlugin { slot, .. } in asked_again(&staged.0, again).filter(|staged| !staged.is_kept) {
             tracing::error!("plugin {} keeps serving: its new code is refused: {reason}", slot.current().label());
             slot.note(Some(format!("its new code is refused: {reason}")));
         }
@@ -352,9 +369,9 @@ impl CatalogChange<'_> {
 }
 
 impl CatalogChange<'_> {
-    /// Watches the code with which the host was started against the code that served last.
-    pub fn watch_against(&self, slot: &Slot, old: Arc<Plugin>) {
-        slot.watch_against(old);
+    /// Watches the code with which the host was started against the code before, for this time or for that of the manifest.
+    pub fn watch_against(&self, slot: &Slot, old: Arc<Plugin>, rest: Option<Duration>) {
+        slot.watch_against(old, rest);
     }
 
     /// Holds the code back with which the host was started, and puts the code that served last in its place.

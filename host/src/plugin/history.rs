@@ -8,7 +8,7 @@ use super::Plugin;
 use crate::paths;
 use crate::supervise::Held as _;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -92,6 +92,28 @@ impl History {
             }
         }
         found
+    }
+
+    /// Returns the digests of code that was reverted when it served last, and of the code that is held back.
+    pub fn reverted(&self, plugin: &str) -> BTreeSet<String> {
+        let PluginHistory { entries, held_back } = self.of(plugin);
+        let mut reverted = BTreeSet::new();
+        for HistoryEntry { digest, ended, .. } in entries {
+            match ended {
+                Some(ended) if ended.contains("reverted") => _ = reverted.insert(digest),
+                _ => _ = reverted.remove(&digest),
+            }
+        }
+        reverted.extend(held_back.map(|held| held.digest));
+        reverted
+    }
+
+    /// Returns the digest of the code before the one that serves, and since when that one serves, if it replaced it in the usual way.
+    pub(super) fn replaced(&self, plugin: &str) -> Option<(String, u64)> {
+        let mut entries = self.of(plugin).entries;
+        let (serves, before) = (entries.pop()?, entries.pop()?);
+        let is_reverted = before.ended.is_some_and(|ended| ended.contains("reverted"));
+        (!is_reverted && before.digest != serves.digest).then_some((before.digest, serves.since_ms))
     }
 
     /// Returns the digest of the code that served last.

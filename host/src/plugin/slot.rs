@@ -1,10 +1,11 @@
 //! The slot of a plugin, in which its code is looked up and swapped.
 
-use super::{Compiler, Error, Plugin, Wanted, Watch};
+use super::{Compiler, Error, Plugin, Wanted, Watch, WatchRule};
 use crate::supervise::Held as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A plugin of the manifest with the code that serves now.
 ///
@@ -119,10 +120,12 @@ impl Slot {
         (before.digest != new.digest).then(|| Arc::new(Watch::new(new.clone(), before, rule)))
     }
 
-    /// Watches the code that serves, whose host was started with it, against the code that served before.
-    pub(super) fn watch_against(&self, old: Arc<Plugin>) {
+    /// Watches the code that serves, whose host was started with it, against the code before, for this time or for that of the
+    /// manifest.
+    pub(super) fn watch_against(&self, old: Arc<Plugin>, rest: Option<Duration>) {
         let current = self.current();
-        let rule = current.wanted().watch;
+        let WatchRule { window, percent } = current.wanted().watch;
+        let rule = WatchRule { window: rest.unwrap_or(window), percent };
         if !rule.window.is_zero() {
             self.watch.store(Some(Arc::new(Watch::new(current, old, rule))));
         }

@@ -147,7 +147,8 @@ impl SubscriptionWorker {
             reached = self.steps.planned().max(page.reached);
             self.keys.left_through(reached);
         }
-        self.steps.finish()
+        // So that it resumes there, also with another filter.
+        self.steps.finish_at(reached)
     }
 
     /// Waits until there is an event after a position, or anything else to do. Returns something if it was the store's

@@ -92,8 +92,11 @@ fn older_code_serves_again_also_after_its_file_was_overwritten_and_after_a_resta
     assert!(code == Some(0) && text.contains("held back: the code"), "{text}{errors}");
     let status = host.status();
     assert_eq!((&orders(&status)["version"], orders(&status)["held_back"].is_string()), (&json!("0.1.0"), true));
-    assert_eq!(reload(&host, "").status, 200);
+    let held = reload(&host, "");
+    assert!(held.status == 422 && held.body.to_string().contains("is held back"), "{held:?}");
     assert_eq!(orders(&host.status())["version"], "0.1.0", "the code of the file is held back");
+    let again = host.post("/v1/plugins/orders/revert", &Value::Null, &[]);
+    assert!(again.status == 422 && again.body.to_string().contains("that was not reverted"), "{again:?}");
     host.crash();
     assert_eq!(orders(&host.status())["version"], "0.1.0", "also after a restart");
     let shown = history(&host);
@@ -176,7 +179,7 @@ fn new_code_that_fails_goes_again_and_what_it_failed_at_is_decided_by_the_code_b
     let ended = shown["codes"][1]["ended"].as_str().expect("a reason");
     assert!(ended.starts_with("reverted: orders 0.3.0 failed at") && ended.contains("unlucky"), "{shown:#}");
     host.until_logged("about the revert", |line| line.contains("the code before returns"));
-    assert_eq!(reload(&host, "").status, 200);
+    assert_eq!(reload(&host, "").status, 422, "it is held back");
     assert_eq!(orders(&host.status())["version"], "0.1.0", "it is not tried again");
     assert_eq!(create(&host, "thirteen", 13).status, 200);
     host.stop();
@@ -222,8 +225,16 @@ fn code_that_a_host_is_started_with_is_tried_first() {
         assert_eq!(create(&host, &format!("again-{round}"), 1).status, 200);
         host.stop();
     }
-    // Code that reads what there is serves, and is watched.
+    // Nor does code that has lost a role.
+    setting.write("orders.wasm", fs::read(built::plugin("sales")).expect("read the plugin"));
+    let host = setting.start();
+    let status = host.status();
+    assert_eq!(orders(&status)["version"], "0.1.0", "{status:#}");
+    assert!(orders(&status)["held_back"].to_string().contains("does not have the role aggregate order"), "{status:#}");
+    host.stop();
+    // Code that reads what there is serves, and is watched, also after another start.
     put(&setting, "orders-trapping");
+    setting.start().stop();
     let host = setting.start();
     assert_eq!(orders(&host.status())["version"], "0.3.0");
     let failed: Vec<u16> = (0..4).map(|number| create(&host, &format!("bad-{number}"), 13).status).collect();
