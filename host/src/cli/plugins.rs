@@ -49,7 +49,7 @@ pub(super) enum Command {
     Revert {
         /// The plugin's name in the manifest.
         name: String,
-        /// The beginning of the digest. The default is the newest kept code that does not serve.
+        /// The beginning of the digest. The default is the newest kept code that was not reverted.
         digest: Option<String>,
         #[command(flatten)]
         target: Target,
