@@ -1,10 +1,10 @@
-//! Checks of the paths where the host expects its own folders and files, because a person may have put anything there.
+//! Paths, and checks of those where the host expects its own folders and files, because a person may have put anything there.
 //!
 //! The errors name the path and the remedy. Nothing here knows what the folders and files are for.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 /// Creates a folder if it does not exist.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
@@ -12,6 +12,22 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
         let remedy = "remove what is there, if it is no folder, and allow writing beside it";
         io::Error::new(error.kind(), format!("no folder {}: {error}; {remedy}", folder.display()))
     })
+}
+
+/// Returns a path that is right in any working folder.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Writes a file completely or not at all, also through a loss of power. What is unfinished has the ending `unfinished`.
+pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = file.with_extension("unfinished");
+    let written = File::create(&unfinished).and_then(|mut to| to.write_all(bytes).and_then(|()| to.sync_all()));
+    let written = written.and_then(|()| fs::rename(&unfinished, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
 }
 
 /// Fails if there is no regular file at a path. Opening a named pipe would block until another process opens its other

@@ -51,6 +51,7 @@ use crate::file_watch::FileIdentity;
 use crate::filter::Filter;
 use crate::model::{Due, Failure, Header, Refusal};
 use crate::names::{self, Name};
+use crate::paths;
 use crate::upcasts::Shape;
 use bindings::wasmill::plugin::types;
 use clock::Time;
@@ -503,11 +504,7 @@ impl Plugin {
         if engine::digest(&bytes) != self.digest {
             return Err(format!("{} has changed since it was loaded", self.code.display()));
         }
-        let unfinished = to.with_extension("unfinished");
-        std::fs::write(&unfinished, bytes)
-            .and_then(|()| std::fs::File::open(&unfinished)?.sync_all())
-            .and_then(|()| std::fs::rename(&unfinished, to))
-            .map_err(|error| format!("{}: {error}", to.display()))
+        paths::replace(to, &bytes).map_err(|error| format!("{}: {error}", to.display()))
     }
 
     /// Returns the filter of the events that its subscriber wants.

@@ -73,7 +73,7 @@ pub(super) fn prebuild<G: Guest>(
 
 impl<G: Guest> Prebuilt<G> {
     /// Rebuilds an aggregate. Returns false if there is no time or room for it, or for more. One that can't be rebuilt is left out:
-    /// whoever uses it is told why.
+    /// the first command to it says why.
     fn add(&mut self, stream: &StreamId, reader: &mut dyn Reader, until: Instant) -> Result<bool, GuestError> {
         if Instant::now() > until || self.guest.memory_bytes() > self.guest.live_bytes_max() {
             return Ok(false);

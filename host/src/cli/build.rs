@@ -5,7 +5,8 @@ use super::failure::CommandFailure;
 use super::output;
 use crate::crates::{self, Build, Profile};
 use crate::manifest::{BUILD_FOLDER, Manifest};
-use std::path::{Path, PathBuf};
+use crate::paths;
+use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -64,7 +65,8 @@ pub(super) fn of(manifest: &Manifest) -> Result<Vec<PluginCrate>, CommandFailure
         .plugins
         .iter()
         .filter_map(|(name, plugin)| {
-            let build = Build { folder: absolute(plugin.source.as_ref()?), target: absolute(&target) };
+            // Cargo runs in other folders too.
+            let build = Build { folder: paths::absolute(plugin.source.as_ref()?), target: paths::absolute(&target) };
             Some(PluginCrate { plugin: name.clone(), file: plugin.file.clone(), build })
         })
         .collect();
@@ -99,11 +101,6 @@ fn named(
     }
     crates.retain(|one| names.is_empty() || names.contains(&one.plugin));
     Ok(crates)
-}
-
-/// Returns the absolute path, because cargo runs in other folders too.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::Sdk;
 use crate::names::{Rule, checked};
+use crate::paths;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -266,7 +267,7 @@ fn matches_pattern(pattern: &str, path: &Path) -> bool {
 
 /// Returns the absolute path of what may not be there yet, with the links of what is there resolved.
 fn absolute(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = paths::absolute(path);
     let mut left = Vec::new();
     for ancestor in path.ancestors() {
         if let Ok(found) = ancestor.canonicalize() {

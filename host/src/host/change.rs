@@ -19,12 +19,13 @@ use crate::http;
 use crate::kafka;
 use crate::manifest::{ChangedState, KeyChange, Manifest};
 use crate::model::Position;
+use crate::paths;
 use crate::plugin::{CatalogChange, Choice, Plugin, Staged};
 use crate::status::{KeyStatus, ManifestChange, ManifestStatus, PartChange, Rebuilding, Reloaded};
 use crate::store::{Part, Place};
 use crate::supervise::{self, Held as _};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -171,7 +172,7 @@ impl Host {
     pub fn manifest_status(&self) -> ManifestStatus {
         let OnDisk { differences, error, .. } = &*self.on_disk.held();
         ManifestStatus {
-            path: absolute(&self.parts().manifest.path).display().to_string(),
+            path: paths::absolute(&self.parts().manifest.path).display().to_string(),
             differs: !differences.is_empty() || error.is_some(),
             keys: differences.iter().map(KeyStatus::from).collect(),
             error: error.clone(),
@@ -245,7 +246,7 @@ impl Host {
             return Err(stopping());
         }
         let current = self.parts();
-        let prepared = self.prepare(&current, Arc::new(read()?), again, alone)?;
+        let prepared = self.prepare(&current, read()?, again, alone)?;
         if dry_run {
             return Ok(prepared.shown);
         }
@@ -269,7 +270,7 @@ impl Host {
     fn prepare(
         &self,
         current: &Parts,
-        manifest: Arc<Manifest>,
+        mut manifest: Manifest,
         again: &BTreeMap<&str, Choice<'_>>,
         alone: &CatalogChange<'_>,
     ) -> Result<Prepared, Error> {
@@ -282,6 +283,7 @@ impl Host {
                 keys.join(" and ")
             )));
         }
+        manifest.api = current.manifest.with_bound_port(&manifest);
         refuse_idle(&manifest).map_err(Error::One)?;
         // What is applied was checked. Checking it makes clients, which takes longer than all the rest.
         if !current.manifest.differences(&manifest).is_empty() {
@@ -293,7 +295,7 @@ impl Host {
         let wanted = wanted(&manifest).map_err(Error::Many)?;
         let loaded = alone.load(wanted, again);
         let staged = loaded.map_err(|errors| Error::Many(errors.iter().map(ToString::to_string).collect()))?;
-        let prepared = self.fitted(current, manifest, staged).and_then(|prepared| self.tried(prepared, again));
+        let prepared = self.fitted(current, manifest.into(), staged).and_then(|prepared| self.tried(prepared, again));
         prepared.map_err(|refused| {
             let Refused { staged, error } = *refused;
             alone.refuse(&staged, again, &error.to_string());
@@ -445,10 +447,7 @@ impl Host {
         alone: &CatalogChange<'_>,
     ) -> Result<ManifestChange, Error> {
         let mut next = (**current).clone();
-        // The address that is served does not change, also if the manifest leaves its port to the system.
-        let mut manifest = (*manifest).clone();
-        manifest.api.listen = current.manifest.api.listen;
-        next.manifest = manifest.into();
+        next.manifest = manifest;
         next.missing.clear();
         let deadline = Instant::now() + next.manifest.host.stop_max().min(STOP_MAX);
         next.stop_unless_in(&plan, deadline);
@@ -491,11 +490,6 @@ fn warnings(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> Vec<String> {
     let unmatched = unmatched(plugins);
     let idle = idle_keys(manifest, plugins);
     idle.into_iter().chain(unmatched.unknown_events).chain(unmatched.unknown_types).collect()
-}
-
-/// Returns a path that others can use, whose working folder may be another one.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn log_change(shown: &ManifestChange) {

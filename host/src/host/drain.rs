@@ -33,7 +33,7 @@ impl Host {
                 let (head, numbers) = (*store.head().borrow(), self.newest_requests());
                 if self.changing.load(Ordering::Acquire) {
                     "the change of the host".clone_into(&mut waiting_for);
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    drop(self.in_use.read().await);
                     continue;
                 }
                 if self.unless_changed(round(&parts, head, &mut waiting_for)).await.is_none() {

@@ -66,12 +66,7 @@ impl Host {
             // A person wants the code of the file.
             Some(held) if held.digest == serves => None,
             Some(held) => Some(HeldBack { reason: reason.to_owned(), serves: serves.clone(), ..held }),
-            None => Some(HeldBack {
-                digest: current.digest.clone(),
-                code: current.code_digest().to_owned(),
-                reason: reason.to_owned(),
-                serves: serves.clone(),
-            }),
+            None => Some(HeldBack::new(&current, reason, &serves)),
         };
         // First, so that the code does not come back if the host ends now.
         history.hold_back(name, held.clone()).map_err(|error| {

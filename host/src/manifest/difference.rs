@@ -70,7 +70,7 @@ impl Manifest {
     }
 
     /// Returns the API's settings of a newer manifest. If it lets the system choose the port, this is the port of the running host.
-    fn with_bound_port(&self, newer: &Self) -> super::Api {
+    pub fn with_bound_port(&self, newer: &Self) -> super::Api {
         let mut api = newer.api.clone();
         if api.listen.port() == 0 {
             api.listen = SocketAddr::new(api.listen.ip(), self.api.listen.port());

@@ -269,7 +269,7 @@ impl CatalogChange<'_> {
     }
 
     /// Logs why plugins do not switch that were to be loaded again, and keeps it for the status. Those that could be loaded wait for
-    /// the others. What is wrong with a changed manifest is told by whoever applies it.
+    /// the others. The caller who applies a changed manifest tells what is wrong with it.
     fn note_refusal(
         &self,
         staged: &BTreeMap<String, StagedPlugin>,
@@ -377,10 +377,7 @@ impl CatalogChange<'_> {
     /// Holds the code back with which the host was started, and puts the code that served last in its place.
     pub fn hold_back(&self, slot: &Slot, old: &Arc<Plugin>, reason: &str) -> std::io::Result<()> {
         let Some(history) = &self.catalog.history else { return Ok(()) };
-        let new = slot.current();
-        let (digest, code) = (new.digest.clone(), new.code_digest.clone());
-        let held = HeldBack { digest, code, reason: reason.to_owned(), serves: old.digest.clone() };
-        history.hold_back(&slot.name, Some(held))?;
+        history.hold_back(&slot.name, Some(HeldBack::new(&slot.current(), reason, &old.digest)))?;
         slot.put(old.clone(), None);
         self.catalog.compiler.recorders().set(self.catalog.slots.load().values());
         Ok(())

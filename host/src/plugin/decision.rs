@@ -1,6 +1,6 @@
 //! The events that a guest decides on, checked before they are recorded: what is recorded can be read back.
 //!
-//! The contract says that a payload is JSON in UTF-8. A payload that is none would be recorded for ever, and whoever reads it would
+//! The contract says that a payload is JSON in UTF-8. A payload that is not JSON would be recorded for ever, and its readers would
 //! stop at it: the aggregate itself when it is rebuilt, and each subscriber and projection. Every command that records events pays
 //! for this check, so it looks at the encoding and at both ends of a payload, and parses nothing.
 

@@ -26,7 +26,7 @@ pub(super) fn reason_line(text: &str) -> String {
     if text.trim().is_empty() { "it does not say why".to_owned() } else { line(text) }
 }
 
-/// Returns a reason that a guest gives for an outcome. It may have several lines, and whoever shows it escapes it.
+/// Returns a reason that a guest gives for an outcome. It may have several lines, and must be escaped where it is shown.
 pub(super) fn reason(mut text: String) -> String {
     if text.len() > REASON_BYTES_MAX {
         let end = text.floor_char_boundary(REASON_BYTES_MAX);

@@ -9,9 +9,9 @@ use crate::paths;
 use crate::supervise::Held as _;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// The most entries of a plugin. Those beyond the number of kept codes are only shown.
@@ -62,6 +62,14 @@ pub struct History {
     /// How many codes of each plugin are kept.
     kept: usize,
     books: Mutex<BTreeMap<String, PluginHistory>>,
+}
+
+impl HeldBack {
+    /// Holds a plugin's code back, because that with another digest serves.
+    pub fn new(plugin: &Plugin, reason: &str, serves: &str) -> Self {
+        let (digest, code) = (plugin.digest.clone(), plugin.code_digest().to_owned());
+        Self { digest, code, reason: reason.to_owned(), serves: serves.to_owned() }
+    }
 }
 
 impl History {
@@ -176,7 +184,7 @@ impl History {
         }
         let folder = self.folder.join(plugin);
         paths::make_folder(&folder)?;
-        write(&folder.join(BOOK), &serde_json::to_vec(&book)?)?;
+        paths::replace(&folder.join(BOOK), &serde_json::to_vec(&book)?)?;
         books.insert(plugin.to_owned(), book);
         Ok(())
     }
@@ -225,15 +233,4 @@ impl History {
     fn file(&self, plugin: &str, digest: &str) -> PathBuf {
         self.folder.join(plugin).join(format!("{digest}.wasm"))
     }
-}
-
-/// Writes a file completely or not at all.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = file.with_extension("unfinished");
-    let written = File::create(&unfinished).and_then(|mut to| to.write_all(bytes).and_then(|()| to.sync_all()));
-    let written = written.and_then(|()| fs::rename(&unfinished, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }
