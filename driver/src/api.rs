@@ -1,8 +1,10 @@
 //! Calls of the HTTP API of a host. They return the status and the text, which the caller interprets.
 
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::Response;
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider};
 use ureq::{Agent, Body};
 
 /// The reason why a call has no answer.
@@ -11,6 +13,8 @@ pub use ureq::Error;
 /// A client, which keeps connections open between calls.
 pub struct Client {
     agent: Agent,
+    /// The header that says who the client is.
+    authorization: Option<String>,
 }
 
 /// An answer, whatever its status.
@@ -26,18 +30,53 @@ impl Client {
     /// Makes a client whose calls time out after `wait`.
     pub fn new(wait: Duration) -> Self {
         let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false);
-        // The host listens on the loopback address only: no proxy can reach it.
-        Self { agent: config.proxy(None).build().into() }
+        // No proxy can reach a loopback address.
+        Self { agent: config.proxy(None).build().into(), authorization: None }
+    }
+
+    /// Makes a client that sends a token, and recognises the host by a certificate in PEM.
+    pub fn secured(wait: Duration, certificate: &str, token: Option<&str>) -> Result<Self, Error> {
+        Ok(Self::over_tls(wait, tls(certificate)?).with_token(token))
+    }
+
+    /// Makes a client that presents a certificate, and recognises the host by another one. All are in PEM.
+    pub fn certified(wait: Duration, host_certificate: &str, certificate: &str, key: &str) -> Result<Self, Error> {
+        let (chain, key) = (Certificate::from_pem(certificate.as_bytes())?, PrivateKey::from_pem(key.as_bytes())?);
+        let own = ClientCert::new_with_certs(&[chain], key);
+        Ok(Self::over_tls(wait, tls(host_certificate)?.client_cert(Some(own))))
+    }
+
+    fn over_tls(wait: Duration, tls: TlsConfigBuilder) -> Self {
+        let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false).tls_config(tls.build());
+        Self { agent: config.proxy(None).build().into(), authorization: None }
+    }
+
+    /// Sends a token with each request, or none.
+    #[must_use]
+    pub fn with_token(self, token: Option<&str>) -> Self {
+        Self { authorization: token.map(|token| format!("Bearer {token}")), ..self }
     }
 
     /// Sends a GET request to a URL.
     pub fn get(&self, url: &str) -> Result<Answer, Error> {
-        read(self.agent.get(url).call()?)
+        let mut request = self.agent.get(url);
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        read(request.call()?)
+    }
+
+    /// Sends a GET request to a URL, with another name in its `Host` header.
+    pub fn get_as(&self, url: &str, host: &str) -> Result<Answer, Error> {
+        read(self.agent.get(url).header("host", host).call()?)
     }
 
     /// Sends a POST request with JSON to a URL.
     pub fn post(&self, url: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Answer, Error> {
         let mut request = self.agent.post(url);
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -50,6 +89,14 @@ impl Answer {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
+}
+
+/// Returns the settings of TLS for a host with this certificate.
+fn tls(certificate: &str) -> Result<TlsConfigBuilder, Error> {
+    let roots = RootCerts::new_with_certs(&[Certificate::from_pem(certificate.as_bytes())?]);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots);
+    Ok(tls.unversioned_rustls_crypto_provider(provider))
 }
 
 fn read(mut response: Response<Body>) -> Result<Answer, Error> {

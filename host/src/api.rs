@@ -1,10 +1,12 @@
-//! The HTTP API: commands, queries, events and the state of the host, for programs on the same machine.
+//! The HTTP API: commands, queries, events and the state of the host.
 //!
-//! It translates between HTTP and [`Host`] and decides nothing else. It has no authentication, so its listener must be
-//! on a loopback address, and it refuses what a browser sends on behalf of a foreign page. Every error is JSON,
-//! `{"error": "…"}`.
+//! It translates between HTTP and [`Host`] and decides nothing else. [`Access`] says who a client is and what it may do. A host
+//! without clients serves every program that reaches it, so its listener must be on a loopback address, and it refuses what a
+//! browser sends on behalf of a foreign page. Every error is JSON, `{"error": "…"}`.
 
+mod access;
 mod answer;
+mod audit;
 mod body;
 mod clock;
 mod commands;
@@ -13,6 +15,7 @@ mod dead_letters;
 mod events;
 mod flows;
 mod guard;
+mod heads;
 mod histories;
 mod instance;
 mod metrics;
@@ -30,15 +33,18 @@ pub(crate) use commands::expected_version;
 pub(crate) use instance::INSTANCE;
 pub use starting::serve_starting;
 
+use crate::access::Access;
 use crate::host::Host;
 use crate::manifest;
 use answer::HttpError;
+use audit::AuditLog;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use connections::Connections;
+use crate::supervise::Held as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +53,13 @@ use tokio::sync::{Semaphore, watch};
 
 /// The longest time that running requests may take to end when the host stops.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The most connections of the listener for probes.
+const PROBE_CONNECTIONS_MAX: usize = 16;
+
+/// How often the files of tokens and certificates are looked at. A changed file is read once it has stayed the same from one look to
+/// the next.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The longest time that a request may ask to wait.
 const WAIT_MS_MAX: u64 = 3_600_000;
@@ -64,8 +77,20 @@ struct Server {
     long_reads: Arc<Semaphore>,
     /// Room for requests that wait for a flow.
     flows: Arc<Semaphore>,
+    /// Room for the bodies of the requests that are being handled.
+    bodies: body::Room,
+    /// What clients changed.
+    audit: Arc<AuditLog>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
+}
+
+/// Where the API listens.
+pub struct Listeners {
+    /// All paths are served here.
+    pub all: TcpListener,
+    /// Probes and metrics are served here too, to everybody, without TLS.
+    pub probes: Option<TcpListener>,
 }
 
 impl Server {
@@ -83,14 +108,16 @@ impl Server {
 
 /// Serves until `shutdown` is ready, then ends event streams and lets other requests finish.
 ///
-/// It fails at once if the listener is not on a loopback address.
+/// It fails at once if the listener can be reached from other machines and there are no clients.
 pub async fn serve(
-    listener: TcpListener,
-    settings: manifest::Api,
+    listeners: Listeners,
+    access: Arc<Access>,
     host: Arc<Host>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    refuse_foreign(&listener)?;
+    let manifest = host.manifest();
+    let settings = manifest.api.clone();
+    refuse_exposed(&listeners.all, &settings)?;
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
@@ -102,34 +129,67 @@ pub async fn serve(
         pages,
         long_reads,
         flows,
+        bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
+        audit: AuditLog::new(&manifest.data),
         closing: closing.clone(),
     };
-    let connections = Connections::new(settings, host, router(server));
+    let traffic = host.traffic().clone();
+    let probes = listeners.probes.map(|listener| {
+        let settings = of_probes(&settings);
+        let router = probes_router(server.clone());
+        Connections::new(settings, None, traffic.clone(), router).serve(listener, closing.clone())
+    });
+    let connections = Connections::new(settings, Some(access.clone()), traffic, router(server, &access));
     let asked = async move {
         shutdown.await;
         close.send_replace(true);
         // The server itself sets no limit; the time for running requests is limited below.
         std::future::pending::<()>().await;
     };
+    let all = async {
+        match probes {
+            Some(probes) => _ = tokio::join!(connections.serve(listeners.all, closing.clone()), probes),
+            None => connections.serve(listeners.all, closing.clone()).await,
+        }
+    };
     tokio::select! {
-        () = connections.serve(listener, closing.clone()) => {}
+        () = all => {}
         () = asked => {}
-        () = out_of_patience(closing) => {
+        () = follow_credentials(&access, &host) => {}
+        () = out_of_patience(closing.clone()) => {
             tracing::warn!("requests were still running {STOP_TIME_MAX:?} after the API was stopped, and were cut off");
         }
     }
     Ok(())
 }
 
-fn refuse_foreign(listener: &TcpListener) -> io::Result<()> {
-    let address = listener.local_addr()?;
-    if address.ip().is_loopback() {
-        return Ok(());
+/// Refuses a listener that other machines reach if its settings do not allow that.
+fn refuse_exposed(listener: &TcpListener, settings: &manifest::Api) -> io::Result<()> {
+    let settings = manifest::Api { listen: listener.local_addr()?, ..settings.clone() };
+    settings.refuse_exposed().map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, format!("`api.listen` {cause}")))
+}
+
+/// Returns the settings of the listener for probes. Few programs need it.
+fn of_probes(settings: &manifest::Api) -> manifest::Api {
+    manifest::Api { connections_max: PROBE_CONNECTIONS_MAX, ..settings.clone() }
+}
+
+/// Reads tokens and certificates again when they change, on disk or in the manifest. It never ends.
+async fn follow_credentials(access: &Arc<Access>, host: &Arc<Host>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let (access, host) = (access.clone(), host.clone());
+        let look = move || {
+            access.apply(&host.manifest().api);
+            access.refresh();
+            *host.traffic().access.held() = access.condition();
+        };
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            tracing::error!("the tokens and certificates of the API could not be read again");
+        }
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!("the API must listen on a loopback address, not on {address}: it has no authentication"),
-    ))
 }
 
 async fn out_of_patience(mut closing: watch::Receiver<bool>) {
@@ -138,7 +198,7 @@ async fn out_of_patience(mut closing: watch::Receiver<bool>) {
     tokio::time::sleep(STOP_TIME_MAX).await;
 }
 
-fn router(server: Server) -> Router {
+fn router(server: Server, access: &Arc<Access>) -> Router {
     let body_max = server.settings.body_mib << 20;
     let instance = server.host.instance().parse::<HeaderValue>().expect("a UUID is a header's value");
     Router::new()
@@ -184,8 +244,20 @@ fn router(server: Server) -> Router {
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
-        .layer(from_fn_with_state(server.clone(), body::refuse_long))
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(server.clone(), body::limited))
+        .layer(from_fn_with_state(access.clone(), access::authenticate))
+        .layer(from_fn_with_state(access.clone(), guard::guard))
         .layer(from_fn_with_state(instance, instance::name))
+        .with_state(server)
+}
+
+/// Serves probes and metrics to everybody.
+fn probes_router(server: Server) -> Router {
+    Router::new()
+        .route("/v1/ready", get(operations::ready))
+        .route("/v1/live", get(operations::live))
+        .route("/metrics", get(metrics::metrics))
+        .method_not_allowed_fallback(async || HttpError::method_not_allowed())
+        .fallback(async || HttpError::new(StatusCode::NOT_FOUND, "only /v1/live, /v1/ready and /metrics are here"))
         .with_state(server)
 }

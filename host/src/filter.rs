@@ -17,6 +17,8 @@ use wasmill_names::pattern::{Segment, matches};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     patterns: Vec<Vec<Segment<String>>>,
+    /// The aggregate types of which events may pass. `None` is all.
+    types: Option<Vec<String>>,
 }
 
 /// The reason why a text is not a pattern.
@@ -30,16 +32,25 @@ pub struct PatternError {
 impl Filter {
     /// Makes a filter that every event passes.
     pub fn all() -> Self {
-        Self { patterns: vec![vec![Segment::Many]] }
+        Self { patterns: vec![vec![Segment::Many]], types: None }
     }
 
     /// Reads patterns. Without any pattern nothing matches.
     pub fn parse<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
-        Ok(Self { patterns: patterns.into_iter().map(parse_pattern).collect::<Result<_, _>>()? })
+        Ok(Self { patterns: patterns.into_iter().map(parse_pattern).collect::<Result<_, _>>()?, types: None })
+    }
+
+    /// Limits the filter to events of these aggregate types.
+    #[must_use]
+    pub fn within(self, types: &[String]) -> Self {
+        Self { types: Some(types.to_vec()), ..self }
     }
 
     /// Returns whether an event of this aggregate type and name passes.
     pub fn matches(&self, aggregate_type: &str, event: &str) -> bool {
+        if self.types.as_ref().is_some_and(|types| !types.iter().any(|one| one == aggregate_type)) {
+            return false;
+        }
         let segments: Vec<&str> = aggregate_type.split('.').chain(event.split('.')).collect();
         self.patterns.iter().any(|pattern| matches(pattern, &segments))
     }
@@ -104,6 +115,13 @@ mod tests {
             let filter = Filter::parse([pattern]).unwrap();
             assert_eq!(filter.matches(event.0, event.1), expected, "{pattern} on {event:?}");
         }
+    }
+
+    #[test]
+    fn a_limited_filter_passes_only_its_types() {
+        let filter = Filter::parse(["**"]).unwrap().within(&["order".to_owned()]);
+        assert!(filter.matches("order", "A"));
+        assert!(!filter.matches("household", "A") && !filter.matches("orders", "A"));
     }
 
     /// Matches a pattern exactly as its definition says.

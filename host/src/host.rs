@@ -111,7 +111,7 @@ pub struct Host {
     /// Held while the manual clock is moved.
     clock_moves: tokio::sync::Mutex<()>,
     stalls: stalls::Stalls,
-    traffic: Traffic,
+    traffic: Arc<Traffic>,
 }
 
 /// Reason for which a command was not accepted.
@@ -256,6 +256,11 @@ impl Host {
     }
 
     /// Returns the parts that run now.
+    /// Returns the manifest that the host applies, with the ports that it has bound.
+    pub fn manifest(&self) -> Arc<Manifest> {
+        self.parts().manifest.clone()
+    }
+
     fn parts(&self) -> Arc<Parts> {
         self.parts.borrow().clone()
     }
@@ -366,7 +371,7 @@ impl Host {
     }
 
     /// Returns the counters of the API's requests.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
 

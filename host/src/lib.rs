@@ -19,6 +19,7 @@ pub mod crates;
 pub mod host;
 pub mod manifest;
 
+pub mod access;
 pub mod api;
 pub mod kafka;
 

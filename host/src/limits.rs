@@ -36,11 +36,28 @@ fn keys() -> BTreeMap<String, String> {
     let of_host =
         [("stalled_after_ms", stalled_after_ms), ("stop_max_ms", stop_max_ms), ("history_max", history_max as u64)];
     keys.add("host.", &of_host);
-    let Api { listen: _, body_mib, connections_max, streams_max, idle_seconds, stall_seconds } = Api::default();
+    let Api {
+        listen: _,
+        probes_listen: _,
+        hosts: _,
+        allow_plain: _,
+        tls: _,
+        clients: _,
+        name_clients: _,
+        body_mib,
+        in_flight_mib,
+        connections_max,
+        streams_max,
+        header_seconds,
+        idle_seconds,
+        stall_seconds,
+    } = Api::default();
     let of_api = [
         ("body_mib", body_mib as u64),
+        ("in_flight_mib", in_flight_mib as u64),
         ("connections_max", connections_max as u64),
         ("streams_max", streams_max as u64),
+        ("header_seconds", header_seconds),
         ("idle_seconds", idle_seconds),
         ("stall_seconds", stall_seconds),
     ];

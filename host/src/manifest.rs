@@ -4,6 +4,7 @@
 //! are refused, ranges are checked, and [`Error`] lists all problems with their places. Nothing here opens a plugin, a
 //! database or a connection. The modules that open them check what depends on them.
 
+mod api;
 mod difference;
 mod endpoint;
 mod error;
@@ -14,6 +15,7 @@ mod section;
 mod sink;
 mod source;
 
+pub use api::{Api, ApiClient, Scope, Scopes, Tls};
 pub use difference::{Change, KeyChange};
 pub use endpoint::Endpoint;
 pub use error::{Error, Problem};
@@ -33,7 +35,6 @@ use crate::bounds::Bounds;
 use crate::model::Position;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -122,36 +123,6 @@ impl Host {
     /// Returns the longest time of a stop.
     pub fn stop_max(&self) -> std::time::Duration {
         std::time::Duration::from_millis(self.stop_max_ms)
-    }
-}
-
-/// The settings of the HTTP API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Api {
-    /// The address to listen on, which is a loopback address. With port 0 the system chooses a free port.
-    pub listen: SocketAddr,
-    /// The largest request body.
-    pub body_mib: usize,
-    /// The most connections that are open at the same time.
-    pub connections_max: usize,
-    /// The most event streams that are open at the same time.
-    pub streams_max: usize,
-    /// The longest time that a connection may be without a request, and a request without its complete body.
-    pub idle_seconds: u64,
-    /// The longest time that a client may leave an answer unread.
-    pub stall_seconds: u64,
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7310),
-            body_mib: 8,
-            connections_max: 512,
-            streams_max: 64,
-            idle_seconds: 60,
-            stall_seconds: 30,
-        }
     }
 }
 
@@ -569,6 +540,7 @@ impl Manifest {
         }
         if let Some(listen) = overrides.listen {
             self.api.listen = read::listen(&listen).map_err(|cause| refused("--listen", cause))?;
+            self.api.refuse_exposed().map_err(|cause| refused("--listen", cause))?;
         }
         if let Some(brokers) = overrides.brokers {
             let brokers = read::brokers(&brokers).map_err(|cause| refused("--brokers", cause))?;

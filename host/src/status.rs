@@ -69,6 +69,14 @@ pub struct ApiStatus {
     pub stalled: u64,
     /// Connections that were closed because no request, or no whole one, came in time.
     pub idle: u64,
+    /// Requests whose sender was not recognised, or may not do what it asked for.
+    pub unauthorized: u64,
+    /// Connections that were closed because they could not be secured by TLS.
+    pub handshakes_failed: u64,
+    /// What is wrong with the tokens and certificates.
+    pub error: Option<String>,
+    /// When the certificate ends, in milliseconds since 1970; `None` without TLS.
+    pub certificate_ends_ms: Option<u64>,
 }
 
 /// The process that answers.

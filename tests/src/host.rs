@@ -34,6 +34,25 @@ impl TestHost {
         Self { host, client: api::Client::new(WAIT * 2) }
     }
 
+    /// Uses this client from now on.
+    #[must_use]
+    pub fn with_client(self, client: api::Client) -> Self {
+        Self { client, ..self }
+    }
+
+    /// Uses a client with this token from now on.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self { client: api::Client::new(WAIT * 2).with_token(Some(token)), ..self }
+    }
+
+    /// Uses a client with this token from now on, which recognises the host by a certificate in PEM.
+    #[must_use]
+    pub fn secured(self, certificate: &str, token: &str) -> Self {
+        let client = api::Client::secured(WAIT * 2, certificate, Some(token)).expect("a certificate in PEM");
+        Self { client, ..self }
+    }
+
     /// Sends a command.
     pub fn send(&self, aggregate: &str, id: &str, command: &str, payload: &Value) -> Answer {
         self.send_with(aggregate, id, command, payload, &[])
@@ -239,10 +258,12 @@ impl TestHost {
 
     /// Returns the address of its API, for a connection of the test's own.
     pub fn address(&self) -> String {
-        self.host.place().url.trim_start_matches("http://").to_owned()
+        let url = self.host.place().url;
+        url.trim_start_matches("https://").trim_start_matches("http://").to_owned()
     }
 
-    fn url(&self, path: &str) -> String {
+    /// Returns the URL of a path.
+    pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.host.place().url)
     }
 }

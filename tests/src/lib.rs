@@ -17,6 +17,8 @@
 //! - [`native`]: aggregates of the SDK as native handlers of the host
 //! - [`scripted`]: a native aggregate that does what a test tells it
 //! - [`author`]: `wasmill` as the author of a plugin uses it, in a folder of its own
+//! - [`certificates`]: certificates of the API, of its clients and of Kafka
+//! - [`proxy`]: a reverse proxy in front of a host
 //! - [`report`]: what benchmarks report
 //!
 //! Hosts are processes, brokers are real, and tests wait on conditions. The harness panics on errors, because a test
@@ -25,6 +27,7 @@
 pub mod author;
 pub mod baskets;
 pub mod built;
+pub mod certificates;
 pub mod command_path;
 mod compiled;
 pub mod host;
@@ -32,6 +35,7 @@ pub mod hostile;
 pub mod kafka;
 pub mod module;
 pub mod native;
+pub mod proxy;
 pub mod raised;
 pub mod report;
 pub mod scripted;

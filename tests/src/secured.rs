@@ -1,6 +1,6 @@
 //! A real Kafka with security: TLS with certificates made for the test, logins, and an authorizer.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use crate::certificates::Authority;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use xtask::kafka::missing_for_node;
@@ -36,14 +36,12 @@ impl Secured {
 
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
-        let authority = authority("the test's authority");
-        let key = KeyPair::generate().expect("make a key");
+        let authority = Authority::new("the test's authority");
         // The certificate is for the address only, so the node is not trusted by its name.
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
-        let certificate = params.signed_by(&key, &authority).expect("sign a certificate");
-        let keystore = [key.serialize_pem(), certificate.pem(), authority.pem()].concat();
+        let issued = authority.issue(&["127.0.0.1"]);
+        let keystore = [issued.key, issued.certificate, authority.pem()].concat();
         std::fs::write(folder.path().join("ca.pem"), authority.pem()).expect("write a certificate");
-        std::fs::write(folder.path().join("other-ca.pem"), self::authority("another").pem())
+        std::fs::write(folder.path().join("other-ca.pem"), Authority::new("another").pem())
             .expect("write a certificate");
         let security = Security { keystore: &keystore, users: &[ADMIN, GUEST], super_user: ADMIN.0 };
         let node =
@@ -80,12 +78,4 @@ impl Secured {
     pub fn other_ca(&self) -> PathBuf {
         self.folder.path().join("other-ca.pem")
     }
-}
-
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("make a key")).expect("sign a certificate")
 }

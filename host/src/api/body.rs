@@ -5,13 +5,18 @@
 
 use super::Server;
 use super::answer::HttpError;
+use crate::supervise::Held as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt;
 
 /// The most bytes that are read only to be discarded. If a sender sends more, it is cut off.
@@ -20,12 +25,19 @@ const DISCARDED_MAX: usize = 256 << 20;
 /// The complete bytes of a body.
 pub(super) struct Whole(pub(super) Bytes);
 
+/// Room for the bodies of the requests that are being handled, in kibibytes.
+pub(super) type Room = Arc<Semaphore>;
+
+/// The room that the body of a request takes, of which the length is not known before. It is held until the answer.
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+
 impl FromRequest<Server> for Whole {
     type Rejection = HttpError;
 
     async fn from_request(request: Request, server: &Server) -> Result<Self, HttpError> {
         let seconds = server.settings.idle_seconds;
-        match tokio::time::timeout(Duration::from_secs(seconds), Bytes::from_request(request, server)).await {
+        match tokio::time::timeout(Duration::from_secs(seconds), whole(request, server)).await {
             Ok(bytes) => Ok(Self(bytes?)),
             Err(_) => {
                 let text = format!("the body did not arrive within {seconds} s (the manifest's `api.idle_seconds`)");
@@ -35,13 +47,70 @@ impl FromRequest<Server> for Whole {
     }
 }
 
-/// Refuses a request whose header says that its body is too long. The body is discarded first, so that the sender reads
-/// the answer.
-pub(super) async fn refuse_long(State(server): State<Server>, request: Request, next: Next) -> Response {
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_none_or(|length| length <= server.settings.body_mib << 20) {
-        return next.run(request).await;
+async fn whole(request: Request, server: &Server) -> Result<Bytes, HttpError> {
+    let max = server.settings.body_mib << 20;
+    let length = length(&request);
+    let taken = request.extensions().get::<Taken>().cloned();
+    let mut body = request.into_body().into_data_stream();
+    let mut whole = BytesMut::with_capacity(length.unwrap_or(0).min(max));
+    while let Some(part) = body.next().await {
+        let part = part.map_err(|_| HttpError::malformed("the body broke off before its end"))?;
+        if whole.len() + part.len() > max {
+            return Err(HttpError::body_too_long());
+        }
+        if let Some(taken) = &taken {
+            let permit = room(server, part.len())?;
+            taken.0.held().push(permit);
+        }
+        if length == Some(part.len()) {
+            return Ok(part);
+        }
+        whole.extend_from_slice(&part);
     }
+    Ok(whole.freeze())
+}
+
+/// Returns the length of a body, if its header says it.
+fn length(request: &Request) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Takes room for bytes of a body.
+fn room(server: &Server, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError> {
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    server.bodies.clone().try_acquire_many_owned(kib).map_err(|_| {
+        server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
+        let max = server.settings.in_flight_mib;
+        let text = format!(
+            "the bodies of the requests that are being handled fill the {max} MiB that the manifest's `api.in_flight_mib` allows: \
+             send the request again a little later"
+        );
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    })
+}
+
+/// Holds room for the body of a request until it is answered, and refuses a request whose header says that its body is too long. The
+/// body of a refused request is discarded first, so that the sender reads the answer.
+pub(super) async fn limited(State(server): State<Server>, mut request: Request, next: Next) -> Response {
+    let max = server.settings.body_mib << 20;
+    let refusal = match length(&request) {
+        Some(0) => return next.run(request).await,
+        // Such a body is not whole in memory at any time.
+        _ if is_stream(&request) => return next.run(request).await,
+        Some(length) if length <= max => match room(&server, length) {
+            Ok(_permit) => return next.run(request).await,
+            Err(refusal) => refusal,
+        },
+        Some(_) => HttpError::body_too_long(),
+        None if request.headers().contains_key(TRANSFER_ENCODING) => {
+            let taken = Taken::default();
+            request.extensions_mut().insert(taken.clone());
+            let answer = next.run(request).await;
+            drop(taken);
+            return answer;
+        }
+        None => return next.run(request).await,
+    };
     let discard = async {
         let mut body = request.into_body().into_data_stream();
         let mut left = DISCARDED_MAX;
@@ -53,5 +122,10 @@ pub(super) async fn refuse_long(State(server): State<Server>, request: Request, 
     };
     // If the sender is too slow, it is cut off.
     let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), discard).await;
-    HttpError::body_too_long().into_response()
+    refusal.into_response()
+}
+
+/// Whether the handler of a request takes its body line by line.
+fn is_stream(request: &Request) -> bool {
+    request.uri().path() == "/v1/commands"
 }

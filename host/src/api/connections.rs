@@ -1,29 +1,39 @@
-//! The connections of the API: their number, and their end.
+//! The connections of the API: their number, their encryption, and their end.
 //!
 //! A connection costs a descriptor and memory, so their number is limited. A connection is closed if its client sends
 //! no request, or does not read its answer, for too long. Beyond the limit there is room for probes only, so a host
 //! that is full can still say so.
 
 use super::answer::HttpError;
+use super::heads::{Answering, Heads};
 use super::stall::Patient;
-use crate::host::{Counted, Host};
+use crate::access::Access;
+use crate::host::{Counted, Traffic};
 use crate::manifest;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// Connections beyond `api.connections_max`, for probes.
 pub(super) const PROBES_MAX: usize = 16;
@@ -38,10 +48,30 @@ const NO_CONNECTION_PAUSE: Duration = Duration::from_millis(100);
 /// The paths that are served beyond the limit.
 const PROBES: [&str; 3] = ["/v1/live", "/v1/ready", "/metrics"];
 
+/// The first byte of a TLS connection (RFC 8446, section 5.1: a handshake record).
+const HANDSHAKE: u8 = 22;
+
+/// The answer to a plain request on an address that serves TLS.
+const TLS_REQUIRED: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\
+                            content-length: 159\r\n\r\n{\"type\":\"urn:problem-type:wasmill:tls-required\",\"title\":\"TLS \
+                            is required\",\"status\":400,\"detail\":\"this address serves TLS: use a URL that begins with \
+                            https://\"}";
+
+/// What a request knows of its connection.
+#[derive(Clone)]
+pub(super) struct Connection {
+    /// The address of the client, or of the proxy in front of it.
+    pub(super) peer: SocketAddr,
+    /// The certificate of the client, which was verified.
+    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
+}
+
 /// The part that accepts connections and serves them.
 pub(super) struct Connections {
     settings: manifest::Api,
-    host: Arc<Host>,
+    /// What encrypts the connections; `None` serves plain HTTP.
+    access: Option<Arc<Access>>,
+    traffic: Arc<Traffic>,
     /// One permit for each connection.
     room: Arc<Semaphore>,
     /// One permit for each connection beyond these.
@@ -61,18 +91,19 @@ struct Place {
 }
 
 impl Connections {
-    pub(super) fn new(settings: manifest::Api, host: Arc<Host>, all: Router) -> Self {
+    pub(super) fn new(settings: manifest::Api, access: Option<Arc<Access>>, traffic: Arc<Traffic>, all: Router) -> Self {
         let max = settings.connections_max;
-        let counted = host.clone();
+        let counted = traffic.clone();
         let probes = all.clone().layer(from_fn(move |request: Request, next: Next| {
-            let host = counted.clone();
-            async move { only_probes(max, &host, request, next).await }
+            let traffic = counted.clone();
+            async move { only_probes(max, &traffic, request, next).await }
         }));
         Self {
             room: Arc::new(Semaphore::new(max)),
             reserve: Arc::new(Semaphore::new(PROBES_MAX)),
             settings,
-            host,
+            access,
+            traffic,
             all,
             probes,
             open: GracefulShutdown::new(),
@@ -101,7 +132,7 @@ impl Connections {
                 Err(cause)
                     if matches!(cause.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
                 Err(cause) => {
-                    let open = self.host.traffic().connections.load(Ordering::Relaxed);
+                    let open = self.traffic.connections.load(Ordering::Relaxed);
                     tracing::error!(
                         "the API can't accept a connection, {open} are open: {cause}; raise the limit of open files \
                          (ulimit -n) or lower api.connections_max"
@@ -141,51 +172,187 @@ impl Connections {
             true => (&self.probes, PROBE_TIME_MAX),
         };
         let stall = Duration::from_secs(self.settings.stall_seconds);
-        let (stream, stalled) = Patient::new(stream, stall);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(idle)
-            .keep_alive(!place.is_reserve)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let connection = self.open.watch(connection);
-        let host = self.host.clone();
+        let head = Duration::from_secs(self.settings.header_seconds).min(idle);
+        let heads = Arc::new(Heads::default());
+        let (stream, stalled) = Patient::new(stream, stall, heads.clone(), head);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(idle).keep_alive(!place.is_reserve);
+        let served = Served {
+            http,
+            router: TowerToHyperService::new(router.clone()),
+            heads,
+            watcher: self.open.watcher(),
+            tls: self.access.as_ref().and_then(|access| access.tls()),
+            peer,
+            head,
+        };
+        let traffic = self.traffic.clone();
         tokio::spawn(async move {
-            let traffic = host.traffic();
             let _counted = Counted::new(&traffic.connections);
+            let heads = served.heads.clone();
+            let served = served.serve(stream);
             let served = match place.is_reserve {
-                false => connection.await,
+                false => served.await,
                 // After this time it is closed in any case, to make room for the next probe.
-                true => tokio::time::timeout(PROBE_TIME_MAX, connection).await.unwrap_or(Ok(())),
+                true => tokio::time::timeout(PROBE_TIME_MAX, served).await.unwrap_or(Ok(())),
             };
             drop(place);
-            match served {
-                _ if stalled.load(Ordering::Relaxed) => {
-                    traffic.stalled.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(
-                        "a client at {peer} read nothing for {stall:?}: its connection is closed (api.stall_seconds)"
-                    );
-                }
-                Err(cause) if cause.is_timeout() => {
-                    traffic.idle.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!("a client at {peer} sent no request for {idle:?}: its connection is closed");
-                }
-                Err(cause) => tracing::debug!("the connection of a client at {peer} failed: {cause}"),
-                Ok(()) => {}
-            }
+            ended(&traffic, peer, served, (&stalled, stall), (&heads, head), idle);
         });
     }
 }
 
+/// Counts and logs why a connection has ended.
+fn ended(
+    traffic: &Traffic,
+    peer: SocketAddr,
+    served: Result<(), Failed>,
+    (stalled, stall): (&AtomicBool, Duration),
+    (heads, head): (&Heads, Duration),
+    idle: Duration,
+) {
+    match served {
+        _ if stalled.load(Ordering::Relaxed) => {
+            traffic.stalled.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                "a client at {peer} read nothing for {stall:?}: its connection is closed (api.stall_seconds)"
+            );
+        }
+        _ if heads.is_late() => {
+            traffic.idle.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(
+                "a client at {peer} did not complete the head of a request within {head:?}: its connection is closed \
+                 (api.header_seconds)"
+            );
+        }
+        Err(Failed::Http(cause)) if cause.is_timeout() => {
+            traffic.idle.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!("a client at {peer} sent no request for {idle:?}: its connection is closed");
+        }
+        Err(Failed::Http(cause)) => tracing::debug!("the connection of a client at {peer} failed: {cause}"),
+        Err(Failed::Handshake(cause)) => {
+            traffic.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::info!("the connection of a client at {peer} was not secured: {cause}");
+        }
+        Ok(()) => {}
+    }
+}
+
+/// Why a connection has failed.
+enum Failed {
+    Handshake(String),
+    Http(hyper::Error),
+}
+
+/// What serves one connection.
+struct Served {
+    http: http1::Builder,
+    router: TowerToHyperService<Router>,
+    heads: Arc<Heads>,
+    watcher: hyper_util::server::graceful::Watcher,
+    tls: Option<Arc<ServerConfig>>,
+    peer: SocketAddr,
+    /// The longest time of a handshake.
+    head: Duration,
+}
+
+impl Served {
+    async fn serve(self, stream: Patient<TcpStream>) -> Result<(), Failed> {
+        match self.tls.clone() {
+            None => self.requests(stream, None).await,
+            Some(config) => {
+                let shaken = tokio::time::timeout(self.head, secured(stream, config)).await;
+                let Some(stream) = shaken.unwrap_or_else(|_| {
+                    Err(Failed::Handshake(format!("the handshake took longer than {:?} (api.header_seconds)", self.head)))
+                })?
+                else {
+                    return Ok(());
+                };
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|chain| chain.first()).map(|first| first.clone().into_owned());
+                self.requests(stream, certificate.map(Arc::new)).await
+            }
+        }
+    }
+
+    async fn requests(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        certificate: Option<Arc<CertificateDer<'static>>>,
+    ) -> Result<(), Failed> {
+        let Self { http, router, heads, watcher, peer, .. } = self;
+        heads.begin();
+        let requests = Requests { router, heads, connection: Connection { peer, certificate } };
+        watcher.watch(http.serve_connection(TokioIo::new(stream), requests)).await.map_err(Failed::Http)
+    }
+}
+
+/// Performs the handshake of a connection. Returns nothing if the client has spoken plain HTTP, and was told.
+async fn secured(
+    mut stream: Patient<TcpStream>,
+    config: Arc<ServerConfig>,
+) -> Result<Option<tokio_rustls::server::TlsStream<Patient<TcpStream>>>, Failed> {
+    let mut first = [0];
+    let failed = |cause: io::Error| Failed::Handshake(cause.to_string());
+    match stream.stream().peek(&mut first).await.map_err(failed)? {
+        // The client only looked whether somebody listens.
+        0 => return Ok(None),
+        _ if first[0] == HANDSHAKE => {}
+        _ if first[0].is_ascii_uppercase() => {
+            stream.write_all(TLS_REQUIRED.as_bytes()).await.map_err(failed)?;
+            stream.shutdown().await.map_err(failed)?;
+            return Err(Failed::Handshake("it sent a plain HTTP request to an address that serves TLS".to_owned()));
+        }
+        _ => return Err(Failed::Handshake("it does not speak TLS".to_owned())),
+    }
+    TlsAcceptor::from(config).accept(stream).await.map(Some).map_err(failed)
+}
+
+/// The requests of a connection.
+struct Requests {
+    router: TowerToHyperService<Router>,
+    heads: Arc<Heads>,
+    connection: Connection,
+}
+
+type Answered = Pin<Box<dyn Future<Output = Result<axum::http::Response<Answering>, Infallible>> + Send>>;
+
+impl Service<axum::http::Request<Incoming>> for Requests {
+    type Response = axum::http::Response<Answering>;
+    type Error = Infallible;
+    type Future = Answered;
+
+    fn call(&self, mut request: axum::http::Request<Incoming>) -> Self::Future {
+        let taken = self.heads.take();
+        request.extensions_mut().insert(self.connection.clone());
+        let answer = self.router.call(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Answering::new(body, taken))) })
+    }
+}
+
 /// Serves probes, and answers every other request that the host has no room.
-async fn only_probes(max: usize, host: &Host, request: Request, next: Next) -> Response {
+async fn only_probes(max: usize, traffic: &Traffic, request: Request, next: Next) -> Response {
     let mut answer = if PROBES.contains(&request.uri().path()) {
         next.run(request).await
     } else {
-        host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
+        traffic.turned_away.fetch_add(1, Ordering::Relaxed);
         let text =
             format!("{max} connections are open, as many as the manifest's `api.connections_max` allows: try again");
         HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     };
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixed_answer_is_complete() {
+        let (head, body) = TLS_REQUIRED.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head} {}", body.len());
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["status"], 400);
+    }
 }

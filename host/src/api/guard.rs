@@ -1,23 +1,26 @@
 //! The guard of the API. It refuses requests from foreign web pages, and requests that are ambiguous.
 //!
 //! A page that a browser on this machine shows can send requests to a loopback address. Browsers name the page in
-//! `Origin`. If the page's own name resolves to this machine (DNS rebinding), `Host` has that name.
+//! `Origin`. If the page's own name resolves to this machine (DNS rebinding), `Host` has that name. So both must be names that the
+//! host is known by: loopback addresses, and those of `api.hosts`.
 
 use super::answer::HttpError;
-use axum::extract::Request;
+use crate::access::Access;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Headers that a request may have only once. With two of them, a proxy in front of this host may have used the other.
-const ONCE: [&str; 5] = ["host", "origin", "idempotency-key", "x-expected-version", "x-correlation-id"];
+const ONCE: [&str; 6] =
+    ["host", "origin", "authorization", "idempotency-key", "x-expected-version", "x-correlation-id"];
 
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
         return HttpError::malformed(reason).into_response();
     }
-    match foreign(request.headers()) {
+    match foreign(request.headers(), |host| access.allows_host(host)) {
         None => next.run(request).await,
         Some(reason) => HttpError::new(StatusCode::FORBIDDEN, reason).into_response(),
     }
@@ -35,31 +38,28 @@ fn ambiguous(path: &str, headers: &HeaderMap) -> Option<String> {
     ))
 }
 
-fn foreign(headers: &HeaderMap) -> Option<String> {
+/// Returns why a request is foreign, if it is. `allows` says whether a `host` or `host:port` is a name of this host.
+fn foreign(headers: &HeaderMap, allows: impl Fn(&str) -> bool) -> Option<String> {
     let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or_default());
     match text(header::HOST) {
-        Some(host) if is_loopback(host) => {}
+        Some(host) if allows(host) => {}
         host => {
             let host = host.unwrap_or_default();
-            return Some(format!("the Host header must name a loopback address such as 127.0.0.1, found `{host}`"));
+            return Some(format!(
+                "the Host header must name a loopback address such as 127.0.0.1, or a name in the manifest's `api.hosts`, found \
+                 `{host}`"
+            ));
         }
     }
     let origin = text(header::ORIGIN)?;
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     match authority {
-        Some(authority) if is_loopback(authority) => None,
-        _ => Some(format!("requests from web pages of other machines are refused; this one is from `{origin}`")),
+        Some(authority) if allows(authority) => None,
+        _ => Some(format!(
+            "requests from web pages are refused unless the page is of this machine or of a name in the manifest's `api.hosts`; \
+             this one is from `{origin}`"
+        )),
     }
-}
-
-/// Returns whether `host` or `host:port` is this machine, whatever a name server says.
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         host.map(|host| headers.insert(header::HOST, host.parse().unwrap()));
         origin.map(|origin| headers.insert(header::ORIGIN, origin.parse().unwrap()));
-        foreign(&headers).is_some()
+        foreign(&headers, crate::access::is_loopback).is_some()
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Connections whose client must keep reading.
+//! Connections whose client must keep reading, and complete the head of a request that it has begun.
 //!
 //! An answer waits in memory until its client reads it. A client that reads nothing could hold that memory, and its
 //! connection, for any time. So after a while writing fails, which ends the connection and the request behind it.
 
+use super::heads::{HeadTime, Heads};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream whose writes fail if the client has read nothing for a given time.
+/// A stream whose writes fail if the client has read nothing for a given time, and whose reads fail if the head of a request takes
+/// longer than another.
 pub(super) struct Patient<S> {
     stream: S,
+    head_time: HeadTime,
     time_max: Duration,
     /// The deadline of a write that waits.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -23,9 +26,15 @@ pub(super) struct Patient<S> {
 
 impl<S> Patient<S> {
     /// Wraps a stream. The flag turns true if a write fails because the client does not read.
-    pub(super) fn new(stream: S, time_max: Duration) -> (Self, Arc<AtomicBool>) {
+    pub(super) fn new(stream: S, time_max: Duration, heads: Arc<Heads>, head_max: Duration) -> (Self, Arc<AtomicBool>) {
         let stalled = Arc::<AtomicBool>::default();
-        (Self { stream, time_max, deadline: None, stalled: stalled.clone() }, stalled)
+        let head_time = HeadTime::new(heads, head_max);
+        (Self { stream, head_time, time_max, deadline: None, stalled: stalled.clone() }, stalled)
+    }
+
+    /// Returns the stream itself.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
     }
 
     /// Limits the time that a write may wait.
@@ -44,7 +53,15 @@ impl<S> Patient<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.head_time.came();
+        }
+        if read.is_pending() && self.head_time.is_late(cx) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request takes too long")));
+        }
+        read
     }
 }
 
@@ -113,7 +130,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_may_be_slow_but_not_still() {
-        let (mut stream, stalled) = Patient::new(Reader { looks: vec![5, 0, 3] }, Duration::from_secs(60));
+        let (mut stream, stalled) = Patient::new(
+            Reader { looks: vec![5, 0, 3] },
+            Duration::from_secs(60),
+            Arc::default(),
+            Duration::from_secs(60),
+        );
         for _ in 0..3 {
             let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"page")).await;
             assert_eq!(written.unwrap(), 4);

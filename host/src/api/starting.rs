@@ -1,18 +1,22 @@
 //! The API of a host that is starting. It answers that the process is alive but not ready, and what the host is doing.
 
 use super::answer::HttpError;
-use super::{guard, operations, refuse_foreign};
-use crate::host::Startup;
+use super::connections::Connections;
+use super::{Listeners, guard, of_probes, operations, refuse_exposed};
+use crate::access::Access;
+use crate::host::{Startup, Traffic};
+use crate::manifest;
 use crate::status::Readiness;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// The longest time that running requests may take to end when the host has started.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -20,37 +24,47 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// Seconds after which a client may ask again.
 const RETRY_AFTER_S: &str = "1";
 
-/// Serves from the moment that the port is bound until `started` is ready. Then [`super::serve`] takes over, on another
-/// handle of the same listener. A connection that arrives in between waits for it.
+/// Serves from the moment that the port is bound until `started` is ready. Then [`super::serve`] takes over, on other
+/// handles of the same listeners. A connection that arrives in between waits for it.
 pub async fn serve_starting(
-    listener: TcpListener,
+    listeners: Listeners,
+    settings: manifest::Api,
+    access: Arc<Access>,
     startup: Startup,
     started: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    refuse_foreign(&listener)?;
-    let (end, mut ending) = tokio::sync::watch::channel(false);
-    let serving = axum::serve(listener, router(startup)).with_graceful_shutdown(async move {
+    refuse_exposed(&listeners.all, &settings)?;
+    let (end, ending) = watch::channel(false);
+    let traffic = Arc::<Traffic>::default();
+    let probes = listeners.probes.map(|listener| {
+        let connections = Connections::new(of_probes(&settings), None, traffic.clone(), routes().with_state(startup.clone()));
+        connections.serve(listener, ending.clone())
+    });
+    let guarded = routes().layer(from_fn_with_state(access.clone(), guard::guard)).with_state(startup);
+    let all = Connections::new(settings, Some(access), traffic, guarded).serve(listeners.all, ending.clone());
+    let serving = async {
+        match probes {
+            Some(probes) => _ = tokio::join!(all, probes),
+            None => all.await,
+        }
+    };
+    let asked = async move {
         started.await;
         end.send_replace(true);
-    });
-    let overdue = async {
-        // A dropped sender also means that the host has started.
-        let _ = ending.wait_for(|ending| *ending).await;
         tokio::time::sleep(HAND_OVER_MAX).await;
     };
     tokio::select! {
-        served = serving => served,
-        () = overdue => Ok(()),
+        () = serving => {}
+        () = asked => {}
     }
+    Ok(())
 }
 
-fn router(startup: Startup) -> Router {
+fn routes() -> Router<Startup> {
     Router::new()
         .route("/v1/live", get(operations::live))
         .route("/v1/ready", get(ready))
         .fallback(not_yet)
-        .layer(from_fn(guard::guard))
-        .with_state(startup)
 }
 
 async fn ready(State(startup): State<Startup>) -> Response {
@@ -69,6 +83,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};
+    use tokio::net::TcpListener;
 
     fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -86,7 +101,10 @@ mod tests {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let (startup, (started, is_started)) = (Startup::default(), tokio::sync::oneshot::channel::<()>());
-        let serving = runtime.spawn(serve_starting(listener, startup.clone(), async {
+        let settings = manifest::Api::default();
+        let access = Arc::new(Access::open(&settings).expect("it has no files"));
+        let listeners = Listeners { all: listener, probes: None };
+        let serving = runtime.spawn(serve_starting(listeners, settings, access, startup.clone(), async {
             let _ = is_started.await;
         }));
         startup.does("opening the store".to_owned());

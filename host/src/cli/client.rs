@@ -3,11 +3,16 @@
 use super::failure::CommandFailure;
 use super::host_file::HostFile;
 use crate::api::INSTANCE;
+use crate::secret;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -23,6 +28,12 @@ pub(super) struct Target {
     /// The host's data folder, instead of --url.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A file with the token of a client, if the host has clients.
+    #[arg(long, env = "WASMILL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the certificates by which the host is recognised, beside those of the machine.
+    #[arg(long, env = "WASMILL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 impl Target {
@@ -36,6 +47,8 @@ impl Target {
 pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
+    /// The value of the `Authorization` header.
+    authorization: Option<String>,
     /// The process that must answer. It is known only if a data folder was given.
     instance: Option<String>,
 }
@@ -50,16 +63,20 @@ impl Client {
     pub(super) fn new(target: &Target) -> Result<Self, CommandFailure> {
         let file = target.data.as_deref().map(recorded).transpose()?;
         let url = file.as_ref().map_or_else(|| target.url.trim_end_matches('/').to_owned(), |file| file.url.clone());
-        if !url.starts_with("http://") {
-            return Err(CommandFailure::usage(format!("--url must start with http://, found {url:?}")));
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(CommandFailure::usage(format!("--url must start with http:// or https://, found {url:?}")));
         }
-        let config = ureq::Agent::config_builder()
+        let authorization = target.token_file.as_deref().map(authorization).transpose()?;
+        let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // The host is on this machine: a proxy from the environment could only interfere.
+            // A proxy from the environment is for the web, and could only interfere.
             .proxy(None)
-            .timeout_connect(Some(CONNECT_TIME_MAX))
-            .build();
-        let client = Self { agent: config.into(), url, instance: file.map(|file| file.instance) };
+            .timeout_connect(Some(CONNECT_TIME_MAX));
+        if url.starts_with("https://") {
+            config = config.tls_config(tls(target.ca.as_deref())?);
+        }
+        let agent = config.build().into();
+        let client = Self { agent, url, authorization, instance: file.map(|file| file.instance) };
         if let Some(data) = &target.data {
             client.must_serve(data)?;
         }
@@ -83,8 +100,11 @@ impl Client {
         )))
     }
 
-    /// Adds the process that must answer to a request. Any other process refuses it.
-    fn identified<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+    /// Adds to a request who sends it, and which process must answer. Any other process refuses it.
+    fn identified<B>(&self, mut request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
         match &self.instance {
             Some(instance) => request.header(INSTANCE, instance),
             None => request,
@@ -140,6 +160,10 @@ impl Client {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
                 CommandFailure::usage(format!("{url} is not a URL: {cause}"))
             }
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => CommandFailure::failed(insecure(url, &cause.to_string())),
+            ureq::Error::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                CommandFailure::failed(insecure(url, &io.to_string()))
+            }
             _ => CommandFailure::failed(format!("cannot talk to the host at {url}: {cause}")),
         }
     }
@@ -147,6 +171,48 @@ impl Client {
     pub(super) fn unreadable(&self, cause: std::io::Error) -> CommandFailure {
         CommandFailure::failed(format!("the answer of the host at {} is incomplete: {cause}", self.url))
     }
+}
+
+/// Returns the error for a connection that can't be secured.
+fn insecure(url: &str, cause: &str) -> String {
+    format!(
+        "the connection to the host at {url} can't be secured: {cause}; name the host as its certificate does with --url, and the \
+         certificates by which it is recognised with --ca"
+    )
+}
+
+/// Returns the value of the `Authorization` header with the token in a file.
+fn authorization(file: &Path) -> Result<String, CommandFailure> {
+    let token = secret::from_file(file).map_err(|cause| CommandFailure::usage(format!("the token of --token-file {cause}")))?;
+    match token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(format!("Bearer {token}")),
+        false => Err(CommandFailure::usage(format!("{} of --token-file has more than a token", file.display()))),
+    }
+}
+
+/// Returns the settings of TLS: the certificates of this machine, and those of a file.
+fn tls(ca: Option<&Path>) -> Result<TlsConfig, CommandFailure> {
+    let mut roots: Vec<Certificate<'static>> = Vec::new();
+    for root in rustls_native_certs::load_native_certs().certs {
+        roots.push(Certificate::from_der(&root).to_owned());
+    }
+    if let Some(file) = ca {
+        let unreadable = |cause: String| {
+            CommandFailure::usage(format!("{} of --ca can't be read: {cause}; it must be a PEM file with certificates", file.display()))
+        };
+        crate::paths::require_file(file).map_err(|cause| unreadable(cause.to_string()))?;
+        let before = roots.len();
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|cause| unreadable(cause.to_string()))? {
+            let certificate = certificate.map_err(|cause| unreadable(cause.to_string()))?;
+            roots.push(Certificate::from_der(&certificate).to_owned());
+        }
+        if roots.len() == before {
+            return Err(unreadable("it has none".to_owned()));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::Specific(Arc::new(roots)));
+    Ok(config.unversioned_rustls_crypto_provider(provider).build())
 }
 
 /// Encodes a name or an id as one segment of a path.

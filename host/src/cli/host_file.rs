@@ -7,6 +7,7 @@ use crate::paths;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ impl HostFile {
     pub fn of(host: &Host, data: &Path, settings: &Api) -> io::Result<Self> {
         Ok(Self {
             pid: std::process::id(),
-            url: format!("http://{}", settings.listen),
+            url: url(settings),
             instance: host.instance().to_owned(),
             store: host.store().identity().to_string(),
             folder: Self::place_of(data)?,
@@ -79,6 +80,17 @@ impl HostFile {
     pub fn remove(&self, data: &Path) -> io::Result<()> {
         if Self::read(data)? == *self { std::fs::remove_file(Self::path(data)) } else { Ok(()) }
     }
+}
+
+/// Returns the URL of an API, for programs on this machine.
+fn url(settings: &Api) -> String {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let mut address = settings.listen;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("{scheme}://{address}")
 }
 
 /// Makes the error for a file that can't be written, with its path and the remedy.

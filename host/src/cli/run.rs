@@ -4,13 +4,15 @@ use super::default_manifest::ManifestArg;
 use super::descriptors;
 use super::failure::{CommandFailure, INTERRUPTED};
 use super::host_file::HostFile;
-use crate::api;
+use crate::access::Access;
+use crate::api::{self, Listeners};
 use crate::clock;
 use crate::host::{Host, Startup};
 use crate::log;
 use crate::manifest::{Manifest, Overrides};
 use crate::supervise;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,14 +89,15 @@ async fn end_at_next(mut signals: Signals) {
 async fn serve(mut manifest: Manifest, started: impl FnOnce(Arc<Host>)) -> Result<(), CommandFailure> {
     clock::follow_offset_file();
     let mut signals = Signals::new()?;
-    let listener = listen(&mut manifest).await?;
+    let access = access(&manifest)?;
+    let listeners = listen(&mut manifest).await?;
     descriptors::allow(&manifest);
     let (settings, data) = (manifest.api.clone(), manifest.data.clone());
-    let host = start(manifest, &listener, &mut signals).await?;
+    let host = start(manifest, &listeners, &access, &mut signals).await?;
     started(host.clone());
     let file = HostFile::of(&host, &data, &settings).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let (served, deadline) = tokio::select! {
-        ended = serve_api(listener, settings, host.clone(), (&file, &data), &mut signals) => ended,
+        ended = serve_api(listeners, access, host.clone(), (&file, &data), &mut signals) => ended,
         lost = host.lost_store() => {
             // This is like a crash: the parts could not make durable what they would finish.
             std::mem::forget(host);
@@ -119,10 +122,17 @@ async fn serve(mut manifest: Manifest, started: impl FnOnce(Arc<Host>)) -> Resul
 }
 
 /// Starts the host. Until it has started, the API answers that it is starting.
-async fn start(manifest: Manifest, listener: &TcpListener, signals: &mut Signals) -> Result<Arc<Host>, CommandFailure> {
+async fn start(
+    manifest: Manifest,
+    listeners: &Listeners,
+    access: &Arc<Access>,
+    signals: &mut Signals,
+) -> Result<Arc<Host>, CommandFailure> {
     let startup = Startup::default();
     let (started, is_started) = oneshot::channel::<()>();
-    let meanwhile = tokio::spawn(api::serve_starting(again(listener)?, startup.clone(), async {
+    let listeners = Listeners { all: again(&listeners.all)?, probes: listeners.probes.as_ref().map(again).transpose()? };
+    let settings = manifest.api.clone();
+    let meanwhile = tokio::spawn(api::serve_starting(listeners, settings, access.clone(), startup.clone(), async {
         // A dropped sender also means that the start is over.
         let _ = is_started.await;
     }));
@@ -148,30 +158,53 @@ fn again(listener: &TcpListener) -> Result<TcpListener, CommandFailure> {
     again().map_err(|cause: std::io::Error| CommandFailure::failed(format!("cannot listen while starting: {cause}")))
 }
 
-/// Binds the address before anything is started, and writes the actual port into the manifest.
-async fn listen(manifest: &mut Manifest) -> Result<TcpListener, CommandFailure> {
-    let wanted = manifest.api.listen;
+/// Reads the tokens and certificates before anything is started.
+fn access(manifest: &Manifest) -> Result<Arc<Access>, CommandFailure> {
+    let opened = Access::open(&manifest.api);
+    let failed = |errors: Vec<String>| CommandFailure::failed(format!("{}: {}", manifest.path.display(), errors.join("\n")));
+    let access = opened.map_err(failed)?;
+    if !manifest.api.listen.ip().is_loopback() && manifest.api.tls.is_none() {
+        tracing::warn!(
+            "the API is served without TLS on {}, which other machines reach (`api.allow_plain`): tokens and data can be read on the \
+             way unless a proxy in front of it ends TLS",
+            manifest.api.listen
+        );
+    }
+    Ok(Arc::new(access))
+}
+
+/// Binds the addresses before anything is started, and writes the actual ports into the manifest.
+async fn listen(manifest: &mut Manifest) -> Result<Listeners, CommandFailure> {
+    let all = bind(&mut manifest.api.listen, "name another address with --listen").await?;
+    let probes = match &mut manifest.api.probes_listen {
+        Some(address) => Some(bind(address, "name another address in `api.probes_listen`").await?),
+        None => None,
+    };
+    Ok(Listeners { all, probes })
+}
+
+async fn bind(address: &mut SocketAddr, remedy: &str) -> Result<TcpListener, CommandFailure> {
+    let wanted = *address;
     let bound = async {
         let listener = TcpListener::bind(wanted).await?;
-        manifest.api.listen = listener.local_addr()?;
+        *address = listener.local_addr()?;
         Ok(listener)
     };
     bound.await.map_err(|cause: std::io::Error| {
-        let remedy = "stop what listens there, or name another address with --listen";
-        CommandFailure::failed(format!("cannot listen on {wanted}: {cause}; {remedy}"))
+        CommandFailure::failed(format!("cannot listen on {wanted}: {cause}; stop what listens there, or {remedy}"))
     })
 }
 
 /// Serves the API until a signal, then lets the running requests finish. Returns the deadline for the stop of the host.
 async fn serve_api(
-    listener: TcpListener,
-    settings: crate::manifest::Api,
+    listeners: Listeners,
+    access: Arc<Access>,
     host: Arc<Host>,
     (file, data): (&HostFile, &Path),
     signals: &mut Signals,
 ) -> (Result<(), CommandFailure>, Instant) {
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = api::serve(listener, settings, host.clone(), async {
+    let serving = api::serve(listeners, access, host.clone(), async {
         // A dropped sender also means that the API must stop.
         let _ = stopped.await;
     });
@@ -180,6 +213,9 @@ async fn serve_api(
         return (Err(failure), Instant::now() + host.stop_max());
     }
     tracing::info!("serving on {}", file.url);
+    if let Some(probes) = host.manifest().api.probes_listen {
+        tracing::info!("serving probes and metrics on http://{probes}");
+    }
     let mut deadline = None;
     let served = tokio::select! {
         served = &mut serving => served,

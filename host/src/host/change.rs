@@ -15,6 +15,7 @@ use super::parts::{Error, Moves, Parts};
 use super::plan::{Kind, PartName, Plan};
 use super::startup::Startup;
 use super::unmatched::unmatched;
+use crate::access;
 use crate::http;
 use crate::kafka;
 use crate::manifest::{ChangedState, KeyChange, Manifest};
@@ -287,7 +288,7 @@ impl Host {
         refuse_idle(&manifest).map_err(Error::One)?;
         // What is applied was checked. Checking it makes clients, which takes longer than all the rest.
         if !current.manifest.differences(&manifest).is_empty() {
-            let wrong = [kafka::check(&manifest), http::check(&manifest)].concat();
+            let wrong = [kafka::check(&manifest), http::check(&manifest), access::check(&manifest)].concat();
             if !wrong.is_empty() {
                 return Err(Error::Many(wrong));
             }

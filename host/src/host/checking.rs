@@ -8,6 +8,7 @@ use super::options::{demand, limits};
 use super::orphans;
 use super::startup::Startup;
 use super::unmatched::{Unmatched, unmatched};
+use crate::access;
 use crate::http;
 use crate::kafka;
 use crate::manifest::Manifest;
@@ -40,11 +41,11 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     refuse_idle(manifest).map_err(|problem| vec![problem])?;
     let compiler = Compiler::new(None, demand(manifest)).map_err(|error| vec![error.to_string()])?;
     let loaded = load_checked(manifest, compiler, None, &Startup::default());
-    let of_endpoints = http::check(manifest);
+    let of_files = [http::check(manifest), access::check(manifest)].concat();
     let catalog = match loaded {
-        Ok(catalog) if of_endpoints.is_empty() => catalog,
-        Ok(_) => return Err(of_endpoints),
-        Err(problems) => return Err([problems, of_endpoints].concat()),
+        Ok(catalog) if of_files.is_empty() => catalog,
+        Ok(_) => return Err(of_files),
+        Err(problems) => return Err([problems, of_files].concat()),
     };
     let plugins = catalog.plugins();
     let Unmatched { unknown_events, unknown_types } = unmatched(&plugins);

@@ -1,7 +1,10 @@
 //! The counts of the API: outcomes of commands, connections, event streams, and requests that were turned away.
 
+use crate::access::Condition;
 use crate::model::Outcome;
 use crate::status::ApiStatus;
+use crate::supervise::Held as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The names of the outcomes, as in the API. The last one is for requests that never became a command.
@@ -22,6 +25,12 @@ pub struct Traffic {
     pub stalled: AtomicU64,
     /// Connections that were closed because no request, or no whole one, came in time.
     pub idle: AtomicU64,
+    /// Requests whose sender was not recognised, or may not do what it asked for.
+    pub unauthorized: AtomicU64,
+    /// Connections that were closed because they could not be secured by TLS.
+    pub handshakes_failed: AtomicU64,
+    /// The condition of the tokens and certificates.
+    pub access: Mutex<Condition>,
 }
 
 impl Traffic {
@@ -48,6 +57,7 @@ impl Traffic {
     /// Returns the counts for the status.
     pub fn status(&self) -> ApiStatus {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Condition { error, certificate_ends_ms } = self.access.held().clone();
         let counts = OUTCOMES.into_iter().map(str::to_owned).zip(self.outcomes.iter().map(read));
         ApiStatus {
             commands: counts.collect(),
@@ -56,6 +66,10 @@ impl Traffic {
             turned_away: read(&self.turned_away),
             stalled: read(&self.stalled),
             idle: read(&self.idle),
+            unauthorized: read(&self.unauthorized),
+            handshakes_failed: read(&self.handshakes_failed),
+            error,
+            certificate_ends_ms,
         }
     }
 }

@@ -55,14 +55,15 @@ impl Manifest {
             ("data", self.data != newer.data),
             ("clock", self.clock != newer.clock),
             ("store", self.store != newer.store),
-            ("api", self.api != self.with_bound_port(newer)),
+            ("api", self.api.with_access_of(&newer.api) != self.with_bound_port(newer)),
         ];
         let differences = self.differences(newer);
         let keys_of = |section: &str| {
             let is_of =
                 |key: &str| key == section || key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+            let needs_restart = |key: &str| is_of(key) && !is_applied_at_once(key);
             let keys: Vec<String> =
-                differences.iter().filter(|found| is_of(&found.key)).map(|found| found.key.clone()).collect();
+                differences.iter().filter(|found| needs_restart(&found.key)).map(|found| found.key.clone()).collect();
             // The text of a section may be the same where a default or the command line makes the difference.
             if keys.is_empty() { vec![section.to_owned()] } else { keys }
         };
@@ -75,6 +76,11 @@ impl Manifest {
         if api.listen.port() == 0 {
             api.listen = SocketAddr::new(api.listen.ip(), self.api.listen.port());
         }
+        if let (Some(probes), Some(bound)) = (&mut api.probes_listen, self.api.probes_listen)
+            && probes.port() == 0
+        {
+            probes.set_port(bound.port());
+        }
         api
     }
 
@@ -82,6 +88,12 @@ impl Manifest {
         // The text was parsed when the manifest was read.
         self.text.parse().unwrap_or_default()
     }
+}
+
+/// Whether a key of the API is applied while the host runs. The whole section of the certificate is not: the URL of the host depends
+/// on it.
+fn is_applied_at_once(key: &str) -> bool {
+    ["api.hosts", "api.clients", "api.name_clients"].iter().any(|applied| key.starts_with(applied)) || key.starts_with("api.tls.")
 }
 
 /// Adds the differences of two tables at a path.
@@ -112,7 +124,7 @@ fn compare(older: &Table, newer: &Table, path: &str, found: &mut Vec<KeyChange>)
 
 /// Whether the keys at this path are names, each with a section of its own.
 fn is_group(path: &str) -> bool {
-    ["plugins", "sources", "sinks", "schedules", "subscriptions", "projections", "kafka.topics"].contains(&path)
+    ["plugins", "sources", "sinks", "schedules", "subscriptions", "projections", "kafka.topics", "api.clients"].contains(&path)
 }
 
 /// Returns a key as TOML writes it.

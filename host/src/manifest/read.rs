@@ -1,5 +1,6 @@
 //! Reading a manifest: the keys, their defaults and their ranges.
 
+mod api;
 mod configuration;
 mod endpoint;
 mod place;
@@ -10,6 +11,7 @@ mod source;
 
 use super::section::{Document, Entry, Section, nearest};
 use super::*;
+pub(super) use api::listen;
 use crate::names::{self, Rule};
 use place::{refuse_wrong_was, start, was};
 use property::properties;
@@ -43,7 +45,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let clock = root.choice("clock", &[("system", ClockKind::System), ("manual", ClockKind::Manual)]);
     let bounds = bounds(&mut root);
     let host = root.section("host").map(host).unwrap_or_default();
-    let api = root.section("api").map(api).unwrap_or_default();
+    let api = root.section("api").map(|section| api::api(section, folder)).unwrap_or_default();
     let store = root.section("store").map(store).unwrap_or_default();
     let kafka = root.section("kafka").map(kafka);
     let plugins = named(root.get("plugins"), name, |section| plugin(section, folder));
@@ -145,37 +147,6 @@ fn host(mut section: Section<'_>) -> Host {
     };
     section.finish();
     host
-}
-
-fn api(mut section: Section<'_>) -> Api {
-    let default = Api::default();
-    let address = section.get("listen").and_then(|entry| entry.parse(LISTEN, listen));
-    let api = Api {
-        listen: address.unwrap_or(default.listen),
-        body_mib: section.number("body_mib", 1..=1024, default.body_mib),
-        connections_max: section.number("connections_max", 1..=100_000, default.connections_max),
-        streams_max: section.number("streams_max", 1..=10_000, default.streams_max),
-        idle_seconds: section.number("idle_seconds", 1..=3_600, default.idle_seconds),
-        stall_seconds: section.number("stall_seconds", 1..=3_600, default.stall_seconds),
-    };
-    section.finish();
-    api
-}
-
-const LISTEN: &str = "a loopback address with a port, such as \"127.0.0.1:7310\"";
-
-/// Parses a loopback address with a port. The error completes a sentence about the key or option.
-pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
-    let numeric = text.strip_prefix("localhost:").map_or(text.to_owned(), |port| format!("127.0.0.1:{port}"));
-    let address: SocketAddr = numeric.parse().map_err(|_| format!("must be {LISTEN}, found {text:?}"))?;
-    if !address.ip().is_loopback() {
-        return Err(format!(
-            "must be a loopback address, found {text:?}: the API has no authentication, so it serves this machine \
-             only; use \"127.0.0.1:{}\"",
-            address.port()
-        ));
-    }
-    Ok(address)
 }
 
 fn store(mut section: Section<'_>) -> Store {

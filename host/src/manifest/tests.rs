@@ -34,12 +34,27 @@ fn a_full_manifest_is_read_as_written() {
         stop_max_ms = 6000
         history_max = 7
         [api]
-        listen = "[::1]:80"
+        listen = "0.0.0.0:80"
+        probes_listen = "localhost:81"
+        hosts = ["Shop.example", "10.1.2.3:80"]
+        name_clients = true
         body_mib = 2
+        in_flight_mib = 9
         connections_max = 4
         streams_max = 3
+        header_seconds = 7
         idle_seconds = 5
         stall_seconds = 6
+        [api.tls]
+        certificate_file = "tls/host.pem"
+        key_file = "/run/host.key"
+        client_ca_file = "tls/ca.pem"
+        [api.clients.till]
+        tokens = [{ file = "tokens/till" }, { env = "TILL" }]
+        certificate_names = ["Till.shop.example"]
+        scopes = ["commands", "operate"]
+        aggregates = ["order"]
+        projections = ["sales"]
         [store]
         queue_max = 10
         queue_mib = 25
@@ -170,10 +185,31 @@ fn a_full_manifest_is_read_as_written() {
         bounds: Bounds { hops_max: 18, retry_after_max: std::time::Duration::from_millis(19) },
         host: Host { stalled_after_ms: 5_000, stop_max_ms: 6_000, history_max: 7 },
         api: Api {
-            listen: "[::1]:80".parse().unwrap(),
+            listen: "0.0.0.0:80".parse().unwrap(),
+            probes_listen: Some("127.0.0.1:81".parse().unwrap()),
+            hosts: vec!["shop.example".into(), "10.1.2.3:80".into()],
+            allow_plain: false,
+            tls: Some(Tls {
+                certificate_file: "shop/tls/host.pem".into(),
+                key_file: "/run/host.key".into(),
+                client_ca_file: Some("shop/tls/ca.pem".into()),
+            }),
+            clients: BTreeMap::from([(
+                "till".to_owned(),
+                ApiClient {
+                    tokens: vec![Value::File("shop/tokens/till".into()), Value::Env("TILL".into())],
+                    certificate_names: vec!["till.shop.example".into()],
+                    scopes: Scopes::default().with(Scope::Commands).with(Scope::Operate),
+                    aggregates: Some(vec!["order".into()]),
+                    projections: Some(vec!["sales".into()]),
+                },
+            )]),
+            name_clients: true,
             body_mib: 2,
+            in_flight_mib: 9,
             connections_max: 4,
             streams_max: 3,
+            header_seconds: 7,
             idle_seconds: 5,
             stall_seconds: 6,
         },
@@ -385,12 +421,65 @@ const REFUSED: &[(&str, &[&str])] = &[
     // The API
     (
         "api = { listen = '0.0.0.0:7310' }",
-        &["1:18: `api.listen` must be a loopback address, found \"0.0.0.0:7310\": the API has no authentication, \
-           so it serves this machine only; use \"127.0.0.1:7310\""],
+        &["1:18: `api.listen` is 0.0.0.0:7310, which other machines reach, so the manifest needs a client in `api.clients` and a \
+           certificate in `api.tls` (or `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback \
+           address \"127.0.0.1:7310\""],
+    ),
+    (
+        "[api]\nlisten = '10.0.0.1:7310'\nallow_plain = true",
+        &["2:10: `api.listen` is 10.0.0.1:7310, which other machines reach, so the manifest needs a client in `api.clients`; or use \
+           the loopback address \"127.0.0.1:7310\""],
+    ),
+    (
+        "[api]\nlisten = '[::]:1'\n[api.clients.a]\ntokens = [{ env = 'A' }]\nscopes = ['read']",
+        &["2:10: `api.listen` is [::]:1, which other machines reach, so the manifest needs a certificate in `api.tls` (or \
+           `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback address \"127.0.0.1:1\""],
     ),
     (
         "api = { listen = '7310' }",
-        &["1:18: `api.listen` must be a loopback address with a port, such as \"127.0.0.1:7310\", found \"7310\""],
+        &["1:18: `api.listen` must be an address with a port, such as \"127.0.0.1:7310\", found \"7310\""],
+    ),
+    (
+        "[api]\nbody_mib = 4\nin_flight_mib = 3\nhosts = ['*', 'http://a']\nname_clients = 1\nprobes_listen = '127.0.0.1:7310'",
+        &[
+            "3:17: `api.in_flight_mib` is less than `body_mib`, which is 4: raise it, or lower that one",
+            "4:15: `api.hosts[1]` must be a name such as \"shop.example\" or \"10.1.2.3:7310\", without a scheme, found \
+             \"http://a\"",
+            "5:16: `api.name_clients` must be true or false, found 1",
+            "6:17: `api.probes_listen` is the address of `listen`: give it another port",
+        ],
+    ),
+    (
+        "[api]\nhosts = ['*']\nname_clients = true",
+        &[
+            "2:9: `api.hosts` allows any name, which needs a client in `api.clients`: otherwise web pages could use the API through \
+             a browser",
+            "3:16: `api.name_clients` needs a client in `api.clients`",
+        ],
+    ),
+    (
+        "[api]\nallow_plain = true\n[api.tls]\ncertificate_file = 'c'\nkey_file = 'k'\n[api.clients.a]\n\
+         certificate_names = ['a.b']\nscopes = ['read']",
+        &[
+            "1:2: `api` recognises the client `a` by its certificate: name those who issue such certificates in \
+             `api.tls.client_ca_file`",
+            "2:15: `api.allow_plain` has no meaning beside `api.tls`: remove one of them",
+        ],
+    ),
+    (
+        "[api.clients.a]\ntokens = ['hush']\nscopes = ['all']\naggregates = []\nprojections = ['../x']\n[api.clients.b]\n\
+         scopes = []\n[api.clients.c]\ntokens = [{ file = 'f' }]\n[api.tls]\nkey_file = 'k'",
+        &[
+            "2:11: `api.clients.a.tokens[0]` must be { file = \"PATH\" } or { env = \"VARIABLE\" }: a token does not belong in the \
+             manifest",
+            "3:11: `api.clients.a.scopes[0]` must be \"read\", \"commands\", \"queries\", \"operate\" or \"admin\", found \"all\"",
+            "4:14: `api.clients.a.aggregates` is empty: write a list of aggregate types such as [\"order\"], or remove the key",
+            "5:16: `api.clients.a.projections[0]` must be 1 to 64 characters of a-z, 0-9 and `-`, found \"../x\"",
+            "6:2: `api.clients.b.tokens` is missing: by what the client is recognised: `tokens` or `certificate_names`",
+            "7:10: `api.clients.b.scopes` is empty: write a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\", or remove the key",
+            "8:2: `api.clients.c.scopes` is missing: a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\"",
+            "10:2: `api.tls.certificate_file` is missing: the path of a PEM file with the certificate and those of its issuers",
+        ],
     ),
     // Kafka
     (

@@ -1,0 +1,248 @@
+//! Who may use the API: its clients, the tokens and certificates by which they are recognised, and the host's own certificate.
+//!
+//! All of it is read from files and environment variables that the manifest names, and is read again when a file changes or
+//! another manifest is applied. A token whose file is gone is valid no more. A certificate that can't be read does not replace
+//! the one before, because without one nobody could connect.
+//!
+//! Nothing here knows HTTP. No error, and no `Debug`, shows a token or a key.
+
+mod client;
+mod tls;
+mod tokens;
+
+pub use client::{Caller, Client, Unrecognised};
+pub use tls::Certificate;
+
+use crate::file_watch::FileIdentity;
+use crate::manifest::{Api, Manifest, Value};
+use crate::supervise::Held as _;
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tls::Identity;
+use tokens::Tokens;
+
+/// The credentials of the API, as they are now.
+pub struct Access {
+    current: ArcSwap<Current>,
+    /// What they are made from. It is held while they are read again.
+    source: Mutex<Source>,
+}
+
+struct Source {
+    settings: Api,
+    /// The files as they were when they were read.
+    read: Vec<(PathBuf, Option<FileIdentity>)>,
+    /// The files as they were at the last look, if they differ. They are read once two looks have found the same.
+    changing: Option<Vec<(PathBuf, Option<FileIdentity>)>>,
+}
+
+/// What requests and connections are checked by.
+struct Current {
+    /// Whether there are clients. Without any, everybody may do everything.
+    has_clients: bool,
+    hosts: Vec<String>,
+    tokens: Tokens,
+    clients: Vec<Arc<Client>>,
+    tls: Option<Identity>,
+    /// What is wrong, in sentences.
+    troubles: Vec<String>,
+}
+
+/// The condition of the credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// What is wrong with them.
+    pub error: Option<String>,
+    /// When the certificate ends, in milliseconds since 1970.
+    pub certificate_ends_ms: Option<u64>,
+}
+
+/// Returns what is wrong with the credentials of a manifest.
+pub fn check(manifest: &Manifest) -> Vec<String> {
+    match Access::open(&manifest.api) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|error| format!("{}: {error}", manifest.path.display())).collect(),
+    }
+}
+
+impl Access {
+    /// Reads the credentials. The errors say what can't be read or does not fit.
+    pub fn open(settings: &Api) -> Result<Self, Vec<String>> {
+        let read = identities(settings);
+        let (mut current, errors) = Current::read(settings, None);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        current.note_certificate();
+        for trouble in &current.troubles {
+            tracing::error!("{trouble}");
+        }
+        let source = Source { settings: settings.clone(), read, changing: None };
+        Ok(Self { current: ArcSwap::from_pointee(current), source: Mutex::new(source) })
+    }
+
+    /// Uses the credentials of other settings, which were checked. This blocks while files are read.
+    pub fn apply(&self, settings: &Api) {
+        let mut source = self.source.held();
+        if source.settings == *settings {
+            return;
+        }
+        source.settings = settings.clone();
+        self.read_again(&mut source);
+    }
+
+    /// Reads the credentials again if a file has changed since. This blocks while files are looked at and read.
+    pub fn refresh(&self) {
+        let mut source = self.source.held();
+        let found = identities(&source.settings);
+        if found == source.read {
+            source.changing = None;
+        } else if source.changing.as_ref() == Some(&found) {
+            self.read_again(&mut source);
+        } else {
+            source.changing = Some(found);
+        }
+        let current = self.current.load();
+        if let Some(identity) = current.tls.as_ref().filter(|_| current.troubles.is_empty())
+            && let Some(trouble) = identity.certificate.trouble(crate::clock::machine_ms())
+        {
+            tracing::error!("{trouble}");
+            self.current.store(Arc::new(Current { troubles: vec![trouble], ..Current::clone(&current) }));
+        }
+    }
+
+    fn read_again(&self, source: &mut Source) {
+        let found = identities(&source.settings);
+        let before = self.current.load();
+        let (mut current, errors) = Current::read(&source.settings, Some(&before));
+        source.read = found;
+        source.changing = None;
+        current.troubles = errors;
+        current.note_certificate();
+        match current.troubles.is_empty() {
+            true => tracing::info!("the tokens and certificates of the API were read again"),
+            false => current.troubles.iter().for_each(|trouble| tracing::error!("{trouble}")),
+        }
+        self.current.store(Arc::new(current));
+    }
+
+    /// Returns what is wrong, and when the certificate ends.
+    pub fn condition(&self) -> Condition {
+        let current = self.current.load();
+        Condition {
+            error: (!current.troubles.is_empty()).then(|| current.troubles.join("; ")),
+            certificate_ends_ms: current.tls.as_ref().map(|identity| identity.certificate.ends_ms),
+        }
+    }
+
+    /// Returns the settings of TLS for a new connection; `None` serves plain HTTP.
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.current.load().tls.as_ref().map(|identity| identity.config.clone())
+    }
+
+    /// Whether a request may have this `host` or `host:port` in its `Host` header.
+    pub fn allows_host(&self, authority: &str) -> bool {
+        is_loopback(authority) || {
+            let current = self.current.load();
+            let is = |host: &String| {
+                host == "*" || host.eq_ignore_ascii_case(authority) || host.eq_ignore_ascii_case(without_port(authority))
+            };
+            current.hosts.iter().any(is)
+        }
+    }
+
+    /// Recognises the sender of a request by the value of its `Authorization` header, or by the certificate of its connection.
+    pub fn recognise(
+        &self,
+        authorization: Option<&[u8]>,
+        certificate: Option<&CertificateDer<'_>>,
+    ) -> Result<Caller, Unrecognised> {
+        let current = self.current.load();
+        if !current.has_clients {
+            return Ok(Caller::Anyone);
+        }
+        let client = match (authorization, certificate) {
+            (Some(authorization), _) => {
+                let token = tokens::bearer(authorization).ok_or(Unrecognised::NotBearer)?;
+                current.tokens.client(token).ok_or(Unrecognised::WrongToken)?
+            }
+            (None, Some(certificate)) => {
+                let is = |client: &&Arc<Client>| client.has_certificate(certificate);
+                current.clients.iter().find(is).ok_or(Unrecognised::UnknownCertificate)?
+            }
+            (None, None) => return Err(Unrecognised::NoCredentials),
+        };
+        Ok(Caller::Client(client.clone()))
+    }
+}
+
+impl Clone for Current {
+    fn clone(&self) -> Self {
+        let Self { has_clients, hosts, tokens, clients, tls, troubles } = self;
+        let (hosts, tokens, clients) = (hosts.clone(), tokens.clone(), clients.clone());
+        Self { has_clients: *has_clients, hosts, tokens, clients, tls: tls.clone(), troubles: troubles.clone() }
+    }
+}
+
+impl Current {
+    /// Reads everything that can be read, and returns an error for everything else. What can't be read of the certificate stays as it
+    /// was before.
+    fn read(settings: &Api, before: Option<&Self>) -> (Self, Vec<String>) {
+        let mut errors = Vec::new();
+        let tls = settings.tls.as_ref().and_then(|tls| {
+            Identity::read(tls).map_err(|error| errors.push(error)).ok().or_else(|| before?.tls.clone())
+        });
+        let mut tokens = Tokens::default();
+        let mut clients = Vec::new();
+        for (name, settings) in &settings.clients {
+            let client = Arc::new(Client::new(name, settings));
+            for (index, place) in settings.tokens.iter().enumerate() {
+                if let Err(cause) = tokens.add(place, &client) {
+                    errors.push(format!("`api.clients.{name}.tokens[{index}]` {cause}"));
+                }
+            }
+            clients.push(client);
+        }
+        let (has_clients, hosts) = (!clients.is_empty(), settings.hosts.clone());
+        (Self { has_clients, hosts, tokens, clients, tls, troubles: Vec::new() }, errors)
+    }
+
+    /// Adds what is wrong with the time of the certificate.
+    fn note_certificate(&mut self) {
+        let now_ms = crate::clock::machine_ms();
+        self.troubles.extend(self.tls.as_ref().and_then(|identity| identity.certificate.trouble(now_ms)));
+    }
+}
+
+/// Returns the files that the credentials are in, as they are now.
+fn identities(settings: &Api) -> Vec<(PathBuf, Option<FileIdentity>)> {
+    let of_tls = settings.tls.iter().flat_map(|tls| {
+        [Some(&tls.certificate_file), Some(&tls.key_file), tls.client_ca_file.as_ref()].into_iter().flatten()
+    });
+    let of_tokens = settings.clients.values().flat_map(|client| &client.tokens).filter_map(|place| match place {
+        Value::File(path) => Some(path),
+        Value::Env(_) | Value::Text(_) => None,
+    });
+    of_tls.chain(of_tokens).map(|file| (file.clone(), FileIdentity::of(file).ok())).collect()
+}
+
+/// Returns whether `host` or `host:port` is this machine, whatever a name server says.
+pub fn is_loopback(authority: &str) -> bool {
+    let host = without_port(authority);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests;

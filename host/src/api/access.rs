@@ -1,0 +1,118 @@
+//! Who sends a request, and whether the sender may do what it asks for.
+//!
+//! [`authenticate`] runs before every route, and notes the sender. [`require`] runs for each route, which says what scope it needs.
+//! A client that is limited to aggregate types or projections is held to them here too, by the names in the path. Handlers that
+//! read or take several types at once, which the path does not name, ask the [`Caller`] themselves.
+
+use super::Server;
+use super::answer::HttpError;
+use super::audit;
+use super::connections::Connection;
+use crate::access::{Access, Caller, Unrecognised};
+use crate::manifest::Scope;
+use axum::RequestPartsExt as _;
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The sender of a request, as far as it is recognised.
+#[derive(Clone)]
+pub(super) struct Sender(pub(super) Result<Caller, Unrecognised>);
+
+/// Notes who sends a request.
+pub(super) async fn authenticate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let connection = request.extensions().get::<Connection>();
+    let certificate = connection.and_then(|connection| connection.certificate.as_deref());
+    let sender = access.recognise(authorization, certificate);
+    request.extensions_mut().insert(Sender(sender));
+    next.run(request).await
+}
+
+/// Lets a request through if its sender has a scope, and may use what its path names. What changes the host is written into the
+/// audit log.
+pub(super) async fn require(State((server, scope)): State<(Server, Scope)>, request: Request, next: Next) -> Response {
+    match checked(&server, scope, request).await {
+        Ok((caller, request)) => {
+            let is_audited = scope >= Scope::Operate && request.method() == Method::POST;
+            match is_audited {
+                true => audit::audited(&server, caller.name(), request, next).await,
+                false => next.run(request).await,
+            }
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+async fn checked(server: &Server, scope: Scope, request: Request) -> Result<(Caller, Request), Response> {
+    let (mut parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
+    let refused = |response: Response, reason: &str| {
+        server.host.traffic().unauthorized.fetch_add(1, Ordering::Relaxed);
+        let peer = peer.map_or_else(String::new, |peer| format!(" of {peer}"));
+        tracing::info!("a request{peer} is refused: {reason}");
+        response
+    };
+    let caller = match parts.extensions.get::<Sender>() {
+        Some(Sender(Ok(caller))) => caller.clone(),
+        Some(Sender(Err(reason))) => return Err(refused(unrecognised(*reason), &reason.to_string())),
+        None => return Err(refused(unrecognised(Unrecognised::NoCredentials), "it was not looked at")),
+    };
+    let name = caller.name().cloned().unwrap_or_else(|| "".into());
+    if !caller.has(scope) {
+        let reason = format!("client {name} lacks the scope `{scope}` (`api.clients.{name}.scopes`)");
+        let challenge = format!("Bearer realm=\"wasmill\", error=\"insufficient_scope\", scope=\"{scope}\"");
+        return Err(refused(forbidden(&reason, &challenge), &reason));
+    }
+    // A name that is not UTF-8 is refused by the handler.
+    if let Ok(params) = parts.extract::<RawPathParams>().await {
+        let find = |wanted: &str| params.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+        let (aggregate, projection) = (find("type"), find("projection"));
+        let reason = match (aggregate, projection) {
+            (Some(aggregate), _) if !caller.may_use_aggregate(aggregate) => {
+                Some(format!("client {name} may not use the aggregate type `{aggregate}` (`api.clients.{name}.aggregates`)"))
+            }
+            (_, Some(projection)) if !caller.may_ask(projection) => {
+                Some(format!("client {name} may not ask the projection `{projection}` (`api.clients.{name}.projections`)"))
+            }
+            // What shows or changes several types at once is not for a client that is limited to some.
+            (None, None) if scope != Scope::Commands && caller.aggregates().is_some() && !is_limited(parts.uri.path()) => {
+                Some(format!(
+                    "client {name} is limited to some aggregate types (`api.clients.{name}.aggregates`), and this concerns all of \
+                     them"
+                ))
+            }
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let challenge = "Bearer realm=\"wasmill\", error=\"insufficient_scope\"";
+            return Err(refused(forbidden(&reason, challenge), &reason));
+        }
+    }
+    parts.extensions.insert(caller.clone());
+    Ok((caller, Request::from_parts(parts, body)))
+}
+
+/// Whether the handler of a path limits what it shows to what its caller may read.
+fn is_limited(path: &str) -> bool {
+    matches!(path, "/v1/events" | "/v1/openapi.json")
+}
+
+/// Refuses a request whose sender is not recognised (RFC 6750, section 3).
+fn unrecognised(reason: Unrecognised) -> Response {
+    let challenge = match reason {
+        Unrecognised::WrongToken => "Bearer realm=\"wasmill\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"wasmill\"",
+    };
+    let refusal = HttpError::new(StatusCode::UNAUTHORIZED, reason.to_string());
+    ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response()
+}
+
+fn forbidden(reason: &str, challenge: &str) -> Response {
+    let refusal = HttpError::new(StatusCode::FORBIDDEN, reason);
+    let challenge = HeaderValue::from_str(challenge).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+    ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response()
+}

@@ -1,0 +1,152 @@
+//! The heads of the requests of a connection: whether one is being sent, and for how long it may be.
+//!
+//! A client may leave a connection open between two requests for a long time, but once a request has begun, its head must come
+//! soon. Otherwise clients that send a byte now and then would hold connections for ever.
+
+use axum::body::{Body, HttpBody};
+use hyper::body::{Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// What the reader of a connection's bytes and the service of its requests know of each other.
+#[derive(Default)]
+pub(super) struct Heads {
+    /// The number of requests that the service has taken, and that it has answered completely.
+    taken: AtomicU64,
+    answered: AtomicU64,
+    /// Whether requests are read at all. Bytes of a TLS handshake belong to none.
+    reads: AtomicBool,
+    /// Whether a head took too long.
+    is_late: AtomicBool,
+}
+
+impl Heads {
+    /// Requests are read from now on.
+    pub(super) fn begin(&self) {
+        self.reads.store(true, Ordering::Release);
+    }
+
+    /// Whether a head took too long.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Acquire)
+    }
+
+    /// Notes that the head of a request is complete. Its answer is complete when the returned value is dropped.
+    pub(super) fn take(self: &Arc<Self>) -> Taken {
+        self.taken.fetch_add(1, Ordering::AcqRel);
+        Taken(self.clone())
+    }
+}
+
+/// A request whose answer is not complete.
+pub(super) struct Taken(Arc<Heads>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The body of an answer, which is complete when it is dropped.
+pub(super) struct Answering {
+    body: Body,
+    _request: Taken,
+}
+
+impl Answering {
+    pub(super) fn new(body: Body, request: Taken) -> Self {
+        Self { body, _request: request }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = axum::body::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The time for a head, as the reader of the bytes keeps it.
+pub(super) struct HeadTime {
+    heads: Arc<Heads>,
+    time_max: Duration,
+    /// The deadline of the head that is being sent, and the number of requests that were taken when it began.
+    deadline: Option<(Pin<Box<Sleep>>, u64)>,
+}
+
+impl HeadTime {
+    pub(super) fn new(heads: Arc<Heads>, time_max: Duration) -> Self {
+        Self { heads, time_max, deadline: None }
+    }
+
+    /// Notes that bytes have come.
+    pub(super) fn came(&mut self) {
+        let taken = self.heads.taken.load(Ordering::Acquire);
+        let is_head = self.heads.reads.load(Ordering::Acquire) && taken == self.heads.answered.load(Ordering::Acquire);
+        match &self.deadline {
+            Some((_, begun)) if *begun == taken => {}
+            _ => self.deadline = is_head.then(|| (Box::pin(tokio::time::sleep(self.time_max)), taken)),
+        }
+    }
+
+    /// Returns whether the head that is being sent takes too long. Otherwise the task is woken when it does.
+    pub(super) fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((deadline, begun)) = &mut self.deadline else { return false };
+        if *begun != self.heads.taken.load(Ordering::Acquire) {
+            self.deadline = None;
+            return false;
+        }
+        let is_late = deadline.as_mut().poll(cx).is_ready();
+        if is_late {
+            self.heads.is_late.store(true, Ordering::Release);
+        }
+        is_late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    async fn is_late_after(time: &mut HeadTime, ms: u64) -> bool {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        poll_fn(|cx| Poll::Ready(time.is_late(cx))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_head_that_has_begun_has_little_time() {
+        let heads = Arc::new(Heads::default());
+        let mut time = HeadTime::new(heads.clone(), Duration::from_millis(100));
+        time.came();
+        assert!(!is_late_after(&mut time, 1_000).await, "a handshake is no head");
+        heads.begin();
+        assert!(!is_late_after(&mut time, 1_000).await, "nothing has begun");
+        time.came();
+        assert!(!is_late_after(&mut time, 90).await);
+        let request = heads.take();
+        time.came();
+        assert!(!is_late_after(&mut time, 1_000).await, "a body has its own time");
+        drop(request);
+        assert!(!is_late_after(&mut time, 1_000).await, "a connection may wait for its next request");
+        time.came();
+        assert!(!is_late_after(&mut time, 60).await);
+        time.came();
+        assert!(is_late_after(&mut time, 60).await, "more bytes do not give more time");
+        assert!(heads.is_late());
+    }
+}
