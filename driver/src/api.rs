@@ -47,7 +47,8 @@ impl Client {
     }
 
     fn over_tls(wait: Duration, tls: TlsConfigBuilder) -> Self {
-        let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false).tls_config(tls.build());
+        let config =
+            Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false).tls_config(tls.build());
         Self { agent: config.proxy(None).build().into(), authorization: None }
     }
 

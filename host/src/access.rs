@@ -88,10 +88,11 @@ impl Access {
     /// Uses the credentials of other settings, which were checked. This blocks while files are read.
     pub fn apply(&self, settings: &Api) {
         let mut source = self.source.held();
-        if source.settings == *settings {
+        let settings = source.settings.with_access_of(settings);
+        if source.settings == settings {
             return;
         }
-        source.settings = settings.clone();
+        source.settings = settings;
         self.read_again(&mut source);
     }
 
@@ -149,7 +150,9 @@ impl Access {
         is_loopback(authority) || {
             let current = self.current.load();
             let is = |host: &String| {
-                host == "*" || host.eq_ignore_ascii_case(authority) || host.eq_ignore_ascii_case(without_port(authority))
+                host == "*"
+                    || host.eq_ignore_ascii_case(authority)
+                    || host.eq_ignore_ascii_case(without_port(authority))
             };
             current.hosts.iter().any(is)
         }

@@ -36,6 +36,7 @@ pub use starting::serve_starting;
 use crate::access::Access;
 use crate::host::Host;
 use crate::manifest;
+use crate::supervise::Held as _;
 use answer::HttpError;
 use audit::AuditLog;
 use axum::Router;
@@ -44,7 +45,6 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use connections::Connections;
-use crate::supervise::Held as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,7 +166,9 @@ pub async fn serve(
 /// Refuses a listener that other machines reach if its settings do not allow that.
 fn refuse_exposed(listener: &TcpListener, settings: &manifest::Api) -> io::Result<()> {
     let settings = manifest::Api { listen: listener.local_addr()?, ..settings.clone() };
-    settings.refuse_exposed().map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, format!("`api.listen` {cause}")))
+    settings
+        .refuse_exposed()
+        .map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, format!("`api.listen` {cause}")))
 }
 
 /// Returns the settings of the listener for probes. Few programs need it.

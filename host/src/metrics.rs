@@ -184,8 +184,16 @@ fn api(status: &Status) -> Vec<Family> {
     let closed = closed.map(|(cause, count)| (label("cause", cause), counter(count)));
     let ends = api.certificate_ends_ms.map(|ms| (vec![], gauge(ms / 1000)));
     vec![
-        plain("api_unauthorized", "Requests whose sender was not recognised, or may not do what it asked for", [(vec![], counter(api.unauthorized))]),
-        plain("api_failed_handshakes", "Connections that could not be secured by TLS", [(vec![], counter(api.handshakes_failed))]),
+        plain(
+            "api_unauthorized",
+            "Requests whose sender was not recognised, or may not do what it asked for",
+            [(vec![], counter(api.unauthorized))],
+        ),
+        plain(
+            "api_failed_handshakes",
+            "Connections that could not be secured by TLS",
+            [(vec![], counter(api.handshakes_failed))],
+        ),
         plain("api_certificate_end_timestamp", "When the certificate of the API ends, in seconds since 1970", ends),
         plain("api_connections", "Open connections of the API", [(vec![], gauge(api.connections))]),
         plain("api_streams", "Open event streams of the API", [(vec![], gauge(api.streams))]),

@@ -20,7 +20,9 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("make a key")).expect("sign a certificate"))
+        Self(
+            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("make a key")).expect("sign a certificate"),
+        )
     }
 
     /// Returns the certificate of the authority.
@@ -38,7 +40,8 @@ impl Authority {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect("names");
         if let Some(year) = year {
-            (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(year, 1, 1));
+            (params.not_before, params.not_after) =
+                (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(year, 1, 1));
         }
         let key = KeyPair::generate().expect("make a key");
         let certificate = params.signed_by(&key, &self.0).expect("sign a certificate");

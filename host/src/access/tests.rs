@@ -93,7 +93,9 @@ fn a_client_may_do_what_its_scopes_and_limits_say() {
     let (till, boss) = (caller(TILL), caller("boss-token-0123456789"));
     assert!(till.has(Scope::Commands) && !till.has(Scope::Read) && !till.has(Scope::Admin));
     assert!(till.may_use_aggregate("order") && !till.may_use_aggregate("orders") && till.may_ask("sales"));
-    assert!(boss.has(Scope::Read) && boss.has(Scope::Operate) && !boss.has(Scope::Commands) && boss.may_use_aggregate("x"));
+    assert!(
+        boss.has(Scope::Read) && boss.has(Scope::Operate) && !boss.has(Scope::Commands) && boss.may_use_aggregate("x")
+    );
 }
 
 #[test]
@@ -106,7 +108,8 @@ fn tokens_that_are_none_are_named_and_not_shown() {
         ("boss-token-0123456789", "is also a token of the client boss"),
     ] {
         let folder = Folder::new();
-        [("new", token), ("old", OTHER), ("boss", "boss-token-0123456789")].map(|(file, token)| folder.write(file, token));
+        [("new", token), ("old", OTHER), ("boss", "boss-token-0123456789")]
+            .map(|(file, token)| folder.write(file, token));
         let errors = Access::open(&folder.settings(CLIENTS)).err().unwrap();
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains("`api.clients.till.tokens[0]`") && errors[0].contains(words), "{errors:?}");
@@ -182,7 +185,8 @@ fn a_client_is_recognised_by_a_name_of_its_certificate() {
         "{TLS}client_ca_file = 'ca.pem'\n[api.clients.till]\ncertificate_names = ['till.shop.example']\nscopes = ['read']\n"
     );
     let access = Access::open(&folder.settings(&text)).unwrap();
-    let name = |certificate| access.recognise(None, Some(&certificate)).map(|caller| caller.name().unwrap().to_string());
+    let name =
+        |certificate| access.recognise(None, Some(&certificate)).map(|caller| caller.name().unwrap().to_string());
     assert_eq!(name(of("till.shop.example")), Ok("till".to_owned()));
     assert_eq!(name(of("TILL.shop.example")), Ok("till".to_owned()));
     assert_eq!(name(of("stall.shop.example")), Err(Unrecognised::UnknownCertificate));
@@ -192,7 +196,8 @@ fn a_client_is_recognised_by_a_name_of_its_certificate() {
 
 #[test]
 fn only_names_of_the_host_are_let_in() {
-    let access = Access::open(&Api { hosts: vec!["shop.example".into(), "proxy:8443".into()], ..Api::default() }).unwrap();
+    let access =
+        Access::open(&Api { hosts: vec!["shop.example".into(), "proxy:8443".into()], ..Api::default() }).unwrap();
     for host in ["127.0.0.1:7310", "localhost", "[::1]:7310", "shop.example", "SHOP.example:443", "proxy:8443"] {
         assert!(access.allows_host(host), "{host}");
     }

@@ -37,8 +37,9 @@ impl Identity {
     pub(super) fn read(tls: &Tls) -> Result<Self, String> {
         let chain = certificates("certificate_file", &tls.certificate_file)?;
         let certificate = Certificate::of(&tls.certificate_file, &chain[0])?;
-        let wrong =
-            |cause: &dyn Display| unreadable("key_file", &tls.key_file, cause, "it must be a PEM file with a key that has no password");
+        let wrong = |cause: &dyn Display| {
+            unreadable("key_file", &tls.key_file, cause, "it must be a PEM file with a key that has no password")
+        };
         crate::paths::require_file(&tls.key_file).map_err(|cause| wrong(&cause))?;
         let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|cause| wrong(&cause))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -49,12 +50,15 @@ impl Identity {
             Some(file) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates("client_ca_file", file)? {
-                    let wrong = |cause| unreadable("client_ca_file", file, &cause, "it must have certificates of issuers");
+                    let wrong =
+                        |cause| unreadable("client_ca_file", file, &cause, "it must have certificates of issuers");
                     roots.add(certificate).map_err(wrong)?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
                 let verifier = verifier.build();
-                builder.with_client_cert_verifier(verifier.map_err(|cause| format!("`api.tls.client_ca_file`: {cause}"))?)
+                builder
+                    .with_client_cert_verifier(verifier.map_err(|cause| format!("`api.tls.client_ca_file`: {cause}"))?)
             }
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|cause| match cause {
@@ -85,10 +89,16 @@ impl Certificate {
 
     /// Returns what is wrong with its time.
     pub(super) fn trouble(&self, now_ms: u64) -> Option<String> {
-        let at = |ms: u64| Timestamp::from_millisecond(ms.try_into().unwrap_or(i64::MAX)).map_or_else(|_| ms.to_string(), |at| at.to_string());
+        let at = |ms: u64| {
+            Timestamp::from_millisecond(ms.try_into().unwrap_or(i64::MAX))
+                .map_or_else(|_| ms.to_string(), |at| at.to_string())
+        };
         let (place, remedy) = (&self.place, "put a newer one into the file, and the host uses it at once");
         if now_ms < self.begins_ms {
-            return Some(format!("{place} is not valid before {}: check the machine's clock, or {remedy}", at(self.begins_ms)));
+            return Some(format!(
+                "{place} is not valid before {}: check the machine's clock, or {remedy}",
+                at(self.begins_ms)
+            ));
         }
         if now_ms >= self.ends_ms {
             return Some(format!("{place} expired at {}, so clients refuse it: {remedy}", at(self.ends_ms)));

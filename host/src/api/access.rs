@@ -72,14 +72,16 @@ async fn checked(server: &Server, scope: Scope, request: Request) -> Result<(Cal
         let find = |wanted: &str| params.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
         let (aggregate, projection) = (find("type"), find("projection"));
         let reason = match (aggregate, projection) {
-            (Some(aggregate), _) if !caller.may_use_aggregate(aggregate) => {
-                Some(format!("client {name} may not use the aggregate type `{aggregate}` (`api.clients.{name}.aggregates`)"))
-            }
-            (_, Some(projection)) if !caller.may_ask(projection) => {
-                Some(format!("client {name} may not ask the projection `{projection}` (`api.clients.{name}.projections`)"))
-            }
+            (Some(aggregate), _) if !caller.may_use_aggregate(aggregate) => Some(format!(
+                "client {name} may not use the aggregate type `{aggregate}` (`api.clients.{name}.aggregates`)"
+            )),
+            (_, Some(projection)) if !caller.may_ask(projection) => Some(format!(
+                "client {name} may not ask the projection `{projection}` (`api.clients.{name}.projections`)"
+            )),
             // What shows or changes several types at once is not for a client that is limited to some.
-            (None, None) if scope != Scope::Commands && caller.aggregates().is_some() && !is_limited(parts.uri.path()) => {
+            (None, None)
+                if scope != Scope::Commands && caller.aggregates().is_some() && !is_limited(parts.uri.path()) =>
+            {
                 Some(format!(
                     "client {name} is limited to some aggregate types (`api.clients.{name}.aggregates`), and this concerns all of \
                      them"

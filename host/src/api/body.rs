@@ -4,6 +4,7 @@
 //! long is first read up to a limit and discarded.
 
 use super::Server;
+use super::access::Sender;
 use super::answer::HttpError;
 use crate::supervise::Held as _;
 use axum::body::Bytes;
@@ -93,6 +94,10 @@ fn room(server: &Server, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError
 /// body of a refused request is discarded first, so that the sender reads the answer.
 pub(super) async fn limited(State(server): State<Server>, mut request: Request, next: Next) -> Response {
     let max = server.settings.body_mib << 20;
+    // Nobody waits for a body of somebody who is refused anyway.
+    if !matches!(request.extensions().get(), Some(Sender(Ok(_)))) {
+        return next.run(request).await;
+    }
     let refusal = match length(&request) {
         Some(0) => return next.run(request).await,
         // Such a body is not whole in memory at any time.

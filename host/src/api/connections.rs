@@ -1,8 +1,8 @@
 //! The connections of the API: their number, their encryption, and their end.
 //!
 //! A connection costs a descriptor and memory, so their number is limited. A connection is closed if its client sends
-//! no request, or does not read its answer, for too long. Beyond the limit there is room for probes only, so a host
-//! that is full can still say so.
+//! no request, or does not read its answer, for too long. At the limit, a new connection takes the place of the one that
+//! has been idle for the longest time. If none is idle, there is room for probes only, so a host that is full can still say so.
 
 use super::answer::HttpError;
 use super::heads::{Answering, Heads};
@@ -10,6 +10,7 @@ use super::stall::Patient;
 use crate::access::Access;
 use crate::host::{Counted, Traffic};
 use crate::manifest;
+use crate::supervise::Held as _;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -23,12 +24,13 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,6 +46,12 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
 /// The pause after the system could not accept a connection. It has no free descriptors, so an immediate retry would
 /// fail.
 const NO_CONNECTION_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection must have been idle before it makes room for another one.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// How often a connection that finds no room looks for one that has become idle.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// The paths that are served beyond the limit.
 const PROBES: [&str; 3] = ["/v1/live", "/v1/ready", "/metrics"];
@@ -81,6 +89,9 @@ pub(super) struct Connections {
     /// The router of the probes.
     probes: Router,
     open: GracefulShutdown,
+    /// The connections that are open, by the order in which they were accepted.
+    idle: Arc<Mutex<BTreeMap<u64, Arc<Heads>>>>,
+    accepted: AtomicU64,
 }
 
 /// The place of a connection.
@@ -90,8 +101,25 @@ struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A connection among those that are open.
+struct Listed {
+    number: u64,
+    among: Arc<Mutex<BTreeMap<u64, Arc<Heads>>>>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.among.held().remove(&self.number);
+    }
+}
+
 impl Connections {
-    pub(super) fn new(settings: manifest::Api, access: Option<Arc<Access>>, traffic: Arc<Traffic>, all: Router) -> Self {
+    pub(super) fn new(
+        settings: manifest::Api,
+        access: Option<Arc<Access>>,
+        traffic: Arc<Traffic>,
+        all: Router,
+    ) -> Self {
         let max = settings.connections_max;
         let counted = traffic.clone();
         let probes = all.clone().layer(from_fn(move |request: Request, next: Next| {
@@ -107,6 +135,8 @@ impl Connections {
             all,
             probes,
             open: GracefulShutdown::new(),
+            idle: Arc::default(),
+            accepted: AtomicU64::new(0),
         }
     }
 
@@ -144,23 +174,40 @@ impl Connections {
     }
 
     async fn place(&self) -> Place {
-        if let Ok(permit) = self.room.clone().try_acquire_owned() {
-            return Place { is_reserve: false, _permit: permit };
-        }
-        let max = self.settings.connections_max;
-        tracing::warn!(
-            "{max} connections are open, as many as api.connections_max allows: only probes are served beyond them"
-        );
         let closed = "no semaphore of the API is closed";
-        tokio::select! {
-            biased;
-            permit = self.room.clone().acquire_owned(), if self.reserve.available_permits() == 0 => {
-                Place { is_reserve: false, _permit: permit.expect(closed) }
+        let mut is_told = false;
+        loop {
+            if let Ok(permit) = self.room.clone().try_acquire_owned() {
+                return Place { is_reserve: false, _permit: permit };
             }
-            permit = self.reserve.clone().acquire_owned() => {
-                Place { is_reserve: true, _permit: permit.expect(closed) }
+            let is_leaving = self.has_one_leave();
+            if !is_leaving && !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(
+                    "{} connections are open, as many as api.connections_max allows, and none is idle: only probes are served \
+                     beyond them",
+                    self.settings.connections_max
+                );
+            }
+            tokio::select! {
+                biased;
+                permit = self.room.clone().acquire_owned(), if is_leaving || self.reserve.available_permits() == 0 => {
+                    return Place { is_reserve: false, _permit: permit.expect(closed) };
+                }
+                permit = self.reserve.clone().acquire_owned(), if !is_leaving => {
+                    return Place { is_reserve: true, _permit: permit.expect(closed) };
+                }
+                () = tokio::time::sleep(ROOM_LOOK) => {}
             }
         }
+    }
+
+    /// Has the connection leave that has been idle for the longest time, if it has been for long enough. Returns whether there is one.
+    fn has_one_leave(&self) -> bool {
+        let open = self.idle.held();
+        let idle = open.values().filter_map(|heads| Some((heads.idle().filter(|idle| *idle >= IDLE_MIN)?, heads)));
+        let longest = idle.max_by_key(|(idle, _)| *idle);
+        longest.iter().for_each(|(_, heads)| heads.ask_to_leave());
+        longest.is_some()
     }
 
     fn connected(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
@@ -173,7 +220,12 @@ impl Connections {
         };
         let stall = Duration::from_secs(self.settings.stall_seconds);
         let head = Duration::from_secs(self.settings.header_seconds).min(idle);
-        let heads = Arc::new(Heads::default());
+        let heads = Heads::accepted();
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let listed = Listed { number, among: self.idle.clone() };
+        if !place.is_reserve {
+            self.idle.held().insert(number, heads.clone());
+        }
         let (stream, stalled) = Patient::new(stream, stall, heads.clone(), head);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(idle).keep_alive(!place.is_reserve);
@@ -192,11 +244,14 @@ impl Connections {
             let heads = served.heads.clone();
             let served = served.serve(stream);
             let served = match place.is_reserve {
-                false => served.await,
+                false => tokio::select! {
+                    served = served => served,
+                    () = heads.asked_to_leave() => Err(Failed::MadeRoom),
+                },
                 // After this time it is closed in any case, to make room for the next probe.
                 true => tokio::time::timeout(PROBE_TIME_MAX, served).await.unwrap_or(Ok(())),
             };
-            drop(place);
+            drop((listed, place));
             ended(&traffic, peer, served, (&stalled, stall), (&heads, head), idle);
         });
     }
@@ -230,6 +285,12 @@ fn ended(
             tracing::debug!("a client at {peer} sent no request for {idle:?}: its connection is closed");
         }
         Err(Failed::Http(cause)) => tracing::debug!("the connection of a client at {peer} failed: {cause}"),
+        Err(Failed::MadeRoom) => {
+            traffic.idle.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(
+                "a client at {peer} sent no request, and another connection took its place (api.connections_max)"
+            );
+        }
         Err(Failed::Handshake(cause)) => {
             traffic.handshakes_failed.fetch_add(1, Ordering::Relaxed);
             tracing::info!("the connection of a client at {peer} was not secured: {cause}");
@@ -240,6 +301,8 @@ fn ended(
 
 /// Why a connection has failed.
 enum Failed {
+    /// It was idle, and another connection took its place.
+    MadeRoom,
     Handshake(String),
     Http(hyper::Error),
 }
@@ -263,7 +326,10 @@ impl Served {
             Some(config) => {
                 let shaken = tokio::time::timeout(self.head, secured(stream, config)).await;
                 let Some(stream) = shaken.unwrap_or_else(|_| {
-                    Err(Failed::Handshake(format!("the handshake took longer than {:?} (api.header_seconds)", self.head)))
+                    Err(Failed::Handshake(format!(
+                        "the handshake took longer than {:?} (api.header_seconds)",
+                        self.head
+                    )))
                 })?
                 else {
                     return Ok(());

@@ -6,10 +6,11 @@
 use axum::body::{Body, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 /// What the reader of a connection's bytes and the service of its requests know of each other.
@@ -22,12 +23,51 @@ pub(super) struct Heads {
     reads: AtomicBool,
     /// Whether a head took too long.
     is_late: AtomicBool,
+    /// Whether bytes have come that belong to no complete head, or to a handshake.
+    has_begun: AtomicBool,
+    /// When the last answer was complete, in milliseconds since the connection was accepted.
+    answered_ms: AtomicU64,
+    accepted: OnceLock<Instant>,
+    /// Tells the connection to make room for another one.
+    leave: Notify,
 }
 
 impl Heads {
+    /// Notes that the connection is accepted.
+    pub(super) fn accepted() -> Arc<Self> {
+        let heads = Self::default();
+        heads.accepted.get_or_init(Instant::now);
+        Arc::new(heads)
+    }
+
     /// Requests are read from now on.
     pub(super) fn begin(&self) {
+        self.has_begun.store(false, Ordering::Release);
         self.reads.store(true, Ordering::Release);
+    }
+
+    /// Returns for how long the client has sent nothing and waited for nothing. `None` if it does either.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let is_busy = self.taken.load(Ordering::Acquire) != self.answered.load(Ordering::Acquire);
+        if is_busy || self.has_begun.load(Ordering::Acquire) {
+            return None;
+        }
+        let since = Duration::from_millis(self.answered_ms.load(Ordering::Acquire));
+        Some(self.age().saturating_sub(since))
+    }
+
+    fn age(&self) -> Duration {
+        self.accepted.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Has the connection end, to make room for another one.
+    pub(super) fn ask_to_leave(&self) {
+        self.leave.notify_one();
+    }
+
+    /// Waits until the connection is to make room.
+    pub(super) async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Whether a head took too long.
@@ -38,6 +78,7 @@ impl Heads {
     /// Notes that the head of a request is complete. Its answer is complete when the returned value is dropped.
     pub(super) fn take(self: &Arc<Self>) -> Taken {
         self.taken.fetch_add(1, Ordering::AcqRel);
+        self.has_begun.store(false, Ordering::Release);
         Taken(self.clone())
     }
 }
@@ -47,6 +88,7 @@ pub(super) struct Taken(Arc<Heads>);
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        self.0.answered_ms.store(self.0.age().as_millis() as u64, Ordering::Release);
         self.0.answered.fetch_add(1, Ordering::AcqRel);
     }
 }
@@ -67,7 +109,10 @@ impl HttpBody for Answering {
     type Data = axum::body::Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -96,6 +141,9 @@ impl HeadTime {
     /// Notes that bytes have come.
     pub(super) fn came(&mut self) {
         let taken = self.heads.taken.load(Ordering::Acquire);
+        if taken == self.heads.answered.load(Ordering::Acquire) {
+            self.heads.has_begun.store(true, Ordering::Release);
+        }
         let is_head = self.heads.reads.load(Ordering::Acquire) && taken == self.heads.answered.load(Ordering::Acquire);
         match &self.deadline {
             Some((_, begun)) if *begun == taken => {}
@@ -122,6 +170,24 @@ impl HeadTime {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+
+    #[test]
+    fn a_connection_is_idle_between_two_requests() {
+        let heads = Heads::accepted();
+        let mut time = HeadTime::new(heads.clone(), Duration::from_secs(1));
+        assert!(heads.idle().is_some(), "it is silent");
+        heads.has_begun.store(true, Ordering::Release);
+        assert!(heads.idle().is_none(), "a handshake has begun");
+        heads.begin();
+        assert!(heads.idle().is_some());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { time.came() });
+        assert!(heads.idle().is_none(), "a head has begun");
+        let request = heads.take();
+        assert!(heads.idle().is_none(), "a request is being answered");
+        drop(request);
+        assert!(heads.idle().is_some());
+    }
 
     async fn is_late_after(time: &mut HeadTime, ms: u64) -> bool {
         tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -37,7 +37,8 @@ pub async fn serve_starting(
     let (end, ending) = watch::channel(false);
     let traffic = Arc::<Traffic>::default();
     let probes = listeners.probes.map(|listener| {
-        let connections = Connections::new(of_probes(&settings), None, traffic.clone(), routes().with_state(startup.clone()));
+        let connections =
+            Connections::new(of_probes(&settings), None, traffic.clone(), routes().with_state(startup.clone()));
         connections.serve(listener, ending.clone())
     });
     let guarded = routes().layer(from_fn_with_state(access.clone(), guard::guard)).with_state(startup);
@@ -61,10 +62,7 @@ pub async fn serve_starting(
 }
 
 fn routes() -> Router<Startup> {
-    Router::new()
-        .route("/v1/live", get(operations::live))
-        .route("/v1/ready", get(ready))
-        .fallback(not_yet)
+    Router::new().route("/v1/live", get(operations::live)).route("/v1/ready", get(ready)).fallback(not_yet)
 }
 
 async fn ready(State(startup): State<Startup>) -> Response {

@@ -183,7 +183,8 @@ fn insecure(url: &str, cause: &str) -> String {
 
 /// Returns the value of the `Authorization` header with the token in a file.
 fn authorization(file: &Path) -> Result<String, CommandFailure> {
-    let token = secret::from_file(file).map_err(|cause| CommandFailure::usage(format!("the token of --token-file {cause}")))?;
+    let token =
+        secret::from_file(file).map_err(|cause| CommandFailure::usage(format!("the token of --token-file {cause}")))?;
     match token.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(format!("Bearer {token}")),
         false => Err(CommandFailure::usage(format!("{} of --token-file has more than a token", file.display()))),
@@ -198,7 +199,10 @@ fn tls(ca: Option<&Path>) -> Result<TlsConfig, CommandFailure> {
     }
     if let Some(file) = ca {
         let unreadable = |cause: String| {
-            CommandFailure::usage(format!("{} of --ca can't be read: {cause}; it must be a PEM file with certificates", file.display()))
+            CommandFailure::usage(format!(
+                "{} of --ca can't be read: {cause}; it must be a PEM file with certificates",
+                file.display()
+            ))
         };
         crate::paths::require_file(file).map_err(|cause| unreadable(cause.to_string()))?;
         let before = roots.len();

@@ -130,7 +130,8 @@ async fn start(
 ) -> Result<Arc<Host>, CommandFailure> {
     let startup = Startup::default();
     let (started, is_started) = oneshot::channel::<()>();
-    let listeners = Listeners { all: again(&listeners.all)?, probes: listeners.probes.as_ref().map(again).transpose()? };
+    let listeners =
+        Listeners { all: again(&listeners.all)?, probes: listeners.probes.as_ref().map(again).transpose()? };
     let settings = manifest.api.clone();
     let meanwhile = tokio::spawn(api::serve_starting(listeners, settings, access.clone(), startup.clone(), async {
         // A dropped sender also means that the start is over.
@@ -161,7 +162,8 @@ fn again(listener: &TcpListener) -> Result<TcpListener, CommandFailure> {
 /// Reads the tokens and certificates before anything is started.
 fn access(manifest: &Manifest) -> Result<Arc<Access>, CommandFailure> {
     let opened = Access::open(&manifest.api);
-    let failed = |errors: Vec<String>| CommandFailure::failed(format!("{}: {}", manifest.path.display(), errors.join("\n")));
+    let failed =
+        |errors: Vec<String>| CommandFailure::failed(format!("{}: {}", manifest.path.display(), errors.join("\n")));
     let access = opened.map_err(failed)?;
     if !manifest.api.listen.ip().is_loopback() && manifest.api.tls.is_none() {
         tracing::warn!(

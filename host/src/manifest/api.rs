@@ -185,7 +185,9 @@ mod tests {
 
     #[test]
     fn a_scope_includes_the_weaker_ones_and_no_others() {
-        let of = |scope| Scope::ALL.into_iter().filter(|(_, one)| Scopes::default().with(scope).has(*one)).map(|(name, _)| name);
+        let of = |scope| {
+            Scope::ALL.into_iter().filter(|(_, one)| Scopes::default().with(scope).has(*one)).map(|(name, _)| name)
+        };
         assert_eq!(of(Scope::Read).collect::<Vec<_>>(), ["read"]);
         assert_eq!(of(Scope::Commands).collect::<Vec<_>>(), ["commands"]);
         assert_eq!(of(Scope::Queries).collect::<Vec<_>>(), ["queries"]);

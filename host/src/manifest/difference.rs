@@ -93,7 +93,8 @@ impl Manifest {
 /// Whether a key of the API is applied while the host runs. The whole section of the certificate is not: the URL of the host depends
 /// on it.
 fn is_applied_at_once(key: &str) -> bool {
-    ["api.hosts", "api.clients", "api.name_clients"].iter().any(|applied| key.starts_with(applied)) || key.starts_with("api.tls.")
+    ["api.hosts", "api.clients", "api.name_clients"].iter().any(|applied| key.starts_with(applied))
+        || key.starts_with("api.tls.")
 }
 
 /// Adds the differences of two tables at a path.
@@ -124,7 +125,8 @@ fn compare(older: &Table, newer: &Table, path: &str, found: &mut Vec<KeyChange>)
 
 /// Whether the keys at this path are names, each with a section of its own.
 fn is_group(path: &str) -> bool {
-    ["plugins", "sources", "sinks", "schedules", "subscriptions", "projections", "kafka.topics", "api.clients"].contains(&path)
+    ["plugins", "sources", "sinks", "schedules", "subscriptions", "projections", "kafka.topics", "api.clients"]
+        .contains(&path)
 }
 
 /// Returns a key as TOML writes it.

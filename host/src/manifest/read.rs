@@ -11,8 +11,8 @@ mod source;
 
 use super::section::{Document, Entry, Section, nearest};
 use super::*;
-pub(super) use api::listen;
 use crate::names::{self, Rule};
+pub(super) use api::listen;
 use place::{refuse_wrong_was, start, was};
 use property::properties;
 #[cfg(test)]

@@ -421,19 +421,25 @@ const REFUSED: &[(&str, &[&str])] = &[
     // The API
     (
         "api = { listen = '0.0.0.0:7310' }",
-        &["1:18: `api.listen` is 0.0.0.0:7310, which other machines reach, so the manifest needs a client in `api.clients` and a \
+        &[
+            "1:18: `api.listen` is 0.0.0.0:7310, which other machines reach, so the manifest needs a client in `api.clients` and a \
            certificate in `api.tls` (or `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback \
-           address \"127.0.0.1:7310\""],
+           address \"127.0.0.1:7310\"",
+        ],
     ),
     (
         "[api]\nlisten = '10.0.0.1:7310'\nallow_plain = true",
-        &["2:10: `api.listen` is 10.0.0.1:7310, which other machines reach, so the manifest needs a client in `api.clients`; or use \
-           the loopback address \"127.0.0.1:7310\""],
+        &[
+            "2:10: `api.listen` is 10.0.0.1:7310, which other machines reach, so the manifest needs a client in `api.clients`; or use \
+           the loopback address \"127.0.0.1:7310\"",
+        ],
     ),
     (
         "[api]\nlisten = '[::]:1'\n[api.clients.a]\ntokens = [{ env = 'A' }]\nscopes = ['read']",
-        &["2:10: `api.listen` is [::]:1, which other machines reach, so the manifest needs a certificate in `api.tls` (or \
-           `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback address \"127.0.0.1:1\""],
+        &[
+            "2:10: `api.listen` is [::]:1, which other machines reach, so the manifest needs a certificate in `api.tls` (or \
+           `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback address \"127.0.0.1:1\"",
+        ],
     ),
     (
         "api = { listen = '7310' }",

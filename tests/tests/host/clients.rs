@@ -88,8 +88,7 @@ const REQUESTS: [(&str, &str, &str); 32] = [
 ];
 
 fn includes(scope: &str, needed: &str) -> bool {
-    scope == needed
-        || matches!((scope, needed), ("operate", "read") | ("admin", "read") | ("admin", "operate"))
+    scope == needed || matches!((scope, needed), ("operate", "read") | ("admin", "read") | ("admin", "operate"))
 }
 
 #[test]
@@ -157,7 +156,8 @@ fn a_token_is_rotated_while_the_host_runs() {
     assert!(is_let_in(&token("admin")));
     // A second token is added to the manifest, and valid beside the first.
     setting.write("tokens/admin-2", token("newer"));
-    let both = manifest().replace("[{ file = 'tokens/admin' }]", "[{ file = 'tokens/admin' }, { file = 'tokens/admin-2' }]");
+    let both =
+        manifest().replace("[{ file = 'tokens/admin' }]", "[{ file = 'tokens/admin' }, { file = 'tokens/admin-2' }]");
     setting.manifest(&both);
     let answer = asked(&host, Some(&token("admin")), "POST", "/v1/manifest/reload");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -208,12 +208,14 @@ fn what_is_changed_is_in_the_audit_log() {
     };
     let found = lines();
     let requests: Vec<_> = found.iter().filter(|line| !line["path"].is_null()).collect();
-    let of = |line: &Value| (line["client"].clone(), line["method"].clone(), line["path"].clone(), line["body"].clone());
+    let of =
+        |line: &Value| (line["client"].clone(), line["method"].clone(), line["path"].clone(), line["body"].clone());
     assert_eq!(requests.len(), 2, "what was refused changed nothing: {found:?}");
     assert_eq!(of(requests[0]), (json!("operate"), json!("POST"), json!("/v1/subscriptions/none/pause"), json!({})));
     assert_eq!(of(requests[1]), (json!("admin"), json!("POST"), json!("/v1/manifest/reload?dry_run=true"), json!({})));
     for (request, status) in requests.into_iter().zip([404, 200]) {
-        let answer = found.iter().find(|line| line["id"] == request["id"] && !line["status"].is_null()).expect("an answer");
+        let answer =
+            found.iter().find(|line| line["id"] == request["id"] && !line["status"].is_null()).expect("an answer");
         assert_eq!(answer["status"], status);
         assert!(request["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{request}");
     }

@@ -106,7 +106,8 @@ fn a_client_is_recognised_by_its_certificate() {
     let setting = setting(&format!("{TLS}client_ca_file = 'ca.pem'\n{BOSS}{clients}"), &authority);
     let host = setting.start().secured(&authority.pem(), TOKEN);
     let asked = |issued: &Issued, path: &str, method: &str| {
-        let client = Client::certified(WAIT, &authority.pem(), &issued.certificate, &issued.key).expect("a certificate");
+        let client =
+            Client::certified(WAIT, &authority.pem(), &issued.certificate, &issued.key).expect("a certificate");
         match method {
             "GET" => client.get(&host.url(path)),
             _ => client.post(&host.url(path), &json!({}), &[]),
@@ -116,7 +117,11 @@ fn a_client_is_recognised_by_its_certificate() {
     assert_eq!(asked(&till, "/v1/status", "GET").expect("an answer").status, 200);
     assert_eq!(asked(&till, "/v1/manifest/reload", "POST").expect("an answer").status, 403);
     let stranger = asked(&authority.issue(&["cellar.shop.example"]), "/v1/status", "GET").expect("an answer");
-    assert!(stranger.status == 401 && stranger.text.contains("no client has a name of this certificate"), "{}", stranger.text);
+    assert!(
+        stranger.status == 401 && stranger.text.contains("no client has a name of this certificate"),
+        "{}",
+        stranger.text
+    );
     for refused in [other.issue(&["till.shop.example"]), authority.issue_until(&["till.shop.example"], Some(2001))] {
         assert!(asked(&refused, "/v1/status", "GET").is_err(), "it is not trusted, or has expired");
     }
@@ -180,7 +185,9 @@ fn an_address_that_others_reach_needs_clients_and_tls() {
     let port = host.address().rsplit_once(':').expect("a port").1.to_owned();
     let status = |name: &str| {
         let mut stream = TcpStream::connect(format!("127.0.0.2:{port}")).expect("connect");
-        let request = format!("GET /v1/clock HTTP/1.1\r\nhost: {name}\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET /v1/clock HTTP/1.1\r\nhost: {name}\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).expect("send");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
@@ -205,7 +212,9 @@ fn probes_have_a_listener_of_their_own() {
     let status = |path: &str| client.get(&format!("{url}{path}")).expect("an answer").status;
     assert_eq!(["/v1/live", "/v1/ready", "/metrics"].map(&status), [200; 3]);
     assert_eq!(["/v1/status", "/v1/events"].map(&status), [404; 2]);
-    assert!(client.get(&format!("{url}/metrics")).expect("metrics").text.contains("wasmill_api_certificate_end_timestamp"));
+    assert!(
+        client.get(&format!("{url}/metrics")).expect("metrics").text.contains("wasmill_api_certificate_end_timestamp")
+    );
 }
 
 #[test]

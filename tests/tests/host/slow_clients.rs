@@ -132,3 +132,28 @@ fn malformed_commands_are_counted_and_their_lines_are_summed_up() {
     let log = std::fs::read_to_string(data).expect("the log");
     assert!(log.contains("more lines within 10 s like"), "{log}");
 }
+
+#[test]
+fn a_thousand_silent_connections_keep_nobody_out() {
+    let setting = Setting::new(&format!("[api]\nconnections_max = 100\n{CART}"));
+    let host = setting.start();
+    assert_eq!(host.get("/v1/status").status, 200);
+    let before = host.memory_peak_kib();
+    let silent: Vec<TcpStream> = (0..1_000).map(|_| connect(&host)).collect();
+    for number in 0..20 {
+        for path in ["/v1/live", "/v1/ready", "/metrics"] {
+            let text = rest(ask(&host, &get(path).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")));
+            assert!(text.starts_with("HTTP/1.1 200"), "{path}: {text}");
+        }
+        let item = json!({ "product_id": "x", "quantity": 1, "amount_cents": 5 });
+        let answer = host.send("cart", &number.to_string(), "AddItems", &json!({ "items": [item] }));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let api = host.until("most of them made room", |status| status["api"]["idle"].as_u64() >= Some(800))["api"].clone();
+    assert!(api["connections"].as_u64() <= Some(116), "{api}");
+    if let (Some(before), Some(after)) = (before, host.memory_peak_kib()) {
+        assert!(after < before + (64 << 10), "{before} KiB before, {after} KiB after");
+    }
+    drop(silent);
+    host.stop();
+}

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 const LISTEN: &str = "an address with a port, such as \"127.0.0.1:7310\"";
 const HOSTS: &str = "a list of names such as [\"shop.example\", \"10.1.2.3:7310\"], or [\"*\"] for any name";
 const PEM: &str = "the path of a PEM file";
-const TOKENS: &str = "a list such as [{ file = \"PATH\" }, { env = \"VARIABLE\" }]: a token does not belong in the manifest";
+const TOKENS: &str =
+    "a list such as [{ file = \"PATH\" }, { env = \"VARIABLE\" }]: a token does not belong in the manifest";
 const NAMES: &str = "a list of DNS names such as [\"till.shop.example\"]";
 const SCOPES: &str = "a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\"";
 const TYPES: &str = "a list of aggregate types such as [\"order\"]";
@@ -64,7 +65,10 @@ fn refuse_contradictions(section: &Section<'_>, api: &Api) {
         note("allow_plain", "has no meaning beside `api.tls`: remove one of them");
     }
     if api.in_flight_mib < api.body_mib {
-        note("in_flight_mib", &format!("is less than `body_mib`, which is {}: raise it, or lower that one", api.body_mib));
+        note(
+            "in_flight_mib",
+            &format!("is less than `body_mib`, which is {}: raise it, or lower that one", api.body_mib),
+        );
     }
     if api.clients.is_empty() && api.hosts.iter().any(|host| host == "*") && !is_written("clients") {
         note(
@@ -108,7 +112,8 @@ fn tls(mut section: Section<'_>, folder: &Path) -> Option<Tls> {
         let path = section.need(key, what)?.text(PEM)?;
         Some(folder.join(path))
     };
-    let certificate_file = file("certificate_file", "the path of a PEM file with the certificate and those of its issuers");
+    let certificate_file =
+        file("certificate_file", "the path of a PEM file with the certificate and those of its issuers");
     let key_file = file("key_file", "the path of a PEM file with the key of the certificate");
     let client_ca_file = section.get("client_ca_file").and_then(|entry| entry.text(PEM)).map(|path| folder.join(path));
     section.finish();
@@ -176,7 +181,8 @@ fn token(entry: &Entry<'_>) -> Option<Value> {
 
 fn scope(text: &str) -> Result<Scope, String> {
     let found = Scope::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, scope)| scope);
-    found.ok_or_else(|| format!("must be \"read\", \"commands\", \"queries\", \"operate\" or \"admin\", found {text:?}"))
+    found
+        .ok_or_else(|| format!("must be \"read\", \"commands\", \"queries\", \"operate\" or \"admin\", found {text:?}"))
 }
 
 /// Parses a DNS name: labels of letters, digits and hyphens, separated by dots (RFC 1123, section 2.1).
@@ -194,6 +200,8 @@ fn host(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     match text == "*" || text.bytes().all(fits) {
         true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!("must be a name such as \"shop.example\" or \"10.1.2.3:7310\", without a scheme, found {text:?}")),
+        false => Err(format!(
+            "must be a name such as \"shop.example\" or \"10.1.2.3:7310\", without a scheme, found {text:?}"
+        )),
     }
 }
