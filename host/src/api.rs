@@ -1,12 +1,13 @@
 //! The HTTP API: commands, queries, events and the state of the host, for programs on the same machine.
 //!
 //! It translates between HTTP and [`Host`] and decides nothing else. It has no authentication, so its listener must be
-//! on a loopback address, and it refuses what a browser sends on behalf of a foreign page. Every error is JSON,
-//! `{"error": "…"}`.
+//! on a loopback address, and it refuses what a browser sends on behalf of a foreign page. Every error is a problem of
+//! RFC 9457.
 
 mod answer;
 mod body;
 mod clock;
+mod command_answers;
 mod commands;
 mod connections;
 mod dead_letters;
@@ -17,6 +18,7 @@ mod histories;
 mod instance;
 mod metrics;
 mod operations;
+mod problem;
 mod queries;
 mod requests;
 mod searches;
@@ -25,6 +27,7 @@ mod starting;
 mod store;
 mod subscriptions;
 mod timers;
+mod wording;
 
 pub(crate) use commands::expected_version;
 pub(crate) use instance::INSTANCE;
@@ -35,10 +38,11 @@ use crate::manifest;
 use answer::HttpError;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::HeaderValue;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use connections::Connections;
+use problem::ProblemType;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +79,7 @@ impl Server {
         tokio::select! {
             answer = waiting => Ok(answer),
             _ = closing.wait_for(|closing| *closing) => {
-                Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the host is stopping"))
+                Err(HttpError::new(ProblemType::HostStopping, "the host is stopping"))
             }
         }
     }

@@ -11,11 +11,12 @@ pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, Time
 pub use manifest::{KeyStatus, ManifestChange, ManifestStatus, PartChange};
 pub use plugins::{CodeStatus, MessageDescription, PluginDescription, PluginHistory, RoleDescription};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Everything a person needs to see whether a host does its work, and if not, why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The process.
     pub host: HostStatus,
@@ -55,7 +56,7 @@ pub struct Status {
 }
 
 /// The traffic of the API since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiStatus {
     /// Commands by outcome, as in the API; `refused` counts requests that never became a command.
     pub commands: BTreeMap<String, u64>,
@@ -72,7 +73,7 @@ pub struct ApiStatus {
 }
 
 /// The process that answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostStatus {
     /// The version of wasmill.
     pub version: String,
@@ -90,7 +91,7 @@ pub struct HostStatus {
 }
 
 /// The event store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreStatus {
     /// The position of the newest event; 0 in an empty store.
     pub position: u64,
@@ -103,7 +104,7 @@ pub struct StoreStatus {
 }
 
 /// One plugin of the manifest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -140,7 +141,7 @@ pub struct PluginStatus {
 }
 
 /// One aggregate type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AggregateStatus {
     /// The aggregate type.
     #[serde(rename = "type")]
@@ -162,7 +163,7 @@ pub struct AggregateStatus {
 }
 
 /// The outcomes of the commands of one name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommandStatus {
     /// The aggregate type they were sent to.
     pub aggregate_type: String,
@@ -177,7 +178,7 @@ pub struct CommandStatus {
 }
 
 /// The state of a part of the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It does not work yet: it is connecting or loading.
@@ -218,7 +219,7 @@ impl std::fmt::Display for State {
 }
 
 /// The Kafka cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KafkaStatus {
     /// Its addresses.
     pub brokers: String,
@@ -227,7 +228,7 @@ pub struct KafkaStatus {
 }
 
 /// One Kafka source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -253,7 +254,7 @@ pub struct SourceStatus {
 }
 
 /// One partition of a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStatus {
     /// Its topic.
     pub topic: String,
@@ -273,7 +274,7 @@ pub struct PartitionStatus {
 }
 
 /// One schedule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScheduleStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -296,7 +297,7 @@ pub struct ScheduleStatus {
 }
 
 /// One subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SubscriptionStatus {
     /// Its name.
     pub name: String,
@@ -331,7 +332,7 @@ pub struct SubscriptionStatus {
 }
 
 /// The sagas of a plugin. The counts are of the time since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStatus {
     /// The aggregate type of the streams of their events.
     pub saga_type: String,
@@ -348,7 +349,7 @@ pub struct SagaStatus {
 }
 
 /// What the wall clock of a host shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockStatus {
     /// The time, in milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
@@ -357,7 +358,7 @@ pub struct ClockStatus {
 }
 
 /// One projection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectionStatus {
     /// Its name.
     pub name: String,
@@ -389,7 +390,7 @@ pub struct ProjectionStatus {
 }
 
 /// A read model that is being built.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildingStatus {
     /// Name and version of the code.
     pub plugin: String,
@@ -400,7 +401,7 @@ pub struct BuildingStatus {
 }
 
 /// An event that a projection skips: the answer of `POST /v1/projections/NAME/skip`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SkippedEvent {
     /// Its position in the store.
     pub position: u64,
@@ -413,7 +414,7 @@ pub struct SkippedEvent {
 }
 
 /// One Kafka sink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SinkStatus {
     /// Its name: `outbox`, the name in the manifest, or `dead-letters-SOURCE`.
     pub name: String,
@@ -433,7 +434,7 @@ pub struct SinkStatus {
 }
 
 /// An endpoint to which a plugin sends HTTP requests. The counts are of the time since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointStatus {
     /// Its name: `PLUGIN/ENDPOINT`.
     pub name: String,
@@ -460,7 +461,7 @@ pub struct EndpointStatus {
 }
 
 /// The dead letters of a store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterStatus {
     /// The number of dead letters.
     pub total: u64,
@@ -481,7 +482,7 @@ pub struct DeadLetterStatus {
 }
 
 /// One dead letter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterItem {
     /// The number that `wasmill dead-letters` takes.
     #[serde(default)]
@@ -506,7 +507,7 @@ pub struct DeadLetterItem {
 }
 
 /// The answer of `GET /v1/dead-letters`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetters {
     /// The number of dead letters that match the request.
     pub total: u64,
@@ -515,7 +516,7 @@ pub struct DeadLetters {
 }
 
 /// The answer of `POST /v1/dead-letters/NUMBER/replay`: the dead letter is deleted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Replayed {
     /// The dead letter's number.
     pub number: u64,
@@ -527,7 +528,7 @@ pub struct Replayed {
 }
 
 /// The answer of `GET /v1/streams/TYPE/ID`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamStatus {
     /// Its name.
     pub stream: String,
@@ -543,7 +544,7 @@ pub struct StreamStatus {
 }
 
 /// The answer of `GET /v1/drained`: whether everything that arrived is completely processed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drained {
     /// Whether nothing is left to do.
     pub drained: bool,
@@ -565,7 +566,7 @@ pub struct Drained {
 }
 
 /// The answer of `GET /v1/ready`: whether the host does its work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Whether nothing is in the way.
     pub ready: bool,
@@ -577,7 +578,7 @@ pub struct Readiness {
 }
 
 /// The answer of `POST /v1/subscriptions/NAME/pause` and `…/resume`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Paused {
     /// The subscription.
     pub name: String,
@@ -586,7 +587,7 @@ pub struct Paused {
 }
 
 /// The answer to the reset of a subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reset {
     /// The subscription.
     pub name: String,
@@ -597,7 +598,7 @@ pub struct Reset {
 }
 
 /// The answer of `GET /v1/sources/NAME/wait`: the progress of a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceProgress {
     /// The sum of the partitions' `next`.
     pub handled: u64,
@@ -606,7 +607,7 @@ pub struct SourceProgress {
 }
 
 /// The progress of a source in one partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionProgress {
     /// Its topic.
     pub topic: String,
@@ -617,7 +618,7 @@ pub struct PartitionProgress {
 }
 
 /// The answer of `POST /v1/plugins/NAME/reload`: the code that serves now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// The plugin's name in the manifest.
     pub plugin: String,
@@ -631,14 +632,14 @@ pub struct Reloaded {
 }
 
 /// The answer of `POST /v1/plugins/reload`: plugins that were reloaded together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllReloaded {
     /// The plugins, ordered by name.
     pub plugins: Vec<Reloaded>,
 }
 
 /// The progress of the read model of reloaded code.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rebuilding {
     /// The projection.
     pub projection: String,

@@ -5,9 +5,9 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_LENGTH;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -29,7 +29,7 @@ impl FromRequest<Server> for Whole {
             Ok(bytes) => Ok(Self(bytes?)),
             Err(_) => {
                 let text = format!("the body did not arrive within {seconds} s (the manifest's `api.idle_seconds`)");
-                Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, text))
+                Err(HttpError::new(ProblemType::BodyTooSlow, text))
             }
         }
     }

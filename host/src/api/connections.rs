@@ -5,12 +5,13 @@
 //! that is full can still say so.
 
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use super::stall::Patient;
 use crate::host::{Counted, Host};
 use crate::manifest;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
@@ -184,7 +185,7 @@ async fn only_probes(max: usize, host: &Host, request: Request, next: Next) -> R
         host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
         let text =
             format!("{max} connections are open, as many as the manifest's `api.connections_max` allows: try again");
-        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        HttpError::new(ProblemType::NoRoom, text).into_response()
     };
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer

@@ -4,8 +4,9 @@
 //! `Origin`. If the page's own name resolves to this machine (DNS rebinding), `Host` has that name.
 
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     }
     match foreign(request.headers()) {
         None => next.run(request).await,
-        Some(reason) => HttpError::new(StatusCode::FORBIDDEN, reason).into_response(),
+        Some(reason) => HttpError::new(ProblemType::ForeignRequest, reason).into_response(),
     }
 }
 

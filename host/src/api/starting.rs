@@ -1,6 +1,7 @@
 //! The API of a host that is starting. It answers that the process is alive but not ready, and what the host is doing.
 
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use super::{guard, operations, refuse_foreign};
 use crate::host::Startup;
 use crate::status::Readiness;
@@ -48,6 +49,7 @@ fn router(startup: Startup) -> Router {
     Router::new()
         .route("/v1/live", get(operations::live))
         .route("/v1/ready", get(ready))
+        .method_not_allowed_fallback(not_yet)
         .fallback(not_yet)
         .layer(from_fn(guard::guard))
         .with_state(startup)
@@ -60,7 +62,7 @@ async fn ready(State(startup): State<Startup>) -> Response {
 
 async fn not_yet(State(startup): State<Startup>) -> Response {
     let text = format!("the host is starting: {}; send the request again when /v1/ready answers 200", startup.doing());
-    let refusal = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+    let refusal = HttpError::new(ProblemType::HostStarting, text);
     ([(header::RETRY_AFTER, RETRY_AFTER_S)], refusal).into_response()
 }
 
