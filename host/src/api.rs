@@ -2,13 +2,14 @@
 //!
 //! It translates between HTTP and [`Host`] and decides nothing else. [`Access`] says who a client is and what it may do. A host
 //! without clients serves every program that reaches it, so its listener must be on a loopback address, and it refuses what a
-//! browser sends on behalf of a foreign page. Every error is JSON, `{"error": "…"}`.
+//! browser sends on behalf of a foreign page. Every error is a problem of RFC 9457.
 
 mod access;
 mod answer;
 mod audit;
 mod body;
 mod clock;
+mod command_answers;
 mod commands;
 mod connections;
 mod dead_letters;
@@ -19,15 +20,19 @@ mod heads;
 mod histories;
 mod instance;
 mod metrics;
+mod openapi;
 mod operations;
+mod problem;
 mod queries;
 mod requests;
+mod routes;
 mod searches;
 mod stall;
 mod starting;
 mod store;
 mod subscriptions;
 mod timers;
+mod wording;
 
 pub(crate) use commands::expected_version;
 pub(crate) use instance::INSTANCE;
@@ -41,10 +46,11 @@ use answer::HttpError;
 use audit::AuditLog;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::get;
 use connections::Connections;
+use problem::ProblemType;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +87,8 @@ struct Server {
     bodies: body::Room,
     /// What clients changed.
     audit: Arc<AuditLog>,
+    /// The OpenAPI document.
+    document: Arc<openapi::Document>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
@@ -100,7 +108,7 @@ impl Server {
         tokio::select! {
             answer = waiting => Ok(answer),
             _ = closing.wait_for(|closing| *closing) => {
-                Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the host is stopping"))
+                Err(HttpError::new(ProblemType::HostStopping, "the host is stopping"))
             }
         }
     }
@@ -131,6 +139,7 @@ pub async fn serve(
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
         audit: AuditLog::new(&manifest.data),
+        document: Arc::default(),
         closing: closing.clone(),
     };
     let traffic = host.traffic().clone();
@@ -203,46 +212,7 @@ async fn out_of_patience(mut closing: watch::Receiver<bool>) {
 fn router(server: Server, access: &Arc<Access>) -> Router {
     let body_max = server.settings.body_mib << 20;
     let instance = server.host.instance().parse::<HeaderValue>().expect("a UUID is a header's value");
-    Router::new()
-        .route("/v1/commands/{type}/{id}/{command}", post(commands::send))
-        .route("/v1/queries/{projection}/{query}", post(queries::query))
-        .route("/v1/events", get(events::stream))
-        .route("/v1/status", get(operations::status))
-        .route("/v1/ready", get(operations::ready))
-        .route("/v1/live", get(operations::live))
-        .route("/metrics", get(metrics::metrics))
-        .route("/v1/drained", get(operations::drained))
-        .route("/v1/sources/{name}/wait", get(operations::wait_source))
-        .route("/v1/manifest/reload", post(operations::reload_manifest))
-        .route("/v1/plugins/{name}", get(operations::describe))
-        .route("/v1/plugins/{name}/reload", post(operations::reload))
-        .route("/v1/plugins/{name}/history", get(operations::history))
-        .route("/v1/plugins/{name}/revert", post(operations::revert))
-        .route("/v1/plugins/reload", post(operations::reload_together))
-        .route("/v1/subscriptions", get(subscriptions::list))
-        .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
-        .route("/v1/subscriptions/{name}/resume", post(subscriptions::resume))
-        .route("/v1/subscriptions/{name}/reset", post(subscriptions::reset))
-        .route("/v1/clock", get(clock::show).post(clock::set))
-        .route("/v1/timers", get(timers::list))
-        .route("/v1/timers/{number}/cancel", post(timers::cancel))
-        .route("/v1/requests", get(requests::list))
-        .route("/v1/requests/{number}/give-up", post(requests::give_up))
-        .route("/v1/projections/{name}/skip", post(operations::skip_event))
-        .route("/v1/projections/{name}/rebuild", post(operations::rebuild))
-        .route("/v1/dead-letters", get(dead_letters::list))
-        .route("/v1/dead-letters/discard", post(dead_letters::discard_all))
-        .route("/v1/dead-letters/{number}", get(dead_letters::show))
-        .route("/v1/dead-letters/{number}/replay", post(dead_letters::replay))
-        .route("/v1/dead-letters/{number}/discard", post(dead_letters::discard))
-        .route("/v1/streams/{type}/{id}", get(store::show))
-        .route("/v1/streams/{type}/{id}/events", get(events::of_stream))
-        .route("/v1/streams/{type}/{id}/state", get(histories::state))
-        .route("/v1/trace/{id}", get(histories::trace))
-        .route("/v1/streams/{type}/{id}/archive", post(store::archive))
-        .route("/v1/streams/{type}/{id}/restore", post(store::restore))
-        .route("/v1/store/stats", get(store::statistics))
-        .route("/v1/store/backup", post(store::backup))
+    routes::router(&server)
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))
@@ -260,6 +230,6 @@ fn probes_router(server: Server) -> Router {
         .route("/v1/live", get(operations::live))
         .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
-        .fallback(async || HttpError::new(StatusCode::NOT_FOUND, "only /v1/live, /v1/ready and /metrics are here"))
+        .fallback(async || HttpError::new(ProblemType::NoSuchPath, "only /v1/live, /v1/ready and /metrics are here"))
         .with_state(server)
 }

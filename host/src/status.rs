@@ -11,11 +11,12 @@ pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, Time
 pub use manifest::{KeyStatus, ManifestChange, ManifestStatus, PartChange};
 pub use plugins::{CodeStatus, MessageDescription, PluginDescription, PluginHistory, RoleDescription};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Everything a person needs to see whether a host does its work, and if not, why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The process.
     pub host: HostStatus,
@@ -55,7 +56,7 @@ pub struct Status {
 }
 
 /// The traffic of the API since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiStatus {
     /// Commands by outcome, as in the API; `refused` counts requests that never became a command.
     pub commands: BTreeMap<String, u64>,
@@ -80,7 +81,7 @@ pub struct ApiStatus {
 }
 
 /// The process that answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostStatus {
     /// The version of wasmill.
     pub version: String,
@@ -98,7 +99,7 @@ pub struct HostStatus {
 }
 
 /// The event store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreStatus {
     /// The position of the newest event; 0 in an empty store.
     pub position: u64,
@@ -111,7 +112,7 @@ pub struct StoreStatus {
 }
 
 /// One plugin of the manifest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -148,7 +149,7 @@ pub struct PluginStatus {
 }
 
 /// One aggregate type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AggregateStatus {
     /// The aggregate type.
     #[serde(rename = "type")]
@@ -170,7 +171,7 @@ pub struct AggregateStatus {
 }
 
 /// The outcomes of the commands of one name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommandStatus {
     /// The aggregate type they were sent to.
     pub aggregate_type: String,
@@ -185,7 +186,7 @@ pub struct CommandStatus {
 }
 
 /// The state of a part of the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It does not work yet: it is connecting or loading.
@@ -226,7 +227,7 @@ impl std::fmt::Display for State {
 }
 
 /// The Kafka cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KafkaStatus {
     /// Its addresses.
     pub brokers: String,
@@ -235,7 +236,7 @@ pub struct KafkaStatus {
 }
 
 /// One Kafka source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -261,7 +262,7 @@ pub struct SourceStatus {
 }
 
 /// One partition of a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStatus {
     /// Its topic.
     pub topic: String,
@@ -281,7 +282,7 @@ pub struct PartitionStatus {
 }
 
 /// One schedule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScheduleStatus {
     /// Its name in the manifest.
     pub name: String,
@@ -304,7 +305,7 @@ pub struct ScheduleStatus {
 }
 
 /// One subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SubscriptionStatus {
     /// Its name.
     pub name: String,
@@ -339,7 +340,7 @@ pub struct SubscriptionStatus {
 }
 
 /// The sagas of a plugin. The counts are of the time since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStatus {
     /// The aggregate type of the streams of their events.
     pub saga_type: String,
@@ -356,7 +357,7 @@ pub struct SagaStatus {
 }
 
 /// What the wall clock of a host shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockStatus {
     /// The time, in milliseconds since 1970-01-01T00:00:00Z.
     pub now_ms: u64,
@@ -365,7 +366,7 @@ pub struct ClockStatus {
 }
 
 /// One projection.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectionStatus {
     /// Its name.
     pub name: String,
@@ -397,7 +398,7 @@ pub struct ProjectionStatus {
 }
 
 /// A read model that is being built.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildingStatus {
     /// Name and version of the code.
     pub plugin: String,
@@ -408,7 +409,7 @@ pub struct BuildingStatus {
 }
 
 /// An event that a projection skips: the answer of `POST /v1/projections/NAME/skip`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SkippedEvent {
     /// Its position in the store.
     pub position: u64,
@@ -421,7 +422,7 @@ pub struct SkippedEvent {
 }
 
 /// One Kafka sink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SinkStatus {
     /// Its name: `outbox`, the name in the manifest, or `dead-letters-SOURCE`.
     pub name: String,
@@ -441,7 +442,7 @@ pub struct SinkStatus {
 }
 
 /// An endpoint to which a plugin sends HTTP requests. The counts are of the time since the host started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointStatus {
     /// Its name: `PLUGIN/ENDPOINT`.
     pub name: String,
@@ -468,7 +469,7 @@ pub struct EndpointStatus {
 }
 
 /// The dead letters of a store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterStatus {
     /// The number of dead letters.
     pub total: u64,
@@ -489,7 +490,7 @@ pub struct DeadLetterStatus {
 }
 
 /// One dead letter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterItem {
     /// The number that `wasmill dead-letters` takes.
     #[serde(default)]
@@ -514,7 +515,7 @@ pub struct DeadLetterItem {
 }
 
 /// The answer of `GET /v1/dead-letters`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetters {
     /// The number of dead letters that match the request.
     pub total: u64,
@@ -523,7 +524,7 @@ pub struct DeadLetters {
 }
 
 /// The answer of `POST /v1/dead-letters/NUMBER/replay`: the dead letter is deleted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Replayed {
     /// The dead letter's number.
     pub number: u64,
@@ -535,7 +536,7 @@ pub struct Replayed {
 }
 
 /// The answer of `GET /v1/streams/TYPE/ID`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamStatus {
     /// Its name.
     pub stream: String,
@@ -551,7 +552,7 @@ pub struct StreamStatus {
 }
 
 /// The answer of `GET /v1/drained`: whether everything that arrived is completely processed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drained {
     /// Whether nothing is left to do.
     pub drained: bool,
@@ -573,7 +574,7 @@ pub struct Drained {
 }
 
 /// The answer of `GET /v1/ready`: whether the host does its work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Whether nothing is in the way.
     pub ready: bool,
@@ -585,7 +586,7 @@ pub struct Readiness {
 }
 
 /// The answer of `POST /v1/subscriptions/NAME/pause` and `…/resume`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Paused {
     /// The subscription.
     pub name: String,
@@ -594,7 +595,7 @@ pub struct Paused {
 }
 
 /// The answer to the reset of a subscription.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reset {
     /// The subscription.
     pub name: String,
@@ -605,7 +606,7 @@ pub struct Reset {
 }
 
 /// The answer of `GET /v1/sources/NAME/wait`: the progress of a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceProgress {
     /// The sum of the partitions' `next`.
     pub handled: u64,
@@ -614,7 +615,7 @@ pub struct SourceProgress {
 }
 
 /// The progress of a source in one partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionProgress {
     /// Its topic.
     pub topic: String,
@@ -625,7 +626,7 @@ pub struct PartitionProgress {
 }
 
 /// The answer of `POST /v1/plugins/NAME/reload`: the code that serves now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// The plugin's name in the manifest.
     pub plugin: String,
@@ -639,14 +640,14 @@ pub struct Reloaded {
 }
 
 /// The answer of `POST /v1/plugins/reload`: plugins that were reloaded together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllReloaded {
     /// The plugins, ordered by name.
     pub plugins: Vec<Reloaded>,
 }
 
 /// The progress of the read model of reloaded code.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rebuilding {
     /// The projection.
     pub projection: String,

@@ -1,12 +1,13 @@
 //! The interface to the code that migrates recorded events to their newest shape, for those who show or publish events.
 
 use crate::model::RecordedEvent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fmt;
 use std::sync::Arc;
 
 /// The shape in which the payloads of events are shown or published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// As they were recorded.

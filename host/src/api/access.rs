@@ -8,11 +8,12 @@ use super::Server;
 use super::answer::HttpError;
 use super::audit;
 use super::connections::Connection;
+use super::problem::ProblemType;
 use crate::access::{Access, Caller, Unrecognised};
 use crate::manifest::Scope;
 use axum::RequestPartsExt as _;
 use axum::extract::{RawPathParams, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -109,12 +110,12 @@ fn unrecognised(reason: Unrecognised) -> Response {
         Unrecognised::WrongToken => "Bearer realm=\"wasmill\", error=\"invalid_token\"",
         _ => "Bearer realm=\"wasmill\"",
     };
-    let refusal = HttpError::new(StatusCode::UNAUTHORIZED, reason.to_string());
+    let refusal = HttpError::new(ProblemType::Unauthorized, reason.to_string());
     ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response()
 }
 
 fn forbidden(reason: &str, challenge: &str) -> Response {
-    let refusal = HttpError::new(StatusCode::FORBIDDEN, reason);
+    let refusal = HttpError::new(ProblemType::Forbidden, reason);
     let challenge = HeaderValue::from_str(challenge).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
     ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response()
 }

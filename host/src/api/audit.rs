@@ -7,10 +7,10 @@ use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
 use super::connections::Connection;
+use super::problem::ProblemType;
 use crate::supervise::Held as _;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest as _, Request};
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -135,7 +135,7 @@ pub(super) async fn audited(server: &Server, client: Option<&Arc<str>>, request:
     if let Err(error) = write(server, &id, what) {
         let text = format!("the request was not carried out, because it can't be written into the audit log: {error}");
         tracing::error!("{text}");
-        return HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        return HttpError::new(ProblemType::AuditFailed, text).into_response();
     }
     let who = client.map_or_else(|| "a client".to_owned(), |client| format!("client {client}"));
     tracing::info!("{who} asks for {} {path}", parts.method);

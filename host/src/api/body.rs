@@ -6,10 +6,10 @@
 use super::Server;
 use super::access::Sender;
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use crate::supervise::Held as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -42,7 +42,7 @@ impl FromRequest<Server> for Whole {
             Ok(bytes) => Ok(Self(bytes?)),
             Err(_) => {
                 let text = format!("the body did not arrive within {seconds} s (the manifest's `api.idle_seconds`)");
-                Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, text))
+                Err(HttpError::new(ProblemType::BodyTooSlow, text))
             }
         }
     }
@@ -86,7 +86,7 @@ fn room(server: &Server, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError
             "the bodies of the requests that are being handled fill the {max} MiB that the manifest's `api.in_flight_mib` allows: \
              send the request again a little later"
         );
-        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+        HttpError::new(ProblemType::TooManyBytes, text)
     })
 }
 

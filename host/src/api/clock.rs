@@ -2,12 +2,14 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::body::Whole;
+use super::problem::ProblemType;
+use super::wording;
 use crate::host::Unmoved;
 use crate::status::ClockStatus;
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) async fn show(State(server): State<Server>) -> Json<ClockStatus> {
@@ -15,24 +17,28 @@ pub(super) async fn show(State(server): State<Server>) -> Json<ClockStatus> {
 }
 
 /// Where a request moves the clock.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Move {
+pub(super) enum Move {
+    /// By so many milliseconds.
     AdvanceMs(u64),
+    /// To this time, in milliseconds since 1970-01-01T00:00:00Z.
     ToMs(u64),
 }
 
 /// Moves the clock. The body is `{"advance_ms":N}` or `{"to_ms":N}`.
-pub(super) async fn set(State(server): State<Server>, body: Bytes) -> Result<Json<ClockStatus>, HttpError> {
-    let expected = r#"the body must be {"advance_ms":N} or {"to_ms":N}, N being milliseconds"#;
-    let wanted = serde_json::from_slice(&body).map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, expected))?;
+pub(super) async fn set(
+    State(server): State<Server>,
+    body: Result<Whole, HttpError>,
+) -> Result<Json<ClockStatus>, HttpError> {
+    let wanted = wording::body(&body?.0, r#"{"advance_ms":N} or {"to_ms":N}, N being milliseconds"#)?;
     let to = |now_ms: u64| match wanted {
         Move::AdvanceMs(ms) => now_ms.saturating_add(ms),
         Move::ToMs(ms) => ms,
     };
     server.host.move_clock(to).await.map(Json).map_err(|unmoved| match unmoved {
-        Unmoved::NotManual => HttpError::new(StatusCode::CONFLICT, unmoved.to_string()),
-        Unmoved::TooLate => HttpError::new(StatusCode::BAD_REQUEST, unmoved.to_string()),
+        Unmoved::NotManual => HttpError::new(ProblemType::NotPossibleNow, unmoved.to_string()),
+        Unmoved::TooLate => HttpError::malformed(unmoved.to_string()),
         Unmoved::Store(error) => error.into(),
     })
 }

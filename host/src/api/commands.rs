@@ -3,49 +3,62 @@
 use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
+use super::command_answers;
 use super::flows;
+use super::openapi::operation::HeaderParameter;
 use super::operations::TIMEOUT_MS;
 use super::queries::timeout;
 use crate::clock::Clock;
 use crate::host::{Following, Untaken};
-use crate::model::{Command, ExpectedVersion, Outcome, Remembered, StreamId, Version};
-use crate::status::Flow;
+use crate::model::{Command, ExpectedVersion, StreamId, Version};
 use crate::trace;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
 
-#[derive(Serialize)]
-struct Answer {
-    command_id: Arc<str>,
-    #[serde(flatten)]
-    outcome: Outcome,
-    /// The time when the outcome was recorded, if it is that of an earlier request with the same id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remembered_from_ms: Option<u64>,
-    /// What followed from the command, if the sender waits for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flow: Option<Flow>,
-}
+/// The headers that a command may have.
+pub(super) const HEADERS: [HeaderParameter; 5] = [
+    HeaderParameter {
+        name: "idempotency-key",
+        description: "An id that the sender chooses for the command. The same command under the same id gets the first \
+                      outcome again.",
+        pattern: "^[!-~]([ -~]{0,254}[!-~])?$",
+    },
+    HeaderParameter {
+        name: "x-correlation-id",
+        description: "The id that everything gets that follows from the command; by default the command's own id.",
+        pattern: "^[!-~]([ -~]{0,254}[!-~])?$",
+    },
+    HeaderParameter {
+        name: "x-expected-version",
+        description: "The state that the stream must have: a version (0 means no events), `no-stream`, `stream-exists` or \
+                      `any`.",
+        pattern: "^([0-9]{1,19}|no-stream|stream-exists|any)$",
+    },
+    HeaderParameter { name: "traceparent", description: "The W3C trace context.", pattern: "^[ -~]*$" },
+    HeaderParameter { name: "tracestate", description: "The W3C trace context.", pattern: "^[ -~]*$" },
+];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// What the answer waits for besides the outcome.
     wait: Option<Wait>,
+    /// The longest wait, in ms; 30,000 by default, at most 3,600,000. It is only for `wait=flow`.
     timeout_ms: Option<u64>,
 }
 
 /// What the answer waits for besides the outcome.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Wait {
     /// Everything that follows from the command.
@@ -82,7 +95,7 @@ pub(super) async fn send(
     };
     if let Err(refusal) = &sent {
         server.host.traffic().count_refused();
-        tracing::info!("a request is not a valid command: {}", refusal.text);
+        tracing::info!("a request is not a valid command: {}", refusal.detail);
     }
     sent
 }
@@ -100,10 +113,7 @@ async fn take(
         _ => None,
     };
     match sent {
-        Ok(Outcome::Remembered(Remembered { outcome, remembered_from_ms })) => {
-            Ok(answer(Answer { command_id, outcome: *outcome, remembered_from_ms: Some(remembered_from_ms), flow }))
-        }
-        Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None, flow })),
+        Ok(outcome) => Ok(command_answers::answer(&command_id, &outcome, None, flow.as_ref())),
         Err(Untaken::UnknownAggregate { known }) => {
             Err(HttpError::unknown("plugin serves aggregates of type", &aggregate_type, &known))
         }
@@ -173,26 +183,6 @@ pub(crate) fn expected_version(text: &str) -> Result<ExpectedVersion, String> {
     }
 }
 
-fn answer(answer: Answer) -> Response {
-    let status = match answer.outcome.what() {
-        Outcome::Accepted { .. } => StatusCode::OK,
-        Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        Outcome::Malformed { .. } => StatusCode::BAD_REQUEST,
-        Outcome::Conflict { .. } | Outcome::IdReused { .. } | Outcome::Archived { .. } => StatusCode::CONFLICT,
-        Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        // A remembered outcome is never itself of this kind.
-        Outcome::Remembered(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    match answer.outcome {
-        Outcome::Busy { retry_after_ms } => {
-            let seconds = retry_after_ms.div_ceil(1000).to_string();
-            (status, [(header::RETRY_AFTER, seconds)], Json(answer)).into_response()
-        }
-        _ => (status, Json(answer)).into_response(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,26 +228,7 @@ mod tests {
             ("idempotency-key", "", "header idempotency-key must be 1 to 256 bytes long, found 0"),
             ("x-correlation-id", &long, "header x-correlation-id must be 1 to 256 bytes long, found 257"),
         ] {
-            assert_eq!(make(&[(name, value)], "").unwrap_err().text, text);
-        }
-    }
-
-    #[test]
-    fn each_outcome_has_its_status() {
-        for (outcome, status) in [
-            (Outcome::Accepted { version: Version(1), position: crate::model::Position(2), events: 1 }, 200),
-            (Outcome::Rejected { reason: "no".into() }, 422),
-            (Outcome::Malformed { reason: "no".into() }, 400),
-            (Outcome::Conflict { actual: Version(2), expected: ExpectedVersion::NoStream }, 409),
-            (Outcome::IdReused { reason: "no".into() }, 409),
-            (Outcome::Archived { reason: "no".into() }, 409),
-            (Outcome::Failed { reason: "no".into() }, 500),
-            (Outcome::Busy { retry_after_ms: 1001 }, 503),
-        ] {
-            let response = answer(Answer { command_id: "a".into(), outcome, remembered_from_ms: None, flow: None });
-            assert_eq!(response.status(), status);
-            let retry = response.headers().get(header::RETRY_AFTER);
-            assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));
+            assert_eq!(make(&[(name, value)], "").unwrap_err().detail, text);
         }
     }
 }

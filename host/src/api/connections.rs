@@ -6,6 +6,7 @@
 
 use super::answer::HttpError;
 use super::heads::{Answering, Heads};
+use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::stall::Patient;
 use crate::access::Access;
 use crate::host::{Counted, Traffic};
@@ -13,7 +14,7 @@ use crate::manifest;
 use crate::supervise::Held as _;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -58,12 +59,6 @@ const PROBES: [&str; 3] = ["/v1/live", "/v1/ready", "/metrics"];
 
 /// The first byte of a TLS connection (RFC 8446, section 5.1: a handshake record).
 const HANDSHAKE: u8 = 22;
-
-/// The answer to a plain request on an address that serves TLS.
-const TLS_REQUIRED: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\
-                            content-length: 159\r\n\r\n{\"type\":\"urn:problem-type:wasmill:tls-required\",\"title\":\"TLS \
-                            is required\",\"status\":400,\"detail\":\"this address serves TLS: use a URL that begins with \
-                            https://\"}";
 
 /// What a request knows of its connection.
 #[derive(Clone)]
@@ -365,13 +360,24 @@ async fn secured(
         0 => return Ok(None),
         _ if first[0] == HANDSHAKE => {}
         _ if first[0].is_ascii_uppercase() => {
-            stream.write_all(TLS_REQUIRED.as_bytes()).await.map_err(failed)?;
+            stream.write_all(&tls_required()).await.map_err(failed)?;
             stream.shutdown().await.map_err(failed)?;
             return Err(Failed::Handshake("it sent a plain HTTP request to an address that serves TLS".to_owned()));
         }
         _ => return Err(Failed::Handshake("it does not speak TLS".to_owned())),
     }
     TlsAcceptor::from(config).accept(stream).await.map(Some).map_err(failed)
+}
+
+/// Makes the answer to a plain request on an address that serves TLS.
+fn tls_required() -> Vec<u8> {
+    let text = "this address serves TLS: use a URL that begins with https://";
+    let body = serde_json::to_string(&Problem::new(ProblemType::TlsRequired, text)).expect("a problem is JSON");
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\nconnection: close"
+    );
+    format!("{head}\r\n\r\n{body}").into_bytes()
 }
 
 /// The requests of a connection.
@@ -404,21 +410,8 @@ async fn only_probes(max: usize, traffic: &Traffic, request: Request, next: Next
         traffic.turned_away.fetch_add(1, Ordering::Relaxed);
         let text =
             format!("{max} connections are open, as many as the manifest's `api.connections_max` allows: try again");
-        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        HttpError::new(ProblemType::NoRoom, text).into_response()
     };
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fixed_answer_is_complete() {
-        let (head, body) = TLS_REQUIRED.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head} {}", body.len());
-        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(problem["status"], 400);
-    }
 }

@@ -1,7 +1,8 @@
 //! `/v1/dead-letters`: lists, shows, replays and discards dead letters.
 
 use super::Server;
-use super::answer::HttpError;
+use super::answer::{HttpError, Numbered};
+use super::problem::ProblemType;
 use crate::host::Unreplayed;
 use crate::model::{
     Callback, CallbackContent, DeadLetterContent, Header, HttpAnswer, HttpResponse, KeptCallback, KeptDeadLetter,
@@ -13,10 +14,11 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,11 +30,14 @@ const LIMIT_MAX: usize = 1_000;
 /// The number of letters that one transaction of the store discards.
 const DISCARDED_AT_ONCE: u64 = 5_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The source or subscription that dead-lettered them, or `schedule/NAME`.
     consumer: Option<String>,
+    /// The number before which dead letters are listed.
     before: Option<u64>,
+    /// The maximum number of dead letters; 100 by default, at most 1,000.
     limit: Option<usize>,
 }
 
@@ -57,7 +62,7 @@ pub(super) async fn show(
     let Path(number) = number?;
     match server.host.read(move |reader| reader.dead_letter(number)).await? {
         Some(kept) => Ok(Json(whole(kept))),
-        None => Err(HttpError::new(StatusCode::NOT_FOUND, format!("there is no dead letter {number}"))),
+        None => Err(HttpError::no_such_name(format!("there is no dead letter {number}"))),
     }
 }
 
@@ -67,9 +72,9 @@ pub(super) async fn replay(
 ) -> Result<Json<Replayed>, HttpError> {
     let Path(number) = number?;
     server.host.replay(number).await.map(Json).map_err(|unreplayed| match unreplayed {
-        Unreplayed::Impossible(text) => HttpError::new(StatusCode::CONFLICT, text),
-        Unreplayed::Again(text) => HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, text),
-        Unreplayed::Busy(text) => HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text),
+        Unreplayed::Impossible(text) => HttpError::new(ProblemType::NotPossibleNow, text),
+        Unreplayed::Again(text) => HttpError::new(ProblemType::ReplayFailed, text),
+        Unreplayed::Busy(text) => HttpError::new(ProblemType::NoRoom, text),
         Unreplayed::Store(error) => error.into(),
     })
 }
@@ -77,15 +82,16 @@ pub(super) async fn replay(
 pub(super) async fn discard(
     State(server): State<Server>,
     number: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Value>, HttpError> {
+) -> Result<Json<Numbered>, HttpError> {
     let Path(number) = number?;
     server.host.change(move |store, done| store.discard_dead_letter(number, done)).await?;
-    Ok(Json(json!({ "number": number })))
+    Ok(Json(Numbered { number }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Discarded {
+    /// The source or subscription that dead-lettered them, or `schedule/NAME`; by default all are discarded.
     consumer: Option<String>,
 }
 
@@ -114,12 +120,14 @@ pub(super) async fn discard_all(
             let which = Discard { consumer: consumer.clone(), last: newest, limit: DISCARDED_AT_ONCE };
             let step = server.host.discard_dead_letters(which).await;
             match step {
-                Ok(0) => break json!({ "discarded": discarded, "of": total, "done": true }),
+                Ok(0) => break DiscardStep { discarded, of: total, done: true, error: None },
                 Ok(count) => discarded += count,
-                Err(error) => break json!({ "discarded": discarded, "of": total, "error": error.to_string() }),
+                Err(error) => {
+                    break DiscardStep { discarded, of: total, done: false, error: Some(error.to_string()) };
+                }
             }
             // If the client no longer listens, the letters are discarded nevertheless, as it requested.
-            let _ = lines.send(Ok(line(&json!({ "discarded": discarded, "of": total })))).await;
+            let _ = lines.send(Ok(line(&DiscardStep { discarded, of: total, done: false, error: None }))).await;
         };
         tracing::info!(consumer, "discarded {discarded} of {total} dead letters, as a client requested");
         let _ = lines.send(Ok(line(&ended))).await;
@@ -128,8 +136,41 @@ pub(super) async fn discard_all(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn line(value: &Value) -> Bytes {
-    format!("{value}\n").into()
+/// A line of the answer to a request that discards dead letters.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct DiscardStep {
+    /// The number of dead letters that are discarded.
+    discarded: u64,
+    /// The number of those to discard.
+    of: u64,
+    /// That all of them are discarded. Only the last line has it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    done: bool,
+    /// Why the others are not discarded. Only the last line has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+fn line(step: &DiscardStep) -> Bytes {
+    (json!(step).to_string() + "\n").into()
+}
+
+/// Returns the schema of a dead letter with its content.
+pub(super) fn whole_schema(generator: &mut SchemaGenerator) -> Schema {
+    let item = generator.subschema_for::<DeadLetterItem>();
+    json_schema!({
+        "allOf": [item],
+        "required": ["kind", "content"],
+        "properties": {
+            "kind": {
+                "description": "What was dead-lettered.",
+                "enum": [
+                    "gone", "event", "record", "command", "message", "outcome", "timer", "response", "http_request"
+                ],
+            },
+            "content": { "description": "Its content, whose members depend on the kind; null if it is gone." },
+        },
+    })
 }
 
 /// Formats a letter with its content.

@@ -3,6 +3,7 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use super::searches::Search;
 use crate::filter::Filter;
 use crate::host::Counted;
@@ -12,9 +13,10 @@ use crate::upcasts::{Migrates, Shape, Tries, Unmigrated};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -30,23 +32,33 @@ const PAGE_EVENTS_MAX: usize = 500;
 /// The most events that a search reads, unless the request says another number.
 pub(super) const SEARCH_MAX: u64 = 1_000_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The first position to return; 1 by default. Backwards it is the highest one, by default the newest.
     from: Option<u64>,
+    /// The maximum number of events.
     limit: Option<u64>,
+    /// Patterns over `type.EventName`, separated by commas. `*` stands for one segment, `**` for any number of segments.
     #[serde(rename = "type")]
     types: Option<String>,
+    /// Whether to continue with new events until the client disconnects.
     #[serde(default)]
     follow: bool,
+    /// The correlation id of the events to search.
     correlation_id: Option<String>,
-    /// The correlation id, causation id or own id of an event.
+    /// The correlation id, causation id or own id of the events to search.
     id: Option<String>,
+    /// The time since which the events were recorded, in ms since 1970-01-01T00:00:00Z.
     since_ms: Option<u64>,
+    /// The time before which the events were recorded, in ms since 1970-01-01T00:00:00Z.
     until_ms: Option<u64>,
+    /// Whether the newest event comes first.
     #[serde(default)]
     backwards: bool,
+    /// The maximum number of events to read, also of those that do not match; 1,000,000 by default.
     search_max: Option<u64>,
+    /// The shape of the payloads.
     #[serde(default)]
     shape: Shape,
 }
@@ -112,13 +124,17 @@ pub(super) async fn stream(
     send(&server, Reading::Search(search), limit, shape).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedOfStream {
+    /// The first version to return; 1 by default. Backwards it is the highest one, by default the newest.
     from: Option<u64>,
+    /// The maximum number of events.
     limit: Option<u64>,
+    /// Whether the newest event comes first.
     #[serde(default)]
     backwards: bool,
+    /// The shape of the payloads.
     #[serde(default)]
     shape: Shape,
 }
@@ -189,7 +205,7 @@ impl Place {
                  `limit` of at most {PAGE_EVENTS_MAX} that searches nothing needs no stream"
             );
             tracing::warn!("{text}");
-            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+            HttpError::new(ProblemType::NoRoom, text)
         })
     }
 
@@ -350,42 +366,64 @@ impl Follower {
 }
 
 /// One event as a line. The names of its fields are part of the API.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub(super) struct Line<'e> {
+    /// Its place in the whole store.
     position: u64,
+    /// Its id, a UUID.
     id: String,
+    /// Its stream: `TYPE/ID`.
     stream: String,
+    /// The type of its aggregate.
     #[serde(rename = "type")]
     aggregate_type: &'e str,
+    /// The id of its aggregate.
     aggregate_id: &'e str,
+    /// Its place in its stream.
     version: u64,
+    /// Its name.
     name: &'e str,
+    /// The time of its command, in ms since 1970-01-01T00:00:00Z.
     time_ms: u64,
+    /// The time when it was recorded, in ms since 1970-01-01T00:00:00Z.
     recorded_ms: u64,
+    /// The time of the first cause, in ms since 1970-01-01T00:00:00Z, if its command is not the first cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_ms: Option<u64>,
+    /// The id that everything from the same first cause has.
     correlation_id: &'e str,
+    /// The id of the command that led to it.
     causation_id: &'e str,
+    /// Its headers, if it has any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<LineHeader<'e>>,
     /// Why the payload is as it was recorded, although its newest shape is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     upcast_error: Option<String>,
+    /// Its payload: JSON, or `{"base64":"…"}` if it is not JSON.
+    #[schemars(with = "serde_json::Value")]
     payload: Payload<'e>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Header")]
 struct LineHeader<'e> {
+    /// Its name.
     name: &'e str,
+    /// Its value.
     value: Option<Text<'e>>,
 }
 
 /// Bytes, as text if they are UTF-8.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Text<'e> {
     Text(&'e str),
-    Bytes { base64: String },
+    Bytes {
+        /// The bytes in base64, if they are not UTF-8.
+        base64: String,
+    },
 }
 
 #[derive(Serialize)]

@@ -4,11 +4,11 @@ use super::Server;
 use super::answer::HttpError;
 use super::events::line;
 use super::histories::{Waiting, of_correlation};
+use super::problem::ProblemType;
 use crate::flows::EndedCommand;
 use crate::host::{Followed, Following};
 use crate::model::Outcome;
 use crate::status::{Flow, FlowCommand};
-use axum::http::StatusCode;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -29,7 +29,7 @@ pub(super) async fn room(server: &Server, timeout: Duration) -> Result<(OwnedSem
                 "{FLOWS_MAX} requests wait for their flows, so the command was not sent: send it again later, or without \
                  `wait=flow`"
             );
-            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text))
+            Err(HttpError::new(ProblemType::NoRoom, text))
         }
     }
 }

@@ -5,9 +5,10 @@
 //! host is known by: loopback addresses, and those of `api.hosts`.
 
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use crate::access::Access;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub(super) async fn guard(State(access): State<Arc<Access>>, request: Request, n
     }
     match foreign(request.headers(), |host| access.allows_host(host)) {
         None => next.run(request).await,
-        Some(reason) => HttpError::new(StatusCode::FORBIDDEN, reason).into_response(),
+        Some(reason) => HttpError::new(ProblemType::ForeignRequest, reason).into_response(),
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::Server;
 use super::answer::HttpError;
-use super::events::{SEARCH_MAX, line, payload};
+use super::events::{Payload, SEARCH_MAX, line, payload};
+use super::problem::ProblemType;
 use super::searches::Search;
 use crate::filter::Filter;
 use crate::host::Unshown;
@@ -16,9 +17,9 @@ use crate::store::{
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -53,9 +54,10 @@ impl LongRead {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The maximum number of events to read; 1,000,000 by default.
     search_max: Option<u64>,
 }
 
@@ -83,7 +85,7 @@ pub(super) async fn trace(
     let text = format!(
         "no event, timer, HTTP request or dead letter has {id:?} as its id, causation id or correlation id{among}"
     );
-    Err(HttpError::new(StatusCode::NOT_FOUND, text))
+    Err(HttpError::no_such_name(text))
 }
 
 fn trace_of(
@@ -164,26 +166,39 @@ fn is_of(reader: &mut dyn Reader, kept: &KeptDeadLetter, correlation_id: &str) -
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedState {
+    /// The version of the stream up to which events count; by default that of its newest event.
     version: Option<u64>,
+}
+
+/// The state of an aggregate at a version of its stream.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AggregateState<'s> {
+    /// The stream.
+    stream: String,
+    /// The version.
+    version: u64,
+    /// The state, as the aggregate's code keeps it in snapshots: JSON, or `{"base64":"…"}` if it is not JSON.
+    #[schemars(with = "serde_json::Value")]
+    state: Payload<'s>,
 }
 
 pub(super) async fn state(
     State(server): State<Server>,
     stream: Result<Path<(String, String)>, PathRejection>,
     wanted: Result<Query<WantedState>, QueryRejection>,
-) -> Result<Json<Value>, HttpError> {
+) -> Result<Response, HttpError> {
     let (Path((aggregate_type, aggregate_id)), Query(WantedState { version })) = (stream?, wanted?);
     let stream = StreamId::new(aggregate_type, aggregate_id);
     let (long_read, _waits) = LongRead::of(&server).await?;
     let shown = server.host.state(stream.clone(), version.map(Version), move || long_read.is_wanted()).await;
     let shown = shown.map_err(|unshown| match unshown {
-        Unshown::Unknown(text) => HttpError::new(StatusCode::NOT_FOUND, text),
-        Unshown::Impossible(text) => HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, text),
+        Unshown::Unknown(text) => HttpError::no_such_name(text),
+        Unshown::Impossible(text) => HttpError::new(ProblemType::NotPossible, text),
         Unshown::Store(error) => error.into(),
     })?;
     let state = payload(&shown.state);
-    Ok(Json(json!({ "stream": stream.to_string(), "version": shown.version.0, "state": state })))
+    Ok(Json(AggregateState { stream: stream.to_string(), version: shown.version.0, state }).into_response())
 }

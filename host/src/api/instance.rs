@@ -5,8 +5,9 @@
 //! its address behind, and another host, with another store, may listen there by now.
 
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -27,7 +28,7 @@ fn another(meant: &HeaderValue) -> HttpError {
     let meant = meant.to_str().unwrap_or("another one");
     let remedy = "read host.json in the data folder again, or start a host there";
     HttpError::new(
-        StatusCode::MISDIRECTED_REQUEST,
+        ProblemType::Misdirected,
         format!("the request is meant for host process {meant}, which is gone; another host answers here: {remedy}"),
     )
 }

@@ -3,9 +3,10 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::problem::ProblemType;
 use crate::metrics::{Family, Unit, Value};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -13,12 +14,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{self, Registry};
 use std::fmt;
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of the metrics.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn metrics(State(server): State<Server>) -> Result<Response, HttpError> {
     let families = server.host.metrics().await;
     let text = write(families);
-    let text = text.map_err(|_| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written"))?;
+    let text = text.map_err(|_| HttpError::new(ProblemType::HostFailed, "the metrics can't be written"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 

@@ -3,7 +3,9 @@
 use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
+use super::problem::ProblemType;
 use super::queries::timeout;
+use super::wording;
 use crate::model::Position;
 use crate::projection::SkipError;
 use crate::status::{
@@ -14,6 +16,7 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,30 +24,36 @@ use std::time::Duration;
 /// The default time of requests that wait.
 pub(super) const TIMEOUT_MS: u64 = 30_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stalled {
+    /// The time without progress after which a part counts as not ready, in ms.
     stalled_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wait {
+    /// The longest wait, in ms; 30,000 by default, at most 3,600,000.
     timeout_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reload {
+    /// The longest wait for the read model of new code, in ms; 30,000 by default, at most 3,600,000.
     timeout_ms: Option<u64>,
+    /// Whether code is taken that is held back after a revert.
     #[serde(default)]
     force: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitHandled {
+    /// The number of records that the source must have processed.
     handled: u64,
+    /// The longest wait, in ms; 30,000 by default, at most 3,600,000.
     timeout_ms: Option<u64>,
 }
 
@@ -52,9 +61,16 @@ pub(super) async fn status(State(server): State<Server>) -> Json<Status> {
     Json(server.host.status().await)
 }
 
-/// Answers that the process is alive, which the answer itself shows.
-pub(super) async fn live() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "live": true }))
+/// The answer that the process is alive.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Live {
+    /// That it is alive, which the answer itself shows.
+    live: bool,
+}
+
+/// Answers that the process is alive.
+pub(super) async fn live() -> Json<Live> {
+    Json(Live { live: true })
 }
 
 pub(super) async fn ready(
@@ -109,9 +125,10 @@ pub(super) async fn reload(
     Ok((reload_status(&[&reloaded]), Json(reloaded)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Apply {
+    /// Whether nothing is applied and the answer says what would change.
     #[serde(default)]
     dry_run: bool,
 }
@@ -122,12 +139,14 @@ pub(super) async fn reload_manifest(
 ) -> Result<Json<ManifestChange>, HttpError> {
     let Query(Apply { dry_run }) = apply?;
     let changed = server.host.reload_manifest(dry_run).await;
-    changed.map(Json).map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+    changed.map(Json).map_err(|cause| HttpError::new(ProblemType::ChangeRefused, cause))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Together {
+pub(super) struct Together {
+    /// The names of the plugins.
+    #[schemars(with = "Vec<String>")]
     plugins: BTreeSet<String>,
 }
 
@@ -138,8 +157,7 @@ pub(super) async fn reload_together(
 ) -> Result<(StatusCode, Json<AllReloaded>), HttpError> {
     let (Query(Reload { timeout_ms, force }), Whole(body)) = (reload?, body?);
     let timeout = timeout(timeout_ms, TIMEOUT_MS)?;
-    let Together { plugins } = serde_json::from_slice(&body)
-        .map_err(|cause| HttpError::malformed(format!("the body must be {{\"plugins\":[NAME, …]}}: {cause}")))?;
+    let Together { plugins } = wording::body(&body, r#"{"plugins":[NAME, …]}"#)?;
     let plugins = reloaded(&server, plugins, force, timeout).await?;
     Ok((reload_status(&plugins.iter().collect::<Vec<_>>()), Json(AllReloaded { plugins })))
 }
@@ -161,9 +179,10 @@ pub(super) async fn history(
     found.map(Json).ok_or_else(|| unknown(&server, &name))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revert {
+    /// The beginning of the digest of the code; by default it is the newest code that was not reverted.
     digest: Option<String>,
 }
 
@@ -177,13 +196,13 @@ pub(super) async fn revert(
         return Err(unknown(&server, &name));
     }
     let reverted = server.host.revert(&name, digest.as_deref()).await;
-    reverted.map(Json).map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+    reverted.map(Json).map_err(|cause| HttpError::new(ProblemType::ChangeRefused, cause))
 }
 
 /// Returns the error for a plugin that this host does not have.
 fn unknown(server: &Server, name: &str) -> HttpError {
     let unknown = tokio::task::block_in_place(|| server.host.unknown_plugin(name));
-    HttpError::new(StatusCode::NOT_FOUND, unknown.unwrap_or_default())
+    HttpError::no_such_name(unknown.unwrap_or_default())
 }
 
 async fn reloaded(
@@ -194,10 +213,10 @@ async fn reloaded(
 ) -> Result<Vec<Reloaded>, HttpError> {
     let unknown = || plugins.iter().find_map(|name| server.host.unknown_plugin(name));
     if let Some(unknown) = tokio::task::block_in_place(unknown) {
-        return Err(HttpError::new(StatusCode::NOT_FOUND, unknown));
+        return Err(HttpError::no_such_name(unknown));
     }
     let reloaded = server.unless_closing(server.host.reload(plugins, is_forced, timeout)).await?;
-    reloaded.map_err(|cause| HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, cause))
+    reloaded.map_err(|cause| HttpError::new(ProblemType::ChangeRefused, cause))
 }
 
 /// Returns the status of an answer: whether all of the new code answers.
@@ -205,9 +224,10 @@ fn reload_status(reloaded: &[&Reloaded]) -> StatusCode {
     if reloaded.iter().any(|one| one.building.is_some()) { StatusCode::ACCEPTED } else { StatusCode::OK }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SkipAt {
+    /// The position of the event at which the projection has stopped.
     position: u64,
 }
 
@@ -219,16 +239,18 @@ pub(super) async fn skip_event(
     let (Path(name), Query(SkipAt { position })) = (name?, at?);
     match server.host.skip_event(&name, Position(position)).await {
         Some(Ok(skipped)) => Ok(Json(skipped)),
-        Some(Err(SkipError::NotThere(text))) => Err(HttpError::new(StatusCode::CONFLICT, text)),
-        Some(Err(SkipError::Store(text))) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text)),
+        Some(Err(SkipError::NotThere(text))) => Err(HttpError::new(ProblemType::NotPossibleNow, text)),
+        Some(Err(SkipError::Store(text))) => Err(HttpError::new(ProblemType::StoreUnavailable, text)),
         None => Err(unknown_projection(&server, &name).await),
     }
 }
 
 /// The answer to a request for a rebuild, which goes on.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Rebuilt {
+    /// The projection.
     name: String,
+    /// That its read model is being built.
     building: bool,
 }
 
@@ -239,7 +261,7 @@ pub(super) async fn rebuild(
     let Path(name) = name?;
     match server.host.rebuild(&name).await {
         Some(Ok(())) => Ok(Json(Rebuilt { name, building: true })),
-        Some(Err(text)) => Err(HttpError::new(StatusCode::CONFLICT, text)),
+        Some(Err(text)) => Err(HttpError::new(ProblemType::NotPossibleNow, text)),
         None => Err(unknown_projection(&server, &name).await),
     }
 }

@@ -2,23 +2,26 @@
 
 use super::answer::{HttpError, json};
 use super::body::Whole;
+use super::problem::ProblemType;
 use super::{Server, WAIT_MS_MAX};
 use crate::host::QueryError;
 use crate::model::Position;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
 
 /// The default time that a query waits for its position.
 const TIMEOUT_MS: u64 = 5_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wait {
+    /// The position up to which the read model must contain everything.
     position: Option<u64>,
+    /// The longest wait for it, in ms; 5,000 by default, at most 3,600,000.
     timeout_ms: Option<u64>,
 }
 
@@ -46,10 +49,10 @@ pub(super) fn timeout(asked_ms: Option<u64>, default_ms: u64) -> Result<Duration
 fn refusal(error: QueryError, projection: &str) -> HttpError {
     match error {
         QueryError::UnknownProjection { known } => HttpError::unknown("projection", projection, &known),
-        QueryError::UnknownQuery(text) => HttpError::new(StatusCode::NOT_FOUND, text),
-        QueryError::Malformed(text) => HttpError::malformed(text),
-        QueryError::TimedOut(text) => HttpError::new(StatusCode::GATEWAY_TIMEOUT, text),
-        QueryError::Unavailable(text) => HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text),
-        QueryError::Failed(text) => HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+        QueryError::UnknownQuery(text) => HttpError::no_such_name(text),
+        QueryError::Malformed(text) => HttpError::new(ProblemType::MalformedQuery, text),
+        QueryError::TimedOut(text) => HttpError::new(ProblemType::PositionNotReached, text),
+        QueryError::Unavailable(text) => HttpError::new(ProblemType::NotCaughtUp, text),
+        QueryError::Failed(text) => HttpError::new(ProblemType::QueryFailed, text),
     }
 }

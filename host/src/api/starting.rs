@@ -2,6 +2,7 @@
 
 use super::answer::HttpError;
 use super::connections::Connections;
+use super::problem::ProblemType;
 use super::{Listeners, guard, of_probes, operations, refuse_exposed};
 use crate::access::Access;
 use crate::host::{Startup, Traffic};
@@ -62,7 +63,11 @@ pub async fn serve_starting(
 }
 
 fn routes() -> Router<Startup> {
-    Router::new().route("/v1/live", get(operations::live)).route("/v1/ready", get(ready)).fallback(not_yet)
+    Router::new()
+        .route("/v1/live", get(operations::live))
+        .route("/v1/ready", get(ready))
+        .method_not_allowed_fallback(not_yet)
+        .fallback(not_yet)
 }
 
 async fn ready(State(startup): State<Startup>) -> Response {
@@ -72,7 +77,7 @@ async fn ready(State(startup): State<Startup>) -> Response {
 
 async fn not_yet(State(startup): State<Startup>) -> Response {
     let text = format!("the host is starting: {}; send the request again when /v1/ready answers 200", startup.doing());
-    let refusal = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+    let refusal = HttpError::new(ProblemType::HostStarting, text);
     ([(header::RETRY_AFTER, RETRY_AFTER_S)], refusal).into_response()
 }
 

@@ -3,26 +3,30 @@
 use super::Server;
 use super::answer::HttpError;
 use super::body::Whole;
+use super::problem::ProblemType;
+use super::wording;
 use crate::model::{StreamId, Version};
 use crate::status::StreamStatus;
 use crate::store::{self, Backup, Statistics};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Depth {
+    /// Whether every event is read for the statistics that need it, which takes long on a large store.
     #[serde(default)]
     count: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The path of the new file.
     file: PathBuf,
 }
 
@@ -41,10 +45,7 @@ pub(super) async fn backup(
     State(server): State<Server>,
     body: Result<Whole, HttpError>,
 ) -> Result<Json<Backup>, HttpError> {
-    let wanted = serde_json::from_slice(&body?.0);
-    let Wanted { file } = wanted.map_err(|cause| {
-        HttpError::malformed(format!("the body must be JSON such as {{\"file\":\"/absolute/path\"}}: {cause}"))
-    })?;
+    let Wanted { file } = wording::body(&body?.0, r#"JSON such as {"file":"/absolute/path"}"#)?;
     if !file.is_absolute() {
         let text =
             format!("`file` must be an absolute path, found {}: the host runs in another folder", file.display());
@@ -91,12 +92,12 @@ async fn status(server: &Server, stream: StreamId) -> Result<Json<StreamStatus>,
 
 impl From<store::Error> for HttpError {
     fn from(error: store::Error) -> Self {
-        let status = match &error {
-            store::Error::NotFound(_) => StatusCode::NOT_FOUND,
-            store::Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            store::Error::Closed => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        let problem = match &error {
+            store::Error::NotFound(_) => ProblemType::NoSuchName,
+            store::Error::Invalid(_) => ProblemType::NotPossible,
+            store::Error::Closed => ProblemType::HostStopping,
+            _ => ProblemType::HostFailed,
         };
-        Self::new(status, error.to_string())
+        Self::new(problem, error.to_string())
     }
 }

@@ -1,23 +1,25 @@
 //! `/v1/timers`: lists and cancels timers.
 
 use super::Server;
-use super::answer::HttpError;
+use super::answer::{HttpError, Numbered};
 use crate::status::{TimerItem, Timers};
 use crate::store::TimerQuery;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The default and the largest number of timers in an answer.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The name of a plugin, or `source/NAME`; by default the timers of all subscriptions are listed.
     subscription: Option<String>,
+    /// The maximum number of timers; 100 by default, at most 1,000.
     limit: Option<usize>,
 }
 
@@ -38,9 +40,9 @@ pub(super) async fn list(
 pub(super) async fn cancel(
     State(server): State<Server>,
     number: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Value>, HttpError> {
+) -> Result<Json<Numbered>, HttpError> {
     let Path(number) = number?;
     server.host.change(move |store, done| store.cancel_timer(number, done)).await?;
     tracing::info!("timer {number} is cancelled by a person");
-    Ok(Json(json!({ "number": number })))
+    Ok(Json(Numbered { number }))
 }

@@ -251,11 +251,11 @@ impl Reply {
     /// Returns a failure with the host's reason for the refusal.
     pub(super) fn refusal(&self) -> CommandFailure {
         #[derive(serde::Deserialize)]
-        struct RefusedRequest {
-            error: String,
+        struct Problem {
+            detail: String,
         }
-        match serde_json::from_slice::<RefusedRequest>(&self.body) {
-            Ok(refusal) => CommandFailure::failed(refusal.error),
+        match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => CommandFailure::failed(problem.detail),
             Err(_) => CommandFailure::failed(format!("status {}: {}", self.status, self.text().trim())),
         }
     }

@@ -192,8 +192,8 @@ fn each(
         match (json, done) {
             (true, true) => output::line(&reply.text())?,
             (true, false) => {
-                let error: Value = reply.decoded()?;
-                output::line(&serde_json::json!({ "number": number, "error": error["error"] }).to_string())?;
+                let problem: Value = reply.decoded()?;
+                output::line(&serde_json::json!({ "number": number, "error": problem["detail"] }).to_string())?;
             }
             (false, true) => output::line(&told(&reply)?)?,
             (false, false) => output::line(&format!("{number}: failed: {}", reply.refusal().text()))?,

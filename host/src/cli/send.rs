@@ -46,12 +46,12 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
     let wait = if args.wait { format!("?wait=flow{timeout}") } else { String::new() };
     let path = format!("/v1/commands/{}{wait}", segments.join("/"));
     let reply = Client::new(&args.target)?.post(&path, &headers, payload.as_bytes())?;
-    match serde_json::from_slice::<Answer>(&reply.body) {
-        Ok(answer) if json => {
+    match Answer::of(&reply) {
+        Some(answer) if json => {
             machine(&reply, &answer.outcome)?;
             if unfinished(answer.flow.as_ref()).is_some() { Err(CommandFailure::told_under_way()) } else { Ok(()) }
         }
-        Ok(Answer { outcome, remembered_from_ms, flow }) => {
+        Some(Answer { outcome, remembered_from_ms, flow }) => {
             let note = remembered_from_ms.map_or(String::new(), |since| {
                 format!(" (remembered from {}; nothing new was recorded)", table::time(since))
             });
@@ -60,7 +60,7 @@ pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
             flow.map_or(Ok(()), |flow| output::text(&histories::flow_text(flow)))?;
             waits_for.map_or(Ok(()), |waits_for| Err(CommandFailure::under_way(waits_for)))
         }
-        Err(_) => Err(reply.refusal()),
+        None => Err(reply.refusal()),
     }
 }
 
@@ -70,6 +70,18 @@ struct Answer {
     outcome: Outcome,
     remembered_from_ms: Option<u64>,
     flow: Option<Flow>,
+}
+
+impl Answer {
+    /// Reads the answer to a command. There is none if the request never became a command.
+    fn of(reply: &Reply) -> Option<Self> {
+        let mut answer: serde_json::Value = serde_json::from_slice(&reply.body).ok()?;
+        // A refused command is a problem, whose detail is the reason.
+        if let Some(detail) = answer.get("detail").cloned() {
+            answer["reason"] = detail;
+        }
+        serde_json::from_value(answer).ok()
+    }
 }
 
 /// Says that the time was up before everything was at rest, if it was.

@@ -10,6 +10,17 @@ impl Host {
     pub fn description(&self, name: &str) -> Option<PluginDescription> {
         Some(described(&self.core.catalog.slot(name)?.current()))
     }
+
+    /// Returns what the code of all plugins that serves now says about itself, ordered by the names of the plugins.
+    pub fn descriptions(&self) -> Vec<PluginDescription> {
+        self.core.catalog.slots().map(|slot| described(&slot.current())).collect()
+    }
+
+    /// Returns the digests of the code of all plugins that serves now, each after the name of its plugin and in this order.
+    pub fn digests(&self) -> Vec<String> {
+        let digest = |plugin: &Plugin| format!("{} {}", plugin.name, plugin.digest);
+        self.core.catalog.slots().map(|slot| digest(&slot.current())).collect()
+    }
 }
 
 fn described(plugin: &Plugin) -> PluginDescription {

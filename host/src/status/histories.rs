@@ -1,10 +1,11 @@
 //! What followed from a first cause, and what waits for its time: answers of the API.
 
 use super::DeadLetterItem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The timers that are due first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timers {
     /// The number of all timers.
     pub total: u64,
@@ -13,7 +14,7 @@ pub struct Timers {
 }
 
 /// One timer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TimerItem {
     /// The number, by which a person can cancel it.
     pub number: u64,
@@ -30,7 +31,7 @@ pub struct TimerItem {
 }
 
 /// HTTP requests of plugins that have not ended: the answer of `GET /v1/requests`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Requests {
     /// The number of all requests.
     pub total: u64,
@@ -39,7 +40,7 @@ pub struct Requests {
 }
 
 /// One HTTP request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestItem {
     /// The number, by which a person can give it up.
     pub number: u64,
@@ -68,7 +69,7 @@ pub struct RequestItem {
 }
 
 /// What an HTTP request waits for. Times are in milliseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "for")]
 pub enum RequestWaits {
     /// The answer to the attempt under way.
@@ -86,7 +87,7 @@ pub enum RequestWaits {
 }
 
 /// The answer of `GET /v1/trace/ID`: what followed from one first cause.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Trace {
     /// The correlation id, which everything from the first cause has.
     pub correlation_id: String,
@@ -106,7 +107,7 @@ pub struct Trace {
 }
 
 /// What followed from a command, as the answer of `POST /v1/commands/…?wait=flow` has it in `flow`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Flow {
     /// The correlation id, which everything that followed has.
     pub correlation_id: String,
@@ -137,7 +138,7 @@ pub struct Flow {
 }
 
 /// A command of a subscriber or a saga that has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowCommand {
     /// Its id.
     pub id: String,

@@ -1,10 +1,11 @@
 //! The manifest of a running host: how the one on disk differs, and what applying it changes.
 
 use crate::manifest::KeyChange;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The manifest that the host applies, and the one on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManifestStatus {
     /// Its path.
     pub path: String,
@@ -17,7 +18,7 @@ pub struct ManifestStatus {
 }
 
 /// A key, or a whole section, that differs. Values are not shown, because they may be secrets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyStatus {
     /// The dotted path of the key.
     pub key: String,
@@ -26,7 +27,7 @@ pub struct KeyStatus {
 }
 
 /// What applying the manifest on disk changes: the answer of `POST /v1/manifest/reload`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManifestChange {
     /// Whether it was applied. It is false if it was only asked for.
     pub applied: bool,
@@ -39,7 +40,7 @@ pub struct ManifestChange {
 }
 
 /// What happens to a part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartChange {
     /// The part, such as `subscription warehouse`.
     pub part: String,

@@ -1,10 +1,11 @@
 //! What a plugin says about itself, and which code of it served.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// One plugin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginDescription {
     /// Its name in the manifest.
     pub name: String,
@@ -21,7 +22,7 @@ pub struct PluginDescription {
 }
 
 /// The history of a plugin's code: the answer of `GET /v1/plugins/NAME/history`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginHistory {
     /// What served, the newest first.
     pub codes: Vec<CodeStatus>,
@@ -30,7 +31,7 @@ pub struct PluginHistory {
 }
 
 /// Code of a plugin that served, or serves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CodeStatus {
     /// Its digest: `sha256:…`.
     pub digest: String,
@@ -47,7 +48,7 @@ pub struct CodeStatus {
 }
 
 /// One role of a plugin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "role", rename_all = "lowercase")]
 pub enum RoleDescription {
     /// An aggregate type.
@@ -103,7 +104,7 @@ pub enum RoleDescription {
 }
 
 /// A kind of command, event or query.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageDescription {
     /// Its name.
     pub name: String,

@@ -1,6 +1,7 @@
 //! Maintenance functions of the embedded store. A database server has its own tools for this.
 
 use super::Error;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -15,7 +16,7 @@ pub trait Maintenance: Send + Sync {
 }
 
 /// A copy of a store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Backup {
     /// The path of the copy.
     pub file: String,
@@ -28,7 +29,7 @@ pub struct Backup {
 }
 
 /// The statistics of a store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Statistics {
     /// The position of the newest event.
     pub position: u64,
@@ -61,7 +62,7 @@ pub struct Statistics {
 }
 
 /// The statistics that need a read of every event.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counted {
     /// The number of streams with events.
     pub streams: u64,
@@ -74,7 +75,7 @@ pub struct Counted {
 }
 
 /// The events of one type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TypeCount {
     /// The type of the aggregate.
     pub aggregate_type: String,

@@ -44,12 +44,12 @@ fn what_the_system_gives_no_memory_for_is_tried_again_and_charged_to_nobody() {
     let once = || host.send("once", "a", "Go", &Value::Null);
     assert_eq!(once().status, 200);
     let trapped = once();
-    assert!(trapped.body["reason"].as_str().is_some_and(|reason| reason.contains("unreachable")), "{trapped:?}");
+    assert!(trapped.body["detail"].as_str().is_some_and(|reason| reason.contains("unreachable")), "{trapped:?}");
     // Enough for everything but the memory of one more guest.
     host.address_space_max(Some(256 << 20));
     let refused = once();
     assert!(
-        refused.body["reason"].as_str().is_some_and(|reason| reason.contains("the system gives no memory")),
+        refused.body["detail"].as_str().is_some_and(|reason| reason.contains("the system gives no memory")),
         "{refused:?}"
     );
     let aggregate = |status: &Value| {

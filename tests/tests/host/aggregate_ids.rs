@@ -56,20 +56,20 @@ fn every_way_in_says_the_same_of_a_broken_id() {
     for (path, _, said) in broken() {
         let refused = host.send("cart", &path, "AddItems", &items());
         assert_eq!(refused.status, 400, "{path}: {refused:?}");
-        assert!(refused.body["error"].as_str().is_some_and(|error| error.contains(&said)), "{refused:?}");
+        assert!(refused.body["detail"].as_str().is_some_and(|error| error.contains(&said)), "{refused:?}");
     }
     let nameless = host.send("cart", "", "AddItems", &items());
     assert_eq!(nameless.status, 400, "{nameless:?}");
     assert!(
-        nameless.body["error"].as_str().is_some_and(|text| text.contains("the aggregate id is empty")),
+        nameless.body["detail"].as_str().is_some_and(|text| text.contains("the aggregate id is empty")),
         "{nameless:?}"
     );
     let no_text = host.send("cart", "%FF", "AddItems", &items());
     assert_eq!(no_text.status, 400, "{no_text:?}");
-    assert!(no_text.body["error"].as_str().is_some_and(|text| text.contains("is not UTF-8")), "{no_text:?}");
+    assert!(no_text.body["detail"].as_str().is_some_and(|text| text.contains("is not UTF-8")), "{no_text:?}");
     let name = host.send("cart", "1", "Add%0AItems", &items());
     assert!(
-        name.body["error"].as_str().is_some_and(|text| text.starts_with("the command name \"Add\\nItems\"")),
+        name.body["detail"].as_str().is_some_and(|text| text.starts_with("the command name \"Add\\nItems\"")),
         "{name:?}"
     );
 
@@ -96,7 +96,7 @@ fn every_way_in_says_the_same_of_a_broken_id() {
     let number = host.get("/v1/dead-letters").body["letters"][10]["number"].clone();
     let again = host.post(&format!("/v1/dead-letters/{number}/replay"), &Value::Null, &[]);
     assert_eq!(again.status, 409, "{again:?}");
-    assert!(again.body["error"].as_str().is_some_and(|error| error.contains(&said[0])), "{again:?}");
+    assert!(again.body["detail"].as_str().is_some_and(|error| error.contains(&said[0])), "{again:?}");
     nothing_is_obeyed(&setting, &host);
 }
 

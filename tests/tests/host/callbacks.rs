@@ -376,6 +376,6 @@ fn a_manual_clock_stands_still_until_it_is_moved() {
     let other = Setting::new(&manifest(""));
     let host = other.start();
     let refused = host.post("/v1/clock", &json!({ "advance_ms": 1 }), &[]);
-    assert!(refused.status == 409 && refused.body["error"].as_str().is_some_and(|text| text.contains("clock = ")));
+    assert!(refused.status == 409 && refused.body["detail"].as_str().is_some_and(|text| text.contains("clock = ")));
     host.stop();
 }

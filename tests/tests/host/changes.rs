@@ -39,7 +39,7 @@ fn parts(change: &Value) -> BTreeMap<&str, &str> {
 fn refusal(host: &TestHost) -> String {
     let answer = apply(host);
     assert_eq!(answer.status, 422, "{answer:?}");
-    answer.body["error"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+    answer.body["detail"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 
 /// The parts that come and go, by turns.

@@ -22,7 +22,7 @@ fn commands_queries_events_and_status() {
     assert_eq!(sent.status.code(), Some(0), "{sent:?}");
     assert_eq!((&lines(&sent)[0]["outcome"], &lines(&sent)[0]["command_id"]), (&json!("accepted"), &json!("mine")));
     let refused = cli(&["send", "order", "1", "CreateOrder", ORDER]);
-    assert_eq!((refused.status.code(), &lines(&refused)[0]["reason"]), (Some(1), &json!("the order exists")));
+    assert_eq!((refused.status.code(), &lines(&refused)[0]["detail"]), (Some(1), &json!("the order exists")));
     assert_eq!(cli(&["send", "order", "1", "CreateOrder", "{"]).status.code(), Some(2));
     host.drained();
 

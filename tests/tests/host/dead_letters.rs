@@ -189,7 +189,7 @@ fn an_event_that_was_dead_lettered_stays_until_its_subscriber_takes_it() {
     assert_eq!((&letter["kind"], &letter["content"]["position"]), (&json!("event"), &json!(1)), "{letter}");
     let again = host.post("/v1/dead-letters/1/replay", &Value::Null, &[]);
     assert_eq!(again.status, 422, "{again:?}");
-    assert!(again.body["error"].as_str().is_some_and(|error| error.contains("it makes no sense")), "{again:?}");
+    assert!(again.body["detail"].as_str().is_some_and(|error| error.contains("it makes no sense")), "{again:?}");
     assert_eq!(host.status()["dead_letters"]["total"], 1);
     assert_eq!(host.events("**").len(), 1, "what a failing delivery asked for is not done");
     assert_eq!(host.post("/v1/dead-letters/1/discard", &Value::Null, &[]).status, 200);

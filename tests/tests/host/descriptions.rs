@@ -37,7 +37,7 @@ fn what_a_plugin_says_of_itself_is_shown_with_its_schemas() {
     assert_eq!(host.get("/v1/plugins/warehouse").body["roles"][0]["role"], "subscriber");
 
     let unknown = host.get("/v1/plugins/cart");
-    assert!(unknown.status == 404 && unknown.body["error"].to_string().contains("cart"), "{unknown:?}");
+    assert!(unknown.status == 404 && unknown.body["detail"].to_string().contains("cart"), "{unknown:?}");
     let (_, text, _) = setting.told(&["plugins", "describe", "orders", "--data", "data"]);
     assert!(text.contains("aggregate order\n  commands: CreateOrder, ConfirmOrder, CancelOrder\n  events: "), "{text}");
     let (_, text, _) = setting.told(&["plugins", "describe", "orders", "--data", "data", "--json"]);

@@ -25,7 +25,7 @@ fn a_host_without_room_refuses_what_it_cannot_keep_and_goes_on_when_there_is_som
         .map(|id| (id, create(id)))
         .find(|(_, answer)| answer.status != 200)
         .expect("a mebibyte is not enough for all");
-    let reason = refused.body["reason"].as_str().unwrap_or_default();
+    let reason = refused.body["detail"].as_str().unwrap_or_default();
     assert!(refused.status >= 500 && reason.contains("disk"), "{refused:?}");
     assert_eq!(host.get("/v1/status").status, 200);
     assert_eq!(

@@ -35,7 +35,7 @@ fn positions(host: &TestHost, path: &str) -> Value {
 
 fn error(host: &TestHost, path: &str) -> (u16, String) {
     let answer = host.get(path);
-    (answer.status, answer.body["error"].as_str().unwrap_or_else(|| panic!("{path}: {answer:?}")).to_owned())
+    (answer.status, answer.body["detail"].as_str().unwrap_or_else(|| panic!("{path}: {answer:?}")).to_owned())
 }
 
 fn printed(output: &Output) -> String {

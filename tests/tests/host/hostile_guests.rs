@@ -191,7 +191,7 @@ fn aggregates() {
     for Aggregate(name, _, answers) in &AGGREGATES {
         for (number, (status, reason)) in answers.iter().enumerate() {
             let answer = go(&host, name);
-            let said = answer.body["reason"].as_str().unwrap_or_default();
+            let said = answer.body["detail"].as_str().unwrap_or_default();
             assert!(
                 answer.status == *status && said.contains(reason),
                 "`{name}`, command {number}: expected {status} with `{reason}`, got {answer:?}\n{}",
@@ -518,7 +518,7 @@ fn projections() {
         } else {
             let answer = host.query(name, "Go", &Value::Null);
             assert_eq!(answer.status, 500, "`{name}`: {answer:?}");
-            answer.body["error"].clone()
+            answer.body["detail"].clone()
         };
         let said = said.as_str().map_or_else(|| said.to_string(), str::to_owned);
         assert!(said.contains(reason), "`{name}`: expected `{reason}`, got `{said}`");

@@ -123,7 +123,8 @@ fn no_bytes_at_the_port_do_harm() {
     for (line, more, status, expected) in REFUSED {
         let answer = exchange(&host, &request(line, more), false);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {more}: {answer}");
-        assert!(answer.contains(expected) && answer.contains("{\"error\":\""), "{line} {more}: {answer}");
+        assert!(answer.contains(expected) && answer.contains("\"detail\":\""), "{line} {more}: {answer}");
+        assert!(answer.contains("content-type: application/problem+json"), "{line} {more}: {answer}");
         assert!(!answer.to_lowercase().contains("deserialize"), "the framework's words: {answer}");
     }
     for header in ["Host: evil.example\r\n", "Host: localhost\r\nOrigin: https://evil.example\r\n", ""] {
@@ -145,7 +146,7 @@ fn no_bytes_at_the_port_do_harm() {
     let reload = host.post("/v1/plugins/cart/reload", &json!(null), &[]);
     assert_eq!(reload.status, 404, "{reload:?}");
     assert!(
-        reload.body["error"].as_str().is_some_and(|text| text.contains("`wasmill reload` takes it in")),
+        reload.body["detail"].as_str().is_some_and(|text| text.contains("`wasmill reload` takes it in")),
         "{reload:?}"
     );
     host.stop();

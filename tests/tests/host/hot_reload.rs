@@ -66,7 +66,7 @@ fn a_changed_plugin_serves_and_a_corrupt_one_does_not() {
         let status = host.until("the changed plugin serves", |status| orders(status)["loads"] == 2);
         assert_eq!((&orders(&status)["version"], &orders(&status)["error"]), (&json!("0.2.0"), &Value::Null));
         let refused = create(&host, "new", TOO_MANY);
-        assert_eq!((refused.status, &refused.body["reason"]), (422, &json!("an order has at most 3 items")));
+        assert_eq!((refused.status, &refused.body["detail"]), (422, &json!("an order has at most 3 items")));
         assert_eq!(host.send("order", "old", "ConfirmOrder", &Value::Null).status, 200, "what was recorded stays");
         let_it_work(&host, &sent);
 

@@ -366,7 +366,7 @@ fn a_request_whose_grant_is_gone_waits_for_nobody() {
     let number = host.get("/v1/requests").body["requests"][0]["number"].clone();
     let refused = host.post(&format!("/v1/requests/{number}/give-up"), &json!({}), &[]);
     assert_eq!(refused.status, 422, "{refused:?}");
-    assert!(refused.body["error"].as_str().is_some_and(|error| error.contains("under way")), "{refused:?}");
+    assert!(refused.body["detail"].as_str().is_some_and(|error| error.contains("under way")), "{refused:?}");
     drop(host);
 
     // The host was killed in the middle, and now the server can't be reached.

@@ -35,6 +35,7 @@ mod new_code;
 mod observability;
 mod odd_input;
 mod old_contracts;
+mod openapi;
 mod panics;
 mod pauses;
 mod plugin_cases;

@@ -31,12 +31,12 @@ fn a_failing_command_costs_one_wasm_store_and_no_state() {
     {
         let answer = host.send("misbehaving", "a", command, &Value::Null);
         assert_eq!((answer.status, &answer.body["outcome"]), (500, &json!("failed")), "{command}: {answer:?}");
-        let reason = answer.body["reason"].as_str().expect("a reason");
+        let reason = answer.body["detail"].as_str().expect("a reason");
         assert!(reason.contains(cause) && reason.contains("misbehaving 0.1.0"), "{command}: {reason}");
         assert!(!reason.contains("lib.rs"), "the place in the source is not the sender's: {reason}");
     }
     let again = host.send("misbehaving", "a", "Panic", &Value::Null);
-    assert!(again.body["reason"].as_str().is_some_and(|reason| reason.contains("told to panic at 1")), "{again:?}");
+    assert!(again.body["detail"].as_str().is_some_and(|reason| reason.contains("told to panic at 1")), "{again:?}");
     assert_eq!(count(&host, "a", "Nothing")["version"], 2, "the state is rebuilt from the events");
     host.until_logged("the panic with its place", |line| {
         line.contains("told to panic") && line.contains("misbehaving/src/lib.rs:")

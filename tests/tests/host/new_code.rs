@@ -62,7 +62,7 @@ fn code_that_cannot_read_what_is_recorded_is_refused_before_it_serves() {
     put(&setting, "orders-unreadable");
     let refused = reload(&host, "");
     assert_eq!(refused.status, 422, "{refused:?}");
-    let reason = refused.body["error"].as_str().expect("a reason");
+    let reason = refused.body["detail"].as_str().expect("a reason");
     assert!(reason.contains("can't rebuild order/1, which the code before it can"), "{reason}");
     assert!(reason.contains("event OrderConfirmed at version 2"), "{reason}");
     let status = host.until("the status says it", |status| orders(status)["error"].is_string());

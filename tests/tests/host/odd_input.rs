@@ -16,8 +16,7 @@ fn create(host: &TestHost, id: &str) -> Answer {
 }
 
 fn reason(answer: &Answer) -> String {
-    let text = answer.body["reason"].as_str().or(answer.body["error"].as_str());
-    text.unwrap_or_else(|| panic!("a refusal has a reason: {answer:?}")).to_owned()
+    answer.body["detail"].as_str().unwrap_or_else(|| panic!("a refusal has a reason: {answer:?}")).to_owned()
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Language {
         assert_eq!(send("Take", &json!({ "quantity": 7 })).status, 200);
         host.drained();
         let refused = send("Take", &json!({ "quantity": 100 }));
-        assert_eq!((refused.status, &refused.body["reason"]), (422, &json!("only 23 left")));
+        assert_eq!((refused.status, &refused.body["detail"]), (422, &json!("only 23 left")));
         for (command, payload) in [
             ("Take", json!({ "quantity": 0 })),
             ("Take", json!({ "quantity": "7" })),
@@ -83,7 +83,7 @@ impl Language {
         }
         host.crash();
         let refused = host.send(&of_type, "apples", "Take", &json!({ "quantity": 18 }));
-        assert_eq!((refused.status, &refused.body["reason"]), (422, &json!("only 17 left")), "rebuilt");
+        assert_eq!((refused.status, &refused.body["detail"]), (422, &json!("only 17 left")), "rebuilt");
         assert_eq!(host.send(&of_type, "apples", "Take", &json!({ "quantity": 17 })).status, 200);
         host.drained();
         assert_eq!(recorded(&host, &of_type).last(), Some(&("Received".to_owned(), json!({ "quantity": 20 }))));

@@ -43,7 +43,7 @@ fn a_projection_stops_at_an_event_that_it_cannot_take_until_a_person_has_it_pass
     // New code that can't take the event either: whoever reloads is told.
     setting.write("sales.wasm", module::rebuilt(sales));
     let refused = host.post("/v1/plugins/sales/reload", &Value::Null, &[]);
-    let error = refused.body["error"].as_str().unwrap_or_default();
+    let error = refused.body["detail"].as_str().unwrap_or_default();
     assert!(refused.status == 422 && error.contains("order/too-much version 1"), "{refused:?}");
 
     let position = GOOD + 1;

@@ -11,7 +11,7 @@ fn a_refusal_is_answered_and_counted_and_no_line_of_the_log() {
     let order = json!({ "household_id": "1", "store_id": "2", "placed_at": "2017-01-01T11:53:26Z", "items": [] });
     let answer = host.send("order", "1", "CreateOrder", &order);
     assert_eq!((answer.status, &answer.body["outcome"]), (422, &json!("rejected")));
-    assert_eq!(answer.body["reason"], "an order needs at least one item");
+    assert_eq!(answer.body["detail"], "an order needs at least one item");
 
     let status = host.status();
     let counted =

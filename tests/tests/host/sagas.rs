@@ -410,7 +410,7 @@ fn a_reset_is_refused_while_a_saga_has_not_ended() {
     host.drained();
     let reset = || host.post("/v1/subscriptions/steward/reset", &json!({ "to": "beginning" }), &[]);
     let refused = reset();
-    let said = refused.body["error"].as_str().unwrap_or_default();
+    let said = refused.body["detail"].as_str().unwrap_or_default();
     assert!(refused.status >= 400 && said.contains("wasmill streams archive errand b"), "{refused:?}");
     assert_eq!(host.post("/v1/streams/errand/b/archive", &Value::Null, &[]).status, 200);
     assert_eq!(reset().status, 200);
@@ -605,7 +605,7 @@ fn a_dead_letter_of_an_input_that_takes_long_is_replayed_in_the_time_of_its_limi
     host.until("it is dead-lettered", |status| status["dead_letters"]["total"] == 1);
     let number = host.get("/v1/dead-letters").body["letters"][0]["number"].clone();
     let replayed = host.post(&format!("/v1/dead-letters/{number}/replay"), &Value::Null, &[]);
-    let reason = replayed.body["reason"].as_str().or(replayed.body["error"].as_str()).unwrap_or_default();
+    let reason = replayed.body["reason"].as_str().or(replayed.body["detail"].as_str()).unwrap_or_default();
     assert!(replayed.status == 422 && reason.contains("as the text says"), "{replayed:?}");
     host.stop();
 }

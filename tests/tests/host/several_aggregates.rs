@@ -31,7 +31,7 @@ fn each_aggregate_of_a_plugin_has_its_own_commands_and_state() {
     }
     let wrong = host.send("lamp", "1", "Turn", &json!({ "by": 2 }));
     assert_eq!(wrong.status, 400, "{wrong:?}");
-    assert!(wrong.body["reason"].as_str().is_some_and(|reason| reason.contains("Switch")), "{wrong:?}");
+    assert!(wrong.body["detail"].as_str().is_some_and(|reason| reason.contains("Switch")), "{wrong:?}");
     // Code that fails in one type loses no command of the other.
     assert_eq!(host.send("fan", "1", "Break", &Value::Null).status, 500);
     accepted(&host, "lamp", "Switch", &Value::Null);

@@ -29,7 +29,7 @@ fn an_archived_stream_takes_no_command_until_it_is_restored() {
     assert_eq!((said(&archived)["archived"].clone(), said(&archived)["version"].clone()), (json!(true), json!(1)));
     let refused = host.send("order", "a%20b%2F1", "ConfirmOrder", &Value::Null);
     assert_eq!((refused.status, &refused.body["outcome"]), (409, &json!("archived")), "{refused:?}");
-    assert!(refused.body["reason"].as_str().is_some_and(|reason| reason.contains("streams restore")), "{refused:?}");
+    assert!(refused.body["detail"].as_str().is_some_and(|reason| reason.contains("streams restore")), "{refused:?}");
     assert_eq!(host.events("order.*").len(), 1, "its events are read as before");
     host.crash();
     assert_eq!(said(&cli(&["streams", "show", "order", "a b/1"]))["archived"], true);

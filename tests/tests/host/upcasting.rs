@@ -72,7 +72,7 @@ fn new_code_reads_an_old_history_and_old_code_refuses_a_new_one() {
     swap(&host, &setting, "members");
     assert_eq!(greet(&host, "ada"), "Dear Ada Lovelace");
     let refused = host.send("member", "grace", "Greet", &Value::Null);
-    let reason = refused.body["reason"].as_str().expect("a reason");
+    let reason = refused.body["detail"].as_str().expect("a reason");
     assert!(reason.contains("Registered") && reason.contains("schema version 2"), "{reason}");
 
     host.stop();

@@ -14,7 +14,7 @@ fn roll(host: &TestHost, count: u32) {
 fn shown(host: &TestHost) -> String {
     let refused = host.send("dice", "a", "Show", &Value::Null);
     assert_eq!(refused.status, 422, "{refused:?}");
-    refused.body["reason"].as_str().expect("the state").to_owned()
+    refused.body["detail"].as_str().expect("the state").to_owned()
 }
 
 /// An aggregate that reads clocks and randomness in `handle` and in `apply` has the same state live, rebuilt and restored.
@@ -126,7 +126,7 @@ fn a_plugin_that_was_built_for_wasi_has_std_time_and_its_sleep_takes_none() {
     let setting = Setting::new("[plugins.dice]\nfile = 'PLUGINS/dice-on-wasi.wasm'\nshards = 1\n");
     let host = setting.start();
     let refused = host.send("dice", "a", "Sleep", &Value::Null);
-    assert_eq!((refused.status, &refused.body["reason"]), (422, &json!("awake")));
+    assert_eq!((refused.status, &refused.body["detail"]), (422, &json!("awake")));
     host.until_logged("standard output", |line| line.contains("INFO") && line.contains("slept"));
     host.until_logged("standard error", |line| line.contains("WARN") && line.contains("for 3600 s"));
     host.stop();
@@ -173,7 +173,7 @@ fn what_a_guest_does_wrong_is_said_with_its_place_and_remedy() {
         ("Die", json!([]), "unreachable"),
     ] {
         let answer = host.send("dice", "a", command, &payload);
-        let reason = answer.body["reason"].as_str().unwrap_or_default();
+        let reason = answer.body["detail"].as_str().unwrap_or_default();
         assert!(answer.status == 500 && reason.contains(said), "{command}: {answer:?}");
         assert!(!reason.contains("at main"), "{reason}");
     }
