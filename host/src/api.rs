@@ -5,6 +5,7 @@
 //! `{"error": "…"}`.
 
 mod answer;
+mod batches;
 mod body;
 mod clock;
 mod commands;
@@ -20,6 +21,7 @@ mod operations;
 mod queries;
 mod requests;
 mod searches;
+mod sse;
 mod stall;
 mod starting;
 mod store;
@@ -60,6 +62,8 @@ struct Server {
     streams: Arc<Semaphore>,
     /// One permit for each running read of a few events.
     pages: Arc<Semaphore>,
+    /// One permit for each batch of commands.
+    batches: Arc<Semaphore>,
     /// Room for searches, traces and states, which read many events.
     long_reads: Arc<Semaphore>,
     /// Room for requests that wait for a flow.
@@ -93,6 +97,7 @@ pub async fn serve(
     refuse_foreign(&listener)?;
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
+    let batches = Arc::new(Semaphore::new(batches::BATCHES_MAX));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
     let flows = Arc::new(Semaphore::new(flows::FLOWS_MAX));
     let server = Server {
@@ -100,6 +105,7 @@ pub async fn serve(
         settings: settings.clone(),
         streams,
         pages,
+        batches,
         long_reads,
         flows,
         closing: closing.clone(),
@@ -143,7 +149,8 @@ fn router(server: Server) -> Router {
     let instance = server.host.instance().parse::<HeaderValue>().expect("a UUID is a header's value");
     Router::new()
         .route("/v1/commands/{type}/{id}/{command}", post(commands::send))
-        .route("/v1/queries/{projection}/{query}", post(queries::query))
+        .route(batches::PATH, post(batches::send))
+        .route("/v1/queries/{projection}/{query}", get(queries::get).post(queries::query))
         .route("/v1/events", get(events::stream))
         .route("/v1/status", get(operations::status))
         .route("/v1/ready", get(operations::ready))

@@ -36,7 +36,7 @@ impl HttpError {
 
     pub(super) fn no_such_path(path: &str) -> Self {
         let text = format!(
-            "nothing is at {path}; there are /v1/commands/TYPE/ID/COMMAND, /v1/queries/PROJECTION/QUERY, /v1/events, \
+            "nothing is at {path}; there are /v1/commands/TYPE/ID/COMMAND, /v1/commands, /v1/queries/PROJECTION/QUERY, /v1/events, \
              /v1/status, /v1/ready, /v1/live, /metrics, /v1/drained, /v1/sources/NAME/wait, /v1/plugins/NAME, /v1/plugins/NAME/reload, \
              /v1/subscriptions, /v1/timers, /v1/requests, /v1/clock, /v1/projections/NAME/skip, /v1/projections/NAME/rebuild, /v1/dead-letters, \
              /v1/streams/TYPE/ID, /v1/trace/ID, /v1/store/stats and /v1/store/backup"
@@ -51,7 +51,7 @@ impl HttpError {
     pub(super) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "wrong method; commands, queries and other changes are POST, everything else is GET",
+            "wrong method; commands and other changes are POST, everything else is GET, and a query may be both",
         )
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Server;
 use super::answer::HttpError;
+use super::batches;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
@@ -36,10 +37,11 @@ impl FromRequest<Server> for Whole {
 }
 
 /// Refuses a request whose header says that its body is too long. The body is discarded first, so that the sender reads
-/// the answer.
+/// the answer. A batch of commands is read line by line, so its length does not matter.
 pub(super) async fn refuse_long(State(server): State<Server>, request: Request, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_none_or(|length| length <= server.settings.body_mib << 20) {
+    let is_batch = request.uri().path() == batches::PATH;
+    if is_batch || length.is_none_or(|length| length <= server.settings.body_mib << 20) {
         return next.run(request).await;
     }
     let discard = async {

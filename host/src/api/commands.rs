@@ -1,7 +1,7 @@
 //! `POST /v1/commands/TYPE/ID/COMMAND`: one command, answered after its events are durable.
 
 use super::Server;
-use super::answer::HttpError;
+use super::answer::{HttpError, json};
 use super::body::Whole;
 use super::flows;
 use super::operations::TIMEOUT_MS;
@@ -11,31 +11,19 @@ use crate::host::{Following, Untaken};
 use crate::model::{Command, ExpectedVersion, Outcome, Remembered, StreamId, Version};
 use crate::status::Flow;
 use crate::trace;
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
 
-#[derive(Serialize)]
-struct Answer {
-    command_id: Arc<str>,
-    #[serde(flatten)]
-    outcome: Outcome,
-    /// The time when the outcome was recorded, if it is that of an earlier request with the same id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remembered_from_ms: Option<u64>,
-    /// What followed from the command, if the sender waits for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flow: Option<Flow>,
-}
+/// The longest answer without a reason, for which the memory is taken at once.
+const ANSWER_BYTES: usize = 256;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,26 +40,8 @@ enum Wait {
     Flow,
 }
 
-pub(super) async fn send(
-    State(server): State<Server>,
-    path: Result<Path<(String, String, String)>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Whole, HttpError>,
-) -> Result<Response, HttpError> {
-    let made = path.map_err(HttpError::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
-        let Query(Wanted { wait, timeout_ms }) = wanted?;
-        let wait = match wait {
-            Some(Wait::Flow) => Some(timeout(timeout_ms, TIMEOUT_MS)?),
-            None if timeout_ms.is_some() => {
-                return Err(HttpError::malformed("`timeout_ms` is only for `wait=flow`: add that, or remove it"));
-            }
-            None => None,
-        };
-        let stream = StreamId::new(aggregate_type, aggregate_id);
-        Ok((command(stream, name, &headers, body?.0, server.host.clock())?, wait))
-    });
-    let sent = match made {
+pub(super) async fn send(State(server): State<Server>, request: Request) -> Result<Response, HttpError> {
+    let sent = match requested(&server, request).await {
         Ok((command, None)) => take(&server, command, None).await,
         Ok((command, Some(timeout))) => {
             let (_room, timeout) = flows::room(&server, timeout).await?;
@@ -87,6 +57,28 @@ pub(super) async fn send(
     sent
 }
 
+/// Makes the command that is requested. The time is how long the sender waits for its flow, if it does. The parts are
+/// taken from the request by hand, because the extractor of headers would copy them.
+async fn requested(server: &Server, request: Request) -> Result<(Command, Option<Duration>), HttpError> {
+    let (mut parts, body) = request.into_parts();
+    let path = Path::<(String, String, String)>::from_request_parts(&mut parts, server).await;
+    let wanted = Query::<Wanted>::from_request_parts(&mut parts, server).await;
+    let headers = std::mem::take(&mut parts.headers);
+    // The body is read in any case: a sender that is cut off while it writes does not see the refusal.
+    let body = Whole::from_request(Request::from_parts(parts, body), server).await;
+    let Path((aggregate_type, aggregate_id, name)) = path?;
+    let Query(Wanted { wait, timeout_ms }) = wanted?;
+    let wait = match wait {
+        Some(Wait::Flow) => Some(timeout(timeout_ms, TIMEOUT_MS)?),
+        None if timeout_ms.is_some() => {
+            return Err(HttpError::malformed("`timeout_ms` is only for `wait=flow`: add that, or remove it"));
+        }
+        None => None,
+    };
+    let stream = StreamId::new(aggregate_type, aggregate_id);
+    Ok((command(stream, name, &headers, body?.0, server.host.clock())?, wait))
+}
+
 /// Sends a command and makes the answer, with what follows from the command if the sender waits for that.
 async fn take(
     server: &Server,
@@ -100,14 +92,18 @@ async fn take(
         _ => None,
     };
     match sent {
-        Ok(Outcome::Remembered(Remembered { outcome, remembered_from_ms })) => {
-            Ok(answer(Answer { command_id, outcome: *outcome, remembered_from_ms: Some(remembered_from_ms), flow }))
+        Ok(outcome) => Ok(answer(&command_id, &outcome, flow.as_ref())),
+        Err(untaken) => Err(refusal(untaken, &aggregate_type)),
+    }
+}
+
+/// Makes the refusal of a command that no shard takes.
+pub(super) fn refusal(untaken: Untaken, aggregate_type: &str) -> HttpError {
+    match untaken {
+        Untaken::UnknownAggregate { known } => {
+            HttpError::unknown("plugin serves aggregates of type", aggregate_type, &known)
         }
-        Ok(outcome) => Ok(answer(Answer { command_id, outcome, remembered_from_ms: None, flow })),
-        Err(Untaken::UnknownAggregate { known }) => {
-            Err(HttpError::unknown("plugin serves aggregates of type", &aggregate_type, &known))
-        }
-        Err(Untaken::InvalidId(reason)) => Err(HttpError::malformed(reason)),
+        Untaken::InvalidId(reason) => HttpError::malformed(reason),
     }
 }
 
@@ -118,26 +114,54 @@ fn command(
     body: Bytes,
     clock: &Clock,
 ) -> Result<Command, HttpError> {
-    let chosen = id(headers, "idempotency-key")?;
-    let durable_id = chosen.is_some();
-    let id_of_command = chosen.unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+    let payload = if body.is_empty() { b"null".to_vec() } else { body.into() };
     let expected = text(headers, "x-expected-version")?.map(expected_version).transpose();
-    Ok(Command {
+    let said = Said {
+        id: id(headers, "idempotency-key")?,
+        correlation_id: id(headers, "x-correlation-id")?,
+        trace_parent: trace_text(headers, trace::PARENT),
+        trace_state: trace_text(headers, trace::STATE),
+        expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
+    };
+    Ok(made(stream, name.into(), payload, said, clock))
+}
+
+/// What a sender says about a command, besides its aggregate, its name and its payload.
+#[derive(Default)]
+pub(super) struct Said<'s> {
+    /// The id that the sender chose.
+    pub(super) id: Option<Arc<str>>,
+    pub(super) correlation_id: Option<Arc<str>>,
+    pub(super) trace_parent: Option<&'s str>,
+    pub(super) trace_state: Option<&'s str>,
+    pub(super) expected: Option<ExpectedVersion>,
+}
+
+/// Makes a command of a sender, of a single request or of a line.
+pub(super) fn made(stream: StreamId, name: Arc<str>, payload: Vec<u8>, said: Said<'_>, clock: &Clock) -> Command {
+    let durable_id = said.id.is_some();
+    let id = said.id.unwrap_or_else(new_id);
+    Command {
         stream,
-        name: name.into(),
-        payload: if body.is_empty() { b"null".to_vec() } else { body.into() },
+        name,
+        payload,
         time_ms: clock.now_ms(),
-        correlation_id: id(headers, "x-correlation-id")?.unwrap_or_else(|| id_of_command.clone()),
-        causation_id: id_of_command.clone(),
-        id: id_of_command,
-        headers: trace::headers(trace_text(headers, trace::PARENT), trace_text(headers, trace::STATE)),
+        correlation_id: said.correlation_id.unwrap_or_else(|| id.clone()),
+        causation_id: id.clone(),
+        id,
+        headers: trace::headers(said.trace_parent, said.trace_state),
         origin: None,
         hops: 0,
         durable_id,
         outcome_use: Default::default(),
         first_ms: None,
-        expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
-    })
+        expected: said.expected,
+    }
+}
+
+fn new_id() -> Arc<str> {
+    let mut text = uuid::Uuid::encode_buffer();
+    (&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)).into()
 }
 
 /// Reads a tracing header. If it can't be read, it counts as absent, because tracing must not make a command fail.
@@ -146,12 +170,15 @@ fn trace_text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 }
 
 fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, HttpError> {
-    match text(headers, name)? {
-        Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX => Err(HttpError::malformed(format!(
-            "header {name} must be 1 to {ID_BYTES_MAX} bytes long, found {}",
-            id.len()
-        ))),
-        id => Ok(id.map(Arc::from)),
+    let id = text(headers, name)?;
+    id.map(|id| checked_id(id).map_err(|cause| HttpError::malformed(format!("header {name} {cause}")))).transpose()
+}
+
+/// Checks an id that a sender chose. The error completes a sentence about its place.
+pub(super) fn checked_id(id: &str) -> Result<Arc<str>, String> {
+    match id.len() {
+        1..=ID_BYTES_MAX => Ok(id.into()),
+        bytes => Err(format!("must be 1 to {ID_BYTES_MAX} bytes long, found {bytes}")),
     }
 }
 
@@ -173,8 +200,26 @@ pub(crate) fn expected_version(text: &str) -> Result<ExpectedVersion, String> {
     }
 }
 
-fn answer(answer: Answer) -> Response {
-    let status = match answer.outcome.what() {
+fn answer(command_id: &str, outcome: &Outcome, flow: Option<&Flow>) -> Response {
+    let mut body = Vec::with_capacity(ANSWER_BYTES);
+    body.push(b'{');
+    write_members(&mut body, command_id, outcome);
+    if let Some(flow) = flow {
+        body.extend_from_slice(b",\"flow\":");
+        write_json(&mut body, flow);
+    }
+    body.push(b'}');
+    let mut response = json(body);
+    *response.status_mut() = status(outcome);
+    if let Outcome::Busy { retry_after_ms } = outcome {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000)));
+    }
+    response
+}
+
+/// Returns the HTTP status of an outcome.
+pub(super) fn status(outcome: &Outcome) -> StatusCode {
+    match outcome.what() {
         Outcome::Accepted { .. } => StatusCode::OK,
         Outcome::Rejected { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Outcome::Malformed { .. } => StatusCode::BAD_REQUEST,
@@ -183,14 +228,47 @@ fn answer(answer: Answer) -> Response {
         Outcome::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
         // A remembered outcome is never itself of this kind.
         Outcome::Remembered(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    match answer.outcome {
-        Outcome::Busy { retry_after_ms } => {
-            let seconds = retry_after_ms.div_ceil(1000).to_string();
-            (status, [(header::RETRY_AFTER, seconds)], Json(answer)).into_response()
-        }
-        _ => (status, Json(answer)).into_response(),
     }
+}
+
+/// Writes the members of an answer, without braces around them: the command's id, the outcome, and if the outcome is that
+/// of an earlier request with the same id, the time when it was recorded. Nearly all outcomes are accepted, so those are
+/// written by hand.
+pub(super) fn write_members(to: &mut Vec<u8>, command_id: &str, outcome: &Outcome) {
+    to.extend_from_slice(b"\"command_id\":");
+    write_json(to, command_id);
+    match outcome.what() {
+        Outcome::Accepted { version, position, events } => {
+            to.extend_from_slice(b",\"outcome\":\"accepted\",\"version\":");
+            write_number(to, version.0);
+            to.extend_from_slice(b",\"position\":");
+            write_number(to, position.0);
+            to.extend_from_slice(b",\"events\":");
+            write_number(to, (*events).into());
+        }
+        other => {
+            let begin = to.len();
+            write_json(to, other);
+            // Its members are members of this object.
+            to[begin] = b',';
+            to.pop();
+        }
+    }
+    if let Outcome::Remembered(Remembered { remembered_from_ms, .. }) = outcome {
+        to.extend_from_slice(b",\"remembered_from_ms\":");
+        write_number(to, *remembered_from_ms);
+    }
+}
+
+/// Writes a value as JSON.
+pub(super) fn write_json(to: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    // Writing these types to memory never fails.
+    serde_json::to_writer(to, value).expect("an answer is JSON");
+}
+
+/// Writes a number as JSON.
+pub(super) fn write_number(to: &mut Vec<u8>, number: u64) {
+    to.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
@@ -244,20 +322,52 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_status() {
-        for (outcome, status) in [
+        for (outcome, status) in outcomes() {
+            let response = answer("a", &outcome, None);
+            assert_eq!(response.status(), status);
+            let retry = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));
+        }
+    }
+
+    fn outcomes() -> [(Outcome, u16); 8] {
+        [
             (Outcome::Accepted { version: Version(1), position: crate::model::Position(2), events: 1 }, 200),
-            (Outcome::Rejected { reason: "no".into() }, 422),
+            (Outcome::Rejected { reason: "no \"n\"".into() }, 422),
             (Outcome::Malformed { reason: "no".into() }, 400),
             (Outcome::Conflict { actual: Version(2), expected: ExpectedVersion::NoStream }, 409),
             (Outcome::IdReused { reason: "no".into() }, 409),
             (Outcome::Archived { reason: "no".into() }, 409),
             (Outcome::Failed { reason: "no".into() }, 500),
             (Outcome::Busy { retry_after_ms: 1001 }, 503),
-        ] {
-            let response = answer(Answer { command_id: "a".into(), outcome, remembered_from_ms: None, flow: None });
-            assert_eq!(response.status(), status);
-            let retry = response.headers().get(header::RETRY_AFTER);
-            assert_eq!(retry.map(|seconds| seconds.to_str().unwrap()), (status == 503).then_some("2"));
+        ]
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_what_serde_writes() {
+        #[derive(serde::Serialize)]
+        struct Answer<'a> {
+            command_id: &'a str,
+            #[serde(flatten)]
+            outcome: &'a Outcome,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            remembered_from_ms: Option<u64>,
+        }
+        for (outcome, _) in outcomes() {
+            for remembered_from_ms in [None, Some(7)] {
+                let command_id = "an \"id\"";
+                let expected = serde_json::to_string(&Answer { command_id, outcome: &outcome, remembered_from_ms });
+                let given = match remembered_from_ms {
+                    Some(remembered_from_ms) => {
+                        Outcome::Remembered(Remembered { outcome: Box::new(outcome.clone()), remembered_from_ms })
+                    }
+                    None => outcome.clone(),
+                };
+                let mut written = vec![b'{'];
+                write_members(&mut written, command_id, &given);
+                written.push(b'}');
+                assert_eq!(String::from_utf8(written).unwrap(), expected.unwrap());
+            }
         }
     }
 }
