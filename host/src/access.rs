@@ -201,9 +201,9 @@ impl Current {
         });
         let mut tokens = Tokens::default();
         let mut clients = Vec::new();
-        for (name, settings) in &settings.clients {
-            let client = Arc::new(Client::new(name, settings));
-            for (index, place) in settings.tokens.iter().enumerate() {
+        for (name, of_client) in &settings.clients {
+            let client = Arc::new(Client::new(name, of_client, settings.name_clients));
+            for (index, place) in of_client.tokens.iter().enumerate() {
                 if let Err(cause) = tokens.add(place, &client) {
                     errors.push(format!("`api.clients.{name}.tokens[{index}]` {cause}"));
                 }

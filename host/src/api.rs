@@ -7,6 +7,7 @@
 mod access;
 mod answer;
 mod audit;
+mod batches;
 mod body;
 mod clock;
 mod command_answers;
@@ -27,6 +28,7 @@ mod queries;
 mod requests;
 mod routes;
 mod searches;
+mod sse;
 mod stall;
 mod starting;
 mod store;
@@ -79,6 +81,8 @@ struct Server {
     streams: Arc<Semaphore>,
     /// One permit for each running read of a few events.
     pages: Arc<Semaphore>,
+    /// One permit for each batch of commands.
+    batches: Arc<Semaphore>,
     /// Room for searches, traces and states, which read many events.
     long_reads: Arc<Semaphore>,
     /// Room for requests that wait for a flow.
@@ -128,6 +132,7 @@ pub async fn serve(
     refuse_exposed(&listeners.all, &settings)?;
     let (close, closing) = watch::channel(false);
     let [streams, pages] = std::array::from_fn(|_| Arc::new(Semaphore::new(settings.streams_max)));
+    let batches = Arc::new(Semaphore::new(batches::BATCHES_MAX));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
     let flows = Arc::new(Semaphore::new(flows::FLOWS_MAX));
     let server = Server {
@@ -135,6 +140,7 @@ pub async fn serve(
         settings: settings.clone(),
         streams,
         pages,
+        batches,
         long_reads,
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),

@@ -199,6 +199,8 @@ mod tests {
             "test orders.wasm a.toml b.json --json",
             "--json send order 1 Create {} --id a --expect no-stream",
             "send order 1 Count -5 --data d --json",
+            "send --lines commands.ndjson --data d --json",
+            "send --lines -",
             "query sales totals --json",
             "query sales totals {} --position 3 --timeout-ms 5 --url http://127.0.0.1:1",
             "events --from 3 --follow --type order.* --limit 9",

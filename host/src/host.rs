@@ -15,6 +15,7 @@ mod idle_keys;
 mod inventory;
 mod maintenance;
 mod manual_clock;
+mod offers;
 mod options;
 mod orphans;
 mod parts;
@@ -33,7 +34,7 @@ mod untried;
 mod watching;
 
 use crate::ack::{self, Unanswered as _};
-use crate::aggregates::{Aggregates, Inbox, Unaccepted};
+use crate::aggregates::Aggregates;
 use crate::clock::Clock;
 use crate::file_watch::FileWatch;
 use crate::flows::Flows;
@@ -71,6 +72,7 @@ pub use checking::{Checked, check};
 pub use flow::{Followed, Following};
 pub use inventory::{Inventory, RoleInventory};
 pub use manual_clock::Unmoved;
+pub use offers::Unqueued;
 pub use options::demand;
 pub(crate) use orphans::{is_named, orphans};
 pub use parts::Error;
@@ -282,19 +284,14 @@ impl Host {
 
     /// Sends a command and waits for its outcome.
     pub async fn send(&self, command: Command) -> Result<Outcome, Untaken> {
-        let outcome = self.offer(command).await?;
+        let (ack, outcome) = ack::channel();
+        let outcome = match self.offer(command.into(), ack) {
+            Ok(()) => outcome.await.unwrap_or_else(|_| Outcome::unanswered()),
+            Err(Unqueued::Full) => Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS },
+            Err(Unqueued::Untaken(untaken)) => return Err(untaken),
+        };
         self.traffic.count(&outcome);
         Ok(outcome)
-    }
-
-    async fn offer(&self, command: Command) -> Result<Outcome, Untaken> {
-        let (ack, outcome) = ack::channel();
-        match self.core.aggregates.offer(command.into(), ack) {
-            Ok(()) => Ok(outcome.await.unwrap_or_else(|_| Outcome::unanswered())),
-            Err(Unaccepted::Full(..)) => Ok(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS }),
-            Err(Unaccepted::NoSuchAggregate { known, .. }) => Err(Untaken::UnknownAggregate { known }),
-            Err(Unaccepted::InvalidId { reason, .. }) => Err(Untaken::InvalidId(reason)),
-        }
     }
 
     /// Runs a query of a projection. With `after` it first waits until the read model has reached that position, so

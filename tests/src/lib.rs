@@ -5,6 +5,7 @@
 //! - [`host`]: a running host of [`wasmill_driver`], as tests use it
 //! - [`kafka`]: a real broker
 //! - [`secured`]: a real broker with TLS, logins and an authorizer
+//! - [`raw`]: HTTP requests and answers by hand, in parts
 //! - [`server`]: an HTTP server that answers as a test says
 //! - [`topic`]: writing records to a Kafka topic and reading them
 //! - [`module`]: WebAssembly modules made to be refused
@@ -37,6 +38,7 @@ pub mod module;
 pub mod native;
 pub mod proxy;
 pub mod raised;
+pub mod raw;
 pub mod report;
 pub mod scripted;
 pub mod secured;

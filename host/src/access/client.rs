@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub struct Client {
     /// Its name in the manifest.
     pub name: Arc<str>,
+    /// Whether its commands carry its name.
+    is_named: bool,
     scopes: Scopes,
     aggregates: Option<Vec<String>>,
     projections: Option<Vec<String>>,
@@ -44,10 +46,11 @@ pub enum Unrecognised {
 }
 
 impl Client {
-    pub(super) fn new(name: &str, settings: &ApiClient) -> Self {
+    pub(super) fn new(name: &str, settings: &ApiClient, is_named: bool) -> Self {
         let name_of = |name: &String| ServerName::try_from(name.clone()).ok();
         Self {
             name: name.into(),
+            is_named,
             scopes: settings.scopes,
             aggregates: settings.aggregates.clone(),
             projections: settings.projections.clone(),
@@ -68,6 +71,14 @@ impl Caller {
         match self {
             Self::Anyone => None,
             Self::Client(client) => Some(&client.name),
+        }
+    }
+
+    /// Returns its name if its commands carry it.
+    pub fn shown_name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Client(client) if client.is_named => Some(&client.name),
+            _ => None,
         }
     }
 

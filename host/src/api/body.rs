@@ -6,6 +6,7 @@
 use super::Server;
 use super::access::Sender;
 use super::answer::HttpError;
+use super::batches;
 use super::problem::ProblemType;
 use crate::supervise::Held as _;
 use axum::body::Bytes;
@@ -132,5 +133,5 @@ pub(super) async fn limited(State(server): State<Server>, mut request: Request, 
 
 /// Whether the handler of a request takes its body line by line.
 fn is_stream(request: &Request) -> bool {
-    request.uri().path() == "/v1/commands"
+    request.uri().path() == batches::PATH
 }

@@ -1,13 +1,17 @@
 //! The answers to commands: what was recorded, or the problem of a refused command.
 
-use super::problem::{self, Problem, ProblemType};
+use super::answer::HttpError;
+use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use crate::model::{ExpectedVersion, Outcome, Position, Version};
 use crate::status::Flow;
-use axum::Json;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::borrow::Cow;
+
+/// The longest answer without a reason, for which the memory is taken at once.
+const ANSWER_BYTES: usize = 256;
 
 /// The answer to a command that was accepted.
 #[derive(Serialize, JsonSchema)]
@@ -79,38 +83,87 @@ enum Refused {
     Busy,
 }
 
-/// Makes the answer to a command from its outcome. `remembered_from_ms` is the time of the outcome if it is that of an
-/// earlier request.
-pub(super) fn answer(
-    command_id: &str,
-    outcome: &Outcome,
-    remembered_from_ms: Option<u64>,
-    flow: Option<&Flow>,
-) -> Response {
-    let (refused, problem, detail) = match outcome {
-        Outcome::Accepted { version, position, events } => {
-            let (version, position, events) = (*version, *position, *events);
-            let outcome = Accepted::Accepted;
-            let accepted = AcceptedCommand { command_id, outcome, version, position, events, remembered_from_ms, flow };
-            return Json(accepted).into_response();
-        }
-        Outcome::Remembered(remembered) => {
-            return answer(command_id, &remembered.outcome, Some(remembered.remembered_from_ms), flow);
-        }
-        Outcome::Rejected { reason } => (Refused::Rejected, ProblemType::CommandRejected, reason.clone()),
-        Outcome::Malformed { reason } => (Refused::Malformed, ProblemType::MalformedCommand, reason.clone()),
-        Outcome::Conflict { actual, expected } => {
-            let detail = format!("the stream is at version {actual}, expected {expected}");
-            (Refused::Conflict, ProblemType::VersionConflict, detail)
-        }
-        Outcome::IdReused { reason } => (Refused::IdReused, ProblemType::CommandIdReused, reason.clone()),
-        Outcome::Archived { reason } => (Refused::Archived, ProblemType::StreamArchived, reason.clone()),
-        Outcome::Failed { reason } => (Refused::Failed, ProblemType::CommandFailed, reason.clone()),
-        Outcome::Busy { retry_after_ms } => {
-            let detail = format!("too many commands wait; send this one again in {retry_after_ms} ms");
-            (Refused::Busy, ProblemType::Busy, detail)
-        }
+/// Makes the answer to a command from its outcome.
+pub(super) fn answer(command_id: &str, outcome: &Outcome, flow: Option<&Flow>) -> Response {
+    let mut body = Vec::with_capacity(ANSWER_BYTES);
+    body.push(b'{');
+    write_members(&mut body, command_id, outcome, flow);
+    body.push(b'}');
+    let (kind, status) = match problem_type(outcome) {
+        None => ("application/json", StatusCode::OK),
+        Some(problem) => (PROBLEM_JSON, problem.status()),
     };
+    let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+    if let Outcome::Busy { retry_after_ms } = outcome {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000)));
+    }
+    response
+}
+
+/// Writes the answer to a line of a batch.
+pub(super) fn write_line(to: &mut Vec<u8>, line: u64, command_id: &str, outcome: &Outcome) {
+    to.extend_from_slice(b"{\"line\":");
+    write_number(to, line);
+    // A problem has its own status.
+    to.extend_from_slice(if problem_type(outcome).is_none() { b",\"status\":200," } else { b"," });
+    write_members(to, command_id, outcome, None);
+    to.extend_from_slice(b"}\n");
+}
+
+/// Writes the answer to a line of a batch that is no command, or that no shard takes.
+pub(super) fn write_refused_line(to: &mut Vec<u8>, line: u64, refusal: &HttpError) {
+    to.extend_from_slice(b"{\"line\":");
+    write_number(to, line);
+    to.push(b',');
+    write_members_of(to, &Problem::new(refusal.problem, &refusal.detail));
+    to.extend_from_slice(b"}\n");
+}
+
+/// Returns the kind of problem that an outcome is, if its command was refused.
+fn problem_type(outcome: &Outcome) -> Option<ProblemType> {
+    match outcome.what() {
+        Outcome::Accepted { .. } => None,
+        Outcome::Rejected { .. } => Some(ProblemType::CommandRejected),
+        Outcome::Malformed { .. } => Some(ProblemType::MalformedCommand),
+        Outcome::Conflict { .. } => Some(ProblemType::VersionConflict),
+        Outcome::IdReused { .. } => Some(ProblemType::CommandIdReused),
+        Outcome::Archived { .. } => Some(ProblemType::StreamArchived),
+        // A remembered outcome is never itself of this kind.
+        Outcome::Failed { .. } | Outcome::Remembered(_) => Some(ProblemType::CommandFailed),
+        Outcome::Busy { .. } => Some(ProblemType::Busy),
+    }
+}
+
+/// Writes the members of an answer, without braces around them. Nearly all commands are accepted, so those answers are written by
+/// hand.
+fn write_members(to: &mut Vec<u8>, command_id: &str, outcome: &Outcome, flow: Option<&Flow>) {
+    let remembered_from_ms = match outcome {
+        Outcome::Remembered(remembered) => Some(remembered.remembered_from_ms),
+        _ => None,
+    };
+    let outcome = outcome.what();
+    let Some(problem) = problem_type(outcome) else {
+        if let Outcome::Accepted { version, position, events } = outcome {
+            to.extend_from_slice(b"\"command_id\":");
+            write_json(to, command_id);
+            to.extend_from_slice(b",\"outcome\":\"accepted\",\"version\":");
+            write_number(to, version.0);
+            to.extend_from_slice(b",\"position\":");
+            write_number(to, position.0);
+            to.extend_from_slice(b",\"events\":");
+            write_number(to, (*events).into());
+        }
+        if let Some(ms) = remembered_from_ms {
+            to.extend_from_slice(b",\"remembered_from_ms\":");
+            write_number(to, ms);
+        }
+        if let Some(flow) = flow {
+            to.extend_from_slice(b",\"flow\":");
+            write_json(to, flow);
+        }
+        return;
+    };
+    let (word, detail) = refused(outcome);
     let (actual, expected) = match outcome {
         Outcome::Conflict { actual, expected } => (Some(*actual), Some(*expected)),
         _ => (None, None),
@@ -119,14 +172,49 @@ pub(super) fn answer(
         Outcome::Busy { retry_after_ms } => Some(*retry_after_ms),
         _ => None,
     };
-    let (outcome, of) = (refused, Problem::new(problem, &detail));
-    let body =
-        RefusedCommand { problem: of, command_id, outcome, actual, expected, retry_after_ms, remembered_from_ms, flow };
-    let mut response = problem::answer(problem, &body);
-    if let Some(ms) = retry_after_ms {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    let (outcome, problem) = (word, Problem::new(problem, &detail));
+    let refused =
+        RefusedCommand { problem, command_id, outcome, actual, expected, retry_after_ms, remembered_from_ms, flow };
+    write_members_of(to, &refused);
+}
+
+/// Returns the word for the outcome of a refused command, and what its sender is told.
+fn refused(outcome: &Outcome) -> (Refused, Cow<'_, str>) {
+    match outcome {
+        Outcome::Rejected { reason } => (Refused::Rejected, reason.into()),
+        Outcome::Malformed { reason } => (Refused::Malformed, reason.into()),
+        Outcome::Conflict { actual, expected } => {
+            (Refused::Conflict, format!("the stream is at version {actual}, expected {expected}").into())
+        }
+        Outcome::IdReused { reason } => (Refused::IdReused, reason.into()),
+        Outcome::Archived { reason } => (Refused::Archived, reason.into()),
+        Outcome::Failed { reason } => (Refused::Failed, reason.into()),
+        Outcome::Busy { retry_after_ms } => {
+            (Refused::Busy, format!("too many commands wait; send this one again in {retry_after_ms} ms").into())
+        }
+        Outcome::Accepted { .. } | Outcome::Remembered(_) => {
+            (Refused::Failed, "the outcome is none of a command".into())
+        }
     }
-    response
+}
+
+/// Writes the members of an object as JSON, without braces around them.
+fn write_members_of(to: &mut Vec<u8>, object: &impl Serialize) {
+    let begin = to.len();
+    write_json(to, object);
+    to.remove(begin);
+    to.pop();
+}
+
+/// Writes a value as JSON.
+fn write_json(to: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Writing these types to memory never fails.
+    serde_json::to_writer(to, value).expect("an answer is JSON");
+}
+
+/// Writes a number as JSON.
+fn write_number(to: &mut Vec<u8>, number: u64) {
+    to.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
@@ -135,7 +223,13 @@ mod tests {
     use serde_json::{Value, json};
 
     fn shown(outcome: Outcome, remembered_from_ms: Option<u64>) -> (u16, Option<String>, Value) {
-        let answer = answer("a", &outcome, remembered_from_ms, None);
+        let outcome = match remembered_from_ms {
+            Some(remembered_from_ms) => {
+                Outcome::Remembered(crate::model::Remembered { outcome: Box::new(outcome), remembered_from_ms })
+            }
+            None => outcome,
+        };
+        let answer = answer("a", &outcome, None);
         let header = |name| answer.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
         let (status, retry, kind) = (answer.status(), header(header::RETRY_AFTER), header(header::CONTENT_TYPE));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -189,6 +283,39 @@ mod tests {
     fn what_is_accepted_is_no_problem() {
         let accepted = Outcome::Accepted { version: Version(1), position: Position(2), events: 1 };
         let expected = json!({ "command_id": "a", "outcome": "accepted", "version": 1, "position": 2, "events": 1 });
-        assert_eq!(shown(accepted, None), (200, None, expected));
+        assert_eq!(shown(accepted.clone(), None), (200, None, expected));
+        // The fields are written by hand. They are those that the OpenAPI document describes.
+        let described = AcceptedCommand {
+            command_id: "a\"b",
+            outcome: Accepted::Accepted,
+            version: Version(1),
+            position: Position(2),
+            events: 1,
+            remembered_from_ms: Some(7),
+            flow: Some(&Flow::default()),
+        };
+        let remembered = crate::model::Remembered { outcome: Box::new(accepted), remembered_from_ms: 7 };
+        let mut written = vec![b'{'];
+        write_members(&mut written, "a\"b", &Outcome::Remembered(remembered), Some(&Flow::default()));
+        written.push(b'}');
+        let written: Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(written, serde_json::to_value(described).unwrap());
+    }
+
+    #[test]
+    fn a_line_says_its_number_and_its_status_once() {
+        let accepted = Outcome::Accepted { version: Version(1), position: Position(2), events: 1 };
+        for (outcome, status) in [(accepted, 200), (Outcome::Rejected { reason: "no".into() }, 422)] {
+            let mut line = Vec::new();
+            write_line(&mut line, 7, "a", &outcome);
+            let text = String::from_utf8(line).unwrap();
+            assert_eq!(text.matches("\"status\"").count(), 1, "{text}");
+            let line: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&line["line"], &line["status"], &line["command_id"]), (&json!(7), &json!(status), &json!("a")));
+        }
+        let mut line = Vec::new();
+        write_refused_line(&mut line, 8, &HttpError::malformed("no"));
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&line["line"], &line["status"], &line["detail"]), (&json!(8), &json!(400), &json!("no")));
     }
 }

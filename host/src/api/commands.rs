@@ -7,14 +7,16 @@ use super::command_answers;
 use super::flows;
 use super::openapi::operation::HeaderParameter;
 use super::operations::TIMEOUT_MS;
+use super::problem::ProblemType;
 use super::queries::timeout;
+use crate::access::Caller;
 use crate::clock::Clock;
 use crate::host::{Following, Untaken};
-use crate::model::{Command, ExpectedVersion, StreamId, Version};
+use crate::manifest::Scope;
+use crate::model::{Command, ExpectedVersion, Header, StreamId, Version};
 use crate::trace;
 use axum::body::Bytes;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -24,6 +26,9 @@ use std::time::Duration;
 
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
+
+/// The header of a command that names its client.
+const CLIENT: &str = "wasmill-client";
 
 /// The headers that a command may have.
 pub(super) const HEADERS: [HeaderParameter; 5] = [
@@ -65,26 +70,8 @@ enum Wait {
     Flow,
 }
 
-pub(super) async fn send(
-    State(server): State<Server>,
-    path: Result<Path<(String, String, String)>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Whole, HttpError>,
-) -> Result<Response, HttpError> {
-    let made = path.map_err(HttpError::from).and_then(|Path((aggregate_type, aggregate_id, name))| {
-        let Query(Wanted { wait, timeout_ms }) = wanted?;
-        let wait = match wait {
-            Some(Wait::Flow) => Some(timeout(timeout_ms, TIMEOUT_MS)?),
-            None if timeout_ms.is_some() => {
-                return Err(HttpError::malformed("`timeout_ms` is only for `wait=flow`: add that, or remove it"));
-            }
-            None => None,
-        };
-        let stream = StreamId::new(aggregate_type, aggregate_id);
-        Ok((command(stream, name, &headers, body?.0, server.host.clock())?, wait))
-    });
-    let sent = match made {
+pub(super) async fn send(State(server): State<Server>, request: Request) -> Result<Response, HttpError> {
+    let sent = match requested(&server, request).await {
         Ok((command, None)) => take(&server, command, None).await,
         Ok((command, Some(timeout))) => {
             let (_room, timeout) = flows::room(&server, timeout).await?;
@@ -100,6 +87,34 @@ pub(super) async fn send(
     sent
 }
 
+/// Makes the command that is requested. The time is how long the sender waits for its flow, if it does. The parts are
+/// taken from the request by hand, because the extractor of headers would copy them.
+async fn requested(server: &Server, request: Request) -> Result<(Command, Option<Duration>), HttpError> {
+    let (mut parts, body) = request.into_parts();
+    let caller = parts.extensions.remove::<Caller>().unwrap_or(Caller::Anyone);
+    let path = Path::<(String, String, String)>::from_request_parts(&mut parts, server).await;
+    let wanted = Query::<Wanted>::from_request_parts(&mut parts, server).await;
+    let headers = std::mem::take(&mut parts.headers);
+    // The body is read in any case: a sender that is cut off while it writes does not see the refusal.
+    let body = Whole::from_request(Request::from_parts(parts, body), server).await;
+    let Path((aggregate_type, aggregate_id, name)) = path?;
+    let Query(Wanted { wait, timeout_ms }) = wanted?;
+    let wait = match wait {
+        // What followed from a command are events of any type.
+        Some(Wait::Flow) if !caller.has(Scope::Read) || caller.aggregates().is_some() => {
+            let text = "`wait=flow` shows events of every type, so it needs the scope `read` and no limit to some aggregate types";
+            return Err(HttpError::new(ProblemType::Forbidden, text));
+        }
+        Some(Wait::Flow) => Some(timeout(timeout_ms, TIMEOUT_MS)?),
+        None if timeout_ms.is_some() => {
+            return Err(HttpError::malformed("`timeout_ms` is only for `wait=flow`: add that, or remove it"));
+        }
+        None => None,
+    };
+    let stream = StreamId::new(aggregate_type, aggregate_id);
+    Ok((command(stream, name, &headers, body?.0, server.host.clock(), &caller)?, wait))
+}
+
 /// Sends a command and makes the answer, with what follows from the command if the sender waits for that.
 async fn take(
     server: &Server,
@@ -113,11 +128,18 @@ async fn take(
         _ => None,
     };
     match sent {
-        Ok(outcome) => Ok(command_answers::answer(&command_id, &outcome, None, flow.as_ref())),
-        Err(Untaken::UnknownAggregate { known }) => {
-            Err(HttpError::unknown("plugin serves aggregates of type", &aggregate_type, &known))
+        Ok(outcome) => Ok(command_answers::answer(&command_id, &outcome, flow.as_ref())),
+        Err(untaken) => Err(refusal(untaken, &aggregate_type)),
+    }
+}
+
+/// Makes the refusal of a command that no shard takes.
+pub(super) fn refusal(untaken: Untaken, aggregate_type: &str) -> HttpError {
+    match untaken {
+        Untaken::UnknownAggregate { known } => {
+            HttpError::unknown("plugin serves aggregates of type", aggregate_type, &known)
         }
-        Err(Untaken::InvalidId(reason)) => Err(HttpError::malformed(reason)),
+        Untaken::InvalidId(reason) => HttpError::malformed(reason),
     }
 }
 
@@ -127,27 +149,67 @@ fn command(
     headers: &HeaderMap,
     body: Bytes,
     clock: &Clock,
+    caller: &Caller,
 ) -> Result<Command, HttpError> {
-    let chosen = id(headers, "idempotency-key")?;
-    let durable_id = chosen.is_some();
-    let id_of_command = chosen.unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
+    let payload = if body.is_empty() { b"null".to_vec() } else { body.into() };
     let expected = text(headers, "x-expected-version")?.map(expected_version).transpose();
-    Ok(Command {
+    let said = Said {
+        id: id(headers, "idempotency-key")?,
+        correlation_id: id(headers, "x-correlation-id")?,
+        trace_parent: trace_text(headers, trace::PARENT),
+        trace_state: trace_text(headers, trace::STATE),
+        expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
+    };
+    Ok(made(stream, name.into(), payload, said, clock, caller))
+}
+
+/// What a sender says about a command, besides its aggregate, its name and its payload.
+#[derive(Default)]
+pub(super) struct Said<'s> {
+    /// The id that the sender chose.
+    pub(super) id: Option<Arc<str>>,
+    pub(super) correlation_id: Option<Arc<str>>,
+    pub(super) trace_parent: Option<&'s str>,
+    pub(super) trace_state: Option<&'s str>,
+    pub(super) expected: Option<ExpectedVersion>,
+}
+
+/// Makes a command of a sender, of a single request or of a line.
+pub(super) fn made(
+    stream: StreamId,
+    name: Arc<str>,
+    payload: Vec<u8>,
+    said: Said<'_>,
+    clock: &Clock,
+    caller: &Caller,
+) -> Command {
+    let mut headers = trace::headers(said.trace_parent, said.trace_state);
+    if let Some(client) = caller.shown_name() {
+        headers.push(Header { name: CLIENT.into(), value: Some(client.as_bytes().to_vec()) });
+    }
+    let durable_id = said.id.is_some();
+    let id = said.id.unwrap_or_else(new_id);
+    Command {
         stream,
-        name: name.into(),
-        payload: if body.is_empty() { b"null".to_vec() } else { body.into() },
+        name,
+        payload,
         time_ms: clock.now_ms(),
-        correlation_id: id(headers, "x-correlation-id")?.unwrap_or_else(|| id_of_command.clone()),
-        causation_id: id_of_command.clone(),
-        id: id_of_command,
-        headers: trace::headers(trace_text(headers, trace::PARENT), trace_text(headers, trace::STATE)),
+        correlation_id: said.correlation_id.unwrap_or_else(|| id.clone()),
+        causation_id: id.clone(),
+        id,
+        headers,
         origin: None,
         hops: 0,
         durable_id,
         outcome_use: Default::default(),
         first_ms: None,
-        expected: expected.map_err(|cause| HttpError::malformed(format!("header x-expected-version {cause}")))?,
-    })
+        expected: said.expected,
+    }
+}
+
+fn new_id() -> Arc<str> {
+    let mut text = uuid::Uuid::encode_buffer();
+    (&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)).into()
 }
 
 /// Reads a tracing header. If it can't be read, it counts as absent, because tracing must not make a command fail.
@@ -156,12 +218,15 @@ fn trace_text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 }
 
 fn id(headers: &HeaderMap, name: &str) -> Result<Option<Arc<str>>, HttpError> {
-    match text(headers, name)? {
-        Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX => Err(HttpError::malformed(format!(
-            "header {name} must be 1 to {ID_BYTES_MAX} bytes long, found {}",
-            id.len()
-        ))),
-        id => Ok(id.map(Arc::from)),
+    let id = text(headers, name)?;
+    id.map(|id| checked_id(id).map_err(|cause| HttpError::malformed(format!("header {name} {cause}")))).transpose()
+}
+
+/// Checks an id that a sender chose. The error completes a sentence about its place.
+pub(super) fn checked_id(id: &str) -> Result<Arc<str>, String> {
+    match id.len() {
+        1..=ID_BYTES_MAX => Ok(id.into()),
+        bytes => Err(format!("must be 1 to {ID_BYTES_MAX} bytes long, found {bytes}")),
     }
 }
 
@@ -189,7 +254,14 @@ mod tests {
 
     fn make(pairs: &[(&'static str, &str)], body: &'static str) -> Result<Command, HttpError> {
         let headers = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        command(StreamId::new("order", "1"), "Create".into(), &headers, Bytes::from(body), &Clock::system())
+        command(
+            StreamId::new("order", "1"),
+            "Create".into(),
+            &headers,
+            Bytes::from(body),
+            &Clock::system(),
+            &Caller::Anyone,
+        )
     }
 
     #[test]

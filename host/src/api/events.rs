@@ -1,10 +1,13 @@
 //! `GET /v1/events` and `GET /v1/streams/TYPE/ID/events`: the store's events as lines of JSON: all from a position on,
-//! followed by new ones if requested, those that a search finds, or those of one stream.
+//! followed by new ones if requested, those that a search finds, or those of one stream. All events are also served as
+//! Server-Sent Events.
 
 use super::Server;
 use super::answer::HttpError;
 use super::problem::ProblemType;
 use super::searches::Search;
+use super::sse;
+use crate::access::Caller;
 use crate::filter::Filter;
 use crate::host::Counted;
 use crate::model::{Header, Position, RecordedEvent, StreamId, Version};
@@ -12,8 +15,8 @@ use crate::store::{Error, EventSearch, EventStore, Reader, SearchedId};
 use crate::upcasts::{Migrates, Shape, Tries, Unmigrated};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use schemars::JsonSchema;
@@ -24,6 +27,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// The most events of one page. A slow client holds at most two pages in memory.
@@ -89,17 +93,30 @@ impl Wanted {
 
 pub(super) async fn stream(
     State(server): State<Server>,
+    caller: Option<Extension<Caller>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let Query(wanted) = wanted?;
     let (filter, id) = (wanted.filter()?, wanted.id()?);
+    let filter = match caller.as_ref().and_then(|Extension(caller)| caller.aggregates()) {
+        Some(types) => filter.within(types),
+        None => filter,
+    };
     let limit = wanted.limit.unwrap_or(u64::MAX);
+    let form = if sse::is_wanted(&headers) { Form::ServerSent } else { Form::Lines };
+    let follows = wanted.follow || form == Form::ServerSent;
     if !wanted.is_search() {
-        let after = Position(wanted.from.unwrap_or(1).saturating_sub(1));
-        return send(&server, Reading::All { filter, after, follows: wanted.follow }, limit, wanted.shape).await;
+        let mut after = Position(wanted.from.unwrap_or(1).saturating_sub(1));
+        if form == Form::ServerSent {
+            after = after.max(sse::last_event_id(&headers)?);
+        }
+        let reading = Reading::All { filter, after, follows };
+        return send(&server, reading, limit, wanted.shape, form).await;
     }
-    if wanted.follow {
-        let text = "`follow` can only be combined with `from`, `limit` and `type`: new events are not searched";
+    if follows {
+        let text = "`follow` and `Accept: text/event-stream` can only be combined with `from`, `limit`, `type` and `shape`: new \
+                    events are not searched";
         return Err(HttpError::malformed(text));
     }
     let Wanted { from, since_ms, until_ms, backwards, search_max, shape, .. } = wanted;
@@ -121,7 +138,7 @@ pub(super) async fn stream(
         backwards,
         left: search_max.unwrap_or(SEARCH_MAX),
     };
-    send(&server, Reading::Search(search), limit, shape).await
+    send(&server, Reading::Search(search), limit, shape, Form::Lines).await
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -156,10 +173,20 @@ pub(super) async fn of_stream(
         (false, from) => Version(from.unwrap_or(1).saturating_sub(1)),
         (true, from) => Version(from.map_or(u64::MAX, |from| from.saturating_add(1))),
     };
-    send(&server, Reading::Stream { stream, beyond, backwards }, limit.unwrap_or(u64::MAX), shape).await
+    let reading = Reading::Stream { stream, beyond, backwards };
+    send(&server, reading, limit.unwrap_or(u64::MAX), shape, Form::Lines).await
 }
 
-async fn send(server: &Server, reading: Reading, limit: u64, shape: Shape) -> Result<Response, HttpError> {
+/// The form in which events are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Lines of JSON.
+    Lines,
+    /// Server-Sent Events.
+    ServerSent,
+}
+
+async fn send(server: &Server, reading: Reading, limit: u64, shape: Shape, form: Form) -> Result<Response, HttpError> {
     let follows = matches!(reading, Reading::All { follows: true, .. });
     let is_long = follows || matches!(reading, Reading::Search(_));
     let place = Place::of(server, limit, is_long).await?;
@@ -169,6 +196,8 @@ async fn send(server: &Server, reading: Reading, limit: u64, shape: Shape) -> Re
         head: server.host.store().head(),
         store: server.host.store().clone(),
         left: limit,
+        form,
+        sent: Instant::now(),
         lines,
         long_reads: server.long_reads.clone(),
         closing: server.closing.clone(),
@@ -181,7 +210,15 @@ async fn send(server: &Server, reading: Reading, limit: u64, shape: Shape) -> Re
         drop(place);
     });
     let body = Body::from_stream(ReceiverStream::new(body));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    let mut response = body.into_response();
+    match form {
+        Form::Lines => {
+            let lines = HeaderValue::from_static("application/x-ndjson");
+            response.headers_mut().insert(header::CONTENT_TYPE, lines);
+        }
+        Form::ServerSent => response.headers_mut().extend(sse::headers()),
+    }
+    Ok(response)
 }
 
 /// The permit that a read holds. A small read runs at once and does not wait for its client. Every other read is a
@@ -293,6 +330,9 @@ struct Follower {
     head: watch::Receiver<Position>,
     /// The number of events that are still wanted.
     left: u64,
+    form: Form,
+    /// The time at which something was sent last.
+    sent: Instant,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
     /// Room for the steps of searches.
     long_reads: Arc<Semaphore>,
@@ -305,6 +345,7 @@ impl Follower {
             tracing::error!(%cause, "an event stream of the API failed");
             // The status line is already sent, so the last line has the error.
             let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
+            let line = if self.form == Form::ServerSent { sse::error(&line) } else { line };
             let _ = self.lines.send(Ok(line.into())).await;
         }
     }
@@ -315,7 +356,7 @@ impl Follower {
             let (events, text, rest);
             (events, text, rest, client) = self.read(client, end).await?;
             self.left = self.left.saturating_sub(events);
-            let gone = events > 0 && self.lines.send(Ok(text)).await.is_err();
+            let gone = if events > 0 { !self.send(text).await } else { !self.beat().await };
             let done = match (rest, &client.reading) {
                 (Rest::More, _) => self.lines.is_closed(),
                 (Rest::NewEvents, Reading::All { after, follows: true, .. }) => !self.wait(*after).await,
@@ -333,10 +374,28 @@ impl Follower {
         Ok(())
     }
 
+    /// Sends text. Returns false if the client has disconnected.
+    async fn send(&mut self, text: Bytes) -> bool {
+        let sent = self.lines.send(Ok(text)).await.is_ok();
+        self.sent = Instant::now();
+        sent
+    }
+
+    /// Sends a heartbeat, if it is time for one. Returns false if the client has disconnected.
+    async fn beat(&mut self) -> bool {
+        match self.form {
+            Form::ServerSent if self.sent.elapsed() >= sse::HEARTBEAT => {
+                self.send(Bytes::from_static(sse::HEARTBEAT_TEXT)).await
+            }
+            _ => true,
+        }
+    }
+
     /// Reads a page on a thread that may block, with this client's own reader.
     async fn read(&self, mut client: PageReader, end: Position) -> Result<(u64, Bytes, Rest, PageReader), Error> {
         let store = self.store.clone();
         let limit = PAGE_EVENTS_MAX.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let form = self.form;
         let is_search = matches!(client.reading, Reading::Search(_));
         let room = if is_search { Some(self.long_reads.clone().acquire_owned().await) } else { None };
         let read = move || {
@@ -349,7 +408,11 @@ impl Follower {
                 .as_mut()
                 .map(|upcasts| upcasts.migrate(&mut events, Tries::UntilOneFails))
                 .unwrap_or_default();
-            Ok((events.len() as u64, lines(&events, &unmigrated), rest, client))
+            let text = match form {
+                Form::Lines => lines(&events, &unmigrated),
+                Form::ServerSent => sse::events(&events, &lines(&events, &unmigrated)),
+            };
+            Ok((events.len() as u64, text, rest, client))
         };
         let joined = tokio::task::spawn_blocking(read).await;
         joined.unwrap_or_else(|panic| Err(Error::Failed(format!("reading events: {panic}"))))
@@ -357,10 +420,17 @@ impl Follower {
 
     /// Waits until there is something after a position. Returns false if the client disconnects or the host stops before.
     async fn wait(&mut self, after: Position) -> bool {
-        tokio::select! {
-            head = self.head.wait_for(|head| *head > after) => head.is_ok(),
-            () = self.lines.closed() => false,
-            _ = self.closing.wait_for(|closing| *closing) => false,
+        loop {
+            let beat = self.sent + sse::HEARTBEAT;
+            tokio::select! {
+                head = self.head.wait_for(|head| *head > after) => return head.is_ok(),
+                () = self.lines.closed() => return false,
+                _ = self.closing.wait_for(|closing| *closing) => return false,
+                () = tokio::time::sleep_until(beat), if self.form == Form::ServerSent => {}
+            }
+            if !self.beat().await {
+                return false;
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use components::Components;
-use operation::{Answer, Body, Content, MakeSchema, Operation};
+use operation::{Answer, Body, Content, LINES, MakeSchema, Operation};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json as value};
 use std::sync::Arc;
@@ -128,11 +128,16 @@ fn described(path: &str, scope: Option<Scope>, operation: &Operation, answers: &
         "parameters": parameters,
         "responses": responses,
     });
-    if let Some(Body { description, schema }) = body {
+    if let Some(Body { description, media_type, schema }) = body {
+        let content = match schema.map(body_schema) {
+            None => value!({ "schema": {} }),
+            Some(schema) if *media_type == LINES => value!({ "schema": { "type": "string" }, "x-line-schema": schema }),
+            Some(schema) => value!({ "schema": schema }),
+        };
         described["requestBody"] = value!({
             "description": description,
             "required": schema.is_some(),
-            "content": { "application/json": { "schema": schema.map_or(value!({}), body_schema) } },
+            "content": { *media_type: content },
         });
     }
     described

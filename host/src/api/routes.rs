@@ -3,6 +3,7 @@
 //! This is the only place where a route is defined. The router is made from it, and so is the OpenAPI document.
 
 use super::access;
+use super::batches;
 use super::clock;
 use super::commands;
 use super::dead_letters;
@@ -211,34 +212,52 @@ fn read_work() -> Vec<Route> {
 }
 
 fn commands() -> Vec<Route> {
-    vec![post(
-        "/v1/commands/{type}/{id}/{command}",
-        commands::send,
-        says("send_command", "Sends a command to an aggregate, and answers when its events are durable.")
-            .query::<commands::Wanted>()
-            .headers(&commands::HEADERS)
-            .any_body("The payload of the command. An empty body is `null`.")
-            .answers::<CommandAccepted>()
-            .or_problem::<CommandRefused>(400, "The command or the request is malformed.")
-            .or_problem::<CommandRefused>(409, "The stream or the id of the command does not allow it.")
-            .or_problem::<CommandRefused>(422, "A business rule rejected the command.")
-            .or_problem::<CommandRefused>(500, "The plugin or the host failed. Nothing was recorded.")
-            .or_problem::<CommandRefused>(503, "There is no room for the command now."),
-    )]
+    vec![
+        post(
+            "/v1/commands/{type}/{id}/{command}",
+            commands::send,
+            says("send_command", "Sends a command to an aggregate, and answers when its events are durable.")
+                .query::<commands::Wanted>()
+                .headers(&commands::HEADERS)
+                .any_body("The payload of the command. An empty body is `null`.")
+                .answers::<CommandAccepted>()
+                .or_problem::<CommandRefused>(400, "The command or the request is malformed.")
+                .or_problem::<CommandRefused>(409, "The stream or the id of the command does not allow it.")
+                .or_problem::<CommandRefused>(422, "A business rule rejected the command.")
+                .or_problem::<CommandRefused>(500, "The plugin or the host failed. Nothing was recorded.")
+                .or_problem::<CommandRefused>(503, "There is no room for the command now."),
+        ),
+        post(
+            batches::PATH,
+            batches::send,
+            says("send_commands", "Sends the command on each line, and answers each line in order.")
+                .line_body::<batches::LineCommand<'_>>("A command on each line.")
+                .lines::<batches::AnsweredLine>(),
+        ),
+    ]
 }
 
 type CommandAccepted = super::command_answers::AcceptedCommand<'static>;
 type CommandRefused = super::command_answers::RefusedCommand<'static>;
 
 fn queries() -> Vec<Route> {
-    vec![post(
-        "/v1/queries/{projection}/{query}",
-        queries::query,
-        says("query", "Asks a projection.")
-            .query::<queries::Wait>()
-            .any_body("The parameters of the query. An empty body is `null`.")
-            .answers::<serde_json::Value>(),
-    )]
+    vec![
+        post(
+            "/v1/queries/{projection}/{query}",
+            queries::query,
+            says("query", "Asks a projection.")
+                .query::<queries::Wait>()
+                .any_body("The parameters of the query. An empty body is `null`.")
+                .answers::<serde_json::Value>(),
+        ),
+        get(
+            "/v1/queries/{projection}/{query}",
+            queries::get,
+            says("get_query", "Asks a projection, with an ETag for caches.")
+                .query::<queries::Asked>()
+                .answers::<serde_json::Value>(),
+        ),
+    ]
 }
 
 fn operate() -> Vec<Route> {

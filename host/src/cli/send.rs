@@ -1,4 +1,6 @@
-//! `wasmill send`: sends one command to one aggregate.
+//! `wasmill send`: sends one command to one aggregate, or many commands from lines.
+
+mod lines;
 
 use super::client::{Client, Reply, Target, segment};
 use super::failure::CommandFailure;
@@ -7,15 +9,19 @@ use crate::api::expected_version;
 use crate::model::{Outcome, StreamId};
 use crate::status::Flow;
 use std::io::Read;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The type of the aggregate, such as order.
-    aggregate: String,
+    #[arg(required_unless_present = "lines")]
+    aggregate: Option<String>,
     /// The aggregate's id, such as 42.
-    id: String,
+    #[arg(required_unless_present = "lines")]
+    id: Option<String>,
     /// The command's name, such as ConfirmOrder.
-    command: String,
+    #[arg(required_unless_present = "lines")]
+    command: Option<String>,
     /// The payload; `-` reads it from standard input.
     #[arg(value_name = "JSON", default_value = "null", allow_negative_numbers = true)]
     payload: String,
@@ -31,14 +37,23 @@ pub(super) struct Args {
     /// The longest wait; 30,000 ms by default.
     #[arg(long, value_name = "MS", requires = "wait")]
     timeout_ms: Option<u64>,
+    /// A file of commands to send instead, each a line of JSON; `-` is standard input. Prints an answer for each.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["aggregate", "command_id", "expect", "wait"])]
+    lines: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
 }
 
 pub(super) fn send(args: Args, json: bool) -> Result<(), CommandFailure> {
+    if let Some(file) = &args.lines {
+        return lines::send(file, &args.target, json);
+    }
+    let (Some(aggregate), Some(id), Some(command)) = (args.aggregate, args.id, args.command) else {
+        unreachable!("clap demands them if there are no lines");
+    };
     let payload = payload(args.payload)?;
-    let stream = StreamId::new(args.aggregate, args.id);
-    let segments = [&stream.aggregate_type, &stream.aggregate_id, &*args.command].map(segment);
+    let stream = StreamId::new(aggregate, id);
+    let segments = [&stream.aggregate_type, &stream.aggregate_id, &*command].map(segment);
     let mut headers = Vec::new();
     headers.extend(args.command_id.as_deref().map(|id| ("idempotency-key", id)));
     headers.extend(args.expect.as_deref().map(|version| ("x-expected-version", version)));

@@ -8,6 +8,9 @@ pub(in crate::api) type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 
 const JSON: &str = "application/json";
 
+/// The media type of values on lines.
+pub(super) const LINES: &str = "application/x-ndjson";
+
 /// What a route takes and answers.
 #[derive(Clone)]
 pub(in crate::api) struct Operation {
@@ -33,7 +36,8 @@ pub(in crate::api) struct HeaderParameter {
 #[derive(Clone, Copy)]
 pub(super) struct Body {
     pub(super) description: &'static str,
-    /// The schema; `None` if any JSON will do, also none.
+    pub(super) media_type: &'static str,
+    /// The schema; `None` if any JSON will do, also none. If each line has a value, it is that of a line.
     pub(super) schema: Option<MakeSchema>,
 }
 
@@ -77,12 +81,17 @@ impl Operation {
 
     /// Adds the body, which the request must have.
     pub(in crate::api) fn body<T: JsonSchema>(self) -> Self {
-        Self { body: Some(Body { description: "", schema: Some(T::json_schema) }), ..self }
+        Self { body: Some(Body { description: "", media_type: JSON, schema: Some(T::json_schema) }), ..self }
     }
 
     /// Adds a body that may be any JSON.
     pub(in crate::api) fn any_body(self, description: &'static str) -> Self {
-        Self { body: Some(Body { description, schema: None }), ..self }
+        Self { body: Some(Body { description, media_type: JSON, schema: None }), ..self }
+    }
+
+    /// Adds a body with a value on each line.
+    pub(in crate::api) fn line_body<T: JsonSchema>(self, description: &'static str) -> Self {
+        Self { body: Some(Body { description, media_type: LINES, schema: Some(T::json_schema) }), ..self }
     }
 
     /// Adds the answer of success: one value.
@@ -97,7 +106,7 @@ impl Operation {
 
     /// Adds the answer of success: values, each on a line.
     pub(in crate::api) fn lines<T: JsonSchema>(self) -> Self {
-        self.with(200, "A value on each line.", "application/x-ndjson", Content::Lines(subschema::<T>))
+        self.with(200, "A value on each line.", LINES, Content::Lines(subschema::<T>))
     }
 
     /// Adds the answer of success: a text.
