@@ -11,6 +11,7 @@ mod commands;
 mod connections;
 mod dead_letters;
 mod events;
+mod export;
 mod flows;
 mod guard;
 mod histories;
@@ -181,6 +182,7 @@ fn router(server: Server) -> Router {
         .route("/v1/streams/{type}/{id}/restore", post(store::restore))
         .route("/v1/store/stats", get(store::statistics))
         .route("/v1/store/backup", post(store::backup))
+        .route("/v1/store/export", get(export::export))
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
         .layer(DefaultBodyLimit::max(body_max))

@@ -39,7 +39,7 @@ impl HttpError {
             "nothing is at {path}; there are /v1/commands/TYPE/ID/COMMAND, /v1/queries/PROJECTION/QUERY, /v1/events, \
              /v1/status, /v1/ready, /v1/live, /metrics, /v1/drained, /v1/sources/NAME/wait, /v1/plugins/NAME, /v1/plugins/NAME/reload, \
              /v1/subscriptions, /v1/timers, /v1/requests, /v1/clock, /v1/projections/NAME/skip, /v1/projections/NAME/rebuild, /v1/dead-letters, \
-             /v1/streams/TYPE/ID, /v1/trace/ID, /v1/store/stats and /v1/store/backup"
+             /v1/streams/TYPE/ID, /v1/trace/ID, /v1/store/stats, /v1/store/backup and /v1/store/export"
         );
         Self::new(StatusCode::NOT_FOUND, text)
     }

@@ -5,13 +5,12 @@ use super::answer::HttpError;
 use super::body::Whole;
 use crate::model::{StreamId, Version};
 use crate::status::StreamStatus;
-use crate::store::{self, Backup, Statistics};
+use crate::store::{self, Backup, CopyName, Statistics};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use std::path::PathBuf;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +22,8 @@ pub(super) struct Depth {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    file: PathBuf,
+    /// The name of the new file in the folder of backups. The host makes one if there is none.
+    file: Option<String>,
 }
 
 type Stream = Result<Path<(String, String)>, PathRejection>;
@@ -43,14 +43,11 @@ pub(super) async fn backup(
 ) -> Result<Json<Backup>, HttpError> {
     let wanted = serde_json::from_slice(&body?.0);
     let Wanted { file } = wanted.map_err(|cause| {
-        HttpError::malformed(format!("the body must be JSON such as {{\"file\":\"/absolute/path\"}}: {cause}"))
+        HttpError::malformed(format!("the body must be JSON such as {{\"file\":\"copy.sqlite\"}} or {{}}: {cause}"))
     })?;
-    if !file.is_absolute() {
-        let text =
-            format!("`file` must be an absolute path, found {}: the host runs in another folder", file.display());
-        return Err(HttpError::malformed(text));
-    }
-    Ok(Json(server.host.backup(file).await?))
+    let name = file.map(|name| CopyName::parse(&name)).transpose();
+    let name = name.map_err(|cause| HttpError::malformed(format!("`file` {cause}")))?;
+    Ok(Json(server.host.backup(name).await?))
 }
 
 pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {

@@ -41,6 +41,7 @@ fn a_full_manifest_is_read_as_written() {
         idle_seconds = 5
         stall_seconds = 6
         [store]
+        backups = "copies"
         queue_max = 10
         queue_mib = 25
         batch_max = 20
@@ -178,6 +179,7 @@ fn a_full_manifest_is_read_as_written() {
             stall_seconds: 6,
         },
         store: Store {
+            backups: Some("shop/copies".into()),
             queue_max: 10,
             queue_mib: 25,
             batch_max: 20,
