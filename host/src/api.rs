@@ -15,6 +15,7 @@ mod commands;
 mod connections;
 mod dead_letters;
 mod events;
+mod export;
 mod flows;
 mod guard;
 mod heads;

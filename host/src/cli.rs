@@ -1,7 +1,7 @@
 //! The command line: its commands, what they print and how they exit.
 //!
-//! `run`, `dev` and `check` work on a manifest, `new` and `build` work on the sources of plugins, `test` works on a plugin, and `store` also works on a store that no host has
-//! open. All others talk to a running host, only through its HTTP API. Results go to standard output, everything else
+//! `run`, `dev` and `check` work on a manifest, `new` and `build` work on the sources of plugins, `test` works on a plugin, and `store`,
+//! `events export` and `events import` also work on a store that no host has open. All others talk to a running host, only through its HTTP API. Results go to standard output, everything else
 //! goes to standard error. `--json` prints machine-readable output. Exit codes: 0 done; 1 failed or refused; 2 wrong
 //! usage or a bad manifest; 3 under way, not done yet; 4 another host has the store; 130 interrupted.
 
@@ -15,6 +15,7 @@ mod default_manifest;
 mod descriptors;
 mod dev;
 mod events;
+mod exports;
 mod failure;
 mod flows;
 mod histories;
@@ -29,6 +30,7 @@ mod query;
 mod reload;
 mod render;
 mod requests;
+mod restore;
 mod run;
 mod send;
 mod store;
@@ -79,7 +81,7 @@ enum Command {
     Send(send::Args),
     /// Query a projection.
     Query(query::Args),
-    /// Show recorded events.
+    /// Show recorded events, export them to a file, or import them into an empty store.
     Events(events::Args),
     /// Show what followed from a command or an event: later events, timers that wait, and dead letters.
     Trace(histories::TraceArgs),
@@ -113,7 +115,7 @@ enum Command {
     /// Show, archive or restore a stream.
     #[command(subcommand)]
     Streams(streams::Command),
-    /// Check, copy or measure a store.
+    /// Check, copy, restore or measure a store.
     #[command(subcommand)]
     Store(store::Command),
     /// Inspect and change a Kafka cluster: topics, groups, records, offsets.
@@ -235,7 +237,13 @@ mod tests {
             "streams archive order 1 --json",
             "streams restore order 1",
             "store verify d --json",
+            "events export events.ndjson --data d --json",
+            "events export - --url http://127.0.0.1:1",
+            "events import events.ndjson wasmill.toml --data d --subscriptions beginning --sinks after",
+            "store backup",
             "store backup copy.sqlite --data d",
+            "store restore copy.sqlite",
+            "store restore copy.sqlite wasmill.toml --data d --dry-run --json",
             "store stats --count --json",
             "store orphans",
             "store orphans wasmill.toml --data d --forget subscription/old --forget sink/feed --json",
@@ -246,6 +254,8 @@ mod tests {
             "kafka produce t f --format json --partition 1 --header a=b --brokers k:9092",
             "kafka consume t --from 3 --to end --limit 9 --key k --header a=b --field c.0=d --isolation uncommitted",
             "kafka offsets show --manifest m --data d",
+            "kafka sinks show --manifest m --data d --json",
+            "kafka sinks reset feed --yes --manifest m",
             "kafka accept-cluster --to beginning --yes --manifest m",
             "kafka offsets reset s --to 2026-01-31T12:00:00Z --topic t --partition 1 --partition 2 --yes --manifest m",
             "dev-broker --data d",

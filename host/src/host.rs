@@ -68,7 +68,7 @@ use tokio::sync::watch;
 use unmatched::{Unmatched, unmatched};
 use watching::HostFiles;
 
-pub use checking::{Checked, check};
+pub use checking::{Checked, check, subscribers};
 pub use flow::{Followed, Following};
 pub use inventory::{Inventory, RoleInventory};
 pub use manual_clock::Unmoved;

@@ -42,6 +42,7 @@ pub mod clock;
 pub mod due_times;
 pub mod escape;
 pub mod exhaustion;
+pub mod export;
 pub mod file_watch;
 pub mod filter;
 pub mod flows;

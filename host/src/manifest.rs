@@ -62,7 +62,7 @@ pub struct Manifest {
     pub host: Host,
     /// The settings of the HTTP API.
     pub api: Api,
-    /// The limits of the event store.
+    /// The settings of the event store.
     pub store: Store,
     /// The connection to Kafka. `None` is a host without Kafka.
     pub kafka: Option<Kafka>,
@@ -86,6 +86,11 @@ impl Manifest {
     /// Returns the folder of the manifest, from which its relative paths start.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Returns the folder that backups through the API are in.
+    pub fn backups(&self) -> PathBuf {
+        self.store.backups.clone().unwrap_or_else(|| self.data.join("backups"))
     }
 
     /// Returns the topics that the host itself writes to, as far as the manifest names them.
@@ -126,9 +131,11 @@ impl Host {
     }
 }
 
-/// The limits of the event store.
+/// The settings of the event store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
+    /// The folder that backups through the API are in. `None` is the folder `backups` in the data folder.
+    pub backups: Option<PathBuf>,
     /// The most requests that may wait for the writer.
     pub queue_max: usize,
     /// The most mebibytes of requests that may wait for the writer.
@@ -180,6 +187,7 @@ pub enum WhenFull {
 impl Default for Store {
     fn default() -> Self {
         Self {
+            backups: None,
             queue_max: 8192,
             queue_mib: 64,
             batch_max: 2000,

@@ -11,6 +11,7 @@ mod board;
 mod builder;
 mod folding;
 mod generation;
+mod inspection;
 mod memory;
 mod opening;
 mod read_model;
@@ -41,6 +42,7 @@ use tokio::sync::watch;
 use worker::{ProjectionWorker, Shared};
 
 pub use board::Takeover;
+pub use inspection::{Unfit, unfit};
 pub use trial::Trial;
 
 /// Settings of a projection, from the manifest.

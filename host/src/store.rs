@@ -25,14 +25,14 @@ use uuid::Uuid;
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
 pub use error::{Error, Loss};
 pub use events::{
-    Append, Appended, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page, SearchedId, Snapshot,
-    Tally, check_sizes, event_at, is_full, shared_bytes,
+    Append, Appended, ArchivedStream, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
+    SearchedId, Snapshot, Tally, check_sizes, event_at, is_full, shared_bytes,
 };
 pub use http_requests::{
     AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };
 pub use ledger::Ledger;
-pub use maintenance::{Backup, Counted, Maintenance, Statistics, TypeCount};
+pub use maintenance::{Backup, CopyName, Counted, Maintenance, Statistics, TypeCount};
 pub use places::{Part, PartKind, Place};
 pub use progress::{
     Advanced, CallbackChange, FlowQuery, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress,
@@ -74,7 +74,7 @@ pub fn open(location: &Location, options: Options) -> Result<Arc<dyn EventStore>
 /// Returns whether a store exists. A database server would be asked only when the store is opened.
 pub fn exists(location: &Location) -> bool {
     match location {
-        Location::Sqlite(file) => file.exists(),
+        Location::Sqlite(file) => sqlite::exists(file),
     }
 }
 
@@ -82,6 +82,13 @@ pub fn exists(location: &Location) -> bool {
 pub fn is_in_use(location: &Location) -> bool {
     match location {
         Location::Sqlite(file) => sqlite::is_in_use(file),
+    }
+}
+
+/// Opens a store that no host has open for reading. This changes nothing, and keeps hosts out until the result is dropped.
+pub fn inspect(location: &Location) -> Result<Inspection, Error> {
+    match location {
+        Location::Sqlite(file) => sqlite::inspect(file),
     }
 }
 
@@ -96,9 +103,32 @@ pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
 /// no store.
 pub fn fact(location: &Location, name: &str) -> Result<Option<String>, Error> {
     match location {
-        Location::Sqlite(file) if file.exists() => sqlite::fact(file, name),
+        Location::Sqlite(file) if sqlite::exists(file) => sqlite::fact(file, name),
         Location::Sqlite(_) => Ok(None),
     }
+}
+
+/// A store that no host has open, for reading.
+pub struct Inspection {
+    /// The identity of the store.
+    pub identity: Uuid,
+    /// The reader.
+    pub reader: Box<dyn Reader>,
+    /// The ends of what sinks publish.
+    pub newest: Newest,
+    /// What keeps hosts out.
+    _lock: Box<dyn std::any::Any>,
+}
+
+/// The newest number of each kind of things that sinks publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// The position of the newest event.
+    pub event: u64,
+    /// The number of the newest message of the outbox.
+    pub message: u64,
+    /// The number of the newest dead letter.
+    pub dead_letter: u64,
 }
 
 /// The writing side of a store.

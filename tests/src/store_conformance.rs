@@ -132,6 +132,7 @@ macro_rules! store_conformance {
                 what_was_asked_before_is_recorded_and_what_comes_after_is_not,
                 a_command_to_an_archived_stream_settles_nothing,
                 only_a_stream_with_events_is_archived,
+                archived_streams_are_listed_by_type_and_id,
             }
             readers {
                 a_stream_is_read_from_a_version_in_both_directions,

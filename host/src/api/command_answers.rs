@@ -39,6 +39,7 @@ pub(super) struct AcceptedCommand<'c> {
 #[derive(Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only its schema is used, because the answer is written by hand"))]
 enum Accepted {
     Accepted,
 }

@@ -8,6 +8,7 @@ use super::clock;
 use super::commands;
 use super::dead_letters;
 use super::events;
+use super::export;
 use super::histories;
 use super::metrics;
 use super::openapi;
@@ -134,6 +135,12 @@ fn read() -> Vec<Route> {
             says("trace", "Returns everything that followed from one first cause.")
                 .query::<histories::Wanted>()
                 .answers::<status::Trace>(),
+        ),
+        get(
+            "/v1/store/export",
+            export::export,
+            says("export", "Returns all events in a form that a store can be made from: a line for each, between a first and a last one.")
+                .lines::<serde_json::Value>(),
         ),
         get(
             "/v1/store/stats",

@@ -7,13 +7,12 @@ use super::problem::ProblemType;
 use super::wording;
 use crate::model::{StreamId, Version};
 use crate::status::StreamStatus;
-use crate::store::{self, Backup, Statistics};
+use crate::store::{self, Backup, CopyName, Statistics};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::path::PathBuf;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -26,8 +25,8 @@ pub(super) struct Depth {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    /// The path of the new file.
-    file: PathBuf,
+    /// The name of the new file in the folder of backups. The host makes one if there is none.
+    file: Option<String>,
 }
 
 type Stream = Result<Path<(String, String)>, PathRejection>;
@@ -45,13 +44,10 @@ pub(super) async fn backup(
     State(server): State<Server>,
     body: Result<Whole, HttpError>,
 ) -> Result<Json<Backup>, HttpError> {
-    let Wanted { file } = wording::body(&body?.0, r#"JSON such as {"file":"/absolute/path"}"#)?;
-    if !file.is_absolute() {
-        let text =
-            format!("`file` must be an absolute path, found {}: the host runs in another folder", file.display());
-        return Err(HttpError::malformed(text));
-    }
-    Ok(Json(server.host.backup(file).await?))
+    let Wanted { file } = wording::body(&body?.0, r#"JSON such as {"file":"copy.sqlite"} or {}"#)?;
+    let name = file.map(|name| CopyName::parse(&name)).transpose();
+    let name = name.map_err(|cause| HttpError::malformed(format!("`file` {cause}")))?;
+    Ok(Json(server.host.backup(name).await?))
 }
 
 pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {

@@ -18,6 +18,11 @@ impl ManifestArg {
     pub(super) fn path(self) -> Result<PathBuf, CommandFailure> {
         or_default(self.manifest)
     }
+
+    /// Returns the manifest that is named, or the default one if it is there.
+    pub(super) fn if_there(self) -> Option<PathBuf> {
+        self.manifest.or_else(found)
+    }
 }
 
 /// The manifest that a command with other arguments works on.

@@ -4,7 +4,7 @@
 use super::client::{Client, Reply, Target, segment};
 use super::clock::time_ms;
 use super::failure::CommandFailure;
-use super::{output, table};
+use super::{exports, output, table};
 use crate::escape::escape;
 use crate::filter::Filter;
 use serde::Deserialize;
@@ -12,7 +12,10 @@ use serde_json::value::RawValue;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<exports::Command>,
     /// The position to start from, or with --stream the version.
     #[arg(long, value_name = "N")]
     from: Option<u64>,
@@ -83,7 +86,10 @@ struct Header {
     value: Option<Box<RawValue>>,
 }
 
-pub(super) fn events(args: Args, json: bool) -> Result<(), CommandFailure> {
+pub(super) fn events(mut args: Args, json: bool) -> Result<(), CommandFailure> {
+    if let Some(command) = args.command.take() {
+        return exports::exports(command, json);
+    }
     let client = Client::new(&args.target)?;
     let (status, mut body) = client.open(&path(&args))?;
     if status != 200 {

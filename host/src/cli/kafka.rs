@@ -10,6 +10,7 @@ mod line;
 mod matching;
 mod offsets;
 mod produce;
+mod sinks;
 mod topics;
 
 use super::failure::{CommandFailure, confirmed};
@@ -42,6 +43,9 @@ enum Command {
     /// Show or reset the offsets of a source, while its host is stopped.
     #[command(subcommand)]
     Offsets(offsets::Command),
+    /// Show or reset the positions that the sinks of a stopped host have in Kafka.
+    #[command(subcommand)]
+    Sinks(sinks::Command),
     /// Accept another cluster than before for a stopped host: its sources resume at a given place there.
     AcceptCluster(accept_cluster::Args),
 }
@@ -69,6 +73,7 @@ pub(super) fn kafka(args: Args, json: bool) -> Result<(), CommandFailure> {
         Command::Produce(args) => produce::produce(&cluster, args, json),
         Command::Consume(args) => consume::consume(&cluster, args, json),
         Command::Offsets(command) => offsets::offsets(&cluster, command, json),
+        Command::Sinks(command) => sinks::sinks(&cluster, command, json),
         Command::AcceptCluster(args) => accept_cluster::accept_cluster(&cluster, &args, json),
     }
 }
@@ -99,7 +104,7 @@ impl Cluster {
 }
 
 /// Returns the connection to a manifest's cluster.
-fn connection(manifest: &Manifest) -> Result<Connection, CommandFailure> {
+pub(super) fn connection(manifest: &Manifest) -> Result<Connection, CommandFailure> {
     let place = manifest.path.display();
     let Some(kafka) = &manifest.kafka else {
         return Err(CommandFailure::usage(format!("{place} has no [kafka] section; add one, or use --brokers")));

@@ -1,17 +1,17 @@
-//! `wasmill store`: checks, copies and measures a store.
+//! `wasmill store`: checks, copies, restores and measures a store.
 //!
-//! `verify` needs a store that no host has open. The others ask the host that has it open. If no host has it open and
+//! `verify` and `restore` need a store that no host has open. The others ask the host that has it open. If no host has it open and
 //! the data folder was given, they read the file themselves.
 
 use super::client::{Client, Target};
 use super::default_manifest::ManifestArg;
 use super::failure::CommandFailure;
-use super::output;
 use super::table::{Align, Table, number};
+use super::{output, restore};
 use crate::ack;
 use crate::manifest::{Manifest, Overrides};
 use crate::store::sqlite::{self, Report};
-use crate::store::{self, Backup, Counted, Error, Part, Statistics, TypeCount};
+use crate::store::{self, Backup, CopyName, Counted, Error, Part, Statistics, TypeCount};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -24,11 +24,15 @@ pub(super) enum Command {
     },
     /// Copy a store into a new file. A host may be writing to it meanwhile.
     Backup {
-        /// The new file.
-        file: PathBuf,
+        /// The name of the new file in the host's folder of backups; by default the time and the newest position. With
+        /// --data and no host there, the path of the new file.
+        #[arg(value_name = "NAME|FILE")]
+        file: Option<PathBuf>,
         #[command(flatten)]
         target: Target,
     },
+    /// Put a backup in the place of a store that no host has open, which is kept aside.
+    Restore(restore::Args),
     /// List parts that are in the store but not in the manifest, or forget some.
     Orphans {
         #[command(flatten)]
@@ -54,7 +58,8 @@ pub(super) enum Command {
 pub(super) fn store(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
         Command::Verify { place } => verify(place, json),
-        Command::Backup { file, target } => backup(&file, &target, json),
+        Command::Backup { file, target } => backup(file.as_deref(), &target, json),
+        Command::Restore(args) => restore::restore(args, json),
         Command::Orphans { manifest, data, forget } => orphans(&manifest.path()?, data, &forget, json),
         Command::Stats { count, target } => stats(count, &target, json),
     }
@@ -86,7 +91,7 @@ fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) 
 }
 
 /// Returns the store's file if the data folder was given and no host has it open.
-fn at_rest(target: &Target) -> Option<PathBuf> {
+pub(super) fn at_rest(target: &Target) -> Option<PathBuf> {
     let file = target.folder()?.join(sqlite::FILE_NAME);
     (!sqlite::is_in_use(&file)).then_some(file)
 }
@@ -95,15 +100,17 @@ fn failure(error: Error) -> CommandFailure {
     CommandFailure::failed(error.to_string())
 }
 
-fn backup(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure> {
-    let absolute = std::path::absolute(file)
-        .map_err(|cause| CommandFailure::usage(format!("can't create {}: {cause}", file.display())))?;
+fn backup(file: Option<&Path>, target: &Target, json: bool) -> Result<(), CommandFailure> {
     let backup = match at_rest(target) {
-        Some(store) => sqlite::backup(&store, &absolute).map_err(failure)?,
-        None => {
-            let body = serde_json::json!({ "file": absolute }).to_string();
-            Client::new(target)?.post("/v1/store/backup", &[], body.as_bytes())?.successful()?.decoded()?
+        Some(store) => {
+            let file = file.ok_or_else(|| {
+                CommandFailure::usage(format!("no host has {} open: name the file of the copy", store.display()))
+            })?;
+            let absolute = std::path::absolute(file)
+                .map_err(|cause| CommandFailure::usage(format!("can't create {}: {cause}", file.display())))?;
+            sqlite::backup(&store, &absolute).map_err(failure)?
         }
+        None => through_host(file, target)?,
     };
     if json {
         return output::line(&serde_json::json!(backup).to_string());
@@ -111,6 +118,21 @@ fn backup(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure
     let Backup { file, position, bytes, elapsed_ms } = backup;
     let (position, bytes, elapsed_ms) = (number(position), number(bytes), number(elapsed_ms));
     output::line(&format!("{file}: {bytes} bytes, up to position {position}, in {elapsed_ms} ms"))
+}
+
+/// Has a running host make the copy, in its own folder of backups.
+fn through_host(file: Option<&Path>, target: &Target) -> Result<Backup, CommandFailure> {
+    let name = file.map(|file| file.to_str().ok_or_else(|| format!("the name {} is not UTF-8", file.display())));
+    let name = name.transpose().map_err(CommandFailure::usage)?;
+    if let Some(name) = name {
+        CopyName::parse(name).map_err(|cause| {
+            CommandFailure::usage(format!(
+                "a running host copies its store into its own folder of backups (`store.backups` of its manifest), so NAME {cause}"
+            ))
+        })?;
+    }
+    let body = name.map_or(serde_json::json!({}), |name| serde_json::json!({ "file": name })).to_string();
+    Client::new(target)?.post("/v1/store/backup", &[], body.as_bytes())?.successful()?.decoded()
 }
 
 fn stats(count: bool, target: &Target, json: bool) -> Result<(), CommandFailure> {
@@ -209,9 +231,7 @@ fn text(report: &Report) -> String {
          {ledgers} ledgers, {checkpoints} checkpoints; {commands} commands and {messages} messages in the outbox\n  \
          {letters} dead letters; {callbacks} outcomes, timers and responses; {requests} HTTP requests\n"
     );
-    for problem in problems {
-        text += &format!("problem: {problem}\n");
-    }
+    text += &listed(problems);
     match more_problems {
         0 if problems.is_empty() => text += "sound\n",
         0 => text += "restore the store from a backup, or keep the file and report the problems\n",
@@ -221,6 +241,19 @@ fn text(report: &Report) -> String {
         }
     }
     text
+}
+
+/// Returns the problems of a report, one on each line.
+pub(super) fn problems(report: &Report) -> String {
+    let more = match report.more_problems {
+        0 => String::new(),
+        more => format!("and {} more\n", number(more)),
+    };
+    listed(&report.problems) + &more
+}
+
+fn listed(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("problem: {problem}\n")).collect()
 }
 
 #[cfg(test)]

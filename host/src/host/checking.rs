@@ -74,6 +74,14 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
     Ok(checked)
 }
 
+/// Loads every plugin of a manifest and returns those that have a subscription, or a line for each problem. It keeps what it
+/// compiles in the data folder, for the start.
+pub fn subscribers(manifest: &Manifest) -> Result<Vec<String>, Vec<String>> {
+    let compiler = Compiler::new(Some(&manifest.data.join("compiled")), demand(manifest));
+    let compiler = compiler.map_err(|error| vec![error.to_string()])?;
+    Ok(subscribed(&load_checked(manifest, compiler, None, &Startup::default())?.plugins()))
+}
+
 /// Refuses a manifest without a plugin, because its host would never do anything.
 pub(super) fn refuse_idle(manifest: &Manifest) -> Result<(), String> {
     if !manifest.plugins.is_empty() {

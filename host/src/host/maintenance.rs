@@ -2,8 +2,7 @@
 
 use super::Host;
 use crate::ack::{self, Ack};
-use crate::store::{Backup, Discard, Error, EventStore, Maintenance, Reader, Statistics};
-use std::path::PathBuf;
+use crate::store::{Backup, CopyName, Discard, Error, EventStore, Maintenance, Reader, Statistics};
 
 impl Host {
     /// Reads the store on a thread that may block, with a new reader.
@@ -36,9 +35,12 @@ impl Host {
         self.change(move |store, ack| store.discard_dead_letters(which, ack)).await
     }
 
-    /// Copies the store into a new file while it is in use.
-    pub async fn backup(&self, to: PathBuf) -> Result<Backup, Error> {
-        let backup = self.maintain(move |store| store.backup(&to)).await?;
+    /// Copies the store into a new file of the folder of backups while it is in use. Without a name it gets one of the time
+    /// and the newest position.
+    pub async fn backup(&self, name: Option<CopyName>) -> Result<Backup, Error> {
+        let name = name.unwrap_or(CopyName::Made { now_ms: self.clock.now_ms() });
+        let folder = self.parts().manifest.backups();
+        let backup = self.maintain(move |store| store.backup_in(&folder, &name)).await?;
         let Backup { file, position, bytes, elapsed_ms } = &backup;
         tracing::info!("copied the store up to position {position} to {file}: {bytes} bytes in {elapsed_ms} ms");
         Ok(backup)

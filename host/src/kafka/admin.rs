@@ -7,7 +7,9 @@
 pub mod consume;
 mod groups;
 mod native;
+pub mod positions;
 pub mod produce;
+pub mod restored;
 pub mod stored;
 mod topics;
 

@@ -44,6 +44,12 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long closing a producer may take.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
+/// Returns the group whose committed offset is the position of a sink, if its batches are transactions. Each store has its
+/// own.
+pub fn group(sink: &str, store: uuid::Uuid) -> String {
+    format!("wasmill-sink-{sink}-{store}")
+}
+
 /// The configuration of a sink.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -46,7 +46,7 @@ fn root(mut root: Section<'_>, path: &Path) -> Manifest {
     let bounds = bounds(&mut root);
     let host = root.section("host").map(host).unwrap_or_default();
     let api = root.section("api").map(|section| api::api(section, folder)).unwrap_or_default();
-    let store = root.section("store").map(store).unwrap_or_default();
+    let store = root.section("store").map(|section| store(section, folder)).unwrap_or_default();
     let kafka = root.section("kafka").map(kafka);
     let plugins = named(root.get("plugins"), name, |section| plugin(section, folder));
     let has_kafka = kafka.is_some();
@@ -149,9 +149,11 @@ fn host(mut section: Section<'_>) -> Host {
     host
 }
 
-fn store(mut section: Section<'_>) -> Store {
+fn store(mut section: Section<'_>, folder: &Path) -> Store {
     let default = Store::default();
+    let backups = section.get("backups").and_then(|entry| entry.text("the path of a folder"));
     let store = Store {
+        backups: backups.map(|path| folder.join(path)),
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
         queue_mib: section.number("queue_mib", 1..=65_536, default.queue_mib),
         batch_max: section.number("batch_max", 1..=MANY, default.batch_max),

@@ -56,6 +56,7 @@ fn a_full_manifest_is_read_as_written() {
         aggregates = ["order"]
         projections = ["sales"]
         [store]
+        backups = "copies"
         queue_max = 10
         queue_mib = 25
         batch_max = 20
@@ -214,6 +215,7 @@ fn a_full_manifest_is_read_as_written() {
             stall_seconds: 6,
         },
         store: Store {
+            backups: Some("shop/copies".into()),
             queue_max: 10,
             queue_mib: 25,
             batch_max: 20,

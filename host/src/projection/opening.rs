@@ -132,7 +132,11 @@ fn serves(plugin: &Plugin, projection: &str) -> bool {
 }
 
 /// Returns how a read model does not fit this code and this history, if so.
-fn mismatch(about: &About, origin: &Origin, reader: &mut dyn Reader) -> Result<Option<String>, store::Error> {
+pub(super) fn mismatch(
+    about: &About,
+    origin: &Origin,
+    reader: &mut dyn Reader,
+) -> Result<Option<String>, store::Error> {
     if about.origin.store != origin.store {
         return Ok(Some(format!("it belongs to another store, {}; this one is {}", about.origin.store, origin.store)));
     }

@@ -79,6 +79,29 @@ pub(super) enum Fault {
     Statement(String),
 }
 
+/// Returns the description of a read model that no host has open. This changes nothing.
+pub(super) fn about(file: &Path) -> rusqlite::Result<About> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(BUSY_TIME)?;
+    described(&connection)
+}
+
+fn described(connection: &Connection) -> rusqlite::Result<About> {
+    let format: u32 = connection.query_row("SELECT format FROM _wasmill_model", [], |row| row.get(0))?;
+    if format != FORMAT {
+        return Err(rusqlite::Error::InvalidParameterName(format!("its format is {format}, this host has {FORMAT}")));
+    }
+    let (origin, has_answered) =
+        connection.query_row("SELECT store, code, has_answered FROM _wasmill_model", [], |row| {
+            Ok((Origin { store: Uuid::from_bytes(row.get(0)?), code: row.get(1)? }, row.get(2)?))
+        })?;
+    let mark = connection.query_row("SELECT position, event FROM _wasmill_checkpoint", [], |row| {
+        Ok(Mark { position: Position(row.get(0)?), event: Uuid::from_bytes(row.get(1)?) })
+    })?;
+    Ok(About { origin, has_answered, mark })
+}
+
 /// A connection to a read model. Clones share it.
 #[derive(Clone)]
 pub(super) struct Database(Arc<Shared>);
@@ -168,19 +191,7 @@ impl Database {
     fn about(&self) -> rusqlite::Result<About> {
         let guarded = self.lock();
         let connection = guarded.owner();
-        let format: u32 = connection.query_row("SELECT format FROM _wasmill_model", [], |row| row.get(0))?;
-        if format != FORMAT {
-            return Err(rusqlite::Error::InvalidParameterName(format!(
-                "its format is {format}, this host has {FORMAT}"
-            )));
-        }
-        let (origin, has_answered) =
-            connection.query_row("SELECT store, code, has_answered FROM _wasmill_model", [], |row| {
-                Ok((Origin { store: Uuid::from_bytes(row.get(0)?), code: row.get(1)? }, row.get(2)?))
-            })?;
-        let mark = connection.query_row("SELECT position, event FROM _wasmill_checkpoint", [], |row| {
-            Ok(Mark { position: Position(row.get(0)?), event: Uuid::from_bytes(row.get(1)?) })
-        })?;
+        let about = described(connection)?;
         let bytes: u64 = connection.query_row(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
             [],
@@ -193,7 +204,7 @@ impl Database {
                 return Err(rusqlite::Error::InvalidParameterName(found));
             }
         }
-        Ok(About { origin, has_answered, mark })
+        Ok(about)
     }
 
     /// Begins the transaction for the guest's statements.

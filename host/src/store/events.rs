@@ -61,6 +61,9 @@ pub trait EventReader: Send {
     /// Returns whether a stream is archived and accepts no more events.
     fn is_archived(&mut self, stream: &StreamId) -> Result<bool, Error>;
 
+    /// Returns at most `limit` archived streams after one, or the first ones, in the order of their types and ids.
+    fn archived_streams(&mut self, after: Option<&StreamId>, limit: usize) -> Result<Vec<ArchivedStream>, Error>;
+
     /// Returns the snapshot of an aggregate that this code made, if one was kept. It always matches the current stream:
     /// a snapshot of a history that no longer exists is not found.
     fn snapshot(&mut self, _stream: &StreamId, _code: &str) -> Result<Option<Snapshot>, Error> {
@@ -69,6 +72,15 @@ pub trait EventReader: Send {
 
     /// Returns how commands ended, counted since the store was created.
     fn tallies(&mut self) -> Result<Vec<Tally>, Error>;
+}
+
+/// An archived stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchivedStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// The time at which it was archived, in milliseconds since 1970-01-01T00:00:00Z.
+    pub time_ms: u64,
 }
 
 /// The decision of an aggregate on a command, to be recorded.

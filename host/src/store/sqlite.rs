@@ -9,6 +9,7 @@ mod administration;
 mod age;
 mod appends;
 mod backup;
+mod backup_folder;
 mod callbacks;
 mod dead_letter_room;
 mod dead_letters;
@@ -18,6 +19,8 @@ mod files;
 mod held_keys;
 mod http_requests;
 mod ids;
+mod import;
+mod inspection;
 mod ledgers;
 mod outbox;
 mod owner;
@@ -26,6 +29,7 @@ mod places;
 mod properties;
 mod reader;
 mod recovery;
+mod restore;
 mod room;
 mod rows;
 mod schema;
@@ -40,8 +44,8 @@ mod write_request;
 mod writer;
 
 use super::{
-    Advanced, Append, Appended, AttemptEnd, Backup, DeadLetters, Discard, Error, EventStore, Events, HttpRequests,
-    InterruptedOf, Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
+    Advanced, Append, Appended, AttemptEnd, Backup, CopyName, DeadLetters, Discard, Error, EventStore, Events,
+    HttpRequests, InterruptedOf, Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
 };
 use crate::ack::Ack;
 use crate::clock::Clock;
@@ -60,9 +64,12 @@ use write_request::WriteRequest;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
+pub use import::{Begins, Imported, Importer};
+pub use inspection::inspect;
 pub(crate) use places::of_ledger;
 pub use places::{fact, places};
-pub use schema::is_in_use;
+pub use restore::{Restore, Restored};
+pub use schema::{exists, is_in_use};
 pub use statistics::statistics;
 pub use verify::{Report, verify};
 
@@ -339,6 +346,10 @@ impl Maintenance for SqliteStore {
         // This must not use an inspection, which opens the file itself: a process that closes a file loses SQLite's
         // locks on it.
         backup::copy(&schema::open_for_reading(&self.path)?, to)
+    }
+
+    fn backup_in(&self, folder: &Path, name: &CopyName) -> Result<Backup, Error> {
+        backup_folder::copy(&schema::open_for_reading(&self.path)?, folder, name)
     }
 
     fn statistics(&self, count: bool) -> Result<Statistics, Error> {

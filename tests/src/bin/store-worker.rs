@@ -3,12 +3,13 @@
 //! - `store-worker work FILE SEED` works until it is killed.
 //! - `store-worker full FILE BYTES` can write files only up to a size, and works until its store is full.
 //! - `store-worker nearly-full FILE` has room only for small transactions for a while.
+//! - `store-worker restore BACKUP FILE` puts a backup in the place of a store.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmill::model::{ExpectedVersion, NewEvent};
-use wasmill::store::sqlite::{Options, SqliteStore};
+use wasmill::store::sqlite::{Options, Restore, SqliteStore};
 use wasmill::store::{Decision, Error, EventStore};
 use wasmill_tests::store_conformance::requests::*;
 use wasmill_tests::store_workload;
@@ -19,8 +20,17 @@ fn main() {
         ["work", file, seed] => store_workload::work(open(file), seed.parse().expect("the seed is a number")),
         ["full", file, bytes] => fill(file, bytes.parse().expect("the size is a number")),
         ["nearly-full", file] => fill_nearly(file),
-        _ => panic!("store-worker work FILE SEED | full FILE BYTES | nearly-full FILE, not {args:?}"),
+        ["restore", backup, file] => restore(backup, file),
+        _ => panic!(
+            "store-worker work FILE SEED | full FILE BYTES | nearly-full FILE | restore BACKUP FILE, not {args:?}"
+        ),
     }
+}
+
+fn restore(backup: &str, file: &str) {
+    let restore = Restore::prepare(Path::new(backup), Path::new(file)).expect("copy the backup");
+    assert!(restore.report.is_sound(), "{:#?}", restore.report);
+    restore.finish("now").expect("put it in place");
 }
 
 /// Opens a store with limits so small that a kill may hit an index run, one of its slices, or a WAL checkpoint, and

@@ -120,3 +120,34 @@ pub fn only_a_stream_with_events_is_archived<P: Place>() {
         record(&*store, &stream, 1);
     }
 }
+
+/// Checks the order, the pages and what is not listed any more.
+pub fn archived_streams_are_listed_by_type_and_id<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    let streams: Vec<StreamId> =
+        ["b", "a"].iter().flat_map(|kind| ["10", "1", "9", "x/y"].map(|id| StreamId::new(*kind, id))).collect();
+    for stream in &streams {
+        record(&*store, stream, 1);
+        archive(&*store, stream).unwrap();
+    }
+    record(&*store, &StreamId::new("a", "2"), 1);
+    restore(&*store, &StreamId::new("b", "1")).unwrap();
+    let mut expected = streams;
+    expected.sort();
+    expected.retain(|stream| *stream != StreamId::new("b", "1"));
+    let mut reader = reader(&*store);
+    for limit in 1..10 {
+        let (mut found, mut after): (Vec<StreamId>, Option<StreamId>) = (Vec::new(), None);
+        loop {
+            let page = reader.archived_streams(after.as_ref(), limit).unwrap();
+            assert!(page.len() <= limit && page.iter().all(|archived| archived.time_ms > 0));
+            found.extend(page.iter().map(|archived| archived.stream.clone()));
+            match page.last() {
+                Some(last) => after = Some(last.stream.clone()),
+                None => break,
+            }
+        }
+        assert_eq!(found, expected, "pages of {limit}");
+    }
+}

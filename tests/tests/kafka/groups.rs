@@ -237,7 +237,7 @@ fn order(kafka: &Kafka, topic: &str, partitions: usize, numbers: Range<usize>) {
     }
 }
 
-fn delete_before(kafka: &Kafka, topic: &str, partition: i32, offset: i64) {
+pub(super) fn delete_before(kafka: &Kafka, topic: &str, partition: i32, offset: i64) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", kafka.brokers()).create().expect("make an admin client");
     let mut offsets = TopicPartitionList::new();

@@ -53,7 +53,7 @@ impl Topics {
 }
 
 /// Runs a command until it succeeds: its output.
-fn until_done(setting: &Setting, args: &[&str]) -> String {
+pub(super) fn until_done(setting: &Setting, args: &[&str]) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let output = setting.wasmill(args);

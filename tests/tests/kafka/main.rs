@@ -5,6 +5,7 @@ mod deliveries;
 mod groups;
 mod identity;
 mod open_transactions;
+mod restores;
 mod security;
 mod sinks;
 mod transform;

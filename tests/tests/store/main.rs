@@ -11,4 +11,5 @@ mod plugin_files;
 mod power;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod power_loss;
+mod restores;
 mod sqlite;

@@ -160,6 +160,17 @@ pub(super) fn resets<'a>(
 
 /// Opens the store of a host that is not running.
 pub(super) fn open(manifest: &Manifest) -> Result<Arc<dyn EventStore>, CommandFailure> {
+    let location = stopped(manifest)?;
+    store::open(&location, store::Options::default()).map_err(|cause| CommandFailure::failed(cause.to_string()))
+}
+
+/// Opens the store of a host that is not running for reading.
+pub(super) fn open_for_reading(manifest: &Manifest) -> Result<store::Inspection, CommandFailure> {
+    store::inspect(&stopped(manifest)?).map_err(|cause| CommandFailure::failed(cause.to_string()))
+}
+
+/// Returns the location of the store of a host that is not running.
+fn stopped(manifest: &Manifest) -> Result<store::Location, CommandFailure> {
     let location = store::Location::of_folder(&manifest.data);
     let data = manifest.data.display();
     if !store::exists(&location) {
@@ -172,7 +183,7 @@ pub(super) fn open(manifest: &Manifest) -> Result<Arc<dyn EventStore>, CommandFa
             "a host runs on {data} and would continue from its own offsets: stop it first; `wasmill status` shows them"
         )));
     }
-    store::open(&location, store::Options::default()).map_err(|cause| CommandFailure::failed(cause.to_string()))
+    Ok(location)
 }
 
 fn show(manifest: &Manifest, store: &dyn EventStore, source: Option<&str>, json: bool) -> Result<(), CommandFailure> {

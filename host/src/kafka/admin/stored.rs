@@ -3,7 +3,7 @@
 use crate::ack;
 use crate::kafka::{Error, cluster_identity};
 use crate::model::{FactName, PartitionName};
-use crate::store::EventStore;
+use crate::store::{EventStore, Reader};
 use serde::Serialize;
 
 /// The progress of a source in a partition.
@@ -26,8 +26,13 @@ pub struct Stored {
 
 /// Returns the offsets of one source, or of all.
 pub fn stored(store: &dyn EventStore, source: Option<&str>) -> Result<Vec<Stored>, Error> {
+    of(&mut *store.reader()?, source)
+}
+
+/// Returns the offsets of one source, or of all, in the store that a reader reads.
+pub fn of(reader: &mut dyn Reader, source: Option<&str>) -> Result<Vec<Stored>, Error> {
     let prefix = source.map(PartitionName::prefix_of_source).unwrap_or_default();
-    let ledgers = store.reader()?.ledgers(&prefix)?.into_iter();
+    let ledgers = reader.ledgers(&prefix)?.into_iter();
     let mut stored: Vec<Stored> = ledgers
         .filter_map(|(name, ledger)| {
             let ahead = ledger.ahead.iter().map(|(first, last)| last - first + 1).sum();

@@ -194,8 +194,9 @@ impl SinkWorker {
             return Err(End::Fatal(format!(
                 "this sink has published up to number {published} to Kafka, but the newest number in the store is {newest}: \
                  the store is older than what was published, as after restoring a backup; bring back the newer store, or \
-                 set `mode = \"idempotent\"` in [{}], which publishes again what the store has",
-                self.config.section
+                 stop the host and run `wasmill kafka sinks reset {} --yes` with its --manifest, so that the sink continues with \
+                 what the store records next",
+                self.config.name
             )));
         }
         tracing::info!(
@@ -387,7 +388,7 @@ fn publisher(
     if config.mode == SinkMode::Idempotent || connection.is_embedded() {
         return Ok(Box::new(Idempotent::new(seat, &connection, style)?));
     }
-    let group = format!("wasmill-sink-{}-{}", config.name, store.identity());
+    let group = super::group(&config.name, store.identity());
     let names = transactional::Names {
         section: config.section.clone(),
         transactional_id: config.transactional_id.clone().unwrap_or_else(|| group.clone()),

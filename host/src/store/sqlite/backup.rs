@@ -6,8 +6,8 @@
 
 use super::{Error, failed, schema};
 use crate::store::Backup;
-use rusqlite::Connection;
 use rusqlite::backup::StepResult;
+use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -31,10 +31,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     let doing = format!("copying the store to {}", to.display());
     let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
     if is_used_by_the_host(Path::new(from.path().unwrap_or_default()), to) {
-        return Err(Error::Invalid(format!(
-            "{} is a name that the host or SQLite uses in the data folder: choose another name, such as copy.sqlite",
-            to.display()
-        )));
+        return Err(used_by_the_host(to));
     }
     if to.exists() {
         return Err(exists(to));
@@ -49,7 +46,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
         .permissions(permissions)
         .tempfile_in(folder)
         .map_err(io_failed)?;
-    let position = pages(from, aside.path(), &doing)?;
+    let position = pages(from, aside.path(), OpenFlags::empty(), &doing)?;
     aside.as_file().sync_all().map_err(io_failed)?;
     let file = aside.persist_noclobber(to).map_err(|refused| match refused.error.kind() {
         io::ErrorKind::AlreadyExists => exists(to),
@@ -62,18 +59,25 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
 
 /// Returns whether the host uses a name beside the store, now or later. A copy with that name would be mistaken for its
 /// own file.
-fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
+pub(super) fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
     const BEGINNINGS: [&str; 4] = ["events.", "snapshots.", "host.json", "dev-broker"];
     let folder = |file: &Path| folder_of(file).canonicalize().ok();
     let name = to.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     folder(store) == folder(to) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
-fn folder_of(file: &Path) -> &Path {
+pub(super) fn used_by_the_host(to: &Path) -> Error {
+    Error::Invalid(format!(
+        "{} is a name that the host or SQLite uses in the data folder: choose another name, such as copy.sqlite",
+        to.display()
+    ))
+}
+
+pub(super) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn exists(to: &Path) -> Error {
+pub(super) fn exists(to: &Path) -> Error {
     Error::Invalid(format!("{} exists: choose another name for the copy", to.display()))
 }
 
@@ -83,10 +87,12 @@ fn give_way() {
     std::thread::sleep(PAUSE);
 }
 
-/// Copies all pages as they are at one moment, and returns the position of the newest event.
-fn pages(from: &Connection, to: &Path, doing: &str) -> Result<u64, Error> {
+/// Copies all pages as they are at one moment into an empty file, and returns the position of the newest event. It never
+/// creates the file.
+pub(super) fn pages(from: &Connection, to: &Path, flags: OpenFlags, doing: &str) -> Result<u64, Error> {
     let failed = failed(doing);
-    let mut copy = Connection::open(to).map_err(&failed)?;
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut copy = Connection::open_with_flags(to, flags).map_err(&failed)?;
     // The copy is synced to the disk once, at the end.
     copy.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").map_err(&failed)?;
     // The transaction keeps the snapshot. Without it, the copy would restart with every commit of the writer.

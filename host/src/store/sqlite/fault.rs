@@ -1,4 +1,4 @@
-//! Fault points: named places between two steps of the writer where a test can kill the process.
+//! Fault points: named places between two steps of the writer or of a restore where a test can kill the process.
 //!
 //! They are in every build, because with a cargo feature the tests would run another program than users do. A point
 //! costs a load and a well-predicted branch: nanoseconds in a transaction of milliseconds. Only the environment arms a
@@ -13,7 +13,7 @@ pub const KILL_AT: &str = "WASMILL_KILL_AT";
 
 macro_rules! points {
     ($($point:ident $name:literal,)*) => {
-        /// A place in the writer's work.
+        /// A place in the work on a store.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[expect(missing_docs, reason = "the names say it")]
         pub enum FaultPoint { $($point,)* }
@@ -76,12 +76,23 @@ points! {
     AllAnswered "all-answered",
     BeforeFold "before-fold",
     Folded "folded",
+    RestorePrepared "restore-prepared",
+    RestoreDecided "restore-decided",
+    StoreMovedAside "store-moved-aside",
+    CopyInPlace "copy-in-place",
+    RestoreEnded "restore-ended",
 }
 
 impl FaultPoint {
     /// Returns whether a process passes the point only while it creates a store.
     pub fn is_of_making(self) -> bool {
         matches!(self, Self::TablesMade | Self::MadeAside | Self::MovedIntoPlace)
+    }
+
+    /// Returns whether a process passes the point only while it restores a store.
+    pub fn is_of_restoring(self) -> bool {
+        use FaultPoint::{CopyInPlace, RestoreDecided, RestoreEnded, RestorePrepared, StoreMovedAside};
+        matches!(self, RestorePrepared | RestoreDecided | StoreMovedAside | CopyInPlace | RestoreEnded)
     }
 }
 

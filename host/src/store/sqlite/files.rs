@@ -11,8 +11,8 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// The remedy if a store can't be used as it is.
-pub(super) const RESTORE: &str = "restore it from a backup (put the copy in its place and delete the files beside it \
-                                  that end in -wal and -shm), or delete all three to begin with nothing";
+pub(super) const RESTORE: &str = "restore it from a backup (`wasmill store restore`), or move it away with the files beside it \
+                                  that end in -wal and -shm to begin with nothing";
 
 /// The bytes of the header of a database file.
 const HEADER: usize = 100;
@@ -30,6 +30,13 @@ const FRAME_HEADER: usize = 24;
 pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
+    name.into()
+}
+
+/// Returns the path of the file with which SQLite finds pages in the log.
+pub(super) fn index_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-shm");
     name.into()
 }
 

@@ -12,9 +12,9 @@ use crate::model::{
     RecordedEvent, StreamId, SubscriptionName, Version, ms_of_id,
 };
 use crate::store::{
-    DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey, HttpRequestReader,
-    KeptTimer, Ledger, ListedRequest, NextCallback, Page, Place, ProgressReader, RequestQuery, RequestQueue,
-    SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
+    ArchivedStream, DeadLetterQuery, DeadLetterReader, EventReader, EventSearch, Filling, FlowQuery, HeldKey,
+    HttpRequestReader, KeptTimer, Ledger, ListedRequest, NextCallback, Page, Place, ProgressReader, RequestQuery,
+    RequestQueue, SearchedId, Snapshot, Tally, TimerQuery, UnderWay,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -297,6 +297,35 @@ impl EventReader for SqliteReader {
         let sql = "SELECT count(*) FROM archived_streams WHERE aggregate_id = ?2 AND aggregate_type =
              (SELECT id FROM aggregate_types WHERE name = ?1)";
         self.number(doing, sql, params![stream.aggregate_type, stream.aggregate_id]).map(|found| found > 0)
+    }
+
+    fn archived_streams(&mut self, after: Option<&StreamId>, limit: usize) -> Result<Vec<ArchivedStream>, Error> {
+        let doing = "listing archived streams";
+        let (first, id) = after.map_or(("", ""), |after| (&*after.aggregate_type, &*after.aggregate_id));
+        let types: Vec<(i64, Arc<str>)> =
+            self.list(doing, "SELECT id, name FROM aggregate_types WHERE name >= ?1 ORDER BY name", [first], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let mut found = Vec::new();
+        for (number, aggregate_type) in types {
+            // The id of an aggregate is never empty.
+            let after = if *aggregate_type == *first { id } else { "" };
+            let left = (limit - found.len()).min(i64::MAX as usize);
+            found.extend(self.list(
+                doing,
+                "SELECT aggregate_id, time_ms FROM archived_streams WHERE aggregate_type = ?1 AND aggregate_id > ?2
+                 ORDER BY aggregate_id LIMIT ?3",
+                params![number, after, left],
+                |row| {
+                    let stream = StreamId { aggregate_type: aggregate_type.clone(), aggregate_id: row.get(0)? };
+                    Ok(ArchivedStream { stream, time_ms: row.get(1)? })
+                },
+            )?);
+            if found.len() >= limit {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     fn snapshot(&mut self, stream: &StreamId, code: &str) -> Result<Option<Snapshot>, Error> {

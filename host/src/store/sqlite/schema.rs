@@ -1,7 +1,7 @@
 //! The store's file: its lock, its tables, its format, and the settings of its connections.
 
 use super::fault::{self, FaultPoint};
-use super::{Error, failed, files, owner};
+use super::{Error, failed, files, owner, restore};
 use crate::{exhaustion, paths};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -37,7 +37,7 @@ pub(super) fn lock(path: &Path) -> Result<Lock, Error> {
 /// Locks a store that is only read. The store must exist, and no file is created, so a copy may be in a read-only
 /// folder. The result is `None` if no host ever had it open.
 pub(super) fn lock_existing(path: &Path) -> Result<Option<Lock>, Error> {
-    if !path.is_file() {
+    if !path.is_file() && !restore::is_interrupted(path) {
         return Err(Error::Failed(format!("there is no store {}", path.display())));
     }
     path.with_extension("lock").exists().then(|| hold(path, File::options().read(true))).transpose()
@@ -56,7 +56,11 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<Lock, Error> {
         Error::Failed(format!("can't open {}: {error}; {remedy}", lock_path.display()))
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => {
+            let lock = Lock(file);
+            restore::complete(path)?;
+            Ok(lock)
+        }
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Failed(format!(
             "the store {} is in use by another host or `wasmill store` command: stop that host, wait for the command to \
              end, or choose another data folder",
@@ -66,6 +70,11 @@ fn hold(path: &Path, how: &OpenOptions) -> Result<Lock, Error> {
             Err(Error::Failed(format!("can't lock {}: {error}", lock_path.display())))
         }
     }
+}
+
+/// Returns whether there is a store, also if its restore was interrupted.
+pub fn exists(path: &Path) -> bool {
+    path.exists() || restore::is_interrupted(path)
 }
 
 /// Returns whether a host has a store open now.
@@ -113,7 +122,7 @@ fn make(path: &Path) -> Result<(), Error> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map_err(failed)
 }
 
-fn open_or_make(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open_or_make(path: &Path) -> Result<Connection, Error> {
     let doing = format!("opening the store {}", path.display());
     let failed = failed(&doing);
     let mut connection = Connection::open(path).map_err(&failed)?;

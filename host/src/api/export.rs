@@ -1,0 +1,92 @@
+//! `GET /v1/store/export`: all events of the store as a file that `wasmill events import` reads. The client writes the file;
+//! the host writes nothing.
+
+use super::Server;
+use super::answer::HttpError;
+use super::problem::ProblemType;
+use crate::export::Export;
+use crate::host::Counted;
+use crate::store::{Error, Reader};
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// An export counts as an event stream: it lasts as long as its client reads.
+pub(super) async fn export(State(server): State<Server>) -> Result<Response, HttpError> {
+    let permit = server.streams.clone().try_acquire_owned().map_err(|_| {
+        server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
+        let max = server.settings.streams_max;
+        let text = format!(
+            "{max} event streams are open, as many as the manifest's `api.streams_max` allows: try again later"
+        );
+        HttpError::new(ProblemType::NoRoom, text)
+    })?;
+    let store = server.host.store().clone();
+    let newest = *store.head().borrow();
+    let mut under_way = UnderWay { export: Export::new(store.identity(), newest), reader: None };
+    let (pages, body) = mpsc::channel::<Result<Bytes, Infallible>>(1);
+    let host = server.host.clone();
+    let mut closing = server.closing.clone();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let _counted = Counted::new(&host.traffic().streams);
+        loop {
+            let store = store.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let page = under_way.page(|| store.reader());
+                (page, under_way)
+            });
+            let page = match read.await {
+                Ok((page, rest)) => {
+                    under_way = rest;
+                    page
+                }
+                Err(panic) => {
+                    tracing::error!("an export of events failed: {panic}");
+                    return;
+                }
+            };
+            let page = match page {
+                Ok(Some(page)) => page,
+                Ok(None) => return,
+                Err(cause) => {
+                    tracing::error!(%cause, "an export of events failed");
+                    // The status line is already sent, so the last line has the error.
+                    let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
+                    let _ = pages.send(Ok(line.into())).await;
+                    return;
+                }
+            };
+            let is_sent = tokio::select! {
+                sent = pages.send(Ok(page.into())) => sent.is_ok(),
+                // A host that stops does not wait for the client. The last line is missing then.
+                _ = closing.wait_for(|closing| *closing) => false,
+            };
+            if !is_sent {
+                return;
+            }
+        }
+    });
+    let body = Body::from_stream(ReceiverStream::new(body));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// An export, with the reader that it reads with.
+struct UnderWay {
+    export: Export,
+    reader: Option<Box<dyn Reader>>,
+}
+
+impl UnderWay {
+    fn page(&mut self, open: impl FnOnce() -> Result<Box<dyn Reader>, Error>) -> Result<Option<Vec<u8>>, Error> {
+        let mut reader = self.reader.take().map_or_else(open, Ok)?;
+        let page = self.export.page(&mut *reader);
+        self.reader = Some(reader);
+        page
+    }
+}

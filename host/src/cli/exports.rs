@@ -1,0 +1,420 @@
+//! `wasmill events export` and `wasmill events import`: all events of a store as a file, and a new store from such a file.
+//!
+//! An export comes from the host that has the store open, or from the data folder if no host has it open. The file is
+//! written here, and gets its name when it is complete. An import needs a store that is empty and that no host has open.
+
+use super::client::{Client, Reply, Target};
+use super::default_manifest::ManifestArg;
+use super::failure::CommandFailure;
+use super::output;
+use super::store::at_rest;
+use super::table::number;
+use crate::escape::escape;
+use crate::export::{Broken, Check, End, Export, Head, Item, Lines, Reading, Rules};
+use crate::manifest::{Manifest, Overrides, Start};
+use crate::model::{IdRule, Position};
+use crate::paths;
+use crate::store::sqlite::{self, Begins, Imported, Importer};
+use crate::store::{self, Inspection};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The file that stands for standard output or standard input.
+const STANDARD: &str = "-";
+
+/// The interval at which a long run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// The most bytes of a line on its way from a host, which the host decides.
+const LINE_BYTES_MAX: usize = 2 << 30;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Write all events to a new file, from which another store can be made.
+    Export {
+        /// The new file; - writes to standard output.
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make a store from the events of a file, with their ids, times, versions and positions. The store must be empty, and
+    /// no host may have it open.
+    Import {
+        /// The file that was exported; - reads standard input.
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+        #[command(flatten)]
+        manifest: ManifestArg,
+        /// The data folder, instead of the manifest's.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Where subscriptions begin for which the manifest has no `start`.
+        #[arg(long, value_name = "PLACE", default_value = "after")]
+        subscriptions: Begin,
+        /// Where sinks of events begin for which the manifest has no `start`.
+        #[arg(long, value_name = "PLACE", default_value = "after")]
+        sinks: Begin,
+    },
+}
+
+/// The place where a part begins in an imported store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Begin {
+    /// After the imported events.
+    After,
+    /// At the first event.
+    Beginning,
+}
+
+pub(super) fn exports(command: Command, json: bool) -> Result<(), CommandFailure> {
+    match command {
+        Command::Export { file, target } => export(&file, &target, json),
+        Command::Import { file, manifest, data, subscriptions, sinks } => {
+            let overrides = Overrides { data, ..Overrides::default() };
+            let manifest = Manifest::load(manifest.path()?)?.with(overrides)?;
+            import(&file, &manifest, [subscriptions, sinks], json)
+        }
+    }
+}
+
+/// What was exported.
+#[derive(Serialize)]
+struct Exported<'e> {
+    file: &'e str,
+    store: &'e str,
+    #[serde(flatten)]
+    end: &'e End,
+    bytes: u64,
+    elapsed_ms: u64,
+}
+
+fn export(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure> {
+    let started = Instant::now();
+    let is_standard = file == Path::new(STANDARD);
+    let (head, end, bytes) = if is_standard {
+        let mut out = Counting::new(BufWriter::with_capacity(1 << 16, io::stdout().lock()));
+        let (head, end) = write_lines(target, &mut out, output::failure)?;
+        out.to.flush().map_err(output::failure)?;
+        (head, end, out.bytes)
+    } else {
+        export_to(file, target)?
+    };
+    let elapsed_ms = started.elapsed().as_millis() as u64;
+    let shown = file.display().to_string();
+    let exported = Exported { file: &shown, store: &head.store, end: &end, bytes, elapsed_ms };
+    let text = if json {
+        serde_json::json!(exported).to_string()
+    } else {
+        let [events, position, archived, bytes, elapsed_ms] =
+            [end.events, end.position, end.archived_streams, bytes, elapsed_ms].map(number);
+        format!(
+            "{shown}: {events} events up to position {position}, {archived} archived streams, {bytes} bytes, in {elapsed_ms} ms"
+        )
+    };
+    match is_standard {
+        // Standard output has the events.
+        true => say(&text),
+        false => output::line(&text)?,
+    }
+    Ok(())
+}
+
+/// Writes the export to a new file, which gets its name when it is complete and on the disk.
+fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFailure> {
+    let unwritten = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::AlreadyExists => {
+            CommandFailure::failed(format!("{} exists: choose another name", file.display()))
+        }
+        _ => CommandFailure::failed(format!("can't write {}: {cause}", file.display())),
+    };
+    if std::fs::symlink_metadata(file).is_ok() {
+        return Err(unwritten(io::ErrorKind::AlreadyExists.into()));
+    }
+    let Some(name) = file.file_name() else {
+        return Err(CommandFailure::usage(format!("{} names no file", file.display())));
+    };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unfinished = tempfile::Builder::new().prefix(name).suffix(".part").tempfile_in(folder).map_err(unwritten)?;
+    let mut out = Counting::new(BufWriter::with_capacity(1 << 20, unfinished.as_file()));
+    let (head, end) = write_lines(target, &mut out, unwritten)?;
+    out.to.flush().map_err(unwritten)?;
+    let bytes = out.bytes;
+    drop(out);
+    unfinished.as_file().sync_all().map_err(unwritten)?;
+    unfinished.persist_noclobber(file).map_err(|refused| unwritten(refused.error))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritten)?;
+    Ok((head, end, bytes))
+}
+
+/// Writes the lines of an export, and returns the first and the last one.
+fn write_lines(
+    target: &Target,
+    out: &mut impl Write,
+    unwritten: impl Fn(io::Error) -> CommandFailure,
+) -> Result<(Head, End), CommandFailure> {
+    match at_rest(target) {
+        Some(file) => from_folder(&file, out, unwritten),
+        None => from_host(&Client::new(target)?, out, unwritten),
+    }
+}
+
+fn from_folder(
+    file: &Path,
+    out: &mut impl Write,
+    unwritten: impl Fn(io::Error) -> CommandFailure,
+) -> Result<(Head, End), CommandFailure> {
+    let failed = |error: store::Error| CommandFailure::failed(error.to_string());
+    let mut inspection = sqlite::inspect(file).map_err(failed)?;
+    let Inspection { identity, ref mut reader, newest, .. } = inspection;
+    let mut progress = Progress::new("exported", newest.event);
+    let mut export = Export::new(identity, Position(newest.event));
+    while let Some(page) = export.page(&mut **reader).map_err(failed)? {
+        out.write_all(&page).map_err(&unwritten)?;
+        progress.at(export.end.events);
+    }
+    let head = Head { format: crate::export::FORMAT, store: identity.to_string(), from: 1, to: newest.event };
+    Ok((head, export.end))
+}
+
+fn from_host(
+    client: &Client,
+    out: &mut impl Write,
+    unwritten: impl Fn(io::Error) -> CommandFailure,
+) -> Result<(Head, End), CommandFailure> {
+    let (status, mut body) = client.open("/v1/store/export")?;
+    if status != 200 {
+        let mut text = Vec::new();
+        body.read_to_end(&mut text).map_err(|cause| client.unreadable(cause))?;
+        return Err(Reply { status, body: text }.refusal());
+    }
+    let incomplete =
+        |cause: String| CommandFailure::failed(format!("the answer of the host is no whole export: {cause}"));
+    let mut lines = Lines::new(BufReader::with_capacity(1 << 16, body), LINE_BYTES_MAX);
+    let (mut check, mut progress) = (Check::default(), Progress::new("exported", 0));
+    while let Some(line) = lines.read().map_err(|broken| incomplete(broken.to_string()))? {
+        check.line(line).map_err(incomplete)?;
+        out.write_all(line).map_err(&unwritten)?;
+        progress.at(lines.count);
+    }
+    check.end().map_err(incomplete)
+}
+
+/// What was imported.
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    data: String,
+    store: String,
+    from_store: String,
+    events: u64,
+    archived_streams: u64,
+    position: u64,
+    elapsed_ms: u64,
+    /// The parts that begin after the events.
+    subscriptions: Vec<String>,
+    sinks: Vec<String>,
+    /// What a person has to decide, with a command.
+    notes: Vec<String>,
+}
+
+fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> Result<(), CommandFailure> {
+    let shown = file.display().to_string();
+    let nothing = |cause: &dyn std::fmt::Display| CommandFailure::failed(format!("{cause}; nothing was imported"));
+    let started = Instant::now();
+    let data = &manifest.data;
+    paths::make_folder(data).map_err(|cause| nothing(&cause))?;
+    let input = input(file).map_err(|cause| nothing(&format!("can't read {shown}: {cause}")))?;
+    let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
+    let rules = Rules { event_bytes_max: manifest.store.event_bytes_max, ids };
+    let broken = |broken: Broken| nothing(&format!("{shown}, {broken}"));
+    let mut reading = Reading::begin(BufReader::with_capacity(1 << 20, input), rules).map_err(broken)?;
+    let place = data.join(sqlite::FILE_NAME);
+    let mut importer = Importer::begin(&place).map_err(|cause| nothing(&cause))?;
+    let begins = begins(manifest, places)?;
+    let (from_store, to) = (reading.head().store.clone(), reading.head().to);
+    let (mut events, mut archived_streams, mut progress) = (0, 0, Progress::new("imported", to));
+    while let Some(item) = reading.read().map_err(broken)? {
+        match item {
+            Item::Event(event) => {
+                importer.event(&event).map_err(|cause| nothing(&cause))?;
+                events += 1;
+                progress.at(events);
+            }
+            Item::Archived(archived) => {
+                importer.archive(&archived.stream, archived.time_ms).map_err(|cause| nothing(&cause))?;
+                archived_streams += 1;
+            }
+        }
+    }
+    let Imported { identity, position } =
+        importer.finish(&begins).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
+    let report = Report {
+        file: shown,
+        data: data.display().to_string(),
+        store: identity.to_string(),
+        from_store,
+        events,
+        archived_streams,
+        position,
+        elapsed_ms: started.elapsed().as_millis() as u64,
+        subscriptions: begins.subscriptions,
+        sinks: begins.sinks,
+        notes: notes(manifest),
+    };
+    match json {
+        true => output::line(&serde_json::json!(report).to_string()),
+        false => output::text(&text(&report)),
+    }
+}
+
+fn input(file: &Path) -> io::Result<Box<dyn Read>> {
+    if file == Path::new(STANDARD) {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    paths::require_file(file)?;
+    Ok(Box::new(File::open(file)?))
+}
+
+/// Returns the parts that begin after the events. A `start` in the manifest says where its part begins.
+fn begins(manifest: &Manifest, [subscriptions, sinks]: [Begin; 2]) -> Result<Begins, CommandFailure> {
+    let is_open = |name: &String| manifest.subscriptions.get(name).is_none_or(|settings| !settings.is_start_written);
+    let subscriptions = match subscriptions {
+        Begin::Beginning => Vec::new(),
+        Begin::After => {
+            let all = crate::host::subscribers(manifest).map_err(CommandFailure::all_failed)?;
+            all.into_iter().filter(is_open).collect()
+        }
+    };
+    let of_sinks = manifest.sinks.iter().filter(|(_, sink)| sinks == Begin::After && !sink.is_start_written);
+    Ok(Begins { subscriptions, sinks: of_sinks.map(|(name, _)| name.clone()).collect() })
+}
+
+/// Says which sources read records again whose effects may be among the events.
+fn notes(manifest: &Manifest) -> Vec<String> {
+    let path = manifest.path.display();
+    let starts = manifest.sources.iter().filter(|(_, source)| !source.is_from_written);
+    let sources = starts.map(|(name, _)| {
+        format!(
+            "source {name} has no offsets in this store and reads its topics from the beginning, so records whose effects are \
+             among these events take effect again: set where it resumes with `wasmill kafka offsets reset {name} --to PLACE --yes \
+             --manifest {path}`, or write its `from`"
+        )
+    });
+    let published = |start: Start| start == Start::Beginning;
+    let sinks = manifest.sinks.iter().filter(|(_, sink)| sink.is_start_written && published(sink.start));
+    let sinks = sinks.map(|(name, _)| {
+        format!(
+            "sink {name} publishes these events, because the manifest says `start = \"beginning\"` in [sinks.{name}]"
+        )
+    });
+    sources.chain(sinks).collect()
+}
+
+fn text(report: &Report) -> String {
+    let Report { file, data, store, from_store, subscriptions, sinks, notes, .. } = report;
+    let [events, position, archived, elapsed_ms] =
+        [report.events, report.position, report.archived_streams, report.elapsed_ms].map(number);
+    let mut text = format!(
+        "imported {events} events up to position {position} and {archived} archived streams from {file} into {data}, in \
+         {elapsed_ms} ms\nthe store is {store}, and the events are from store {from_store}\n"
+    );
+    for (what, names) in [("subscriptions", subscriptions), ("sinks", sinks)] {
+        if !names.is_empty() {
+            text += &format!("{what} that begin after these events: {}\n", names.join(", "));
+        }
+    }
+    notes.iter().for_each(|note| text += &format!("note: {note}\n"));
+    text
+}
+
+/// Says on standard error how far a long run is.
+struct Progress {
+    what: &'static str,
+    of: u64,
+    next: Instant,
+}
+
+impl Progress {
+    /// Begins, with the number of events in all, or 0 if that is not known.
+    fn new(what: &'static str, of: u64) -> Self {
+        Self { what, of, next: Instant::now() + PROGRESS_EVERY }
+    }
+
+    fn at(&mut self, events: u64) {
+        // The clock is not read for each event.
+        if !events.is_multiple_of(256) || Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + PROGRESS_EVERY;
+        let of = if self.of > 0 { format!(" of {}", number(self.of)) } else { String::new() };
+        say(&format!("{} {}{of} events", self.what, number(events)));
+    }
+}
+
+/// Writes a line to standard error.
+fn say(text: &str) {
+    // If standard error can't be written, only the exit code is left.
+    let _ = writeln!(io::stderr(), "{}", escape(text));
+}
+
+/// A writer that counts bytes.
+struct Counting<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Counting<W> {
+    fn new(to: W) -> Self {
+        Self { to, bytes: 0 }
+    }
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(text: &str) -> Manifest {
+        let text = format!("[kafka]\nbrokers = \"k:9092\"\n[plugins.p]\nfile = \"p.wasm\"\n{text}");
+        Manifest::parse(&text, "m.toml".as_ref()).expect("a manifest")
+    }
+
+    #[test]
+    fn sinks_begin_after_the_events_unless_told_otherwise() {
+        let sink = |start: &str| manifest(&format!("[sinks.feed]\nevents = [\"**\"]\ntopic = \"t\"\n{start}\n"));
+        let begins = |start: &str, of_sinks| {
+            begins(&sink(start), [Begin::Beginning, of_sinks]).expect("no plugin is loaded").sinks
+        };
+        assert_eq!(begins("", Begin::After), ["feed"]);
+        assert!(begins("", Begin::Beginning).is_empty());
+        assert!(begins("start = \"beginning\"", Begin::After).is_empty(), "the manifest decides");
+        assert!(notes(&sink("start = \"beginning\""))[0].contains("publishes these events"));
+        assert!(notes(&sink("")).is_empty());
+    }
+
+    #[test]
+    fn a_source_that_would_read_everything_again_is_named_with_a_command() {
+        let source = |from: &str| {
+            manifest(&format!("[sources.tills]\ntopic = \"t\"\naggregate = \"order\"\ncommand = \"Create\"\n{from}\n"))
+        };
+        assert!(
+            notes(&source(""))[0].contains("`wasmill kafka offsets reset tills --to PLACE --yes --manifest m.toml`")
+        );
+        assert!(notes(&source("from = \"end\"")).is_empty());
+    }
+}

@@ -1,0 +1,314 @@
+//! The folder of backups: a copy of the store under a name that a client of the API chose.
+//!
+//! Whatever a client says, and whatever another process does to the folder meanwhile, the host writes nowhere else. The
+//! folder is opened once, and not through a symbolic link. Its files are created, named and deleted through this
+//! descriptor. SQLite alone opens a file by its path. So the file exists before, under a name that was never used, and
+//! SQLite follows no link and creates nothing. At the end the copy must be in the file of the descriptor. A file gets its
+//! name when it is complete and on the disk, and only if nothing has the name.
+
+use super::Error;
+use super::backup::{exists, folder_of, is_used_by_the_host, pages, used_by_the_host};
+use crate::clock;
+use crate::store::{Backup, CopyName};
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The number of copies that may have made names of the same second and position.
+const SAME_NAMES: u32 = 100;
+
+/// Copies the store that a connection sees into a new file of a folder.
+pub(super) fn copy(from: &Connection, folder: &Path, name: &CopyName) -> Result<Backup, Error> {
+    let started = Instant::now();
+    let store = Path::new(from.path().unwrap_or_default());
+    let folder = Folder::open(folder)?;
+    if let CopyName::Chosen(name) = name {
+        let to = folder.path.join(name);
+        if is_used_by_the_host(store, &to) {
+            return Err(used_by_the_host(&to));
+        }
+        // Nothing is copied for a name that is taken. That it is free until the end is not known.
+        if rustix::fs::statat(&folder.descriptor, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(exists(&to));
+        }
+    }
+    let doing = format!("copying the store into the folder {}", folder.path.display());
+    let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
+    // The copy gets the permissions of the store.
+    let mode = fs::metadata(store).map_err(io_failed)?.permissions().mode();
+    let unfinished = Unfinished::create(&folder, Mode::from_raw_mode(mode & 0o777)).map_err(io_failed)?;
+    let position = pages(from, &folder.path.join(&unfinished.name), OpenFlags::SQLITE_OPEN_NOFOLLOW, &doing)?;
+    let bytes = unfinished.file.metadata().map_err(io_failed)?.len();
+    if bytes == 0 {
+        return Err(Error::Failed(format!(
+            "{doing}: another process has replaced the folder meanwhile, and nothing was copied; copy again"
+        )));
+    }
+    unfinished.file.sync_all().map_err(io_failed)?;
+    let name = unfinished.finish(name, position).map_err(|(name, error)| match error {
+        Errno::EXIST => exists(&folder.path.join(name)),
+        error => io_failed(error.into()),
+    })?;
+    rustix::fs::fsync(&folder.descriptor).map_err(|error| io_failed(error.into()))?;
+    let file = folder.path.join(name).display().to_string();
+    Ok(Backup { file, position, bytes, elapsed_ms: started.elapsed().as_millis() as u64 })
+}
+
+/// The folder of backups, open.
+struct Folder {
+    descriptor: rustix::fd::OwnedFd,
+    /// Its path without symbolic links.
+    path: PathBuf,
+}
+
+impl Folder {
+    fn open(folder: &Path) -> Result<Self, Error> {
+        const LINK: &str = "it is a symbolic link; name the folder that it points to in `store.backups` of the manifest, or \
+                            remove the link";
+        make(folder)?;
+        let unfit =
+            |how: &str| Error::Invalid(format!("can't copy into the folder of backups {}: {how}", folder.display()));
+        let found = fs::symlink_metadata(folder).map_err(|error| unfit(&error.to_string()))?;
+        if found.is_symlink() {
+            return Err(unfit(LINK));
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let descriptor = rustix::fs::openat(CWD, folder, flags, Mode::empty()).map_err(|error| match error {
+            Errno::LOOP => unfit(LINK),
+            Errno::NOTDIR => unfit("it is no folder; remove what is there, or name another in `store.backups`"),
+            error => unfit(&format!("{error}; allow the host to read it and to write in it")),
+        })?;
+        let path = folder.canonicalize().map_err(|error| unfit(&error.to_string()))?;
+        let opened = rustix::fs::fstat(&descriptor).map_err(|error| unfit(&error.to_string()))?;
+        let there = fs::symlink_metadata(&path).map_err(|error| unfit(&error.to_string()))?;
+        if (there.dev(), there.ino()) != (opened.st_dev, opened.st_ino) {
+            return Err(unfit("another process has replaced it meanwhile; copy again"));
+        }
+        Ok(Self { descriptor, path })
+    }
+}
+
+/// Creates the folder durably if it is missing. Only its owner may look into it, because a copy has everything that the
+/// store has.
+fn make(folder: &Path) -> Result<(), Error> {
+    if fs::symlink_metadata(folder).is_ok() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    let made = fs::create_dir_all(above).and_then(|()| match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(above)?.sync_all(),
+    });
+    made.map_err(|error| {
+        Error::Failed(format!(
+            "can't make the folder of backups {}: {error}; make it, or name another in `store.backups` of the manifest",
+            folder.display()
+        ))
+    })
+}
+
+/// A copy that is not complete. It is deleted unless it is finished.
+struct Unfinished<'f> {
+    folder: &'f Folder,
+    name: String,
+    file: File,
+    is_finished: bool,
+}
+
+impl<'f> Unfinished<'f> {
+    fn create(folder: &'f Folder, mode: Mode) -> io::Result<Self> {
+        // `EXCL` refuses a name that is taken.
+        let name = format!(".{}.part", uuid::Uuid::now_v7());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDWR;
+        let file = File::from(rustix::fs::openat(&folder.descriptor, name.as_str(), flags, mode)?);
+        Ok(Self { folder, name, file, is_finished: false })
+    }
+
+    /// Gives the copy its name, and returns the name. A name that is taken is an error, whatever has it. A made name gets a
+    /// number then.
+    fn finish(mut self, name: &CopyName, position: u64) -> Result<String, (String, Errno)> {
+        let mut names: Box<dyn Iterator<Item = String>> = match name {
+            CopyName::Chosen(name) => Box::new(std::iter::once(name.clone())),
+            CopyName::Made { now_ms } => Box::new((1..=SAME_NAMES).map(|count| made_name(*now_ms, position, count))),
+        };
+        let mut name = names.next().expect("there is a first one");
+        loop {
+            match self.give(&name) {
+                Ok(()) => break,
+                Err(Errno::EXIST) => match names.next() {
+                    Some(next) => name = next,
+                    None => return Err((name, Errno::EXIST)),
+                },
+                Err(error) => return Err((name, error)),
+            }
+        }
+        self.is_finished = true;
+        Ok(name)
+    }
+
+    fn give(&self, name: &str) -> Result<(), Errno> {
+        let folder = &self.folder.descriptor;
+        match rustix::fs::renameat_with(folder, self.name.as_str(), folder, name, RenameFlags::NOREPLACE) {
+            // Some file systems can't rename in this way, and link instead. A link is refused too if the name is taken.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(folder, self.name.as_str(), folder, name, AtFlags::empty())?;
+                rustix::fs::unlinkat(folder, self.name.as_str(), AtFlags::empty())
+            }
+            renamed => renamed,
+        }
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _ = rustix::fs::unlinkat(&self.folder.descriptor, self.name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+/// Makes a name of a time and a position, by which copies sort: `2026-11-29T15-22-46Z-0000000017.sqlite`.
+fn made_name(now_ms: u64, position: u64, count: u32) -> String {
+    let time = humantime::format_rfc3339_seconds(clock::writable(now_ms)).to_string().replace(':', "-");
+    let more = if count == 1 { String::new() } else { format!("-{count}") };
+    format!("{time}-{position:010}{more}.sqlite")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FILE_NAME, Options, SqliteStore, verify};
+    use super::*;
+    use crate::store::Maintenance as _;
+    use std::os::unix::fs::symlink;
+
+    struct Place {
+        root: tempfile::TempDir,
+        store: SqliteStore,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let root = tempfile::tempdir().expect("a folder");
+            let store = SqliteStore::open(&root.path().join(FILE_NAME), Options::default()).expect("a store");
+            Self { root, store }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        fn copy(&self, folder: &str, name: &str) -> Result<Backup, String> {
+            let name = CopyName::parse(name).expect("a name");
+            self.store.backup_in(&self.path(folder), &name).map_err(|error| error.to_string())
+        }
+
+        fn names(&self, folder: &str) -> Vec<String> {
+            let entries = fs::read_dir(self.path(folder)).expect("list the folder");
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.expect("an entry").file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn a_copy_is_in_the_folder_which_is_made() {
+        let place = Place::new();
+        let made = place.copy("deep/backups", "one.sqlite").expect("a copy");
+        assert_eq!(Path::new(&made.file), place.path("deep/backups/one.sqlite").canonicalize().unwrap());
+        assert!(verify(Path::new(&made.file)).expect("it is a store").is_sound());
+        assert_eq!(fs::metadata(place.path("deep/backups")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(place.names("deep/backups"), ["one.sqlite"], "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_made_name_has_the_time_and_the_position_and_is_never_taken() {
+        let place = Place::new();
+        for name in ["2026-11-29T15-22-46Z-0000000000.sqlite", "2026-11-29T15-22-46Z-0000000000-2.sqlite"] {
+            let made = CopyName::Made { now_ms: 1_795_965_766_123 };
+            let made = place.store.backup_in(&place.path("backups"), &made).expect("a copy");
+            assert_eq!(Path::new(&made.file).file_name().unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn whatever_has_the_name_is_left_as_it_is() {
+        let place = Place::new();
+        fs::create_dir(place.path("backups")).unwrap();
+        fs::write(place.path("precious"), "precious").unwrap();
+        let takes: [(&str, &dyn Fn(&Path)); 6] = [
+            ("a file", &|path| fs::write(path, "kept").unwrap()),
+            ("a folder", &|path| fs::create_dir(path).unwrap()),
+            ("a link", &|path| symlink(place.path("precious"), path).unwrap()),
+            ("a link to nothing", &|path| symlink(place.path("absent"), path).unwrap()),
+            ("a hard link", &|path| fs::hard_link(place.path("precious"), path).unwrap()),
+            ("a pipe", &|path| rustix::fs::mknodat(CWD, path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap()),
+        ];
+        for (what, take) in takes {
+            take(&place.path("backups").join(what));
+            let refused = place.copy("backups", what).expect_err(what);
+            assert!(refused.contains("exists: choose another name"), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(place.path("precious")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(place.path("backups/a file")).unwrap(), "kept");
+        assert!(!place.path("absent").exists());
+        assert_eq!(place.names("backups").len(), 6, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_or_no_folder_is_refused() {
+        let place = Place::new();
+        fs::create_dir(place.path("elsewhere")).unwrap();
+        symlink(place.path("elsewhere"), place.path("link")).unwrap();
+        symlink(place.path("absent"), place.path("dangling")).unwrap();
+        fs::write(place.path("file"), "").unwrap();
+        for (folder, why) in [("link", "symbolic link"), ("dangling", "symbolic link"), ("file", "no folder")] {
+            let refused = place.copy(folder, "copy.sqlite").expect_err(folder);
+            assert!(refused.contains(why) && refused.contains("store.backups"), "{refused}");
+        }
+        assert!(place.names("elsewhere").is_empty() && !place.path("absent").exists());
+        // A link above the folder is where a person has put the data.
+        symlink(place.path("elsewhere"), place.path("above")).unwrap();
+        place.copy("above/backups", "copy.sqlite").expect("a copy");
+        assert_eq!(place.names("elsewhere/backups"), ["copy.sqlite"]);
+    }
+
+    /// Another process swaps the folder for a link again and again, while copies are made.
+    #[test]
+    fn nothing_is_written_elsewhere_while_somebody_swaps_the_folder() {
+        let place = Place::new();
+        fs::create_dir(place.path("victim")).unwrap();
+        fs::create_dir(place.path("backups")).unwrap();
+        symlink(place.path("victim"), place.path("link")).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let copied = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let (folder, link) = (place.path("backups"), place.path("link"));
+                    rustix::fs::renameat_with(CWD, folder.as_path(), CWD, link.as_path(), RenameFlags::EXCHANGE)
+                        .expect("swap them");
+                }
+            });
+            let copied = (0..100).filter(|number| place.copy("backups", &format!("{number}.sqlite")).is_ok()).count();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            copied
+        });
+        assert!(place.names("victim").is_empty(), "{:?}", place.names("victim"));
+        let real = if fs::symlink_metadata(place.path("backups")).unwrap().is_symlink() { "link" } else { "backups" };
+        assert_eq!(place.names(real).len(), copied, "what is said to be there is there, and nothing else");
+    }
+
+    #[test]
+    fn a_folder_that_is_the_data_folder_keeps_the_names_of_the_host() {
+        let place = Place::new();
+        for name in ["events.sqlite", "Events.copy", "snapshots.sqlite", "host.json"] {
+            assert!(place.copy("", name).expect_err(name).contains("uses in the data folder"), "{name}");
+        }
+        place.copy("", "copy.sqlite").expect("a copy");
+    }
+}
