@@ -87,7 +87,9 @@ fn every_token_of_a_client_is_valid_until_its_file_is_gone() {
 #[test]
 fn a_client_may_do_what_its_scopes_and_limits_say() {
     let folder = Folder::new();
-    [("new", TILL), ("old", OTHER), ("boss", "boss-token-0123456789")].map(|(file, token)| folder.write(file, token));
+    [("new", TILL), ("old", OTHER), ("boss", "boss-token-0123456789")]
+        .into_iter()
+        .for_each(|(file, token)| folder.write(file, token));
     let access = Access::open(&folder.settings(CLIENTS)).unwrap();
     let caller = |token: &str| access.recognise(Some(format!("Bearer {token}").as_bytes()), None).unwrap();
     let (till, boss) = (caller(TILL), caller("boss-token-0123456789"));
@@ -108,8 +110,8 @@ fn tokens_that_are_none_are_named_and_not_shown() {
         ("boss-token-0123456789", "is also a token of the client boss"),
     ] {
         let folder = Folder::new();
-        [("new", token), ("old", OTHER), ("boss", "boss-token-0123456789")]
-            .map(|(file, token)| folder.write(file, token));
+        let files = [("new", token), ("old", OTHER), ("boss", "boss-token-0123456789")];
+        files.into_iter().for_each(|(file, token)| folder.write(file, token));
         let errors = Access::open(&folder.settings(CLIENTS)).err().unwrap();
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains("`api.clients.till.tokens[0]`") && errors[0].contains(words), "{errors:?}");

@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn a_scope_includes_the_weaker_ones_and_no_others() {
         let of = |scope| {
-            Scope::ALL.into_iter().filter(|(_, one)| Scopes::default().with(scope).has(*one)).map(|(name, _)| name)
+            let scopes = Scopes::default().with(scope);
+            Scope::ALL.into_iter().filter(move |(_, one)| scopes.has(*one)).map(|(name, _)| name)
         };
         assert_eq!(of(Scope::Read).collect::<Vec<_>>(), ["read"]);
         assert_eq!(of(Scope::Commands).collect::<Vec<_>>(), ["commands"]);

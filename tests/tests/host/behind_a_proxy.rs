@@ -30,7 +30,7 @@ fn tokens_and_certificates_are_replaced_under_load_without_a_failed_request() {
     };
     let token = |round: u64| format!("proxy-token-of-round-{round:04}");
     renew();
-    [(1, 0), (2, 1)].map(|(file, round)| grocery.write(&format!("token-{file}"), token(round)));
+    [(1, 0), (2, 1)].into_iter().for_each(|(file, round)| grocery.write(&format!("token-{file}"), token(round)));
     grocery.write("proxy-token", token(0));
     grocery.write("ca.pem", authority.pem());
     let host = grocery.start();

@@ -32,7 +32,7 @@ fn manifest() -> String {
 
 fn setting() -> Setting {
     let setting = Setting::new(&manifest());
-    CLIENTS.map(|(name, _)| setting.write(&format!("tokens/{name}"), token(name)));
+    CLIENTS.into_iter().for_each(|(name, _)| setting.write(&format!("tokens/{name}"), token(name)));
     setting
 }
 

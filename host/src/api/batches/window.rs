@@ -192,7 +192,9 @@ mod tests {
 
     fn command(aggregate: u8) -> Arc<Command> {
         let line = format!(r#"{{"type":"order","aggregate_id":"{aggregate}","name":"Create"}}"#);
-        command_of_line(line.as_bytes(), &mut Names::default(), &Clock::system()).unwrap().into()
+        command_of_line(line.as_bytes(), &mut Names::default(), &Clock::system(), &crate::access::Caller::Anyone)
+            .unwrap()
+            .into()
     }
 
     /// What happens at a window.
