@@ -20,6 +20,7 @@ mod endless_guests;
 mod flow_waits;
 mod flows;
 mod full_disk;
+mod fuzz;
 mod held_keys;
 mod histories;
 mod hostile_guests;
