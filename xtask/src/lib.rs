@@ -3,11 +3,12 @@
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Only this crate compiles guests
 //! to WebAssembly. Everything native shares the release profile and the workspace's target folder, so that a heavy
 //! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public because the tests start the
-//! same broker, [`guest_build`] because they build a plugin outside of the workspace, and [`root`] because tests and the
+//! same broker, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and [`root`] because tests and the
 //! example find their files by it.
 
 mod contract;
 mod deny;
+pub mod fuzzer;
 mod guests;
 pub mod kafka;
 mod native;

@@ -70,7 +70,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// What is HTTP and no good: the status, and a word of the answer.
-const REFUSED: [(&str, &str, &str, &str); 31] = [
+const REFUSED: [(&str, &str, &str, &str); 32] = [
     ("GET /", "", "404", "nothing is at /"),
     ("GET /../../etc/passwd", "", "404", "nothing is at"),
     ("GET /v1/%2e%2e/%2e%2e/etc", "", "404", "nothing is at"),
@@ -106,6 +106,7 @@ const REFUSED: [(&str, &str, &str, &str); 31] = [
     ("GET /v1/events?type=", "", "400", "empty segment"),
     ("GET /v1/sources/x/wait", "", "400", "the request needs the parameter `handled`"),
     ("GET /v1/dead-letters/first", "", "400", "a whole number where it has \\\"first\\\""),
+    ("POST /v1/dead-letters/18446744073709551615/discard", "", "404", "there is no dead letter"),
     ("GET /v1/ready?stalled_ms=99999999999", "", "400", "must be at most"),
 ];
 

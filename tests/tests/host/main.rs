@@ -25,6 +25,7 @@ mod event_exports;
 mod flow_waits;
 mod flows;
 mod full_disk;
+mod fuzz;
 mod held_keys;
 mod histories;
 mod hostile_guests;

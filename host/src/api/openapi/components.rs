@@ -66,7 +66,7 @@ impl Components {
         let moved: Option<Vec<(String, Value)>> =
             parts.map(|(name, mut part)| moves.schema(&mut part).then_some((name, part))).collect();
         match moved {
-            Some(parts) => self.0.extend(parts),
+            Some(parts) => self.keep_used(&root, parts.into_iter().collect()),
             None => {
                 moves.definitions.iter().for_each(|(_, free)| _ = self.0.remove(free));
                 let description = "The plugin's own schema can't be a part of this document; the description of the \
@@ -75,6 +75,20 @@ impl Components {
             }
         }
         json!({ "$ref": format!("{PLACE}{root}") })
+    }
+
+    /// Keeps a schema and those of its parts that it refers to, directly or not. Plugins may define more than one of their
+    /// schemas needs.
+    fn keep_used(&mut self, root: &str, mut parts: Map<String, Value>) {
+        let names: Vec<String> = parts.keys().cloned().collect();
+        let mut wanted = vec![root.to_owned()];
+        while let Some(name) = wanted.pop() {
+            if let Some(part) = parts.remove(&name) {
+                referred(&part, &mut wanted);
+                self.0.insert(name, part);
+            }
+        }
+        names.iter().filter(|name| parts.contains_key(*name)).for_each(|name| _ = self.0.remove(name));
     }
 
     /// Returns all components by their names.
@@ -87,6 +101,19 @@ impl Components {
         let numbered = (2..).map(|number| format!("{name}_{number}"));
         let mut names = std::iter::once(name.to_owned()).chain(numbered);
         names.find(|name| !self.0.contains_key(name)).expect("the names do not end")
+    }
+}
+
+/// Adds the names of the components to which a part refers.
+fn referred(part: &Value, names: &mut Vec<String>) {
+    match part {
+        Value::Object(members) => {
+            let reference = members.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix(PLACE));
+            names.extend(reference.and_then(|text| text.split('/').next()).map(str::to_owned));
+            members.values().for_each(|member| referred(member, names));
+        }
+        Value::Array(items) => items.iter().for_each(|item| referred(item, names)),
+        _ => {}
     }
 }
 
@@ -203,12 +230,15 @@ mod tests {
     fn names_that_are_taken_get_numbers() {
         let mut components = Components::default();
         components.add("order.Open.Item", &json!(true));
-        let schema = json!({ "$ref": "#/$defs/Item", "$defs": { "Item": { "type": "null" }, "I tem": {}, "I.tem": {}, "I_tem": {} } });
+        let wanted = ["Item", "I tem", "I_tem"].map(|key| json!({ "$ref": format!("#/$defs/{key}") }));
+        let definitions = json!({ "Item": { "type": "null" }, "I tem": {}, "I_tem": {}, "Unused": {} });
+        let schema = json!({ "allOf": wanted, "$defs": definitions });
         components.add("order.Open", &schema);
         let schemas = components.into_schemas();
-        assert_eq!(schemas["order.Open"]["$ref"], "#/components/schemas/order.Open.Item_2");
+        assert_eq!(schemas["order.Open"]["allOf"][0]["$ref"], "#/components/schemas/order.Open.Item_2");
         assert_eq!(schemas["order.Open.Item_2"], json!({ "type": "null" }));
         assert!(schemas.contains_key("order.Open.I_tem") && schemas.contains_key("order.Open.I_tem_2"));
+        assert!(!schemas.keys().any(|name| name.contains("Unused")), "what nothing refers to is left out");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The held keys of subscriptions: reading them, and changing them in the writer's transaction.
 
+use super::reader::within_sqlite;
 use super::{Error, callbacks, failed};
 use crate::model::{StreamId, Version};
 use crate::store::{HeldKey, KeyChange, KeyState};
@@ -129,7 +130,7 @@ pub(super) fn release_behind(connection: &Connection, dead_letter: u64) -> Resul
     let released: Option<(String, String, u64)> = connection
         .prepare_cached(sql)
         .and_then(|mut update| {
-            update.query_row([dead_letter], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
+            update.query_row([within_sqlite(dead_letter)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
         })
         .map_err(&failed)?;
     match released {
