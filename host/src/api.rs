@@ -42,6 +42,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use connections::Connections;
 use std::io;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -53,9 +54,11 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// The longest time that a request may ask to wait.
 const WAIT_MS_MAX: u64 = 3_600_000;
 
-/// The state that every handler needs.
+/// The state that every handler needs. Each layer and each handler clones it for each request, so it is one pointer.
 #[derive(Clone)]
-struct Server {
+struct Server(Arc<Shared>);
+
+struct Shared {
     host: Arc<Host>,
     settings: manifest::Api,
     /// One permit for each open event stream.
@@ -70,6 +73,14 @@ struct Server {
     flows: Arc<Semaphore>,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
+}
+
+impl Deref for Server {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl Server {
@@ -100,7 +111,7 @@ pub async fn serve(
     let batches = Arc::new(Semaphore::new(batches::BATCHES_MAX));
     let long_reads = Arc::new(Semaphore::new(histories::LONG_READS_MAX));
     let flows = Arc::new(Semaphore::new(flows::FLOWS_MAX));
-    let server = Server {
+    let server = Server(Arc::new(Shared {
         host: host.clone(),
         settings: settings.clone(),
         streams,
@@ -109,7 +120,7 @@ pub async fn serve(
         long_reads,
         flows,
         closing: closing.clone(),
-    };
+    }));
     let connections = Connections::new(settings, host, router(server));
     let asked = async move {
         shutdown.await;
@@ -190,9 +201,12 @@ fn router(server: Server) -> Router {
         .route("/v1/store/backup", post(store::backup))
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
-        .layer(DefaultBodyLimit::max(body_max))
-        .layer(from_fn_with_state(server.clone(), body::refuse_long))
-        .layer(from_fn(guard::guard))
-        .layer(from_fn_with_state(instance, instance::name))
+        // The first is the outermost. As one layer they cost less than one after the other.
+        .layer((
+            from_fn_with_state(instance, instance::name),
+            from_fn(guard::guard),
+            from_fn_with_state(server.clone(), body::refuse_long),
+            DefaultBodyLimit::max(body_max),
+        ))
         .with_state(server)
 }
