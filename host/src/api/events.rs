@@ -358,6 +358,7 @@ impl Follower {
             self.left = self.left.saturating_sub(events);
             let gone = if events > 0 { !self.send(text).await } else { !self.beat().await };
             let done = match (rest, &client.reading) {
+                _ if self.left == 0 => true,
                 (Rest::More, _) => self.lines.is_closed(),
                 (Rest::NewEvents, Reading::All { after, follows: true, .. }) => !self.wait(*after).await,
                 (Rest::NewEvents | Rest::Nothing, _) => true,

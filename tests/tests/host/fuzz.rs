@@ -131,3 +131,40 @@ fn no_request_to_any_route_makes_the_host_fail() {
     assert_eq!(host.get("/v1/live").status, 200);
     host.stop();
 }
+
+/// The scopes of clients, each with the token of its client.
+const CLIENTS: [(&str, &[&str]); 6] = [
+    ("token-of-nobody-0123", &[]),
+    ("token-of-reader-0123", &["read"]),
+    ("token-of-sender-0123", &["commands"]),
+    ("token-of-asker-01234", &["queries"]),
+    ("token-of-operator-01", &["read", "operate"]),
+    ("token-of-admin-01234", &["read", "operate", "admin"]),
+];
+
+#[test]
+fn no_token_gets_further_than_its_scopes() {
+    let Some(fuzzer) = fuzzer() else { return };
+    let mut manifest = GROCERY.to_owned();
+    for (number, (_, scopes)) in CLIENTS.iter().enumerate().filter(|(_, (_, scopes))| !scopes.is_empty()) {
+        manifest +=
+            &format!("[api.clients.client-{number}]\ntokens = [{{ file = 'token-{number}' }}]\nscopes = {scopes:?}\n");
+    }
+    manifest += "[api.clients.all]\ntokens = [{ file = 'token' }]\nscopes = ['admin', 'commands', 'queries']\n";
+    let setting = Setting::new(&manifest);
+    CLIENTS.iter().enumerate().for_each(|(number, (token, _))| setting.write(&format!("token-{number}"), token));
+    setting.write("token", "token-of-everything-01");
+    let host = setting.start().with_token("token-of-everything-01");
+    work(&host);
+    let described = host.get("/v1/openapi.json").body;
+    let file = document(&fuzzer, &setting, &described);
+    let folder = setting.path("fuzz");
+    std::fs::create_dir_all(&folder).expect("make a folder");
+    for client in CLIENTS {
+        Run { document: &file, client: Some(client), examples: 3, seed: seed() }.against(&fuzzer, &host, &folder);
+    }
+    assert!(!host.log().contains("panicked"), "{}", host.log());
+    assert!(CLIENTS.iter().all(|(token, _)| !host.log().contains(token)), "a token is in the log");
+    assert_eq!(host.get("/v1/status").status, 200);
+    host.stop();
+}
