@@ -10,11 +10,12 @@ mod http_client;
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
-use http_client::{Address, Plain, batch, load, request};
+use http_client::{Address, Plain, Secured, batch, load, request};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use wasmill_tests::certificates::Authority;
 use wasmill_tests::command_path::{CommandPath, Load, PAYLOAD};
 use wasmill_tests::host::TestHost;
 use wasmill_tests::report::{Budget, Report, middle, rounds};
@@ -40,7 +41,7 @@ const ROUNDS: usize = 9;
 /// A benchmark and its name.
 type Benchmark = (&'static str, fn(&mut Report));
 
-const ALL: [Benchmark; 3] = [("commands", commands), ("batches", batches), ("queries", queries)];
+const ALL: [Benchmark; 4] = [("commands", commands), ("batches", batches), ("secured", secured), ("queries", queries)];
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -92,7 +93,7 @@ fn all_accepted(host: &TestHost, accepted: u64) {
 /// Measures commands that are sent one by one.
 fn commands(report: &mut Report) {
     let requests: Vec<Bytes> = (0..AGGREGATES)
-        .map(|number| request("POST", &format!("/v1/commands/cart/cart-{number}/AddItems"), PAYLOAD).into())
+        .map(|number| request("POST", &format!("/v1/commands/cart/cart-{number}/AddItems"), "", PAYLOAD).into())
         .collect();
     let (no_op, (_setting, host)) = (NoOp::start(), carts());
     let address = host.address();
@@ -112,7 +113,7 @@ fn batches(report: &mut Report) {
         )
     };
     let lines: Bytes = (0..AGGREGATES).map(line).collect::<String>().into();
-    let requests: [Bytes; 1] = [request("POST", "/v1/commands/cart/cart-1/AddItems", PAYLOAD).into()];
+    let requests: [Bytes; 1] = [request("POST", "/v1/commands/cart/cart-1/AddItems", "", PAYLOAD).into()];
     let (no_op, (_setting, host)) = (NoOp::start(), carts());
     let client = Plain(host.address());
     let [nothing, batched, direct] = rounds(
@@ -131,6 +132,37 @@ fn batches(report: &mut Report) {
     host.stop();
 }
 
+/// Measures what TLS and a token cost, for commands that are sent one by one and in batches, as ratios to those of a host without
+/// both.
+fn secured(report: &mut Report) {
+    const TOKEN: &str = "bench-token-0123456789";
+    let authority = Authority::new("the authority of the benchmark");
+    let issued = authority.issue(&["localhost"]);
+    let safe = Setting::new(
+        "[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n[api.tls]\ncertificate_file = 'host.pem'\nkey_file = 'host.key'\n\
+         [api.clients.bench]\ntokens = [{ file = 'token' }]\nscopes = ['commands', 'read']\n",
+    );
+    [("host.pem", &*issued.certificate), ("host.key", &*issued.key), ("token", TOKEN)]
+        .into_iter()
+        .for_each(|(name, content)| safe.write(name, content));
+    let safe_host = safe.start().secured(&authority.pem(), TOKEN);
+    let (_setting, host) = carts();
+    let (plain, secured) = (Plain(host.address()), Secured::new(safe_host.address(), &authority.pem()));
+    let with = |more: &str| -> Vec<Bytes> {
+        let path = |number: u64| format!("/v1/commands/cart/cart-{number}/AddItems");
+        (0..AGGREGATES).map(|number| request("POST", &path(number), more, PAYLOAD).into()).collect()
+    };
+    let (open, named) = (with(""), with(&format!("Authorization: Bearer {TOKEN}\r\n")));
+    let [without, with] = rounds(
+        ROUNDS,
+        [&mut || load(&plain, &open, IN_FLIGHT, REQUESTS), &mut || load(&secured, &named, IN_FLIGHT, REQUESTS)],
+    );
+    all_accepted(&safe_host, ROUNDS as u64 * REQUESTS);
+    judge(report, "http/commands-secured", &with, &without, 0.85);
+    host.stop();
+    safe_host.stop();
+}
+
 /// Measures queries.
 fn queries(report: &mut Report) {
     let plugins = ["orders", "sales"].map(|name| format!("[plugins.{name}]\nfile = \"PLUGINS/{name}.wasm\"\n"));
@@ -143,7 +175,7 @@ fn queries(report: &mut Report) {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     host.drained();
-    let requests: Arc<[Bytes]> = [request("POST", "/v1/queries/sales/totals", "null").into()].into();
+    let requests: Arc<[Bytes]> = [request("POST", "/v1/queries/sales/totals", "", "null").into()].into();
     let no_op = NoOp::start();
     let address = host.address();
     let rate = |address: &str| load(&Plain(address.to_owned()), &requests, IN_FLIGHT, QUERIES);

@@ -1,6 +1,7 @@
 //! Requests of operators and scripts: the state of the host, waiting for its work, and reloading a plugin.
 
 use super::Server;
+use super::access::Sender;
 use super::answer::HttpError;
 use super::body::Whole;
 use super::problem::ProblemType;
@@ -14,12 +15,15 @@ use crate::status::{
 };
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// What somebody without a token gets instead of the reasons why a host is not ready.
+const HIDDEN: &str = "the reasons are shown to clients with a token";
 
 /// The default time of requests that wait.
 pub(super) const TIMEOUT_MS: u64 = 30_000;
@@ -75,6 +79,7 @@ pub(super) async fn live() -> Json<Live> {
 
 pub(super) async fn ready(
     State(server): State<Server>,
+    sender: Option<Extension<Sender>>,
     stalled: Result<Query<Stalled>, QueryRejection>,
 ) -> Result<(StatusCode, Json<Readiness>), HttpError> {
     let Query(Stalled { stalled_ms }) = stalled?;
@@ -83,6 +88,10 @@ pub(super) async fn ready(
     if *server.closing.borrow() {
         readiness.ready = false;
         readiness.reasons = vec!["the host is stopping".to_owned()];
+    }
+    // The reasons name parts and show errors, which are not for everybody who reaches the address.
+    if matches!(sender, Some(Extension(Sender(Err(_))))) && !readiness.reasons.is_empty() {
+        readiness = Readiness { reasons: vec![HIDDEN.to_owned()], ready: readiness.ready, ..Readiness::default() };
     }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(readiness)))

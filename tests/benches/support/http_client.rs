@@ -13,6 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Host and port.
 pub(crate) type Address = String;
@@ -43,11 +49,42 @@ impl Connect for Plain {
     }
 }
 
-/// Makes a request.
-pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
+/// A server with TLS, at this address, which is recognised by its certificate.
+#[derive(Clone)]
+pub(crate) struct Secured {
+    address: Address,
+    connector: TlsConnector,
+}
+
+impl Secured {
+    /// Makes a way to a server with a certificate for `localhost` that this authority has issued.
+    pub(crate) fn new(address: Address, authority: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate in PEM");
+        roots.add(root).expect("the certificate of an authority");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
+        Self { address, connector: Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into() }
+    }
+}
+
+impl Connect for Secured {
+    type Stream = TlsStream<TcpStream>;
+
+    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        self.connector.connect(ServerName::try_from("localhost").expect("a name"), stream).await
+    }
+}
+
+/// Makes a request. `more` has further headers, each with its line end.
+pub(crate) fn request(method: &str, path: &str, more: &str, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
-        .into_bytes()
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// Sends `count` requests in turn, with `in_flight` of them under way at any time, each on a connection of its own. Returns how many
