@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use wasmill::model::{ExpectedVersion, Position};
-use wasmill::store::{EventStore as _, Events as _};
 use wasmill::store::sqlite::{FaultPoint, KILL_AT, Restore, backup, exists, is_in_use, verify};
+use wasmill::store::{EventStore as _, Events as _};
 use wasmill_tests::store_conformance::requests::*;
 
 /// Restores in another process, which may be killed on the way.
