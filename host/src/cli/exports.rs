@@ -53,10 +53,10 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
         /// Where subscriptions begin for which the manifest has no `start`.
-        #[arg(long, value_name = "PLACE", default_value = "after")]
+        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
         subscriptions: Begin,
         /// Where sinks of events begin for which the manifest has no `start`.
-        #[arg(long, value_name = "PLACE", default_value = "after")]
+        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
         sinks: Begin,
     },
 }

@@ -32,11 +32,6 @@ fn answers(host: &TestHost) -> Value {
     json!([ask("totals", &Value::Null), ask("store-sales", &json!({ "limit": 9 }))])
 }
 
-/// The events without the fields that only a listing has.
-fn events(host: &TestHost) -> Vec<Value> {
-    host.events("**")
-}
-
 #[test]
 fn a_store_made_from_an_export_has_the_same_history_and_does_nothing_again() {
     let setting = Setting::grocery();
@@ -49,7 +44,7 @@ fn a_store_made_from_an_export_has_the_same_history_and_does_nothing_again() {
     host.drained();
     let archived = setting.wasmill(&["streams", "archive", "order", "o 5/ü", "--data", "data"]);
     assert!(archived.status.success(), "{archived:?}");
-    let (recorded, answered) = (events(&host), answers(&host));
+    let (recorded, answered) = (host.events("**"), answers(&host));
     assert!(recorded.len() > 2 * ORDERS_SENT, "{}", recorded.len());
 
     // Through the host, and from the folder when it has ended.
@@ -85,7 +80,7 @@ fn a_store_made_from_an_export_has_the_same_history_and_does_nothing_again() {
 
     let host = other.start();
     assert_eq!(answers(&host), answered);
-    assert_eq!(events(&host), recorded, "nothing was added");
+    assert_eq!(host.events("**"), recorded, "nothing was added");
     let status = host.status();
     assert_eq!(
         (&status["dead_letters"]["total"], &status["sinks"][0]["published"]),
@@ -97,7 +92,7 @@ fn a_store_made_from_an_export_has_the_same_history_and_does_nothing_again() {
     // It goes on from there.
     assert_eq!(host.send("order", "new", "CreateOrder", &order(1)).status, 200);
     host.drained();
-    assert!(events(&host).len() > recorded.len() + 1, "the subscribers handle what is new");
+    assert!(host.events("**").len() > recorded.len() + 1, "the subscribers handle what is new");
     host.stop();
     assert_eq!(said(&other.wasmill(&["store", "verify", "data", "--json"]))["ok"], true);
 }
