@@ -11,7 +11,7 @@ use super::store::at_rest;
 use super::table::number;
 use crate::escape::escape;
 use crate::export::{Broken, Check, End, Export, Head, Item, Lines, Reading, Rules};
-use crate::manifest::{Manifest, Overrides, Start};
+use crate::manifest::{Brokers, Manifest, Overrides, Start};
 use crate::model::{IdRule, Position};
 use crate::paths;
 use crate::store::sqlite::{self, Begins, Imported, Importer};
@@ -53,10 +53,10 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
         /// Where subscriptions begin for which the manifest has no `start`.
-        #[arg(long, value_name = "PLACE", default_value = "after")]
+        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
         subscriptions: Begin,
         /// Where sinks of events begin for which the manifest has no `start`.
-        #[arg(long, value_name = "PLACE", default_value = "after")]
+        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
         sinks: Begin,
     },
 }
@@ -224,7 +224,6 @@ struct Report {
 fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> Result<(), CommandFailure> {
     let shown = file.display().to_string();
     let nothing = |cause: &dyn std::fmt::Display| CommandFailure::failed(format!("{cause}; nothing was imported"));
-    let started = Instant::now();
     let data = &manifest.data;
     paths::make_folder(data).map_err(|cause| nothing(&cause))?;
     let input = input(file).map_err(|cause| nothing(&format!("can't read {shown}: {cause}")))?;
@@ -235,6 +234,7 @@ fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> R
     let place = data.join(sqlite::FILE_NAME);
     let mut importer = Importer::begin(&place).map_err(|cause| nothing(&cause))?;
     let begins = begins(manifest, places)?;
+    let started = Instant::now();
     let (from_store, to) = (reading.head().store.clone(), reading.head().to);
     let (mut events, mut archived_streams, mut progress) = (0, 0, Progress::new("imported", to));
     while let Some(item) = reading.read().map_err(broken)? {
@@ -296,7 +296,9 @@ fn begins(manifest: &Manifest, [subscriptions, sinks]: [Begin; 2]) -> Result<Beg
 /// Says which sources read records again whose effects may be among the events.
 fn notes(manifest: &Manifest) -> Vec<String> {
     let path = manifest.path.display();
-    let starts = manifest.sources.iter().filter(|(_, source)| !source.is_from_written);
+    let is_embedded = manifest.kafka.as_ref().is_some_and(|kafka| kafka.brokers == Brokers::Embedded);
+    // The development broker keeps no records from one host to the next.
+    let starts = manifest.sources.iter().filter(|_| !is_embedded).filter(|(_, source)| !source.is_from_written);
     let sources = starts.map(|(name, _)| {
         format!(
             "source {name} has no offsets in this store and reads its topics from the beginning, so records whose effects are \

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read as _};
 use uuid::Uuid;
 
 /// The greatest time and position, which are signed numbers in a store.
-const NUMBER_MAX: u64 = i64::MAX as u64;
+const GREATEST_NUMBER: u64 = i64::MAX as u64;
 
 /// The beginning of a line by which a host says that an export failed.
 const ERROR: &[u8] = b"{\"error\":";
@@ -186,7 +186,7 @@ fn head(line: &[u8]) -> Result<Head, String> {
         ));
     }
     let head: Head = parsed(line)?;
-    if head.from != 1 || head.to > NUMBER_MAX {
+    if head.from != 1 || head.to > GREATEST_NUMBER {
         return Err(format!("the range must begin with position 1, found {} to {}", head.from, head.to));
     }
     Ok(head)
@@ -294,8 +294,8 @@ impl<R: BufRead> Reading<R> {
         if id.get_version_num() != 7 || *id <= self.id {
             return Err(format!("the id {id} comes after {}: ids must be UUIDs of version 7, and increase", self.id));
         }
-        if *time_ms > NUMBER_MAX || first_ms.is_some_and(|first_ms| first_ms > NUMBER_MAX) {
-            return Err(format!("its time is later than {NUMBER_MAX} ms after 1970"));
+        if *time_ms > GREATEST_NUMBER || first_ms.is_some_and(|first_ms| first_ms > GREATEST_NUMBER) {
+            return Err(format!("its time is later than {GREATEST_NUMBER} ms after 1970"));
         }
         let bytes = bytes_of(event);
         if bytes > self.rules.event_bytes_max {
@@ -318,8 +318,8 @@ impl<R: BufRead> Reading<R> {
         if !self.versions.contains_key(stream) {
             return Err(format!("the archived stream {} has no event", name()));
         }
-        if archived.time_ms > NUMBER_MAX {
-            return Err(format!("its time is later than {NUMBER_MAX} ms after 1970"));
+        if archived.time_ms > GREATEST_NUMBER {
+            return Err(format!("its time is later than {GREATEST_NUMBER} ms after 1970"));
         }
         self.archived = Some(stream.clone());
         Ok(())

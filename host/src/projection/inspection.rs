@@ -30,6 +30,8 @@ pub fn unfit(folder: &Path, store: Uuid, reader: &mut dyn Reader) -> Result<Vec<
         let Ok(about) = read_model::about(&shelf.file(&title)) else { continue };
         let origin = Origin { store, code: about.origin.code.clone() };
         if let Some(cause) = mismatch(&about, &origin, reader)? {
+            // The question is for those who do not know the answer.
+            let cause = cause.split("; was the store restored").next().unwrap_or_default().to_owned();
             unfit.push(Unfit { projection: name.to_string(), cause });
         }
     }
