@@ -12,6 +12,9 @@ use std::io::Read;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
+#[command(
+    override_usage = "wasmill send [OPTIONS] <AGGREGATE> <ID> <COMMAND> [JSON]\n       wasmill send [OPTIONS] --lines <FILE>"
+)]
 pub(super) struct Args {
     /// The type of the aggregate, such as order.
     #[arg(required_unless_present = "lines")]
